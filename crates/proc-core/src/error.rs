@@ -1,0 +1,356 @@
+//! The one public error: opaque, told apart by questions, with everything the reader needs in it.
+
+use std::fmt::{self, Display, Formatter};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::function::Fault;
+use crate::panics::PanicReport;
+use crate::sys;
+
+/// Why a process, a pool or a task did not give a result.
+///
+/// The message names the task, the worker and the pid where there are any, and says what to do. Ask
+/// the `is_…` methods which kind it is. Cloning is cheap.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: Kind,
+    place: Place,
+}
+
+/// Where it happened, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) name: Option<String>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) worker: Option<usize>,
+    pub(crate) task: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Panicked(PanicReport),
+    Died(Option<ExitStatus>),
+    Timeout(Duration),
+    Cancelled,
+    Encode { what: &'static str, why: String },
+    Decode { what: &'static str, why: String },
+    Start { what: String, source: io::Error },
+    TemplateGone,
+    ForkWithThreads(Option<usize>),
+    Initializer(Error),
+    Closed(Option<Error>),
+    InitMissing,
+    Invalid(String),
+}
+
+impl Error {
+    fn new(kind: Kind) -> Error {
+        Error(Arc::new(Inner { kind, place: Place::default() }))
+    }
+
+    /// The same error, with its place filled in where it was open.
+    pub(crate) fn at(self, place: Place) -> Error {
+        let inner = match Arc::try_unwrap(self.0) {
+            Ok(inner) => inner,
+            Err(shared) => return Error(shared),
+        };
+        let old = inner.place;
+        let place = Place {
+            name: old.name.or(place.name),
+            pid: old.pid.or(place.pid),
+            worker: old.worker.or(place.worker),
+            task: old.task.or(place.task),
+        };
+        Error(Arc::new(Inner { kind: inner.kind, place }))
+    }
+
+    pub(crate) fn from_fault(fault: Fault) -> Error {
+        Error::new(match fault {
+            Fault::Panicked(report) => Kind::Panicked(report),
+            Fault::Arguments(why) => Kind::Decode { what: "argument", why },
+            Fault::Result(why) => Kind::Encode { what: "result", why },
+            Fault::Unknown(why) => Kind::Invalid(why),
+        })
+    }
+
+    pub(crate) fn died(status: Option<ExitStatus>) -> Error {
+        Error::new(Kind::Died(status))
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn timeout(after: Duration) -> Error {
+        Error::new(Kind::Timeout(after))
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn cancelled() -> Error {
+        Error::new(Kind::Cancelled)
+    }
+
+    pub(crate) fn encode_argument(why: String) -> Error {
+        Error::new(Kind::Encode { what: "argument", why })
+    }
+
+    pub(crate) fn decode_result(why: String) -> Error {
+        Error::new(Kind::Decode { what: "result", why })
+    }
+
+    pub(crate) fn start(what: impl Into<String>, source: io::Error) -> Error {
+        Error::new(Kind::Start { what: what.into(), source })
+    }
+
+    pub(crate) fn template_gone() -> Error {
+        Error::new(Kind::TemplateGone)
+    }
+
+    pub(crate) fn fork_with_threads(threads: Option<usize>) -> Error {
+        Error::new(Kind::ForkWithThreads(threads))
+    }
+
+    pub(crate) fn initializer(cause: Error) -> Error {
+        Error::new(Kind::Initializer(cause))
+    }
+
+    pub(crate) fn closed(cause: Option<Error>) -> Error {
+        Error::new(Kind::Closed(cause))
+    }
+
+    pub(crate) fn init_missing() -> Error {
+        Error::new(Kind::InitMissing)
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Error {
+        Error::new(Kind::Invalid(what.into()))
+    }
+
+    pub(crate) fn is_template_gone(&self) -> bool {
+        matches!(self.0.kind, Kind::TemplateGone)
+    }
+
+    /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
+    pub fn is_panic(&self) -> bool {
+        matches!(self.0.kind, Kind::Panicked(_))
+    }
+
+    /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
+    pub fn is_death(&self) -> bool {
+        matches!(self.0.kind, Kind::Died(_))
+    }
+
+    /// The time that the caller allowed has passed.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.kind, Kind::Timeout(_))
+    }
+
+    /// The caller took the task back.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.0.kind, Kind::Cancelled)
+    }
+
+    /// An argument or result could not be encoded.
+    pub fn is_encode(&self) -> bool {
+        matches!(self.0.kind, Kind::Encode { .. })
+    }
+
+    /// An argument or result could not be decoded.
+    pub fn is_decode(&self) -> bool {
+        matches!(self.0.kind, Kind::Decode { .. })
+    }
+
+    /// A process could not be started.
+    pub fn is_start(&self) -> bool {
+        matches!(self.0.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
+    }
+
+    /// The pool's initializer failed in every worker that was tried.
+    pub fn is_initializer(&self) -> bool {
+        matches!(self.0.kind, Kind::Initializer(_))
+    }
+
+    /// The pool was closed, terminated or dropped, or could not go on.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.0.kind, Kind::Closed(_))
+    }
+
+    /// [`init`](crate::init) was not called at the top of `main`.
+    pub fn is_init_missing(&self) -> bool {
+        matches!(self.0.kind, Kind::InitMissing)
+    }
+
+    /// A number or combination that makes no sense, such as a pool of no processes.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self.0.kind, Kind::Invalid(_))
+    }
+
+    /// How the process ended, where that is the error.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        match &self.0.kind {
+            Kind::Died(status) => *status,
+            Kind::Initializer(cause) => cause.exit_status(),
+            _ => None,
+        }
+    }
+
+    /// What the function said when it panicked.
+    pub fn panic_message(&self) -> Option<&str> {
+        self.panic_report().map(|report| report.message.as_str())
+    }
+
+    /// Where the function panicked: `file:line:column`.
+    pub fn panic_location(&self) -> Option<&str> {
+        self.panic_report().and_then(|report| report.location.as_deref())
+    }
+
+    /// The panic's backtrace, where `RUST_BACKTRACE` asked for one.
+    pub fn backtrace(&self) -> Option<&str> {
+        self.panic_report().and_then(|report| report.backtrace.as_deref())
+    }
+
+    fn panic_report(&self) -> Option<&PanicReport> {
+        match &self.0.kind {
+            Kind::Panicked(report) => Some(report),
+            Kind::Initializer(cause) => cause.panic_report(),
+            _ => None,
+        }
+    }
+
+    /// The process in which it happened.
+    pub fn pid(&self) -> Option<u32> {
+        self.0.place.pid
+    }
+
+    /// The worker of the pool, counted from 0.
+    pub fn worker(&self) -> Option<usize> {
+        self.0.place.worker
+    }
+
+    /// The task's place in the input, counted from 0.
+    pub fn task(&self) -> Option<usize> {
+        self.0.place.task
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.kind {
+            Kind::Start { source, .. } => Some(source),
+            Kind::Initializer(cause) | Kind::Closed(Some(cause)) => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Inner { kind, place } = &*self.0;
+        if let Some(task) = place.task {
+            write!(f, "task {task}: ")?;
+        }
+        match kind {
+            Kind::Panicked(PanicReport { message, location: Some(location), .. }) => {
+                write!(f, "panicked at {location}: {message}")
+            }
+            Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
+            Kind::Died(status) => describe_death(*status, f),
+            Kind::Timeout(after) => write!(f, "no result within {after:?}"),
+            Kind::Cancelled => write!(f, "cancelled"),
+            Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
+            Kind::Decode { what, why } => write!(f, "the {what} cannot be decoded: {why}"),
+            Kind::Start { what, source } => {
+                write!(f, "cannot start {what}: {source}{}", start_hint(source))
+            }
+            Kind::TemplateGone => {
+                write!(f, "cannot start a process: the template was killed or lost the request")
+            }
+            Kind::ForkWithThreads(threads) => {
+                write!(f, "cannot fork a process with ")?;
+                match threads {
+                    Some(threads) => write!(f, "{threads} threads")?,
+                    None => write!(f, "an unknown number of threads")?,
+                }
+                write!(
+                    f,
+                    ", a lock held by one of them would never open in the copy; use \
+                     Context::Forkserver, or start it before the first thread and pool"
+                )
+            }
+            Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
+            Kind::Closed(None) => write!(f, "the pool is closed"),
+            Kind::Closed(Some(_)) => write!(f, "the pool could not go on"),
+            Kind::InitMissing => write!(
+                f,
+                "proc_core::init() was not called; make it the first line of main (in tests, put \
+                 proc_core::init_tests!() at the top level of the file)"
+            ),
+            Kind::Invalid(what) => write!(f, "{what}"),
+        }?;
+        write_place(place, f)?;
+        match kind {
+            Kind::Initializer(cause) | Kind::Closed(Some(cause)) => write!(f, ": {cause}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// ` (process "even", worker 1, pid 4242)`
+fn write_place(place: &Place, f: &mut Formatter<'_>) -> fmt::Result {
+    let parts = [
+        place.name.as_ref().map(|name| format!("process {name:?}")),
+        place.worker.map(|worker| format!("worker {worker}")),
+        place.pid.map(|pid| format!("pid {pid}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { Ok(()) } else { write!(f, " ({})", parts.join(", ")) }
+}
+
+fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Result {
+    let Some(status) = status else {
+        return write!(f, "the process is gone, and so is the template that knew how it ended");
+    };
+    match (status.code(), status.signal()) {
+        (Some(code), _) => write!(f, "the process exited with code {code} before it had a result"),
+        (None, Some(signal)) => {
+            write!(f, "the process was killed by signal {signal} ({})", sys::signal_name(signal))?;
+            if status.core_dumped() {
+                write!(f, ", core dumped")?;
+            }
+            if signal == nix::libc::SIGKILL {
+                write!(
+                    f,
+                    "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
+                     out-of-memory killer)"
+                )?;
+            }
+            Ok(())
+        }
+        (None, None) => write!(f, "the process ended before it had a result"),
+    }
+}
+
+fn start_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(nix::libc::EMFILE | nix::libc::ENFILE) => {
+            "; raise the limit of open files (ulimit -n) or start fewer processes"
+        }
+        Some(nix::libc::EAGAIN) => {
+            "; raise the limit of processes (ulimit -u, pids.max of the cgroup) or start fewer"
+        }
+        Some(nix::libc::ENOMEM) => "; there is not enough memory for another process",
+        _ => "",
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("place", &self.0.place)
+            .finish()
+    }
+}

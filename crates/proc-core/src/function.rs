@@ -1,0 +1,205 @@
+//! How a function crosses to another process: by the place of its descriptor in the program image.
+//!
+//! For each function type the compiler makes one constant [`Entry`], marked by [`MAGIC`]. A
+//! [`Name`] is the distance of that entry from a fixed place in the image, with a fingerprint of
+//! the types. The receiver accepts it only if both run the same file, the distance leads to
+//! readable, aligned memory of the image, the mark is there and the types agree.
+//!
+//! There is no registry and no macro: the function's type alone says which code to run, which is
+//! why it must capture nothing.
+
+use std::any::TypeId;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::panics::{self, PanicReport};
+use crate::sys::image::Image;
+use crate::wire::{self, Handles};
+
+/// Stops the compiler, in words for the caller, where a function carries data.
+macro_rules! refuse_captures {
+    ($F:ty) => {
+        const {
+            assert!(
+                size_of::<$F>() == 0,
+                "this function captures variables (or is a function pointer), and captured data \
+                 cannot cross to another process: use a `fn` item or a closure that captures \
+                 nothing, and pass the data as its argument"
+            )
+        }
+    };
+}
+pub(crate) use refuse_captures;
+
+/// What may be sent between processes: any owned value that serde can write and read back.
+///
+/// Implemented for every such type; nobody implements it by hand.
+pub trait Message: Serialize + DeserializeOwned + 'static {}
+
+impl<T: Serialize + DeserializeOwned + 'static> Message for T {}
+
+const MAGIC: [u8; 16] = *b"proc-core entry\x01";
+
+/// Whether `head` is [`MAGIC`], told from its complement, so that the mark itself stands nowhere in
+/// the image but in entries.
+fn is_marked(head: &[u8; 16]) -> bool {
+    const COMPLEMENT: [u8; 16] = {
+        let mut bytes = MAGIC;
+        let mut i = 0;
+        while i < bytes.len() {
+            bytes[i] = !bytes[i];
+            i += 1;
+        }
+        bytes
+    };
+    head.iter().zip(std::hint::black_box(&COMPLEMENT)).all(|(byte, complement)| *byte == !complement)
+}
+
+/// Everything another process needs to call one function with encoded arguments.
+#[repr(C)]
+struct Entry {
+    magic: [u8; 16],
+    types: fn() -> u64,
+    call: Call,
+}
+
+/// Decodes arguments, calls, and appends the encoded result to `out`.
+pub(crate) type Call = fn(Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault>;
+
+/// Encoded arguments, and the channel ends among them.
+pub(crate) struct Input<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) handles: Option<Handles>,
+}
+
+/// What can go wrong inside a worker that lives on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    Panicked(PanicReport),
+    /// The arguments could not be decoded.
+    Arguments(String),
+    /// The result could not be encoded.
+    Result(String),
+    /// The function is not the one that was meant.
+    Unknown(String),
+}
+
+/// A function, as told to another process of the same program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Name {
+    image: u64,
+    offset: i64,
+    types: u64,
+}
+
+struct Of<F, A, R>(std::marker::PhantomData<fn(F, A) -> R>);
+
+impl<F, A, R> Of<F, A, R>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Message,
+    R: Message,
+{
+    const ENTRY: &'static Entry =
+        &Entry { magic: MAGIC, types: Self::types, call: Self::call };
+
+    fn types() -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (TypeId::of::<F>(), TypeId::of::<A>(), TypeId::of::<R>()).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn call(input: Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault> {
+        let arguments = panics::catch(|| wire::decode::<A>(input.bytes, input.handles))
+            .map_err(|panic| Fault::Arguments(format!("decoding panicked: {}", panic.message)))?
+            .map_err(Fault::Arguments)?;
+        let function = crate::sys::conjure::<F>();
+        let result = panics::catch(|| function(arguments)).map_err(Fault::Panicked)?;
+        panics::catch(|| wire::encode_into(&result, out))
+            .map_err(|panic| Fault::Result(format!("encoding panicked: {}", panic.message)))?
+            .map_err(Fault::Result)
+    }
+}
+
+impl Name {
+    /// The name of `F`; an error where its code lies outside the image that holds this crate.
+    pub(crate) fn of<F, A, R>() -> Result<Name, String>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        let image = Image::get();
+        let offset = image.offset_of(Of::<F, A, R>::ENTRY).ok_or_else(|| {
+            format!(
+                "{} lies in another shared object than proc-core, so other processes cannot find \
+                 it; link both into one program",
+                std::any::type_name::<F>()
+            )
+        })?;
+        Ok(Name { image: image.identity(), offset, types: Of::<F, A, R>::types() })
+    }
+
+    /// The code behind a name, checked before anything is called.
+    pub(crate) fn resolve(&self) -> Result<Call, Fault> {
+        let image = Image::get();
+        if self.image != image.identity() {
+            return Err(Fault::Unknown(
+                "the function belongs to another build of this program".into(),
+            ));
+        }
+        let entry: &Entry = image
+            .at_offset(self.offset, is_marked)
+            .ok_or_else(|| Fault::Unknown("there is no function at this place".into()))?;
+        if (entry.types)() != self.types {
+            return Err(Fault::Unknown("the function at this place has other types".into()));
+        }
+        Ok(entry.call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn double(x: i32) -> i32 {
+        2 * x
+    }
+
+    fn name_of<F: Fn(A) -> R + Copy + 'static, A: Message, R: Message>(_: F) -> Name {
+        Name::of::<F, A, R>().expect("tests are one image")
+    }
+
+    #[test]
+    fn a_name_leads_back_to_its_function() {
+        let call = name_of(double).resolve().expect("it is here");
+        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        wire::encode_into(&21, &mut bytes).expect("an integer");
+        call(Input { bytes: &bytes, handles: None }, &mut out).expect("it returns");
+        assert_eq!(wire::decode::<i32>(&out, None), Ok(42));
+    }
+
+    #[test]
+    fn functions_have_names_of_their_own() {
+        let names = [name_of(double), name_of(|x: i32| x), name_of(|x: i32| i64::from(x))];
+        assert_ne!(names[0], names[1]);
+        assert_ne!(names[1], names[2]);
+    }
+
+    #[test]
+    fn a_wrong_name_is_refused() {
+        let name = name_of(double);
+        let other_types = name_of(|x: u8| x);
+        for (wrong, text) in [
+            (Name { image: name.image ^ 1, ..name }, "another build"),
+            (Name { offset: name.offset + 8, ..name }, "no function"),
+            (Name { offset: i64::MAX, ..name }, "no function"),
+            (Name { types: other_types.types, ..name }, "other types"),
+        ] {
+            let Err(Fault::Unknown(why)) = wrong.resolve() else { panic!("{wrong:?} resolved") };
+            assert!(why.contains(text), "{why}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! guide to come
+mod context;
+mod error;
+mod function;
+mod panics;
+mod process;
+mod sys;
+mod template;
+mod wire;
+mod worker;
+pub use context::{Context, init};
+pub use error::Error;
+pub use function::Message;
+pub use process::{Child, Process};
+#[doc(hidden)]
+pub mod __private { pub use ctor; }

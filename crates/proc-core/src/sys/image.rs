@@ -1,0 +1,161 @@
+//! Where this program's image lies in memory, and which image it is.
+
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+
+/// A place in every copy of this image: addresses are told between processes as distances from it.
+static ANCHOR: u8 = 0;
+
+/// The loaded image that holds this crate.
+#[derive(Debug)]
+pub(crate) struct Image {
+    readable: Vec<Range<usize>>,
+    identity: u64,
+}
+
+impl Image {
+    /// This process's image, looked up once.
+    pub(crate) fn get() -> &'static Image {
+        static IMAGE: OnceLock<Image> = OnceLock::new();
+        IMAGE.get_or_init(|| Image { readable: segments(anchor()), identity: identity() })
+    }
+
+    /// Equal in two processes exactly if they execute the same file, unchanged.
+    pub(crate) fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    /// The distance of `value` from the anchor, if it lies in this image.
+    pub(crate) fn offset_of<T>(&self, value: &'static T) -> Option<i64> {
+        let address = std::ptr::from_ref(value) as usize;
+        self.holds::<T>(address).then(|| address.wrapping_sub(anchor()) as i64)
+    }
+
+    /// The `T` at a distance from the anchor, if a whole aligned one fits in this image there.
+    ///
+    /// `check` decides from the first 16 bytes whether it is a `T` at all.
+    pub(crate) fn at_offset<T>(
+        &self,
+        offset: i64,
+        check: impl Fn(&[u8; 16]) -> bool,
+    ) -> Option<&'static T> {
+        const { assert!(size_of::<T>() >= 16) };
+        let address = anchor().wrapping_add(offset as usize);
+        if !self.holds::<T>(address) {
+            return None;
+        }
+        // SAFETY: 16 bytes at this address lie in a readable segment, which stays mapped for the
+        // life of the process; bytes have no invalid values.
+        let head = unsafe { &*(address as *const [u8; 16]) };
+        if !check(head) {
+            return None;
+        }
+        // SAFETY: readable and aligned as checked by `holds`; `check` has found the mark that only
+        // a T carries in an image that was made from the same file.
+        Some(unsafe { &*(address as *const T) })
+    }
+
+    fn holds<T>(&self, address: usize) -> bool {
+        let Some(end) = address.checked_add(size_of::<T>()) else { return false };
+        address.is_multiple_of(align_of::<T>())
+            && self.readable.iter().any(|segment| segment.start <= address && end <= segment.end)
+    }
+}
+
+fn anchor() -> usize {
+    &raw const ANCHOR as usize
+}
+
+/// Device, inode, size and time of change of the executed file, mixed.
+fn identity() -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    // /proc/self/exe names the executed file even after it was replaced on disk.
+    let file = std::fs::metadata("/proc/self/exe")
+        .or_else(|_| std::env::current_exe().and_then(std::fs::metadata));
+    let mut hasher = DefaultHasher::new();
+    if let Ok(file) = file {
+        (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The readable segments of the loaded object that holds `address`.
+#[cfg(target_os = "linux")]
+fn segments(address: usize) -> Vec<Range<usize>> {
+    use nix::libc;
+
+    struct Search {
+        address: usize,
+        found: Vec<Range<usize>>,
+    }
+
+    extern "C" fn visit(
+        info: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the loader passes a valid info for the duration of this call.
+        let info = unsafe { &*info };
+        // SAFETY: data is the Search that segments() lent to dl_iterate_phdr.
+        let search = unsafe { &mut *data.cast::<Search>() };
+        // SAFETY: the loader's table has dlpi_phnum headers.
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let ranges: Vec<Range<usize>> = headers
+            .iter()
+            .filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_R != 0)
+            .map(|h| {
+                let start = info.dlpi_addr as usize + h.p_vaddr as usize;
+                start..start + h.p_memsz as usize
+            })
+            .collect();
+        let ours = ranges.iter().any(|r| r.contains(&search.address));
+        if ours {
+            search.found = ranges;
+        }
+        libc::c_int::from(ours)
+    }
+
+    let mut search = Search { address, found: Vec::new() };
+    // SAFETY: visit matches the signature, and search outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+    search.found
+}
+
+/// Without a list of segments: the two gigabytes around the anchor that a program's image spans.
+#[cfg(not(target_os = "linux"))]
+fn segments(address: usize) -> Vec<Range<usize>> {
+    vec![address.saturating_sub(1 << 30)..address.saturating_add(1 << 30)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[repr(align(8))]
+    struct Marked([u8; 16]);
+    static MARKED: Marked = Marked(*b"0123456789abcdef");
+
+    #[test]
+    fn what_lies_in_the_image_is_found_again() {
+        let image = Image::get();
+        let offset = image.offset_of(&MARKED).expect("a static lies in the image");
+        let found: &Marked =
+            image.at_offset(offset, |head| head == b"0123456789abcdef").expect("it is there");
+        assert!(std::ptr::eq(found, &MARKED));
+    }
+
+    #[test]
+    fn what_does_not_lie_in_the_image_is_refused() {
+        let image = Image::get();
+        let heap: &'static Marked = Box::leak(Box::new(Marked([0; 16])));
+        assert_eq!(image.offset_of(heap), None);
+        let offset = image.offset_of(&MARKED).expect("a static lies in the image");
+        assert!(image.at_offset::<Marked>(offset, |_| false).is_none(), "wrong mark");
+        assert!(image.at_offset::<Marked>(offset + 1, |_| true).is_none(), "not aligned");
+        for far in [i64::MIN, i64::MAX, 1 << 40, -(1 << 40)] {
+            assert!(image.at_offset::<Marked>(far & !7, |_| true).is_none(), "out of range {far}");
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The system calls proc-core needs, each behind a safe function with one meaning.
+//!
+//! This is the only home of `unsafe` beside the queue. What differs between systems lives in `os`:
+//! Linux is the tested one, `other` keeps the same signatures with what POSIX has. Nothing here
+//! knows of tasks, pools or messages.
+
+#![allow(unsafe_code)]
+
+#[cfg(all(target_os = "linux", not(proc_core_portable)))]
+#[path = "linux.rs"]
+mod os;
+#[cfg(not(all(target_os = "linux", not(proc_core_portable))))]
+#[path = "other.rs"]
+mod os;
+
+pub(crate) mod image;
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus};
+use nix::unistd::{ForkResult, Pid};
+
+pub(crate) use os::{ExitBell, die_with_parent, name_process, thread_count, watch_process};
+
+/// Proof that the calling process has one thread, so that forking it copies nobody's held lock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SingleThread(());
+
+impl SingleThread {
+    /// Counts the threads: `Err` holds their number, or `None` where it cannot be known.
+    pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
+        match thread_count() {
+            Some(1) => Ok(SingleThread(())),
+            other => Err(other),
+        }
+    }
+
+    /// For a process that has executed nothing but the way to `init()`.
+    ///
+    /// Threads that a C library starts before `main` are the one exception; they are in every
+    /// image of such a program, so there is no better process to fork.
+    pub(crate) fn fresh_image() -> SingleThread {
+        SingleThread(())
+    }
+}
+
+/// Which side of a [`fork`] the caller is on.
+pub(crate) enum Forked {
+    Parent { child: u32 },
+    Child,
+}
+
+/// Copies this process. What stdout holds is written first, so that it is not written twice.
+pub(crate) fn fork(_: SingleThread) -> io::Result<Forked> {
+    let _ = io::stdout().flush();
+    // SAFETY: the token proves that no other thread can hold a lock the child would wait for.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() as u32 }),
+        ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// Writes out stdout and C's buffers and ends the process without running anybody's exit handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    flush();
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(code) }
+}
+
+/// Writes out what stdout and C's streams hold.
+pub(crate) fn flush() {
+    let _ = io::stdout().flush();
+    // SAFETY: a null stream means every open one; C's streams lock themselves.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
+/// The pid of this process's parent now.
+pub(crate) fn parent_pid() -> u32 {
+    nix::unistd::getppid().as_raw() as u32
+}
+
+/// Collects one child that has ended, if there is one; never blocks.
+pub(crate) fn reap() -> Option<(u32, ExitStatus)> {
+    wait(None, WaitPidFlag::WNOHANG)
+}
+
+/// Collects the child `pid` if it has ended; never blocks.
+pub(crate) fn reap_one(pid: u32) -> Option<ExitStatus> {
+    wait(Some(Pid::from_raw(pid as i32)), WaitPidFlag::WNOHANG).map(|(_, status)| status)
+}
+
+fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
+    loop {
+        // The raw layout of a wait status, which ExitStatus is built from, is POSIX's <sys/wait.h>.
+        return match nix::sys::wait::waitpid(pid, Some(flags)) {
+            Ok(WaitStatus::Exited(pid, code)) => {
+                Some((pid.as_raw() as u32, ExitStatus::from_raw((code & 0xff) << 8)))
+            }
+            Ok(WaitStatus::Signaled(pid, signal, core)) => Some((
+                pid.as_raw() as u32,
+                ExitStatus::from_raw(signal as i32 | if core { 0x80 } else { 0 }),
+            )),
+            Err(Errno::EINTR) => continue,
+            _ => None,
+        };
+    }
+}
+
+/// Sends a signal to a process that the caller knows to be its unreaped child.
+pub(crate) fn signal_child(pid: u32, signal: Signal) {
+    // ESRCH and EPERM mean that it is a zombie already, or changed its user: nothing to do.
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
+}
+
+/// The signals a template does not take: it ends when its program does, not by Ctrl-C.
+pub(crate) fn template_signals() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
+        .into_iter()
+        .collect()
+}
+
+/// Blocks `set` in this thread and returns the mask that was in force.
+pub(crate) fn block_signals(set: &SigSet) -> io::Result<SigSet> {
+    Ok(set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?)
+}
+
+/// Puts back a mask that [`block_signals`] returned.
+pub(crate) fn restore_signals(mask: &SigSet) {
+    let _ = mask.thread_set_mask();
+}
+
+/// Makes Ctrl-C pass by this process but not by programs that it executes.
+///
+/// A handler that does nothing, unlike "ignore", is forgotten by exec. A handler the program
+/// installed is left alone.
+pub(crate) fn shrug_off_interrupt() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action =
+        SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, so it is async-signal-safe.
+    let old = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &action) };
+    if let Ok(old) = old
+        && !matches!(old.handler(), SigHandler::SigDfl)
+    {
+        // SAFETY: this handler was in force a moment ago.
+        let _ = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &old) };
+    }
+}
+
+/// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.
+///
+/// Needed where a template is born before Rust's start-up has run.
+pub(crate) fn ignore_sigpipe() {
+    // SAFETY: ignoring a signal runs no code.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+}
+
+/// Waits until one of `fds` is readable or closed, or `timeout` has passed; says which are.
+pub(crate) fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let timeout = timeout
+        .and_then(|d| PollTimeout::try_from(d.as_millis()).ok())
+        .unwrap_or(PollTimeout::NONE);
+    match nix::poll::poll(&mut polled, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(polled.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect())
+}
+
+/// A pipe that says "there is a message": ipc-channel shows nobody the descriptor to wait on.
+pub(crate) fn doorbell() -> io::Result<(Ring, Bell)> {
+    let (bell, ring) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    Ok((Ring(ring), Bell(bell)))
+}
+
+/// The end of a doorbell that rings.
+#[derive(Debug)]
+pub(crate) struct Ring(OwnedFd);
+
+impl Ring {
+    /// Rings; an error means that nobody is left to hear it.
+    pub(crate) fn ring(&self) -> io::Result<()> {
+        loop {
+            return match nix::unistd::write(&self.0, &[0]) {
+                // Full: whoever listens has enough to wake up for.
+                Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(errno) => Err(errno.into()),
+            };
+        }
+    }
+}
+
+/// The end of a doorbell that is heard.
+#[derive(Debug)]
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    /// Forgets all rings so far.
+    pub(crate) fn quiet(&self) {
+        let mut rings = [0; 512];
+        while matches!(nix::unistd::read(&self.0, &mut rings), Ok(n) if n == rings.len()) {}
+    }
+}
+
+/// Makes an already open descriptor survive the execution of `command`; the number to tell it.
+pub(crate) fn pass_on(fd: &impl AsFd, command: &mut Command) -> io::Result<i32> {
+    let fd = fd.as_fd().try_clone_to_owned()?;
+    let number = fd.as_raw_fd();
+    let inherit = move || {
+        nix::fcntl::fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(inherit) };
+    Ok(number)
+}
+
+/// Takes over a descriptor that [`pass_on`] sent along.
+pub(crate) fn take_over(number: i32) -> io::Result<OwnedFd> {
+    if number <= 2 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the program that executed this one names a descriptor that it passed for us to own;
+    // nothing else in this process has heard of it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match nix::fcntl::fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+        Ok(_) => Ok(fd),
+        Err(errno) => {
+            // The number was not open, and closing it is an error too.
+            std::mem::forget(fd);
+            Err(errno.into())
+        }
+    }
+}
+
+impl From<OwnedFd> for Bell {
+    fn from(fd: OwnedFd) -> Bell {
+        Bell(fd)
+    }
+}
+
+impl From<OwnedFd> for Ring {
+    fn from(fd: OwnedFd) -> Ring {
+        Ring(fd)
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsFd for Bell {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Changes this process's environment.
+pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
+    match value {
+        // SAFETY: the token proves that nobody reads the environment meanwhile.
+        Some(value) => unsafe { std::env::set_var(name, value) },
+        // SAFETY: as above.
+        None => unsafe { std::env::remove_var(name) },
+    }
+}
+
+/// The value of a type that has only one: how a function item comes back to life from its type.
+pub(crate) fn conjure<F: Copy>() -> F {
+    const { assert!(size_of::<F>() == 0) };
+    // SAFETY: F has no bytes to read, a dangling pointer is valid and aligned for it, and F is
+    // inhabited and free to copy: this code is only reached through a name made from a value.
+    unsafe { NonNull::<F>::dangling().read() }
+}
+
+/// The name of a signal, such as `SIGKILL`.
+pub(crate) fn signal_name(signal: i32) -> &'static str {
+    Signal::try_from(signal).map_or("unknown signal", Signal::as_str)
+}
+
+/// How many processors this process may use: affinity and cgroup quota count.
+pub(crate) fn available_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

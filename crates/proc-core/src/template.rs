@@ -1,0 +1,416 @@
+//! The template: a process with one thread that runs no user code, so that forking it is always safe.
+//!
+//! A template is born in one of three ways (see [`Context`](crate::Context)): forked at the top of
+//! `main`, forked from the caller as it is now, or by executing the program again. From then on all
+//! are alike: a request arrives, the template forks, tells the new process's pid, and when it has
+//! reaped the process tells its exit status.
+//!
+//! What can go wrong, and why it does not:
+//! - *The template blocks.* It waits only in `poll`. What it sends goes to a channel of the new
+//!   process's own, where it puts two messages, so no channel is ever full because of it.
+//! - *A request arrives unseen.* ipc-channel shows nobody its descriptor, so a doorbell pipe beside
+//!   it is rung after each request; the template reads requests until there are none.
+//! - *The program is killed.* A pidfd of the program becomes readable; the template ends, and the
+//!   kernel kills its children (PR_SET_PDEATHSIG, safe here because one thread is the template).
+//! - *The template is killed.* Its children die with it, by the same signal, and every channel to
+//!   them reads end-of-file. The next process is started by a new template, executed.
+//! - *A pid is signalled after its process has ended.* Only the template sends signals, and it is
+//!   the one that reaps, so it knows.
+//! - *The owner of a process dies*, where that is itself a child: the template kills what it owned.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::image::Image;
+use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
+use crate::wire::{Job, Key, Report, Request, Start, Surroundings};
+use crate::{context, panics, process, worker};
+
+/// Tells an executed program that it is to be a template, and where to report: `nonce:bell:ring:server`.
+const VARIABLE: &str = "PROC_CORE_TEMPLATE";
+
+/// How often a template looks for its parent and its children where no descriptor tells it.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// How long an executed template may take to reach `init()`.
+const BIRTH: Duration = Duration::from_secs(30);
+
+/// The way to ask a template for processes.
+#[derive(Debug)]
+pub(crate) struct Template {
+    line: Mutex<IpcSender<Request>>,
+    ring: Ring,
+    /// The template's pid where it is this process's child, and so ours to collect.
+    child: Option<u32>,
+    /// What the template's own environment looks like.
+    base: Snapshot,
+}
+
+/// The environment and working directory of a moment.
+#[derive(Clone, Debug, Default)]
+struct Snapshot {
+    environment: HashMap<OsString, OsString>,
+    directory: Option<PathBuf>,
+}
+
+impl Snapshot {
+    fn now() -> Snapshot {
+        Snapshot {
+            environment: std::env::vars_os().collect(),
+            directory: std::env::current_dir().ok(),
+        }
+    }
+
+    /// What a process must change to have today's surroundings instead of these.
+    fn changes(&self) -> Surroundings {
+        let mut environment = Vec::new();
+        let mut kept = 0;
+        for (name, value) in std::env::vars_os() {
+            match self.environment.get(&name) {
+                Some(old) if *old == value => kept += 1,
+                Some(_) => {
+                    kept += 1;
+                    environment.push((name, Some(value)));
+                }
+                None => environment.push((name, Some(value))),
+            }
+        }
+        if kept < self.environment.len() {
+            let gone = self.environment.keys().filter(|name| std::env::var_os(name).is_none());
+            environment.extend(gone.map(|name| (name.clone(), None)));
+        }
+        let directory = std::env::current_dir().ok().filter(|d| self.directory.as_ref() != Some(d));
+        Surroundings { environment, directory }
+    }
+}
+
+impl Template {
+    /// Forks a template from this process as it is now.
+    pub(crate) fn fork(alone: SingleThread) -> io::Result<Template> {
+        let (sender, requests) = ipc::channel()?;
+        let (ring, bell) = sys::doorbell()?;
+        let owner = std::process::id();
+        let base = Snapshot::now();
+        match sys::fork(alone)? {
+            Forked::Parent { child } => {
+                Ok(Template { line: Mutex::new(sender), ring, child: Some(child), base })
+            }
+            Forked::Child => {
+                let line = Template { line: Mutex::new(sender), ring, child: None, base };
+                Server::run(alone, owner, requests, bell, line)
+            }
+        }
+    }
+
+    /// Executes this program again; its `init()` becomes the template.
+    pub(crate) fn spawn() -> io::Result<Template> {
+        let (server, address) = IpcOneShotServer::<Hello>::new()?;
+        let (ring, bell) = sys::doorbell()?;
+        // The address is in a directory that other users may be able to reach.
+        let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &address);
+        let mut command = Command::new(own_executable());
+        if let Some(name) = std::env::args_os().next() {
+            command.arg0(name);
+        }
+        let fds = (sys::pass_on(&bell, &mut command)?, sys::pass_on(&ring, &mut command)?);
+        let base = Snapshot::now();
+        let mut child = command
+            .env(VARIABLE, format!("{nonce}:{}:{}:{address}", fds.0, fds.1))
+            .stdin(Stdio::inherit())
+            .spawn()?;
+        drop((bell, command));
+
+        // accept() cannot be given a deadline, so a thread does it, and is called off by a message
+        // of our own if the child ends first.
+        let (told, hello) = mpsc::channel();
+        std::thread::Builder::new().name("proc-core accept".into()).spawn(move || {
+            let _ = told.send(server.accept());
+        })?;
+        let call_off = || {
+            if let Ok(line) = IpcSender::<Hello>::connect(address.clone()) {
+                let _ = line.send(Hello { nonce: !nonce, image: 0, requests: None });
+            }
+        };
+        let deadline = std::time::Instant::now() + BIRTH;
+        let outcome = loop {
+            match hello.recv_timeout(GLANCE) {
+                Ok(outcome) => break outcome.map_err(|error| error.to_string()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break Err("nobody listens".into()),
+            }
+            if let Ok(Some(status)) = child.try_wait() {
+                call_off();
+                break Err(format!("it ended ({status}) before it reached proc_core::init()"));
+            }
+            if std::time::Instant::now() > deadline {
+                call_off();
+                break Err(format!("it did not reach proc_core::init() within {BIRTH:?}"));
+            }
+        };
+        let sender = outcome.and_then(|(_, hello)| match hello {
+            Hello { nonce: told, .. } if told != nonce => Err("another process answered".into()),
+            Hello { image, .. } if image != Image::get().identity() => {
+                Err("the program file has changed since this process was started".into())
+            }
+            Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
+        });
+        match sender {
+            Ok(sender) => Ok(Template {
+                line: Mutex::new(sender),
+                ring,
+                child: Some(child.id()),
+                base,
+            }),
+            Err(why) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(io::Error::other(format!("the program was executed again, but {why}")))
+            }
+        }
+    }
+
+    /// In an executed program: becomes the template if that is what it was executed for.
+    pub(crate) fn serve_if_spawned() {
+        let Some(value) = std::env::var_os(VARIABLE) else { return };
+        let alone = SingleThread::fresh_image();
+        sys::set_env(alone, VARIABLE.as_ref(), None);
+        let owner = sys::parent_pid();
+        let born = || -> io::Result<_> {
+            let value = value.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+            let mut fields = value.splitn(4, ':');
+            let mut field = || fields.next().ok_or(io::ErrorKind::InvalidInput);
+            let nonce = field()?.parse().map_err(io::Error::other)?;
+            let bell = sys::take_over(field()?.parse().map_err(io::Error::other)?)?;
+            let ring = sys::take_over(field()?.parse().map_err(io::Error::other)?)?;
+            let server = IpcSender::<Hello>::connect(field()?.to_owned())?;
+            let (sender, requests) = ipc::channel()?;
+            let image = Image::get().identity();
+            server
+                .send(Hello { nonce, image, requests: Some(sender.clone()) })
+                .map_err(io::Error::other)?;
+            let base = Snapshot::now();
+            let line = Template { line: Mutex::new(sender), ring: ring.into(), child: None, base };
+            Ok((requests, bell.into(), line))
+        };
+        match born() {
+            Ok((requests, bell, line)) => Server::run(alone, owner, requests, bell, line),
+            Err(error) => {
+                eprintln!(
+                    "proc-core: {VARIABLE} is set, but the program that set it cannot be reached: \
+                     {error}"
+                );
+                sys::exit_now(1)
+            }
+        }
+    }
+
+    /// Asks for a process.
+    pub(crate) fn start(&self, mut start: Start) -> io::Result<()> {
+        start.surroundings = self.base.changes();
+        self.ask(Request::Start(Box::new(start)))
+    }
+
+    /// Sends a signal to a process that was asked for here, unless it has ended.
+    pub(crate) fn signal(&self, to: Key, signal: Signal) {
+        // Where the template is gone, so are its children.
+        let _ = self.ask(Request::Signal { to, signal: signal as i32 });
+    }
+
+    fn ask(&self, request: Request) -> io::Result<()> {
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        line.send(request).map_err(io::Error::other)?;
+        self.ring.ring()
+    }
+}
+
+impl Drop for Template {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = self.ask(Request::Retire);
+            context::collect_later(child);
+        }
+    }
+}
+
+fn own_executable() -> PathBuf {
+    // Unlike current_exe()'s path, this still runs the same file after it was replaced on disk.
+    let link = PathBuf::from("/proc/self/exe");
+    if link.exists() { link } else { std::env::current_exe().unwrap_or(link) }
+}
+
+/// What an executed template says first.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    nonce: u64,
+    image: u64,
+    requests: Option<IpcSender<Request>>,
+}
+
+/// The template's side.
+struct Server {
+    alone: SingleThread,
+    /// The process that this template serves, its parent.
+    owner: u32,
+    requests: IpcReceiver<Request>,
+    bell: Bell,
+    exits: ExitBell,
+    children: HashMap<u32, Running>,
+    retiring: bool,
+}
+
+/// A child that has not been reaped.
+struct Running {
+    key: Key,
+    report: IpcSender<Report>,
+}
+
+impl Server {
+    /// Becomes the template; what returns from `serve` is a child, which ends here too.
+    fn run(
+        alone: SingleThread,
+        owner: u32,
+        requests: IpcReceiver<Request>,
+        bell: Bell,
+        line: Template, // what children use to ask this template for processes of their own
+    ) -> ! {
+        sys::ignore_sigpipe();
+        sys::name_process("template");
+        // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
+        std::panic::set_hook(Box::new(|_| {}));
+        let mask = sys::block_signals(&sys::template_signals());
+        let (Ok(mask), Ok(exits)) = (mask, ExitBell::new()) else { sys::exit_now(1) };
+        let mut server = Server {
+            alone,
+            owner,
+            requests,
+            bell,
+            exits,
+            children: HashMap::new(),
+            retiring: false,
+        };
+        let template = std::process::id();
+        let start = server.serve();
+        // From here on this is a child. It must not hold its siblings' channels, nor the template's.
+        drop(server);
+        sys::die_with_parent();
+        if sys::parent_pid() != template {
+            sys::exit_now(0);
+        }
+        sys::restore_signals(&mask);
+        context::adopt(line);
+        become_process(alone, start)
+    }
+
+    /// Serves requests; returns in each new child, with what it is to do.
+    fn serve(&mut self) -> Start {
+        let watch = sys::watch_process(self.owner);
+        loop {
+            if sys::parent_pid() != self.owner {
+                self.end();
+            }
+            if self.retiring && self.children.is_empty() {
+                sys::exit_now(0);
+            }
+            let mut fds = vec![self.bell.as_fd()];
+            fds.extend(self.exits.descriptor());
+            fds.extend(watch.as_ref().map(OwnedFd::as_fd));
+            let glance = (fds.len() < 3).then_some(GLANCE);
+            if sys::wait_readable(&fds, glance).is_err() {
+                self.end();
+            }
+            self.bell.quiet();
+            while let Some(request) = self.receive() {
+                match request {
+                    Request::Start(start) => {
+                        if let Some(start) = self.start(*start) {
+                            return start;
+                        }
+                    }
+                    Request::Signal { to, signal } => self.signal(to, signal),
+                    Request::Retire => self.retiring = true,
+                }
+            }
+            self.exits.quiet();
+            while let Some((pid, status)) = sys::reap() {
+                self.report_exit(pid, status);
+            }
+        }
+    }
+
+    /// The program is gone: nobody is left to work for.
+    fn end(&self) -> ! {
+        for pid in self.children.keys() {
+            sys::signal_child(*pid, Signal::SIGKILL);
+        }
+        sys::exit_now(0)
+    }
+
+    fn receive(&self) -> Option<Request> {
+        // A message whose channel ends did not fit this process's descriptors is lost; the asker
+        // sees its channel closed.
+        panics::catch(|| self.requests.try_recv()).ok()?.ok()
+    }
+
+    /// Forks; the child gets `start` back.
+    fn start(&mut self, start: Start) -> Option<Start> {
+        match sys::fork(self.alone) {
+            Ok(Forked::Parent { child: pid }) => {
+                let _ = start.report.send(Report::Started { pid });
+                self.children.insert(pid, Running { key: start.key, report: start.report });
+                None
+            }
+            Ok(Forked::Child) => Some(start),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0);
+                let _ = start.report.send(Report::NotStarted { errno });
+                None
+            }
+        }
+    }
+
+    fn signal(&self, to: Key, signal: i32) {
+        let Ok(signal) = Signal::try_from(signal) else { return };
+        if let Some((pid, _)) = self.children.iter().find(|(_, child)| child.key == to) {
+            sys::signal_child(*pid, signal);
+        }
+    }
+
+    fn report_exit(&mut self, pid: u32, status: ExitStatus) {
+        let Some(child) = self.children.remove(&pid) else { return };
+        let _ = child.report.send(Report::Exited { status: status.into_raw() });
+        for (orphan, _) in self.children.iter().filter(|(_, other)| other.key.owner == pid) {
+            sys::signal_child(*orphan, Signal::SIGKILL);
+        }
+    }
+}
+
+/// What every new process does before its own work: take the name and the surroundings it was given.
+fn become_process(alone: SingleThread, start: Start) -> ! {
+    sys::name_process(&start.name);
+    for (name, value) in &start.surroundings.environment {
+        sys::set_env(alone, name, value.as_deref());
+    }
+    if let Some(directory) = &start.surroundings.directory
+        && let Err(error) = std::env::set_current_dir(directory)
+    {
+        let why = format!("working directory {}: {error}", directory.display());
+        let _ = start.report.send(Report::BadSurroundings(why));
+        sys::exit_now(1);
+    }
+    match start.job {
+        Job::Call { function, arguments } => process::child_main(function, arguments, &start.report),
+        Job::Work(setup) => worker::main(*setup, &start.report),
+    }
+}

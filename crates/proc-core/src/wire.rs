@@ -1,0 +1,244 @@
+//! What crosses between processes: values as bytes, channel ends beside them, and the messages.
+//!
+//! Three layers, read from below: `codec` turns a value into bytes; a [`Payload`] is bytes plus the
+//! channel ends and shared memory that were part of the value; [`Request`], [`Mail`] and [`Report`]
+//! are what program, template and workers tell each other. Starting processes is not done here.
+//!
+//! ipc-channel keeps the channel ends it meets while encoding in a list of the encoding thread, and
+//! the next `send` of that thread takes the whole list along; a receiver that does not take all of
+//! them out again leaks them. So every value is encoded on its own, its channel ends go at once into
+//! one message of their own (see [`Handles`]), and no failure leaves any behind.
+
+mod codec;
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+
+use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::function::{Fault, Message, Name};
+use crate::panics;
+
+/// ipc-channel panics when one message has more channel ends or regions than this.
+const MAX_HANDLES: usize = 64;
+
+/// Bodies above this go through shared memory: one ipc-channel message carries 212,448 bytes, and
+/// what is longer blocks its sender for ever when the receiver dies in the middle.
+const MAX_INLINE: usize = 64 << 10;
+
+/// An encoded value that can be sent on any channel without blocking or breaking it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    body: Body,
+    handles: Option<Handles>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Body {
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
+    Shared(IpcSharedMemory),
+}
+
+impl Payload {
+    /// Wraps what [`encode_into`] produced.
+    pub(crate) fn new(bytes: Vec<u8>, handles: Option<Handles>) -> Payload {
+        let body = if bytes.len() <= MAX_INLINE {
+            Body::Inline(bytes)
+        } else {
+            Body::Shared(IpcSharedMemory::from_bytes(&bytes))
+        };
+        Payload { body, handles }
+    }
+
+    /// Encodes `value`; the error is the reason in serde's words.
+    pub(crate) fn encode<T: Message>(value: &T) -> Result<Payload, String> {
+        let mut bytes = Vec::new();
+        let handles = encode_into(value, &mut bytes)?;
+        Ok(Payload::new(bytes, handles))
+    }
+
+    /// The bytes and the channel ends.
+    pub(crate) fn parts(&mut self) -> (&[u8], Option<Handles>) {
+        let bytes: &[u8] = match &self.body {
+            Body::Inline(bytes) => bytes,
+            Body::Shared(region) => region,
+        };
+        (bytes, self.handles.take())
+    }
+
+    /// Decodes the value.
+    pub(crate) fn decode<T: Message>(mut self) -> Result<T, String> {
+        let (bytes, handles) = self.parts();
+        decode(bytes, handles)
+    }
+}
+
+/// The channel ends and shared memory of one value: a channel that holds one message with them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Handles(OpaqueIpcReceiver);
+
+/// Appends `value` to `out` and returns the channel ends that were part of it.
+pub(crate) fn encode_into<T: Message>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<Option<Handles>, String> {
+    let start = out.len();
+    let encoded = codec::encode_into(value, out).map_err(|error| error.to_string());
+    // A channel end has a destructor, and the first one is written as a zero byte, its index:
+    // without either there is none, and the costly look can be saved.
+    if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out[start..].contains(&0)) {
+        return encoded.map(|()| None);
+    }
+    let handles = panics::catch(collect_handles)
+        .map_err(|panic| format!("at most {MAX_HANDLES} channels fit: {}", panic.message))
+        .flatten();
+    let result = encoded.and(handles);
+    if result.is_err() {
+        out.truncate(start);
+    }
+    result
+}
+
+/// Moves the channel ends that this thread's encoding has met into a message of their own.
+fn collect_handles() -> Result<Option<Handles>, String> {
+    let failed = |error: &dyn Display| format!("its channels cannot be sent: {error}");
+    let (sender, receiver) = ipc::channel::<Handful>().map_err(|error| failed(&error))?;
+    // The list shows its length only to an encoder: one more of each kind tells its own index.
+    let channels = index_of(&sender)?;
+    let regions = index_of(&IpcSharedMemory::from_byte(0, 1))?;
+    if channels == 0 && regions == 0 {
+        drop(receiver);
+        // Fails, as nobody can receive it, and empties the lists.
+        let _ = sender.send(Handful { channels: 0 });
+        return Ok(None);
+    }
+    sender.send(Handful { channels: channels + 1 }).map_err(|error| failed(&error))?;
+    Ok(Some(Handles(receiver.to_opaque())))
+}
+
+fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
+    let mut bytes = Vec::new();
+    codec::encode_into(probe, &mut bytes).map_err(|error| error.to_string())?;
+    decode(&bytes, None)
+}
+
+/// What the message with the channel ends says of them: how many there are.
+#[derive(Serialize, Deserialize)]
+struct Handful {
+    channels: usize,
+}
+
+/// Decodes a value and gives it its channel ends; the error is the reason in serde's words.
+pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<T, String> {
+    let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
+    BYTES.set(bytes.to_vec());
+    carrier.to::<WithHandles<T>>().recv().map_err(|error| error.to_string())?.0
+}
+
+fn decode_bytes<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    match codec::decode(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+thread_local! {
+    /// The bytes to decode when the message with their channel ends is received.
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Received as a [`Handful`]: decodes [`BYTES`] while ipc-channel holds the channel ends ready.
+struct WithHandles<T>(Result<T, String>);
+
+impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Handful { channels } = Handful::deserialize(deserializer)?;
+        let value = panics::catch(|| decode_bytes(&BYTES.take()))
+            .map_err(|panic| format!("decoding panicked: {}", panic.message))
+            .flatten();
+        for index in 0..channels.min(MAX_HANDLES) {
+            // Whatever the value left over is closed; what it took is an empty receiver by now.
+            let left = panics::catch(|| decode_bytes::<OpaqueIpcReceiver>(&varint(index)));
+            drop(left);
+        }
+        Ok(WithHandles(value))
+    }
+}
+
+impl<T> Serialize for WithHandles<T> {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("only ever received"))
+    }
+}
+
+fn varint(index: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode_into(&index, &mut bytes).expect("an integer can be encoded");
+    bytes
+}
+
+/// Names a process within the one that started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) owner: u32,
+    pub(crate) serial: u64,
+}
+
+/// What a program, or a process of its tree, asks of its template.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Start a process and report on it.
+    Start(Box<Start>),
+    /// Send a signal to a process unless it has been reaped.
+    Signal { to: Key, signal: i32 },
+    /// Start nothing more; end when the last process has.
+    Retire,
+}
+
+/// A process to be started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Start {
+    pub(crate) key: Key,
+    /// What `ps` shows.
+    pub(crate) name: String,
+    pub(crate) report: IpcSender<Report>,
+    pub(crate) surroundings: Surroundings,
+    pub(crate) job: Job,
+}
+
+/// What differs from the template's own environment, which is as old as the template.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Surroundings {
+    pub(crate) environment: Vec<(OsString, Option<OsString>)>,
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// What a new process does.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Job {
+    /// Calls one function and ends.
+    Call { function: Name, arguments: Payload },
+    /// Serves a pool.
+    Work(Box<crate::worker::Setup>),
+}
+
+/// What a process and the template say about it. They share one channel, so an exit comes last.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The template has made it.
+    Started { pid: u32 },
+    /// The template could not make it: the system's error number.
+    NotStarted { errno: i32 },
+    /// It could not take the surroundings it was to start in.
+    BadSurroundings(String),
+    /// Its function has returned, or failed in a way that it survived.
+    Returned(Result<Payload, Fault>),
+    /// The template has reaped it: a raw wait status.
+    Exited { status: i32 },
+    /// What only workers of a pool say.
+    Worker(crate::worker::News),
+}
