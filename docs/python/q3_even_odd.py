@@ -5,12 +5,13 @@ from multiprocessing import Process
 
 def even(n):
     for i in range(0, n, 2):
-        print(f"even: {i}", flush=True)
+        # One write a line, newline included, so that no other process's line gets into it.
+        print(f"even: {i}\n", end="", flush=True)
 
 
 def odd(n):
     for i in range(1, n, 2):
-        print(f"odd: {i}", flush=True)
+        print(f"odd: {i}\n", end="", flush=True)
 
 
 if __name__ == "__main__":

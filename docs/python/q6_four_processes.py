@@ -4,7 +4,8 @@ from multiprocessing import Process
 
 
 def print_number(number):
-    print(f"Process {number} is printing: {number}", flush=True)
+    # One write a line, newline included, so that no other process's line gets into it.
+    print(f"Process {number} is printing: {number}\n", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,11 +37,17 @@ const FILTERS: &[(&str, &str)] = &[
     (r"(?m)(^|[ '`(])/[^\s'`)]*/", "${1}[DIRECTORY]/"),
 ];
 
-/// The settings under which output is compared with a snapshot.
+/// Compares what `Display` shows of the second argument with the snapshot that the first one names.
 ///
-/// ```ignore
-/// support::settings().bind(|| insta::assert_snapshot!("default", output));
-/// ```
+/// The files are `tests/snapshots/<test file>__<name>.snap`.
+macro_rules! snapshot {
+    ($name:expr, $output:expr) => {
+        $crate::support::settings().bind(|| insta::assert_snapshot!($name, $output))
+    };
+}
+pub(crate) use snapshot;
+
+/// The settings under which output is compared with a snapshot.
 pub(crate) fn settings() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.set_omit_expression(true);
@@ -239,7 +245,11 @@ pub(crate) fn under_load<T>(f: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         // Also when `f` panics: the scope waits for the threads.
         let _stop = Stop(&stop);

@@ -5,7 +5,7 @@
 // ANCHOR: program
 use proc_core::Process;
 
-fn print_number(number: u32) {
+fn print_number(number: u16) {
     println!("Process {number} is printing: {number}");
 }
 
@@ -30,8 +30,8 @@ fn main() -> anyhow::Result<()> {
 #[command(version)]
 struct Arguments {
     /// How many processes to start
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    processes: u32,
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    processes: u16,
 }
 
 /// The command line, or one line about what is wrong with it and exit code 2.
