@@ -142,6 +142,16 @@ impl Name {
         Ok(Name { image: image.identity(), offset, types: Of::<F, A, R>::types() })
     }
 
+    /// The name as plain words, for shared memory.
+    pub(crate) fn to_words(self) -> [u64; 3] {
+        [self.image, self.offset as u64, self.types]
+    }
+
+    /// The name that became these words.
+    pub(crate) fn from_words([image, offset, types]: [u64; 3]) -> Name {
+        Name { image, offset: offset as i64, types }
+    }
+
     /// The code behind a name, checked before anything is called.
     pub(crate) fn resolve(&self) -> Result<Call, Fault> {
         let image = Image::get();

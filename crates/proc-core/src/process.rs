@@ -111,13 +111,26 @@ pub(crate) fn next_serial() -> u64 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A started process, seen from its parent: its pid, its reports, and the way to signal it.
+/// A started process, seen from its parent: the way to signal it, and its reports.
 #[derive(Debug)]
 pub(crate) struct Link {
-    key: Key,
-    pid: u32,
+    pub(crate) handle: Handle,
     reports: IpcReceiver<Report>,
+}
+
+/// Names a started process, and knows who may signal it.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) pid: u32,
+    key: Key,
     template: Arc<Template>,
+}
+
+impl Handle {
+    /// Sends a signal, unless the process has been reaped.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.template.signal(self.key, signal);
+    }
 }
 
 impl Link {
@@ -134,10 +147,11 @@ impl Link {
         let surroundings = Surroundings::default();
         let start = Start { key, name: name.to_owned(), report, surroundings, job };
         template.start(start).map_err(|_| Error::template_gone())?;
-        let mut link = Link { key, pid: 0, reports, template: Arc::clone(template) };
+        let handle = Handle { pid: 0, key, template: Arc::clone(template) };
+        let mut link = Link { handle, reports };
         match link.receive(None) {
             Received::Report(Report::Started { pid }) => {
-                link.pid = pid;
+                link.handle.pid = pid;
                 Ok(link)
             }
             Received::Report(Report::NotStarted { errno }) => {
@@ -145,10 +159,6 @@ impl Link {
             }
             _ => Err(Error::template_gone()),
         }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
     }
 
     /// Waits for the next report, for ever or until `deadline`.
@@ -177,10 +187,6 @@ impl Link {
                 Ok(Err(_)) | Err(_) => return Received::Rubbish,
             }
         }
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        self.template.signal(self.key, signal);
     }
 }
 
@@ -216,7 +222,7 @@ enum Outcome<R> {
 impl<R: Message> Child<R> {
     /// The process's pid.
     pub fn pid(&self) -> u32 {
-        self.link.pid
+        self.link.handle.pid
     }
 
     /// The process's name.
@@ -284,7 +290,7 @@ impl<R: Message> Child<R> {
     ///
     /// None today; a system where signals need a permission could have one.
     pub fn terminate(&self) -> Result<(), Error> {
-        self.link.signal(Signal::SIGTERM);
+        self.link.handle.signal(Signal::SIGTERM);
         Ok(())
     }
 
@@ -294,7 +300,7 @@ impl<R: Message> Child<R> {
     ///
     /// As for [`terminate`](Child::terminate).
     pub fn kill(&self) -> Result<(), Error> {
-        self.link.signal(Signal::SIGKILL);
+        self.link.handle.signal(Signal::SIGKILL);
         Ok(())
     }
 
@@ -324,7 +330,7 @@ impl<R: Message> Child<R> {
                 }
                 Received::Report(_) => wait(returned),
                 Received::Rubbish => {
-                    self.link.signal(Signal::SIGKILL);
+                    self.link.handle.signal(Signal::SIGKILL);
                     wait(returned)
                 }
                 Received::Nothing => {
@@ -336,7 +342,7 @@ impl<R: Message> Child<R> {
     }
 
     fn finish(self) -> Result<R, Error> {
-        let place = Place { name: Some(self.name), pid: Some(self.link.pid), ..Place::default() };
+        let place = Place { name: Some(self.name), pid: Some(self.link.handle.pid), ..Place::default() };
         match self.result {
             Some(Outcome::Exited { returned: Some(result), .. }) => result,
             Some(Outcome::Exited { status, .. }) => Err(Error::died(status)),

@@ -288,6 +288,7 @@ impl Server {
         sys::ignore_sigpipe();
         sys::name_process("template");
         // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
+        let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
         let mask = sys::block_signals(&sys::template_signals());
         let (Ok(mask), Ok(exits)) = (mask, ExitBell::new()) else { sys::exit_now(1) };
@@ -309,6 +310,7 @@ impl Server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
+        std::panic::set_hook(hook);
         context::adopt(line);
         become_process(alone, start)
     }
