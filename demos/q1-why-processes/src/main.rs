@@ -64,21 +64,23 @@ fn resilience(workers: usize) -> anyhow::Result<()> {
     println!("\nRESILIENCE: {TASKS} tasks, number {VICTIM} kills the process that it is in");
 
     match survival::in_one_process() {
-        Ok(results) => println!("one process  {} results", results.len()),
-        Err(error) => println!("one process  0 results: {error}"),
+        Ok(results) => show("one process", &results.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => show("one process", &[Err(error)]),
     }
-
     let pool = Pool::builder().processes(workers).build()?;
-    let results = survival::in_pool(&pool);
-    println!("pool of {workers:<5}{} results", results.iter().flatten().count());
-    for (task, result) in results.iter().enumerate() {
-        if let Err(error) = result {
-            println!("  task {task}     none: {error}");
-        }
-    }
-    let results = survival::again(&pool)?;
-    println!("same pool    {} results, from {TASKS} tasks that kill nobody", results.len());
+    show(&format!("pool of {workers}"), &survival::in_pool(&pool));
+    show("same pool, later", &survival::in_pool_later(&pool));
     Ok(())
+}
+
+/// How many results there are, each task's in its place, and the errors in full.
+fn show(who: &str, results: &[Result<u32, proc_core::Error>]) {
+    let arrived = results.iter().flatten().count();
+    let each = results.iter().map(|result| result.as_ref().map_or("-".into(), u32::to_string));
+    println!("{who:<20}{arrived} results: {}", each.collect::<Vec<_>>().join(" "));
+    for error in results.iter().filter_map(|result| result.as_ref().err()) {
+        println!("{:<20}{error}", "");
+    }
 }
 
 const MAX_WORKERS: usize = 64;
