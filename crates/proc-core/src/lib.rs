@@ -17,4 +17,6 @@ pub use function::Message;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task};
 pub use process::{Child, Process};
 #[doc(hidden)]
-pub mod __private { pub use ctor; }
+pub mod __private {
+    pub use ctor;
+}
