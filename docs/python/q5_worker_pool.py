@@ -21,13 +21,17 @@ def power(number):
 if __name__ == "__main__":
     numbers = [3, 4, 5, 6, 6, 7, 87, 8, 8]
 
-    # Create: the workers start now, and wait for tasks.
+    # Create: the workers start now, and wait for tasks. Every argument is optional.
     pool = Pool(
-        processes=5,  # without this line: one for each CPU
+        # How many workers; otherwise one for each CPU.
+        processes=5,
+        # What each worker calls first, and with what.
         initializer=set_exponent,
         initargs=(2,),
-        maxtasksperchild=100,  # then a fresh worker takes its place
-        context=get_context("spawn"),  # where the memory of a new worker comes from
+        # After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
+        maxtasksperchild=100,
+        # Where the memory of a new worker comes from; otherwise the system's default.
+        context=get_context("spawn"),
     )
 
     # Use, as often as you like: results come in the order of the numbers, whoever was faster.

@@ -28,18 +28,23 @@ fn power(number: i64) -> i64 {
 
 fn main() -> anyhow::Result<()> {
     proc_core::init();
-    let arguments = arguments();
+    let Arguments { numbers, processes, exponent, max_tasks_per_child, context, verbose } =
+        arguments();
 
-    // Build: the workers start now, and wait for tasks.
+    // Build: the workers start now, and wait for tasks. Every line between is optional.
     let pool = Pool::builder()
-        .processes(arguments.processes.into()) // without this line: one for each CPU
-        .initializer(set_exponent, (arguments.exponent, arguments.verbose))
-        .max_tasks_per_child(arguments.max_tasks_per_child) // then a fresh worker takes its place
-        .context(arguments.context) // where the memory of a new worker comes from
+        // How many workers; otherwise one for each CPU.
+        .processes(processes.into())
+        // What each worker calls first, and with what.
+        .initializer(set_exponent, (exponent, verbose))
+        // After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
+        .max_tasks_per_child(max_tasks_per_child.into())
+        // Where the memory of a new worker comes from; otherwise the system's default.
+        .context(context)
         .build()?;
 
     // Use, as often as you like: results come in the order of the numbers, whoever was faster.
-    let powers = pool.map(power, arguments.numbers)?;
+    let powers = pool.map(power, numbers)?;
 
     // Close: no more tasks are taken, so a worker without one can go home.
     pool.close();
@@ -61,7 +66,7 @@ struct Arguments {
     numbers: Vec<i64>,
 
     /// How many workers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=4096))]
     processes: u16,
 
     /// What the initializer tells each worker
@@ -69,8 +74,8 @@ struct Arguments {
     exponent: u32,
 
     /// After how many tasks a worker is replaced
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    max_tasks_per_child: u64,
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tasks_per_child: u32,
 
     /// How workers come into being: forkserver, fork or spawn
     #[arg(long, default_value = "forkserver", value_parser = context)]
@@ -90,16 +95,23 @@ fn context(name: &str) -> Result<Context, String> {
     }
 }
 
+impl Arguments {
+    /// Refuses what would overflow in a worker, while there is none.
+    fn check(self) -> Result<Arguments, clap::Error> {
+        match self.numbers.iter().find(|number| number.checked_pow(self.exponent).is_none()) {
+            None => Ok(self),
+            Some(number) => Err(clap::Error::raw(
+                clap::error::ErrorKind::ValueValidation,
+                format!("{number} to the power of {} does not fit into 64 bits", self.exponent),
+            )),
+        }
+    }
+}
+
 /// The command line, or one line about what is wrong with it and exit code 2.
 fn arguments() -> Arguments {
-    let fits = |arguments: Arguments| {
-        let large = |number: &&i64| number.checked_pow(arguments.exponent).is_none();
-        let Some(number) = arguments.numbers.iter().find(large) else { return Ok(arguments) };
-        let message =
-            format!("{number} to the power of {} has no room in 64 bits", arguments.exponent);
-        Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, message))
-    };
-    clap::Parser::try_parse().and_then(fits).unwrap_or_else(|error: clap::Error| {
+    let arguments = clap::Parser::try_parse().and_then(Arguments::check);
+    arguments.unwrap_or_else(|error| {
         if error.use_stderr() {
             let message = error.to_string();
             eprintln!("{}", message.lines().next().unwrap_or_default());
