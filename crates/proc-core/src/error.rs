@@ -339,9 +339,6 @@ fn start_hint(source: &io::Error) -> &'static str {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.kind)
-            .field("place", &self.place)
-            .finish()
+        f.debug_struct("Error").field("kind", &self.kind).field("place", &self.place).finish()
     }
 }

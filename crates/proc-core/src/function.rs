@@ -54,7 +54,9 @@ fn is_marked(head: &[u8; 16]) -> bool {
         }
         bytes
     };
-    head.iter().zip(std::hint::black_box(&COMPLEMENT)).all(|(byte, complement)| *byte == !complement)
+    head.iter()
+        .zip(std::hint::black_box(&COMPLEMENT))
+        .all(|(byte, complement)| *byte == !complement)
 }
 
 /// Everything another process needs to call one function with encoded arguments.
@@ -102,8 +104,7 @@ where
     A: Message,
     R: Message,
 {
-    const ENTRY: &'static Entry =
-        &Entry { magic: MAGIC, types: Self::types, call: Self::call };
+    const ENTRY: &'static Entry = &Entry { magic: MAGIC, types: Self::types, call: Self::call };
 
     fn types() -> u64 {
         let mut hasher = DefaultHasher::new();

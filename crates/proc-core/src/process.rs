@@ -3,6 +3,8 @@
 //! A child has one channel back, on which the template tells its pid and its exit status and the
 //! child its result. Reading that channel is all that `join` does; there is no thread behind it.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -116,6 +118,8 @@ pub(crate) fn next_serial() -> u64 {
 pub(crate) struct Link {
     pub(crate) handle: Handle,
     reports: IpcReceiver<Report>,
+    /// What a quick process said before the template told its pid.
+    early: RefCell<VecDeque<Report>>,
 }
 
 /// Names a started process, and knows who may signal it.
@@ -148,21 +152,29 @@ impl Link {
         let start = Start { key, name: name.to_owned(), report, surroundings, job };
         template.start(start).map_err(|_| Error::template_gone())?;
         let handle = Handle { pid: 0, key, template: Arc::clone(template) };
-        let mut link = Link { handle, reports };
-        match link.receive(None) {
-            Received::Report(Report::Started { pid }) => {
-                link.handle.pid = pid;
-                Ok(link)
+        let mut link = Link { handle, reports, early: RefCell::default() };
+        let mut early = VecDeque::new();
+        loop {
+            match link.receive(None) {
+                Received::Report(Report::Started { pid }) => {
+                    link.handle.pid = pid;
+                    link.early.replace(early);
+                    return Ok(link);
+                }
+                Received::Report(Report::NotStarted { errno }) => {
+                    return Err(cannot(std::io::Error::from_raw_os_error(errno)));
+                }
+                Received::Report(report) => early.push_back(report),
+                _ => return Err(Error::template_gone()),
             }
-            Received::Report(Report::NotStarted { errno }) => {
-                Err(cannot(std::io::Error::from_raw_os_error(errno)))
-            }
-            _ => Err(Error::template_gone()),
         }
     }
 
     /// Waits for the next report, for ever or until `deadline`.
     pub(crate) fn receive(&self, deadline: Option<Instant>) -> Received {
+        if let Some(report) = self.early.borrow_mut().pop_front() {
+            return Received::Report(report);
+        }
         loop {
             let received = panics::catch(|| match deadline {
                 None => self.reports.recv().map_err(TryRecvError::IpcError),
@@ -342,7 +354,8 @@ impl<R: Message> Child<R> {
     }
 
     fn finish(self) -> Result<R, Error> {
-        let place = Place { name: Some(self.name), pid: Some(self.link.handle.pid), ..Place::default() };
+        let place =
+            Place { name: Some(self.name), pid: Some(self.link.handle.pid), ..Place::default() };
         match self.result {
             Some(Outcome::Exited { returned: Some(result), .. }) => result,
             Some(Outcome::Exited { status, .. }) => Err(Error::died(status)),

@@ -167,12 +167,9 @@ impl Template {
             Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
         });
         match sender {
-            Ok(sender) => Ok(Template {
-                line: Mutex::new(sender),
-                ring,
-                child: Some(child.id()),
-                base,
-            }),
+            Ok(sender) => {
+                Ok(Template { line: Mutex::new(sender), ring, child: Some(child.id()), base })
+            }
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -412,7 +409,9 @@ fn become_process(alone: SingleThread, start: Start) -> ! {
         sys::exit_now(1);
     }
     match start.job {
-        Job::Call { function, arguments } => process::child_main(function, arguments, &start.report),
+        Job::Call { function, arguments } => {
+            process::child_main(function, arguments, &start.report)
+        }
         Job::Work(setup) => worker::main(*setup, &start.report),
     }
 }

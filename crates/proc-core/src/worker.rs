@@ -46,7 +46,11 @@ pub(crate) enum News {
     /// The arguments of this chunk hold channel ends: send them.
     Asks(TicketId),
     /// The result of a task that goes apart from the chunk's other results.
-    Apart { ticket: TicketId, task: u32, value: Payload },
+    Apart {
+        ticket: TicketId,
+        task: u32,
+        value: Payload,
+    },
 }
 
 /// How long a worker looks for work before it sleeps, where another processor can bring some.

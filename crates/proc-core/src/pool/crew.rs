@@ -174,8 +174,7 @@ impl Crew {
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
             let initializer = self.plan.initializer.as_ref().map(|encode| encode()).transpose()?;
-            let (sender, mail) =
-                ipc::channel().map_err(|error| Error::start("a worker", error))?;
+            let (sender, mail) = ipc::channel().map_err(|error| Error::start("a worker", error))?;
             let setup = {
                 let mut state = self.lock();
                 // From here on new regions are announced by mail.
@@ -565,8 +564,7 @@ impl Crew {
         if done > 0 {
             let apart = std::mem::take(&mut out.apart);
             let place = place.clone();
-            let delivery =
-                Delivery::Results { first: out.first, count: done, bytes, apart, place };
+            let delivery = Delivery::Results { first: out.first, count: done, bytes, apart, place };
             news.push((Arc::clone(&out.inbox), delivery));
         }
         let failed = |task, error: Error| {

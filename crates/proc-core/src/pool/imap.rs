@@ -175,10 +175,12 @@ where
             match self.arriving.next_numbered(self.early.len()) {
                 Some((task, result)) => self.early.insert(task, result),
                 // After the pool has ended there are gaps: what came after them still counts.
-                None => return self.early.pop_first().map(|(task, result)| {
-                    self.turn = task.saturating_add(1);
-                    result
-                }),
+                None => {
+                    return self.early.pop_first().map(|(task, result)| {
+                        self.turn = task.saturating_add(1);
+                        result
+                    });
+                }
             };
         }
     }

@@ -125,8 +125,17 @@ impl Feed {
 /// Results of one chunk, still encoded, or one failure.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    Results { first: usize, count: usize, bytes: Vec<u8>, apart: HashMap<u32, Payload>, place: Place },
-    Failed { task: usize, error: Error },
+    Results {
+        first: usize,
+        count: usize,
+        bytes: Vec<u8>,
+        apart: HashMap<u32, Payload>,
+        place: Place,
+    },
+    Failed {
+        task: usize,
+        error: Error,
+    },
 }
 
 impl Delivery {

@@ -52,11 +52,8 @@ impl Arena {
             self.uncut = 0;
             made = 1;
         }
-        let block = Block {
-            region: self.regions.len() as u32 - 1,
-            offset: self.uncut,
-            len: size as u64,
-        };
+        let block =
+            Block { region: self.regions.len() as u32 - 1, offset: self.uncut, len: size as u64 };
         self.uncut += size as u64;
         Ok((block, made))
     }
@@ -86,8 +83,7 @@ impl Arena {
         let mut left = last.len() as u64 - self.uncut;
         while left >= SMALLEST as u64 {
             let len = 1 << left.ilog2();
-            let block =
-                Block { region: self.regions.len() as u32 - 1, offset: self.uncut, len };
+            let block = Block { region: self.regions.len() as u32 - 1, offset: self.uncut, len };
             self.release(block);
             self.uncut += len;
             left -= len;

@@ -121,8 +121,15 @@ pub(crate) struct Progress {
 enum Entry {
     Empty,
     /// Published as number `seq` (the low 32 bits), claimed by nobody.
-    Ready { seq: u32, ticket: TicketId },
-    Taken { seq: u32, ticket: TicketId, owner: Owner },
+    Ready {
+        seq: u32,
+        ticket: TicketId,
+    },
+    Taken {
+        seq: u32,
+        ticket: TicketId,
+        owner: Owner,
+    },
 }
 
 const KIND_READY: u64 = 1 << 62;
@@ -133,9 +140,7 @@ impl Entry {
     fn pack(self) -> u64 {
         match self {
             Entry::Empty => 0,
-            Entry::Ready { seq, ticket } => {
-                KIND_READY | u64::from(ticket) << 32 | u64::from(seq)
-            }
+            Entry::Ready { seq, ticket } => KIND_READY | u64::from(ticket) << 32 | u64::from(seq),
             Entry::Taken { seq, ticket, owner } => {
                 KIND_TAKEN
                     | u64::from(owner) << (32 + TICKET_BITS)
@@ -413,12 +418,8 @@ impl Board {
                 _ => None,
             };
             // Whoever sees it claimed moves on, so that a claimer killed here holds up nobody.
-            let _ = header.head.0.compare_exchange(
-                head,
-                head + 1,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let _ =
+                header.head.0.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
             if claimed.is_some() {
                 return claimed;
             }

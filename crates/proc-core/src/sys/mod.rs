@@ -152,8 +152,7 @@ pub(crate) fn restore_signals(mask: &SigSet) {
 /// installed is left alone.
 pub(crate) fn shrug_off_interrupt() {
     extern "C" fn nothing(_: libc::c_int) {}
-    let action =
-        SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, so it is async-signal-safe.
     let old = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &action) };
     if let Ok(old) = old

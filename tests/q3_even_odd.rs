@@ -1,0 +1,85 @@
+//! Q3: what `q3-even-odd` and its Python original print.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Output, run, snapshot, under_load};
+
+fn demo() -> Command {
+    support::program(env!("CARGO_BIN_EXE_q3-even-odd"))
+}
+
+/// How often the program runs where its order is free.
+const REPETITIONS: usize = 50;
+
+/// Compares with the snapshot that grouping made free of chance; then what grouping has hidden.
+fn check(output: &Output) {
+    snapshot!("default", output.grouped());
+    assert!(output.stdout.ends_with("\nEND!\n"), "the parent is last:\n{output}");
+}
+
+#[test]
+fn default() {
+    for _ in 0..REPETITIONS {
+        check(&run(&mut demo()));
+    }
+}
+
+#[test]
+fn default_under_load() {
+    under_load(|| {
+        for _ in 0..REPETITIONS {
+            check(&run(&mut demo()));
+        }
+    });
+}
+
+#[test]
+fn python() {
+    // With the second value every write of the program is one of the system.
+    for unbuffered in ["", "1"] {
+        for _ in 0..5 {
+            let Some(mut python) = support::python("q3_even_odd.py") else { return };
+            check(&run(python.env("PYTHONUNBUFFERED", unbuffered)));
+        }
+    }
+}
+
+#[test]
+fn another_end() {
+    snapshot!("to_4", run(demo().arg("4")).grouped());
+    snapshot!("to_1", run(demo().arg("1")).grouped());
+    snapshot!("to_0", run(demo().arg("0")));
+}
+
+/// Enough lines that the two processes do write at the same time.
+#[test]
+fn no_line_is_torn() {
+    let output = run(demo().arg("20000"));
+    let line = |i| format!("{}: {i}\n", if i % 2 == 0 { "even" } else { "odd" });
+    let evens = (0..20_000).step_by(2).map(line);
+    let odds = (1..20_000).step_by(2).map(line);
+    let expected: String = evens.chain(odds).chain(["END!\n".into()]).collect();
+    assert!(output.grouped().stdout == expected);
+    assert!(output.stdout.ends_with("\nEND!\n"));
+}
+
+#[test]
+fn help() {
+    snapshot!("help", run(demo().arg("--help")));
+    snapshot!("version", run(demo().arg("--version")));
+}
+
+#[test]
+fn wrong_arguments_take_one_line_and_exit_code_2() {
+    for (name, arguments) in [
+        ("not_a_number", vec!["fifteen"]),
+        ("negative", vec!["-5"]),
+        ("too_large", vec!["4294967296"]),
+        ("too_many", vec!["15", "16"]),
+        ("unknown_option", vec!["--fast"]),
+    ] {
+        snapshot!(name, run(demo().args(arguments)));
+    }
+}

@@ -1,0 +1,97 @@
+//! Q5: what `q5-worker-pool` and its Python original print.
+
+mod support;
+
+use std::process::Command;
+
+use support::{run, snapshot, under_load};
+
+fn demo() -> Command {
+    support::program(env!("CARGO_BIN_EXE_q5-worker-pool"))
+}
+
+/// The results are in the order of the numbers, so nothing is sorted: not even under load.
+#[test]
+fn default() {
+    snapshot!("default", run(&mut demo()));
+    under_load(|| {
+        for _ in 0..20 {
+            snapshot!("default", run(&mut demo()));
+        }
+    });
+}
+
+#[test]
+fn python() {
+    if let Some(mut python) = support::python("q5_worker_pool.py") {
+        snapshot!("default", run(&mut python));
+    }
+}
+
+/// How a pool works makes no difference to what it gives.
+#[test]
+fn every_argument_of_the_constructor() {
+    for arguments in [
+        ["--processes", "1"],
+        ["--processes", "16"],
+        ["--context", "forkserver"],
+        ["--context", "fork"],
+        ["--context", "spawn"],
+        ["--max-tasks-per-child", "1"],
+        ["--max-tasks-per-child", "2"],
+    ] {
+        for _ in 0..3 {
+            snapshot!("default", run(demo().args(arguments)));
+        }
+    }
+}
+
+#[test]
+fn the_initializer_has_its_argument() {
+    snapshot!("cubes", run(demo().args(["--exponent", "3", "1", "-2", "3"])));
+}
+
+/// One line for each worker, so they can be counted.
+#[test]
+fn workers_are_replaced_after_their_tasks() {
+    let workers = |arguments: &[&str]| {
+        let output = run(demo().arg("--verbose").args(arguments));
+        for line in output.stderr.lines() {
+            let pid =
+                line.strip_prefix("worker with pid ").and_then(|l| l.strip_suffix(" is ready"));
+            assert!(pid.is_some_and(|pid| pid.parse::<u32>().is_ok()), "torn: {line}");
+        }
+        output.stderr.lines().count()
+    };
+    assert_eq!(workers(&["--processes", "3"]), 3);
+    // Nine numbers, and no worker takes more than one.
+    assert!(workers(&["--processes", "3", "--max-tasks-per-child", "1"]) >= 9);
+    assert!(workers(&["--processes", "1", "--max-tasks-per-child", "3"]) >= 3);
+}
+
+#[test]
+fn verbose() {
+    snapshot!("verbose", run(demo().args(["--verbose", "--processes", "1"])));
+}
+
+#[test]
+fn help() {
+    snapshot!("help", run(demo().arg("--help")));
+    snapshot!("version", run(demo().arg("--version")));
+}
+
+#[test]
+fn wrong_arguments_take_one_line_and_exit_code_2() {
+    for (name, arguments) in [
+        ("no_processes", vec!["--processes", "0"]),
+        ("too_many_processes", vec!["--processes", "4097"]),
+        ("no_tasks", vec!["--max-tasks-per-child", "0"]),
+        ("no_such_context", vec!["--context", "thread"]),
+        ("not_a_number", vec!["3", "four"]),
+        ("power_too_large", vec!["3", "3037000500"]),
+        ("exponent_too_large", vec!["--exponent", "64", "2"]),
+        ("exponent_negative", vec!["--exponent", "-1"]),
+    ] {
+        snapshot!(name, run(demo().args(arguments)));
+    }
+}

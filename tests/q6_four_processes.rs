@@ -1,0 +1,75 @@
+//! Q6: what `q6-four-processes` and its Python original print.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Output, run, snapshot, under_load};
+
+fn demo() -> Command {
+    support::program(env!("CARGO_BIN_EXE_q6-four-processes"))
+}
+
+/// How often the program runs where its order is free.
+const REPETITIONS: usize = 50;
+
+/// The order of the processes is free, and each prints one line: sorting hides nothing else.
+fn check(output: &Output) {
+    snapshot!("default", output.grouped());
+}
+
+#[test]
+fn default() {
+    for _ in 0..REPETITIONS {
+        check(&run(&mut demo()));
+    }
+}
+
+#[test]
+fn default_under_load() {
+    under_load(|| {
+        for _ in 0..REPETITIONS {
+            check(&run(&mut demo()));
+        }
+    });
+}
+
+#[test]
+fn python() {
+    // With the second value every write of the program is one of the system.
+    for unbuffered in ["", "1"] {
+        for _ in 0..5 {
+            let Some(mut python) = support::python("q6_four_processes.py") else { return };
+            check(&run(python.env("PYTHONUNBUFFERED", unbuffered)));
+        }
+    }
+}
+
+#[test]
+fn another_number_of_processes() {
+    let of = |processes| run(demo().args(["--processes", processes])).grouped();
+    snapshot!("one", of("1"));
+    snapshot!("eight", of("8"));
+    let lines = |output: Output| output.stdout.lines().count();
+    assert_eq!(lines(of("100")), 100);
+}
+
+#[test]
+fn help() {
+    snapshot!("help", run(demo().arg("--help")));
+    snapshot!("version", run(demo().arg("--version")));
+}
+
+#[test]
+fn wrong_arguments_take_one_line_and_exit_code_2() {
+    for (name, arguments) in [
+        ("none", vec!["--processes", "0"]),
+        ("negative", vec!["--processes", "-1"]),
+        ("not_a_number", vec!["--processes", "four"]),
+        ("no_value", vec!["--processes"]),
+        ("twice", vec!["--processes", "4", "--processes", "5"]),
+        ("no_option", vec!["4"]),
+    ] {
+        snapshot!(name, run(demo().args(arguments)));
+    }
+}

@@ -1,0 +1,258 @@
+//! Runs a program as a person would, and makes sure that nothing of it stays behind.
+//!
+//! [`run`] starts a program in a process group, a directory and an environment of its own, and
+//! returns when the *whole group* has ended. A program that hangs is killed with all its processes
+//! and the panic says which those were. The test process makes itself the reaper of orphans, so
+//! that "has ended" is an event to wait for: nothing here sleeps or polls.
+//!
+//! Absent on purpose: knowledge of any one demo.
+
+#![allow(dead_code, reason = "every test file uses its own part of this")]
+
+use std::fmt::{self, Display, Formatter};
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+/// What a program may take at most, on the slowest machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What the rest of its group may take to end after the program itself has.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What differs from run to run, and what stands for it in a snapshot.
+const FILTERS: &[(&str, &str)] = &[
+    (r"\bpid \d+\b", "pid [PID]"),
+    (r"\b\d+(\.\d+)? ?(ns|µs|us|ms|s)\b", "[DURATION]"),
+    (r"(?m)(^|[ '`(])/[^\s'`)]*/", "${1}[DIRECTORY]/"),
+];
+
+/// Compares what `Display` shows of the second argument with the snapshot that the first one names.
+///
+/// The files are `tests/snapshots/<test file>__<name>.snap`.
+macro_rules! snapshot {
+    ($name:expr, $output:expr) => {
+        $crate::support::settings().bind(|| insta::assert_snapshot!($name, $output))
+    };
+}
+pub(crate) use snapshot;
+
+/// The settings under which output is compared with a snapshot.
+pub(crate) fn settings() -> insta::Settings {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    for (pattern, replacement) in FILTERS {
+        settings.add_filter(pattern, *replacement);
+    }
+    settings
+}
+
+/// The top directory of the workspace.
+pub(crate) fn workspace() -> PathBuf {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR"));
+    demo.ancestors().nth(2).expect("demos are two levels down").to_owned()
+}
+
+/// The program at `path`, with nothing in its environment but `PATH`.
+pub(crate) fn program(path: impl AsRef<Path>) -> Command {
+    let mut command = Command::new(path.as_ref());
+    command.env_clear();
+    // The second is how a coverage run collects what the programs did.
+    for name in ["PATH", "LLVM_PROFILE_FILE"] {
+        command.envs(env::var_os(name).map(|value| (name, value)));
+    }
+    command
+}
+
+/// The Python program `docs/python/<name>`; `None`, and a note on stderr, where there is no Python.
+///
+/// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
+pub(crate) fn python(name: &str) -> Option<Command> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|dir| dir.join("python3")).find(|file| file.is_file());
+    let Some(python3) = found else {
+        assert!(env::var_os("PROC_CORE_REQUIRE_PYTHON").is_none(), "python3 not found");
+        // Not eprintln!, which the test harness would hide.
+        let _ = writeln!(std::io::stderr(), "skipped: python3 not found");
+        return None;
+    };
+    let mut command = program(python3);
+    command.arg(workspace().join("docs/python").join(name));
+    Some(command)
+}
+
+/// What a program left: its output and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) status: ExitStatus,
+}
+
+impl Output {
+    /// The same output with the lines of each process together.
+    ///
+    /// A line belongs to the process that is named before its first colon; a line without one
+    /// is the parent's and comes last. The lines of one process stay in the order they came in, so
+    /// what this hides is how processes interleaved, and whether the parent's line was the last.
+    pub(crate) fn grouped(&self) -> Output {
+        let mut lines: Vec<&str> = self.stdout.lines().collect();
+        lines.sort_by_key(|line| match line.split_once(':') {
+            Some((process, _)) => (false, process),
+            None => (true, ""),
+        });
+        let stdout = lines.iter().map(|line| format!("{line}\n")).collect();
+        Output { stdout, ..self.clone() }
+    }
+}
+
+/// What a person sees; of a program that succeeded quietly that is its stdout and nothing else.
+impl Display for Output {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.stdout)?;
+        if !self.stderr.is_empty() {
+            write!(f, "----- stderr -----\n{}", self.stderr)?;
+        }
+        if !self.status.success() {
+            write!(f, "----- {} -----", self.status)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs `command` to its end, and to the end of every process in its group.
+///
+/// # Panics
+///
+/// It cannot be started, takes longer than [`LIMIT`], leaves a process alive for longer than
+/// [`GRACE`] or a temporary file behind, or prints what is not UTF-8.
+pub(crate) fn run(command: &mut Command) -> Output {
+    adopt_orphans();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut child = command
+        .current_dir(directory.path())
+        .env("TMPDIR", directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let group = Pid::from_raw(child.id().try_into().expect("a pid"));
+
+    let (sender, events) = mpsc::channel();
+    read(child.stdout.take().expect("a pipe"), sender.clone(), Event::Stdout);
+    read(child.stderr.take().expect("a pipe"), sender.clone(), Event::Stderr);
+    thread::spawn(move || {
+        let status = child.wait().expect("our child");
+        let _ = sender.send(Event::Ended(status));
+        // What the program left in its group is ours by now; wait until there is no more.
+        while waitpid(Pid::from_raw(-group.as_raw()), None) != Err(Errno::ECHILD) {}
+    });
+
+    let (mut stdout, mut stderr, mut ended) = (String::new(), String::new(), None);
+    let mut note = |event| match event {
+        Event::Stdout(text) => stdout = text,
+        Event::Stderr(text) => stderr = text,
+        Event::Ended(status) => ended = Some(status),
+    };
+    let mut deadline = Instant::now() + LIMIT;
+    loop {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(event) => {
+                if matches!(event, Event::Ended(_)) {
+                    deadline = Instant::now() + GRACE;
+                }
+                note(event);
+            }
+            // All three threads are done.
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let alive = members(group);
+                let _ = killpg(group, Signal::SIGKILL);
+                while let Ok(event) = events.recv_timeout(GRACE) {
+                    note(event);
+                }
+                panic!(
+                    "still alive when {command:?} should have ended:\n{alive}\n\
+                     it ended with {ended:?}\nstdout:\n{stdout}\nstderr:\n{stderr}"
+                );
+            }
+        }
+    }
+    let left: Vec<_> = fs::read_dir(directory.path()).expect("a directory").collect();
+    assert!(left.is_empty(), "{command:?} left files behind: {left:?}");
+    Output { stdout, stderr, status: ended.expect("it ended") }
+}
+
+enum Event {
+    Stdout(String),
+    Stderr(String),
+    Ended(ExitStatus),
+}
+
+/// Sends what `pipe` holds when the last process that could write to it has ended.
+fn read(mut pipe: impl Read + Send + 'static, events: Sender<Event>, event: fn(String) -> Event) {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).expect("a readable pipe");
+        let _ = events.send(event(String::from_utf8(bytes).expect("UTF-8")));
+    });
+}
+
+/// Makes this process the parent of processes that lose theirs.
+///
+/// Elsewhere than on Linux they go to init, and only the end of their output tells of their end.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
+}
+
+/// The processes of a group that are not zombies, one a line: pid, name, state.
+fn members(group: Pid) -> String {
+    let mut lines = String::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // pid (name) state parent group …, where the name may hold anything.
+        let Some((name, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        let (state, in_group) = (fields.next(), fields.nth(1) == Some(&group.to_string()));
+        if in_group && state != Some("Z") {
+            lines += &format!("{name}) {}\n", state.unwrap_or("?"));
+        }
+    }
+    lines
+}
+
+/// Calls `f` while as many threads as there are processors do nothing but keep them busy.
+pub(crate) fn under_load<T>(f: impl FnOnce() -> T) -> T {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        // Also when `f` panics: the scope waits for the threads.
+        let _stop = Stop(&stop);
+        f()
+    })
+}
