@@ -29,7 +29,9 @@ pub(crate) fn descriptors() -> String {
         .filter(|target| !target.starts_with("/proc"))
         .map(|target: PathBuf| {
             let target = target.to_string_lossy();
-            target.split_once(":[").map_or(&*target, |(kind, _)| kind).to_owned()
+            // pipe:[123], socket:[123], /memfd:name (deleted), /dev/null
+            let kind = target.trim_start_matches('/').split([':', ' ']).next();
+            kind.unwrap_or_default().to_owned()
         })
         .collect();
     kinds.sort();
