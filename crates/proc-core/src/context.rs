@@ -51,12 +51,8 @@ struct Program {
     ended: Vec<u32>,
 }
 
-static PROGRAM: Mutex<Program> = Mutex::new(Program {
-    initialized: false,
-    main: None,
-    spawned: None,
-    ended: Vec::new(),
-});
+static PROGRAM: Mutex<Program> =
+    Mutex::new(Program { initialized: false, main: None, spawned: None, ended: Vec::new() });
 
 fn program() -> MutexGuard<'static, Program> {
     PROGRAM.lock().unwrap_or_else(PoisonError::into_inner)

@@ -16,11 +16,9 @@ use crate::sys;
 /// The message names the task, the worker and the pid where there are any, and says what to do. Ask
 /// the `is_…` methods which kind it is. Cloning is cheap.
 #[derive(Clone)]
-pub struct Error(Arc<Inner>);
-
-struct Inner {
-    kind: Kind,
-    place: Place,
+pub struct Error {
+    kind: Arc<Kind>,
+    place: Box<Place>,
 }
 
 /// Where it happened, as far as it is known.
@@ -44,30 +42,24 @@ enum Kind {
     TemplateGone,
     ForkWithThreads(Option<usize>),
     Initializer(Error),
-    Closed(Option<Error>),
+    Closed,
     InitMissing,
     Invalid(String),
 }
 
 impl Error {
     fn new(kind: Kind) -> Error {
-        Error(Arc::new(Inner { kind, place: Place::default() }))
+        Error { kind: Arc::new(kind), place: Box::default() }
     }
 
     /// The same error, with its place filled in where it was open.
-    pub(crate) fn at(self, place: Place) -> Error {
-        let inner = match Arc::try_unwrap(self.0) {
-            Ok(inner) => inner,
-            Err(shared) => return Error(shared),
-        };
-        let old = inner.place;
-        let place = Place {
-            name: old.name.or(place.name),
-            pid: old.pid.or(place.pid),
-            worker: old.worker.or(place.worker),
-            task: old.task.or(place.task),
-        };
-        Error(Arc::new(Inner { kind: inner.kind, place }))
+    pub(crate) fn at(mut self, place: Place) -> Error {
+        let Place { name, pid, worker, task } = place;
+        self.place.name = self.place.name.or(name);
+        self.place.pid = self.place.pid.or(pid);
+        self.place.worker = self.place.worker.or(worker);
+        self.place.task = self.place.task.or(task);
+        self
     }
 
     pub(crate) fn from_fault(fault: Fault) -> Error {
@@ -117,8 +109,8 @@ impl Error {
         Error::new(Kind::Initializer(cause))
     }
 
-    pub(crate) fn closed(cause: Option<Error>) -> Error {
-        Error::new(Kind::Closed(cause))
+    pub(crate) fn closed() -> Error {
+        Error::new(Kind::Closed)
     }
 
     pub(crate) fn init_missing() -> Error {
@@ -130,67 +122,67 @@ impl Error {
     }
 
     pub(crate) fn is_template_gone(&self) -> bool {
-        matches!(self.0.kind, Kind::TemplateGone)
+        matches!(*self.kind, Kind::TemplateGone)
     }
 
     /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
     pub fn is_panic(&self) -> bool {
-        matches!(self.0.kind, Kind::Panicked(_))
+        matches!(*self.kind, Kind::Panicked(_))
     }
 
     /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
-        matches!(self.0.kind, Kind::Died(_))
+        matches!(*self.kind, Kind::Died(_))
     }
 
     /// The time that the caller allowed has passed.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.kind, Kind::Timeout(_))
+        matches!(*self.kind, Kind::Timeout(_))
     }
 
     /// The caller took the task back.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self.0.kind, Kind::Cancelled)
+        matches!(*self.kind, Kind::Cancelled)
     }
 
     /// An argument or result could not be encoded.
     pub fn is_encode(&self) -> bool {
-        matches!(self.0.kind, Kind::Encode { .. })
+        matches!(*self.kind, Kind::Encode { .. })
     }
 
     /// An argument or result could not be decoded.
     pub fn is_decode(&self) -> bool {
-        matches!(self.0.kind, Kind::Decode { .. })
+        matches!(*self.kind, Kind::Decode { .. })
     }
 
     /// A process could not be started.
     pub fn is_start(&self) -> bool {
-        matches!(self.0.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
+        matches!(*self.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
     }
 
     /// The pool's initializer failed in every worker that was tried.
     pub fn is_initializer(&self) -> bool {
-        matches!(self.0.kind, Kind::Initializer(_))
+        matches!(*self.kind, Kind::Initializer(_))
     }
 
-    /// The pool was closed, terminated or dropped, or could not go on.
+    /// The pool was closed, terminated or dropped.
     pub fn is_closed(&self) -> bool {
-        matches!(self.0.kind, Kind::Closed(_))
+        matches!(*self.kind, Kind::Closed)
     }
 
     /// [`init`](crate::init) was not called at the top of `main`.
     pub fn is_init_missing(&self) -> bool {
-        matches!(self.0.kind, Kind::InitMissing)
+        matches!(*self.kind, Kind::InitMissing)
     }
 
     /// A number or combination that makes no sense, such as a pool of no processes.
     pub fn is_invalid(&self) -> bool {
-        matches!(self.0.kind, Kind::Invalid(_))
+        matches!(*self.kind, Kind::Invalid(_))
     }
 
     /// How the process ended, where that is the error.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        match &self.0.kind {
+        match &*self.kind {
             Kind::Died(status) => *status,
             Kind::Initializer(cause) => cause.exit_status(),
             _ => None,
@@ -213,7 +205,7 @@ impl Error {
     }
 
     fn panic_report(&self) -> Option<&PanicReport> {
-        match &self.0.kind {
+        match &*self.kind {
             Kind::Panicked(report) => Some(report),
             Kind::Initializer(cause) => cause.panic_report(),
             _ => None,
@@ -222,25 +214,25 @@ impl Error {
 
     /// The process in which it happened.
     pub fn pid(&self) -> Option<u32> {
-        self.0.place.pid
+        self.place.pid
     }
 
     /// The worker of the pool, counted from 0.
     pub fn worker(&self) -> Option<usize> {
-        self.0.place.worker
+        self.place.worker
     }
 
     /// The task's place in the input, counted from 0.
     pub fn task(&self) -> Option<usize> {
-        self.0.place.task
+        self.place.task
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.0.kind {
+        match &*self.kind {
             Kind::Start { source, .. } => Some(source),
-            Kind::Initializer(cause) | Kind::Closed(Some(cause)) => Some(cause),
+            Kind::Initializer(cause) => Some(cause),
             _ => None,
         }
     }
@@ -248,11 +240,11 @@ impl std::error::Error for Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Inner { kind, place } = &*self.0;
+        let Error { kind, place } = self;
         if let Some(task) = place.task {
             write!(f, "task {task}: ")?;
         }
-        match kind {
+        match &**kind {
             Kind::Panicked(PanicReport { message, location: Some(location), .. }) => {
                 write!(f, "panicked at {location}: {message}")
             }
@@ -281,8 +273,7 @@ impl Display for Error {
                 )
             }
             Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
-            Kind::Closed(None) => write!(f, "the pool is closed"),
-            Kind::Closed(Some(_)) => write!(f, "the pool could not go on"),
+            Kind::Closed => write!(f, "the pool is closed"),
             Kind::InitMissing => write!(
                 f,
                 "proc_core::init() was not called; make it the first line of main (in tests, put \
@@ -291,8 +282,8 @@ impl Display for Error {
             Kind::Invalid(what) => write!(f, "{what}"),
         }?;
         write_place(place, f)?;
-        match kind {
-            Kind::Initializer(cause) | Kind::Closed(Some(cause)) => write!(f, ": {cause}"),
+        match &**kind {
+            Kind::Initializer(cause) => write!(f, ": {cause}"),
             _ => Ok(()),
         }
     }
@@ -348,9 +339,6 @@ fn start_hint(source: &io::Error) -> &'static str {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("place", &self.0.place)
-            .finish()
+        f.debug_struct("Error").field("kind", &self.kind).field("place", &self.place).finish()
     }
 }

@@ -54,7 +54,9 @@ fn is_marked(head: &[u8; 16]) -> bool {
         }
         bytes
     };
-    head.iter().zip(std::hint::black_box(&COMPLEMENT)).all(|(byte, complement)| *byte == !complement)
+    head.iter()
+        .zip(std::hint::black_box(&COMPLEMENT))
+        .all(|(byte, complement)| *byte == !complement)
 }
 
 /// Everything another process needs to call one function with encoded arguments.
@@ -102,8 +104,7 @@ where
     A: Message,
     R: Message,
 {
-    const ENTRY: &'static Entry =
-        &Entry { magic: MAGIC, types: Self::types, call: Self::call };
+    const ENTRY: &'static Entry = &Entry { magic: MAGIC, types: Self::types, call: Self::call };
 
     fn types() -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -140,6 +141,16 @@ impl Name {
             )
         })?;
         Ok(Name { image: image.identity(), offset, types: Of::<F, A, R>::types() })
+    }
+
+    /// The name as plain words, for shared memory.
+    pub(crate) fn to_words(self) -> [u64; 3] {
+        [self.image, self.offset as u64, self.types]
+    }
+
+    /// The name that became these words.
+    pub(crate) fn from_words([image, offset, types]: [u64; 3]) -> Name {
+        Name { image, offset: offset as i64, types }
     }
 
     /// The code behind a name, checked before anything is called.

@@ -1,16 +1,88 @@
-//! guide to come
+//! Python's `multiprocessing` for Rust: processes and pools that survive a crash.
+//!
+//! # A first program
+//!
+//! ```
+//! use proc_core::{Pool, Process};
+//!
+//! fn even(n: u32) -> Vec<u32> {
+//!     (0..n).filter(|i| i % 2 == 0).collect()
+//! }
+//!
+//! fn square(x: i64) -> i64 {
+//!     x * x
+//! }
+//!
+//! fn main() -> Result<(), proc_core::Error> {
+//!     proc_core::init(); // first line of main
+//!
+//!     let child = Process::new(even, 7).start()?; // one function in one process
+//!     assert_eq!(child.join()?, [0, 2, 4, 6]);
+//!
+//!     let pool = Pool::builder().processes(2).build()?; // many calls, few processes
+//!     assert_eq!(pool.map(square, [3, 4, 5])?, [9, 16, 25]);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Five things to know
+//!
+//! 1. **`init()` is the first line of `main`.** It forks a small *template* process, while the
+//!    program has one thread; the template makes all other processes. It plays the part of Python's
+//!    `if __name__ == "__main__":`. In tests, [`init_tests!`] does it.
+//! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
+//!    anything else does not compile. Several arguments are a tuple.
+//! 3. **Arguments and results are copies.** Whatever serde can write and read back may cross, see
+//!    [`Message`]; ipc-channel's senders, receivers and shared memory may be part of it.
+//! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
+//!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
+//!    finish, the worker is replaced.
+//! 5. **Nothing is left behind.** When the program ends, however it ends, so do all its processes.
+//!
+//! # When not to use it
+//!
+//! Rust's threads run in parallel and share memory, so for pure computing threads (or rayon) are the
+//! first answer. Processes are for what must be *contained*: code that may crash, leak, hang or be
+//! hostile, and state that must not be shared.
+//!
+//! # Side by side with Python
+//!
+//! | Python | here |
+//! |---|---|
+//! | `Process(target=f, args=(x,), name="n")` | [`Process::new(f, x).name("n")`](Process::new) |
+//! | `p.start()`, `p.join()`, `p.join(5)` | [`start()?`](Process::start), [`join()?`](Child::join), [`join_timeout(d)`](Child::join_timeout) |
+//! | `p.pid`, `p.is_alive()`, `p.exitcode` | [`pid()`](Child::pid), [`is_alive()`](Child::is_alive), [`exit_status()`](Child::exit_status) |
+//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill) |
+//! | `Pool(5, f, (x,), 100)` | [`Pool::builder()`](Pool::builder)`.processes(5).initializer(f, x).max_tasks_per_child(100).build()?` |
+//! | `get_context("spawn")` | [`Context::Spawn`] |
+//! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
+//! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
+//! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
+//! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
+//!
+//! How it works inside is told in `ARCHITECTURE.md` of the repository.
+
 mod context;
 mod error;
 mod function;
 mod panics;
+mod pool;
 mod process;
+mod queue;
+mod record;
 mod sys;
 mod template;
 mod wire;
 mod worker;
+
 pub use context::{Context, init};
 pub use error::Error;
 pub use function::Message;
+pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task};
 pub use process::{Child, Process};
+
+/// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]
-pub mod __private { pub use ctor; }
+pub mod __private {
+    pub use ctor;
+}

@@ -51,8 +51,7 @@ fn describe(info: &PanicHookInfo<'_>) -> PanicReport {
     PanicReport {
         message: message_of(info.payload()),
         location: info.location().map(ToString::to_string),
-        backtrace: (backtrace.status() == BacktraceStatus::Captured)
-            .then(|| backtrace.to_string()),
+        backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
     }
 }
 
@@ -65,8 +64,7 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
         let message = message_of(&*payload);
         // The last report may be of a panic that `f` or a destructor caught by itself.
         let report = CAUGHT.take().filter(|report| report.message == message);
-        let report =
-            report.unwrap_or(PanicReport { message, location: None, backtrace: None });
+        let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
         discard(payload);
         report
     })

@@ -3,6 +3,8 @@
 //! A child has one channel back, on which the template tells its pid and its exit status and the
 //! child its result. Reading that channel is all that `join` does; there is no thread behind it.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -111,13 +113,28 @@ pub(crate) fn next_serial() -> u64 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A started process, seen from its parent: its pid, its reports, and the way to signal it.
+/// A started process, seen from its parent: the way to signal it, and its reports.
 #[derive(Debug)]
 pub(crate) struct Link {
-    key: Key,
-    pid: u32,
+    pub(crate) handle: Handle,
     reports: IpcReceiver<Report>,
+    /// What a quick process said before the template told its pid.
+    early: RefCell<VecDeque<Report>>,
+}
+
+/// Names a started process, and knows who may signal it.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    pub(crate) pid: u32,
+    key: Key,
     template: Arc<Template>,
+}
+
+impl Handle {
+    /// Sends a signal, unless the process has been reaped.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.template.signal(self.key, signal);
+    }
 }
 
 impl Link {
@@ -134,25 +151,30 @@ impl Link {
         let surroundings = Surroundings::default();
         let start = Start { key, name: name.to_owned(), report, surroundings, job };
         template.start(start).map_err(|_| Error::template_gone())?;
-        let mut link = Link { key, pid: 0, reports, template: Arc::clone(template) };
-        match link.receive(None) {
-            Received::Report(Report::Started { pid }) => {
-                link.pid = pid;
-                Ok(link)
+        let handle = Handle { pid: 0, key, template: Arc::clone(template) };
+        let mut link = Link { handle, reports, early: RefCell::default() };
+        let mut early = VecDeque::new();
+        loop {
+            match link.receive(None) {
+                Received::Report(Report::Started { pid }) => {
+                    link.handle.pid = pid;
+                    link.early.replace(early);
+                    return Ok(link);
+                }
+                Received::Report(Report::NotStarted { errno }) => {
+                    return Err(cannot(std::io::Error::from_raw_os_error(errno)));
+                }
+                Received::Report(report) => early.push_back(report),
+                _ => return Err(Error::template_gone()),
             }
-            Received::Report(Report::NotStarted { errno }) => {
-                Err(cannot(std::io::Error::from_raw_os_error(errno)))
-            }
-            _ => Err(Error::template_gone()),
         }
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
     }
 
     /// Waits for the next report, for ever or until `deadline`.
     pub(crate) fn receive(&self, deadline: Option<Instant>) -> Received {
+        if let Some(report) = self.early.borrow_mut().pop_front() {
+            return Received::Report(report);
+        }
         loop {
             let received = panics::catch(|| match deadline {
                 None => self.reports.recv().map_err(TryRecvError::IpcError),
@@ -177,10 +199,6 @@ impl Link {
                 Ok(Err(_)) | Err(_) => return Received::Rubbish,
             }
         }
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        self.template.signal(self.key, signal);
     }
 }
 
@@ -216,7 +234,7 @@ enum Outcome<R> {
 impl<R: Message> Child<R> {
     /// The process's pid.
     pub fn pid(&self) -> u32 {
-        self.link.pid
+        self.link.handle.pid
     }
 
     /// The process's name.
@@ -284,7 +302,7 @@ impl<R: Message> Child<R> {
     ///
     /// None today; a system where signals need a permission could have one.
     pub fn terminate(&self) -> Result<(), Error> {
-        self.link.signal(Signal::SIGTERM);
+        self.link.handle.signal(Signal::SIGTERM);
         Ok(())
     }
 
@@ -294,7 +312,7 @@ impl<R: Message> Child<R> {
     ///
     /// As for [`terminate`](Child::terminate).
     pub fn kill(&self) -> Result<(), Error> {
-        self.link.signal(Signal::SIGKILL);
+        self.link.handle.signal(Signal::SIGKILL);
         Ok(())
     }
 
@@ -324,7 +342,7 @@ impl<R: Message> Child<R> {
                 }
                 Received::Report(_) => wait(returned),
                 Received::Rubbish => {
-                    self.link.signal(Signal::SIGKILL);
+                    self.link.handle.signal(Signal::SIGKILL);
                     wait(returned)
                 }
                 Received::Nothing => {
@@ -336,7 +354,8 @@ impl<R: Message> Child<R> {
     }
 
     fn finish(self) -> Result<R, Error> {
-        let place = Place { name: Some(self.name), pid: Some(self.link.pid), ..Place::default() };
+        let place =
+            Place { name: Some(self.name), pid: Some(self.link.handle.pid), ..Place::default() };
         match self.result {
             Some(Outcome::Exited { returned: Some(result), .. }) => result,
             Some(Outcome::Exited { status, .. }) => Err(Error::died(status)),

@@ -167,12 +167,9 @@ impl Template {
             Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
         });
         match sender {
-            Ok(sender) => Ok(Template {
-                line: Mutex::new(sender),
-                ring,
-                child: Some(child.id()),
-                base,
-            }),
+            Ok(sender) => {
+                Ok(Template { line: Mutex::new(sender), ring, child: Some(child.id()), base })
+            }
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -288,6 +285,7 @@ impl Server {
         sys::ignore_sigpipe();
         sys::name_process("template");
         // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
+        let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
         let mask = sys::block_signals(&sys::template_signals());
         let (Ok(mask), Ok(exits)) = (mask, ExitBell::new()) else { sys::exit_now(1) };
@@ -309,6 +307,7 @@ impl Server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
+        std::panic::set_hook(hook);
         context::adopt(line);
         become_process(alone, start)
     }
@@ -410,7 +409,9 @@ fn become_process(alone: SingleThread, start: Start) -> ! {
         sys::exit_now(1);
     }
     match start.job {
-        Job::Call { function, arguments } => process::child_main(function, arguments, &start.report),
+        Job::Call { function, arguments } => {
+            process::child_main(function, arguments, &start.report)
+        }
         Job::Work(setup) => worker::main(*setup, &start.report),
     }
 }

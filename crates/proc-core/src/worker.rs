@@ -1,8 +1,245 @@
-//! stub
-use serde::{Serialize, Deserialize};
-use ipc_channel::ipc::IpcSender;
+//! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
+
+use std::time::Instant;
+
+use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
+use serde::{Deserialize, Serialize};
+
+use crate::function::{Call, Fault, Input, Name};
+use crate::panics::{self, Echo};
+use crate::queue::{Board, Layout, Owner, Region, TicketId};
+use crate::record;
+use crate::sys;
+use crate::wire::{Handles, Payload, Report};
+
+/// What a worker is born with.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Setup {}
+pub(crate) struct Setup {
+    pub(crate) owner: Owner,
+    pub(crate) mail: IpcReceiver<Mail>,
+    pub(crate) layout: Layout,
+    pub(crate) board: IpcSharedMemory,
+    pub(crate) regions: Vec<IpcSharedMemory>,
+    pub(crate) initializer: Option<(Name, Payload)>,
+    pub(crate) max_tasks: Option<u64>,
+}
+
+/// What the parent sends to one worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum News {}
-pub(crate) fn main(_: Setup, _: &IpcSender<crate::wire::Report>) -> ! { crate::sys::exit_now(0) }
+pub(crate) enum Mail {
+    /// Look at the board.
+    Wake,
+    /// The next region of the arena.
+    Region(IpcSharedMemory),
+    /// The channel ends that were asked for.
+    Handles(Option<Handles>),
+}
+
+/// What a worker sends to its parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum News {
+    /// The initializer has returned.
+    Ready,
+    InitializerFailed(Fault),
+    /// A ticket is finished, and the parent wanted to know.
+    Finished,
+    /// The arguments of this chunk hold channel ends: send them.
+    Asks(TicketId),
+    /// The result of a task that goes apart from the chunk's other results.
+    Apart {
+        ticket: TicketId,
+        task: u32,
+        value: Payload,
+    },
+}
+
+/// How long a worker looks for work before it sleeps, where another processor can bring some.
+const LOOKS: u32 = 200;
+
+/// Serves a pool until it closes or the worker has done its share.
+pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
+    panics::install_hook(Echo::Quiet);
+    sys::shrug_off_interrupt();
+    let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
+    let mut worker = Worker {
+        owner: setup.owner,
+        board,
+        mail: setup.mail,
+        report,
+        regions: setup.regions.into_iter().map(Region::from).collect(),
+        handles: None,
+        resolved: None,
+        left: setup.max_tasks.unwrap_or(u64::MAX),
+        out: Vec::new(),
+    };
+    if let Some((name, arguments)) = setup.initializer
+        && let Err(fault) = initialize(name, arguments)
+    {
+        worker.tell(News::InitializerFailed(fault));
+        sys::exit_now(1)
+    }
+    worker.tell(News::Ready);
+    worker.serve();
+    sys::exit_now(0)
+}
+
+fn initialize(name: Name, mut arguments: Payload) -> Result<(), Fault> {
+    let call = name.resolve()?;
+    let (bytes, handles) = arguments.parts();
+    call(Input { bytes, handles }, &mut Vec::new())?;
+    Ok(())
+}
+
+struct Worker<'a> {
+    owner: Owner,
+    board: Board,
+    mail: IpcReceiver<Mail>,
+    report: &'a IpcSender<Report>,
+    regions: Vec<Region>,
+    /// Channel ends that have come in answer to our asking.
+    handles: Option<Option<Handles>>,
+    /// The last function resolved.
+    resolved: Option<(Name, Call)>,
+    /// Tasks until this worker is to be replaced.
+    left: u64,
+    /// Room for a result before it goes to shared memory.
+    out: Vec<u8>,
+}
+
+impl Worker<'_> {
+    fn serve(&mut self) {
+        while self.left > 0 {
+            match self.claim() {
+                Some(ticket) => self.run(ticket),
+                None if self.board.is_closing() => return,
+                None => {
+                    if self.board.fall_asleep(self.owner) {
+                        self.read_mail();
+                        self.board.wake_up(self.owner);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Claims a chunk, looking for one some while.
+    fn claim(&self) -> Option<TicketId> {
+        for look in 0..LOOKS {
+            let ticket = self.board.claim(self.owner);
+            if ticket.is_some() || self.board.is_closing() {
+                return ticket;
+            }
+            if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        None
+    }
+
+    /// Waits for a message and acts on it. Where nobody is left to send one, it is over.
+    fn read_mail(&mut self) {
+        match self.mail.recv() {
+            Ok(Mail::Wake) => {}
+            Ok(Mail::Region(region)) => self.regions.push(Region::from(region)),
+            Ok(Mail::Handles(handles)) => self.handles = Some(handles),
+            Err(ipc_channel::IpcError::Io(error))
+                if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => sys::exit_now(1),
+        }
+    }
+
+    fn tell(&self, news: News) {
+        if self.report.send(Report::Worker(news)).is_err() {
+            // The parent is gone, and the template is about to notice.
+            sys::exit_now(1);
+        }
+    }
+
+    /// Runs a chunk's tasks one after the other and hands it over.
+    ///
+    /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
+    /// parent publishes the rest again.
+    fn run(&mut self, ticket: TicketId) {
+        let start = Instant::now();
+        let chunk = self.board.chunk(ticket);
+        while self.regions.len() <= chunk.region as usize {
+            self.read_mail();
+        }
+        let call = self.resolve(chunk.name);
+        let handles = if chunk.asks { self.ask(ticket) } else { None };
+        let region = &self.regions[chunk.region as usize];
+        let results = chunk.offset + chunk.arguments;
+        let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
+        let Some(mut arguments) = arguments else { sys::exit_now(1) };
+        let mut out = std::mem::take(&mut self.out);
+        let mut written = 0;
+        let mut handles = handles;
+        for task in 0..chunk.count {
+            if self.left == 0 {
+                return;
+            }
+            self.left -= 1;
+            let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
+            let input = Input { bytes, handles: handles.take() };
+            self.board.begin_task(ticket, task);
+            out.clear();
+            let returned = record::append_result(&mut out, |out| match &call {
+                Ok(call) => call(input, out),
+                Err(fault) => Err(fault.clone()),
+            });
+            sys::flush_stdout();
+            // Every later result needs at least its tag and length in the room that is left.
+            let spare = LEAST * u64::from(chunk.count - task - 1);
+            let fits = written + out.len() as u64 + spare <= chunk.room;
+            let returned = returned.unwrap_or(None);
+            if returned.is_some() || !fits {
+                self.send_apart(ticket, task, &out, returned);
+                out.clear();
+                record::append_apart(&mut out);
+            }
+            if !region.write((results + written) as usize, &out) {
+                sys::exit_now(1);
+            }
+            written += out.len() as u64;
+            self.board.end_task(ticket, task, written);
+        }
+        sys::flush();
+        out.clear();
+        out.shrink_to(1 << 20);
+        self.out = out;
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if self.board.finish(ticket, nanoseconds) {
+            self.tell(News::Finished);
+        }
+    }
+
+    /// Sends a result that is too large for the room, or holds channel ends.
+    ///
+    /// `encoded` is a whole record, so a fault that is too long for the room arrives as well.
+    fn send_apart(&self, ticket: TicketId, task: u32, encoded: &[u8], handles: Option<Handles>) {
+        let value = Payload::new(encoded.to_vec(), handles);
+        self.tell(News::Apart { ticket, task, value });
+    }
+
+    /// Gets the channel ends that are part of this chunk's arguments.
+    fn ask(&mut self, ticket: TicketId) -> Option<Handles> {
+        self.tell(News::Asks(ticket));
+        loop {
+            if let Some(handles) = self.handles.take() {
+                return handles;
+            }
+            self.read_mail();
+        }
+    }
+
+    fn resolve(&mut self, name: Name) -> Result<Call, Fault> {
+        match self.resolved {
+            Some((known, call)) if known == name => Ok(call),
+            _ => {
+                let call = name.resolve()?;
+                self.resolved = Some((name, call));
+                Ok(call)
+            }
+        }
+    }
+}
+
+const LEAST: u64 = record::LEAST_RESULT as u64;

@@ -134,6 +134,7 @@ mod tests {
     use super::*;
 
     #[repr(align(8))]
+    #[expect(dead_code, reason = "read as bytes only")]
     struct Marked([u8; 16]);
     static MARKED: Marked = Marked(*b"0123456789abcdef");
 

@@ -63,7 +63,7 @@ pub(crate) enum Forked {
 
 /// Copies this process. What stdout holds is written first, so that it is not written twice.
 pub(crate) fn fork(_: SingleThread) -> io::Result<Forked> {
-    let _ = io::stdout().flush();
+    flush_stdout();
     // SAFETY: the token proves that no other thread can hold a lock the child would wait for.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() as u32 }),
@@ -78,9 +78,15 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Writes out what stdout holds.
+pub(crate) fn flush_stdout() {
+    // A closed pipe is the business of whoever prints next.
+    let _ = io::stdout().flush();
+}
+
 /// Writes out what stdout and C's streams hold.
 pub(crate) fn flush() {
-    let _ = io::stdout().flush();
+    flush_stdout();
     // SAFETY: a null stream means every open one; C's streams lock themselves.
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
@@ -146,8 +152,7 @@ pub(crate) fn restore_signals(mask: &SigSet) {
 /// installed is left alone.
 pub(crate) fn shrug_off_interrupt() {
     extern "C" fn nothing(_: libc::c_int) {}
-    let action =
-        SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, so it is async-signal-safe.
     let old = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &action) };
     if let Ok(old) = old

@@ -1,0 +1,199 @@
+//! Results as an iterator, inputs taken only a window ahead of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::crew::Crew;
+use super::job::{Feed, Inbox};
+use crate::error::{Error, Place};
+use crate::function::{Message, Name};
+
+/// How many inputs may be on their way for each worker, and how many at least.
+const WINDOW_PER_WORKER: usize = 16;
+const LEAST_WINDOW: usize = 64;
+
+/// Results in the order in which they arrive; made by [`Pool::imap_unordered`](crate::Pool).
+#[must_use = "an iterator does nothing before it is asked"]
+pub struct ImapUnordered<'a, F, R, I> {
+    crew: &'a Arc<Crew>,
+    inbox: Arc<Inbox>,
+    name: Result<Name, Error>,
+    inputs: std::iter::Fuse<I>,
+    chunksize: usize,
+    /// How many inputs were taken.
+    taken: usize,
+    /// How many of them have no result yet.
+    open: usize,
+    /// Results that are not handed on yet.
+    ready: VecDeque<(usize, Result<R, Error>)>,
+    function: PhantomData<fn() -> F>,
+}
+
+impl<'a, F, A, R, I> ImapUnordered<'a, F, R, I>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Message,
+    R: Message,
+    I: Iterator<Item = A>,
+{
+    pub(super) fn new(
+        crew: &'a Arc<Crew>,
+        name: Result<Name, Error>,
+        inputs: I,
+        chunksize: Option<usize>,
+    ) -> Self {
+        ImapUnordered {
+            crew,
+            inbox: Arc::new(Inbox::default()),
+            name,
+            inputs: inputs.fuse(),
+            chunksize: chunksize.unwrap_or(1).max(1),
+            taken: 0,
+            open: 0,
+            ready: VecDeque::new(),
+            function: PhantomData,
+        }
+    }
+
+    /// Takes inputs until `window` are ahead of what was handed on; `held` are held back elsewhere.
+    fn refill(&mut self, held: usize) {
+        let window = (WINDOW_PER_WORKER * self.crew.processes()).max(LEAST_WINDOW);
+        let window = window.max(2 * self.chunksize);
+        let Ok(name) = self.name else {
+            if let (Err(error), Some(_)) = (&self.name, self.inputs.next()) {
+                self.ready.push_back((self.taken, Err(error.clone())));
+                self.taken += 1;
+            }
+            return;
+        };
+        while self.open + self.ready.len() + held < window {
+            let mut feed = Feed::new(name, &self.inbox, self.taken, Some(self.chunksize));
+            while feed.left < self.chunksize {
+                let Some(input) = self.inputs.next() else { break };
+                let task = self.taken;
+                self.taken += 1;
+                if let Err(error) = feed.push(&input) {
+                    let place = Place { task: Some(task), ..Place::default() };
+                    self.ready.push_back((task, Err(error.at(place))));
+                    break;
+                }
+            }
+            let (first, pushed) = (feed.next, feed.left);
+            if self.taken == first {
+                return; // the input is at its end
+            }
+            match self.crew.submit(feed) {
+                Ok(()) => self.open += pushed,
+                Err(error) => {
+                    let lost = (first..first + pushed).map(|task| (task, Err(error.clone())));
+                    self.ready.extend(lost);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next result with its number; `held` more are held back by the caller.
+    fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
+        loop {
+            self.refill(held);
+            if let Some(result) = self.ready.pop_front() {
+                return Some(result);
+            }
+            if self.open == 0 {
+                return None;
+            }
+            match self.crew.wait(&self.inbox, None) {
+                Some(Ok(delivery)) => {
+                    self.open -= delivery.count();
+                    let ready = &mut self.ready;
+                    delivery.open(|task, result| ready.push_back((task, result)));
+                }
+                Some(Err(error)) => {
+                    // One error for all that is lost; the iterator ends with it.
+                    self.open = 0;
+                    self.name = Err(error.clone());
+                    return Some((usize::MAX, Err(error)));
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+impl<F, A, R, I> Iterator for ImapUnordered<'_, F, R, I>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Message,
+    R: Message,
+    I: Iterator<Item = A>,
+{
+    type Item = Result<R, Error>;
+
+    fn next(&mut self) -> Option<Result<R, Error>> {
+        self.next_numbered(0).map(|(_, result)| result)
+    }
+}
+
+impl<F, R, I> Drop for ImapUnordered<'_, F, R, I> {
+    fn drop(&mut self) {
+        self.crew.drop_feeds(&self.inbox);
+    }
+}
+
+/// Results in the order of the inputs; made by [`Pool::imap`](crate::Pool::imap).
+#[must_use = "an iterator does nothing before it is asked"]
+pub struct Imap<'a, F, R, I> {
+    arriving: ImapUnordered<'a, F, R, I>,
+    /// Results that are ahead of their turn.
+    early: BTreeMap<usize, Result<R, Error>>,
+    turn: usize,
+}
+
+impl<'a, F, R, I> Imap<'a, F, R, I> {
+    pub(super) fn new(arriving: ImapUnordered<'a, F, R, I>) -> Self {
+        Imap { arriving, early: BTreeMap::new(), turn: 0 }
+    }
+}
+
+impl<F, A, R, I> Iterator for Imap<'_, F, R, I>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Message,
+    R: Message,
+    I: Iterator<Item = A>,
+{
+    type Item = Result<R, Error>;
+
+    fn next(&mut self) -> Option<Result<R, Error>> {
+        loop {
+            if let Some(result) = self.early.remove(&self.turn) {
+                self.turn += 1;
+                return Some(result);
+            }
+            match self.arriving.next_numbered(self.early.len()) {
+                Some((task, result)) => self.early.insert(task, result),
+                // After the pool has ended there are gaps: what came after them still counts.
+                None => {
+                    return self.early.pop_first().map(|(task, result)| {
+                        self.turn = task.saturating_add(1);
+                        result
+                    });
+                }
+            };
+        }
+    }
+}
+
+impl<F, R, I> std::fmt::Debug for ImapUnordered<'_, F, R, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImapUnordered").field("taken", &self.taken).finish_non_exhaustive()
+    }
+}
+
+impl<F, R, I> std::fmt::Debug for Imap<'_, F, R, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imap").field("turn", &self.turn).finish_non_exhaustive()
+    }
+}

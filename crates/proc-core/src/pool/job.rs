@@ -1,0 +1,262 @@
+//! A call's two ends: the [`Feed`] of encoded arguments going out, the [`Inbox`] of results coming in.
+//!
+//! Neither knows the types; [`Delivery::open`] decodes on the side of whoever waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Place};
+use crate::function::{Message, Name};
+use crate::panics;
+use crate::record::{self, Outcome};
+use crate::wire::{self, Handles, Payload};
+
+/// How long a chunk should take: long against the cost of handing it over, short for people.
+const CHUNK_TIME: f64 = 1e6; // nanoseconds
+
+/// Encoded tasks that wait to be published.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(crate) name: Name,
+    pub(crate) inbox: Arc<Inbox>,
+    /// The number of the next task in its call.
+    pub(crate) next: usize,
+    /// How many tasks are left.
+    pub(crate) left: usize,
+    chunksize: Option<usize>,
+    bytes: Vec<u8>,
+    at: usize,
+    handles: VecDeque<(usize, Handles)>,
+}
+
+/// A piece cut from a feed.
+pub(crate) struct Cut<'a> {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) handles: Option<Handles>,
+}
+
+impl Feed {
+    /// An empty feed whose tasks count from `first`.
+    pub(crate) fn new(
+        name: Name,
+        inbox: &Arc<Inbox>,
+        first: usize,
+        chunksize: Option<usize>,
+    ) -> Feed {
+        Feed {
+            name,
+            inbox: Arc::clone(inbox),
+            next: first,
+            left: 0,
+            chunksize,
+            bytes: Vec::new(),
+            at: 0,
+            handles: VecDeque::new(),
+        }
+    }
+
+    /// Appends one task. Where its argument cannot be encoded, its failure is delivered at once.
+    pub(crate) fn push<A: Message>(&mut self, argument: &A) -> Result<(), Error> {
+        let encode = |out: &mut Vec<u8>| {
+            panics::catch(|| wire::encode_into(argument, out))
+                .map_err(|panic| format!("encoding panicked: {}", panic.message))
+                .flatten()
+        };
+        let handles = record::append(&mut self.bytes, encode).map_err(Error::encode_argument)?;
+        if let Some(handles) = handles {
+            self.handles.push_back((self.next + self.left, handles));
+        }
+        self.left += 1;
+        Ok(())
+    }
+
+    /// Cuts off the next chunk, for a pool of `workers`.
+    pub(crate) fn cut(&mut self, workers: usize) -> Option<Cut<'_>> {
+        let wanted = self.chunk_size(workers);
+        let first = self.next;
+        let start = self.at;
+        let mut rest = &self.bytes[start..];
+        let mut count = 0;
+        let mut handles = None;
+        while count < wanted {
+            // A task with channel ends is a chunk of its own.
+            if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
+                if count > 0 {
+                    break;
+                }
+                handles = self.handles.pop_front().map(|(_, handles)| handles);
+            }
+            if record::take(&mut rest).is_none() {
+                break;
+            }
+            count += 1;
+            if handles.is_some() {
+                break;
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        self.at = self.bytes.len() - rest.len();
+        self.next += count;
+        self.left -= count;
+        let bytes = &self.bytes[start..self.at];
+        Some(Cut { first, count, bytes, handles })
+    }
+
+    /// As asked for; else about a millisecond's worth, and never more than a fair share of the rest.
+    ///
+    /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
+    fn chunk_size(&self, workers: usize) -> usize {
+        let fair = self.left.div_ceil(2 * workers);
+        self.chunksize.unwrap_or_else(|| self.inbox.timely().min(fair)).clamp(1, self.left.max(1))
+    }
+
+    /// Whether chunks may be published far ahead: their size does not depend on what is learned.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.chunksize.is_some()
+    }
+}
+
+/// Results of one chunk, still encoded, or one failure.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Results {
+        first: usize,
+        count: usize,
+        bytes: Vec<u8>,
+        apart: HashMap<u32, Payload>,
+        place: Place,
+    },
+    Failed {
+        task: usize,
+        error: Error,
+    },
+}
+
+impl Delivery {
+    /// How many tasks it settles.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Delivery::Results { count, .. } => *count,
+            Delivery::Failed { .. } => 1,
+        }
+    }
+
+    /// Decodes; `settle` gets each task's number and fate.
+    pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
+        let (first, count, bytes, mut apart, place) = match self {
+            Delivery::Results { first, count, bytes, apart, place } => {
+                (first, count, bytes, apart, place)
+            }
+            Delivery::Failed { task, error } => return settle(task, Err(error)),
+        };
+        let mut rest = &bytes[..];
+        for index in 0..count {
+            let task = first + index;
+            let result = match record::take_result(&mut rest) {
+                Some(Outcome::Apart) => match apart.remove(&(index as u32)) {
+                    Some(mut payload) => {
+                        let (bytes, handles) = payload.parts();
+                        decode_record(bytes, handles)
+                    }
+                    None => Err(Error::decode_result("it did not arrive".into())),
+                },
+                Some(Outcome::Value(value)) => decode(value, None),
+                Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                None => Err(Error::decode_result("the worker left rubbish in its place".into())),
+            };
+            settle(task, result.map_err(|e| e.at(Place { task: Some(task), ..place.clone() })));
+        }
+    }
+}
+
+fn decode<R: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    panics::catch(|| wire::decode(bytes, handles))
+        .map_err(|panic| format!("decoding panicked: {}", panic.message))
+        .flatten()
+        .map_err(Error::decode_result)
+}
+
+fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    match record::take_result(&mut bytes) {
+        Some(Outcome::Value(value)) => decode(value, handles),
+        Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+        _ => Err(Error::decode_result("the worker sent rubbish in its place".into())),
+    }
+}
+
+/// Where a call's results arrive.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    state: Mutex<InboxState>,
+    arrived: Condvar,
+    /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
+    cost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct InboxState {
+    deliveries: VecDeque<Delivery>,
+    closed: Option<Error>,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn deliver(&self, delivery: Delivery) {
+        self.lock().deliveries.push_back(delivery);
+        self.arrived.notify_all();
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn close(&self, error: Error) {
+        self.lock().closed.get_or_insert(error);
+        self.arrived.notify_all();
+    }
+
+    /// The next delivery, if there is one; the reason if none will come any more.
+    pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
+        let mut state = self.lock();
+        match state.deliveries.pop_front() {
+            Some(delivery) => Some(Ok(delivery)),
+            None => state.closed.clone().map(Err),
+        }
+    }
+
+    /// Sleeps until there is something to poll, or the deadline.
+    pub(crate) fn sleep(&self, deadline: Option<Instant>) {
+        let mut state = self.lock();
+        while state.deliveries.is_empty() && state.closed.is_none() {
+            let left = deadline.map_or(Duration::from_secs(3600), |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.arrived.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Learns what a task costs from a finished chunk.
+    pub(crate) fn learn(&self, nanoseconds: u64, count: usize) {
+        let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
+        let old = f64::from_bits(self.cost.load(Ordering::Relaxed));
+        // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
+        let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
+        self.cost.store(cost.to_bits(), Ordering::Relaxed);
+    }
+
+    /// How many tasks make a chunk of the right length; 1 before anything is known.
+    fn timely(&self) -> usize {
+        let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
+        if cost == 0.0 { 1 } else { (CHUNK_TIME / cost).max(1.0) as usize }
+    }
+}

@@ -1,0 +1,203 @@
+//! Calls, with their settings.
+
+use std::sync::Arc;
+
+use super::imap::{Imap, ImapUnordered};
+use super::job::{Delivery, Feed, Inbox};
+use super::{Pool, Task};
+use crate::error::{Error, Place};
+use crate::function::{Message, Name, refuse_captures};
+
+/// A pool's calls with settings of their own; made by [`Pool::options`].
+///
+/// ```
+/// # fn main() -> Result<(), proc_core::Error> {
+/// # proc_core::init();
+/// let pool = proc_core::Pool::builder().processes(2).build()?;
+/// let lengths = pool.options().chunksize(2).map(|s: String| s.len(), ["a", "bc"].map(String::from))?;
+/// assert_eq!(lengths, [1, 2]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use = "settings do nothing without a call"]
+pub struct Options<'a> {
+    pool: &'a Pool,
+    chunksize: Option<usize>,
+}
+
+impl<'a> Options<'a> {
+    pub(super) fn new(pool: &'a Pool) -> Options<'a> {
+        Options { pool, chunksize: None }
+    }
+
+    /// How many tasks a worker takes at a time.
+    ///
+    /// Without it the pool measures, and makes chunks of about a millisecond that shrink towards
+    /// the end. Zero is an error of the call.
+    pub fn chunksize(mut self, tasks: usize) -> Self {
+        self.chunksize = Some(tasks);
+        self
+    }
+
+    /// See [`Pool::map`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pool::map`], and a chunksize of zero.
+    pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        let (results, call) = self.run(function, inputs);
+        call?;
+        results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::closed()))).collect()
+    }
+
+    /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
+    pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        let (results, call) = self.run(function, inputs);
+        let lost = call.err().unwrap_or_else(Error::closed);
+        let fill = |(task, result): (usize, Option<_>)| {
+            let place = Place { task: Some(task), ..Place::default() };
+            result.unwrap_or_else(|| Err(lost.clone().at(place)))
+        };
+        results.into_iter().enumerate().map(fill).collect()
+    }
+
+    /// Runs all inputs. The results there are, and what ended the call as a whole.
+    #[expect(clippy::type_complexity, reason = "two values that are taken apart at once")]
+    fn run<F, A, R, I>(
+        self,
+        function: F,
+        inputs: I,
+    ) -> (Vec<Option<Result<R, Error>>>, Result<(), Error>)
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        refuse_captures!(F);
+        let _ = function;
+        let inbox = Arc::new(Inbox::default());
+        let mut results = Vec::new();
+        let mut open = 0;
+        let feeds = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
+        let name = match feeds {
+            Ok(name) => name,
+            Err(error) => {
+                results.resize_with(inputs.into_iter().count(), || None);
+                return (results, Err(error));
+            }
+        };
+        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
+        for argument in inputs {
+            match feed.push(&argument) {
+                Ok(()) => {
+                    results.push(None);
+                    open += 1;
+                }
+                Err(error) => {
+                    // The tasks before and after it are feeds of their own.
+                    let task = results.len();
+                    let place = Place { task: Some(task), ..Place::default() };
+                    results.push(Some(Err(error.at(place))));
+                    let next = Feed::new(name, &inbox, task + 1, self.chunksize);
+                    let full = std::mem::replace(&mut feed, next);
+                    if let Err(error) = self.pool.crew.submit(full) {
+                        return (results, Err(error));
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.pool.crew.submit(feed) {
+            return (results, Err(error));
+        }
+        while open > 0 {
+            match self.pool.crew.wait(&inbox, None) {
+                Some(Ok(delivery)) => {
+                    open -= delivery.count();
+                    delivery.open(|task, result| results[task] = Some(result));
+                }
+                Some(Err(error)) => return (results, Err(error)),
+                None => {}
+            }
+        }
+        (results, Ok(()))
+    }
+
+    /// See [`Pool::imap`].
+    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, F, R, I::IntoIter>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        Imap::new(self.imap_unordered(function, inputs))
+    }
+
+    /// See [`Pool::imap_unordered`].
+    pub fn imap_unordered<F, A, R, I>(
+        self,
+        function: F,
+        inputs: I,
+    ) -> ImapUnordered<'a, F, R, I::IntoIter>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        refuse_captures!(F);
+        let _ = function;
+        let name = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
+        ImapUnordered::new(&self.pool.crew, name, inputs.into_iter(), self.chunksize)
+    }
+
+    /// See [`Pool::apply_async`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pool::apply_async`].
+    pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        refuse_captures!(F);
+        let _ = function;
+        self.checked()?;
+        let inbox = Arc::new(Inbox::default());
+        let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
+        let mut feed = Feed::new(name, &inbox, 0, Some(1));
+        feed.push(&argument)?;
+        self.pool.crew.submit(feed)?;
+        Ok(Task::new(&self.pool.crew, inbox))
+    }
+
+    fn checked(&self) -> Result<(), Error> {
+        if self.chunksize == Some(0) {
+            return Err(Error::invalid("a chunk holds at least one task: chunksize 0 makes none"));
+        }
+        Ok(())
+    }
+}
+
+/// Takes the one result out of a delivery to a call of one task.
+pub(super) fn only<R: Message>(delivery: Delivery) -> Result<R, Error> {
+    let mut only = Err(Error::closed());
+    delivery.open(|_, result| only = result);
+    only
+}

@@ -1,0 +1,130 @@
+//! Shared memory as bytes and as the board's counters; all of the queue's `unsafe` is here.
+//!
+//! Every process of a pool maps the same memory, so nothing is ever lent out as a plain reference
+//! that another process may write to meanwhile: counters are atomics, and bytes are copied out
+//! before anybody looks at them, except by the worker that has claimed them.
+
+#![allow(unsafe_code)]
+
+use ipc_channel::ipc::IpcSharedMemory;
+
+/// One piece of memory that several processes have mapped.
+#[derive(Debug)]
+pub(crate) struct Region {
+    start: *mut u8,
+    len: usize,
+    /// Keeps the mapping; also what is sent to the workers.
+    shared: IpcSharedMemory,
+}
+
+// SAFETY: `start` points into the mapping that `shared` owns, which any thread may use.
+unsafe impl Send for Region {}
+// SAFETY: as above; the methods copy, or hand out atomics.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Makes a region of `len` zero bytes.
+    pub(crate) fn new(len: usize) -> Region {
+        Region::from(IpcSharedMemory::from_byte(0, len))
+    }
+
+    /// What to send to a process that is to map the region too.
+    pub(crate) fn share(&self) -> IpcSharedMemory {
+        self.shared.clone()
+    }
+
+    /// The size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn range(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        // SAFETY: offset is within the mapping, or one past its end.
+        (end <= self.len).then(|| unsafe { self.start.add(offset) })
+    }
+
+    /// Copies `bytes` to `offset`; false if they do not fit.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        let Some(target) = self.range(offset, bytes.len()) else { return false };
+        // SAFETY: the range lies in the mapping, which no Rust object but atomics lives in.
+        unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        true
+    }
+
+    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many.
+    pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
+        let Some(source) = self.range(offset, len) else { return false };
+        out.reserve(len);
+        let end = out.len();
+        // SAFETY: `reserve` made the room; the source lies in the mapping.
+        unsafe { out.as_mut_ptr().add(end).copy_from_nonoverlapping(source, len) };
+        // SAFETY: the bytes up to the new length were written just now.
+        unsafe { out.set_len(end + len) };
+        true
+    }
+
+    /// The bytes of a chunk, for the worker that has claimed it.
+    ///
+    /// The claim gives it to this worker alone: the parent does not write to a claimed chunk, and
+    /// other workers have no business there.
+    pub(crate) fn claimed_bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        let source = self.range(offset, len)?;
+        // SAFETY: the range lies in the mapping and, by the claim, nobody writes to it.
+        Some(unsafe { std::slice::from_raw_parts(source, len) })
+    }
+
+    /// `count` objects of a type that is made of atomics, at `offset`.
+    pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let source = self.range(offset, count.checked_mul(size_of::<T>())?)?.cast::<T>();
+        // SAFETY: the range lies in the mapping; T is valid for any bytes and may be shared with
+        // other processes, as AllAtomic promises; alignment is checked here.
+        source.is_aligned().then(|| unsafe { std::slice::from_raw_parts(source, count) })
+    }
+}
+
+impl From<IpcSharedMemory> for Region {
+    fn from(mut shared: IpcSharedMemory) -> Region {
+        // SAFETY: the slice is not kept, only its address; nobody else can reach this object.
+        let bytes = unsafe { shared.deref_mut() };
+        let (start, len) = (bytes.as_mut_ptr(), bytes.len());
+        Region { start, len, shared }
+    }
+}
+
+/// Types that consist of atomic integers and padding, `repr(C)`.
+///
+/// # Safety
+///
+/// Any bytes must be a valid value, and every field must be an atomic.
+pub(crate) unsafe trait AllAtomic {}
+
+// SAFETY: it is an atomic integer.
+unsafe impl AllAtomic for std::sync::atomic::AtomicU64 {}
+// SAFETY: repr(C), all fields atomic integers.
+unsafe impl AllAtomic for super::board::Header {}
+// SAFETY: repr(C), all fields atomic integers.
+unsafe impl AllAtomic for super::board::Sleeper {}
+// SAFETY: repr(C), all fields atomic integers.
+unsafe impl AllAtomic for super::board::Ticket {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_and_bounds_hold() {
+        let region = Region::new(100);
+        assert!(region.write(90, b"0123456789"));
+        assert!(!region.write(91, b"0123456789"));
+        assert!(!region.write(usize::MAX, b"0"));
+        let mut out = b"x".to_vec();
+        assert!(region.read(90, 10, &mut out));
+        assert_eq!(out, b"x0123456789");
+        assert!(!region.read(91, 10, &mut out));
+        assert!(!region.read(usize::MAX, 2, &mut out));
+        assert_eq!(region.claimed_bytes(99, 2), None);
+        assert!(region.atomics::<std::sync::atomic::AtomicU64>(1, 1).is_none(), "not aligned");
+        assert!(region.atomics::<std::sync::atomic::AtomicU64>(0, usize::MAX).is_none());
+    }
+}

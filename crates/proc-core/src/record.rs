@@ -1,0 +1,151 @@
+//! How tasks lie in a chunk's bytes: arguments one after another, and results likewise.
+//!
+//! An argument is its length (4 or, from 4 GiB, 12 bytes) and its bytes. A result is a tag, its
+//! length and its bytes. Everything read here may have been written by a worker gone wrong, so
+//! reading is checked and borrows from private copies only.
+
+use crate::function::Fault;
+
+/// The length that says "the real one follows in eight bytes".
+const LONG: u32 = u32::MAX;
+
+/// The least room that each result needs: a tag and the length of nothing.
+pub(crate) const LEAST_RESULT: usize = 5;
+
+/// Appends a record with the bytes that `write` appends. On an error nothing is left of it.
+pub(crate) fn append<T, E>(
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,
+) -> Result<T, E> {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    match write(out) {
+        Ok(value) => {
+            let len = out.len() - start - 4;
+            match u32::try_from(len) {
+                Ok(len) if len != LONG => {
+                    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+                }
+                _ => {
+                    out[start..start + 4].copy_from_slice(&LONG.to_le_bytes());
+                    let long = (len as u64).to_le_bytes();
+                    out.splice(start + 4..start + 4, long);
+                }
+            }
+            Ok(value)
+        }
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
+        }
+    }
+}
+
+/// Takes the first record's bytes off `bytes`; `None` if there is no whole one.
+pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (len, mut rest) = bytes.split_first_chunk::<4>()?;
+    let mut len = u64::from(u32::from_le_bytes(*len));
+    if len == u64::from(LONG) {
+        let (long, after) = rest.split_first_chunk::<8>()?;
+        len = u64::from_le_bytes(*long);
+        rest = after;
+    }
+    let (record, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+    *bytes = rest;
+    Some(record)
+}
+
+/// One result, as far as it can be told without its type.
+#[derive(Debug)]
+pub(crate) enum Outcome<'a> {
+    /// The encoded value.
+    Value(&'a [u8]),
+    /// The value came, or comes, in a message: it is large or holds channel ends.
+    Apart,
+    Fault(Fault),
+}
+
+const VALUE: u8 = 0;
+const APART: u8 = 1;
+const FAULT: u8 = 2;
+
+/// Appends the result of one task; `call` appends the value's bytes.
+///
+/// Returns what `call` gave beside the bytes.
+pub(crate) fn append_result<T>(
+    out: &mut Vec<u8>,
+    call: impl FnOnce(&mut Vec<u8>) -> Result<T, Fault>,
+) -> Result<T, ()> {
+    let start = out.len();
+    out.push(VALUE);
+    append(out, call).map_err(|fault| {
+        out.truncate(start);
+        out.push(FAULT);
+        let text = |out: &mut Vec<u8>| -> Result<(), postcard::Error> {
+            out.extend(postcard::to_stdvec(&fault)?);
+            Ok(())
+        };
+        // Strings can always be encoded; an empty record would read as a fault without words.
+        let _ = append(out, text);
+    })
+}
+
+/// Says that the result goes another way.
+pub(crate) fn append_apart(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[APART, 0, 0, 0, 0]);
+}
+
+/// Takes the first result off `bytes`; `None` if there is no whole one.
+pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<'a>> {
+    let (tag, rest) = bytes.split_first()?;
+    let mut rest = rest;
+    let record = take(&mut rest)?;
+    let outcome = match *tag {
+        VALUE => Outcome::Value(record),
+        APART => Outcome::Apart,
+        FAULT => Outcome::Fault(postcard::from_bytes(record).ok()?),
+        _ => return None,
+    };
+    *bytes = rest;
+    Some(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn records_come_back(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+            let mut out = Vec::new();
+            for value in &values {
+                append(&mut out, |out| { out.extend(value); Ok::<_, ()>(()) }).expect("it is written");
+            }
+            let mut rest = &out[..];
+            for value in &values {
+                prop_assert_eq!(take(&mut rest), Some(&value[..]));
+            }
+            prop_assert!(take(&mut rest).is_none());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let mut rest = &bytes[..];
+            while take_result(&mut rest).is_some() {}
+            let mut rest = &bytes[..];
+            while take(&mut rest).is_some() {}
+        }
+    }
+
+    #[test]
+    fn an_error_leaves_nothing() {
+        let mut out = b"before".to_vec();
+        let failed: Result<(), u8> = append(&mut out, |out| {
+            out.extend(b"half");
+            Err(7)
+        });
+        assert_eq!(failed, Err(7));
+        assert_eq!(out, b"before");
+    }
+}

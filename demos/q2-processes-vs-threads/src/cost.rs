@@ -1,0 +1,139 @@
+//! What one thread and one process cost: to start, to talk to, to keep.
+
+use std::fs;
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use proc_core::Process;
+
+pub(crate) fn start_thread(budget: Duration) -> Duration {
+    let mut once = || {
+        thread::spawn(|| ()).join().expect("it does nothing");
+        Ok(())
+    };
+    median(budget, &mut once).expect("it never fails")
+}
+
+pub(crate) fn start_process(budget: Duration) -> Result<Duration> {
+    median(budget, &mut || Ok(Process::new(|()| (), ()).start()?.join()?))
+}
+
+// ANCHOR: ping-pong
+/// Sends back whatever comes, until nobody can send any more.
+fn echo((questions, answers): (IpcReceiver<u64>, IpcSender<u64>)) {
+    while let Ok(question) = questions.recv() {
+        if answers.send(question).is_err() {
+            break;
+        }
+    }
+}
+
+pub(crate) fn switch_processes(budget: Duration) -> Result<Duration> {
+    let (ask, questions) = ipc::channel()?;
+    let (reply, answers) = ipc::channel()?;
+    let other = Process::new(echo, (questions, reply)).name("echo").start()?;
+    let time = median(budget, &mut || {
+        ask.send(1)?;
+        answers.recv().context("the other process is gone")?;
+        Ok(())
+    })?;
+    drop(ask);
+    other.join()?;
+    Ok(time)
+}
+// ANCHOR_END: ping-pong
+
+pub(crate) fn switch_threads_ipc(budget: Duration) -> Result<Duration> {
+    let (ask, questions) = ipc::channel()?;
+    let (reply, answers) = ipc::channel()?;
+    let other = thread::spawn(move || echo((questions, reply)));
+    let time = median(budget, &mut || {
+        ask.send(1)?;
+        answers.recv().context("the other thread is gone")?;
+        Ok(())
+    })?;
+    drop(ask);
+    other.join().expect("echo does not panic");
+    Ok(time)
+}
+
+pub(crate) fn switch_threads_mpsc(budget: Duration) -> Result<Duration> {
+    let (ask, questions) = mpsc::channel::<u64>();
+    let (reply, answers) = mpsc::channel();
+    let other =
+        thread::spawn(move || questions.iter().try_for_each(|question| reply.send(question)));
+    let time = median(budget, &mut || {
+        ask.send(1)?;
+        answers.recv().context("the other thread is gone")?;
+        Ok(())
+    })?;
+    drop(ask);
+    other.join().expect("echo does not panic")?;
+    Ok(time)
+}
+
+/// The median of as many runs as fit, the first one not counted.
+fn median(budget: Duration, once: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+    once()?;
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    while times.len() < 5 || begin.elapsed() < budget {
+        let start = Instant::now();
+        once()?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
+}
+
+/// What each of many idle threads adds to this process, in KiB.
+pub(crate) fn memory_of_thread() -> Result<Option<f64>> {
+    const THREADS: usize = 64;
+    let Some(before) = resident("self", "Rss") else { return Ok(None) };
+    let gate = Arc::new(Barrier::new(THREADS + 1));
+    let pass_twice = |gate: Arc<Barrier>| {
+        gate.wait();
+        gate.wait();
+    };
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || pass_twice(gate))
+        })
+        .collect();
+    gate.wait();
+    let after = resident("self", "Rss");
+    gate.wait();
+    for thread in threads {
+        thread.join().expect("it only waits");
+    }
+    Ok(after.map(|after| (after - before) / THREADS as f64))
+}
+
+/// An idle process's proportional share of the memory it uses, in KiB: all of its own pages, and of
+/// each page that it shares with others, its part.
+pub(crate) fn memory_of_process() -> Result<Option<f64>> {
+    let (release, released) = ipc::channel::<()>()?;
+    let (ready, readies) = ipc::channel::<()>()?;
+    let idle = |(ready, released): (IpcSender<()>, IpcReceiver<()>)| {
+        // Either fails only when the parent is gone; then there is nothing to wait for.
+        let _ = ready.send(());
+        let _ = released.recv();
+    };
+    let process = Process::new(idle, (ready, released)).name("idle").start()?;
+    readies.recv().context("the idle process is gone")?;
+    let size = resident(&process.pid().to_string(), "Pss");
+    drop(release);
+    process.join()?;
+    Ok(size)
+}
+
+/// A line of a process's memory map in sum, in KiB; `None` where the system has no such file.
+fn resident(pid: &str, what: &str) -> Option<f64> {
+    let map = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = map.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}

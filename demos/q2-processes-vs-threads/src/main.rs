@@ -1,0 +1,169 @@
+//! Processes or threads? The same work both ways, measured on this machine.
+//!
+//! Run it: `cargo run -p q2-processes-vs-threads`, or longer, for steadier figures:
+//! `cargo run --release -p q2-processes-vs-threads -- --seconds 8`
+
+mod cost;
+mod failure;
+mod global;
+mod work;
+
+use std::time::Duration;
+
+use crate::failure::Fate;
+
+fn main() -> anyhow::Result<()> {
+    proc_core::init();
+    let Arguments { seconds, workers } = arguments();
+    let budget = Duration::from_secs_f64(seconds);
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let workers = workers.unwrap_or(cores.min(MAX_WORKERS));
+
+    println!("Processes or threads? The same work both ways. Cores here: {cores}");
+    memory()?;
+    costs(budget)?;
+    sharing_work(budget, workers)?;
+    failures(budget)
+}
+
+fn memory() -> anyhow::Result<()> {
+    title("MEMORY", ["thread", "process"]);
+    let (thread, process) = (global::by_thread(1000), global::by_process(1000)?);
+    row("a global is, here", [thread.before, process.before]);
+    row("the other adds 1000 and then sees", [thread.other, process.other]);
+    row("it is now, here", [thread.after, process.after]);
+    row("what join gave back", [thread.joined, process.joined]);
+    Ok(())
+}
+
+fn costs(budget: Duration) -> anyhow::Result<()> {
+    title("COST OF ONE", ["thread", "process"]);
+    let share = budget / 20;
+    compare("start and join", cost::start_thread(share), cost::start_process(share)?);
+    let process = cost::switch_processes(share)?;
+    compare("ping-pong: mpsc and ipc-channel", cost::switch_threads_mpsc(share)?, process);
+    compare("ping-pong: ipc-channel in both", cost::switch_threads_ipc(share)?, process);
+    let (thread, process) = (cost::memory_of_thread()?, cost::memory_of_process()?);
+    let ratio = thread.zip(process).map(|(thread, process)| process / thread);
+    row_with_ratio("memory while idle", [size(thread), size(process)], ratio);
+    Ok(())
+}
+
+fn sharing_work(budget: Duration, workers: u32) -> anyhow::Result<()> {
+    title(&format!("WORK SHARED BY {workers}"), ["threads", "processes"]);
+    for (what, runs) in [
+        ("computing", work::computing(budget / 5, workers)?),
+        ("waiting", work::waiting(budget / 10, workers)?),
+    ] {
+        anyhow::ensure!(
+            runs.threads.sum == runs.serial.sum && runs.processes.sum == runs.serial.sum,
+            "{what}: one alone has another result"
+        );
+        let [alone, threads, processes] =
+            [&runs.serial, &runs.threads, &runs.processes].map(|run| run.time.as_secs_f64());
+        row(&format!("{what}: one alone needs"), [millis(alone), millis(alone)]);
+        row("  shared, it takes", [millis(threads), millis(processes)]);
+        row("  speed-up", [times(alone / threads), times(alone / processes)]);
+        row("  result", [runs.threads.sum, runs.processes.sum]);
+    }
+    Ok(())
+}
+
+fn failures(budget: Duration) -> anyhow::Result<()> {
+    println!("\nWHEN A PART FAILS, what becomes of the program it is part of");
+    let patience = budget / 20;
+    for (what, threads, processes) in [
+        ("it panics", failure::panic_in_thread(), failure::panic_in_process()),
+        ("it aborts", failure::abort_in_thread(), failure::abort_in_process()),
+        (
+            "two wait for each other",
+            failure::deadlock_of_threads(patience),
+            failure::deadlock_of_processes(patience),
+        ),
+        ("two add 1 to the same value", failure::race_of_threads(), failure::race_of_processes()),
+    ] {
+        println!("{what}");
+        tell("thread", threads?);
+        tell("process", processes?);
+    }
+    println!("\nRust has no global interpreter lock: threads compute at the same time too.");
+    println!("What only processes give is the isolation above, at the cost above.");
+    Ok(())
+}
+
+fn tell(side: &str, fate: Fate) {
+    match fate {
+        Fate::WentOn(how) => println!("  {side:<8} it goes on: {how}"),
+        Fate::Died(status) => println!("  {side:<8} it is dead, all of it: {status}"),
+    }
+}
+
+fn title(text: &str, columns: [&str; 2]) {
+    println!();
+    row(text, columns);
+}
+
+fn row(what: &str, cells: [impl std::fmt::Display; 2]) {
+    let [thread, process] = cells.map(|cell| cell.to_string());
+    println!("{what:<40}{thread:>14}{process:>14}");
+}
+
+/// `ratio`: how many times the thread's figure the process's is.
+fn row_with_ratio(what: &str, cells: [String; 2], ratio: Option<f64>) {
+    let [thread, process] = cells;
+    let ratio = ratio.map(times).unwrap_or_default();
+    println!("{what:<40}{thread:>14}{process:>14}{ratio:>9}");
+}
+
+fn compare(what: &str, thread: Duration, process: Duration) {
+    let ratio = process.as_secs_f64() / thread.as_secs_f64();
+    row_with_ratio(what, [thread, process].map(micros), Some(ratio));
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.1} µs", time.as_secs_f64() * 1e6)
+}
+
+fn millis(seconds: f64) -> String {
+    format!("{:.1} ms", seconds * 1e3)
+}
+
+fn times(ratio: f64) -> String {
+    format!("{ratio:.1} x")
+}
+
+fn size(kib: Option<f64>) -> String {
+    kib.map_or("not measured".into(), |kib| format!("{kib:.1} KiB"))
+}
+
+const MAX_WORKERS: u32 = 64;
+
+/// Does the same work with threads and with processes, and compares.
+#[derive(clap::Parser)]
+#[command(version)]
+struct Arguments {
+    /// About how long to measure, from 0.1 to 60
+    #[arg(long, default_value_t = 2.0, value_parser = seconds, allow_negative_numbers = true)]
+    seconds: f64,
+
+    /// How many threads, and then processes, share the work [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)), allow_negative_numbers = true)]
+    workers: Option<u32>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=60.0).contains(seconds));
+    seconds.ok_or_else(|| "it is no number from 0.1 to 60".into())
+}
+
+/// The command line, or one line about what is wrong with it and exit code 2.
+fn arguments() -> Arguments {
+    clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
+        if error.use_stderr() {
+            let message = error.to_string();
+            eprintln!("{}", message.lines().next().unwrap_or_default());
+            std::process::exit(2);
+        }
+        error.exit() // --help and --version
+    })
+}

@@ -1,0 +1,90 @@
+//! The same work by one, by threads and by processes: computing, then waiting.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use proc_core::Process;
+
+pub(crate) struct Run {
+    pub(crate) time: Duration,
+    pub(crate) sum: u64,
+}
+
+pub(crate) struct Runs {
+    pub(crate) serial: Run,
+    pub(crate) threads: Run,
+    pub(crate) processes: Run,
+}
+
+/// One worker's part: every `step`-th number from `first` on, below `end`.
+type Part = (u64, u64, u64);
+
+/// Keeps a core busy: the lengths of all Collatz sequences of the part.
+fn collatz((first, step, end): Part) -> u64 {
+    let length = |start: u64| {
+        let (mut n, mut length) = (start, 0);
+        while n > 1 {
+            n = if n.is_multiple_of(2) { n / 2 } else { 3 * n + 1 };
+            length += 1;
+        }
+        length
+    };
+    (first..end).step_by(step as usize).map(length).sum()
+}
+
+/// As one who waits for a disk or a network: no core is busy.
+fn wait((first, step, end): Part) -> u64 {
+    let answer = |number: u64| {
+        thread::sleep(Duration::from_millis(2));
+        number
+    };
+    (first..end).step_by(step as usize).map(answer).sum()
+}
+
+pub(crate) fn computing(budget: Duration, workers: u32) -> Result<Runs, proc_core::Error> {
+    // As much as one core does in the budget, found by doubling.
+    let mut end = 1000;
+    loop {
+        let took = timed(|| Ok(collatz((0, 1, end))))?.time;
+        if took >= budget / 10 {
+            end = (end as f64 * budget.as_secs_f64() / took.as_secs_f64()) as u64;
+            return all_ways(collatz, end, workers);
+        }
+        end *= 2;
+    }
+}
+
+pub(crate) fn waiting(budget: Duration, workers: u32) -> Result<Runs, proc_core::Error> {
+    let waits = budget.as_millis() as u64 / 2;
+    all_ways(wait, waits.max(u64::from(workers)), workers)
+}
+
+// ANCHOR: both-ways
+fn all_ways<F>(work: F, end: u64, workers: u32) -> Result<Runs, proc_core::Error>
+where
+    F: Fn(Part) -> u64 + Copy + Send + 'static,
+{
+    let parts = || (0..u64::from(workers)).map(move |first| (first, u64::from(workers), end));
+
+    let serial = timed(|| Ok(work((0, 1, end))))?;
+
+    let threads = timed(|| {
+        let started: Vec<_> = parts().map(|part| thread::spawn(move || work(part))).collect();
+        Ok(started.into_iter().map(|thread| thread.join().expect("it only adds")).sum())
+    })?;
+
+    let processes = timed(|| {
+        let started: Vec<_> =
+            parts().map(|part| Process::new(work, part).start()).collect::<Result<_, _>>()?;
+        started.into_iter().map(|process| process.join()).sum()
+    })?;
+
+    Ok(Runs { serial, threads, processes })
+}
+// ANCHOR_END: both-ways
+
+fn timed(run: impl FnOnce() -> Result<u64, proc_core::Error>) -> Result<Run, proc_core::Error> {
+    let start = Instant::now();
+    let sum = run()?;
+    Ok(Run { time: start.elapsed(), sum })
+}
