@@ -285,6 +285,10 @@ impl<R: Message> Child<R> {
     /// # Ok(())
     /// # }
     /// ```
+    #[expect(
+        clippy::result_large_err,
+        reason = "what comes back is no error, and not on a hot path"
+    )]
     pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
         let deadline = Instant::now().checked_add(timeout);
         self.advance(deadline);
