@@ -7,7 +7,10 @@ mod calls;
 mod descriptors;
 mod failures;
 mod life;
+mod marks;
+mod nesting;
 mod output;
+mod processes;
 mod start;
 
 use nix::sys::signal::Signal;
@@ -66,7 +69,9 @@ fn main() {
         descriptors::SCENARIOS,
         failures::SCENARIOS,
         life::SCENARIOS,
+        nesting::SCENARIOS,
         output::SCENARIOS,
+        processes::SCENARIOS,
         start::SCENARIOS,
     ];
     let (_, scenario) = lists

@@ -1,7 +1,7 @@
 //! What a task may do to its worker, and what everybody else notices of it.
 
 mod support;
-use support::{Finished, scenario};
+use support::{Finished, scenario, without};
 
 const HINT: &str = "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
                     out-of-memory killer)";
@@ -10,6 +10,11 @@ in_contexts! {
     killed_worker_costs_one_task: forkserver spawn fork;
     task_that_ends_its_process_is_told_by_its_exit_status: forkserver spawn fork;
     panic_costs_one_task_and_no_worker: forkserver spawn fork;
+    killed_idle_workers_cost_nothing: forkserver spawn fork;
+    values_that_cannot_cross_cost_one_task: forkserver spawn fork;
+    failing_initializer_is_believed: forkserver spawn fork;
+    initializer_may_fail_once: forkserver spawn fork;
+    large_values_of_a_killed_worker_block_nobody: forkserver spawn fork;
 }
 
 /// Worker numbers are free; that they are in range is checked here, before they are wiped.
@@ -124,5 +129,122 @@ fn panic_costs_one_task_and_no_worker(context: &str) {
         }
         panicked(lines[9].strip_prefix("map: ").expect("a line"), 1, "explicit panic", true);
         assert_eq!(lines[10..], ["the workers live on"]);
+    }
+}
+
+fn killed_idle_workers_cost_nothing(context: &str) {
+    assert_eq!(scenario("idle-worker-killed", context, &[]).succeeded(), "killed 100\n");
+}
+
+fn values_that_cannot_cross_cost_one_task(context: &str) {
+    for chunksize in ["1", "3", "8"] {
+        let finished = scenario("odd-values", context, &[chunksize]);
+        assert!(finished.status.success(), "{}", finished.stderr);
+        // Panics of the caller's own process are printed as always: one each for arguments written,
+        // results read, and the same with imap, and two for initializers.
+        assert!(finished.stderr.matches("panicked at").count() <= 6, "{}", finished.stderr);
+        let told = without("pid", &without_workers(&finished.stdout, 2));
+        let at = " (worker W, pid P)";
+        let arguments = format!(
+            "0: 0\n\
+             1: encode task=1 | task 1: the argument cannot be encoded: odd value 1 stays at home\n\
+             2: 2\n\
+             3: decode task=3 worker=W pid=P | task 3: the argument cannot be decoded: odd value 3 \
+             is not recognized{at}\n\
+             4: encode task=4 | task 4: the argument cannot be encoded: it panicked: odd value 4 \
+             makes its writer panic\n\
+             5: 5\n\
+             6: decode task=6 worker=W pid=P | task 6: the argument cannot be decoded: it panicked: \
+             odd value 6 makes its reader panic{at}\n\
+             7: 7\n"
+        );
+        let results = format!(
+            "0: Odd(0)\n\
+             1: encode task=1 worker=W pid=P | task 1: the result cannot be encoded: odd value 1 \
+             stays at home{at}\n\
+             2: Odd(2)\n\
+             3: decode task=3 worker=W pid=P | task 3: the result cannot be decoded: odd value 3 is \
+             not recognized{at}\n\
+             4: encode task=4 worker=W pid=P | task 4: the result cannot be encoded: it panicked: \
+             odd value 4 makes its writer panic{at}\n\
+             5: Odd(5)\n\
+             6: decode task=6 worker=W pid=P | task 6: the result cannot be decoded: it panicked: \
+             odd value 6 makes its reader panic{at}\n\
+             7: Odd(7)\n"
+        );
+        let initializer = format!(
+            "encode worker=W | the argument cannot be encoded: odd value 1 stays at home (worker W)\n\
+             encode worker=W | the argument cannot be encoded: it panicked: odd value 4 makes its \
+             writer panic (worker W)\n\
+             initializer | the pool's initializer failed: the argument cannot be decoded: odd value \
+             3 is not recognized{at}\n\
+             initializer | the pool's initializer failed: the argument cannot be decoded: it \
+             panicked: odd value 6 makes its reader panic{at}\n"
+        );
+        let expected = format!(
+            "arguments\n{arguments}results\n{results}imap of arguments\n{arguments}\
+             imap of results\n{results}initializer\n{initializer}the workers live on\n"
+        );
+        assert_eq!(told, expected, "chunksize {chunksize}");
+    }
+}
+
+fn failing_initializer_is_believed(context: &str) {
+    let place = "crates/proc-tests/src/failures.rs:L:C";
+    for (way, data, text) in [
+        (
+            "panics",
+            format!("message=\"no licence\" location={place}"),
+            format!("panicked at {place}: no licence"),
+        ),
+        ("exits", "code=4".into(), "the process exited with code 4 before it had a result".into()),
+        (
+            "is killed",
+            "signal=9".into(),
+            format!("the process was killed by signal 9 (SIGKILL){HINT}"),
+        ),
+    ] {
+        let finished = scenario("initializer-fails", context, &[way]);
+        let told = without("pid", &without_workers(finished.succeeded(), 2));
+        let told = without_place(&told);
+        // Each of two workers is tried three times.
+        let attempts = "attempt\n".repeat(6);
+        let text = format!("the pool's initializer failed: {text} (worker W, pid P)");
+        let (code, message) = match way {
+            "panics" => (String::new(), format!(" {data}")),
+            _ => (format!(" {data}"), String::new()),
+        };
+        let expected = format!(
+            "{attempts}map: initializer{code}{message} | {text}\n\
+             apply: initializer{code}{message} | {text}\n\
+             0: initializer{code} task=0{message} | task 0: {text}\n\
+             1: initializer{code} task=1{message} | task 1: {text}\n\
+             join: initializer{code}{message} | {text}\n"
+        );
+        assert_eq!(told, expected, "{way}");
+    }
+}
+
+/// Wipes line and column of places in the scenarios' files.
+fn without_place(text: &str) -> String {
+    without("rs:column", &without("rs:line", text))
+}
+
+fn initializer_may_fail_once(context: &str) {
+    let finished = scenario("initializer-fails-once", context, &[]);
+    assert_eq!(finished.succeeded(), "[0, 1, 2, 3, 4, 5, 6, 7]\n");
+}
+
+fn large_values_of_a_killed_worker_block_nobody(context: &str) {
+    for chunksize in ["1", "10"] {
+        let finished = scenario("large-in-flight", context, &[chunksize]);
+        let told = without("pid", &without_workers(finished.succeeded(), 2));
+        let expected = format!(
+            "0: ()\n1: ()\n2: ()\n\
+             3: death signal=9 task=3 worker=W pid=P | task 3: the process was killed by signal 9 \
+             (SIGKILL){HINT} (worker W, pid P)\n\
+             4: ()\n5: ()\n6: ()\n7: ()\n8: ()\n9: ()\nafterwards [2, 3]\n"
+        );
+        assert_eq!(told, expected);
     }
 }
