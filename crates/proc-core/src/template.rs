@@ -231,6 +231,9 @@ impl Template {
     }
 
     fn ask(&self, request: Request) -> io::Result<()> {
+        if self.child.is_some_and(|(_, parent)| parent != std::process::id()) {
+            return Err(io::Error::other("it serves the process that this one was forked from"));
+        }
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         line.send(request).map_err(io::Error::other)?;
         self.ring.ring()
