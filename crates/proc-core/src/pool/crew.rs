@@ -226,12 +226,11 @@ impl Crew {
         let crew = Arc::clone(self);
         self.lock().attendants += 1;
         let attendant = move || {
+            let attendant = Attendant(crew);
             let mut link = Some(link);
             while let Some(worker) = link.take() {
-                link = crew.attend_one(owner, &worker);
+                link = attendant.0.attend_one(owner, &worker);
             }
-            crew.lock().attendants -= 1;
-            crew.ended.notify_all();
         };
         let name = format!("{}-{owner}", self.plan.name);
         match std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(attendant) {
@@ -753,6 +752,16 @@ impl Crew {
             }
         }
         found.or_else(|| inbox.poll())
+    }
+}
+
+/// A running attendant thread. However it ends, whoever waits for that is told.
+struct Attendant(Arc<Crew>);
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.0.lock().attendants -= 1;
+        self.0.ended.notify_all();
     }
 }
 
