@@ -119,8 +119,10 @@ macro_rules! init_tests {
 
 /// In a new child: the template that made it serves it too.
 pub(crate) fn adopt(template: Template) {
-    *program() =
-        Program { initialized: true, main: Some(Arc::new(template)), ..Program::default() };
+    let ours = Program { initialized: true, main: Some(Arc::new(template)), ..Program::default() };
+    // What the parent had is dropped with the lock free.
+    let inherited = std::mem::replace(&mut *program(), ours);
+    drop(inherited);
 }
 
 /// Notes a template, told to end, whose exit is to be collected when convenient.

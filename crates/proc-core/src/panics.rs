@@ -58,16 +58,16 @@ fn describe(info: &PanicHookInfo<'_>) -> PanicReport {
 /// Runs `f`; a panic in it becomes a report.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     let nested = CATCHING.replace(true);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f));
-    CATCHING.set(nested);
-    outcome.map_err(|payload| {
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let message = message_of(&*payload);
         // The last report may be of a panic that `f` or a destructor caught by itself.
         let report = CAUGHT.take().filter(|report| report.message == message);
         let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
         discard(payload);
         report
-    })
+    });
+    CATCHING.set(nested);
+    outcome
 }
 
 /// Drops a panic's payload, whose destructor may panic in turn, and that one's payload again.

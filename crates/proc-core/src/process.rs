@@ -285,6 +285,10 @@ impl<R: Message> Child<R> {
     /// # Ok(())
     /// # }
     /// ```
+    #[expect(
+        clippy::result_large_err,
+        reason = "what comes back is no error, and not on a hot path"
+    )]
     pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
         let deadline = Instant::now().checked_add(timeout);
         self.advance(deadline);
@@ -367,9 +371,7 @@ impl<R: Message> Child<R> {
 
 fn open<R: Message>(result: Result<Payload, Fault>) -> Result<R, Error> {
     let payload = result.map_err(Error::from_fault)?;
-    panics::catch(|| payload.decode())
-        .map_err(|panic| Error::decode_result(format!("decoding panicked: {}", panic.message)))?
-        .map_err(Error::decode_result)
+    payload.decode().map_err(Error::decode_result)
 }
 
 /// The life of a [`Process`] from inside.

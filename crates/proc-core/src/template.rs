@@ -52,8 +52,8 @@ const BIRTH: Duration = Duration::from_secs(30);
 pub(crate) struct Template {
     line: Mutex<IpcSender<Request>>,
     ring: Ring,
-    /// The template's pid where it is this process's child, and so ours to collect.
-    child: Option<u32>,
+    /// Where the template is a child: its pid and its parent, who tells it to end and collects it.
+    child: Option<(u32, u32)>,
     /// What the template's own environment looks like.
     base: Snapshot,
 }
@@ -105,7 +105,8 @@ impl Template {
         let base = Snapshot::now();
         match sys::fork(alone)? {
             Forked::Parent { child } => {
-                Ok(Template { line: Mutex::new(sender), ring, child: Some(child), base })
+                let child = Some((child, owner));
+                Ok(Template { line: Mutex::new(sender), ring, child, base })
             }
             Forked::Child => {
                 let line = Template { line: Mutex::new(sender), ring, child: None, base };
@@ -120,6 +121,7 @@ impl Template {
         let (ring, bell) = sys::doorbell()?;
         // The address is in a directory that other users may be able to reach.
         let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &address);
+        let owner = std::process::id();
         let mut command = Command::new(own_executable());
         if let Some(name) = std::env::args_os().next() {
             command.arg0(name);
@@ -167,9 +169,12 @@ impl Template {
             Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
         });
         match sender {
-            Ok(sender) => {
-                Ok(Template { line: Mutex::new(sender), ring, child: Some(child.id()), base })
-            }
+            Ok(sender) => Ok(Template {
+                line: Mutex::new(sender),
+                ring,
+                child: Some((child.id(), owner)),
+                base,
+            }),
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -226,6 +231,9 @@ impl Template {
     }
 
     fn ask(&self, request: Request) -> io::Result<()> {
+        if self.child.is_some_and(|(_, parent)| parent != std::process::id()) {
+            return Err(io::Error::other("it serves the process that this one was forked from"));
+        }
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         line.send(request).map_err(io::Error::other)?;
         self.ring.ring()
@@ -234,7 +242,10 @@ impl Template {
 
 impl Drop for Template {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
+        // A fork of the parent drops a copy of this, which must have no effect.
+        if let Some((child, parent)) = self.child.take()
+            && parent == std::process::id()
+        {
             let _ = self.ask(Request::Retire);
             context::collect_later(child);
         }

@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
     let workers = workers.map_or(cores.min(MAX_WORKERS), usize::from);
 
     println!("Why processes? Cores here: {cores}");
-    parallel_execution(Duration::from_secs_f64(seconds), workers)?;
+    parallel_execution(Duration::from_secs_f64(seconds), workers, cores)?;
     resilience(workers)?;
 
     println!("\nMORE MACHINES");
@@ -28,9 +28,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parallel_execution(budget: Duration, most: usize) -> anyhow::Result<()> {
-    // The serial run, the pool of one and all larger ones together take about a third each.
-    let limit = primes::limit_for(budget / 3);
+fn parallel_execution(budget: Duration, most: usize, cores: usize) -> anyhow::Result<()> {
+    // In units of the run without a pool: a pool of two takes half, and so on down to the cores.
+    let pools: f64 = pool_sizes(most).map(|workers| 1.0 / workers.min(cores) as f64).sum();
+    let limit = primes::limit_for(budget.div_f64(1.0 + pools));
     println!("\nPARALLEL EXECUTION, SCALABILITY: the primes below {limit}");
     println!("{:<20}{:>14}{:>12}{:>12}{:>12}", "", "time", "speed-up", "efficiency", "primes");
 

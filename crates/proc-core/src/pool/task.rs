@@ -45,6 +45,10 @@ impl<R: Message> Task<R> {
     /// Waits for the result, for at most `timeout`; then the task comes back as the error.
     ///
     /// It goes on all the same.
+    #[expect(
+        clippy::result_large_err,
+        reason = "what comes back is no error, and not on a hot path"
+    )]
     pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<R, Error>, Task<R>> {
         self.wait_until(Instant::now().checked_add(timeout));
         if self.arrived.is_some() { Ok(self.get()) } else { Err(self) }

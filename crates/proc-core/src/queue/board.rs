@@ -42,7 +42,8 @@ impl Layout {
     }
 
     fn ticket_table(self) -> usize {
-        self.ring() + (self.tickets as usize * size_of::<AtomicU64>()).next_multiple_of(128)
+        let end_of_ring = self.ring() + self.tickets as usize * size_of::<AtomicU64>();
+        end_of_ring.next_multiple_of(align_of::<Ticket>())
     }
 
     fn size(self) -> usize {
@@ -501,5 +502,102 @@ impl Board {
     /// Whether nothing more will be published.
     pub(crate) fn is_closing(&self) -> bool {
         self.header().closing.0.load(Ordering::Acquire) == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(count: u32) -> Chunk {
+        let name = Name::from_words([1, 2, 3]);
+        Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true }
+    }
+
+    #[test]
+    fn every_number_of_workers_has_a_layout() {
+        for workers in (1..70).chain([4095, 4096]) {
+            let board = Board::new(Layout::for_workers(workers));
+            assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
+            assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
+            assert_eq!(
+                board.claims().collect::<Vec<_>>(),
+                [(board.layout.tickets - 1, workers - 1)]
+            );
+        }
+    }
+
+    #[test]
+    fn entries_survive_packing() {
+        for entry in [
+            Entry::Empty,
+            Entry::Ready { seq: u32::MAX, ticket: (1 << TICKET_BITS) - 1 },
+            Entry::Taken { seq: 7, ticket: 0, owner: Layout::MOST_WORKERS - 1 },
+        ] {
+            assert_eq!(Entry::unpack(entry.pack()), entry);
+        }
+    }
+
+    #[test]
+    fn a_ticket_goes_round() {
+        let board = Board::new(Layout::for_workers(2));
+        let position = board.position();
+        assert!(board.publish(9, &chunk(3), |_, _| ()));
+        assert_eq!(board.claim(1), Some(9));
+        assert_eq!(board.claim(0), None);
+        assert_eq!(board.chunk(9), chunk(3));
+        assert_eq!(board.claimer(9, position), Some(1));
+        assert!(!board.retract(9, position), "it is claimed");
+        board.begin_task(9, 0);
+        board.end_task(9, 0, 12);
+        board.begin_task(9, 1);
+        let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0 };
+        assert_eq!(board.progress(9), progress);
+        assert!(board.finish(9, 1000), "a new board listens");
+        assert!(!board.finish(8, 1000), "only once");
+        assert_eq!(board.take_finished(), [9, 8]);
+        board.forget_claim(9, position);
+        assert_eq!(board.claims().count(), 0);
+    }
+
+    #[test]
+    fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
+        let board = Board::new(Layout::for_workers(1));
+        let mut kept = Vec::new();
+        for ticket in 0..3 * board.layout.tickets {
+            let ticket = if ticket == 0 { 0 } else { 1 };
+            assert!(board.publish(ticket, &chunk(1), |ticket, owner| kept.push((ticket, owner))));
+            let position = board.position() - 1;
+            assert_eq!(board.claim(0), Some(ticket));
+            if ticket == 1 {
+                board.forget_claim(1, position);
+            }
+        }
+        assert_eq!(kept, [(0, 0)], "the parent was told of the claim that was overwritten");
+    }
+
+    #[test]
+    fn a_retracted_ticket_is_claimed_by_nobody() {
+        let board = Board::new(Layout::for_workers(1));
+        let position = board.position();
+        assert!(board.publish(0, &chunk(1), |_, _| ()));
+        assert!(board.publish(1, &chunk(1), |_, _| ()));
+        assert!(board.retract(0, position));
+        assert_eq!(board.claim(0), Some(1));
+        assert_eq!(board.claim(0), None);
+    }
+
+    #[test]
+    fn sleepers_are_woken_once() {
+        let board = Board::new(Layout::for_workers(3));
+        assert!(board.fall_asleep(1));
+        assert!(board.fall_asleep(2));
+        assert_eq!(board.pick_sleepers(1), [1]);
+        assert_eq!(board.pick_sleepers(9), [2]);
+        assert!(board.publish(0, &chunk(1), |_, _| ()));
+        assert!(!board.fall_asleep(0), "there is work");
+        board.close();
+        assert_eq!(board.claim(0), Some(0));
+        assert!(!board.fall_asleep(0), "it is closing");
     }
 }

@@ -57,8 +57,9 @@ impl Region {
         let Some(source) = self.range(offset, len) else { return false };
         out.reserve(len);
         let end = out.len();
+        let target = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
         // SAFETY: `reserve` made the room; the source lies in the mapping.
-        unsafe { out.as_mut_ptr().add(end).copy_from_nonoverlapping(source, len) };
+        unsafe { target.copy_from_nonoverlapping(source, len) };
         // SAFETY: the bytes up to the new length were written just now.
         unsafe { out.set_len(end + len) };
         true

@@ -1,0 +1,132 @@
+//! The programs that the process tests run: `scenario NAME CONTEXT [ARGUMENT…]`.
+//!
+//! Each prints what it saw, in an order that does not depend on time; what is right is said in
+//! `tests/`. A program that cannot go on panics.
+
+mod calls;
+mod descriptors;
+mod failures;
+mod life;
+mod output;
+mod start;
+
+use nix::sys::signal::Signal;
+use proc_core::{Context, Error, Pool};
+
+/// A scenario, with what the command line says.
+type Scenario = fn(&Arguments);
+
+/// What a scenario is told.
+struct Arguments {
+    context: Context,
+    rest: Vec<String>,
+}
+
+impl Arguments {
+    /// The argument after the context, if it can be read.
+    fn number(&self) -> usize {
+        self.word().parse().expect("a number comes after the context")
+    }
+
+    fn word(&self) -> &str {
+        self.rest.first().expect("a word comes after the context")
+    }
+
+    /// A pool of so many workers.
+    fn pool(&self, processes: usize) -> Pool {
+        Pool::builder()
+            .processes(processes)
+            .context(self.context)
+            .build()
+            .expect("the pool can be built")
+    }
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next();
+    if name.is_some() {
+        // Nothing is left behind where the test itself is killed. Children do not inherit it.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
+    }
+    // A program that is executed again by Context::Spawn sees no arguments, so it ends up here too.
+    match name.as_deref() {
+        Some(name) if start::is_without_init(name) => {}
+        _ => proc_core::init(),
+    }
+    let name = name.expect("a scenario is named");
+    let context = match arguments.next().as_deref() {
+        Some("forkserver") => Context::Forkserver,
+        Some("spawn") => Context::Spawn,
+        Some("fork") => Context::Fork,
+        other => panic!("no context: {other:?}"),
+    };
+    let lists = [
+        calls::SCENARIOS,
+        descriptors::SCENARIOS,
+        failures::SCENARIOS,
+        life::SCENARIOS,
+        output::SCENARIOS,
+        start::SCENARIOS,
+    ];
+    let (_, scenario) = lists
+        .into_iter()
+        .flatten()
+        .find(|(known, _)| *known == name)
+        .unwrap_or_else(|| panic!("no scenario {name:?}"));
+    scenario(&Arguments { context, rest: arguments.collect() });
+}
+
+/// An error as one line: each kind it says it is, what it carries, and its text.
+fn describe(error: &Error) -> String {
+    let kinds = [
+        (error.is_panic(), "panic"),
+        (error.is_death(), "death"),
+        (error.is_timeout(), "timeout"),
+        (error.is_cancelled(), "cancelled"),
+        (error.is_encode(), "encode"),
+        (error.is_decode(), "decode"),
+        (error.is_start(), "start"),
+        (error.is_initializer(), "initializer"),
+        (error.is_closed(), "closed"),
+        (error.is_init_missing(), "init-missing"),
+        (error.is_invalid(), "invalid"),
+    ];
+    let mut line: Vec<String> =
+        kinds.iter().filter(|(is, _)| *is).map(|(_, kind)| (*kind).to_owned()).collect();
+    if let Some(status) = error.exit_status() {
+        use std::os::unix::process::ExitStatusExt;
+        line.extend(status.code().map(|code| format!("code={code}")));
+        line.extend(status.signal().map(|signal| format!("signal={signal}")));
+    }
+    line.extend(error.task().map(|task| format!("task={task}")));
+    line.extend(error.worker().map(|worker| format!("worker={worker}")));
+    line.extend(error.pid().map(|pid| format!("pid={pid}")));
+    line.extend(error.panic_message().map(|message| format!("message={message:?}")));
+    line.extend(error.panic_location().map(|location| format!("location={location}")));
+    format!("{} | {error}", line.join(" "))
+}
+
+/// Prints the fate of each task in turn.
+fn print_fates<R: std::fmt::Debug>(results: impl IntoIterator<Item = Result<R, Error>>) {
+    for (task, result) in results.into_iter().enumerate() {
+        match result {
+            Ok(value) => println!("{task}: {value:?}"),
+            Err(error) => println!("{task}: {}", describe(&error)),
+        }
+    }
+}
+
+/// Never returns; the work of a task that is to be found busy.
+///
+/// Not of type `!`, which is no value that could cross.
+fn work_for_ever() {
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Sends a signal to the calling process; returns if that survives it.
+fn signal_self(signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::getpid(), signal).expect("it may signal itself");
+}

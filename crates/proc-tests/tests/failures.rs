@@ -1,0 +1,128 @@
+//! What a task may do to its worker, and what everybody else notices of it.
+
+mod support;
+use support::{Finished, scenario};
+
+const HINT: &str = "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
+                    out-of-memory killer)";
+
+in_contexts! {
+    killed_worker_costs_one_task: forkserver spawn fork;
+    task_that_ends_its_process_is_told_by_its_exit_status: forkserver spawn fork;
+    panic_costs_one_task_and_no_worker: forkserver spawn fork;
+}
+
+/// Worker numbers are free; that they are in range is checked here, before they are wiped.
+fn without_workers(text: &str, workers: usize) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) =
+        rest.find("worker").filter(|at| rest[at + 7..].starts_with(|c: char| c.is_ascii_digit()))
+    {
+        let (before, number) = rest.split_at(at + 7);
+        let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+        let worker: usize = number[..end].parse().expect("digits");
+        assert!(worker < workers, "worker {worker} of {workers}");
+        out += before;
+        out += "W";
+        rest = &number[end..];
+    }
+    out + rest
+}
+
+fn killed_worker_costs_one_task(context: &str) {
+    // Alone in its chunk, in the middle of one, and in one with everything.
+    for chunksize in ["1", "2", "4", "8", "1000"] {
+        let finished = scenario("worker-killed", context, &[chunksize]);
+        finished.succeeded();
+        let pid = finished.after("doomed ");
+        let expected = format!(
+            "0: 0\n1: 10\n2: 20\n\
+             3: death signal=9 task=3 worker=W pid={pid} | task 3: the process was killed by \
+             signal 9 (SIGKILL){HINT} (worker W, pid {pid})\n\
+             4: 40\n5: 50\n6: 60\n7: 70\n\
+             afterwards 999000\n"
+        );
+        assert_eq!(without_workers(fates(&finished), 2), expected, "chunksize {chunksize}");
+    }
+}
+
+/// What follows on what tasks printed.
+fn fates(finished: &Finished) -> &str {
+    let start = finished.stdout.find("0: ").expect("fates are printed");
+    &finished.stdout[start..]
+}
+
+fn task_that_ends_its_process_is_told_by_its_exit_status(context: &str) {
+    for chunksize in ["1", "3", "8"] {
+        let finished = scenario("task-exits", context, &[chunksize]);
+        assert!(finished.status.success(), "{}", finished.stderr);
+        assert!(finished.stderr.contains("has overflowed its stack"), "{}", finished.stderr);
+        let fates = without_workers(fates(&finished), 2);
+        let lines: Vec<&str> = fates.lines().collect();
+        let dead = |task: usize, status: &str, text: &str| {
+            let line = lines[task];
+            let (told, rest) = line.split_once(" pid=").expect(line);
+            assert_eq!(told, format!("{task}: death {status} task={task} worker=W"));
+            let (pid, text_told) = rest.split_once(" | ").expect(line);
+            let text = format!("task {task}: the process {text} (worker W, pid {pid})");
+            assert_eq!(text_told.replace(", core dumped", ""), text);
+        };
+        dead(1, "code=7", "exited with code 7 before it had a result");
+        dead(3, "signal=6", "was killed by signal 6 (SIGABRT)");
+        dead(5, "signal=6", "was killed by signal 6 (SIGABRT)");
+        dead(6, "code=0", "exited with code 0 before it had a result");
+        for task in [0, 2, 4, 7] {
+            assert_eq!(lines[task], format!("{task}: {task}"));
+        }
+        assert_eq!(lines[8..], ["afterwards [2, 3]"]);
+    }
+}
+
+fn panic_costs_one_task_and_no_worker(context: &str) {
+    for chunksize in ["1", "4", "9"] {
+        let finished = scenario("task-panics", context, &[chunksize]);
+        let told = without_workers(finished.succeeded(), 2);
+        let lines: Vec<&str> = told.lines().collect();
+        let panicked = |line: &str, task: usize, message: &str, has_place: bool| {
+            let (kind, rest) = line.split_once(" pid=").expect(line);
+            assert_eq!(kind, format!("panic task={task} worker=W"));
+            let (pid, rest) = rest.split_once(' ').expect(line);
+            let (data, text) = rest.split_once(" | ").expect(line);
+            let data = match data.split_once(" location=") {
+                Some((data, place)) => {
+                    let (file, at) = place.split_once(':').expect(place);
+                    assert!(file.ends_with("src/failures.rs"), "{place}");
+                    let (row, column) = at.split_once(':').expect(place);
+                    assert!(row.parse::<u32>().is_ok() && column.parse::<u32>().is_ok());
+                    let expected = format!(
+                        "task {task}: panicked at {place}: {message} (worker W, pid {pid})"
+                    );
+                    assert_eq!(text, expected);
+                    assert!(has_place, "{line}");
+                    data
+                }
+                None => {
+                    let expected =
+                        format!("task {task}: panicked: {message} (worker W, pid {pid})");
+                    assert_eq!(text, expected);
+                    assert!(!has_place, "{line}");
+                    data
+                }
+            };
+            assert_eq!(data, format!("message={message:?}"));
+        };
+        let fate = |task: usize| lines[task].split_once(": ").expect("a task's fate").1;
+        panicked(fate(1), 1, "explicit panic", true);
+        panicked(fate(3), 3, "task 3 does not like it", true);
+        panicked(fate(4), 4, "(a payload that is no string)", true);
+        panicked(fate(5), 5, "(a payload that is no string)", true);
+        let seventh = fate(7);
+        assert!(seventh.contains("message=\"capacity overflow\""), "{seventh}");
+        for task in [0, 2, 6, 8] {
+            assert_eq!(lines[task], format!("{task}: {task}"));
+        }
+        panicked(lines[9].strip_prefix("map: ").expect("a line"), 1, "explicit panic", true);
+        assert_eq!(lines[10..], ["the workers live on"]);
+    }
+}
