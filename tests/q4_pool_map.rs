@@ -59,7 +59,7 @@ fn help() {
 fn wrong_arguments_take_one_line_and_exit_code_2() {
     for (name, arguments) in [
         ("no_processes", vec!["--processes", "0"]),
-        ("too_many_processes", vec!["--processes", "4097"]),
+        ("too_many_processes", vec!["--processes", "1001"]),
         ("not_a_number", vec!["3", "four"]),
         ("square_too_large", vec!["3037000500"]),
         ("square_too_large_negative", vec!["-3037000500"]),

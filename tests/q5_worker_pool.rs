@@ -84,7 +84,7 @@ fn help() {
 fn wrong_arguments_take_one_line_and_exit_code_2() {
     for (name, arguments) in [
         ("no_processes", vec!["--processes", "0"]),
-        ("too_many_processes", vec!["--processes", "4097"]),
+        ("too_many_processes", vec!["--processes", "1001"]),
         ("no_tasks", vec!["--max-tasks-per-child", "0"]),
         ("no_such_context", vec!["--context", "thread"]),
         ("not_a_number", vec!["3", "four"]),

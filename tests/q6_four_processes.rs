@@ -64,6 +64,7 @@ fn help() {
 fn wrong_arguments_take_one_line_and_exit_code_2() {
     for (name, arguments) in [
         ("none", vec!["--processes", "0"]),
+        ("too_many", vec!["--processes", "1001"]),
         ("negative", vec!["--processes", "-1"]),
         ("not_a_number", vec!["--processes", "four"]),
         ("no_value", vec!["--processes"]),

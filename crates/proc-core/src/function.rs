@@ -113,14 +113,10 @@ where
     }
 
     fn call(input: Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault> {
-        let arguments = panics::catch(|| wire::decode::<A>(input.bytes, input.handles))
-            .map_err(|panic| Fault::Arguments(format!("decoding panicked: {}", panic.message)))?
-            .map_err(Fault::Arguments)?;
+        let arguments = wire::decode(input.bytes, input.handles).map_err(Fault::Arguments)?;
         let function = crate::sys::conjure::<F>();
         let result = panics::catch(|| function(arguments)).map_err(Fault::Panicked)?;
-        panics::catch(|| wire::encode_into(&result, out))
-            .map_err(|panic| Fault::Result(format!("encoding panicked: {}", panic.message)))?
-            .map_err(Fault::Result)
+        wire::encode_into(&result, out).map_err(Fault::Result)
     }
 }
 

@@ -371,14 +371,12 @@ impl<R: Message> Child<R> {
 
 fn open<R: Message>(result: Result<Payload, Fault>) -> Result<R, Error> {
     let payload = result.map_err(Error::from_fault)?;
-    panics::catch(|| payload.decode())
-        .map_err(|panic| Error::decode_result(format!("decoding panicked: {}", panic.message)))?
-        .map_err(Error::decode_result)
+    payload.decode().map_err(Error::decode_result)
 }
 
 /// The life of a [`Process`] from inside.
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
-    panics::install_hook(Echo::Print);
+    panics::set_echo(Echo::Print);
     let mut out = Vec::new();
     let result = function.resolve().and_then(|call| {
         let (bytes, handles) = arguments.parts();

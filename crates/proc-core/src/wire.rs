@@ -86,10 +86,15 @@ pub(crate) fn encode_into<T: Message>(
     out: &mut Vec<u8>,
 ) -> Result<Option<Handles>, String> {
     let start = out.len();
-    let encoded = codec::encode_into(value, out).map_err(|error| error.to_string());
+    let encoded = panics::catch(|| codec::encode_into(value, out))
+        .map_err(|panic| format!("its Serialize panicked: {}", panic.message))
+        .and_then(|encoded| encoded.map_err(|error| error.to_string()));
     // A channel end has a destructor, and the first one is written as a zero byte, its index:
     // without either there is none, and the costly look can be saved.
     if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out[start..].contains(&0)) {
+        if encoded.is_err() {
+            out.truncate(start);
+        }
         return encoded.map(|()| None);
     }
     let handles = panics::catch(collect_handles)
@@ -135,14 +140,20 @@ struct Handful {
 pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<T, String> {
     let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
     BYTES.set(bytes.to_vec());
-    carrier.to::<WithHandles<T>>().recv().map_err(|error| error.to_string())?.0
+    let received = panics::catch(|| carrier.to::<WithHandles<T>>().recv());
+    match received {
+        Ok(Ok(WithHandles(value))) => value,
+        Ok(Err(error)) => Err(format!("its channels did not arrive: {error}")),
+        Err(panic) => Err(format!("its channels did not arrive: {}", panic.message)),
+    }
 }
 
 fn decode_bytes<T: Message>(bytes: &[u8]) -> Result<T, String> {
-    match codec::decode(bytes) {
-        Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
-        Err(error) => Err(error.to_string()),
+    match panics::catch(|| codec::decode(bytes)) {
+        Ok(Ok((value, []))) => Ok(value),
+        Ok(Ok((_, rest))) => Err(format!("{} bytes are left over", rest.len())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => Err(format!("its Deserialize panicked: {}", panic.message)),
     }
 }
 
@@ -157,13 +168,10 @@ struct WithHandles<T>(Result<T, String>);
 impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Handful { channels } = Handful::deserialize(deserializer)?;
-        let value = panics::catch(|| decode_bytes(&BYTES.take()))
-            .map_err(|panic| format!("decoding panicked: {}", panic.message))
-            .flatten();
+        let value = decode_bytes(&BYTES.take());
         for index in 0..channels.min(MAX_HANDLES) {
             // Whatever the value left over is closed; what it took is an empty receiver by now.
-            let left = panics::catch(|| decode_bytes::<OpaqueIpcReceiver>(&varint(index)));
-            drop(left);
+            drop(decode_bytes::<OpaqueIpcReceiver>(&varint(index)));
         }
         Ok(WithHandles(value))
     }

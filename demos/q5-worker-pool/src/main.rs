@@ -66,7 +66,7 @@ struct Arguments {
     numbers: Vec<i64>,
 
     /// How many workers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     processes: u16,
 
     /// What the initializer tells each worker

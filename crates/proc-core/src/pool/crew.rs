@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcSender};
@@ -53,6 +54,8 @@ pub(crate) struct Plan {
 /// A pool, shared by its handle, its attendants and whoever waits for results.
 pub(crate) struct Crew {
     plan: Plan,
+    /// The process that built it.
+    maker: u32,
     board: Board,
     state: Mutex<State>,
     /// Signalled when an attendant has ended.
@@ -77,6 +80,7 @@ struct State {
     seats: Vec<Seat>,
     /// Attendants that have not ended.
     attendants: usize,
+    threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -134,6 +138,7 @@ impl Crew {
         state.seats.resize_with(plan.processes as usize, Seat::default);
         let crew = Arc::new(Crew {
             plan,
+            maker: std::process::id(),
             board,
             state: Mutex::new(state),
             ended: Condvar::new(),
@@ -162,6 +167,11 @@ impl Crew {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False in a copy of the process that built the pool, where nobody attends it.
+    fn is_ours(&self) -> bool {
+        self.maker == std::process::id()
     }
 
     pub(crate) fn processes(&self) -> usize {
@@ -206,7 +216,7 @@ impl Crew {
             }
             Err(error) => {
                 seat.mail = None;
-                Err(error.at(place))
+                Err(if error.is_init_missing() { error } else { error.at(place) })
             }
         }
     }
@@ -216,16 +226,18 @@ impl Crew {
         let crew = Arc::clone(self);
         self.lock().attendants += 1;
         let attendant = move || {
+            let attendant = Attendant(crew);
             let mut link = Some(link);
             while let Some(worker) = link.take() {
-                link = crew.attend_one(owner, &worker);
+                link = attendant.0.attend_one(owner, &worker);
             }
-            crew.lock().attendants -= 1;
-            crew.ended.notify_all();
         };
         let name = format!("{}-{owner}", self.plan.name);
         match std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(attendant) {
-            Ok(_) => Ok(()),
+            Ok(thread) => {
+                self.lock().threads.push(thread);
+                Ok(())
+            }
             Err(error) => {
                 self.lock().attendants -= 1;
                 Err(Error::start("a worker's attendant", error))
@@ -297,6 +309,12 @@ impl Crew {
 
     /// Takes over a call's tasks.
     pub(crate) fn submit(&self, feed: Feed) -> Result<(), Error> {
+        if !self.is_ours() {
+            return Err(Error::invalid(format!(
+                "the pool belongs to process {}, and this one is a copy of it: build another",
+                self.maker
+            )));
+        }
         let mut state = self.lock();
         match &state.phase {
             Phase::Open => {}
@@ -645,15 +663,22 @@ impl Crew {
             return Ok(false);
         }
         let wait = self.ended.wait_while(state, |state| state.attendants > 0);
-        let state = wait.unwrap_or_else(PoisonError::into_inner);
-        match &state.phase {
+        let mut state = wait.unwrap_or_else(PoisonError::into_inner);
+        let threads = std::mem::take(&mut state.threads);
+        let failed = match &state.phase {
             Phase::Over(Some(cause)) => Err(cause.clone()),
             _ => Ok(true),
-        }
+        };
+        drop(state);
+        end_threads(threads);
+        failed
     }
 
     /// Ends the workers, the idle by a word, the busy by SIGTERM and after a grace by SIGKILL.
     pub(crate) fn terminate(&self) {
+        if !self.is_ours() {
+            return;
+        }
         let mut state = self.lock();
         self.end(&mut state, None);
         let busy: HashSet<Owner> = self
@@ -681,6 +706,9 @@ impl Crew {
             let woken = self.ended.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
+        let threads = std::mem::take(&mut state.threads);
+        drop(state);
+        end_threads(threads);
     }
 
     /// Waits for the next delivery to `inbox`; `None` if the deadline comes first.
@@ -727,6 +755,16 @@ impl Crew {
     }
 }
 
+/// A running attendant thread. However it ends, whoever waits for that is told.
+struct Attendant(Arc<Crew>);
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.0.lock().attendants -= 1;
+        self.0.ended.notify_all();
+    }
+}
+
 impl State {
     fn is_idle(&self) -> bool {
         self.feeds.is_empty() && self.out.is_empty()
@@ -763,6 +801,14 @@ fn count_apart(mut bytes: &[u8], count: usize) -> Vec<u32> {
         }
     }
     apart
+}
+
+/// Waits until threads that have nothing left to do are gone, for whoever counts threads next.
+fn end_threads(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // An attendant that panicked has said so on stderr; the others are to be waited for.
+        let _ = thread.join();
+    }
 }
 
 fn deliver(news: Deliveries) {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
-use crate::panics;
 use crate::record::{self, Outcome};
 use crate::wire::{self, Handles, Payload};
 
@@ -59,13 +58,9 @@ impl Feed {
         }
     }
 
-    /// Appends one task. Where its argument cannot be encoded, its failure is delivered at once.
+    /// Appends one task. One whose argument cannot be encoded leaves no trace.
     pub(crate) fn push<A: Message>(&mut self, argument: &A) -> Result<(), Error> {
-        let encode = |out: &mut Vec<u8>| {
-            panics::catch(|| wire::encode_into(argument, out))
-                .map_err(|panic| format!("encoding panicked: {}", panic.message))
-                .flatten()
-        };
+        let encode = |out: &mut Vec<u8>| wire::encode_into(argument, out);
         let handles = record::append(&mut self.bytes, encode).map_err(Error::encode_argument)?;
         if let Some(handles) = handles {
             self.handles.push_back((self.next + self.left, handles));
@@ -176,10 +171,7 @@ impl Delivery {
 }
 
 fn decode<R: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
-    panics::catch(|| wire::decode(bytes, handles))
-        .map_err(|panic| format!("decoding panicked: {}", panic.message))
-        .flatten()
-        .map_err(Error::decode_result)
+    wire::decode(bytes, handles).map_err(Error::decode_result)
 }
 
 fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
@@ -210,8 +202,14 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Hands over a delivery. Once the inbox is closed, its reason explains every failure.
     pub(crate) fn deliver(&self, delivery: Delivery) {
-        self.lock().deliveries.push_back(delivery);
+        let mut state = self.lock();
+        if state.closed.is_some() && matches!(delivery, Delivery::Failed { .. }) {
+            return;
+        }
+        state.deliveries.push_back(delivery);
+        drop(state);
         self.arrived.notify_all();
     }
 

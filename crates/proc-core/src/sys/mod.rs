@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
@@ -40,9 +40,14 @@ pub(crate) struct SingleThread(());
 impl SingleThread {
     /// Counts the threads: `Err` holds their number, or `None` where it cannot be known.
     pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
-        match thread_count() {
-            Some(1) => Ok(SingleThread(())),
-            other => Err(other),
+        // A thread that was joined is still counted until the kernel has put it away.
+        let patience = Instant::now() + Duration::from_millis(20);
+        loop {
+            match thread_count() {
+                Some(1) => return Ok(SingleThread(())),
+                Some(_) if Instant::now() < patience => std::thread::yield_now(),
+                other => return Err(other),
+            }
         }
     }
 
