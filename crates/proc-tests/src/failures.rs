@@ -92,7 +92,9 @@ fn task_panics(arguments: &Arguments) {
         }
         task
     };
-    print_fates(pool.options().chunksize(arguments.number()).try_map(task, 0..9));
+    let results = pool.options().chunksize(arguments.number()).try_map(task, 0..9);
+    pids.extend(results.iter().filter_map(|result| result.as_ref().err()?.pid()));
+    print_fates(results);
     let error = pool.map(task, 0..9).expect_err("task 1 panics");
     println!("map: {}", describe(&error));
     pids.extend(pool.map(pid, 0..50).expect("nothing fails"));

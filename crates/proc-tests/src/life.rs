@@ -28,6 +28,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("many-lives", many_lives),
     ("template-killed", template_killed),
     ("template-killed-under-a-pool", template_killed_under_a_pool),
+    ("fork-template-killed", fork_template_killed),
 ];
 
 /// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on for ever.
@@ -373,7 +374,8 @@ fn memory() -> Vec<u64> {
     pids.iter().filter_map(anonymous).collect()
 }
 
-fn children() -> Vec<u32> {
+/// The children of this process, ended ones included.
+pub(crate) fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
 
@@ -518,4 +520,20 @@ fn template_killed_under_a_pool(arguments: &Arguments) {
         print_fates(pool.options().chunksize(1).try_map(task, inputs));
     });
     println!("{:?}", pool.map(|x: u32| x + 1, [1, 2]).expect("the pool goes on"));
+}
+
+/// The template of a forked pool cannot be made again: there are threads now.
+fn fork_template_killed(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
+    for template in templates() {
+        kill(template, Signal::SIGKILL).expect("it is our child");
+    }
+    marks::wait_until(|| before.iter().all(|pid| !is_running(*pid)));
+    println!("{}", describe(&pool.map(|x: u32| x, 0..5).expect_err("nobody can work")));
+    pool.close();
+    println!("{}", describe(&pool.join().expect_err("it is over")));
+    drop(pool);
+    let child = Process::new(|x: u32| x + 1, 41).start();
+    println!("{}", child.and_then(Child::join).expect("another template takes over"));
 }

@@ -73,7 +73,15 @@ fn nested_death(arguments: &Arguments) {
     let task = |(): ()| {
         let pool = Pool::builder().processes(1).build().expect("a worker can build a pool");
         let error = pool.apply(|()| std::process::exit(9), ()).map(|(): ()| ());
-        describe(&error.expect_err("it exits")).replace(char::is_numeric, "")
+        let error = error.expect_err("it exits");
+        assert_ne!(error.pid(), Some(std::process::id()));
+        let line = describe(&error);
+        let (data, text) = (line.split(" pid=").next(), line.split(" | ").nth(1));
+        format!(
+            "{} | {}",
+            data.expect("data"),
+            text.and_then(|t| t.split(" (").next()).expect("text")
+        )
     };
     println!("{}", pool.apply(task, ()).expect("the outer worker lives"));
 }
