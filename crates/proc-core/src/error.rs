@@ -75,12 +75,10 @@ impl Error {
         Error::new(Kind::Died(status))
     }
 
-    #[allow(dead_code)]
     pub(crate) fn timeout(after: Duration) -> Error {
         Error::new(Kind::Timeout(after))
     }
 
-    #[allow(dead_code)]
     pub(crate) fn cancelled() -> Error {
         Error::new(Kind::Cancelled)
     }

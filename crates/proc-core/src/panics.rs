@@ -81,6 +81,11 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     outcome
 }
 
+/// Runs `f`; a panic in it is printed as in any thread and goes no further.
+pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok()
+}
+
 /// Drops a panic's payload, whose destructor may panic in turn, and that one's payload again.
 fn discard(mut payload: Box<dyn Any + Send>) {
     const DEPTH: usize = 8;

@@ -60,13 +60,18 @@ impl Payload {
         Ok(Payload::new(bytes, handles))
     }
 
-    /// The bytes and the channel ends.
-    pub(crate) fn parts(&mut self) -> (&[u8], Option<Handles>) {
-        let bytes: &[u8] = match &self.body {
+    /// The encoded value.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.body {
             Body::Inline(bytes) => bytes,
             Body::Shared(region) => region,
-        };
-        (bytes, self.handles.take())
+        }
+    }
+
+    /// The bytes and the channel ends.
+    pub(crate) fn parts(&mut self) -> (&[u8], Option<Handles>) {
+        let handles = self.handles.take();
+        (self.bytes(), handles)
     }
 
     /// Decodes the value.

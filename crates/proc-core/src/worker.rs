@@ -179,7 +179,7 @@ impl Worker<'_> {
             self.left -= 1;
             let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
             let input = Input { bytes, handles: handles.take() };
-            self.board.begin_task(ticket, task);
+            self.board.begin_task(ticket, task, chunk.timed.then(sys::monotonic));
             out.clear();
             let returned = record::append_result(&mut out, |out| match &call {
                 Ok(call) => call(input, out),

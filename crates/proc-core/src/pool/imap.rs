@@ -42,13 +42,14 @@ where
 {
     pub(super) fn new(
         crew: &'a Arc<Crew>,
+        inbox: Arc<Inbox>,
         name: Result<Name, Error>,
         inputs: I,
         chunksize: Option<usize>,
     ) -> Self {
         ImapUnordered {
             crew,
-            inbox: Arc::new(Inbox::default()),
+            inbox,
             name,
             inputs: inputs.fuse(),
             chunksize: chunksize.unwrap_or(1).max(1),

@@ -171,6 +171,34 @@ impl Pool {
         self.options().apply_async(function, argument)
     }
 
+    /// Calls `function` with each input, without waiting; the task's result is that of
+    /// [`map`](Pool::map).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # let pool = proc_core::Pool::builder().processes(2).build()?;
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// let task = pool.map_async(|x: u32| x * x, [1, 2, 3])?;
+    /// task.on_done(move |squares| sender.send(squares).expect("somebody listens"));
+    /// assert_eq!(receiver.recv().expect("the callback was called")?, [1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An argument cannot be encoded, or the pool is closed.
+    pub fn map_async<F, A, R, I>(&self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message + Send,
+        I: IntoIterator<Item = A>,
+    {
+        self.options().map_async(function, inputs)
+    }
+
     /// Accepts no more calls. What was asked for is still done, then the workers end.
     pub fn close(&self) {
         self.crew.close();

@@ -83,11 +83,13 @@ pub(crate) struct Ticket {
     room: AtomicU64,
     name: [AtomicU64; 3],
     asks: AtomicU32,
+    timed: AtomicU32,
     next: AtomicU32,
     begun: AtomicU32,
     done: AtomicU32,
     results: AtomicU64,
     nanoseconds: AtomicU64,
+    began_at: AtomicU64,
 }
 
 /// What the parent tells a worker of a chunk.
@@ -102,6 +104,8 @@ pub(crate) struct Chunk {
     pub(crate) count: u32,
     /// Whether channel ends that are part of the arguments must be asked for.
     pub(crate) asks: bool,
+    /// Whether the worker must note when each task begins.
+    pub(crate) timed: bool,
 }
 
 /// How far the worker of a chunk has come.
@@ -115,6 +119,8 @@ pub(crate) struct Progress {
     pub(crate) results: u64,
     /// Time spent on the chunk, written when it is finished.
     pub(crate) nanoseconds: u64,
+    /// When the last task began, by the system's monotonic clock, in nanoseconds; 0 if not noted.
+    pub(crate) began_at: u64,
 }
 
 /// An entry of the ring, unpacked.
@@ -251,6 +257,8 @@ impl Board {
             word.store(value, Ordering::Relaxed);
         }
         slot.asks.store(u32::from(chunk.asks), Ordering::Relaxed);
+        slot.timed.store(u32::from(chunk.timed), Ordering::Relaxed);
+        slot.began_at.store(0, Ordering::Relaxed);
         slot.begun.store(0, Ordering::Relaxed);
         slot.done.store(0, Ordering::Relaxed);
         slot.results.store(0, Ordering::Relaxed);
@@ -314,8 +322,9 @@ impl Board {
         let slot = self.ticket(ticket);
         let done = slot.done.load(Ordering::Acquire);
         Progress {
-            begun: slot.begun.load(Ordering::Relaxed),
+            begun: slot.begun.load(Ordering::Acquire),
             done,
+            began_at: slot.began_at.load(Ordering::Relaxed),
             results: slot.results.load(Ordering::Relaxed),
             nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
         }
@@ -440,12 +449,17 @@ impl Board {
             room: word(&slot.room),
             count: slot.count.load(Ordering::Relaxed),
             asks: slot.asks.load(Ordering::Relaxed) == 1,
+            timed: slot.timed.load(Ordering::Relaxed) == 1,
         }
     }
 
     /// Says that the function of one more task is about to be called.
-    pub(crate) fn begin_task(&self, ticket: TicketId, task: u32) {
-        self.ticket(ticket).begun.store(task + 1, Ordering::Relaxed);
+    pub(crate) fn begin_task(&self, ticket: TicketId, task: u32, now: Option<u64>) {
+        let slot = self.ticket(ticket);
+        if let Some(now) = now {
+            slot.began_at.store(now, Ordering::Relaxed);
+        }
+        slot.begun.store(task + 1, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
     }
 
@@ -511,7 +525,7 @@ mod tests {
 
     fn chunk(count: u32) -> Chunk {
         let name = Name::from_words([1, 2, 3]);
-        Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true }
+        Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true, timed: true }
     }
 
     #[test]
@@ -548,10 +562,10 @@ mod tests {
         assert_eq!(board.chunk(9), chunk(3));
         assert_eq!(board.claimer(9, position), Some(1));
         assert!(!board.retract(9, position), "it is claimed");
-        board.begin_task(9, 0);
+        board.begin_task(9, 0, None);
         board.end_task(9, 0, 12);
-        board.begin_task(9, 1);
-        let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0 };
+        board.begin_task(9, 1, Some(5));
+        let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0, began_at: 5 };
         assert_eq!(board.progress(9), progress);
         assert!(board.finish(9, 1000), "a new board listens");
         assert!(!board.finish(8, 1000), "only once");

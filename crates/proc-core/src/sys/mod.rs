@@ -302,6 +302,14 @@ pub(crate) fn conjure<F: Copy>() -> F {
     unsafe { NonNull::<F>::dangling().read() }
 }
 
+/// Nanoseconds of the clock that all processes share and nobody sets.
+pub(crate) fn monotonic() -> u64 {
+    use nix::time::{ClockId, clock_gettime};
+    // It cannot fail for this clock; zero would mean "never noted".
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
 /// The name of a signal, such as `SIGKILL`.
 pub(crate) fn signal_name(signal: i32) -> &'static str {
     Signal::try_from(signal).map_or("unknown signal", Signal::as_str)
