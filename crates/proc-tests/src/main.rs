@@ -7,7 +7,10 @@ mod calls;
 mod descriptors;
 mod failures;
 mod life;
+mod marks;
+mod nesting;
 mod output;
+mod processes;
 mod start;
 
 use nix::sys::signal::Signal;
@@ -66,7 +69,9 @@ fn main() {
         descriptors::SCENARIOS,
         failures::SCENARIOS,
         life::SCENARIOS,
+        nesting::SCENARIOS,
         output::SCENARIOS,
+        processes::SCENARIOS,
         start::SCENARIOS,
     ];
     let (_, scenario) = lists
@@ -104,7 +109,11 @@ fn describe(error: &Error) -> String {
     line.extend(error.pid().map(|pid| format!("pid={pid}")));
     line.extend(error.panic_message().map(|message| format!("message={message:?}")));
     line.extend(error.panic_location().map(|location| format!("location={location}")));
-    format!("{} | {error}", line.join(" "))
+    let text = error.to_string();
+    assert!(error.pid().is_none_or(|pid| text.contains(&format!("pid {pid})"))), "{text}");
+    assert!(error.worker().is_none_or(|w| text.contains(&format!("(worker {w}"))), "{text}");
+    assert!(error.task().is_none_or(|task| text.starts_with(&format!("task {task}: "))), "{text}");
+    format!("{} | {text}", line.join(" "))
 }
 
 /// Prints the fate of each task in turn.

@@ -1,7 +1,9 @@
 //! `init`: missing, late, repeated, in tests.
 
 mod support;
-use support::scenario;
+use std::process::Command;
+
+use support::{Running, scenario};
 
 in_contexts! {
     missing_init_is_one_clear_error: forkserver spawn fork;
@@ -31,4 +33,20 @@ fn init_twice_is_harmless(context: &str) {
 fn init_in_a_child_is_harmless(context: &str) {
     let expected = "used\nprocess 5\nused\npool 6\n";
     assert_eq!(scenario("init-in-child", context, &[]).succeeded(), expected);
+}
+
+/// A program that reaches `init` only with arguments, which an executed one has not.
+#[test]
+fn program_that_does_not_reach_init_when_executed_is_told_so() {
+    let run = |way: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_careless"));
+        command.env_clear().arg(way).stdout(std::process::Stdio::piped());
+        Running::start(command).finish().succeeded().to_owned()
+    };
+    assert_eq!(run("forkserver"), "Ok(42)\n");
+    assert_eq!(
+        run("spawn"),
+        "true | cannot start a template: the program was executed again, but it ended (exit status: \
+         3) before it reached proc_core::init() (process \"Process-1\")\n"
+    );
 }

@@ -2,26 +2,42 @@
 
 mod support;
 use nix::sys::signal::Signal;
-use support::{Running, start};
+use std::time::{Duration, Instant};
+
+use support::{Finished, Running, assert_told, scenario, start};
 
 in_contexts! {
     nothing_outlives_a_killed_program_when_idle: forkserver spawn fork;
     nothing_outlives_a_killed_program_when_busy: forkserver spawn fork;
     nothing_outlives_a_killed_program_when_nested: forkserver spawn fork;
     interrupt_ends_everything_without_a_word: forkserver spawn fork;
+    pool_outlives_the_thread_that_built_it: forkserver spawn;
+    deaf_task_is_killed_after_the_grace: forkserver spawn fork;
+    ending_takes_no_grace_where_nobody_refuses: forkserver spawn fork;
+    handles_of_a_dropped_pool_are_told_so: forkserver spawn fork;
+    calls_end_when_a_thread_terminates_the_pool: forkserver spawn fork;
+    closed_pool_says_so: forkserver spawn fork;
+    pool_in_a_static_is_no_hindrance: forkserver spawn fork;
+    exit_ends_everything: forkserver spawn fork;
+    panic_ends_everything: forkserver spawn fork;
+    processes_start_while_threads_allocate: forkserver spawn;
+    nothing_grows_with_pools_and_processes: forkserver spawn;
+    killed_template_is_replaced: forkserver spawn;
+    pool_outlives_its_template: forkserver spawn;
+    forked_pool_ends_with_its_template: fork;
 }
 
 fn idle(context: &str) -> Running {
     let mut program = start("stay", context, &["idle"]);
     program.lines(1, "idle");
-    assert_population(&program, context, &[]);
+    expect_population(&mut program, context, &[]);
     program
 }
 
 fn busy(context: &str) -> Running {
     let mut program = start("stay", context, &["busy"]);
     program.lines(2, "busy");
-    assert_population(&program, context, &[]);
+    expect_population(&mut program, context, &[]);
     program
 }
 
@@ -32,20 +48,24 @@ fn nested(context: &str) -> Running {
     if context == "spawn" {
         more.extend(["template", "template"]);
     }
-    assert_population(&program, context, &more);
+    expect_population(&mut program, context, &more);
     program
 }
 
 /// Who is there to be outlived: the test would be worth nothing without them.
-#[track_caller]
-fn assert_population(program: &Running, context: &str, more: &[&str]) {
+fn expect_population(program: &mut Running, context: &str, more: &[&str]) {
     let mut expected = vec!["scenario", "template", "worker-0", "worker-1"];
     expected.extend(more);
     if context != "forkserver" {
         expected.push("template");
     }
     expected.sort_unstable();
-    assert_eq!(program.names(), expected);
+    // A template that nobody needs takes its name in its own time.
+    program.wait_for_members(&format!("there should be {expected:?}"), |members| {
+        let mut names: Vec<&str> = members.iter().map(|member| member.comm.as_str()).collect();
+        names.sort_unstable();
+        names == expected
+    });
 }
 
 fn nothing_outlives_a_killed_program_when_idle(context: &str) {
@@ -71,4 +91,99 @@ fn interrupt_ends_everything_without_a_word(context: &str) {
         program.signal_group(Signal::SIGINT);
         program.finish().was_killed_by(Signal::SIGINT);
     }
+}
+
+fn pool_outlives_the_thread_that_built_it(context: &str) {
+    assert_eq!(scenario("thread-ends", context, &[]).succeeded(), "7\n");
+}
+
+fn deaf_task_is_killed_after_the_grace(context: &str) {
+    assert_eq!(scenario("deaf-task", context, &[]).succeeded(), CLOSED);
+}
+
+const CLOSED: &str = "closed | the pool is closed\n";
+
+fn ending_takes_no_grace_where_nobody_refuses(context: &str) {
+    assert_eq!(scenario("terminate-times", context, &[]).succeeded(), "quick\n");
+}
+
+fn handles_of_a_dropped_pool_are_told_so(context: &str) {
+    assert_told("dropped_pool", 2, scenario("dropped-in-the-middle", context, &[]).succeeded());
+}
+
+fn calls_end_when_a_thread_terminates_the_pool(context: &str) {
+    for call in ["map", "try_map", "imap", "apply"] {
+        let finished = scenario("terminated-by-a-thread", context, &[call]);
+        assert_told(&format!("terminated_{call}"), 2, finished.succeeded());
+    }
+}
+
+fn closed_pool_says_so(context: &str) {
+    assert_told("closed_pool", 2, scenario("closed-pool", context, &[]).succeeded());
+}
+
+/// Runs to the last line, and then to the end within a second.
+fn at_once(name: &str, context: &str, busy: &str, last: &str) -> Finished {
+    let mut program = start(name, context, &[busy]);
+    program.lines(1, last);
+    let said = Instant::now();
+    let finished = program.finish();
+    assert!(said.elapsed() < Duration::from_secs(1), "{:?} after {last}", said.elapsed());
+    finished
+}
+
+fn pool_in_a_static_is_no_hindrance(context: &str) {
+    for busy in ["idle", "busy"] {
+        at_once("static-pool", context, busy, "main returns").succeeded();
+    }
+}
+
+fn exit_ends_everything(context: &str) {
+    for busy in ["idle", "busy"] {
+        let finished = at_once("exit-in-the-middle", context, busy, "main exits");
+        assert_eq!(finished.status.code(), Some(3));
+        assert_eq!(finished.stderr, "");
+    }
+}
+
+fn panic_ends_everything(context: &str) {
+    for busy in ["idle", "busy"] {
+        let finished = at_once("panic-in-the-middle", context, busy, "main panics");
+        assert_eq!(finished.status.code(), Some(101));
+        assert_eq!(finished.stderr.matches("panicked at").count(), 1, "{}", finished.stderr);
+    }
+}
+
+fn processes_start_while_threads_allocate(context: &str) {
+    const PROCESSES: usize = 1000;
+    let finished = scenario("busy-threads", context, &[&PROCESSES.to_string()]);
+    let expected = (0..PROCESSES).map(|number| format!("None{number}"));
+    assert!(finished.succeeded().lines().eq(expected));
+}
+
+fn nothing_grows_with_pools_and_processes(context: &str) {
+    assert_eq!(scenario("many-lives", context, &["100"]).succeeded(), "flat\n");
+}
+
+/// The full numbers of the scenario; minutes on a small machine.
+#[test]
+#[ignore = "takes minutes"]
+fn nothing_grows_with_a_thousand_pools() {
+    for context in ["forkserver", "spawn"] {
+        assert_eq!(scenario("many-lives", context, &["1000"]).succeeded(), "flat\n");
+    }
+}
+
+fn killed_template_is_replaced(context: &str) {
+    assert_eq!(scenario("template-killed", context, &[]).succeeded(), "templates 1\n");
+}
+
+fn pool_outlives_its_template(context: &str) {
+    let finished = scenario("template-killed-under-a-pool", context, &[]);
+    assert_told("killed_template", 2, finished.succeeded());
+}
+
+fn forked_pool_ends_with_its_template(context: &str) {
+    let finished = scenario("fork-template-killed", context, &[]);
+    assert_told("killed_fork_template", 2, finished.succeeded());
 }

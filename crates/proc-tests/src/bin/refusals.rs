@@ -1,0 +1,41 @@
+//! Functions that carry data, each refused by the compiler; without `--cfg refused=…` it compiles.
+//!
+//! Not trybuild: the refusal comes when code is generated, its place is in proc-core's sources, and
+//! another target directory would build every dependency again.
+
+#![allow(unexpected_cfgs, reason = "the test passes them")]
+
+use proc_core::{Pool, Process};
+
+fn double(x: u32) -> u32 {
+    2 * x
+}
+
+fn main() {
+    proc_core::init();
+    let factor = std::env::args().count() as u32;
+    let pool = Pool::builder().processes(2).build().expect("it can be built");
+
+    #[cfg(refused = "process")]
+    let _ = Process::new(move |x: u32| x * factor, 1).start();
+    #[cfg(refused = "pointer")]
+    let _ = Process::new(double as fn(u32) -> u32, factor).start();
+    #[cfg(refused = "map")]
+    let _ = pool.map(move |x: u32| x * factor, [1]);
+    #[cfg(refused = "try_map")]
+    let _ = pool.try_map(move |x: u32| x * factor, [1]);
+    #[cfg(refused = "imap")]
+    let _ = pool.imap(move |x: u32| x * factor, [1]).next();
+    #[cfg(refused = "imap_unordered")]
+    let _ = pool.imap_unordered(move |x: u32| x * factor, [1]).next();
+    #[cfg(refused = "apply")]
+    let _ = pool.apply(move |x: u32| x * factor, 1);
+    #[cfg(refused = "options")]
+    let _ = pool.options().chunksize(1).map(move |x: u32| x * factor, [1]);
+    #[cfg(refused = "initializer")]
+    let _ = Pool::builder().initializer(move |x: u32| drop(x * factor), 1).build();
+
+    let child = Process::new(double, factor).start().expect("it can be started");
+    println!("{:?}", child.join().expect("it returns"));
+    println!("{:?}", pool.map(|(x, factor): (u32, u32)| x * factor, [(3, 2)]).expect("it returns"));
+}

@@ -1,0 +1,67 @@
+//! `init_tests!`, used as in anybody's test file, under `cargo test` and `cargo nextest run`.
+
+use std::time::Duration;
+
+use proc_core::{Context, Error, Pool, Process};
+
+proc_core::init_tests!();
+
+fn square(x: i64) -> i64 {
+    x * x
+}
+
+#[test]
+fn pool_in_a_test() -> Result<(), Error> {
+    let pool = Pool::new()?;
+    assert_eq!(pool.map(square, [1, 2, 3])?, [1, 4, 9]);
+    Ok(())
+}
+
+#[test]
+fn process_in_a_test() -> Result<(), Error> {
+    let child = Process::new(square, 4).start()?;
+    assert_eq!(child.join()?, 16);
+    Ok(())
+}
+
+#[test]
+fn executed_process_in_a_test() -> Result<(), Error> {
+    for _ in 0..2 {
+        let child = Process::new(square, 5).context(Context::Spawn).start()?;
+        assert_eq!(child.join()?, 25);
+    }
+    let pool = Pool::builder().processes(2).context(Context::Spawn).build()?;
+    assert_eq!(pool.map(square, [6, 7])?, [36, 49]);
+    Ok(())
+}
+
+#[test]
+fn panic_of_a_task_in_a_test() -> Result<(), Error> {
+    let pool = Pool::builder().processes(1).build()?;
+    let error = pool.apply(|x: u32| assert_eq!(x, 2, "not two"), 1).expect_err("it panics");
+    assert!(error.panic_message().is_some_and(|message| message.contains("not two")));
+    Ok(())
+}
+
+#[test]
+fn several_threads_in_a_test() {
+    let work = |thread: i64| {
+        let pool = Pool::builder().processes(2).build()?;
+        let child = Process::new(square, thread).start()?;
+        let sum: i64 = pool.map(square, 0..100)?.into_iter().sum();
+        Ok::<_, Error>((sum, child.join()?))
+    };
+    let threads: Vec<_> = (0..4).map(|thread| std::thread::spawn(move || work(thread))).collect();
+    for (thread, number) in threads.into_iter().zip(0..) {
+        let done = thread.join().expect("it does not panic").expect("nothing fails");
+        assert_eq!(done, (328_350, number * number));
+    }
+}
+
+#[test]
+fn stuck_child_does_not_hold_up_the_tests() -> Result<(), Error> {
+    let child = Process::new(|()| std::thread::sleep(Duration::from_secs(600)), ()).start()?;
+    let Err(child) = child.join_timeout(Duration::from_millis(1)) else { panic!("it sleeps") };
+    drop(child);
+    Ok(())
+}
