@@ -138,9 +138,11 @@ impl Template {
         // accept() cannot be given a deadline, so a thread does it, and is called off by a message
         // of our own if the child ends first.
         let (told, hello) = mpsc::channel();
-        std::thread::Builder::new().name("proc-core accept".into()).spawn(move || {
+        let accept = move || {
             let _ = told.send(server.accept());
-        })?;
+        };
+        let accepting =
+            std::thread::Builder::new().name("proc-core accept".into()).spawn(accept)?;
         let call_off = || {
             if let Ok(line) = IpcSender::<Hello>::connect(address.clone()) {
                 let _ = line.send(Hello { nonce: !nonce, image: 0, requests: None });
@@ -162,6 +164,8 @@ impl Template {
                 break Err(format!("it did not reach proc_core::init() within {BIRTH:?}"));
             }
         };
+        // With it goes the socket's directory.
+        let _ = accepting.join();
         let sender = outcome.and_then(|(_, hello)| match hello {
             Hello { nonce: told, .. } if told != nonce => Err("another process answered".into()),
             Hello { image, .. } if image != Image::get().identity() => {

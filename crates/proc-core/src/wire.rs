@@ -102,9 +102,7 @@ pub(crate) fn encode_into<T: Message>(
         }
         return encoded.map(|()| None);
     }
-    let handles = panics::catch(collect_handles)
-        .map_err(|panic| format!("at most {MAX_HANDLES} channels fit: {}", panic.message))
-        .flatten();
+    let handles = collect_handles();
     let result = encoded.and(handles);
     if result.is_err() {
         out.truncate(start);
@@ -124,6 +122,15 @@ fn collect_handles() -> Result<Option<Handles>, String> {
         // Fails, as nobody can receive it, and empties the lists.
         let _ = sender.send(Handful { channels: 0 });
         return Ok(None);
+    }
+    if channels + regions + 2 > MAX_HANDLES {
+        // Sending is the only way to empty the lists, and so many make it panic.
+        panics::hush(|| drop(sender.send(Handful { channels: 0 })));
+        return Err(format!(
+            "it holds {channels} channels and {regions} regions of shared memory, and one message \
+             takes {} in all: send them in several",
+            MAX_HANDLES - 2
+        ));
     }
     sender.send(Handful { channels: channels + 1 }).map_err(|error| failed(&error))?;
     Ok(Some(Handles(receiver.to_opaque())))
