@@ -4,6 +4,7 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,28 +23,38 @@ thread_local! {
     static CAUGHT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
-/// Whether a panic that is reported to the parent is also printed here.
+/// What becomes of a panic's message in this process, beside the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Echo {
-    /// As Python's `Process` does: nobody may be waiting for the report.
+    /// As in any program.
     Print,
-    /// As Python's `Pool` does: whoever called gets it.
-    Quiet,
+    /// Printed unless it is reported. As Python's `Pool` does: whoever called gets it.
+    Reported,
+    /// Never printed: a template has nothing to say.
+    Never,
 }
 
-/// Makes panics inside [`catch`] leave a report. Called once in each child.
-pub(crate) fn install_hook(echo: Echo) {
+static ECHO: AtomicU8 = AtomicU8::new(Echo::Print as u8);
+
+/// Makes panics inside [`catch`] leave a report. Called once in each template, for its children.
+pub(crate) fn install_hook() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if !CATCHING.get() {
-            return previous(info);
+        let caught = CATCHING.get();
+        if caught {
+            CAUGHT.set(Some(describe(info)));
         }
-        let report = describe(info);
-        CAUGHT.set(Some(report));
-        if echo == Echo::Print {
+        let echo = ECHO.load(Ordering::Relaxed);
+        if echo == Echo::Print as u8 || (echo == Echo::Reported as u8 && !caught) {
             previous(info);
         }
     }));
+}
+
+/// Chooses for this process.
+pub(crate) fn set_echo(echo: Echo) {
+    ECHO.store(echo as u8, Ordering::Relaxed);
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> PanicReport {

@@ -376,7 +376,7 @@ fn open<R: Message>(result: Result<Payload, Fault>) -> Result<R, Error> {
 
 /// The life of a [`Process`] from inside.
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
-    panics::install_hook(Echo::Print);
+    panics::set_echo(Echo::Print);
     let mut out = Vec::new();
     let result = function.resolve().and_then(|call| {
         let (bytes, handles) = arguments.parts();

@@ -33,10 +33,11 @@ use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::panics::{self, Echo};
 use crate::sys::image::Image;
 use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
 use crate::wire::{Job, Key, Report, Request, Start, Surroundings};
-use crate::{context, panics, process, worker};
+use crate::{context, process, worker};
 
 /// Tells an executed program that it is to be a template, and where to report: `nonce:bell:ring:server`.
 const VARIABLE: &str = "PROC_CORE_TEMPLATE";
@@ -296,8 +297,10 @@ impl Server {
         sys::ignore_sigpipe();
         sys::name_process("template");
         // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
+        panics::install_hook();
+        panics::set_echo(Echo::Never);
+        // Looked up once for all children.
+        Image::get();
         let mask = sys::block_signals(&sys::template_signals());
         let (Ok(mask), Ok(exits)) = (mask, ExitBell::new()) else { sys::exit_now(1) };
         let mut server = Server {
@@ -318,7 +321,6 @@ impl Server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
-        std::panic::set_hook(hook);
         context::adopt(line);
         become_process(alone, start)
     }

@@ -58,7 +58,7 @@ const LOOKS: u32 = 200;
 
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
-    panics::install_hook(Echo::Quiet);
+    panics::set_echo(Echo::Reported);
     sys::shrug_off_interrupt();
     let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
     let mut worker = Worker {

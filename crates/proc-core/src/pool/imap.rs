@@ -18,6 +18,7 @@ const LEAST_WINDOW: usize = 64;
 pub struct ImapUnordered<'a, F, R, I> {
     crew: &'a Arc<Crew>,
     inbox: Arc<Inbox>,
+    /// What is called, or why nothing more is.
     name: Result<Name, Error>,
     inputs: std::iter::Fuse<I>,
     chunksize: usize,
@@ -25,6 +26,8 @@ pub struct ImapUnordered<'a, F, R, I> {
     taken: usize,
     /// How many of them have no result yet.
     open: usize,
+    /// Whether the last result was handed on.
+    over: bool,
     /// Results that are not handed on yet.
     ready: VecDeque<(usize, Result<R, Error>)>,
     function: PhantomData<fn() -> F>,
@@ -51,6 +54,7 @@ where
             chunksize: chunksize.unwrap_or(1).max(1),
             taken: 0,
             open: 0,
+            over: false,
             ready: VecDeque::new(),
             function: PhantomData,
         }
@@ -58,16 +62,14 @@ where
 
     /// Takes inputs until `window` are ahead of what was handed on; `held` are held back elsewhere.
     fn refill(&mut self, held: usize) {
+        let Ok(name) = self.name else { return };
         let window = (WINDOW_PER_WORKER * self.crew.processes()).max(LEAST_WINDOW);
-        let window = window.max(2 * self.chunksize);
-        let Ok(name) = self.name else {
-            if let (Err(error), Some(_)) = (&self.name, self.inputs.next()) {
-                self.ready.push_back((self.taken, Err(error.clone())));
-                self.taken += 1;
+        let window = window.max(self.chunksize.saturating_mul(2));
+        loop {
+            let ahead = self.open + self.ready.len() + held;
+            if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
+                return;
             }
-            return;
-        };
-        while self.open + self.ready.len() + held < window {
             let mut feed = Feed::new(name, &self.inbox, self.taken, Some(self.chunksize));
             while feed.left < self.chunksize {
                 let Some(input) = self.inputs.next() else { break };
@@ -85,40 +87,38 @@ where
             }
             match self.crew.submit(feed) {
                 Ok(()) => self.open += pushed,
-                Err(error) => {
-                    let lost = (first..first + pushed).map(|task| (task, Err(error.clone())));
-                    self.ready.extend(lost);
-                    return;
-                }
+                Err(error) => return self.name = Err(error),
             }
         }
     }
 
     /// The next result with its number; `held` more are held back by the caller.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
-        loop {
+        while !self.over {
             self.refill(held);
             if let Some(result) = self.ready.pop_front() {
                 return Some(result);
             }
-            if self.open == 0 {
-                return None;
-            }
-            match self.crew.wait(&self.inbox, None) {
-                Some(Ok(delivery)) => {
-                    self.open -= delivery.count();
-                    let ready = &mut self.ready;
-                    delivery.open(|task, result| ready.push_back((task, result)));
+            if self.open > 0 {
+                match self.crew.wait(&self.inbox, None) {
+                    Some(Ok(delivery)) => {
+                        self.open -= delivery.count();
+                        let ready = &mut self.ready;
+                        delivery.open(|task, result| ready.push_back((task, result)));
+                    }
+                    Some(Err(error)) => {
+                        self.open = 0;
+                        self.name = Err(error);
+                    }
+                    None => {}
                 }
-                Some(Err(error)) => {
-                    // One error for all that is lost; the iterator ends with it.
-                    self.open = 0;
-                    self.name = Err(error.clone());
-                    return Some((usize::MAX, Err(error)));
-                }
-                None => {}
+                continue;
             }
+            // One error stands for all that is lost with the pool, and is the last.
+            self.over = true;
+            return self.name.as_ref().err().map(|error| (usize::MAX, Err(error.clone())));
         }
+        None
     }
 }
 

@@ -202,8 +202,14 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Hands over a delivery. Once the inbox is closed, its reason explains every failure.
     pub(crate) fn deliver(&self, delivery: Delivery) {
-        self.lock().deliveries.push_back(delivery);
+        let mut state = self.lock();
+        if state.closed.is_some() && matches!(delivery, Delivery::Failed { .. }) {
+            return;
+        }
+        state.deliveries.push_back(delivery);
+        drop(state);
         self.arrived.notify_all();
     }
 
