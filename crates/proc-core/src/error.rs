@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::function::Fault;
 use crate::panics::PanicReport;
 use crate::sys;
+use crate::wire::Payload;
 
 /// Why a process, a pool or a task did not give a result.
 ///
@@ -69,6 +70,10 @@ impl Error {
             Fault::Result(why) => Kind::Encode { what: "result", why },
             Fault::Unknown(why) => Kind::Invalid(why),
         })
+    }
+
+    pub(crate) fn from_fault_payload(fault: Payload) -> Error {
+        fault.decode().map_or_else(Error::decode_result, Error::from_fault)
     }
 
     pub(crate) fn died(status: Option<ExitStatus>) -> Error {

@@ -21,6 +21,7 @@ use super::job::{Cut, Delivery, Feed, Inbox};
 use crate::context::{self, Context};
 use crate::error::{Error, Place};
 use crate::function::{Fault, Name};
+use crate::panics;
 use crate::process::{self, Handle, Link, Received};
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
 use crate::record;
@@ -37,6 +38,9 @@ const START_ATTEMPTS: u32 = 20;
 
 /// How long a worker that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// After waiting so long for a replacement to become possible, its seat is given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often running tasks' timeouts are looked at.
 const GLANCE: Duration = Duration::from_millis(10);
@@ -163,7 +167,7 @@ impl Crew {
             _ => None,
         };
         let layout = Layout::for_workers(plan.processes);
-        let board = Board::new(layout);
+        let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
         state.seats.resize_with(plan.processes as usize, Seat::default);
         let crew = Arc::new(Crew {
@@ -215,17 +219,22 @@ impl Crew {
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
             let initializer = self.plan.initializer.as_ref().map(|encode| encode()).transpose()?;
-            let (sender, mail) = ipc::channel().map_err(|error| Error::start("a worker", error))?;
+            let cannot = |error| Error::start("a worker", error);
+            let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
                 let mut state = self.lock();
                 // From here on new regions are announced by mail.
                 state.seats[owner as usize].mail = Some(sender);
+                let regions = state.arena.regions();
+                // Each is copied once more when it is sent, and ipc-channel panics if it cannot be.
+                sys::spare_descriptors(2 * regions.len() + 4).map_err(cannot)?;
+                let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
                     owner,
                     mail,
                     layout: self.board.layout(),
-                    board: self.board.share(),
-                    regions: state.arena.regions().iter().map(|r| r.share()).collect(),
+                    board: self.board.share().map_err(cannot)?,
+                    regions: shared.map_err(cannot)?,
                     initializer,
                     max_tasks: self.plan.max_tasks,
                 }
@@ -260,7 +269,10 @@ impl Crew {
             let attendant = Attendant(crew);
             let mut link = Some(link);
             while let Some(worker) = link.take() {
-                link = attendant.0.attend_one(owner, &worker);
+                match panics::catch(|| attendant.0.attend_one(owner, &worker)) {
+                    Ok(next) => link = next,
+                    Err(panic) => attendant.0.fail_seat(owner, &worker, panic.message),
+                }
             }
         };
         let name = format!("{}-{owner}", self.plan.name);
@@ -298,7 +310,24 @@ impl Crew {
         if !self.bury(owner, status, failure, place) {
             return None;
         }
-        self.hire(owner).map_err(|error| self.give_up_seat(owner, error)).ok()
+        self.rehire(owner).map_err(|error| self.give_up_seat(owner, error)).ok()
+    }
+
+    /// Starts a replacement, patiently: processes and descriptors may come free.
+    fn rehire(&self, owner: Owner) -> Result<Link, Error> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let error = match self.hire(owner) {
+                Ok(link) => return Ok(link),
+                Err(error) => error,
+            };
+            let state = self.lock();
+            if pause > LONGEST_PAUSE || matches!(state.phase, Phase::Over(_)) {
+                return Err(error);
+            }
+            drop(self.ended.wait_timeout(state, pause));
+            pause *= 2;
+        }
     }
 
     fn hear(&self, owner: Owner, news: News, failure: &mut Option<Error>) {
@@ -309,7 +338,7 @@ impl Crew {
                 seat.ready = true;
                 seat.failed_starts = 0;
             }
-            News::InitializerFailed(fault) => *failure = Some(Error::from_fault(fault)),
+            News::InitializerFailed(fault) => *failure = Some(Error::from_fault_payload(fault)),
             News::Finished => {
                 self.collect();
                 // Somebody must be told of the next one, unless somebody looks anyway.
@@ -459,13 +488,12 @@ impl Crew {
         // Results are as large as arguments, for all we know; what does not fit comes by message.
         let room = bytes.len() + count * (record::LEAST_RESULT + 16);
         let allocated = state.arena.allocate(bytes.len() + room);
-        let (block, new) = allocated.map_err(|e| fail(Error::start("a chunk's memory", e)))?;
-        if new > 0
-            && let Some(region) = state.arena.regions().last()
-        {
-            let region = region.share();
+        let cannot = |error| fail(Error::start("a chunk's memory", error));
+        let (block, new) = allocated.map_err(cannot)?;
+        if new > 0 {
             for owner in 0..self.plan.processes {
-                state.mail(owner, Mail::Region(region.clone()));
+                let region = state.arena.region(block).share().map_err(cannot)?;
+                state.mail(owner, Mail::Region(region));
             }
         }
         let written = state.arena.region(block).write(block.offset as usize, bytes);
@@ -821,6 +849,19 @@ impl Crew {
                 state.kill(owner, Doom { inbox, task, error });
             }
         }
+    }
+
+    /// After a panic of its attendant: ends the worker, settles what it had, and does without it.
+    fn fail_seat(&self, owner: Owner, link: &Link, why: String) {
+        link.handle.signal(Signal::SIGKILL);
+        while !matches!(link.receive(None), Received::End | Received::Report(Report::Exited { .. }))
+        {
+        }
+        let error = Error::start("a worker again", std::io::Error::other(why));
+        let pid = Some(link.handle.pid);
+        let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
+        self.bury(owner, None, Some(error.clone()), place);
+        self.give_up_seat(owner, error);
     }
 
     /// Goes on without a seat, or ends the pool if it was the last one.

@@ -117,6 +117,9 @@ impl Pool {
     ///
     /// Inputs are taken lazily, never more than a window ahead of the results taken: 16 for each
     /// worker, and at least 64. An endless input is fine. Dropping the iterator drops the rest.
+    ///
+    /// Inputs are taken by `next`, which so waits for the input too: one that waits in turn for a
+    /// result of its own makes both wait for ever (use [`apply_async`](Pool::apply_async)).
     pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, F, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,

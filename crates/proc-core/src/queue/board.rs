@@ -4,6 +4,7 @@
 //! serialized by the pool's lock); any number of workers claim and finish; anybody may be killed
 //! between any two instructions.
 
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 use ipc_channel::ipc::IpcSharedMemory;
@@ -178,10 +179,14 @@ pub(crate) struct Board {
 
 impl Board {
     /// A new board, empty.
-    pub(crate) fn new(layout: Layout) -> Board {
-        let board = Board { layout, region: Region::new(layout.size()) };
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory for it.
+    pub(crate) fn new(layout: Layout) -> io::Result<Board> {
+        let board = Board { layout, region: Region::new(layout.size())? };
         board.header().listening.0.store(1, Ordering::Relaxed);
-        board
+        Ok(board)
     }
 
     /// A worker's view of its parent's board; `None` if the memory is not of that layout.
@@ -191,7 +196,11 @@ impl Board {
     }
 
     /// What to send to a worker.
-    pub(crate) fn share(&self) -> IpcSharedMemory {
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Board::new).
+    pub(crate) fn share(&self) -> io::Result<IpcSharedMemory> {
         self.region.share()
     }
 
@@ -528,10 +537,14 @@ mod tests {
         Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true, timed: true }
     }
 
+    fn board(workers: u32) -> Board {
+        Board::new(Layout::for_workers(workers)).expect("there is memory")
+    }
+
     #[test]
     fn every_number_of_workers_has_a_layout() {
         for workers in (1..70).chain([4095, 4096]) {
-            let board = Board::new(Layout::for_workers(workers));
+            let board = board(workers);
             assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
             assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
             assert_eq!(
@@ -554,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_ticket_goes_round() {
-        let board = Board::new(Layout::for_workers(2));
+        let board = board(2);
         let position = board.position();
         assert!(board.publish(9, &chunk(3), |_, _| ()));
         assert_eq!(board.claim(1), Some(9));
@@ -576,7 +589,7 @@ mod tests {
 
     #[test]
     fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
-        let board = Board::new(Layout::for_workers(1));
+        let board = board(1);
         let mut kept = Vec::new();
         for ticket in 0..3 * board.layout.tickets {
             let ticket = if ticket == 0 { 0 } else { 1 };
@@ -592,7 +605,7 @@ mod tests {
 
     #[test]
     fn a_retracted_ticket_is_claimed_by_nobody() {
-        let board = Board::new(Layout::for_workers(1));
+        let board = board(1);
         let position = board.position();
         assert!(board.publish(0, &chunk(1), |_, _| ()));
         assert!(board.publish(1, &chunk(1), |_, _| ()));
@@ -603,7 +616,7 @@ mod tests {
 
     #[test]
     fn sleepers_are_woken_once() {
-        let board = Board::new(Layout::for_workers(3));
+        let board = board(3);
         assert!(board.fall_asleep(1));
         assert!(board.fall_asleep(2));
         assert_eq!(board.pick_sleepers(1), [1]);
