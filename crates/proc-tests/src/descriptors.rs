@@ -135,7 +135,7 @@ fn channels(arguments: &Arguments) {
         }
     }
     // Some with, some without.
-    let maybe = |number: u32| (number % 3 == 0).then(|| make(number));
+    let maybe = |number: u32| number.is_multiple_of(3).then(|| make(number));
     let results = pool.options().chunksize(7).map(maybe, 0..50).expect("nothing fails");
     for (result, number) in results.into_iter().zip(0..50) {
         assert_eq!(result.is_some(), number % 3 == 0);

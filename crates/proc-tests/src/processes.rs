@@ -246,9 +246,9 @@ fn fork_with_threads(_: &Arguments) {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || stopped.recv());
     let process = Process::new(comm, ()).context(proc_core::Context::Fork);
-    println!("{}", describe(&process.start().err().expect("it is refused")));
+    println!("{}", describe(&process.start().expect_err("it is refused")));
     let pool = proc_core::Pool::builder().processes(2).context(proc_core::Context::Fork).build();
-    println!("{}", describe(&pool.err().expect("it is refused")));
+    println!("{}", describe(&pool.expect_err("it is refused")));
     drop(stop);
     assert!(thread.join().expect("it does not panic").is_err());
 }

@@ -18,9 +18,9 @@ pub(crate) fn is_without_init(name: &str) -> bool {
 
 fn init_missing(arguments: &Arguments) {
     let process = Process::new(double, 21).context(arguments.context).start();
-    println!("process: {}", describe(&process.err().expect("init is missing")));
+    println!("process: {}", describe(&process.expect_err("init is missing")));
     let pool = Pool::builder().processes(2).context(arguments.context).build();
-    println!("pool: {}", describe(&pool.err().expect("init is missing")));
+    println!("pool: {}", describe(&pool.expect_err("init is missing")));
 }
 
 /// With a second thread that lives on.
