@@ -7,7 +7,12 @@
 //!
 //! Absent on purpose: knowledge of any one demo.
 
-#![allow(dead_code, reason = "every test file uses its own part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "every test file uses its part of this"
+)]
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{Read, Write};

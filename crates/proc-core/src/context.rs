@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
+use crate::sys::image::Image;
 use crate::sys::{self, SingleThread};
 use crate::template::Template;
 
@@ -81,6 +82,8 @@ pub fn init() {
         return;
     }
     Template::serve_if_spawned();
+    // Before the fork: the file may be touched any time later.
+    Image::get();
     // Without a template of its own the program spawns one when it needs it, and tells then if that
     // fails too.
     let main = SingleThread::prove().ok().and_then(|alone| Template::fork(alone).ok());

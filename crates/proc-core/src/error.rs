@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::function::Fault;
 use crate::panics::PanicReport;
 use crate::sys;
+use crate::wire::Payload;
 
 /// Why a process, a pool or a task did not give a result.
 ///
@@ -71,16 +72,18 @@ impl Error {
         })
     }
 
+    pub(crate) fn from_fault_payload(fault: Payload) -> Error {
+        fault.decode().map_or_else(Error::decode_result, Error::from_fault)
+    }
+
     pub(crate) fn died(status: Option<ExitStatus>) -> Error {
         Error::new(Kind::Died(status))
     }
 
-    #[allow(dead_code)]
     pub(crate) fn timeout(after: Duration) -> Error {
         Error::new(Kind::Timeout(after))
     }
 
-    #[allow(dead_code)]
     pub(crate) fn cancelled() -> Error {
         Error::new(Kind::Cancelled)
     }

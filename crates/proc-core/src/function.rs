@@ -35,7 +35,10 @@ pub(crate) use refuse_captures;
 
 /// What may be sent between processes: any owned value that serde can write and read back.
 ///
-/// Implemented for every such type; nobody implements it by hand.
+/// Implemented for every such type; nobody implements it by hand. The encoding is not
+/// self-describing, so types that ask for that (`untagged`, `flatten`, `skip_serializing_if`) are
+/// refused with an error; values nest at most 256 levels deep, and a sequence of zero-sized elements
+/// has at most 65,536 of them.
 pub trait Message: Serialize + DeserializeOwned + 'static {}
 
 impl<T: Serialize + DeserializeOwned + 'static> Message for T {}

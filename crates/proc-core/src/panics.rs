@@ -4,6 +4,7 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ pub(crate) struct PanicReport {
 
 thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
+    static QUIET: Cell<bool> = const { Cell::new(false) };
     static CAUGHT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
@@ -37,11 +39,19 @@ pub(crate) enum Echo {
 
 static ECHO: AtomicU8 = AtomicU8::new(Echo::Print as u8);
 
-/// Makes panics inside [`catch`] leave a report. Called once in each template, for its children.
+/// Makes panics inside [`catch`] leave a report. Called in each template, for its children.
 pub(crate) fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(wrap_hook);
+}
+
+fn wrap_hook() {
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let caught = CATCHING.get();
+        if QUIET.get() {
+            return;
+        }
         if caught {
             CAUGHT.set(Some(describe(info)));
         }
@@ -79,6 +89,21 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     });
     CATCHING.set(nested);
     outcome
+}
+
+/// Runs `f`; a panic in it is printed as in any thread and goes no further.
+pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok()
+}
+
+/// Runs `f`, which is expected to panic, without a word about it.
+pub(crate) fn hush(f: impl FnOnce()) {
+    install_hook();
+    QUIET.set(true);
+    if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(f)) {
+        discard(payload);
+    }
+    QUIET.set(false);
 }
 
 /// Drops a panic's payload, whose destructor may panic in turn, and that one's payload again.

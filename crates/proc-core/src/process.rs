@@ -21,7 +21,7 @@ use crate::function::{Fault, Input, Message, Name, refuse_captures};
 use crate::panics::{self, Echo};
 use crate::sys;
 use crate::template::Template;
-use crate::wire::{Job, Key, Payload, Report, Start, Surroundings};
+use crate::wire::{Job, Key, Payload, Report, Start};
 
 /// The exit code of a process whose function panicked: the one Rust gives a panicking `main`.
 const PANICKED: i32 = 101;
@@ -148,9 +148,11 @@ impl Link {
         let cannot = |source| Error::start("the process", source);
         let (report, reports) = ipc::channel().map_err(cannot)?;
         let key = Key { owner: std::process::id(), serial };
-        let surroundings = Surroundings::default();
-        let start = Start { key, name: name.to_owned(), report, surroundings, job };
-        template.start(start).map_err(|_| Error::template_gone())?;
+        let surroundings = Payload::encode(&template.surroundings())
+            .map_err(|why| cannot(std::io::Error::other(why)))?;
+        // More is not shown anywhere; errors have the whole name.
+        let name = name.chars().take(16).collect();
+        template.start(Start { key, name, report, surroundings, job })?;
         let handle = Handle { pid: 0, key, template: Arc::clone(template) };
         let mut link = Link { handle, reports, early: RefCell::default() };
         let mut early = VecDeque::new();
@@ -369,9 +371,11 @@ impl<R: Message> Child<R> {
     }
 }
 
-fn open<R: Message>(result: Result<Payload, Fault>) -> Result<R, Error> {
-    let payload = result.map_err(Error::from_fault)?;
-    payload.decode().map_err(Error::decode_result)
+fn open<R: Message>(result: Result<Payload, Payload>) -> Result<R, Error> {
+    match result {
+        Ok(value) => value.decode().map_err(Error::decode_result),
+        Err(fault) => Err(Error::from_fault_payload(fault)),
+    }
 }
 
 /// The life of a [`Process`] from inside.
@@ -383,7 +387,9 @@ pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSen
         call(Input { bytes, handles }, &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
-    let result = result.map(|handles| Payload::new(out, handles));
+    let result = result
+        .and_then(|handles| Payload::new(out, handles).map_err(Fault::Result))
+        .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
     // Where the parent no longer listens, nobody misses the result.
     let _ = report.send(Report::Returned(result));
     sys::exit_now(code)

@@ -29,10 +29,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Error;
 use crate::panics::{self, Echo};
 use crate::sys::image::Image;
 use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
@@ -63,15 +65,17 @@ pub(crate) struct Template {
 #[derive(Clone, Debug, Default)]
 struct Snapshot {
     environment: HashMap<OsString, OsString>,
-    directory: Option<PathBuf>,
+    directory: Option<OsString>,
+}
+
+/// As an OsString: serde takes a path for text.
+fn current_directory() -> Option<OsString> {
+    std::env::current_dir().ok().map(PathBuf::into_os_string)
 }
 
 impl Snapshot {
     fn now() -> Snapshot {
-        Snapshot {
-            environment: std::env::vars_os().collect(),
-            directory: std::env::current_dir().ok(),
-        }
+        Snapshot { environment: std::env::vars_os().collect(), directory: current_directory() }
     }
 
     /// What a process must change to have today's surroundings instead of these.
@@ -92,7 +96,7 @@ impl Snapshot {
             let gone = self.environment.keys().filter(|name| std::env::var_os(name).is_none());
             environment.extend(gone.map(|name| (name.clone(), None)));
         }
-        let directory = std::env::current_dir().ok().filter(|d| self.directory.as_ref() != Some(d));
+        let directory = current_directory().filter(|now| self.directory.as_ref() != Some(now));
         Surroundings { environment, directory }
     }
 }
@@ -138,9 +142,11 @@ impl Template {
         // accept() cannot be given a deadline, so a thread does it, and is called off by a message
         // of our own if the child ends first.
         let (told, hello) = mpsc::channel();
-        std::thread::Builder::new().name("proc-core accept".into()).spawn(move || {
+        let accept = move || {
             let _ = told.send(server.accept());
-        })?;
+        };
+        let accepting =
+            std::thread::Builder::new().name("proc-core accept".into()).spawn(accept)?;
         let call_off = || {
             if let Ok(line) = IpcSender::<Hello>::connect(address.clone()) {
                 let _ = line.send(Hello { nonce: !nonce, image: 0, requests: None });
@@ -162,6 +168,8 @@ impl Template {
                 break Err(format!("it did not reach proc_core::init() within {BIRTH:?}"));
             }
         };
+        // With it goes the socket's directory.
+        let _ = accepting.join();
         let sender = outcome.and_then(|(_, hello)| match hello {
             Hello { nonce: told, .. } if told != nonce => Err("another process answered".into()),
             Hello { image, .. } if image != Image::get().identity() => {
@@ -219,10 +227,17 @@ impl Template {
         }
     }
 
+    /// What a new process must change to have today's surroundings.
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        self.base.changes()
+    }
+
     /// Asks for a process.
-    pub(crate) fn start(&self, mut start: Start) -> io::Result<()> {
-        start.surroundings = self.base.changes();
-        self.ask(Request::Start(Box::new(start)))
+    pub(crate) fn start(&self, start: Start) -> Result<(), Error> {
+        self.ask(Request::Start(Box::new(start))).map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::template_gone(),
+            _ => Error::start("the process", error),
+        })
     }
 
     /// Sends a signal to a process that was asked for here, unless it has ended.
@@ -236,7 +251,11 @@ impl Template {
             return Err(io::Error::other("it serves the process that this one was forked from"));
         }
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.send(request).map_err(io::Error::other)?;
+        line.send(request).map_err(|error| match error {
+            IpcError::Io(error) => error,
+            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
+            error => io::Error::other(error),
+        })?;
         self.ring.ring()
     }
 }
@@ -295,12 +314,11 @@ impl Server {
         line: Template, // what children use to ask this template for processes of their own
     ) -> ! {
         sys::ignore_sigpipe();
+        sys::hear_children();
         sys::name_process("template");
         // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
         panics::install_hook();
         panics::set_echo(Echo::Never);
-        // Looked up once for all children.
-        Image::get();
         let mask = sys::block_signals(&sys::template_signals());
         let (Ok(mask), Ok(exits)) = (mask, ExitBell::new()) else { sys::exit_now(1) };
         let mut server = Server {
@@ -411,13 +429,15 @@ impl Server {
 /// What every new process does before its own work: take the name and the surroundings it was given.
 fn become_process(alone: SingleThread, start: Start) -> ! {
     sys::name_process(&start.name);
-    for (name, value) in &start.surroundings.environment {
-        sys::set_env(alone, name, value.as_deref());
-    }
-    if let Some(directory) = &start.surroundings.directory
-        && let Err(error) = std::env::set_current_dir(directory)
-    {
-        let why = format!("working directory {}: {error}", directory.display());
+    let moved = start.surroundings.decode().and_then(|surroundings: Surroundings| {
+        for (name, value) in &surroundings.environment {
+            sys::set_env(alone, name, value.as_deref());
+        }
+        let Some(directory) = &surroundings.directory else { return Ok(()) };
+        std::env::set_current_dir(directory)
+            .map_err(|error| format!("working directory {}: {error}", directory.display()))
+    });
+    if let Err(why) = moved {
         let _ = start.report.send(Report::BadSurroundings(why));
         sys::exit_now(1);
     }

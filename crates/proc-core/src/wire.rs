@@ -14,13 +14,13 @@ mod codec;
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::path::PathBuf;
 
 use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::function::{Fault, Message, Name};
+use crate::function::{Message, Name};
 use crate::panics;
+use crate::sys;
 
 /// ipc-channel panics when one message has more channel ends or regions than this.
 const MAX_HANDLES: usize = 64;
@@ -44,29 +44,38 @@ enum Body {
 
 impl Payload {
     /// Wraps what [`encode_into`] produced.
-    pub(crate) fn new(bytes: Vec<u8>, handles: Option<Handles>) -> Payload {
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory for so many bytes.
+    pub(crate) fn new(bytes: Vec<u8>, handles: Option<Handles>) -> Result<Payload, String> {
         let body = if bytes.len() <= MAX_INLINE {
             Body::Inline(bytes)
         } else {
-            Body::Shared(IpcSharedMemory::from_bytes(&bytes))
+            Body::Shared(shared(|| IpcSharedMemory::from_bytes(&bytes))?)
         };
-        Payload { body, handles }
+        Ok(Payload { body, handles })
     }
 
     /// Encodes `value`; the error is the reason in serde's words.
     pub(crate) fn encode<T: Message>(value: &T) -> Result<Payload, String> {
         let mut bytes = Vec::new();
         let handles = encode_into(value, &mut bytes)?;
-        Ok(Payload::new(bytes, handles))
+        Payload::new(bytes, handles)
+    }
+
+    /// The encoded value.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Inline(bytes) => bytes,
+            Body::Shared(region) => region,
+        }
     }
 
     /// The bytes and the channel ends.
     pub(crate) fn parts(&mut self) -> (&[u8], Option<Handles>) {
-        let bytes: &[u8] = match &self.body {
-            Body::Inline(bytes) => bytes,
-            Body::Shared(region) => region,
-        };
-        (bytes, self.handles.take())
+        let handles = self.handles.take();
+        (self.bytes(), handles)
     }
 
     /// Decodes the value.
@@ -74,6 +83,13 @@ impl Payload {
         let (bytes, handles) = self.parts();
         decode(bytes, handles)
     }
+}
+
+/// Makes or shares a region of memory; ipc-channel panics where that cannot be done.
+pub(crate) fn shared<T>(make: impl FnOnce() -> T) -> Result<T, String> {
+    // One for the region, one for its copy on the way.
+    sys::spare_descriptors(2).map_err(|error| format!("no shared memory: {error}"))?;
+    panics::catch(make).map_err(|panic| format!("no shared memory: {}", panic.message))
 }
 
 /// The channel ends and shared memory of one value: a channel that holds one message with them.
@@ -97,9 +113,7 @@ pub(crate) fn encode_into<T: Message>(
         }
         return encoded.map(|()| None);
     }
-    let handles = panics::catch(collect_handles)
-        .map_err(|panic| format!("at most {MAX_HANDLES} channels fit: {}", panic.message))
-        .flatten();
+    let handles = collect_handles();
     let result = encoded.and(handles);
     if result.is_err() {
         out.truncate(start);
@@ -119,6 +133,15 @@ fn collect_handles() -> Result<Option<Handles>, String> {
         // Fails, as nobody can receive it, and empties the lists.
         let _ = sender.send(Handful { channels: 0 });
         return Ok(None);
+    }
+    if channels + regions + 2 > MAX_HANDLES {
+        // Sending is the only way to empty the lists, and so many make it panic.
+        panics::hush(|| drop(sender.send(Handful { channels: 0 })));
+        return Err(format!(
+            "it holds {channels} channels and {regions} regions of shared memory, and one message \
+             takes {} in all: send them in several",
+            MAX_HANDLES - 2
+        ));
     }
     sender.send(Handful { channels: channels + 1 }).map_err(|error| failed(&error))?;
     Ok(Some(Handles(receiver.to_opaque())))
@@ -214,7 +237,8 @@ pub(crate) struct Start {
     /// What `ps` shows.
     pub(crate) name: String,
     pub(crate) report: IpcSender<Report>,
-    pub(crate) surroundings: Surroundings,
+    /// [`Surroundings`], which may be long.
+    pub(crate) surroundings: Payload,
     pub(crate) job: Job,
 }
 
@@ -222,7 +246,7 @@ pub(crate) struct Start {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Surroundings {
     pub(crate) environment: Vec<(OsString, Option<OsString>)>,
-    pub(crate) directory: Option<PathBuf>,
+    pub(crate) directory: Option<OsString>,
 }
 
 /// What a new process does.
@@ -243,8 +267,8 @@ pub(crate) enum Report {
     NotStarted { errno: i32 },
     /// It could not take the surroundings it was to start in.
     BadSurroundings(String),
-    /// Its function has returned, or failed in a way that it survived.
-    Returned(Result<Payload, Fault>),
+    /// Its function has returned, or failed in a way that it survived: a [`Fault`](crate::function).
+    Returned(Result<Payload, Payload>),
     /// The template has reaped it: a raw wait status.
     Exited { status: i32 },
     /// What only workers of a pool say.

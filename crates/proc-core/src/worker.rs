@@ -1,6 +1,6 @@
 //! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
 use serde::{Deserialize, Serialize};
@@ -40,18 +40,18 @@ pub(crate) enum Mail {
 pub(crate) enum News {
     /// The initializer has returned.
     Ready,
-    InitializerFailed(Fault),
+    /// The initializer failed: a [`Fault`].
+    InitializerFailed(Payload),
     /// A ticket is finished, and the parent wanted to know.
     Finished,
     /// The arguments of this chunk hold channel ends: send them.
     Asks(TicketId),
     /// The result of a task that goes apart from the chunk's other results.
-    Apart {
-        ticket: TicketId,
-        task: u32,
-        value: Payload,
-    },
+    Apart { ticket: TicketId, task: u32, value: Payload },
 }
+
+/// How long a finished chunk waits for threads that its tasks left holding an output stream.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long a worker looks for work before it sleeps, where another processor can bring some.
 const LOOKS: u32 = 200;
@@ -75,6 +75,7 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     if let Some((name, arguments)) = setup.initializer
         && let Err(fault) = initialize(name, arguments)
     {
+        let fault = Payload::encode(&fault).expect("a fault is text");
         worker.tell(News::InitializerFailed(fault));
         sys::exit_now(1)
     }
@@ -179,13 +180,13 @@ impl Worker<'_> {
             self.left -= 1;
             let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
             let input = Input { bytes, handles: handles.take() };
-            self.board.begin_task(ticket, task);
+            self.board.begin_task(ticket, task, chunk.timed.then(sys::monotonic));
             out.clear();
             let returned = record::append_result(&mut out, |out| match &call {
                 Ok(call) => call(input, out),
                 Err(fault) => Err(fault.clone()),
             });
-            sys::flush_stdout();
+            sys::flush_line();
             // Every later result needs at least its tag and length in the room that is left.
             let spare = LEAST * u64::from(chunk.count - task - 1);
             let fits = written + out.len() as u64 + spare <= chunk.room;
@@ -201,7 +202,7 @@ impl Worker<'_> {
             written += out.len() as u64;
             self.board.end_task(ticket, task, written);
         }
-        sys::flush();
+        sys::flush(FLUSH_PATIENCE);
         out.clear();
         out.shrink_to(1 << 20);
         self.out = out;
@@ -215,7 +216,11 @@ impl Worker<'_> {
     ///
     /// `encoded` is a whole record, so a fault that is too long for the room arrives as well.
     fn send_apart(&self, ticket: TicketId, task: u32, encoded: &[u8], handles: Option<Handles>) {
-        let value = Payload::new(encoded.to_vec(), handles);
+        let value = Payload::new(encoded.to_vec(), handles).unwrap_or_else(|why| {
+            let mut record = Vec::new();
+            let _ = record::append_result::<()>(&mut record, |_| Err(Fault::Result(why)));
+            Payload::new(record, None).expect("a short text needs no shared memory")
+        });
         self.tell(News::Apart { ticket, task, value });
     }
 

@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,12 @@ use nix::sys::signal::Signal;
 use super::job::{Cut, Delivery, Feed, Inbox};
 use crate::context::{self, Context};
 use crate::error::{Error, Place};
-use crate::function::Name;
+use crate::function::{Fault, Name};
+use crate::panics;
 use crate::process::{self, Handle, Link, Received};
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
 use crate::record;
+use crate::sys;
 use crate::template::Template;
 use crate::wire::{Handles, Job, Payload, Report};
 use crate::worker::{Mail, News, Setup};
@@ -35,6 +38,12 @@ const START_ATTEMPTS: u32 = 20;
 
 /// How long a worker that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// After waiting so long for a replacement to become possible, its seat is given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often running tasks' timeouts are looked at.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// How often whoever waits looks for results before it sleeps.
 const LOOKS: u32 = 400;
@@ -60,6 +69,8 @@ pub(crate) struct Crew {
     state: Mutex<State>,
     /// Signalled when an attendant has ended.
     ended: Condvar,
+    /// Signalled when there are timeouts to watch over, or none any more.
+    timed: Condvar,
     /// How many threads look for results all the time.
     lookers: AtomicUsize,
     /// The template of a `Fork` pool, which is its own.
@@ -81,6 +92,10 @@ struct State {
     /// Attendants that have not ended.
     attendants: usize,
     threads: Vec<JoinHandle<()>>,
+    /// Whether a thread watches over timeouts.
+    warden: bool,
+    /// Futures to be woken when the lock is released.
+    wakers: Vec<Waker>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -98,6 +113,8 @@ struct Out {
     inbox: Arc<Inbox>,
     first: usize,
     count: usize,
+    /// How often these tasks were tried before.
+    attempts: u32,
     block: Block,
     chunk: Chunk,
     /// Its place in the ring, once published.
@@ -118,6 +135,23 @@ struct Seat {
     handle: Option<Handle>,
     failed_starts: u32,
     ready: bool,
+    /// Why the worker was killed, if it was by us.
+    doom: Option<Doom>,
+}
+
+/// A task that was stopped by killing its worker.
+#[derive(Debug)]
+struct Doom {
+    inbox: Arc<Inbox>,
+    task: usize,
+    error: Error,
+}
+
+/// How a worker ended.
+struct End<'a> {
+    death: &'a Error,
+    place: &'a Place,
+    doom: Option<&'a Doom>,
 }
 
 /// What is to be told after the lock is released.
@@ -133,7 +167,7 @@ impl Crew {
             _ => None,
         };
         let layout = Layout::for_workers(plan.processes);
-        let board = Board::new(layout);
+        let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
         state.seats.resize_with(plan.processes as usize, Seat::default);
         let crew = Arc::new(Crew {
@@ -142,6 +176,7 @@ impl Crew {
             board,
             state: Mutex::new(state),
             ended: Condvar::new(),
+            timed: Condvar::new(),
             lookers: AtomicUsize::new(0),
             template,
         });
@@ -184,17 +219,22 @@ impl Crew {
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
             let initializer = self.plan.initializer.as_ref().map(|encode| encode()).transpose()?;
-            let (sender, mail) = ipc::channel().map_err(|error| Error::start("a worker", error))?;
+            let cannot = |error| Error::start("a worker", error);
+            let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
                 let mut state = self.lock();
                 // From here on new regions are announced by mail.
                 state.seats[owner as usize].mail = Some(sender);
+                let regions = state.arena.regions();
+                // Each is copied once more when it is sent, and ipc-channel panics if it cannot be.
+                sys::spare_descriptors(2 * regions.len() + 4).map_err(cannot)?;
+                let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
                     owner,
                     mail,
                     layout: self.board.layout(),
-                    board: self.board.share(),
-                    regions: state.arena.regions().iter().map(|r| r.share()).collect(),
+                    board: self.board.share().map_err(cannot)?,
+                    regions: shared.map_err(cannot)?,
                     initializer,
                     max_tasks: self.plan.max_tasks,
                 }
@@ -229,7 +269,10 @@ impl Crew {
             let attendant = Attendant(crew);
             let mut link = Some(link);
             while let Some(worker) = link.take() {
-                link = attendant.0.attend_one(owner, &worker);
+                match panics::catch(|| attendant.0.attend_one(owner, &worker)) {
+                    Ok(next) => link = next,
+                    Err(panic) => attendant.0.fail_seat(owner, &worker, panic.message),
+                }
             }
         };
         let name = format!("{}-{owner}", self.plan.name);
@@ -267,7 +310,24 @@ impl Crew {
         if !self.bury(owner, status, failure, place) {
             return None;
         }
-        self.hire(owner).map_err(|error| self.give_up_seat(owner, error)).ok()
+        self.rehire(owner).map_err(|error| self.give_up_seat(owner, error)).ok()
+    }
+
+    /// Starts a replacement, patiently: processes and descriptors may come free.
+    fn rehire(&self, owner: Owner) -> Result<Link, Error> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let error = match self.hire(owner) {
+                Ok(link) => return Ok(link),
+                Err(error) => error,
+            };
+            let state = self.lock();
+            if pause > LONGEST_PAUSE || matches!(state.phase, Phase::Over(_)) {
+                return Err(error);
+            }
+            drop(self.ended.wait_timeout(state, pause));
+            pause *= 2;
+        }
     }
 
     fn hear(&self, owner: Owner, news: News, failure: &mut Option<Error>) {
@@ -278,7 +338,7 @@ impl Crew {
                 seat.ready = true;
                 seat.failed_starts = 0;
             }
-            News::InitializerFailed(fault) => *failure = Some(Error::from_fault(fault)),
+            News::InitializerFailed(fault) => *failure = Some(Error::from_fault_payload(fault)),
             News::Finished => {
                 self.collect();
                 // Somebody must be told of the next one, unless somebody looks anyway.
@@ -301,14 +361,13 @@ impl Crew {
                     }
                 }
                 self.pump(&mut state);
-                drop(state);
-                deliver(news);
+                unlock(state, news);
             }
         }
     }
 
     /// Takes over a call's tasks.
-    pub(crate) fn submit(&self, feed: Feed) -> Result<(), Error> {
+    pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
         if !self.is_ours() {
             return Err(Error::invalid(format!(
                 "the pool belongs to process {}, and this one is a copy of it: build another",
@@ -322,26 +381,41 @@ impl Crew {
             Phase::Over(cause) => return Err(cause.clone().unwrap_or_else(Error::closed)),
         }
         if feed.left > 0 {
+            let timed = feed.inbox.terms.timeout.is_some();
             state.feeds.push_back(feed);
             self.pump(&mut state);
+            if timed {
+                self.start_warden(&mut state)?;
+            }
         }
+        unlock(state, Vec::new());
         Ok(())
     }
 
     /// Forgets what was not handed out yet of a call that nobody waits for.
     pub(crate) fn drop_feeds(&self, inbox: &Arc<Inbox>) {
         let mut state = self.lock();
+        // Nobody waits for it, so nobody is to be woken.
+        let _ = inbox.discard(Error::cancelled());
+        self.withdraw(&mut state, inbox);
+        self.pump(&mut state);
+        unlock(state, Vec::new());
+    }
+
+    /// Takes back what no worker has claimed of a call.
+    fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
         state.feeds.retain(|feed| !Arc::ptr_eq(&feed.inbox, inbox));
         let theirs = |out: &Out| Arc::ptr_eq(&out.inbox, inbox);
         let open: Vec<TicketId> =
             state.out.iter().filter(|(_, out)| theirs(out)).map(|(ticket, _)| *ticket).collect();
         for ticket in open {
             let position = state.out.get(&ticket).map_or(0, |out| out.position);
-            if self.board.retract(ticket, position) {
-                self.retire(&mut state, ticket);
+            let waiting = state.again.contains(&ticket);
+            if waiting || self.board.retract(ticket, position) {
+                state.again.retain(|other| *other != ticket);
+                self.retire(state, ticket);
             }
         }
-        self.pump(&mut state);
     }
 
     /// Publishes what can be published, and wakes as many sleepers.
@@ -393,7 +467,7 @@ impl Crew {
             Err((inbox, error)) => {
                 state.free.push(ticket);
                 state.feeds.retain(|feed| !Arc::ptr_eq(&feed.inbox, &inbox));
-                inbox.close(error);
+                state.wakers.extend(inbox.close(error));
                 true
             }
         }
@@ -406,7 +480,7 @@ impl Crew {
         feed: &mut Feed,
         workers: usize,
     ) -> Result<Out, (Arc<Inbox>, Error)> {
-        let (inbox, name) = (Arc::clone(&feed.inbox), feed.name);
+        let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
         let Some(Cut { first, count, bytes, handles }) = feed.cut(workers) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
@@ -414,13 +488,12 @@ impl Crew {
         // Results are as large as arguments, for all we know; what does not fit comes by message.
         let room = bytes.len() + count * (record::LEAST_RESULT + 16);
         let allocated = state.arena.allocate(bytes.len() + room);
-        let (block, new) = allocated.map_err(|e| fail(Error::start("a chunk's memory", e)))?;
-        if new > 0
-            && let Some(region) = state.arena.regions().last()
-        {
-            let region = region.share();
+        let cannot = |error| fail(Error::start("a chunk's memory", error));
+        let (block, new) = allocated.map_err(cannot)?;
+        if new > 0 {
             for owner in 0..self.plan.processes {
-                state.mail(owner, Mail::Region(region.clone()));
+                let region = state.arena.region(block).share().map_err(cannot)?;
+                state.mail(owner, Mail::Region(region));
             }
         }
         let written = state.arena.region(block).write(block.offset as usize, bytes);
@@ -434,11 +507,13 @@ impl Crew {
             room: block.len - arguments,
             count: count as u32,
             asks: handles.is_some(),
+            timed: inbox.terms.timeout.is_some(),
         };
         Ok(Out {
             inbox,
             first,
             count,
+            attempts,
             block,
             chunk,
             position: 0,
@@ -473,8 +548,7 @@ impl Crew {
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut news);
         self.pump(&mut state);
-        drop(state);
-        deliver(news);
+        unlock(state, news);
     }
 
     fn collect_finished(&self, state: &mut State, news: &mut Deliveries) {
@@ -499,11 +573,54 @@ impl Crew {
         }
         out.inbox.learn(progress.nanoseconds, out.count);
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
-        let Some(out) = self.retire(state, ticket) else { return };
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
+        let others = self.retry_panicked(state, ticket, &bytes, &place);
+        let Some(out) = self.retire(state, ticket) else { return };
+        if let Some(others) = others {
+            news.extend(others);
+            return;
+        }
         let (first, count) = (out.first, out.count);
         let delivery = Delivery::Results { first, count, bytes, apart: out.apart, place };
         news.push((out.inbox, delivery));
+    }
+
+    /// Takes the panicked tasks of a finished chunk out of its results, to be tried again.
+    ///
+    /// Returns the results of the others, one delivery each.
+    fn retry_panicked(
+        &self,
+        state: &mut State,
+        ticket: TicketId,
+        bytes: &[u8],
+        place: &Place,
+    ) -> Option<Deliveries> {
+        let out = state.out.get_mut(&ticket)?;
+        if out.attempts >= out.inbox.terms.retries || out.chunk.asks {
+            return None;
+        }
+        let (first, attempts, name) = (out.first, out.attempts + 1, out.chunk.name);
+        let inbox = Arc::clone(&out.inbox);
+        let mut apart = std::mem::take(&mut out.apart);
+        let arguments = read_arguments(&state.arena, out);
+        let (mut arguments, mut rest) = (&arguments[..], bytes);
+        let mut others = Vec::new();
+        for index in 0..out.count as u32 {
+            let task = first + index as usize;
+            let argument = record::take(&mut arguments)?;
+            let before = rest;
+            let outcome = record::take_result(&mut rest)?;
+            if is_panic(&outcome, apart.get(&index)) {
+                state.feeds.push_front(Feed::again(name, &inbox, task, argument, attempts));
+                continue;
+            }
+            let bytes = before[..before.len() - rest.len()].to_vec();
+            let apart = apart.remove(&index).map(|value| (0, value)).into_iter().collect();
+            let place = place.clone();
+            let delivery = Delivery::Results { first: task, count: 1, bytes, apart, place };
+            others.push((Arc::clone(&inbox), delivery));
+        }
+        Some(others)
     }
 
     /// Gives back a ticket and its block.
@@ -527,6 +644,7 @@ impl Crew {
         let mut state = self.lock();
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
+        let doom = seat.doom.take();
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
@@ -536,13 +654,14 @@ impl Crew {
         left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
         left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
         for ticket in left {
-            self.settle_claimed(&mut state, ticket, &death, &place, &mut news);
+            let end = End { death: &death, place: &place, doom: doom.as_ref() };
+            self.settle_claimed(&mut state, ticket, &end, &mut news);
         }
         let over = matches!(state.phase, Phase::Over(_))
             || (matches!(state.phase, Phase::Closing) && state.is_idle());
         let mut again = !over;
         let seat = &mut state.seats[owner as usize];
-        if !over && !was_ready {
+        if !over && !was_ready && doom.is_none() {
             seat.failed_starts += 1;
             let attempts =
                 if self.plan.initializer.is_some() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
@@ -553,8 +672,7 @@ impl Crew {
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
-        drop(state);
-        deliver(news);
+        unlock(state, news);
         if !over && !again {
             let blamed =
                 if self.plan.initializer.is_some() { Error::initializer(death) } else { death };
@@ -569,38 +687,61 @@ impl Crew {
         &self,
         state: &mut State,
         ticket: TicketId,
-        death: &Error,
-        place: &Place,
+        end: &End<'_>,
         news: &mut Deliveries,
     ) {
         let Some(out) = state.out.get_mut(&ticket) else { return };
+        if out.inbox.is_closed() {
+            self.retire(state, ticket);
+            return;
+        }
+        let inbox = Arc::clone(&out.inbox);
         let progress = self.board.progress(ticket);
         let done = (progress.done as usize).min(out.count);
-        let begun = (progress.begun as usize).clamp(done, done + 1).min(out.count);
-        let mut bytes = Vec::new();
-        read_results(&state.arena, out, progress.results, &mut bytes);
+        let mut begun = (progress.begun as usize).clamp(done, done + 1).min(out.count);
         if done > 0 {
+            let mut bytes = Vec::new();
+            read_results(&state.arena, out, progress.results, &mut bytes);
             let apart = std::mem::take(&mut out.apart);
-            let place = place.clone();
-            let delivery = Delivery::Results { first: out.first, count: done, bytes, apart, place };
-            news.push((Arc::clone(&out.inbox), delivery));
+            let (first, place) = (out.first, end.place.clone());
+            let delivery = Delivery::Results { first, count: done, bytes, apart, place };
+            news.push((Arc::clone(&inbox), delivery));
         }
-        let failed = |task, error: Error| {
+        // Arguments lie in memory that the dead worker could write: read once, checked.
+        let arguments = read_arguments(&state.arena, out);
+        let mut rest = &arguments[..];
+        let mut whole = (0..done).all(|_| record::take(&mut rest).is_some());
+        let can_repeat = !(out.chunk.asks && out.handles.is_none());
+        let failed = |task, error: &Error| {
             let place = Place { task: Some(task), ..Place::default() };
-            Delivery::Failed { task, error: error.at(place) }
+            (Arc::clone(&inbox), Delivery::Failed { task, error: error.clone().at(place) })
         };
+        let mut retry = None;
         if begun > done {
             let task = out.first + done;
-            news.push((Arc::clone(&out.inbox), failed(task, death.clone())));
+            let error = match end.doom {
+                Some(doom) if Arc::ptr_eq(&doom.inbox, &inbox) && doom.task == task => {
+                    Some(&doom.error)
+                }
+                // We killed the worker for another task, which it had just finished.
+                Some(_) if can_repeat => None,
+                _ => Some(end.death),
+            };
+            if let Some(error) = error {
+                let argument = record::take(&mut rest);
+                whole &= argument.is_some();
+                match argument {
+                    Some(argument) if can_repeat && out.attempts < inbox.terms.retries => {
+                        let attempts = out.attempts + 1;
+                        retry = Some(Feed::again(out.chunk.name, &inbox, task, argument, attempts));
+                    }
+                    _ => news.push(failed(task, error)),
+                }
+            } else {
+                begun = done;
+            }
         }
-        // Skip the arguments of what was begun. They lie in memory the dead worker could write.
-        let mut arguments = Vec::new();
-        let region = state.arena.region(out.block);
-        region.read(out.chunk.offset as usize, out.chunk.arguments as usize, &mut arguments);
-        let mut rest = &arguments[..];
-        let whole = (0..begun).all(|_| record::take(&mut rest).is_some());
-        let lost_handles = out.chunk.asks && out.handles.is_none();
-        if begun < out.count && whole && !lost_handles {
+        if begun < out.count && whole && can_repeat {
             let skipped = (arguments.len() - rest.len()) as u64;
             out.first += begun;
             out.count -= begun;
@@ -611,12 +752,116 @@ impl Crew {
             out.owner = None;
             out.waits_for_apart = false;
             state.again.push_back(ticket);
-            return;
+        } else {
+            news.extend((out.first + begun..out.first + out.count).map(|t| failed(t, end.death)));
+            self.retire(state, ticket);
         }
-        for task in out.first + begun..out.first + out.count {
-            news.push((Arc::clone(&out.inbox), failed(task, death.clone())));
+        state.feeds.extend(retry);
+    }
+
+    /// Takes back a call: what is not begun never runs, what runs is stopped. False if it was done.
+    pub(crate) fn cancel(&self, inbox: &Arc<Inbox>) -> bool {
+        let mut news = Vec::new();
+        let mut state = self.lock();
+        self.collect_finished(&mut state, &mut news);
+        let queued = state.feeds.iter().any(|feed| Arc::ptr_eq(&feed.inbox, inbox));
+        let running =
+            state.out.values().any(|out| Arc::ptr_eq(&out.inbox, inbox) && !out.waits_for_apart);
+        let cancelled = queued || running;
+        if cancelled {
+            state.wakers.extend(inbox.discard(Error::cancelled()));
+            self.withdraw(&mut state, inbox);
+            let error = Error::cancelled();
+            for (ticket, owner) in self.running(&state) {
+                let Some(out) = state.out.get(&ticket) else { continue };
+                if Arc::ptr_eq(&out.inbox, inbox) && !out.waits_for_apart {
+                    let doom =
+                        Doom { inbox: Arc::clone(inbox), task: out.first, error: error.clone() };
+                    state.kill(owner, doom);
+                }
+            }
         }
-        self.retire(state, ticket);
+        self.pump(&mut state);
+        unlock(state, news);
+        cancelled
+    }
+
+    /// The claimed tickets that are not settled, with their owners.
+    fn running(&self, state: &State) -> Vec<(TicketId, Owner)> {
+        let owner = |(ticket, out): (&TicketId, &Out)| {
+            let owner = out.owner.or_else(|| self.board.claimer(*ticket, out.position));
+            owner.map(|owner| (*ticket, owner))
+        };
+        state.out.iter().filter_map(owner).collect()
+    }
+
+    /// Starts the thread that watches over timeouts, unless it runs.
+    fn start_warden(self: &Arc<Self>, state: &mut State) -> Result<(), Error> {
+        if std::mem::replace(&mut state.warden, true) {
+            self.timed.notify_all();
+            return Ok(());
+        }
+        let crew = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name(format!("{}-warden", self.plan.name))
+            .stack_size(256 << 10)
+            .spawn(move || crew.watch());
+        match thread {
+            Ok(thread) => {
+                state.threads.push(thread);
+                Ok(())
+            }
+            Err(error) => {
+                state.warden = false;
+                Err(Error::start("the thread that watches over timeouts", error))
+            }
+        }
+    }
+
+    /// Kills workers whose task has had its time, until the pool is over.
+    fn watch(&self) {
+        let mut state = self.lock();
+        while !matches!(state.phase, Phase::Over(_)) && state.attendants > 0 {
+            let timed = |out: &Out| out.inbox.terms.timeout.is_some();
+            let some = state.out.values().any(timed)
+                || state.feeds.iter().any(|feed| feed.inbox.terms.timeout.is_some());
+            if some {
+                self.kill_the_late(&mut state);
+                let woken = self.timed.wait_timeout(state, GLANCE);
+                state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                state = self.timed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn kill_the_late(&self, state: &mut State) {
+        let now = sys::monotonic();
+        for (ticket, owner) in self.running(state) {
+            let Some(out) = state.out.get(&ticket) else { continue };
+            let Some(timeout) = out.inbox.terms.timeout else { continue };
+            let progress = self.board.progress(ticket);
+            let ran = Duration::from_nanos(now.saturating_sub(progress.began_at));
+            if progress.begun > progress.done && progress.began_at > 0 && ran >= timeout {
+                let inbox = Arc::clone(&out.inbox);
+                let task = out.first + progress.done as usize;
+                let error = Error::timeout(timeout).at(state.place_of(owner));
+                state.kill(owner, Doom { inbox, task, error });
+            }
+        }
+    }
+
+    /// After a panic of its attendant: ends the worker, settles what it had, and does without it.
+    fn fail_seat(&self, owner: Owner, link: &Link, why: String) {
+        link.handle.signal(Signal::SIGKILL);
+        while !matches!(link.receive(None), Received::End | Received::Report(Report::Exited { .. }))
+        {
+        }
+        let error = Error::start("a worker again", std::io::Error::other(why));
+        let pid = Some(link.handle.pid);
+        let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
+        self.bury(owner, None, Some(error.clone()), place);
+        self.give_up_seat(owner, error);
     }
 
     /// Goes on without a seat, or ends the pool if it was the last one.
@@ -627,6 +872,7 @@ impl Crew {
         if !left {
             self.end(&mut state, Some(error));
         }
+        unlock(state, Vec::new());
     }
 
     /// Calls everything off: open tasks fail, workers are to go.
@@ -636,15 +882,17 @@ impl Crew {
         }
         state.phase = Phase::Over(cause.clone());
         let error = || cause.clone().unwrap_or_else(Error::closed);
-        for feed in state.feeds.drain(..) {
-            feed.inbox.close(error());
+        let State { feeds, out, wakers, .. } = state;
+        for feed in feeds.drain(..) {
+            wakers.extend(feed.inbox.close(error()));
         }
-        for (ticket, out) in &state.out {
+        for (ticket, out) in out {
             self.board.retract(*ticket, out.position);
-            out.inbox.close(error());
+            wakers.extend(out.inbox.close(error()));
         }
         self.board.close();
         self.wake(state, usize::MAX);
+        self.timed.notify_all();
     }
 
     /// Accepts no more calls; workers end when all work is done.
@@ -654,6 +902,7 @@ impl Crew {
             state.phase = Phase::Closing;
             self.pump(&mut state);
         }
+        unlock(state, Vec::new());
     }
 
     /// Waits until every worker has ended. False if the pool was not closed, which would be for ever.
@@ -681,6 +930,8 @@ impl Crew {
         }
         let mut state = self.lock();
         self.end(&mut state, None);
+        unlock(state, Vec::new());
+        let mut state = self.lock();
         let busy: HashSet<Owner> = self
             .board
             .claims()
@@ -762,12 +1013,24 @@ impl Drop for Attendant {
     fn drop(&mut self) {
         self.0.lock().attendants -= 1;
         self.0.ended.notify_all();
+        self.0.timed.notify_all();
     }
 }
 
 impl State {
     fn is_idle(&self) -> bool {
         self.feeds.is_empty() && self.out.is_empty()
+    }
+
+    /// Ends a worker for the sake of one task, once.
+    fn kill(&mut self, owner: Owner, doom: Doom) {
+        if let Some(seat) = self.seats.get_mut(owner as usize)
+            && seat.doom.is_none()
+            && let Some(handle) = &seat.handle
+        {
+            handle.signal(Signal::SIGKILL);
+            seat.doom = Some(doom);
+        }
     }
 
     fn place_of(&self, owner: Owner) -> Place {
@@ -788,6 +1051,25 @@ fn read_results(arena: &Arena, out: &Out, len: u64, bytes: &mut Vec<u8>) {
     let len = len.min(out.chunk.room) as usize;
     let start = (out.chunk.offset + out.chunk.arguments) as usize;
     arena.region(out.block).read(start, len, bytes);
+}
+
+/// Whether a task panicked; a long message goes apart like any long result.
+fn is_panic(outcome: &record::Outcome<'_>, apart: Option<&Payload>) -> bool {
+    match outcome {
+        record::Outcome::Fault(Fault::Panicked(_)) => true,
+        record::Outcome::Apart => apart
+            .and_then(|payload| record::take_result(&mut payload.bytes()))
+            .is_some_and(|outcome| is_panic(&outcome, None)),
+        _ => false,
+    }
+}
+
+/// Copies a chunk's arguments out of shared memory.
+fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let len = out.chunk.arguments as usize;
+    arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);
+    bytes
 }
 
 /// The tasks whose results go by message.
@@ -811,8 +1093,12 @@ fn end_threads(threads: Vec<JoinHandle<()>>) {
     }
 }
 
-fn deliver(news: Deliveries) {
+/// Releases the lock, then tells whoever waits: what they do about it is their own.
+fn unlock(mut state: MutexGuard<'_, State>, news: Deliveries) {
+    let wakers = std::mem::take(&mut state.wakers);
+    drop(state);
     for (inbox, delivery) in news {
         inbox.deliver(delivery);
     }
+    wakers.into_iter().for_each(Waker::wake);
 }

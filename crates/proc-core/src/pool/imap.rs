@@ -42,13 +42,14 @@ where
 {
     pub(super) fn new(
         crew: &'a Arc<Crew>,
+        inbox: Arc<Inbox>,
         name: Result<Name, Error>,
         inputs: I,
         chunksize: Option<usize>,
     ) -> Self {
         ImapUnordered {
             crew,
-            inbox: Arc::new(Inbox::default()),
+            inbox,
             name,
             inputs: inputs.fuse(),
             chunksize: chunksize.unwrap_or(1).max(1),
@@ -60,63 +61,68 @@ where
         }
     }
 
-    /// Takes inputs until `window` are ahead of what was handed on; `held` are held back elsewhere.
-    fn refill(&mut self, held: usize) {
-        let Ok(name) = self.name else { return };
+    /// Takes the next chunk of inputs, if `held` results held back elsewhere leave room for it.
+    fn take_chunk(&mut self, held: usize) -> bool {
+        let Ok(name) = self.name else { return false };
         let window = (WINDOW_PER_WORKER * self.crew.processes()).max(LEAST_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
-        loop {
-            let ahead = self.open + self.ready.len() + held;
-            if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
-                return;
-            }
-            let mut feed = Feed::new(name, &self.inbox, self.taken, Some(self.chunksize));
-            while feed.left < self.chunksize {
-                let Some(input) = self.inputs.next() else { break };
-                let task = self.taken;
-                self.taken += 1;
-                if let Err(error) = feed.push(&input) {
-                    let place = Place { task: Some(task), ..Place::default() };
-                    self.ready.push_back((task, Err(error.at(place))));
-                    break;
-                }
-            }
-            let (first, pushed) = (feed.next, feed.left);
-            if self.taken == first {
-                return; // the input is at its end
-            }
-            match self.crew.submit(feed) {
-                Ok(()) => self.open += pushed,
-                Err(error) => return self.name = Err(error),
+        let ahead = self.open + self.ready.len() + held;
+        if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
+            return false;
+        }
+        let first = self.taken;
+        let mut feed = Feed::new(name, &self.inbox, first, Some(self.chunksize));
+        while feed.left < self.chunksize {
+            let Some(input) = self.inputs.next() else { break };
+            let task = self.taken;
+            self.taken += 1;
+            if let Err(error) = feed.push(&input) {
+                let place = Place { task: Some(task), ..Place::default() };
+                self.ready.push_back((task, Err(error.at(place))));
+                break;
             }
         }
+        let pushed = feed.left;
+        match self.crew.submit(feed) {
+            Ok(()) => self.open += pushed,
+            Err(error) => self.name = Err(error),
+        }
+        self.taken > first
     }
 
     /// The next result with its number; `held` more are held back by the caller.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
+        // Two for each result taken: the window fills, and a slow input does not hold up results.
+        let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
-            self.refill(held);
             if let Some(result) = self.ready.pop_front() {
                 return Some(result);
             }
-            if self.open > 0 {
-                match self.crew.wait(&self.inbox, None) {
-                    Some(Ok(delivery)) => {
-                        self.open -= delivery.count();
-                        let ready = &mut self.ready;
-                        delivery.open(|task, result| ready.push_back((task, result)));
-                    }
-                    Some(Err(error)) => {
-                        self.open = 0;
-                        self.name = Err(error);
-                    }
-                    None => {}
+            let arrived = match self.inbox.poll() {
+                None if more => {
+                    more = self.take_chunk(held);
+                    continue;
                 }
-                continue;
+                None if self.open > 0 => self.crew.wait(&self.inbox, None),
+                arrived => arrived,
+            };
+            match arrived {
+                Some(Ok(delivery)) => {
+                    self.open -= delivery.count();
+                    let ready = &mut self.ready;
+                    delivery.open(|task, result| ready.push_back((task, result)));
+                }
+                Some(Err(error)) => {
+                    self.open = 0;
+                    self.name = Err(error);
+                }
+                None => {}
             }
-            // One error stands for all that is lost with the pool, and is the last.
-            self.over = true;
-            return self.name.as_ref().err().map(|error| (usize::MAX, Err(error.clone())));
+            if self.open == 0 && self.ready.is_empty() && !self.take_chunk(held) {
+                // One error stands for all that is lost with the pool, and is the last.
+                self.over = true;
+                return self.name.as_ref().err().map(|error| (usize::MAX, Err(error.clone())));
+            }
         }
         None
     }

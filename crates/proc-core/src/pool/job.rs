@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Place};
@@ -24,6 +25,8 @@ pub(crate) struct Feed {
     pub(crate) next: usize,
     /// How many tasks are left.
     pub(crate) left: usize,
+    /// How often these tasks were tried before.
+    pub(crate) attempts: u32,
     chunksize: Option<usize>,
     bytes: Vec<u8>,
     at: usize,
@@ -51,11 +54,29 @@ impl Feed {
             inbox: Arc::clone(inbox),
             next: first,
             left: 0,
+            attempts: 0,
             chunksize,
             bytes: Vec::new(),
             at: 0,
             handles: VecDeque::new(),
         }
+    }
+
+    /// One task that is tried once more; `argument` is its record as it was sent.
+    pub(crate) fn again(
+        name: Name,
+        inbox: &Arc<Inbox>,
+        task: usize,
+        argument: &[u8],
+        attempts: u32,
+    ) -> Feed {
+        let mut feed = Feed::new(name, inbox, task, Some(1));
+        let copied = record::append(&mut feed.bytes, |out| {
+            out.extend_from_slice(argument);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(()) = copied;
+        Feed { left: 1, attempts, ..feed }
     }
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
@@ -182,9 +203,19 @@ fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Resu
     }
 }
 
+/// What a call asks for beside results.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// How long each task may run.
+    pub(crate) timeout: Option<Duration>,
+    /// How often a task that failed is tried again.
+    pub(crate) retries: u32,
+}
+
 /// Where a call's results arrive.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
+    pub(crate) terms: Terms,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
@@ -195,9 +226,23 @@ pub(crate) struct Inbox {
 struct InboxState {
     deliveries: VecDeque<Delivery>,
     closed: Option<Error>,
+    waker: Option<Waker>,
+}
+
+impl InboxState {
+    fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        match self.deliveries.pop_front() {
+            Some(delivery) => Some(Ok(delivery)),
+            None => self.closed.clone().map(Err),
+        }
+    }
 }
 
 impl Inbox {
+    pub(crate) fn new(terms: Terms) -> Arc<Inbox> {
+        Arc::new(Inbox { terms, ..Inbox::default() })
+    }
+
     fn lock(&self) -> MutexGuard<'_, InboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,23 +254,46 @@ impl Inbox {
             return;
         }
         state.deliveries.push_back(delivery);
+        let waker = state.waker.take();
         drop(state);
         self.arrived.notify_all();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
-    /// Nothing more will come.
-    pub(crate) fn close(&self, error: Error) {
-        self.lock().closed.get_or_insert(error);
+    /// Nothing more will come. The waker is to be woken when no lock is held.
+    pub(crate) fn close(&self, error: Error) -> Option<Waker> {
+        let mut state = self.lock();
+        state.closed.get_or_insert(error);
         self.arrived.notify_all();
+        state.waker.take()
+    }
+
+    /// Throws away what has come, and closes.
+    pub(crate) fn discard(&self, error: Error) -> Option<Waker> {
+        self.lock().deliveries.clear();
+        self.close(error)
+    }
+
+    /// Whether nothing more is wanted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
+    /// Like [`poll`](Inbox::poll); where there is nothing, `waker` is told when there is.
+    pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
+        let mut state = self.lock();
+        let next = state.next();
+        if next.is_none() {
+            state.waker = Some(waker.clone());
+        }
+        next
     }
 
     /// The next delivery, if there is one; the reason if none will come any more.
     pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
-        let mut state = self.lock();
-        match state.deliveries.pop_front() {
-            Some(delivery) => Some(Ok(delivery)),
-            None => state.closed.clone().map(Err),
-        }
+        self.lock().next()
     }
 
     /// Sleeps until there is something to poll, or the deadline.

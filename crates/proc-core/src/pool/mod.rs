@@ -117,6 +117,9 @@ impl Pool {
     ///
     /// Inputs are taken lazily, never more than a window ahead of the results taken: 16 for each
     /// worker, and at least 64. An endless input is fine. Dropping the iterator drops the rest.
+    ///
+    /// Inputs are taken by `next`, which so waits for the input too: one that waits in turn for a
+    /// result of its own makes both wait for ever (use [`apply_async`](Pool::apply_async)).
     pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, F, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -169,6 +172,34 @@ impl Pool {
         R: Message,
     {
         self.options().apply_async(function, argument)
+    }
+
+    /// Calls `function` with each input, without waiting; the task's result is that of
+    /// [`map`](Pool::map).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # let pool = proc_core::Pool::builder().processes(2).build()?;
+    /// let (sender, receiver) = std::sync::mpsc::channel();
+    /// let task = pool.map_async(|x: u32| x * x, [1, 2, 3])?;
+    /// task.on_done(move |squares| sender.send(squares).expect("somebody listens"));
+    /// assert_eq!(receiver.recv().expect("the callback was called")?, [1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// An argument cannot be encoded, or the pool is closed.
+    pub fn map_async<F, A, R, I>(&self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message + Send,
+        I: IntoIterator<Item = A>,
+    {
+        self.options().map_async(function, inputs)
     }
 
     /// Accepts no more calls. What was asked for is still done, then the workers end.

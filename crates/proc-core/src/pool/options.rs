@@ -1,9 +1,9 @@
 //! Calls, with their settings.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use super::imap::{Imap, ImapUnordered};
-use super::job::{Delivery, Feed, Inbox};
+use super::job::{Delivery, Feed, Inbox, Terms};
 use super::{Pool, Task};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name, refuse_captures};
@@ -24,11 +24,12 @@ use crate::function::{Message, Name, refuse_captures};
 pub struct Options<'a> {
     pool: &'a Pool,
     chunksize: Option<usize>,
+    terms: Terms,
 }
 
 impl<'a> Options<'a> {
     pub(super) fn new(pool: &'a Pool) -> Options<'a> {
-        Options { pool, chunksize: None }
+        Options { pool, chunksize: None, terms: Terms::default() }
     }
 
     /// How many tasks a worker takes at a time.
@@ -37,6 +38,23 @@ impl<'a> Options<'a> {
     /// the end. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.chunksize = Some(tasks);
+        self
+    }
+
+    /// How long each task may run, from when a worker calls its function.
+    ///
+    /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
+    /// A task that this worker has begun in the meantime, microseconds ago, is begun anew elsewhere.
+    pub fn timeout(mut self, each: Duration) -> Self {
+        self.terms.timeout = Some(each);
+        self
+    }
+
+    /// How often a task is tried again that panicked, whose worker died, or that ran out of time.
+    ///
+    /// Without it, never. A task whose arguments hold channel ends is not tried again: they are gone.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.terms.retries = times;
         self
     }
 
@@ -89,7 +107,7 @@ impl<'a> Options<'a> {
     {
         refuse_captures!(F);
         let _ = function;
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Inbox::new(self.terms);
         let mut results = Vec::new();
         let mut open = 0;
         let feeds = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
@@ -162,7 +180,8 @@ impl<'a> Options<'a> {
         refuse_captures!(F);
         let _ = function;
         let name = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
-        ImapUnordered::new(&self.pool.crew, name, inputs.into_iter(), self.chunksize)
+        let inbox = Inbox::new(self.terms);
+        ImapUnordered::new(&self.pool.crew, inbox, name, inputs.into_iter(), self.chunksize)
     }
 
     /// See [`Pool::apply_async`].
@@ -179,12 +198,54 @@ impl<'a> Options<'a> {
         refuse_captures!(F);
         let _ = function;
         self.checked()?;
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Inbox::new(self.terms);
         let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
         let mut feed = Feed::new(name, &inbox, 0, Some(1));
         feed.push(&argument)?;
         self.pool.crew.submit(feed)?;
-        Ok(Task::new(&self.pool.crew, inbox))
+        let gather = |delivery: Delivery| {
+            let mut only = None;
+            delivery.open(|_, result| only = Some(result));
+            only
+        };
+        Ok(Task::new(&self.pool.crew, inbox, Box::new(gather)))
+    }
+
+    /// See [`Pool::map_async`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pool::map_async`].
+    pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message + Send,
+        I: IntoIterator<Item = A>,
+    {
+        refuse_captures!(F);
+        let _ = function;
+        self.checked()?;
+        let inbox = Inbox::new(self.terms);
+        let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
+        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
+        for argument in inputs {
+            let place = Place { task: Some(feed.left), ..Place::default() };
+            feed.push(&argument).map_err(|error| error.at(place))?;
+        }
+        let mut open = feed.left;
+        if open == 0 {
+            return Ok(Task::settled(&self.pool.crew, inbox, Ok(Vec::new())));
+        }
+        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
+        results.resize_with(open, || None);
+        let gather = move |delivery: Delivery| {
+            open -= delivery.count();
+            delivery.open(|task, result| results[task] = Some(result));
+            (open == 0).then(|| results.drain(..).flatten().collect())
+        };
+        self.pool.crew.submit(feed)?;
+        Ok(Task::new(&self.pool.crew, inbox, Box::new(gather)))
     }
 
     fn checked(&self) -> Result<(), Error> {
@@ -193,11 +254,4 @@ impl<'a> Options<'a> {
         }
         Ok(())
     }
-}
-
-/// Takes the one result out of a delivery to a call of one task.
-pub(super) fn only<R: Message>(delivery: Delivery) -> Result<R, Error> {
-    let mut only = Err(Error::closed());
-    delivery.open(|_, result| only = result);
-    only
 }

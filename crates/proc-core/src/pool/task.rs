@@ -1,75 +1,188 @@
 //! A call whose result is fetched later.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::crew::Crew;
 use super::job::{Delivery, Inbox};
-use super::options::only;
 use crate::error::Error;
-use crate::function::Message;
+use crate::panics;
 
-/// The result of [`Pool::apply_async`](crate::Pool::apply_async), now or later.
+/// The result of [`Pool::apply_async`](crate::Pool::apply_async) or
+/// [`map_async`](crate::Pool::map_async), now or later.
 ///
-/// Dropping it drops the result; the task runs all the same.
+/// It is also a `Future`, which any executor can wait for. Dropping it drops the result; the task
+/// runs all the same.
+///
+/// ```
+/// # fn main() -> Result<(), proc_core::Error> {
+/// # proc_core::init();
+/// # let pool = proc_core::Pool::builder().processes(1).build()?;
+/// let forever = pool.apply_async(|()| loop { std::thread::park() }, ())?;
+/// let queued = pool.apply_async(|x: u32| x, 7)?;
+/// assert!(forever.cancel()); // its worker is stopped and replaced
+/// assert_eq!(queued.get()?, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[doc(alias = "AsyncResult")]
 #[must_use = "the result of the task is here"]
-pub struct Task<R> {
+pub struct Task<T> {
     crew: Arc<Crew>,
     inbox: Arc<Inbox>,
-    arrived: Option<Result<Delivery, Error>>,
-    result: PhantomData<fn() -> R>,
+    gather: Gather<T>,
+    result: Option<Result<T, Error>>,
 }
 
-impl<R: Message> Task<R> {
-    pub(super) fn new(crew: &Arc<Crew>, inbox: Arc<Inbox>) -> Task<R> {
-        Task { crew: Arc::clone(crew), inbox, arrived: None, result: PhantomData }
+/// Takes in a delivery; the result once all have come.
+pub(super) type Gather<T> = Box<dyn FnMut(Delivery) -> Option<Result<T, Error>> + Send>;
+
+impl<T> Task<T> {
+    pub(super) fn new(crew: &Arc<Crew>, inbox: Arc<Inbox>, gather: Gather<T>) -> Task<T> {
+        Task { crew: Arc::clone(crew), inbox, gather, result: None }
+    }
+
+    /// A task that never was: nothing to do, or refused.
+    pub(super) fn settled(crew: &Arc<Crew>, inbox: Arc<Inbox>, result: Result<T, Error>) -> Self {
+        Task { crew: Arc::clone(crew), inbox, gather: Box::new(|_| None), result: Some(result) }
     }
 
     /// Waits for the result.
     ///
     /// # Errors
     ///
-    /// As for [`Pool::apply`](crate::Pool::apply).
-    pub fn get(mut self) -> Result<R, Error> {
-        let arrived = loop {
-            if let Some(arrived) = self.arrived.take().or_else(|| self.crew.wait(&self.inbox, None))
-            {
-                break arrived;
+    /// As for [`Pool::apply`](crate::Pool::apply) or [`Pool::map`](crate::Pool::map); that it was
+    /// cancelled; that the pool is closed.
+    pub fn get(mut self) -> Result<T, Error> {
+        loop {
+            if let Some(result) = self.result.take() {
+                return result;
             }
-        };
-        only(arrived?)
+            let delivery = self.crew.wait(&self.inbox, None);
+            self.take_in(delivery);
+        }
     }
 
     /// Waits for the result, for at most `timeout`; then the task comes back as the error.
     ///
     /// It goes on all the same.
-    #[expect(
-        clippy::result_large_err,
-        reason = "what comes back is no error, and not on a hot path"
-    )]
-    pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<R, Error>, Task<R>> {
+    pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<T, Error>, Task<T>> {
         self.wait_until(Instant::now().checked_add(timeout));
-        if self.arrived.is_some() { Ok(self.get()) } else { Err(self) }
+        self.result.take().ok_or(self)
     }
 
     /// Whether [`get`](Task::get) would return at once.
     #[doc(alias = "ready")]
     pub fn is_ready(&mut self) -> bool {
         self.wait_until(Some(Instant::now()));
-        self.arrived.is_some()
+        self.result.is_some()
+    }
+
+    /// Takes the task back: queued, it never runs; running, its worker is stopped and replaced.
+    ///
+    /// False if it was done before. Else [`get`](Task::get) says that it was cancelled.
+    pub fn cancel(&self) -> bool {
+        self.result.is_none() && self.crew.cancel(&self.inbox)
+    }
+
+    /// Calls `callback` with the result when it is there, in a thread that all callbacks share.
+    ///
+    /// A callback that panics spoils nothing but itself; its message goes to stderr.
+    #[doc(alias = "callback")]
+    #[doc(alias = "error_callback")]
+    pub fn on_done(self, callback: impl FnOnce(Result<T, Error>) + Send + 'static)
+    where
+        T: Send + 'static,
+    {
+        Arc::new(Callback(Mutex::new(Some((self, callback))))).wake();
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
-        if self.arrived.is_none() {
-            self.arrived = self.crew.wait(&self.inbox, deadline);
+        while self.result.is_none() {
+            let delivery = self.crew.wait(&self.inbox, deadline);
+            if delivery.is_none() {
+                return;
+            }
+            self.take_in(delivery);
+        }
+    }
+
+    fn take_in(&mut self, delivery: Option<Result<Delivery, Error>>) {
+        self.result = match delivery {
+            Some(Ok(delivery)) => (self.gather)(delivery),
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
+        };
+    }
+}
+
+impl<T: Unpin> Future for Task<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            if let Some(result) = self.result.take() {
+                return Poll::Ready(result);
+            }
+            let delivery = self.inbox.poll_or_wake(context.waker());
+            if delivery.is_none() {
+                return Poll::Pending;
+            }
+            self.take_in(delivery);
         }
     }
 }
 
-impl<R> std::fmt::Debug for Task<R> {
+impl<T> std::fmt::Debug for Task<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Task").field("arrived", &self.arrived.is_some()).finish_non_exhaustive()
+        f.debug_struct("Task").field("arrived", &self.result.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A task and what to do with its result; being woken sends it to the callbacks' thread.
+struct Callback<T, F>(Mutex<Option<(Task<T>, F)>>);
+
+trait Run: Send + Sync {
+    /// Looks whether the result is there, and if so hands it over.
+    fn run(self: Arc<Self>);
+}
+
+impl<T: Send + 'static, F: FnOnce(Result<T, Error>) + Send + 'static> Run for Callback<T, F> {
+    fn run(self: Arc<Self>) {
+        let waker = Waker::from(Arc::clone(&self));
+        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((mut task, callback)) = place.take() else { return };
+        loop {
+            if let Some(result) = task.result.take() {
+                drop(place);
+                // Its message is on stderr, and there is nobody else to tell.
+                let _ = panics::contain(|| callback(result));
+                return;
+            }
+            let delivery = task.inbox.poll_or_wake(&waker);
+            if delivery.is_none() {
+                *place = Some((task, callback));
+                return;
+            }
+            task.take_in(delivery);
+        }
+    }
+}
+
+impl<T: Send + 'static, F: FnOnce(Result<T, Error>) + Send + 'static> Wake for Callback<T, F> {
+    fn wake(self: Arc<Self>) {
+        static THREAD: OnceLock<Mutex<Sender<Arc<dyn Run>>>> = OnceLock::new();
+        let thread = THREAD.get_or_init(|| {
+            let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
+            let run = move || callbacks.into_iter().for_each(Run::run);
+            // Where no thread can be had, callbacks are not called; the tasks are done all the same.
+            let _ = std::thread::Builder::new().name("proc-core callbacks".into()).spawn(run);
+            Mutex::new(sender)
+        });
+        let _ = thread.lock().unwrap_or_else(PoisonError::into_inner).send(self);
     }
 }

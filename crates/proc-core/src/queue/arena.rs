@@ -48,7 +48,7 @@ impl Arena {
             let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
             // Above a gigabyte a region is as large as what asked for it.
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
-            self.regions.push(Region::new(len));
+            self.regions.push(Region::new(len)?);
             self.uncut = 0;
             made = 1;
         }

@@ -4,6 +4,7 @@
 //! serialized by the pool's lock); any number of workers claim and finish; anybody may be killed
 //! between any two instructions.
 
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 use ipc_channel::ipc::IpcSharedMemory;
@@ -83,11 +84,13 @@ pub(crate) struct Ticket {
     room: AtomicU64,
     name: [AtomicU64; 3],
     asks: AtomicU32,
+    timed: AtomicU32,
     next: AtomicU32,
     begun: AtomicU32,
     done: AtomicU32,
     results: AtomicU64,
     nanoseconds: AtomicU64,
+    began_at: AtomicU64,
 }
 
 /// What the parent tells a worker of a chunk.
@@ -102,6 +105,8 @@ pub(crate) struct Chunk {
     pub(crate) count: u32,
     /// Whether channel ends that are part of the arguments must be asked for.
     pub(crate) asks: bool,
+    /// Whether the worker must note when each task begins.
+    pub(crate) timed: bool,
 }
 
 /// How far the worker of a chunk has come.
@@ -115,6 +120,8 @@ pub(crate) struct Progress {
     pub(crate) results: u64,
     /// Time spent on the chunk, written when it is finished.
     pub(crate) nanoseconds: u64,
+    /// When the last task began, by the system's monotonic clock, in nanoseconds; 0 if not noted.
+    pub(crate) began_at: u64,
 }
 
 /// An entry of the ring, unpacked.
@@ -172,10 +179,14 @@ pub(crate) struct Board {
 
 impl Board {
     /// A new board, empty.
-    pub(crate) fn new(layout: Layout) -> Board {
-        let board = Board { layout, region: Region::new(layout.size()) };
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory for it.
+    pub(crate) fn new(layout: Layout) -> io::Result<Board> {
+        let board = Board { layout, region: Region::new(layout.size())? };
         board.header().listening.0.store(1, Ordering::Relaxed);
-        board
+        Ok(board)
     }
 
     /// A worker's view of its parent's board; `None` if the memory is not of that layout.
@@ -185,7 +196,11 @@ impl Board {
     }
 
     /// What to send to a worker.
-    pub(crate) fn share(&self) -> IpcSharedMemory {
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Board::new).
+    pub(crate) fn share(&self) -> io::Result<IpcSharedMemory> {
         self.region.share()
     }
 
@@ -251,6 +266,8 @@ impl Board {
             word.store(value, Ordering::Relaxed);
         }
         slot.asks.store(u32::from(chunk.asks), Ordering::Relaxed);
+        slot.timed.store(u32::from(chunk.timed), Ordering::Relaxed);
+        slot.began_at.store(0, Ordering::Relaxed);
         slot.begun.store(0, Ordering::Relaxed);
         slot.done.store(0, Ordering::Relaxed);
         slot.results.store(0, Ordering::Relaxed);
@@ -314,8 +331,9 @@ impl Board {
         let slot = self.ticket(ticket);
         let done = slot.done.load(Ordering::Acquire);
         Progress {
-            begun: slot.begun.load(Ordering::Relaxed),
+            begun: slot.begun.load(Ordering::Acquire),
             done,
+            began_at: slot.began_at.load(Ordering::Relaxed),
             results: slot.results.load(Ordering::Relaxed),
             nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
         }
@@ -440,12 +458,17 @@ impl Board {
             room: word(&slot.room),
             count: slot.count.load(Ordering::Relaxed),
             asks: slot.asks.load(Ordering::Relaxed) == 1,
+            timed: slot.timed.load(Ordering::Relaxed) == 1,
         }
     }
 
     /// Says that the function of one more task is about to be called.
-    pub(crate) fn begin_task(&self, ticket: TicketId, task: u32) {
-        self.ticket(ticket).begun.store(task + 1, Ordering::Relaxed);
+    pub(crate) fn begin_task(&self, ticket: TicketId, task: u32, now: Option<u64>) {
+        let slot = self.ticket(ticket);
+        if let Some(now) = now {
+            slot.began_at.store(now, Ordering::Relaxed);
+        }
+        slot.begun.store(task + 1, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
     }
 
@@ -511,13 +534,17 @@ mod tests {
 
     fn chunk(count: u32) -> Chunk {
         let name = Name::from_words([1, 2, 3]);
-        Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true }
+        Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true, timed: true }
+    }
+
+    fn board(workers: u32) -> Board {
+        Board::new(Layout::for_workers(workers)).expect("there is memory")
     }
 
     #[test]
     fn every_number_of_workers_has_a_layout() {
         for workers in (1..70).chain([4095, 4096]) {
-            let board = Board::new(Layout::for_workers(workers));
+            let board = board(workers);
             assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
             assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
             assert_eq!(
@@ -540,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_ticket_goes_round() {
-        let board = Board::new(Layout::for_workers(2));
+        let board = board(2);
         let position = board.position();
         assert!(board.publish(9, &chunk(3), |_, _| ()));
         assert_eq!(board.claim(1), Some(9));
@@ -548,10 +575,10 @@ mod tests {
         assert_eq!(board.chunk(9), chunk(3));
         assert_eq!(board.claimer(9, position), Some(1));
         assert!(!board.retract(9, position), "it is claimed");
-        board.begin_task(9, 0);
+        board.begin_task(9, 0, None);
         board.end_task(9, 0, 12);
-        board.begin_task(9, 1);
-        let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0 };
+        board.begin_task(9, 1, Some(5));
+        let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0, began_at: 5 };
         assert_eq!(board.progress(9), progress);
         assert!(board.finish(9, 1000), "a new board listens");
         assert!(!board.finish(8, 1000), "only once");
@@ -562,7 +589,7 @@ mod tests {
 
     #[test]
     fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
-        let board = Board::new(Layout::for_workers(1));
+        let board = board(1);
         let mut kept = Vec::new();
         for ticket in 0..3 * board.layout.tickets {
             let ticket = if ticket == 0 { 0 } else { 1 };
@@ -578,7 +605,7 @@ mod tests {
 
     #[test]
     fn a_retracted_ticket_is_claimed_by_nobody() {
-        let board = Board::new(Layout::for_workers(1));
+        let board = board(1);
         let position = board.position();
         assert!(board.publish(0, &chunk(1), |_, _| ()));
         assert!(board.publish(1, &chunk(1), |_, _| ()));
@@ -589,7 +616,7 @@ mod tests {
 
     #[test]
     fn sleepers_are_woken_once() {
-        let board = Board::new(Layout::for_workers(3));
+        let board = board(3);
         assert!(board.fall_asleep(1));
         assert!(board.fall_asleep(2));
         assert_eq!(board.pick_sleepers(1), [1]);

@@ -6,7 +6,11 @@
 
 #![allow(unsafe_code)]
 
+use std::io;
+
 use ipc_channel::ipc::IpcSharedMemory;
+
+use crate::wire::shared;
 
 /// One piece of memory that several processes have mapped.
 #[derive(Debug)]
@@ -24,13 +28,22 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Makes a region of `len` zero bytes.
-    pub(crate) fn new(len: usize) -> Region {
-        Region::from(IpcSharedMemory::from_byte(0, len))
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory for it.
+    pub(crate) fn new(len: usize) -> io::Result<Region> {
+        let shared = shared(|| IpcSharedMemory::from_byte(0, len)).map_err(io::Error::other)?;
+        Ok(Region::from(shared))
     }
 
     /// What to send to a process that is to map the region too.
-    pub(crate) fn share(&self) -> IpcSharedMemory {
-        self.shared.clone()
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Region::new).
+    pub(crate) fn share(&self) -> io::Result<IpcSharedMemory> {
+        shared(|| self.shared.clone()).map_err(io::Error::other)
     }
 
     /// The size in bytes.
@@ -115,7 +128,7 @@ mod tests {
 
     #[test]
     fn bytes_come_back_and_bounds_hold() {
-        let region = Region::new(100);
+        let region = Region::new(100).expect("there is memory");
         assert!(region.write(90, b"0123456789"));
         assert!(!region.write(91, b"0123456789"));
         assert!(!region.write(usize::MAX, b"0"));

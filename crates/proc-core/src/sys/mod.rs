@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -78,19 +79,66 @@ pub(crate) fn fork(_: SingleThread) -> io::Result<Forked> {
 
 /// Writes out stdout and C's buffers and ends the process without running anybody's exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
-    flush();
+    flush(PATIENCE);
     // SAFETY: _exit only ends the process.
     unsafe { libc::_exit(code) }
 }
 
+/// How long a dying process waits for threads that hold its output streams.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Writes out what stdout holds.
-pub(crate) fn flush_stdout() {
+fn flush_stdout() {
     // A closed pipe is the business of whoever prints next.
     let _ = io::stdout().flush();
 }
 
+/// Writes out what stdout holds, unless another thread might be holding it.
+pub(crate) fn flush_line() {
+    if never_had_threads() {
+        flush_stdout();
+    }
+}
+
 /// Writes out what stdout and C's streams hold.
-pub(crate) fn flush() {
+///
+/// A thread that a task left behind may hold a stream for ever (C's input streams while they wait);
+/// where there are threads, another one flushes, and is waited for no longer than `patience`.
+pub(crate) fn flush(patience: Duration) {
+    static STUCK: AtomicBool = AtomicBool::new(false);
+    if never_had_threads() || thread_count() == Some(1) {
+        return flush_all();
+    }
+    if STUCK.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let (done, flushed) = std::sync::mpsc::channel();
+    let flusher = std::thread::Builder::new().name("proc-core flush".into()).spawn(move || {
+        flush_all();
+        STUCK.store(false, Ordering::SeqCst);
+        let _ = done.send(());
+    });
+    if flusher.is_ok() {
+        let _ = flushed.recv_timeout(patience);
+    }
+}
+
+/// Whether this process has had one thread all its life, as far as the C library tells.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn never_had_threads() -> bool {
+    unsafe extern "C" {
+        /// Of glibc 2.32 and newer; false as soon as there was a second thread.
+        safe static __libc_single_threaded: AtomicBool;
+    }
+    __libc_single_threaded.load(Ordering::Relaxed)
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn never_had_threads() -> bool {
+    false
+}
+
+fn flush_all() {
     flush_stdout();
     // SAFETY: a null stream means every open one; C's streams lock themselves.
     unsafe { libc::fflush(std::ptr::null_mut()) };
@@ -166,6 +214,19 @@ pub(crate) fn shrug_off_interrupt() {
         // SAFETY: this handler was in force a moment ago.
         let _ = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &old) };
     }
+}
+
+/// Makes exits of children reported, also where the program was started with SIGCHLD ignored.
+pub(crate) fn hear_children() {
+    // SAFETY: the default action runs no code.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+}
+
+/// Whether `count` more descriptors can be had, which ipc-channel does not ask before it panics.
+pub(crate) fn spare_descriptors(count: usize) -> io::Result<()> {
+    let null = std::fs::File::open("/dev/null")?;
+    let spare: io::Result<Vec<_>> = (1..count).map(|_| null.try_clone()).collect();
+    spare.map(drop)
 }
 
 /// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.
@@ -300,6 +361,14 @@ pub(crate) fn conjure<F: Copy>() -> F {
     // SAFETY: F has no bytes to read, a dangling pointer is valid and aligned for it, and F is
     // inhabited and free to copy: this code is only reached through a name made from a value.
     unsafe { NonNull::<F>::dangling().read() }
+}
+
+/// Nanoseconds of the clock that all processes share and nobody sets.
+pub(crate) fn monotonic() -> u64 {
+    use nix::time::{ClockId, clock_gettime};
+    // It cannot fail for this clock; zero would mean "never noted".
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
 
 /// The name of a signal, such as `SIGKILL`.

@@ -256,7 +256,9 @@ impl<'a, 'de> De<'a, 'de> {
     #[inline]
     fn below(self) -> Result<Self> {
         let levels = self.levels.checked_sub(1);
-        let levels = levels.ok_or_else(|| CodecError::new("the data nest too deep"))?;
+        let levels = levels.ok_or_else(|| {
+            CodecError::new("values nest deeper than the 256 levels that are decoded")
+        })?;
         Ok(De { levels, ..self })
     }
 
@@ -836,9 +838,15 @@ mod tests {
     #[test]
     fn deep_data() {
         for bytes in [&[1][..], &[2], &[3, 1]] {
-            assert_eq!(refusal::<Tree>(&bytes.repeat(1 << 20)), "the data nest too deep");
+            assert_eq!(
+                refusal::<Tree>(&bytes.repeat(1 << 20)),
+                "values nest deeper than the 256 levels that are decoded"
+            );
         }
-        assert_eq!(refusal::<List>(&[1; 1 << 20]), "the data nest too deep");
+        assert_eq!(
+            refusal::<List>(&[1; 1 << 20]),
+            "values nest deeper than the 256 levels that are decoded"
+        );
         let tree = (0..100).fold(Tree::Leaf, |tree, _| Tree::Many(vec![tree]));
         decode::<Tree>(&encode(&tree)).unwrap();
     }

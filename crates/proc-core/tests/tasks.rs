@@ -1,0 +1,301 @@
+//! Tasks that are fetched later, bounded, tried again or taken back, in real worker processes.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use proc_core::{Error, Pool};
+
+proc_core::init_tests!();
+
+/// Ends the test process, and with it every worker, if `test` takes too long.
+fn within_a_minute<T>(test: impl FnOnce() -> T) -> T {
+    let (done, finished) = mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if finished.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("the test hangs");
+            std::process::abort();
+        }
+    });
+    let result = test();
+    drop(done);
+    watchdog.join().expect("the watchdog ends quietly");
+    result
+}
+
+fn pool(processes: usize) -> Pool {
+    Pool::builder().processes(processes).build().expect("a pool")
+}
+
+fn forever(_: u32) -> u32 {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn same(x: u32) -> u32 {
+    x
+}
+
+fn append(path: &str, text: &str) {
+    use std::io::Write;
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).expect("file");
+    file.write_all(text.as_bytes()).expect("written");
+}
+
+#[test]
+fn a_task_that_takes_too_long_ends_alone() {
+    within_a_minute(|| {
+        let pool = pool(2);
+        let spin_or_sleep = |kind: u32| match kind {
+            1 => forever(kind),
+            2 => loop {
+                std::hint::spin_loop();
+            },
+            other => other,
+        };
+        let begin = Instant::now();
+        let limit = Duration::from_millis(100);
+        let results = pool.options().timeout(limit).try_map(spin_or_sleep, [0, 1, 2, 3, 4, 5]);
+        assert!(begin.elapsed() >= limit);
+        for (task, result) in results.iter().enumerate() {
+            match result {
+                Ok(value) => assert!(*value as usize == task && ![1, 2].contains(&task)),
+                Err(error) => {
+                    assert!(error.is_timeout() && [1, 2].contains(&task), "{error}");
+                    assert_eq!(error.task(), Some(task));
+                    assert!(error.pid().is_some() && error.worker().is_some(), "{error}");
+                }
+            }
+        }
+        assert_eq!(pool.map(same, [7, 8]).expect("the pool goes on"), [7, 8]);
+    });
+}
+
+#[test]
+fn a_quick_task_is_not_hurt_by_its_timeout() {
+    within_a_minute(|| {
+        let pool = pool(2);
+        let options = pool.options().timeout(Duration::from_secs(30));
+        assert_eq!(options.map(same, 0..5000).expect("in time"), (0..5000).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_failed_task_is_tried_again_as_often_as_asked() {
+    within_a_minute(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = pool(2);
+        // Task n succeeds at its n-th try; panics and deaths in turn.
+        let stubborn = |(path, n): (String, u32)| {
+            let path = format!("{path}/{n}");
+            append(&path, "x");
+            let tries = std::fs::read(&path).expect("there").len() as u32;
+            match (tries >= n, tries % 2) {
+                (true, _) => tries,
+                (false, 0) => std::process::abort(),
+                (false, _) => panic!("{}", "not yet ".repeat(1000 * (n as usize % 2))),
+            }
+        };
+        let path = directory.path().to_str().expect("UTF-8").to_owned();
+        let inputs = [1, 2, 3, 4, 5].map(|n| (path.clone(), n));
+        let results = pool.options().retries(3).try_map(stubborn, inputs);
+        let values: Vec<_> = results.iter().map(|result| result.as_ref().ok().copied()).collect();
+        assert_eq!(values[..4], [Some(1), Some(2), Some(3), Some(4)], "{results:?}");
+        let error = results[4].as_ref().expect_err("four tries are not enough");
+        assert!(error.is_death(), "the fourth try aborts: {error}");
+        assert_eq!(error.task(), Some(4));
+        let tries = std::fs::read(directory.path().join("5")).expect("there").len();
+        assert_eq!(tries, 4, "one try and three retries");
+    });
+}
+
+#[test]
+fn without_retries_a_task_is_tried_once() {
+    within_a_minute(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tries").to_str().expect("UTF-8").to_owned();
+        let count = |path: String| -> u32 {
+            append(&path, "x");
+            panic!("no");
+        };
+        let error = pool(1).apply(count, path.clone()).expect_err("it panics");
+        assert!(error.is_panic());
+        assert_eq!(std::fs::read(path).expect("there"), b"x");
+    });
+}
+
+#[test]
+fn a_queued_task_that_is_cancelled_never_runs() {
+    within_a_minute(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("ran").to_str().expect("UTF-8").to_owned();
+        let pool = pool(1);
+        let (_, blocker) = begun(&pool, &directory);
+        let queued = pool.apply_async(|path: String| append(&path, "x"), path.clone());
+        let queued = queued.expect("accepted");
+        let later = pool.apply_async(same, 7).expect("accepted");
+        assert!(queued.cancel());
+        assert!(queued.get().expect_err("it is cancelled").is_cancelled());
+        assert!(blocker.cancel(), "it runs");
+        assert_eq!(later.get().expect("the worker is replaced"), 7);
+        assert!(!std::path::Path::new(&path).exists(), "the cancelled task has run");
+    });
+}
+
+/// A task that is known to run: its pid, and itself.
+fn begun(pool: &Pool, directory: &tempfile::TempDir) -> (u32, proc_core::Task<u32>) {
+    let fifo = directory.path().join("begun");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let tell = |path: String| {
+        std::fs::write(path, std::process::id().to_string()).expect("somebody reads");
+        forever(0)
+    };
+    let path = fifo.to_str().expect("UTF-8").to_owned();
+    let task = pool.apply_async(tell, path).expect("accepted");
+    let pid = std::fs::read_to_string(fifo).expect("it begins").parse().expect("a pid");
+    (pid, task)
+}
+
+#[test]
+fn a_running_task_that_is_cancelled_is_stopped() {
+    within_a_minute(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = pool(1);
+        let (pid, task) = begun(&pool, &directory);
+        assert!(task.cancel());
+        assert!(task.get().expect_err("it is cancelled").is_cancelled());
+        let other = pool.apply(|()| std::process::id(), ()).expect("the worker is replaced");
+        assert_ne!(other, pid);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it is gone");
+    });
+}
+
+#[test]
+fn a_task_that_is_done_cannot_be_cancelled() {
+    within_a_minute(|| {
+        let pool = pool(1);
+        let mut task = pool.apply_async(same, 7).expect("accepted");
+        while !task.is_ready() {
+            task = match task.get_timeout(Duration::from_secs(9)) {
+                Ok(result) => return assert_eq!(result.expect("it returns"), 7),
+                Err(task) => task,
+            };
+        }
+        assert!(!task.cancel());
+        assert_eq!(task.get().expect("it is done"), 7);
+    });
+}
+
+#[test]
+fn a_task_that_is_not_done_comes_back() {
+    within_a_minute(|| {
+        let pool = pool(1);
+        let mut task = pool.apply_async(forever, 0).expect("accepted");
+        assert!(!task.is_ready());
+        let task = task.get_timeout(Duration::from_millis(5)).expect_err("it never ends");
+        assert!(task.cancel());
+    });
+}
+
+#[test]
+fn map_async_gives_all_or_the_first_error() {
+    within_a_minute(|| {
+        let pool = pool(2);
+        let all = pool.map_async(same, 0..1000).expect("accepted");
+        let none = pool.map_async(same, []).expect("accepted");
+        let odd = |x: u32| if x % 2 == 1 { panic!("odd {x}") } else { x };
+        let some = pool.map_async(odd, 0..10).expect("accepted");
+        assert_eq!(some.get().expect_err("some panic").task(), Some(1));
+        assert_eq!(none.get().expect("nothing to do"), []);
+        assert_eq!(all.get().expect("all return"), (0..1000).collect::<Vec<_>>());
+        let stuck = pool.map_async(forever, 0..100).expect("accepted");
+        assert!(stuck.cancel());
+        assert!(stuck.get().expect_err("it is cancelled").is_cancelled());
+        assert_eq!(pool.map(same, 0..9).expect("the pool goes on"), (0..9).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_callback_that_panics_spoils_nothing() {
+    within_a_minute(|| {
+        let pool = pool(2);
+        let (told, results) = mpsc::channel();
+        for x in 0..20 {
+            let told = told.clone();
+            pool.apply_async(same, x).expect("accepted").on_done(move |result| {
+                told.send(result.expect("it returns")).expect("somebody listens");
+                assert!(x % 3 != 0, "a callback's own trouble");
+            });
+        }
+        drop(told);
+        let mut results: Vec<u32> = results.into_iter().collect();
+        results.sort_unstable();
+        assert_eq!(results, (0..20).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_callback_hears_of_the_end_of_the_pool() {
+    within_a_minute(|| {
+        let pool = pool(1);
+        let (told, result) = mpsc::channel();
+        pool.apply_async(forever, 0).expect("accepted").on_done(move |result| {
+            told.send(result).expect("somebody listens");
+        });
+        drop(pool);
+        let error: Error = result.recv().expect("it is called").expect_err("it never ends");
+        assert!(error.is_closed(), "{error}");
+    });
+}
+
+/// Counts wake-ups; the smallest executor there is.
+#[derive(Default)]
+struct Bell(AtomicU32, std::sync::Mutex<()>, std::sync::Condvar);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        let _held = self.1.lock().expect("nobody panics");
+        self.0.fetch_add(1, Ordering::SeqCst);
+        self.2.notify_all();
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    let mut future = pin!(future);
+    let mut heard = 0;
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let held = bell.1.lock().expect("nobody panics");
+        let wait = bell.2.wait_while(held, |()| bell.0.load(Ordering::SeqCst) == heard);
+        drop(wait.expect("nobody panics"));
+        heard = bell.0.load(Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn tasks_are_futures_for_any_executor() {
+    within_a_minute(|| {
+        let pool = pool(2);
+        let sum = block_on(async {
+            let tasks: Vec<_> =
+                (0..100).map(|x| pool.apply_async(same, x).expect("accepted")).collect();
+            // Dropped futures disturb nobody.
+            drop(pool.apply_async(same, 1).expect("accepted"));
+            let mut sum = 0;
+            for task in tasks {
+                sum += task.await.expect("it returns");
+            }
+            sum + pool.map_async(same, [1, 2]).expect("accepted").await.expect("all").len() as u32
+        });
+        assert_eq!(sum, 4950 + 2);
+    });
+}
