@@ -22,6 +22,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("initializer-fails", initializer_fails),
     ("initializer-fails-once", initializer_fails_once),
     ("large-in-flight", large_in_flight),
+    ("timeouts", timeouts),
 ];
 
 /// Task 3 of 8 kills its own process; then the pool is used again.
@@ -260,4 +261,43 @@ fn large_in_flight(arguments: &Arguments) {
     });
     print_fates(told);
     println!("afterwards {:?}", pool.map(|x: u32| x + 1, [1, 2]).expect("the pool goes on"));
+}
+
+/// Tasks that sleep, spin or block signals are given 100 ms.
+fn timeouts(arguments: &Arguments) {
+    const LIMIT: Duration = Duration::from_millis(100);
+    let pool = arguments.pool(2);
+    let mut pids = pool.map(pid, 0..50).expect("nothing fails");
+    let task = |task: u32| match task {
+        1 => loop {
+            nix::unistd::pause();
+        },
+        3 => loop {
+            std::hint::spin_loop();
+        },
+        5 => {
+            nix::sys::signal::SigSet::all().thread_block().expect("signals can be blocked");
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        _ => task,
+    };
+    let start = Instant::now();
+    let options = pool.options().timeout(LIMIT).chunksize(arguments.number());
+    let results = options.try_map(task, 0..7);
+    let took = start.elapsed();
+    let late: Vec<u32> = results.iter().filter_map(|result| result.as_ref().err()?.pid()).collect();
+    print_fates(results);
+    // Each within its 100 ms and 200 more, one after the other at worst.
+    assert!(took >= LIMIT && took < 3 * (LIMIT + Duration::from_millis(200)), "{took:?}");
+    pids.extend(pool.map(pid, 0..50).expect("the pool goes on"));
+    for pid in &late {
+        let gone = !std::fs::exists(format!("/proc/{pid}")).expect("/proc is mounted");
+        assert!(gone, "worker {pid} was given up, not ended");
+    }
+    // What takes less has nothing to fear, however much of it there is in a chunk.
+    let options = pool.options().timeout(Duration::from_secs(5)).chunksize(1000);
+    assert_eq!(options.map(|x: u32| x, 0..20_000).expect("in time").len(), 20_000);
+    println!("{} were late", late.len());
 }

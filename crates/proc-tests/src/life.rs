@@ -196,7 +196,8 @@ fn terminated_by_a_thread(arguments: &Arguments) {
     };
     let marks = Marks::new();
     let mark = marks.path("stuck");
-    let pool = arguments.pool(2);
+    // One worker, so that the first two tasks are done when the third begins.
+    let pool = arguments.pool(1);
     let way = arguments.word();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -204,7 +205,6 @@ fn terminated_by_a_thread(arguments: &Arguments) {
             pool.terminate();
         });
         let inputs = (0..6).map(|task| (task, mark.clone()));
-        // One task in a chunk, so that the first two are delivered.
         let options = pool.options().chunksize(1);
         match way {
             "map" => println!("{}", describe(&options.map(task, inputs).expect_err("it ends"))),

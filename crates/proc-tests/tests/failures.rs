@@ -15,6 +15,7 @@ in_contexts! {
     failing_initializer_is_believed: forkserver spawn fork;
     initializer_may_fail_once: forkserver spawn fork;
     large_values_of_a_killed_worker_block_nobody: forkserver spawn fork;
+    late_tasks_are_ended_alone: forkserver spawn fork;
 }
 
 /// Worker numbers are free; that they are in range is checked here, before they are wiped.
@@ -124,5 +125,12 @@ fn large_values_of_a_killed_worker_block_nobody(context: &str) {
     for chunksize in ["1", "10"] {
         let finished = scenario("large-in-flight", context, &[chunksize]);
         assert_told("large_values_of_a_killed_worker", 2, finished.succeeded());
+    }
+}
+
+fn late_tasks_are_ended_alone(context: &str) {
+    for chunksize in ["1", "7"] {
+        let finished = scenario("timeouts", context, &[chunksize]);
+        assert_told("tasks_that_are_late", 2, finished.succeeded());
     }
 }
