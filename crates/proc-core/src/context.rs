@@ -14,6 +14,12 @@ use crate::template::Template;
 ///
 /// In all three a small *template* process forks the new process on request. They differ in where
 /// the template comes from, and so in what memory the new process starts with.
+///
+/// Whatever the start method, a new process has the working directory and the environment that the
+/// caller has when it asks, and its effective user and group (where these have changed since `init`,
+/// a template is executed anew). Resource limits, umask, niceness and signal mask are the template's:
+/// with `Forkserver` they are as old as `init`, and so are statics, loggers and panic hooks (set these
+/// in a pool's initializer). `std::env::args` is the program's name alone in a spawned process.
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +100,7 @@ pub fn init() {
 ///
 /// Runs [`init`] before the test harness starts its threads, under `cargo test` and
 /// `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in each file of `tests/`.
+/// A crate that *forbids* unsafe code cannot use it (life before `main` is unsafe); let it *deny* it.
 ///
 /// ```no_run
 /// #[cfg(test)]
@@ -159,8 +166,17 @@ fn template_for(context: Context) -> Result<Arc<Template>, Error> {
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
         return Template::fork(alone).map(Arc::new).map_err(|e| Error::start("a template", e));
     }
-    if let (Context::Forkserver, Some(main)) = (context, &program.main) {
+    if let (Context::Forkserver, Some(main)) = (context, &program.main)
+        && main.has_our_rights()
+    {
         return Ok(Arc::clone(main));
+    }
+    // A program that has given up rights since must not get processes that have them.
+    let outdated = program.spawned.take_if(|spawned| !spawned.has_our_rights());
+    if outdated.is_some() {
+        drop(program);
+        drop(outdated);
+        return template_for(context);
     }
     if program.spawned.is_none() {
         let template = Template::spawn().map_err(|e| Error::start("a template", e))?;

@@ -45,6 +45,7 @@ enum Kind {
     Initializer(Error),
     Closed,
     InitMissing,
+    Overwritten,
     Invalid(String),
 }
 
@@ -116,6 +117,10 @@ impl Error {
         Error::new(Kind::Closed)
     }
 
+    pub(crate) fn overwritten() -> Error {
+        Error::new(Kind::Overwritten)
+    }
+
     pub(crate) fn init_missing() -> Error {
         Error::new(Kind::InitMissing)
     }
@@ -168,9 +173,9 @@ impl Error {
         matches!(*self.kind, Kind::Initializer(_))
     }
 
-    /// The pool was closed, terminated or dropped.
+    /// The pool was closed, terminated or dropped, or a worker has destroyed what it rests on.
     pub fn is_closed(&self) -> bool {
-        matches!(*self.kind, Kind::Closed)
+        matches!(*self.kind, Kind::Closed | Kind::Overwritten)
     }
 
     /// [`init`](crate::init) was not called at the top of `main`.
@@ -281,6 +286,11 @@ impl Display for Error {
                 f,
                 "proc_core::init() was not called; make it the first line of main (in tests, put \
                  proc_core::init_tests!() at the top level of the file)"
+            ),
+            Kind::Overwritten => write!(
+                f,
+                "the pool has ended: a worker overwrote the memory that it shares with the others \
+                 before it was killed; build the pool anew, and give such work a pool of its own"
             ),
             Kind::Invalid(what) => write!(f, "{what}"),
         }?;

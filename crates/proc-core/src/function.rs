@@ -39,6 +39,11 @@ pub(crate) use refuse_captures;
 /// self-describing, so types that ask for that (`untagged`, `flatten`, `skip_serializing_if`) are
 /// refused with an error; values nest at most 256 levels deep, and a sequence of zero-sized elements
 /// has at most 65,536 of them.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot cross to another process",
+    note = "argument and result must own their data and implement serde's Serialize and Deserialize: \
+            derive both for a type of yours"
+)]
 pub trait Message: Serialize + DeserializeOwned + 'static {}
 
 impl<T: Serialize + DeserializeOwned + 'static> Message for T {}

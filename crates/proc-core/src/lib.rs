@@ -31,13 +31,17 @@
 //!    program has one thread; the template makes all other processes. It plays the part of Python's
 //!    `if __name__ == "__main__":`. In tests, [`init_tests!`] does it.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
-//!    anything else does not compile. Several arguments are a tuple.
+//!    anything else does not build (`cargo check` alone does not see it). What it needs becomes part
+//!    of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over `xs.map(|x| (x, k))`. If
+//!    the compiler advises `move`, do not. (A captured value without bytes is let through, and made
+//!    anew on the other side: do not capture tokens that prove something of one process.)
 //! 3. **Arguments and results are copies.** Whatever serde can write and read back may cross, see
 //!    [`Message`]; ipc-channel's senders, receivers and shared memory may be part of it.
 //! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
 //!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
 //!    finish, the worker is replaced.
-//! 5. **Nothing is left behind.** When the program ends, however it ends, so do all its processes.
+//! 5. **Nothing is left behind.** When the program ends, however it ends, so do all processes it
+//!    has started here (what a task itself executes is its own affair).
 //!
 //! # When not to use it
 //!

@@ -84,8 +84,9 @@ where
 
     /// Starts the process.
     ///
-    /// It has the working directory and environment that the caller has now. Returns when it
-    /// exists; what its function does is not waited for.
+    /// It has the working directory and environment that the caller has now, and shares the
+    /// program's stdin, stdout and stderr; see [`Context`] for the rest. Returns when it exists; what
+    /// its function does is not waited for.
     ///
     /// # Errors
     ///
@@ -134,6 +135,11 @@ impl Handle {
     /// Sends a signal, unless the process has been reaped.
     pub(crate) fn signal(&self, signal: Signal) {
         self.template.signal(self.key, signal);
+    }
+
+    /// Ends the template that made the process, and with it all that it made.
+    pub(crate) fn kill_template(&self) {
+        self.template.kill();
     }
 }
 
@@ -218,8 +224,10 @@ pub(crate) enum Received {
 
 /// A process that was started.
 ///
-/// Dropping it without joining leaves the process running.
+/// Dropping it without joining leaves the process running, but no longer than the program: unlike in
+/// Python, the end of `main` waits for nobody. Join what must finish.
 #[derive(Debug)]
+#[must_use = "a child that is not joined ends with the program, finished or not"]
 pub struct Child<R> {
     link: Link,
     name: String,

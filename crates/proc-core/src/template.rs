@@ -66,6 +66,8 @@ pub(crate) struct Template {
 struct Snapshot {
     environment: HashMap<OsString, OsString>,
     directory: Option<OsString>,
+    /// Effective user and group.
+    rights: (u32, u32),
 }
 
 /// As an OsString: serde takes a path for text.
@@ -75,7 +77,11 @@ fn current_directory() -> Option<OsString> {
 
 impl Snapshot {
     fn now() -> Snapshot {
-        Snapshot { environment: std::env::vars_os().collect(), directory: current_directory() }
+        Snapshot {
+            environment: std::env::vars_os().collect(),
+            directory: current_directory(),
+            rights: sys::rights(),
+        }
     }
 
     /// What a process must change to have today's surroundings instead of these.
@@ -122,7 +128,14 @@ impl Template {
 
     /// Executes this program again; its `init()` becomes the template.
     pub(crate) fn spawn() -> io::Result<Template> {
-        let (server, address) = IpcOneShotServer::<Hello>::new()?;
+        // ipc-channel panics where it cannot make its socket's directory.
+        let temporary = std::env::temp_dir();
+        if !temporary.is_dir() {
+            let what = format!("the temporary directory {} (TMPDIR)", temporary.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{what} does not exist")));
+        }
+        let (server, address) = panics::catch(IpcOneShotServer::<Hello>::new)
+            .map_err(|panic| io::Error::other(format!("no socket: {}", panic.message)))??;
         let (ring, bell) = sys::doorbell()?;
         // The address is in a directory that other users may be able to reach.
         let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &address);
@@ -244,6 +257,21 @@ impl Template {
     pub(crate) fn signal(&self, to: Key, signal: Signal) {
         // Where the template is gone, so are its children.
         let _ = self.ask(Request::Signal { to, signal: signal as i32 });
+    }
+
+    /// Kills the template where it is this process's child.
+    pub(crate) fn kill(&self) {
+        // Only this process collects it, and not before this value is dropped.
+        if let Some((child, parent)) = self.child
+            && parent == std::process::id()
+        {
+            sys::signal_child(child, Signal::SIGKILL);
+        }
+    }
+
+    /// Whether the template still has this process's user and group, and so may make its children.
+    pub(crate) fn has_our_rights(&self) -> bool {
+        self.base.rights == sys::rights()
     }
 
     fn ask(&self, request: Request) -> io::Result<()> {

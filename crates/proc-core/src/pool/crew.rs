@@ -42,6 +42,9 @@ const GRACE: Duration = Duration::from_millis(500);
 /// After waiting so long for a replacement to become possible, its seat is given up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a waiting call sleeps at most before it looks for itself.
+const BELT: Duration = Duration::from_secs(1);
+
 /// How often running tasks' timeouts are looked at.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -341,10 +344,7 @@ impl Crew {
             News::InitializerFailed(fault) => *failure = Some(Error::from_fault_payload(fault)),
             News::Finished => {
                 self.collect();
-                // Somebody must be told of the next one, unless somebody looks anyway.
-                while self.lookers.load(Ordering::SeqCst) == 0 && !self.board.listen() {
-                    self.collect();
-                }
+                self.listen();
             }
             News::Asks(ticket) => {
                 let mut state = self.lock();
@@ -364,6 +364,22 @@ impl Crew {
                 unlock(state, news);
             }
         }
+    }
+
+    /// Sees to it that somebody is told of the next finished ticket, unless somebody looks anyway.
+    fn listen(&self) {
+        while self.lookers.load(Ordering::SeqCst) == 0 && !self.board.listen() {
+            self.collect();
+        }
+    }
+
+    /// Whether the board still shows what was published. A worker that dies may have overwritten it.
+    fn is_sane(&self, state: &State) -> bool {
+        state.out.iter().all(|(ticket, out)| {
+            out.owner.is_some()
+                || state.again.contains(ticket)
+                || self.board.shows(*ticket, out.position)
+        })
     }
 
     /// Takes over a call's tasks.
@@ -667,12 +683,18 @@ impl Crew {
                 if self.plan.initializer.is_some() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
             again = seat.failed_starts < attempts;
         }
+        if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
+            let error = Error::overwritten().at(place.clone());
+            self.end(&mut state, Some(error));
+        }
         self.pump(&mut state);
         // A message sent to the dead worker woke nobody.
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
         unlock(state, news);
+        // The dead worker may have promised a message that it did not live to send.
+        self.listen();
         if !over && !again {
             let blamed =
                 if self.plan.initializer.is_some() { Error::initializer(death) } else { death };
@@ -929,6 +951,12 @@ impl Crew {
             return;
         }
         let mut state = self.lock();
+        // What is finished by now counts.
+        let mut news = Vec::new();
+        self.collect_finished(&mut state, &mut news);
+        for (inbox, delivery) in news {
+            state.wakers.extend(inbox.accept(delivery));
+        }
         self.end(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
@@ -946,11 +974,16 @@ impl Crew {
             handle.signal(Signal::SIGTERM);
         }
         let over = Instant::now() + GRACE;
+        let hopeless = over + 4 * GRACE;
         while state.attendants > 0 {
             let left = over.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 for handle in state.seats.iter().filter_map(|seat| seat.handle.as_ref()) {
                     handle.signal(Signal::SIGKILL);
+                    // A template that is stopped passes nothing on; its end is its children's.
+                    if hopeless < Instant::now() {
+                        handle.kill_template();
+                    }
                 }
             }
             let left = if left.is_zero() { GRACE } else { left };
@@ -975,7 +1008,10 @@ impl Crew {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            inbox.sleep(deadline);
+            // Sleep is ended by a delivery; looking each second as well costs nothing, and no defect
+            // of a worker can make it last for ever.
+            let belt = Instant::now() + BELT;
+            inbox.sleep(Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
         }
     }
 

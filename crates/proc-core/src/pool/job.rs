@@ -249,17 +249,20 @@ impl Inbox {
 
     /// Hands over a delivery. Once the inbox is closed, its reason explains every failure.
     pub(crate) fn deliver(&self, delivery: Delivery) {
-        let mut state = self.lock();
-        if state.closed.is_some() && matches!(delivery, Delivery::Failed { .. }) {
-            return;
-        }
-        state.deliveries.push_back(delivery);
-        let waker = state.waker.take();
-        drop(state);
-        self.arrived.notify_all();
-        if let Some(waker) = waker {
+        if let Some(waker) = self.accept(delivery) {
             waker.wake();
         }
+    }
+
+    /// Takes in a delivery. The waker is to be woken when no lock is held.
+    pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
+        let mut state = self.lock();
+        if state.closed.is_some() && matches!(delivery, Delivery::Failed { .. }) {
+            return None;
+        }
+        state.deliveries.push_back(delivery);
+        self.arrived.notify_all();
+        state.waker.take()
     }
 
     /// Nothing more will come. The waker is to be woken when no lock is held.

@@ -22,7 +22,12 @@ use crate::panics;
 /// # fn main() -> Result<(), proc_core::Error> {
 /// # proc_core::init();
 /// # let pool = proc_core::Pool::builder().processes(1).build()?;
-/// let forever = pool.apply_async(|()| loop { std::thread::park() }, ())?;
+/// fn nap_for_ever(_: ()) {
+///     loop {
+///         std::thread::park();
+///     }
+/// }
+/// let forever = pool.apply_async(nap_for_ever, ())?;
 /// let queued = pool.apply_async(|x: u32| x, 7)?;
 /// assert!(forever.cancel()); // its worker is stopped and replaced
 /// assert_eq!(queued.get()?, 7);

@@ -175,6 +175,8 @@ impl Entry {
 pub(crate) struct Board {
     layout: Layout,
     region: Region,
+    /// The parent's own count of publications: what is in shared memory is only told to workers.
+    published: AtomicU64,
 }
 
 impl Board {
@@ -184,7 +186,8 @@ impl Board {
     ///
     /// There is no descriptor or memory for it.
     pub(crate) fn new(layout: Layout) -> io::Result<Board> {
-        let board = Board { layout, region: Region::new(layout.size())? };
+        let board =
+            Board { layout, region: Region::new(layout.size())?, published: AtomicU64::new(0) };
         board.header().listening.0.store(1, Ordering::Relaxed);
         Ok(board)
     }
@@ -192,7 +195,8 @@ impl Board {
     /// A worker's view of its parent's board; `None` if the memory is not of that layout.
     pub(crate) fn map(layout: Layout, shared: IpcSharedMemory) -> Option<Board> {
         let region = Region::from(shared);
-        (region.len() >= layout.size()).then_some(Board { layout, region })
+        let published = AtomicU64::new(0);
+        (region.len() >= layout.size()).then_some(Board { layout, region, published })
     }
 
     /// What to send to a worker.
@@ -249,7 +253,7 @@ impl Board {
         mut keep: impl FnMut(TicketId, Owner),
     ) -> bool {
         let header = self.header();
-        let position = header.tail.0.load(Ordering::Relaxed);
+        let position = self.position();
         let entry = self.entry(position);
         match Entry::unpack(entry.load(Ordering::Acquire)) {
             Entry::Ready { .. } => return false,
@@ -274,6 +278,7 @@ impl Board {
         slot.nanoseconds.store(0, Ordering::Relaxed);
         let ready = Entry::Ready { seq: position as u32, ticket };
         entry.store(ready.pack(), Ordering::Release);
+        self.published.store(position + 1, Ordering::Relaxed);
         header.tail.0.store(position + 1, Ordering::Release);
         true
     }
@@ -386,7 +391,17 @@ impl Board {
 
     /// The number that the next publication will have.
     pub(crate) fn position(&self) -> u64 {
-        self.header().tail.0.load(Ordering::Relaxed)
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// Whether the ring shows a ticket where it was published, claimed or not.
+    pub(crate) fn shows(&self, ticket: TicketId, position: u64) -> bool {
+        match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
+            Entry::Ready { seq, ticket: other } | Entry::Taken { seq, ticket: other, .. } => {
+                seq == position as u32 && other == ticket
+            }
+            Entry::Empty => false,
+        }
     }
 
     /// Asks for a message at the next finished ticket. False if one is finished already.

@@ -149,6 +149,11 @@ pub(crate) fn parent_pid() -> u32 {
     nix::unistd::getppid().as_raw() as u32
 }
 
+/// This process's effective user and group.
+pub(crate) fn rights() -> (u32, u32) {
+    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
+}
+
 /// Collects one child that has ended, if there is one; never blocks.
 pub(crate) fn reap() -> Option<(u32, ExitStatus)> {
     wait(None, WaitPidFlag::WNOHANG)
@@ -357,7 +362,7 @@ pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
 
 /// The value of a type that has only one: how a function item comes back to life from its type.
 pub(crate) fn conjure<F: Copy>() -> F {
-    const { assert!(size_of::<F>() == 0) };
+    assert!(size_of::<F>() == 0, "refused by the compiler where the function was given");
     // SAFETY: F has no bytes to read, a dangling pointer is valid and aligned for it, and F is
     // inhabited and free to copy: this code is only reached through a name made from a value.
     unsafe { NonNull::<F>::dangling().read() }
