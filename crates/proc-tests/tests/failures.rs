@@ -122,7 +122,9 @@ fn initializer_may_fail_once(context: &str) {
 }
 
 fn large_values_of_a_killed_worker_block_nobody(context: &str) {
-    for chunksize in ["1", "10"] {
+    // Page by page this is slow, and how a worker is born makes no difference in a chunk of all.
+    let chunksizes = if context == "forkserver" { ["1", "10"].as_slice() } else { &["1"] };
+    for chunksize in chunksizes {
         let finished = scenario("large-in-flight", context, &[chunksize]);
         assert_told("large_values_of_a_killed_worker", 2, finished.succeeded());
     }
