@@ -30,15 +30,22 @@ fn comm(_: ()) -> String {
     std::fs::read_to_string("/proc/self/comm").expect("/proc is mounted").trim_end().to_owned()
 }
 
+fn comm_and_pid(_: ()) -> (String, u32) {
+    (comm(()), process::id())
+}
+
 fn names(arguments: &Arguments) {
     let start = |name: Option<&str>| {
-        let process = Process::new(comm, ()).context(arguments.context);
+        let process = Process::new(comm_and_pid, ()).context(arguments.context);
         let process = match name {
             Some(name) => process.name(name),
             None => process,
         };
         let child = process.start().expect("it can be started");
-        println!("{:?}", (child.name().to_owned(), child.join().expect("it returns")));
+        let (name, pid) = (child.name().to_owned(), child.pid());
+        let (comm, its_own) = child.join().expect("it returns");
+        assert_eq!(pid, its_own);
+        println!("{:?}", (name, comm));
     };
     start(None);
     start(Some("even"));
