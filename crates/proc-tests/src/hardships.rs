@@ -13,7 +13,7 @@ use proc_core::{Child, Context, Pool, Process};
 
 use crate::life::children;
 use crate::marks::{self, Marks};
-use crate::{Arguments, Scenario, describe};
+use crate::{Arguments, Scenario, describe, signal_self};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("ignored-exits", ignored_exits),
@@ -26,6 +26,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("stopped-template", stopped_template),
     ("given-up-rights", given_up_rights),
     ("no-temporary-directory", no_temporary_directory),
+    ("scribble", scribble),
 ];
 
 fn increment(x: u32) -> u32 {
@@ -251,6 +252,32 @@ fn no_temporary_directory(arguments: &Arguments) {
     }
 }
 
+/// A worker overwrites all that it shares with others, and dies.
+fn scribble(arguments: &Arguments) {
+    let byte = u8::try_from(arguments.number()).expect("a byte comes after the context");
+    let pool = arguments.pool(2);
+    pool.map(increment, 0..100).expect("nothing fails");
+    let task = |(task, byte): (u32, u8)| {
+        if task == 3 {
+            dangerous::overwrite_shared_memory(byte);
+            // Rust's own handler makes the first one harmless, unless it is a real fault.
+            loop {
+                signal_self(Signal::SIGSEGV);
+            }
+        }
+        task
+    };
+    let results = pool.try_map(task, (0..20).map(|task| (task, byte)));
+    // The others' results may be spoiled; that is told in the queue's README.
+    assert_eq!(results.len(), 20);
+    assert!(results[3].is_err(), "{results:?}");
+    println!("told");
+    drop(pool);
+    // Only the first pool can be forked.
+    let pool = Pool::builder().processes(2).build().expect("it can be built");
+    println!("{:?}", pool.map(increment, 0..3).expect("nothing fails"));
+}
+
 /// What only code can do that the compiler does not check.
 #[allow(unsafe_code, reason = "hardships that safe code cannot make")]
 mod dangerous {
@@ -266,5 +293,24 @@ mod dangerous {
     pub(super) fn set_variable(name: &str, value: &str) {
         // SAFETY: the scenario has one thread and has not made its pool yet.
         unsafe { std::env::set_var(name, value) };
+    }
+
+    /// Fills every shared mapping of this process that can be written to.
+    pub(super) fn overwrite_shared_memory(byte: u8) {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+        let mut overwritten = 0;
+        for line in maps.lines().filter(|line| line.contains(" rw-s ")) {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            let (start, end) = range.expect("a line begins with a range");
+            let address =
+                |text| usize::from_str_radix(text, 16).expect("addresses are hexadecimal");
+            let (start, end) = (address(start), address(end));
+            // SAFETY: the kernel has just said that these pages are mapped and may be written; no
+            // Rust object of this process lives in memory that others may change at any time. What
+            // it does to the others is what the scenario is for.
+            unsafe { std::ptr::write_bytes(start as *mut u8, byte, end - start) };
+            overwritten += 1;
+        }
+        assert!(overwritten > 0, "nothing is shared");
     }
 }

@@ -15,6 +15,7 @@ in_contexts! {
     results_do_not_wait_for_slow_inputs: forkserver spawn fork;
     pool_of_a_stopped_template_ends: forkserver spawn fork;
     rights_given_up_are_given_up_for_all: forkserver spawn fork;
+    worker_that_overwrites_memory_is_told: forkserver spawn fork;
 }
 
 const USED: &str = "process 42\npool [1, 2, 3]\n";
@@ -117,4 +118,11 @@ fn missing_temporary_directory_is_told_where_it_is_needed() {
     let why =
         "cannot start a template: the temporary directory /nonexistent (TMPDIR) does not exist";
     assert_eq!(told("spawn"), refused(why));
+}
+
+fn worker_that_overwrites_memory_is_told(context: &str) {
+    for byte in [0, 1, 255] {
+        let finished = scenario("scribble", context, &[&byte.to_string()]);
+        assert_eq!(finished.succeeded(), "told\n[1, 2, 3]\n", "byte {byte}");
+    }
 }
