@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, Gid, Pid, Uid};
 use proc_core::{Child, Context, Pool, Process};
@@ -23,6 +24,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("held-stream", held_stream),
     ("unspeakable-directory", unspeakable_directory),
     ("slow-input", slow_input),
+    ("no-descriptors", no_descriptors),
     ("stopped-template", stopped_template),
     ("given-up-rights", given_up_rights),
     ("no-temporary-directory", no_temporary_directory),
@@ -195,6 +197,52 @@ fn slow_input(arguments: &Arguments) {
             results.for_each(|result| print(Some(result)));
         }
     }
+}
+
+/// Leaves this process so many descriptors, until what is returned is dropped.
+fn leave_descriptors(count: usize) -> Vec<File> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
+    setrlimit(Resource::RLIMIT_NOFILE, 64, most).expect("less is allowed");
+    let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    files.truncate(files.len().checked_sub(count).expect("so many were free"));
+    files
+}
+
+/// A worker is to be replaced while there are so many descriptors; then there are more again.
+fn no_descriptors(arguments: &Arguments) {
+    let count = arguments.number();
+    let pool = arguments.pool(2);
+    pool.map(increment, 0..100).expect("nothing fails");
+    let marks = Marks::new();
+    let meet = |(mine, other): (PathBuf, PathBuf)| {
+        marks::leave(&mine);
+        marks::wait_for(&other);
+        std::process::id()
+    };
+    let die = |x: u32| {
+        if x == 0 {
+            signal_self(Signal::SIGKILL);
+        }
+        x
+    };
+    let files = leave_descriptors(count);
+    let results = pool.options().chunksize(1).try_map(die, 0..5);
+    drop(files);
+    let mut results = results.into_iter();
+    let first = results.next().expect("there is one result for each task");
+    assert!(first.expect_err("it killed its worker").is_death());
+    for (result, task) in results.zip(1..) {
+        match result {
+            Ok(value) => assert_eq!(value, task),
+            Err(error) => assert!(error.is_start() || error.is_death(), "{}", describe(&error)),
+        }
+    }
+    // Both workers are needed for that.
+    let (a, b) = (marks.path("a"), marks.path("b"));
+    let both = [(a.clone(), b.clone()), (b, a)];
+    let pids = pool.options().chunksize(1).map(meet, both).expect("nothing fails");
+    assert_ne!(pids[0], pids[1]);
+    println!("both");
 }
 
 /// The templates do not run while the pool is dropped, with a task that never ends.

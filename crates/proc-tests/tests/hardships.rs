@@ -13,6 +13,7 @@ in_contexts! {
     thread_that_waits_in_c_holds_up_nobody: forkserver spawn fork;
     directory_need_not_be_text: forkserver spawn fork;
     results_do_not_wait_for_slow_inputs: forkserver spawn fork;
+    worker_is_replaced_when_there_are_descriptors_again: forkserver spawn;
     pool_of_a_stopped_template_ends: forkserver spawn fork;
     rights_given_up_are_given_up_for_all: forkserver spawn fork;
     worker_that_overwrites_memory_is_told: forkserver spawn fork;
@@ -87,6 +88,13 @@ fn directory_need_not_be_text(context: &str) {
 fn results_do_not_wait_for_slow_inputs(context: &str) {
     let results = "Some(1)\nSome(2)\nSome(3)\n";
     assert_eq!(scenario("slow-input", context, &[]).succeeded(), results.repeat(2));
+}
+
+fn worker_is_replaced_when_there_are_descriptors_again(context: &str) {
+    for spare in 0..=8 {
+        let finished = scenario("no-descriptors", context, &[&spare.to_string()]);
+        assert_eq!(finished.succeeded(), "both\n", "{spare} descriptors");
+    }
 }
 
 fn pool_of_a_stopped_template_ends(context: &str) {

@@ -319,7 +319,22 @@ impl Crew {
             // of a worker can make it last for ever.
             let belt = Instant::now() + BELT;
             inbox.sleep(Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
+            if belt <= Instant::now() {
+                self.check_board();
+            }
         }
+    }
+
+    /// Ends the pool if a worker, dead or alive, has overwritten the board.
+    fn check_board(&self) {
+        let mut state = self.lock();
+        if !self.is_sane(&state) {
+            self.end(&mut state, Some(Error::overwritten()));
+            for handle in state.seats.iter().filter_map(|seat| seat.handle.as_ref()) {
+                handle.signal(Signal::SIGKILL);
+            }
+        }
+        unlock(state, Vec::new());
     }
 
     /// Looks for results some while, collecting them itself, before it leaves that to messages.

@@ -258,7 +258,7 @@ impl Crew {
     }
 
     /// Whether the board still shows what was published. A worker that dies may have overwritten it.
-    fn is_sane(&self, state: &State) -> bool {
+    pub(super) fn is_sane(&self, state: &State) -> bool {
         state.out.iter().all(|(ticket, out)| {
             out.owner.is_some()
                 || state.again.contains(ticket)

@@ -25,6 +25,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 impl Crew {
     /// Starts a worker on seat `owner`.
     pub(super) fn hire(&self, owner: Owner) -> Result<Link, Error> {
+        let cannot = |error| Error::start("a worker", error);
+        // ipc-channel panics where a copy of a region for the way cannot be made: look first. Other
+        // threads may take what is left now, so a panic is an error like any other.
+        let regions = self.lock().arena.regions().len();
+        sys::spare_descriptors(2 * regions + 12).map_err(cannot)?;
+        panics::catch(|| self.start_worker(owner))
+            .unwrap_or_else(|panic| Err(cannot(std::io::Error::other(panic.message))))
+    }
+
+    fn start_worker(&self, owner: Owner) -> Result<Link, Error> {
         let serial = process::next_serial();
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
@@ -36,8 +46,6 @@ impl Crew {
                 // From here on new regions are announced by mail.
                 state.seats[owner as usize].mail = Some(sender);
                 let regions = state.arena.regions();
-                // Each is copied once more when it is sent, and ipc-channel panics if it cannot be.
-                sys::spare_descriptors(2 * regions.len() + 4).map_err(cannot)?;
                 let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
                     owner,
