@@ -70,7 +70,10 @@ fn main() -> Result<()> {
     trip.add(Contender::ours("proc-core", 20_000 / scale, |n| {
         let pool = Pool::builder().processes(2).build()?;
         pool.map(contenders::increment, [1, 2])?;
-        timed(n, || Ok(ensure!(pool.apply(contenders::increment, 1)? == 2)))
+        timed(n, || {
+            ensure!(pool.apply(contenders::increment, 1)? == 2);
+            Ok(())
+        })
     }));
     trip.add_python(&python, "round_trip", [2000, 2000, 2000], scale);
     trip.run(rounds)?;
@@ -78,7 +81,10 @@ fn main() -> Result<()> {
     let mut million = Table::new("map of 1,000,000 tiny tasks, pool of 2");
     million.add(Contender::ours("proc-core", 1, |n| {
         let pool = Pool::builder().processes(2).build()?;
-        timed(n, || Ok(drop(pool.map(contenders::increment, 0..1_000_000)?)))
+        timed(n, || {
+            ensure!(pool.map(contenders::increment, 0..1_000_000)?.len() == 1_000_000);
+            Ok(())
+        })
     }));
     million.add_python(&python, "million_tasks", [1, 1, 1], 1);
     million.run(rounds)?;

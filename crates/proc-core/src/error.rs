@@ -289,8 +289,8 @@ impl Display for Error {
             ),
             Kind::Overwritten => write!(
                 f,
-                "the pool has ended: a worker overwrote the memory that it shares with the others \
-                 before it was killed; build the pool anew, and give such work a pool of its own"
+                "the pool has ended: a worker overwrote the memory that it shares with the others; \
+                 build the pool anew, and give such work a pool of its own"
             ),
             Kind::Invalid(what) => write!(f, "{what}"),
         }?;

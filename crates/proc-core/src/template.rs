@@ -385,24 +385,27 @@ impl Server {
             fds.extend(self.exits.descriptor());
             fds.extend(watch.as_ref().map(OwnedFd::as_fd));
             let glance = (fds.len() < 3).then_some(GLANCE);
-            if sys::wait_readable(&fds, glance).is_err() {
-                self.end();
-            }
-            self.bell.quiet();
-            while let Some(request) = self.receive() {
-                match request {
-                    Request::Start(start) => {
-                        if let Some(start) = self.start(*start) {
-                            return start;
+            let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
+            let exits_are_told = self.exits.descriptor().is_some();
+            if ready[0] {
+                self.bell.quiet();
+                while let Some(request) = self.receive() {
+                    match request {
+                        Request::Start(start) => {
+                            if let Some(start) = self.start(*start) {
+                                return start;
+                            }
                         }
+                        Request::Signal { to, signal } => self.signal(to, signal),
+                        Request::Retire => self.retiring = true,
                     }
-                    Request::Signal { to, signal } => self.signal(to, signal),
-                    Request::Retire => self.retiring = true,
                 }
             }
-            self.exits.quiet();
-            while let Some((pid, status)) = sys::reap() {
-                self.report_exit(pid, status);
+            if ready[1..].first() == Some(&true) || !exits_are_told {
+                self.exits.quiet();
+                while let Some((pid, status)) = sys::reap() {
+                    self.report_exit(pid, status);
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 mod calls;
 mod descriptors;
 mod failures;
+mod hardships;
 mod life;
 mod marks;
 mod nesting;
@@ -68,6 +69,7 @@ fn main() {
         calls::SCENARIOS,
         descriptors::SCENARIOS,
         failures::SCENARIOS,
+        hardships::SCENARIOS,
         life::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,

@@ -24,7 +24,9 @@ pub use task::Task;
 /// Worker processes that run functions over inputs.
 ///
 /// A task that panics, or kills its worker, costs that task's result and nothing else: the worker is
-/// replaced, the other results arrive, the pool goes on. Dropping a pool ends it like
+/// replaced, the other results arrive, the pool goes on. Where no new worker can be had for more than
+/// a second (no memory, processes or descriptors), the pool goes on with fewer, and ends with the reason
+/// when none is left. Dropping a pool ends it like
 /// [`terminate`](Pool::terminate), always in bounded time.
 ///
 /// All calls take a function that captures nothing, with one argument; several are a tuple. Any

@@ -1,0 +1,189 @@
+//! From feeds to the board: cutting chunks, writing them, waking sleepers, taking back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::super::job::{Cut, Feed, Inbox};
+use super::{Crew, Out, Phase, State, unlock};
+use crate::error::Error;
+use crate::queue::{Chunk, TicketId};
+use crate::record;
+use crate::worker::Mail;
+
+impl Crew {
+    /// Takes over a call's tasks.
+    pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
+        if !self.is_ours() {
+            return Err(Error::invalid(format!(
+                "the pool belongs to process {}, and this one is a copy of it: build another",
+                self.maker
+            )));
+        }
+        let mut state = self.lock();
+        match &state.phase {
+            Phase::Open => {}
+            Phase::Closing => return Err(Error::closed()),
+            Phase::Over(cause) => return Err(cause.clone().unwrap_or_else(Error::closed)),
+        }
+        if feed.left > 0 {
+            let timed = feed.inbox.terms.timeout.is_some();
+            state.feeds.push_back(feed);
+            self.pump(&mut state);
+            if timed {
+                self.start_warden(&mut state)?;
+            }
+        }
+        unlock(state, Vec::new());
+        Ok(())
+    }
+
+    /// Forgets what was not handed out yet of a call that nobody waits for.
+    pub(crate) fn drop_feeds(&self, inbox: &Arc<Inbox>) {
+        let mut state = self.lock();
+        // Nobody waits for it, so nobody is to be woken.
+        let _ = inbox.discard(Error::cancelled());
+        self.withdraw(&mut state, inbox);
+        self.pump(&mut state);
+        unlock(state, Vec::new());
+    }
+
+    /// Takes back what no worker has claimed of a call.
+    pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
+        state.feeds.retain(|feed| !Arc::ptr_eq(&feed.inbox, inbox));
+        let theirs = |out: &Out| Arc::ptr_eq(&out.inbox, inbox);
+        let open: Vec<TicketId> =
+            state.out.iter().filter(|(_, out)| theirs(out)).map(|(ticket, _)| *ticket).collect();
+        for ticket in open {
+            let position = state.out.get(&ticket).map_or(0, |out| out.position);
+            let waiting = state.again.contains(&ticket);
+            if waiting || self.board.retract(ticket, position) {
+                state.again.retain(|other| *other != ticket);
+                self.retire(state, ticket);
+            }
+        }
+    }
+
+    /// Publishes what can be published, and wakes as many sleepers.
+    pub(super) fn pump(&self, state: &mut State) {
+        let mut published = 0;
+        while self.publish_one(state) {
+            published += 1;
+        }
+        if published > 0 {
+            self.wake(state, published);
+        }
+        if matches!(state.phase, Phase::Closing) && state.is_idle() {
+            self.board.close();
+            self.wake(state, usize::MAX);
+        }
+    }
+
+    pub(super) fn wake(&self, state: &mut State, most: usize) {
+        for owner in self.board.pick_sleepers(most) {
+            state.mail(owner, Mail::Wake);
+        }
+    }
+
+    fn publish_one(&self, state: &mut State) -> bool {
+        if matches!(state.phase, Phase::Over(_)) {
+            return false;
+        }
+        if let Some(ticket) = state.again.pop_front() {
+            return self.publish(state, ticket);
+        }
+        let workers = self.processes();
+        let Some(feed) = state.feeds.front() else { return false };
+        // Chunks that adapt are published just ahead of the workers, so that they can.
+        let ahead = if feed.is_fixed() { usize::MAX } else { 2 * workers + 2 };
+        if state.out.len() >= ahead {
+            return false;
+        }
+        let Some(ticket) = state.free.pop() else { return false };
+        let Some(mut feed) = state.feeds.pop_front() else { return false };
+        let prepared = self.prepare(state, &mut feed, workers);
+        if feed.left > 0 {
+            state.feeds.push_back(feed);
+        }
+        match prepared {
+            Ok(out) => {
+                state.out.insert(ticket, out);
+                self.publish(state, ticket)
+            }
+            Err((inbox, error)) => {
+                state.free.push(ticket);
+                state.feeds.retain(|feed| !Arc::ptr_eq(&feed.inbox, &inbox));
+                state.wakers.extend(inbox.close(error));
+                true
+            }
+        }
+    }
+
+    /// Cuts a chunk and writes it into a block.
+    fn prepare(
+        &self,
+        state: &mut State,
+        feed: &mut Feed,
+        workers: usize,
+    ) -> Result<Out, (Arc<Inbox>, Error)> {
+        let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
+        let fail = |error| (Arc::clone(&inbox), error);
+        let Some(Cut { first, count, bytes, handles }) = feed.cut(workers) else {
+            return Err(fail(Error::invalid("a call's arguments are not whole")));
+        };
+        // Results are as large as arguments, for all we know; what does not fit comes by message.
+        let room = bytes.len() + count * (record::LEAST_RESULT + 16);
+        let allocated = state.arena.allocate(bytes.len() + room);
+        let cannot = |error| fail(Error::start("a chunk's memory", error));
+        let (block, new) = allocated.map_err(cannot)?;
+        if new > 0 {
+            for owner in 0..self.plan.processes {
+                let region = state.arena.region(block).share().map_err(cannot)?;
+                state.mail(owner, Mail::Region(region));
+            }
+        }
+        let written = state.arena.region(block).write(block.offset as usize, bytes);
+        debug_assert!(written, "the block was allocated for it");
+        let arguments = bytes.len() as u64;
+        let chunk = Chunk {
+            name,
+            region: block.region,
+            offset: block.offset,
+            arguments,
+            room: block.len - arguments,
+            count: count as u32,
+            asks: handles.is_some(),
+            timed: inbox.terms.timeout.is_some(),
+        };
+        Ok(Out {
+            inbox,
+            first,
+            count,
+            attempts,
+            block,
+            chunk,
+            position: 0,
+            owner: None,
+            handles,
+            apart: HashMap::new(),
+            waits_for_apart: false,
+        })
+    }
+
+    fn publish(&self, state: &mut State, ticket: TicketId) -> bool {
+        let State { out, again, .. } = state;
+        let Some(entry) = out.get_mut(&ticket) else { return false };
+        let chunk = entry.chunk;
+        entry.owner = None;
+        entry.position = self.board.position();
+        let keep = |ticket, owner| {
+            if let Some(other) = out.get_mut(&ticket) {
+                other.owner = Some(owner);
+            }
+        };
+        let published = self.board.publish(ticket, &chunk, keep);
+        if !published {
+            again.push_front(ticket);
+        }
+        published
+    }
+}

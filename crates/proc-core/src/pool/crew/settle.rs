@@ -1,0 +1,307 @@
+//! From the board to inboxes: what is finished, and what the dead leave behind.
+//!
+//! Whoever takes a ticket out of use delivers for all of its tasks, or publishes it again.
+
+use std::collections::HashSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use super::super::job::{Delivery, Feed};
+use super::{Crew, Deliveries, Doom, Out, Phase, State, unlock};
+use crate::error::{Error, Place};
+use crate::function::Fault;
+use crate::queue::{Arena, Owner, TicketId};
+use crate::record;
+use crate::wire::Payload;
+
+/// How often a seat's initializer may fail before it is believed.
+const INITIALIZER_ATTEMPTS: u32 = 3;
+
+/// How often a seat's worker may die before it is ready without an initializer to blame.
+const START_ATTEMPTS: u32 = 20;
+
+/// How a worker ended.
+struct End<'a> {
+    death: &'a Error,
+    place: &'a Place,
+    doom: Option<&'a Doom>,
+}
+
+impl Crew {
+    /// Takes what workers have finished and delivers it.
+    pub(crate) fn collect(&self) {
+        let mut news = Vec::new();
+        let mut state = self.lock();
+        self.collect_finished(&mut state, &mut news);
+        self.pump(&mut state);
+        unlock(state, news);
+    }
+
+    pub(super) fn collect_finished(&self, state: &mut State, news: &mut Deliveries) {
+        for ticket in self.board.take_finished() {
+            self.settle_finished(state, ticket, news);
+        }
+    }
+
+    /// Settles a ticket whose worker says it is finished.
+    pub(super) fn settle_finished(
+        &self,
+        state: &mut State,
+        ticket: TicketId,
+        news: &mut Deliveries,
+    ) {
+        let Some(out) = state.out.get_mut(&ticket) else { return };
+        let progress = self.board.progress(ticket);
+        if progress.done as usize != out.count {
+            return; // not what a worker of ours writes; its death will settle it
+        }
+        let mut bytes = Vec::new();
+        read_results(&state.arena, out, progress.results, &mut bytes);
+        let apart = count_apart(&bytes, out.count);
+        if apart.iter().any(|task| !out.apart.contains_key(task)) {
+            out.waits_for_apart = true;
+            return;
+        }
+        out.inbox.learn(progress.nanoseconds, out.count);
+        let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
+        let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
+        let others = self.retry_panicked(state, ticket, &bytes, &place);
+        let Some(out) = self.retire(state, ticket) else { return };
+        if let Some(others) = others {
+            news.extend(others);
+            return;
+        }
+        let (first, count) = (out.first, out.count);
+        let delivery = Delivery::Results { first, count, bytes, apart: out.apart, place };
+        news.push((out.inbox, delivery));
+    }
+
+    /// Takes the panicked tasks of a finished chunk out of its results, to be tried again.
+    ///
+    /// Returns the results of the others, one delivery each.
+    fn retry_panicked(
+        &self,
+        state: &mut State,
+        ticket: TicketId,
+        bytes: &[u8],
+        place: &Place,
+    ) -> Option<Deliveries> {
+        let out = state.out.get_mut(&ticket)?;
+        if out.attempts >= out.inbox.terms.retries || out.chunk.asks {
+            return None;
+        }
+        let (first, attempts, name) = (out.first, out.attempts + 1, out.chunk.name);
+        let inbox = Arc::clone(&out.inbox);
+        let mut apart = std::mem::take(&mut out.apart);
+        let arguments = read_arguments(&state.arena, out);
+        let (mut arguments, mut rest) = (&arguments[..], bytes);
+        let mut others = Vec::new();
+        for index in 0..out.count as u32 {
+            let task = first + index as usize;
+            let argument = record::take(&mut arguments)?;
+            let before = rest;
+            let outcome = record::take_result(&mut rest)?;
+            if is_panic(&outcome, apart.get(&index)) {
+                state.feeds.push_front(Feed::again(name, &inbox, task, argument, attempts));
+                continue;
+            }
+            let bytes = before[..before.len() - rest.len()].to_vec();
+            let apart = apart.remove(&index).map(|value| (0, value)).into_iter().collect();
+            let place = place.clone();
+            let delivery = Delivery::Results { first: task, count: 1, bytes, apart, place };
+            others.push((Arc::clone(&inbox), delivery));
+        }
+        Some(others)
+    }
+
+    /// Gives back a ticket and its block.
+    pub(super) fn retire(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
+        let out = state.out.remove(&ticket)?;
+        self.board.forget_claim(ticket, out.position);
+        state.arena.release(out.block);
+        state.free.push(ticket);
+        Some(out)
+    }
+
+    /// Settles what a dead worker left. False if there is to be no other on its seat.
+    pub(super) fn bury(
+        &self,
+        owner: Owner,
+        status: Option<ExitStatus>,
+        failure: Option<Error>,
+        place: Place,
+    ) -> bool {
+        let mut news = Vec::new();
+        let mut state = self.lock();
+        let seat = &mut state.seats[owner as usize];
+        let was_ready = std::mem::take(&mut seat.ready);
+        let doom = seat.doom.take();
+        seat.mail = None;
+        seat.handle = None;
+        self.board.bury(owner);
+        self.collect_finished(&mut state, &mut news);
+        let death = failure.unwrap_or_else(|| Error::died(status)).at(place.clone());
+        let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
+        left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
+        left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
+        for ticket in left {
+            let end = End { death: &death, place: &place, doom: doom.as_ref() };
+            self.settle_claimed(&mut state, ticket, &end, &mut news);
+        }
+        let over = matches!(state.phase, Phase::Over(_))
+            || (matches!(state.phase, Phase::Closing) && state.is_idle());
+        let mut again = !over;
+        let seat = &mut state.seats[owner as usize];
+        if !over && !was_ready && doom.is_none() {
+            seat.failed_starts += 1;
+            let attempts =
+                if self.plan.initializer.is_some() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
+            again = seat.failed_starts < attempts;
+        }
+        if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
+            let error = Error::overwritten().at(place.clone());
+            self.end(&mut state, Some(error));
+        }
+        self.pump(&mut state);
+        // A message sent to the dead worker woke nobody.
+        if self.board.has_ready() {
+            self.wake(&mut state, 1);
+        }
+        unlock(state, news);
+        // The dead worker may have promised a message that it did not live to send.
+        self.listen();
+        if !over && !again {
+            let blamed =
+                if self.plan.initializer.is_some() { Error::initializer(death) } else { death };
+            self.give_up_seat(owner, blamed);
+        }
+        again
+    }
+
+    /// Settles a ticket that a dead worker had claimed: what it finished counts, the task it was at
+    /// fails, and what it had not begun is published again.
+    fn settle_claimed(
+        &self,
+        state: &mut State,
+        ticket: TicketId,
+        end: &End<'_>,
+        news: &mut Deliveries,
+    ) {
+        let Some(out) = state.out.get_mut(&ticket) else { return };
+        if out.inbox.is_closed() {
+            self.retire(state, ticket);
+            return;
+        }
+        let inbox = Arc::clone(&out.inbox);
+        let progress = self.board.progress(ticket);
+        let done = (progress.done as usize).min(out.count);
+        let mut begun = (progress.begun as usize).clamp(done, done + 1).min(out.count);
+        if done > 0 {
+            let mut bytes = Vec::new();
+            read_results(&state.arena, out, progress.results, &mut bytes);
+            let apart = std::mem::take(&mut out.apart);
+            let (first, place) = (out.first, end.place.clone());
+            let delivery = Delivery::Results { first, count: done, bytes, apart, place };
+            news.push((Arc::clone(&inbox), delivery));
+        }
+        // Arguments lie in memory that the dead worker could write: read once, checked.
+        let arguments = read_arguments(&state.arena, out);
+        let mut rest = &arguments[..];
+        let mut whole = (0..done).all(|_| record::take(&mut rest).is_some());
+        let can_repeat = !(out.chunk.asks && out.handles.is_none());
+        let failed = |task, error: &Error| {
+            let place = Place { task: Some(task), ..Place::default() };
+            (Arc::clone(&inbox), Delivery::Failed { task, error: error.clone().at(place) })
+        };
+        let mut retry = None;
+        if begun > done {
+            let task = out.first + done;
+            let error = match end.doom {
+                Some(doom) if Arc::ptr_eq(&doom.inbox, &inbox) && doom.task == task => {
+                    Some(&doom.error)
+                }
+                // We killed the worker for another task, which it had just finished.
+                Some(_) if can_repeat => None,
+                _ => Some(end.death),
+            };
+            if let Some(error) = error {
+                let argument = record::take(&mut rest);
+                whole &= argument.is_some();
+                match argument {
+                    Some(argument) if can_repeat && out.attempts < inbox.terms.retries => {
+                        let attempts = out.attempts + 1;
+                        retry = Some(Feed::again(out.chunk.name, &inbox, task, argument, attempts));
+                    }
+                    _ => news.push(failed(task, error)),
+                }
+            } else {
+                begun = done;
+            }
+        }
+        if begun < out.count && whole && can_repeat {
+            let skipped = (arguments.len() - rest.len()) as u64;
+            out.first += begun;
+            out.count -= begun;
+            out.chunk.offset += skipped;
+            out.chunk.arguments -= skipped;
+            out.chunk.count -= begun as u32;
+            self.board.forget_claim(ticket, out.position);
+            out.owner = None;
+            out.waits_for_apart = false;
+            state.again.push_back(ticket);
+        } else {
+            news.extend((out.first + begun..out.first + out.count).map(|t| failed(t, end.death)));
+            self.retire(state, ticket);
+        }
+        state.feeds.extend(retry);
+    }
+
+    /// Whether the board still shows what was published. A worker that dies may have overwritten it.
+    pub(super) fn is_sane(&self, state: &State) -> bool {
+        state.out.iter().all(|(ticket, out)| {
+            out.owner.is_some()
+                || state.again.contains(ticket)
+                || self.board.shows(*ticket, out.position)
+        })
+    }
+}
+
+/// Copies a chunk's results out of shared memory, never more than its room.
+fn read_results(arena: &Arena, out: &Out, len: u64, bytes: &mut Vec<u8>) {
+    let len = len.min(out.chunk.room) as usize;
+    let start = (out.chunk.offset + out.chunk.arguments) as usize;
+    arena.region(out.block).read(start, len, bytes);
+}
+
+/// Whether a task panicked; a long message goes apart like any long result.
+fn is_panic(outcome: &record::Outcome<'_>, apart: Option<&Payload>) -> bool {
+    match outcome {
+        record::Outcome::Fault(Fault::Panicked(_)) => true,
+        record::Outcome::Apart => apart
+            .and_then(|payload| record::take_result(&mut payload.bytes()))
+            .is_some_and(|outcome| is_panic(&outcome, None)),
+        _ => false,
+    }
+}
+
+/// Copies a chunk's arguments out of shared memory.
+fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let len = out.chunk.arguments as usize;
+    arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);
+    bytes
+}
+
+/// The tasks whose results go by message.
+fn count_apart(mut bytes: &[u8], count: usize) -> Vec<u32> {
+    let mut apart = Vec::new();
+    for task in 0..count as u32 {
+        match record::take_result(&mut bytes) {
+            Some(record::Outcome::Apart) => apart.push(task),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    apart
+}

@@ -1,0 +1,218 @@
+//! Starting workers, attending them to their end, and what to do where one cannot be started.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc_channel::ipc;
+use nix::sys::signal::Signal;
+
+use super::{Crew, Phase, Seat, unlock};
+use crate::context;
+use crate::error::{Error, Place};
+use crate::panics;
+use crate::process::{self, Link, Received};
+use crate::queue::Owner;
+use crate::sys;
+use crate::template::Template;
+use crate::wire::{Job, Report};
+use crate::worker::{Mail, News, Setup};
+
+/// After waiting so long for a replacement to become possible, its seat is given up.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl Crew {
+    /// Starts a worker on seat `owner`.
+    pub(super) fn hire(&self, owner: Owner) -> Result<Link, Error> {
+        let cannot = |error| Error::start("a worker", error);
+        // ipc-channel panics where a copy of a region for the way cannot be made: look first. Other
+        // threads may take what is left now, so a panic is an error like any other.
+        let regions = self.lock().arena.regions().len();
+        sys::spare_descriptors(2 * regions + 12).map_err(cannot)?;
+        panics::catch(|| self.start_worker(owner))
+            .unwrap_or_else(|panic| Err(cannot(std::io::Error::other(panic.message))))
+    }
+
+    fn start_worker(&self, owner: Owner) -> Result<Link, Error> {
+        let serial = process::next_serial();
+        let place = Place { worker: Some(owner as usize), ..Place::default() };
+        let start = |template: &Arc<Template>| {
+            let initializer = self.plan.initializer.as_ref().map(|encode| encode()).transpose()?;
+            let cannot = |error| Error::start("a worker", error);
+            let (sender, mail) = ipc::channel().map_err(cannot)?;
+            let setup = {
+                let mut state = self.lock();
+                // From here on new regions are announced by mail.
+                state.seats[owner as usize].mail = Some(sender);
+                let regions = state.arena.regions();
+                let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
+                Setup {
+                    owner,
+                    mail,
+                    layout: self.board.layout(),
+                    board: self.board.share().map_err(cannot)?,
+                    regions: shared.map_err(cannot)?,
+                    initializer,
+                    max_tasks: self.plan.max_tasks,
+                }
+            };
+            let name = format!("{}-{owner}", self.plan.name);
+            Link::start(template, serial, &name, Job::Work(Box::new(setup)))
+        };
+        let link = match &self.template {
+            Some(template) => start(template),
+            None => context::with_template(self.plan.context, start),
+        };
+        let mut state = self.lock();
+        let seat = &mut state.seats[owner as usize];
+        match link {
+            Ok(link) => {
+                seat.ready = false;
+                seat.handle = Some(link.handle.clone());
+                Ok(link)
+            }
+            Err(error) => {
+                seat.mail = None;
+                Err(if error.is_init_missing() { error } else { error.at(place) })
+            }
+        }
+    }
+
+    /// Starts the attendant of seat `owner` and its first worker.
+    pub(super) fn attend(self: &Arc<Self>, owner: Owner, link: Link) -> Result<(), Error> {
+        let crew = Arc::clone(self);
+        self.lock().attendants += 1;
+        let attendant = move || {
+            let attendant = Attendant(crew);
+            let mut link = Some(link);
+            while let Some(worker) = link.take() {
+                match panics::catch(|| attendant.0.attend_one(owner, &worker)) {
+                    Ok(next) => link = next,
+                    Err(panic) => attendant.0.fail_seat(owner, &worker, panic.message),
+                }
+            }
+        };
+        let name = format!("{}-{owner}", self.plan.name);
+        match std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(attendant) {
+            Ok(thread) => {
+                self.lock().threads.push(thread);
+                Ok(())
+            }
+            Err(error) => {
+                self.lock().attendants -= 1;
+                Err(Error::start("a worker's attendant", error))
+            }
+        }
+    }
+
+    /// Attends one worker until its end; the next one, if there is to be one on this seat.
+    fn attend_one(&self, owner: Owner, link: &Link) -> Option<Link> {
+        let mut failure = None;
+        let status = loop {
+            match link.receive(None) {
+                Received::Report(Report::Worker(news)) => self.hear(owner, news, &mut failure),
+                Received::Report(Report::Exited { status }) => {
+                    break Some(ExitStatus::from_raw(status));
+                }
+                Received::Report(Report::BadSurroundings(why)) => {
+                    failure = Some(Error::start("a worker", std::io::Error::other(why)));
+                }
+                Received::Report(_) | Received::Nothing => {}
+                Received::End => break None,
+                Received::Rubbish => link.handle.signal(Signal::SIGKILL),
+            }
+        };
+        let pid = Some(link.handle.pid);
+        let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
+        if !self.bury(owner, status, failure, place) {
+            return None;
+        }
+        self.rehire(owner).map_err(|error| self.give_up_seat(owner, error)).ok()
+    }
+
+    /// Starts a replacement, patiently: processes and descriptors may come free.
+    fn rehire(&self, owner: Owner) -> Result<Link, Error> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let error = match self.hire(owner) {
+                Ok(link) => return Ok(link),
+                Err(error) => error,
+            };
+            let state = self.lock();
+            if pause > LONGEST_PAUSE || matches!(state.phase, Phase::Over(_)) {
+                return Err(error);
+            }
+            drop(self.ended.wait_timeout(state, pause));
+            pause *= 2;
+        }
+    }
+
+    fn hear(&self, owner: Owner, news: News, failure: &mut Option<Error>) {
+        match news {
+            News::Ready => {
+                let mut state = self.lock();
+                let seat = &mut state.seats[owner as usize];
+                seat.ready = true;
+                seat.failed_starts = 0;
+            }
+            News::InitializerFailed(fault) => *failure = Some(Error::from_fault_payload(fault)),
+            News::Finished => {
+                self.collect();
+                self.listen();
+            }
+            News::Asks(ticket) => {
+                let mut state = self.lock();
+                let handles = state.out.get_mut(&ticket).and_then(|out| out.handles.take());
+                state.mail(owner, Mail::Handles(handles));
+            }
+            News::Apart { ticket, task, value } => {
+                let mut news = Vec::new();
+                let mut state = self.lock();
+                if let Some(out) = state.out.get_mut(&ticket) {
+                    out.apart.insert(task, value);
+                    if out.waits_for_apart {
+                        self.settle_finished(&mut state, ticket, &mut news);
+                    }
+                }
+                self.pump(&mut state);
+                unlock(state, news);
+            }
+        }
+    }
+
+    /// After a panic of its attendant: ends the worker, settles what it had, and does without it.
+    fn fail_seat(&self, owner: Owner, link: &Link, why: String) {
+        link.handle.signal(Signal::SIGKILL);
+        while !matches!(link.receive(None), Received::End | Received::Report(Report::Exited { .. }))
+        {
+        }
+        let error = Error::start("a worker again", std::io::Error::other(why));
+        let pid = Some(link.handle.pid);
+        let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
+        self.bury(owner, None, Some(error.clone()), place);
+        self.give_up_seat(owner, error);
+    }
+
+    /// Goes on without a seat, or ends the pool if it was the last one.
+    pub(super) fn give_up_seat(&self, owner: Owner, error: Error) {
+        let mut state = self.lock();
+        state.seats[owner as usize] = Seat { failed_starts: u32::MAX, ..Seat::default() };
+        let left = state.seats.iter().any(|seat| seat.failed_starts < u32::MAX);
+        if !left {
+            self.end(&mut state, Some(error));
+        }
+        unlock(state, Vec::new());
+    }
+}
+
+/// A running attendant thread. However it ends, whoever waits for that is told.
+struct Attendant(Arc<Crew>);
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        self.0.lock().attendants -= 1;
+        self.0.ended.notify_all();
+        self.0.timed.notify_all();
+    }
+}

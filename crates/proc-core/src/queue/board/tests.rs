@@ -1,0 +1,96 @@
+//! Tests of the protocol, one step at a time.
+
+use super::*;
+
+fn chunk(count: u32) -> Chunk {
+    let name = Name::from_words([1, 2, 3]);
+    Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true, timed: true }
+}
+
+fn board(workers: u32) -> Board {
+    Board::new(Layout::for_workers(workers)).expect("there is memory")
+}
+
+#[test]
+fn every_number_of_workers_has_a_layout() {
+    for workers in (1..70).chain([4095, 4096]) {
+        let board = board(workers);
+        assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
+        assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
+        assert_eq!(board.claims().collect::<Vec<_>>(), [(board.layout.tickets - 1, workers - 1)]);
+    }
+}
+
+#[test]
+fn entries_survive_packing() {
+    for entry in [
+        Entry::Empty,
+        Entry::Ready { seq: u32::MAX, ticket: (1 << TICKET_BITS) - 1 },
+        Entry::Taken { seq: 7, ticket: 0, owner: Layout::MOST_WORKERS - 1 },
+    ] {
+        assert_eq!(Entry::unpack(entry.pack()), entry);
+    }
+}
+
+#[test]
+fn a_ticket_goes_round() {
+    let board = board(2);
+    let position = board.position();
+    assert!(board.publish(9, &chunk(3), |_, _| ()));
+    assert_eq!(board.claim(1), Some(9));
+    assert_eq!(board.claim(0), None);
+    assert_eq!(board.chunk(9), chunk(3));
+    assert_eq!(board.claimer(9, position), Some(1));
+    assert!(!board.retract(9, position), "it is claimed");
+    board.begin_task(9, 0, None);
+    board.end_task(9, 0, 12);
+    board.begin_task(9, 1, Some(5));
+    let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0, began_at: 5 };
+    assert_eq!(board.progress(9), progress);
+    assert!(board.finish(9, 1000), "a new board listens");
+    assert!(!board.finish(8, 1000), "only once");
+    assert_eq!(board.take_finished(), [9, 8]);
+    board.forget_claim(9, position);
+    assert_eq!(board.claims().count(), 0);
+}
+
+#[test]
+fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
+    let board = board(1);
+    let mut kept = Vec::new();
+    for ticket in 0..3 * board.layout.tickets {
+        let ticket = if ticket == 0 { 0 } else { 1 };
+        assert!(board.publish(ticket, &chunk(1), |ticket, owner| kept.push((ticket, owner))));
+        let position = board.position() - 1;
+        assert_eq!(board.claim(0), Some(ticket));
+        if ticket == 1 {
+            board.forget_claim(1, position);
+        }
+    }
+    assert_eq!(kept, [(0, 0)], "the parent was told of the claim that was overwritten");
+}
+
+#[test]
+fn a_retracted_ticket_is_claimed_by_nobody() {
+    let board = board(1);
+    let position = board.position();
+    assert!(board.publish(0, &chunk(1), |_, _| ()));
+    assert!(board.publish(1, &chunk(1), |_, _| ()));
+    assert!(board.retract(0, position));
+    assert_eq!(board.claim(0), Some(1));
+    assert_eq!(board.claim(0), None);
+}
+
+#[test]
+fn sleepers_are_woken_once() {
+    let board = board(3);
+    assert!(board.fall_asleep(1));
+    assert!(board.fall_asleep(2));
+    assert_eq!(board.pick_sleepers(1), [1]);
+    assert_eq!(board.pick_sleepers(9), [2]);
+    assert!(board.publish(0, &chunk(1), |_, _| ()));
+    assert!(!board.fall_asleep(0), "there is work");
+    board.close();
+    assert_eq!(board.claim(0), Some(0));
+    assert!(!board.fall_asleep(0), "it is closing");
+}
