@@ -4,6 +4,7 @@ Usage: workloads.py WORKLOAD METHOD REPETITIONS
 """
 
 import multiprocessing
+import os
 import sys
 import time
 
@@ -20,6 +21,14 @@ def start_join(context):
     process = context.Process(target=nothing)
     process.start()
     process.join()
+
+
+def bare_fork(_):
+    """What a process costs at least here: the system's fork and wait, nothing around them."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def pool_of_two(context):
@@ -41,7 +50,7 @@ def main():
                     pool.map(increment, range(1_000_000))
                 print(time.perf_counter() - begin)
         return
-    run = {"start_join": start_join, "pool_of_two": pool_of_two}[workload]
+    run = {"bare_fork": bare_fork, "start_join": start_join, "pool_of_two": pool_of_two}[workload]
     run(context)  # starts the fork server, fills caches
     for _ in range(repetitions):
         begin = time.perf_counter()

@@ -42,6 +42,11 @@ impl Contender {
         })
     }
 
+    /// The same contender under another name.
+    pub(crate) fn named(self, name: &str) -> Contender {
+        Contender { name: name.into(), ..self }
+    }
+
     /// One block of repetitions.
     pub(crate) fn block(&self) -> Result<Samples> {
         (self.run)(self.repetitions).with_context(|| self.name.clone())

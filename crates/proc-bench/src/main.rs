@@ -55,6 +55,10 @@ fn main() -> Result<()> {
         }));
     }
     start.add_python(&python, "start_join", [200, 20, 10], scale);
+    if let Some(python) = &python {
+        let floor = python.contender("bare_fork", "fork", 200 / scale);
+        start.add(floor.named("os.fork + waitpid"));
+    }
     start.run(rounds)?;
 
     let mut build = Table::new("pool of 2: build, map of 2, drop");
