@@ -24,7 +24,7 @@ def start_join(context):
 
 
 def bare_fork(_):
-    """What a process costs at least here: the system's fork and wait, nothing around them."""
+    """The system's fork and wait, with nothing of multiprocessing around them."""
     pid = os.fork()
     if pid == 0:
         os._exit(0)

@@ -56,8 +56,8 @@ fn main() -> Result<()> {
     }
     start.add_python(&python, "start_join", [200, 20, 10], scale);
     if let Some(python) = &python {
-        let floor = python.contender("bare_fork", "fork", 200 / scale);
-        start.add(floor.named("os.fork + waitpid"));
+        let bare = python.contender("bare_fork", "fork", 200 / scale);
+        start.add(bare.named("CPython os.fork + wait"));
     }
     start.run(rounds)?;
 
