@@ -6,6 +6,8 @@
 
 mod builder;
 mod crew;
+#[cfg(test)]
+mod hostile;
 mod imap;
 mod job;
 mod options;
