@@ -9,12 +9,14 @@
 //! why it must capture nothing.
 
 use std::any::TypeId;
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::panics::{self, PanicReport};
+use crate::run::{Run, Stage};
 use crate::sys::image::Image;
 use crate::wire::{self, Handles};
 
@@ -72,11 +74,16 @@ fn is_marked(head: &[u8; 16]) -> bool {
 struct Entry {
     magic: [u8; 16],
     types: fn() -> u64,
-    call: Call,
+    code: Code,
 }
 
-/// Decodes arguments, calls, and appends the encoded result to `out`.
-pub(crate) type Call = fn(Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault>;
+/// What can be done with a function.
+pub(crate) struct Code {
+    /// Decodes arguments, calls, and appends the encoded result.
+    pub(crate) call: fn(Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault>,
+    /// The same for each task of a chunk.
+    pub(crate) run: fn(&mut Run<'_>),
+}
 
 /// Encoded arguments, and the channel ends among them.
 pub(crate) struct Input<'a> {
@@ -112,7 +119,11 @@ where
     A: Message,
     R: Message,
 {
-    const ENTRY: &'static Entry = &Entry { magic: MAGIC, types: Self::types, call: Self::call };
+    const ENTRY: &'static Entry = &Entry {
+        magic: MAGIC,
+        types: Self::types,
+        code: Code { call: Self::call, run: Self::run },
+    };
 
     fn types() -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -121,10 +132,33 @@ where
     }
 
     fn call(input: Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault> {
-        let arguments = wire::decode(input.bytes, input.handles).map_err(Fault::Arguments)?;
+        let stage = Cell::new(Stage::Arguments);
+        panics::catch(|| Self::task(input, out, &stage))
+            .unwrap_or_else(|panic| Err(stage.get().fault(panic)))
+    }
+
+    fn run(run: &mut Run<'_>) {
+        run.each(Self::task);
+    }
+
+    /// May panic: `stage` then says what was being done.
+    #[inline]
+    fn task(
+        input: Input<'_>,
+        out: &mut Vec<u8>,
+        stage: &Cell<Stage>,
+    ) -> Result<Option<Handles>, Fault> {
+        let argument =
+            wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
         let function = crate::sys::conjure::<F>();
-        let result = panics::catch(|| function(arguments)).map_err(Fault::Panicked)?;
-        wire::encode_into(&result, out).map_err(Fault::Result)
+        stage.set(Stage::Function);
+        let result = function(argument);
+        stage.set(Stage::Result);
+        let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
+        // What its destructor does is the function's business.
+        stage.set(Stage::Function);
+        drop(result);
+        encoded
     }
 }
 
@@ -158,20 +192,20 @@ impl Name {
     }
 
     /// The code behind a name, checked before anything is called.
-    pub(crate) fn resolve(&self) -> Result<Call, Fault> {
+    pub(crate) fn resolve(&self) -> Result<&'static Code, Fault> {
         let image = Image::get();
         if self.image != image.identity() {
             return Err(Fault::Unknown(
                 "the function belongs to another build of this program".into(),
             ));
         }
-        let entry: &Entry = image
+        let entry: &'static Entry = image
             .at_offset(self.offset, is_marked)
             .ok_or_else(|| Fault::Unknown("there is no function at this place".into()))?;
         if (entry.types)() != self.types {
             return Err(Fault::Unknown("the function at this place has other types".into()));
         }
-        Ok(entry.call)
+        Ok(&entry.code)
     }
 }
 
@@ -189,10 +223,10 @@ mod tests {
 
     #[test]
     fn a_name_leads_back_to_its_function() {
-        let call = name_of(double).resolve().expect("it is here");
+        let code = name_of(double).resolve().expect("it is here");
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         wire::encode_into(&21, &mut bytes).expect("an integer");
-        call(Input { bytes: &bytes, handles: None }, &mut out).expect("it returns");
+        (code.call)(Input { bytes: &bytes, handles: None }, &mut out).expect("it returns");
         assert_eq!(wire::decode::<i32>(&out, None), Ok(42));
     }
 

@@ -74,6 +74,7 @@ mod pool;
 mod process;
 mod queue;
 mod record;
+mod run;
 mod sys;
 mod template;
 mod wire;

@@ -390,9 +390,9 @@ fn open<R: Message>(result: Result<Payload, Payload>) -> Result<R, Error> {
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Print);
     let mut out = Vec::new();
-    let result = function.resolve().and_then(|call| {
+    let result = function.resolve().and_then(|code| {
         let (bytes, handles) = arguments.parts();
-        call(Input { bytes, handles }, &mut out)
+        (code.call)(Input { bytes, handles }, &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
 use serde::{Deserialize, Serialize};
 
-use crate::function::{Call, Fault, Input, Name};
+use crate::function::{Code, Fault, Input, Name};
 use crate::panics::{self, Echo};
 use crate::queue::{Board, Layout, Owner, Region, TicketId};
-use crate::record;
+use crate::run::Run;
 use crate::sys;
 use crate::wire::{Handles, Payload, Report};
 
@@ -85,9 +85,9 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
 }
 
 fn initialize(name: Name, mut arguments: Payload) -> Result<(), Fault> {
-    let call = name.resolve()?;
+    let code = name.resolve()?;
     let (bytes, handles) = arguments.parts();
-    call(Input { bytes, handles }, &mut Vec::new())?;
+    (code.call)(Input { bytes, handles }, &mut Vec::new())?;
     Ok(())
 }
 
@@ -100,7 +100,7 @@ struct Worker<'a> {
     /// Channel ends that have come in answer to our asking.
     handles: Option<Option<Handles>>,
     /// The last function resolved.
-    resolved: Option<(Name, Call)>,
+    resolved: Option<(Name, &'static Code)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
     /// Room for a result before it goes to shared memory.
@@ -159,69 +159,43 @@ impl Worker<'_> {
     /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
     /// parent publishes the rest again.
     fn run(&mut self, ticket: TicketId) {
-        let start = Instant::now();
         let chunk = self.board.chunk(ticket);
+        let start = chunk.measured.then(Instant::now);
         while self.regions.len() <= chunk.region as usize {
             self.read_mail();
         }
-        let call = self.resolve(chunk.name);
+        let code = self.resolve(chunk.name);
         let handles = if chunk.asks { self.ask(ticket) } else { None };
         let region = &self.regions[chunk.region as usize];
-        let results = chunk.offset + chunk.arguments;
         let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
-        let Some(mut arguments) = arguments else { sys::exit_now(1) };
-        let mut out = std::mem::take(&mut self.out);
-        let mut written = 0;
-        let mut handles = handles;
-        for task in 0..chunk.count {
-            if self.left == 0 {
-                return;
-            }
-            self.left -= 1;
-            let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
-            let input = Input { bytes, handles: handles.take() };
-            self.board.begin_task(ticket, task, chunk.timed.then(sys::monotonic));
-            out.clear();
-            let returned = record::append_result(&mut out, |out| match &call {
-                Ok(call) => call(input, out),
-                Err(fault) => Err(fault.clone()),
-            });
-            sys::flush_line();
-            // Every later result needs at least its tag and length in the room that is left.
-            let spare = LEAST * u64::from(chunk.count - task - 1);
-            let fits = written + out.len() as u64 + spare <= chunk.room;
-            let returned = returned.unwrap_or(None);
-            if returned.is_some() || !fits {
-                self.send_apart(ticket, task, &out, returned);
-                out.clear();
-                record::append_apart(&mut out);
-            }
-            if !region.write((results + written) as usize, &out) {
-                sys::exit_now(1);
-            }
-            written += out.len() as u64;
-            self.board.end_task(ticket, task, written);
+        let Some(arguments) = arguments else { sys::exit_now(1) };
+        let mut run = Run {
+            claim: self.board.claimed(ticket),
+            ticket,
+            chunk,
+            region,
+            arguments,
+            handles,
+            report: self.report,
+            left: &mut self.left,
+            out: &mut self.out,
+            task: 0,
+            written: 0,
+        };
+        match code {
+            Ok(code) => (code.run)(&mut run),
+            Err(fault) => run.each(|_, _, _| Err(fault.clone())),
+        }
+        if run.task < chunk.count {
+            return;
         }
         sys::flush(FLUSH_PATIENCE);
-        out.clear();
-        out.shrink_to(1 << 20);
-        self.out = out;
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.out.clear();
+        self.out.shrink_to(1 << 20);
+        let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Finished);
         }
-    }
-
-    /// Sends a result that is too large for the room, or holds channel ends.
-    ///
-    /// `encoded` is a whole record, so a fault that is too long for the room arrives as well.
-    fn send_apart(&self, ticket: TicketId, task: u32, encoded: &[u8], handles: Option<Handles>) {
-        let value = Payload::new(encoded.to_vec(), handles).unwrap_or_else(|why| {
-            let mut record = Vec::new();
-            let _ = record::append_result::<()>(&mut record, |_| Err(Fault::Result(why)));
-            Payload::new(record, None).expect("a short text needs no shared memory")
-        });
-        self.tell(News::Apart { ticket, task, value });
     }
 
     /// Gets the channel ends that are part of this chunk's arguments.
@@ -235,16 +209,14 @@ impl Worker<'_> {
         }
     }
 
-    fn resolve(&mut self, name: Name) -> Result<Call, Fault> {
+    fn resolve(&mut self, name: Name) -> Result<&'static Code, Fault> {
         match self.resolved {
-            Some((known, call)) if known == name => Ok(call),
+            Some((known, code)) if known == name => Ok(code),
             _ => {
-                let call = name.resolve()?;
-                self.resolved = Some((name, call));
-                Ok(call)
+                let code = name.resolve()?;
+                self.resolved = Some((name, code));
+                Ok(code)
             }
         }
     }
 }
-
-const LEAST: u64 = record::LEAST_RESULT as u64;

@@ -8,6 +8,7 @@ mod builder;
 mod crew;
 mod imap;
 mod job;
+mod map;
 mod options;
 mod task;
 

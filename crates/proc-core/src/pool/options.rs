@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::imap::{Imap, ImapUnordered};
 use super::job::{Delivery, Feed, Inbox, Terms};
+use super::map::{self, Fates};
 use super::{Pool, Task};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name, refuse_captures};
@@ -92,13 +93,7 @@ impl<'a> Options<'a> {
         results.into_iter().enumerate().map(fill).collect()
     }
 
-    /// Runs all inputs. The results there are, and what ended the call as a whole.
-    #[expect(clippy::type_complexity, reason = "two values that are taken apart at once")]
-    fn run<F, A, R, I>(
-        self,
-        function: F,
-        inputs: I,
-    ) -> (Vec<Option<Result<R, Error>>>, Result<(), Error>)
+    fn run<F, A, R, I>(self, function: F, inputs: I) -> (Fates<R>, Result<(), Error>)
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -107,51 +102,8 @@ impl<'a> Options<'a> {
     {
         refuse_captures!(F);
         let _ = function;
-        let inbox = Inbox::new(self.terms);
-        let mut results = Vec::new();
-        let mut open = 0;
-        let feeds = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
-        let name = match feeds {
-            Ok(name) => name,
-            Err(error) => {
-                results.resize_with(inputs.into_iter().count(), || None);
-                return (results, Err(error));
-            }
-        };
-        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
-        for argument in inputs {
-            match feed.push(&argument) {
-                Ok(()) => {
-                    results.push(None);
-                    open += 1;
-                }
-                Err(error) => {
-                    // The tasks before and after it are feeds of their own.
-                    let task = results.len();
-                    let place = Place { task: Some(task), ..Place::default() };
-                    results.push(Some(Err(error.at(place))));
-                    let next = Feed::new(name, &inbox, task + 1, self.chunksize);
-                    let full = std::mem::replace(&mut feed, next);
-                    if let Err(error) = self.pool.crew.submit(full) {
-                        return (results, Err(error));
-                    }
-                }
-            }
-        }
-        if let Err(error) = self.pool.crew.submit(feed) {
-            return (results, Err(error));
-        }
-        while open > 0 {
-            match self.pool.crew.wait(&inbox, None) {
-                Some(Ok(delivery)) => {
-                    open -= delivery.count();
-                    delivery.open(|task, result| results[task] = Some(result));
-                }
-                Some(Err(error)) => return (results, Err(error)),
-                None => {}
-            }
-        }
-        (results, Ok(()))
+        let name = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
+        map::run(&self.pool.crew, self.terms, self.chunksize, name, inputs.into_iter())
     }
 
     /// See [`Pool::imap`].
