@@ -12,12 +12,12 @@
 mod codec;
 
 use std::cell::RefCell;
-use std::ffi::OsString;
 use std::fmt::Display;
 
 use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ending::Tie;
 use crate::function::{Message, Name};
 use crate::panics;
 use crate::sys;
@@ -259,6 +259,8 @@ pub(crate) enum Request {
     Start(Box<Start>),
     /// Send a signal to a process unless it has been reaped.
     Signal { to: Key, signal: i32 },
+    /// Send a signal to the daemons that process `of` has started.
+    SignalDaemons { of: u32, signal: i32 },
     /// Start nothing more; end when the last process has.
     Retire,
 }
@@ -270,16 +272,12 @@ pub(crate) struct Start {
     /// What `ps` shows.
     pub(crate) name: String,
     pub(crate) report: IpcSender<Report>,
-    /// [`Surroundings`], which may be long.
+    pub(crate) tie: Tie,
+    /// What the process is to hold until its death.
+    pub(crate) lifeline: Option<IpcSender<()>>,
+    /// [`Surroundings`](crate::surroundings::Surroundings), which may be long.
     pub(crate) surroundings: Payload,
     pub(crate) job: Job,
-}
-
-/// What differs from the template's own environment, which is as old as the template.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Surroundings {
-    pub(crate) environment: Vec<(OsString, Option<OsString>)>,
-    pub(crate) directory: Option<OsString>,
 }
 
 /// What a new process does.
