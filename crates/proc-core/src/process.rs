@@ -392,7 +392,7 @@ pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSen
     let mut out = Vec::new();
     let result = function.resolve().and_then(|call| {
         let (bytes, handles) = arguments.parts();
-        call(Input { bytes, handles }, &mut out)
+        call(Input { bytes, handles, state: &mut None }, &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result

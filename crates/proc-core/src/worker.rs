@@ -1,11 +1,12 @@
 //! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
+//! At its end in order, what its state needs for that.
 
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
 use serde::{Deserialize, Serialize};
 
-use crate::function::{Call, Fault, Input, Name};
+use crate::function::{Call, Fault, Input, Name, State};
 use crate::panics::{self, Echo};
 use crate::queue::{Board, Layout, Owner, Region, TicketId};
 use crate::record;
@@ -21,6 +22,10 @@ pub(crate) struct Setup {
     pub(crate) board: IpcSharedMemory,
     pub(crate) regions: Vec<IpcSharedMemory>,
     pub(crate) initializer: Option<(Name, Payload)>,
+    /// What makes the state; it is `()` without.
+    pub(crate) state: Option<(Name, Payload)>,
+    /// What is given the state at the end.
+    pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
 }
 
@@ -38,9 +43,9 @@ pub(crate) enum Mail {
 /// What a worker sends to its parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum News {
-    /// The initializer has returned.
+    /// The initializer has returned, and the state is made.
     Ready,
-    /// The initializer failed: a [`Fault`].
+    /// The initializer, or what makes the state, failed: a [`Fault`].
     InitializerFailed(Payload),
     /// A ticket is finished, and the parent wanted to know.
     Finished,
@@ -71,24 +76,41 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
         out: Vec::new(),
+        maker: setup.state,
+        state: None,
     };
-    if let Some((name, arguments)) = setup.initializer
-        && let Err(fault) = initialize(name, arguments)
+    let mut initializer = setup.initializer;
+    let initialized = call_once(initializer.as_mut(), &mut None);
+    if let Err(fault) = initialized.and_then(|()| make_state(&mut worker.state, &mut worker.maker))
     {
-        let fault = Payload::encode(&fault).expect("a fault is text");
-        worker.tell(News::InitializerFailed(fault));
-        sys::exit_now(1)
+        worker.give_up(&fault);
     }
     worker.tell(News::Ready);
     worker.serve();
+    end_state(worker.state, setup.worker_exit);
     sys::exit_now(0)
 }
 
-fn initialize(name: Name, mut arguments: Payload) -> Result<(), Fault> {
-    let call = name.resolve()?;
+/// Calls what a worker calls but once, if it is to.
+fn call_once(what: Option<&mut (Name, Payload)>, state: &mut State) -> Result<(), Fault> {
+    let Some((name, arguments)) = what else { return Ok(()) };
     let (bytes, handles) = arguments.parts();
-    call(Input { bytes, handles }, &mut Vec::new())?;
+    name.resolve()?(Input { bytes, handles, state }, &mut Vec::new())?;
     Ok(())
+}
+
+/// Gives a worker its state, at first or again.
+fn make_state(state: &mut State, maker: &mut Option<(Name, Payload)>) -> Result<(), Fault> {
+    *state = Some(Box::new(()));
+    call_once(maker.as_mut(), state)
+}
+
+/// Gives the state to the function that is to have it last. Nobody waits for what comes of it.
+fn end_state(mut state: State, worker_exit: Option<Name>) {
+    if let Some(call) = worker_exit.and_then(|name| name.resolve().ok()) {
+        let _ = call(Input { bytes: &[], handles: None, state: &mut state }, &mut Vec::new());
+    }
+    let _ = panics::contain(|| drop(state));
 }
 
 struct Worker<'a> {
@@ -105,6 +127,8 @@ struct Worker<'a> {
     left: u64,
     /// Room for a result before it goes to shared memory.
     out: Vec<u8>,
+    maker: Option<(Name, Payload)>,
+    state: State,
 }
 
 impl Worker<'_> {
@@ -154,6 +178,13 @@ impl Worker<'_> {
         }
     }
 
+    /// Ends a worker that cannot be initialized.
+    fn give_up(&self, why: &Fault) -> ! {
+        let why = Payload::encode(why).expect("a fault is text");
+        self.tell(News::InitializerFailed(why));
+        sys::exit_now(1)
+    }
+
     /// Runs a chunk's tasks one after the other and hands it over.
     ///
     /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
@@ -179,7 +210,7 @@ impl Worker<'_> {
             }
             self.left -= 1;
             let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
-            let input = Input { bytes, handles: handles.take() };
+            let input = Input { bytes, handles: handles.take(), state: &mut self.state };
             self.board.begin_task(ticket, task, chunk.timed.then(sys::monotonic));
             out.clear();
             let returned = record::append_result(&mut out, |out| match &call {
@@ -201,6 +232,12 @@ impl Worker<'_> {
             }
             written += out.len() as u64;
             self.board.end_task(ticket, task, written);
+            if self.state.is_none()
+                && let Err(fault) = make_state(&mut self.state, &mut self.maker)
+            {
+                // Between two tasks, so only the worker is lost; the next one may have more luck.
+                self.give_up(&fault);
+            }
         }
         sys::flush(FLUSH_PATIENCE);
         out.clear();

@@ -12,6 +12,7 @@ mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod staff;
 mod start;
 
 use nix::sys::signal::Signal;
@@ -74,6 +75,7 @@ fn main() {
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        staff::SCENARIOS,
         start::SCENARIOS,
     ];
     let (_, scenario) = lists
