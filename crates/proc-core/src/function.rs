@@ -8,9 +8,10 @@
 //! There is no registry and no macro: the function's type alone says which code to run, which is
 //! why it must capture nothing.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -85,11 +86,15 @@ pub(crate) struct Code {
     pub(crate) run: fn(&mut Run<'_>),
 }
 
-/// Encoded arguments, and the channel ends among them.
+/// Encoded arguments, the channel ends among them, and the state they may be used on.
 pub(crate) struct Input<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<Handles>,
+    pub(crate) state: &'a mut State,
 }
+
+/// What a worker keeps from task to task; none where a task's panic has spoilt it.
+pub(crate) type State = Option<Box<dyn Any>>;
 
 /// What can go wrong inside a worker that lives on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,25 +116,20 @@ pub(crate) struct Name {
     types: u64,
 }
 
-struct Of<F, A, R>(std::marker::PhantomData<fn(F, A) -> R>);
-
-impl<F, A, R> Of<F, A, R>
-where
-    F: Fn(A) -> R + Copy + 'static,
-    A: Message,
-    R: Message,
-{
+/// A way of calling a function; each has an entry for each set of types.
+trait Callable: Sized + 'static {
     const ENTRY: &'static Entry = &Entry {
         magic: MAGIC,
-        types: Self::types,
+        types: types::<Self>,
         code: Code { call: Self::call, run: Self::run },
     };
 
-    fn types() -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (TypeId::of::<F>(), TypeId::of::<A>(), TypeId::of::<R>()).hash(&mut hasher);
-        hasher.finish()
-    }
+    /// Decodes, calls, and appends the encoded result. May panic: `stage` tells at what.
+    fn task(
+        input: Input<'_>,
+        out: &mut Vec<u8>,
+        stage: &Cell<Stage>,
+    ) -> Result<Option<Handles>, Fault>;
 
     fn call(input: Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault> {
         let stage = Cell::new(Stage::Arguments);
@@ -140,8 +140,24 @@ where
     fn run(run: &mut Run<'_>) {
         run.each(Self::task);
     }
+}
 
-    /// May panic: `stage` then says what was being done.
+/// A fingerprint of the types that are part of `T`.
+fn types<T: 'static>() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    TypeId::of::<T>().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A function of its argument alone.
+struct Plain<F, A, R>(PhantomData<fn(F, A) -> R>);
+
+impl<F, A, R> Callable for Plain<F, A, R>
+where
+    F: Fn(A) -> R + Copy + 'static,
+    A: Message,
+    R: Message,
+{
     #[inline]
     fn task(
         input: Input<'_>,
@@ -152,14 +168,105 @@ where
             wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
         let function = crate::sys::conjure::<F>();
         stage.set(Stage::Function);
-        let result = function(argument);
-        stage.set(Stage::Result);
-        let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
-        // What its destructor does is the function's business.
-        stage.set(Stage::Function);
-        drop(result);
-        encoded
+        encode(function(argument), out, stage)
     }
+}
+
+/// Appends a function's result to `out`.
+#[inline]
+fn encode<R: Message>(
+    result: R,
+    out: &mut Vec<u8>,
+    stage: &Cell<Stage>,
+) -> Result<Option<Handles>, Fault> {
+    stage.set(Stage::Result);
+    let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
+    // What its destructor does is the function's business.
+    stage.set(Stage::Function);
+    drop(result);
+    encoded
+}
+
+/// A function of the worker's state and its argument.
+struct Stateful<F, S, A, R>(PhantomData<fn(F, S, A) -> R>);
+
+impl<F, S, A, R> Callable for Stateful<F, S, A, R>
+where
+    F: Fn(&mut S, A) -> R + Copy + 'static,
+    S: 'static,
+    A: Message,
+    R: Message,
+{
+    #[inline]
+    fn task(
+        input: Input<'_>,
+        out: &mut Vec<u8>,
+        stage: &Cell<Stage>,
+    ) -> Result<Option<Handles>, Fault> {
+        let argument =
+            wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
+        let mut state = take_state::<S>(input.state)?;
+        let function = crate::sys::conjure::<F>();
+        match panics::catch(|| function(&mut state, argument)) {
+            Ok(result) => {
+                *input.state = Some(state);
+                encode(result, out, stage)
+            }
+            Err(report) => {
+                // Half changed, it is of no use to the next task; the worker makes another.
+                let _ = panics::contain(|| drop(state));
+                Err(Fault::Panicked(report))
+            }
+        }
+    }
+}
+
+/// A function that makes the worker's state.
+struct Maker<F, A, S>(PhantomData<fn(F, A) -> S>);
+
+impl<F, A, S> Callable for Maker<F, A, S>
+where
+    F: Fn(A) -> S + Copy + 'static,
+    A: Message,
+    S: 'static,
+{
+    fn task(
+        input: Input<'_>,
+        _: &mut Vec<u8>,
+        stage: &Cell<Stage>,
+    ) -> Result<Option<Handles>, Fault> {
+        let argument =
+            wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
+        stage.set(Stage::Function);
+        *input.state = Some(Box::new(crate::sys::conjure::<F>()(argument)));
+        Ok(None)
+    }
+}
+
+/// A function that takes the worker's state at its end.
+struct Taker<F, S>(PhantomData<fn(F, S)>);
+
+impl<F, S> Callable for Taker<F, S>
+where
+    F: Fn(S) + Copy + 'static,
+    S: 'static,
+{
+    fn task(input: Input<'_>, _: &mut Vec<u8>, _: &Cell<Stage>) -> Result<Option<Handles>, Fault> {
+        let state = take_state::<S>(input.state)?;
+        let function = crate::sys::conjure::<F>();
+        // Nobody waits for it, so its message is printed as in any thread.
+        let _ = panics::contain(|| function(*state));
+        Ok(None)
+    }
+}
+
+/// The worker's state, if it is of the type that a function expects.
+fn take_state<S: 'static>(state: &mut State) -> Result<Box<S>, Fault> {
+    let wrong = || Fault::Unknown("the worker has no state of the type that is asked for".into());
+    state.take().ok_or_else(wrong)?.downcast().map_err(|other| {
+        *state = Some(other);
+        wrong()
+    })
 }
 
 impl Name {
@@ -170,15 +277,53 @@ impl Name {
         A: Message,
         R: Message,
     {
+        refuse_captures!(F);
+        Name::of_callable::<F, Plain<F, A, R>>()
+    }
+
+    /// The name of a function that is lent the worker's state.
+    pub(crate) fn of_stateful<F, S, A, R>() -> Result<Name, String>
+    where
+        F: Fn(&mut S, A) -> R + Copy + 'static,
+        S: 'static,
+        A: Message,
+        R: Message,
+    {
+        refuse_captures!(F);
+        Name::of_callable::<F, Stateful<F, S, A, R>>()
+    }
+
+    /// The name of a function that makes the worker's state.
+    pub(crate) fn of_maker<F, A, S>() -> Result<Name, String>
+    where
+        F: Fn(A) -> S + Copy + 'static,
+        A: Message,
+        S: 'static,
+    {
+        refuse_captures!(F);
+        Name::of_callable::<F, Maker<F, A, S>>()
+    }
+
+    /// The name of a function that is given the worker's state at its end.
+    pub(crate) fn of_taker<F, S>() -> Result<Name, String>
+    where
+        F: Fn(S) + Copy + 'static,
+        S: 'static,
+    {
+        refuse_captures!(F);
+        Name::of_callable::<F, Taker<F, S>>()
+    }
+
+    fn of_callable<F, C: Callable>() -> Result<Name, String> {
         let image = Image::get();
-        let offset = image.offset_of(Of::<F, A, R>::ENTRY).ok_or_else(|| {
+        let offset = image.offset_of(C::ENTRY).ok_or_else(|| {
             format!(
                 "{} lies in another shared object than proc-core, so other processes cannot find \
                  it; link both into one program",
                 std::any::type_name::<F>()
             )
         })?;
-        Ok(Name { image: image.identity(), offset, types: Of::<F, A, R>::types() })
+        Ok(Name { image: image.identity(), offset, types: types::<C>() })
     }
 
     /// The name as plain words, for shared memory.
@@ -226,8 +371,43 @@ mod tests {
         let code = name_of(double).resolve().expect("it is here");
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         wire::encode_into(&21, &mut bytes).expect("an integer");
-        (code.call)(Input { bytes: &bytes, handles: None }, &mut out).expect("it returns");
+        let input = Input { bytes: &bytes, handles: None, state: &mut None };
+        (code.call)(input, &mut out).expect("it returns");
         assert_eq!(wire::decode::<i32>(&out, None), Ok(42));
+    }
+
+    fn count(count: &mut u32, by: u32) -> u32 {
+        assert!(by > 0, "nothing to count");
+        *count += by;
+        *count
+    }
+
+    /// What `count` gives for `by`, as a worker calls it.
+    fn counted(state: &mut State, by: u32) -> Result<u32, Fault> {
+        fn name_of<F: Fn(&mut u32, u32) -> u32 + Copy + 'static>(_: F) -> Name {
+            Name::of_stateful::<F, u32, u32, u32>().expect("tests are one image")
+        }
+        let code = name_of(count).resolve()?;
+        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        wire::encode_into(&by, &mut bytes).expect("an integer");
+        (code.call)(Input { bytes: &bytes, handles: None, state }, &mut out)?;
+        Ok(wire::decode(&out, None).expect("an integer"))
+    }
+
+    #[test]
+    fn state_is_lent_and_spoilt_by_a_panic() {
+        let mut state: State = Some(Box::new(40_u32));
+        assert!(matches!(counted(&mut state, 2), Ok(42)));
+        assert!(matches!(counted(&mut state, 1), Ok(43)));
+        assert!(matches!(counted(&mut state, 0), Err(Fault::Panicked(_))));
+        assert!(state.is_none());
+    }
+
+    #[test]
+    fn state_of_another_type_is_a_fault_and_stays() {
+        let mut state: State = Some(Box::new("text"));
+        assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
+        assert!(state.is_some_and(|state| state.is::<&str>()));
     }
 
     #[test]

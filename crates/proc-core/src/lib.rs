@@ -64,6 +64,7 @@
 //! | `get_context("spawn")` | [`Context::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
+//! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
@@ -90,7 +91,7 @@ pub use child::Child;
 pub use context::{Context, init};
 pub use error::Error;
 pub use function::Message;
-pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task};
+pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::Process;
 
 /// What macros of this crate need where they are used; not part of its interface.

@@ -305,7 +305,7 @@ pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSen
     let mut out = Vec::new();
     let result = function.resolve().and_then(|code| {
         let (bytes, handles) = arguments.parts();
-        (code.call)(Input { bytes, handles }, &mut out)
+        (code.call)(Input { bytes, handles, state: &mut None }, &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result

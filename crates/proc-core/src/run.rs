@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use ipc_channel::ipc::IpcSender;
 
-use crate::function::{Fault, Input};
+use crate::function::{Fault, Input, State};
 use crate::panics::{self, PanicReport};
 use crate::queue::{Chunk, Claim, Region, TicketId};
 use crate::record;
@@ -27,6 +27,7 @@ pub(crate) struct Run<'a> {
     /// Channel ends of the next task's argument.
     pub(crate) handles: Option<Handles>,
     pub(crate) report: &'a IpcSender<Report>,
+    pub(crate) state: &'a mut State,
     /// Tasks until the worker is to be replaced.
     pub(crate) left: &'a mut u64,
     /// Room for a result before it goes to shared memory.
@@ -62,7 +63,8 @@ impl Stage {
 }
 
 impl<'a> Run<'a> {
-    /// Runs `task` for each of the chunk's tasks that is left, or until the worker's share is done.
+    /// Runs `task` for each of the chunk's tasks that is left, until the worker's share is done or
+    /// its state is gone.
     ///
     /// `task` decodes, calls, and appends the encoded result; it says which of these it is at.
     #[inline]
@@ -72,10 +74,11 @@ impl<'a> Run<'a> {
     ) {
         let stage = Cell::new(Stage::Arguments);
         // A panic costs one task; the next is begun inside a new catch.
-        while self.task < self.chunk.count && *self.left > 0 {
+        while self.goes_on() {
             let caught = panics::catch(|| {
-                while self.task < self.chunk.count && *self.left > 0 {
-                    let input = self.begin();
+                while self.goes_on() {
+                    let (bytes, handles) = self.begin();
+                    let input = Input { bytes, handles, state: self.state };
                     stage.set(Stage::Arguments);
                     let done = record::append_result(self.out, |out| task(input, out, &stage));
                     self.end(done.unwrap_or(None));
@@ -89,14 +92,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Begins the next task.
     #[inline]
-    fn begin(&mut self) -> Input<'a> {
+    fn goes_on(&self) -> bool {
+        self.task < self.chunk.count && *self.left > 0 && self.state.is_some()
+    }
+
+    /// Begins the next task: its argument, and the channel ends in it.
+    #[inline]
+    fn begin(&mut self) -> (&'a [u8], Option<Handles>) {
         let Some(bytes) = record::take(&mut self.arguments) else { sys::exit_now(1) };
         *self.left -= 1;
         self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
         self.out.clear();
-        Input { bytes, handles: self.handles.take() }
+        (bytes, self.handles.take())
     }
 
     /// Puts the result's record in its place, and counts the task as done.

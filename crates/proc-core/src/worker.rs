@@ -1,11 +1,12 @@
 //! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
+//! At its end in order, what its state needs for that.
 
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
 use serde::{Deserialize, Serialize};
 
-use crate::function::{Code, Fault, Input, Name};
+use crate::function::{Code, Fault, Input, Name, State};
 use crate::panics::{self, Echo};
 use crate::queue::{Board, Layout, Owner, Region, TicketId};
 use crate::run::Run;
@@ -21,6 +22,10 @@ pub(crate) struct Setup {
     pub(crate) board: IpcSharedMemory,
     pub(crate) regions: Vec<IpcSharedMemory>,
     pub(crate) initializer: Option<(Name, Payload)>,
+    /// What makes the state; it is `()` without.
+    pub(crate) state: Option<(Name, Payload)>,
+    /// What is given the state at the end.
+    pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
 }
 
@@ -38,9 +43,9 @@ pub(crate) enum Mail {
 /// What a worker sends to its parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum News {
-    /// The initializer has returned.
+    /// The initializer has returned, and the state is made.
     Ready,
-    /// The initializer failed: a [`Fault`].
+    /// The initializer, or what makes the state, failed: a [`Fault`].
     InitializerFailed(Payload),
     /// A ticket is finished, and the parent wanted to know.
     Finished,
@@ -71,24 +76,50 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
         out: Vec::new(),
+        maker: setup.state,
+        state: None,
     };
-    if let Some((name, arguments)) = setup.initializer
-        && let Err(fault) = initialize(name, arguments)
+    let mut initializer = setup.initializer;
+    let initialized = call_once(initializer.as_mut(), &mut None);
+    if let Err(fault) = initialized.and_then(|()| make_state(&mut worker.state, &mut worker.maker))
     {
-        let fault = Payload::encode(&fault).expect("a fault is text");
-        worker.tell(News::InitializerFailed(fault));
-        sys::exit_now(1)
+        give_up(report, &fault);
     }
     worker.tell(News::Ready);
     worker.serve();
+    end_state(worker.state, setup.worker_exit);
     sys::exit_now(0)
 }
 
-fn initialize(name: Name, mut arguments: Payload) -> Result<(), Fault> {
-    let code = name.resolve()?;
+/// Calls what a worker calls but once, if it is to.
+fn call_once(what: Option<&mut (Name, Payload)>, state: &mut State) -> Result<(), Fault> {
+    let Some((name, arguments)) = what else { return Ok(()) };
     let (bytes, handles) = arguments.parts();
-    (code.call)(Input { bytes, handles }, &mut Vec::new())?;
+    (name.resolve()?.call)(Input { bytes, handles, state }, &mut Vec::new())?;
     Ok(())
+}
+
+/// Gives a worker its state, at first or again.
+fn make_state(state: &mut State, maker: &mut Option<(Name, Payload)>) -> Result<(), Fault> {
+    *state = Some(Box::new(()));
+    call_once(maker.as_mut(), state)
+}
+
+/// Gives the state to the function that is to have it last. Nobody waits for what comes of it.
+fn end_state(mut state: State, worker_exit: Option<Name>) {
+    if let Some(code) = worker_exit.and_then(|name| name.resolve().ok()) {
+        let _ =
+            (code.call)(Input { bytes: &[], handles: None, state: &mut state }, &mut Vec::new());
+    }
+    let _ = panics::contain(|| drop(state));
+}
+
+/// Ends a worker that cannot be initialized.
+fn give_up(report: &IpcSender<Report>, why: &Fault) -> ! {
+    let why = Payload::encode(why).expect("a fault is text");
+    // Where the parent no longer listens, nobody misses the reason.
+    let _ = report.send(Report::Worker(News::InitializerFailed(why)));
+    sys::exit_now(1)
 }
 
 struct Worker<'a> {
@@ -105,6 +136,8 @@ struct Worker<'a> {
     left: u64,
     /// Room for a result before it goes to shared memory.
     out: Vec<u8>,
+    maker: Option<(Name, Payload)>,
+    state: State,
 }
 
 impl Worker<'_> {
@@ -177,14 +210,24 @@ impl Worker<'_> {
             arguments,
             handles,
             report: self.report,
+            state: &mut self.state,
             left: &mut self.left,
             out: &mut self.out,
             task: 0,
             written: 0,
         };
-        match code {
-            Ok(code) => (code.run)(&mut run),
-            Err(fault) => run.each(|_, _, _| Err(fault.clone())),
+        loop {
+            match code.as_ref() {
+                Ok(code) => (code.run)(&mut run),
+                Err(fault) => run.each(|_, _, _| Err(fault.clone())),
+            }
+            if run.state.is_some() {
+                break;
+            }
+            if let Err(fault) = make_state(run.state, &mut self.maker) {
+                // Between two tasks, so only the worker is lost; the next one may have more luck.
+                give_up(self.report, &fault);
+            }
         }
         if run.task < chunk.count {
             return;

@@ -13,6 +13,7 @@ mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod staff;
 mod start;
 
 use nix::sys::signal::Signal;
@@ -76,6 +77,7 @@ fn main() {
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        staff::SCENARIOS,
         start::SCENARIOS,
     ];
     let (_, scenario) = lists

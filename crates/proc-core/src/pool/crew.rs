@@ -40,7 +40,7 @@ const BELT: Duration = Duration::from_secs(1);
 /// How often whoever waits looks for results before it sleeps.
 const LOOKS: u32 = 400;
 
-/// Encodes the initializer and its argument anew for each worker.
+/// Encodes a function and its argument anew for each worker, which calls it before its first task.
 pub(crate) type Initializer = Box<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
 /// What a pool is made with.
@@ -49,7 +49,16 @@ pub(crate) struct Plan {
     pub(crate) context: Context,
     pub(crate) name: String,
     pub(crate) initializer: Option<Initializer>,
+    pub(crate) state: Option<Initializer>,
+    pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+}
+
+impl Plan {
+    /// Whether workers call functions of the user's before they are ready.
+    fn initializes(&self) -> bool {
+        self.initializer.is_some() || self.state.is_some()
+    }
 }
 
 /// A pool, shared by its handle, its attendants and whoever waits for results.

@@ -5,13 +5,16 @@
 //! calls here and no bytes.
 
 mod builder;
+mod call;
 mod crew;
 mod imap;
 mod job;
 mod map;
 mod options;
+mod stateful;
 mod task;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -20,6 +23,7 @@ use crate::function::Message;
 pub use builder::PoolBuilder;
 pub use imap::{Imap, ImapUnordered};
 pub use options::Options;
+pub use stateful::WithState;
 pub use task::Task;
 
 /// Worker processes that run functions over inputs.
@@ -31,7 +35,8 @@ pub use task::Task;
 /// [`terminate`](Pool::terminate), always in bounded time.
 ///
 /// All calls take a function that captures nothing, with one argument; several are a tuple. Any
-/// number of threads may call at once.
+/// number of threads may call at once. `S` is the state that each worker keeps for functions that
+/// want one, see [`with_state`](Pool::with_state).
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -47,8 +52,9 @@ pub use task::Task;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Pool {
+pub struct Pool<S = ()> {
     crew: Arc<crew::Crew>,
+    state: PhantomData<fn() -> S>,
 }
 
 impl Pool {
@@ -65,10 +71,38 @@ impl Pool {
     pub fn builder() -> PoolBuilder {
         PoolBuilder::default()
     }
+}
 
+impl<S> Pool<S> {
     /// Calls with other settings than the pool's.
-    pub fn options(&self) -> Options<'_> {
+    pub fn options(&self) -> Options<'_, S> {
         Options::new(self)
+    }
+
+    /// Calls of functions that are lent their worker's state, beside their argument.
+    ///
+    /// The state is what [`PoolBuilder::state`] says; `()` without it. A worker has one task at a
+    /// time, so nothing is locked. A task that panics may have left its worker's state half changed:
+    /// it is dropped, and made anew before the next task.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// use std::collections::HashMap;
+    ///
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(2)
+    ///     .state(|seed: u64| HashMap::from([(0, seed)]), 7)
+    ///     .build()?;
+    /// let cached = |cache: &mut HashMap<u64, u64>, x: u64| *cache.entry(x).or_insert(x * x);
+    /// assert_eq!(pool.with_state().map(cached, [3, 0])?, [9, 7]);
+    /// assert_eq!(pool.with_state().apply(cached, 4)?, 16);
+    /// assert_eq!(pool.map(|x: u64| x + 1, [1])?, [2]); // needs no state
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_state(&self) -> WithState<'_, S> {
+        self.options().with_state()
     }
 
     /// How many workers the pool was made with.
@@ -123,7 +157,7 @@ impl Pool {
     ///
     /// Inputs are taken by `next`, which so waits for the input too: one that waits in turn for a
     /// result of its own makes both wait for ever (use [`apply_async`](Pool::apply_async)).
-    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, F, R, I::IntoIter>
+    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -138,7 +172,7 @@ impl Pool {
         &self,
         function: F,
         inputs: I,
-    ) -> ImapUnordered<'_, F, R, I::IntoIter>
+    ) -> ImapUnordered<'_, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -232,13 +266,13 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl<S> Drop for Pool<S> {
     fn drop(&mut self) {
         self.crew.terminate();
     }
 }
 
-impl std::fmt::Debug for Pool {
+impl<S> std::fmt::Debug for Pool<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("processes", &self.processes()).finish_non_exhaustive()
     }

@@ -1,13 +1,14 @@
 //! Calls, with their settings.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
+use super::call::Call;
 use super::imap::{Imap, ImapUnordered};
-use super::job::{Delivery, Feed, Inbox, Terms};
-use super::map::{self, Fates};
-use super::{Pool, Task};
-use crate::error::{Error, Place};
-use crate::function::{Message, Name, refuse_captures};
+use super::job::Terms;
+use super::{Pool, Task, WithState};
+use crate::error::Error;
+use crate::function::{Message, Name};
 
 /// A pool's calls with settings of their own; made by [`Pool::options`].
 ///
@@ -20,17 +21,23 @@ use crate::function::{Message, Name, refuse_captures};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug)]
 #[must_use = "settings do nothing without a call"]
-pub struct Options<'a> {
-    pool: &'a Pool,
-    chunksize: Option<usize>,
-    terms: Terms,
+pub struct Options<'a, S = ()> {
+    call: Call<'a>,
+    state: PhantomData<fn() -> S>,
 }
 
-impl<'a> Options<'a> {
-    pub(super) fn new(pool: &'a Pool) -> Options<'a> {
-        Options { pool, chunksize: None, terms: Terms::default() }
+impl<'a, S> Options<'a, S> {
+    pub(super) fn new(pool: &'a Pool<S>) -> Options<'a, S> {
+        let call = Call { crew: &pool.crew, chunksize: None, terms: Terms::default() };
+        Options { call, state: PhantomData }
+    }
+
+    /// The same settings for calls of functions that are lent the worker's state.
+    ///
+    /// See [`Pool::with_state`].
+    pub fn with_state(self) -> WithState<'a, S> {
+        WithState::new(self.call)
     }
 
     /// How many tasks a worker takes at a time.
@@ -38,7 +45,7 @@ impl<'a> Options<'a> {
     /// Without it the pool measures, and makes chunks of about a millisecond that shrink towards
     /// the end. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
-        self.chunksize = Some(tasks);
+        self.call.chunksize = Some(tasks);
         self
     }
 
@@ -47,7 +54,7 @@ impl<'a> Options<'a> {
     /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
     /// A task that this worker has begun in the meantime, microseconds ago, is begun anew elsewhere.
     pub fn timeout(mut self, each: Duration) -> Self {
-        self.terms.timeout = Some(each);
+        self.call.terms.timeout = Some(each);
         self
     }
 
@@ -55,7 +62,7 @@ impl<'a> Options<'a> {
     ///
     /// Without it, never. A task whose arguments hold channel ends is not tried again: they are gone.
     pub fn retries(mut self, times: u32) -> Self {
-        self.terms.retries = times;
+        self.call.terms.retries = times;
         self
     }
 
@@ -71,9 +78,8 @@ impl<'a> Options<'a> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let (results, call) = self.run(function, inputs);
-        call?;
-        results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::closed()))).collect()
+        let _ = function;
+        self.call.map(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
@@ -84,30 +90,12 @@ impl<'a> Options<'a> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let (results, call) = self.run(function, inputs);
-        let lost = call.err().unwrap_or_else(Error::closed);
-        let fill = |(task, result): (usize, Option<_>)| {
-            let place = Place { task: Some(task), ..Place::default() };
-            result.unwrap_or_else(|| Err(lost.clone().at(place)))
-        };
-        results.into_iter().enumerate().map(fill).collect()
-    }
-
-    fn run<F, A, R, I>(self, function: F, inputs: I) -> (Fates<R>, Result<(), Error>)
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        refuse_captures!(F);
         let _ = function;
-        let name = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
-        map::run(&self.pool.crew, self.terms, self.chunksize, name, inputs.into_iter())
+        self.call.try_map(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`].
-    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, F, R, I::IntoIter>
+    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -122,18 +110,15 @@ impl<'a> Options<'a> {
         self,
         function: F,
         inputs: I,
-    ) -> ImapUnordered<'a, F, R, I::IntoIter>
+    ) -> ImapUnordered<'a, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        refuse_captures!(F);
         let _ = function;
-        let name = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
-        let inbox = Inbox::new(self.terms);
-        ImapUnordered::new(&self.pool.crew, inbox, name, inputs.into_iter(), self.chunksize)
+        self.call.imap_unordered(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::apply_async`].
@@ -147,20 +132,8 @@ impl<'a> Options<'a> {
         A: Message,
         R: Message,
     {
-        refuse_captures!(F);
         let _ = function;
-        self.checked()?;
-        let inbox = Inbox::new(self.terms);
-        let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        let mut feed = Feed::new(name, &inbox, 0, Some(1));
-        feed.push(&argument)?;
-        self.pool.crew.submit(feed)?;
-        let gather = |delivery: Delivery| {
-            let mut only = None;
-            delivery.open(|_, result| only = Some(result));
-            only
-        };
-        Ok(Task::new(&self.pool.crew, inbox, Box::new(gather)))
+        self.call.apply_async(Name::of::<F, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`].
@@ -175,35 +148,24 @@ impl<'a> Options<'a> {
         R: Message + Send,
         I: IntoIterator<Item = A>,
     {
-        refuse_captures!(F);
         let _ = function;
-        self.checked()?;
-        let inbox = Inbox::new(self.terms);
-        let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
-        for argument in inputs {
-            let place = Place { task: Some(feed.left), ..Place::default() };
-            feed.push(&argument).map_err(|error| error.at(place))?;
-        }
-        let mut open = feed.left;
-        if open == 0 {
-            return Ok(Task::settled(&self.pool.crew, inbox, Ok(Vec::new())));
-        }
-        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
-        results.resize_with(open, || None);
-        let gather = move |delivery: Delivery| {
-            open -= delivery.count();
-            delivery.open(|task, result| results[task] = Some(result));
-            (open == 0).then(|| results.drain(..).flatten().collect())
-        };
-        self.pool.crew.submit(feed)?;
-        Ok(Task::new(&self.pool.crew, inbox, Box::new(gather)))
+        self.call.map_async(Name::of::<F, A, R>(), inputs)
     }
+}
 
-    fn checked(&self) -> Result<(), Error> {
-        if self.chunksize == Some(0) {
-            return Err(Error::invalid("a chunk holds at least one task: chunksize 0 makes none"));
-        }
-        Ok(())
+impl<S> Clone for Options<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Options<'_, S> {}
+
+impl<S> std::fmt::Debug for Options<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("chunksize", &self.call.chunksize)
+            .field("terms", &self.call.terms)
+            .finish_non_exhaustive()
     }
 }

@@ -67,6 +67,10 @@ impl Crew {
         }
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
+        if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
+            // That it is ready may be a message that nobody has read yet.
+            seat.ready = true;
+        }
         let others = self.retry_panicked(state, ticket, &bytes, &place);
         let Some(out) = self.retire(state, ticket) else { return };
         if let Some(others) = others {
@@ -157,7 +161,7 @@ impl Crew {
         if !over && !was_ready && doom.is_none() {
             seat.failed_starts += 1;
             let attempts =
-                if self.plan.initializer.is_some() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
+                if self.plan.initializes() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
             again = seat.failed_starts < attempts;
         }
         if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
@@ -173,8 +177,7 @@ impl Crew {
         // The dead worker may have promised a message that it did not live to send.
         self.listen();
         if !over && !again {
-            let blamed =
-                if self.plan.initializer.is_some() { Error::initializer(death) } else { death };
+            let blamed = if self.plan.initializes() { Error::initializer(death) } else { death };
             self.give_up_seat(owner, blamed);
         }
         again

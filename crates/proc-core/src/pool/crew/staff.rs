@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::{Crew, Phase, Seat, unlock};
+use super::{Crew, Initializer, Phase, Seat, unlock};
 use crate::context;
 use crate::ending::Tie;
 use crate::error::{Error, Place};
@@ -39,7 +39,11 @@ impl Crew {
         let serial = process::next_serial();
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
-            let initializer = self.plan.initializer.as_ref().map(|encode| encode()).transpose()?;
+            let encode = |function: &Option<Initializer>| {
+                function.as_ref().map(|encode| encode()).transpose()
+            };
+            let initializer = encode(&self.plan.initializer)?;
+            let maker = encode(&self.plan.state)?;
             let cannot = |error| Error::start("a worker", error);
             let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
@@ -55,6 +59,8 @@ impl Crew {
                     board: self.board.share().map_err(cannot)?,
                     regions: shared.map_err(cannot)?,
                     initializer,
+                    state: maker,
+                    worker_exit: self.plan.worker_exit,
                     max_tasks: self.plan.max_tasks,
                 }
             };
