@@ -9,11 +9,13 @@ mod ending;
 mod failures;
 mod hardships;
 mod life;
+mod limits;
 mod marks;
 mod nesting;
 mod output;
 mod processes;
 mod start;
+mod waiting;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -73,10 +75,12 @@ fn main() {
         failures::SCENARIOS,
         hardships::SCENARIOS,
         life::SCENARIOS,
+        limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
         start::SCENARIOS,
+        waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()
@@ -91,6 +95,7 @@ fn describe(error: &Error) -> String {
     let kinds = [
         (error.is_panic(), "panic"),
         (error.is_death(), "death"),
+        (error.is_limit(), "limit"),
         (error.is_timeout(), "timeout"),
         (error.is_cancelled(), "cancelled"),
         (error.is_encode(), "encode"),

@@ -5,6 +5,7 @@ use super::crew::{Crew, Initializer, Plan};
 use crate::context::Context;
 use crate::error::Error;
 use crate::function::{Message, Name, refuse_captures};
+use crate::limits::Limits;
 use crate::queue::Layout;
 use crate::sys;
 use crate::wire::Payload;
@@ -35,6 +36,7 @@ pub struct PoolBuilder {
     name: Option<String>,
     initializer: Option<Initializer>,
     max_tasks: Option<u64>,
+    limits: Limits,
 }
 
 impl PoolBuilder {
@@ -82,6 +84,12 @@ impl PoolBuilder {
         self
     }
 
+    /// Limits what each worker may use, the replacements included.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist; their initializers are not waited for.
@@ -109,6 +117,7 @@ impl PoolBuilder {
             name: self.name.unwrap_or_else(|| "worker".into()),
             initializer: self.initializer,
             max_tasks: self.max_tasks,
+            limits: self.limits,
         })?;
         Ok(Pool { crew })
     }

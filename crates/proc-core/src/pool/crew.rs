@@ -24,6 +24,7 @@ use super::job::{Delivery, Feed, Inbox};
 use crate::context::{self, Context};
 use crate::error::{Error, Place};
 use crate::function::Name;
+use crate::limits::Limits;
 use crate::process::Handle;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
 use crate::template::Template;
@@ -49,6 +50,7 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) initializer: Option<Initializer>,
     pub(crate) max_tasks: Option<u64>,
+    pub(crate) limits: Limits,
 }
 
 /// A pool, shared by its handle, its attendants and whoever waits for results.
