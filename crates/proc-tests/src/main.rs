@@ -9,12 +9,14 @@ mod ending;
 mod failures;
 mod hardships;
 mod life;
+mod limits;
 mod marks;
 mod nesting;
 mod output;
 mod processes;
 mod staff;
 mod start;
+mod waiting;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -74,11 +76,13 @@ fn main() {
         failures::SCENARIOS,
         hardships::SCENARIOS,
         life::SCENARIOS,
+        limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
+        waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()
@@ -93,6 +97,7 @@ fn describe(error: &Error) -> String {
     let kinds = [
         (error.is_panic(), "panic"),
         (error.is_death(), "death"),
+        (error.is_limit(), "limit"),
         (error.is_timeout(), "timeout"),
         (error.is_cancelled(), "cancelled"),
         (error.is_encode(), "encode"),

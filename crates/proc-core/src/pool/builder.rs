@@ -7,6 +7,7 @@ use super::crew::{Crew, Initializer, Plan};
 use crate::context::Context;
 use crate::error::Error;
 use crate::function::{Message, Name};
+use crate::limits::Limits;
 use crate::queue::Layout;
 use crate::sys;
 use crate::wire::Payload;
@@ -44,6 +45,7 @@ struct Settings {
     state: Option<Initializer>,
     worker_exit: Option<Result<Name, String>>,
     max_tasks: Option<u64>,
+    limits: Limits,
 }
 
 impl Default for PoolBuilder {
@@ -164,6 +166,12 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// Limits what each worker may use, the replacements included.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist; their initializers are not waited for.
@@ -173,8 +181,16 @@ impl<S> PoolBuilder<S> {
     /// A number makes no sense, the initializer's argument cannot be encoded, a worker cannot be
     /// started (what was started is ended), or [`init`](crate::init) is missing.
     pub fn build(self) -> Result<Pool<S>, Error> {
-        let Settings { processes, context, name, initializer, state, worker_exit, max_tasks } =
-            self.settings;
+        let Settings {
+            processes,
+            context,
+            name,
+            initializer,
+            state,
+            worker_exit,
+            max_tasks,
+            limits,
+        } = self.settings;
         let most = Layout::MOST_WORKERS as usize;
         let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
         if processes == 0 {
@@ -195,6 +211,7 @@ impl<S> PoolBuilder<S> {
             state,
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
             max_tasks,
+            limits,
         })?;
         Ok(Pool { crew, state: PhantomData })
     }

@@ -25,6 +25,7 @@ use super::job::{Delivery, Feed, Inbox};
 use crate::context::{self, Context};
 use crate::error::{Error, Place};
 use crate::function::Name;
+use crate::limits::Limits;
 use crate::process::Handle;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
 use crate::template::Template;
@@ -52,6 +53,7 @@ pub(crate) struct Plan {
     pub(crate) state: Option<Initializer>,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    pub(crate) limits: Limits,
 }
 
 impl Plan {
