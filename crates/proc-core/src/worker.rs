@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
+use ipc_channel::{IpcError, TryRecvError};
 use serde::{Deserialize, Serialize};
 
 use crate::function::{Call, Fault, Input, Name, State};
@@ -27,6 +28,8 @@ pub(crate) struct Setup {
     /// What is given the state at the end.
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How long it waits for work before it leaves.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// What the parent sends to one worker.
@@ -47,12 +50,25 @@ pub(crate) enum News {
     Ready,
     /// The initializer, or what makes the state, failed: a [`Fault`].
     InitializerFailed(Payload),
+    /// It claims no more, and ends once it has put its state away.
+    Leaves(Leaving),
     /// A ticket is finished, and the parent wanted to know.
     Finished,
     /// The arguments of this chunk hold channel ends: send them.
     Asks(TicketId),
     /// The result of a task that goes apart from the chunk's other results.
     Apart { ticket: TicketId, task: u32, value: Payload },
+}
+
+/// Why a worker ends in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Leaving {
+    /// It has done as many tasks as it was to do.
+    Done,
+    /// It had nothing to do for as long as it was to wait.
+    Idle,
+    /// There are to be fewer workers, or none.
+    Dismissed,
 }
 
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
@@ -75,6 +91,7 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
+        idle_timeout: setup.idle_timeout,
         out: Vec::new(),
         maker: setup.state,
         state: None,
@@ -86,7 +103,8 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         worker.give_up(&fault);
     }
     worker.tell(News::Ready);
-    worker.serve();
+    let why = worker.serve();
+    worker.tell(News::Leaves(why));
     end_state(worker.state, setup.worker_exit);
     sys::exit_now(0)
 }
@@ -125,6 +143,7 @@ struct Worker<'a> {
     resolved: Option<(Name, Call)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
+    idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
     out: Vec<u8>,
     maker: Option<(Name, Payload)>,
@@ -132,26 +151,47 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn serve(&mut self) {
+    fn serve(&mut self) -> Leaving {
         while self.left > 0 {
+            if self.board.is_dismissed(self.owner) {
+                return Leaving::Dismissed;
+            }
             match self.claim() {
                 Some(ticket) => self.run(ticket),
-                None if self.board.is_closing() => return,
-                None => {
-                    if self.board.fall_asleep(self.owner) {
-                        self.read_mail();
-                        self.board.wake_up(self.owner);
-                    }
+                None if self.board.fall_asleep(self.owner) && !self.sleep() => {
+                    return Leaving::Idle;
                 }
+                None => {}
             }
         }
+        Leaving::Done
+    }
+
+    /// Sleeps until a message comes. False if none did for so long that the worker is to leave.
+    fn sleep(&mut self) -> bool {
+        let received = match self.idle_timeout {
+            None => self.mail.recv().map_err(TryRecvError::IpcError),
+            // Rounded up, since what waits counts in whole milliseconds.
+            Some(patience) => self.mail.try_recv_timeout(patience + Duration::from_micros(999)),
+        };
+        match received {
+            Ok(mail) => self.take(mail),
+            Err(TryRecvError::IpcError(error)) => self.miss(&error),
+            // Nobody has picked this worker, nor will: it can go without being missed. Work that was
+            // published since finds others, or calls for one when this one is known to be gone.
+            Err(TryRecvError::Empty) if self.board.wake_up(self.owner) => return false,
+            // Picked at the last moment: the message is on its way.
+            Err(TryRecvError::Empty) => self.read_mail(),
+        }
+        self.board.wake_up(self.owner);
+        true
     }
 
     /// Claims a chunk, looking for one some while.
     fn claim(&self) -> Option<TicketId> {
         for look in 0..LOOKS {
             let ticket = self.board.claim(self.owner);
-            if ticket.is_some() || self.board.is_closing() {
+            if ticket.is_some() || self.board.is_dismissed(self.owner) {
                 return ticket;
             }
             if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
@@ -159,15 +199,27 @@ impl Worker<'_> {
         None
     }
 
-    /// Waits for a message and acts on it. Where nobody is left to send one, it is over.
+    /// Waits for a message and acts on it.
     fn read_mail(&mut self) {
         match self.mail.recv() {
-            Ok(Mail::Wake) => {}
-            Ok(Mail::Region(region)) => self.regions.push(Region::from(region)),
-            Ok(Mail::Handles(handles)) => self.handles = Some(handles),
-            Err(ipc_channel::IpcError::Io(error))
-                if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => sys::exit_now(1),
+            Ok(mail) => self.take(mail),
+            Err(error) => self.miss(&error),
+        }
+    }
+
+    fn take(&mut self, mail: Mail) {
+        match mail {
+            Mail::Wake => {}
+            Mail::Region(region) => self.regions.push(Region::from(region)),
+            Mail::Handles(handles) => self.handles = Some(handles),
+        }
+    }
+
+    /// Where no message comes because nobody is left to send one, it is over.
+    fn miss(&self, error: &IpcError) {
+        match error {
+            IpcError::Io(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => sys::exit_now(1),
         }
     }
 

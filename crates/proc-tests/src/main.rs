@@ -12,6 +12,7 @@ mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod sizes;
 mod staff;
 mod start;
 
@@ -75,6 +76,7 @@ fn main() {
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
     ];
@@ -98,6 +100,7 @@ fn describe(error: &Error) -> String {
         (error.is_start(), "start"),
         (error.is_initializer(), "initializer"),
         (error.is_closed(), "closed"),
+        (error.is_restart_limit(), "restart-limit"),
         (error.is_init_missing(), "init-missing"),
         (error.is_invalid(), "invalid"),
     ];
