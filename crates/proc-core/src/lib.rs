@@ -40,8 +40,9 @@
 //! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
 //!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
 //!    finish, the worker is replaced.
-//! 5. **Nothing is left behind.** When the program ends, however it ends, so do all processes it
-//!    has started here (what a task itself executes is its own affair).
+//! 5. **Nothing is left behind.** The end of `main` waits for processes that are no
+//!    [daemons](Process::daemon), as in Python. However the program ends, nothing that it has started
+//!    here outlives it (what a task itself executes is its own affair).
 //!
 //! # When not to use it
 //!
@@ -56,7 +57,9 @@
 //! | `Process(target=f, args=(x,), name="n")` | [`Process::new(f, x).name("n")`](Process::new) |
 //! | `p.start()`, `p.join()`, `p.join(5)` | [`start()?`](Process::start), [`join()?`](Child::join), [`join_timeout(d)`](Child::join_timeout) |
 //! | `p.pid`, `p.is_alive()`, `p.exitcode` | [`pid()`](Child::pid), [`is_alive()`](Child::is_alive), [`exit_status()`](Child::exit_status) |
-//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill) |
+//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill), both with a grace: [`stop(d)`](Child::stop) |
+//! | `daemon=True` | [`.daemon(true)`](Process::daemon) |
+//! | `Popen(env=…, cwd=…)` | [`.env("K", "v")`](Process::env), [`.current_dir(path)`](Process::current_dir) |
 //! | `Pool(5, f, (x,), 100)` | [`Pool::builder()`](Pool::builder)`.processes(5).initializer(f, x).max_tasks_per_child(100).build()?` |
 //! | `get_context("spawn")` | [`Context::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
@@ -69,7 +72,9 @@
 //!
 //! How it works inside is told in `ARCHITECTURE.md` of the repository.
 
+mod child;
 mod context;
+mod ending;
 mod error;
 mod function;
 mod panics;
@@ -77,16 +82,20 @@ mod pool;
 mod process;
 mod queue;
 mod record;
+mod run;
+mod state;
+mod surroundings;
 mod sys;
 mod template;
 mod wire;
 mod worker;
 
+pub use child::Child;
 pub use context::{Context, init};
 pub use error::Error;
 pub use function::Message;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
-pub use process::{Child, Process};
+pub use process::Process;
 
 /// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]

@@ -7,10 +7,11 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
 use ipc_channel::{IpcError, TryRecvError};
 use serde::{Deserialize, Serialize};
 
-use crate::function::{Call, Fault, Input, Name, State};
+use crate::function::{Code, Fault, Input, Name};
 use crate::panics::{self, Echo};
 use crate::queue::{Board, Layout, Owner, Region, TicketId};
-use crate::record;
+use crate::run::Run;
+use crate::state::State;
 use crate::sys;
 use crate::wire::{Handles, Payload, Report};
 
@@ -82,6 +83,9 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
     sys::shrug_off_interrupt();
     let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
+    let state = initialize(setup.initializer)
+        .and_then(|()| State::new(setup.state))
+        .unwrap_or_else(|fault| give_up(report, &fault));
     let mut worker = Worker {
         owner: setup.owner,
         board,
@@ -93,42 +97,29 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         left: setup.max_tasks.unwrap_or(u64::MAX),
         idle_timeout: setup.idle_timeout,
         out: Vec::new(),
-        maker: setup.state,
-        state: None,
+        state,
     };
-    let mut initializer = setup.initializer;
-    let initialized = call_once(initializer.as_mut(), &mut None);
-    if let Err(fault) = initialized.and_then(|()| make_state(&mut worker.state, &mut worker.maker))
-    {
-        worker.give_up(&fault);
-    }
     worker.tell(News::Ready);
     let why = worker.serve();
     worker.tell(News::Leaves(why));
-    end_state(worker.state, setup.worker_exit);
+    worker.state.end(setup.worker_exit);
     sys::exit_now(0)
 }
 
-/// Calls what a worker calls but once, if it is to.
-fn call_once(what: Option<&mut (Name, Payload)>, state: &mut State) -> Result<(), Fault> {
-    let Some((name, arguments)) = what else { return Ok(()) };
+fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
+    let Some((name, mut arguments)) = initializer else { return Ok(()) };
+    let code = name.resolve()?;
     let (bytes, handles) = arguments.parts();
-    name.resolve()?(Input { bytes, handles, state }, &mut Vec::new())?;
+    (code.call)(Input { bytes, handles }, &mut State::none(), &mut Vec::new())?;
     Ok(())
 }
 
-/// Gives a worker its state, at first or again.
-fn make_state(state: &mut State, maker: &mut Option<(Name, Payload)>) -> Result<(), Fault> {
-    *state = Some(Box::new(()));
-    call_once(maker.as_mut(), state)
-}
-
-/// Gives the state to the function that is to have it last. Nobody waits for what comes of it.
-fn end_state(mut state: State, worker_exit: Option<Name>) {
-    if let Some(call) = worker_exit.and_then(|name| name.resolve().ok()) {
-        let _ = call(Input { bytes: &[], handles: None, state: &mut state }, &mut Vec::new());
-    }
-    let _ = panics::contain(|| drop(state));
+/// Ends a worker that cannot be initialized.
+pub(crate) fn give_up(report: &IpcSender<Report>, why: &Fault) -> ! {
+    let why = Payload::encode(why).expect("a fault is text");
+    // Where the parent is gone, nobody needs to know.
+    let _ = report.send(Report::Worker(News::InitializerFailed(why)));
+    sys::exit_now(1)
 }
 
 struct Worker<'a> {
@@ -140,13 +131,12 @@ struct Worker<'a> {
     /// Channel ends that have come in answer to our asking.
     handles: Option<Option<Handles>>,
     /// The last function resolved.
-    resolved: Option<(Name, Call)>,
+    resolved: Option<(Name, &'static Code)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
     idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
     out: Vec<u8>,
-    maker: Option<(Name, Payload)>,
     state: State,
 }
 
@@ -230,87 +220,49 @@ impl Worker<'_> {
         }
     }
 
-    /// Ends a worker that cannot be initialized.
-    fn give_up(&self, why: &Fault) -> ! {
-        let why = Payload::encode(why).expect("a fault is text");
-        self.tell(News::InitializerFailed(why));
-        sys::exit_now(1)
-    }
-
     /// Runs a chunk's tasks one after the other and hands it over.
     ///
     /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
     /// parent publishes the rest again.
     fn run(&mut self, ticket: TicketId) {
-        let start = Instant::now();
         let chunk = self.board.chunk(ticket);
+        let start = chunk.measured.then(Instant::now);
         while self.regions.len() <= chunk.region as usize {
             self.read_mail();
         }
-        let call = self.resolve(chunk.name);
+        let code = self.resolve(chunk.name);
         let handles = if chunk.asks { self.ask(ticket) } else { None };
         let region = &self.regions[chunk.region as usize];
-        let results = chunk.offset + chunk.arguments;
         let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
-        let Some(mut arguments) = arguments else { sys::exit_now(1) };
-        let mut out = std::mem::take(&mut self.out);
-        let mut written = 0;
-        let mut handles = handles;
-        for task in 0..chunk.count {
-            if self.left == 0 {
-                return;
-            }
-            self.left -= 1;
-            let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
-            let input = Input { bytes, handles: handles.take(), state: &mut self.state };
-            self.board.begin_task(ticket, task, chunk.timed.then(sys::monotonic));
-            out.clear();
-            let returned = record::append_result(&mut out, |out| match &call {
-                Ok(call) => call(input, out),
-                Err(fault) => Err(fault.clone()),
-            });
-            sys::flush_line();
-            // Every later result needs at least its tag and length in the room that is left.
-            let spare = LEAST * u64::from(chunk.count - task - 1);
-            let fits = written + out.len() as u64 + spare <= chunk.room;
-            let returned = returned.unwrap_or(None);
-            if returned.is_some() || !fits {
-                self.send_apart(ticket, task, &out, returned);
-                out.clear();
-                record::append_apart(&mut out);
-            }
-            if !region.write((results + written) as usize, &out) {
-                sys::exit_now(1);
-            }
-            written += out.len() as u64;
-            self.board.end_task(ticket, task, written);
-            if self.state.is_none()
-                && let Err(fault) = make_state(&mut self.state, &mut self.maker)
-            {
-                // Between two tasks, so only the worker is lost; the next one may have more luck.
-                self.give_up(&fault);
-            }
+        let Some(arguments) = arguments else { sys::exit_now(1) };
+        let mut run = Run {
+            claim: self.board.claimed(ticket),
+            ticket,
+            chunk,
+            region,
+            arguments,
+            handles,
+            report: self.report,
+            state: &mut self.state,
+            left: &mut self.left,
+            out: &mut self.out,
+            task: 0,
+            written: 0,
+        };
+        match code {
+            Ok(code) => (code.run)(&mut run),
+            Err(fault) => run.each(|_, _, _, _| Err(fault.clone())),
+        }
+        if run.task < chunk.count {
+            return;
         }
         sys::flush(FLUSH_PATIENCE);
-        out.clear();
-        out.shrink_to(1 << 20);
-        self.out = out;
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.out.clear();
+        self.out.shrink_to(1 << 20);
+        let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Finished);
         }
-    }
-
-    /// Sends a result that is too large for the room, or holds channel ends.
-    ///
-    /// `encoded` is a whole record, so a fault that is too long for the room arrives as well.
-    fn send_apart(&self, ticket: TicketId, task: u32, encoded: &[u8], handles: Option<Handles>) {
-        let value = Payload::new(encoded.to_vec(), handles).unwrap_or_else(|why| {
-            let mut record = Vec::new();
-            let _ = record::append_result::<()>(&mut record, |_| Err(Fault::Result(why)));
-            Payload::new(record, None).expect("a short text needs no shared memory")
-        });
-        self.tell(News::Apart { ticket, task, value });
     }
 
     /// Gets the channel ends that are part of this chunk's arguments.
@@ -324,16 +276,14 @@ impl Worker<'_> {
         }
     }
 
-    fn resolve(&mut self, name: Name) -> Result<Call, Fault> {
+    fn resolve(&mut self, name: Name) -> Result<&'static Code, Fault> {
         match self.resolved {
-            Some((known, call)) if known == name => Ok(call),
+            Some((known, code)) if known == name => Ok(code),
             _ => {
-                let call = name.resolve()?;
-                self.resolved = Some((name, call));
-                Ok(call)
+                let code = name.resolve()?;
+                self.resolved = Some((name, code));
+                Ok(code)
             }
         }
     }
 }
-
-const LEAST: u64 = record::LEAST_RESULT as u64;

@@ -5,6 +5,7 @@
 
 mod calls;
 mod descriptors;
+mod ending;
 mod failures;
 mod hardships;
 mod life;
@@ -70,6 +71,7 @@ fn main() {
     let lists = [
         calls::SCENARIOS,
         descriptors::SCENARIOS,
+        ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
         life::SCENARIOS,

@@ -9,6 +9,8 @@ in_contexts! {
     every_end_is_told: forkserver spawn fork;
     child_comes_back_from_a_timeout: forkserver spawn fork;
     signals_end_a_child: forkserver spawn fork;
+    stop_asks_and_then_kills: forkserver spawn fork;
+    overrides_reach_the_process: forkserver spawn fork;
     dropped_child_goes_on: forkserver spawn fork;
     fork_is_refused_with_threads: fork;
     large_values_block_nobody: forkserver spawn fork;
@@ -41,6 +43,14 @@ fn child_comes_back_from_a_timeout(context: &str) {
 
 fn signals_end_a_child(context: &str) {
     assert_told("signals", 0, scenario("signals", context, &[]).succeeded());
+}
+
+fn stop_asks_and_then_kills(context: &str) {
+    assert_told("stopped", 0, scenario("stopped", context, &[]).succeeded());
+}
+
+fn overrides_reach_the_process(context: &str) {
+    assert_told("overrides", 0, scenario("overrides", context, &[]).succeeded());
 }
 
 fn dropped_child_goes_on(context: &str) {

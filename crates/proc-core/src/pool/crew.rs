@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustc_hash::FxHashMap;
 
 use self::seats::Seat;
 use super::job::{Delivery, Feed, Inbox};
@@ -101,7 +102,7 @@ struct State {
     again: VecDeque<TicketId>,
     /// Tickets not in use.
     free: Vec<TicketId>,
-    out: HashMap<TicketId, Out>,
+    out: FxHashMap<TicketId, Out>,
     seats: Vec<Seat>,
     /// How many seats wait for somebody to call a worker.
     waiting: usize,
@@ -365,25 +366,41 @@ impl Crew {
         if let Some(delivery) = inbox.poll() {
             return Some(delivery);
         }
+        let found = self.looking(|| {
+            for look in 0..LOOKS {
+                self.collect_if_any();
+                let found = inbox.poll();
+                if found.is_some() {
+                    return found;
+                }
+                if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+            None
+        });
+        found.or_else(|| inbox.poll())
+    }
+
+    /// Runs `look`, which collects what is finished by itself: workers need send no messages.
+    pub(crate) fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
+        /// A looker, until it leaves, be it by a panic.
+        struct Looker<'a>(&'a Crew);
+        impl Drop for Looker<'_> {
+            fn drop(&mut self) {
+                self.0.lookers.fetch_sub(1, Ordering::SeqCst);
+                self.0.listen();
+            }
+        }
         self.lookers.fetch_add(1, Ordering::SeqCst);
         self.board.stop_listening();
-        let mut found = None;
-        for look in 0..LOOKS {
-            if self.board.has_finished() {
-                self.collect();
-            }
-            found = inbox.poll();
-            if found.is_some() {
-                break;
-            }
-            if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        let _looker = Looker(self);
+        look()
+    }
+
+    /// Collects what is finished, if anything is.
+    pub(crate) fn collect_if_any(&self) {
+        if self.board.has_finished() {
+            self.collect();
         }
-        if self.lookers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            while !self.board.listen() {
-                self.collect();
-            }
-        }
-        found.or_else(|| inbox.poll())
     }
 }
 

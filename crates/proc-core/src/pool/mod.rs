@@ -5,10 +5,11 @@
 //! calls here and no bytes.
 
 mod builder;
-mod call;
+mod caller;
 mod crew;
 mod imap;
 mod job;
+mod map;
 mod options;
 mod stateful;
 mod task;

@@ -88,11 +88,11 @@ pub(crate) struct Ticket {
     arguments: AtomicU64,
     room: AtomicU64,
     name: [AtomicU64; 3],
-    asks: AtomicU32,
-    timed: AtomicU32,
+    flags: AtomicU64,
     next: AtomicU32,
     begun: AtomicU32,
     done: AtomicU32,
+    apart: AtomicU32,
     results: AtomicU64,
     nanoseconds: AtomicU64,
     began_at: AtomicU64,
@@ -112,6 +112,14 @@ pub(crate) struct Chunk {
     pub(crate) asks: bool,
     /// Whether the worker must note when each task begins.
     pub(crate) timed: bool,
+    /// Whether the worker must note how long the chunk takes.
+    pub(crate) measured: bool,
+}
+
+impl Chunk {
+    fn flags(&self) -> u64 {
+        u64::from(self.asks) | u64::from(self.timed) << 1 | u64::from(self.measured) << 2
+    }
 }
 
 /// How far the worker of a chunk has come.
@@ -121,6 +129,8 @@ pub(crate) struct Progress {
     pub(crate) begun: u32,
     /// Tasks whose results are complete.
     pub(crate) done: u32,
+    /// Results that went by message.
+    pub(crate) apart: u32,
     /// Bytes of results.
     pub(crate) results: u64,
     /// Time spent on the chunk, written when it is finished.
@@ -275,11 +285,11 @@ impl Board {
         for (word, value) in slot.name.iter().zip(chunk.name.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        slot.asks.store(u32::from(chunk.asks), Ordering::Relaxed);
-        slot.timed.store(u32::from(chunk.timed), Ordering::Relaxed);
+        slot.flags.store(chunk.flags(), Ordering::Relaxed);
         slot.began_at.store(0, Ordering::Relaxed);
         slot.begun.store(0, Ordering::Relaxed);
         slot.done.store(0, Ordering::Relaxed);
+        slot.apart.store(0, Ordering::Relaxed);
         slot.results.store(0, Ordering::Relaxed);
         slot.nanoseconds.store(0, Ordering::Relaxed);
         let ready = Entry::Ready { seq: position as u32, ticket };
@@ -347,6 +357,7 @@ impl Board {
         Progress {
             begun: slot.begun.load(Ordering::Acquire),
             done,
+            apart: slot.apart.load(Ordering::Relaxed),
             began_at: slot.began_at.load(Ordering::Relaxed),
             results: slot.results.load(Ordering::Relaxed),
             nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
@@ -474,6 +485,7 @@ impl Board {
         let slot = self.ticket(ticket);
         let [image, offset, types] = &slot.name;
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let flags = word(&slot.flags);
         Chunk {
             name: Name::from_words([word(image), word(offset), word(types)]),
             region: slot.region.load(Ordering::Relaxed),
@@ -481,26 +493,15 @@ impl Board {
             arguments: word(&slot.arguments),
             room: word(&slot.room),
             count: slot.count.load(Ordering::Relaxed),
-            asks: slot.asks.load(Ordering::Relaxed) == 1,
-            timed: slot.timed.load(Ordering::Relaxed) == 1,
+            asks: flags & 1 != 0,
+            timed: flags & 2 != 0,
+            measured: flags & 4 != 0,
         }
     }
 
-    /// Says that the function of one more task is about to be called.
-    pub(crate) fn begin_task(&self, ticket: TicketId, task: u32, now: Option<u64>) {
-        let slot = self.ticket(ticket);
-        if let Some(now) = now {
-            slot.began_at.store(now, Ordering::Relaxed);
-        }
-        slot.begun.store(task + 1, Ordering::Release);
-        compiler_fence(Ordering::SeqCst);
-    }
-
-    /// Says that one more task has its result, `results` bytes now in all.
-    pub(crate) fn end_task(&self, ticket: TicketId, task: u32, results: u64) {
-        let slot = self.ticket(ticket);
-        slot.results.store(results, Ordering::Relaxed);
-        slot.done.store(task + 1, Ordering::Release);
+    /// Where the claimer of a ticket counts its tasks.
+    pub(crate) fn claimed(&self, ticket: TicketId) -> Claim<'_> {
+        Claim(self.ticket(ticket))
     }
 
     /// Hands a completed ticket to the parent; true if it must now be sent a message.
@@ -551,6 +552,35 @@ impl Board {
     /// Whether the worker is to go: the pool is smaller now, or nothing more will be published.
     pub(crate) fn is_dismissed(&self, owner: Owner) -> bool {
         u64::from(owner) >= self.header().admitted.0.load(Ordering::Acquire)
+    }
+}
+
+/// A claimed ticket, as its claimer counts its tasks on it.
+pub(crate) struct Claim<'a>(&'a Ticket);
+
+impl Claim<'_> {
+    /// Says that the function of one more task is about to be called, and when, if that is wanted.
+    #[inline]
+    pub(crate) fn begin(&self, task: u32, timed: Option<u64>) {
+        if let Some(now) = timed {
+            self.0.began_at.store(now, Ordering::Relaxed);
+        }
+        self.0.begun.store(task + 1, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Says that one more task has its result, `results` bytes now in all.
+    #[inline]
+    pub(crate) fn end(&self, task: u32, results: u64) {
+        self.0.results.store(results, Ordering::Relaxed);
+        self.0.done.store(task + 1, Ordering::Release);
+    }
+
+    /// Says that one more result went by message.
+    pub(crate) fn went_apart(&self) {
+        // Only the claimer writes it, before it counts the task as done.
+        let before = self.0.apart.load(Ordering::Relaxed);
+        self.0.apart.store(before + 1, Ordering::Relaxed);
     }
 }
 

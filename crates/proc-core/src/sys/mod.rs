@@ -84,6 +84,13 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has `run` called when this process ends by a return from `main` or by `exit`.
+pub(crate) fn at_exit(run: extern "C" fn()) {
+    // SAFETY: atexit only notes the function, which lives as long as the program. It fails where
+    // there is no memory; then nothing is called.
+    let _ = unsafe { libc::atexit(run) };
+}
+
 /// How long a dying process waits for threads that hold its output streams.
 const PATIENCE: Duration = Duration::from_secs(1);
 

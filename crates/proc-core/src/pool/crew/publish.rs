@@ -121,6 +121,7 @@ impl Crew {
     ) -> Result<Out, (Arc<Inbox>, Error)> {
         let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
+        let measured = !feed.is_fixed();
         let Some(Cut { first, count, bytes, handles }) = feed.cut(workers) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
@@ -147,6 +148,7 @@ impl Crew {
             count: count as u32,
             asks: handles.is_some(),
             timed: inbox.terms.timeout.is_some(),
+            measured,
         };
         Ok(Out {
             inbox,

@@ -59,14 +59,15 @@ impl Crew {
         if progress.done as usize != out.count {
             return; // not what a worker of ours writes; its death will settle it
         }
-        let mut bytes = Vec::new();
-        read_results(&state.arena, out, progress.results, &mut bytes);
-        let apart = count_apart(&bytes, out.count);
-        if apart.iter().any(|task| !out.apart.contains_key(task)) {
+        if out.apart.len() < progress.apart as usize {
             out.waits_for_apart = true;
             return;
         }
-        out.inbox.learn(progress.nanoseconds, out.count);
+        let mut bytes = Vec::new();
+        read_results(&state.arena, out, progress.results, &mut bytes);
+        if out.chunk.measured {
+            out.inbox.learn(progress.nanoseconds, out.count);
+        }
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
         if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
@@ -315,17 +316,4 @@ fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
     let len = out.chunk.arguments as usize;
     arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);
     bytes
-}
-
-/// The tasks whose results go by message.
-fn count_apart(mut bytes: &[u8], count: usize) -> Vec<u32> {
-    let mut apart = Vec::new();
-    for task in 0..count as u32 {
-        match record::take_result(&mut bytes) {
-            Some(record::Outcome::Apart) => apart.push(task),
-            Some(_) => {}
-            None => break,
-        }
-    }
-    apart
 }

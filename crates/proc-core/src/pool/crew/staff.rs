@@ -11,9 +11,10 @@ use nix::sys::signal::Signal;
 use super::seats::Standing;
 use super::{Crew, Initializer, unlock};
 use crate::context;
+use crate::ending::Tie;
 use crate::error::{Error, Place};
 use crate::panics;
-use crate::process::{self, Link, Received};
+use crate::process::{self, Attributes, Link, Received};
 use crate::queue::Owner;
 use crate::sys;
 use crate::template::Template;
@@ -88,7 +89,8 @@ impl Crew {
                 }
             };
             let name = format!("{}-{owner}", self.plan.name);
-            Link::start(template, serial, &name, Job::Work(Box::new(setup)))
+            let attributes = Attributes { tie: Tie::Worker, ..Attributes::default() };
+            Link::start(template, serial, &name, &attributes, Job::Work(Box::new(setup)))
         };
         let link = match &self.template {
             Some(template) => start(template),

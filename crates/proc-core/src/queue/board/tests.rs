@@ -4,7 +4,17 @@ use super::*;
 
 fn chunk(count: u32) -> Chunk {
     let name = Name::from_words([1, 2, 3]);
-    Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true, timed: true }
+    Chunk {
+        name,
+        region: 4,
+        offset: 5,
+        arguments: 6,
+        room: 7,
+        count,
+        asks: true,
+        timed: true,
+        measured: true,
+    }
 }
 
 fn board(workers: u32) -> Board {
@@ -43,10 +53,11 @@ fn a_ticket_goes_round() {
     assert_eq!(board.chunk(9), chunk(3));
     assert_eq!(board.claimer(9, position), Some(1));
     assert!(!board.retract(9, position), "it is claimed");
-    board.begin_task(9, 0, None);
-    board.end_task(9, 0, 12);
-    board.begin_task(9, 1, Some(5));
-    let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0, began_at: 5 };
+    board.claimed(9).begin(0, None);
+    board.claimed(9).end(0, 12);
+    board.claimed(9).begin(1, Some(5));
+    let progress =
+        Progress { begun: 2, done: 1, apart: 0, results: 12, nanoseconds: 0, began_at: 5 };
     assert_eq!(board.progress(9), progress);
     assert!(board.finish(9, 1000), "a new board listens");
     assert!(!board.finish(8, 1000), "only once");

@@ -1,4 +1,4 @@
-//! A call with its settings, whatever it is that it calls: from inputs to results.
+//! Calls with their settings, whatever it is that they call.
 //!
 //! The functions here know a function by its name, so that one of each serves all of a pool's calls.
 
@@ -7,19 +7,20 @@ use std::sync::Arc;
 use super::crew::Crew;
 use super::imap::ImapUnordered;
 use super::job::{Delivery, Feed, Inbox, Terms};
+use super::map::{self, Fates};
 use super::task::Task;
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 
-/// The settings of a call, and the pool that is to run it.
+/// The settings of calls, and the pool that is to run them.
 #[derive(Clone, Copy)]
-pub(super) struct Call<'a> {
+pub(super) struct Caller<'a> {
     pub(super) crew: &'a Arc<Crew>,
     pub(super) chunksize: Option<usize>,
     pub(super) terms: Terms,
 }
 
-impl<'a> Call<'a> {
+impl<'a> Caller<'a> {
     pub(super) fn map<A, R>(
         self,
         name: Result<Name, String>,
@@ -50,63 +51,6 @@ impl<'a> Call<'a> {
             result.unwrap_or_else(|| Err(lost.clone().at(place)))
         };
         results.into_iter().enumerate().map(fill).collect()
-    }
-
-    /// Runs all inputs. The results there are, and what ended the call as a whole.
-    #[expect(clippy::type_complexity, reason = "two values that are taken apart at once")]
-    fn run<A, R>(
-        self,
-        name: Result<Name, String>,
-        inputs: impl IntoIterator<Item = A>,
-    ) -> (Vec<Option<Result<R, Error>>>, Result<(), Error>)
-    where
-        A: Message,
-        R: Message,
-    {
-        let inbox = Inbox::new(self.terms);
-        let mut results = Vec::new();
-        let mut open = 0;
-        let name = match self.checked(name) {
-            Ok(name) => name,
-            Err(error) => {
-                results.resize_with(inputs.into_iter().count(), || None);
-                return (results, Err(error));
-            }
-        };
-        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
-        for argument in inputs {
-            match feed.push(&argument) {
-                Ok(()) => {
-                    results.push(None);
-                    open += 1;
-                }
-                Err(error) => {
-                    // The tasks before and after it are feeds of their own.
-                    let task = results.len();
-                    let place = Place { task: Some(task), ..Place::default() };
-                    results.push(Some(Err(error.at(place))));
-                    let next = Feed::new(name, &inbox, task + 1, self.chunksize);
-                    let full = std::mem::replace(&mut feed, next);
-                    if let Err(error) = self.crew.submit(full) {
-                        return (results, Err(error));
-                    }
-                }
-            }
-        }
-        if let Err(error) = self.crew.submit(feed) {
-            return (results, Err(error));
-        }
-        while open > 0 {
-            match self.crew.wait(&inbox, None) {
-                Some(Ok(delivery)) => {
-                    open -= delivery.count();
-                    delivery.open(|task, result| results[task] = Some(result));
-                }
-                Some(Err(error)) => return (results, Err(error)),
-                None => {}
-            }
-        }
-        (results, Ok(()))
     }
 
     pub(super) fn imap_unordered<A, R, I>(
@@ -172,6 +116,19 @@ impl<'a> Call<'a> {
         };
         self.crew.submit(feed)?;
         Ok(Task::new(self.crew, inbox, Box::new(gather)))
+    }
+
+    fn run<A, R>(
+        self,
+        name: Result<Name, String>,
+        inputs: impl IntoIterator<Item = A>,
+    ) -> (Fates<R>, Result<(), Error>)
+    where
+        A: Message,
+        R: Message,
+    {
+        let name = self.checked(name);
+        map::run(self.crew, self.terms, self.chunksize, name, inputs.into_iter())
     }
 
     /// The function's name, if it has one and the settings make sense.
