@@ -8,7 +8,7 @@
 //! There is no registry and no macro: the function's type alone says which code to run, which is
 //! why it must capture nothing.
 
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::panics::{self, PanicReport};
 use crate::run::{Run, Stage};
+use crate::state::State;
 use crate::sys::image::Image;
 use crate::wire::{self, Handles};
 
@@ -81,20 +82,19 @@ struct Entry {
 /// What can be done with a function.
 pub(crate) struct Code {
     /// Decodes arguments, calls, and appends the encoded result.
-    pub(crate) call: fn(Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault>,
+    pub(crate) call: fn(Input<'_>, &mut State, out: &mut Vec<u8>) -> Called,
     /// The same for each task of a chunk.
     pub(crate) run: fn(&mut Run<'_>),
 }
 
-/// Encoded arguments, the channel ends among them, and the state they may be used on.
+/// What came of a call: the channel ends of its result, which is written.
+pub(crate) type Called = Result<Option<Handles>, Fault>;
+
+/// Encoded arguments, and the channel ends among them.
 pub(crate) struct Input<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<Handles>,
-    pub(crate) state: &'a mut State,
 }
-
-/// What a worker keeps from task to task; none where a task's panic has spoilt it.
-pub(crate) type State = Option<Box<dyn Any>>;
 
 /// What can go wrong inside a worker that lives on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ pub(crate) struct Name {
     types: u64,
 }
 
-/// A way of calling a function; each has an entry for each set of types.
+/// A way to call a function; each has an entry for each set of types.
 trait Callable: Sized + 'static {
     const ENTRY: &'static Entry = &Entry {
         magic: MAGIC,
@@ -124,16 +124,12 @@ trait Callable: Sized + 'static {
         code: Code { call: Self::call, run: Self::run },
     };
 
-    /// Decodes, calls, and appends the encoded result. May panic: `stage` tells at what.
-    fn task(
-        input: Input<'_>,
-        out: &mut Vec<u8>,
-        stage: &Cell<Stage>,
-    ) -> Result<Option<Handles>, Fault>;
+    /// May panic: `stage` then says what was being done.
+    fn task(input: Input<'_>, state: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called;
 
-    fn call(input: Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault> {
+    fn call(input: Input<'_>, state: &mut State, out: &mut Vec<u8>) -> Called {
         let stage = Cell::new(Stage::Arguments);
-        panics::catch(|| Self::task(input, out, &stage))
+        panics::catch(|| Self::task(input, state, out, &stage))
             .unwrap_or_else(|panic| Err(stage.get().fault(panic)))
     }
 
@@ -149,6 +145,23 @@ fn types<T: 'static>() -> u64 {
     hasher.finish()
 }
 
+#[inline]
+fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
+    let argument = wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
+    stage.set(Stage::Function);
+    Ok(argument)
+}
+
+#[inline]
+fn write<R: Message>(result: R, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+    stage.set(Stage::Result);
+    let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
+    // What its destructor does is the function's business.
+    stage.set(Stage::Function);
+    drop(result);
+    encoded
+}
+
 /// A function of its argument alone.
 struct Plain<F, A, R>(PhantomData<fn(F, A) -> R>);
 
@@ -159,32 +172,10 @@ where
     R: Message,
 {
     #[inline]
-    fn task(
-        input: Input<'_>,
-        out: &mut Vec<u8>,
-        stage: &Cell<Stage>,
-    ) -> Result<Option<Handles>, Fault> {
-        let argument =
-            wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
-        let function = crate::sys::conjure::<F>();
-        stage.set(Stage::Function);
-        encode(function(argument), out, stage)
+    fn task(input: Input<'_>, _: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+        let argument = read(input, stage)?;
+        write(crate::sys::conjure::<F>()(argument), out, stage)
     }
-}
-
-/// Appends a function's result to `out`.
-#[inline]
-fn encode<R: Message>(
-    result: R,
-    out: &mut Vec<u8>,
-    stage: &Cell<Stage>,
-) -> Result<Option<Handles>, Fault> {
-    stage.set(Stage::Result);
-    let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
-    // What its destructor does is the function's business.
-    stage.set(Stage::Function);
-    drop(result);
-    encoded
 }
 
 /// A function of the worker's state and its argument.
@@ -198,26 +189,11 @@ where
     R: Message,
 {
     #[inline]
-    fn task(
-        input: Input<'_>,
-        out: &mut Vec<u8>,
-        stage: &Cell<Stage>,
-    ) -> Result<Option<Handles>, Fault> {
-        let argument =
-            wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
-        let mut state = take_state::<S>(input.state)?;
-        let function = crate::sys::conjure::<F>();
-        match panics::catch(|| function(&mut state, argument)) {
-            Ok(result) => {
-                *input.state = Some(state);
-                encode(result, out, stage)
-            }
-            Err(report) => {
-                // Half changed, it is of no use to the next task; the worker makes another.
-                let _ = panics::contain(|| drop(state));
-                Err(Fault::Panicked(report))
-            }
-        }
+    fn task(input: Input<'_>, state: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+        let argument = read(input, stage)?;
+        let result = crate::sys::conjure::<F>()(state.lend()?, argument);
+        state.take_back();
+        write(result, out, stage)
     }
 }
 
@@ -230,20 +206,14 @@ where
     A: Message,
     S: 'static,
 {
-    fn task(
-        input: Input<'_>,
-        _: &mut Vec<u8>,
-        stage: &Cell<Stage>,
-    ) -> Result<Option<Handles>, Fault> {
-        let argument =
-            wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
-        stage.set(Stage::Function);
-        *input.state = Some(Box::new(crate::sys::conjure::<F>()(argument)));
+    fn task(input: Input<'_>, state: &mut State, _: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+        let argument = read(input, stage)?;
+        state.put(crate::sys::conjure::<F>()(argument));
         Ok(None)
     }
 }
 
-/// A function that takes the worker's state at its end.
+/// A function that is given the worker's state at its end.
 struct Taker<F, S>(PhantomData<fn(F, S)>);
 
 impl<F, S> Callable for Taker<F, S>
@@ -251,22 +221,16 @@ where
     F: Fn(S) + Copy + 'static,
     S: 'static,
 {
-    fn task(input: Input<'_>, _: &mut Vec<u8>, _: &Cell<Stage>) -> Result<Option<Handles>, Fault> {
-        let state = take_state::<S>(input.state)?;
-        let function = crate::sys::conjure::<F>();
-        // Nobody waits for it, so its message is printed as in any thread.
-        let _ = panics::contain(|| function(*state));
+    fn task(_: Input<'_>, state: &mut State, _: &mut Vec<u8>, _: &Cell<Stage>) -> Called {
+        let state = state.take()?;
+        // Nobody waits for it, so the message of a panic is printed as in any thread.
+        let _ = panics::contain(|| crate::sys::conjure::<F>()(*state));
         Ok(None)
     }
-}
 
-/// The worker's state, if it is of the type that a function expects.
-fn take_state<S: 'static>(state: &mut State) -> Result<Box<S>, Fault> {
-    let wrong = || Fault::Unknown("the worker has no state of the type that is asked for".into());
-    state.take().ok_or_else(wrong)?.downcast().map_err(|other| {
-        *state = Some(other);
-        wrong()
-    })
+    fn call(input: Input<'_>, state: &mut State, out: &mut Vec<u8>) -> Called {
+        Self::task(input, state, out, &Cell::new(Stage::Function))
+    }
 }
 
 impl Name {
@@ -371,8 +335,8 @@ mod tests {
         let code = name_of(double).resolve().expect("it is here");
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         wire::encode_into(&21, &mut bytes).expect("an integer");
-        let input = Input { bytes: &bytes, handles: None, state: &mut None };
-        (code.call)(input, &mut out).expect("it returns");
+        let input = Input { bytes: &bytes, handles: None };
+        (code.call)(input, &mut State::none(), &mut out).expect("it returns");
         assert_eq!(wire::decode::<i32>(&out, None), Ok(42));
     }
 
@@ -390,24 +354,28 @@ mod tests {
         let code = name_of(count).resolve()?;
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         wire::encode_into(&by, &mut bytes).expect("an integer");
-        (code.call)(Input { bytes: &bytes, handles: None, state }, &mut out)?;
+        (code.call)(Input { bytes: &bytes, handles: None }, state, &mut out)?;
         Ok(wire::decode(&out, None).expect("an integer"))
     }
 
     #[test]
     fn state_is_lent_and_spoilt_by_a_panic() {
-        let mut state: State = Some(Box::new(40_u32));
+        let mut state = State::none();
+        state.put(40_u32);
         assert!(matches!(counted(&mut state, 2), Ok(42)));
         assert!(matches!(counted(&mut state, 1), Ok(43)));
+        assert!(!state.is_spoilt());
         assert!(matches!(counted(&mut state, 0), Err(Fault::Panicked(_))));
-        assert!(state.is_none());
+        assert!(state.is_spoilt());
     }
 
     #[test]
-    fn state_of_another_type_is_a_fault_and_stays() {
-        let mut state: State = Some(Box::new("text"));
+    fn state_of_another_type_is_a_fault() {
+        let mut state = State::none();
         assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
-        assert!(state.is_some_and(|state| state.is::<&str>()));
+        state.put("text");
+        assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
+        assert!(!state.is_spoilt());
     }
 
     #[test]

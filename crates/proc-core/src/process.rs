@@ -19,6 +19,7 @@ use crate::error::{Error, Place};
 use crate::function::{Fault, Input, Message, Name, refuse_captures};
 use crate::limits::Limits;
 use crate::panics::{self, Echo};
+use crate::state::State;
 use crate::surroundings::Overrides;
 use crate::sys;
 use crate::template::Template;
@@ -314,7 +315,7 @@ pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSen
     let mut out = Vec::new();
     let result = function.resolve().and_then(|code| {
         let (bytes, handles) = arguments.parts();
-        (code.call)(Input { bytes, handles, state: &mut None }, &mut out)
+        (code.call)(Input { bytes, handles }, &mut State::none(), &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result

@@ -8,13 +8,14 @@ use std::cell::Cell;
 
 use ipc_channel::ipc::IpcSender;
 
-use crate::function::{Fault, Input, State};
+use crate::function::{Called, Fault, Input};
 use crate::panics::{self, PanicReport};
 use crate::queue::{Chunk, Claim, Region, TicketId};
 use crate::record;
+use crate::state::State;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Report};
-use crate::worker::News;
+use crate::worker::{self, News};
 
 /// A chunk on its way through a worker.
 pub(crate) struct Run<'a> {
@@ -63,24 +64,24 @@ impl Stage {
 }
 
 impl<'a> Run<'a> {
-    /// Runs `task` for each of the chunk's tasks that is left, until the worker's share is done or
-    /// its state is gone.
+    /// Runs `task` for each of the chunk's tasks that is left, or until the worker's share is done.
     ///
     /// `task` decodes, calls, and appends the encoded result; it says which of these it is at.
     #[inline]
     pub(crate) fn each(
         &mut self,
-        mut task: impl FnMut(Input<'_>, &mut Vec<u8>, &Cell<Stage>) -> Result<Option<Handles>, Fault>,
+        mut task: impl FnMut(Input<'_>, &mut State, &mut Vec<u8>, &Cell<Stage>) -> Called,
     ) {
         let stage = Cell::new(Stage::Arguments);
         // A panic costs one task; the next is begun inside a new catch.
-        while self.goes_on() {
+        while self.task < self.chunk.count && *self.left > 0 {
             let caught = panics::catch(|| {
-                while self.goes_on() {
-                    let (bytes, handles) = self.begin();
-                    let input = Input { bytes, handles, state: self.state };
+                while self.task < self.chunk.count && *self.left > 0 {
+                    let input = self.begin();
                     stage.set(Stage::Arguments);
-                    let done = record::append_result(self.out, |out| task(input, out, &stage));
+                    let state = &mut *self.state;
+                    let call = |out: &mut Vec<u8>| task(input, state, out, &stage);
+                    let done = record::append_result(self.out, call);
                     self.end(done.unwrap_or(None));
                 }
             });
@@ -88,23 +89,24 @@ impl<'a> Run<'a> {
                 self.out.clear();
                 record::append_fault(self.out, &stage.get().fault(panic));
                 self.end(None);
+                if self.state.is_spoilt()
+                    && let Err(fault) = self.state.renew()
+                {
+                    // Between two tasks, so only the worker is lost; the next may have more luck.
+                    worker::give_up(self.report, &fault);
+                }
             }
         }
     }
 
+    /// Begins the next task.
     #[inline]
-    fn goes_on(&self) -> bool {
-        self.task < self.chunk.count && *self.left > 0 && self.state.is_some()
-    }
-
-    /// Begins the next task: its argument, and the channel ends in it.
-    #[inline]
-    fn begin(&mut self) -> (&'a [u8], Option<Handles>) {
+    fn begin(&mut self) -> Input<'a> {
         let Some(bytes) = record::take(&mut self.arguments) else { sys::exit_now(1) };
         *self.left -= 1;
         self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
         self.out.clear();
-        (bytes, self.handles.take())
+        Input { bytes, handles: self.handles.take() }
     }
 
     /// Puts the result's record in its place, and counts the task as done.

@@ -4,12 +4,14 @@
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
+use ipc_channel::{IpcError, TryRecvError};
 use serde::{Deserialize, Serialize};
 
-use crate::function::{Code, Fault, Input, Name, State};
+use crate::function::{Code, Fault, Input, Name};
 use crate::panics::{self, Echo};
 use crate::queue::{Board, Layout, Owner, Region, TicketId};
 use crate::run::Run;
+use crate::state::State;
 use crate::sys;
 use crate::wire::{Handles, Payload, Report};
 
@@ -27,6 +29,8 @@ pub(crate) struct Setup {
     /// What is given the state at the end.
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How long it waits for work before it leaves.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// What the parent sends to one worker.
@@ -47,12 +51,25 @@ pub(crate) enum News {
     Ready,
     /// The initializer, or what makes the state, failed: a [`Fault`].
     InitializerFailed(Payload),
+    /// It claims no more, and ends once it has put its state away.
+    Leaves(Leaving),
     /// A ticket is finished, and the parent wanted to know.
     Finished,
     /// The arguments of this chunk hold channel ends: send them.
     Asks(TicketId),
     /// The result of a task that goes apart from the chunk's other results.
     Apart { ticket: TicketId, task: u32, value: Payload },
+}
+
+/// Why a worker ends in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Leaving {
+    /// It has done as many tasks as it was to do.
+    Done,
+    /// It had nothing to do for as long as it was to wait.
+    Idle,
+    /// There are to be fewer workers, or none.
+    Dismissed,
 }
 
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
@@ -66,6 +83,9 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
     sys::shrug_off_interrupt();
     let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
+    let state = initialize(setup.initializer)
+        .and_then(|()| State::new(setup.state))
+        .unwrap_or_else(|fault| give_up(report, &fault));
     let mut worker = Worker {
         owner: setup.owner,
         board,
@@ -75,49 +95,29 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
+        idle_timeout: setup.idle_timeout,
         out: Vec::new(),
-        maker: setup.state,
-        state: None,
+        state,
     };
-    let mut initializer = setup.initializer;
-    let initialized = call_once(initializer.as_mut(), &mut None);
-    if let Err(fault) = initialized.and_then(|()| make_state(&mut worker.state, &mut worker.maker))
-    {
-        give_up(report, &fault);
-    }
     worker.tell(News::Ready);
-    worker.serve();
-    end_state(worker.state, setup.worker_exit);
+    let why = worker.serve();
+    worker.tell(News::Leaves(why));
+    worker.state.end(setup.worker_exit);
     sys::exit_now(0)
 }
 
-/// Calls what a worker calls but once, if it is to.
-fn call_once(what: Option<&mut (Name, Payload)>, state: &mut State) -> Result<(), Fault> {
-    let Some((name, arguments)) = what else { return Ok(()) };
+fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
+    let Some((name, mut arguments)) = initializer else { return Ok(()) };
+    let code = name.resolve()?;
     let (bytes, handles) = arguments.parts();
-    (name.resolve()?.call)(Input { bytes, handles, state }, &mut Vec::new())?;
+    (code.call)(Input { bytes, handles }, &mut State::none(), &mut Vec::new())?;
     Ok(())
 }
 
-/// Gives a worker its state, at first or again.
-fn make_state(state: &mut State, maker: &mut Option<(Name, Payload)>) -> Result<(), Fault> {
-    *state = Some(Box::new(()));
-    call_once(maker.as_mut(), state)
-}
-
-/// Gives the state to the function that is to have it last. Nobody waits for what comes of it.
-fn end_state(mut state: State, worker_exit: Option<Name>) {
-    if let Some(code) = worker_exit.and_then(|name| name.resolve().ok()) {
-        let _ =
-            (code.call)(Input { bytes: &[], handles: None, state: &mut state }, &mut Vec::new());
-    }
-    let _ = panics::contain(|| drop(state));
-}
-
 /// Ends a worker that cannot be initialized.
-fn give_up(report: &IpcSender<Report>, why: &Fault) -> ! {
+pub(crate) fn give_up(report: &IpcSender<Report>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
-    // Where the parent no longer listens, nobody misses the reason.
+    // Where the parent is gone, nobody needs to know.
     let _ = report.send(Report::Worker(News::InitializerFailed(why)));
     sys::exit_now(1)
 }
@@ -134,33 +134,54 @@ struct Worker<'a> {
     resolved: Option<(Name, &'static Code)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
+    idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
     out: Vec<u8>,
-    maker: Option<(Name, Payload)>,
     state: State,
 }
 
 impl Worker<'_> {
-    fn serve(&mut self) {
+    fn serve(&mut self) -> Leaving {
         while self.left > 0 {
+            if self.board.is_dismissed(self.owner) {
+                return Leaving::Dismissed;
+            }
             match self.claim() {
                 Some(ticket) => self.run(ticket),
-                None if self.board.is_closing() => return,
-                None => {
-                    if self.board.fall_asleep(self.owner) {
-                        self.read_mail();
-                        self.board.wake_up(self.owner);
-                    }
+                None if self.board.fall_asleep(self.owner) && !self.sleep() => {
+                    return Leaving::Idle;
                 }
+                None => {}
             }
         }
+        Leaving::Done
+    }
+
+    /// Sleeps until a message comes. False if none did for so long that the worker is to leave.
+    fn sleep(&mut self) -> bool {
+        let received = match self.idle_timeout {
+            None => self.mail.recv().map_err(TryRecvError::IpcError),
+            // Rounded up, since what waits counts in whole milliseconds.
+            Some(patience) => self.mail.try_recv_timeout(patience + Duration::from_micros(999)),
+        };
+        match received {
+            Ok(mail) => self.take(mail),
+            Err(TryRecvError::IpcError(error)) => self.miss(&error),
+            // Nobody has picked this worker, nor will: it can go without being missed. Work that was
+            // published since finds others, or calls for one when this one is known to be gone.
+            Err(TryRecvError::Empty) if self.board.wake_up(self.owner) => return false,
+            // Picked at the last moment: the message is on its way.
+            Err(TryRecvError::Empty) => self.read_mail(),
+        }
+        self.board.wake_up(self.owner);
+        true
     }
 
     /// Claims a chunk, looking for one some while.
     fn claim(&self) -> Option<TicketId> {
         for look in 0..LOOKS {
             let ticket = self.board.claim(self.owner);
-            if ticket.is_some() || self.board.is_closing() {
+            if ticket.is_some() || self.board.is_dismissed(self.owner) {
                 return ticket;
             }
             if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
@@ -168,15 +189,27 @@ impl Worker<'_> {
         None
     }
 
-    /// Waits for a message and acts on it. Where nobody is left to send one, it is over.
+    /// Waits for a message and acts on it.
     fn read_mail(&mut self) {
         match self.mail.recv() {
-            Ok(Mail::Wake) => {}
-            Ok(Mail::Region(region)) => self.regions.push(Region::from(region)),
-            Ok(Mail::Handles(handles)) => self.handles = Some(handles),
-            Err(ipc_channel::IpcError::Io(error))
-                if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => sys::exit_now(1),
+            Ok(mail) => self.take(mail),
+            Err(error) => self.miss(&error),
+        }
+    }
+
+    fn take(&mut self, mail: Mail) {
+        match mail {
+            Mail::Wake => {}
+            Mail::Region(region) => self.regions.push(Region::from(region)),
+            Mail::Handles(handles) => self.handles = Some(handles),
+        }
+    }
+
+    /// Where no message comes because nobody is left to send one, it is over.
+    fn miss(&self, error: &IpcError) {
+        match error {
+            IpcError::Io(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => sys::exit_now(1),
         }
     }
 
@@ -216,18 +249,9 @@ impl Worker<'_> {
             task: 0,
             written: 0,
         };
-        loop {
-            match code.as_ref() {
-                Ok(code) => (code.run)(&mut run),
-                Err(fault) => run.each(|_, _, _| Err(fault.clone())),
-            }
-            if run.state.is_some() {
-                break;
-            }
-            if let Err(fault) = make_state(run.state, &mut self.maker) {
-                // Between two tasks, so only the worker is lost; the next one may have more luck.
-                give_up(self.report, &fault);
-            }
+        match code {
+            Ok(code) => (code.run)(&mut run),
+            Err(fault) => run.each(|_, _, _, _| Err(fault.clone())),
         }
         if run.task < chunk.count {
             return;

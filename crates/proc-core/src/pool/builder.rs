@@ -1,9 +1,10 @@
 //! The settings of a pool.
 
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use super::Pool;
-use super::crew::{Crew, Initializer, Plan};
+use super::crew::{Crew, Initializer, Intensity, Plan};
 use crate::context::Context;
 use crate::error::Error;
 use crate::function::{Message, Name};
@@ -46,6 +47,8 @@ struct Settings {
     worker_exit: Option<Result<Name, String>>,
     max_tasks: Option<u64>,
     limits: Limits,
+    idle_timeout: Option<Duration>,
+    intensity: Option<Intensity>,
 }
 
 impl Default for PoolBuilder {
@@ -172,6 +175,59 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// Ends a worker that had nothing to do for so long; when there is work for it, the pool starts
+    /// another. Without it, workers wait for ever.
+    ///
+    /// [`Pool::workers`] shows who is there. A pool whose workers have all left serves the next call
+    /// as promptly as a process can be started.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// let patience = Duration::from_millis(10);
+    /// let pool = proc_core::Pool::builder().processes(2).idle_timeout(patience).build()?;
+    /// while !pool.workers().is_empty() {
+    ///     std::thread::sleep(patience);
+    /// }
+    /// assert_eq!(pool.map(|x: u32| x + 1, [1, 2])?, [2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn idle_timeout(mut self, patience: Duration) -> Self {
+        self.settings.idle_timeout = Some(patience);
+        self
+    }
+
+    /// Ends the pool when more than `restarts` workers died of themselves within `period`.
+    ///
+    /// As in OTP's supervisors. All open calls then fail with [`Error::is_restart_limit`], which
+    /// names the last death. A worker that ends in order does not count, nor one that the pool ends
+    /// because its task was cancelled or late, nor one that goes down with its template.
+    ///
+    /// Without it, a worker that dies at a task costs that task and is replaced at once, however
+    /// often; one that dies before it is ready is tried 20 times, or 3 times where there is an
+    /// initializer or a state to blame.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(1)
+    ///     .restart_intensity(2, Duration::from_secs(60))
+    ///     .build()?;
+    /// let fates = pool.try_map(|_: u32| std::process::abort(), 0..10) as Vec<Result<(), _>>;
+    /// let last = fates[9].as_ref().expect_err("the third death was too much");
+    /// assert!(last.is_restart_limit() && last.exit_status().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restart_intensity(mut self, restarts: u32, period: Duration) -> Self {
+        self.settings.intensity = Some(Intensity { restarts, period });
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist; their initializers are not waited for.
@@ -190,6 +246,8 @@ impl<S> PoolBuilder<S> {
             worker_exit,
             max_tasks,
             limits,
+            idle_timeout,
+            intensity,
         } = self.settings;
         let most = Layout::MOST_WORKERS as usize;
         let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
@@ -212,6 +270,8 @@ impl<S> PoolBuilder<S> {
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
             max_tasks,
             limits,
+            idle_timeout,
+            intensity,
         })?;
         Ok(Pool { crew, state: PhantomData })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::call::Call;
+use super::caller::Caller;
 use super::crew::Crew;
 use super::job::{Delivery, Feed, Inbox};
 use crate::error::{Error, Place};
@@ -24,7 +24,7 @@ pub(super) type Fates<R> = Vec<Option<Result<R, Error>>>;
 
 /// Runs all inputs. The results there are, and what ended the call as a whole.
 pub(super) fn run<A: Message, R: Message>(
-    Call { crew, chunksize, terms }: Call<'_>,
+    Caller { crew, chunksize, terms }: Caller<'_>,
     name: Result<Name, Error>,
     mut inputs: impl Iterator<Item = A>,
 ) -> (Fates<R>, Result<(), Error>) {

@@ -5,7 +5,7 @@
 //! calls here and no bytes.
 
 mod builder;
-mod call;
+mod caller;
 mod crew;
 mod imap;
 mod job;
@@ -30,8 +30,9 @@ pub use task::Task;
 ///
 /// A task that panics, or kills its worker, costs that task's result and nothing else: the worker is
 /// replaced, the other results arrive, the pool goes on. Where no new worker can be had for more than
-/// a second (no memory, processes or descriptors), the pool goes on with fewer, and ends with the reason
-/// when none is left. Dropping a pool ends it like
+/// a second (no memory, processes or descriptors), the pool goes on with fewer until a later call, and
+/// ends with the reason when none is left; see also
+/// [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool ends it like
 /// [`terminate`](Pool::terminate), always in bounded time.
 ///
 /// All calls take a function that captures nothing, with one argument; several are a tuple. Any
@@ -105,9 +106,46 @@ impl<S> Pool<S> {
         self.options().with_state()
     }
 
-    /// How many workers the pool was made with.
+    /// How many workers the pool has, not counting that some may be away: see
+    /// [`workers`](Pool::workers).
     pub fn processes(&self) -> usize {
         self.crew.processes()
+    }
+
+    /// The pids of the workers that are there now.
+    ///
+    /// One that has just died may be among them, and one that is just being started missing.
+    pub fn workers(&self) -> Vec<u32> {
+        self.crew.workers()
+    }
+
+    /// Changes the number of workers.
+    ///
+    /// New workers are there when it returns. Those that are too many finish the tasks they have
+    /// taken, and are not waited for; no result is lost.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let pool = proc_core::Pool::builder().processes(1).build()?;
+    /// pool.resize(3)?;
+    /// assert_eq!((pool.processes(), pool.workers().len()), (3, 3));
+    /// pool.resize(1)?;
+    /// assert_eq!(pool.map(|x: u32| x * x, [2, 3])?, [4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The number is zero, or there is no room for so many in what workers share, which is laid out
+    /// once: for 128, and for at least twice as many as the pool was built with. A worker cannot be
+    /// started, in which case the pool stays as it was; the pool is closed.
+    pub fn resize(&self, processes: usize) -> Result<(), Error> {
+        if processes == 0 {
+            return Err(Error::invalid("a pool needs at least one process: close it to end it"));
+        }
+        self.crew.resize(processes)
     }
 
     /// Calls `function` with each input and returns the results in the order of the inputs.

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::call::Call;
+use super::caller::Caller;
 use super::imap::{Imap, ImapUnordered};
 use super::job::Terms;
 use super::{Pool, Task, WithState};
@@ -23,21 +23,21 @@ use crate::function::{Message, Name};
 /// ```
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a, S = ()> {
-    call: Call<'a>,
+    caller: Caller<'a>,
     state: PhantomData<fn() -> S>,
 }
 
 impl<'a, S> Options<'a, S> {
     pub(super) fn new(pool: &'a Pool<S>) -> Options<'a, S> {
-        let call = Call { crew: &pool.crew, chunksize: None, terms: Terms::default() };
-        Options { call, state: PhantomData }
+        let caller = Caller { crew: &pool.crew, chunksize: None, terms: Terms::default() };
+        Options { caller, state: PhantomData }
     }
 
     /// The same settings for calls of functions that are lent the worker's state.
     ///
     /// See [`Pool::with_state`].
     pub fn with_state(self) -> WithState<'a, S> {
-        WithState::new(self.call)
+        WithState::new(self.caller)
     }
 
     /// How many tasks a worker takes at a time.
@@ -45,7 +45,7 @@ impl<'a, S> Options<'a, S> {
     /// Without it the pool measures, and makes chunks of about a millisecond that shrink towards
     /// the end. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
-        self.call.chunksize = Some(tasks);
+        self.caller.chunksize = Some(tasks);
         self
     }
 
@@ -54,7 +54,7 @@ impl<'a, S> Options<'a, S> {
     /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
     /// A task that this worker has begun in the meantime, microseconds ago, is begun anew elsewhere.
     pub fn timeout(mut self, each: Duration) -> Self {
-        self.call.terms.timeout = Some(each);
+        self.caller.terms.timeout = Some(each);
         self
     }
 
@@ -62,7 +62,7 @@ impl<'a, S> Options<'a, S> {
     ///
     /// Without it, never. A task whose arguments hold channel ends is not tried again: they are gone.
     pub fn retries(mut self, times: u32) -> Self {
-        self.call.terms.retries = times;
+        self.caller.terms.retries = times;
         self
     }
 
@@ -79,7 +79,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.map(Name::of::<F, A, R>(), inputs)
+        self.caller.map(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
@@ -91,7 +91,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.try_map(Name::of::<F, A, R>(), inputs)
+        self.caller.try_map(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`].
@@ -118,7 +118,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.imap_unordered(Name::of::<F, A, R>(), inputs)
+        self.caller.imap_unordered(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::apply_async`].
@@ -133,7 +133,7 @@ impl<'a, S> Options<'a, S> {
         R: Message,
     {
         let _ = function;
-        self.call.apply_async(Name::of::<F, A, R>(), argument)
+        self.caller.apply_async(Name::of::<F, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`].
@@ -149,7 +149,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.map_async(Name::of::<F, A, R>(), inputs)
+        self.caller.map_async(Name::of::<F, A, R>(), inputs)
     }
 }
 
@@ -164,8 +164,8 @@ impl<S> Copy for Options<'_, S> {}
 impl<S> std::fmt::Debug for Options<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
-            .field("chunksize", &self.call.chunksize)
-            .field("terms", &self.call.terms)
+            .field("chunksize", &self.caller.chunksize)
+            .field("terms", &self.caller.terms)
             .finish_non_exhaustive()
     }
 }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Task;
-use super::call::Call;
+use super::caller::Caller;
 use super::imap::{Imap, ImapUnordered};
 use crate::error::Error;
 use crate::function::{Message, Name};
@@ -14,13 +14,13 @@ use crate::function::{Message, Name};
 /// Each call is that of [`Pool`](crate::Pool) with the same name.
 #[must_use = "it does nothing without a call"]
 pub struct WithState<'a, S> {
-    call: Call<'a>,
+    caller: Caller<'a>,
     state: PhantomData<fn() -> S>,
 }
 
 impl<'a, S> WithState<'a, S> {
-    pub(super) fn new(call: Call<'a>) -> WithState<'a, S> {
-        WithState { call, state: PhantomData }
+    pub(super) fn new(caller: Caller<'a>) -> WithState<'a, S> {
+        WithState { caller, state: PhantomData }
     }
 }
 
@@ -38,7 +38,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.map(Name::of_stateful::<F, S, A, R>(), inputs)
+        self.caller.map(Name::of_stateful::<F, S, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`](crate::Pool::try_map). A chunksize of zero is every input's error.
@@ -50,7 +50,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.try_map(Name::of_stateful::<F, S, A, R>(), inputs)
+        self.caller.try_map(Name::of_stateful::<F, S, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`](crate::Pool::imap).
@@ -77,7 +77,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.imap_unordered(Name::of_stateful::<F, S, A, R>(), inputs)
+        self.caller.imap_unordered(Name::of_stateful::<F, S, A, R>(), inputs)
     }
 
     /// See [`Pool::apply`](crate::Pool::apply).
@@ -106,7 +106,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         R: Message,
     {
         let _ = function;
-        self.call.apply_async(Name::of_stateful::<F, S, A, R>(), argument)
+        self.caller.apply_async(Name::of_stateful::<F, S, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`](crate::Pool::map_async).
@@ -122,7 +122,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.call.map_async(Name::of_stateful::<F, S, A, R>(), inputs)
+        self.caller.map_async(Name::of_stateful::<F, S, A, R>(), inputs)
     }
 }
 
@@ -137,8 +137,8 @@ impl<S> Copy for WithState<'_, S> {}
 impl<S> std::fmt::Debug for WithState<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WithState")
-            .field("chunksize", &self.call.chunksize)
-            .field("terms", &self.call.terms)
+            .field("chunksize", &self.caller.chunksize)
+            .field("terms", &self.caller.terms)
             .finish_non_exhaustive()
     }
 }

@@ -6,14 +6,17 @@ use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::job::{Delivery, Feed};
-use super::{Crew, Deliveries, Doom, Out, Phase, State, unlock};
+use super::seats::Standing;
+use super::{Crew, Deliveries, Doom, Intensity, Out, State, unlock};
 use crate::error::{Error, Place};
 use crate::function::Fault;
 use crate::queue::{Arena, Owner, TicketId};
 use crate::record;
 use crate::wire::Payload;
+use crate::worker::Leaving;
 
 /// How often a seat's initializer may fail before it is believed.
 const INITIALIZER_ATTEMPTS: u32 = 3;
@@ -129,19 +132,20 @@ impl Crew {
         Some(out)
     }
 
-    /// Settles what a dead worker left. False if there is to be no other on its seat.
+    /// Settles what a dead worker left, and says what its seat is to have.
     pub(super) fn bury(
         &self,
         owner: Owner,
         status: Option<ExitStatus>,
         failure: Option<Error>,
         place: Place,
-    ) -> bool {
+    ) {
         let mut news = Vec::new();
         let mut state = self.lock();
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
         let doom = seat.doom.take();
+        let leaving = seat.leaving.take();
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
@@ -155,15 +159,24 @@ impl Crew {
             let end = End { death: &death, place: &place, doom: doom.as_ref() };
             self.settle_claimed(&mut state, ticket, &end, &mut news);
         }
-        let over = matches!(state.phase, Phase::Over(_))
-            || (matches!(state.phase, Phase::Closing) && state.is_idle());
-        let mut again = !over;
-        let seat = &mut state.seats[owner as usize];
-        if !over && !was_ready && doom.is_none() {
+        let keeps = self.keeps(&state, owner);
+        let mut broken = false;
+        if keeps && leaving == Some(Leaving::Idle) {
+            state.stand(owner, Standing::Vacant);
+        } else if keeps && !was_ready && doom.is_none() {
+            let seat = &mut state.seats[owner as usize];
             seat.failed_starts += 1;
             let attempts =
                 if self.plan.initializes() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
-            again = seat.failed_starts < attempts;
+            broken = seat.failed_starts >= attempts;
+        }
+        let initializes = !was_ready && self.plan.initializes();
+        let blamed = if initializes { Error::initializer(death) } else { death };
+        // One that went down with its template was not to blame.
+        let unasked = keeps && leaving.is_none() && doom.is_none() && status.is_some();
+        if unasked && let Some(error) = self.count_death(&mut state, &blamed) {
+            state.take_in(&mut news);
+            self.end(&mut state, Some(error));
         }
         if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
             let error = Error::overwritten().at(place.clone());
@@ -177,11 +190,19 @@ impl Crew {
         unlock(state, news);
         // The dead worker may have promised a message that it did not live to send.
         self.listen();
-        if !over && !again {
-            let blamed = if self.plan.initializes() { Error::initializer(death) } else { death };
-            self.give_up_seat(owner, blamed);
+        if broken {
+            self.give_up_seat(owner, Standing::Broken, blamed);
         }
-        again
+    }
+
+    /// Notes that a worker died of itself; the error that ends the pool if too many did.
+    fn count_death(&self, state: &mut State, death: &Error) -> Option<Error> {
+        let Intensity { restarts, period } = self.plan.intensity?;
+        let now = Instant::now();
+        state.deaths.push_back(now);
+        state.deaths.retain(|then| now.duration_since(*then) <= period);
+        let too_many = state.deaths.len() > restarts as usize;
+        too_many.then(|| Error::restarts(restarts, period, death.clone()))
     }
 
     /// Settles a ticket that a dead worker had claimed: what it finished counts, the task it was at

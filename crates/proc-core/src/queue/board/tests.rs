@@ -25,6 +25,7 @@ fn board(workers: u32) -> Board {
 fn every_number_of_workers_has_a_layout() {
     for workers in (1..70).chain([4095, 4096]) {
         let board = board(workers);
+        assert!(board.layout.workers >= (2 * workers).clamp(128, Layout::MOST_WORKERS));
         assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
         assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
         assert_eq!(board.claims().collect::<Vec<_>>(), [(board.layout.tickets - 1, workers - 1)]);
@@ -97,11 +98,36 @@ fn sleepers_are_woken_once() {
     let board = board(3);
     assert!(board.fall_asleep(1));
     assert!(board.fall_asleep(2));
-    assert_eq!(board.pick_sleepers(1), [1]);
-    assert_eq!(board.pick_sleepers(9), [2]);
+    assert_eq!(board.pick_sleepers(0..3, 1), [1]);
+    assert_eq!(board.pick_sleepers(0..3, 9), [2]);
     assert!(board.publish(0, &chunk(1), |_, _| ()));
     assert!(!board.fall_asleep(0), "there is work");
-    board.close();
+    board.admit(0);
     assert_eq!(board.claim(0), Some(0));
     assert!(!board.fall_asleep(0), "it is closing");
+}
+
+#[test]
+fn a_sleeper_that_gets_up_by_itself_knows_whether_it_was_picked() {
+    let board = board(1);
+    assert!(board.fall_asleep(0));
+    assert!(board.wake_up(0), "nobody has seen it");
+    assert!(board.pick_sleepers(0..1, 1).is_empty(), "it sleeps no more");
+    assert!(board.fall_asleep(0));
+    assert_eq!(board.pick_sleepers(0..1, 1), [0]);
+    assert!(!board.wake_up(0), "a message is on its way");
+}
+
+#[test]
+fn a_worker_is_dismissed_by_its_number() {
+    let board = board(3);
+    assert!((0..3).all(|owner| !board.is_dismissed(owner)));
+    assert!(board.fall_asleep(2));
+    board.admit(2);
+    assert_eq!(board.pick_sleepers(2..3, 9), [2], "it must be told");
+    assert!(board.is_dismissed(2) && !board.is_dismissed(1));
+    assert!(!board.fall_asleep(2), "it is to go");
+    assert!(board.fall_asleep(1));
+    board.admit(3);
+    assert!(board.fall_asleep(2), "it may stay after all");
 }

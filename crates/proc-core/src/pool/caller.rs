@@ -1,4 +1,4 @@
-//! A call with its settings, whatever it is that it calls: from inputs to results.
+//! Calls with their settings, whatever it is that they call.
 //!
 //! The functions here know a function by its name, so that one of each serves all of a pool's calls.
 
@@ -12,15 +12,15 @@ use super::task::Task;
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 
-/// The settings of a call, and the pool that is to run it.
+/// The settings of calls, and the pool that is to run them.
 #[derive(Clone, Copy)]
-pub(super) struct Call<'a> {
+pub(super) struct Caller<'a> {
     pub(super) crew: &'a Arc<Crew>,
     pub(super) chunksize: Option<usize>,
     pub(super) terms: Terms,
 }
 
-impl<'a> Call<'a> {
+impl<'a> Caller<'a> {
     pub(super) fn map<A, R>(
         self,
         name: Result<Name, String>,
