@@ -5,10 +5,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::Signal;
+
 use crate::error::Error;
 use crate::sys::image::Image;
 use crate::sys::{self, SingleThread};
-use crate::template::Template;
+use crate::template::{Line, Template};
+use crate::wire::Request;
 
 /// How a new process comes into being; Python's start methods, under their names.
 ///
@@ -56,10 +59,30 @@ struct Program {
     spawned: Option<Arc<Template>>,
     /// Templates of ours that were told to end, or were found dead, and are not collected yet.
     ended: Vec<u32>,
+    /// The way to each template that has made daemons of ours, with its pid (0 if it is not ours).
+    daemons: Vec<(u32, Arc<Line>)>,
 }
 
-static PROGRAM: Mutex<Program> =
-    Mutex::new(Program { initialized: false, main: None, spawned: None, ended: Vec::new() });
+impl Program {
+    fn collect_ended(&mut self) {
+        let Program { ended, daemons, .. } = self;
+        ended.retain(|pid| {
+            let over = sys::reap_one(*pid).is_some();
+            if over {
+                daemons.retain(|(template, _)| template != pid);
+            }
+            !over
+        });
+    }
+}
+
+static PROGRAM: Mutex<Program> = Mutex::new(Program {
+    initialized: false,
+    main: None,
+    spawned: None,
+    ended: Vec::new(),
+    daemons: Vec::new(),
+});
 
 fn program() -> MutexGuard<'static, Program> {
     PROGRAM.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,6 +163,26 @@ pub(crate) fn collect_later(template: u32) {
     program().ended.push(template);
 }
 
+/// Notes that a template is asked for a daemon, which is told to end also when the template is out
+/// of use.
+pub(crate) fn note_daemon(template: u32, line: &Arc<Line>) {
+    let mut program = program();
+    if !program.daemons.iter().any(|(_, known)| Arc::ptr_eq(known, line)) {
+        program.daemons.push((template, Arc::clone(line)));
+    }
+}
+
+/// Sends a signal to all daemons of this process.
+pub(crate) fn signal_daemons(signal: Signal) {
+    let of = std::process::id();
+    // The lock is not held while sending, which waits where a template is stopped.
+    let daemons = program().daemons.clone();
+    for (_, line) in daemons {
+        // Where the template is gone, so are its children.
+        let _ = line.ask(Request::SignalDaemons { of, signal: signal as i32 });
+    }
+}
+
 /// Runs `start` with the template for `context`, and again with a new one if that was found dead.
 pub(crate) fn with_template<T>(
     context: Context,
@@ -157,7 +200,7 @@ pub(crate) fn with_template<T>(
 
 fn template_for(context: Context) -> Result<Arc<Template>, Error> {
     let mut program = program();
-    program.ended.retain(|pid| sys::reap_one(*pid).is_none());
+    program.collect_ended();
     if !program.initialized {
         return Err(Error::init_missing());
     }

@@ -19,14 +19,13 @@
 //! - *The owner of a process dies*, where that is itself a child: the template kills what it owned.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::IpcError;
@@ -34,11 +33,13 @@ use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::ending::{self, Tie};
 use crate::error::Error;
 use crate::panics::{self, Echo};
+use crate::surroundings::{Overrides, Snapshot, Surroundings};
 use crate::sys::image::Image;
 use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
-use crate::wire::{Job, Key, Report, Request, Start, Surroundings};
+use crate::wire::{Job, Key, Report, Request, Start};
 use crate::{context, process, worker};
 
 /// Tells an executed program that it is to be a template, and where to report: `nonce:bell:ring:server`.
@@ -50,61 +51,37 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How long an executed template may take to reach `init()`.
 const BIRTH: Duration = Duration::from_secs(30);
 
-/// The way to ask a template for processes.
+/// The way to a template: requests, and the bell that announces them.
+#[derive(Debug)]
+pub(crate) struct Line {
+    requests: Mutex<IpcSender<Request>>,
+    ring: Ring,
+}
+
+impl Line {
+    fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
+        Arc::new(Line { requests: Mutex::new(requests), ring })
+    }
+
+    pub(crate) fn ask(&self, request: Request) -> io::Result<()> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|error| match error {
+            IpcError::Io(error) => error,
+            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
+            error => io::Error::other(error),
+        })?;
+        self.ring.ring()
+    }
+}
+
+/// A template, for whoever asks it for processes.
 #[derive(Debug)]
 pub(crate) struct Template {
-    line: Mutex<IpcSender<Request>>,
-    ring: Ring,
+    line: Arc<Line>,
     /// Where the template is a child: its pid and its parent, who tells it to end and collects it.
     child: Option<(u32, u32)>,
     /// What the template's own environment looks like.
     base: Snapshot,
-}
-
-/// The environment and working directory of a moment.
-#[derive(Clone, Debug, Default)]
-struct Snapshot {
-    environment: HashMap<OsString, OsString>,
-    directory: Option<OsString>,
-    /// Effective user and group.
-    rights: (u32, u32),
-}
-
-/// As an OsString: serde takes a path for text.
-fn current_directory() -> Option<OsString> {
-    std::env::current_dir().ok().map(PathBuf::into_os_string)
-}
-
-impl Snapshot {
-    fn now() -> Snapshot {
-        Snapshot {
-            environment: std::env::vars_os().collect(),
-            directory: current_directory(),
-            rights: sys::rights(),
-        }
-    }
-
-    /// What a process must change to have today's surroundings instead of these.
-    fn changes(&self) -> Surroundings {
-        let mut environment = Vec::new();
-        let mut kept = 0;
-        for (name, value) in std::env::vars_os() {
-            match self.environment.get(&name) {
-                Some(old) if *old == value => kept += 1,
-                Some(_) => {
-                    kept += 1;
-                    environment.push((name, Some(value)));
-                }
-                None => environment.push((name, Some(value))),
-            }
-        }
-        if kept < self.environment.len() {
-            let gone = self.environment.keys().filter(|name| std::env::var_os(name).is_none());
-            environment.extend(gone.map(|name| (name.clone(), None)));
-        }
-        let directory = current_directory().filter(|now| self.directory.as_ref() != Some(now));
-        Surroundings { environment, directory }
-    }
 }
 
 impl Template {
@@ -117,10 +94,10 @@ impl Template {
         match sys::fork(alone)? {
             Forked::Parent { child } => {
                 let child = Some((child, owner));
-                Ok(Template { line: Mutex::new(sender), ring, child, base })
+                Ok(Template { line: Line::new(sender, ring), child, base })
             }
             Forked::Child => {
-                let line = Template { line: Mutex::new(sender), ring, child: None, base };
+                let line = Template { line: Line::new(sender, ring), child: None, base };
                 Server::run(alone, owner, requests, bell, line)
             }
         }
@@ -191,12 +168,10 @@ impl Template {
             Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
         });
         match sender {
-            Ok(sender) => Ok(Template {
-                line: Mutex::new(sender),
-                ring,
-                child: Some((child.id(), owner)),
-                base,
-            }),
+            Ok(sender) => {
+                let line = Line::new(sender, ring);
+                Ok(Template { line, child: Some((child.id(), owner)), base })
+            }
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -225,8 +200,8 @@ impl Template {
                 .send(Hello { nonce, image, requests: Some(sender.clone()) })
                 .map_err(io::Error::other)?;
             let base = Snapshot::now();
-            let line = Template { line: Mutex::new(sender), ring: ring.into(), child: None, base };
-            Ok((requests, bell.into(), line))
+            let line = Line::new(sender, ring.into());
+            Ok((requests, bell.into(), Template { line, child: None, base }))
         };
         match born() {
             Ok((requests, bell, line)) => Server::run(alone, owner, requests, bell, line),
@@ -240,13 +215,17 @@ impl Template {
         }
     }
 
-    /// What a new process must change to have today's surroundings.
-    pub(crate) fn surroundings(&self) -> Surroundings {
-        self.base.changes()
+    /// What a new process must change to have today's surroundings, with `overrides`.
+    pub(crate) fn surroundings(&self, overrides: &Overrides) -> Result<Surroundings, String> {
+        self.base.changes(overrides)
     }
 
     /// Asks for a process.
     pub(crate) fn start(&self, start: Start) -> Result<(), Error> {
+        if start.tie == Tie::Daemon {
+            let pid = self.child.map_or(0, |(pid, _)| pid);
+            context::note_daemon(pid, &self.line);
+        }
         self.ask(Request::Start(Box::new(start))).map_err(|error| match error.kind() {
             io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::template_gone(),
             _ => Error::start("the process", error),
@@ -278,13 +257,7 @@ impl Template {
         if self.child.is_some_and(|(_, parent)| parent != std::process::id()) {
             return Err(io::Error::other("it serves the process that this one was forked from"));
         }
-        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.send(request).map_err(|error| match error {
-            IpcError::Io(error) => error,
-            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
-            error => io::Error::other(error),
-        })?;
-        self.ring.ring()
+        self.line.ask(request)
     }
 }
 
@@ -329,7 +302,14 @@ struct Server {
 /// A child that has not been reaped.
 struct Running {
     key: Key,
+    tie: Tie,
     report: IpcSender<Report>,
+}
+
+impl Running {
+    fn is_daemon_of(&self, owner: u32) -> bool {
+        self.tie == Tie::Daemon && self.key.owner == owner
+    }
 }
 
 impl Server {
@@ -341,6 +321,7 @@ impl Server {
         bell: Bell,
         line: Template, // what children use to ask this template for processes of their own
     ) -> ! {
+        ending::let_go();
         sys::ignore_sigpipe();
         sys::hear_children();
         sys::name_process("template");
@@ -396,7 +377,12 @@ impl Server {
                                 return start;
                             }
                         }
-                        Request::Signal { to, signal } => self.signal(to, signal),
+                        Request::Signal { to, signal } => {
+                            self.signal(signal, |child| child.key == to);
+                        }
+                        Request::SignalDaemons { of, signal } => {
+                            self.signal(signal, |child| child.is_daemon_of(of));
+                        }
                         Request::Retire => self.retiring = true,
                     }
                 }
@@ -429,7 +415,8 @@ impl Server {
         match sys::fork(self.alone) {
             Ok(Forked::Parent { child: pid }) => {
                 let _ = start.report.send(Report::Started { pid });
-                self.children.insert(pid, Running { key: start.key, report: start.report });
+                let Start { key, tie, report, .. } = start;
+                self.children.insert(pid, Running { key, tie, report });
                 None
             }
             Ok(Forked::Child) => Some(start),
@@ -441,9 +428,9 @@ impl Server {
         }
     }
 
-    fn signal(&self, to: Key, signal: i32) {
+    fn signal(&self, signal: i32, is_meant: impl Fn(&Running) -> bool) {
         let Ok(signal) = Signal::try_from(signal) else { return };
-        if let Some((pid, _)) = self.children.iter().find(|(_, child)| child.key == to) {
+        for (pid, _) in self.children.iter().filter(|(_, child)| is_meant(child)) {
             sys::signal_child(*pid, signal);
         }
     }
@@ -460,16 +447,12 @@ impl Server {
 /// What every new process does before its own work: take the name and the surroundings it was given.
 fn become_process(alone: SingleThread, start: Start) -> ! {
     sys::name_process(&start.name);
-    let moved = start.surroundings.decode().and_then(|surroundings: Surroundings| {
-        for (name, value) in &surroundings.environment {
-            sys::set_env(alone, name, value.as_deref());
-        }
-        let Some(directory) = &surroundings.directory else { return Ok(()) };
-        std::env::set_current_dir(directory)
-            .map_err(|error| format!("working directory {}: {error}", directory.display()))
-    });
-    if let Err(why) = moved {
-        let _ = start.report.send(Report::BadSurroundings(why));
+    ending::hold(start.tie, start.lifeline);
+    let taken = start.surroundings.decode();
+    let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
+    let taken = taken.and_then(|()| start.limits.set());
+    if let Err(why) = taken {
+        let _ = start.report.send(Report::NotReady(why));
         sys::exit_now(1);
     }
     match start.job {

@@ -200,7 +200,7 @@ fn slow_input(arguments: &Arguments) {
 }
 
 /// Leaves this process so many descriptors, until what is returned is dropped.
-fn leave_descriptors(count: usize) -> Vec<File> {
+pub(crate) fn leave_descriptors(count: usize) -> Vec<File> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
     setrlimit(Resource::RLIMIT_NOFILE, 64, most).expect("less is allowed");
     let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();

@@ -256,9 +256,9 @@ fn static_pool(arguments: &Arguments) {
 fn exit_in_the_middle(arguments: &Arguments) {
     let pool = arguments.pool(2);
     get_busy(&pool, arguments.word() == "busy");
-    let child = Process::new(|()| work_for_ever(), ()).start().expect("it can be started");
+    let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).start();
     println!("main exits");
-    std::mem::forget(child);
+    std::mem::forget(daemon.expect("it can be started"));
     std::process::exit(3);
 }
 
