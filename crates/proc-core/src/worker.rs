@@ -78,6 +78,9 @@ const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a worker looks for work before it sleeps, where another processor can bring some.
 const LOOKS: u32 = 200;
 
+/// How much room for results a worker keeps for the next chunk.
+const MOST_KEPT: usize = 4 << 20;
+
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
@@ -258,7 +261,7 @@ impl Worker<'_> {
         }
         sys::flush(FLUSH_PATIENCE);
         self.out.clear();
-        self.out.shrink_to(1 << 20);
+        self.out.shrink_to(MOST_KEPT);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Finished);
