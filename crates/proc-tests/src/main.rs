@@ -15,6 +15,7 @@ mod nesting;
 mod output;
 mod processes;
 mod start;
+mod streams;
 mod waiting;
 
 use nix::sys::signal::Signal;
@@ -80,6 +81,7 @@ fn main() {
         output::SCENARIOS,
         processes::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
         waiting::SCENARIOS,
     ];
     let (_, scenario) = lists

@@ -27,6 +27,7 @@ use crate::function::Name;
 use crate::limits::Limits;
 use crate::process::Handle;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
+use crate::streams::Streams;
 use crate::template::Template;
 use crate::wire::{Handles, Payload};
 use crate::worker::Mail;
@@ -148,7 +149,8 @@ impl Crew {
     pub(crate) fn build(plan: Plan) -> Result<Arc<Crew>, Error> {
         let template = match plan.context {
             Context::Fork => {
-                Some(context::with_template(Context::Fork, |template| Ok(Arc::clone(template)))?)
+                let keep = |template: &Arc<Template>| Ok(Arc::clone(template));
+                Some(context::with_template(Context::Fork, &Streams::default(), keep)?)
             }
             _ => None,
         };
