@@ -47,6 +47,7 @@ enum Kind {
     Closed,
     InitMissing,
     Overwritten,
+    Restarts { restarts: u32, period: Duration, last: Error },
     Invalid(String),
 }
 
@@ -123,6 +124,10 @@ impl Error {
         Error::new(Kind::Overwritten)
     }
 
+    pub(crate) fn restarts(restarts: u32, period: Duration, last: Error) -> Error {
+        Error::new(Kind::Restarts { restarts, period, last })
+    }
+
     pub(crate) fn init_missing() -> Error {
         Error::new(Kind::InitMissing)
     }
@@ -191,6 +196,11 @@ impl Error {
         matches!(*self.kind, Kind::Closed | Kind::Overwritten)
     }
 
+    /// More of the pool's workers died than [`restart_intensity`](crate::PoolBuilder) allows.
+    pub fn is_restart_limit(&self) -> bool {
+        matches!(*self.kind, Kind::Restarts { .. })
+    }
+
     /// [`init`](crate::init) was not called at the top of `main`.
     pub fn is_init_missing(&self) -> bool {
         matches!(*self.kind, Kind::InitMissing)
@@ -205,7 +215,7 @@ impl Error {
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.kind {
             Kind::Died { status, .. } => *status,
-            Kind::Initializer(cause) => cause.exit_status(),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.exit_status(),
             _ => None,
         }
     }
@@ -228,7 +238,7 @@ impl Error {
     fn panic_report(&self) -> Option<&PanicReport> {
         match &*self.kind {
             Kind::Panicked(report) => Some(report),
-            Kind::Initializer(cause) => cause.panic_report(),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.panic_report(),
             _ => None,
         }
     }
@@ -253,7 +263,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.kind {
             Kind::Start { source, .. } => Some(source),
-            Kind::Initializer(cause) => Some(cause),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
             _ => None,
         }
     }
@@ -308,11 +318,17 @@ impl Display for Error {
                 "the pool has ended: a worker overwrote the memory that it shares with the others; \
                  build the pool anew, and give such work a pool of its own"
             ),
+            Kind::Restarts { restarts, period, .. } => write!(
+                f,
+                "the pool has ended: more than {restarts} of its workers died within {period:?}; \
+                 mend what kills them, or allow more with restart_intensity"
+            ),
             Kind::Invalid(what) => write!(f, "{what}"),
         }?;
         write_place(place, f)?;
         match &**kind {
             Kind::Initializer(cause) => write!(f, ": {cause}"),
+            Kind::Restarts { last, .. } => write!(f, ": at last {last}"),
             _ => Ok(()),
         }
     }

@@ -66,6 +66,9 @@
 //! | `get_context("spawn")` | [`Context::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
+//! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
+//! | (a pool has the size it has) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
+//! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
@@ -82,7 +85,9 @@ mod pool;
 mod process;
 mod queue;
 mod record;
+mod run;
 mod sentinel;
+mod state;
 mod streams;
 mod surroundings;
 mod sys;
@@ -95,7 +100,7 @@ pub use context::{Context, init};
 pub use error::Error;
 pub use function::Message;
 pub use limits::Limits;
-pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task};
+pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::Process;
 pub use sentinel::{Sentinel, wait};
 

@@ -20,6 +20,7 @@ use crate::error::{Error, Place};
 use crate::function::{Fault, Input, Message, Name, refuse_captures};
 use crate::limits::Limits;
 use crate::panics::{self, Echo};
+use crate::state::State;
 use crate::streams::Streams;
 use crate::surroundings::Overrides;
 use crate::sys;
@@ -362,9 +363,9 @@ pub(crate) enum Received {
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Print);
     let mut out = Vec::new();
-    let result = function.resolve().and_then(|call| {
+    let result = function.resolve().and_then(|code| {
         let (bytes, handles) = arguments.parts();
-        call(Input { bytes, handles }, &mut out)
+        (code.call)(Input { bytes, handles }, &mut State::none(), &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result

@@ -110,23 +110,42 @@ pub(crate) fn encode_into<T: Message>(
     out: &mut Vec<u8>,
 ) -> Result<Option<Handles>, String> {
     let start = out.len();
-    let encoded = panics::catch(|| codec::encode_into(value, out))
-        .map_err(|panic| format!("its Serialize panicked: {}", panic.message))
-        .and_then(|encoded| encoded.map_err(|error| error.to_string()));
+    panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
+        out.truncate(start);
+        drop_collected_handles();
+        Err(format!("its Serialize panicked: {}", panic.message))
+    })
+}
+
+/// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller, who is then
+/// to call [`drop_collected_handles`] and to shorten `out`.
+#[inline]
+pub(crate) fn encode_or_panic<T: Message>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<Option<Handles>, String> {
+    let start = out.len();
+    let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as a zero byte, its index:
     // without either there is none, and the costly look can be saved.
     if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out[start..].contains(&0)) {
-        if encoded.is_err() {
-            out.truncate(start);
-        }
-        return encoded.map(|()| None);
+        return match encoded {
+            Ok(()) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
     }
     let handles = collect_handles();
-    let result = encoded.and(handles);
+    let result = encoded.map_err(|error| error.to_string()).and(handles);
     if result.is_err() {
         out.truncate(start);
     }
     result
+}
+
+/// After a value's encoding has panicked: forgets the channel ends that it had met.
+#[cold]
+pub(crate) fn drop_collected_handles() {
+    let _ = collect_handles();
 }
 
 /// Moves the channel ends that this thread's encoding has met into a message of their own.
@@ -180,11 +199,25 @@ pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Resu
 }
 
 fn decode_bytes<T: Message>(bytes: &[u8]) -> Result<T, String> {
-    match panics::catch(|| codec::decode(bytes)) {
-        Ok(Ok((value, []))) => Ok(value),
-        Ok(Ok((_, rest))) => Err(format!("{} bytes are left over", rest.len())),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(format!("its Deserialize panicked: {}", panic.message)),
+    panics::catch(|| decode_plain(bytes))
+        .unwrap_or_else(|panic| Err(format!("its Deserialize panicked: {}", panic.message)))
+}
+
+/// Like [`decode`], but a panic of the type's `Deserialize` goes on to the caller.
+#[inline]
+pub(crate) fn decode_or_panic<T: Message>(
+    bytes: &[u8],
+    handles: Option<Handles>,
+) -> Result<T, String> {
+    if handles.is_some() { decode(bytes, handles) } else { decode_plain(bytes) }
+}
+
+#[inline]
+fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    match codec::decode(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -14,6 +14,8 @@ mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod sizes;
+mod staff;
 mod start;
 mod streams;
 mod waiting;
@@ -80,6 +82,8 @@ fn main() {
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        sizes::SCENARIOS,
+        staff::SCENARIOS,
         start::SCENARIOS,
         streams::SCENARIOS,
         waiting::SCENARIOS,
@@ -105,6 +109,7 @@ fn describe(error: &Error) -> String {
         (error.is_start(), "start"),
         (error.is_initializer(), "initializer"),
         (error.is_closed(), "closed"),
+        (error.is_restart_limit(), "restart-limit"),
         (error.is_init_missing(), "init-missing"),
         (error.is_invalid(), "invalid"),
     ];

@@ -13,18 +13,10 @@ use crate::worker::Mail;
 impl Crew {
     /// Takes over a call's tasks.
     pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
-        if !self.is_ours() {
-            return Err(Error::invalid(format!(
-                "the pool belongs to process {}, and this one is a copy of it: build another",
-                self.maker
-            )));
-        }
+        self.check_maker()?;
         let mut state = self.lock();
-        match &state.phase {
-            Phase::Open => {}
-            Phase::Closing => return Err(Error::closed()),
-            Phase::Over(cause) => return Err(cause.clone().unwrap_or_else(Error::closed)),
-        }
+        state.phase.check_open()?;
+        self.revive(&mut state);
         if feed.left > 0 {
             let timed = feed.inbox.terms.timeout.is_some();
             state.feeds.push_back(feed);
@@ -72,14 +64,16 @@ impl Crew {
         if published > 0 {
             self.wake(state, published);
         }
+        self.call_workers(state);
         if matches!(state.phase, Phase::Closing) && state.is_idle() {
-            self.board.close();
+            self.board.admit(0);
             self.wake(state, usize::MAX);
+            self.called.notify_all();
         }
     }
 
     pub(super) fn wake(&self, state: &mut State, most: usize) {
-        for owner in self.board.pick_sleepers(most) {
+        for owner in self.board.pick_sleepers(state.owners(), most) {
             state.mail(owner, Mail::Wake);
         }
     }
@@ -127,6 +121,7 @@ impl Crew {
     ) -> Result<Out, (Arc<Inbox>, Error)> {
         let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
+        let measured = !feed.is_fixed();
         let Some(Cut { first, count, bytes, handles }) = feed.cut(workers) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
@@ -136,7 +131,7 @@ impl Crew {
         let cannot = |error| fail(Error::start("a chunk's memory", error));
         let (block, new) = allocated.map_err(cannot)?;
         if new > 0 {
-            for owner in 0..self.plan.processes {
+            for owner in state.owners() {
                 let region = state.arena.region(block).share().map_err(cannot)?;
                 state.mail(owner, Mail::Region(region));
             }
@@ -153,6 +148,7 @@ impl Crew {
             count: count as u32,
             asks: handles.is_some(),
             timed: inbox.terms.timeout.is_some(),
+            measured,
         };
         Ok(Out {
             inbox,
