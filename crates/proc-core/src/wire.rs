@@ -66,6 +66,13 @@ impl Payload {
         Payload::new(bytes, handles)
     }
 
+    /// Encodes a value that holds no channel ends, without the look for them.
+    pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
+        let mut bytes = Vec::new();
+        codec::encode_into(value, &mut bytes).map_err(|error| error.to_string())?;
+        Payload::new(bytes, None)
+    }
+
     /// The encoded value.
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.body {
@@ -270,6 +277,8 @@ pub(crate) enum Request {
     Signal { to: Key, signal: i32 },
     /// Send a signal to the daemons that process `of` has started.
     SignalDaemons { of: u32, signal: i32 },
+    /// Close the streams that have gone ahead of a `Start` that will not come, or was lost.
+    Forget(Key),
     /// Start nothing more; end when the last process has.
     Retire,
 }
@@ -287,6 +296,8 @@ pub(crate) struct Start {
     /// [`Surroundings`](crate::surroundings::Surroundings), which may be long.
     pub(crate) surroundings: Payload,
     pub(crate) limits: Limits,
+    /// How many standard streams of its own have gone ahead.
+    pub(crate) streams: usize,
     pub(crate) job: Job,
 }
 

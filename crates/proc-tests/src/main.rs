@@ -17,6 +17,7 @@ mod processes;
 mod sizes;
 mod staff;
 mod start;
+mod streams;
 mod waiting;
 
 use nix::sys::signal::Signal;
@@ -84,6 +85,7 @@ fn main() {
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
         waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
