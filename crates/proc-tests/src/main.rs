@@ -16,6 +16,7 @@ mod processes;
 mod sizes;
 mod staff;
 mod start;
+mod tasks;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -81,6 +82,7 @@ fn main() {
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
+        tasks::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()

@@ -142,6 +142,8 @@ impl Crew {
     ) {
         let mut news = Vec::new();
         let mut state = self.lock();
+        // As long as it is known who did it.
+        self.collect_finished(&mut state, &mut news);
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
         let doom = seat.doom.take();
@@ -149,7 +151,6 @@ impl Crew {
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
-        self.collect_finished(&mut state, &mut news);
         let death = failure.unwrap_or_else(|| Error::died(status)).at(place.clone());
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
         left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
