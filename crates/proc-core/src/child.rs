@@ -3,44 +3,114 @@
 //! A child has one channel back, on which the template tells its pid and its exit status and the
 //! child its result. Reading that channel is all that `join` does; there is no thread behind it.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Place};
 use crate::function::Message;
-use crate::process::{Link, Received};
+use crate::limits::Limits;
+use crate::process::{Handle, Link, Received};
+use crate::sentinel::Sentinel;
 use crate::wire::{Payload, Report};
 
 /// A process that was started.
 ///
 /// Dropping it without joining leaves the process running. As in Python, the end of the program waits
 /// for it, unless it is a [daemon](crate::Process::daemon); how it ended is then told to nobody.
-#[derive(Debug)]
 #[must_use = "whether it succeeded is told only to whoever joins it"]
 pub struct Child<R> {
-    link: Link,
+    handle: Handle,
     name: String,
-    result: Option<Outcome<R>>,
+    course: Arc<Course>,
+    result: PhantomData<fn() -> R>,
 }
 
-/// What is known of a child's end so far.
+/// What becomes of a process, for its child and its sentinels.
 #[derive(Debug)]
-enum Outcome<R> {
-    Returned(Result<R, Error>),
-    Exited { status: Option<ExitStatus>, returned: Option<Result<R, Error>> },
+pub(crate) struct Course(Mutex<Known>);
+
+/// What its reports have told so far.
+#[derive(Debug)]
+struct Known {
+    link: Link,
+    limits: Limits,
+    returned: Option<Returned>,
+    /// With the status, unless nobody is left who knew it.
+    exited: Option<Option<ExitStatus>>,
+}
+
+/// What a function has returned, not decoded yet.
+#[derive(Debug)]
+enum Returned {
+    Value(Payload),
+    /// It failed in a way that its process survived.
+    Fault(Payload),
+    /// It was not called.
+    NotStarted(String),
+}
+
+impl Course {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the process has ended, as far as is known without waiting.
+    pub(crate) fn has_ended(&self) -> bool {
+        // Who holds it for long is waiting for the end, which has not come then.
+        match self.0.try_lock() {
+            Ok(mut known) => known.advance(Some(Instant::now())),
+            Err(_) => false,
+        }
+    }
+
+    /// Reads reports until the end or the deadline.
+    pub(crate) fn wait_for_end(&self, deadline: Instant) {
+        self.known().advance(Some(deadline));
+    }
+}
+
+impl Known {
+    /// Reads reports until the end or the deadline; whether it was the end.
+    fn advance(&mut self, deadline: Option<Instant>) -> bool {
+        while self.exited.is_none() {
+            match self.link.receive(deadline) {
+                Received::Report(Report::Exited { status }) => {
+                    self.exited = Some(Some(ExitStatus::from_raw(status)));
+                }
+                Received::End => self.exited = Some(None),
+                Received::Report(Report::Returned(result)) => {
+                    let returned = result.map_or_else(Returned::Fault, Returned::Value);
+                    self.returned.get_or_insert(returned);
+                }
+                Received::Report(Report::NotReady(why)) => {
+                    self.returned = Some(Returned::NotStarted(why));
+                }
+                Received::Report(_) => {}
+                Received::Rubbish => self.link.handle.signal(Signal::SIGKILL),
+                Received::Nothing => return false,
+            }
+        }
+        true
+    }
 }
 
 impl<R: Message> Child<R> {
-    pub(crate) fn new(link: Link, name: String) -> Child<R> {
-        Child { link, name, result: None }
+    pub(crate) fn new(link: Link, name: String, limits: Limits) -> Child<R> {
+        let handle = link.handle.clone();
+        let course =
+            Arc::new(Course(Mutex::new(Known { link, limits, returned: None, exited: None })));
+        Child { handle, name, course, result: PhantomData }
     }
 
     /// The process's pid.
     pub fn pid(&self) -> u32 {
-        self.link.handle.pid
+        self.handle.pid
     }
 
     /// The process's name.
@@ -50,8 +120,7 @@ impl<R: Message> Child<R> {
 
     /// Whether the process has not ended yet.
     pub fn is_alive(&mut self) -> bool {
-        self.advance(Some(Instant::now()));
-        !matches!(self.result, Some(Outcome::Exited { .. }))
+        !self.course.known().advance(Some(Instant::now()))
     }
 
     /// How the process ended: its exit code or its signal; `None` while it is alive.
@@ -59,11 +128,15 @@ impl<R: Message> Child<R> {
     /// A function that returned ends its process with code 0, one that panicked with 101.
     #[doc(alias = "exitcode")]
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.advance(Some(Instant::now()));
-        match self.result {
-            Some(Outcome::Exited { status, .. }) => status,
-            _ => None,
-        }
+        let mut known = self.course.known();
+        known.advance(Some(Instant::now()));
+        known.exited.flatten()
+    }
+
+    /// What tells of the process's end, for [`wait`](crate::wait); also when the child is joined or
+    /// dropped.
+    pub fn sentinel(&self) -> Sentinel {
+        Sentinel::new(&self.course, self.pid())
     }
 
     /// Waits for the process to end and gives back what its function returned.
@@ -71,8 +144,8 @@ impl<R: Message> Child<R> {
     /// # Errors
     ///
     /// The function panicked, its result could not be sent, or the process ended without a result.
-    pub fn join(mut self) -> Result<R, Error> {
-        self.advance(None);
+    pub fn join(self) -> Result<R, Error> {
+        self.course.known().advance(None);
         self.finish()
     }
 
@@ -91,17 +164,10 @@ impl<R: Message> Child<R> {
     /// # Ok(())
     /// # }
     /// ```
-    #[expect(
-        clippy::result_large_err,
-        reason = "what comes back is no error, and not on a hot path"
-    )]
-    pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
+    pub fn join_timeout(self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
         let deadline = Instant::now().checked_add(timeout);
-        self.advance(deadline);
-        match self.result {
-            Some(Outcome::Exited { .. }) => Ok(self.finish()),
-            _ => Err(self),
-        }
+        let ended = self.course.known().advance(deadline);
+        if ended { Ok(self.finish()) } else { Err(self) }
     }
 
     /// Ends the process and waits for it: SIGTERM, and after `grace` SIGKILL.
@@ -144,7 +210,7 @@ impl<R: Message> Child<R> {
     ///
     /// None today; a system where signals need a permission could have one.
     pub fn terminate(&self) -> Result<(), Error> {
-        self.link.handle.signal(Signal::SIGTERM);
+        self.handle.signal(Signal::SIGTERM);
         Ok(())
     }
 
@@ -154,62 +220,30 @@ impl<R: Message> Child<R> {
     ///
     /// As for [`terminate`](Child::terminate).
     pub fn kill(&self) -> Result<(), Error> {
-        self.link.handle.signal(Signal::SIGKILL);
+        self.handle.signal(Signal::SIGKILL);
         Ok(())
     }
 
-    /// Reads reports until the exit or the deadline.
-    fn advance(&mut self, deadline: Option<Instant>) {
-        loop {
-            let returned = match self.result.take() {
-                exited @ Some(Outcome::Exited { .. }) => {
-                    self.result = exited;
-                    return;
-                }
-                Some(Outcome::Returned(result)) => Some(result),
-                None => None,
-            };
-            let wait = |returned: Option<_>| returned.map(Outcome::Returned);
-            self.result = match self.link.receive(deadline) {
-                Received::Report(Report::Exited { status }) => {
-                    Some(Outcome::Exited { status: Some(ExitStatus::from_raw(status)), returned })
-                }
-                Received::End => Some(Outcome::Exited { status: None, returned }),
-                Received::Report(Report::Returned(result)) => {
-                    Some(Outcome::Returned(returned.unwrap_or_else(|| open(result))))
-                }
-                Received::Report(Report::BadSurroundings(why)) => {
-                    let source = std::io::Error::other(why);
-                    Some(Outcome::Returned(Err(Error::start("the process", source))))
-                }
-                Received::Report(_) => wait(returned),
-                Received::Rubbish => {
-                    self.link.handle.signal(Signal::SIGKILL);
-                    wait(returned)
-                }
-                Received::Nothing => {
-                    self.result = wait(returned);
-                    return;
-                }
-            };
-        }
-    }
-
     fn finish(self) -> Result<R, Error> {
-        let place =
-            Place { name: Some(self.name), pid: Some(self.link.handle.pid), ..Place::default() };
-        match self.result {
-            Some(Outcome::Exited { returned: Some(result), .. }) => result,
-            Some(Outcome::Exited { status, .. }) => Err(Error::died(status)),
-            _ => Err(Error::died(None)),
+        let place = Place { name: Some(self.name), pid: Some(self.handle.pid), ..Place::default() };
+        let mut known = self.course.known();
+        match known.returned.take() {
+            Some(Returned::Value(value)) => value.decode().map_err(Error::decode_result),
+            Some(Returned::Fault(fault)) => Err(Error::from_fault_payload(fault)),
+            Some(Returned::NotStarted(why)) => {
+                Err(Error::start("the process", std::io::Error::other(why)))
+            }
+            None => Err(Error::died(known.exited.flatten(), &known.limits)),
         }
         .map_err(|error| error.at(place))
     }
 }
 
-fn open<R: Message>(result: Result<Payload, Payload>) -> Result<R, Error> {
-    match result {
-        Ok(value) => value.decode().map_err(Error::decode_result),
-        Err(fault) => Err(Error::from_fault_payload(fault)),
+impl<R> fmt::Debug for Child<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("name", &self.name)
+            .field("pid", &self.handle.pid)
+            .finish_non_exhaustive()
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::function::Fault;
+use crate::limits::Limits;
 use crate::panics::PanicReport;
 use crate::sys;
 use crate::wire::Payload;
@@ -34,7 +35,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 enum Kind {
     Panicked(PanicReport),
-    Died(Option<ExitStatus>),
+    Died { status: Option<ExitStatus>, passed: Option<String> },
     Timeout(Duration),
     Cancelled,
     Encode { what: &'static str, why: String },
@@ -78,8 +79,9 @@ impl Error {
         fault.decode().map_or_else(Error::decode_result, Error::from_fault)
     }
 
-    pub(crate) fn died(status: Option<ExitStatus>) -> Error {
-        Error::new(Kind::Died(status))
+    pub(crate) fn died(status: Option<ExitStatus>, limits: &Limits) -> Error {
+        let passed = status.and_then(|status| limits.passed(status));
+        Error::new(Kind::Died { status, passed })
     }
 
     pub(crate) fn timeout(after: Duration) -> Error {
@@ -145,7 +147,18 @@ impl Error {
 
     /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
-        matches!(*self.kind, Kind::Died(_))
+        matches!(*self.kind, Kind::Died { .. })
+    }
+
+    /// The process ended as one does that passes one of its [`Limits`].
+    ///
+    /// For memory that is a likely cause, not a certain one: a process can abort for other reasons.
+    pub fn is_limit(&self) -> bool {
+        match &*self.kind {
+            Kind::Died { passed, .. } => passed.is_some(),
+            Kind::Initializer(cause) => cause.is_limit(),
+            _ => false,
+        }
     }
 
     /// The time that the caller allowed has passed.
@@ -201,7 +214,7 @@ impl Error {
     /// How the process ended, where that is the error.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.kind {
-            Kind::Died(status) => *status,
+            Kind::Died { status, .. } => *status,
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.exit_status(),
             _ => None,
         }
@@ -267,7 +280,10 @@ impl Display for Error {
                 write!(f, "panicked at {location}: {message}")
             }
             Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
-            Kind::Died(status) => describe_death(*status, f),
+            Kind::Died { status, passed } => {
+                describe_death(*status, f)?;
+                passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
+            }
             Kind::Timeout(after) => write!(f, "no result within {after:?}"),
             Kind::Cancelled => write!(f, "cancelled"),
             Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),

@@ -58,6 +58,8 @@
 //! | `p.start()`, `p.join()`, `p.join(5)` | [`start()?`](Process::start), [`join()?`](Child::join), [`join_timeout(d)`](Child::join_timeout) |
 //! | `p.pid`, `p.is_alive()`, `p.exitcode` | [`pid()`](Child::pid), [`is_alive()`](Child::is_alive), [`exit_status()`](Child::exit_status) |
 //! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill), both with a grace: [`stop(d)`](Child::stop) |
+//! | `connection.wait([p.sentinel, q.sentinel])` | [`wait(&[p.sentinel(), q.sentinel()], None)`](wait) |
+//! | `resource.setrlimit(…)` in the process | [`.limits(…)`](Process::limits) of processes and pools: [`Limits`] |
 //! | `daemon=True` | [`.daemon(true)`](Process::daemon) |
 //! | `Popen(env=…, cwd=…)` | [`.env("K", "v")`](Process::env), [`.current_dir(path)`](Process::current_dir) |
 //! | `Pool(5, f, (x,), 100)` | [`Pool::builder()`](Pool::builder)`.processes(5).initializer(f, x).max_tasks_per_child(100).build()?` |
@@ -77,12 +79,14 @@ mod context;
 mod ending;
 mod error;
 mod function;
+mod limits;
 mod panics;
 mod pool;
 mod process;
 mod queue;
 mod record;
 mod run;
+mod sentinel;
 mod state;
 mod surroundings;
 mod sys;
@@ -94,8 +98,10 @@ pub use child::Child;
 pub use context::{Context, init};
 pub use error::Error;
 pub use function::Message;
+pub use limits::Limits;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::Process;
+pub use sentinel::{Sentinel, wait};
 
 /// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]

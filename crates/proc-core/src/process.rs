@@ -17,6 +17,7 @@ use crate::context::{self, Context};
 use crate::ending::{self, Tie};
 use crate::error::{Error, Place};
 use crate::function::{Fault, Input, Message, Name, refuse_captures};
+use crate::limits::Limits;
 use crate::panics::{self, Echo};
 use crate::state::State;
 use crate::surroundings::Overrides;
@@ -61,6 +62,7 @@ pub struct Process<F, A> {
 pub(crate) struct Attributes {
     pub(crate) tie: Tie,
     pub(crate) overrides: Overrides,
+    pub(crate) limits: Limits,
 }
 
 impl<F, A, R> Process<F, A>
@@ -156,6 +158,12 @@ where
         self
     }
 
+    /// Limits what the process may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.attributes.limits = limits;
+        self
+    }
+
     /// Starts the process.
     ///
     /// It has the working directory and environment that the caller has now, and shares the
@@ -176,7 +184,7 @@ where
             let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
             let job = Job::Call { function, arguments };
             let link = Link::start(template, serial, &name, &self.attributes, job)?;
-            Ok(Child::new(link, name.clone()))
+            Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })
         .map_err(|error| error.at(place()))
     }
@@ -229,14 +237,15 @@ impl Link {
         let cannot = |source| Error::start("the process", source);
         let (report, reports) = ipc::channel().map_err(cannot)?;
         let key = Key { owner: std::process::id(), serial };
-        let Attributes { tie, overrides } = attributes;
+        let Attributes { tie, overrides, limits } = attributes;
+        let (tie, limits) = (*tie, limits.clone());
         let surroundings = template.surroundings(overrides).map_err(Error::invalid)?;
         let surroundings =
             Payload::encode(&surroundings).map_err(|why| cannot(std::io::Error::other(why)))?;
-        let lifeline = ending::lifeline(*tie).map_err(cannot)?;
+        let lifeline = ending::lifeline(tie).map_err(cannot)?;
         // More is not shown anywhere; errors have the whole name.
         let name = name.chars().take(16).collect();
-        template.start(Start { key, name, report, tie: *tie, lifeline, surroundings, job })?;
+        template.start(Start { key, name, report, tie, lifeline, surroundings, limits, job })?;
         let handle = Handle { pid: 0, key, template: Arc::clone(template) };
         let mut link = Link { handle, reports, early: RefCell::default() };
         let mut early = VecDeque::new();

@@ -450,8 +450,9 @@ fn become_process(alone: SingleThread, start: Start) -> ! {
     ending::hold(start.tie, start.lifeline);
     let taken = start.surroundings.decode();
     let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
+    let taken = taken.and_then(|()| start.limits.set());
     if let Err(why) = taken {
-        let _ = start.report.send(Report::BadSurroundings(why));
+        let _ = start.report.send(Report::NotReady(why));
         sys::exit_now(1);
     }
     match start.job {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ending::Tie;
 use crate::function::{Message, Name};
+use crate::limits::Limits;
 use crate::panics;
 use crate::sys;
 
@@ -277,6 +278,7 @@ pub(crate) struct Start {
     pub(crate) lifeline: Option<IpcSender<()>>,
     /// [`Surroundings`](crate::surroundings::Surroundings), which may be long.
     pub(crate) surroundings: Payload,
+    pub(crate) limits: Limits,
     pub(crate) job: Job,
 }
 
@@ -296,8 +298,8 @@ pub(crate) enum Report {
     Started { pid: u32 },
     /// The template could not make it: the system's error number.
     NotStarted { errno: i32 },
-    /// It could not take the surroundings it was to start in.
-    BadSurroundings(String),
+    /// It could not take the surroundings or limits that it was to start with.
+    NotReady(String),
     /// Its function has returned, or failed in a way that it survived: a [`Fault`](crate::function).
     Returned(Result<Payload, Payload>),
     /// The template has reaped it: a raw wait status.

@@ -9,6 +9,7 @@ mod ending;
 mod failures;
 mod hardships;
 mod life;
+mod limits;
 mod marks;
 mod nesting;
 mod output;
@@ -17,6 +18,7 @@ mod sizes;
 mod staff;
 mod start;
 mod tasks;
+mod waiting;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -76,6 +78,7 @@ fn main() {
         failures::SCENARIOS,
         hardships::SCENARIOS,
         life::SCENARIOS,
+        limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
@@ -83,6 +86,7 @@ fn main() {
         staff::SCENARIOS,
         start::SCENARIOS,
         tasks::SCENARIOS,
+        waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()
@@ -97,6 +101,7 @@ fn describe(error: &Error) -> String {
     let kinds = [
         (error.is_panic(), "panic"),
         (error.is_death(), "death"),
+        (error.is_limit(), "limit"),
         (error.is_timeout(), "timeout"),
         (error.is_cancelled(), "cancelled"),
         (error.is_encode(), "encode"),

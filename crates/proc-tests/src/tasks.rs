@@ -100,8 +100,8 @@ fn cancel_running(arguments: &Arguments) {
     let pid = neighbour.get().expect("nothing fails");
     let kept = before.iter().filter(|pid| pool.workers().contains(pid));
     println!("kept {}", kept.eq([&pid]));
-    let ended = before.iter().filter(|other| **other != pid);
-    println!("ended {}", ended.map(|pid| !marks::lives(*pid)).all(|gone| gone));
+    let mut others = before.iter().filter(|other| **other != pid);
+    println!("ended {}", others.all(|other| !marks::lives(*other)));
 }
 
 /// Part of a call is done, part runs, part waits when it is cancelled.

@@ -8,6 +8,7 @@ use super::crew::{Crew, Initializer, Intensity, Plan};
 use crate::context::Context;
 use crate::error::Error;
 use crate::function::{Message, Name};
+use crate::limits::Limits;
 use crate::queue::Layout;
 use crate::sys;
 use crate::wire::Payload;
@@ -45,6 +46,7 @@ struct Settings {
     state: Option<Initializer>,
     worker_exit: Option<Result<Name, String>>,
     max_tasks: Option<u64>,
+    limits: Limits,
     idle_timeout: Option<Duration>,
     intensity: Option<Intensity>,
 }
@@ -167,6 +169,12 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// Limits what each worker may use, the replacements included.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
     /// Ends a worker that had nothing to do for so long; when there is work for it, the pool starts
     /// another. Without it, workers wait for ever.
     ///
@@ -237,6 +245,7 @@ impl<S> PoolBuilder<S> {
             state,
             worker_exit,
             max_tasks,
+            limits,
             idle_timeout,
             intensity,
         } = self.settings;
@@ -260,6 +269,7 @@ impl<S> PoolBuilder<S> {
             state,
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
             max_tasks,
+            limits,
             idle_timeout,
             intensity,
         })?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::crew::Crew;
 use super::imap::ImapUnordered;
 use super::job::{Delivery, Feed, Inbox, Terms};
-use super::map::{self, Fates};
+use super::map;
 use super::task::Task;
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
@@ -30,7 +30,7 @@ impl<'a> Caller<'a> {
         A: Message,
         R: Message,
     {
-        let (results, call) = self.run(name, inputs);
+        let (results, call) = map::run(self, self.checked(name), inputs.into_iter());
         call?;
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::closed()))).collect()
     }
@@ -44,7 +44,7 @@ impl<'a> Caller<'a> {
         A: Message,
         R: Message,
     {
-        let (results, call) = self.run(name, inputs);
+        let (results, call) = map::run(self, self.checked(name), inputs.into_iter());
         let lost = call.err().unwrap_or_else(Error::closed);
         let fill = |(task, result): (usize, Option<_>)| {
             let place = Place { task: Some(task), ..Place::default() };
@@ -116,19 +116,6 @@ impl<'a> Caller<'a> {
         };
         self.crew.submit(feed)?;
         Ok(Task::new(self.crew, inbox, Box::new(gather)))
-    }
-
-    fn run<A, R>(
-        self,
-        name: Result<Name, String>,
-        inputs: impl IntoIterator<Item = A>,
-    ) -> (Fates<R>, Result<(), Error>)
-    where
-        A: Message,
-        R: Message,
-    {
-        let name = self.checked(name);
-        map::run(self.crew, self.terms, self.chunksize, name, inputs.into_iter())
     }
 
     /// The function's name, if it has one and the settings make sense.

@@ -26,6 +26,7 @@ use super::job::{Delivery, Feed, Inbox};
 use crate::context::{self, Context};
 use crate::error::Error;
 use crate::function::Name;
+use crate::limits::Limits;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
 use crate::template::Template;
 use crate::wire::{Handles, Payload};
@@ -51,6 +52,7 @@ pub(crate) struct Plan {
     pub(crate) state: Option<Initializer>,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    pub(crate) limits: Limits,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) intensity: Option<Intensity>,
 }

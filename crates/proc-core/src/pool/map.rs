@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::caller::Caller;
 use super::crew::Crew;
-use super::job::{Delivery, Feed, Inbox, Terms};
+use super::job::{Delivery, Feed, Inbox};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 
@@ -23,34 +24,31 @@ pub(super) type Fates<R> = Vec<Option<Result<R, Error>>>;
 
 /// Runs all inputs. The results there are, and what ended the call as a whole.
 pub(super) fn run<A: Message, R: Message>(
-    crew: &Arc<Crew>,
-    terms: Terms,
-    chunksize: Option<usize>,
+    Caller { crew, chunksize, terms }: Caller<'_>,
     name: Result<Name, Error>,
-    inputs: impl Iterator<Item = A>,
+    mut inputs: impl Iterator<Item = A>,
 ) -> (Fates<R>, Result<(), Error>) {
-    let mut inputs = inputs;
     // As many as are promised, within reason: an iterator may promise what it does not keep.
     let fates = Vec::with_capacity(inputs.size_hint().0.min(MOST_PROMISED));
-    let mut call = Call { crew, inbox: Inbox::new(terms), fates, open: 0 };
+    let mut map = Map { crew, inbox: Inbox::new(terms), fates, open: 0 };
     let done = name.and_then(|name| {
-        call.send(name, chunksize, &mut inputs)?;
-        while call.open > 0 {
-            if let Some(delivery) = crew.wait(&call.inbox, None) {
-                call.take_in(delivery?);
+        map.send(name, chunksize, &mut inputs)?;
+        while map.open > 0 {
+            if let Some(delivery) = crew.wait(&map.inbox, None) {
+                map.take_in(delivery?);
             }
         }
         Ok(())
     });
     if done.is_err() {
         let left = inputs.count();
-        call.fates.resize_with(call.fates.len() + left, || None);
+        map.fates.resize_with(map.fates.len() + left, || None);
     }
-    (std::mem::take(&mut call.fates), done)
+    (std::mem::take(&mut map.fates), done)
 }
 
 /// One map on its way.
-struct Call<'a, R> {
+struct Map<'a, R> {
     crew: &'a Arc<Crew>,
     inbox: Arc<Inbox>,
     fates: Fates<R>,
@@ -58,7 +56,7 @@ struct Call<'a, R> {
     open: usize,
 }
 
-impl<R: Message> Call<'_, R> {
+impl<R: Message> Map<'_, R> {
     /// Sends all inputs in batches, taking in results between them.
     fn send<A: Message>(
         &mut self,
@@ -128,7 +126,7 @@ impl<R: Message> Call<'_, R> {
     }
 }
 
-impl<R> Drop for Call<'_, R> {
+impl<R> Drop for Map<'_, R> {
     fn drop(&mut self) {
         // Not all was taken in: the input panicked, or the pool has ended.
         if self.open > 0 {

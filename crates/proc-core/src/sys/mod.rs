@@ -28,11 +28,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
-pub(crate) use os::{ExitBell, die_with_parent, name_process, thread_count, watch_process};
+pub(crate) use os::{
+    ExitBell, die_with_parent, name_process, set_affinity, thread_count, watch_process,
+};
 
 /// Proof that the calling process has one thread, so that forking it copies nobody's held lock.
 #[derive(Clone, Copy, Debug)]
@@ -364,6 +367,20 @@ pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
         Some(value) => unsafe { std::env::set_var(name, value) },
         // SAFETY: as above.
         None => unsafe { std::env::remove_var(name) },
+    }
+}
+
+/// Sets both limits of a resource for this process.
+pub(crate) fn set_limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    Ok(nix::sys::resource::setrlimit(resource, soft, hard)?)
+}
+
+/// Sets this process's nice value.
+pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
+    // SAFETY: setpriority takes three integers; 0 means the calling process.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -151,7 +151,8 @@ impl Crew {
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
-        let death = failure.unwrap_or_else(|| Error::died(status)).at(place.clone());
+        let death =
+            failure.unwrap_or_else(|| Error::died(status, &self.plan.limits)).at(place.clone());
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
         left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
         left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));

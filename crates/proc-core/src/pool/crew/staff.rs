@@ -89,7 +89,11 @@ impl Crew {
                 }
             };
             let name = format!("{}-{owner}", self.plan.name);
-            let attributes = Attributes { tie: Tie::Worker, ..Attributes::default() };
+            let attributes = Attributes {
+                tie: Tie::Worker,
+                limits: self.plan.limits.clone(),
+                ..Attributes::default()
+            };
             Link::start(template, serial, &name, &attributes, Job::Work(Box::new(setup)))
         };
         let link = match &self.template {
@@ -155,7 +159,7 @@ impl Crew {
                 Received::Report(Report::Exited { status }) => {
                     break Some(ExitStatus::from_raw(status));
                 }
-                Received::Report(Report::BadSurroundings(why)) => {
+                Received::Report(Report::NotReady(why)) => {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));
                 }
                 Received::Report(_) | Received::Nothing => {}
