@@ -81,6 +81,9 @@ const LOOKS: u32 = 200;
 /// How much room for results a worker keeps for the next chunk.
 const MOST_KEPT: usize = 4 << 20;
 
+/// More than poll can count is not slept at a time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
+
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
@@ -164,8 +167,11 @@ impl Worker<'_> {
     fn sleep(&mut self) -> bool {
         let received = match self.idle_timeout {
             None => self.mail.recv().map_err(TryRecvError::IpcError),
-            // Rounded up, since what waits counts in whole milliseconds.
-            Some(patience) => self.mail.try_recv_timeout(patience + Duration::from_micros(999)),
+            Some(patience) => {
+                // Rounded up, since what waits counts in whole milliseconds.
+                let patience = patience.saturating_add(Duration::from_micros(999));
+                self.mail.try_recv_timeout(patience.min(LONGEST_SLEEP))
+            }
         };
         match received {
             Ok(mail) => self.take(mail),

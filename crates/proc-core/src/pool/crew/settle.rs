@@ -144,6 +144,8 @@ impl Crew {
     ) {
         let mut news = Vec::new();
         let mut state = self.lock();
+        // As long as it is known who did it.
+        self.collect_finished(&mut state, &mut news);
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
         let doom = seat.doom.take();
@@ -151,7 +153,6 @@ impl Crew {
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
-        self.collect_finished(&mut state, &mut news);
         let death =
             failure.unwrap_or_else(|| Error::died(status, &self.plan.limits)).at(place.clone());
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
