@@ -85,6 +85,9 @@ pub use function::Message;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task};
 pub use process::{Child, Process};
 
+#[doc(hidden)]
+pub use pool::remote;
+
 /// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]
 pub mod __private {

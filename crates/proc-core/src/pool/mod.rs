@@ -9,6 +9,8 @@ mod crew;
 mod imap;
 mod job;
 mod options;
+#[doc(hidden)]
+pub mod remote;
 mod task;
 
 use std::sync::Arc;
