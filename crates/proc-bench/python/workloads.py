@@ -224,7 +224,8 @@ def memory_of_workers(lib, pool, asked):
 def in_pool(lib, pool, asked):
     """What is timed in a pool that is there already."""
     workload, count = asked["workload"], asked["tasks"]
-    buffers = [b"\7" * LARGE] * count if workload == "send" else None
+    # Each one different: pickle would send the same one once a chunk.
+    buffers = [bytes([i % 256]) * LARGE for i in range(count if workload == "send" else 0)]
     numbers, chunksize = range(count), 1 if workload == "chunksize-1" else None
     once = {
         "trip": lambda: lib.apply(pool, tasks.increment, 1),

@@ -17,6 +17,8 @@ mod processes;
 mod sizes;
 mod staff;
 mod start;
+mod streams;
+mod tasks;
 mod waiting;
 
 use nix::sys::signal::Signal;
@@ -84,6 +86,8 @@ fn main() {
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
+        tasks::SCENARIOS,
         waiting::SCENARIOS,
     ];
     let (_, scenario) = lists

@@ -18,7 +18,7 @@ pub(super) fn run(asked: &Request) -> Result<Samples> {
     match asked.workload.as_str() {
         "start" => timed(repetitions, || Ok(procspawn::spawn((), |()| ()).join()?)),
         "pool" | "large" => timed(repetitions, || {
-            ensure!(map(&Pool::new(workers)?, increment, 0..count)?.len() == tasks);
+            ensure!(map(&Pool::new(workers)?, MANY, increment, 0..count)?.len() == tasks);
             Ok(())
         }),
         workload => in_pool(&Pool::new(workers)?, workload, asked),
@@ -35,11 +35,11 @@ fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
             Ok(())
         }),
         "tiny" | "chunksize-1" => timed(repetitions, || {
-            ensure!(map(pool, increment, 0..count)?.len() == tasks);
+            ensure!(map(pool, MANY, increment, 0..count)?.len() == tasks);
             Ok(())
         }),
         "skewed" => timed(repetitions, || {
-            map(pool, spin, skewed(tasks))?;
+            map(pool, MANY, spin, skewed(tasks))?;
             Ok(())
         }),
         "send" => {
@@ -48,7 +48,9 @@ fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
                 repetitions,
                 || buffers.clone(),
                 |buffers| {
-                    let lengths = map(pool, |buffer: ByteBuf| buffer.len(), buffers)?;
+                    // With more, a large argument waits for a worker that waits for its result to be
+                    // fetched: procspawn hangs.
+                    let lengths = map(pool, pool.size(), |buffer: ByteBuf| buffer.len(), buffers)?;
                     ensure!(lengths == vec![LARGE; tasks]);
                     Ok(())
                 },
@@ -56,21 +58,25 @@ fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
         }
         "receive" => timed(repetitions, || {
             let make = |length: usize| ByteBuf::from(vec![7; length]);
-            let buffers = map(pool, make, std::iter::repeat_n(LARGE, tasks))?;
+            let buffers = map(pool, MANY, make, std::iter::repeat_n(LARGE, tasks))?;
             ensure!(buffers.iter().all(|buffer| buffer.len() == LARGE));
             Ok(())
         }),
         "cpu" => timed(repetitions, || {
-            ensure!(map(pool, compute, 0..count)?.len() == tasks);
+            ensure!(map(pool, MANY, compute, 0..count)?.len() == tasks);
             Ok(())
         }),
         _ => Ok(None),
     }
 }
 
-/// As a user would write it; each open call holds descriptors, so there are never many.
+/// Calls that are open at once: each holds descriptors.
+const MANY: usize = 64;
+
+/// As a user would write it, with so many calls open at once.
 fn map<A, R>(
     pool: &Pool,
+    most: usize,
     function: fn(A) -> R,
     inputs: impl IntoIterator<Item = A>,
 ) -> Result<Vec<R>, SpawnError>
@@ -81,7 +87,7 @@ where
     let mut results = Vec::new();
     let mut open: VecDeque<JoinHandle<R>> = VecDeque::new();
     for input in inputs {
-        if open.len() == 64
+        if open.len() == most
             && let Some(oldest) = open.pop_front()
         {
             results.push(oldest.join()?);
