@@ -9,7 +9,6 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ipc_channel::ipc::IpcSharedMemory;
 use proc_core::{Context, Pool, PoolBuilder, Process};
-use serde_bytes::ByteBuf;
 
 use super::tasks::{compute, increment, read_pages, spin};
 use super::{Samples, timed, timed_with};
@@ -91,12 +90,12 @@ fn up(builder: impl Fn() -> PoolBuilder, repetitions: usize) -> Result<Samples> 
 }
 
 fn send(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
-    let buffers = vec![ByteBuf::from(vec![7; LARGE]); tasks];
+    let buffers = vec![vec![7_u8; LARGE]; tasks];
     timed_with(
         repetitions,
         || buffers.clone(),
         |buffers| {
-            let lengths = pool.map(|buffer: ByteBuf| buffer.len(), buffers)?;
+            let lengths = pool.map(|buffer: Vec<u8>| buffer.len(), buffers)?;
             ensure!(lengths == vec![LARGE; tasks]);
             Ok(())
         },
@@ -105,7 +104,7 @@ fn send(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
 
 fn receive(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
     timed(repetitions, || {
-        let make = |length: usize| ByteBuf::from(vec![7; length]);
+        let make = |length: usize| vec![7_u8; length];
         let buffers = pool.map(make, std::iter::repeat_n(LARGE, tasks))?;
         ensure!(buffers.iter().all(|buffer| buffer.len() == LARGE));
         Ok(())
