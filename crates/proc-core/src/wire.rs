@@ -1,6 +1,6 @@
 //! What crosses between processes: values as bytes, channel ends beside them, and the messages.
 //!
-//! Three layers, read from below: `codec` turns a value into bytes; a [`Payload`] is bytes plus the
+//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one that is bytes already; a [`Payload`] is bytes plus the
 //! channel ends and shared memory that were part of the value; [`Request`], [`Mail`] and [`Report`]
 //! are what program, template and workers tell each other. Starting processes is not done here.
 //!
@@ -9,6 +9,7 @@
 //! them out again leaks them. So every value is encoded on its own, its channel ends go at once into
 //! one message of their own (see [`Handles`]), and no failure leaves any behind.
 
+mod bulk;
 mod codec;
 
 use std::cell::RefCell;
@@ -134,6 +135,10 @@ pub(crate) fn encode_or_panic<T: Message>(
     value: &T,
     out: &mut Vec<u8>,
 ) -> Result<Option<Handles>, String> {
+    if let Some(bytes) = bulk::bytes_of(value) {
+        out.extend_from_slice(bytes);
+        return Ok(None);
+    }
     let start = out.len();
     let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as a zero byte, its index:
@@ -224,6 +229,9 @@ pub(crate) fn decode_or_panic<T: Message>(
 
 #[inline]
 fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    if let Some(value) = bulk::from_bytes(bytes) {
+        return value;
+    }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),

@@ -18,6 +18,7 @@ mod sizes;
 mod staff;
 mod start;
 mod streams;
+mod tasks;
 mod waiting;
 
 use nix::sys::signal::Signal;
@@ -86,6 +87,7 @@ fn main() {
         staff::SCENARIOS,
         start::SCENARIOS,
         streams::SCENARIOS,
+        tasks::SCENARIOS,
         waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
