@@ -81,6 +81,9 @@ const LOOKS: u32 = 200;
 /// More than poll can count is not slept at a time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
 
+/// How much room for results a worker keeps for the next chunk.
+const MOST_KEPT: usize = 4 << 20;
+
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
@@ -264,7 +267,7 @@ impl Worker<'_> {
         }
         sys::flush(FLUSH_PATIENCE);
         self.out.clear();
-        self.out.shrink_to(1 << 20);
+        self.out.shrink_to(MOST_KEPT);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Finished);

@@ -380,7 +380,7 @@ pub(crate) fn children() -> Vec<u32> {
 }
 
 /// The children of a process, ended ones included.
-fn children_of(parent: u32) -> Vec<u32> {
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let lists: Vec<String> = lists.collect();

@@ -17,6 +17,7 @@ mod processes;
 mod sizes;
 mod staff;
 mod start;
+mod streams;
 mod tasks;
 mod waiting;
 
@@ -85,6 +86,7 @@ fn main() {
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
         tasks::SCENARIOS,
         waiting::SCENARIOS,
     ];

@@ -3,7 +3,7 @@
 //! Neither knows the types; [`Delivery::open`] decodes on the side of whoever waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -270,6 +270,8 @@ pub(crate) struct Inbox {
     arrived: Condvar,
     /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
     cost: AtomicU64,
+    /// Bytes of a task's result, rather too many than too few; 0 before the first.
+    size: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -377,6 +379,17 @@ impl Inbox {
         // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
         let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Learns how many bytes a task's result has: growth counts at once, shrinking by and by.
+    pub(crate) fn learn_size(&self, bytes: usize) {
+        let old = self.size.load(Ordering::Relaxed);
+        self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
+    }
+
+    /// How many bytes a task's result is likely to have, once one is known.
+    pub(crate) fn result_size(&self) -> Option<usize> {
+        Some(self.size.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// How many tasks make a chunk of the right length; 1 before anything is known.

@@ -68,6 +68,8 @@ impl Crew {
         if out.chunk.measured {
             out.inbox.learn(progress.nanoseconds, out.count);
         }
+        let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
+        out.inbox.learn_size((bytes.len() + apart).div_ceil(out.count));
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
         if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
