@@ -78,11 +78,11 @@ const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a worker looks for work before it sleeps, where another processor can bring some.
 const LOOKS: u32 = 200;
 
-/// More than poll can count is not slept at a time.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
-
 /// How much room for results a worker keeps for the next chunk.
 const MOST_KEPT: usize = 4 << 20;
+
+/// More than poll can count is not slept at a time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
 
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {

@@ -7,6 +7,8 @@
 mod builder;
 mod caller;
 mod crew;
+#[cfg(test)]
+mod hostile;
 mod imap;
 mod job;
 mod map;

@@ -86,7 +86,7 @@ fn round(
     ledger: &Ledger,
 ) {
     let watch = Watch::new(plan.limit);
-    let gap = Duration::from_millis([15, 50, 100, 300, 1000][rng.usize(..5)]);
+    let gap = Duration::from_millis([30, 100, 300, 1000, 3000][rng.usize(..5)]);
     let round = Round {
         watch: &watch,
         ledger,
@@ -167,13 +167,19 @@ impl Holdings {
 /// Waits until nothing is left of a round. What is held with so many templates stays the same.
 fn settle(context: Context, known: &mut HashMap<usize, Holdings>) {
     let start = Instant::now();
+    // A killed template that nobody asks is not missed: ask each.
+    let contexts: &[Context] = match context {
+        Context::Spawn => &[Context::Forkserver, Context::Spawn],
+        _ => &[Context::Forkserver],
+    };
     loop {
         // Starting a process makes the template that there is to be, and collects those that ended.
-        let context = if context == Context::Spawn { Context::Spawn } else { Context::Forkserver };
-        let child = Process::new(mix, 7).context(context).start();
-        match child.and_then(Child::join) {
-            Ok(value) if value == mix(7) => {}
-            other => broken(&format!("a process between rounds gives {other:?}")),
+        for context in contexts {
+            let child = Process::new(mix, 7).context(*context).start();
+            match child.and_then(Child::join) {
+                Ok(value) if value == mix(7) => {}
+                other => broken(&format!("a process between rounds gives {other:?}")),
+            }
         }
         let now = Holdings::now();
         let templates = procfs::templates().len();
