@@ -14,6 +14,7 @@ mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod rubbish;
 mod sizes;
 mod staff;
 mod start;
@@ -83,6 +84,7 @@ fn main() {
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        rubbish::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
