@@ -7,6 +7,7 @@ mod calls;
 mod descriptors;
 mod failures;
 mod hardships;
+mod kills;
 mod life;
 mod marks;
 mod nesting;
@@ -70,6 +71,7 @@ fn main() {
         descriptors::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
+        kills::SCENARIOS,
         life::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
