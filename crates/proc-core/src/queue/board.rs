@@ -5,12 +5,13 @@
 //! between any two instructions.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use ipc_channel::ipc::IpcSharedMemory;
 use serde::{Deserialize, Serialize};
 
 use super::Region;
+use super::atomics::{AtomicU32, AtomicU64, fence};
 use crate::function::Name;
 
 /// A worker's number in the pool.
@@ -53,6 +54,7 @@ impl Layout {
 }
 
 /// Counters that everybody shares, each on a cache line of its own.
+#[derive(Default)]
 #[repr(C, align(128))]
 pub(crate) struct Header {
     /// How many entries were ever published.
@@ -67,14 +69,17 @@ pub(crate) struct Header {
     closing: Line,
 }
 
+#[derive(Default)]
 #[repr(C, align(128))]
 struct Line(AtomicU64);
 
 /// One worker's "wake me": 1 from before it looks a last time until somebody promises a message.
+#[derive(Default)]
 #[repr(C, align(64))]
 pub(crate) struct Sleeper(AtomicU32);
 
 /// One chunk on its way: where its bytes are, and how far its worker has come.
+#[derive(Default)]
 #[repr(C, align(128))]
 pub(crate) struct Ticket {
     region: AtomicU32,
@@ -543,5 +548,5 @@ impl Board {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
