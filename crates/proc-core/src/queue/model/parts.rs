@@ -66,11 +66,14 @@ fn claimer_that_slept_claims_no_later_chunk_in_the_same_place() {
             ours.extend(claim_all(&board, 1));
         }
         let published = board.position();
-        let mut claims = claimer.join().expect("it returns");
-        claims.extend(ours);
-        claims.extend(claim_all(&board, 1));
-        claims.sort_unstable();
-        assert!(claims.iter().map(|(_, number)| *number).eq(0..published), "{claims:?}");
+        let theirs = claimer.join().expect("it returns");
+        ours.extend(claim_all(&board, 1));
+        let mut numbers: Vec<u64> = theirs.iter().chain(&ours).map(|(_, number)| *number).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..published), "{theirs:?} {ours:?}");
+        let last = (0, published - 1);
+        let owner = if theirs.contains(&last) { 0 } else { 1 };
+        assert_eq!(board.claimer(last.0, last.1), Some(owner), "the last claim is on record");
     });
 }
 

@@ -364,3 +364,9 @@ fn lone_worker_killed_at_any_operation_costs_one_task() {
 fn one_of_two_workers_killed_at_any_operation_costs_one_task() {
     check_killed(0, Plan { tickets: 2, workers: 2, chunks: &[1, 1] });
 }
+
+#[test]
+fn one_of_two_workers_killed_asleep_or_awake_holds_up_nobody() {
+    // With one ticket, the second chunk is published when workers sleep, or are dead.
+    check_killed(0, Plan { tickets: 1, workers: 2, chunks: &[1, 1] });
+}
