@@ -8,6 +8,7 @@ mod descriptors;
 mod ending;
 mod failures;
 mod hardships;
+mod kills;
 mod life;
 mod limits;
 mod marks;
@@ -79,6 +80,7 @@ fn main() {
         ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
+        kills::SCENARIOS,
         life::SCENARIOS,
         limits::SCENARIOS,
         nesting::SCENARIOS,
