@@ -5,14 +5,21 @@
 
 mod calls;
 mod descriptors;
+mod ending;
 mod failures;
 mod hardships;
 mod life;
+mod limits;
 mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod sizes;
+mod staff;
 mod start;
+mod streams;
+mod tasks;
+mod waiting;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -68,13 +75,20 @@ fn main() {
     let lists = [
         calls::SCENARIOS,
         descriptors::SCENARIOS,
+        ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
         life::SCENARIOS,
+        limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        sizes::SCENARIOS,
+        staff::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
+        tasks::SCENARIOS,
+        waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()
@@ -89,6 +103,7 @@ fn describe(error: &Error) -> String {
     let kinds = [
         (error.is_panic(), "panic"),
         (error.is_death(), "death"),
+        (error.is_limit(), "limit"),
         (error.is_timeout(), "timeout"),
         (error.is_cancelled(), "cancelled"),
         (error.is_encode(), "encode"),
@@ -96,6 +111,7 @@ fn describe(error: &Error) -> String {
         (error.is_start(), "start"),
         (error.is_initializer(), "initializer"),
         (error.is_closed(), "closed"),
+        (error.is_restart_limit(), "restart-limit"),
         (error.is_init_missing(), "init-missing"),
         (error.is_invalid(), "invalid"),
     ];

@@ -22,7 +22,7 @@ struct Portable {
 #[derive(Serialize, Deserialize)]
 enum PortableKind {
     Panicked(PanicReport),
-    Died(Option<i32>),
+    Died { status: Option<i32>, passed: Option<String> },
     Timeout(Duration),
     Cancelled,
     EncodeArgument(String),
@@ -36,6 +36,7 @@ enum PortableKind {
     Closed,
     InitMissing,
     Overwritten,
+    Restarts { restarts: u32, period: Duration, last: Box<Portable> },
     Invalid(String),
     Lost(String),
     Fleet(String),
@@ -61,7 +62,10 @@ impl Portable {
     fn of(error: &Error) -> Portable {
         let kind = match &*error.kind {
             Kind::Panicked(report) => PortableKind::Panicked(report.clone()),
-            Kind::Died(status) => PortableKind::Died(status.map(ExitStatusExt::into_raw)),
+            Kind::Died { status, passed } => PortableKind::Died {
+                status: status.map(ExitStatusExt::into_raw),
+                passed: passed.clone(),
+            },
             Kind::Timeout(after) => PortableKind::Timeout(*after),
             Kind::Cancelled => PortableKind::Cancelled,
             Kind::Encode { what: "argument", why } => PortableKind::EncodeArgument(why.clone()),
@@ -79,6 +83,11 @@ impl Portable {
             Kind::Closed => PortableKind::Closed,
             Kind::InitMissing => PortableKind::InitMissing,
             Kind::Overwritten => PortableKind::Overwritten,
+            Kind::Restarts { restarts, period, last } => PortableKind::Restarts {
+                restarts: *restarts,
+                period: *period,
+                last: Box::new(Portable::of(last)),
+            },
             Kind::Invalid(what) => PortableKind::Invalid(what.clone()),
             Kind::Lost(what) => PortableKind::Lost(what.clone()),
             Kind::Fleet(what) => PortableKind::Fleet(what.clone()),
@@ -94,7 +103,9 @@ impl Portable {
         let decode = |what, why| Kind::Decode { what, why };
         let kind = match kind {
             PortableKind::Panicked(report) => Kind::Panicked(report),
-            PortableKind::Died(status) => Kind::Died(status.map(ExitStatus::from_raw)),
+            PortableKind::Died { status, passed } => {
+                Kind::Died { status: status.map(ExitStatus::from_raw), passed }
+            }
             PortableKind::Timeout(after) => Kind::Timeout(after),
             PortableKind::Cancelled => Kind::Cancelled,
             PortableKind::EncodeArgument(why) => encode("argument", why),
@@ -112,6 +123,9 @@ impl Portable {
             PortableKind::Closed => Kind::Closed,
             PortableKind::InitMissing => Kind::InitMissing,
             PortableKind::Overwritten => Kind::Overwritten,
+            PortableKind::Restarts { restarts, period, last } => {
+                Kind::Restarts { restarts, period, last: last.into_error() }
+            }
             PortableKind::Invalid(what) => Kind::Invalid(what),
             PortableKind::Lost(what) => Kind::Lost(what),
             PortableKind::Fleet(what) => Kind::Fleet(what),
@@ -136,8 +150,13 @@ mod tests {
         let place = Place { worker: Some(1), pid: Some(42), task: Some(7), ..Place::default() };
         for kind in [
             Kind::Panicked(panic.clone()),
-            Kind::Died(Some(ExitStatus::from_raw(9))),
-            Kind::Died(None),
+            Kind::Died { status: Some(ExitStatus::from_raw(9)), passed: Some("much".into()) },
+            Kind::Died { status: None, passed: None },
+            Kind::Restarts {
+                restarts: 3,
+                period: Duration::from_secs(1),
+                last: Error::new(Kind::Died { status: None, passed: None }),
+            },
             Kind::Timeout(Duration::from_millis(5)),
             Kind::Cancelled,
             Kind::Encode { what: "argument", why: "a".into() },

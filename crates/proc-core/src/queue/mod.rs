@@ -10,5 +10,5 @@ mod board;
 mod memory;
 
 pub(crate) use arena::{Arena, Block};
-pub(crate) use board::{Board, Chunk, Layout, Owner, TicketId};
+pub(crate) use board::{Board, Chunk, Claim, Layout, Owner, TicketId};
 pub(crate) use memory::Region;
