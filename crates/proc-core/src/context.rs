@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::sys::signal::Signal;
 
 use crate::error::Error;
+use crate::streams::Streams;
 use crate::sys::image::Image;
 use crate::sys::{self, SingleThread};
 use crate::template::{Line, Template};
-use crate::wire::Request;
+use crate::wire::{self, Request};
 
 /// How a new process comes into being; Python's start methods, under their names.
 ///
@@ -113,9 +114,12 @@ pub fn init() {
     Template::serve_if_spawned();
     // Before the fork: the file may be touched any time later.
     Image::get();
+    wire::warm_up();
     // Without a template of its own the program spawns one when it needs it, and tells then if that
     // fails too.
-    let main = SingleThread::prove().ok().and_then(|alone| Template::fork(alone).ok());
+    let main = SingleThread::prove()
+        .ok()
+        .and_then(|alone| Template::fork(alone, &Streams::default()).ok());
     program().main = main.map(Arc::new);
 }
 
@@ -184,21 +188,24 @@ pub(crate) fn signal_daemons(signal: Signal) {
 }
 
 /// Runs `start` with the template for `context`, and again with a new one if that was found dead.
+///
+/// A template that is a copy of this process has no copy of `streams`.
 pub(crate) fn with_template<T>(
     context: Context,
+    streams: &Streams,
     mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let template = template_for(context)?;
+    let template = template_for(context, streams)?;
     match start(&template) {
         Err(error) if error.is_template_gone() && context != Context::Fork => {
             forget(&template);
-            start(&template_for(context)?)
+            start(&template_for(context, streams)?)
         }
         result => result,
     }
 }
 
-fn template_for(context: Context) -> Result<Arc<Template>, Error> {
+fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Error> {
     let mut program = program();
     program.collect_ended();
     if !program.initialized {
@@ -207,7 +214,8 @@ fn template_for(context: Context) -> Result<Arc<Template>, Error> {
     if context == Context::Fork {
         drop(program);
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
-        return Template::fork(alone).map(Arc::new).map_err(|e| Error::start("a template", e));
+        let template = Template::fork(alone, streams);
+        return template.map(Arc::new).map_err(|e| Error::start("a template", e));
     }
     if let (Context::Forkserver, Some(main)) = (context, &program.main)
         && main.has_our_rights()
@@ -219,7 +227,7 @@ fn template_for(context: Context) -> Result<Arc<Template>, Error> {
     if outdated.is_some() {
         drop(program);
         drop(outdated);
-        return template_for(context);
+        return template_for(context, streams);
     }
     if program.spawned.is_none() {
         let template = Template::spawn().map_err(|e| Error::start("a template", e))?;

@@ -61,7 +61,7 @@
 //! | `connection.wait([p.sentinel, q.sentinel])` | [`wait(&[p.sentinel(), q.sentinel()], None)`](wait) |
 //! | `resource.setrlimit(…)` in the process | [`.limits(…)`](Process::limits) of processes and pools: [`Limits`] |
 //! | `daemon=True` | [`.daemon(true)`](Process::daemon) |
-//! | `Popen(env=…, cwd=…)` | [`.env("K", "v")`](Process::env), [`.current_dir(path)`](Process::current_dir) |
+//! | `Popen(env=…, cwd=…, stdout=…)` | [`.env("K", "v")`](Process::env), [`.current_dir(path)`](Process::current_dir), [`.stdout(file)`](Process::stdout) |
 //! | `Pool(5, f, (x,), 100)` | [`Pool::builder()`](Pool::builder)`.processes(5).initializer(f, x).max_tasks_per_child(100).build()?` |
 //! | `get_context("spawn")` | [`Context::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
@@ -88,6 +88,7 @@ mod record;
 mod run;
 mod sentinel;
 mod state;
+mod streams;
 mod surroundings;
 mod sys;
 mod template;
@@ -102,6 +103,9 @@ pub use limits::Limits;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::Process;
 pub use sentinel::{Sentinel, wait};
+
+#[doc(hidden)]
+pub use pool::remote;
 
 /// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]

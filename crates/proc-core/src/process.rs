@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use crate::function::{Fault, Input, Message, Name, refuse_captures};
 use crate::limits::Limits;
 use crate::panics::{self, Echo};
 use crate::state::State;
+use crate::streams::Streams;
 use crate::surroundings::Overrides;
 use crate::sys;
 use crate::template::Template;
@@ -63,6 +65,7 @@ pub(crate) struct Attributes {
     pub(crate) tie: Tie,
     pub(crate) overrides: Overrides,
     pub(crate) limits: Limits,
+    pub(crate) streams: Streams,
 }
 
 impl<F, A, R> Process<F, A>
@@ -158,6 +161,38 @@ where
         self
     }
 
+    /// Gives the process another stdin: a file, or the reading end of [`std::io::pipe`].
+    ///
+    /// With [`Context::Fork`] the process is a copy of the caller: it has what the caller has read ahead
+    /// from its own stdin, and sees the end of a pipe only if the caller had closed the other end.
+    pub fn stdin(mut self, stream: impl Into<OwnedFd>) -> Self {
+        self.attributes.streams.set(0, stream.into());
+        self
+    }
+
+    /// Gives the process another stdout: a file, or the writing end of [`std::io::pipe`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # proc_core::init();
+    /// let (mut reader, writer) = std::io::pipe()?;
+    /// let child = proc_core::Process::new(|()| println!("hello"), ()).stdout(writer).start()?;
+    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // to the end of the process
+    /// child.join()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(mut self, stream: impl Into<OwnedFd>) -> Self {
+        self.attributes.streams.set(1, stream.into());
+        self
+    }
+
+    /// Gives the process another stderr, as [`stdout`](Process::stdout).
+    pub fn stderr(mut self, stream: impl Into<OwnedFd>) -> Self {
+        self.attributes.streams.set(2, stream.into());
+        self
+    }
+
     /// Limits what the process may use.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.attributes.limits = limits;
@@ -180,7 +215,7 @@ where
         let name = self.name.unwrap_or_else(|| format!("Process-{serial}"));
         let place = || Place { name: Some(name.clone()), ..Place::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        context::with_template(self.context, |template| {
+        context::with_template(self.context, &self.attributes.streams, |template| {
             let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
             let job = Job::Call { function, arguments };
             let link = Link::start(template, serial, &name, &self.attributes, job)?;
@@ -237,15 +272,27 @@ impl Link {
         let cannot = |source| Error::start("the process", source);
         let (report, reports) = ipc::channel().map_err(cannot)?;
         let key = Key { owner: std::process::id(), serial };
-        let Attributes { tie, overrides, limits } = attributes;
+        let Attributes { tie, overrides, limits, streams } = attributes;
         let (tie, limits) = (*tie, limits.clone());
+        let streams = streams.or_inherited().map_err(cannot)?;
         let surroundings = template.surroundings(overrides).map_err(Error::invalid)?;
-        let surroundings =
-            Payload::encode(&surroundings).map_err(|why| cannot(std::io::Error::other(why)))?;
+        let surroundings = Payload::encode_plain(&surroundings)
+            .map_err(|why| cannot(std::io::Error::other(why)))?;
         let lifeline = ending::lifeline(tie).map_err(cannot)?;
         // More is not shown anywhere; errors have the whole name.
         let name = name.chars().take(16).collect();
-        template.start(Start { key, name, report, tie, lifeline, surroundings, limits, job })?;
+        let start = Start {
+            key,
+            name,
+            report,
+            tie,
+            lifeline,
+            surroundings,
+            limits,
+            streams: streams.count(),
+            job,
+        };
+        template.start(start, &streams)?;
         let handle = Handle { pid: 0, key, template: Arc::clone(template) };
         let mut link = Link { handle, reports, early: RefCell::default() };
         let mut early = VecDeque::new();
@@ -260,7 +307,10 @@ impl Link {
                     return Err(cannot(std::io::Error::from_raw_os_error(errno)));
                 }
                 Received::Report(report) => early.push_back(report),
-                _ => return Err(Error::template_gone()),
+                _ => {
+                    template.forget(key);
+                    return Err(Error::template_gone());
+                }
             }
         }
     }

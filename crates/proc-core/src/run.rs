@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
     /// What goes is a whole record, so a fault that is too long for the room arrives as well.
     #[cold]
     fn send_apart(&mut self, handles: Option<Handles>) {
-        let value = Payload::new(self.out.clone(), handles).unwrap_or_else(|why| {
+        let value = Payload::new(std::mem::take(self.out), handles).unwrap_or_else(|why| {
             let mut record = Vec::new();
             record::append_fault(&mut record, &Fault::Result(why));
             Payload::new(record, None).expect("a short text needs no shared memory")
@@ -144,7 +144,6 @@ impl<'a> Run<'a> {
             sys::exit_now(1);
         }
         self.claim.went_apart();
-        self.out.clear();
         record::append_apart(self.out);
     }
 }

@@ -8,8 +8,8 @@
 //! What can go wrong, and why it does not:
 //! - *The template blocks.* It waits only in `poll`. What it sends goes to a channel of the new
 //!   process's own, where it puts two messages, so no channel is ever full because of it.
-//! - *A request arrives unseen.* ipc-channel shows nobody its descriptor, so a doorbell pipe beside
-//!   it is rung after each request; the template reads requests until there are none.
+//! - *A request arrives unseen.* ipc-channel shows nobody its descriptor, so a doorbell beside it
+//!   is rung after each request; the template reads requests until there are none.
 //! - *The program is killed.* A pidfd of the program becomes readable; the template ends, and the
 //!   kernel kills its children (PR_SET_PDEATHSIG, safe here because one thread is the template).
 //! - *The template is killed.* Its children die with it, by the same signal, and every channel to
@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::ending::{self, Tie};
 use crate::error::Error;
 use crate::panics::{self, Echo};
+use crate::streams::{self, Arrived, Streams};
 use crate::surroundings::{Overrides, Snapshot, Surroundings};
 use crate::sys::image::Image;
 use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
@@ -85,8 +86,8 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    /// Forks a template from this process as it is now.
-    pub(crate) fn fork(alone: SingleThread) -> io::Result<Template> {
+    /// Forks a template from this process as it is now, but for `streams`.
+    pub(crate) fn fork(alone: SingleThread, streams: &Streams) -> io::Result<Template> {
         let (sender, requests) = ipc::channel()?;
         let (ring, bell) = sys::doorbell()?;
         let owner = std::process::id();
@@ -97,6 +98,7 @@ impl Template {
                 Ok(Template { line: Line::new(sender, ring), child, base })
             }
             Forked::Child => {
+                streams.close_copies();
                 let line = Template { line: Line::new(sender, ring), child: None, base };
                 Server::run(alone, owner, requests, bell, line)
             }
@@ -221,15 +223,27 @@ impl Template {
     }
 
     /// Asks for a process.
-    pub(crate) fn start(&self, start: Start) -> Result<(), Error> {
+    pub(crate) fn start(&self, start: Start, streams: &Streams) -> Result<(), Error> {
         if start.tie == Tie::Daemon {
             let pid = self.child.map_or(0, |(pid, _)| pid);
             context::note_daemon(pid, &self.line);
         }
-        self.ask(Request::Start(Box::new(start))).map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::template_gone(),
-            _ => Error::start("the process", error),
+        let key = start.key;
+        let asked = streams.pass(&self.line.ring, key);
+        asked.and_then(|()| self.ask(Request::Start(Box::new(start)))).map_err(|error| {
+            self.forget(key);
+            match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                    Error::template_gone()
+                }
+                _ => Error::start("the process", error),
+            }
         })
+    }
+
+    /// Takes back what a process was to have whose start has failed.
+    pub(crate) fn forget(&self, key: Key) {
+        let _ = self.ask(Request::Forget(key));
     }
 
     /// Sends a signal to a process that was asked for here, unless it has ended.
@@ -296,6 +310,7 @@ struct Server {
     bell: Bell,
     exits: ExitBell,
     children: HashMap<u32, Running>,
+    streams: Arrived,
     retiring: bool,
 }
 
@@ -337,10 +352,11 @@ impl Server {
             bell,
             exits,
             children: HashMap::new(),
+            streams: Arrived::default(),
             retiring: false,
         };
         let template = std::process::id();
-        let start = server.serve();
+        let (start, streams) = server.serve();
         // From here on this is a child. It must not hold its siblings' channels, nor the template's.
         drop(server);
         sys::die_with_parent();
@@ -349,11 +365,11 @@ impl Server {
         }
         sys::restore_signals(&mask);
         context::adopt(line);
-        become_process(alone, start)
+        become_process(alone, start, streams)
     }
 
     /// Serves requests; returns in each new child, with what it is to do.
-    fn serve(&mut self) -> Start {
+    fn serve(&mut self) -> (Start, Vec<(u8, OwnedFd)>) {
         let watch = sys::watch_process(self.owner);
         loop {
             if sys::parent_pid() != self.owner {
@@ -369,7 +385,8 @@ impl Server {
             let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
             let exits_are_told = self.exits.descriptor().is_some();
             if ready[0] {
-                self.bell.quiet();
+                // One ring a turn: each has its request in the channel by now, and costs no more.
+                self.streams.hear(&self.bell);
                 while let Some(request) = self.receive() {
                     match request {
                         Request::Start(start) => {
@@ -383,6 +400,7 @@ impl Server {
                         Request::SignalDaemons { of, signal } => {
                             self.signal(signal, |child| child.is_daemon_of(of));
                         }
+                        Request::Forget(start) => self.streams.forget(|key| key == start),
                         Request::Retire => self.retiring = true,
                     }
                 }
@@ -410,16 +428,18 @@ impl Server {
         panics::catch(|| self.requests.try_recv()).ok()?.ok()
     }
 
-    /// Forks; the child gets `start` back.
-    fn start(&mut self, start: Start) -> Option<Start> {
-        match sys::fork(self.alone) {
-            Ok(Forked::Parent { child: pid }) => {
+    /// Forks; the child gets `start` back, with its streams.
+    fn start(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+        let streams = self.streams.take(start.key, start.streams, &self.bell);
+        let forked = streams.and_then(|streams| Ok((sys::fork(self.alone)?, streams)));
+        match forked {
+            Ok((Forked::Parent { child: pid }, _)) => {
                 let _ = start.report.send(Report::Started { pid });
                 let Start { key, tie, report, .. } = start;
                 self.children.insert(pid, Running { key, tie, report });
                 None
             }
-            Ok(Forked::Child) => Some(start),
+            Ok((Forked::Child, streams)) => Some((start, streams)),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
                 let _ = start.report.send(Report::NotStarted { errno });
@@ -438,6 +458,7 @@ impl Server {
     fn report_exit(&mut self, pid: u32, status: ExitStatus) {
         let Some(child) = self.children.remove(&pid) else { return };
         let _ = child.report.send(Report::Exited { status: status.into_raw() });
+        self.streams.forget(|key| key.owner == pid);
         for (orphan, _) in self.children.iter().filter(|(_, other)| other.key.owner == pid) {
             sys::signal_child(*orphan, Signal::SIGKILL);
         }
@@ -445,10 +466,10 @@ impl Server {
 }
 
 /// What every new process does before its own work: take the name and the surroundings it was given.
-fn become_process(alone: SingleThread, start: Start) -> ! {
+fn become_process(alone: SingleThread, start: Start, streams: Vec<(u8, OwnedFd)>) -> ! {
     sys::name_process(&start.name);
     ending::hold(start.tie, start.lifeline);
-    let taken = start.surroundings.decode();
+    let taken = streams::put(streams).and_then(|()| start.surroundings.decode());
     let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
     let taken = taken.and_then(|()| start.limits.set());
     if let Err(why) = taken {

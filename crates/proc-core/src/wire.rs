@@ -1,6 +1,6 @@
 //! What crosses between processes: values as bytes, channel ends beside them, and the messages.
 //!
-//! Three layers, read from below: `codec` turns a value into bytes; a [`Payload`] is bytes plus the
+//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one that is bytes already; a [`Payload`] is bytes plus the
 //! channel ends and shared memory that were part of the value; [`Request`], [`Mail`] and [`Report`]
 //! are what program, template and workers tell each other. Starting processes is not done here.
 //!
@@ -9,6 +9,7 @@
 //! them out again leaks them. So every value is encoded on its own, its channel ends go at once into
 //! one message of their own (see [`Handles`]), and no failure leaves any behind.
 
+mod bulk;
 mod codec;
 
 use std::cell::RefCell;
@@ -53,6 +54,7 @@ impl Payload {
         let body = if bytes.len() <= MAX_INLINE {
             Body::Inline(bytes)
         } else {
+            sys::spare_memory(bytes.len()).map_err(|error| error.to_string())?;
             Body::Shared(shared(|| IpcSharedMemory::from_bytes(&bytes))?)
         };
         Ok(Payload { body, handles })
@@ -63,6 +65,13 @@ impl Payload {
         let mut bytes = Vec::new();
         let handles = encode_into(value, &mut bytes)?;
         Payload::new(bytes, handles)
+    }
+
+    /// Encodes a value that holds no channel ends, without the look for them.
+    pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
+        let mut bytes = Vec::new();
+        codec::encode_into(value, &mut bytes).map_err(|error| error.to_string())?;
+        Payload::new(bytes, None)
     }
 
     /// The encoded value.
@@ -84,6 +93,16 @@ impl Payload {
         let (bytes, handles) = self.parts();
         decode(bytes, handles)
     }
+}
+
+/// Has ipc-channel measure a socket now, as it does with the first message of a program.
+///
+/// Later there may be no descriptor for that, and it panics; and a child need not do it again.
+pub(crate) fn warm_up() {
+    let _ = panics::catch(|| {
+        let (sender, _receiver) = ipc::channel::<()>().ok()?;
+        sender.send(()).ok()
+    });
 }
 
 /// Makes or shares a region of memory; ipc-channel panics where that cannot be done.
@@ -117,6 +136,10 @@ pub(crate) fn encode_or_panic<T: Message>(
     value: &T,
     out: &mut Vec<u8>,
 ) -> Result<Option<Handles>, String> {
+    if let Some(bytes) = bulk::bytes_of(value) {
+        out.extend_from_slice(bytes);
+        return Ok(None);
+    }
     let start = out.len();
     let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as a zero byte, its index:
@@ -207,6 +230,9 @@ pub(crate) fn decode_or_panic<T: Message>(
 
 #[inline]
 fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    if let Some(value) = bulk::from_bytes(bytes) {
+        return value;
+    }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
         Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
@@ -262,6 +288,8 @@ pub(crate) enum Request {
     Signal { to: Key, signal: i32 },
     /// Send a signal to the daemons that process `of` has started.
     SignalDaemons { of: u32, signal: i32 },
+    /// Close the streams that have gone ahead of a `Start` that will not come, or was lost.
+    Forget(Key),
     /// Start nothing more; end when the last process has.
     Retire,
 }
@@ -279,6 +307,8 @@ pub(crate) struct Start {
     /// [`Surroundings`](crate::surroundings::Surroundings), which may be long.
     pub(crate) surroundings: Payload,
     pub(crate) limits: Limits,
+    /// How many standard streams of its own have gone ahead.
+    pub(crate) streams: usize,
     pub(crate) job: Job,
 }
 

@@ -78,6 +78,12 @@ const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 /// How long a worker looks for work before it sleeps, where another processor can bring some.
 const LOOKS: u32 = 200;
 
+/// How much room for results a worker keeps for the next chunk.
+const MOST_KEPT: usize = 4 << 20;
+
+/// More than poll can count is not slept at a time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
+
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
@@ -161,8 +167,11 @@ impl Worker<'_> {
     fn sleep(&mut self) -> bool {
         let received = match self.idle_timeout {
             None => self.mail.recv().map_err(TryRecvError::IpcError),
-            // Rounded up, since what waits counts in whole milliseconds.
-            Some(patience) => self.mail.try_recv_timeout(patience + Duration::from_micros(999)),
+            Some(patience) => {
+                // Rounded up, since what waits counts in whole milliseconds.
+                let patience = patience.saturating_add(Duration::from_micros(999));
+                self.mail.try_recv_timeout(patience.min(LONGEST_SLEEP))
+            }
         };
         match received {
             Ok(mail) => self.take(mail),
@@ -258,7 +267,7 @@ impl Worker<'_> {
         }
         sys::flush(FLUSH_PATIENCE);
         self.out.clear();
-        self.out.shrink_to(1 << 20);
+        self.out.shrink_to(MOST_KEPT);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Finished);

@@ -8,6 +8,7 @@ mod descriptors;
 mod ending;
 mod failures;
 mod hardships;
+mod kills;
 mod life;
 mod limits;
 mod marks;
@@ -18,6 +19,8 @@ mod rubbish;
 mod sizes;
 mod staff;
 mod start;
+mod streams;
+mod tasks;
 mod waiting;
 
 use nix::sys::signal::Signal;
@@ -77,6 +80,7 @@ fn main() {
         ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
+        kills::SCENARIOS,
         life::SCENARIOS,
         limits::SCENARIOS,
         nesting::SCENARIOS,
@@ -86,6 +90,8 @@ fn main() {
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
+        tasks::SCENARIOS,
         waiting::SCENARIOS,
     ];
     let (_, scenario) = lists

@@ -213,11 +213,15 @@ impl<S> PoolBuilder<S> {
     /// # fn main() -> Result<(), proc_core::Error> {
     /// # proc_core::init();
     /// # use std::time::Duration;
+    /// fn crash(_: u32) -> u32 {
+    ///     std::process::abort()
+    /// }
+    ///
     /// let pool = proc_core::Pool::builder()
     ///     .processes(1)
     ///     .restart_intensity(2, Duration::from_secs(60))
     ///     .build()?;
-    /// let fates = pool.try_map(|_: u32| std::process::abort(), 0..10) as Vec<Result<(), _>>;
+    /// let fates = pool.try_map(crash, 0..10);
     /// let last = fates[9].as_ref().expect_err("the third death was too much");
     /// assert!(last.is_restart_limit() && last.exit_status().is_some());
     /// # Ok(())

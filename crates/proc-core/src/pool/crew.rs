@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::function::Name;
 use crate::limits::Limits;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
+use crate::streams::Streams;
 use crate::template::Template;
 use crate::wire::{Handles, Payload};
 
@@ -176,7 +177,8 @@ impl Crew {
     pub(crate) fn build(plan: Plan) -> Result<Arc<Crew>, Error> {
         let template = match plan.context {
             Context::Fork => {
-                Some(context::with_template(Context::Fork, |template| Ok(Arc::clone(template)))?)
+                let keep = |template: &Arc<Template>| Ok(Arc::clone(template));
+                Some(context::with_template(Context::Fork, &Streams::default(), keep)?)
             }
             _ => None,
         };

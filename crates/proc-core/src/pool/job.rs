@@ -3,7 +3,7 @@
 //! Neither knows the types; [`Delivery::open`] decodes on the side of whoever waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -75,12 +75,8 @@ impl Feed {
         attempts: u32,
     ) -> Feed {
         let mut feed = Feed::new(name, inbox, task, Some(1));
-        let copied = record::append(&mut feed.bytes, |out| {
-            out.extend_from_slice(argument);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = copied;
-        Feed { left: 1, attempts, ..feed }
+        feed.push_encoded(argument);
+        Feed { attempts, ..feed }
     }
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
@@ -113,6 +109,16 @@ impl Feed {
     /// Bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Appends one task whose argument is encoded already.
+    pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
+        let copied = record::append(&mut self.bytes, |out| {
+            out.extend_from_slice(argument);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(()) = copied;
+        self.left += 1;
     }
 
     /// Cuts off the next chunk, for a pool of `workers`.
@@ -270,6 +276,8 @@ pub(crate) struct Inbox {
     arrived: Condvar,
     /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
     cost: AtomicU64,
+    /// Bytes of a task's result, rather too many than too few; 0 before the first.
+    size: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -377,6 +385,17 @@ impl Inbox {
         // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
         let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Learns how many bytes a task's result has: growth counts at once, shrinking by and by.
+    pub(crate) fn learn_size(&self, bytes: usize) {
+        let old = self.size.load(Ordering::Relaxed);
+        self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
+    }
+
+    /// How many bytes a task's result is likely to have, once one is known.
+    pub(crate) fn result_size(&self) -> Option<usize> {
+        Some(self.size.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// How many tasks make a chunk of the right length; 1 before anything is known.

@@ -10,6 +10,12 @@ use crate::queue::{Chunk, TicketId};
 use crate::record;
 use crate::worker::Mail;
 
+/// The most room that a chunk gets for large results; what does not fit comes by message.
+const MOST_ROOM: usize = 16 << 20;
+
+/// The most room for results as large as their arguments: of huge ones, nothing is wasted on a guess.
+const MOST_GUESSED: usize = 1 << 30;
+
 impl Crew {
     /// Takes over a call's tasks.
     pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
@@ -87,8 +93,10 @@ impl Crew {
         }
         let workers = self.processes();
         let Some(feed) = state.feeds.front() else { return false };
-        // Chunks that adapt are published just ahead of the workers, so that they can.
-        let ahead = if feed.is_fixed() { usize::MAX } else { 2 * workers + 2 };
+        // Chunks that adapt are published just ahead of the workers, so that they can; and so are the
+        // first ones, until it is known how much room results need.
+        let settled = feed.is_fixed() && feed.inbox.result_size().is_some();
+        let ahead = if settled { usize::MAX } else { 2 * workers + 2 };
         if state.out.len() >= ahead {
             return false;
         }
@@ -125,8 +133,10 @@ impl Crew {
         let Some(Cut { first, count, bytes, handles }) = feed.cut(workers) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
-        // Results are as large as arguments, for all we know; what does not fit comes by message.
-        let room = bytes.len() + count * (record::LEAST_RESULT + 16);
+        // Results are as large as arguments, or as they were so far; what does not fit comes by
+        // message.
+        let likely = inbox.result_size().unwrap_or(0).saturating_mul(count).min(MOST_ROOM);
+        let room = bytes.len().min(MOST_GUESSED).max(likely) + count * (record::LEAST_RESULT + 16);
         let allocated = state.arena.allocate(bytes.len() + room);
         let cannot = |error| fail(Error::start("a chunk's memory", error));
         let (block, new) = allocated.map_err(cannot)?;

@@ -115,17 +115,18 @@ impl Crew {
             return;
         }
         let seats = &state.seats[..self.processes()];
-        let vacant: Vec<Owner> = (0..)
-            .zip(seats)
-            .filter(|(_, seat)| seat.standing == Standing::Vacant)
-            .map(|(owner, _)| owner)
-            .collect();
         let filled = seats.iter().filter(|seat| seat.standing == Standing::Filled).count();
-        let wanted = state.out.len().saturating_sub(filled);
-        for owner in vacant.into_iter().take(wanted) {
-            state.stand(owner, Standing::Filled);
+        let missing = state.out.len().saturating_sub(filled);
+        let is_vacant = |owner: &Owner| {
+            seats.get(*owner as usize).is_some_and(|seat| seat.standing == Standing::Vacant)
+        };
+        let called: Vec<Owner> = state.owners().filter(is_vacant).take(missing).collect();
+        for owner in &called {
+            state.stand(*owner, Standing::Filled);
         }
-        self.called.notify_all();
+        if !called.is_empty() {
+            self.called.notify_all();
+        }
     }
 
     /// Lets retired seats try again, if somebody is there to go on where they cannot.

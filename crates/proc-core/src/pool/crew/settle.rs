@@ -68,6 +68,8 @@ impl Crew {
         if out.chunk.measured {
             out.inbox.learn(progress.nanoseconds, out.count);
         }
+        let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
+        out.inbox.learn_size((bytes.len() + apart).div_ceil(out.count));
         let count = out.count;
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
@@ -153,6 +155,8 @@ impl Crew {
     ) {
         let mut news = Vec::new();
         let mut state = self.lock();
+        // As long as it is known who did it.
+        self.collect_finished(&mut state, &mut news);
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
         let doom = seat.doom.take();
@@ -160,7 +164,6 @@ impl Crew {
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
-        self.collect_finished(&mut state, &mut news);
         let death =
             failure.unwrap_or_else(|| Error::died(status, &self.plan.limits)).at(place.clone());
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();

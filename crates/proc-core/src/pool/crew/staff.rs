@@ -16,6 +16,7 @@ use crate::error::{Error, Place};
 use crate::panics;
 use crate::process::{self, Attributes, Link, Received};
 use crate::queue::Owner;
+use crate::streams::Streams;
 use crate::sys;
 use crate::template::Template;
 use crate::wire::{Job, Report};
@@ -98,7 +99,7 @@ impl Crew {
         };
         let link = match &self.template {
             Some(template) => start(template),
-            None => context::with_template(self.plan.context, start),
+            None => context::with_template(self.plan.context, &Streams::default(), start),
         };
         let mut state = self.lock();
         let seat = &mut state.seats[owner as usize];
