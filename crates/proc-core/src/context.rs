@@ -5,10 +5,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::Signal;
+
 use crate::error::Error;
+use crate::streams::Streams;
 use crate::sys::image::Image;
 use crate::sys::{self, SingleThread};
-use crate::template::Template;
+use crate::template::{Line, Template};
+use crate::wire::Request;
 
 /// How a new process comes into being; Python's start methods, under their names.
 ///
@@ -56,10 +60,30 @@ struct Program {
     spawned: Option<Arc<Template>>,
     /// Templates of ours that were told to end, or were found dead, and are not collected yet.
     ended: Vec<u32>,
+    /// The way to each template that has made daemons of ours, with its pid (0 if it is not ours).
+    daemons: Vec<(u32, Arc<Line>)>,
 }
 
-static PROGRAM: Mutex<Program> =
-    Mutex::new(Program { initialized: false, main: None, spawned: None, ended: Vec::new() });
+impl Program {
+    fn collect_ended(&mut self) {
+        let Program { ended, daemons, .. } = self;
+        ended.retain(|pid| {
+            let over = sys::reap_one(*pid).is_some();
+            if over {
+                daemons.retain(|(template, _)| template != pid);
+            }
+            !over
+        });
+    }
+}
+
+static PROGRAM: Mutex<Program> = Mutex::new(Program {
+    initialized: false,
+    main: None,
+    spawned: None,
+    ended: Vec::new(),
+    daemons: Vec::new(),
+});
 
 fn program() -> MutexGuard<'static, Program> {
     PROGRAM.lock().unwrap_or_else(PoisonError::into_inner)
@@ -92,7 +116,9 @@ pub fn init() {
     Image::get();
     // Without a template of its own the program spawns one when it needs it, and tells then if that
     // fails too.
-    let main = SingleThread::prove().ok().and_then(|alone| Template::fork(alone).ok());
+    let main = SingleThread::prove()
+        .ok()
+        .and_then(|alone| Template::fork(alone, &Streams::default()).ok());
     program().main = main.map(Arc::new);
 }
 
@@ -140,31 +166,55 @@ pub(crate) fn collect_later(template: u32) {
     program().ended.push(template);
 }
 
+/// Notes that a template is asked for a daemon, which is told to end also when the template is out
+/// of use.
+pub(crate) fn note_daemon(template: u32, line: &Arc<Line>) {
+    let mut program = program();
+    if !program.daemons.iter().any(|(_, known)| Arc::ptr_eq(known, line)) {
+        program.daemons.push((template, Arc::clone(line)));
+    }
+}
+
+/// Sends a signal to all daemons of this process.
+pub(crate) fn signal_daemons(signal: Signal) {
+    let of = std::process::id();
+    // The lock is not held while sending, which waits where a template is stopped.
+    let daemons = program().daemons.clone();
+    for (_, line) in daemons {
+        // Where the template is gone, so are its children.
+        let _ = line.ask(Request::SignalDaemons { of, signal: signal as i32 });
+    }
+}
+
 /// Runs `start` with the template for `context`, and again with a new one if that was found dead.
+///
+/// A template that is a copy of this process has no copy of `streams`.
 pub(crate) fn with_template<T>(
     context: Context,
+    streams: &Streams,
     mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let template = template_for(context)?;
+    let template = template_for(context, streams)?;
     match start(&template) {
         Err(error) if error.is_template_gone() && context != Context::Fork => {
             forget(&template);
-            start(&template_for(context)?)
+            start(&template_for(context, streams)?)
         }
         result => result,
     }
 }
 
-fn template_for(context: Context) -> Result<Arc<Template>, Error> {
+fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Error> {
     let mut program = program();
-    program.ended.retain(|pid| sys::reap_one(*pid).is_none());
+    program.collect_ended();
     if !program.initialized {
         return Err(Error::init_missing());
     }
     if context == Context::Fork {
         drop(program);
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
-        return Template::fork(alone).map(Arc::new).map_err(|e| Error::start("a template", e));
+        let template = Template::fork(alone, streams);
+        return template.map(Arc::new).map_err(|e| Error::start("a template", e));
     }
     if let (Context::Forkserver, Some(main)) = (context, &program.main)
         && main.has_our_rights()
@@ -176,7 +226,7 @@ fn template_for(context: Context) -> Result<Arc<Template>, Error> {
     if outdated.is_some() {
         drop(program);
         drop(outdated);
-        return template_for(context);
+        return template_for(context, streams);
     }
     if program.spawned.is_none() {
         let template = Template::spawn().map_err(|e| Error::start("a template", e))?;

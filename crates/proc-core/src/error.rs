@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::function::Fault;
+use crate::limits::Limits;
 use crate::panics::PanicReport;
 use crate::sys;
 use crate::wire::Payload;
@@ -34,7 +35,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 enum Kind {
     Panicked(PanicReport),
-    Died(Option<ExitStatus>),
+    Died { status: Option<ExitStatus>, passed: Option<String> },
     Timeout(Duration),
     Cancelled,
     Encode { what: &'static str, why: String },
@@ -46,6 +47,7 @@ enum Kind {
     Closed,
     InitMissing,
     Overwritten,
+    Restarts { restarts: u32, period: Duration, last: Error },
     Invalid(String),
 }
 
@@ -77,8 +79,9 @@ impl Error {
         fault.decode().map_or_else(Error::decode_result, Error::from_fault)
     }
 
-    pub(crate) fn died(status: Option<ExitStatus>) -> Error {
-        Error::new(Kind::Died(status))
+    pub(crate) fn died(status: Option<ExitStatus>, limits: &Limits) -> Error {
+        let passed = status.and_then(|status| limits.passed(status));
+        Error::new(Kind::Died { status, passed })
     }
 
     pub(crate) fn timeout(after: Duration) -> Error {
@@ -121,6 +124,10 @@ impl Error {
         Error::new(Kind::Overwritten)
     }
 
+    pub(crate) fn restarts(restarts: u32, period: Duration, last: Error) -> Error {
+        Error::new(Kind::Restarts { restarts, period, last })
+    }
+
     pub(crate) fn init_missing() -> Error {
         Error::new(Kind::InitMissing)
     }
@@ -140,7 +147,18 @@ impl Error {
 
     /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
-        matches!(*self.kind, Kind::Died(_))
+        matches!(*self.kind, Kind::Died { .. })
+    }
+
+    /// The process ended as one does that passes one of its [`Limits`].
+    ///
+    /// For memory that is a likely cause, not a certain one: a process can abort for other reasons.
+    pub fn is_limit(&self) -> bool {
+        match &*self.kind {
+            Kind::Died { passed, .. } => passed.is_some(),
+            Kind::Initializer(cause) => cause.is_limit(),
+            _ => false,
+        }
     }
 
     /// The time that the caller allowed has passed.
@@ -178,6 +196,11 @@ impl Error {
         matches!(*self.kind, Kind::Closed | Kind::Overwritten)
     }
 
+    /// More of the pool's workers died than [`restart_intensity`](crate::PoolBuilder) allows.
+    pub fn is_restart_limit(&self) -> bool {
+        matches!(*self.kind, Kind::Restarts { .. })
+    }
+
     /// [`init`](crate::init) was not called at the top of `main`.
     pub fn is_init_missing(&self) -> bool {
         matches!(*self.kind, Kind::InitMissing)
@@ -191,8 +214,8 @@ impl Error {
     /// How the process ended, where that is the error.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.kind {
-            Kind::Died(status) => *status,
-            Kind::Initializer(cause) => cause.exit_status(),
+            Kind::Died { status, .. } => *status,
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.exit_status(),
             _ => None,
         }
     }
@@ -215,7 +238,7 @@ impl Error {
     fn panic_report(&self) -> Option<&PanicReport> {
         match &*self.kind {
             Kind::Panicked(report) => Some(report),
-            Kind::Initializer(cause) => cause.panic_report(),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.panic_report(),
             _ => None,
         }
     }
@@ -240,7 +263,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.kind {
             Kind::Start { source, .. } => Some(source),
-            Kind::Initializer(cause) => Some(cause),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
             _ => None,
         }
     }
@@ -257,7 +280,10 @@ impl Display for Error {
                 write!(f, "panicked at {location}: {message}")
             }
             Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
-            Kind::Died(status) => describe_death(*status, f),
+            Kind::Died { status, passed } => {
+                describe_death(*status, f)?;
+                passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
+            }
             Kind::Timeout(after) => write!(f, "no result within {after:?}"),
             Kind::Cancelled => write!(f, "cancelled"),
             Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
@@ -292,11 +318,17 @@ impl Display for Error {
                 "the pool has ended: a worker overwrote the memory that it shares with the others; \
                  build the pool anew, and give such work a pool of its own"
             ),
+            Kind::Restarts { restarts, period, .. } => write!(
+                f,
+                "the pool has ended: more than {restarts} of its workers died within {period:?}; \
+                 mend what kills them, or allow more with restart_intensity"
+            ),
             Kind::Invalid(what) => write!(f, "{what}"),
         }?;
         write_place(place, f)?;
         match &**kind {
             Kind::Initializer(cause) => write!(f, ": {cause}"),
+            Kind::Restarts { last, .. } => write!(f, ": at last {last}"),
             _ => Ok(()),
         }
     }

@@ -9,12 +9,16 @@
 //! why it must capture nothing.
 
 use std::any::TypeId;
+use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::panics::{self, PanicReport};
+use crate::run::{Run, Stage};
+use crate::state::State;
 use crate::sys::image::Image;
 use crate::wire::{self, Handles};
 
@@ -72,11 +76,19 @@ fn is_marked(head: &[u8; 16]) -> bool {
 struct Entry {
     magic: [u8; 16],
     types: fn() -> u64,
-    call: Call,
+    code: Code,
 }
 
-/// Decodes arguments, calls, and appends the encoded result to `out`.
-pub(crate) type Call = fn(Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault>;
+/// What can be done with a function.
+pub(crate) struct Code {
+    /// Decodes arguments, calls, and appends the encoded result.
+    pub(crate) call: fn(Input<'_>, &mut State, out: &mut Vec<u8>) -> Called,
+    /// The same for each task of a chunk.
+    pub(crate) run: fn(&mut Run<'_>),
+}
+
+/// What came of a call: the channel ends of its result, which is written.
+pub(crate) type Called = Result<Option<Handles>, Fault>;
 
 /// Encoded arguments, and the channel ends among them.
 pub(crate) struct Input<'a> {
@@ -104,27 +116,120 @@ pub(crate) struct Name {
     types: u64,
 }
 
-struct Of<F, A, R>(std::marker::PhantomData<fn(F, A) -> R>);
+/// A way to call a function; each has an entry for each set of types.
+trait Callable: Sized + 'static {
+    const ENTRY: &'static Entry = &Entry {
+        magic: MAGIC,
+        types: types::<Self>,
+        code: Code { call: Self::call, run: Self::run },
+    };
 
-impl<F, A, R> Of<F, A, R>
+    /// May panic: `stage` then says what was being done.
+    fn task(input: Input<'_>, state: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called;
+
+    fn call(input: Input<'_>, state: &mut State, out: &mut Vec<u8>) -> Called {
+        let stage = Cell::new(Stage::Arguments);
+        panics::catch(|| Self::task(input, state, out, &stage))
+            .unwrap_or_else(|panic| Err(stage.get().fault(panic)))
+    }
+
+    fn run(run: &mut Run<'_>) {
+        run.each(Self::task);
+    }
+}
+
+/// A fingerprint of the types that are part of `T`.
+fn types<T: 'static>() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    TypeId::of::<T>().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[inline]
+fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
+    let argument = wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
+    stage.set(Stage::Function);
+    Ok(argument)
+}
+
+#[inline]
+fn write<R: Message>(result: R, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+    stage.set(Stage::Result);
+    let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
+    // What its destructor does is the function's business.
+    stage.set(Stage::Function);
+    drop(result);
+    encoded
+}
+
+/// A function of its argument alone.
+struct Plain<F, A, R>(PhantomData<fn(F, A) -> R>);
+
+impl<F, A, R> Callable for Plain<F, A, R>
 where
     F: Fn(A) -> R + Copy + 'static,
     A: Message,
     R: Message,
 {
-    const ENTRY: &'static Entry = &Entry { magic: MAGIC, types: Self::types, call: Self::call };
+    #[inline]
+    fn task(input: Input<'_>, _: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+        let argument = read(input, stage)?;
+        write(crate::sys::conjure::<F>()(argument), out, stage)
+    }
+}
 
-    fn types() -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (TypeId::of::<F>(), TypeId::of::<A>(), TypeId::of::<R>()).hash(&mut hasher);
-        hasher.finish()
+/// A function of the worker's state and its argument.
+struct Stateful<F, S, A, R>(PhantomData<fn(F, S, A) -> R>);
+
+impl<F, S, A, R> Callable for Stateful<F, S, A, R>
+where
+    F: Fn(&mut S, A) -> R + Copy + 'static,
+    S: 'static,
+    A: Message,
+    R: Message,
+{
+    #[inline]
+    fn task(input: Input<'_>, state: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+        let argument = read(input, stage)?;
+        let result = crate::sys::conjure::<F>()(state.lend()?, argument);
+        state.take_back();
+        write(result, out, stage)
+    }
+}
+
+/// A function that makes the worker's state.
+struct Maker<F, A, S>(PhantomData<fn(F, A) -> S>);
+
+impl<F, A, S> Callable for Maker<F, A, S>
+where
+    F: Fn(A) -> S + Copy + 'static,
+    A: Message,
+    S: 'static,
+{
+    fn task(input: Input<'_>, state: &mut State, _: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+        let argument = read(input, stage)?;
+        state.put(crate::sys::conjure::<F>()(argument));
+        Ok(None)
+    }
+}
+
+/// A function that is given the worker's state at its end.
+struct Taker<F, S>(PhantomData<fn(F, S)>);
+
+impl<F, S> Callable for Taker<F, S>
+where
+    F: Fn(S) + Copy + 'static,
+    S: 'static,
+{
+    fn task(_: Input<'_>, state: &mut State, _: &mut Vec<u8>, _: &Cell<Stage>) -> Called {
+        let state = state.take()?;
+        // Nobody waits for it, so the message of a panic is printed as in any thread.
+        let _ = panics::contain(|| crate::sys::conjure::<F>()(*state));
+        Ok(None)
     }
 
-    fn call(input: Input<'_>, out: &mut Vec<u8>) -> Result<Option<Handles>, Fault> {
-        let arguments = wire::decode(input.bytes, input.handles).map_err(Fault::Arguments)?;
-        let function = crate::sys::conjure::<F>();
-        let result = panics::catch(|| function(arguments)).map_err(Fault::Panicked)?;
-        wire::encode_into(&result, out).map_err(Fault::Result)
+    fn call(input: Input<'_>, state: &mut State, out: &mut Vec<u8>) -> Called {
+        Self::task(input, state, out, &Cell::new(Stage::Function))
     }
 }
 
@@ -136,15 +241,53 @@ impl Name {
         A: Message,
         R: Message,
     {
+        refuse_captures!(F);
+        Name::of_callable::<F, Plain<F, A, R>>()
+    }
+
+    /// The name of a function that is lent the worker's state.
+    pub(crate) fn of_stateful<F, S, A, R>() -> Result<Name, String>
+    where
+        F: Fn(&mut S, A) -> R + Copy + 'static,
+        S: 'static,
+        A: Message,
+        R: Message,
+    {
+        refuse_captures!(F);
+        Name::of_callable::<F, Stateful<F, S, A, R>>()
+    }
+
+    /// The name of a function that makes the worker's state.
+    pub(crate) fn of_maker<F, A, S>() -> Result<Name, String>
+    where
+        F: Fn(A) -> S + Copy + 'static,
+        A: Message,
+        S: 'static,
+    {
+        refuse_captures!(F);
+        Name::of_callable::<F, Maker<F, A, S>>()
+    }
+
+    /// The name of a function that is given the worker's state at its end.
+    pub(crate) fn of_taker<F, S>() -> Result<Name, String>
+    where
+        F: Fn(S) + Copy + 'static,
+        S: 'static,
+    {
+        refuse_captures!(F);
+        Name::of_callable::<F, Taker<F, S>>()
+    }
+
+    fn of_callable<F, C: Callable>() -> Result<Name, String> {
         let image = Image::get();
-        let offset = image.offset_of(Of::<F, A, R>::ENTRY).ok_or_else(|| {
+        let offset = image.offset_of(C::ENTRY).ok_or_else(|| {
             format!(
                 "{} lies in another shared object than proc-core, so other processes cannot find \
                  it; link both into one program",
                 std::any::type_name::<F>()
             )
         })?;
-        Ok(Name { image: image.identity(), offset, types: Of::<F, A, R>::types() })
+        Ok(Name { image: image.identity(), offset, types: types::<C>() })
     }
 
     /// The name as plain words, for shared memory.
@@ -158,20 +301,20 @@ impl Name {
     }
 
     /// The code behind a name, checked before anything is called.
-    pub(crate) fn resolve(&self) -> Result<Call, Fault> {
+    pub(crate) fn resolve(&self) -> Result<&'static Code, Fault> {
         let image = Image::get();
         if self.image != image.identity() {
             return Err(Fault::Unknown(
                 "the function belongs to another build of this program".into(),
             ));
         }
-        let entry: &Entry = image
+        let entry: &'static Entry = image
             .at_offset(self.offset, is_marked)
             .ok_or_else(|| Fault::Unknown("there is no function at this place".into()))?;
         if (entry.types)() != self.types {
             return Err(Fault::Unknown("the function at this place has other types".into()));
         }
-        Ok(entry.call)
+        Ok(&entry.code)
     }
 }
 
@@ -189,11 +332,50 @@ mod tests {
 
     #[test]
     fn a_name_leads_back_to_its_function() {
-        let call = name_of(double).resolve().expect("it is here");
+        let code = name_of(double).resolve().expect("it is here");
         let (mut bytes, mut out) = (Vec::new(), Vec::new());
         wire::encode_into(&21, &mut bytes).expect("an integer");
-        call(Input { bytes: &bytes, handles: None }, &mut out).expect("it returns");
+        let input = Input { bytes: &bytes, handles: None };
+        (code.call)(input, &mut State::none(), &mut out).expect("it returns");
         assert_eq!(wire::decode::<i32>(&out, None), Ok(42));
+    }
+
+    fn count(count: &mut u32, by: u32) -> u32 {
+        assert!(by > 0, "nothing to count");
+        *count += by;
+        *count
+    }
+
+    /// What `count` gives for `by`, as a worker calls it.
+    fn counted(state: &mut State, by: u32) -> Result<u32, Fault> {
+        fn name_of<F: Fn(&mut u32, u32) -> u32 + Copy + 'static>(_: F) -> Name {
+            Name::of_stateful::<F, u32, u32, u32>().expect("tests are one image")
+        }
+        let code = name_of(count).resolve()?;
+        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        wire::encode_into(&by, &mut bytes).expect("an integer");
+        (code.call)(Input { bytes: &bytes, handles: None }, state, &mut out)?;
+        Ok(wire::decode(&out, None).expect("an integer"))
+    }
+
+    #[test]
+    fn state_is_lent_and_spoilt_by_a_panic() {
+        let mut state = State::none();
+        state.put(40_u32);
+        assert!(matches!(counted(&mut state, 2), Ok(42)));
+        assert!(matches!(counted(&mut state, 1), Ok(43)));
+        assert!(!state.is_spoilt());
+        assert!(matches!(counted(&mut state, 0), Err(Fault::Panicked(_))));
+        assert!(state.is_spoilt());
+    }
+
+    #[test]
+    fn state_of_another_type_is_a_fault() {
+        let mut state = State::none();
+        assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
+        state.put("text");
+        assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
+        assert!(!state.is_spoilt());
     }
 
     #[test]

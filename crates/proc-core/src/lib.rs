@@ -40,8 +40,9 @@
 //! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
 //!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
 //!    finish, the worker is replaced.
-//! 5. **Nothing is left behind.** When the program ends, however it ends, so do all processes it
-//!    has started here (what a task itself executes is its own affair).
+//! 5. **Nothing is left behind.** The end of `main` waits for processes that are no
+//!    [daemons](Process::daemon), as in Python. However the program ends, nothing that it has started
+//!    here outlives it (what a task itself executes is its own affair).
 //!
 //! # When not to use it
 //!
@@ -56,34 +57,52 @@
 //! | `Process(target=f, args=(x,), name="n")` | [`Process::new(f, x).name("n")`](Process::new) |
 //! | `p.start()`, `p.join()`, `p.join(5)` | [`start()?`](Process::start), [`join()?`](Child::join), [`join_timeout(d)`](Child::join_timeout) |
 //! | `p.pid`, `p.is_alive()`, `p.exitcode` | [`pid()`](Child::pid), [`is_alive()`](Child::is_alive), [`exit_status()`](Child::exit_status) |
-//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill) |
+//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill), both with a grace: [`stop(d)`](Child::stop) |
+//! | `connection.wait([p.sentinel, q.sentinel])` | [`wait(&[p.sentinel(), q.sentinel()], None)`](wait) |
+//! | `resource.setrlimit(…)` in the process | [`.limits(…)`](Process::limits) of processes and pools: [`Limits`] |
+//! | `daemon=True` | [`.daemon(true)`](Process::daemon) |
+//! | `Popen(env=…, cwd=…, stdout=…)` | [`.env("K", "v")`](Process::env), [`.current_dir(path)`](Process::current_dir), [`.stdout(file)`](Process::stdout) |
 //! | `Pool(5, f, (x,), 100)` | [`Pool::builder()`](Pool::builder)`.processes(5).initializer(f, x).max_tasks_per_child(100).build()?` |
 //! | `get_context("spawn")` | [`Context::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
+//! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
+//! | (a pool has the size it has) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
+//! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
 //! How it works inside is told in `ARCHITECTURE.md` of the repository.
 
+mod child;
 mod context;
+mod ending;
 mod error;
 mod function;
+mod limits;
 mod panics;
 mod pool;
 mod process;
 mod queue;
 mod record;
+mod run;
+mod sentinel;
+mod state;
+mod streams;
+mod surroundings;
 mod sys;
 mod template;
 mod wire;
 mod worker;
 
+pub use child::Child;
 pub use context::{Context, init};
 pub use error::Error;
 pub use function::Message;
-pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task};
-pub use process::{Child, Process};
+pub use limits::Limits;
+pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
+pub use process::Process;
+pub use sentinel::{Sentinel, wait};
 
 /// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]

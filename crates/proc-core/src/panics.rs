@@ -93,7 +93,10 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
 
 /// Runs `f`; a panic in it is printed as in any thread and goes no further.
 pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok()
+    let nested = CATCHING.replace(false);
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok();
+    CATCHING.set(nested);
+    outcome
 }
 
 /// Runs `f`, which is expected to panic, without a word about it.

@@ -1,12 +1,10 @@
 //! One function in one process: [`Process`] describes it, [`Child`] is it running.
-//!
-//! A child has one channel back, on which the template tells its pid and its exit status and the
-//! child its result. Reading that channel is all that `join` does; there is no thread behind it.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,10 +13,16 @@ use ipc_channel::TryRecvError;
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 
+use crate::child::Child;
 use crate::context::{self, Context};
+use crate::ending::{self, Tie};
 use crate::error::{Error, Place};
 use crate::function::{Fault, Input, Message, Name, refuse_captures};
+use crate::limits::Limits;
 use crate::panics::{self, Echo};
+use crate::state::State;
+use crate::streams::Streams;
+use crate::surroundings::Overrides;
 use crate::sys;
 use crate::template::Template;
 use crate::wire::{Job, Key, Payload, Report, Start};
@@ -52,6 +56,16 @@ pub struct Process<F, A> {
     argument: A,
     name: Option<String>,
     context: Context,
+    attributes: Attributes,
+}
+
+/// What a process is started with beside its job.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attributes {
+    pub(crate) tie: Tie,
+    pub(crate) overrides: Overrides,
+    pub(crate) limits: Limits,
+    pub(crate) streams: Streams,
 }
 
 impl<F, A, R> Process<F, A>
@@ -65,7 +79,8 @@ where
     #[doc(alias = "args")]
     pub fn new(function: F, argument: A) -> Self {
         refuse_captures!(F);
-        Process { function, argument, name: None, context: Context::default() }
+        let (context, attributes) = (Context::default(), Attributes::default());
+        Process { function, argument, name: None, context, attributes }
     }
 
     /// Names the process, for people: in errors and, cut to 15 bytes, in `ps`.
@@ -82,27 +97,129 @@ where
         self
     }
 
+    /// Makes the process a daemon, or not, as it is without this.
+    ///
+    /// When a program ends, by the return of `main`, by `std::process::exit` or by a panic of `main`, its
+    /// daemons are told to end (SIGTERM), and killed after half a second; the other processes that it
+    /// has started are waited for. The same holds for a process at the end of its function. A pool's
+    /// workers do not wait: what a task has started and not joined ends with its worker.
+    ///
+    /// A daemon may start processes of its own, which Python refuses; they end with it.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// let heartbeat = |()| -> () {
+    ///     loop {
+    ///         std::thread::sleep(Duration::from_secs(1));
+    ///     }
+    /// };
+    /// let child = proc_core::Process::new(heartbeat, ()).daemon(true).start()?;
+    /// drop(child); // main can return, and the daemon ends
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn daemon(mut self, daemon: bool) -> Self {
+        self.attributes.tie = if daemon { Tie::Daemon } else { Tie::Awaited };
+        self
+    }
+
+    /// Sets an environment variable of the process.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let ask = |name: String| std::env::var(name).ok();
+    /// let child = proc_core::Process::new(ask, "GREETING".to_owned()).env("GREETING", "hello").start()?;
+    /// assert_eq!(child.join()?.as_deref(), Some("hello"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.attributes.overrides.set(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the environment of the process.
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.attributes.overrides.set(name.as_ref(), None);
+        self
+    }
+
+    /// Gives the process an empty environment, but for what is set after this.
+    pub fn env_clear(mut self) -> Self {
+        self.attributes.overrides.clear();
+        self
+    }
+
+    /// Sets the working directory of the process. A relative path begins at the caller's.
+    ///
+    /// A directory that cannot be entered is an error of [`join`](Child::join).
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.attributes.overrides.enter(directory.into());
+        self
+    }
+
+    /// Gives the process another stdin: a file, or the reading end of [`std::io::pipe`].
+    ///
+    /// With [`Context::Fork`] the process is a copy of the caller: it has what the caller has read ahead
+    /// from its own stdin, and sees the end of a pipe only if the caller had closed the other end.
+    pub fn stdin(mut self, stream: impl Into<OwnedFd>) -> Self {
+        self.attributes.streams.set(0, stream.into());
+        self
+    }
+
+    /// Gives the process another stdout: a file, or the writing end of [`std::io::pipe`].
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # proc_core::init();
+    /// let (mut reader, writer) = std::io::pipe()?;
+    /// let child = proc_core::Process::new(|()| println!("hello"), ()).stdout(writer).start()?;
+    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // to the end of the process
+    /// child.join()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(mut self, stream: impl Into<OwnedFd>) -> Self {
+        self.attributes.streams.set(1, stream.into());
+        self
+    }
+
+    /// Gives the process another stderr, as [`stdout`](Process::stdout).
+    pub fn stderr(mut self, stream: impl Into<OwnedFd>) -> Self {
+        self.attributes.streams.set(2, stream.into());
+        self
+    }
+
+    /// Limits what the process may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.attributes.limits = limits;
+        self
+    }
+
     /// Starts the process.
     ///
     /// It has the working directory and environment that the caller has now, and shares the
-    /// program's stdin, stdout and stderr; see [`Context`] for the rest. Returns when it exists; what
-    /// its function does is not waited for.
+    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`Context`] for the
+    /// rest. Returns when it exists; what its function does is not waited for.
     ///
     /// # Errors
     ///
-    /// The argument cannot be encoded, the process cannot be started, or [`init`](crate::init) is
-    /// missing.
+    /// The argument cannot be encoded, the process cannot be started, what was asked for makes no
+    /// sense ([`Error::is_invalid`]), or [`init`](crate::init) is missing.
     pub fn start(self) -> Result<Child<R>, Error> {
         let _ = self.function;
         let serial = next_serial();
         let name = self.name.unwrap_or_else(|| format!("Process-{serial}"));
         let place = || Place { name: Some(name.clone()), ..Place::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        context::with_template(self.context, |template| {
+        context::with_template(self.context, &self.attributes.streams, |template| {
             let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
             let job = Job::Call { function, arguments };
-            let link = Link::start(template, serial, &name, job)?;
-            Ok(Child { link, name: name.clone(), result: None })
+            let link = Link::start(template, serial, &name, &self.attributes, job)?;
+            Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })
         .map_err(|error| error.at(place()))
     }
@@ -149,16 +266,33 @@ impl Link {
         template: &Arc<Template>,
         serial: u64,
         name: &str,
+        attributes: &Attributes,
         job: Job,
     ) -> Result<Link, Error> {
         let cannot = |source| Error::start("the process", source);
         let (report, reports) = ipc::channel().map_err(cannot)?;
         let key = Key { owner: std::process::id(), serial };
-        let surroundings = Payload::encode(&template.surroundings())
+        let Attributes { tie, overrides, limits, streams } = attributes;
+        let (tie, limits) = (*tie, limits.clone());
+        let streams = streams.or_inherited().map_err(cannot)?;
+        let surroundings = template.surroundings(overrides).map_err(Error::invalid)?;
+        let surroundings = Payload::encode_plain(&surroundings)
             .map_err(|why| cannot(std::io::Error::other(why)))?;
+        let lifeline = ending::lifeline(tie).map_err(cannot)?;
         // More is not shown anywhere; errors have the whole name.
         let name = name.chars().take(16).collect();
-        template.start(Start { key, name, report, surroundings, job })?;
+        let start = Start {
+            key,
+            name,
+            report,
+            tie,
+            lifeline,
+            surroundings,
+            limits,
+            streams: streams.count(),
+            job,
+        };
+        template.start(start, &streams)?;
         let handle = Handle { pid: 0, key, template: Arc::clone(template) };
         let mut link = Link { handle, reports, early: RefCell::default() };
         let mut early = VecDeque::new();
@@ -173,7 +307,10 @@ impl Link {
                     return Err(cannot(std::io::Error::from_raw_os_error(errno)));
                 }
                 Received::Report(report) => early.push_back(report),
-                _ => return Err(Error::template_gone()),
+                _ => {
+                    template.forget(key);
+                    return Err(Error::template_gone());
+                }
             }
         }
     }
@@ -222,177 +359,13 @@ pub(crate) enum Received {
     Rubbish,
 }
 
-/// A process that was started.
-///
-/// Dropping it without joining leaves the process running, but no longer than the program: unlike in
-/// Python, the end of `main` waits for nobody. Join what must finish.
-#[derive(Debug)]
-#[must_use = "a child that is not joined ends with the program, finished or not"]
-pub struct Child<R> {
-    link: Link,
-    name: String,
-    result: Option<Outcome<R>>,
-}
-
-/// What is known of a child's end so far.
-#[derive(Debug)]
-enum Outcome<R> {
-    Returned(Result<R, Error>),
-    Exited { status: Option<ExitStatus>, returned: Option<Result<R, Error>> },
-}
-
-impl<R: Message> Child<R> {
-    /// The process's pid.
-    pub fn pid(&self) -> u32 {
-        self.link.handle.pid
-    }
-
-    /// The process's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether the process has not ended yet.
-    pub fn is_alive(&mut self) -> bool {
-        self.advance(Some(Instant::now()));
-        !matches!(self.result, Some(Outcome::Exited { .. }))
-    }
-
-    /// How the process ended: its exit code or its signal; `None` while it is alive.
-    ///
-    /// A function that returned ends its process with code 0, one that panicked with 101.
-    #[doc(alias = "exitcode")]
-    pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.advance(Some(Instant::now()));
-        match self.result {
-            Some(Outcome::Exited { status, .. }) => status,
-            _ => None,
-        }
-    }
-
-    /// Waits for the process to end and gives back what its function returned.
-    ///
-    /// # Errors
-    ///
-    /// The function panicked, its result could not be sent, or the process ended without a result.
-    pub fn join(mut self) -> Result<R, Error> {
-        self.advance(None);
-        self.finish()
-    }
-
-    /// Like [`join`](Child::join), for at most `timeout`; then the child comes back as the error.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # use std::time::Duration;
-    /// let nap = |()| std::thread::sleep(Duration::from_secs(60));
-    /// let child = proc_core::Process::new(nap, ()).start()?;
-    /// match child.join_timeout(Duration::from_millis(10)) {
-    ///     Ok(result) => result?,
-    ///     Err(child) => child.kill()?,
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[expect(
-        clippy::result_large_err,
-        reason = "what comes back is no error, and not on a hot path"
-    )]
-    pub fn join_timeout(mut self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
-        let deadline = Instant::now().checked_add(timeout);
-        self.advance(deadline);
-        match self.result {
-            Some(Outcome::Exited { .. }) => Ok(self.finish()),
-            _ => Err(self),
-        }
-    }
-
-    /// Asks the process to end, by SIGTERM. It may take its time, or refuse.
-    ///
-    /// Does nothing if it has ended already.
-    ///
-    /// # Errors
-    ///
-    /// None today; a system where signals need a permission could have one.
-    pub fn terminate(&self) -> Result<(), Error> {
-        self.link.handle.signal(Signal::SIGTERM);
-        Ok(())
-    }
-
-    /// Ends the process, by SIGKILL. Does nothing if it has ended already.
-    ///
-    /// # Errors
-    ///
-    /// As for [`terminate`](Child::terminate).
-    pub fn kill(&self) -> Result<(), Error> {
-        self.link.handle.signal(Signal::SIGKILL);
-        Ok(())
-    }
-
-    /// Reads reports until the exit or the deadline.
-    fn advance(&mut self, deadline: Option<Instant>) {
-        loop {
-            let returned = match self.result.take() {
-                exited @ Some(Outcome::Exited { .. }) => {
-                    self.result = exited;
-                    return;
-                }
-                Some(Outcome::Returned(result)) => Some(result),
-                None => None,
-            };
-            let wait = |returned: Option<_>| returned.map(Outcome::Returned);
-            self.result = match self.link.receive(deadline) {
-                Received::Report(Report::Exited { status }) => {
-                    Some(Outcome::Exited { status: Some(ExitStatus::from_raw(status)), returned })
-                }
-                Received::End => Some(Outcome::Exited { status: None, returned }),
-                Received::Report(Report::Returned(result)) => {
-                    Some(Outcome::Returned(returned.unwrap_or_else(|| open(result))))
-                }
-                Received::Report(Report::BadSurroundings(why)) => {
-                    let source = std::io::Error::other(why);
-                    Some(Outcome::Returned(Err(Error::start("the process", source))))
-                }
-                Received::Report(_) => wait(returned),
-                Received::Rubbish => {
-                    self.link.handle.signal(Signal::SIGKILL);
-                    wait(returned)
-                }
-                Received::Nothing => {
-                    self.result = wait(returned);
-                    return;
-                }
-            };
-        }
-    }
-
-    fn finish(self) -> Result<R, Error> {
-        let place =
-            Place { name: Some(self.name), pid: Some(self.link.handle.pid), ..Place::default() };
-        match self.result {
-            Some(Outcome::Exited { returned: Some(result), .. }) => result,
-            Some(Outcome::Exited { status, .. }) => Err(Error::died(status)),
-            _ => Err(Error::died(None)),
-        }
-        .map_err(|error| error.at(place))
-    }
-}
-
-fn open<R: Message>(result: Result<Payload, Payload>) -> Result<R, Error> {
-    match result {
-        Ok(value) => value.decode().map_err(Error::decode_result),
-        Err(fault) => Err(Error::from_fault_payload(fault)),
-    }
-}
-
 /// The life of a [`Process`] from inside.
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Print);
     let mut out = Vec::new();
-    let result = function.resolve().and_then(|call| {
+    let result = function.resolve().and_then(|code| {
         let (bytes, handles) = arguments.parts();
-        call(Input { bytes, handles }, &mut out)
+        (code.call)(Input { bytes, handles }, &mut State::none(), &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result
@@ -400,5 +373,6 @@ pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSen
         .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
     // Where the parent no longer listens, nobody misses the result.
     let _ = report.send(Report::Returned(result));
+    ending::end();
     sys::exit_now(code)
 }

@@ -13,6 +13,7 @@ const LONG: u32 = u32::MAX;
 pub(crate) const LEAST_RESULT: usize = 5;
 
 /// Appends a record with the bytes that `write` appends. On an error nothing is left of it.
+#[inline]
 pub(crate) fn append<T, E>(
     out: &mut Vec<u8>,
     write: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,
@@ -26,11 +27,7 @@ pub(crate) fn append<T, E>(
                 Ok(len) if len != LONG => {
                     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
                 }
-                _ => {
-                    out[start..start + 4].copy_from_slice(&LONG.to_le_bytes());
-                    let long = (len as u64).to_le_bytes();
-                    out.splice(start + 4..start + 4, long);
-                }
+                _ => lengthen(out, start, len),
             }
             Ok(value)
         }
@@ -41,7 +38,15 @@ pub(crate) fn append<T, E>(
     }
 }
 
+/// Makes room for a length that needs eight bytes more.
+#[cold]
+fn lengthen(out: &mut Vec<u8>, start: usize, len: usize) {
+    out[start..start + 4].copy_from_slice(&LONG.to_le_bytes());
+    out.splice(start + 4..start + 4, (len as u64).to_le_bytes());
+}
+
 /// Takes the first record's bytes off `bytes`; `None` if there is no whole one.
+#[inline]
 pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, mut rest) = bytes.split_first_chunk::<4>()?;
     let mut len = u64::from(u32::from_le_bytes(*len));
@@ -72,6 +77,7 @@ const FAULT: u8 = 2;
 /// Appends the result of one task; `call` appends the value's bytes.
 ///
 /// Returns what `call` gave beside the bytes.
+#[inline]
 pub(crate) fn append_result<T>(
     out: &mut Vec<u8>,
     call: impl FnOnce(&mut Vec<u8>) -> Result<T, Fault>,
@@ -80,14 +86,20 @@ pub(crate) fn append_result<T>(
     out.push(VALUE);
     append(out, call).map_err(|fault| {
         out.truncate(start);
-        out.push(FAULT);
-        let text = |out: &mut Vec<u8>| -> Result<(), postcard::Error> {
-            out.extend(postcard::to_stdvec(&fault)?);
-            Ok(())
-        };
-        // Strings can always be encoded; an empty record would read as a fault without words.
-        let _ = append(out, text);
+        append_fault(out, &fault);
     })
+}
+
+/// Appends the result of a task that failed.
+#[cold]
+pub(crate) fn append_fault(out: &mut Vec<u8>, fault: &Fault) {
+    out.push(FAULT);
+    let text = |out: &mut Vec<u8>| -> Result<(), postcard::Error> {
+        out.extend(postcard::to_stdvec(fault)?);
+        Ok(())
+    };
+    // Strings can always be encoded; an empty record would read as a fault without words.
+    let _ = append(out, text);
 }
 
 /// Says that the result goes another way.
@@ -96,6 +108,7 @@ pub(crate) fn append_apart(out: &mut Vec<u8>) {
 }
 
 /// Takes the first result off `bytes`; `None` if there is no whole one.
+#[inline]
 pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<'a>> {
     let (tag, rest) = bytes.split_first()?;
     let mut rest = rest;
@@ -103,11 +116,16 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<'a>> {
     let outcome = match *tag {
         VALUE => Outcome::Value(record),
         APART => Outcome::Apart,
-        FAULT => Outcome::Fault(postcard::from_bytes(record).ok()?),
+        FAULT => Outcome::Fault(read_fault(record)?),
         _ => return None,
     };
     *bytes = rest;
     Some(outcome)
+}
+
+#[cold]
+fn read_fault(record: &[u8]) -> Option<Fault> {
+    postcard::from_bytes(record).ok()
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! What can go wrong, and why it does not:
 //! - *The template blocks.* It waits only in `poll`. What it sends goes to a channel of the new
 //!   process's own, where it puts two messages, so no channel is ever full because of it.
-//! - *A request arrives unseen.* ipc-channel shows nobody its descriptor, so a doorbell pipe beside
-//!   it is rung after each request; the template reads requests until there are none.
+//! - *A request arrives unseen.* ipc-channel shows nobody its descriptor, so a doorbell beside it
+//!   is rung after each request; the template reads requests until there are none.
 //! - *The program is killed.* A pidfd of the program becomes readable; the template ends, and the
 //!   kernel kills its children (PR_SET_PDEATHSIG, safe here because one thread is the template).
 //! - *The template is killed.* Its children die with it, by the same signal, and every channel to
@@ -19,14 +19,13 @@
 //! - *The owner of a process dies*, where that is itself a child: the template kills what it owned.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::IpcError;
@@ -34,11 +33,14 @@ use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::ending::{self, Tie};
 use crate::error::Error;
 use crate::panics::{self, Echo};
+use crate::streams::{self, Arrived, Streams};
+use crate::surroundings::{Overrides, Snapshot, Surroundings};
 use crate::sys::image::Image;
 use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
-use crate::wire::{Job, Key, Report, Request, Start, Surroundings};
+use crate::wire::{Job, Key, Report, Request, Start};
 use crate::{context, process, worker};
 
 /// Tells an executed program that it is to be a template, and where to report: `nonce:bell:ring:server`.
@@ -50,66 +52,42 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How long an executed template may take to reach `init()`.
 const BIRTH: Duration = Duration::from_secs(30);
 
-/// The way to ask a template for processes.
+/// The way to a template: requests, and the bell that announces them.
+#[derive(Debug)]
+pub(crate) struct Line {
+    requests: Mutex<IpcSender<Request>>,
+    ring: Ring,
+}
+
+impl Line {
+    fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
+        Arc::new(Line { requests: Mutex::new(requests), ring })
+    }
+
+    pub(crate) fn ask(&self, request: Request) -> io::Result<()> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|error| match error {
+            IpcError::Io(error) => error,
+            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
+            error => io::Error::other(error),
+        })?;
+        self.ring.ring()
+    }
+}
+
+/// A template, for whoever asks it for processes.
 #[derive(Debug)]
 pub(crate) struct Template {
-    line: Mutex<IpcSender<Request>>,
-    ring: Ring,
+    line: Arc<Line>,
     /// Where the template is a child: its pid and its parent, who tells it to end and collects it.
     child: Option<(u32, u32)>,
     /// What the template's own environment looks like.
     base: Snapshot,
 }
 
-/// The environment and working directory of a moment.
-#[derive(Clone, Debug, Default)]
-struct Snapshot {
-    environment: HashMap<OsString, OsString>,
-    directory: Option<OsString>,
-    /// Effective user and group.
-    rights: (u32, u32),
-}
-
-/// As an OsString: serde takes a path for text.
-fn current_directory() -> Option<OsString> {
-    std::env::current_dir().ok().map(PathBuf::into_os_string)
-}
-
-impl Snapshot {
-    fn now() -> Snapshot {
-        Snapshot {
-            environment: std::env::vars_os().collect(),
-            directory: current_directory(),
-            rights: sys::rights(),
-        }
-    }
-
-    /// What a process must change to have today's surroundings instead of these.
-    fn changes(&self) -> Surroundings {
-        let mut environment = Vec::new();
-        let mut kept = 0;
-        for (name, value) in std::env::vars_os() {
-            match self.environment.get(&name) {
-                Some(old) if *old == value => kept += 1,
-                Some(_) => {
-                    kept += 1;
-                    environment.push((name, Some(value)));
-                }
-                None => environment.push((name, Some(value))),
-            }
-        }
-        if kept < self.environment.len() {
-            let gone = self.environment.keys().filter(|name| std::env::var_os(name).is_none());
-            environment.extend(gone.map(|name| (name.clone(), None)));
-        }
-        let directory = current_directory().filter(|now| self.directory.as_ref() != Some(now));
-        Surroundings { environment, directory }
-    }
-}
-
 impl Template {
-    /// Forks a template from this process as it is now.
-    pub(crate) fn fork(alone: SingleThread) -> io::Result<Template> {
+    /// Forks a template from this process as it is now, but for `streams`.
+    pub(crate) fn fork(alone: SingleThread, streams: &Streams) -> io::Result<Template> {
         let (sender, requests) = ipc::channel()?;
         let (ring, bell) = sys::doorbell()?;
         let owner = std::process::id();
@@ -117,10 +95,11 @@ impl Template {
         match sys::fork(alone)? {
             Forked::Parent { child } => {
                 let child = Some((child, owner));
-                Ok(Template { line: Mutex::new(sender), ring, child, base })
+                Ok(Template { line: Line::new(sender, ring), child, base })
             }
             Forked::Child => {
-                let line = Template { line: Mutex::new(sender), ring, child: None, base };
+                streams.close_copies();
+                let line = Template { line: Line::new(sender, ring), child: None, base };
                 Server::run(alone, owner, requests, bell, line)
             }
         }
@@ -191,12 +170,10 @@ impl Template {
             Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
         });
         match sender {
-            Ok(sender) => Ok(Template {
-                line: Mutex::new(sender),
-                ring,
-                child: Some((child.id(), owner)),
-                base,
-            }),
+            Ok(sender) => {
+                let line = Line::new(sender, ring);
+                Ok(Template { line, child: Some((child.id(), owner)), base })
+            }
             Err(why) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -225,8 +202,8 @@ impl Template {
                 .send(Hello { nonce, image, requests: Some(sender.clone()) })
                 .map_err(io::Error::other)?;
             let base = Snapshot::now();
-            let line = Template { line: Mutex::new(sender), ring: ring.into(), child: None, base };
-            Ok((requests, bell.into(), line))
+            let line = Line::new(sender, ring.into());
+            Ok((requests, bell.into(), Template { line, child: None, base }))
         };
         match born() {
             Ok((requests, bell, line)) => Server::run(alone, owner, requests, bell, line),
@@ -240,17 +217,33 @@ impl Template {
         }
     }
 
-    /// What a new process must change to have today's surroundings.
-    pub(crate) fn surroundings(&self) -> Surroundings {
-        self.base.changes()
+    /// What a new process must change to have today's surroundings, with `overrides`.
+    pub(crate) fn surroundings(&self, overrides: &Overrides) -> Result<Surroundings, String> {
+        self.base.changes(overrides)
     }
 
     /// Asks for a process.
-    pub(crate) fn start(&self, start: Start) -> Result<(), Error> {
-        self.ask(Request::Start(Box::new(start))).map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::template_gone(),
-            _ => Error::start("the process", error),
+    pub(crate) fn start(&self, start: Start, streams: &Streams) -> Result<(), Error> {
+        if start.tie == Tie::Daemon {
+            let pid = self.child.map_or(0, |(pid, _)| pid);
+            context::note_daemon(pid, &self.line);
+        }
+        let key = start.key;
+        let asked = streams.pass(&self.line.ring, key);
+        asked.and_then(|()| self.ask(Request::Start(Box::new(start)))).map_err(|error| {
+            self.forget(key);
+            match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                    Error::template_gone()
+                }
+                _ => Error::start("the process", error),
+            }
         })
+    }
+
+    /// Takes back what a process was to have whose start has failed.
+    pub(crate) fn forget(&self, key: Key) {
+        let _ = self.ask(Request::Forget(key));
     }
 
     /// Sends a signal to a process that was asked for here, unless it has ended.
@@ -278,13 +271,7 @@ impl Template {
         if self.child.is_some_and(|(_, parent)| parent != std::process::id()) {
             return Err(io::Error::other("it serves the process that this one was forked from"));
         }
-        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        line.send(request).map_err(|error| match error {
-            IpcError::Io(error) => error,
-            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
-            error => io::Error::other(error),
-        })?;
-        self.ring.ring()
+        self.line.ask(request)
     }
 }
 
@@ -323,13 +310,21 @@ struct Server {
     bell: Bell,
     exits: ExitBell,
     children: HashMap<u32, Running>,
+    streams: Arrived,
     retiring: bool,
 }
 
 /// A child that has not been reaped.
 struct Running {
     key: Key,
+    tie: Tie,
     report: IpcSender<Report>,
+}
+
+impl Running {
+    fn is_daemon_of(&self, owner: u32) -> bool {
+        self.tie == Tie::Daemon && self.key.owner == owner
+    }
 }
 
 impl Server {
@@ -341,6 +336,7 @@ impl Server {
         bell: Bell,
         line: Template, // what children use to ask this template for processes of their own
     ) -> ! {
+        ending::let_go();
         sys::ignore_sigpipe();
         sys::hear_children();
         sys::name_process("template");
@@ -356,10 +352,11 @@ impl Server {
             bell,
             exits,
             children: HashMap::new(),
+            streams: Arrived::default(),
             retiring: false,
         };
         let template = std::process::id();
-        let start = server.serve();
+        let (start, streams) = server.serve();
         // From here on this is a child. It must not hold its siblings' channels, nor the template's.
         drop(server);
         sys::die_with_parent();
@@ -368,11 +365,11 @@ impl Server {
         }
         sys::restore_signals(&mask);
         context::adopt(line);
-        become_process(alone, start)
+        become_process(alone, start, streams)
     }
 
     /// Serves requests; returns in each new child, with what it is to do.
-    fn serve(&mut self) -> Start {
+    fn serve(&mut self) -> (Start, Vec<(u8, OwnedFd)>) {
         let watch = sys::watch_process(self.owner);
         loop {
             if sys::parent_pid() != self.owner {
@@ -388,7 +385,8 @@ impl Server {
             let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
             let exits_are_told = self.exits.descriptor().is_some();
             if ready[0] {
-                self.bell.quiet();
+                // One ring a turn: each has its request in the channel by now, and costs no more.
+                self.streams.hear(&self.bell);
                 while let Some(request) = self.receive() {
                     match request {
                         Request::Start(start) => {
@@ -396,7 +394,13 @@ impl Server {
                                 return start;
                             }
                         }
-                        Request::Signal { to, signal } => self.signal(to, signal),
+                        Request::Signal { to, signal } => {
+                            self.signal(signal, |child| child.key == to);
+                        }
+                        Request::SignalDaemons { of, signal } => {
+                            self.signal(signal, |child| child.is_daemon_of(of));
+                        }
+                        Request::Forget(start) => self.streams.forget(|key| key == start),
                         Request::Retire => self.retiring = true,
                     }
                 }
@@ -424,15 +428,18 @@ impl Server {
         panics::catch(|| self.requests.try_recv()).ok()?.ok()
     }
 
-    /// Forks; the child gets `start` back.
-    fn start(&mut self, start: Start) -> Option<Start> {
-        match sys::fork(self.alone) {
-            Ok(Forked::Parent { child: pid }) => {
+    /// Forks; the child gets `start` back, with its streams.
+    fn start(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+        let streams = self.streams.take(start.key, start.streams, &self.bell);
+        let forked = streams.and_then(|streams| Ok((sys::fork(self.alone)?, streams)));
+        match forked {
+            Ok((Forked::Parent { child: pid }, _)) => {
                 let _ = start.report.send(Report::Started { pid });
-                self.children.insert(pid, Running { key: start.key, report: start.report });
+                let Start { key, tie, report, .. } = start;
+                self.children.insert(pid, Running { key, tie, report });
                 None
             }
-            Ok(Forked::Child) => Some(start),
+            Ok((Forked::Child, streams)) => Some((start, streams)),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
                 let _ = start.report.send(Report::NotStarted { errno });
@@ -441,9 +448,9 @@ impl Server {
         }
     }
 
-    fn signal(&self, to: Key, signal: i32) {
+    fn signal(&self, signal: i32, is_meant: impl Fn(&Running) -> bool) {
         let Ok(signal) = Signal::try_from(signal) else { return };
-        if let Some((pid, _)) = self.children.iter().find(|(_, child)| child.key == to) {
+        for (pid, _) in self.children.iter().filter(|(_, child)| is_meant(child)) {
             sys::signal_child(*pid, signal);
         }
     }
@@ -451,6 +458,7 @@ impl Server {
     fn report_exit(&mut self, pid: u32, status: ExitStatus) {
         let Some(child) = self.children.remove(&pid) else { return };
         let _ = child.report.send(Report::Exited { status: status.into_raw() });
+        self.streams.forget(|key| key.owner == pid);
         for (orphan, _) in self.children.iter().filter(|(_, other)| other.key.owner == pid) {
             sys::signal_child(*orphan, Signal::SIGKILL);
         }
@@ -458,18 +466,14 @@ impl Server {
 }
 
 /// What every new process does before its own work: take the name and the surroundings it was given.
-fn become_process(alone: SingleThread, start: Start) -> ! {
+fn become_process(alone: SingleThread, start: Start, streams: Vec<(u8, OwnedFd)>) -> ! {
     sys::name_process(&start.name);
-    let moved = start.surroundings.decode().and_then(|surroundings: Surroundings| {
-        for (name, value) in &surroundings.environment {
-            sys::set_env(alone, name, value.as_deref());
-        }
-        let Some(directory) = &surroundings.directory else { return Ok(()) };
-        std::env::set_current_dir(directory)
-            .map_err(|error| format!("working directory {}: {error}", directory.display()))
-    });
-    if let Err(why) = moved {
-        let _ = start.report.send(Report::BadSurroundings(why));
+    ending::hold(start.tie, start.lifeline);
+    let taken = streams::put(streams).and_then(|()| start.surroundings.decode());
+    let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
+    let taken = taken.and_then(|()| start.limits.set());
+    if let Err(why) = taken {
+        let _ = start.report.send(Report::NotReady(why));
         sys::exit_now(1);
     }
     match start.job {

@@ -1,6 +1,6 @@
 //! What crosses between processes: values as bytes, channel ends beside them, and the messages.
 //!
-//! Three layers, read from below: `codec` turns a value into bytes; a [`Payload`] is bytes plus the
+//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one that is bytes already; a [`Payload`] is bytes plus the
 //! channel ends and shared memory that were part of the value; [`Request`], [`Mail`] and [`Report`]
 //! are what program, template and workers tell each other. Starting processes is not done here.
 //!
@@ -9,16 +9,18 @@
 //! them out again leaks them. So every value is encoded on its own, its channel ends go at once into
 //! one message of their own (see [`Handles`]), and no failure leaves any behind.
 
+mod bulk;
 mod codec;
 
 use std::cell::RefCell;
-use std::ffi::OsString;
 use std::fmt::Display;
 
 use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ending::Tie;
 use crate::function::{Message, Name};
+use crate::limits::Limits;
 use crate::panics;
 use crate::sys;
 
@@ -64,6 +66,13 @@ impl Payload {
         Payload::new(bytes, handles)
     }
 
+    /// Encodes a value that holds no channel ends, without the look for them.
+    pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
+        let mut bytes = Vec::new();
+        codec::encode_into(value, &mut bytes).map_err(|error| error.to_string())?;
+        Payload::new(bytes, None)
+    }
+
     /// The encoded value.
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.body {
@@ -102,23 +111,46 @@ pub(crate) fn encode_into<T: Message>(
     out: &mut Vec<u8>,
 ) -> Result<Option<Handles>, String> {
     let start = out.len();
-    let encoded = panics::catch(|| codec::encode_into(value, out))
-        .map_err(|panic| format!("its Serialize panicked: {}", panic.message))
-        .and_then(|encoded| encoded.map_err(|error| error.to_string()));
+    panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
+        out.truncate(start);
+        drop_collected_handles();
+        Err(format!("its Serialize panicked: {}", panic.message))
+    })
+}
+
+/// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller, who is then
+/// to call [`drop_collected_handles`] and to shorten `out`.
+#[inline]
+pub(crate) fn encode_or_panic<T: Message>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<Option<Handles>, String> {
+    if let Some(bytes) = bulk::bytes_of(value) {
+        out.extend_from_slice(bytes);
+        return Ok(None);
+    }
+    let start = out.len();
+    let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as a zero byte, its index:
     // without either there is none, and the costly look can be saved.
     if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out[start..].contains(&0)) {
-        if encoded.is_err() {
-            out.truncate(start);
-        }
-        return encoded.map(|()| None);
+        return match encoded {
+            Ok(()) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
     }
     let handles = collect_handles();
-    let result = encoded.and(handles);
+    let result = encoded.map_err(|error| error.to_string()).and(handles);
     if result.is_err() {
         out.truncate(start);
     }
     result
+}
+
+/// After a value's encoding has panicked: forgets the channel ends that it had met.
+#[cold]
+pub(crate) fn drop_collected_handles() {
+    let _ = collect_handles();
 }
 
 /// Moves the channel ends that this thread's encoding has met into a message of their own.
@@ -172,11 +204,28 @@ pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Resu
 }
 
 fn decode_bytes<T: Message>(bytes: &[u8]) -> Result<T, String> {
-    match panics::catch(|| codec::decode(bytes)) {
-        Ok(Ok((value, []))) => Ok(value),
-        Ok(Ok((_, rest))) => Err(format!("{} bytes are left over", rest.len())),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(panic) => Err(format!("its Deserialize panicked: {}", panic.message)),
+    panics::catch(|| decode_plain(bytes))
+        .unwrap_or_else(|panic| Err(format!("its Deserialize panicked: {}", panic.message)))
+}
+
+/// Like [`decode`], but a panic of the type's `Deserialize` goes on to the caller.
+#[inline]
+pub(crate) fn decode_or_panic<T: Message>(
+    bytes: &[u8],
+    handles: Option<Handles>,
+) -> Result<T, String> {
+    if handles.is_some() { decode(bytes, handles) } else { decode_plain(bytes) }
+}
+
+#[inline]
+fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    if let Some(value) = bulk::from_bytes(bytes) {
+        return value;
+    }
+    match codec::decode(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -226,6 +275,10 @@ pub(crate) enum Request {
     Start(Box<Start>),
     /// Send a signal to a process unless it has been reaped.
     Signal { to: Key, signal: i32 },
+    /// Send a signal to the daemons that process `of` has started.
+    SignalDaemons { of: u32, signal: i32 },
+    /// Close the streams that have gone ahead of a `Start` that will not come, or was lost.
+    Forget(Key),
     /// Start nothing more; end when the last process has.
     Retire,
 }
@@ -237,16 +290,15 @@ pub(crate) struct Start {
     /// What `ps` shows.
     pub(crate) name: String,
     pub(crate) report: IpcSender<Report>,
-    /// [`Surroundings`], which may be long.
+    pub(crate) tie: Tie,
+    /// What the process is to hold until its death.
+    pub(crate) lifeline: Option<IpcSender<()>>,
+    /// [`Surroundings`](crate::surroundings::Surroundings), which may be long.
     pub(crate) surroundings: Payload,
+    pub(crate) limits: Limits,
+    /// How many standard streams of its own have gone ahead.
+    pub(crate) streams: usize,
     pub(crate) job: Job,
-}
-
-/// What differs from the template's own environment, which is as old as the template.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Surroundings {
-    pub(crate) environment: Vec<(OsString, Option<OsString>)>,
-    pub(crate) directory: Option<OsString>,
 }
 
 /// What a new process does.
@@ -265,8 +317,8 @@ pub(crate) enum Report {
     Started { pid: u32 },
     /// The template could not make it: the system's error number.
     NotStarted { errno: i32 },
-    /// It could not take the surroundings it was to start in.
-    BadSurroundings(String),
+    /// It could not take the surroundings or limits that it was to start with.
+    NotReady(String),
     /// Its function has returned, or failed in a way that it survived: a [`Fault`](crate::function).
     Returned(Result<Payload, Payload>),
     /// The template has reaped it: a raw wait status.

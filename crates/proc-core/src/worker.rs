@@ -1,14 +1,17 @@
 //! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
+//! At its end in order, what its state needs for that.
 
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
+use ipc_channel::{IpcError, TryRecvError};
 use serde::{Deserialize, Serialize};
 
-use crate::function::{Call, Fault, Input, Name};
+use crate::function::{Code, Fault, Input, Name};
 use crate::panics::{self, Echo};
 use crate::queue::{Board, Layout, Owner, Region, TicketId};
-use crate::record;
+use crate::run::Run;
+use crate::state::State;
 use crate::sys;
 use crate::wire::{Handles, Payload, Report};
 
@@ -21,7 +24,13 @@ pub(crate) struct Setup {
     pub(crate) board: IpcSharedMemory,
     pub(crate) regions: Vec<IpcSharedMemory>,
     pub(crate) initializer: Option<(Name, Payload)>,
+    /// What makes the state; it is `()` without.
+    pub(crate) state: Option<(Name, Payload)>,
+    /// What is given the state at the end.
+    pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How long it waits for work before it leaves.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// What the parent sends to one worker.
@@ -38,10 +47,12 @@ pub(crate) enum Mail {
 /// What a worker sends to its parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum News {
-    /// The initializer has returned.
+    /// The initializer has returned, and the state is made.
     Ready,
-    /// The initializer failed: a [`Fault`].
+    /// The initializer, or what makes the state, failed: a [`Fault`].
     InitializerFailed(Payload),
+    /// It claims no more, and ends once it has put its state away.
+    Leaves(Leaving),
     /// A ticket is finished, and the parent wanted to know.
     Finished,
     /// The arguments of this chunk hold channel ends: send them.
@@ -50,17 +61,37 @@ pub(crate) enum News {
     Apart { ticket: TicketId, task: u32, value: Payload },
 }
 
+/// Why a worker ends in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Leaving {
+    /// It has done as many tasks as it was to do.
+    Done,
+    /// It had nothing to do for as long as it was to wait.
+    Idle,
+    /// There are to be fewer workers, or none.
+    Dismissed,
+}
+
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long a worker looks for work before it sleeps, where another processor can bring some.
 const LOOKS: u32 = 200;
 
+/// How much room for results a worker keeps for the next chunk.
+const MOST_KEPT: usize = 4 << 20;
+
+/// More than poll can count is not slept at a time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
+
 /// Serves a pool until it closes or the worker has done its share.
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
     sys::shrug_off_interrupt();
     let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
+    let state = initialize(setup.initializer)
+        .and_then(|()| State::new(setup.state))
+        .unwrap_or_else(|fault| give_up(report, &fault));
     let mut worker = Worker {
         owner: setup.owner,
         board,
@@ -70,25 +101,31 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
+        idle_timeout: setup.idle_timeout,
         out: Vec::new(),
+        state,
     };
-    if let Some((name, arguments)) = setup.initializer
-        && let Err(fault) = initialize(name, arguments)
-    {
-        let fault = Payload::encode(&fault).expect("a fault is text");
-        worker.tell(News::InitializerFailed(fault));
-        sys::exit_now(1)
-    }
     worker.tell(News::Ready);
-    worker.serve();
+    let why = worker.serve();
+    worker.tell(News::Leaves(why));
+    worker.state.end(setup.worker_exit);
     sys::exit_now(0)
 }
 
-fn initialize(name: Name, mut arguments: Payload) -> Result<(), Fault> {
-    let call = name.resolve()?;
+fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
+    let Some((name, mut arguments)) = initializer else { return Ok(()) };
+    let code = name.resolve()?;
     let (bytes, handles) = arguments.parts();
-    call(Input { bytes, handles }, &mut Vec::new())?;
+    (code.call)(Input { bytes, handles }, &mut State::none(), &mut Vec::new())?;
     Ok(())
+}
+
+/// Ends a worker that cannot be initialized.
+pub(crate) fn give_up(report: &IpcSender<Report>, why: &Fault) -> ! {
+    let why = Payload::encode(why).expect("a fault is text");
+    // Where the parent is gone, nobody needs to know.
+    let _ = report.send(Report::Worker(News::InitializerFailed(why)));
+    sys::exit_now(1)
 }
 
 struct Worker<'a> {
@@ -100,34 +137,60 @@ struct Worker<'a> {
     /// Channel ends that have come in answer to our asking.
     handles: Option<Option<Handles>>,
     /// The last function resolved.
-    resolved: Option<(Name, Call)>,
+    resolved: Option<(Name, &'static Code)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
+    idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
     out: Vec<u8>,
+    state: State,
 }
 
 impl Worker<'_> {
-    fn serve(&mut self) {
+    fn serve(&mut self) -> Leaving {
         while self.left > 0 {
+            if self.board.is_dismissed(self.owner) {
+                return Leaving::Dismissed;
+            }
             match self.claim() {
                 Some(ticket) => self.run(ticket),
-                None if self.board.is_closing() => return,
-                None => {
-                    if self.board.fall_asleep(self.owner) {
-                        self.read_mail();
-                        self.board.wake_up(self.owner);
-                    }
+                None if self.board.fall_asleep(self.owner) && !self.sleep() => {
+                    return Leaving::Idle;
                 }
+                None => {}
             }
         }
+        Leaving::Done
+    }
+
+    /// Sleeps until a message comes. False if none did for so long that the worker is to leave.
+    fn sleep(&mut self) -> bool {
+        let received = match self.idle_timeout {
+            None => self.mail.recv().map_err(TryRecvError::IpcError),
+            Some(patience) => {
+                // Rounded up, since what waits counts in whole milliseconds.
+                let patience = patience.saturating_add(Duration::from_micros(999));
+                self.mail.try_recv_timeout(patience.min(LONGEST_SLEEP))
+            }
+        };
+        match received {
+            Ok(mail) => self.take(mail),
+            Err(TryRecvError::IpcError(error)) => self.miss(&error),
+            // Nobody has picked this worker, nor will: it can go without being missed. Work that was
+            // published since finds others, or calls for one when this one is known to be gone.
+            Err(TryRecvError::Empty) if self.board.wake_up(self.owner) => return false,
+            // Picked at the last moment: the message is on its way.
+            Err(TryRecvError::Empty) => self.read_mail(),
+        }
+        self.board.wake_up(self.owner);
+        true
     }
 
     /// Claims a chunk, looking for one some while.
     fn claim(&self) -> Option<TicketId> {
         for look in 0..LOOKS {
             let ticket = self.board.claim(self.owner);
-            if ticket.is_some() || self.board.is_closing() {
+            if ticket.is_some() || self.board.is_dismissed(self.owner) {
                 return ticket;
             }
             if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
@@ -135,15 +198,27 @@ impl Worker<'_> {
         None
     }
 
-    /// Waits for a message and acts on it. Where nobody is left to send one, it is over.
+    /// Waits for a message and acts on it.
     fn read_mail(&mut self) {
         match self.mail.recv() {
-            Ok(Mail::Wake) => {}
-            Ok(Mail::Region(region)) => self.regions.push(Region::from(region)),
-            Ok(Mail::Handles(handles)) => self.handles = Some(handles),
-            Err(ipc_channel::IpcError::Io(error))
-                if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => sys::exit_now(1),
+            Ok(mail) => self.take(mail),
+            Err(error) => self.miss(&error),
+        }
+    }
+
+    fn take(&mut self, mail: Mail) {
+        match mail {
+            Mail::Wake => {}
+            Mail::Region(region) => self.regions.push(Region::from(region)),
+            Mail::Handles(handles) => self.handles = Some(handles),
+        }
+    }
+
+    /// Where no message comes because nobody is left to send one, it is over.
+    fn miss(&self, error: &IpcError) {
+        match error {
+            IpcError::Io(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => sys::exit_now(1),
         }
     }
 
@@ -159,69 +234,44 @@ impl Worker<'_> {
     /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
     /// parent publishes the rest again.
     fn run(&mut self, ticket: TicketId) {
-        let start = Instant::now();
         let chunk = self.board.chunk(ticket);
+        let start = chunk.measured.then(Instant::now);
         while self.regions.len() <= chunk.region as usize {
             self.read_mail();
         }
-        let call = self.resolve(chunk.name);
+        let code = self.resolve(chunk.name);
         let handles = if chunk.asks { self.ask(ticket) } else { None };
         let region = &self.regions[chunk.region as usize];
-        let results = chunk.offset + chunk.arguments;
         let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
-        let Some(mut arguments) = arguments else { sys::exit_now(1) };
-        let mut out = std::mem::take(&mut self.out);
-        let mut written = 0;
-        let mut handles = handles;
-        for task in 0..chunk.count {
-            if self.left == 0 {
-                return;
-            }
-            self.left -= 1;
-            let Some(bytes) = record::take(&mut arguments) else { sys::exit_now(1) };
-            let input = Input { bytes, handles: handles.take() };
-            self.board.begin_task(ticket, task, chunk.timed.then(sys::monotonic));
-            out.clear();
-            let returned = record::append_result(&mut out, |out| match &call {
-                Ok(call) => call(input, out),
-                Err(fault) => Err(fault.clone()),
-            });
-            sys::flush_line();
-            // Every later result needs at least its tag and length in the room that is left.
-            let spare = LEAST * u64::from(chunk.count - task - 1);
-            let fits = written + out.len() as u64 + spare <= chunk.room;
-            let returned = returned.unwrap_or(None);
-            if returned.is_some() || !fits {
-                self.send_apart(ticket, task, &out, returned);
-                out.clear();
-                record::append_apart(&mut out);
-            }
-            if !region.write((results + written) as usize, &out) {
-                sys::exit_now(1);
-            }
-            written += out.len() as u64;
-            self.board.end_task(ticket, task, written);
+        let Some(arguments) = arguments else { sys::exit_now(1) };
+        let mut run = Run {
+            claim: self.board.claimed(ticket),
+            ticket,
+            chunk,
+            region,
+            arguments,
+            handles,
+            report: self.report,
+            state: &mut self.state,
+            left: &mut self.left,
+            out: &mut self.out,
+            task: 0,
+            written: 0,
+        };
+        match code {
+            Ok(code) => (code.run)(&mut run),
+            Err(fault) => run.each(|_, _, _, _| Err(fault.clone())),
+        }
+        if run.task < chunk.count {
+            return;
         }
         sys::flush(FLUSH_PATIENCE);
-        out.clear();
-        out.shrink_to(1 << 20);
-        self.out = out;
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.out.clear();
+        self.out.shrink_to(MOST_KEPT);
+        let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Finished);
         }
-    }
-
-    /// Sends a result that is too large for the room, or holds channel ends.
-    ///
-    /// `encoded` is a whole record, so a fault that is too long for the room arrives as well.
-    fn send_apart(&self, ticket: TicketId, task: u32, encoded: &[u8], handles: Option<Handles>) {
-        let value = Payload::new(encoded.to_vec(), handles).unwrap_or_else(|why| {
-            let mut record = Vec::new();
-            let _ = record::append_result::<()>(&mut record, |_| Err(Fault::Result(why)));
-            Payload::new(record, None).expect("a short text needs no shared memory")
-        });
-        self.tell(News::Apart { ticket, task, value });
     }
 
     /// Gets the channel ends that are part of this chunk's arguments.
@@ -235,16 +285,14 @@ impl Worker<'_> {
         }
     }
 
-    fn resolve(&mut self, name: Name) -> Result<Call, Fault> {
+    fn resolve(&mut self, name: Name) -> Result<&'static Code, Fault> {
         match self.resolved {
-            Some((known, call)) if known == name => Ok(call),
+            Some((known, code)) if known == name => Ok(code),
             _ => {
-                let call = name.resolve()?;
-                self.resolved = Some((name, call));
-                Ok(call)
+                let code = name.resolve()?;
+                self.resolved = Some((name, code));
+                Ok(code)
             }
         }
     }
 }
-
-const LEAST: u64 = record::LEAST_RESULT as u64;

@@ -12,9 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{self, Gid, Pid, Uid};
 use proc_core::{Child, Context, Pool, Process};
 
-use crate::life::children;
+use crate::life::{children, children_of};
 use crate::marks::{self, Marks};
-use crate::{Arguments, Scenario, describe, signal_self};
+use crate::{Arguments, Scenario, describe, print_fates, signal_self};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("ignored-exits", ignored_exits),
@@ -27,6 +27,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("no-descriptors", no_descriptors),
     ("stopped-template", stopped_template),
     ("given-up-rights", given_up_rights),
+    ("no-processes", no_processes),
     ("no-temporary-directory", no_temporary_directory),
     ("scribble", scribble),
 ];
@@ -200,7 +201,7 @@ fn slow_input(arguments: &Arguments) {
 }
 
 /// Leaves this process so many descriptors, until what is returned is dropped.
-fn leave_descriptors(count: usize) -> Vec<File> {
+pub(crate) fn leave_descriptors(count: usize) -> Vec<File> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
     setrlimit(Resource::RLIMIT_NOFILE, 64, most).expect("less is allowed");
     let mut files: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
@@ -286,6 +287,49 @@ fn rights(_: ()) -> [u32; 4] {
     [users[0], users[1], groups[0], groups[1]]
 }
 
+/// There are no more processes to be had, first while a pool starts, then for a replacement.
+fn no_processes(arguments: &Arguments) {
+    // The limit does not bind root, and counts all processes of a user: be one that has no others.
+    let user = 30_000 + std::process::id() % 20_000;
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(std::env::temp_dir(), open).expect("it is ours");
+    unistd::setgid(Gid::from_raw(user)).expect("root may");
+    unistd::setuid(Uid::from_raw(user)).expect("root may");
+    let context = arguments.context;
+    let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
+    // The limit of whoever forks counts: a template, and with Fork this process, which it copies.
+    let limit = |processes: u64| {
+        setrlimit(Resource::RLIMIT_NPROC, processes, most).expect("less is allowed");
+        for template in children() {
+            dangerous::limit_processes(template, processes, most);
+        }
+    };
+    let grandchildren = || children().into_iter().flat_map(children_of).count();
+    let child = Process::new(increment, 1).context(context).start();
+    child.and_then(Child::join).expect("it returns");
+    marks::wait_until(|| grandchildren() == 0);
+    // This one, the template, and two workers of four.
+    limit(4);
+    let pool = Pool::builder().processes(4).context(context).build();
+    println!("{}", describe(&pool.expect_err("there is no third worker")));
+    marks::wait_until(|| grandchildren() == 0);
+    limit(most);
+    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    limit(0);
+    let die = |task: u32| {
+        if task == 0 {
+            signal_self(Signal::SIGKILL);
+        }
+        task
+    };
+    print_fates(pool.options().chunksize(1).try_map(die, 0..4));
+    println!("{:?}", pool.map(increment, 0..3).expect("one worker goes on"));
+    assert_eq!(grandchildren(), 1);
+    limit(most);
+    marks::wait_until(|| grandchildren() == 2);
+    println!("two again");
+}
+
 /// There is no directory for temporary files, which an executed template needs.
 fn no_temporary_directory(arguments: &Arguments) {
     let child = Process::new(increment, 41).context(arguments.context).start();
@@ -341,6 +385,16 @@ mod dangerous {
     pub(super) fn set_variable(name: &str, value: &str) {
         // SAFETY: the scenario has one thread and has not made its pool yet.
         unsafe { std::env::set_var(name, value) };
+    }
+
+    /// Limits the processes of the user of process `pid`, as far as that one may start them.
+    pub(super) fn limit_processes(pid: u32, soft: u64, hard: u64) {
+        let limit = nix::libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: the kernel reads one rlimit and writes none. A template of another user is not
+        // ours to limit, which is no harm.
+        let _ = unsafe {
+            nix::libc::prlimit(pid as i32, nix::libc::RLIMIT_NPROC, &limit, std::ptr::null_mut())
+        };
     }
 
     /// Fills every shared mapping of this process that can be written to.

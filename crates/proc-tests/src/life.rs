@@ -256,9 +256,9 @@ fn static_pool(arguments: &Arguments) {
 fn exit_in_the_middle(arguments: &Arguments) {
     let pool = arguments.pool(2);
     get_busy(&pool, arguments.word() == "busy");
-    let child = Process::new(|()| work_for_ever(), ()).start().expect("it can be started");
+    let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).start();
     println!("main exits");
-    std::mem::forget(child);
+    std::mem::forget(daemon.expect("it can be started"));
     std::process::exit(3);
 }
 
@@ -380,7 +380,7 @@ pub(crate) fn children() -> Vec<u32> {
 }
 
 /// The children of a process, ended ones included.
-fn children_of(parent: u32) -> Vec<u32> {
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
     let lists: Vec<String> = lists.collect();

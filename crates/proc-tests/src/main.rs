@@ -5,15 +5,22 @@
 
 mod calls;
 mod descriptors;
+mod ending;
 mod failures;
 mod hardships;
 mod kills;
 mod life;
+mod limits;
 mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod sizes;
+mod staff;
 mod start;
+mod streams;
+mod tasks;
+mod waiting;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -69,14 +76,21 @@ fn main() {
     let lists = [
         calls::SCENARIOS,
         descriptors::SCENARIOS,
+        ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
         kills::SCENARIOS,
         life::SCENARIOS,
+        limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        sizes::SCENARIOS,
+        staff::SCENARIOS,
         start::SCENARIOS,
+        streams::SCENARIOS,
+        tasks::SCENARIOS,
+        waiting::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()
@@ -91,6 +105,7 @@ fn describe(error: &Error) -> String {
     let kinds = [
         (error.is_panic(), "panic"),
         (error.is_death(), "death"),
+        (error.is_limit(), "limit"),
         (error.is_timeout(), "timeout"),
         (error.is_cancelled(), "cancelled"),
         (error.is_encode(), "encode"),
@@ -98,6 +113,7 @@ fn describe(error: &Error) -> String {
         (error.is_start(), "start"),
         (error.is_initializer(), "initializer"),
         (error.is_closed(), "closed"),
+        (error.is_restart_limit(), "restart-limit"),
         (error.is_init_missing(), "init-missing"),
         (error.is_invalid(), "invalid"),
     ];

@@ -42,3 +42,8 @@ pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+/// Whether there is a process of that number, running or not yet collected.
+pub(crate) fn lives(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}

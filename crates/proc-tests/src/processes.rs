@@ -20,6 +20,8 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("join-timeout", join_timeout),
     ("signals", signals),
     ("dropped-child", dropped_child),
+    ("stopped", stopped),
+    ("overrides", overrides),
     ("fork-with-threads", fork_with_threads),
     ("fork-sees-memory", fork_sees_memory),
     ("large-and-killed", large_and_killed),
@@ -227,6 +229,89 @@ fn signals(arguments: &Arguments) {
     println!("{:?}", child.join().expect("it returns"));
 }
 
+/// `stop` gives a process that ends, one that finishes when it is told to, and one that refuses.
+fn stopped(arguments: &Arguments) {
+    let marks = Marks::new();
+    let polite = Process::new(obey, marks.path("polite")).context(arguments.context).start();
+    let polite = polite.expect("it can be started");
+    marks::wait_for(&marks.path("polite"));
+    println!("polite: {:?}", polite.stop(Duration::MAX).expect("it returns"));
+    let deaf = |mark: PathBuf| {
+        nix::sys::signal::SigSet::all().thread_block().expect("signals can be blocked");
+        marks::leave(&mark);
+        work_for_ever();
+    };
+    let deaf = Process::new(deaf, marks.path("deaf")).context(arguments.context).start();
+    let deaf = deaf.expect("it can be started");
+    marks::wait_for(&marks.path("deaf"));
+    let grace = Duration::from_millis(100);
+    let begin = Instant::now();
+    println!("deaf: {}", without_pid(deaf.stop(grace).expect_err("it is killed")));
+    assert!(begin.elapsed() >= grace);
+    let simple = Process::new(|()| work_for_ever(), ()).context(arguments.context).start();
+    let simple = simple.expect("it can be started");
+    println!("simple: {}", without_pid(simple.stop(Duration::MAX).expect_err("it is ended")));
+    let mut done = Process::new(|()| 8, ()).context(arguments.context).start().expect("it starts");
+    marks::wait_until(|| !done.is_alive());
+    println!("done: {:?}", done.stop(Duration::ZERO).expect("it has returned"));
+}
+
+/// Waits for SIGTERM, then returns.
+fn obey(ready: PathBuf) -> u32 {
+    let signals: nix::sys::signal::SigSet = [Signal::SIGTERM].into_iter().collect();
+    signals.thread_block().expect("signals can be blocked");
+    marks::leave(&ready);
+    signals.wait().expect("it is blocked") as u32
+}
+
+/// A process can have another environment and directory than its parent.
+fn overrides(arguments: &Arguments) {
+    fn look(_: ()) -> (PathBuf, Vec<(String, String)>) {
+        let mut variables: Vec<_> = std::env::vars().collect();
+        variables.sort();
+        (std::env::current_dir().expect("it exists"), variables)
+    }
+    // What it was started with is what it passes on.
+    let look_from_below = |()| {
+        let below = Process::new(look, ()).start().and_then(Child::join).expect("it returns");
+        assert_eq!(below, look(()));
+        below
+    };
+    let process = Process::new(look_from_below, ()).context(arguments.context);
+    let seen = |process: Process<_, _>| process.start().and_then(Child::join).expect("it returns");
+    let (here, inherited) = look(());
+    assert_eq!(seen(process.clone()), (here.clone(), inherited.clone()));
+
+    let changed = process.clone().env("A", "1").env("A", "2").env("B", "ü =").env_remove("PATH");
+    let mut expected = inherited.clone();
+    expected.retain(|(name, _)| name != "PATH");
+    expected.extend([("A".into(), "2".into()), ("B".into(), "ü =".into())]);
+    expected.sort();
+    assert_eq!(seen(changed.clone()), (here.clone(), expected));
+    println!("changed");
+
+    let cleared = changed.env_clear().env("C", "").env_remove("D");
+    assert_eq!(seen(cleared), (here.clone(), vec![("C".into(), String::new())]));
+    println!("cleared");
+
+    let marks = Marks::new();
+    let directory = marks.path("below");
+    std::fs::create_dir(&directory).expect("it is new");
+    std::env::set_current_dir(directory.parent().expect("it has one")).expect("it exists");
+    assert_eq!(seen(process.clone().current_dir(&directory)).0, directory);
+    assert_eq!(seen(process.clone().current_dir("below")).0, directory);
+    assert_eq!(seen(process.clone().current_dir("/")).0, PathBuf::from("/"));
+    println!("elsewhere");
+
+    let nowhere = process.clone().current_dir("/nowhere").start().expect("it exists for a moment");
+    println!("{}", without_pid(nowhere.join().expect_err("there is no such directory")));
+    for (name, value) in [("", "1"), ("A=B", "1"), ("A\0", "1"), ("A", "1\0")] {
+        let error = process.clone().env(name, value).start().expect_err("it is refused");
+        println!("{}", describe(&error));
+    }
+    println!("{}", describe(&process.env_remove("=").start().expect_err("it is refused")));
+}
+
 /// A child that nobody joins goes on, and leaves no zombie.
 fn dropped_child(arguments: &Arguments) {
     let marks = Marks::new();
@@ -242,9 +327,9 @@ fn dropped_child(arguments: &Arguments) {
     marks::leave(&marks.path("go"));
     marks::wait_for(&marks.path("done"));
     marks::wait_until(|| !std::fs::exists(&stat).expect("/proc is mounted"));
-    // One that never ends goes with its program.
-    let child = Process::new(|()| work_for_ever(), ()).context(arguments.context).start();
-    drop(child.expect("it can be started"));
+    // A daemon that never ends goes with its program.
+    let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).context(arguments.context);
+    drop(daemon.start().expect("it can be started"));
     println!("dropped");
 }
 

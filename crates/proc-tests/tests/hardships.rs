@@ -3,7 +3,7 @@
 mod support;
 use std::process::{Command, Stdio};
 
-use support::{Running, scenario};
+use support::{Running, assert_told, scenario};
 
 in_contexts! {
     ignored_exits_are_heard: forkserver spawn fork;
@@ -16,6 +16,7 @@ in_contexts! {
     worker_is_replaced_when_there_are_descriptors_again: forkserver spawn;
     pool_of_a_stopped_template_ends: forkserver spawn fork;
     rights_given_up_are_given_up_for_all: forkserver spawn fork;
+    processes_that_cannot_be_had_are_told: forkserver spawn fork;
     worker_that_overwrites_memory_is_told: forkserver spawn fork;
 }
 
@@ -113,6 +114,14 @@ fn rights_given_up_are_given_up_for_all(context: &str) {
          process [65534, 65534, 65534, 65534]\n\
          worker [65534, 65534, 65534, 65534]\n"
     );
+}
+
+fn processes_that_cannot_be_had_are_told(context: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can become a user who has no other processes");
+        return;
+    }
+    assert_told("no_processes", 4, scenario("no-processes", context, &[]).succeeded());
 }
 
 #[test]

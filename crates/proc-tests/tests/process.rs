@@ -9,6 +9,10 @@ in_contexts! {
     every_end_is_told: forkserver spawn fork;
     child_comes_back_from_a_timeout: forkserver spawn fork;
     signals_end_a_child: forkserver spawn fork;
+    stop_asks_and_then_kills: forkserver spawn fork;
+    overrides_reach_the_process: forkserver spawn fork;
+    sentinels_tell_who_has_ended: forkserver spawn;
+    many_children_are_waited_for_at_once: forkserver spawn fork;
     dropped_child_goes_on: forkserver spawn fork;
     fork_is_refused_with_threads: fork;
     large_values_block_nobody: forkserver spawn fork;
@@ -41,6 +45,23 @@ fn child_comes_back_from_a_timeout(context: &str) {
 
 fn signals_end_a_child(context: &str) {
     assert_told("signals", 0, scenario("signals", context, &[]).succeeded());
+}
+
+fn stop_asks_and_then_kills(context: &str) {
+    assert_told("stopped", 0, scenario("stopped", context, &[]).succeeded());
+}
+
+fn overrides_reach_the_process(context: &str) {
+    assert_told("overrides", 0, scenario("overrides", context, &[]).succeeded());
+}
+
+fn sentinels_tell_who_has_ended(context: &str) {
+    assert_eq!(scenario("sentinels", context, &[]).succeeded(), "one\nanother\nthe last\n");
+}
+
+fn many_children_are_waited_for_at_once(context: &str) {
+    // What is not killed: all below 20 that three does not divide.
+    assert_eq!(scenario("many-sentinels", context, &[]).succeeded(), "127\n");
 }
 
 fn dropped_child_goes_on(context: &str) {

@@ -6,7 +6,7 @@ const MESSAGE: &str = "this function captures variables (or is a function pointe
                        data cannot cross to another process: use a `fn` item or a closure that \
                        captures nothing, and pass the data as its argument";
 
-const REFUSED: [&str; 9] = [
+const REFUSED: [&str; 12] = [
     "process",
     "pointer",
     "map",
@@ -16,6 +16,9 @@ const REFUSED: [&str; 9] = [
     "apply",
     "options",
     "initializer",
+    "state",
+    "worker_exit",
+    "with_state",
 ];
 
 /// Compiles `src/bin/refusals.rs`; what the compiler said if it refused.

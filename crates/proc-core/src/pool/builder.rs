@@ -1,10 +1,14 @@
 //! The settings of a pool.
 
+use std::marker::PhantomData;
+use std::time::Duration;
+
 use super::Pool;
-use super::crew::{Crew, Initializer, Plan};
+use super::crew::{Crew, Initializer, Intensity, Plan};
 use crate::context::Context;
 use crate::error::Error;
-use crate::function::{Message, Name, refuse_captures};
+use crate::function::{Message, Name};
+use crate::limits::Limits;
 use crate::queue::Layout;
 use crate::sys;
 use crate::wire::Payload;
@@ -28,31 +32,47 @@ use crate::wire::Payload;
 /// # }
 /// ```
 #[must_use = "no worker is started before `build`"]
+pub struct PoolBuilder<S = ()> {
+    settings: Settings,
+    state: PhantomData<fn() -> S>,
+}
+
 #[derive(Default)]
-pub struct PoolBuilder {
+struct Settings {
     processes: Option<usize>,
     context: Context,
     name: Option<String>,
     initializer: Option<Initializer>,
+    state: Option<Initializer>,
+    worker_exit: Option<Result<Name, String>>,
     max_tasks: Option<u64>,
+    limits: Limits,
+    idle_timeout: Option<Duration>,
+    intensity: Option<Intensity>,
 }
 
-impl PoolBuilder {
+impl Default for PoolBuilder {
+    fn default() -> PoolBuilder {
+        PoolBuilder { settings: Settings::default(), state: PhantomData }
+    }
+}
+
+impl<S> PoolBuilder<S> {
     /// How many workers; without it, as many as this process may use processors.
     pub fn processes(mut self, processes: usize) -> Self {
-        self.processes = Some(processes);
+        self.settings.processes = Some(processes);
         self
     }
 
     /// How workers come into being.
     pub fn context(mut self, context: Context) -> Self {
-        self.context = context;
+        self.settings.context = context;
         self
     }
 
     /// What workers are called in `ps`, before their number; 15 bytes are shown. `worker` without it.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.settings.name = Some(name.into());
         self
     }
 
@@ -66,19 +86,149 @@ impl PoolBuilder {
         F: Fn(A) + Copy + Send + Sync + 'static,
         A: Message + Send + Sync,
     {
-        refuse_captures!(F);
         let _ = function;
-        self.initializer = Some(Box::new(move || {
+        self.settings.initializer = Some(Box::new(move || {
             let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
             Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
         }));
         self
     }
 
+    /// A function whose value each worker keeps for its tasks, see [`Pool::with_state`].
+    ///
+    /// It is called once in each worker, after the initializer and before the first task; where it
+    /// fails, it is as if the initializer had. The state may be of any type: it is made where it is
+    /// used and never crosses to another process. It is dropped when the worker ends, unless the
+    /// worker is killed.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let pool = proc_core::Pool::builder().processes(1).state(|first: u32| first, 10).build()?;
+    /// let next = |counter: &mut u32, step: u32| {
+    ///     *counter += step;
+    ///     *counter
+    /// };
+    /// assert_eq!(pool.with_state().map(next, [1, 1, 5])?, [11, 12, 17]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn state<F, A, T>(self, make: F, argument: A) -> PoolBuilder<T>
+    where
+        F: Fn(A) -> T + Copy + Send + Sync + 'static,
+        A: Message + Send + Sync,
+        T: 'static,
+    {
+        let _ = make;
+        let mut settings = self.settings;
+        settings.state = Some(Box::new(move || {
+            let name = Name::of_maker::<F, A, T>().map_err(Error::invalid)?;
+            Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
+        }));
+        settings.worker_exit = settings.worker_exit.map(|_| {
+            Err("worker_exit takes the state: call it after PoolBuilder::state, not before".into())
+        });
+        PoolBuilder { settings, state: PhantomData }
+    }
+
+    /// A function that each worker calls last, with its state.
+    ///
+    /// It is called when the worker ends in order: the pool is closed, ended or made smaller while
+    /// the worker had nothing to do, or the worker has done its share. It is not called where the
+    /// worker is killed or a task ends its process. A panic in it is printed to stderr and spoils
+    /// nothing. Without it, the state is dropped.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(1)
+    ///     .state(|_: ()| Vec::<u32>::new(), ())
+    ///     .worker_exit(|seen| println!("this worker has seen {seen:?}"))
+    ///     .build()?;
+    /// pool.with_state().map(|seen: &mut Vec<u32>, x: u32| seen.push(x), [1, 2])?;
+    /// pool.close();
+    /// pool.join()?; // by now it is printed
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn worker_exit<F>(mut self, function: F) -> Self
+    where
+        F: Fn(S) + Copy + 'static,
+        S: 'static,
+    {
+        let _ = function;
+        self.settings.worker_exit = Some(Name::of_taker::<F, S>());
+        self
+    }
+
     /// Replaces each worker after so many tasks, against leaks. Without it workers live on.
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
-        self.max_tasks = Some(tasks);
+        self.settings.max_tasks = Some(tasks);
+        self
+    }
+
+    /// Limits what each worker may use, the replacements included.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// Ends a worker that had nothing to do for so long; when there is work for it, the pool starts
+    /// another. Without it, workers wait for ever.
+    ///
+    /// [`Pool::workers`] shows who is there. A pool whose workers have all left serves the next call
+    /// as promptly as a process can be started.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// let patience = Duration::from_millis(10);
+    /// let pool = proc_core::Pool::builder().processes(2).idle_timeout(patience).build()?;
+    /// while !pool.workers().is_empty() {
+    ///     std::thread::sleep(patience);
+    /// }
+    /// assert_eq!(pool.map(|x: u32| x + 1, [1, 2])?, [2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn idle_timeout(mut self, patience: Duration) -> Self {
+        self.settings.idle_timeout = Some(patience);
+        self
+    }
+
+    /// Ends the pool when more than `restarts` workers died of themselves within `period`.
+    ///
+    /// As in OTP's supervisors. All open calls then fail with [`Error::is_restart_limit`], which
+    /// names the last death. A worker that ends in order does not count, nor one that the pool ends
+    /// because its task was cancelled or late, nor one that goes down with its template.
+    ///
+    /// Without it, a worker that dies at a task costs that task and is replaced at once, however
+    /// often; one that dies before it is ready is tried 20 times, or 3 times where there is an
+    /// initializer or a state to blame.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// fn crash(_: u32) -> u32 {
+    ///     std::process::abort()
+    /// }
+    ///
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(1)
+    ///     .restart_intensity(2, Duration::from_secs(60))
+    ///     .build()?;
+    /// let fates = pool.try_map(crash, 0..10);
+    /// let last = fates[9].as_ref().expect_err("the third death was too much");
+    /// assert!(last.is_restart_limit() && last.exit_status().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restart_intensity(mut self, restarts: u32, period: Duration) -> Self {
+        self.settings.intensity = Some(Intensity { restarts, period });
         self
     }
 
@@ -90,9 +240,21 @@ impl PoolBuilder {
     ///
     /// A number makes no sense, the initializer's argument cannot be encoded, a worker cannot be
     /// started (what was started is ended), or [`init`](crate::init) is missing.
-    pub fn build(self) -> Result<Pool, Error> {
+    pub fn build(self) -> Result<Pool<S>, Error> {
+        let Settings {
+            processes,
+            context,
+            name,
+            initializer,
+            state,
+            worker_exit,
+            max_tasks,
+            limits,
+            idle_timeout,
+            intensity,
+        } = self.settings;
         let most = Layout::MOST_WORKERS as usize;
-        let processes = self.processes.unwrap_or_else(|| sys::available_processors().min(most));
+        let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process"));
         }
@@ -100,26 +262,31 @@ impl PoolBuilder {
             let what = format!("a pool has at most {most} processes, not {processes}");
             return Err(Error::invalid(what));
         }
-        if self.max_tasks == Some(0) {
+        if max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
         let crew = Crew::build(Plan {
             processes: processes as u32,
-            context: self.context,
-            name: self.name.unwrap_or_else(|| "worker".into()),
-            initializer: self.initializer,
-            max_tasks: self.max_tasks,
+            context,
+            name: name.unwrap_or_else(|| "worker".into()),
+            initializer,
+            state,
+            worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
+            max_tasks,
+            limits,
+            idle_timeout,
+            intensity,
         })?;
-        Ok(Pool { crew })
+        Ok(Pool { crew, state: PhantomData })
     }
 }
 
-impl std::fmt::Debug for PoolBuilder {
+impl<S> std::fmt::Debug for PoolBuilder<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PoolBuilder")
-            .field("processes", &self.processes)
-            .field("context", &self.context)
-            .field("max_tasks", &self.max_tasks)
+            .field("processes", &self.settings.processes)
+            .field("context", &self.settings.context)
+            .field("max_tasks", &self.settings.max_tasks)
             .finish_non_exhaustive()
     }
 }

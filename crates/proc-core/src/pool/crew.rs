@@ -7,28 +7,30 @@
 
 mod limits;
 mod publish;
+mod seats;
 mod settle;
 mod staff;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::Signal;
+use rustc_hash::FxHashMap;
 
+use self::seats::Seat;
 use super::job::{Delivery, Feed, Inbox};
 use crate::context::{self, Context};
-use crate::error::{Error, Place};
+use crate::error::Error;
 use crate::function::Name;
-use crate::process::Handle;
+use crate::limits::Limits;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
+use crate::streams::Streams;
 use crate::template::Template;
 use crate::wire::{Handles, Payload};
-use crate::worker::Mail;
 
 /// How long a worker that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_millis(500);
@@ -39,7 +41,7 @@ const BELT: Duration = Duration::from_secs(1);
 /// How often whoever waits looks for results before it sleeps.
 const LOOKS: u32 = 400;
 
-/// Encodes the initializer and its argument anew for each worker.
+/// Encodes a function and its argument anew for each worker, which calls it before its first task.
 pub(crate) type Initializer = Box<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
 /// What a pool is made with.
@@ -48,7 +50,26 @@ pub(crate) struct Plan {
     pub(crate) context: Context,
     pub(crate) name: String,
     pub(crate) initializer: Option<Initializer>,
+    pub(crate) state: Option<Initializer>,
+    pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    pub(crate) limits: Limits,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) intensity: Option<Intensity>,
+}
+
+/// How many workers may die, and within which time, before the pool gives up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Intensity {
+    pub(crate) restarts: u32,
+    pub(crate) period: Duration,
+}
+
+impl Plan {
+    /// Whether workers call functions of the user's before they are ready.
+    fn initializes(&self) -> bool {
+        self.initializer.is_some() || self.state.is_some()
+    }
 }
 
 /// A pool, shared by its handle, its attendants and whoever waits for results.
@@ -58,6 +79,12 @@ pub(crate) struct Crew {
     maker: u32,
     board: Board,
     state: Mutex<State>,
+    /// How many seats are to have workers; written under the lock.
+    processes: AtomicU32,
+    /// Held while the number of seats changes.
+    resizing: Mutex<()>,
+    /// Signalled when a seat is to have a worker again, or never more.
+    called: Condvar,
     /// Signalled when an attendant has ended.
     ended: Condvar,
     /// Signalled when there are timeouts to watch over, or none any more.
@@ -78,8 +105,12 @@ struct State {
     again: VecDeque<TicketId>,
     /// Tickets not in use.
     free: Vec<TicketId>,
-    out: HashMap<TicketId, Out>,
+    out: FxHashMap<TicketId, Out>,
     seats: Vec<Seat>,
+    /// How many seats wait for somebody to call a worker.
+    waiting: usize,
+    /// When workers died of themselves, as far back as counts.
+    deaths: VecDeque<Instant>,
     /// Attendants that have not ended.
     attendants: usize,
     threads: Vec<JoinHandle<()>>,
@@ -97,6 +128,17 @@ enum Phase {
     Closing,
     /// Everything is called off.
     Over(Option<Error>),
+}
+
+impl Phase {
+    /// Whether calls are accepted.
+    fn check_open(&self) -> Result<(), Error> {
+        match self {
+            Phase::Open => Ok(()),
+            Phase::Closing => Err(Error::closed()),
+            Phase::Over(cause) => Err(cause.clone().unwrap_or_else(Error::closed)),
+        }
+    }
 }
 
 /// A ticket that is in use.
@@ -119,17 +161,6 @@ struct Out {
     waits_for_apart: bool,
 }
 
-/// A worker's place in the pool.
-#[derive(Default)]
-struct Seat {
-    mail: Option<IpcSender<Mail>>,
-    handle: Option<Handle>,
-    failed_starts: u32,
-    ready: bool,
-    /// Why the worker was killed, if it was by us.
-    doom: Option<Doom>,
-}
-
 /// A task that was stopped by killing its worker.
 #[derive(Debug)]
 struct Doom {
@@ -146,7 +177,8 @@ impl Crew {
     pub(crate) fn build(plan: Plan) -> Result<Arc<Crew>, Error> {
         let template = match plan.context {
             Context::Fork => {
-                Some(context::with_template(Context::Fork, |template| Ok(Arc::clone(template)))?)
+                let keep = |template: &Arc<Template>| Ok(Arc::clone(template));
+                Some(context::with_template(Context::Fork, &Streams::default(), keep)?)
             }
             _ => None,
         };
@@ -154,8 +186,12 @@ impl Crew {
         let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
         state.seats.resize_with(plan.processes as usize, Seat::default);
+        let processes = plan.processes;
         let crew = Arc::new(Crew {
             plan,
+            processes: AtomicU32::new(processes),
+            resizing: Mutex::new(()),
+            called: Condvar::new(),
             maker: std::process::id(),
             board,
             state: Mutex::new(state),
@@ -164,20 +200,7 @@ impl Crew {
             lookers: AtomicUsize::new(0),
             template,
         });
-        let mut hired = Vec::new();
-        let mut result = Ok(());
-        for owner in 0..crew.plan.processes {
-            match crew.hire(owner) {
-                Ok(link) => hired.push((owner, link)),
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        for (owner, link) in hired {
-            result = result.and(crew.attend(owner, link));
-        }
+        let result = crew.staff(0..processes);
         if result.is_err() {
             crew.terminate();
         }
@@ -193,8 +216,14 @@ impl Crew {
         self.maker == std::process::id()
     }
 
-    pub(crate) fn processes(&self) -> usize {
-        self.plan.processes as usize
+    fn check_maker(&self) -> Result<(), Error> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the pool belongs to process {}, and this one is a copy of it: build another",
+            self.maker
+        )))
     }
 
     /// Sees to it that somebody is told of the next finished ticket, unless somebody looks anyway.
@@ -219,9 +248,10 @@ impl Crew {
             self.board.retract(*ticket, out.position);
             wakers.extend(out.inbox.close(error()));
         }
-        self.board.close();
+        self.board.admit(0);
         self.wake(state, usize::MAX);
         self.timed.notify_all();
+        self.called.notify_all();
     }
 
     /// Accepts no more calls; workers end when all work is done.
@@ -261,9 +291,7 @@ impl Crew {
         // What is finished by now counts.
         let mut news = Vec::new();
         self.collect_finished(&mut state, &mut news);
-        for (inbox, delivery) in news {
-            state.wakers.extend(inbox.accept(delivery));
-        }
+        state.take_in(&mut news);
         self.end(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
@@ -342,25 +370,41 @@ impl Crew {
         if let Some(delivery) = inbox.poll() {
             return Some(delivery);
         }
+        let found = self.looking(|| {
+            for look in 0..LOOKS {
+                self.collect_if_any();
+                let found = inbox.poll();
+                if found.is_some() {
+                    return found;
+                }
+                if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            }
+            None
+        });
+        found.or_else(|| inbox.poll())
+    }
+
+    /// Runs `look`, which collects what is finished by itself: workers need send no messages.
+    pub(crate) fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
+        /// A looker, until it leaves, be it by a panic.
+        struct Looker<'a>(&'a Crew);
+        impl Drop for Looker<'_> {
+            fn drop(&mut self) {
+                self.0.lookers.fetch_sub(1, Ordering::SeqCst);
+                self.0.listen();
+            }
+        }
         self.lookers.fetch_add(1, Ordering::SeqCst);
         self.board.stop_listening();
-        let mut found = None;
-        for look in 0..LOOKS {
-            if self.board.has_finished() {
-                self.collect();
-            }
-            found = inbox.poll();
-            if found.is_some() {
-                break;
-            }
-            if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        let _looker = Looker(self);
+        look()
+    }
+
+    /// Collects what is finished, if anything is.
+    pub(crate) fn collect_if_any(&self) {
+        if self.board.has_finished() {
+            self.collect();
         }
-        if self.lookers.fetch_sub(1, Ordering::SeqCst) == 1 {
-            while !self.board.listen() {
-                self.collect();
-            }
-        }
-        found.or_else(|| inbox.poll())
     }
 }
 
@@ -369,26 +413,10 @@ impl State {
         self.feeds.is_empty() && self.out.is_empty()
     }
 
-    /// Ends a worker for the sake of one task, once.
-    fn kill(&mut self, owner: Owner, doom: Doom) {
-        if let Some(seat) = self.seats.get_mut(owner as usize)
-            && seat.doom.is_none()
-            && let Some(handle) = &seat.handle
-        {
-            handle.signal(Signal::SIGKILL);
-            seat.doom = Some(doom);
-        }
-    }
-
-    fn place_of(&self, owner: Owner) -> Place {
-        let handle = self.seats.get(owner as usize).and_then(|seat| seat.handle.as_ref());
-        Place { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Place::default() }
-    }
-
-    /// Sends to a worker; one that is gone needs no mail.
-    fn mail(&mut self, owner: Owner, mail: Mail) {
-        if let Some(sender) = self.seats.get(owner as usize).and_then(|seat| seat.mail.as_ref()) {
-            let _ = sender.send(mail);
+    /// Puts deliveries into their inboxes now, before these are closed.
+    fn take_in(&mut self, news: &mut Deliveries) {
+        for (inbox, delivery) in news.drain(..) {
+            self.wakers.extend(inbox.accept(delivery));
         }
     }
 }

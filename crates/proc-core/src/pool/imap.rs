@@ -1,7 +1,6 @@
 //! Results as an iterator, inputs taken only a window ahead of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::crew::Crew;
@@ -15,7 +14,7 @@ const LEAST_WINDOW: usize = 64;
 
 /// Results in the order in which they arrive; made by [`Pool::imap_unordered`](crate::Pool).
 #[must_use = "an iterator does nothing before it is asked"]
-pub struct ImapUnordered<'a, F, R, I> {
+pub struct ImapUnordered<'a, R, I> {
     crew: &'a Arc<Crew>,
     inbox: Arc<Inbox>,
     /// What is called, or why nothing more is.
@@ -30,12 +29,10 @@ pub struct ImapUnordered<'a, F, R, I> {
     over: bool,
     /// Results that are not handed on yet.
     ready: VecDeque<(usize, Result<R, Error>)>,
-    function: PhantomData<fn() -> F>,
 }
 
-impl<'a, F, A, R, I> ImapUnordered<'a, F, R, I>
+impl<'a, A, R, I> ImapUnordered<'a, R, I>
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
@@ -57,7 +54,6 @@ where
             open: 0,
             over: false,
             ready: VecDeque::new(),
-            function: PhantomData,
         }
     }
 
@@ -128,9 +124,8 @@ where
     }
 }
 
-impl<F, A, R, I> Iterator for ImapUnordered<'_, F, R, I>
+impl<A, R, I> Iterator for ImapUnordered<'_, R, I>
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
@@ -142,7 +137,7 @@ where
     }
 }
 
-impl<F, R, I> Drop for ImapUnordered<'_, F, R, I> {
+impl<R, I> Drop for ImapUnordered<'_, R, I> {
     fn drop(&mut self) {
         self.crew.drop_feeds(&self.inbox);
     }
@@ -150,22 +145,21 @@ impl<F, R, I> Drop for ImapUnordered<'_, F, R, I> {
 
 /// Results in the order of the inputs; made by [`Pool::imap`](crate::Pool::imap).
 #[must_use = "an iterator does nothing before it is asked"]
-pub struct Imap<'a, F, R, I> {
-    arriving: ImapUnordered<'a, F, R, I>,
+pub struct Imap<'a, R, I> {
+    arriving: ImapUnordered<'a, R, I>,
     /// Results that are ahead of their turn.
     early: BTreeMap<usize, Result<R, Error>>,
     turn: usize,
 }
 
-impl<'a, F, R, I> Imap<'a, F, R, I> {
-    pub(super) fn new(arriving: ImapUnordered<'a, F, R, I>) -> Self {
+impl<'a, R, I> Imap<'a, R, I> {
+    pub(super) fn new(arriving: ImapUnordered<'a, R, I>) -> Self {
         Imap { arriving, early: BTreeMap::new(), turn: 0 }
     }
 }
 
-impl<F, A, R, I> Iterator for Imap<'_, F, R, I>
+impl<A, R, I> Iterator for Imap<'_, R, I>
 where
-    F: Fn(A) -> R + Copy + 'static,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
@@ -192,13 +186,13 @@ where
     }
 }
 
-impl<F, R, I> std::fmt::Debug for ImapUnordered<'_, F, R, I> {
+impl<R, I> std::fmt::Debug for ImapUnordered<'_, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ImapUnordered").field("taken", &self.taken).finish_non_exhaustive()
     }
 }
 
-impl<F, R, I> std::fmt::Debug for Imap<'_, F, R, I> {
+impl<R, I> std::fmt::Debug for Imap<'_, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Imap").field("turn", &self.turn).finish_non_exhaustive()
     }

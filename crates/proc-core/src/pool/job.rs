@@ -3,13 +3,14 @@
 //! Neither knows the types; [`Delivery::open`] decodes on the side of whoever waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
+use crate::panics;
 use crate::record::{self, Outcome};
 use crate::wire::{self, Handles, Payload};
 
@@ -27,6 +28,8 @@ pub(crate) struct Feed {
     pub(crate) left: usize,
     /// How often these tasks were tried before.
     pub(crate) attempts: u32,
+    /// How many tasks of the call are known to follow in feeds of their own.
+    pub(crate) more: usize,
     chunksize: Option<usize>,
     bytes: Vec<u8>,
     at: usize,
@@ -55,6 +58,7 @@ impl Feed {
             next: first,
             left: 0,
             attempts: 0,
+            more: 0,
             chunksize,
             bytes: Vec::new(),
             at: 0,
@@ -81,13 +85,34 @@ impl Feed {
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
     pub(crate) fn push<A: Message>(&mut self, argument: &A) -> Result<(), Error> {
-        let encode = |out: &mut Vec<u8>| wire::encode_into(argument, out);
-        let handles = record::append(&mut self.bytes, encode).map_err(Error::encode_argument)?;
-        if let Some(handles) = handles {
-            self.handles.push_back((self.next + self.left, handles));
-        }
-        self.left += 1;
-        Ok(())
+        self.push_all(std::slice::from_ref(argument))
+    }
+
+    /// Appends tasks up to the first whose argument cannot be encoded, which leaves no trace.
+    pub(crate) fn push_all<A: Message>(&mut self, arguments: &[A]) -> Result<(), Error> {
+        let mut whole = self.bytes.len();
+        let caught = panics::catch(|| {
+            for argument in arguments {
+                let encode = |out: &mut Vec<u8>| wire::encode_or_panic(argument, out);
+                if let Some(handles) = record::append(&mut self.bytes, encode)? {
+                    self.handles.push_back((self.next + self.left, handles));
+                }
+                whole = self.bytes.len();
+                self.left += 1;
+            }
+            Ok(())
+        });
+        let encoded = caught.unwrap_or_else(|panic| {
+            self.bytes.truncate(whole);
+            wire::drop_collected_handles();
+            Err(format!("its Serialize panicked: {}", panic.message))
+        });
+        encoded.map_err(Error::encode_argument)
+    }
+
+    /// Bytes of encoded arguments.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Cuts off the next chunk, for a pool of `workers`.
@@ -128,7 +153,7 @@ impl Feed {
     ///
     /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
     fn chunk_size(&self, workers: usize) -> usize {
-        let fair = self.left.div_ceil(2 * workers);
+        let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
         self.chunksize.unwrap_or_else(|| self.inbox.timely().min(fair)).clamp(1, self.left.max(1))
     }
 
@@ -171,28 +196,53 @@ impl Delivery {
             }
             Delivery::Failed { task, error } => return settle(task, Err(error)),
         };
+        let at = |error: Error, task| error.at(Place { task: Some(task), ..place.clone() });
         let mut rest = &bytes[..];
-        for index in 0..count {
-            let task = first + index;
-            let result = match record::take_result(&mut rest) {
-                Some(Outcome::Apart) => match apart.remove(&(index as u32)) {
-                    Some(mut payload) => {
-                        let (bytes, handles) = payload.parts();
-                        decode_record(bytes, handles)
-                    }
-                    None => Err(Error::decode_result("it did not arrive".into())),
-                },
-                Some(Outcome::Value(value)) => decode(value, None),
-                Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-                None => Err(Error::decode_result("the worker left rubbish in its place".into())),
-            };
-            settle(task, result.map_err(|e| e.at(Place { task: Some(task), ..place.clone() })));
+        let mut index = 0;
+        // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
+        while index < count {
+            let caught = panics::catch(|| {
+                while index < count {
+                    let task = first + index;
+                    index += 1;
+                    let result = match record::take_result(&mut rest) {
+                        Some(Outcome::Value(value)) => decode(value, None),
+                        Some(Outcome::Apart) => {
+                            decode_apart(apart.remove(&((task - first) as u32)))
+                        }
+                        Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                        None => Err(rubbish()),
+                    };
+                    settle(task, result.map_err(|error| at(error, task)));
+                }
+            });
+            if let Err(panic) = caught {
+                let why = format!("its Deserialize panicked: {}", panic.message);
+                let task = first + index - 1;
+                settle(task, Err(at(Error::decode_result(why), task)));
+            }
         }
     }
 }
 
+#[inline]
 fn decode<R: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
-    wire::decode(bytes, handles).map_err(Error::decode_result)
+    wire::decode_or_panic(bytes, handles).map_err(Error::decode_result)
+}
+
+#[cold]
+fn rubbish() -> Error {
+    Error::decode_result("the worker left rubbish in its place".into())
+}
+
+/// A result that was to come by message.
+#[cold]
+fn decode_apart<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
+    let Some(mut payload) = payload else {
+        return Err(Error::decode_result("it did not arrive".into()));
+    };
+    let (bytes, handles) = payload.parts();
+    decode_record(bytes, handles)
 }
 
 fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
@@ -220,6 +270,8 @@ pub(crate) struct Inbox {
     arrived: Condvar,
     /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
     cost: AtomicU64,
+    /// Bytes of a task's result, rather too many than too few; 0 before the first.
+    size: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -227,6 +279,8 @@ struct InboxState {
     deliveries: VecDeque<Delivery>,
     closed: Option<Error>,
     waker: Option<Waker>,
+    /// Threads in `sleep`: without any, nobody needs a system call to be woken.
+    sleepers: usize,
 }
 
 impl InboxState {
@@ -261,7 +315,9 @@ impl Inbox {
             return None;
         }
         state.deliveries.push_back(delivery);
-        self.arrived.notify_all();
+        if state.sleepers > 0 {
+            self.arrived.notify_all();
+        }
         state.waker.take()
     }
 
@@ -309,8 +365,10 @@ impl Inbox {
             if left.is_zero() {
                 return;
             }
+            state.sleepers += 1;
             let woken = self.arrived.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            state.sleepers -= 1;
         }
     }
 
@@ -321,6 +379,17 @@ impl Inbox {
         // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
         let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Learns how many bytes a task's result has: growth counts at once, shrinking by and by.
+    pub(crate) fn learn_size(&self, bytes: usize) {
+        let old = self.size.load(Ordering::Relaxed);
+        self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
+    }
+
+    /// How many bytes a task's result is likely to have, once one is known.
+    pub(crate) fn result_size(&self) -> Option<usize> {
+        Some(self.size.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
     /// How many tasks make a chunk of the right length; 1 before anything is known.

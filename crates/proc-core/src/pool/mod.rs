@@ -5,12 +5,18 @@
 //! calls here and no bytes.
 
 mod builder;
+mod caller;
 mod crew;
+#[cfg(test)]
+mod hostile;
 mod imap;
 mod job;
+mod map;
 mod options;
+mod stateful;
 mod task;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -19,18 +25,21 @@ use crate::function::Message;
 pub use builder::PoolBuilder;
 pub use imap::{Imap, ImapUnordered};
 pub use options::Options;
+pub use stateful::WithState;
 pub use task::Task;
 
 /// Worker processes that run functions over inputs.
 ///
 /// A task that panics, or kills its worker, costs that task's result and nothing else: the worker is
 /// replaced, the other results arrive, the pool goes on. Where no new worker can be had for more than
-/// a second (no memory, processes or descriptors), the pool goes on with fewer, and ends with the reason
-/// when none is left. Dropping a pool ends it like
+/// a second (no memory, processes or descriptors), the pool goes on with fewer until a later call, and
+/// ends with the reason when none is left; see also
+/// [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool ends it like
 /// [`terminate`](Pool::terminate), always in bounded time.
 ///
 /// All calls take a function that captures nothing, with one argument; several are a tuple. Any
-/// number of threads may call at once.
+/// number of threads may call at once. `S` is the state that each worker keeps for functions that
+/// want one, see [`with_state`](Pool::with_state).
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -46,8 +55,9 @@ pub use task::Task;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Pool {
+pub struct Pool<S = ()> {
     crew: Arc<crew::Crew>,
+    state: PhantomData<fn() -> S>,
 }
 
 impl Pool {
@@ -64,15 +74,80 @@ impl Pool {
     pub fn builder() -> PoolBuilder {
         PoolBuilder::default()
     }
+}
 
+impl<S> Pool<S> {
     /// Calls with other settings than the pool's.
-    pub fn options(&self) -> Options<'_> {
+    pub fn options(&self) -> Options<'_, S> {
         Options::new(self)
     }
 
-    /// How many workers the pool was made with.
+    /// Calls of functions that are lent their worker's state, beside their argument.
+    ///
+    /// The state is what [`PoolBuilder::state`] says; `()` without it. A worker has one task at a
+    /// time, so nothing is locked. A task that panics may have left its worker's state half changed:
+    /// it is dropped, and made anew before the next task.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// use std::collections::HashMap;
+    ///
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(2)
+    ///     .state(|seed: u64| HashMap::from([(0, seed)]), 7)
+    ///     .build()?;
+    /// let cached = |cache: &mut HashMap<u64, u64>, x: u64| *cache.entry(x).or_insert(x * x);
+    /// assert_eq!(pool.with_state().map(cached, [3, 0])?, [9, 7]);
+    /// assert_eq!(pool.with_state().apply(cached, 4)?, 16);
+    /// assert_eq!(pool.map(|x: u64| x + 1, [1])?, [2]); // needs no state
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_state(&self) -> WithState<'_, S> {
+        self.options().with_state()
+    }
+
+    /// How many workers the pool has, not counting that some may be away: see
+    /// [`workers`](Pool::workers).
     pub fn processes(&self) -> usize {
         self.crew.processes()
+    }
+
+    /// The pids of the workers that are there now.
+    ///
+    /// One that has just died may be among them, and one that is just being started missing.
+    pub fn workers(&self) -> Vec<u32> {
+        self.crew.workers()
+    }
+
+    /// Changes the number of workers.
+    ///
+    /// New workers are there when it returns. Those that are too many finish the tasks they have
+    /// taken, and are not waited for; no result is lost.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let pool = proc_core::Pool::builder().processes(1).build()?;
+    /// pool.resize(3)?;
+    /// assert_eq!((pool.processes(), pool.workers().len()), (3, 3));
+    /// pool.resize(1)?;
+    /// assert_eq!(pool.map(|x: u32| x * x, [2, 3])?, [4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The number is zero, or there is no room for so many in what workers share, which is laid out
+    /// once: for 128, and for at least twice as many as the pool was built with. A worker cannot be
+    /// started, in which case the pool stays as it was; the pool is closed.
+    pub fn resize(&self, processes: usize) -> Result<(), Error> {
+        if processes == 0 {
+            return Err(Error::invalid("a pool needs at least one process: close it to end it"));
+        }
+        self.crew.resize(processes)
     }
 
     /// Calls `function` with each input and returns the results in the order of the inputs.
@@ -122,7 +197,7 @@ impl Pool {
     ///
     /// Inputs are taken by `next`, which so waits for the input too: one that waits in turn for a
     /// result of its own makes both wait for ever (use [`apply_async`](Pool::apply_async)).
-    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, F, R, I::IntoIter>
+    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -137,7 +212,7 @@ impl Pool {
         &self,
         function: F,
         inputs: I,
-    ) -> ImapUnordered<'_, F, R, I::IntoIter>
+    ) -> ImapUnordered<'_, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -231,13 +306,13 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl<S> Drop for Pool<S> {
     fn drop(&mut self) {
         self.crew.terminate();
     }
 }
 
-impl std::fmt::Debug for Pool {
+impl<S> std::fmt::Debug for Pool<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("processes", &self.processes()).finish_non_exhaustive()
     }

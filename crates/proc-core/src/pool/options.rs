@@ -1,12 +1,14 @@
 //! Calls, with their settings.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
+use super::caller::Caller;
 use super::imap::{Imap, ImapUnordered};
-use super::job::{Delivery, Feed, Inbox, Terms};
-use super::{Pool, Task};
-use crate::error::{Error, Place};
-use crate::function::{Message, Name, refuse_captures};
+use super::job::Terms;
+use super::{Pool, Task, WithState};
+use crate::error::Error;
+use crate::function::{Message, Name};
 
 /// A pool's calls with settings of their own; made by [`Pool::options`].
 ///
@@ -19,17 +21,23 @@ use crate::function::{Message, Name, refuse_captures};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug)]
 #[must_use = "settings do nothing without a call"]
-pub struct Options<'a> {
-    pool: &'a Pool,
-    chunksize: Option<usize>,
-    terms: Terms,
+pub struct Options<'a, S = ()> {
+    caller: Caller<'a>,
+    state: PhantomData<fn() -> S>,
 }
 
-impl<'a> Options<'a> {
-    pub(super) fn new(pool: &'a Pool) -> Options<'a> {
-        Options { pool, chunksize: None, terms: Terms::default() }
+impl<'a, S> Options<'a, S> {
+    pub(super) fn new(pool: &'a Pool<S>) -> Options<'a, S> {
+        let caller = Caller { crew: &pool.crew, chunksize: None, terms: Terms::default() };
+        Options { caller, state: PhantomData }
+    }
+
+    /// The same settings for calls of functions that are lent the worker's state.
+    ///
+    /// See [`Pool::with_state`].
+    pub fn with_state(self) -> WithState<'a, S> {
+        WithState::new(self.caller)
     }
 
     /// How many tasks a worker takes at a time.
@@ -37,7 +45,7 @@ impl<'a> Options<'a> {
     /// Without it the pool measures, and makes chunks of about a millisecond that shrink towards
     /// the end. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
-        self.chunksize = Some(tasks);
+        self.caller.chunksize = Some(tasks);
         self
     }
 
@@ -46,7 +54,7 @@ impl<'a> Options<'a> {
     /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
     /// A task that this worker has begun in the meantime, microseconds ago, is begun anew elsewhere.
     pub fn timeout(mut self, each: Duration) -> Self {
-        self.terms.timeout = Some(each);
+        self.caller.terms.timeout = Some(each);
         self
     }
 
@@ -54,7 +62,7 @@ impl<'a> Options<'a> {
     ///
     /// Without it, never. A task whose arguments hold channel ends is not tried again: they are gone.
     pub fn retries(mut self, times: u32) -> Self {
-        self.terms.retries = times;
+        self.caller.terms.retries = times;
         self
     }
 
@@ -70,9 +78,8 @@ impl<'a> Options<'a> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let (results, call) = self.run(function, inputs);
-        call?;
-        results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::closed()))).collect()
+        let _ = function;
+        self.caller.map(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
@@ -83,79 +90,12 @@ impl<'a> Options<'a> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let (results, call) = self.run(function, inputs);
-        let lost = call.err().unwrap_or_else(Error::closed);
-        let fill = |(task, result): (usize, Option<_>)| {
-            let place = Place { task: Some(task), ..Place::default() };
-            result.unwrap_or_else(|| Err(lost.clone().at(place)))
-        };
-        results.into_iter().enumerate().map(fill).collect()
-    }
-
-    /// Runs all inputs. The results there are, and what ended the call as a whole.
-    #[expect(clippy::type_complexity, reason = "two values that are taken apart at once")]
-    fn run<F, A, R, I>(
-        self,
-        function: F,
-        inputs: I,
-    ) -> (Vec<Option<Result<R, Error>>>, Result<(), Error>)
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        refuse_captures!(F);
         let _ = function;
-        let inbox = Inbox::new(self.terms);
-        let mut results = Vec::new();
-        let mut open = 0;
-        let feeds = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
-        let name = match feeds {
-            Ok(name) => name,
-            Err(error) => {
-                results.resize_with(inputs.into_iter().count(), || None);
-                return (results, Err(error));
-            }
-        };
-        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
-        for argument in inputs {
-            match feed.push(&argument) {
-                Ok(()) => {
-                    results.push(None);
-                    open += 1;
-                }
-                Err(error) => {
-                    // The tasks before and after it are feeds of their own.
-                    let task = results.len();
-                    let place = Place { task: Some(task), ..Place::default() };
-                    results.push(Some(Err(error.at(place))));
-                    let next = Feed::new(name, &inbox, task + 1, self.chunksize);
-                    let full = std::mem::replace(&mut feed, next);
-                    if let Err(error) = self.pool.crew.submit(full) {
-                        return (results, Err(error));
-                    }
-                }
-            }
-        }
-        if let Err(error) = self.pool.crew.submit(feed) {
-            return (results, Err(error));
-        }
-        while open > 0 {
-            match self.pool.crew.wait(&inbox, None) {
-                Some(Ok(delivery)) => {
-                    open -= delivery.count();
-                    delivery.open(|task, result| results[task] = Some(result));
-                }
-                Some(Err(error)) => return (results, Err(error)),
-                None => {}
-            }
-        }
-        (results, Ok(()))
+        self.caller.try_map(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`].
-    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, F, R, I::IntoIter>
+    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -170,18 +110,15 @@ impl<'a> Options<'a> {
         self,
         function: F,
         inputs: I,
-    ) -> ImapUnordered<'a, F, R, I::IntoIter>
+    ) -> ImapUnordered<'a, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        refuse_captures!(F);
         let _ = function;
-        let name = self.checked().and_then(|()| Name::of::<F, A, R>().map_err(Error::invalid));
-        let inbox = Inbox::new(self.terms);
-        ImapUnordered::new(&self.pool.crew, inbox, name, inputs.into_iter(), self.chunksize)
+        self.caller.imap_unordered(Name::of::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::apply_async`].
@@ -195,20 +132,8 @@ impl<'a> Options<'a> {
         A: Message,
         R: Message,
     {
-        refuse_captures!(F);
         let _ = function;
-        self.checked()?;
-        let inbox = Inbox::new(self.terms);
-        let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        let mut feed = Feed::new(name, &inbox, 0, Some(1));
-        feed.push(&argument)?;
-        self.pool.crew.submit(feed)?;
-        let gather = |delivery: Delivery| {
-            let mut only = None;
-            delivery.open(|_, result| only = Some(result));
-            only
-        };
-        Ok(Task::new(&self.pool.crew, inbox, Box::new(gather)))
+        self.caller.apply_async(Name::of::<F, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`].
@@ -223,35 +148,24 @@ impl<'a> Options<'a> {
         R: Message + Send,
         I: IntoIterator<Item = A>,
     {
-        refuse_captures!(F);
         let _ = function;
-        self.checked()?;
-        let inbox = Inbox::new(self.terms);
-        let name = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        let mut feed = Feed::new(name, &inbox, 0, self.chunksize);
-        for argument in inputs {
-            let place = Place { task: Some(feed.left), ..Place::default() };
-            feed.push(&argument).map_err(|error| error.at(place))?;
-        }
-        let mut open = feed.left;
-        if open == 0 {
-            return Ok(Task::settled(&self.pool.crew, inbox, Ok(Vec::new())));
-        }
-        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
-        results.resize_with(open, || None);
-        let gather = move |delivery: Delivery| {
-            open -= delivery.count();
-            delivery.open(|task, result| results[task] = Some(result));
-            (open == 0).then(|| results.drain(..).flatten().collect())
-        };
-        self.pool.crew.submit(feed)?;
-        Ok(Task::new(&self.pool.crew, inbox, Box::new(gather)))
+        self.caller.map_async(Name::of::<F, A, R>(), inputs)
     }
+}
 
-    fn checked(&self) -> Result<(), Error> {
-        if self.chunksize == Some(0) {
-            return Err(Error::invalid("a chunk holds at least one task: chunksize 0 makes none"));
-        }
-        Ok(())
+impl<S> Clone for Options<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S> Copy for Options<'_, S> {}
+
+impl<S> std::fmt::Debug for Options<'_, S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("chunksize", &self.caller.chunksize)
+            .field("terms", &self.caller.terms)
+            .finish_non_exhaustive()
     }
 }

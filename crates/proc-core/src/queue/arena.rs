@@ -9,7 +9,7 @@ use super::Region;
 /// The size of the first region; small, since making one touches every page.
 const FIRST_REGION: usize = 64 << 10;
 
-/// The smallest block; blocks are powers of two from here on.
+/// The smallest block; larger ones have four sizes for each doubling, so that little is wasted.
 const SMALLEST: usize = 512;
 
 /// A piece of a region.
@@ -26,7 +26,7 @@ pub(crate) struct Arena {
     regions: Vec<Region>,
     /// What is not cut yet of the last region.
     uncut: u64,
-    /// Free blocks by power of two.
+    /// Free blocks by size class.
     free: Vec<Vec<Block>>,
 }
 
@@ -37,8 +37,7 @@ impl Arena {
     ///
     /// No memory for another region.
     pub(crate) fn allocate(&mut self, len: usize) -> io::Result<(Block, usize)> {
-        let size = len.max(SMALLEST).checked_next_power_of_two();
-        let size = size.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let size = block_size(len).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         if let Some(block) = self.free.get_mut(class(size)).and_then(Vec::pop) {
             return Ok((block, 0));
         }
@@ -91,8 +90,17 @@ impl Arena {
     }
 }
 
+/// `len` rounded up to a size of blocks, if there is one.
+fn block_size(len: usize) -> Option<usize> {
+    let len = len.max(SMALLEST);
+    let power = len.checked_next_power_of_two()?;
+    Some(len.next_multiple_of((power / 8).max(SMALLEST)))
+}
+
+/// The number of a size of blocks, smaller ones first.
 fn class(size: usize) -> usize {
-    size.ilog2() as usize
+    let power = size.next_power_of_two();
+    4 * power.ilog2() as usize + size * 8 / power - 5
 }
 
 #[cfg(test)]

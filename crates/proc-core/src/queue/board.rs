@@ -5,6 +5,7 @@
 //! between any two instructions.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use ipc_channel::ipc::IpcSharedMemory;
@@ -31,8 +32,10 @@ impl Layout {
     /// The most workers that fit an entry's owner field.
     pub(crate) const MOST_WORKERS: u32 = 1 << 12;
 
+    /// Room for a pool of so many workers, and for at least twice as many later.
     pub(crate) fn for_workers(workers: u32) -> Layout {
-        Layout { tickets: (4 * workers).next_power_of_two().max(256), workers }
+        let tickets = (4 * workers).next_power_of_two().max(256);
+        Layout { tickets, workers: (tickets / 2).min(Layout::MOST_WORKERS) }
     }
 
     fn sleepers(self) -> usize {
@@ -40,7 +43,8 @@ impl Layout {
     }
 
     fn ring(self) -> usize {
-        self.sleepers() + self.workers as usize * size_of::<Sleeper>()
+        let end_of_sleepers = self.sleepers() + self.workers as usize * size_of::<Sleeper>();
+        end_of_sleepers.next_multiple_of(align_of::<Line>())
     }
 
     fn ticket_table(self) -> usize {
@@ -65,17 +69,18 @@ pub(crate) struct Header {
     finished: Line,
     /// 1 while the parent wants a message when a ticket is finished.
     listening: Line,
-    /// 1 once nothing more will be published.
-    closing: Line,
+    /// Workers with numbers below it may go on; 0 once nothing more will be published.
+    admitted: Line,
 }
 
 #[derive(Default)]
 #[repr(C, align(128))]
 struct Line(AtomicU64);
 
-/// One worker's "wake me": 1 from before it looks a last time until somebody promises a message.
+/// One worker's "wake me": 1 from before it looks a last time until somebody promises a message, or
+/// it takes it back. They lie side by side, since they change only where somebody sleeps anyway.
 #[derive(Default)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub(crate) struct Sleeper(AtomicU32);
 
 /// One chunk on its way: where its bytes are, and how far its worker has come.
@@ -88,11 +93,11 @@ pub(crate) struct Ticket {
     arguments: AtomicU64,
     room: AtomicU64,
     name: [AtomicU64; 3],
-    asks: AtomicU32,
-    timed: AtomicU32,
+    flags: AtomicU64,
     next: AtomicU32,
     begun: AtomicU32,
     done: AtomicU32,
+    apart: AtomicU32,
     results: AtomicU64,
     nanoseconds: AtomicU64,
     began_at: AtomicU64,
@@ -112,6 +117,14 @@ pub(crate) struct Chunk {
     pub(crate) asks: bool,
     /// Whether the worker must note when each task begins.
     pub(crate) timed: bool,
+    /// Whether the worker must note how long the chunk takes.
+    pub(crate) measured: bool,
+}
+
+impl Chunk {
+    fn flags(&self) -> u64 {
+        u64::from(self.asks) | u64::from(self.timed) << 1 | u64::from(self.measured) << 2
+    }
 }
 
 /// How far the worker of a chunk has come.
@@ -121,6 +134,8 @@ pub(crate) struct Progress {
     pub(crate) begun: u32,
     /// Tasks whose results are complete.
     pub(crate) done: u32,
+    /// Results that went by message.
+    pub(crate) apart: u32,
     /// Bytes of results.
     pub(crate) results: u64,
     /// Time spent on the chunk, written when it is finished.
@@ -194,6 +209,7 @@ impl Board {
         let board =
             Board { layout, region: Region::new(layout.size())?, published: AtomicU64::new(0) };
         board.header().listening.0.store(1, Ordering::Relaxed);
+        board.admit(layout.workers);
         Ok(board)
     }
 
@@ -274,11 +290,11 @@ impl Board {
         for (word, value) in slot.name.iter().zip(chunk.name.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        slot.asks.store(u32::from(chunk.asks), Ordering::Relaxed);
-        slot.timed.store(u32::from(chunk.timed), Ordering::Relaxed);
+        slot.flags.store(chunk.flags(), Ordering::Relaxed);
         slot.began_at.store(0, Ordering::Relaxed);
         slot.begun.store(0, Ordering::Relaxed);
         slot.done.store(0, Ordering::Relaxed);
+        slot.apart.store(0, Ordering::Relaxed);
         slot.results.store(0, Ordering::Relaxed);
         slot.nanoseconds.store(0, Ordering::Relaxed);
         let ready = Entry::Ready { seq: position as u32, ticket };
@@ -288,17 +304,20 @@ impl Board {
         true
     }
 
-    /// Picks up to `most` sleeping workers, each of which must now be sent a message.
-    pub(crate) fn pick_sleepers(&self, most: usize) -> Vec<Owner> {
-        // Pairs with the fence in `fall_asleep`: either we see the sleeper, or it sees the work.
+    /// Picks up to `most` sleepers `among` the workers, each of which must now be sent a message.
+    pub(crate) fn pick_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
+        // Pairs with the fence in `fall_asleep`: either we see the sleeper, or it sees the work, or
+        // that it is dismissed.
         fence(Ordering::SeqCst);
         let mut picked = Vec::new();
-        for (owner, sleeper) in self.sleepers().iter().enumerate() {
+        let sleepers = self.sleepers();
+        for owner in among {
             if picked.len() == most {
                 break;
             }
+            let sleeper = &sleepers[owner as usize];
             if sleeper.0.load(Ordering::Relaxed) == 1 && sleeper.0.swap(0, Ordering::AcqRel) == 1 {
-                picked.push(owner as Owner);
+                picked.push(owner);
             }
         }
         picked
@@ -343,6 +362,7 @@ impl Board {
         Progress {
             begun: slot.begun.load(Ordering::Acquire),
             done,
+            apart: slot.apart.load(Ordering::Relaxed),
             began_at: slot.began_at.load(Ordering::Relaxed),
             results: slot.results.load(Ordering::Relaxed),
             nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
@@ -422,9 +442,9 @@ impl Board {
         self.header().listening.0.store(0, Ordering::Relaxed);
     }
 
-    /// Tells the workers that nothing more will come.
-    pub(crate) fn close(&self) {
-        self.header().closing.0.store(1, Ordering::Release);
+    /// Says which workers are to go on: those with a lower number. The others finish their chunk.
+    pub(crate) fn admit(&self, workers: u32) {
+        self.header().admitted.0.store(u64::from(workers), Ordering::Release);
     }
 
     /// In place of a dead worker: it will wake no more.
@@ -470,6 +490,7 @@ impl Board {
         let slot = self.ticket(ticket);
         let [image, offset, types] = &slot.name;
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let flags = word(&slot.flags);
         Chunk {
             name: Name::from_words([word(image), word(offset), word(types)]),
             region: slot.region.load(Ordering::Relaxed),
@@ -477,26 +498,15 @@ impl Board {
             arguments: word(&slot.arguments),
             room: word(&slot.room),
             count: slot.count.load(Ordering::Relaxed),
-            asks: slot.asks.load(Ordering::Relaxed) == 1,
-            timed: slot.timed.load(Ordering::Relaxed) == 1,
+            asks: flags & 1 != 0,
+            timed: flags & 2 != 0,
+            measured: flags & 4 != 0,
         }
     }
 
-    /// Says that the function of one more task is about to be called.
-    pub(crate) fn begin_task(&self, ticket: TicketId, task: u32, now: Option<u64>) {
-        let slot = self.ticket(ticket);
-        if let Some(now) = now {
-            slot.began_at.store(now, Ordering::Relaxed);
-        }
-        slot.begun.store(task + 1, Ordering::Release);
-        compiler_fence(Ordering::SeqCst);
-    }
-
-    /// Says that one more task has its result, `results` bytes now in all.
-    pub(crate) fn end_task(&self, ticket: TicketId, task: u32, results: u64) {
-        let slot = self.ticket(ticket);
-        slot.results.store(results, Ordering::Relaxed);
-        slot.done.store(task + 1, Ordering::Release);
+    /// Where the claimer of a ticket counts its tasks.
+    pub(crate) fn claimed(&self, ticket: TicketId) -> Claim<'_> {
+        Claim(self.ticket(ticket))
     }
 
     /// Hands a completed ticket to the parent; true if it must now be sent a message.
@@ -523,13 +533,13 @@ impl Board {
         listening.load(Ordering::Relaxed) == 1 && listening.swap(0, Ordering::AcqRel) == 1
     }
 
-    /// Announces sleep. False if there is work after all, or no more will come.
+    /// Announces sleep. False if there is work after all, or the worker is to go.
     pub(crate) fn fall_asleep(&self, owner: Owner) -> bool {
         let sleeper = &self.sleepers()[owner as usize].0;
         sleeper.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `pick_sleepers`.
+        // Pairs with the fence in `pick_sleepers`, which comes after what is looked for here.
         fence(Ordering::SeqCst);
-        if self.has_ready() || self.is_closing() {
+        if self.has_ready() || self.is_dismissed(owner) {
             // If somebody picked us meanwhile, their message is on its way and wakes nobody.
             self.wake_up(owner);
             return false;
@@ -537,14 +547,45 @@ impl Board {
         true
     }
 
-    /// Withdraws the announcement of sleep.
-    pub(crate) fn wake_up(&self, owner: Owner) {
-        self.sleepers()[owner as usize].0.store(0, Ordering::Relaxed);
+    /// Withdraws the announcement of sleep. False if it was seen, so that a message is on its way.
+    ///
+    /// One swap against that of `pick_sleepers`: of the two, exactly one finds the 1.
+    pub(crate) fn wake_up(&self, owner: Owner) -> bool {
+        self.sleepers()[owner as usize].0.swap(0, Ordering::AcqRel) == 1
     }
 
-    /// Whether nothing more will be published.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.header().closing.0.load(Ordering::Acquire) == 1
+    /// Whether the worker is to go: the pool is smaller now, or nothing more will be published.
+    pub(crate) fn is_dismissed(&self, owner: Owner) -> bool {
+        u64::from(owner) >= self.header().admitted.0.load(Ordering::Acquire)
+    }
+}
+
+/// A claimed ticket, as its claimer counts its tasks on it.
+pub(crate) struct Claim<'a>(&'a Ticket);
+
+impl Claim<'_> {
+    /// Says that the function of one more task is about to be called, and when, if that is wanted.
+    #[inline]
+    pub(crate) fn begin(&self, task: u32, timed: Option<u64>) {
+        if let Some(now) = timed {
+            self.0.began_at.store(now, Ordering::Relaxed);
+        }
+        self.0.begun.store(task + 1, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Says that one more task has its result, `results` bytes now in all.
+    #[inline]
+    pub(crate) fn end(&self, task: u32, results: u64) {
+        self.0.results.store(results, Ordering::Relaxed);
+        self.0.done.store(task + 1, Ordering::Release);
+    }
+
+    /// Says that one more result went by message.
+    pub(crate) fn went_apart(&self) {
+        // Only the claimer writes it, before it counts the task as done.
+        let before = self.0.apart.load(Ordering::Relaxed);
+        self.0.apart.store(before + 1, Ordering::Relaxed);
     }
 }
 

@@ -14,5 +14,5 @@ mod memory;
 mod model;
 
 pub(crate) use arena::{Arena, Block};
-pub(crate) use board::{Board, Chunk, Layout, Owner, TicketId};
+pub(crate) use board::{Board, Chunk, Claim, Layout, Owner, TicketId};
 pub(crate) use memory::Region;

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::libc;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 /// The number of threads of this process, `None` where `/proc` is not mounted.
 pub(crate) fn thread_count() -> Option<usize> {
@@ -26,6 +28,15 @@ pub(crate) fn name_process(name: &str) {
     if let Ok(name) = CString::new(bytes) {
         let _ = nix::sys::prctl::set_name(&name);
     }
+}
+
+/// Sets the processors that this process may run on.
+pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 /// A descriptor that becomes readable when process `pid` ends; `None` where the kernel has none.

@@ -13,6 +13,7 @@ mod os;
 #[path = "other.rs"]
 mod os;
 
+mod bell;
 pub(crate) mod image;
 
 use std::ffi::OsStr;
@@ -25,14 +26,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag};
+use nix::fcntl::{FcntlArg, FdFlag};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::resource::Resource;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
-pub(crate) use os::{ExitBell, die_with_parent, name_process, thread_count, watch_process};
+pub(crate) use bell::{Bell, Heard, Ring, Tag, doorbell};
+pub(crate) use os::{
+    ExitBell, die_with_parent, name_process, set_affinity, thread_count, watch_process,
+};
 
 /// Proof that the calling process has one thread, so that forking it copies nobody's held lock.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +87,13 @@ pub(crate) fn exit_now(code: i32) -> ! {
     flush(PATIENCE);
     // SAFETY: _exit only ends the process.
     unsafe { libc::_exit(code) }
+}
+
+/// Has `run` called when this process ends by a return from `main` or by `exit`.
+pub(crate) fn at_exit(run: extern "C" fn()) {
+    // SAFETY: atexit only notes the function, which lives as long as the program. It fails where
+    // there is no memory; then nothing is called.
+    let _ = unsafe { libc::atexit(run) };
 }
 
 /// How long a dying process waits for threads that hold its output streams.
@@ -259,42 +271,6 @@ pub(crate) fn wait_readable(
     Ok(polled.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect())
 }
 
-/// A pipe that says "there is a message": ipc-channel shows nobody the descriptor to wait on.
-pub(crate) fn doorbell() -> io::Result<(Ring, Bell)> {
-    let (bell, ring) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    Ok((Ring(ring), Bell(bell)))
-}
-
-/// The end of a doorbell that rings.
-#[derive(Debug)]
-pub(crate) struct Ring(OwnedFd);
-
-impl Ring {
-    /// Rings; an error means that nobody is left to hear it.
-    pub(crate) fn ring(&self) -> io::Result<()> {
-        loop {
-            return match nix::unistd::write(&self.0, &[0]) {
-                // Full: whoever listens has enough to wake up for.
-                Ok(_) | Err(Errno::EAGAIN) => Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => Err(errno.into()),
-            };
-        }
-    }
-}
-
-/// The end of a doorbell that is heard.
-#[derive(Debug)]
-pub(crate) struct Bell(OwnedFd);
-
-impl Bell {
-    /// Forgets all rings so far.
-    pub(crate) fn quiet(&self) {
-        let mut rings = [0; 512];
-        while matches!(nix::unistd::read(&self.0, &mut rings), Ok(n) if n == rings.len()) {}
-    }
-}
-
 /// Makes an already open descriptor survive the execution of `command`; the number to tell it.
 pub(crate) fn pass_on(fd: &impl AsFd, command: &mut Command) -> io::Result<i32> {
     let fd = fd.as_fd().try_clone_to_owned()?;
@@ -326,28 +302,39 @@ pub(crate) fn take_over(number: i32) -> io::Result<OwnedFd> {
     }
 }
 
-impl From<OwnedFd> for Bell {
-    fn from(fd: OwnedFd) -> Bell {
-        Bell(fd)
+/// In a copy of a process: closes a descriptor that its owner there never will.
+pub(crate) fn close_copy(fd: BorrowedFd<'_>) {
+    if fd.as_raw_fd() > 2 {
+        let _ = nix::unistd::close(fd.as_raw_fd());
     }
 }
 
-impl From<OwnedFd> for Ring {
-    fn from(fd: OwnedFd) -> Ring {
-        Ring(fd)
+/// A copy of the standard stream with this number.
+pub(crate) fn own_stream(number: usize) -> io::Result<OwnedFd> {
+    match number {
+        0 => io::stdin().as_fd().try_clone_to_owned(),
+        1 => io::stdout().as_fd().try_clone_to_owned(),
+        _ => io::stderr().as_fd().try_clone_to_owned(),
     }
 }
 
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// Makes `fd` the standard stream with this number.
+pub(crate) fn put_stream(number: u8, fd: OwnedFd) -> io::Result<()> {
+    // A copy at its place would be closed when executing, and here when dropped.
+    let above = nix::fcntl::fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    let above = unsafe { OwnedFd::from_raw_fd(above) };
+    match number {
+        0 => nix::unistd::dup2_stdin(above)?,
+        1 => nix::unistd::dup2_stdout(above)?,
+        2 => nix::unistd::dup2_stderr(above)?,
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
     }
-}
-
-impl AsFd for Bell {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    // Where the program had closed its standard streams, it may have come as one of them.
+    if fd.as_raw_fd() <= 2 {
+        std::mem::forget(fd);
     }
+    Ok(())
 }
 
 /// Changes this process's environment.
@@ -357,6 +344,20 @@ pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
         Some(value) => unsafe { std::env::set_var(name, value) },
         // SAFETY: as above.
         None => unsafe { std::env::remove_var(name) },
+    }
+}
+
+/// Sets both limits of a resource for this process.
+pub(crate) fn set_limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    Ok(nix::sys::resource::setrlimit(resource, soft, hard)?)
+}
+
+/// Sets this process's nice value.
+pub(crate) fn set_niceness(niceness: i32) -> io::Result<()> {
+    // SAFETY: setpriority takes three integers; 0 means the calling process.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -16,6 +16,11 @@ pub(crate) fn die_with_parent() {}
 /// There is no common way to rename a process.
 pub(crate) fn name_process(_: &str) {}
 
+/// There is no common way to choose processors.
+pub(crate) fn set_affinity(_: &[usize]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// There is no such descriptor; the template looks at its parent's pid now and then.
 pub(crate) fn watch_process(_: u32) -> Option<OwnedFd> {
     None

@@ -7,7 +7,7 @@
 use std::fmt::{self, Display, Write};
 
 use postcard::de_flavors::Slice;
-use postcard::{Error as Plain, ser_flavors::ExtendFlavor};
+use postcard::{Error as Plain, ser_flavors::Flavor};
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer, ser};
@@ -86,7 +86,7 @@ impl From<Plain> for CodecError {
 #[inline]
 pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<()> {
     let before = out.len();
-    let output = ExtendFlavor::new(Out(&mut *out));
+    let output = Out(&mut *out);
     let done = value.serialize(&mut Ser(postcard::Serializer { output }));
     if done.is_err() {
         out.truncate(before);
@@ -108,15 +108,28 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &
 }
 
 /// Postcard's serializer with [`CodecError`] for its error.
-struct Ser<'a>(postcard::Serializer<ExtendFlavor<Out<'a>>>);
+struct Ser<'a>(postcard::Serializer<Out<'a>>);
 
 /// Lends postcard the caller's vector, as it only takes one of its own.
 struct Out<'a>(&'a mut Vec<u8>);
 
-impl Extend<u8> for Out<'_> {
+impl Flavor for Out<'_> {
+    type Output = ();
+
     #[inline]
-    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 

@@ -34,6 +34,12 @@ fn main() {
     let _ = pool.options().chunksize(1).map(move |x: u32| x * factor, [1]);
     #[cfg(refused = "initializer")]
     let _ = Pool::builder().initializer(move |x: u32| drop(x * factor), 1).build();
+    #[cfg(refused = "state")]
+    let _ = Pool::builder().state(move |x: u32| x * factor, 1).build();
+    #[cfg(refused = "worker_exit")]
+    let _ = Pool::builder().worker_exit(move |()| drop(factor)).build();
+    #[cfg(refused = "with_state")]
+    let _ = pool.with_state().map(move |(): &mut (), x: u32| x * factor, [1]);
 
     let child = Process::new(double, factor).start().expect("it can be started");
     println!("{:?}", child.join().expect("it returns"));

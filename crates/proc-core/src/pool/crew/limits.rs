@@ -21,7 +21,8 @@ impl Crew {
         let queued = state.feeds.iter().any(|feed| Arc::ptr_eq(&feed.inbox, inbox));
         let running =
             state.out.values().any(|out| Arc::ptr_eq(&out.inbox, inbox) && !out.waits_for_apart);
-        let cancelled = queued || running;
+        // One that was cancelled before may still be on its way out.
+        let cancelled = (queued || running) && !inbox.is_closed();
         if cancelled {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             self.withdraw(&mut state, inbox);

@@ -10,21 +10,16 @@ use crate::queue::{Chunk, TicketId};
 use crate::record;
 use crate::worker::Mail;
 
+/// The most room that a chunk gets for large results; what does not fit comes by message.
+const MOST_ROOM: usize = 16 << 20;
+
 impl Crew {
     /// Takes over a call's tasks.
     pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
-        if !self.is_ours() {
-            return Err(Error::invalid(format!(
-                "the pool belongs to process {}, and this one is a copy of it: build another",
-                self.maker
-            )));
-        }
+        self.check_maker()?;
         let mut state = self.lock();
-        match &state.phase {
-            Phase::Open => {}
-            Phase::Closing => return Err(Error::closed()),
-            Phase::Over(cause) => return Err(cause.clone().unwrap_or_else(Error::closed)),
-        }
+        state.phase.check_open()?;
+        self.revive(&mut state);
         if feed.left > 0 {
             let timed = feed.inbox.terms.timeout.is_some();
             state.feeds.push_back(feed);
@@ -72,14 +67,16 @@ impl Crew {
         if published > 0 {
             self.wake(state, published);
         }
+        self.call_workers(state);
         if matches!(state.phase, Phase::Closing) && state.is_idle() {
-            self.board.close();
+            self.board.admit(0);
             self.wake(state, usize::MAX);
+            self.called.notify_all();
         }
     }
 
     pub(super) fn wake(&self, state: &mut State, most: usize) {
-        for owner in self.board.pick_sleepers(most) {
+        for owner in self.board.pick_sleepers(state.owners(), most) {
             state.mail(owner, Mail::Wake);
         }
     }
@@ -93,8 +90,10 @@ impl Crew {
         }
         let workers = self.processes();
         let Some(feed) = state.feeds.front() else { return false };
-        // Chunks that adapt are published just ahead of the workers, so that they can.
-        let ahead = if feed.is_fixed() { usize::MAX } else { 2 * workers + 2 };
+        // Chunks that adapt are published just ahead of the workers, so that they can; and so are the
+        // first ones, until it is known how much room results need.
+        let settled = feed.is_fixed() && feed.inbox.result_size().is_some();
+        let ahead = if settled { usize::MAX } else { 2 * workers + 2 };
         if state.out.len() >= ahead {
             return false;
         }
@@ -127,16 +126,19 @@ impl Crew {
     ) -> Result<Out, (Arc<Inbox>, Error)> {
         let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
+        let measured = !feed.is_fixed();
         let Some(Cut { first, count, bytes, handles }) = feed.cut(workers) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
-        // Results are as large as arguments, for all we know; what does not fit comes by message.
-        let room = bytes.len() + count * (record::LEAST_RESULT + 16);
+        // Results are as large as arguments, or as they were so far; what does not fit comes by
+        // message.
+        let likely = inbox.result_size().unwrap_or(0).saturating_mul(count).min(MOST_ROOM);
+        let room = bytes.len().max(likely) + count * (record::LEAST_RESULT + 16);
         let allocated = state.arena.allocate(bytes.len() + room);
         let cannot = |error| fail(Error::start("a chunk's memory", error));
         let (block, new) = allocated.map_err(cannot)?;
         if new > 0 {
-            for owner in 0..self.plan.processes {
+            for owner in state.owners() {
                 let region = state.arena.region(block).share().map_err(cannot)?;
                 state.mail(owner, Mail::Region(region));
             }
@@ -153,6 +155,7 @@ impl Crew {
             count: count as u32,
             asks: handles.is_some(),
             timed: inbox.terms.timeout.is_some(),
+            measured,
         };
         Ok(Out {
             inbox,

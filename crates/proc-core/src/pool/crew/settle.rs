@@ -6,14 +6,17 @@ use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::job::{Delivery, Feed};
-use super::{Crew, Deliveries, Doom, Out, Phase, State, unlock};
+use super::seats::Standing;
+use super::{Crew, Deliveries, Doom, Intensity, Out, State, unlock};
 use crate::error::{Error, Place};
 use crate::function::Fault;
 use crate::queue::{Arena, Owner, TicketId};
 use crate::record;
 use crate::wire::Payload;
+use crate::worker::Leaving;
 
 /// How often a seat's initializer may fail before it is believed.
 const INITIALIZER_ATTEMPTS: u32 = 3;
@@ -56,16 +59,23 @@ impl Crew {
         if progress.done as usize != out.count {
             return; // not what a worker of ours writes; its death will settle it
         }
-        let mut bytes = Vec::new();
-        read_results(&state.arena, out, progress.results, &mut bytes);
-        let apart = count_apart(&bytes, out.count);
-        if apart.iter().any(|task| !out.apart.contains_key(task)) {
+        if out.apart.len() < progress.apart as usize {
             out.waits_for_apart = true;
             return;
         }
-        out.inbox.learn(progress.nanoseconds, out.count);
+        let mut bytes = Vec::new();
+        read_results(&state.arena, out, progress.results, &mut bytes);
+        if out.chunk.measured {
+            out.inbox.learn(progress.nanoseconds, out.count);
+        }
+        let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
+        out.inbox.learn_size((bytes.len() + apart).div_ceil(out.count));
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
+        if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
+            // That it is ready may be a message that nobody has read yet.
+            seat.ready = true;
+        }
         let others = self.retry_panicked(state, ticket, &bytes, &place);
         let Some(out) = self.retire(state, ticket) else { return };
         if let Some(others) = others {
@@ -124,24 +134,27 @@ impl Crew {
         Some(out)
     }
 
-    /// Settles what a dead worker left. False if there is to be no other on its seat.
+    /// Settles what a dead worker left, and says what its seat is to have.
     pub(super) fn bury(
         &self,
         owner: Owner,
         status: Option<ExitStatus>,
         failure: Option<Error>,
         place: Place,
-    ) -> bool {
+    ) {
         let mut news = Vec::new();
         let mut state = self.lock();
+        // As long as it is known who did it.
+        self.collect_finished(&mut state, &mut news);
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
         let doom = seat.doom.take();
+        let leaving = seat.leaving.take();
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
-        self.collect_finished(&mut state, &mut news);
-        let death = failure.unwrap_or_else(|| Error::died(status)).at(place.clone());
+        let death =
+            failure.unwrap_or_else(|| Error::died(status, &self.plan.limits)).at(place.clone());
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
         left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
         left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
@@ -149,15 +162,24 @@ impl Crew {
             let end = End { death: &death, place: &place, doom: doom.as_ref() };
             self.settle_claimed(&mut state, ticket, &end, &mut news);
         }
-        let over = matches!(state.phase, Phase::Over(_))
-            || (matches!(state.phase, Phase::Closing) && state.is_idle());
-        let mut again = !over;
-        let seat = &mut state.seats[owner as usize];
-        if !over && !was_ready && doom.is_none() {
+        let keeps = self.keeps(&state, owner);
+        let mut broken = false;
+        if keeps && leaving == Some(Leaving::Idle) {
+            state.stand(owner, Standing::Vacant);
+        } else if keeps && !was_ready && doom.is_none() {
+            let seat = &mut state.seats[owner as usize];
             seat.failed_starts += 1;
             let attempts =
-                if self.plan.initializer.is_some() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
-            again = seat.failed_starts < attempts;
+                if self.plan.initializes() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
+            broken = seat.failed_starts >= attempts;
+        }
+        let initializes = !was_ready && self.plan.initializes();
+        let blamed = if initializes { Error::initializer(death) } else { death };
+        // One that went down with its template was not to blame.
+        let unasked = keeps && leaving.is_none() && doom.is_none() && status.is_some();
+        if unasked && let Some(error) = self.count_death(&mut state, &blamed) {
+            state.take_in(&mut news);
+            self.end(&mut state, Some(error));
         }
         if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
             let error = Error::overwritten().at(place.clone());
@@ -171,12 +193,19 @@ impl Crew {
         unlock(state, news);
         // The dead worker may have promised a message that it did not live to send.
         self.listen();
-        if !over && !again {
-            let blamed =
-                if self.plan.initializer.is_some() { Error::initializer(death) } else { death };
-            self.give_up_seat(owner, blamed);
+        if broken {
+            self.give_up_seat(owner, Standing::Broken, blamed);
         }
-        again
+    }
+
+    /// Notes that a worker died of itself; the error that ends the pool if too many did.
+    fn count_death(&self, state: &mut State, death: &Error) -> Option<Error> {
+        let Intensity { restarts, period } = self.plan.intensity?;
+        let now = Instant::now();
+        state.deaths.push_back(now);
+        state.deaths.retain(|then| now.duration_since(*then) <= period);
+        let too_many = state.deaths.len() > restarts as usize;
+        too_many.then(|| Error::restarts(restarts, period, death.clone()))
     }
 
     /// Settles a ticket that a dead worker had claimed: what it finished counts, the task it was at
@@ -291,17 +320,4 @@ fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
     let len = out.chunk.arguments as usize;
     arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);
     bytes
-}
-
-/// The tasks whose results go by message.
-fn count_apart(mut bytes: &[u8], count: usize) -> Vec<u32> {
-    let mut apart = Vec::new();
-    for task in 0..count as u32 {
-        match record::take_result(&mut bytes) {
-            Some(record::Outcome::Apart) => apart.push(task),
-            Some(_) => {}
-            None => break,
-        }
-    }
-    apart
 }

@@ -8,12 +8,15 @@ use std::time::Duration;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::{Crew, Phase, Seat, unlock};
+use super::seats::Standing;
+use super::{Crew, Initializer, unlock};
 use crate::context;
+use crate::ending::Tie;
 use crate::error::{Error, Place};
 use crate::panics;
-use crate::process::{self, Link, Received};
+use crate::process::{self, Attributes, Link, Received};
 use crate::queue::Owner;
+use crate::streams::Streams;
 use crate::sys;
 use crate::template::Template;
 use crate::wire::{Job, Report};
@@ -23,8 +26,30 @@ use crate::worker::{Mail, News, Setup};
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Crew {
+    /// Starts workers on seats, with attendants for all that could be started.
+    pub(super) fn staff(
+        self: &Arc<Self>,
+        owners: impl IntoIterator<Item = Owner>,
+    ) -> Result<(), Error> {
+        let mut hired = Vec::new();
+        let mut result = Ok(());
+        for owner in owners {
+            match self.hire(owner) {
+                Ok(link) => hired.push((owner, link)),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        for (owner, link) in hired {
+            result = result.and(self.attend(owner, link));
+        }
+        result
+    }
+
     /// Starts a worker on seat `owner`.
-    pub(super) fn hire(&self, owner: Owner) -> Result<Link, Error> {
+    fn hire(&self, owner: Owner) -> Result<Link, Error> {
         let cannot = |error| Error::start("a worker", error);
         // ipc-channel panics where a copy of a region for the way cannot be made: look first. Other
         // threads may take what is left now, so a panic is an error like any other.
@@ -38,7 +63,11 @@ impl Crew {
         let serial = process::next_serial();
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
-            let initializer = self.plan.initializer.as_ref().map(|encode| encode()).transpose()?;
+            let encode = |function: &Option<Initializer>| {
+                function.as_ref().map(|encode| encode()).transpose()
+            };
+            let initializer = encode(&self.plan.initializer)?;
+            let maker = encode(&self.plan.state)?;
             let cannot = |error| Error::start("a worker", error);
             let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
@@ -54,15 +83,23 @@ impl Crew {
                     board: self.board.share().map_err(cannot)?,
                     regions: shared.map_err(cannot)?,
                     initializer,
+                    state: maker,
+                    worker_exit: self.plan.worker_exit,
                     max_tasks: self.plan.max_tasks,
+                    idle_timeout: self.plan.idle_timeout,
                 }
             };
             let name = format!("{}-{owner}", self.plan.name);
-            Link::start(template, serial, &name, Job::Work(Box::new(setup)))
+            let attributes = Attributes {
+                tie: Tie::Worker,
+                limits: self.plan.limits.clone(),
+                ..Attributes::default()
+            };
+            Link::start(template, serial, &name, &attributes, Job::Work(Box::new(setup)))
         };
         let link = match &self.template {
             Some(template) => start(template),
-            None => context::with_template(self.plan.context, start),
+            None => context::with_template(self.plan.context, &Streams::default(), start),
         };
         let mut state = self.lock();
         let seat = &mut state.seats[owner as usize];
@@ -80,34 +117,42 @@ impl Crew {
     }
 
     /// Starts the attendant of seat `owner` and its first worker.
-    pub(super) fn attend(self: &Arc<Self>, owner: Owner, link: Link) -> Result<(), Error> {
+    fn attend(self: &Arc<Self>, owner: Owner, link: Link) -> Result<(), Error> {
         let crew = Arc::clone(self);
-        self.lock().attendants += 1;
+        let mut state = self.lock();
+        state.attendants += 1;
+        state.seats[owner as usize].attended = true;
+        drop(state);
         let attendant = move || {
-            let attendant = Attendant(crew);
+            let Attendant(crew) = &Attendant(crew);
             let mut link = Some(link);
             while let Some(worker) = link.take() {
-                match panics::catch(|| attendant.0.attend_one(owner, &worker)) {
-                    Ok(next) => link = next,
-                    Err(panic) => attendant.0.fail_seat(owner, &worker, panic.message),
+                if let Err(panic) = panics::catch(|| crew.attend_one(owner, &worker)) {
+                    crew.fail_seat(owner, &worker, panic.message);
                 }
+                link = crew.refill(owner);
             }
         };
         let name = format!("{}-{owner}", self.plan.name);
-        match std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(attendant) {
+        let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(attendant);
+        let mut state = self.lock();
+        match thread {
             Ok(thread) => {
-                self.lock().threads.push(thread);
+                // Pools that shrink and grow for ever leave threads behind that have ended.
+                state.threads.retain(|thread| !thread.is_finished());
+                state.threads.push(thread);
                 Ok(())
             }
             Err(error) => {
-                self.lock().attendants -= 1;
+                state.attendants -= 1;
+                state.seats[owner as usize].attended = false;
                 Err(Error::start("a worker's attendant", error))
             }
         }
     }
 
-    /// Attends one worker until its end; the next one, if there is to be one on this seat.
-    fn attend_one(&self, owner: Owner, link: &Link) -> Option<Link> {
+    /// Attends one worker until its end.
+    fn attend_one(&self, owner: Owner, link: &Link) {
         let mut failure = None;
         let status = loop {
             match link.receive(None) {
@@ -115,7 +160,7 @@ impl Crew {
                 Received::Report(Report::Exited { status }) => {
                     break Some(ExitStatus::from_raw(status));
                 }
-                Received::Report(Report::BadSurroundings(why)) => {
+                Received::Report(Report::NotReady(why)) => {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));
                 }
                 Received::Report(_) | Received::Nothing => {}
@@ -125,10 +170,18 @@ impl Crew {
         };
         let pid = Some(link.handle.pid);
         let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
-        if !self.bury(owner, status, failure, place) {
-            return None;
+        self.bury(owner, status, failure, place);
+    }
+
+    /// The next worker on a seat, when there is to be one; `None` when there is to be none any more.
+    fn refill(&self, owner: Owner) -> Option<Link> {
+        while self.is_called(owner) {
+            match self.rehire(owner) {
+                Ok(link) => return Some(link),
+                Err(error) => self.give_up_seat(owner, Standing::Retired, error),
+            }
         }
-        self.rehire(owner).map_err(|error| self.give_up_seat(owner, error)).ok()
+        None
     }
 
     /// Starts a replacement, patiently: processes and descriptors may come free.
@@ -140,7 +193,7 @@ impl Crew {
                 Err(error) => error,
             };
             let state = self.lock();
-            if pause > LONGEST_PAUSE || matches!(state.phase, Phase::Over(_)) {
+            if pause > LONGEST_PAUSE || !self.keeps(&state, owner) {
                 return Err(error);
             }
             drop(self.ended.wait_timeout(state, pause));
@@ -157,6 +210,15 @@ impl Crew {
                 seat.failed_starts = 0;
             }
             News::InitializerFailed(fault) => *failure = Some(Error::from_fault_payload(fault)),
+            News::Leaves(why) => {
+                let mut state = self.lock();
+                state.seats[owner as usize].leaving = Some(why);
+                // A message sent to it since wakes nobody.
+                if self.board.has_ready() {
+                    self.wake(&mut state, 1);
+                }
+                unlock(state, Vec::new());
+            }
             News::Finished => {
                 self.collect();
                 self.listen();
@@ -191,18 +253,7 @@ impl Crew {
         let pid = Some(link.handle.pid);
         let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
         self.bury(owner, None, Some(error.clone()), place);
-        self.give_up_seat(owner, error);
-    }
-
-    /// Goes on without a seat, or ends the pool if it was the last one.
-    pub(super) fn give_up_seat(&self, owner: Owner, error: Error) {
-        let mut state = self.lock();
-        state.seats[owner as usize] = Seat { failed_starts: u32::MAX, ..Seat::default() };
-        let left = state.seats.iter().any(|seat| seat.failed_starts < u32::MAX);
-        if !left {
-            self.end(&mut state, Some(error));
-        }
-        unlock(state, Vec::new());
+        self.give_up_seat(owner, Standing::Broken, error);
     }
 }
 

@@ -4,7 +4,17 @@ use super::*;
 
 fn chunk(count: u32) -> Chunk {
     let name = Name::from_words([1, 2, 3]);
-    Chunk { name, region: 4, offset: 5, arguments: 6, room: 7, count, asks: true, timed: true }
+    Chunk {
+        name,
+        region: 4,
+        offset: 5,
+        arguments: 6,
+        room: 7,
+        count,
+        asks: true,
+        timed: true,
+        measured: true,
+    }
 }
 
 fn board(workers: u32) -> Board {
@@ -15,6 +25,7 @@ fn board(workers: u32) -> Board {
 fn every_number_of_workers_has_a_layout() {
     for workers in (1..70).chain([4095, 4096]) {
         let board = board(workers);
+        assert!(board.layout.workers >= (2 * workers).clamp(128, Layout::MOST_WORKERS));
         assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
         assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
         assert_eq!(board.claims().collect::<Vec<_>>(), [(board.layout.tickets - 1, workers - 1)]);
@@ -42,10 +53,11 @@ fn a_ticket_goes_round() {
     assert_eq!(board.chunk(9), chunk(3));
     assert_eq!(board.claimer(9, position), Some(1));
     assert!(!board.retract(9, position), "it is claimed");
-    board.begin_task(9, 0, None);
-    board.end_task(9, 0, 12);
-    board.begin_task(9, 1, Some(5));
-    let progress = Progress { begun: 2, done: 1, results: 12, nanoseconds: 0, began_at: 5 };
+    board.claimed(9).begin(0, None);
+    board.claimed(9).end(0, 12);
+    board.claimed(9).begin(1, Some(5));
+    let progress =
+        Progress { begun: 2, done: 1, apart: 0, results: 12, nanoseconds: 0, began_at: 5 };
     assert_eq!(board.progress(9), progress);
     assert!(board.finish(9, 1000), "a new board listens");
     assert!(!board.finish(8, 1000), "only once");
@@ -86,11 +98,36 @@ fn sleepers_are_woken_once() {
     let board = board(3);
     assert!(board.fall_asleep(1));
     assert!(board.fall_asleep(2));
-    assert_eq!(board.pick_sleepers(1), [1]);
-    assert_eq!(board.pick_sleepers(9), [2]);
+    assert_eq!(board.pick_sleepers(0..3, 1), [1]);
+    assert_eq!(board.pick_sleepers(0..3, 9), [2]);
     assert!(board.publish(0, &chunk(1), |_, _| ()));
     assert!(!board.fall_asleep(0), "there is work");
-    board.close();
+    board.admit(0);
     assert_eq!(board.claim(0), Some(0));
     assert!(!board.fall_asleep(0), "it is closing");
+}
+
+#[test]
+fn a_sleeper_that_gets_up_by_itself_knows_whether_it_was_picked() {
+    let board = board(1);
+    assert!(board.fall_asleep(0));
+    assert!(board.wake_up(0), "nobody has seen it");
+    assert!(board.pick_sleepers(0..1, 1).is_empty(), "it sleeps no more");
+    assert!(board.fall_asleep(0));
+    assert_eq!(board.pick_sleepers(0..1, 1), [0]);
+    assert!(!board.wake_up(0), "a message is on its way");
+}
+
+#[test]
+fn a_worker_is_dismissed_by_its_number() {
+    let board = board(3);
+    assert!((0..3).all(|owner| !board.is_dismissed(owner)));
+    assert!(board.fall_asleep(2));
+    board.admit(2);
+    assert_eq!(board.pick_sleepers(2..3, 9), [2], "it must be told");
+    assert!(board.is_dismissed(2) && !board.is_dismissed(1));
+    assert!(!board.fall_asleep(2), "it is to go");
+    assert!(board.fall_asleep(1));
+    board.admit(3);
+    assert!(board.fall_asleep(2), "it may stay after all");
 }

@@ -1,0 +1,148 @@
+//! The end of a process: its daemons are told to end, its other children are waited for.
+//!
+//! From its start to its death a child holds a copy of a *lifeline*, a channel on which nothing is
+//! ever sent. At its own end the parent lets go of its copy and waits for the channel to close: then
+//! they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is killed
+//! waits for nobody; what it has started is ended by its templates.
+
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipc_channel::TryRecvError;
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::{context, panics, sys};
+
+/// What becomes of a process at the end of the one that started it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tie {
+    /// It is waited for.
+    #[default]
+    Awaited,
+    /// It is told to end, and killed if it has not soon: Python's daemon.
+    Daemon,
+    /// It is killed: a pool's worker, whose results nobody can fetch any more.
+    Worker,
+}
+
+/// How long daemons that were told to end may take.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A copy of the end that children hold, and the end that tells when nobody does.
+type Lifeline = (IpcSender<()>, IpcReceiver<()>);
+
+/// The lifelines of this process.
+struct Lifelines {
+    /// The process that made them; they mean nothing in a copy of it.
+    maker: u32,
+    awaited: Option<Lifeline>,
+    daemons: Option<Lifeline>,
+    #[expect(dead_code, reason = "held for this process's own parent, nothing more")]
+    held: Option<IpcSender<()>>,
+    tie: Tie,
+}
+
+impl Lifelines {
+    const NONE: Lifelines =
+        Lifelines { maker: 0, awaited: None, daemons: None, held: None, tie: Tie::Awaited };
+}
+
+static LIFELINES: Mutex<Lifelines> = Mutex::new(Lifelines::NONE);
+
+fn lifelines() -> MutexGuard<'static, Lifelines> {
+    LIFELINES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a new child of this process is to hold.
+pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
+    let mut lifelines = lifelines();
+    // A worker can be told to end at any time, and takes its children with it.
+    if lifelines.tie == Tie::Worker {
+        return Ok(None);
+    }
+    lifelines.maker = std::process::id();
+    let line = match tie {
+        Tie::Awaited => &mut lifelines.awaited,
+        Tie::Daemon => &mut lifelines.daemons,
+        Tie::Worker => return Ok(None),
+    };
+    let line = match line {
+        Some(line) => line,
+        None => {
+            static REGISTERED: Once = Once::new();
+            REGISTERED.call_once(|| sys::at_exit(end_at_exit));
+            line.insert(ipc::channel()?)
+        }
+    };
+    Ok(Some(line.0.clone()))
+}
+
+/// In a new process: holds its lifeline until its death.
+pub(crate) fn hold(tie: Tie, held: Option<IpcSender<()>>) {
+    *lifelines() = Lifelines { held, tie, ..Lifelines::NONE };
+}
+
+/// In a new template: lets go of all that the process it is a copy of had.
+pub(crate) fn let_go() {
+    *lifelines() = Lifelines::NONE;
+}
+
+/// Tells daemons to end and waits for the other children, as Python does when a process ends.
+pub(crate) fn end() {
+    loop {
+        let (daemons, awaited) = {
+            let mut lifelines = lifelines();
+            if lifelines.maker != std::process::id() {
+                return;
+            }
+            (lifelines.daemons.take(), lifelines.awaited.take())
+        };
+        // Other threads may go on and start more.
+        if daemons.is_none() && awaited.is_none() {
+            return;
+        }
+        if let Some(line) = daemons {
+            context::signal_daemons(Signal::SIGTERM);
+            wait(line, Instant::now().checked_add(GRACE));
+            context::signal_daemons(Signal::SIGKILL);
+        }
+        if let Some(line) = awaited {
+            wait(line, None);
+        }
+    }
+}
+
+/// Waits until nobody holds the line, for ever or until `deadline`.
+fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
+    drop(sender);
+    loop {
+        let received = match deadline {
+            None => receiver.recv().map_err(TryRecvError::IpcError),
+            Some(deadline) => {
+                receiver.try_recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            }
+        };
+        match received {
+            Err(TryRecvError::IpcError(ipc_channel::IpcError::Io(error)))
+                if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(TryRecvError::Empty) if deadline.is_some_and(|d| Instant::now() < d) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Runs when `main` has returned or somebody has called `exit`.
+extern "C" fn end_at_exit() {
+    if lifelines().maker != std::process::id() {
+        return;
+    }
+    // This thread has lost its thread-locals, without which ipc-channel cannot send: another one
+    // does it. Where there is none to be had, waiting needs no thread-locals.
+    let thread = std::thread::Builder::new().name("proc-core end".into()).spawn(end);
+    let _ = match thread {
+        Ok(thread) => thread.join().ok(),
+        Err(_) => panics::contain(end),
+    };
+}

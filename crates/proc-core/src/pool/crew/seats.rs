@@ -1,0 +1,230 @@
+//! The seats of a pool: whether each has a worker, who is called when work comes, how many there are.
+//!
+//! A seat's attendant waits here while the seat is empty, so that calling a worker is a word to it.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use ipc_channel::ipc::IpcSender;
+use nix::sys::signal::Signal;
+
+use super::{Crew, Doom, Phase, State, unlock};
+use crate::error::{Error, Place};
+use crate::process::Handle;
+use crate::queue::Owner;
+use crate::worker::{Leaving, Mail};
+
+/// A worker's place in the pool.
+#[derive(Default)]
+pub(super) struct Seat {
+    pub(super) mail: Option<IpcSender<Mail>>,
+    pub(super) handle: Option<Handle>,
+    pub(super) failed_starts: u32,
+    pub(super) ready: bool,
+    /// Why the worker was killed, if it was by us.
+    pub(super) doom: Option<Doom>,
+    /// Why the worker says it ends.
+    pub(super) leaving: Option<Leaving>,
+    pub(super) standing: Standing,
+    /// Whether a thread sees to it that what `standing` says comes true.
+    pub(super) attended: bool,
+}
+
+/// Whether a seat is to have a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has one, or one is being started.
+    #[default]
+    Filled,
+    /// The last one had nothing to do: more work than the others can take calls the next.
+    Vacant,
+    /// None could be started: the next call tries again, if others are there to go on meanwhile.
+    Retired,
+    /// Too many died here before they were ready.
+    Broken,
+}
+
+impl Standing {
+    fn waits(self) -> bool {
+        matches!(self, Standing::Vacant | Standing::Retired)
+    }
+}
+
+impl State {
+    pub(super) fn stand(&mut self, owner: Owner, standing: Standing) {
+        let seat = &mut self.seats[owner as usize];
+        self.waiting += usize::from(standing.waits());
+        self.waiting -= usize::from(seat.standing.waits());
+        seat.standing = standing;
+    }
+
+    /// The numbers of all seats that there ever were.
+    pub(super) fn owners(&self) -> Range<Owner> {
+        0..self.seats.len() as Owner
+    }
+
+    /// Ends a worker for the sake of one task, once.
+    pub(super) fn kill(&mut self, owner: Owner, doom: Doom) {
+        if let Some(seat) = self.seats.get_mut(owner as usize)
+            && seat.doom.is_none()
+            && let Some(handle) = &seat.handle
+        {
+            handle.signal(Signal::SIGKILL);
+            seat.doom = Some(doom);
+        }
+    }
+
+    pub(super) fn place_of(&self, owner: Owner) -> Place {
+        let handle = self.seats.get(owner as usize).and_then(|seat| seat.handle.as_ref());
+        Place { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Place::default() }
+    }
+
+    /// Sends to a worker; one that is gone needs no mail.
+    pub(super) fn mail(&mut self, owner: Owner, mail: Mail) {
+        if let Some(sender) = self.seats.get(owner as usize).and_then(|seat| seat.mail.as_ref()) {
+            let _ = sender.send(mail);
+        }
+    }
+}
+
+impl Crew {
+    pub(crate) fn processes(&self) -> usize {
+        self.processes.load(Ordering::Relaxed) as usize
+    }
+
+    /// The pids of the workers that have not ended.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let state = self.lock();
+        state.seats.iter().filter_map(|seat| Some(seat.handle.as_ref()?.pid)).collect()
+    }
+
+    /// Whether a seat may have a worker again.
+    pub(super) fn keeps(&self, state: &State, owner: Owner) -> bool {
+        let goes_on = match state.phase {
+            Phase::Open => true,
+            Phase::Closing => !state.is_idle(),
+            Phase::Over(_) => false,
+        };
+        goes_on && (owner as usize) < self.processes()
+    }
+
+    /// Calls workers to vacant seats while more chunks are out than there are workers.
+    pub(super) fn call_workers(&self, state: &mut State) {
+        if state.waiting == 0 {
+            return;
+        }
+        let seats = &state.seats[..self.processes()];
+        let filled = seats.iter().filter(|seat| seat.standing == Standing::Filled).count();
+        let missing = state.out.len().saturating_sub(filled);
+        let is_vacant = |owner: &Owner| {
+            seats.get(*owner as usize).is_some_and(|seat| seat.standing == Standing::Vacant)
+        };
+        let called: Vec<Owner> = state.owners().filter(is_vacant).take(missing).collect();
+        for owner in &called {
+            state.stand(*owner, Standing::Filled);
+        }
+        if !called.is_empty() {
+            self.called.notify_all();
+        }
+    }
+
+    /// Lets retired seats try again, if somebody is there to go on where they cannot.
+    ///
+    /// Else seats could take turns to fail for ever, with nobody at work.
+    pub(super) fn revive(&self, state: &mut State) {
+        if state.waiting > 0 && state.seats.iter().any(|seat| seat.handle.is_some()) {
+            self.revive_all(state);
+        }
+    }
+
+    fn revive_all(&self, state: &mut State) {
+        for owner in state.owners() {
+            if state.seats[owner as usize].standing == Standing::Retired {
+                state.stand(owner, Standing::Vacant);
+            }
+        }
+    }
+
+    /// Waits until a seat is to have a worker. False if its attendant is to end.
+    pub(super) fn is_called(&self, owner: Owner) -> bool {
+        let waits = |state: &mut State| {
+            self.keeps(state, owner) && state.seats[owner as usize].standing.waits()
+        };
+        let wait = self.called.wait_while(self.lock(), waits);
+        let mut state = wait.unwrap_or_else(PoisonError::into_inner);
+        let standing = state.seats[owner as usize].standing;
+        let called = self.keeps(&state, owner) && standing == Standing::Filled;
+        if !called {
+            state.seats[owner as usize].attended = false;
+            if standing.waits() {
+                state.stand(owner, Standing::Filled);
+            }
+        }
+        called
+    }
+
+    /// Goes on without a worker on a seat, or ends the pool if no seat has one or waits for one.
+    pub(super) fn give_up_seat(&self, owner: Owner, standing: Standing, error: Error) {
+        let mut state = self.lock();
+        if self.keeps(&state, owner) {
+            state.stand(owner, standing);
+            let failed = |seat| matches!(seat, Standing::Retired | Standing::Broken);
+            if state.seats[..self.processes()].iter().all(|seat| failed(seat.standing)) {
+                self.end(&mut state, Some(error));
+            }
+            // Another seat may be called in its place.
+            self.pump(&mut state);
+        }
+        unlock(state, Vec::new());
+    }
+
+    /// Changes the number of workers; see [`Pool::resize`](crate::Pool::resize).
+    pub(crate) fn resize(self: &Arc<Self>, processes: usize) -> Result<(), Error> {
+        let most = self.board.layout().workers;
+        let wanted = u32::try_from(processes).ok().filter(|wanted| *wanted <= most);
+        let wanted = wanted.ok_or_else(|| {
+            Error::invalid(format!(
+                "this pool can grow to {most} processes, not to {processes}: build one that is \
+                 larger from the beginning"
+            ))
+        })?;
+        self.check_maker()?;
+        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        state.phase.check_open()?;
+        let before = self.processes() as u32;
+        self.admit(&mut state, wanted);
+        let is_empty = |owner: &Owner| !state.seats[*owner as usize].attended;
+        let empty: Vec<Owner> = (0..wanted).filter(is_empty).collect();
+        for owner in &empty {
+            state.seats[*owner as usize].failed_starts = 0;
+            state.stand(*owner, Standing::Filled);
+        }
+        unlock(state, Vec::new());
+        let staffed = self.staff(empty);
+        if staffed.is_err() {
+            let mut state = self.lock();
+            if state.phase.check_open().is_ok() {
+                self.admit(&mut state, before);
+            }
+            unlock(state, Vec::new());
+        }
+        staffed
+    }
+
+    /// Says how many seats there are. Workers on the others finish their chunk, and are not replaced.
+    fn admit(&self, state: &mut State, wanted: u32) {
+        if state.seats.len() < wanted as usize {
+            state.seats.resize_with(wanted as usize, Seat::default);
+        }
+        self.processes.store(wanted, Ordering::Relaxed);
+        self.board.admit(wanted);
+        for owner in self.board.pick_sleepers(wanted..state.owners().end, usize::MAX) {
+            state.mail(owner, Mail::Wake);
+        }
+        self.revive_all(state);
+        self.pump(state);
+        self.called.notify_all();
+    }
+}

@@ -1,0 +1,136 @@
+//! A map over inputs: encoding the next ones while workers run the first and results come in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::caller::Caller;
+use super::crew::Crew;
+use super::job::{Delivery, Feed, Inbox};
+use crate::error::{Error, Place};
+use crate::function::{Message, Name};
+
+/// How many inputs the first batch takes: few, as nothing is known of them yet.
+const FIRST_BATCH: usize = 16;
+
+/// A batch stops growing when taking and encoding it lasts so long, or makes so many bytes.
+const BATCH_TIME: Duration = Duration::from_micros(200);
+const BATCH_BYTES: usize = 256 << 10;
+
+/// For how many inputs there is room at once if the iterator says that it has so many.
+const MOST_PROMISED: usize = 1 << 20;
+
+/// What came of each input; what has no fate is lost with the call.
+pub(super) type Fates<R> = Vec<Option<Result<R, Error>>>;
+
+/// Runs all inputs. The results there are, and what ended the call as a whole.
+pub(super) fn run<A: Message, R: Message>(
+    Caller { crew, chunksize, terms }: Caller<'_>,
+    name: Result<Name, Error>,
+    mut inputs: impl Iterator<Item = A>,
+) -> (Fates<R>, Result<(), Error>) {
+    // As many as are promised, within reason: an iterator may promise what it does not keep.
+    let fates = Vec::with_capacity(inputs.size_hint().0.min(MOST_PROMISED));
+    let mut map = Map { crew, inbox: Inbox::new(terms), fates, open: 0 };
+    let done = name.and_then(|name| {
+        map.send(name, chunksize, &mut inputs)?;
+        while map.open > 0 {
+            if let Some(delivery) = crew.wait(&map.inbox, None) {
+                map.take_in(delivery?);
+            }
+        }
+        Ok(())
+    });
+    if done.is_err() {
+        let left = inputs.count();
+        map.fates.resize_with(map.fates.len() + left, || None);
+    }
+    (std::mem::take(&mut map.fates), done)
+}
+
+/// One map on its way.
+struct Map<'a, R> {
+    crew: &'a Arc<Crew>,
+    inbox: Arc<Inbox>,
+    fates: Fates<R>,
+    /// How many inputs were sent and have no fate yet.
+    open: usize,
+}
+
+impl<R: Message> Map<'_, R> {
+    /// Sends all inputs in batches, taking in results between them.
+    fn send<A: Message>(
+        &mut self,
+        name: Name,
+        chunksize: Option<usize>,
+        inputs: &mut impl Iterator<Item = A>,
+    ) -> Result<(), Error> {
+        let mut batch = Vec::new();
+        let mut size = FIRST_BATCH;
+        loop {
+            // Where taking inputs waits for something, everything else goes on.
+            let start = Instant::now();
+            batch.extend(inputs.by_ref().take(size));
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let crew = self.crew;
+            let bytes = crew.looking(|| {
+                let bytes = self.send_batch(name, chunksize, &batch, inputs.size_hint().0)?;
+                crew.collect_if_any();
+                while let Some(delivery) = self.inbox.poll() {
+                    self.take_in(delivery?);
+                }
+                Ok(bytes)
+            })?;
+            batch.clear();
+            if start.elapsed() > BATCH_TIME || bytes > BATCH_BYTES {
+                size = (size / 2).max(1);
+            } else {
+                size *= 2;
+            }
+        }
+    }
+
+    /// Sends a batch; an input that cannot be encoded splits it, and has its fate. The bytes sent.
+    fn send_batch<A: Message>(
+        &mut self,
+        name: Name,
+        chunksize: Option<usize>,
+        mut batch: &[A],
+        more: usize,
+    ) -> Result<usize, Error> {
+        let mut bytes = 0;
+        while !batch.is_empty() {
+            let first = self.fates.len();
+            let mut feed = Feed::new(name, &self.inbox, first, chunksize);
+            let pushed = feed.push_all(batch);
+            let sent = feed.left;
+            self.open += sent;
+            self.fates.resize_with(first + sent, || None);
+            batch = &batch[sent..];
+            if let Err(error) = pushed {
+                let place = Place { task: Some(first + sent), ..Place::default() };
+                self.fates.push(Some(Err(error.at(place))));
+                batch = &batch[1..];
+            }
+            feed.more = batch.len() + more;
+            bytes += feed.len();
+            self.crew.submit(feed)?;
+        }
+        Ok(bytes)
+    }
+
+    fn take_in(&mut self, delivery: Delivery) {
+        self.open -= delivery.count();
+        delivery.open(|task, result| self.fates[task] = Some(result));
+    }
+}
+
+impl<R> Drop for Map<'_, R> {
+    fn drop(&mut self) {
+        // Not all was taken in: the input panicked, or the pool has ended.
+        if self.open > 0 {
+            self.crew.drop_feeds(&self.inbox);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A claimed chunk being run: its tasks one after the other, each counted before and after.
+//!
+//! [`Run::each`] is compiled once for each function, with the function's own decoding and encoding
+//! inside, so that a tiny task costs no call that is not its own. Claiming and handing over is
+//! `worker`'s; the counts are the board's.
+
+use std::cell::Cell;
+
+use ipc_channel::ipc::IpcSender;
+
+use crate::function::{Called, Fault, Input};
+use crate::panics::{self, PanicReport};
+use crate::queue::{Chunk, Claim, Region, TicketId};
+use crate::record;
+use crate::state::State;
+use crate::sys;
+use crate::wire::{self, Handles, Payload, Report};
+use crate::worker::{self, News};
+
+/// A chunk on its way through a worker.
+pub(crate) struct Run<'a> {
+    pub(crate) claim: Claim<'a>,
+    pub(crate) ticket: TicketId,
+    pub(crate) chunk: Chunk,
+    pub(crate) region: &'a Region,
+    /// What is left of the chunk's arguments.
+    pub(crate) arguments: &'a [u8],
+    /// Channel ends of the next task's argument.
+    pub(crate) handles: Option<Handles>,
+    pub(crate) report: &'a IpcSender<Report>,
+    pub(crate) state: &'a mut State,
+    /// Tasks until the worker is to be replaced.
+    pub(crate) left: &'a mut u64,
+    /// Room for a result before it goes to shared memory.
+    pub(crate) out: &'a mut Vec<u8>,
+    /// The number of the next task.
+    pub(crate) task: u32,
+    /// Bytes of results so far.
+    pub(crate) written: u64,
+}
+
+/// What a task is at, to tell what a panic means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Arguments,
+    Function,
+    Result,
+}
+
+impl Stage {
+    /// What a panic at this stage is to the caller.
+    pub(crate) fn fault(self, panic: PanicReport) -> Fault {
+        match self {
+            Stage::Arguments => {
+                Fault::Arguments(format!("its Deserialize panicked: {}", panic.message))
+            }
+            Stage::Function => Fault::Panicked(panic),
+            Stage::Result => {
+                wire::drop_collected_handles();
+                Fault::Result(format!("its Serialize panicked: {}", panic.message))
+            }
+        }
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Runs `task` for each of the chunk's tasks that is left, or until the worker's share is done.
+    ///
+    /// `task` decodes, calls, and appends the encoded result; it says which of these it is at.
+    #[inline]
+    pub(crate) fn each(
+        &mut self,
+        mut task: impl FnMut(Input<'_>, &mut State, &mut Vec<u8>, &Cell<Stage>) -> Called,
+    ) {
+        let stage = Cell::new(Stage::Arguments);
+        // A panic costs one task; the next is begun inside a new catch.
+        while self.task < self.chunk.count && *self.left > 0 {
+            let caught = panics::catch(|| {
+                while self.task < self.chunk.count && *self.left > 0 {
+                    let input = self.begin();
+                    stage.set(Stage::Arguments);
+                    let state = &mut *self.state;
+                    let call = |out: &mut Vec<u8>| task(input, state, out, &stage);
+                    let done = record::append_result(self.out, call);
+                    self.end(done.unwrap_or(None));
+                }
+            });
+            if let Err(panic) = caught {
+                self.out.clear();
+                record::append_fault(self.out, &stage.get().fault(panic));
+                self.end(None);
+                if self.state.is_spoilt()
+                    && let Err(fault) = self.state.renew()
+                {
+                    // Between two tasks, so only the worker is lost; the next may have more luck.
+                    worker::give_up(self.report, &fault);
+                }
+            }
+        }
+    }
+
+    /// Begins the next task.
+    #[inline]
+    fn begin(&mut self) -> Input<'a> {
+        let Some(bytes) = record::take(&mut self.arguments) else { sys::exit_now(1) };
+        *self.left -= 1;
+        self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
+        self.out.clear();
+        Input { bytes, handles: self.handles.take() }
+    }
+
+    /// Puts the result's record in its place, and counts the task as done.
+    #[inline]
+    fn end(&mut self, handles: Option<Handles>) {
+        sys::flush_line();
+        // Every later result needs at least its tag and length in the room that is left.
+        let spare = LEAST * u64::from(self.chunk.count - self.task - 1);
+        let fits = self.written + self.out.len() as u64 + spare <= self.chunk.room;
+        if handles.is_some() || !fits {
+            self.send_apart(handles);
+        }
+        let start = self.chunk.offset + self.chunk.arguments + self.written;
+        if !self.region.write(start as usize, self.out) {
+            sys::exit_now(1);
+        }
+        self.written += self.out.len() as u64;
+        self.claim.end(self.task, self.written);
+        self.task += 1;
+    }
+
+    /// Sends a result that is too large for the room, or holds channel ends; leaves a note of it.
+    ///
+    /// What goes is a whole record, so a fault that is too long for the room arrives as well.
+    #[cold]
+    fn send_apart(&mut self, handles: Option<Handles>) {
+        let value = Payload::new(std::mem::take(self.out), handles).unwrap_or_else(|why| {
+            let mut record = Vec::new();
+            record::append_fault(&mut record, &Fault::Result(why));
+            Payload::new(record, None).expect("a short text needs no shared memory")
+        });
+        let (ticket, task) = (self.ticket, self.task);
+        if self.report.send(Report::Worker(News::Apart { ticket, task, value })).is_err() {
+            // The parent is gone, and the template is about to notice.
+            sys::exit_now(1);
+        }
+        self.claim.went_apart();
+        record::append_apart(self.out);
+    }
+}
+
+const LEAST: u64 = record::LEAST_RESULT as u64;

@@ -1,0 +1,142 @@
+//! The environment and working directory of a new process: its parent's, with what was asked for.
+//!
+//! A template is older than what it is asked for, so each new process is told what differs.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{self, SingleThread};
+
+/// Environment, working directory and rights of a moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Snapshot {
+    environment: HashMap<OsString, OsString>,
+    directory: Option<OsString>,
+    /// Effective user and group.
+    pub(crate) rights: (u32, u32),
+}
+
+/// What a process is to have otherwise than its parent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    environment: Vec<(OsString, Option<OsString>)>,
+    without_inherited: bool,
+    directory: Option<PathBuf>,
+}
+
+/// What a new process changes: it begins with what its template has, which is as old as that.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Surroundings {
+    /// Whether only the variables given here are to remain.
+    without_others: bool,
+    environment: Vec<(OsString, Option<OsString>)>,
+    directory: Option<OsString>,
+}
+
+/// As an OsString: serde takes a path for text.
+fn current_directory() -> Option<OsString> {
+    std::env::current_dir().ok().map(PathBuf::into_os_string)
+}
+
+impl Overrides {
+    pub(crate) fn set(&mut self, name: &OsStr, value: Option<&OsStr>) {
+        self.environment.push((name.to_owned(), value.map(OsStr::to_owned)));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.environment.clear();
+        self.without_inherited = true;
+    }
+
+    pub(crate) fn enter(&mut self, directory: PathBuf) {
+        self.directory = Some(directory);
+    }
+
+    /// An error where a variable is asked for that no environment can hold.
+    fn check(&self) -> Result<(), String> {
+        let holds = |text: &OsStr, byte| text.as_bytes().contains(&byte);
+        let bad = |(name, value): &&(OsString, Option<OsString>)| {
+            name.is_empty()
+                || holds(name, b'=')
+                || holds(name, 0)
+                || value.as_ref().is_some_and(|value| holds(value, 0))
+        };
+        match self.environment.iter().find(bad) {
+            None => Ok(()),
+            Some((name, _)) => Err(format!(
+                "no environment holds the variable {name:?}: its name must not be empty, name and \
+                 value must not hold a zero byte, nor the name an equals sign"
+            )),
+        }
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn now() -> Snapshot {
+        Snapshot {
+            environment: std::env::vars_os().collect(),
+            directory: current_directory(),
+            rights: sys::rights(),
+        }
+    }
+
+    /// What a process must change to have today's surroundings with `overrides` instead of these.
+    ///
+    /// # Errors
+    ///
+    /// The overrides make no sense.
+    pub(crate) fn changes(&self, overrides: &Overrides) -> Result<Surroundings, String> {
+        overrides.check()?;
+        let mut environment =
+            if overrides.without_inherited { Vec::new() } else { self.changed_variables() };
+        environment.extend_from_slice(&overrides.environment);
+        let now = current_directory();
+        let directory = match &overrides.directory {
+            // A relative one begins where the caller is, which need not be where the template is.
+            Some(asked) => Some(PathBuf::from(now.unwrap_or_default()).join(asked).into()),
+            None => now.filter(|now| self.directory.as_ref() != Some(now)),
+        };
+        Ok(Surroundings { without_others: overrides.without_inherited, environment, directory })
+    }
+
+    fn changed_variables(&self) -> Vec<(OsString, Option<OsString>)> {
+        let mut changed = Vec::new();
+        let mut kept = 0;
+        for (name, value) in std::env::vars_os() {
+            match self.environment.get(&name) {
+                Some(old) if *old == value => kept += 1,
+                Some(_) => {
+                    kept += 1;
+                    changed.push((name, Some(value)));
+                }
+                None => changed.push((name, Some(value))),
+            }
+        }
+        if kept < self.environment.len() {
+            let gone = self.environment.keys().filter(|name| std::env::var_os(name).is_none());
+            changed.extend(gone.map(|name| (name.clone(), None)));
+        }
+        changed
+    }
+}
+
+impl Surroundings {
+    /// In a new process: takes them.
+    pub(crate) fn take(&self, alone: SingleThread) -> Result<(), String> {
+        if self.without_others {
+            for (name, _) in std::env::vars_os() {
+                sys::set_env(alone, &name, None);
+            }
+        }
+        for (name, value) in &self.environment {
+            sys::set_env(alone, name, value.as_deref());
+        }
+        let Some(directory) = &self.directory else { return Ok(()) };
+        std::env::set_current_dir(directory)
+            .map_err(|error| format!("working directory {}: {error}", directory.display()))
+    }
+}

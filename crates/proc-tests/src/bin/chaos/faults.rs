@@ -1,0 +1,163 @@
+//! Faults from outside: signals to workers and templates, and which deaths they explain.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proc_core::Error;
+
+use crate::ledger::{FAULTS, Ledger};
+use crate::procfs;
+
+/// How long templates are let live at least: one is executed anew in some tens of milliseconds.
+const TRUCE: Duration = Duration::from_millis(400);
+
+/// A round's faults.
+pub(crate) struct Faults<'a> {
+    ledger: &'a Ledger,
+    /// The mean time between two.
+    gap: Duration,
+    /// Whether templates are killed too.
+    templates: Templates,
+    over: AtomicBool,
+    /// The processes that were sent a deadly signal, and whether that explained a death.
+    killed: Mutex<HashMap<u32, Used>>,
+    templates_killed: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Templates {
+    Spared,
+    Killed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Used {
+    Not,
+    Once,
+}
+
+impl<'a> Faults<'a> {
+    pub(crate) fn new(ledger: &'a Ledger, gap: Duration, templates: Templates) -> Faults<'a> {
+        Faults {
+            ledger,
+            gap,
+            templates,
+            over: AtomicBool::new(false),
+            killed: Mutex::default(),
+            templates_killed: AtomicU64::new(0),
+        }
+    }
+
+    /// Injects until [`finish`](Faults::finish).
+    pub(crate) fn run(&self, mut rng: fastrand::Rng) {
+        let mut stopped: Vec<(u32, Instant)> = Vec::new();
+        let mut truce = Instant::now() + TRUCE;
+        while !self.over.load(Ordering::Relaxed) {
+            let gap = self.gap.mul_f64(2.0 * rng.f64());
+            let next = Instant::now() + gap;
+            while let Some(left) = next.checked_duration_since(Instant::now()) {
+                stopped.retain(|(pid, until)| {
+                    let stays = Instant::now() < *until;
+                    if !stays {
+                        send(*pid, Signal::SIGCONT);
+                    }
+                    stays
+                });
+                std::thread::park_timeout(left.min(Duration::from_millis(5)));
+                if self.over.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            let templates = procfs::templates();
+            let mut workers: Vec<u32> = templates
+                .iter()
+                .flat_map(|template| procfs::children(template.pid))
+                .filter(procfs::Seen::is_alive)
+                .map(|worker| worker.pid)
+                .collect();
+            rng.shuffle(&mut workers);
+            let template = rng.choice(&templates).map(|template| template.pid);
+            let soon = Instant::now() + Duration::from_micros(rng.u64(100..20_000));
+            match (rng.u32(..12), workers.first(), template) {
+                (0..5, Some(worker), _) => self.kill_worker(*worker, Signal::SIGKILL),
+                (5..7, Some(worker), _) => self.kill_worker(*worker, Signal::SIGTERM),
+                (7..10, Some(worker), _) => {
+                    self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of a worker", 1);
+                    send(*worker, Signal::SIGSTOP);
+                    stopped.push((*worker, soon));
+                }
+                (10, _, Some(template)) => {
+                    self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of the template", 1);
+                    send(template, Signal::SIGSTOP);
+                    stopped.push((template, soon));
+                }
+                (11, _, Some(template))
+                    if self.templates == Templates::Killed && truce < Instant::now() =>
+                {
+                    self.ledger.add(FAULTS, "SIGKILL of the template", 1);
+                    self.templates_killed.fetch_add(1, Ordering::SeqCst);
+                    send(template, Signal::SIGKILL);
+                    truce = Instant::now() + TRUCE;
+                }
+                _ => {}
+            }
+        }
+        stopped.into_iter().for_each(|(pid, _)| send(pid, Signal::SIGCONT));
+    }
+
+    /// To be followed by unparking the thread that runs.
+    pub(crate) fn finish(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    fn kill_worker(&self, pid: u32, signal: Signal) {
+        self.ledger.add(FAULTS, &format!("{signal} of a worker"), 1);
+        self.note(pid);
+        send(pid, signal);
+    }
+
+    /// Notes that a process is about to be killed.
+    pub(crate) fn note(&self, pid: u32) {
+        let mut killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        killed.entry(pid).or_insert(Used::Not);
+    }
+
+    /// How many templates were killed so far.
+    pub(crate) fn templates_killed(&self) -> u64 {
+        self.templates_killed.load(Ordering::SeqCst)
+    }
+
+    /// Whether a fault explains that a task's process died, which each death does for one task.
+    pub(crate) fn explain(&self, death: &Error) -> Result<(), String> {
+        use std::os::unix::process::ExitStatusExt;
+        let Some(pid) = death.pid() else { return Err("it names no process".into()) };
+        let mut killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        let signal = death.exit_status().map(|status| status.signal());
+        match signal {
+            None if self.templates_killed() > 0 => {
+                killed.entry(pid).or_insert(Used::Not);
+            }
+            None => return Err("no template was killed".into()),
+            Some(Some(libc_signal))
+                if [Signal::SIGKILL as i32, Signal::SIGTERM as i32].contains(&libc_signal) => {}
+            Some(_) => return Err("nobody sent that".into()),
+        }
+        match killed.get_mut(&pid) {
+            None => Err("nobody killed that process".into()),
+            Some(Used::Once) => Err("its death has cost another task already".into()),
+            Some(used) => {
+                *used = Used::Once;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Signals a process of ours, or one that has ended since.
+fn send(pid: u32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid as i32), signal);
+}

@@ -1,0 +1,203 @@
+//! A life: rounds of calls under faults in one process, and between them nothing may be left.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use proc_core::{Child, Context, Pool, Process};
+
+use crate::faults::{Faults, Templates};
+use crate::ledger::{FATES, Ledger};
+use crate::plays::{Caller, Round, Station};
+use crate::procfs;
+use crate::tasks::mix;
+use crate::watch::{Watch, broken};
+
+/// What one life is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) context: Context,
+    pub(crate) seed: u64,
+    pub(crate) workers: usize,
+    pub(crate) tasks: u64,
+    pub(crate) time: Duration,
+    /// How long a call may take.
+    pub(crate) limit: Duration,
+}
+
+/// How much memory a life may gain after its first rounds, in KiB: allocators keep some.
+const SLACK: u64 = 64 << 10;
+
+/// How long what is ended may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lives, and tells what happened.
+pub(crate) fn live(plan: Plan) {
+    let start = Instant::now();
+    let ledger = Ledger::default();
+    let mut rng = fastrand::Rng::with_seed(plan.seed);
+    let mut known: HashMap<usize, Holdings> = HashMap::new();
+    let mut memory: Option<u64> = None;
+    let mut rounds = 0;
+    if plan.context != Context::Fork {
+        start_callbacks(plan.context);
+    }
+    while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
+        // A template that was killed is not forked again but executed: some time must be without.
+        let halfway = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
+        let templates = if halfway { Templates::Killed } else { Templates::Spared };
+        let end = Instant::now() + Duration::from_millis(rng.u64(200..2000));
+        round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
+        rounds += 1;
+        settle(plan.context, &mut known);
+        match memory {
+            None if rounds > 3 => memory = own_memory(),
+            Some(before) if own_memory().is_some_and(|now| now > before + SLACK) => {
+                let now = own_memory();
+                broken(&format!("{before} KiB after three rounds, {now:?} KiB after {rounds}"));
+            }
+            _ => {}
+        }
+    }
+    ledger.add("rounds", &format!("{:?}", plan.context), rounds);
+    ledger.tell();
+}
+
+/// The thread that calls back stays once it was needed.
+fn start_callbacks(context: Context) {
+    let pool = Pool::builder().processes(1).context(context).build();
+    let task = pool.as_ref().map(|pool| pool.apply_async(mix, 7));
+    let (sender, result) = mpsc::channel();
+    match task {
+        Ok(Ok(task)) => task.on_done(move |result| drop(sender.send(result))),
+        other => broken(&format!("nothing is wrong yet, but: {other:?}")),
+    }
+    if !matches!(result.recv(), Ok(Ok(value)) if value == mix(7)) {
+        broken("a callback is not called with the result");
+    }
+}
+
+fn round(
+    plan: &Plan,
+    templates: Templates,
+    end: Instant,
+    rng: &mut fastrand::Rng,
+    ledger: &Ledger,
+) {
+    let watch = Watch::new(plan.limit);
+    let gap = Duration::from_millis([30, 100, 300, 1000, 3000][rng.usize(..5)]);
+    let round = Round {
+        watch: &watch,
+        ledger,
+        faults: Faults::new(ledger, gap, templates),
+        context: plan.context,
+        workers: plan.workers,
+        end,
+        tasks: plan.tasks,
+    };
+    // Only a process without threads can be forked.
+    let pools = if plan.context == Context::Fork { 1 } else { rng.usize(1..=2) };
+    let stations: Vec<Station> = (0..pools).filter_map(|_| Station::build(&round, rng)).collect();
+    let callers: Vec<fastrand::Rng> = (0..rng.usize(1..=4)).map(|_| rng.fork()).collect();
+    let injector = rng.fork();
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| watch.run());
+        let injecting = scope.spawn(|| round.faults.run(injector));
+        std::thread::scope(|scope| {
+            for rng in callers {
+                scope.spawn(|| call(Caller::new(&round, rng), &stations));
+            }
+        });
+        let on_the_way = watch.begin(u64::MAX, "end of the round's pools".to_owned());
+        drop(stations);
+        drop(on_the_way);
+        round.faults.finish();
+        injecting.thread().unpark();
+        watch.finish();
+        watching.thread().unpark();
+    });
+}
+
+fn call(mut caller: Caller<'_>, stations: &[Station]) {
+    if std::panic::catch_unwind(AssertUnwindSafe(|| caller.run(stations))).is_err() {
+        broken("a caller panics");
+    }
+}
+
+/// What a program holds when nothing is going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holdings {
+    descriptors: usize,
+    threads: usize,
+    /// Children and theirs, with their states.
+    processes: Vec<String>,
+    temporary_files: usize,
+    shared_memory: usize,
+}
+
+impl Holdings {
+    fn now() -> Holdings {
+        let children = procfs::children(std::process::id());
+        let grandchildren = children.iter().flat_map(|child| procfs::children(child.pid));
+        let mut processes: Vec<String> = children
+            .iter()
+            .cloned()
+            .chain(grandchildren)
+            .map(|seen| {
+                let end = if seen.is_alive() { "" } else { ", not collected" };
+                format!("{}{end}", seen.name)
+            })
+            .collect();
+        processes.sort_unstable();
+        let shared = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+        Holdings {
+            descriptors: procfs::count("/proc/self/fd"),
+            threads: procfs::count("/proc/self/task"),
+            processes,
+            temporary_files: std::fs::read_dir(std::env::temp_dir()).map_or(0, Iterator::count),
+            // The directory belongs to everybody.
+            shared_memory: shared
+                .filter(|entry| entry.file_name().to_string_lossy().contains("ipc-channel"))
+                .count(),
+        }
+    }
+}
+
+/// Waits until nothing is left of a round. What is held with so many templates stays the same.
+fn settle(context: Context, known: &mut HashMap<usize, Holdings>) {
+    let start = Instant::now();
+    // A killed template that nobody asks is not missed: ask each.
+    let contexts: &[Context] = match context {
+        Context::Spawn => &[Context::Forkserver, Context::Spawn],
+        _ => &[Context::Forkserver],
+    };
+    loop {
+        // Starting a process makes the template that there is to be, and collects those that ended.
+        for context in contexts {
+            let child = Process::new(mix, 7).context(*context).start();
+            match child.and_then(Child::join) {
+                Ok(value) if value == mix(7) => {}
+                other => broken(&format!("a process between rounds gives {other:?}")),
+            }
+        }
+        let now = Holdings::now();
+        let templates = procfs::templates().len();
+        let is_quiet = now.processes.iter().all(|name| name == "template");
+        if is_quiet && known.entry(templates).or_insert_with(|| now.clone()) == &now {
+            return;
+        }
+        if start.elapsed() > PATIENCE {
+            let before = known.get(&templates);
+            broken(&format!("held after a round: {now:?}; before: {before:?}"));
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Resident memory of this process without what is shared, in KiB.
+fn own_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}

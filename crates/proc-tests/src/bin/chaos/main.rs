@@ -1,0 +1,212 @@
+//! Chaos: random calls of pools and processes under random faults, every result checked.
+//!
+//!     cargo run --release -p proc-tests --bin chaos -- --help
+//!
+//! `tasks` is what tasks do and which fates of theirs are right; `plays` makes the calls and judges;
+//! `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
+//! looks that nothing is left between them; `watch` ends what hangs. This file supervises: each life
+//! is a process of its own, after which nothing of its group may live and no file be left.
+
+mod faults;
+mod ledger;
+mod life;
+mod plays;
+mod procfs;
+mod tasks;
+mod watch;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use proc_core::Context;
+
+use ledger::{FATES, Ledger};
+use life::Plan;
+
+/// Random calls of pools and processes under random faults; checks every result.
+///
+/// Ends after about so many tasks or seconds, whichever comes first, with a table of what happened; or at
+/// the first thing that is wrong, with the command that repeats it. (The same seed makes the same
+/// calls and faults; when they meet is up to the machine.)
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where the random numbers begin; random if not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many tasks there are to be at least.
+    #[arg(long, default_value_t = 1_000_000)]
+    tasks: u64,
+    /// How long it may take.
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+    /// Start method.
+    #[arg(long, value_enum, default_value_t = Contexts::All)]
+    context: Contexts,
+    /// The most workers of a pool.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// How many seconds a single call may take before it counts as hanging.
+    #[arg(long, default_value_t = 60)]
+    limit: u64,
+    /// One life, in this process, for a debugger: nobody looks at what it leaves behind.
+    #[arg(long)]
+    alone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Contexts {
+    Forkserver,
+    Spawn,
+    Fork,
+    /// One after the other.
+    All,
+}
+
+impl Contexts {
+    fn each(self) -> &'static [(Contexts, Context)] {
+        const EACH: [(Contexts, Context); 3] = [
+            (Contexts::Forkserver, Context::Forkserver),
+            (Contexts::Spawn, Context::Spawn),
+            (Contexts::Fork, Context::Fork),
+        ];
+        match self {
+            Contexts::Forkserver => &EACH[..1],
+            Contexts::Spawn => &EACH[1..2],
+            Contexts::Fork => &EACH[2..],
+            Contexts::All => &EACH,
+        }
+    }
+}
+
+/// How long the rest of a life may outlive it.
+const AFTERLIFE: Duration = Duration::from_secs(5);
+
+/// What a life that is told to end may take longer.
+const GRACE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    proc_core::init();
+    let arguments = Arguments::parse();
+    // Tasks that abort are meant to.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("less is allowed");
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let contexts = arguments.context.each();
+    if arguments.alone {
+        // A supervisor that is killed takes it along.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
+        life::live(Plan {
+            context: contexts[0].1,
+            seed,
+            workers: arguments.workers.into(),
+            tasks: arguments.tasks,
+            time: Duration::from_secs(arguments.seconds),
+            limit: Duration::from_secs(arguments.limit),
+        });
+        return ExitCode::SUCCESS;
+    }
+    println!("chaos: seed {seed}");
+    let start = Instant::now();
+    let time = Duration::from_secs(arguments.seconds);
+    let ledger = Ledger::default();
+    let longest = (arguments.seconds / contexts.len() as u64).clamp(1, 60);
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut seed = seed;
+    for (turn, (name, _)) in contexts.iter().cycle().enumerate() {
+        let left = time.saturating_sub(start.elapsed()).as_secs_f64().round() as u64;
+        let is_enough = left == 0 || ledger.total(FATES) >= arguments.tasks;
+        // Each context has its turn, however slow the machine is.
+        if is_enough && turn >= contexts.len() {
+            break;
+        }
+        let left = left.clamp(1, longest);
+        let context = name.to_possible_value().expect("no context is skipped");
+        let options = [
+            ("--seed", seed.to_string()),
+            ("--tasks", arguments.tasks.div_ceil(contexts.len() as u64).to_string()),
+            ("--seconds", left.to_string()),
+            ("--context", context.get_name().to_owned()),
+            ("--workers", arguments.workers.to_string()),
+            ("--limit", arguments.limit.to_string()),
+        ];
+        let options: Vec<String> =
+            options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        let deadline = Duration::from_secs(left + arguments.limit) + GRACE;
+        if let Err(why) = supervise(&options, deadline, &ledger) {
+            eprintln!("chaos: BROKEN: {why}\nagain: chaos {}", options.join(" "));
+            return ExitCode::FAILURE;
+        }
+        println!(
+            "chaos: {} {seed}: {} tasks in all after {:.1?}",
+            context.get_name(),
+            ledger.total(FATES),
+            start.elapsed()
+        );
+        seed = rng.u64(..1 << 32);
+    }
+    let (tasks, took) = (ledger.total(FATES), start.elapsed());
+    println!("\n{ledger}");
+    println!("{tasks} tasks in {took:.1?}, {:.0} a second", tasks as f64 / took.as_secs_f64());
+    ExitCode::SUCCESS
+}
+
+/// Runs one life in a process group and a directory of its own, and looks for what it leaves.
+fn supervise(options: &[String], deadline: Duration, ledger: &Ledger) -> Result<(), String> {
+    let start = Instant::now();
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let program = std::env::current_exe().expect("/proc is mounted");
+    let mut life = Command::new(program)
+        .args(options)
+        .arg("--alone")
+        .env("TMPDIR", directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .expect("this program can be executed");
+    let group = life.id();
+    let end = |why: String| {
+        let alive = procfs::describe_group(group);
+        let _ = killpg(Pid::from_raw(group as i32), Signal::SIGKILL);
+        Err(format!("{why}; alive:\n{alive}"))
+    };
+    let stdout = life.stdout.take().expect("it is a pipe");
+    let status = std::thread::scope(|scope| -> Result<ExitStatus, String> {
+        scope.spawn(|| {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if !ledger.hear(&line) {
+                    println!("{line}");
+                }
+            }
+        });
+        let status = loop {
+            if let Some(status) = life.try_wait().expect("it is our child") {
+                break status;
+            }
+            if start.elapsed() > deadline {
+                end("a life does not end".to_owned())?;
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        };
+        let ended = Instant::now();
+        while !procfs::group(group).is_empty() {
+            if ended.elapsed() > AFTERLIFE {
+                end(format!("processes outlive their program ({status})"))?;
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        Ok(status)
+    })?;
+    let left: Vec<_> = std::fs::read_dir(directory.path()).into_iter().flatten().collect();
+    match (status.success(), left.is_empty()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(format!("temporary files are left: {left:?}")),
+        (false, _) => Err(format!("{status}")),
+    }
+}

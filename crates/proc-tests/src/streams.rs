@@ -1,0 +1,173 @@
+//! Processes with standard streams of their own.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use proc_core::{Child, Context, Pool, Process};
+
+use crate::descriptors::descriptors;
+use crate::hardships::leave_descriptors;
+use crate::life::children;
+use crate::marks::{self, Marks};
+use crate::{Arguments, Scenario, describe};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("redirected", redirected),
+    ("redirected-ends", redirected_ends),
+    ("redirected-below", redirected_below),
+    ("streams-are-closed", streams_are_closed),
+    ("no-room-for-streams", no_room_for_streams),
+];
+
+/// Gives what a process writes to the stream that `redirect` gives it, and its result.
+fn written<F, R>(process: Process<F, ()>, stream: &str) -> (String, Result<R, proc_core::Error>)
+where
+    F: Fn(()) -> R + Copy + 'static,
+    R: proc_core::Message,
+{
+    let (mut reader, writer) = std::io::pipe().expect("a pipe can be made");
+    let process = match stream {
+        "stdout" => process.stdout(writer),
+        "stderr" => process.stderr(writer),
+        other => panic!("no stream to write to: {other}"),
+    };
+    let child = process.start().expect("it can be started");
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("it is text");
+    (text, child.join())
+}
+
+/// All three, from and to pipes and files, while this process has half a line in its buffer.
+fn redirected(arguments: &Arguments) {
+    let marks = Marks::new();
+    print!("half ");
+    let copy = |()| {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).expect("it is text");
+        print!("copy of {text}");
+        eprint!("{} bytes", text.len());
+        text.len()
+    };
+    let create = |name: &str| {
+        let path = marks.path(name);
+        let options = File::options().read(true).write(true).create_new(true).open(&path);
+        (options.expect("it is new"), path)
+    };
+    let read = |path: PathBuf| std::fs::read_to_string(path).expect("it is there");
+    let (reader, mut writer) = std::io::pipe().expect("a pipe can be made");
+    let (stdout, out_path) = create("out");
+    let (stderr, err_path) = create("err");
+    writer.write_all(b"some input").expect("the child will read");
+    drop(writer); // of which a forked process would have a copy
+    let process = Process::new(copy, ()).stdin(reader).stdout(stdout).stderr(stderr);
+    let child = process.context(arguments.context).start().expect("it can be started");
+    assert_eq!(child.join().expect("it returns"), 10);
+    println!("a line");
+    println!("{:?} {:?}", read(out_path), read(err_path));
+    // One file for two streams, and an input that is at its end.
+    let (both, path) = create("both");
+    let twice = both.try_clone().expect("there is room");
+    let empty = File::open("/dev/null").expect("it exists");
+    let process = Process::new(copy, ()).stdin(empty).stdout(both).stderr(twice);
+    let child = process.context(arguments.context).start();
+    assert_eq!(child.and_then(Child::join).expect("it returns"), 0);
+    println!("{:?}", read(path));
+}
+
+/// What is written arrives whole, however the process ends.
+fn redirected_ends(arguments: &Arguments) {
+    let returns = |()| print!("returned");
+    let exits = |()| -> () {
+        print!("exited");
+        std::process::exit(3)
+    };
+    let panics = |()| -> () { panic!("told to") };
+    let many = |()| (0..20_000).for_each(|line| println!("line {line}"));
+    let context = arguments.context;
+    println!("{:?}", written(Process::new(returns, ()).context(context), "stdout").0);
+    println!("{:?}", written(Process::new(exits, ()).context(context), "stdout").0);
+    let (text, joined) = written(Process::new(panics, ()).context(context), "stderr");
+    assert!(joined.expect_err("it panics").is_panic());
+    println!("{}", text.matches("told to").count());
+    let (text, _) = written(Process::new(many, ()).context(context), "stdout");
+    assert!(text.lines().eq((0..20_000).map(|line| format!("line {line}"))));
+    // Nobody reads.
+    let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+    drop(reader);
+    let write = |()| writeln!(std::io::stdout(), "lost").map_err(|error| error.to_string());
+    let child = Process::new(write, ()).stdout(writer).context(context).start();
+    println!("{:?}", child.and_then(Child::join).expect("it returns"));
+}
+
+/// What a redirected process starts writes where that does.
+fn redirected_below(arguments: &Arguments) {
+    let work = |()| {
+        println!("child");
+        for context in [Context::Forkserver, Context::Spawn, Context::Fork] {
+            let below = Process::new(|()| println!("grandchild"), ()).context(context).start();
+            below.and_then(Child::join).expect("it returns");
+        }
+        let pool = Pool::builder().processes(1).build().expect("it can be built");
+        pool.apply(|()| println!("worker"), ()).expect("it returns");
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        let below = Process::new(|()| print!("own"), ()).stdout(writer).start();
+        below.and_then(Child::join).expect("it returns");
+        println!("{}", std::io::read_to_string(reader).expect("it is text"));
+    };
+    let (text, joined) = written(Process::new(work, ()).context(arguments.context), "stdout");
+    joined.expect("it returns");
+    println!("{text:?}");
+}
+
+/// Neither the program, its templates nor the process keep a copy.
+fn streams_are_closed(arguments: &Arguments) {
+    let plain = Process::new(|()| descriptors(), ()).context(arguments.context);
+    let expected = plain.clone().start().and_then(Child::join).expect("it returns");
+    let of_templates = || -> usize {
+        let links = |pid: u32| Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
+        children().into_iter().filter_map(links).sum()
+    };
+    // A template closes its end of a report just after it has told the exit.
+    let before = (descriptors(), of_templates());
+    for _ in 0..50 {
+        let null = || OwnedFd::from(File::open("/dev/null").expect("it exists"));
+        // Templates have the same, so that the kinds of descriptors are the same too.
+        let process = plain.clone().stdin(null());
+        let seen = process.start().and_then(Child::join).expect("it returns");
+        assert_eq!(seen, expected);
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        let process = plain.clone().stdout(writer).current_dir("/nowhere");
+        assert!(process.start().and_then(Child::join).is_err());
+        drop(reader);
+    }
+    assert_eq!(descriptors(), before.0);
+    marks::wait_until(|| of_templates() <= before.1);
+    println!("flat");
+}
+
+/// A template that is born with so many descriptors left; the context is Fork.
+fn no_room_for_streams(arguments: &Arguments) {
+    let start = || {
+        let null = || File::open("/dev/null");
+        let process = Process::new(|()| 7, ()).context(arguments.context);
+        let streams = (null(), null(), null());
+        let (Ok(a), Ok(b), Ok(c)) = streams else { return None };
+        let process = process.stdin(a).stdout(b).stderr(c);
+        Some(move || process.start().and_then(Child::join))
+    };
+    let ready = start().expect("there is room");
+    let files = leave_descriptors(arguments.number());
+    let result = ready();
+    drop(files);
+    match result {
+        Ok(number) => println!("{number}"),
+        Err(error) => {
+            assert!(error.is_start(), "{}", describe(&error));
+            println!("refused");
+        }
+    }
+    let again = start().expect("there is room");
+    println!("{}", again().expect("there is room again"));
+}

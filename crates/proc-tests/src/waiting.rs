@@ -1,0 +1,89 @@
+//! Waiting for several children at once.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use proc_core::{Process, Sentinel, wait};
+
+use crate::descriptors::count_descriptors;
+use crate::marks::{self, Marks};
+use crate::{Arguments, Scenario, work_for_ever};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] =
+    &[("sentinels", sentinels), ("many-sentinels", many_sentinels)];
+
+fn sentinels(arguments: &Arguments) {
+    let marks = Marks::new();
+    let start = |mark: PathBuf| {
+        let work = |mark: PathBuf| {
+            marks::wait_for(&mark);
+            7
+        };
+        let process = Process::new(work, mark).context(arguments.context);
+        process.start().expect("it can be started")
+    };
+    assert!(wait(&[], None).is_empty());
+    let (first, second) = (start(marks.path("first")), start(marks.path("second")));
+    let other = Process::new(|()| "text".to_owned(), ()).context(arguments.context).start();
+    let other = other.expect("it can be started");
+    let descriptors = count_descriptors();
+    let all = [first.sentinel(), other.sentinel(), second.sentinel()];
+    assert_eq!(wait(&all, None), [1]);
+    assert_eq!(wait(&all, Some(Duration::ZERO)), [1], "it stays so");
+    let timeout = Duration::from_millis(30);
+    let begin = Instant::now();
+    assert!(wait(&[second.sentinel(), first.sentinel()], Some(timeout)).is_empty());
+    assert!(begin.elapsed() >= timeout);
+    println!("one");
+
+    marks::leave(&marks.path("first"));
+    assert_eq!(wait(&[first.sentinel(), second.sentinel()], None), [0]);
+    let joined = first.join_timeout(Duration::ZERO).expect("it is known to have ended");
+    assert_eq!(joined.expect("it returns"), 7);
+    assert_eq!(other.join_timeout(Duration::ZERO).expect("also this").expect("it returns"), "text");
+    assert_eq!(wait(&all, Some(Duration::ZERO)), [0, 1], "also when they are joined");
+    println!("another");
+
+    // While another thread joins it.
+    let last = second.sentinel();
+    let joiner = std::thread::spawn(move || second.join());
+    assert!(wait(std::slice::from_ref(&last), Some(timeout)).is_empty());
+    marks::leave(&marks.path("second"));
+    assert_eq!(wait(std::slice::from_ref(&last), None), [0]);
+    assert_eq!(joiner.join().expect("it does not panic").expect("it returns"), 7);
+    assert_eq!(wait(&all, None), [0, 1, 2]);
+    drop((all, last));
+    assert!(count_descriptors() <= descriptors, "sentinels have none left");
+    println!("the last");
+}
+
+/// Each child is joined as soon as it has ended, in whatever order.
+fn many_sentinels(arguments: &Arguments) {
+    let mut children: Vec<_> = (0..20)
+        .map(|number| {
+            let work = |number: u32| {
+                if number.is_multiple_of(3) {
+                    work_for_ever();
+                }
+                number
+            };
+            let process = Process::new(work, number).context(arguments.context);
+            process.start().expect("it can be started")
+        })
+        .collect();
+    for child in children.iter().step_by(3) {
+        child.kill().expect("it is alive");
+    }
+    let mut sum = 0;
+    while !children.is_empty() {
+        let sentinels: Vec<Sentinel> = children.iter().map(|child| child.sentinel()).collect();
+        for place in wait(&sentinels, None).into_iter().rev() {
+            match children.swap_remove(place).join_timeout(Duration::ZERO) {
+                Ok(Ok(number)) => sum += number,
+                Ok(Err(error)) => assert!(error.is_death(), "{error}"),
+                Err(child) => panic!("{} has not ended", child.name()),
+            }
+        }
+    }
+    println!("{sum}");
+}
