@@ -1,11 +1,15 @@
 //! The one public error: opaque, told apart by questions, with everything the reader needs in it.
 
+mod portable;
+
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::function::Fault;
 use crate::limits::Limits;
@@ -24,8 +28,9 @@ pub struct Error {
 }
 
 /// Where it happened, as far as it is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
+    pub(crate) host: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) pid: Option<u32>,
     pub(crate) worker: Option<usize>,
@@ -49,6 +54,8 @@ enum Kind {
     Overwritten,
     Restarts { restarts: u32, period: Duration, last: Error },
     Invalid(String),
+    Lost(String),
+    Fleet(String),
 }
 
 impl Error {
@@ -58,7 +65,8 @@ impl Error {
 
     /// The same error, with its place filled in where it was open.
     pub(crate) fn at(mut self, place: Place) -> Error {
-        let Place { name, pid, worker, task } = place;
+        let Place { host, name, pid, worker, task } = place;
+        self.place.host = self.place.host.or(host);
         self.place.name = self.place.name.or(name);
         self.place.pid = self.place.pid.or(pid);
         self.place.worker = self.place.worker.or(worker);
@@ -94,6 +102,10 @@ impl Error {
 
     pub(crate) fn encode_argument(why: String) -> Error {
         Error::new(Kind::Encode { what: "argument", why })
+    }
+
+    pub(crate) fn encode_result(why: impl Into<String>) -> Error {
+        Error::new(Kind::Encode { what: "result", why: why.into() })
     }
 
     pub(crate) fn decode_result(why: String) -> Error {
@@ -136,6 +148,14 @@ impl Error {
         Error::new(Kind::Invalid(what.into()))
     }
 
+    pub(crate) fn lost(what: impl Into<String>) -> Error {
+        Error::new(Kind::Lost(what.into()))
+    }
+
+    pub(crate) fn fleet(what: impl Into<String>) -> Error {
+        Error::new(Kind::Fleet(what.into()))
+    }
+
     pub(crate) fn is_template_gone(&self) -> bool {
         matches!(*self.kind, Kind::TemplateGone)
     }
@@ -147,7 +167,7 @@ impl Error {
 
     /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
-        matches!(*self.kind, Kind::Died { .. })
+        matches!(*self.kind, Kind::Died { .. } | Kind::Lost(_))
     }
 
     /// The process ended as one does that passes one of its [`Limits`].
@@ -211,6 +231,11 @@ impl Error {
         matches!(*self.kind, Kind::Invalid(_))
     }
 
+    /// There is no fleet of machines to do it: no server, or no agent of this build (`proc-cluster`).
+    pub fn is_fleet(&self) -> bool {
+        matches!(*self.kind, Kind::Fleet(_))
+    }
+
     /// How the process ended, where that is the error.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.kind {
@@ -241,6 +266,11 @@ impl Error {
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.panic_report(),
             _ => None,
         }
+    }
+
+    /// The machine on which it happened, where that is another one (`proc-cluster`).
+    pub fn host(&self) -> Option<&str> {
+        self.place.host.as_deref()
     }
 
     /// The process in which it happened.
@@ -323,7 +353,7 @@ impl Display for Error {
                 "the pool has ended: more than {restarts} of its workers died within {period:?}; \
                  mend what kills them, or allow more with restart_intensity"
             ),
-            Kind::Invalid(what) => write!(f, "{what}"),
+            Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
         }?;
         write_place(place, f)?;
         match &**kind {
@@ -334,9 +364,10 @@ impl Display for Error {
     }
 }
 
-/// ` (process "even", worker 1, pid 4242)`
+/// ` (host node7, process "even", worker 1, pid 4242)`
 fn write_place(place: &Place, f: &mut Formatter<'_>) -> fmt::Result {
     let parts = [
+        place.host.as_ref().map(|host| format!("host {host}")),
         place.name.as_ref().map(|name| format!("process {name:?}")),
         place.worker.map(|worker| format!("worker {worker}")),
         place.pid.map(|pid| format!("pid {pid}")),

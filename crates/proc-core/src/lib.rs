@@ -104,6 +104,9 @@ pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState}
 pub use process::Process;
 pub use sentinel::{Sentinel, wait};
 
+#[doc(hidden)]
+pub use pool::remote;
+
 /// What macros of this crate need where they are used; not part of its interface.
 #[doc(hidden)]
 pub mod __private {

@@ -15,6 +15,7 @@ mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod rubbish;
 mod sizes;
 mod staff;
 mod start;
@@ -85,6 +86,7 @@ fn main() {
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        rubbish::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,

@@ -286,7 +286,7 @@ fn hostile_reports_are_read_without_harm() {
     let reports = [
         Report::Started { pid: 7 },
         Report::NotStarted { errno: 12 },
-        Report::BadSurroundings("no such directory".into()),
+        Report::NotReady("no such directory".into()),
         Report::Returned(Ok(value())),
         Report::Returned(Err(value())),
         Report::Exited { status: 256 },

@@ -75,12 +75,8 @@ impl Feed {
         attempts: u32,
     ) -> Feed {
         let mut feed = Feed::new(name, inbox, task, Some(1));
-        let copied = record::append(&mut feed.bytes, |out| {
-            out.extend_from_slice(argument);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = copied;
-        Feed { left: 1, attempts, ..feed }
+        feed.push_encoded(argument);
+        Feed { attempts, ..feed }
     }
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
@@ -113,6 +109,16 @@ impl Feed {
     /// Bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Appends one task whose argument is encoded already.
+    pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
+        let copied = record::append(&mut self.bytes, |out| {
+            out.extend_from_slice(argument);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(()) = copied;
+        self.left += 1;
     }
 
     /// Cuts off the next chunk, for a pool of `workers`.

@@ -13,6 +13,8 @@ mod imap;
 mod job;
 mod map;
 mod options;
+#[doc(hidden)]
+pub mod remote;
 mod stateful;
 mod task;
 

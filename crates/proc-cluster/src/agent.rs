@@ -1,0 +1,440 @@
+//! An agent: takes work from the server as fast as its pool can do it, and sends what comes of it.
+//!
+//! It holds as many chunks as it has workers (more only where chunks take no time), so that little is
+//! lost with it. Each chunk is a task of its own here, see `errand`; this module asks for work, hears
+//! from drivers and tells of itself. It acknowledges nothing: that is the driver's to do, once it has
+//! the result.
+
+mod environment;
+mod errand;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, Event, Message, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use proc_core::remote::fleet_error;
+use proc_core::{Error, Pool, PoolBuilder};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::build_id;
+use crate::connection::Settings;
+use crate::data::Store;
+use crate::message::{self, Beat, Counts, Names, Outcome, Presence, Work};
+use errand::{Cancel, Errand};
+
+pub(crate) use environment::serve_if_asked;
+
+/// How long a request for work waits at the server.
+const ASK: Duration = Duration::from_secs(20);
+
+/// How long an agent waits for a server that is not there.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often an agent tells of itself, and looks after what nobody tells it.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long the work that is at hand may go on after the agent was told to leave.
+const FAREWELL: Duration = Duration::from_secs(20);
+
+/// How many chunks a worker may have at hand where they take no time, and what that means.
+const DEPTH: usize = 32;
+const NO_TIME: f64 = 2e6; // nanoseconds
+
+/// Serves a fleet with a pool, until SIGTERM or SIGINT; then finishes what it has begun.
+///
+/// For programs that want another pool than [`init`](crate::init) makes. Credentials and all else are
+/// heeded as there; the pool's initializer runs in each worker.
+///
+/// ```no_run
+/// proc_core::init();
+/// if let Ok(server) = std::env::var("AGENT_OF") {
+///     let pool = proc_core::Pool::builder().initializer(|seed: u64| println!("{seed}"), 7);
+///     return proc_cluster::serve(&server, pool);
+/// }
+/// # Ok::<(), proc_cluster::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// The pool cannot be built, or has ended; the server cannot be reached, or refuses.
+pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
+    let settings = Settings::from_env(address)?;
+    // The pool first: what it forks has nothing of the client.
+    let pool = pool.build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| fleet_error(format!("the agent cannot start: {e}")))?;
+    let served = runtime.block_on(async { Agent::connect(&settings, pool).await?.serve().await });
+    runtime.shutdown_background();
+    served
+}
+
+/// What all errands of an agent share.
+struct Shared {
+    client: Client,
+    store: Store,
+    names: Names,
+    pool: Pool,
+    host: String,
+    /// Room for errands; one that must be alone takes it all.
+    room: Semaphore,
+}
+
+struct Agent {
+    shared: Arc<Shared>,
+    presence: Presence,
+    /// Where work arrives.
+    inbox: String,
+    work: async_nats::Subscriber,
+    beats: async_nats::Subscriber,
+    events: mpsc::UnboundedReceiver<Event>,
+    done: (mpsc::UnboundedSender<errand::Done>, mpsc::UnboundedReceiver<errand::Done>),
+    /// Chunks that were asked for and have not come.
+    asked: usize,
+    asked_at: Instant,
+    /// Before then there is nobody to ask, as far as is known.
+    ask_again: Instant,
+    /// What is at hand, by its place in the stream.
+    at_hand: HashMap<u64, AtHand>,
+    drivers: HashMap<u64, Driver>,
+    /// Nanoseconds that a chunk takes.
+    cost: f64,
+    /// Why the pool has ended.
+    over: Option<Error>,
+}
+
+struct AtHand {
+    driver: u64,
+    job: u64,
+    tasks: u64,
+    lease: Duration,
+    alone: bool,
+    cancel: Option<oneshot::Sender<Cancel>>,
+}
+
+/// What is known of a driver.
+struct Driver {
+    heard: Instant,
+    newest: u64,
+    open: HashSet<u64>,
+}
+
+impl Driver {
+    fn has_given_up(&self, job: u64) -> bool {
+        job <= self.newest && !self.open.contains(&job)
+    }
+}
+
+impl Agent {
+    async fn connect(settings: &Settings, pool: Pool) -> Result<Agent, Error> {
+        let names = Names::new(settings.fleet.as_deref().unwrap_or("default"))?;
+        let build = build_id::get()?;
+        let (send_event, events) = mpsc::unbounded_channel();
+        let client =
+            settings.connect("agent", PATIENCE, move |event| drop(send_event.send(event))).await?;
+        let context: Context = jetstream::new(client.clone());
+        let store = Store::new(&context, &names.data()).await?;
+        let inbox = client.new_inbox();
+        let subscribe = async |subject: String| {
+            client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
+        };
+        let (work, beats) = (subscribe(inbox.clone()).await?, subscribe(names.beats()).await?);
+        let host = nix::unistd::gethostname()
+            .map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
+        let workers = pool.processes();
+        let presence = Presence {
+            agent: crate::nonce(),
+            host: host.clone(),
+            pid: std::process::id(),
+            build: build.to_owned(),
+            workers,
+            counts: Counts::default(),
+            leaving: false,
+        };
+        info!(build, workers, host, "agent connected");
+        let room = Semaphore::new(workers * DEPTH);
+        Ok(Agent {
+            shared: Arc::new(Shared { client, store, names, pool, host, room }),
+            presence,
+            inbox,
+            work,
+            beats,
+            events,
+            done: mpsc::unbounded_channel(),
+            asked: 0,
+            asked_at: Instant::now(),
+            ask_again: Instant::now(),
+            at_hand: HashMap::new(),
+            drivers: HashMap::new(),
+            cost: 0.0,
+            over: None,
+        })
+    }
+
+    async fn serve(mut self) -> Result<(), Error> {
+        let mut tick = tokio::time::interval(TICK);
+        let mut leave = std::pin::pin!(told_to_leave()?);
+        let mut deadline = None;
+        loop {
+            if self.over.is_some() {
+                break;
+            }
+            if deadline.is_none() {
+                self.ask().await;
+            } else if self.at_hand.is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                Some(done) = self.done.1.recv() => self.settle(done),
+                Some(message) = self.work.next() => self.take(message).await,
+                Some(message) = self.beats.next() => self.hear(&message).await,
+                Some(event) = self.events.recv() => self.heed(event),
+                _ = tick.tick() => {
+                    self.look_after();
+                    self.tell().await;
+                    if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+                        break;
+                    }
+                }
+                () = &mut leave, if deadline.is_none() => {
+                    info!(at_hand = self.at_hand.len(), "agent leaves");
+                    deadline = Some(Instant::now() + FAREWELL);
+                    self.presence.leaving = true;
+                    self.tell().await;
+                }
+            }
+        }
+        for at_hand in self.at_hand.values_mut() {
+            at_hand.cancel(Cancel::Leaving);
+        }
+        while !self.at_hand.is_empty() {
+            match self.done.1.recv().await {
+                Some(done) => self.settle(done),
+                None => break,
+            }
+        }
+        self.presence.leaving = true;
+        self.tell().await;
+        // Without a connection there is nobody to tell.
+        let _ = tokio::time::timeout(TICK, self.shared.client.flush()).await;
+        self.over.map_or(Ok(()), Err)
+    }
+
+    /// Asks for as many chunks as there is room for, unless enough are asked for.
+    async fn ask(&mut self) {
+        if self.asked > 0 && self.asked_at.elapsed() > ASK + TICK {
+            self.asked = 0; // the answer was lost
+        }
+        if Instant::now() < self.ask_again || self.has_one_alone() {
+            return;
+        }
+        let workers = self.presence.workers;
+        let depth = if self.cost == 0.0 { 1 } else { (NO_TIME / self.cost) as usize };
+        let allowed = workers * depth.clamp(1, DEPTH);
+        let free = allowed.saturating_sub(self.at_hand.len() + self.asked);
+        if free == 0 || (self.asked > 0 && free < allowed / 2) {
+            return;
+        }
+        let names = &self.shared.names;
+        let (stream, consumer) = (names.tasks(), &self.presence.build);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        let request = format!(r#"{{"batch":{free},"expires":{}}}"#, ASK.as_nanos());
+        let sent =
+            self.shared.client.publish_with_reply(subject, self.inbox.clone(), request.into());
+        if sent.await.is_ok() {
+            self.asked += free;
+            self.asked_at = Instant::now();
+        }
+    }
+
+    /// Takes work, or word that there is none.
+    async fn take(&mut self, message: Message) {
+        if let Some(status) = message.status {
+            self.mind(status, &message);
+            return;
+        }
+        self.asked = self.asked.saturating_sub(1);
+        let Some(place) = Place::of(&message) else { return };
+        if self.at_hand.contains_key(&place.sequence) {
+            return; // the lease ran out, but we have it still
+        }
+        let Some(work) = message::decode::<Work>(&message.payload) else {
+            warn!(subject = %message.subject, "rubbish among the work");
+            self.answer(&place, "+TERM").await;
+            return;
+        };
+        if work.build != self.presence.build {
+            self.answer(&place, "-NAK {\"delay\":1000000000}").await;
+            return;
+        }
+        let now = Instant::now();
+        let driver = self.drivers.entry(work.driver).or_insert_with(|| Driver {
+            heard: now,
+            newest: 0,
+            open: HashSet::new(),
+        });
+        let silent = driver.heard.elapsed() > 2 * work.lease.max(TICK);
+        if driver.has_given_up(work.job) || (place.delivered > 1 && silent) {
+            self.answer(&place, "+TERM").await;
+            return;
+        }
+        let (cancel, cancelled) = oneshot::channel();
+        let (sequence, suspect) = (place.sequence, place.delivered > 1);
+        let (driver, job, lease, chunk) = (work.driver, work.job, work.lease, work.chunk);
+        let errand = Errand { shared: Arc::clone(&self.shared), work, place, cancelled };
+        if suspect {
+            return errand.reply(Outcome::Suspect).await;
+        }
+        if self.has_one_alone() {
+            return errand.reply(Outcome::Returned).await;
+        }
+        let tasks = chunk.count as u64;
+        self.presence.counts.in_flight += tasks;
+        if chunk.attempt > 0 {
+            self.presence.counts.redelivered += tasks;
+        }
+        let alone = chunk.must_be_alone();
+        let cancel = Some(cancel);
+        self.at_hand.insert(sequence, AtHand { driver, job, tasks, lease, alone, cancel });
+        let done = self.done.0.clone();
+        tokio::spawn(async move { drop(done.send(errand.run().await)) });
+    }
+
+    /// Whether something at hand is to run with nothing beside it; then nothing else is taken.
+    fn has_one_alone(&self) -> bool {
+        self.at_hand.values().any(|at_hand| at_hand.alone)
+    }
+
+    /// A request for work has ended without it.
+    fn mind(&mut self, status: StatusCode, message: &Message) {
+        let header =
+            message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+        let pending: Option<usize> = header.and_then(|value| value.as_str().parse().ok());
+        match pending {
+            Some(pending) => self.asked = self.asked.saturating_sub(pending),
+            // Nobody has work for this build yet (503), or the server is about to forget (409).
+            None if status != StatusCode::IDLE_HEARTBEAT => {
+                self.asked = 0;
+                self.ask_again = Instant::now() + TICK;
+            }
+            None => {}
+        }
+    }
+
+    async fn answer(&self, place: &Place, kind: &'static str) {
+        // One that is lost is given again with the next delivery.
+        let answer = Bytes::from_static(kind.as_bytes());
+        let _ = self.shared.client.publish(place.acknowledge.clone(), answer).await;
+    }
+
+    fn settle(&mut self, done: errand::Done) {
+        self.over = self.over.take().or(done.over);
+        if let Some(at_hand) = self.at_hand.remove(&done.sequence) {
+            let counts = &mut self.presence.counts;
+            counts.in_flight -= at_hand.tasks;
+            if done.done {
+                counts.done += at_hand.tasks;
+            } else {
+                counts.failed += at_hand.tasks;
+            }
+            let now = done.nanoseconds as f64;
+            self.cost = if self.cost == 0.0 { now } else { 0.75 * self.cost + 0.25 * now };
+        }
+    }
+
+    /// Hears a driver: what it has given up is not gone on with.
+    async fn hear(&mut self, message: &Message) {
+        let Some(beat) = message::decode::<Beat>(&message.payload) else { return };
+        let open = beat.open.into_iter().collect();
+        let driver = Driver { heard: Instant::now(), newest: beat.newest, open };
+        for at_hand in self.at_hand.values_mut() {
+            if at_hand.driver == beat.driver && driver.has_given_up(at_hand.job) {
+                at_hand.cancel(Cancel::Unwanted);
+            }
+        }
+        if self.drivers.insert(beat.driver, driver).is_none() {
+            self.tell().await;
+        }
+        self.ask_again = Instant::now(); // where there was nobody to ask, there may be now
+    }
+
+    fn heed(&mut self, event: Event) {
+        info!(%event, "connection");
+        if matches!(event, Event::Connected) {
+            // The server has forgotten what was asked; drivers could not be heard.
+            self.asked = 0;
+            self.drivers.values_mut().for_each(|driver| driver.heard = Instant::now());
+        }
+    }
+
+    /// Drops what belongs to drivers that are gone.
+    fn look_after(&mut self) {
+        if self.shared.client.connection_state() != async_nats::connection::State::Connected {
+            return;
+        }
+        for at_hand in self.at_hand.values_mut() {
+            let driver = self.drivers.get(&at_hand.driver);
+            if driver.is_some_and(|d| d.heard.elapsed() > 2 * at_hand.lease.max(TICK)) {
+                at_hand.cancel(Cancel::Unwanted);
+            }
+        }
+        let at_hand: HashSet<u64> = self.at_hand.values().map(|at_hand| at_hand.driver).collect();
+        self.drivers.retain(|name, driver| {
+            at_hand.contains(name) || driver.heard.elapsed() < Duration::from_secs(3600)
+        });
+    }
+
+    async fn tell(&self) {
+        if let Ok(presence) = message::encode(&self.presence) {
+            let subject = self.shared.names.presences();
+            // Lost while the connection is: told again soon.
+            let _ = self.shared.client.publish(subject, presence.into()).await;
+        }
+    }
+}
+
+impl AtHand {
+    fn cancel(&mut self, why: Cancel) {
+        if let Some(cancel) = self.cancel.take() {
+            let _ = cancel.send(why); // if it has just ended, all the better
+        }
+    }
+}
+
+/// Where in the stream some work lies.
+struct Place {
+    acknowledge: String,
+    sequence: u64,
+    delivered: u64,
+}
+
+impl Place {
+    fn of(message: &Message) -> Option<Place> {
+        let acknowledge = message.reply.as_ref()?.to_string();
+        let fields: Vec<&str> = acknowledge.strip_prefix("$JS.ACK.")?.split('.').collect();
+        // Newer servers put domain and account before the stream.
+        let from_stream = fields.get(if fields.len() >= 9 { 2.. } else { 0.. })?;
+        let [_, _, delivered, sequence, ..] = from_stream else { return None };
+        let (delivered, sequence) = (delivered.parse().ok()?, sequence.parse().ok()?);
+        Some(Place { acknowledge, sequence, delivered })
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn told_to_leave() -> Result<impl Future<Output = ()>, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|e| fleet_error(format!("no signals: {e}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,202 @@
+//! One chunk on an agent: fetched, run by the pool, its lease renewed meanwhile, its reply sent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proc_core::remote;
+use proc_core::{Error, Task};
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::{DEPTH, Place, Shared};
+use crate::message::{self, Outcome, Reply, Work};
+
+/// How often results are sent to the store before that is left to another delivery.
+const STORE_TRIES: u32 = 5;
+
+/// What carries one chunk out.
+pub(super) struct Errand {
+    pub(super) shared: Arc<Shared>,
+    pub(super) work: Work,
+    pub(super) place: Place,
+    pub(super) cancelled: oneshot::Receiver<Cancel>,
+}
+
+/// Why an errand is broken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancel {
+    /// Its driver does not want it any more, or is gone.
+    Unwanted,
+    /// The agent ends: others are to do it.
+    Leaving,
+}
+
+/// An errand has ended.
+pub(super) struct Done {
+    pub(super) sequence: u64,
+    /// Whether there are results.
+    pub(super) done: bool,
+    pub(super) nanoseconds: u64,
+    /// The pool has ended, and why.
+    pub(super) over: Option<Error>,
+}
+
+/// What comes of an errand.
+enum End {
+    Reply(Outcome),
+    /// Nobody wants to know.
+    Unwanted,
+    /// The server is to hand it out again.
+    Nothing,
+    /// The pool has ended.
+    Over(Error),
+}
+
+impl Errand {
+    pub(super) async fn run(mut self) -> Done {
+        let start = Instant::now();
+        let end = {
+            let Errand { shared, work, place, cancelled } = &mut self;
+            let lease = work.lease;
+            tokio::select! {
+                end = carry_out(shared, work, place, cancelled) => end,
+                () = renew(shared, place, lease) => End::Nothing,
+            }
+        };
+        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let done = matches!(end, End::Reply(Outcome::Done { .. }));
+        let mut over = None;
+        match end {
+            End::Reply(outcome) => self.reply(outcome).await,
+            End::Unwanted => {
+                let kind = Bytes::from_static(b"+TERM");
+                let _ = self.shared.client.publish(self.place.acknowledge.clone(), kind).await;
+            }
+            End::Nothing => {}
+            End::Over(error) => {
+                self.reply(if error.is_initializer() {
+                    Outcome::Failed(remote::error_to_bytes(&error))
+                } else {
+                    Outcome::Returned
+                })
+                .await;
+                over = Some(error);
+            }
+        }
+        Done { sequence: self.place.sequence, done, nanoseconds, over }
+    }
+
+    /// A reply that is lost is made again: the work is handed out until the driver has one.
+    pub(super) async fn reply(&self, outcome: Outcome) {
+        let Errand { shared, work, place, .. } = self;
+        debug!(job = work.job, first = work.chunk.first, count = work.chunk.count, "reply");
+        let reply = message::encode(&Reply {
+            job: work.job,
+            chunk: work.chunk,
+            delivered: place.delivered,
+            host: shared.host.clone(),
+            acknowledge: place.acknowledge.clone(),
+            outcome,
+        });
+        if let Ok(reply) = reply {
+            let subject = shared.names.replies(work.driver);
+            if let Err(error) = shared.client.publish(subject, reply.into()).await {
+                warn!(%error, "a reply was not sent");
+            }
+        }
+    }
+}
+
+/// Tells the server that the work is at hand, as long as this is polled.
+async fn renew(shared: &Shared, place: &Place, lease: Duration) {
+    let every = (lease / 3).max(Duration::from_millis(10));
+    let mut tick = tokio::time::interval(every);
+    tick.tick().await; // the first is at once
+    loop {
+        tick.tick().await;
+        let kind = Bytes::from_static(b"+WPI");
+        // Lost while the connection is: then the lease ends, as it should.
+        let _ = shared.client.publish(place.acknowledge.clone(), kind).await;
+    }
+}
+
+async fn carry_out(
+    shared: &Shared,
+    work: &mut Work,
+    place: &Place,
+    cancelled: &mut oneshot::Receiver<Cancel>,
+) -> End {
+    let subject = shared.names.arguments(work.driver, work.job, work.chunk);
+    let body = std::mem::replace(&mut work.arguments, message::Body::Inline(Vec::new()));
+    let arguments = tokio::select! {
+        arguments = shared.store.get(body, &subject) => arguments,
+        why = &mut *cancelled => return broken_off(why),
+    };
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            warn!(%error, "arguments were not fetched");
+            return End::Reply(Outcome::Returned);
+        }
+    };
+    let places = if work.chunk.must_be_alone() { shared.pool.processes() * DEPTH } else { 1 };
+    let room = tokio::select! {
+        room = shared.room.acquire_many(places as u32) => room,
+        why = &mut *cancelled => return broken_off(why),
+    };
+    let Ok(_room) = room else { return End::Nothing };
+    let start = Instant::now();
+    let fates = match run(shared, work, &arguments, cancelled).await {
+        Ok(fates) => fates,
+        Err(end) => return end,
+    };
+    let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let subject = shared.names.fates(work.driver, work.job, work.chunk, place.delivered);
+    for _ in 0..STORE_TRIES {
+        match shared.store.put(&fates, &subject).await {
+            Ok(fates) => return End::Reply(Outcome::Done { fates, nanoseconds }),
+            Err(error) => warn!(%error, "results were not stored"),
+        }
+    }
+    End::Nothing
+}
+
+/// Lets the pool run the tasks; stops them where they are not wanted any more.
+async fn run(
+    shared: &Shared,
+    work: &Work,
+    arguments: &[u8],
+    cancelled: &mut oneshot::Receiver<Cancel>,
+) -> Result<Vec<u8>, End> {
+    let chunk = remote::Chunk {
+        function: work.function,
+        first: work.chunk.first,
+        count: work.chunk.count,
+        arguments,
+        timeout: work.timeout,
+        retries: work.retries,
+    };
+    let mut task: Task<Vec<u8>> = match remote::submit(&shared.pool, chunk) {
+        Ok(task) => task,
+        Err(error) if error.is_invalid() => {
+            return Err(End::Reply(Outcome::Failed(remote::error_to_bytes(&error))));
+        }
+        Err(error) => return Err(End::Over(error)),
+    };
+    tokio::select! {
+        fates = &mut task => fates.map_err(End::Over),
+        why = cancelled => {
+            task.cancel();
+            Err(broken_off(why))
+        }
+    }
+}
+
+fn broken_off(why: Result<Cancel, oneshot::error::RecvError>) -> End {
+    match why {
+        Ok(Cancel::Leaving) => End::Reply(Outcome::Returned),
+        Ok(Cancel::Unwanted) => End::Unwanted,
+        Err(_) => End::Nothing,
+    }
+}

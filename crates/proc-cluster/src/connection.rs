@@ -1,0 +1,226 @@
+//! How the server is reached: address, credentials, encryption; and what is refused.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use proc_core::Error;
+use proc_core::remote::{fleet_error, invalid_error};
+use tracing::debug;
+
+/// The oldest server that keeps what it confirmed (2.9 was seen to stall for good).
+const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 27);
+
+/// How long to wait before a server that does not answer is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Where the server is, and who we are to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    /// `nats://host:port` or `tls://host:port`, several divided by commas.
+    pub(crate) address: String,
+    pub(crate) fleet: Option<String>,
+    /// A file with the user's credentials or seed.
+    pub(crate) credentials: Option<PathBuf>,
+    /// A file with certificates to trust beside the system's.
+    pub(crate) authority: Option<PathBuf>,
+    /// Files with a certificate of our own, and its key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) plaintext: Plaintext,
+}
+
+/// Where what is sent may be read on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Plaintext {
+    /// Only inside this machine.
+    #[default]
+    Loopback,
+    /// Anywhere: the network is trusted, or encrypts by itself.
+    Anywhere,
+}
+
+impl Settings {
+    /// What the environment says, under an address.
+    ///
+    /// # Errors
+    ///
+    /// A key without its certificate, or the other way round.
+    pub(crate) fn from_env(address: &str) -> Result<Settings, Error> {
+        let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let file = |name: &str| text(name).map(PathBuf::from);
+        let identity = match (file("PROC_CLUSTER_CERT"), file("PROC_CLUSTER_KEY")) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                let what = "PROC_CLUSTER_CERT and PROC_CLUSTER_KEY go together: set both or none";
+                return Err(invalid_error(what));
+            }
+        };
+        Ok(Settings {
+            address: address.to_owned(),
+            fleet: text("PROC_CLUSTER_FLEET"),
+            credentials: file("PROC_CLUSTER_CREDENTIALS"),
+            authority: file("PROC_CLUSTER_CA"),
+            identity,
+            plaintext: match text("PROC_CLUSTER_PLAINTEXT").as_deref() {
+                Some("anywhere") => Plaintext::Anywhere,
+                _ => Plaintext::Loopback,
+            },
+        })
+    }
+
+    /// Connects, and tells `events` what happens to the connection from then on.
+    ///
+    /// A server that cannot be reached may be about to start: it is tried for as long as `patience`.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached, refuses us, is too old, or would be spoken to in plain text.
+    pub(crate) async fn connect(
+        &self,
+        role: &str,
+        patience: Duration,
+        events: impl Fn(Event) + Clone + Send + Sync + 'static,
+    ) -> Result<Client, Error> {
+        let addresses = self.addresses()?;
+        let started = Instant::now();
+        let client = loop {
+            match self.options(role, events.clone())?.connect(&addresses[..]).await {
+                Ok(client) => break client,
+                Err(error) if is_absence(error.kind()) && started.elapsed() < patience => {
+                    debug!(%error, "the server is not there yet");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => {
+                    return Err(fleet_error(format!(
+                        "cannot connect to the server at {}: {error}; is it running (nats-server \
+                         -js), and do user and certificates match?",
+                        self.shown_address()
+                    )));
+                }
+            }
+        };
+        let (major, minor, patch) = OLDEST_SERVER;
+        if !client.is_server_compatible(major, minor, patch) {
+            return Err(fleet_error(format!(
+                "the server at {} is nats-server {}, which is known to stall: install \
+                 {major}.{minor}.{patch} or newer",
+                self.shown_address(),
+                client.server_info().version
+            )));
+        }
+        Ok(client)
+    }
+
+    fn options(
+        &self,
+        role: &str,
+        events: impl Fn(Event) + Send + Sync + 'static,
+    ) -> Result<ConnectOptions, Error> {
+        let mut options = ConnectOptions::new()
+            .name(format!("proc-cluster {role}"))
+            .custom_inbox_prefix(format!("_INBOX.{role}"))
+            .connection_timeout(Duration::from_secs(5))
+            .reconnect_delay_callback(|attempt| Duration::from_millis(50 << attempt.min(5)))
+            .event_callback(move |event| {
+                events(event);
+                async {}
+            });
+        if let Some(file) = &self.credentials {
+            options = with_credentials(options, file)?;
+        }
+        if let Some(file) = &self.authority {
+            options = options.add_root_certificates(file.clone());
+        }
+        if let Some((certificate, key)) = &self.identity {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        Ok(options)
+    }
+
+    fn addresses(&self) -> Result<Vec<ServerAddr>, Error> {
+        let parse = |address: &str| {
+            let parsed: ServerAddr = address.trim().parse().map_err(|error| {
+                invalid_error(format!(
+                    "the server's address is no address, write nats://host:port or \
+                     tls://host:port: {error}"
+                ))
+            })?;
+            let encrypted = matches!(parsed.scheme(), "tls" | "wss");
+            if !encrypted && self.plaintext == Plaintext::Loopback && !is_loopback(parsed.host()) {
+                return Err(invalid_error(format!(
+                    "{} would get functions' arguments in plain text: use tls://, or say that the \
+                     network is trusted (PROC_CLUSTER_PLAINTEXT=anywhere, or \
+                     ClusterBuilder::plaintext_anywhere)",
+                    parsed.host()
+                )));
+            }
+            Ok(parsed)
+        };
+        self.address.split(',').map(parse).collect()
+    }
+
+    /// The address without a password.
+    fn shown_address(&self) -> String {
+        let without = |address: &str| match address.rsplit_once('@') {
+            Some((_, host)) => host.to_owned(),
+            None => address.to_owned(),
+        };
+        self.address.split(',').map(without).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// Whether nobody answered, rather than somebody refusing.
+fn is_absence(kind: ConnectErrorKind) -> bool {
+    use ConnectErrorKind::{Dns, Io, TimedOut};
+    matches!(kind, Dns | Io | TimedOut)
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+/// A file holds what `nsc` writes (a token and a seed), or a seed alone.
+fn with_credentials(options: ConnectOptions, file: &PathBuf) -> Result<ConnectOptions, Error> {
+    let refused = |error: &dyn std::fmt::Display| {
+        invalid_error(format!("the credentials in {} cannot be used: {error}", file.display()))
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| refused(&error))?;
+    if text.trim_start().starts_with("SU") {
+        return Ok(options.nkey(text.trim().to_owned()));
+    }
+    options.credentials(&text).map_err(|error| refused(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(address: &str, plaintext: Plaintext) -> Result<Vec<ServerAddr>, Error> {
+        Settings { address: address.into(), plaintext, ..Settings::default() }.addresses()
+    }
+
+    #[test]
+    fn plain_text_leaves_the_machine_only_where_asked_for() {
+        for inside in ["nats://127.0.0.1:4222", "localhost", "nats://[::1]:1", "tls://example.org"]
+        {
+            assert!(addresses(inside, Plaintext::Loopback).is_ok(), "{inside}");
+        }
+        for outside in ["nats://10.0.0.1", "example.org:4222", "nats://127.0.0.1,nats://10.0.0.1"] {
+            let refused = addresses(outside, Plaintext::Loopback).expect_err(outside);
+            assert!(
+                refused.is_invalid() && refused.to_string().contains("plain text"),
+                "{refused}"
+            );
+            assert!(addresses(outside, Plaintext::Anywhere).is_ok(), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let address = "nats://me:secret@a:1,nats://b:2".to_owned();
+        let settings = Settings { address, ..Settings::default() };
+        assert_eq!(settings.shown_address(), "a:1,nats://b:2");
+    }
+}

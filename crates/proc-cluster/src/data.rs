@@ -1,0 +1,95 @@
+//! Arguments and results that are too large for one message: pieces in a stream of their own.
+//!
+//! The pieces of a job lie under its subject, so one request removes them all; what a lost driver
+//! left goes with the stream's age.
+
+use async_nats::jetstream::{Context, stream::Stream};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use proc_core::Error;
+use proc_core::remote::fleet_error;
+
+use crate::message::{Body, PIECE};
+
+/// How many pieces are on their way at once.
+const AHEAD: usize = 8;
+
+/// The largest value that is fetched; what claims to be larger is not believed.
+const LARGEST: u64 = 64 << 30;
+
+/// Where pieces lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    context: Context,
+    stream: Stream<()>,
+}
+
+impl Store {
+    /// The store in the stream of this name, which need not exist yet.
+    pub(crate) async fn new(context: &Context, name: &str) -> Result<Store, Error> {
+        let stream = context.get_stream_no_info(name).await;
+        let stream = stream.map_err(|error| fleet_error(format!("no stream of data: {error}")))?;
+        Ok(Store { context: context.clone(), stream })
+    }
+
+    /// The bytes as part of a message: themselves where they are few, else stored under `subject`.
+    ///
+    /// # Errors
+    ///
+    /// The server did not confirm all pieces.
+    pub(crate) async fn put(&self, bytes: &[u8], subject: &str) -> Result<Body, Error> {
+        if bytes.len() <= PIECE {
+            return Ok(Body::Inline(bytes.to_vec()));
+        }
+        let len = bytes.len() as u64;
+        let pieces = bytes.len().div_ceil(PIECE);
+        let failed = |error: &dyn std::fmt::Display| {
+            fleet_error(format!("the server did not store {len} bytes: {error}"))
+        };
+        stream::iter((0..pieces).map(Ok::<usize, Error>))
+            .try_for_each_concurrent(AHEAD, |index| {
+                let piece = &bytes[index * PIECE..bytes.len().min((index + 1) * PIECE)];
+                let piece = Bytes::copy_from_slice(piece);
+                async move {
+                    let sent = self.context.publish(format!("{subject}.{index}"), piece).await;
+                    sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
+                    Ok(())
+                }
+            })
+            .await?;
+        Ok(Body::Stored { pieces: pieces as u32, len })
+    }
+
+    /// The bytes behind part of a message.
+    ///
+    /// # Errors
+    ///
+    /// A piece is not there, or they are not as many as was said.
+    pub(crate) async fn get(&self, body: Body, subject: &str) -> Result<Vec<u8>, Error> {
+        let (pieces, len) = match body {
+            Body::Inline(bytes) => return Ok(bytes),
+            Body::Stored { pieces, len } => (pieces, len),
+        };
+        let wrong = |why: &dyn std::fmt::Display| {
+            fleet_error(format!("{len} stored bytes cannot be fetched: {why}"))
+        };
+        if len > LARGEST || u64::from(pieces) != len.div_ceil(PIECE as u64) {
+            return Err(wrong(&"their number makes no sense"));
+        }
+        let mut bytes = Vec::new();
+        let mut fetched = stream::iter(0..pieces)
+            .map(|index| self.stream.direct_get_last_for_subject(format!("{subject}.{index}")))
+            .buffered(AHEAD);
+        while let Some(piece) = fetched.next().await {
+            bytes.extend_from_slice(&piece.map_err(|error| wrong(&error))?.payload);
+            if bytes.len() as u64 > len {
+                break;
+            }
+        }
+        if bytes.len() as u64 != len {
+            Err(wrong(&"a piece is longer or shorter"))
+        } else {
+            Ok(bytes)
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The fleet as a driver sees it: who is there, with what build, and how each fares.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::{self, Display, Formatter};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::message::Presence;
+
+/// How long an agent that says nothing still counts; they tell of themselves twice a second.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long one that went is still shown.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// The agents of a fleet at one moment; made by [`Cluster::fleet`](crate::Cluster::fleet).
+///
+/// `Display` prints a table; with serde it becomes JSON, a list of agents.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Fleet {
+    agents: Vec<AgentStatus>,
+}
+
+/// One agent, as it last told of itself. Counts are of tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct AgentStatus {
+    /// The machine's name.
+    pub host: String,
+    /// The agent's process there.
+    pub pid: u32,
+    /// Which build of the program it runs: 16 digits of the file's SHA-256.
+    pub build: String,
+    /// Whether that is the build that asks, so that it can get its work.
+    pub same_build: bool,
+    /// Whether it takes work: `up`, `leaving` or `silent`.
+    pub state: AgentState,
+    /// How many worker processes it has.
+    pub workers: usize,
+    /// Tasks that it has at hand.
+    pub in_flight: u64,
+    /// Tasks whose results it has sent, errors of the tasks among them.
+    pub done: u64,
+    /// Tasks that it gave back, or was told to stop.
+    pub failed: u64,
+    /// Tasks that had been handed out before, here or elsewhere.
+    pub redelivered: u64,
+}
+
+/// Whether an agent takes work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AgentState {
+    /// It does.
+    Up,
+    /// It finishes what it has, or has ended.
+    Leaving,
+    /// It was not heard for five seconds: lost, or cut off.
+    Silent,
+}
+
+impl Display for AgentState {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            AgentState::Up => "up",
+            AgentState::Leaving => "leaving",
+            AgentState::Silent => "silent",
+        })
+    }
+}
+
+impl Fleet {
+    /// The agents, by host and pid.
+    pub fn agents(&self) -> &[AgentStatus] {
+        &self.agents
+    }
+
+    /// How many workers there are for the build that asks.
+    pub fn workers(&self) -> usize {
+        let ready = |agent: &&AgentStatus| agent.same_build && agent.state == AgentState::Up;
+        self.agents.iter().filter(ready).map(|agent| agent.workers).sum()
+    }
+}
+
+impl Display for Fleet {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let width = self.agents.iter().map(|agent| agent.host.len()).max().unwrap_or(0).max(4);
+        write!(f, "{:width$} {:>8} {:16}  {:7}", "host", "pid", "build", "state")?;
+        write!(f, " {:>7} {:>9} {:>9} {:>7}", "workers", "in flight", "done", "failed")?;
+        write!(f, " {:>11}", "redelivered")?;
+        for agent in &self.agents {
+            let other = if agent.same_build { ' ' } else { '*' };
+            write!(f, "\n{:width$} {:>8} {:16}{other} ", agent.host, agent.pid, agent.build)?;
+            write!(f, "{:7} {:>7} {:>9}", agent.state, agent.workers, agent.in_flight)?;
+            write!(f, " {:>9} {:>7} {:>11}", agent.done, agent.failed, agent.redelivered)?;
+        }
+        if self.agents.iter().any(|agent| !agent.same_build) {
+            write!(f, "\n* another build of this program, which gets none of its work")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was heard of agents.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    heard: HashMap<u64, (Presence, Instant)>,
+}
+
+impl Roster {
+    pub(crate) fn hear(&mut self, presence: Presence) {
+        let now = Instant::now();
+        self.heard.retain(|_, (_, heard)| now - *heard < MEMORY);
+        self.heard.insert(presence.agent, (presence, now));
+    }
+
+    /// What was heard counts from now: nobody could be heard before.
+    pub(crate) fn refresh(&mut self) {
+        let now = Instant::now();
+        self.heard.values_mut().for_each(|(_, heard)| *heard = now);
+    }
+
+    /// How many workers there are for `build`.
+    pub(crate) fn workers(&self, build: &str) -> usize {
+        let up = |(presence, heard): &&(Presence, Instant)| {
+            presence.build == build && !presence.leaving && heard.elapsed() <= SILENCE
+        };
+        self.heard.values().filter(up).map(|(presence, _)| presence.workers).sum()
+    }
+
+    pub(crate) fn fleet(&self, build: &str) -> Fleet {
+        let status = |(presence, heard): &(Presence, Instant)| AgentStatus {
+            host: presence.host.clone(),
+            pid: presence.pid,
+            build: presence.build.clone(),
+            same_build: presence.build == build,
+            state: match presence.leaving {
+                true => AgentState::Leaving,
+                false if heard.elapsed() > SILENCE => AgentState::Silent,
+                false => AgentState::Up,
+            },
+            workers: presence.workers,
+            in_flight: presence.counts.in_flight,
+            done: presence.counts.done,
+            failed: presence.counts.failed,
+            redelivered: presence.counts.redelivered,
+        };
+        let mut agents: Vec<AgentStatus> = self.heard.values().map(status).collect();
+        agents.sort_by(|a, b| (&a.host, a.pid).cmp(&(&b.host, b.pid)));
+        Fleet { agents }
+    }
+
+    /// Why nobody does the work of `build`.
+    pub(crate) fn absence(&self, build: &str) -> String {
+        let fleet = self.fleet(build);
+        let others: BTreeSet<String> = fleet
+            .agents
+            .iter()
+            .filter(|agent| !agent.same_build && agent.state == AgentState::Up)
+            .map(|agent| format!("{} (build {})", agent.host, agent.build))
+            .collect();
+        let begin = format!("no agent of this build ({build}) is there");
+        if others.is_empty() {
+            return format!("{begin}: start this program with PROC_CLUSTER_AGENT on the machines");
+        }
+        let others = others.into_iter().collect::<Vec<_>>().join(", ");
+        format!("{begin}, only others: {others}; give all machines the same file of the program")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Counts;
+
+    fn presence(agent: u64, host: &str, build: &str) -> Presence {
+        let counts = Counts { in_flight: 2, done: 1000 * agent, failed: 0, redelivered: agent };
+        let (host, build) = (host.to_owned(), build.to_owned());
+        Presence { agent, host, pid: 4242, build, workers: 2, counts, leaving: agent == 3 }
+    }
+
+    #[test]
+    fn a_fleet_is_a_table_and_json() {
+        let mut roster = Roster::default();
+        for (agent, host, build) in [(1, "node1", "aaaa"), (2, "node10", "bbbb"), (3, "n3", "aaaa")]
+        {
+            roster.hear(presence(agent, host, build));
+        }
+        let fleet = roster.fleet("aaaa");
+        assert_eq!(
+            (fleet.workers(), roster.workers("aaaa")),
+            (2, 2),
+            "one leaves, one is of another build"
+        );
+        insta::assert_snapshot!(fleet.to_string());
+        let json = serde_json::to_value(&fleet).expect("names and numbers");
+        assert_eq!(json[0]["host"], "n3");
+        assert_eq!(json[0]["state"], "leaving");
+        assert_eq!(json[2]["in_flight"], 2);
+    }
+
+    #[test]
+    fn who_is_there_instead_is_named() {
+        let mut roster = Roster::default();
+        assert!(roster.absence("aaaa").contains("PROC_CLUSTER_AGENT"));
+        roster.hear(presence(2, "node10", "bbbb"));
+        assert!(
+            roster.absence("aaaa").contains("node10 (build bbbb)"),
+            "{}",
+            roster.absence("aaaa")
+        );
+    }
+}

@@ -1,0 +1,506 @@
+//! One call's work: cut into chunks, handed out a window at a time, until each task has its fate.
+//!
+//! A job is a task of the driver's runtime. The caller only encodes, sends [`Note`]s, and waits at
+//! its mailbox. The window does three things at once: it bounds what lies at the server, it lets
+//! other jobs in between, and it leaves the size of later chunks open until a task's cost is known.
+//!
+//! Work leaves the server when this side says so, which it does when it has the reply; so whatever
+//! is lost on the way is handed out again. What the server itself has lost is found by looking.
+
+mod feed;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use futures_util::TryStreamExt;
+use proc_core::Error;
+use proc_core::remote::{self, Function, fleet_error};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::link::Link;
+use crate::mailbox::{Delivery, Mailbox};
+use crate::message::{self, Body, Chunk, Outcome, Reply, Work};
+pub(crate) use feed::Batch;
+use feed::Feed;
+
+/// How many chunks may be handed out beyond what workers have, where chunks take no time.
+const MOST_CHUNKS: usize = 512;
+
+/// How long the work of one job that waits at the server should take.
+const AHEAD: f64 = 50e6; // nanoseconds
+
+/// How many bytes of arguments may be handed out at once, beside one chunk.
+const MOST_BYTES: usize = 64 << 20;
+
+/// How often a chunk is handed out anew before its tasks count as lost, whatever the reasons.
+const ATTEMPTS: u32 = 20;
+
+/// How many machines a task may have been with when they were lost.
+const LOSSES: u32 = 3;
+
+/// Into how many parts a chunk is cut that was with a lost machine.
+const PARTS: usize = 64;
+
+/// How long the server may take over a request that nobody waits for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a job is told.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// More tasks to do.
+    Tasks(Batch),
+    /// There will be no more.
+    End,
+    Reply(Reply),
+    /// Nobody waits any more; whoever still does gets the reason.
+    Close(Error),
+}
+
+/// What a call asks for beside results.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) chunksize: Option<usize>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: u32,
+}
+
+/// A job as its caller sees it. Dropping it calls off what is not done.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    notes: UnboundedSender<Note>,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
+impl Handle {
+    pub(crate) fn send(&self, note: Note) {
+        // A job that has ended has said why in the mailbox.
+        let _ = self.notes.send(note);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.send(Note::Close(remote::cancelled_error()));
+    }
+}
+
+/// A chunk that is handed out.
+struct Out {
+    chunk: Chunk,
+    arguments: Arc<Vec<u8>>,
+    /// The server has it for sure.
+    confirmed: bool,
+}
+
+struct Job {
+    link: Arc<Link>,
+    number: u64,
+    subject: String,
+    function: Function,
+    terms: Terms,
+    mailbox: Arc<Mailbox>,
+    notes: UnboundedReceiver<Note>,
+    feed: Feed,
+    /// To be handed out anew, before all else.
+    again: VecDeque<(Chunk, Arc<Vec<u8>>)>,
+    /// By the number of the first task.
+    out: HashMap<usize, Out>,
+    out_bytes: usize,
+    publishing: JoinSet<Result<Chunk, (Chunk, Error)>>,
+    fetching: JoinSet<(Reply, Result<Vec<u8>, Error>)>,
+    /// No more tasks will come.
+    ended: bool,
+    /// Pieces of large values, or chunks handed out twice, may be left at the server.
+    leaves: bool,
+    /// Whether a reply has come since the last look.
+    lively: bool,
+    /// How many looks in turn found nothing at the server.
+    missing: u32,
+}
+
+/// Starts a job on the link's runtime.
+///
+/// # Errors
+///
+/// The cluster is closed.
+pub(crate) fn start(
+    runtime: &tokio::runtime::Handle,
+    link: &Arc<Link>,
+    function: Function,
+    terms: Terms,
+) -> Result<Handle, Error> {
+    let (sender, notes) = mpsc::unbounded_channel();
+    let number = link.open_job(sender.clone())?;
+    let mailbox = Arc::new(Mailbox::default());
+    let job = Job {
+        link: Arc::clone(link),
+        number,
+        subject: link.names.work(&link.build, link.driver, number),
+        function,
+        terms,
+        mailbox: Arc::clone(&mailbox),
+        notes,
+        feed: Feed::new(terms.chunksize),
+        again: VecDeque::new(),
+        out: HashMap::new(),
+        out_bytes: 0,
+        publishing: JoinSet::new(),
+        fetching: JoinSet::new(),
+        ended: false,
+        leaves: false,
+        lively: true,
+        missing: 0,
+    };
+    runtime.spawn(job.run());
+    Ok(Handle { notes: sender, mailbox })
+}
+
+impl Job {
+    async fn run(mut self) {
+        let every = (self.link.manners.lease / 2).min(Duration::from_secs(2));
+        let mut tick = tokio::time::interval(every);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !(self.ended && self.is_done()) {
+            self.hand_out();
+            tokio::select! {
+                note = self.notes.recv() => match note {
+                    Some(Note::Tasks(batch)) => self.feed.add(batch),
+                    Some(Note::End) => self.ended = true,
+                    Some(Note::Reply(reply)) => self.take(reply).await,
+                    Some(Note::Close(error)) => {
+                        self.give_up(error);
+                        break;
+                    }
+                    None => break,
+                },
+                Some(published) = self.publishing.join_next() => match published {
+                    Ok(Ok(chunk)) => self.confirm(chunk),
+                    Ok(Err((chunk, error))) => self.fail(chunk, error),
+                    Err(_) => {}
+                },
+                Some(fetched) = self.fetching.join_next() => {
+                    if let Ok((reply, fates)) = fetched {
+                        self.take_fetched(reply, fates).await;
+                    }
+                }
+                _ = tick.tick() => self.look_after().await,
+            }
+        }
+        self.clean_up().await;
+    }
+
+    fn is_done(&self) -> bool {
+        self.feed.is_empty() && self.again.is_empty() && self.out.is_empty()
+    }
+
+    /// Hands out chunks until the window is full.
+    fn hand_out(&mut self) {
+        let workers = self.link.workers().max(1);
+        while self.out.len() < self.window(workers)
+            && (self.out_bytes < MOST_BYTES || self.out.is_empty())
+        {
+            let next = self.again.pop_front().or_else(|| self.feed.cut(workers));
+            let Some((chunk, arguments)) = next else { return };
+            self.leaves |= chunk.attempt > 0 || arguments.len() > message::PIECE;
+            self.out_bytes += arguments.len();
+            self.publish(chunk, &arguments);
+            self.out.insert(chunk.first, Out { chunk, arguments, confirmed: false });
+        }
+    }
+
+    /// How many chunks may be out: two for each worker, and more where they take no time.
+    fn window(&self, workers: usize) -> usize {
+        let cheap = self.feed.chunk_cost().map_or(0, |cost| (AHEAD / cost) as usize);
+        2 * workers + workers.saturating_mul(cheap).min(MOST_CHUNKS)
+    }
+
+    fn publish(&mut self, chunk: Chunk, arguments: &Arc<Vec<u8>>) {
+        let publication = Publication {
+            link: Arc::clone(&self.link),
+            subject: self.subject.clone(),
+            job: self.number,
+            function: self.function,
+            terms: self.terms,
+            chunk,
+            arguments: Arc::clone(arguments),
+        };
+        self.publishing.spawn(publication.run());
+    }
+
+    fn confirm(&mut self, chunk: Chunk) {
+        if let Some(out) = self.out.get_mut(&chunk.first).filter(|out| out.chunk == chunk) {
+            out.confirmed = true;
+        }
+    }
+
+    /// Takes out what a reply is for; nothing if that has its fate, or is out in other parts now.
+    fn settle(&mut self, chunk: Chunk) -> Option<Out> {
+        self.out.get(&chunk.first).filter(|out| out.chunk.count == chunk.count)?;
+        let out = self.out.remove(&chunk.first)?;
+        self.out_bytes -= out.arguments.len();
+        Some(out)
+    }
+
+    fn deliver(&self, chunk: Chunk, host: String, fates: Result<Vec<u8>, Error>) {
+        self.mailbox.deliver(Delivery { first: chunk.first, count: chunk.count, host, fates });
+    }
+
+    fn fail(&mut self, chunk: Chunk, error: Error) {
+        if self.settle(chunk).is_some() {
+            self.deliver(chunk, String::new(), Err(error));
+        }
+    }
+
+    async fn take(&mut self, mut reply: Reply) {
+        self.lively = true;
+        self.missing = 0;
+        let acknowledge = std::mem::take(&mut reply.acknowledge);
+        let Reply { chunk, .. } = reply;
+        match reply.outcome {
+            Outcome::Done { fates: body @ Body::Stored { .. }, nanoseconds } => {
+                reply.acknowledge = acknowledge;
+                reply.outcome = Outcome::Done { fates: Body::Inline(Vec::new()), nanoseconds };
+                self.fetch(reply, body);
+                return;
+            }
+            Outcome::Done { fates: Body::Inline(fates), nanoseconds } => {
+                self.take_fates(chunk, reply.host, fates, nanoseconds);
+            }
+            Outcome::Failed(error) => {
+                if self.settle(chunk).is_some() {
+                    self.deliver(chunk, reply.host, Err(remote::error_from_bytes(&error)));
+                }
+            }
+            Outcome::Returned => self.hand_out_anew(chunk),
+            Outcome::Suspect => self.suspect(chunk, reply.host),
+        }
+        self.link.acknowledge(acknowledge).await;
+    }
+
+    fn take_fates(&mut self, chunk: Chunk, host: String, fates: Vec<u8>, nanoseconds: u64) {
+        if self.settle(chunk).is_some() {
+            self.feed.learn(nanoseconds, chunk.count);
+            self.deliver(chunk, host, Ok(fates));
+        }
+    }
+
+    /// Fetches stored results in the background.
+    fn fetch(&mut self, reply: Reply, body: Body) {
+        self.leaves = true;
+        let link = Arc::clone(&self.link);
+        let job = self.number;
+        self.fetching.spawn(async move {
+            let subject = link.names.fates(link.driver, job, reply.chunk, reply.delivered);
+            let fates = link.store.get(body, &subject).await;
+            (reply, fates)
+        });
+    }
+
+    async fn take_fetched(&mut self, reply: Reply, fates: Result<Vec<u8>, Error>) {
+        let Outcome::Done { nanoseconds, .. } = reply.outcome else { return };
+        match fates {
+            Ok(fates) => self.take_fates(reply.chunk, reply.host, fates, nanoseconds),
+            Err(error) => {
+                warn!(%error, "results were not fetched");
+                self.hand_out_anew(reply.chunk);
+            }
+        }
+        self.link.acknowledge(reply.acknowledge).await;
+    }
+
+    /// Hands out a chunk once more.
+    fn hand_out_anew(&mut self, chunk: Chunk) {
+        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
+        debug!(job = self.number, ?chunk, "handed out anew");
+        let attempt = chunk.attempt + 1;
+        if attempt > ATTEMPTS {
+            let error = remote::lost_error(format!(
+                "no machine kept it: it was given back or lost {ATTEMPTS} times; see the agents' logs"
+            ));
+            return self.deliver(chunk, String::new(), Err(error));
+        }
+        self.again.push_back((Chunk { attempt, ..chunk }, arguments));
+    }
+
+    /// A machine was lost that had this chunk; a task of it may be why, or may not.
+    ///
+    /// Tasks go on in smaller and smaller parts, then each with nothing beside it, until the one that
+    /// takes machines down is found.
+    fn suspect(&mut self, chunk: Chunk, host: String) {
+        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
+        let (attempt, losses) = (chunk.attempt + 1, chunk.losses + 1);
+        debug!(job = self.number, ?chunk, "suspect");
+        if chunk.count == 1 && losses >= LOSSES {
+            let error = remote::lost_error(format!(
+                "{losses} machines in turn began it and were not heard of again; if it needs more \
+                 memory than they have, or takes them down otherwise, it is to run elsewhere"
+            ));
+            return self.deliver(chunk, host, Err(error));
+        }
+        // A part has one more chance, whatever it was part of.
+        let losses = losses.min(LOSSES - 1);
+        let part = chunk.count.div_ceil(PARTS);
+        let mut rest = &arguments[..];
+        for first in (chunk.first..chunk.first + chunk.count).step_by(part) {
+            let count = part.min(chunk.first + chunk.count - first);
+            let bytes = feed::take_records(&mut rest, count).to_vec();
+            self.again.push_back((Chunk { first, count, attempt, losses }, Arc::new(bytes)));
+        }
+    }
+
+    /// Looks for what the server has lost, and whether anybody is there to do the work.
+    async fn look_after(&mut self) {
+        let connected = async_nats::connection::State::Connected;
+        if self.link.client.connection_state() != connected {
+            return;
+        }
+        if self.is_done() {
+            return;
+        }
+        if let Some(absence) = self.link.absence() {
+            return self.give_up(absence);
+        }
+        if std::mem::take(&mut self.lively) || !self.out.values().any(|out| out.confirmed) {
+            return;
+        }
+        let look = tokio::time::timeout(PATIENCE, self.link.waiting(&self.subject)).await;
+        match look {
+            Ok(Ok(0)) => self.missing += 1,
+            Ok(Ok(_)) => self.missing = 0,
+            Ok(Err(error)) => {
+                warn!(%error, "the queue cannot be looked at");
+                if self.link.make_streams().await.is_ok() {
+                    self.missing += 1;
+                }
+            }
+            Err(_) => {}
+        }
+        // Twice, since a reply may have been on its way.
+        if self.missing >= 2 {
+            self.missing = 0;
+            let lost: Vec<Chunk> =
+                self.out.values().filter(|out| out.confirmed).map(|out| out.chunk).collect();
+            warn!(job = self.number, chunks = lost.len(), "the server has lost work");
+            for chunk in lost {
+                self.hand_out_anew(chunk);
+            }
+        }
+    }
+
+    /// Ends all that is open, for one reason.
+    fn give_up(&mut self, error: Error) {
+        self.leaves |= !self.out.is_empty();
+        self.mailbox.close(error);
+        self.out.clear();
+        self.again.clear();
+        self.feed = Feed::new(None);
+        self.ended = true;
+    }
+
+    /// Leaves nothing of the job at the server.
+    async fn clean_up(mut self) {
+        self.publishing.shutdown().await;
+        self.fetching.shutdown().await;
+        self.mailbox.close(crate::link::closed());
+        self.link.close_job(self.number);
+        if self.leaves {
+            let purged = self.link.purge(&self.subject, self.number);
+            match tokio::time::timeout(PATIENCE, purged).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(%error, "something may be left at the server"),
+                Err(_) => warn!("something may be left at the server, which does not answer"),
+            }
+        }
+        // Whoever waits for the end waits for this channel to close.
+        self.notes.close();
+    }
+}
+
+impl Link {
+    /// How many messages lie under a subject of work.
+    async fn waiting(&self, subject: &str) -> Result<usize, Error> {
+        let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+        let stream = self.context.get_stream_no_info(self.names.tasks()).await;
+        let stream = stream.map_err(|error| failed(&error))?;
+        let subjects = stream.info_with_subjects(subject).await.map_err(|error| failed(&error))?;
+        let counts: Vec<(String, usize)> =
+            subjects.try_collect().await.map_err(|error| failed(&error))?;
+        Ok(counts.into_iter().map(|(_, count)| count).sum())
+    }
+
+    /// Removes a job's work and data.
+    async fn purge(&self, subject: &str, job: u64) -> Result<(), Error> {
+        for (stream, filter) in [
+            (self.names.tasks(), subject.to_owned()),
+            (self.names.data(), self.names.data_of_job(self.driver, job)),
+        ] {
+            let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+            let stream = self.context.get_stream_no_info(stream).await;
+            let stream = stream.map_err(|error| failed(&error))?;
+            stream.purge().filter(filter).await.map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// A chunk on its way to the server.
+struct Publication {
+    link: Arc<Link>,
+    subject: String,
+    job: u64,
+    function: Function,
+    terms: Terms,
+    chunk: Chunk,
+    arguments: Arc<Vec<u8>>,
+}
+
+impl Publication {
+    /// Sends until the server has confirmed it; it counts what comes twice once.
+    async fn run(self) -> Result<Chunk, (Chunk, Error)> {
+        let start = Instant::now();
+        loop {
+            let error = match self.send().await {
+                Ok(()) => return Ok(self.chunk),
+                Err(error) => error,
+            };
+            if start.elapsed() > self.link.manners.patience {
+                return Err((self.chunk, error));
+            }
+            warn!(job = self.job, %error, "work was not confirmed and is sent again");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            // Somebody may have removed the streams, or the server lost them.
+            let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
+        }
+    }
+
+    async fn send(&self) -> Result<(), Error> {
+        let Publication { link, chunk, .. } = self;
+        let place = link.names.arguments(link.driver, self.job, *chunk);
+        let work = Work {
+            build: link.build.clone(),
+            driver: link.driver,
+            job: self.job,
+            chunk: *chunk,
+            function: self.function,
+            timeout: self.terms.timeout,
+            retries: self.terms.retries,
+            lease: link.manners.lease,
+            arguments: link.store.put(&self.arguments, &place).await?,
+        };
+        let mut headers = HeaderMap::new();
+        let Chunk { first, count, attempt, .. } = chunk;
+        let id = format!("{:x}.{}.{first}.{count}.{attempt}", link.driver, self.job);
+        headers.insert("Nats-Msg-Id", id);
+        let work = message::encode(&work)?.into();
+        let failed = |error: &dyn std::fmt::Display| {
+            fleet_error(format!("the server did not confirm work: {error}"))
+        };
+        let sent = link.context.publish_with_headers(self.subject.clone(), headers, work).await;
+        sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
+        Ok(())
+    }
+}

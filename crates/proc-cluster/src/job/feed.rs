@@ -1,0 +1,156 @@
+//! A job's tasks that are not handed out yet, and how large the next chunk is to be.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use proc_core::remote;
+
+use crate::message::Chunk;
+
+/// How long a chunk should take: long against the way to another machine, short for people.
+const CHUNK_TIME: f64 = 10e6; // nanoseconds
+
+/// How many bytes a chunk has at most, unless one task has more.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Encoded tasks whose numbers follow each other.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(super) struct Feed {
+    chunksize: Option<usize>,
+    /// The front one with how many of its bytes are gone.
+    batches: VecDeque<(Batch, usize)>,
+    left: usize,
+    /// Nanoseconds that a task takes.
+    cost: Option<f64>,
+}
+
+impl Feed {
+    pub(super) fn new(chunksize: Option<usize>) -> Feed {
+        Feed { chunksize, batches: VecDeque::new(), left: 0, cost: None }
+    }
+
+    pub(super) fn add(&mut self, batch: Batch) {
+        if batch.count > 0 {
+            self.left += batch.count;
+            self.batches.push_back((batch, 0));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Cuts off the next chunk, for a fleet of `workers`.
+    pub(super) fn cut(&mut self, workers: usize) -> Option<(Chunk, Arc<Vec<u8>>)> {
+        let wanted = self.chunk_size(workers);
+        let (batch, at) = self.batches.front_mut()?;
+        let (start, first) = (*at, batch.first);
+        let mut count = 0;
+        while count < wanted.min(batch.count)
+            && let Some(len) = remote::record_len(&batch.bytes[*at..])
+            && (count == 0 || *at + len - start <= CHUNK_BYTES)
+        {
+            *at += len;
+            count += 1;
+        }
+        let bytes = batch.bytes[start..*at].to_vec();
+        batch.first += count;
+        batch.count -= count;
+        self.left -= count;
+        if batch.count == 0 || count == 0 {
+            self.batches.pop_front();
+        }
+        Some((Chunk { first, count, attempt: 0, losses: 0 }, Arc::new(bytes)))
+    }
+
+    /// As asked for; else as many as take the right time, and never more than a fair share.
+    ///
+    /// Before anything is known, one for each worker tells.
+    fn chunk_size(&self, workers: usize) -> usize {
+        let fair = self.left.div_ceil(2 * workers);
+        let timely = self.cost.map_or(1, |cost| (CHUNK_TIME / cost) as usize);
+        self.chunksize.unwrap_or(timely.min(fair)).max(1)
+    }
+
+    /// Learns what a task costs from a finished chunk.
+    pub(super) fn learn(&mut self, nanoseconds: u64, count: usize) {
+        let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
+        // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
+        self.cost = Some(self.cost.map_or(now, |old| 0.5 * old + 0.5 * now));
+    }
+
+    /// Nanoseconds that a chunk of the present size takes, once that is known.
+    pub(super) fn chunk_cost(&self) -> Option<f64> {
+        let tasks = self.chunksize.map_or_else(
+            || self.cost.map_or(1.0, |cost| (CHUNK_TIME / cost).max(1.0)),
+            |tasks| tasks as f64,
+        );
+        self.cost.map(|cost| cost * tasks)
+    }
+}
+
+/// Takes the bytes of `count` records off `bytes`; all there are, where there are fewer.
+pub(super) fn take_records<'a>(bytes: &mut &'a [u8], count: usize) -> &'a [u8] {
+    let mut len = 0;
+    for _ in 0..count {
+        let Some(record) = remote::record_len(&bytes[len..]) else { break };
+        len += record;
+    }
+    let (taken, rest) = bytes.split_at(len);
+    *bytes = rest;
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(first: usize, tasks: impl IntoIterator<Item = Vec<u8>>) -> Batch {
+        let mut batch = Batch { first, ..Batch::default() };
+        for task in tasks {
+            remote::encode(&task, &mut batch.bytes).expect("bytes");
+            batch.count += 1;
+        }
+        batch
+    }
+
+    fn cut_all(feed: &mut Feed, workers: usize) -> Vec<(usize, usize)> {
+        let cuts = std::iter::from_fn(|| feed.cut(workers));
+        cuts.map(|(chunk, _)| (chunk.first, chunk.count)).collect()
+    }
+
+    #[test]
+    fn an_explicit_size_is_obeyed_within_a_batch() {
+        let mut feed = Feed::new(Some(3));
+        feed.add(batch(0, vec![vec![1]; 4]));
+        feed.add(batch(5, vec![vec![1]; 3])); // task 4 could not be encoded
+        assert_eq!(cut_all(&mut feed, 2), [(0, 3), (3, 1), (5, 3)]);
+        assert!(feed.is_empty());
+    }
+
+    #[test]
+    fn chunks_grow_with_what_is_learned_and_shrink_to_the_end() {
+        let mut feed = Feed::new(None);
+        feed.add(batch(0, vec![vec![1]; 1000]));
+        assert_eq!(feed.cut(2).map(|(chunk, _)| chunk.count), Some(1), "nothing is known");
+        feed.learn(1_000, 1);
+        let sizes: Vec<usize> = cut_all(&mut feed, 2).iter().map(|(_, count)| *count).collect();
+        assert_eq!(sizes.iter().sum::<usize>(), 999);
+        assert_eq!(sizes[0], 250);
+        assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes.last() == Some(&1), "{sizes:?}");
+    }
+
+    #[test]
+    fn large_tasks_are_chunks_of_their_own() {
+        let mut feed = Feed::new(Some(100));
+        feed.add(batch(0, [10, 300 << 10, 10, 200 << 10, 100 << 10].map(|len| vec![0; len])));
+        assert_eq!(cut_all(&mut feed, 1), [(0, 1), (1, 1), (2, 2), (4, 1)]);
+    }
+}

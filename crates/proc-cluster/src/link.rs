@@ -1,0 +1,311 @@
+//! A driver's connection: its streams, the jobs that replies belong to, and the fleet it hears.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::{RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, Context, stream};
+use async_nats::{Client, Event, Message};
+use futures_util::StreamExt;
+use proc_core::Error;
+use proc_core::remote::fleet_error;
+use tokio::sync::{Notify, mpsc};
+use tracing::{info, warn};
+
+use crate::build_id;
+use crate::connection::Settings;
+use crate::data::Store;
+use crate::fleet::{Fleet, Roster};
+use crate::job::Note;
+use crate::message::{self, Beat, Names, Presence, Reply};
+
+/// How long a driver waits for a server that is not there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the server keeps what no driver looks after any more.
+const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
+
+/// How many chunks of one build may be with agents, in all.
+const MAX_ACK_PENDING: i64 = 1_000_000;
+
+/// How many requests for work may wait, in all: one or two for each agent.
+const MAX_WAITING: i64 = 100_000;
+
+/// What a driver asks of its fleet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners {
+    /// Within which an agent must give word of what it has.
+    pub(crate) lease: Duration,
+    /// How long calls wait for an agent where there is none.
+    pub(crate) patience: Duration,
+    /// On how many servers of a cluster the work is stored.
+    pub(crate) replicas: usize,
+}
+
+/// Everything a driver's calls share.
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    pub(crate) store: Store,
+    pub(crate) names: Names,
+    pub(crate) build: String,
+    /// This driver's own number.
+    pub(crate) driver: u64,
+    pub(crate) manners: Manners,
+    jobs: Mutex<Jobs>,
+    roster: Mutex<Roster>,
+    /// Signalled when an agent was heard.
+    heard: Condvar,
+    /// When an agent of our build was last there.
+    served: Mutex<Instant>,
+    /// Something is to be said to agents at once.
+    urgent: Notify,
+}
+
+#[derive(Default)]
+struct Jobs {
+    newest: u64,
+    open: HashMap<u64, mpsc::UnboundedSender<Note>>,
+    closed: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    /// Connects and starts to listen; to be called on the runtime that is to do so.
+    pub(crate) async fn connect(settings: &Settings, manners: Manners) -> Result<Arc<Link>, Error> {
+        let names = Names::new(settings.fleet.as_deref().unwrap_or("default"))?;
+        let build = build_id::get()?.to_owned();
+        let (send_event, mut events) = mpsc::unbounded_channel();
+        let client =
+            settings.connect("driver", PATIENCE, move |event| drop(send_event.send(event))).await?;
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(Duration::from_secs(5));
+        let store = Store::new(&context, &names.data()).await?;
+        let link = Arc::new(Link {
+            client,
+            context,
+            store,
+            names,
+            build,
+            driver: crate::nonce(),
+            manners,
+            jobs: Mutex::default(),
+            roster: Mutex::default(),
+            heard: Condvar::new(),
+            served: Mutex::new(Instant::now()),
+            urgent: Notify::new(),
+        });
+        link.make_streams().await?;
+        let replies = link.listen(link.names.replies(link.driver)).await?;
+        let presences = link.listen(link.names.presences()).await?;
+        // Each ends when the runtime does.
+        tokio::spawn(Arc::clone(&link).read_replies(replies));
+        tokio::spawn(Arc::clone(&link).read_presences(presences));
+        tokio::spawn(Arc::clone(&link).beat());
+        let heedful = Arc::clone(&link);
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                info!(%event, "connection");
+                if matches!(event, Event::Connected) {
+                    lock(&heedful.roster).refresh();
+                    *lock(&heedful.served) = Instant::now();
+                }
+            }
+        });
+        Ok(link)
+    }
+
+    async fn listen(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
+        let heard = self.client.subscribe(subject).await;
+        heard.map_err(|error| fleet_error(format!("cannot listen: {error}")))
+    }
+
+    /// Makes what is not there: the streams, and the consumer of this build.
+    ///
+    /// # Errors
+    ///
+    /// The server has no JetStream, or we have no right to it.
+    pub(crate) async fn make_streams(&self) -> Result<(), Error> {
+        let tasks = stream::Config {
+            name: self.names.tasks(),
+            subjects: vec![self.names.all_work()],
+            retention: RetentionPolicy::WorkQueue,
+            storage: StorageType::File,
+            num_replicas: self.manners.replicas,
+            max_age: LEFT_OVER,
+            ..stream::Config::default()
+        };
+        let data = stream::Config {
+            name: self.names.data(),
+            subjects: vec![self.names.all_data()],
+            storage: StorageType::File,
+            num_replicas: self.manners.replicas,
+            max_age: LEFT_OVER,
+            allow_direct: true,
+            ..stream::Config::default()
+        };
+        let failed = |error: &dyn std::fmt::Display| {
+            fleet_error(format!(
+                "the server refuses a queue: {error}; does it run with JetStream (-js), and may this \
+                 user submit work?"
+            ))
+        };
+        for stream in [tasks, data] {
+            self.context.get_or_create_stream(stream).await.map_err(|error| failed(&error))?;
+        }
+        let consumer = pull::Config {
+            durable_name: Some(self.build.clone()),
+            filter_subject: self.names.work_of_build(&self.build),
+            ack_wait: self.manners.lease,
+            max_ack_pending: MAX_ACK_PENDING,
+            max_waiting: MAX_WAITING,
+            inactive_threshold: LEFT_OVER,
+            ..pull::Config::default()
+        };
+        let made = self.context.create_consumer_on_stream(consumer, self.names.tasks()).await;
+        made.map(drop).map_err(|error| failed(&error))
+    }
+
+    /// A number for a new job, whose replies go to `notes`.
+    ///
+    /// # Errors
+    ///
+    /// The cluster is closed.
+    pub(crate) fn open_job(&self, notes: mpsc::UnboundedSender<Note>) -> Result<u64, Error> {
+        let mut jobs = lock(&self.jobs);
+        if jobs.closed {
+            return Err(closed());
+        }
+        jobs.newest += 1;
+        let job = jobs.newest;
+        jobs.open.insert(job, notes);
+        Ok(job)
+    }
+
+    /// Agents that still have some of the job are to stop.
+    pub(crate) fn close_job(&self, job: u64) {
+        lock(&self.jobs).open.remove(&job);
+        self.urgent.notify_one();
+    }
+
+    /// Ends all jobs and waits until they have cleaned up.
+    pub(crate) async fn close(&self) {
+        let open: Vec<_> = {
+            let mut jobs = lock(&self.jobs);
+            jobs.closed = true;
+            jobs.open.values().cloned().collect()
+        };
+        for notes in &open {
+            let _ = notes.send(Note::Close(closed())); // it may have ended by itself
+        }
+        for notes in open {
+            notes.closed().await;
+        }
+        self.send_beat().await;
+        let _ = self.client.flush().await;
+    }
+
+    pub(crate) fn fleet(&self) -> Fleet {
+        lock(&self.roster).fleet(&self.build)
+    }
+
+    /// How many workers there are for us.
+    pub(crate) fn workers(&self) -> usize {
+        lock(&self.roster).workers(&self.build)
+    }
+
+    pub(crate) fn wait_for_workers(&self, wanted: usize, timeout: Duration) -> Result<(), Error> {
+        let roster = lock(&self.roster);
+        let few = |roster: &mut Roster| roster.workers(&self.build) < wanted;
+        let waited = self.heard.wait_timeout_while(roster, timeout, few);
+        let (roster, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !timeout.timed_out() {
+            return Ok(());
+        }
+        let there = roster.workers(&self.build);
+        let who = if there == 0 {
+            roster.absence(&self.build)
+        } else {
+            format!("agents with {there} workers are there, fewer than {wanted}")
+        };
+        Err(fleet_error(who))
+    }
+
+    /// Why nobody does our work, if that has been so for longer than is to be borne.
+    pub(crate) fn absence(&self) -> Option<Error> {
+        let mut served = lock(&self.served);
+        if self.workers() > 0 {
+            *served = Instant::now();
+        }
+        let gone = served.elapsed() > self.manners.patience;
+        gone.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
+    }
+
+    /// Says that a reply has arrived, and the work need not be done again.
+    pub(crate) async fn acknowledge(&self, subject: String) {
+        // The subject comes from the agent.
+        if subject.starts_with("$JS.ACK.") && !subject.contains(['*', '>', ' ']) {
+            // One that is lost is made good by the next delivery.
+            let _ = self.client.publish(subject, "+ACK".into()).await;
+        }
+    }
+
+    async fn read_replies(self: Arc<Link>, mut replies: async_nats::Subscriber) {
+        while let Some(Message { payload, .. }) = replies.next().await {
+            let Some(reply) = message::decode::<Reply>(&payload) else {
+                warn!("rubbish among the replies");
+                continue;
+            };
+            let notes = lock(&self.jobs).open.get(&reply.job).cloned();
+            let left = match notes {
+                Some(notes) => notes.send(Note::Reply(reply)).err().map(|refused| refused.0),
+                None => Some(Note::Reply(reply)),
+            };
+            if let Some(Note::Reply(reply)) = left {
+                self.acknowledge(reply.acknowledge).await; // nobody waits for it any more
+            }
+        }
+    }
+
+    async fn read_presences(self: Arc<Link>, mut presences: async_nats::Subscriber) {
+        while let Some(Message { payload, .. }) = presences.next().await {
+            if let Some(presence) = message::decode::<Presence>(&payload) {
+                lock(&self.roster).hear(presence);
+                self.heard.notify_all();
+            }
+        }
+    }
+
+    /// Tells agents that we live, and of which jobs.
+    async fn beat(self: Arc<Link>) {
+        let every = (self.manners.lease / 4).min(Duration::from_secs(1));
+        loop {
+            self.send_beat().await;
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = self.urgent.notified() => {}
+            }
+        }
+    }
+
+    async fn send_beat(&self) {
+        let beat = {
+            let jobs = lock(&self.jobs);
+            let open = if jobs.closed { Vec::new() } else { jobs.open.keys().copied().collect() };
+            Beat { driver: self.driver, newest: jobs.newest, open }
+        };
+        if let Ok(beat) = message::encode(&beat) {
+            // Lost while the connection is: said again soon.
+            let _ = self.client.publish(self.names.beats(), beat.into()).await;
+        }
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    fleet_error("the connection to the fleet is closed")
+}

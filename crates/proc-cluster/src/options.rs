@@ -1,0 +1,271 @@
+//! Calls, with their settings.
+
+use std::time::Duration;
+
+use proc_core::remote::{self, Function};
+use proc_core::{Error, Message};
+
+use crate::cluster::Cluster;
+use crate::imap::{Imap, ImapUnordered};
+use crate::job::{self, Batch, Handle, Note, Terms};
+use crate::mailbox::Delivery;
+use crate::task::Task;
+
+/// A cluster's calls with settings of their own; made by [`Cluster::options`].
+#[derive(Clone, Copy)]
+#[must_use = "settings do nothing without a call"]
+pub struct Options<'a> {
+    cluster: &'a Cluster,
+    terms: Terms,
+    progress: Option<&'a dyn Fn(Progress)>,
+}
+
+/// How far a call has come, in tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// How many have a result or an error.
+    pub done: usize,
+    /// How many there are.
+    pub all: usize,
+}
+
+impl<'a> Options<'a> {
+    pub(crate) fn new(cluster: &'a Cluster) -> Options<'a> {
+        Options { cluster, terms: Terms::default(), progress: None }
+    }
+
+    /// How many tasks travel together, and run one after the other in one worker.
+    ///
+    /// Without it the cluster measures, and makes chunks of about ten milliseconds that shrink
+    /// towards the end. Tasks of more than 256 KiB together travel apart in any case. Zero is an error
+    /// of the call.
+    pub fn chunksize(mut self, tasks: usize) -> Self {
+        self.terms.chunksize = Some(tasks);
+        self
+    }
+
+    /// How long each task may run, from when a worker calls its function.
+    ///
+    /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
+    pub fn timeout(mut self, each: Duration) -> Self {
+        self.terms.timeout = Some(each);
+        self
+    }
+
+    /// How often a task is tried again, on the same machine, that panicked, whose worker died, or that
+    /// ran out of time.
+    ///
+    /// Without it, never. Loss of a machine is no failure of its tasks, and is made good in any case.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.terms.retries = times;
+        self
+    }
+
+    /// What [`map`](Options::map) and [`try_map`](Options::try_map) call, in the calling thread, whenever
+    /// results have arrived.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), proc_cluster::Error> {
+    /// # proc_cluster::init();
+    /// # let cluster = proc_cluster::Cluster::connect("nats://127.0.0.1:4222")?;
+    /// let show = |p: proc_cluster::Progress| eprint!("\r{} of {}", p.done, p.all);
+    /// cluster.options().progress(&show).map(|x: u64| x * x, 0..1_000_000)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn progress(mut self, show: &'a dyn Fn(Progress)) -> Self {
+        self.progress = Some(show);
+        self
+    }
+
+    /// See [`Cluster::map`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cluster::map`], and a chunksize of zero.
+    pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        self.try_map(function, inputs).into_iter().collect()
+    }
+
+    /// See [`Cluster::try_map`]. A chunksize of zero is every input's error.
+    pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
+        let lost = self.run(function, inputs, &mut results).err();
+        let fill = |(task, result): (usize, Option<_>)| {
+            let lost = || lost.clone().unwrap_or_else(crate::link::closed);
+            result.unwrap_or_else(|| Err(remote::at(lost(), Some(task), None)))
+        };
+        results.into_iter().enumerate().map(fill).collect()
+    }
+
+    /// Runs all inputs; the error is what ended the call as a whole.
+    fn run<F, A, R, I>(
+        self,
+        function: F,
+        inputs: I,
+        results: &mut Vec<Option<Result<R, Error>>>,
+    ) -> Result<(), Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        let job = match self.start::<F, A, R>(function) {
+            Ok(job) => job,
+            Err(error) => {
+                results.resize_with(inputs.into_iter().count(), || None);
+                return Err(error);
+            }
+        };
+        let mut batch = Batch::default();
+        let mut done = 0;
+        for argument in inputs {
+            let task = results.len();
+            match remote::encode(&argument, &mut batch.bytes) {
+                Ok(()) => {
+                    results.push(None);
+                    batch.count += 1;
+                }
+                Err(error) => {
+                    results.push(Some(Err(remote::at(error, Some(task), None))));
+                    done += 1;
+                    let next = Batch { first: task + 1, ..Batch::default() };
+                    job.send(Note::Tasks(std::mem::replace(&mut batch, next)));
+                }
+            }
+        }
+        job.send(Note::Tasks(batch));
+        job.send(Note::End);
+        let all = results.len();
+        while done < all {
+            let Some(delivery) = job.mailbox.wait(None) else { continue };
+            delivery?.open(|task, result| {
+                results[task] = Some(result);
+                done += 1;
+            });
+            if let Some(show) = self.progress {
+                show(Progress { done, all });
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`Cluster::imap`].
+    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, F, R, I::IntoIter>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        Imap::new(self.imap_unordered(function, inputs))
+    }
+
+    /// See [`Cluster::imap_unordered`].
+    pub fn imap_unordered<F, A, R, I>(
+        self,
+        function: F,
+        inputs: I,
+    ) -> ImapUnordered<'a, F, R, I::IntoIter>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        let job = self.start::<F, A, R>(function);
+        ImapUnordered::new(self.cluster.link(), job, inputs.into_iter(), self.terms.chunksize)
+    }
+
+    /// See [`Cluster::apply_async`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cluster::apply_async`].
+    pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        let mut batch = Batch { count: 1, ..Batch::default() };
+        remote::encode(&argument, &mut batch.bytes)?;
+        let job = self.start::<F, A, R>(function)?;
+        job.send(Note::Tasks(batch));
+        job.send(Note::End);
+        let gather = |delivery: Delivery| {
+            let mut only = None;
+            delivery.open(|_, result| only = Some(result));
+            only
+        };
+        Ok(Task::new(job, Box::new(gather)))
+    }
+
+    /// See [`Cluster::map_async`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Cluster::map_async`].
+    pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message + Send,
+        I: IntoIterator<Item = A>,
+    {
+        let mut batch = Batch::default();
+        for argument in inputs {
+            remote::encode(&argument, &mut batch.bytes)
+                .map_err(|error| remote::at(error, Some(batch.count), None))?;
+            batch.count += 1;
+        }
+        let mut open = batch.count;
+        if open == 0 {
+            return Ok(Task::settled(Ok(Vec::new())));
+        }
+        let job = self.start::<F, A, R>(function)?;
+        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
+        results.resize_with(open, || None);
+        let gather = move |delivery: Delivery| {
+            open -= delivery.count;
+            delivery.open(|task, result| results[task] = Some(result));
+            (open == 0).then(|| results.drain(..).flatten().collect())
+        };
+        job.send(Note::Tasks(batch));
+        job.send(Note::End);
+        Ok(Task::new(job, Box::new(gather)))
+    }
+
+    fn start<F, A, R>(self, _: F) -> Result<Handle, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        if self.terms.chunksize == Some(0) {
+            let what = "a chunk holds at least one task: chunksize 0 makes none";
+            return Err(remote::invalid_error(what));
+        }
+        let function = Function::of::<F, A, R>()?;
+        job::start(self.cluster.runtime()?, self.cluster.link(), function, self.terms)
+    }
+}
+
+impl std::fmt::Debug for Options<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("terms", &self.terms).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,240 @@
+//! Machines, workers, servers and connections that fail in the middle of the work.
+//!
+//! A machine is an agent's process group: killing it kills its workers, and nobody says goodbye.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{LEASE, Server, wait_for_workers, wait_until};
+
+proc_cluster::init_tests!();
+
+/// A task that tells that it runs, by a file, and then does something.
+fn mark(directory: &str, name: &str) -> PathBuf {
+    let file = PathBuf::from(directory).join(name);
+    fs::write(&file, std::process::id().to_string()).expect("the directory is the test's");
+    file
+}
+
+fn nap((directory, task): (String, u32)) -> u32 {
+    mark(&directory, &format!("ran-{task}-{}", std::process::id()));
+    std::thread::sleep(Duration::from_millis(20));
+    task
+}
+
+/// How many tasks have begun, anywhere.
+fn begun(directory: &str) -> usize {
+    fs::read_dir(directory).expect("the directory is the test's").count()
+}
+
+fn marks(server: &Server) -> String {
+    let directory = server.path().join("marks");
+    fs::create_dir_all(&directory).expect("the directory is ours");
+    directory.to_str().expect("it is text").to_owned()
+}
+
+#[test]
+fn a_lost_machine_s_work_runs_elsewhere() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, mut agents) = server.fleet(2);
+    let directory = marks(&server);
+    let inputs = (0..300).map(|task| (directory.clone(), task));
+    let task = cluster.map_async(nap, inputs).expect("it is sent");
+    wait_until("some tasks have begun", || begun(&directory) > 20);
+    agents.remove(0).kill();
+    let killed = Instant::now();
+    let numbers = task.get().expect("no task fails");
+    assert!(numbers.into_iter().eq(0..300));
+    assert!(killed.elapsed() < LEASE + Duration::from_secs(30), "{:?}", killed.elapsed());
+    let twice = begun(&directory) - 300;
+    assert!(twice <= 30, "{twice} of 300 tasks ran twice");
+}
+
+#[test]
+fn machines_join_in_the_middle_and_leave_by_a_word() {
+    let Some(server) = Server::start() else { return };
+    let cluster = server.cluster();
+    let directory = marks(&server);
+    let inputs = (0..400).map(|task| (directory.clone(), task));
+    // Nobody is there yet.
+    let task = cluster.options().chunksize(4).map_async(nap, inputs).expect("it is sent");
+    let mut first = server.agent(2);
+    wait_until("some tasks have begun", || begun(&directory) > 20);
+    let _second = server.agent(2);
+    wait_for_workers(&cluster, 4);
+    kill(first.pid(), Signal::SIGTERM).expect("it is alive");
+    assert!(first.wait().success(), "it leaves with a good word");
+    let numbers = task.get().expect("no task fails");
+    assert!(numbers.into_iter().eq(0..400));
+    assert_eq!(begun(&directory), 400, "what a leaving machine has begun it finishes");
+}
+
+#[test]
+fn workers_that_are_killed_cost_their_own_task() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(2);
+    let fates = cluster.options().chunksize(5).try_map(
+        |x: u32| {
+            if x % 50 == 7 {
+                kill(Pid::this(), Signal::SIGKILL).expect("it is us");
+            }
+            x
+        },
+        0..500,
+    );
+    for (x, fate) in (0..500).zip(&fates) {
+        match fate {
+            Ok(value) => assert_eq!(*value, x),
+            Err(error) => assert!(error.is_death() && x % 50 == 7, "{x}: {error}"),
+        }
+    }
+    assert_eq!(fates.iter().filter(|fate| fate.is_err()).count(), 10);
+}
+
+/// Kills the machine it runs on: the agent, its template and all workers.
+fn poison((directory, task): (String, u32)) -> u32 {
+    if task == 17 {
+        mark(&directory, &format!("poisoned-{}", std::process::id()));
+        nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGKILL).expect("it is ours");
+    }
+    task
+}
+
+#[test]
+fn a_task_that_takes_machines_down_fails_alone() {
+    let Some(server) = Server::start() else { return };
+    let directory = marks(&server);
+    let (cluster, mut agents) = server.fleet(1);
+    let inputs = (0..40).map(|task| (directory.clone(), task));
+    let mut fates = Vec::new();
+    std::thread::scope(|scope| {
+        let map = scope.spawn(|| cluster.options().chunksize(10).try_map(poison, inputs));
+        // What a supervisor does: a machine that went down comes back.
+        while !map.is_finished() {
+            let fallen = begun(&directory);
+            if fallen == agents.len() {
+                agents.push(server.agent(2));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        fates = map.join().expect("it does not panic");
+    });
+    for (task, fate) in (0..40).zip(&fates) {
+        match fate {
+            Ok(value) => assert_eq!(*value, task),
+            Err(error) => {
+                assert!(error.is_death() && task == 17, "{task}: {error}");
+                assert!(error.to_string().contains("3 machines in turn"), "{error}");
+            }
+        }
+    }
+    assert!(fates[17].is_err());
+    assert!(begun(&directory) <= 3, "it took {} machines down", begun(&directory));
+}
+
+#[test]
+fn a_server_that_restarts_with_its_data_loses_nothing() {
+    let Some(mut server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(2);
+    let directory = marks(&server);
+    let inputs = (0..300).map(|task| (directory.clone(), task));
+    let task = cluster.map_async(nap, inputs).expect("it is sent");
+    for begun_before in [30, 100] {
+        wait_until("some tasks have begun", || begun(&directory) > begun_before);
+        server.kill();
+        server.run();
+    }
+    let numbers = task.get().expect("no task fails");
+    assert!(numbers.into_iter().eq(0..300));
+}
+
+#[test]
+fn what_a_server_has_lost_is_handed_out_anew() {
+    let Some(mut server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let directory = marks(&server);
+    let inputs = (0..100).map(|task| (directory.clone(), task));
+    let task = cluster.map_async(nap, inputs).expect("it is sent");
+    wait_until("some tasks have begun", || begun(&directory) > 10);
+    server.kill();
+    fs::remove_dir_all(server.path().join("data")).expect("it was there");
+    server.run();
+    let numbers = task.get().expect("no task fails");
+    assert!(numbers.into_iter().eq(0..100));
+}
+
+#[test]
+fn everything_at_once() {
+    let Some(mut server) = Server::start() else { return };
+    let (cluster, mut agents) = server.fleet(2);
+    let directory = marks(&server);
+    let deadly = |(directory, task): (String, u32)| {
+        if task % 101 == 5 {
+            kill(Pid::this(), Signal::SIGKILL).expect("it is us");
+        }
+        nap((directory, task))
+    };
+    let inputs = (0..600).map(|task| (directory.clone(), task));
+    std::thread::scope(|scope| {
+        let map = scope.spawn(|| cluster.try_map(deadly, inputs));
+        for round in 1..4 {
+            wait_until("more tasks have begun", || begun(&directory) > 100 * round);
+            agents.remove(0).kill();
+            agents.push(server.agent(2));
+            if round == 2 {
+                server.kill();
+                server.run();
+            }
+        }
+        let fates = map.join().expect("it does not panic");
+        assert_eq!(fates.len(), 600);
+        for (task, fate) in (0..600).zip(fates) {
+            match fate {
+                Ok(value) => assert_eq!(value, task),
+                Err(error) => assert!(error.is_death() && task % 101 == 5, "{task}: {error}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_driver_that_is_killed_leaves_no_work_behind() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let directory = marks(&server);
+    let mut driver =
+        std::process::Command::new(std::env::current_exe().expect("a test has a file"));
+    driver.args(["--exact", "a_driver_without_end", "--ignored", "--nocapture"]);
+    driver.env("SERVER", server.address()).env("MARKS", &directory);
+    driver.stdout(std::process::Stdio::null());
+    let driver = support::Group::start(&mut driver);
+    wait_until("its tasks have begun", || begun(&directory) >= 2);
+    driver.kill();
+    wait_until("its tasks are called off", || {
+        let fleet = cluster.fleet();
+        fleet.agents().iter().all(|agent| agent.in_flight == 0)
+    });
+    assert_eq!(cluster.apply(|x: u32| x + 1, 1).expect("the workers are free"), 2);
+}
+
+#[test]
+#[ignore = "the program of the test before"]
+fn a_driver_without_end() {
+    let (Ok(server), Ok(directory)) = (std::env::var("SERVER"), std::env::var("MARKS")) else {
+        return;
+    };
+    let cluster =
+        proc_cluster::Cluster::builder(&server).lease(LEASE).connect().expect("it is there");
+    let forever = |directory: String| {
+        mark(&directory, &format!("{}", std::process::id()));
+        loop {
+            std::thread::park();
+        }
+    };
+    let _: Vec<Result<(), _>> = cluster.try_map(forever, vec![directory; 10]);
+}

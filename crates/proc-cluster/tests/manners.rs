@@ -1,0 +1,203 @@
+//! What a fleet owes its users beside results: fairness, bounds, and nothing left behind.
+
+mod support;
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{Server, wait_for_workers, wait_until};
+
+proc_cluster::init_tests!();
+
+/// What the server holds: messages in the stream of work, and in that of data.
+fn at_the_server(server: &Server) -> (u64, u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = async_nats::connect(server.address()).await.expect("it listens");
+        let context = async_nats::jetstream::new(client);
+        let mut counts = [0, 0];
+        for (count, stream) in counts.iter_mut().zip(["proc-default-tasks", "proc-default-data"]) {
+            let stream = context.get_stream(stream).await.expect("a driver made it");
+            *count = stream.cached_info().state.messages;
+        }
+        (counts[0], counts[1])
+    })
+}
+
+fn nothing_is_left(server: &Server) {
+    wait_until("nothing is left at the server", || at_the_server(server) == (0, 0));
+}
+
+#[test]
+fn large_values_go_through_and_leave_nothing() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(2);
+    let large = serde_bytes::ByteBuf::from(vec![7_u8; 64 << 20]);
+    let doubled = |bytes: serde_bytes::ByteBuf| {
+        let mut bytes = bytes.into_vec();
+        bytes.iter_mut().for_each(|byte| *byte *= 2);
+        serde_bytes::ByteBuf::from(bytes)
+    };
+    let result = cluster.apply(doubled, large).expect("it fits");
+    assert_eq!(result.len(), 64 << 20);
+    assert!(result.iter().all(|byte| *byte == 14));
+    let many = (0..12).map(|n| serde_bytes::ByteBuf::from(vec![n; 1 << 20]));
+    let results = cluster.map(doubled, many).expect("they fit");
+    assert!(
+        results.iter().zip(0..12).all(|(bytes, n)| bytes.len() == 1 << 20 && bytes[9] == 2 * n)
+    );
+    nothing_is_left(&server);
+}
+
+#[test]
+fn a_cancelled_task_stops_and_leaves_nothing() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let file = server.path().join("running");
+    let forever = |file: String| {
+        fs::write(&file, std::process::id().to_string()).expect("the directory is the test's");
+        loop {
+            std::thread::park();
+        }
+    };
+    let name = file.to_str().expect("it is text").to_owned();
+    let mut task = cluster.map_async(forever, vec![name; 50]).expect("it is sent");
+    wait_until("it runs", || fs::read_to_string(&file).is_ok_and(|pid| !pid.is_empty()));
+    let pid = fs::read_to_string(&file).expect("it was there");
+    assert!(task.cancel());
+    let cancelled: Result<Vec<()>, _> = task.get();
+    assert!(cancelled.expect_err("it was cancelled").is_cancelled());
+    wait_until("its process is gone", || !fs::exists(format!("/proc/{pid}")).expect("/proc"));
+    nothing_is_left(&server);
+    let mut done = cluster.apply_async(|x: u8| x, 1).expect("it is sent");
+    wait_until("its result is there", || done.is_ready());
+    assert!(!done.cancel(), "it was done");
+    assert_eq!(done.get().expect("it was done before"), 1);
+}
+
+#[test]
+fn a_small_call_gets_in_between_a_large_one() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let other = server.cluster();
+    wait_for_workers(&other, 2);
+    let slow = |x: u32| {
+        std::thread::sleep(Duration::from_millis(5));
+        x
+    };
+    let large = cluster.options().chunksize(1).map_async(slow, 0..1_000_000).expect("it is sent");
+    // The large one is at full speed, and has measured what it does.
+    wait_until("the large one runs", || cluster.fleet().agents()[0].done > 100);
+    for driver in [&cluster, &other] {
+        let started = Instant::now();
+        let small = driver.options().chunksize(1).map(slow, 0..20).expect("nothing fails");
+        assert!(small.into_iter().eq(0..20));
+        // 50 ms of the large one lie before each of its two windows of chunks.
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(20), "{took:?}, of 5000 s that the large one takes");
+    }
+    drop(large);
+    nothing_is_left(&server);
+}
+
+#[test]
+fn an_endless_input_is_taken_a_window_at_a_time() {
+    static TAKEN: AtomicUsize = AtomicUsize::new(0);
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let endless = std::iter::from_fn(|| Some(TAKEN.fetch_add(1, Ordering::Relaxed) as u64));
+    let mut results = cluster.imap(|x: u64| (x, vec![0_u8; 1000]), endless);
+    let mut most = 0;
+    for expected in 0..2000 {
+        let (x, _) = results.next().expect("it is endless").expect("nothing fails");
+        assert_eq!(x, expected);
+        let ahead = TAKEN.load(Ordering::Relaxed) as u64 - expected;
+        assert!(ahead <= 66, "{ahead} inputs ahead of result {expected}");
+        if expected % 200 == 0 {
+            most = most.max(at_the_server(&server).0);
+        }
+    }
+    assert!(most <= 66, "{most} messages at the server");
+    drop(results);
+    nothing_is_left(&server);
+}
+
+#[test]
+fn a_call_without_agents_fails_in_time_and_says_so() {
+    let Some(server) = Server::start() else { return };
+    let cluster = server.builder().patience(Duration::from_secs(3)).connect().expect("it is there");
+    let error = cluster.apply(|x: u8| x, 1).expect_err("nobody is there");
+    assert!(error.is_fleet() && error.to_string().contains("PROC_CLUSTER_AGENT"), "{error}");
+    let first = cluster.imap(|x: u8| x, 0..).next().expect("an error is an item");
+    assert!(first.is_err_and(|error| error.is_fleet()));
+    nothing_is_left(&server);
+}
+
+#[test]
+fn another_build_gets_nothing_and_is_named() {
+    let Some(server) = Server::start() else { return };
+    // A byte more at its end, and it is another file that does the same.
+    let other = server.path().join("other-build");
+    let mut bytes =
+        fs::read(std::env::current_exe().expect("a test has a file")).expect("it is there");
+    bytes.push(0);
+    fs::write(&other, bytes).expect("the directory is ours");
+    let executable: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&other, executable).expect("the file is ours");
+    let mut command = std::process::Command::new(&other);
+    command.env_clear().env("PROC_CLUSTER_AGENT", server.address());
+    let _agent = support::Group::start(command.env("PROC_CLUSTER_WORKERS", "1"));
+    let cluster = server.builder().patience(Duration::from_secs(5)).connect().expect("it is there");
+    wait_until("the agent is heard", || !cluster.fleet().agents().is_empty());
+    let agent = cluster.fleet().agents()[0].clone();
+    assert!(!agent.same_build, "{agent:?}");
+    let error = cluster.apply(|x: u8| x, 1).expect_err("nobody may do it");
+    let text = error.to_string();
+    assert!(
+        error.is_fleet() && text.contains(&agent.build) && text.contains(&agent.host),
+        "{text}"
+    );
+    assert_eq!(cluster.fleet().agents()[0].done, 0);
+}
+
+#[test]
+fn progress_is_told() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let seen = std::cell::RefCell::new(Vec::new());
+    let show = |progress| seen.borrow_mut().push(progress);
+    cluster.options().chunksize(10).progress(&show).map(|x: u8| x, 0..100).expect("nothing fails");
+    let seen = seen.into_inner();
+    assert!(seen.is_sorted_by(|a, b| a.done < b.done), "{seen:?}");
+    assert!(seen.iter().all(|progress| progress.all == 100));
+    assert_eq!(seen.last().map(|progress| progress.done), Some(100));
+}
+
+#[test]
+fn rubbish_on_the_wire_harms_nobody() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let build = cluster.fleet().agents()[0].build.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = async_nats::connect(server.address()).await.expect("it listens");
+        let mut beats = client.subscribe("proc.default.driver").await.expect("it listens");
+        let beat = futures_util::StreamExt::next(&mut beats).await.expect("a driver lives");
+        let work = format!("proc.default.task.{build}.0.0");
+        for length in 0..64_usize {
+            let bytes: Vec<u8> = (0..length).map(|n| (n * 89 + length * 31) as u8).collect();
+            let mut shifted = beat.payload.to_vec();
+            shifted.rotate_left(length % beat.payload.len());
+            for payload in [bytes, shifted] {
+                for subject in ["proc.default.driver", "proc.default.agent", &work] {
+                    let sent = client.publish(subject.to_owned(), payload.clone().into()).await;
+                    sent.expect("it is sent");
+                }
+            }
+        }
+        client.flush().await.expect("it is sent");
+    });
+    assert_eq!(cluster.map(|x: u8| x, 0..100).expect("nothing fails").len(), 100);
+    nothing_is_left(&server);
+}

@@ -1,0 +1,196 @@
+//! An error as bytes, for the wire between machines; it comes back as the same error.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Kind, Place};
+use crate::panics::PanicReport;
+use crate::wire;
+
+/// [`Error`], as it is written.
+#[derive(Serialize, Deserialize)]
+struct Portable {
+    kind: PortableKind,
+    place: Place,
+}
+
+/// [`Kind`], member by member: statuses as numbers, the system's errors as number and text.
+#[derive(Serialize, Deserialize)]
+enum PortableKind {
+    Panicked(PanicReport),
+    Died { status: Option<i32>, passed: Option<String> },
+    Timeout(Duration),
+    Cancelled,
+    EncodeArgument(String),
+    EncodeResult(String),
+    DecodeArgument(String),
+    DecodeResult(String),
+    Start { what: String, errno: Option<i32>, text: String },
+    TemplateGone,
+    ForkWithThreads(Option<usize>),
+    Initializer(Box<Portable>),
+    Closed,
+    InitMissing,
+    Overwritten,
+    Restarts { restarts: u32, period: Duration, last: Box<Portable> },
+    Invalid(String),
+    Lost(String),
+    Fleet(String),
+}
+
+impl Error {
+    /// The error as bytes.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // Texts and numbers can always be encoded.
+        let _ = wire::encode_into(&Portable::of(self), &mut bytes);
+        bytes
+    }
+
+    /// The error that became these bytes, which may be anybody's.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Error {
+        wire::decode::<Portable>(bytes, None)
+            .map_or_else(Error::decode_result, Portable::into_error)
+    }
+}
+
+impl Portable {
+    fn of(error: &Error) -> Portable {
+        let kind = match &*error.kind {
+            Kind::Panicked(report) => PortableKind::Panicked(report.clone()),
+            Kind::Died { status, passed } => PortableKind::Died {
+                status: status.map(ExitStatusExt::into_raw),
+                passed: passed.clone(),
+            },
+            Kind::Timeout(after) => PortableKind::Timeout(*after),
+            Kind::Cancelled => PortableKind::Cancelled,
+            Kind::Encode { what: "argument", why } => PortableKind::EncodeArgument(why.clone()),
+            Kind::Encode { why, .. } => PortableKind::EncodeResult(why.clone()),
+            Kind::Decode { what: "argument", why } => PortableKind::DecodeArgument(why.clone()),
+            Kind::Decode { why, .. } => PortableKind::DecodeResult(why.clone()),
+            Kind::Start { what, source } => PortableKind::Start {
+                what: what.clone(),
+                errno: source.raw_os_error(),
+                text: source.to_string(),
+            },
+            Kind::TemplateGone => PortableKind::TemplateGone,
+            Kind::ForkWithThreads(threads) => PortableKind::ForkWithThreads(*threads),
+            Kind::Initializer(cause) => PortableKind::Initializer(Box::new(Portable::of(cause))),
+            Kind::Closed => PortableKind::Closed,
+            Kind::InitMissing => PortableKind::InitMissing,
+            Kind::Overwritten => PortableKind::Overwritten,
+            Kind::Restarts { restarts, period, last } => PortableKind::Restarts {
+                restarts: *restarts,
+                period: *period,
+                last: Box::new(Portable::of(last)),
+            },
+            Kind::Invalid(what) => PortableKind::Invalid(what.clone()),
+            Kind::Lost(what) => PortableKind::Lost(what.clone()),
+            Kind::Fleet(what) => PortableKind::Fleet(what.clone()),
+        };
+        Portable { kind, place: (*error.place).clone() }
+    }
+}
+
+impl Portable {
+    fn into_error(self) -> Error {
+        let Portable { kind, place } = self;
+        let encode = |what, why| Kind::Encode { what, why };
+        let decode = |what, why| Kind::Decode { what, why };
+        let kind = match kind {
+            PortableKind::Panicked(report) => Kind::Panicked(report),
+            PortableKind::Died { status, passed } => {
+                Kind::Died { status: status.map(ExitStatus::from_raw), passed }
+            }
+            PortableKind::Timeout(after) => Kind::Timeout(after),
+            PortableKind::Cancelled => Kind::Cancelled,
+            PortableKind::EncodeArgument(why) => encode("argument", why),
+            PortableKind::EncodeResult(why) => encode("result", why),
+            PortableKind::DecodeArgument(why) => decode("argument", why),
+            PortableKind::DecodeResult(why) => decode("result", why),
+            PortableKind::Start { what, errno, text } => {
+                let source =
+                    errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
+                Kind::Start { what, source }
+            }
+            PortableKind::TemplateGone => Kind::TemplateGone,
+            PortableKind::ForkWithThreads(threads) => Kind::ForkWithThreads(threads),
+            PortableKind::Initializer(cause) => Kind::Initializer(cause.into_error()),
+            PortableKind::Closed => Kind::Closed,
+            PortableKind::InitMissing => Kind::InitMissing,
+            PortableKind::Overwritten => Kind::Overwritten,
+            PortableKind::Restarts { restarts, period, last } => {
+                Kind::Restarts { restarts, period, last: last.into_error() }
+            }
+            PortableKind::Invalid(what) => Kind::Invalid(what),
+            PortableKind::Lost(what) => Kind::Lost(what),
+            PortableKind::Fleet(what) => Kind::Fleet(what),
+        };
+        Error::new(kind).at(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_error_comes_back_as_it_was() {
+        let panic = PanicReport {
+            message: "no".into(),
+            location: Some("a.rs:1:2".into()),
+            backtrace: None,
+        };
+        let place = Place { worker: Some(1), pid: Some(42), task: Some(7), ..Place::default() };
+        for kind in [
+            Kind::Panicked(panic.clone()),
+            Kind::Died { status: Some(ExitStatus::from_raw(9)), passed: Some("much".into()) },
+            Kind::Died { status: None, passed: None },
+            Kind::Restarts {
+                restarts: 3,
+                period: Duration::from_secs(1),
+                last: Error::new(Kind::Died { status: None, passed: None }),
+            },
+            Kind::Timeout(Duration::from_millis(5)),
+            Kind::Cancelled,
+            Kind::Encode { what: "argument", why: "a".into() },
+            Kind::Encode { what: "result", why: "b".into() },
+            Kind::Decode { what: "argument", why: "c".into() },
+            Kind::Decode { what: "result", why: "d".into() },
+            Kind::Start { what: "a worker".into(), source: io::Error::from_raw_os_error(11) },
+            Kind::Start { what: "a worker".into(), source: io::Error::other("no luck") },
+            Kind::TemplateGone,
+            Kind::ForkWithThreads(Some(3)),
+            Kind::Initializer(Error::new(Kind::Panicked(panic))),
+            Kind::Closed,
+            Kind::InitMissing,
+            Kind::Overwritten,
+            Kind::Invalid("what".into()),
+            Kind::Lost("gone".into()),
+            Kind::Fleet("none".into()),
+        ] {
+            let error = Error::new(kind).at(place.clone());
+            let back = Error::from_bytes(&error.to_bytes());
+            assert_eq!(format!("{error:?}"), format!("{back:?}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_become_some_error(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            prop_assert!(!Error::from_bytes(&bytes).to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn an_error_within_errors_without_end_is_refused() {
+        let initializer_in_initializer = vec![11; 1 << 20];
+        assert!(Error::from_bytes(&initializer_in_initializer).is_decode());
+    }
+}
