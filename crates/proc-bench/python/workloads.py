@@ -1,61 +1,296 @@
-"""One workload under CPython: prints the seconds of each repetition, one a line.
+"""The workloads under Python's contenders: answers requests, a line of JSON each, until nobody asks.
 
-Usage: workloads.py WORKLOAD METHOD REPETITIONS
+Usage: workloads.py CONTENDER
 """
 
+import concurrent.futures
+import json
 import multiprocessing
 import os
+import platform
+import subprocess
 import sys
 import time
+from importlib import metadata
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+import tasks
+from tasks import LARGE, SHARED, TABLE
+
+Q6 = Path(__file__).parents[3] / "docs/python/q6_four_processes.py"
+
+class Unable(Exception):
+    """The library has no such thing."""
 
 
-def nothing():
-    pass
+class Multiprocessing:
+    def __init__(self, method):
+        self.version = f"{platform.python_implementation()} {platform.python_version()}"
+        self.context = multiprocessing.get_context(method)
+        self.forks = method == "fork"
+        self.starts_at_once = True
+
+    def start_join(self):
+        process = self.context.Process(target=tasks.nothing)
+        process.start()
+        process.join()
+
+    def open(self, workers, initializer=None, initargs=()):
+        return self.context.Pool(workers, initializer, initargs)
+
+    def map(self, pool, function, inputs, chunksize=None):
+        return pool.map(function, inputs, chunksize)
+
+    def apply(self, pool, function, argument):
+        return pool.apply(function, (argument,))
+
+    def close(self, pool):
+        pool.terminate()
+        pool.join()
+
+    def pids(self, pool):
+        return [process.pid for process in pool._pool]
 
 
-def increment(x):
-    return x + 1
+class Contender:
+    """What most libraries have in common: no processes of their own, workers on demand."""
+
+    forks = False
+    starts_at_once = False
+
+    def start_join(self):
+        raise Unable
 
 
-def start_join(context):
-    process = context.Process(target=nothing)
-    process.start()
-    process.join()
+class Executor(Contender):
+    def __init__(self, make, version, forks):
+        self.make, self.version, self.forks = make, version, forks
+
+    def open(self, workers, initializer=None, initargs=()):
+        return self.make(workers, initializer=initializer, initargs=initargs)
+
+    def map(self, pool, function, inputs, chunksize=None):
+        return list(pool.map(function, inputs, chunksize=chunksize or 1))
+
+    def apply(self, pool, function, argument):
+        return pool.submit(function, argument).result()
+
+    def close(self, pool):
+        pool.shutdown(wait=True)
+
+    def pids(self, pool):
+        return list(pool._processes)
 
 
-def bare_fork(_):
-    """The system's fork and wait, with nothing of multiprocessing around them."""
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+class Mpire(Contender):
+    forks = True
+
+    def __init__(self):
+        import mpire
+
+        self.make, self.version = mpire.WorkerPool, f"mpire {metadata.version('mpire')}"
+
+    def open(self, workers, initializer=None, initargs=()):
+        self.initializer = initializer
+        return self.make(workers, keep_alive=True)
+
+    def map(self, pool, function, inputs, chunksize=None):
+        return pool.map(function, inputs, chunk_size=chunksize, worker_init=self.initializer)
+
+    def apply(self, pool, function, argument):
+        return pool.apply(function, (argument,))
+
+    def close(self, pool):
+        pool.stop_and_join()
+        pool.terminate()
+
+    def pids(self, pool):
+        return [worker.pid for worker in pool._workers]
 
 
-def pool_of_two(context):
-    with context.Pool(2) as pool:
-        pool.map(increment, [1, 2])
+class Joblib(Contender):
+    def __init__(self):
+        import joblib
+        from joblib.externals.loky import reusable_executor
+
+        self.joblib, self.version = joblib, f"joblib {joblib.__version__}"
+        self.executor = lambda: reusable_executor._executor
+
+    def open(self, workers, initializer=None, initargs=()):
+        if initializer:
+            raise Unable
+        return self.joblib.Parallel(n_jobs=workers).__enter__()
+
+    def map(self, pool, function, inputs, chunksize=None):
+        pool.batch_size = chunksize or "auto"
+        return pool(self.joblib.delayed(function)(x) for x in inputs)
+
+    def apply(self, pool, function, argument):
+        return pool([self.joblib.delayed(function)(argument)])[0]
+
+    def close(self, pool):
+        pool.__exit__(None, None, None)
+        if self.executor():
+            self.executor().shutdown(wait=True)  # else the next pool would find its workers
+
+    def pids(self, pool):
+        return list(self.executor()._processes)
+
+
+def contender(name):
+    if name.startswith("cpython-"):
+        return Multiprocessing(name.removeprefix("cpython-"))
+    if name == "futures":
+        version = f"{platform.python_implementation()} {platform.python_version()}"
+        return Executor(concurrent.futures.ProcessPoolExecutor, version, forks=True)
+    if name == "loky":
+        import loky
+
+        return Executor(loky.ProcessPoolExecutor, f"loky {loky.__version__}", forks=False)
+    return {"mpire": Mpire, "joblib": Joblib}[name]()
+
+
+def timed(repetitions, once):
+    """Seconds of each repetition, after one that does not count."""
+    once()
+    samples = []
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        once()
+        samples.append(time.perf_counter() - begin)
+    return samples
+
+
+def pool_of_its_own(lib, asked, initializer=None):
+    def once():
+        pool = lib.open(asked["workers"], initializer)
+        assert len(lib.map(pool, tasks.increment, range(asked["tasks"]))) == asked["tasks"]
+        lib.close(pool)
+
+    return timed(asked["repetitions"], once)
+
+
+def up(lib, asked):
+    if not lib.starts_at_once:
+        raise Unable
+    samples = []
+    for repetition in range(asked["repetitions"] + 1):
+        begin = time.perf_counter()
+        pool = lib.open(asked["workers"])
+        if repetition > 0:
+            samples.append(time.perf_counter() - begin)
+        lib.close(pool)
+    return samples
+
+
+def shared(lib, asked):
+    """Forked workers find the array; others get shared memory, if the library is CPython's own."""
+    if not lib.forks and not isinstance(lib, Multiprocessing):
+        raise Unable
+    tasks.array = memoryview(b"\1" * SHARED)
+
+    def once():
+        shared = None if lib.forks else SharedMemory(create=True, size=SHARED)
+        if shared:
+            shared.buf[:SHARED] = tasks.array
+            pool = lib.open(asked["workers"], tasks.attach, (shared.name,))
+        else:
+            pool = lib.open(asked["workers"])
+        pages = lib.map(pool, tasks.read_pages, range(asked["tasks"]))
+        assert pages == [-(-SHARED // 4096)] * asked["tasks"]
+        lib.close(pool)
+        if shared:
+            shared.close()
+            shared.unlink()
+
+    samples = timed(asked["repetitions"], once)
+    tasks.array = None
+    return samples
+
+
+def pss(pid):
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise Unable
+
+
+def memory_of_workers(lib, pool, asked):
+    lib.map(pool, tasks.increment, range(asked["workers"]), 1)
+    return [pss(pid) for pid in lib.pids(pool)]
+
+
+def in_pool(lib, pool, asked):
+    """What is timed in a pool that is there already."""
+    workload, count = asked["workload"], asked["tasks"]
+    # Each one different: pickle would send the same one once a chunk.
+    buffers = [bytes([i % 256]) * LARGE for i in range(count if workload == "send" else 0)]
+    numbers, chunksize = range(count), 1 if workload == "chunksize-1" else None
+    once = {
+        "trip": lambda: lib.apply(pool, tasks.increment, 1),
+        "trip-awake": lambda: lib.apply(pool, tasks.increment, 1),
+        "tiny": lambda: lib.map(pool, tasks.increment, numbers),
+        "chunksize-1": lambda: lib.map(pool, tasks.increment, numbers, chunksize),
+        "skewed": lambda: lib.map(pool, tasks.spin, tasks.skewed(count)),
+        "send": lambda: lib.map(pool, len, buffers),
+        "receive": lambda: lib.map(pool, tasks.make, [LARGE] * count),
+        "state": lambda: lib.map(pool, tasks.look_up, [key % TABLE for key in numbers]),
+    }.get(workload)
+    if workload == "memory":
+        return memory_of_workers(lib, pool, asked)
+    if once is None:
+        raise Unable
+    return timed(asked["repetitions"], once)
+
+
+def run(lib, asked):
+    workload = asked["workload"]
+    if workload == "start":
+        return timed(asked["repetitions"], lib.start_join)
+    if workload in ("pool", "large"):
+        return pool_of_its_own(lib, asked)
+    if workload == "initializer":
+        return pool_of_its_own(lib, asked, tasks.initialize)
+    if workload == "up":
+        return up(lib, asked)
+    if workload == "shared":
+        return shared(lib, asked)
+    if workload == "program":
+        if not (isinstance(lib, Multiprocessing) and lib.forks):
+            raise Unable
+        command = [sys.executable, Q6]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": True}
+        return timed(asked["repetitions"], lambda: subprocess.run(command, **quiet))
+    if workload == "cpu":
+        raise Unable  # the same computation would measure the interpreter
+    pool = lib.open(asked["workers"], tasks.fill if workload == "state" else None)
+    try:
+        return in_pool(lib, pool, asked)
+    finally:
+        lib.close(pool)
 
 
 def main():
-    workload, method, repetitions = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    context = multiprocessing.get_context(method)
-    if workload in ("round_trip", "million_tasks"):
-        with context.Pool(2) as pool:
-            pool.map(increment, [1, 2])
-            for _ in range(repetitions):
-                begin = time.perf_counter()
-                if workload == "round_trip":
-                    pool.apply(increment, (1,))
-                else:
-                    pool.map(increment, range(1_000_000))
-                print(time.perf_counter() - begin)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+
+    def say(answer):
+        print(json.dumps(answer), file=answers, flush=True)
+
+    try:
+        lib = contender(sys.argv[1])
+    except ImportError as error:
+        say({"absent": str(error)})
         return
-    run = {"bare_fork": bare_fork, "start_join": start_join, "pool_of_two": pool_of_two}[workload]
-    run(context)  # starts the fork server, fills caches
-    for _ in range(repetitions):
-        begin = time.perf_counter()
-        run(context)
-        print(time.perf_counter() - begin)
+    say({"version": lib.version})
+    for line in sys.stdin:
+        try:
+            say({"samples": run(lib, json.loads(line))})
+        except Unable:
+            say("unable")
+        except Exception as error:
+            say({"failure": f"{type(error).__name__}: {error}"})
 
 
 if __name__ == "__main__":

@@ -1,110 +1,135 @@
-//! Times proc-core beside CPython, alternating in one run, and prints medians with their spread.
+//! Times proc-core beside its peers, alternating in one run.
 //!
 //!     cargo run --release -p proc-bench
 //!
-//! Every workload is run in rounds: a block of repetitions of each contender in turn, so that what
-//! else the machine does hits all of them. A contender that is not installed is named as absent.
+//! Each contender is a process of its own that waits on a pipe until it is its turn; a round is one
+//! block of repetitions of each, so that what else the machine does hits all of them. Clocks run
+//! inside the contenders. Who is absent is named, and so is who fails or hangs; the run goes on.
 
 mod contenders;
+mod fit;
+#[cfg(test)]
+mod pages;
+mod peer;
+mod plot;
+mod record;
+mod run;
+mod sys;
 mod table;
+mod workload;
 
-use anyhow::{Result, ensure};
-use clap::Parser;
-use proc_core::{Context, Pool};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use contenders::{Contender, Python, timed};
-use table::Table;
+use anyhow::{Context as _, Result};
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, ValueEnum as _};
 
-/// Times proc-core beside CPython.
+use contenders::Contender;
+use record::Record;
+use workload::{Effort, WORKLOADS};
+
+/// Times proc-core beside its peers, alternating in one run, and prints medians, extremes and ratios.
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = workloads(), max_term_width = 100)]
 struct Arguments {
-    /// Fewer repetitions: shows that everything runs, not how fast.
+    /// What to time; all of them without it
+    #[arg(
+        value_name = "WORKLOAD",
+        value_parser = PossibleValuesParser::new(WORKLOADS.iter().map(|w| w.name)),
+        hide_possible_values = true
+    )]
+    workloads: Vec<String>,
+    /// Whom to time, separated by commas; all of them without it
+    #[arg(long, value_name = "PEER", value_delimiter = ',')]
+    peers: Vec<Contender>,
+    /// One round of few repetitions and small cases: shows that everything runs, not how fast
     #[arg(long)]
     quick: bool,
-    /// How often the contenders take turns.
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    /// How often the contenders take turns [default: 5, quick: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Seconds for one contender's turn before it is killed [default: 60, quick: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Seconds of one case after which a contender is not asked again [default: 15, quick: 2]
+    #[arg(long, value_name = "SECONDS")]
+    budget: Option<u64>,
+    /// The interpreter for Python's peers [default: the one of venv.sh, else python3]
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Write what was measured, for --render
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw what was measured
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure nothing: show what an earlier run has written
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["workloads", "peers", "quick", "json"])]
+    render: Option<PathBuf>,
+    /// Be this contender for whoever asks on standard input
+    #[arg(long, hide = true, value_enum)]
+    contender: Option<Contender>,
 }
 
-const CONTEXTS: [(&str, Context); 3] = [
-    ("proc-core forkserver", Context::Forkserver),
-    ("proc-core fork", Context::Fork),
-    ("proc-core spawn", Context::Spawn),
-];
+fn workloads() -> String {
+    let mut text = String::from("Workloads:\n");
+    for workload in WORKLOADS {
+        text += &format!("  {:<12} {}\n", workload.name, workload.title);
+    }
+    text + "\nPeers of Python are used where they are installed; crates/proc-bench/venv.sh does that."
+}
 
 fn main() -> Result<()> {
-    proc_core::init();
+    contenders::init();
     let arguments = Arguments::parse();
-    ensure!(arguments.rounds > 0, "at least one round is needed");
-    let rounds = if arguments.quick { 1 } else { arguments.rounds };
-    let scale = if arguments.quick { 20 } else { 1 };
-    if cfg!(debug_assertions) {
-        println!("a debug build: run with --release for figures that mean something\n");
+    if let Some(contender) = arguments.contender {
+        return contender.serve();
     }
-    let python = Python::find();
-    match &python {
-        Some(python) => println!("beside {}, {rounds} rounds\n", python.version),
-        None => println!("python3 is absent: ours alone, {rounds} rounds\n"),
+    let record = match &arguments.render {
+        Some(file) => {
+            let record = Record::read(file)?;
+            print!("{}", table::page(&record)?);
+            record
+        }
+        None => run::run(&plan(&arguments))?,
+    };
+    if let Some(file) = &arguments.json {
+        record.write(file)?;
     }
-
-    let mut start = Table::new("start + join of a process that does nothing");
-    for (name, context) in CONTEXTS {
-        start.add(Contender::ours(name, 200 / scale, move |n| {
-            timed(n, || contenders::start_join(context))
-        }));
-    }
-    start.add_python(&python, "start_join", [200, 20, 10], scale);
-    if let Some(python) = &python {
-        let bare = python.contender("bare_fork", "fork", 200 / scale);
-        start.add(bare.named("CPython os.fork + wait"));
-    }
-    start.run(rounds)?;
-
-    let mut build = Table::new("pool of 2: build, map of 2, drop");
-    for (name, context) in CONTEXTS {
-        build.add(Contender::ours(name, 100 / scale, move |n| {
-            timed(n, || contenders::pool_of_two(context))
-        }));
-    }
-    build.add_python(&python, "pool_of_two", [20, 10, 5], scale);
-    build.run(rounds)?;
-
-    let mut trip = Table::new("one task, there and back, pool of 2");
-    trip.add(Contender::ours("proc-core", 20_000 / scale, |n| {
-        let pool = Pool::builder().processes(2).build()?;
-        pool.map(contenders::increment, [1, 2])?;
-        timed(n, || {
-            ensure!(pool.apply(contenders::increment, 1)? == 2);
-            Ok(())
-        })
-    }));
-    trip.add_python(&python, "round_trip", [2000, 2000, 2000], scale);
-    trip.run(rounds)?;
-
-    let mut million = Table::new("map of 1,000,000 tiny tasks, pool of 2");
-    million.add(Contender::ours("proc-core", 1, |n| {
-        let pool = Pool::builder().processes(2).build()?;
-        timed(n, || {
-            ensure!(pool.map(contenders::increment, 0..1_000_000)?.len() == 1_000_000);
-            Ok(())
-        })
-    }));
-    million.add_python(&python, "million_tasks", [1, 1, 1], 1);
-    million.run(rounds)?;
-
-    let mut whole = Table::new("q6-four-processes, the whole program");
-    let (ours, theirs) = contenders::q6(&python)?;
-    whole.add(Contender::command("q6-four-processes", 20 / scale.min(10), ours));
-    if let Some(theirs) = theirs {
-        whole.add(Contender::command("q6_four_processes.py", 20 / scale.min(10), theirs));
-    }
-    whole.run(rounds)?;
-
-    println!("memory of an idle worker (PSS), pool of 8");
-    match contenders::idle_worker_pss()? {
-        Some(sizes) => table::print_sizes(&sizes),
-        None => println!("  not measured: this system has no /proc/PID/smaps_rollup"),
+    if let Some(file) = &arguments.svg {
+        let svg = plot::svg(&record)?;
+        std::fs::write(file, svg).with_context(|| format!("writing {}", file.display()))?;
     }
     Ok(())
+}
+
+fn plan(arguments: &Arguments) -> run::Plan {
+    let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
+    let [rounds, timeout, budget] = match effort {
+        Effort::Full => [5, 60, 15],
+        Effort::Quick => [1, 10, 2],
+    };
+    let chosen = |name: &str| {
+        arguments.workloads.is_empty() || arguments.workloads.iter().any(|one| one == name)
+    };
+    let mut contenders = Contender::value_variants().to_vec();
+    if !arguments.peers.is_empty() {
+        contenders.retain(|contender| arguments.peers.contains(contender));
+    }
+    run::Plan {
+        effort,
+        rounds: arguments.rounds.map_or(rounds, u64::from),
+        timeout: Duration::from_secs(arguments.timeout.unwrap_or(timeout)),
+        budget: Duration::from_secs(arguments.budget.unwrap_or(budget)),
+        python: arguments.python.clone().unwrap_or_else(python),
+        workloads: WORKLOADS.iter().filter(|workload| chosen(workload.name)).collect(),
+        contenders,
+    }
+}
+
+/// The interpreter of `venv.sh` if it was run, else the one that a shell would find.
+fn python() -> PathBuf {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench-venv/bin/python");
+    if venv.exists() { venv } else { "python3".into() }
 }

@@ -1,85 +1,198 @@
-//! A workload's contenders side by side.
+//! Results as tables: as text for the terminal, in Markdown for pages.
+
+use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use crate::contenders::{Contender, Python, Samples};
+use crate::contenders::Contender;
+use crate::fit::{Fit, points};
+use crate::record::{Measured, Outcome, Presence, Record, show};
+use crate::workload::{Unit, Workload};
 
-/// A workload and who does it; the first contender is the measure of the others.
-pub(crate) struct Table {
-    title: &'static str,
-    contenders: Vec<Contender>,
-    absent: bool,
+/// One case of a workload, for the terminal.
+pub(crate) fn case(measured: &Measured) -> Result<String> {
+    let mut text = format!("{}: {}\n", measured.workload, heading(measured)?);
+    let _ =
+        writeln!(text, "  {:<19}{:>11}{:>25}{:>10}", "", "median", "least .. greatest", "ratio");
+    for [name, median, spread, ratio] in cells(measured)? {
+        let _ = writeln!(text, "  {name:<19}{median:>11}{spread:>25}{ratio:>10}");
+    }
+    for note in notes(measured)? {
+        let _ = writeln!(text, "  {note}");
+    }
+    Ok(text)
 }
 
-impl Table {
-    pub(crate) fn new(title: &'static str) -> Table {
-        Table { title, contenders: Vec::new(), absent: false }
+/// The fits of the large pools, for the terminal; empty if there are none.
+pub(crate) fn fits(record: &Record) -> String {
+    let rows = fit_cells(record);
+    if rows.is_empty() {
+        return String::new();
     }
-
-    pub(crate) fn add(&mut self, contender: Contender) {
-        self.contenders.push(contender);
+    let mut text = "large, fitted: once + workers x so much + tasks x so much\n".to_owned();
+    let head = ["", "once", "a worker", "a task", "error"].map(String::from);
+    for [name, base, worker, task, error] in std::iter::once(head).chain(rows) {
+        let _ = writeln!(text, "  {name:<19}{base:>11}{worker:>13}{task:>13}{error:>10}");
     }
+    text
+}
 
-    /// Adds CPython's three start methods, with so many repetitions each.
-    pub(crate) fn add_python(
-        &mut self,
-        python: &Option<Python>,
-        workload: &'static str,
-        repetitions: [usize; 3],
-        scale: usize,
-    ) {
-        let Some(python) = python else {
-            self.absent = true;
-            return;
+/// All of a run, in Markdown.
+pub(crate) fn page(record: &Record) -> Result<String> {
+    let mut text = format!("{}\n{}", summary(record)?, attendance(record));
+    for measured in &record.results {
+        let _ = write!(text, "\n### {}: {}\n\n", measured.workload, heading(measured)?);
+        text.push_str("| | median | least .. greatest | ratio |\n|---|---:|---:|---:|\n");
+        for [name, median, spread, ratio] in cells(measured)? {
+            let _ = writeln!(text, "| {name} | {median} | {spread} | {ratio} |");
+        }
+        for note in notes(measured)? {
+            let _ = write!(text, "\n{note}\n");
+        }
+    }
+    let fits = fit_cells(record);
+    if !fits.is_empty() {
+        text.push_str("\n### What a pool costs, fitted\n\n");
+        text.push_str(
+            "`large` by least squares of the relative error: once, for each worker, for ",
+        );
+        text.push_str("each task.\n\n| | once | a worker | a task | largest error |\n");
+        text.push_str("|---|---:|---:|---:|---:|\n");
+        for [name, base, worker, task, error] in fits {
+            let _ = writeln!(text, "| {name} | {base} | {worker} | {task} | {error} |");
+        }
+    }
+    Ok(text)
+}
+
+/// Medians alone, without the large pools, whose fit says more.
+pub(crate) fn summary(record: &Record) -> Result<String> {
+    const COLUMNS: [&str; 7] = [
+        "proc-core",
+        "limit",
+        "threads",
+        "procspawn",
+        "cpython-fork",
+        "cpython-forkserver",
+        "cpython-spawn",
+    ];
+    let mut text = format!("{}\n\n| medians |", origin(record));
+    COLUMNS.iter().for_each(|name| text.push_str(&format!(" {name} |")));
+    text.push_str("\n|---|");
+    COLUMNS.iter().for_each(|_| text.push_str("---:|"));
+    text.push('\n');
+    for measured in record.results.iter().filter(|measured| measured.workload != "large") {
+        let unit = measured.workload()?.unit;
+        let _ = write!(text, "| {} |", heading(measured)?);
+        for name in COLUMNS {
+            let median = measured.summary(name).map(|summary| show(summary.median, unit));
+            let _ = write!(text, " {} |", median.unwrap_or_else(|| "-".into()));
+        }
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn origin(record: &Record) -> String {
+    let Record { command, date, commit, machine, .. } = record;
+    let worth = if command.contains("--quick") {
+        " A quick run: it shows that everything runs, not how fast."
+    } else {
+        ""
+    };
+    format!(
+        "`{command}` on {date}, commit {commit}: {} processors ({}), {}, {}; load {}.{worth}",
+        machine.processors,
+        machine.processor,
+        machine.system,
+        machine.rust,
+        machine.load.join(" before, ") + " after",
+    )
+}
+
+fn attendance(record: &Record) -> String {
+    let mut text = String::new();
+    for one in &record.contenders {
+        let _ = match &one.is {
+            Presence::Present(version) => writeln!(text, "- {}: {version}", one.contender),
+            Presence::Absent(reason) => writeln!(text, "- {}: absent ({reason})", one.contender),
         };
-        for (method, n) in ["fork", "forkserver", "spawn"].into_iter().zip(repetitions) {
-            self.add(python.contender(workload, method, n.div_ceil(scale)));
-        }
     }
+    text
+}
 
-    /// Lets the contenders take turns and prints what came of it.
-    pub(crate) fn run(&self, rounds: usize) -> Result<()> {
-        let mut samples: Vec<Samples> = vec![Vec::new(); self.contenders.len()];
-        for _ in 0..rounds {
-            for (contender, samples) in self.contenders.iter().zip(&mut samples) {
-                samples.extend(contender.block()?);
+/// A workload's title, with the numbers that its cases differ in.
+pub(crate) fn heading(measured: &Measured) -> Result<String> {
+    let Workload { title, cases, .. } = measured.workload()?;
+    let differ = cases.iter().any(|case| case.workers != cases[0].workers);
+    let workers = match measured.case.workers {
+        _ if !differ => String::new(),
+        1 => ", 1 worker".into(),
+        workers => format!(", {workers} workers"),
+    };
+    let tasks = match measured.case.tasks {
+        0..=4 => String::new(),
+        tasks => format!(", {} tasks", grouped(tasks)),
+    };
+    Ok(format!("{title}{workers}{tasks}"))
+}
+
+/// Who has done it.
+fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
+    let unit = measured.workload()?.unit;
+    let ours = measured.summary(&Contender::ProcCore.name()).map(|summary| summary.median);
+    let mut rows = Vec::new();
+    for name in measured.rows.iter().map(|row| &row.contender) {
+        let Some(summary) = measured.summary(name) else { continue };
+        let spread = format!("{} .. {}", show(summary.least, unit), show(summary.greatest, unit));
+        let ratio = ours.map_or("-".into(), |ours| format!("{:.2}x", summary.median / ours));
+        rows.push([name.clone(), show(summary.median, unit), spread, ratio]);
+    }
+    Ok(rows)
+}
+
+/// What the limit is, who failed and how, who has no such thing.
+fn notes(measured: &Measured) -> Result<Vec<String>> {
+    let limit = measured.workload()?.limit;
+    let mut notes = Vec::new();
+    let mut unable = Vec::new();
+    for row in &measured.rows {
+        match &row.outcome {
+            Outcome::Summary(_) if row.contender == "limit" => {
+                notes.push(format!("limit: {limit}"))
             }
+            Outcome::Summary(_) => {}
+            Outcome::Failure(reason) => notes.push(format!("{} failed: {reason}", row.contender)),
+            Outcome::Unable => unable.push(row.contender.as_str()),
         }
-        println!("{}", self.title);
-        println!("  {:<24} {:>12} {:>25} {:>9}", "", "median", "10 % .. 90 %", "ratio");
-        let first = quantile(&mut samples[0], 0.5);
-        for (contender, samples) in self.contenders.iter().zip(&mut samples) {
-            let [low, median, high] = [0.1, 0.5, 0.9].map(|q| quantile(samples, q));
-            let spread = format!("{} .. {}", time(low), time(high));
-            let (name, ratio) = (&contender.name, median / first);
-            println!("  {name:<24} {:>12} {spread:>25} {ratio:>8.2}x", time(median));
-        }
-        if self.absent {
-            println!("  CPython                        absent");
-        }
-        println!();
-        Ok(())
     }
-}
-
-/// The `q` quantile, by the nearest rank.
-fn quantile(samples: &mut [f64], q: f64) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    let rank = (q * (samples.len() - 1) as f64).round() as usize;
-    samples[rank]
-}
-
-fn time(seconds: f64) -> String {
-    match seconds {
-        s if s < 1e-3 => format!("{:.1} us", s * 1e6),
-        s if s < 1.0 => format!("{:.2} ms", s * 1e3),
-        s => format!("{s:.2} s"),
+    if !unable.is_empty() {
+        notes.push(format!("-: {}", unable.join(", ")));
     }
+    Ok(notes)
 }
 
-/// Prints the median and the extremes of sizes in KiB.
-pub(crate) fn print_sizes(sizes: &[f64]) {
-    let mut sizes = sizes.to_vec();
-    let [low, median, high] = [0.0, 0.5, 1.0].map(|q| quantile(&mut sizes, q));
-    println!("  median {median:.0} KiB, from {low:.0} to {high:.0} KiB, of {}", sizes.len());
+fn fit_cells(record: &Record) -> Vec<[String; 5]> {
+    let mut rows = Vec::new();
+    for contender in record.contenders.iter().map(|one| &one.contender) {
+        if let Some(fit) = Fit::of(&points(&record.results, contender)) {
+            let [base, worker, task] =
+                [fit.base, fit.worker, fit.task].map(|part| show(part, Unit::Seconds));
+            rows.push([
+                contender.clone(),
+                base,
+                worker,
+                task,
+                format!("{:.0} %", fit.error * 100.0),
+            ]);
+        }
+    }
+    rows
+}
+
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();
+    groups.join(",")
 }

@@ -12,7 +12,7 @@ use crate::streams::Streams;
 use crate::sys::image::Image;
 use crate::sys::{self, SingleThread};
 use crate::template::{Line, Template};
-use crate::wire::Request;
+use crate::wire::{self, Request};
 
 /// How a new process comes into being; Python's start methods, under their names.
 ///
@@ -114,6 +114,7 @@ pub fn init() {
     Template::serve_if_spawned();
     // Before the fork: the file may be touched any time later.
     Image::get();
+    wire::warm_up();
     // Without a template of its own the program spawns one when it needs it, and tells then if that
     // fails too.
     let main = SingleThread::prove()

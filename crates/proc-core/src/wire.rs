@@ -94,6 +94,16 @@ impl Payload {
     }
 }
 
+/// Has ipc-channel measure a socket now, as it does with the first message of a program.
+///
+/// Later there may be no descriptor for that, and it panics; and a child need not do it again.
+pub(crate) fn warm_up() {
+    let _ = panics::catch(|| {
+        let (sender, _receiver) = ipc::channel::<()>().ok()?;
+        sender.send(()).ok()
+    });
+}
+
 /// Makes or shares a region of memory; ipc-channel panics where that cannot be done.
 pub(crate) fn shared<T>(make: impl FnOnce() -> T) -> Result<T, String> {
     // One for the region, one for its copy on the way.

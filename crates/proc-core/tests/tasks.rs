@@ -299,3 +299,35 @@ fn tasks_are_futures_for_any_executor() {
         assert_eq!(sum, 4950 + 2);
     });
 }
+
+/// Writes nothing but a small number.
+struct Small(u32);
+
+impl serde::Serialize for Small {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            small @ 0..10 => serializer.serialize_u32(small),
+            large => Err(serde::ser::Error::custom(format!("{large} is not small"))),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Small {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Small, D::Error> {
+        u32::deserialize(deserializer).map(Small)
+    }
+}
+
+#[test]
+fn each_input_has_a_fate_though_the_pool_ends_among_them() {
+    within_a_minute(|| {
+        let pool = pool(1);
+        pool.terminate();
+        // An input that cannot be encoded splits the others, and the pool refuses the first part.
+        let results = pool.try_map(|small: Small| small.0, [1, 99, 2, 3, 99, 4].map(Small));
+        let encoded = results.iter().map(|r| r.as_ref().is_err_and(Error::is_encode));
+        assert_eq!(encoded.collect::<Vec<_>>(), [false, true, false, false, false, false]);
+        let closed = results.iter().filter(|r| r.as_ref().is_err_and(Error::is_closed));
+        assert_eq!(closed.count(), 5, "{results:?}");
+    });
+}

@@ -8,12 +8,14 @@ mod descriptors;
 mod ending;
 mod failures;
 mod hardships;
+mod kills;
 mod life;
 mod limits;
 mod marks;
 mod nesting;
 mod output;
 mod processes;
+mod rubbish;
 mod sizes;
 mod staff;
 mod start;
@@ -78,11 +80,13 @@ fn main() {
         ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
+        kills::SCENARIOS,
         life::SCENARIOS,
         limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         processes::SCENARIOS,
+        rubbish::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,

@@ -24,7 +24,7 @@ use crate::function::{Fault, Message};
 use crate::panics::{self, PanicReport};
 use crate::record;
 use crate::wire::{self, Payload, Report};
-use crate::worker::News;
+use crate::worker::{Leaving, News};
 
 /// Memory that reading takes for each byte read, at most: some types are far wider than their bytes,
 /// and a collection that grows holds its old memory and its new.
@@ -286,11 +286,12 @@ fn hostile_reports_are_read_without_harm() {
     let reports = [
         Report::Started { pid: 7 },
         Report::NotStarted { errno: 12 },
-        Report::BadSurroundings("no such directory".into()),
+        Report::NotReady("no such directory".into()),
         Report::Returned(Ok(value())),
         Report::Returned(Err(value())),
         Report::Exited { status: 256 },
         Report::Worker(News::Ready),
+        Report::Worker(News::Leaves(Leaving::Idle)),
         Report::Worker(News::Finished),
         Report::Worker(News::InitializerFailed(value())),
         Report::Worker(News::Asks(3)),

@@ -115,7 +115,11 @@ impl<R: Message> Map<'_, R> {
             }
             feed.more = batch.len() + more;
             bytes += feed.len();
-            self.crew.submit(feed)?;
+            if let Err(error) = self.crew.submit(feed) {
+                // The rest of the batch was taken from the inputs already: each has its place.
+                self.fates.resize_with(self.fates.len() + batch.len(), || None);
+                return Err(error);
+            }
         }
         Ok(bytes)
     }

@@ -6,12 +6,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use ipc_channel::ipc::IpcSharedMemory;
 use serde::{Deserialize, Serialize};
 
 use super::Region;
+use super::atomics::{AtomicU32, AtomicU64, fence};
 use crate::function::Name;
 
 /// A worker's number in the pool.
@@ -57,6 +58,7 @@ impl Layout {
 }
 
 /// Counters that everybody shares, each on a cache line of its own.
+#[derive(Default)]
 #[repr(C, align(128))]
 pub(crate) struct Header {
     /// How many entries were ever published.
@@ -71,15 +73,18 @@ pub(crate) struct Header {
     admitted: Line,
 }
 
+#[derive(Default)]
 #[repr(C, align(128))]
 struct Line(AtomicU64);
 
 /// One worker's "wake me": 1 from before it looks a last time until somebody promises a message, or
 /// it takes it back. They lie side by side, since they change only where somebody sleeps anyway.
+#[derive(Default)]
 #[repr(C)]
 pub(crate) struct Sleeper(AtomicU32);
 
 /// One chunk on its way: where its bytes are, and how far its worker has come.
+#[derive(Default)]
 #[repr(C, align(128))]
 pub(crate) struct Ticket {
     region: AtomicU32,
@@ -584,5 +589,5 @@ impl Claim<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -19,6 +19,8 @@ pub(crate) struct Region {
     len: usize,
     /// Keeps the mapping; also what is sent to the workers.
     shared: IpcSharedMemory,
+    #[cfg(all(test, loom))]
+    objects: super::model::Objects,
 }
 
 // SAFETY: `start` points into the mapping that `shared` owns, which any thread may use.
@@ -89,11 +91,18 @@ impl Region {
     }
 
     /// `count` objects of a type that is made of atomics, at `offset`.
+    #[cfg(not(all(test, loom)))]
     pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let source = self.range(offset, count.checked_mul(size_of::<T>())?)?.cast::<T>();
         // SAFETY: the range lies in the mapping; T is valid for any bytes and may be shared with
         // other processes, as AllAtomic promises; alignment is checked here.
         source.is_aligned().then(|| unsafe { std::slice::from_raw_parts(source, count) })
+    }
+
+    /// The same of a model's atomics, which lie beside the bytes.
+    #[cfg(all(test, loom))]
+    pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        Some(self.objects.at(offset, count))
     }
 }
 
@@ -102,19 +111,25 @@ impl From<IpcSharedMemory> for Region {
         // SAFETY: the slice is not kept, only its address; nobody else can reach this object.
         let bytes = unsafe { shared.deref_mut() };
         let (start, len) = (bytes.as_mut_ptr(), bytes.len());
-        Region { start, len, shared }
+        Region {
+            start,
+            len,
+            shared,
+            #[cfg(all(test, loom))]
+            objects: Default::default(),
+        }
     }
 }
 
-/// Types that consist of atomic integers and padding, `repr(C)`.
+/// Types that consist of atomic integers and padding, `repr(C)`; all zero by default.
 ///
 /// # Safety
 ///
 /// Any bytes must be a valid value, and every field must be an atomic.
-pub(crate) unsafe trait AllAtomic {}
+pub(crate) unsafe trait AllAtomic: Default + Send + Sync + 'static {}
 
 // SAFETY: it is an atomic integer.
-unsafe impl AllAtomic for std::sync::atomic::AtomicU64 {}
+unsafe impl AllAtomic for super::atomics::AtomicU64 {}
 // SAFETY: repr(C), all fields atomic integers.
 unsafe impl AllAtomic for super::board::Header {}
 // SAFETY: repr(C), all fields atomic integers.
@@ -122,7 +137,7 @@ unsafe impl AllAtomic for super::board::Sleeper {}
 // SAFETY: repr(C), all fields atomic integers.
 unsafe impl AllAtomic for super::board::Ticket {}
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

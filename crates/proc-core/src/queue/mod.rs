@@ -2,12 +2,16 @@
 //!
 //! README.md beside this file names the states and says why nothing is lost when a worker is killed
 //! at any instruction. This module knows bytes and counters only: `board` is the protocol, `arena`
-//! hands out the memory for chunks, `memory` is the one place that touches raw shared memory. What a
-//! task is, who starts workers and who waits for results is none of its business.
+//! hands out the memory for chunks, `memory` is the one place that touches raw shared memory, `model`
+//! runs the protocol in every order. What a task is, who starts workers and who waits for results is
+//! none of its business.
 
 mod arena;
+mod atomics;
 mod board;
 mod memory;
+#[cfg(all(test, loom))]
+mod model;
 
 pub(crate) use arena::{Arena, Block};
 pub(crate) use board::{Board, Chunk, Claim, Layout, Owner, TicketId};

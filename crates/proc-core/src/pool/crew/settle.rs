@@ -2,7 +2,7 @@
 //!
 //! Whoever takes a ticket out of use delivers for all of its tasks, or publishes it again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -109,10 +109,19 @@ impl Crew {
         let mut others = Vec::new();
         for index in 0..out.count as u32 {
             let task = first + index as usize;
-            let argument = record::take(&mut arguments)?;
+            let argument = record::take(&mut arguments);
             let before = rest;
-            let outcome = record::take_result(&mut rest)?;
-            if is_panic(&outcome, apart.get(&index)) {
+            let Some(outcome) = record::take_result(&mut rest) else {
+                // Rubbish from here on, which is told of each.
+                let (bytes, apart, place) = (Vec::new(), HashMap::new(), place.clone());
+                let count = out.count - index as usize;
+                let delivery = Delivery::Results { first: task, count, bytes, apart, place };
+                others.push((Arc::clone(&inbox), delivery));
+                break;
+            };
+            if let Some(argument) = argument
+                && is_panic(&outcome, apart.get(&index))
+            {
                 state.feeds.push_front(Feed::again(name, &inbox, task, argument, attempts));
                 continue;
             }

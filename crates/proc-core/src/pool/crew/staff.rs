@@ -154,6 +154,7 @@ impl Crew {
     /// Attends one worker until its end.
     fn attend_one(&self, owner: Owner, link: &Link) {
         let mut failure = None;
+        let mut is_over = false;
         let status = loop {
             match link.receive(None) {
                 Received::Report(Report::Worker(news)) => self.hear(owner, news, &mut failure),
@@ -164,10 +165,17 @@ impl Crew {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));
                 }
                 Received::Report(_) | Received::Nothing => {}
+                // A message without bytes, which no worker of ours sends, reads like the end, once.
+                Received::End if !is_over => {
+                    is_over = true;
+                    link.handle.signal(Signal::SIGKILL);
+                }
                 Received::End => break None,
                 Received::Rubbish => link.handle.signal(Signal::SIGKILL),
             }
         };
+        // A worker that only said that it had ended must not go on beside the next one.
+        link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
         let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
         self.bury(owner, status, failure, place);
@@ -231,7 +239,10 @@ impl Crew {
             News::Apart { ticket, task, value } => {
                 let mut news = Vec::new();
                 let mut state = self.lock();
-                if let Some(out) = state.out.get_mut(&ticket) {
+                // Of a task that there is: else a worker gone wrong could fill our memory.
+                if let Some(out) = state.out.get_mut(&ticket)
+                    && (task as usize) < out.count
+                {
                     out.apart.insert(task, value);
                     if out.waits_for_apart {
                         self.settle_finished(&mut state, ticket, &mut news);

@@ -1,0 +1,57 @@
+"""What tasks do; a module of its own, so that every library finds the functions by name."""
+
+import time
+from multiprocessing.shared_memory import SharedMemory
+
+SHARED = 200_000_000
+LARGE = 1 << 20
+TABLE = 10_000
+
+# What a worker keeps, or a forked one finds.
+table = {}
+array = None
+memory = None
+
+
+def nothing():
+    pass
+
+
+def increment(x):
+    return x + 1
+
+
+def spin(microseconds):
+    end = time.perf_counter() + microseconds * 1e-6
+    while time.perf_counter() < end:
+        pass
+
+
+def initialize():
+    spin(50_000)
+
+
+def fill():
+    table.update((key, key * key) for key in range(TABLE))
+
+
+def look_up(key):
+    return table[key]
+
+
+def make(length):
+    return b"\7" * length
+
+
+def attach(name):
+    global memory, array
+    memory = SharedMemory(name)
+    array = memory.buf
+
+
+def read_pages(_):
+    return bytes(array[:SHARED:4096]).count(1)
+
+
+def skewed(tasks):
+    return [10_000 if i % 100 == i // 100 * 37 % 100 else 100 for i in range(tasks)]

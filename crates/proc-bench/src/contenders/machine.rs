@@ -1,0 +1,81 @@
+//! What the machine needs without any library around it.
+
+use std::hint::black_box;
+use std::io::{Read as _, Write as _};
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use nix::sys::wait::{WaitStatus, waitpid};
+
+use super::tasks::compute;
+use super::{Samples, timed};
+use crate::sys;
+use crate::workload::{LARGE, Request, skewed};
+
+pub(super) fn run(asked: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *asked;
+    match asked.workload.as_str() {
+        "start" => timed(repetitions, || in_child(|| ())),
+        "trip" | "trip-awake" => ping_pong(repetitions),
+        "skewed" => Ok(Some(vec![ideal_schedule(workers, tasks); repetitions])),
+        "send" | "receive" => {
+            let (from, mut to) = (vec![7; LARGE * tasks], vec![0; LARGE * tasks]);
+            timed(repetitions, || {
+                to.copy_from_slice(black_box(&from));
+                black_box(&mut to);
+                Ok(())
+            })
+        }
+        "cpu" => {
+            let sample = |_| {
+                let begin = Instant::now();
+                let results: Vec<u64> = (0..tasks as u64).map(compute).collect();
+                black_box(results);
+                begin.elapsed().as_secs_f64() / workers as f64
+            };
+            Ok(Some((0..repetitions).map(sample).collect()))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn in_child(work: impl FnOnce()) -> Result<()> {
+    let status = waitpid(sys::fork(work)?, None)?;
+    ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    Ok(())
+}
+
+fn ping_pong(repetitions: usize) -> Result<Samples> {
+    let (mut from_child, mut to_parent) = std::io::pipe()?;
+    let (mut from_parent, to_child) = std::io::pipe()?;
+    let mut to_child = Some(to_child);
+    let child = sys::fork(|| {
+        // Its own copy would keep it from seeing that the parent is done.
+        to_child = None;
+        let mut ball = [0; 8];
+        while from_parent.read_exact(&mut ball).is_ok() && to_parent.write_all(&ball).is_ok() {}
+    })?;
+    let samples = timed(repetitions, || {
+        let mut ball = [1; 8];
+        if let Some(to_child) = &mut to_child {
+            to_child.write_all(&ball)?;
+        }
+        Ok(from_child.read_exact(&mut ball)?)
+    });
+    drop(to_child);
+    waitpid(child, None)?;
+    samples
+}
+
+/// Longest first, each to whoever is free first, without any cost.
+fn ideal_schedule(workers: usize, tasks: usize) -> f64 {
+    let mut durations = skewed(tasks);
+    durations.sort_unstable_by(|a, b| b.cmp(a));
+    let mut loads = vec![0; workers];
+    for duration in durations {
+        if let Some(least) = loads.iter_mut().min() {
+            *least += duration;
+        }
+    }
+    loads.into_iter().max().unwrap_or(0) as f64 * 1e-6
+}

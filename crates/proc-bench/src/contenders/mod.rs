@@ -1,0 +1,157 @@
+//! Who is timed: each contender is a process of its own that does what it is asked on a pipe.
+
+mod machine;
+mod ours;
+mod procspawn;
+mod tasks;
+mod threads;
+
+use std::io::{BufRead as _, Write as _};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::workload::{Answer, Request};
+
+pub(crate) use ours::build_q6;
+
+/// Seconds (or bytes) of each repetition; `None` where a contender has no such thing.
+type Samples = Option<Vec<f64>>;
+
+/// It tells types apart by how std clones arrays of them, which std does not do any more: `unreachable!`
+/// at the first `spawn`. Not worth its dependencies until there is a version that runs.
+const CROSSMIST: &str = "crossmist 1.1.2, the newest, panics when it spawns under Rust 1.95";
+
+/// One way to do the workloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Contender {
+    /// Ours, the default start method; what all others are compared with
+    ProcCore,
+    /// Ours, `Context::Fork`
+    ProcCoreFork,
+    /// Ours, `Context::Spawn`
+    ProcCoreSpawn,
+    /// What the machine needs without any library: fork, pipe, memcpy, plain loops
+    Limit,
+    /// std's threads and rayon: the limit where nothing must be contained
+    Threads,
+    /// The Rust crate procspawn
+    Procspawn,
+    /// The Rust crate crossmist (its newest version does not run)
+    Crossmist,
+    /// Python's multiprocessing, fork
+    CpythonFork,
+    /// Python's multiprocessing, forkserver
+    CpythonForkserver,
+    /// Python's multiprocessing, spawn
+    CpythonSpawn,
+    /// Python's concurrent.futures.ProcessPoolExecutor
+    Futures,
+    /// Python's mpire
+    Mpire,
+    /// Python's loky
+    Loky,
+    /// Python's joblib, on loky
+    Joblib,
+}
+
+impl Contender {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
+    }
+
+    /// The command that starts it; for Python's, with the interpreter to use.
+    pub(crate) fn command(self, python: &PathBuf) -> Result<Command> {
+        use Contender::{
+            CpythonFork, CpythonForkserver, CpythonSpawn, Futures, Joblib, Loky, Mpire,
+        };
+        let mut command = match self {
+            CpythonFork | CpythonForkserver | CpythonSpawn | Futures | Mpire | Loky | Joblib => {
+                let mut command = Command::new(python);
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/workloads.py"));
+                command
+            }
+            _ => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("--contender");
+                command
+            }
+        };
+        command.arg(self.name());
+        Ok(command)
+    }
+
+    /// Is this contender until nobody asks any more.
+    pub(crate) fn serve(self) -> Result<()> {
+        use proc_core::Context::{Fork, Forkserver, Spawn};
+        match self {
+            Contender::ProcCore => serve("proc-core", |asked| ours::run(Forkserver, asked)),
+            Contender::ProcCoreFork => serve("proc-core", |asked| ours::run(Fork, asked)),
+            Contender::ProcCoreSpawn => serve("proc-core", |asked| ours::run(Spawn, asked)),
+            Contender::Limit => serve("nix", machine::run),
+            Contender::Threads => serve("rayon", threads::run),
+            Contender::Procspawn => serve("procspawn", procspawn::run),
+            Contender::Crossmist => say(&Answer::Absent(CROSSMIST.into())),
+            _ => anyhow::bail!("{} is a Python program", self.name()),
+        }
+    }
+}
+
+/// Returns at once, except in a process that a contender in Rust has executed.
+pub(crate) fn init() {
+    // Ours comes last: what it prepares would be for nothing in its processes.
+    ::procspawn::init();
+    proc_core::init();
+}
+
+fn serve(package: &str, run: impl Fn(&Request) -> Result<Samples>) -> Result<()> {
+    say(&Answer::Version(format!("{package} {}", locked(package))))?;
+    for line in std::io::stdin().lock().lines() {
+        let answer = match run(&serde_json::from_str(&line?)?) {
+            Ok(Some(samples)) => Answer::Samples(samples),
+            Ok(None) => Answer::Unable,
+            Err(error) => Answer::Failure(format!("{error:#}")),
+        };
+        say(&answer)?;
+    }
+    Ok(())
+}
+
+fn say(answer: &Answer) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    serde_json::to_writer(&mut stdout, answer)?;
+    stdout.write_all(b"\n")?;
+    Ok(stdout.flush()?)
+}
+
+/// The version of a package that this program was built with.
+fn locked(package: &str) -> &'static str {
+    let lock = include_str!("../../../../Cargo.lock");
+    // Where there are several, ours is the newest.
+    let entry = lock.rsplit_once(&format!("name = \"{package}\"\nversion = \""));
+    entry.and_then(|(_, rest)| rest.split('"').next()).unwrap_or("of unknown version")
+}
+
+/// Times each repetition, after one that does not count: it fills caches and starts what is lazy.
+fn timed(repetitions: usize, mut once: impl FnMut() -> Result<()>) -> Result<Samples> {
+    timed_with(repetitions, || (), |()| once())
+}
+
+/// As `timed`, with an input that is made before the clock starts.
+fn timed_with<T>(
+    repetitions: usize,
+    mut prepare: impl FnMut() -> T,
+    mut once: impl FnMut(T) -> Result<()>,
+) -> Result<Samples> {
+    once(prepare())?;
+    let sample = |_| {
+        let input = prepare();
+        let begin = Instant::now();
+        once(input)?;
+        Ok(begin.elapsed().as_secs_f64())
+    };
+    (0..repetitions).map(sample).collect::<Result<_>>().map(Some)
+}

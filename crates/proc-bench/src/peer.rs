@@ -1,0 +1,141 @@
+//! A contender as the one who asks sees it: a process that may fail, hang or not be there.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::contenders::Contender;
+use crate::workload::{Answer, Request};
+
+/// How long an interpreter may take to start, and a contender to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Peer {
+    contender: Contender,
+    python: PathBuf,
+    running: Option<Running>,
+}
+
+/// A contender's process, in a group of its own with all that it starts.
+struct Running {
+    child: Child,
+    status: Option<ExitStatus>,
+    requests: Option<ChildStdin>,
+    answers: Receiver<Answer>,
+}
+
+impl Peer {
+    pub(crate) fn new(contender: Contender, python: &Path) -> Peer {
+        Peer { contender, python: python.into(), running: None }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.contender.name()
+    }
+
+    /// Its version, its absence or its failure.
+    pub(crate) fn start(&mut self) -> Answer {
+        match Running::start(self.contender, &self.python) {
+            Ok(mut running) => {
+                let answer = running.answer(PATIENCE);
+                if let Answer::Version(_) = answer {
+                    self.running = Some(running);
+                }
+                answer
+            }
+            Err(error) => Answer::Absent(format!("{error:#}")),
+        }
+    }
+
+    /// Asks for one block of repetitions; who does not answer in time is killed.
+    pub(crate) fn ask(&mut self, request: &Request, timeout: Duration) -> Answer {
+        if self.running.is_none()
+            && let answer @ (Answer::Absent(_) | Answer::Failure(_)) = self.start()
+        {
+            return answer;
+        }
+        let Some(running) = &mut self.running else {
+            return Answer::Failure("it does not start".into());
+        };
+        let answer = match running.ask(request) {
+            Ok(()) => running.answer(timeout),
+            Err(error) => Answer::Failure(format!("{error:#}")),
+        };
+        if let Answer::Failure(_) = answer {
+            // What it is still at, or has left behind, must not disturb the others.
+            let _ = running.end();
+            self.running = None;
+        }
+        answer
+    }
+}
+
+impl Running {
+    fn start(contender: Contender, python: &PathBuf) -> Result<Running> {
+        let mut command = contender.command(python)?;
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child =
+            command.spawn().with_context(|| command.get_program().display().to_string())?;
+        let requests = child.stdin.take();
+        let (sender, answers) = channel();
+        let stdout = child.stdout.take().context("a child with a piped output has none")?;
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let answer = serde_json::from_str(&line);
+                let strange = |error| Answer::Failure(format!("it says {line:?}: {error}"));
+                if sender.send(answer.unwrap_or_else(strange)).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Running { child, status: None, requests, answers })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<()> {
+        let requests = self.requests.as_mut().context("it is told to end")?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        Ok(requests.write_all(&line)?)
+    }
+
+    fn answer(&mut self, timeout: Duration) -> Answer {
+        match self.answers.recv_timeout(timeout) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => {
+                Answer::Failure(format!("no answer in {} s: killed", timeout.as_secs()))
+            }
+            Err(RecvTimeoutError::Disconnected) => Answer::Failure(match self.end() {
+                Ok(status) => format!("it ended: {status}"),
+                Err(error) => format!("it ended: {error}"),
+            }),
+        }
+    }
+
+    /// Kills what there is of its group, and tells how itself has ended.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        // The group's number is its own until the child is waited for.
+        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        let status = self.child.wait()?;
+        self.status = Some(status);
+        Ok(status)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The end of its input tells it to end; what is left of its group then is killed.
+        self.requests = None;
+        while self.answers.recv_timeout(PATIENCE).is_ok() {}
+        let _ = self.end();
+    }
+}

@@ -1,0 +1,205 @@
+//! A run as a picture: each case's medians from least to greatest, and how large pools grow.
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::fit::{Fit, points};
+use crate::record::{Measured, Record, Summary, show};
+use crate::table::heading;
+use crate::workload::Unit;
+
+const WIDTH: u32 = 1400;
+const COLUMNS: usize = 2;
+const ROW: u32 = 17;
+const FRAME: u32 = 70;
+const FITS: u32 = 420;
+const FONT: &str = "sans-serif";
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// One case, with those who did it.
+struct Panel {
+    heading: String,
+    unit: Unit,
+    rows: Vec<(String, Summary)>,
+}
+
+/// The picture, as SVG.
+pub(crate) fn svg(record: &Record) -> Result<String> {
+    let panels: Vec<Panel> = record.results.iter().map(Panel::of).collect::<Result<Vec<_>>>()?;
+    let panels: Vec<Panel> = panels.into_iter().filter(|panel| !panel.rows.is_empty()).collect();
+    let fits: Vec<String> = record.contenders.iter().map(|one| one.contender.clone()).collect();
+    let fits: Vec<(String, Fit)> = fits
+        .into_iter()
+        .filter_map(|name| Some((name.clone(), Fit::of(&points(&record.results, &name))?)))
+        .collect();
+
+    let heights: Vec<u32> = panels
+        .chunks(COLUMNS)
+        .map(|line| line.iter().map(Panel::height).max().unwrap_or(0))
+        .collect();
+    let height = heights.iter().sum::<u32>() + if fits.is_empty() { 0 } else { FITS };
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, (WIDTH, height.max(1))).into_drawing_area();
+        root.fill(&WHITE).map_err(drawing)?;
+        let mut top = 0;
+        for (line, height) in panels.chunks(COLUMNS).zip(heights) {
+            let width = WIDTH / COLUMNS as u32;
+            for (column, panel) in line.iter().enumerate() {
+                let left = (column as u32 * width) as i32;
+                let area = root.clone().shrink((left, top), (width, height));
+                panel.draw(&area)?;
+            }
+            top += height as i32;
+        }
+        if !fits.is_empty() {
+            draw_fits(&root.shrink((0, top), (WIDTH, FITS)), record, &fits)?;
+        }
+    }
+    Ok(text)
+}
+
+impl Panel {
+    fn of(measured: &Measured) -> Result<Panel> {
+        let rows = measured.rows.iter().filter_map(|row| {
+            let summary = measured.summary(&row.contender)?;
+            Some((row.contender.clone(), *summary))
+        });
+        Ok(Panel {
+            heading: heading(measured)?,
+            unit: measured.workload()?.unit,
+            rows: rows.collect(),
+        })
+    }
+
+    fn height(&self) -> u32 {
+        FRAME + ROW * self.rows.len() as u32
+    }
+
+    /// A line from least to greatest and a dot at the median, on a logarithmic scale.
+    fn draw(&self, area: &Area<'_>) -> Result<()> {
+        let least = self.rows.iter().map(|(_, row)| row.least).fold(f64::INFINITY, f64::min);
+        let greatest = self.rows.iter().map(|(_, row)| row.greatest).fold(0.0, f64::max);
+        let area = area.clone().shrink((0, 0), (WIDTH / COLUMNS as u32, self.height()));
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&self.heading, (FONT, 14))
+            .margin(8)
+            .margin_right(30)
+            .x_label_area_size(24)
+            .y_label_area_size(130)
+            .build_cartesian_2d(
+                (least.max(1e-9) / 1.5..greatest.max(2e-9) * 1.5).log_scale(),
+                (0..self.rows.len() - 1).into_segmented(),
+            )
+            .map_err(drawing)?;
+        let name = |at: &SegmentValue<usize>| match at {
+            SegmentValue::CenterOf(row) | SegmentValue::Exact(row) => {
+                // Top down, as in the tables.
+                let row = self.rows.len().saturating_sub(row + 1);
+                self.rows.get(row).map_or_else(String::new, |(name, _)| name.clone())
+            }
+            SegmentValue::Last => String::new(),
+        };
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_labels(8)
+            .x_label_formatter(&|value| show(*value, self.unit))
+            .y_labels(self.rows.len())
+            .y_label_formatter(&name)
+            .label_style((FONT, 12))
+            .draw()
+            .map_err(drawing)?;
+        for (row, (name, summary)) in self.rows.iter().rev().enumerate() {
+            let at = SegmentValue::CenterOf(row);
+            let style = colour(name).stroke_width(2);
+            let line = [(summary.least, at.clone()), (summary.greatest, at.clone())];
+            let line = PathElement::new(line.to_vec(), style);
+            let dot = Circle::new((summary.median, at), 4, colour(name).filled());
+            chart.draw_series([line]).map_err(drawing)?;
+            chart.draw_series([dot]).map_err(drawing)?;
+        }
+        Ok(())
+    }
+}
+
+/// Dots are what was measured, lines what the fit says.
+fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result<()> {
+    let all = fits.iter().flat_map(|(name, _)| points(&record.results, name)).collect::<Vec<_>>();
+    let mut amounts: Vec<f64> = all.iter().map(|&(_, tasks, _)| tasks).collect();
+    amounts.sort_by(f64::total_cmp);
+    amounts.dedup();
+    let cost = |better: fn(f64, f64) -> f64, start| {
+        all.iter().map(|&(_, _, cost)| cost).fold(start, better)
+    };
+    let (least, greatest) = (cost(f64::min, f64::INFINITY), cost(f64::max, 0.0));
+    let most = all.iter().map(|&(workers, _, _)| workers).fold(1.0, f64::max);
+    for (part, tasks) in area.split_evenly((1, amounts.len())).iter().zip(amounts) {
+        let mut chart = ChartBuilder::on(part)
+            .caption(format!("pool with {tasks} tiny tasks: cost by workers, fitted"), (FONT, 14))
+            .margin(8)
+            .margin_right(30)
+            .x_label_area_size(24)
+            .y_label_area_size(80)
+            .build_cartesian_2d(
+                (0.9..most * 1.2).log_scale(),
+                (least / 2.0..greatest * 2.0).log_scale(),
+            )
+            .map_err(drawing)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .y_label_formatter(&|value| show(*value, Unit::Seconds))
+            .label_style((FONT, 12))
+            .draw()
+            .map_err(drawing)?;
+        for (name, fit) in fits {
+            let colour = colour(name);
+            let workers = (0..=60).map(|step| most.powf(f64::from(step) / 60.0));
+            let line = workers.map(|workers| (workers, fit.cost(workers, tasks)));
+            chart
+                .draw_series(LineSeries::new(line, colour.stroke_width(1)))
+                .map_err(drawing)?
+                .label(name)
+                .legend(move |(x, y)| Circle::new((x + 6, y), 4, colour.filled()));
+            let measured = points(&record.results, name).into_iter();
+            let dots = measured
+                .filter(|&(_, amount, _)| amount == tasks)
+                .map(|(workers, _, cost)| Circle::new((workers, cost), 4, colour.filled()));
+            chart.draw_series(dots).map_err(drawing)?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .label_font((FONT, 12))
+            .draw()
+            .map_err(drawing)?;
+    }
+    Ok(())
+}
+
+/// Ours in one family, Python's in another, and so on.
+fn colour(contender: &str) -> RGBColor {
+    match contender {
+        "proc-core" => RGBColor(200, 30, 30),
+        "proc-core-fork" | "proc-core-spawn" => RGBColor(230, 130, 130),
+        "limit" => BLACK,
+        "threads" => RGBColor(120, 120, 120),
+        "procspawn" => RGBColor(150, 90, 20),
+        "crossmist" => RGBColor(200, 150, 60),
+        "cpython-fork" => RGBColor(20, 60, 150),
+        "cpython-forkserver" => RGBColor(60, 110, 200),
+        "cpython-spawn" => RGBColor(110, 160, 230),
+        "futures" => RGBColor(20, 130, 130),
+        "mpire" => RGBColor(20, 120, 40),
+        "loky" => RGBColor(90, 160, 50),
+        _ => RGBColor(140, 70, 160),
+    }
+}
+
+fn drawing(error: impl std::fmt::Display) -> anyhow::Error {
+    anyhow!("drawing: {error}")
+}

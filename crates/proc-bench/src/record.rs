@@ -1,0 +1,210 @@
+//! What a run has measured, and where: all that tables, plots and pages are made from.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::workload::{Case, Unit, Workload};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) command: String,
+    pub(crate) date: String,
+    pub(crate) commit: String,
+    pub(crate) machine: Machine,
+    pub(crate) contenders: Vec<Attendance>,
+    pub(crate) results: Vec<Measured>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) processor: String,
+    pub(crate) processors: usize,
+    pub(crate) memory: String,
+    pub(crate) system: String,
+    pub(crate) rust: String,
+    /// Of the last minute, before the run and after it; the run itself makes about as much as there
+    /// are processors.
+    pub(crate) load: Vec<String>,
+}
+
+/// A contender's version, or why it is absent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Attendance {
+    pub(crate) contender: String,
+    pub(crate) is: Presence,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Presence {
+    Present(String),
+    Absent(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    pub(crate) workload: String,
+    pub(crate) case: Case,
+    pub(crate) rows: Vec<Row>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) contender: String,
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    Summary(Summary),
+    Failure(String),
+    Unable,
+}
+
+/// Samples in seconds or bytes: how many, their extremes, quartiles and median.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) samples: usize,
+    pub(crate) least: f64,
+    pub(crate) lower: f64,
+    pub(crate) median: f64,
+    pub(crate) upper: f64,
+    pub(crate) greatest: f64,
+}
+
+impl Record {
+    pub(crate) fn read(file: &Path) -> Result<Record> {
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no run", file.display()))
+    }
+
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+    }
+}
+
+impl Measured {
+    /// The workload, as this program knows it.
+    pub(crate) fn workload(&self) -> Result<&'static Workload> {
+        Workload::named(&self.workload)
+            .with_context(|| format!("there is no workload {:?} (any more)", self.workload))
+    }
+
+    pub(crate) fn summary(&self, contender: &str) -> Option<&Summary> {
+        let row = self.rows.iter().find(|row| row.contender == contender)?;
+        match &row.outcome {
+            Outcome::Summary(summary) => Some(summary),
+            Outcome::Failure(_) | Outcome::Unable => None,
+        }
+    }
+}
+
+impl Summary {
+    /// Nothing, if there are no samples.
+    pub(crate) fn of(mut samples: Vec<f64>) -> Option<Summary> {
+        samples.sort_by(f64::total_cmp);
+        let quantile = |q: f64| {
+            let place = q * (samples.len() - 1) as f64;
+            let (below, above) = (samples[place.floor() as usize], samples[place.ceil() as usize]);
+            below + (above - below) * place.fract()
+        };
+        (!samples.is_empty()).then(|| Summary {
+            samples: samples.len(),
+            least: quantile(0.0),
+            lower: quantile(0.25),
+            median: quantile(0.5),
+            upper: quantile(0.75),
+            greatest: quantile(1.0),
+        })
+    }
+}
+
+impl Machine {
+    pub(crate) fn this() -> Machine {
+        let unknown = || "unknown".to_owned();
+        let field = |file: &str, name: &str| {
+            let text = std::fs::read_to_string(file).ok()?;
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let system = nix::sys::utsname::uname().map_or_else(
+            |_| unknown(),
+            |name| {
+                let parts = [name.sysname(), name.release(), name.machine()];
+                parts.map(|part| part.to_string_lossy().into_owned()).join(" ")
+            },
+        );
+        Machine {
+            processor: field("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: field("/proc/meminfo", "MemTotal").unwrap_or_else(unknown),
+            system,
+            rust: output("rustc", &["--version"]).unwrap_or_else(unknown),
+            load: vec![load()],
+        }
+    }
+
+    /// Notes what else there was to do in the last minute.
+    pub(crate) fn note_load(&mut self) {
+        self.load.push(load());
+    }
+}
+
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().into()
+}
+
+pub(crate) fn date() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+pub(crate) fn commit() -> String {
+    let describe = ["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"];
+    output("git", &describe).unwrap_or_else(|| "unknown".into())
+}
+
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A number of a unit, as people read it.
+pub(crate) fn show(value: f64, unit: Unit) -> String {
+    match unit {
+        Unit::Seconds if value < 1e-6 => format!("{:.0} ns", value * 1e9),
+        Unit::Seconds if value < 1e-3 => format!("{:.1} us", value * 1e6),
+        Unit::Seconds if value < 1.0 => format!("{:.2} ms", value * 1e3),
+        Unit::Seconds => format!("{value:.2} s"),
+        Unit::Bytes if value < 1e6 => format!("{:.0} KiB", value / 1024.0),
+        Unit::Bytes => format!("{:.1} MiB", value / (1024.0 * 1024.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_interpolate() {
+        assert_eq!(Summary::of(Vec::new()), None);
+        let one = Summary::of(vec![3.0]).expect("a summary of one sample");
+        assert_eq!((one.samples, one.least, one.median, one.greatest), (1, 3.0, 3.0, 3.0));
+        let four = Summary::of(vec![4.0, 1.0, 3.0, 2.0]).expect("a summary of four samples");
+        assert_eq!((four.lower, four.median, four.upper), (1.75, 2.5, 3.25));
+    }
+
+    #[test]
+    fn numbers_are_shown_in_fitting_units() {
+        let seconds = [2e-8, 3.5e-6, 0.0123, 4.0].map(|value| show(value, Unit::Seconds));
+        assert_eq!(seconds, ["20 ns", "3.5 us", "12.30 ms", "4.00 s"]);
+        assert_eq!([2048.0, 3e6].map(|v| show(v, Unit::Bytes)), ["2 KiB", "2.9 MiB"]);
+    }
+}
