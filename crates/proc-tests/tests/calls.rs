@@ -59,6 +59,22 @@ fn million_tasks(context: &str) {
     assert_eq!(scenario("million", context, &[]).succeeded(), "a million\n");
 }
 
+/// `cargo test --release -p proc-tests --test calls -- --ignored ten_million`
+#[test]
+#[ignore = "slow in debug builds"]
+fn ten_million_items() {
+    for context in ["forkserver", "spawn", "fork"] {
+        assert_eq!(scenario("ten-million", context, &[]).succeeded(), "ten million\n");
+    }
+}
+
+/// `cargo test --release -p proc-tests --test calls -- --ignored huge`
+#[test]
+#[ignore = "takes 16 GiB of memory"]
+fn huge_values_cross() {
+    assert_eq!(scenario("huge-values", "forkserver", &["4"]).succeeded(), "huge\n");
+}
+
 fn refused_numbers_start_nothing(context: &str) {
     assert_told("refused_numbers", 0, scenario("refused-numbers", context, &[]).succeeded());
 }

@@ -34,15 +34,24 @@ fn board(tickets: u32, workers: u32) -> Arc<Board> {
     let board = Board::new(Layout { tickets, workers }).expect("there is memory");
     // Loom's atomics are made when they are first asked for, which is to be before there are threads.
     assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
-    board.wake_up(0);
+    assert!(!board.wake_up(0));
     Arc::new(board)
 }
 
 /// A chunk whose tasks count from `first`, noted as the place of its bytes.
 fn chunk(first: usize, count: usize) -> Chunk {
     let name = Name::from_words([1, 2, 3]);
-    let (offset, count) = (first as u64, count as u32);
-    Chunk { name, region: 4, offset, arguments: 5, room: 6, count, asks: false, timed: false }
+    Chunk {
+        name,
+        region: 4,
+        offset: first as u64,
+        arguments: 5,
+        room: 6,
+        count: count as u32,
+        asks: false,
+        timed: false,
+        measured: true,
+    }
 }
 
 /// A channel as ipc-channel makes it: a message stays until it is received, and no sender waits.

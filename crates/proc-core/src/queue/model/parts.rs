@@ -130,7 +130,7 @@ fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
         let worker = {
             let (board, mail, reports) = (Arc::clone(&board), mail.clone(), reports.clone());
             thread::spawn(move || {
-                while !board.is_closing() {
+                while !board.is_dismissed(0) {
                     if let Some(ticket) = board.claim(0) {
                         reports.send(ticket);
                     } else if board.fall_asleep(0) {
@@ -140,13 +140,13 @@ fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
                 }
             })
         };
-        let wake = || board.pick_sleepers(usize::MAX).iter().for_each(|_| mail.send(()));
+        let wake = || board.pick_sleepers(0..1, usize::MAX).iter().for_each(|_| mail.send(()));
         for ticket in [0, 1] {
             publish(&board, ticket);
             wake();
         }
         assert_eq!([reports.receive(), reports.receive()], [0, 1]);
-        board.close();
+        board.admit(0);
         wake();
         worker.join().expect("it returns");
     });
@@ -164,9 +164,10 @@ fn parent_that_listens_is_told_of_each_finished_chunk() {
             let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
             let results = Arc::clone(&results);
             thread::spawn(move || {
-                board.begin_task(owner, 0, Some(7));
+                let claim = board.claimed(owner);
+                claim.begin(0, Some(7));
                 results[owner as usize].store(10 + owner, Relaxed);
-                board.end_task(owner, 0, 20);
+                claim.end(0, 20);
                 if board.finish(owner, 30) {
                     reports.send(());
                 }

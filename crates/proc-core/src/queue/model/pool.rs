@@ -50,16 +50,12 @@ fn result_of(task: usize) -> u32 {
 /// A worker's life; it ends when nothing more comes.
 fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
     let board = &shared.board;
-    loop {
-        match board.claim(owner) {
-            Some(ticket) => run(shared, ticket),
-            None if board.is_closing() => return,
-            None => {
-                if board.fall_asleep(owner) {
-                    mail.receive();
-                    board.wake_up(owner);
-                }
-            }
+    while !board.is_dismissed(owner) {
+        if let Some(ticket) = board.claim(owner) {
+            run(shared, ticket);
+        } else if board.fall_asleep(owner) {
+            mail.receive();
+            board.wake_up(owner);
         }
     }
 }
@@ -68,13 +64,14 @@ fn run(shared: &Shared, ticket: TicketId) {
     let board = &shared.board;
     let told = board.chunk(ticket);
     assert_eq!(told, chunk(told.offset as usize, told.count as usize));
+    let claim = board.claimed(ticket);
     for index in 0..told.count {
         let task = told.offset as usize + index as usize;
         shared.seen[task].begun.store(true, Ordering::Relaxed);
-        board.begin_task(ticket, index, None);
+        claim.begin(index, None);
         shared.seen[task].ran.fetch_add(1, Ordering::Relaxed);
         shared.results[task].store(result_of(task), Ordering::Relaxed);
-        board.end_task(ticket, index, 1);
+        claim.end(index, 1);
         shared.seen[task].ended.store(true, Ordering::Relaxed);
     }
     if board.finish(ticket, 1) {
@@ -167,7 +164,7 @@ impl Parent {
                 }
             }
         }
-        self.shared.board.close();
+        self.shared.board.admit(0);
         self.wake(usize::MAX);
         for thread in self.threads.drain(..) {
             thread.join().expect("a model's worker does not panic");
@@ -186,7 +183,7 @@ impl Parent {
     }
 
     fn wake(&mut self, most: usize) {
-        for owner in self.shared.board.pick_sleepers(most) {
+        for owner in self.shared.board.pick_sleepers(0..self.seats.len() as Owner, most) {
             if let Some(mail) = &self.seats[owner as usize] {
                 mail.send(());
             }
