@@ -417,10 +417,13 @@ impl Job {
 
     /// Leaves nothing of the job at the server.
     async fn clean_up(mut self) {
-        self.publishing.shutdown().await;
-        self.fetching.shutdown().await;
         self.mailbox.close(crate::link::closed());
         self.link.close_job(self.number);
+        // What is on its way to the server must be there before it can be removed.
+        let all_published = async { while self.publishing.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(PATIENCE, all_published).await;
+        self.publishing.shutdown().await;
+        self.fetching.shutdown().await;
         if self.leaves {
             let purged = self.link.purge(&self.subject, self.number);
             match tokio::time::timeout(PATIENCE, purged).await {
