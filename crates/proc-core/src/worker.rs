@@ -94,6 +94,7 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         .unwrap_or_else(|fault| give_up(report, &fault));
     let mut worker = Worker {
         owner: setup.owner,
+        pid: std::process::id(),
         board,
         mail: setup.mail,
         report,
@@ -130,6 +131,7 @@ pub(crate) fn give_up(report: &IpcSender<Report>, why: &Fault) -> ! {
 
 struct Worker<'a> {
     owner: Owner,
+    pid: u32,
     board: Board,
     mail: IpcReceiver<Mail>,
     report: &'a IpcSender<Report>,
@@ -245,7 +247,7 @@ impl Worker<'_> {
         let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
         let Some(arguments) = arguments else { sys::exit_now(1) };
         let mut run = Run {
-            claim: self.board.claimed(ticket),
+            claim: self.board.claimed(ticket, self.pid),
             ticket,
             chunk,
             region,

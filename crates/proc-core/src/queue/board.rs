@@ -98,6 +98,7 @@ pub(crate) struct Ticket {
     begun: AtomicU32,
     done: AtomicU32,
     apart: AtomicU32,
+    pid: AtomicU32,
     results: AtomicU64,
     nanoseconds: AtomicU64,
     began_at: AtomicU64,
@@ -136,6 +137,8 @@ pub(crate) struct Progress {
     pub(crate) done: u32,
     /// Results that went by message.
     pub(crate) apart: u32,
+    /// The claimer's pid, as it says: its parent may not have heard of it yet.
+    pub(crate) pid: u32,
     /// Bytes of results.
     pub(crate) results: u64,
     /// Time spent on the chunk, written when it is finished.
@@ -363,6 +366,7 @@ impl Board {
             begun: slot.begun.load(Ordering::Acquire),
             done,
             apart: slot.apart.load(Ordering::Relaxed),
+            pid: slot.pid.load(Ordering::Relaxed),
             began_at: slot.began_at.load(Ordering::Relaxed),
             results: slot.results.load(Ordering::Relaxed),
             nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
@@ -504,9 +508,11 @@ impl Board {
         }
     }
 
-    /// Where the claimer of a ticket counts its tasks.
-    pub(crate) fn claimed(&self, ticket: TicketId) -> Claim<'_> {
-        Claim(self.ticket(ticket))
+    /// Where the claimer of a ticket counts its tasks, signed with its pid.
+    pub(crate) fn claimed(&self, ticket: TicketId, pid: u32) -> Claim<'_> {
+        let slot = self.ticket(ticket);
+        slot.pid.store(pid, Ordering::Relaxed);
+        Claim(slot)
     }
 
     /// Hands a completed ticket to the parent; true if it must now be sent a message.

@@ -72,7 +72,11 @@ impl Crew {
         out.inbox.learn_size((bytes.len() + apart).div_ceil(out.count));
         let count = out.count;
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
-        let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
+        let place = Place {
+            worker: owner.map(|owner| owner as usize),
+            pid: Some(progress.pid),
+            ..Place::default()
+        };
         if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
             // That it is ready may be a message that nobody has read yet.
             seat.ready = true;

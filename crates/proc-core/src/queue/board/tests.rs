@@ -53,11 +53,11 @@ fn a_ticket_goes_round() {
     assert_eq!(board.chunk(9), chunk(3));
     assert_eq!(board.claimer(9, position), Some(1));
     assert!(!board.retract(9, position), "it is claimed");
-    board.claimed(9).begin(0, None);
-    board.claimed(9).end(0, 12);
-    board.claimed(9).begin(1, Some(5));
+    board.claimed(9, 42).begin(0, None);
+    board.claimed(9, 42).end(0, 12);
+    board.claimed(9, 42).begin(1, Some(5));
     let progress =
-        Progress { begun: 2, done: 1, apart: 0, results: 12, nanoseconds: 0, began_at: 5 };
+        Progress { begun: 2, done: 1, apart: 0, pid: 42, results: 12, nanoseconds: 0, began_at: 5 };
     assert_eq!(board.progress(9), progress);
     assert!(board.finish(9, 1000), "a new board listens");
     assert!(!board.finish(8, 1000), "only once");

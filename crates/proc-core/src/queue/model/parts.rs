@@ -164,7 +164,7 @@ fn parent_that_listens_is_told_of_each_finished_chunk() {
             let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
             let results = Arc::clone(&results);
             thread::spawn(move || {
-                let claim = board.claimed(owner);
+                let claim = board.claimed(owner, 42);
                 claim.begin(0, Some(7));
                 results[owner as usize].store(10 + owner, Relaxed);
                 claim.end(0, 20);

@@ -64,7 +64,7 @@ fn run(shared: &Shared, ticket: TicketId) {
     let board = &shared.board;
     let told = board.chunk(ticket);
     assert_eq!(told, chunk(told.offset as usize, told.count as usize));
-    let claim = board.claimed(ticket);
+    let claim = board.claimed(ticket, 42);
     for index in 0..told.count {
         let task = told.offset as usize + index as usize;
         shared.seen[task].begun.store(true, Ordering::Relaxed);
