@@ -84,6 +84,14 @@ struct Shared {
     room: Semaphore,
 }
 
+impl Shared {
+    /// How many chunks each worker has to do with, those that wait for it included.
+    fn chunks_a_worker(&self) -> usize {
+        let workers = self.pool.processes();
+        (workers * DEPTH).saturating_sub(self.room.available_permits()).div_ceil(workers).max(1)
+    }
+}
+
 struct Agent {
     shared: Arc<Shared>,
     presence: Presence,
@@ -234,7 +242,7 @@ impl Agent {
             return;
         }
         let workers = self.presence.workers;
-        let depth = if self.cost == 0.0 { 1 } else { (NO_TIME / self.cost) as usize };
+        let depth = if self.cost == 0.0 { 1 } else { (NO_TIME / self.cost.max(1.0)) as usize };
         let allowed = workers * depth.clamp(1, DEPTH);
         let free = allowed.saturating_sub(self.at_hand.len() + self.asked);
         if free == 0 || (self.asked > 0 && free < allowed / 2) {
@@ -337,13 +345,13 @@ impl Agent {
         if let Some(at_hand) = self.at_hand.remove(&done.sequence) {
             let counts = &mut self.presence.counts;
             counts.in_flight -= at_hand.tasks;
-            if done.done {
-                counts.done += at_hand.tasks;
-            } else {
+            let Some(took) = done.took else {
                 counts.failed += at_hand.tasks;
-            }
-            let now = done.nanoseconds as f64;
-            self.cost = if self.cost == 0.0 { now } else { 0.75 * self.cost + 0.25 * now };
+                return;
+            };
+            counts.done += at_hand.tasks;
+            let took = took as f64;
+            self.cost = if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
         }
     }
 

@@ -11,6 +11,9 @@ use tracing::debug;
 /// The oldest server that keeps what it confirmed (2.9 was seen to stall for good).
 const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 27);
 
+/// How often the server is asked whether it is there; a link that is cut shows after three times this.
+const PING: Duration = Duration::from_secs(5);
+
 /// How long to wait before a server that does not answer is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -85,7 +88,7 @@ impl Settings {
         let addresses = self.addresses()?;
         let started = Instant::now();
         let client = loop {
-            match self.options(role, events.clone())?.connect(&addresses[..]).await {
+            match self.options(role, &addresses, events.clone())?.connect(&addresses[..]).await {
                 Ok(client) => break client,
                 Err(error) if is_absence(error.kind()) && started.elapsed() < patience => {
                     debug!(%error, "the server is not there yet");
@@ -115,17 +118,26 @@ impl Settings {
     fn options(
         &self,
         role: &str,
+        addresses: &[ServerAddr],
         events: impl Fn(Event) + Send + Sync + 'static,
     ) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new()
             .name(format!("proc-cluster {role}"))
             .custom_inbox_prefix(format!("_INBOX.{role}"))
             .connection_timeout(Duration::from_secs(5))
+            .ping_interval(PING)
             .reconnect_delay_callback(|attempt| Duration::from_millis(50 << attempt.min(5)))
             .event_callback(move |event| {
                 events(event);
                 async {}
             });
+        // Other servers of a cluster, which the first one names, are to be encrypted as well.
+        options = options.require_tls(addresses.iter().all(ServerAddr::tls_required));
+        let user =
+            addresses.iter().find_map(|address| Some((address.username()?, address.password()?)));
+        if let Some((user, password)) = user {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
         if let Some(file) = &self.credentials {
             options = with_credentials(options, file)?;
         }
@@ -146,8 +158,10 @@ impl Settings {
                      tls://host:port: {error}"
                 ))
             })?;
-            let encrypted = matches!(parsed.scheme(), "tls" | "wss");
-            if !encrypted && self.plaintext == Plaintext::Loopback && !is_loopback(parsed.host()) {
+            if !parsed.tls_required()
+                && self.plaintext == Plaintext::Loopback
+                && !is_loopback(parsed.host())
+            {
                 return Err(invalid_error(format!(
                     "{} would get functions' arguments in plain text: use tls://, or say that the \
                      network is trusted (PROC_CLUSTER_PLAINTEXT=anywhere, or \

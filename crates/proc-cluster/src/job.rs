@@ -8,24 +8,24 @@
 //! is lost on the way is handed out again. What the server itself has lost is found by looking.
 
 mod feed;
+mod publication;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_nats::HeaderMap;
-use futures_util::TryStreamExt;
 use proc_core::Error;
-use proc_core::remote::{self, Function, fleet_error};
+use proc_core::remote::{self, Function};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
-use crate::message::{self, Body, Chunk, Outcome, Reply, Work};
+use crate::message::{self, Body, Chunk, Outcome, Reply};
 pub(crate) use feed::Batch;
 use feed::Feed;
+use publication::Publication;
 
 /// How many chunks may be handed out beyond what workers have, where chunks take no time.
 const MOST_CHUNKS: usize = 512;
@@ -203,13 +203,27 @@ impl Job {
         while self.out.len() < self.window(workers)
             && (self.out_bytes < MOST_BYTES || self.out.is_empty())
         {
-            let next = self.again.pop_front().or_else(|| self.feed.cut(workers));
+            let next = self.next_again().or_else(|| self.feed.cut(workers));
             let Some((chunk, arguments)) = next else { return };
             self.leaves |= chunk.attempt > 0 || arguments.len() > message::PIECE;
             self.out_bytes += arguments.len();
             self.publish(chunk, &arguments);
             self.out.insert(chunk.first, Out { chunk, arguments, confirmed: false });
         }
+    }
+
+    /// The next chunk that is to be handed out anew.
+    ///
+    /// Of those that must be alone one is out at a time: an agent that asks for several chunks would
+    /// else be sent two of them, and one that takes machines down would look like two.
+    fn next_again(&mut self) -> Option<(Chunk, Arc<Vec<u8>>)> {
+        if self.again.is_empty() {
+            return None;
+        }
+        let one_is_out = self.out.values().any(|out| out.chunk.must_be_alone());
+        let may_go = |(chunk, _): &(Chunk, _)| !(one_is_out && chunk.must_be_alone());
+        let next = self.again.iter().position(may_go)?;
+        self.again.remove(next)
     }
 
     /// How many chunks may be out: two for each worker, and more where they take no time.
@@ -403,10 +417,13 @@ impl Job {
 
     /// Leaves nothing of the job at the server.
     async fn clean_up(mut self) {
-        self.publishing.shutdown().await;
-        self.fetching.shutdown().await;
         self.mailbox.close(crate::link::closed());
         self.link.close_job(self.number);
+        // What is on its way to the server must be there before it can be removed.
+        let all_published = async { while self.publishing.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(PATIENCE, all_published).await;
+        self.publishing.shutdown().await;
+        self.fetching.shutdown().await;
         if self.leaves {
             let purged = self.link.purge(&self.subject, self.number);
             match tokio::time::timeout(PATIENCE, purged).await {
@@ -417,90 +434,5 @@ impl Job {
         }
         // Whoever waits for the end waits for this channel to close.
         self.notes.close();
-    }
-}
-
-impl Link {
-    /// How many messages lie under a subject of work.
-    async fn waiting(&self, subject: &str) -> Result<usize, Error> {
-        let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
-        let stream = self.context.get_stream_no_info(self.names.tasks()).await;
-        let stream = stream.map_err(|error| failed(&error))?;
-        let subjects = stream.info_with_subjects(subject).await.map_err(|error| failed(&error))?;
-        let counts: Vec<(String, usize)> =
-            subjects.try_collect().await.map_err(|error| failed(&error))?;
-        Ok(counts.into_iter().map(|(_, count)| count).sum())
-    }
-
-    /// Removes a job's work and data.
-    async fn purge(&self, subject: &str, job: u64) -> Result<(), Error> {
-        for (stream, filter) in [
-            (self.names.tasks(), subject.to_owned()),
-            (self.names.data(), self.names.data_of_job(self.driver, job)),
-        ] {
-            let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
-            let stream = self.context.get_stream_no_info(stream).await;
-            let stream = stream.map_err(|error| failed(&error))?;
-            stream.purge().filter(filter).await.map_err(|error| failed(&error))?;
-        }
-        Ok(())
-    }
-}
-
-/// A chunk on its way to the server.
-struct Publication {
-    link: Arc<Link>,
-    subject: String,
-    job: u64,
-    function: Function,
-    terms: Terms,
-    chunk: Chunk,
-    arguments: Arc<Vec<u8>>,
-}
-
-impl Publication {
-    /// Sends until the server has confirmed it; it counts what comes twice once.
-    async fn run(self) -> Result<Chunk, (Chunk, Error)> {
-        let start = Instant::now();
-        loop {
-            let error = match self.send().await {
-                Ok(()) => return Ok(self.chunk),
-                Err(error) => error,
-            };
-            if start.elapsed() > self.link.manners.patience {
-                return Err((self.chunk, error));
-            }
-            warn!(job = self.job, %error, "work was not confirmed and is sent again");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            // Somebody may have removed the streams, or the server lost them.
-            let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
-        }
-    }
-
-    async fn send(&self) -> Result<(), Error> {
-        let Publication { link, chunk, .. } = self;
-        let place = link.names.arguments(link.driver, self.job, *chunk);
-        let work = Work {
-            build: link.build.clone(),
-            driver: link.driver,
-            job: self.job,
-            chunk: *chunk,
-            function: self.function,
-            timeout: self.terms.timeout,
-            retries: self.terms.retries,
-            lease: link.manners.lease,
-            arguments: link.store.put(&self.arguments, &place).await?,
-        };
-        let mut headers = HeaderMap::new();
-        let Chunk { first, count, attempt, .. } = chunk;
-        let id = format!("{:x}.{}.{first}.{count}.{attempt}", link.driver, self.job);
-        headers.insert("Nats-Msg-Id", id);
-        let work = message::encode(&work)?.into();
-        let failed = |error: &dyn std::fmt::Display| {
-            fleet_error(format!("the server did not confirm work: {error}"))
-        };
-        let sent = link.context.publish_with_headers(self.subject.clone(), headers, work).await;
-        sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
-        Ok(())
     }
 }

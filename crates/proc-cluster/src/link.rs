@@ -8,7 +8,7 @@ use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::stream::{RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, stream};
 use async_nats::{Client, Event, Message};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use proc_core::Error;
 use proc_core::remote::fleet_error;
 use tokio::sync::{Notify, mpsc};
@@ -253,6 +253,31 @@ impl Link {
             // One that is lost is made good by the next delivery.
             let _ = self.client.publish(subject, "+ACK".into()).await;
         }
+    }
+
+    /// How many messages lie under a subject of work.
+    pub(crate) async fn waiting(&self, subject: &str) -> Result<usize, Error> {
+        let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+        let stream = self.context.get_stream_no_info(self.names.tasks()).await;
+        let stream = stream.map_err(|error| failed(&error))?;
+        let subjects = stream.info_with_subjects(subject).await.map_err(|error| failed(&error))?;
+        let counts: Vec<(String, usize)> =
+            subjects.try_collect().await.map_err(|error| failed(&error))?;
+        Ok(counts.into_iter().map(|(_, count)| count).sum())
+    }
+
+    /// Removes a job's work and data.
+    pub(crate) async fn purge(&self, subject: &str, job: u64) -> Result<(), Error> {
+        for (stream, filter) in [
+            (self.names.tasks(), subject.to_owned()),
+            (self.names.data(), self.names.data_of_job(self.driver, job)),
+        ] {
+            let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+            let stream = self.context.get_stream_no_info(stream).await;
+            let stream = stream.map_err(|error| failed(&error))?;
+            stream.purge().filter(filter).await.map_err(|error| failed(&error))?;
+        }
+        Ok(())
     }
 
     async fn read_replies(self: Arc<Link>, mut replies: async_nats::Subscriber) {

@@ -54,6 +54,7 @@ impl Payload {
         let body = if bytes.len() <= MAX_INLINE {
             Body::Inline(bytes)
         } else {
+            sys::spare_memory(bytes.len()).map_err(|error| error.to_string())?;
             Body::Shared(shared(|| IpcSharedMemory::from_bytes(&bytes))?)
         };
         Ok(Payload { body, handles })

@@ -115,6 +115,28 @@ fn a_failed_task_is_tried_again_as_often_as_asked() {
 }
 
 #[test]
+fn a_panicked_task_is_tried_again_though_its_worker_dies_of_the_next() {
+    within_a_minute(|| {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = pool(1);
+        // The first try of task 0 panics, that of task 1 aborts, in one chunk.
+        let second_try = |(path, task): (String, u32)| {
+            let path = format!("{path}/{task}");
+            append(&path, "x");
+            match (std::fs::read(&path).expect("there").len(), task) {
+                (1, 0) => panic!("not yet"),
+                (1, _) => std::process::abort(),
+                (tries, _) => tries,
+            }
+        };
+        let path = directory.path().to_str().expect("UTF-8").to_owned();
+        let inputs = [0, 1].map(|task| (path.clone(), task));
+        let tries = pool.options().retries(1).chunksize(2).map(second_try, inputs);
+        assert_eq!(tries.expect("two tries are enough"), [2, 2]);
+    });
+}
+
+#[test]
 fn without_retries_a_task_is_tried_once() {
     within_a_minute(|| {
         let directory = tempfile::tempdir().expect("a directory");

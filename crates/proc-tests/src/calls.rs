@@ -22,6 +22,8 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("imap-input-panics", imap_input_panics),
     ("sizes", sizes),
     ("million", million),
+    ("ten-million", ten_million),
+    ("huge-values", huge_values),
     ("refused-numbers", refused_numbers),
     ("own-results", own_results),
     ("apply-async", apply_async),
@@ -235,6 +237,33 @@ fn million(arguments: &Arguments) {
     let lengths = lengths.expect("nothing fails");
     assert!(lengths.into_iter().eq((0..TASKS / 10).map(|x| x.to_string().len())));
     println!("a million");
+}
+
+/// A list of ten million, as inputs, and as one argument and one result.
+fn ten_million(arguments: &Arguments) {
+    const ITEMS: u32 = 10_000_000;
+    let pool = arguments.pool(2);
+    let results = pool.map(|x: u32| x + 1, 0..ITEMS).expect("nothing fails");
+    assert!(results.into_iter().eq(1..=ITEMS));
+    let reverse = |mut items: Vec<u32>| {
+        items.reverse();
+        items
+    };
+    let list = pool.apply(reverse, (0..ITEMS).collect()).expect("nothing fails");
+    assert!(list.into_iter().eq((0..ITEMS).rev()));
+    println!("ten million");
+}
+
+/// An argument, then a result, of so many GiB and a byte.
+fn huge_values(arguments: &Arguments) {
+    let len = (arguments.number() << 30) + 1;
+    let pool = arguments.pool(1);
+    let ends = |bytes: ByteBuf| (bytes.len(), bytes.first().copied(), bytes.last().copied());
+    let argument = pool.apply(ends, ByteBuf::from(vec![7; len])).expect("there is memory");
+    assert_eq!(argument, (len, Some(7), Some(7)));
+    let result = pool.apply(|len: usize| ByteBuf::from(vec![8; len]), len);
+    assert_eq!(ends(result.expect("there is memory")), (len, Some(8), Some(8)));
+    println!("huge");
 }
 
 /// Numbers that make no pool.

@@ -387,7 +387,7 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|p| p.parse().ok()).collect()
 }
 
-/// Pools and processes come and go: the first word says how many pools, five times as many processes.
+/// Pools and processes come and go: the first word says how many pools, ten times as many processes.
 fn many_lives(arguments: &Arguments) {
     let context = arguments.context;
     let live = |pools: usize| {
@@ -408,7 +408,7 @@ fn many_lives(arguments: &Arguments) {
                 }
             }
         }
-        for number in 0..5 * pools {
+        for number in 0..10 * pools {
             let child = Process::new(|x: usize| x, number).context(context).start();
             let child = child.expect("it can be started");
             if number % 10 == 9 {

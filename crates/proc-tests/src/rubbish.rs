@@ -59,7 +59,7 @@ fn rubbish(arguments: &Arguments) {
 fn write_rubbish(kind: &str) {
     let report = report_channel();
     // Its first number is that of no report.
-    let noise = |len: u32| (0..len).map(|n| (n * 7919 >> 3) as u8 | 128).collect::<Vec<u8>>();
+    let noise = |len: u32| (0..len).map(|n| ((n * 7919) >> 3) as u8 | 128).collect::<Vec<u8>>();
     match kind {
         "nothing" => write(report, &[]),
         "noise" => write(report, &framed(&noise(1000))),

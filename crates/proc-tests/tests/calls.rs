@@ -1,7 +1,9 @@
 //! Calls as they should be: windows, sizes, replaced workers, pools inside tasks.
 
 mod support;
-use support::{assert_told, scenario};
+use std::time::Duration;
+
+use support::{assert_told, scenario, start};
 
 in_contexts! {
     worker_is_replaced_after_its_share: forkserver spawn fork;
@@ -57,6 +59,24 @@ fn every_size_works(context: &str) {
 
 fn million_tasks(context: &str) {
     assert_eq!(scenario("million", context, &[]).succeeded(), "a million\n");
+}
+
+/// `cargo test --release -p proc-tests --test calls -- --ignored ten_million`
+#[test]
+#[ignore = "slow in debug builds"]
+fn ten_million_items() {
+    for context in ["forkserver", "spawn", "fork"] {
+        assert_eq!(scenario("ten-million", context, &[]).succeeded(), "ten million\n");
+    }
+}
+
+/// `cargo test --release -p proc-tests --test calls -- --ignored huge`
+#[test]
+#[ignore = "takes 16 GiB of memory"]
+fn huge_values_cross() {
+    // Virtual machines may get their memory from their host slowly, page by page.
+    let program = start("huge-values", "forkserver", &["4"]).limited_to(Duration::from_secs(600));
+    assert_eq!(program.finish().succeeded(), "huge\n");
 }
 
 fn refused_numbers_start_nothing(context: &str) {

@@ -35,9 +35,8 @@ pub(super) enum Cancel {
 /// An errand has ended.
 pub(super) struct Done {
     pub(super) sequence: u64,
-    /// Whether there are results.
-    pub(super) done: bool,
-    pub(super) nanoseconds: u64,
+    /// How many nanoseconds a worker took over it, if there are results.
+    pub(super) took: Option<u64>,
     /// The pool has ended, and why.
     pub(super) over: Option<Error>,
 }
@@ -55,7 +54,6 @@ enum End {
 
 impl Errand {
     pub(super) async fn run(mut self) -> Done {
-        let start = Instant::now();
         let end = {
             let Errand { shared, work, place, cancelled } = &mut self;
             let lease = work.lease;
@@ -64,8 +62,10 @@ impl Errand {
                 () = renew(shared, place, lease) => End::Nothing,
             }
         };
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let done = matches!(end, End::Reply(Outcome::Done { .. }));
+        let took = match &end {
+            End::Reply(Outcome::Done { nanoseconds, .. }) => Some(*nanoseconds),
+            _ => None,
+        };
         let mut over = None;
         match end {
             End::Reply(outcome) => self.reply(outcome).await,
@@ -84,7 +84,7 @@ impl Errand {
                 over = Some(error);
             }
         }
-        Done { sequence: self.place.sequence, done, nanoseconds, over }
+        Done { sequence: self.place.sequence, took, over }
     }
 
     /// A reply that is lost is made again: the work is handed out until the driver has one.
@@ -146,12 +146,14 @@ async fn carry_out(
         why = &mut *cancelled => return broken_off(why),
     };
     let Ok(_room) = room else { return End::Nothing };
-    let start = Instant::now();
+    let (start, at_once) = (Instant::now(), shared.chunks_a_worker());
     let fates = match run(shared, work, &arguments, cancelled).await {
         Ok(fates) => fates,
         Err(end) => return end,
     };
-    let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    // Its share of the worker's time: it waited for those before it.
+    let took = start.elapsed().as_nanos() / at_once as u128;
+    let nanoseconds = u64::try_from(took).unwrap_or(u64::MAX);
     let subject = shared.names.fates(work.driver, work.job, work.chunk, place.delivered);
     for _ in 0..STORE_TRIES {
         match shared.store.put(&fates, &subject).await {

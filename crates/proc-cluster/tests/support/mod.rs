@@ -98,10 +98,11 @@ pub(crate) struct Server {
 impl Server {
     /// A server without further ado; `None` where there is none to be had.
     pub(crate) fn start() -> Option<Server> {
-        Server::with(|_| Vec::new())
+        Server::with(|_| ["--jetstream", "--store_dir", "data"].map(str::to_owned).to_vec())
     }
 
-    /// A server with further arguments, for which files can be made in its directory.
+    /// A server with these arguments, for which files can be made in its directory; its data are to
+    /// lie in `data` there.
     pub(crate) fn with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Option<Server> {
         let program = server_program()?;
         let directory = tempfile::tempdir().expect("a directory can be made");
@@ -120,9 +121,10 @@ impl Server {
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file());
         let mut command = Command::new(&self.program);
-        command.args(["--addr", "127.0.0.1", "--port", &port, "--jetstream", "--store_dir"]);
-        command.arg(self.directory.path().join("data")).arg("--ports_file_dir").arg(&ports);
+        command.args(["--addr", "127.0.0.1", "--port", &port, "--ports_file_dir"]).arg(&ports);
         command.args(&self.arguments).stderr(log.expect("the directory is ours"));
+        command.env("DRIVER_PASSWORD", "of-driver").env("AGENT_PASSWORD", "of-agent");
+        command.current_dir(self.directory.path());
         let group = Group::start(&mut command);
         let file = ports.join(format!("nats-server_{}.ports", group.pid()));
         self.group = Some(group);

@@ -24,7 +24,7 @@ use crate::function::{Fault, Message};
 use crate::panics::{self, PanicReport};
 use crate::record;
 use crate::wire::{self, Payload, Report};
-use crate::worker::News;
+use crate::worker::{Leaving, News};
 
 /// Memory that reading takes for each byte read, at most: some types are far wider than their bytes,
 /// and a collection that grows holds its old memory and its new.
@@ -291,6 +291,7 @@ fn hostile_reports_are_read_without_harm() {
         Report::Returned(Err(value())),
         Report::Exited { status: 256 },
         Report::Worker(News::Ready),
+        Report::Worker(News::Leaves(Leaving::Idle)),
         Report::Worker(News::Finished),
         Report::Worker(News::InitializerFailed(value())),
         Report::Worker(News::Asks(3)),

@@ -133,6 +133,12 @@ mod tests {
     }
 
     #[test]
+    fn impossible_memory_is_refused() {
+        let error = Arena::default().allocate(1 << 50).expect_err("no machine has so much");
+        assert!(error.to_string().contains("1073741824 MiB of memory are wanted"), "{error}");
+    }
+
+    #[test]
     fn released_blocks_are_used_again() {
         let mut arena = Arena::default();
         for _ in 0..10_000 {

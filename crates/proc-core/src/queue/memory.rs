@@ -10,6 +10,7 @@ use std::io;
 
 use ipc_channel::ipc::IpcSharedMemory;
 
+use crate::sys;
 use crate::wire::shared;
 
 /// One piece of memory that several processes have mapped.
@@ -35,6 +36,7 @@ impl Region {
     ///
     /// There is no descriptor or memory for it.
     pub(crate) fn new(len: usize) -> io::Result<Region> {
+        sys::spare_memory(len)?;
         let shared = shared(|| IpcSharedMemory::from_byte(0, len)).map_err(io::Error::other)?;
         Ok(Region::from(shared))
     }

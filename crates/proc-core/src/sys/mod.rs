@@ -246,6 +246,26 @@ pub(crate) fn spare_descriptors(count: usize) -> io::Result<()> {
     spare.map(drop)
 }
 
+/// Whether there is memory for a region of `len` bytes, where the system tells: making one touches
+/// every page, and where there is none left the kernel kills somebody.
+pub(crate) fn spare_memory(len: usize) -> io::Result<()> {
+    const WORTH_ASKING: usize = 256 << 20;
+    if len < WORTH_ASKING {
+        return Ok(());
+    }
+    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    match available {
+        Some(available) if available < len >> 10 => Err(io::Error::other(format!(
+            "{} MiB of memory are wanted, and the system has {} MiB",
+            len >> 20,
+            available >> 10
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.
 ///
 /// Needed where a template is born before Rust's start-up has run.

@@ -213,6 +213,12 @@ impl Running {
         }
     }
 
+    /// Gives it another limit than the usual, from its start.
+    pub(crate) fn limited_to(mut self, limit: Duration) -> Running {
+        self.deadline = self.started + limit;
+        self
+    }
+
     /// Waits for the end, and for that of everything that belonged to it.
     pub(crate) fn finish(mut self) -> Finished {
         let left = self.deadline.saturating_duration_since(Instant::now());

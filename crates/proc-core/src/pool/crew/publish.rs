@@ -13,6 +13,9 @@ use crate::worker::Mail;
 /// The most room that a chunk gets for large results; what does not fit comes by message.
 const MOST_ROOM: usize = 16 << 20;
 
+/// The most room for results as large as their arguments: of huge ones, nothing is wasted on a guess.
+const MOST_GUESSED: usize = 1 << 30;
+
 impl Crew {
     /// Takes over a call's tasks.
     pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
@@ -133,7 +136,7 @@ impl Crew {
         // Results are as large as arguments, or as they were so far; what does not fit comes by
         // message.
         let likely = inbox.result_size().unwrap_or(0).saturating_mul(count).min(MOST_ROOM);
-        let room = bytes.len().max(likely) + count * (record::LEAST_RESULT + 16);
+        let room = bytes.len().min(MOST_GUESSED).max(likely) + count * (record::LEAST_RESULT + 16);
         let allocated = state.arena.allocate(bytes.len() + room);
         let cannot = |error| fail(Error::start("a chunk's memory", error));
         let (block, new) = allocated.map_err(cannot)?;

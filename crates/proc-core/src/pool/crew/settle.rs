@@ -70,30 +70,32 @@ impl Crew {
         }
         let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
         out.inbox.learn_size((bytes.len() + apart).div_ceil(out.count));
+        let count = out.count;
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = owner.map_or_else(Place::default, |owner| state.place_of(owner));
         if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
             // That it is ready may be a message that nobody has read yet.
             seat.ready = true;
         }
-        let others = self.retry_panicked(state, ticket, &bytes, &place);
+        let others = self.retry_panicked(state, ticket, count, &bytes, &place);
         let Some(out) = self.retire(state, ticket) else { return };
         if let Some(others) = others {
             news.extend(others);
             return;
         }
-        let (first, count) = (out.first, out.count);
+        let first = out.first;
         let delivery = Delivery::Results { first, count, bytes, apart: out.apart, place };
         news.push((out.inbox, delivery));
     }
 
-    /// Takes the panicked tasks of a finished chunk out of its results, to be tried again.
+    /// Takes the panicked ones of a chunk's first `count` tasks out of its results, to be tried again.
     ///
     /// Returns the results of the others, one delivery each.
     fn retry_panicked(
         &self,
         state: &mut State,
         ticket: TicketId,
+        count: usize,
         bytes: &[u8],
         place: &Place,
     ) -> Option<Deliveries> {
@@ -107,14 +109,14 @@ impl Crew {
         let arguments = read_arguments(&state.arena, out);
         let (mut arguments, mut rest) = (&arguments[..], bytes);
         let mut others = Vec::new();
-        for index in 0..out.count as u32 {
+        for index in 0..count as u32 {
             let task = first + index as usize;
             let argument = record::take(&mut arguments);
             let before = rest;
             let Some(outcome) = record::take_result(&mut rest) else {
                 // Rubbish from here on, which is told of each.
                 let (bytes, apart, place) = (Vec::new(), HashMap::new(), place.clone());
-                let count = out.count - index as usize;
+                let count = count - index as usize;
                 let delivery = Delivery::Results { first: task, count, bytes, apart, place };
                 others.push((Arc::clone(&inbox), delivery));
                 break;
@@ -238,11 +240,14 @@ impl Crew {
         if done > 0 {
             let mut bytes = Vec::new();
             read_results(&state.arena, out, progress.results, &mut bytes);
-            let apart = std::mem::take(&mut out.apart);
-            let (first, place) = (out.first, end.place.clone());
-            let delivery = Delivery::Results { first, count: done, bytes, apart, place };
-            news.push((Arc::clone(&inbox), delivery));
+            let first = out.first;
+            let others = self.retry_panicked(state, ticket, done, &bytes, end.place);
+            let Some(out) = state.out.get_mut(&ticket) else { return };
+            let (apart, place) = (std::mem::take(&mut out.apart), end.place.clone());
+            let all = Delivery::Results { first, count: done, bytes, apart, place };
+            news.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
         }
+        let Some(out) = state.out.get_mut(&ticket) else { return };
         // Arguments lie in memory that the dead worker could write: read once, checked.
         let arguments = read_arguments(&state.arena, out);
         let mut rest = &arguments[..];

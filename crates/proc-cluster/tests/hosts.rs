@@ -1,0 +1,186 @@
+//! Several machines as far as the network goes: hosts made of network namespaces, joined by a bridge.
+//!
+//! Server, agents and driver have a host each, links are cut without a word and healed, hosts come and
+//! go. Where no namespaces can be made (that takes root and `ip`), the test says so and is skipped;
+//! `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use proc_cluster::Cluster;
+use support::{Group, LEASE, wait_until};
+
+proc_cluster::init_tests!();
+
+/// A network of hosts, which is gone with it.
+struct Network {
+    name: String,
+    hosts: Vec<String>,
+}
+
+fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("ip: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {said}")) }
+}
+
+impl Network {
+    /// The first host has the bridge, and address 10.77.0.1.
+    fn new() -> Result<Network, String> {
+        let name = format!("pc{}", std::process::id());
+        let mut network = Network { name, hosts: Vec::new() };
+        let server = network.namespace("server")?;
+        ip(&format!("-n {server} link add bridge type bridge"))?;
+        ip(&format!("-n {server} addr add 10.77.0.1/24 dev bridge"))?;
+        ip(&format!("-n {server} link set bridge up"))?;
+        Ok(network)
+    }
+
+    fn namespace(&mut self, host: &str) -> Result<String, String> {
+        let namespace = format!("{}-{host}", self.name);
+        ip(&format!("netns add {namespace}"))?;
+        self.hosts.push(namespace.clone());
+        ip(&format!("-n {namespace} link set lo up"))?;
+        Ok(namespace)
+    }
+
+    /// One more host, with a link to the bridge.
+    fn host(&mut self, host: &str) -> Result<(), String> {
+        let number = self.hosts.len() + 1;
+        let (server, namespace) = (format!("{}-server", self.name), self.namespace(host)?);
+        ip(&format!(
+            "-n {server} link add name {host} type veth peer name eth0 netns {namespace}"
+        ))?;
+        ip(&format!("-n {server} link set dev {host} master bridge up"))?;
+        ip(&format!("-n {namespace} addr add 10.77.0.{number}/24 dev eth0"))?;
+        ip(&format!("-n {namespace} link set eth0 up"))
+    }
+
+    /// Cuts a host's link, or heals it; nobody is told.
+    fn set_link(&self, host: &str, state: &str) {
+        let server = format!("{}-server", self.name);
+        ip(&format!("-n {server} link set dev {host} {state}")).expect("the link is there");
+    }
+
+    /// A program on a host.
+    fn command(&self, host: &str, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &format!("{}-{host}", self.name)]).arg(program);
+        command
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for host in &self.hosts {
+            let _ = ip(&format!("netns del {host}")); // links go with their ends
+        }
+    }
+}
+
+const SERVER: &str = "nats://10.77.0.1:4222";
+
+fn this_program() -> PathBuf {
+    std::env::current_exe().expect("a test has a file")
+}
+
+fn agent(network: &Network, host: &str) -> Group {
+    let mut command = network.command(host, &this_program());
+    command.env("PROC_CLUSTER_AGENT", SERVER).env("PROC_CLUSTER_WORKERS", "2").env("HOST", host);
+    Group::start(command.env("PROC_CLUSTER_PLAINTEXT", "anywhere"))
+}
+
+/// Leaves a file in which host it ran, and takes some time.
+fn visit((directory, task): (String, u64)) -> u64 {
+    let host = std::env::var("HOST").expect("agents are told");
+    fs::write(format!("{directory}/{host}-{task}"), "").expect("the directory is the test's");
+    std::thread::sleep(Duration::from_millis(20));
+    task
+}
+
+fn visits(directory: &Path, host: &str) -> usize {
+    let entries = fs::read_dir(directory).expect("the directory is the test's");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(&format!("{host}-"))).count()
+}
+
+/// Waits until a host does work from now on.
+fn wait_for_visits(directory: &Path, host: &str) {
+    let before = visits(directory, host);
+    wait_until(&format!("{host} works"), || visits(directory, host) > before + 20);
+}
+
+#[test]
+fn links_are_cut_and_healed_and_hosts_come_and_go() {
+    let Some(server) = support::server_program() else { return };
+    let mut network = match Network::new() {
+        Ok(network) => network,
+        Err(error) => {
+            let required = std::env::var_os("PROC_CLUSTER_REQUIRE_NAMESPACES").is_some();
+            assert!(!required, "no network namespaces: {error}");
+            eprintln!("skipped: no network namespaces: {error}");
+            return;
+        }
+    };
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let marks = directory.path().join("marks");
+    fs::create_dir(&marks).expect("the directory is ours");
+    for host in ["a", "b", "driver"] {
+        network.host(host).expect("the first namespace could be made");
+    }
+    let mut command = network.command("server", &server);
+    command.args(["--jetstream", "--addr", "10.77.0.1", "--store_dir"]);
+    let log = fs::File::create(directory.path().join("log")).expect("the directory is ours");
+    let _server = Group::start(command.arg(directory.path().join("data")).stderr(log));
+    let _a = agent(&network, "a");
+    let b = agent(&network, "b");
+    let mut command = network.command("driver", &this_program());
+    command.args(["--exact", "a_driver_on_a_host", "--ignored", "--nocapture"]);
+    let mut driver = Group::start(command.env("MARKS", &marks));
+    wait_for_visits(&marks, "a");
+    wait_for_visits(&marks, "b");
+
+    network.set_link("a", "down");
+    wait_for_visits(&marks, "b");
+    wait_for_visits(&marks, "b");
+    network.set_link("a", "up");
+    wait_for_visits(&marks, "a");
+
+    network.set_link("driver", "down");
+    std::thread::sleep(LEASE); // long enough for what is at hand to be handed out again
+    network.set_link("driver", "up");
+    wait_for_visits(&marks, "b");
+
+    network.host("c").expect("others could be made");
+    let _c = agent(&network, "c");
+    wait_for_visits(&marks, "c");
+    network.set_link("b", "down");
+    b.kill();
+    wait_for_visits(&marks, "a");
+    wait_for_visits(&marks, "c");
+
+    fs::write(marks.join("stop"), "").expect("the directory is ours");
+    assert!(driver.wait().success(), "every result was there, each once and in order");
+}
+
+/// Maps without end until it is told to stop, and looks at every result.
+#[test]
+#[ignore = "the program of the test before"]
+fn a_driver_on_a_host() {
+    let Ok(directory) = std::env::var("MARKS") else { return };
+    let stop = PathBuf::from(&directory).join("stop");
+    let builder = Cluster::builder(SERVER).plaintext_anywhere().lease(LEASE);
+    let cluster = builder.connect().expect("the server is there");
+    let inputs = (0..).map(|task| (directory.clone(), task));
+    for (expected, result) in (0..).zip(cluster.imap(visit, inputs)) {
+        assert_eq!(result.expect("no task fails"), expected);
+        if stop.exists() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What `docs/cluster` offers to copy is read by those for whom it is meant, or by a parser like theirs.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cluster").join(name)
+}
+
+/// Runs a tool, if this machine has it.
+fn run(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("skipped: there is no {:?}", command.get_program());
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn succeeded(output: &Output) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}", output.status);
+}
+
+#[test]
+fn kubernetes() {
+    let text = fs::read_to_string(file("kubernetes.yaml")).expect("it is in the repository");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).expect("it is YAML");
+    let kinds: Vec<&str> = documents.iter().filter_map(|d| d["kind"].as_str()).collect();
+    assert_eq!(kinds, ["Service", "StatefulSet", "Deployment"]);
+    for document in &documents[1..] {
+        let spec = &document["spec"];
+        let labels = &spec["template"]["metadata"]["labels"];
+        assert_eq!(&spec["selector"]["matchLabels"], labels, "pods are their owner's");
+    }
+    assert_eq!(documents[0]["spec"]["selector"]["app"], documents[1]["metadata"]["name"]);
+    let agent = &documents[2]["spec"]["template"]["spec"];
+    let address = agent["containers"][0]["env"][0]["value"].as_str().expect("an address");
+    let server = documents[0]["metadata"]["name"].as_str().expect("a name");
+    assert_eq!(address, format!("nats://{server}:4222"));
+    assert!(agent["terminationGracePeriodSeconds"].as_u64() > Some(20), "agents need 20 seconds");
+}
+
+#[test]
+fn systemd() {
+    let text = fs::read_to_string(file("proc-agent.service")).expect("it is in the repository");
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        assert!(line.starts_with('[') && line.ends_with(']') || line.contains('='), "{line}");
+    }
+    // The program itself is the reader's, so a copy names one that is there.
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let copy = directory.path().join("proc-agent.service");
+    fs::write(&copy, text.replace("/usr/local/bin/program", "/bin/sh")).expect("it is ours");
+    let Some(output) = run(Command::new("systemd-analyze").arg("verify").arg(&copy)) else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("proc-agent.service:"), "{said}");
+}
+
+#[test]
+fn slurm() {
+    succeeded(
+        &run(Command::new("bash").arg("-n").arg(file("fleet.sbatch"))).expect("bash is there"),
+    );
+    let text = fs::read_to_string(file("fleet.sbatch")).expect("it is in the repository");
+    let options = text.lines().filter(|line| line.starts_with("#SBATCH")).count();
+    let head: Vec<&str> = text.lines().take_while(|line| line.starts_with('#')).collect();
+    let in_head = head.iter().filter(|line| line.starts_with("#SBATCH")).count();
+    assert!(
+        options == 5 && options == in_head,
+        "sbatch reads options up to the first command only"
+    );
+}
+
+#[test]
+fn the_server() {
+    let Some(program) = support::server_program() else { return };
+    let mut command = Command::new(program);
+    command.arg("-t").arg("-c").arg(file("nats-server.conf"));
+    command.env("DRIVER_PASSWORD", "d").env("AGENT_PASSWORD", "a");
+    let output = command.output().expect("it is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    // Certificates are the reader's; all before them is read.
+    assert!(output.status.success() || said.contains("server.pem"), "{said}");
+}
