@@ -153,6 +153,31 @@ fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
 }
 
 #[test]
+fn sleeper_that_leaves_is_not_picked_and_one_that_is_picked_is_told() {
+    check(4, || {
+        let board = board(2, 1);
+        let mail = Channel::new();
+        let worker = {
+            let (board, mail) = (Arc::clone(&board), Arc::clone(&mail));
+            thread::spawn(move || {
+                let sleeps = board.fall_asleep(0);
+                let leaves = sleeps && board.wake_up(0);
+                if sleeps && !leaves {
+                    mail.receive();
+                }
+                leaves
+            })
+        };
+        publish(&board, 0);
+        let picked = board.pick_sleepers(0..1, 1);
+        picked.iter().for_each(|_| mail.send(()));
+        let left = worker.join().expect("it returns");
+        assert!(!left || picked.is_empty());
+        assert!(board.pick_sleepers(0..1, 1).is_empty(), "it is awake or gone");
+    });
+}
+
+#[test]
 fn parent_that_listens_is_told_of_each_finished_chunk() {
     check(3, || {
         let board = board(2, 2);
