@@ -117,14 +117,19 @@ fn write(channel: RawFd, bytes: &[u8]) {
 fn report_channel() -> RawFd {
     let template = parent_id();
     let this = std::process::id();
-    let sibling = children_of(template).into_iter().find(|pid| *pid != this);
-    let others = sockets(sibling.expect("there are two workers"));
-    let others: HashSet<String> = others.into_iter().map(|(_, name)| name).collect();
-    let templates: HashSet<String> = sockets(template).into_iter().map(|(_, name)| name).collect();
-    let mut mine = sockets(this);
-    mine.retain(|(_, name)| templates.contains(name) && !others.contains(name));
-    assert_eq!(mine.len(), 1, "{mine:?}");
-    mine[0].0
+    let mut found = Vec::new();
+    // A sibling that was forked just now still has copies of all that the template has.
+    marks::wait_until(|| {
+        let sibling = children_of(template).into_iter().find(|pid| *pid != this);
+        let others = sockets(sibling.expect("there are two workers"));
+        let others: HashSet<String> = others.into_iter().map(|(_, name)| name).collect();
+        let templates = sockets(template).into_iter().map(|(_, name)| name);
+        let templates: HashSet<String> = templates.collect();
+        found = sockets(this);
+        found.retain(|(_, name)| templates.contains(name) && !others.contains(name));
+        found.len() == 1
+    });
+    found[0].0
 }
 
 fn sockets(pid: u32) -> Vec<(RawFd, String)> {

@@ -284,6 +284,8 @@ pub(crate) struct Inbox {
 struct InboxState {
     deliveries: VecDeque<Delivery>,
     closed: Option<Error>,
+    /// Whether results are unwanted as well: some may be on their way when a call is taken back.
+    discarded: bool,
     waker: Option<Waker>,
     /// Threads in `sleep`: without any, nobody needs a system call to be woken.
     sleepers: usize,
@@ -317,7 +319,8 @@ impl Inbox {
     /// Takes in a delivery. The waker is to be woken when no lock is held.
     pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
         let mut state = self.lock();
-        if state.closed.is_some() && matches!(delivery, Delivery::Failed { .. }) {
+        let failed = matches!(delivery, Delivery::Failed { .. });
+        if state.discarded || (state.closed.is_some() && failed) {
             return None;
         }
         state.deliveries.push_back(delivery);
@@ -335,9 +338,12 @@ impl Inbox {
         state.waker.take()
     }
 
-    /// Throws away what has come, and closes.
+    /// Throws away what has come and what may yet come, and closes.
     pub(crate) fn discard(&self, error: Error) -> Option<Waker> {
-        self.lock().deliveries.clear();
+        let mut state = self.lock();
+        state.discarded = true;
+        state.deliveries.clear();
+        drop(state);
         self.close(error)
     }
 
@@ -402,5 +408,34 @@ impl Inbox {
     fn timely(&self) -> usize {
         let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
         if cost == 0.0 { 1 } else { (CHUNK_TIME / cost).max(1.0) as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Delivery {
+        let (bytes, apart, place) = (Vec::new(), HashMap::new(), Place::default());
+        Delivery::Results { first: 0, count: 1, bytes, apart, place }
+    }
+
+    #[test]
+    fn results_that_arrive_after_a_call_was_taken_back_are_unwanted() {
+        let inbox = Inbox::new(Terms::default());
+        inbox.deliver(results());
+        let _ = inbox.discard(Error::cancelled());
+        inbox.deliver(results());
+        let next = inbox.poll().expect("it is closed");
+        assert!(next.expect_err("nothing is delivered").is_cancelled());
+    }
+
+    #[test]
+    fn results_that_arrive_after_the_pool_has_ended_count() {
+        let inbox = Inbox::new(Terms::default());
+        let _ = inbox.close(Error::closed());
+        inbox.deliver(results());
+        assert!(inbox.poll().is_some_and(|next| next.is_ok()));
+        assert!(inbox.poll().is_some_and(|next| next.is_err()));
     }
 }
