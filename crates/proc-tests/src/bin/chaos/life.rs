@@ -9,8 +9,9 @@ use proc_core::{Child, Context, Pool, Process};
 
 use crate::faults::{Faults, Templates};
 use crate::ledger::{FATES, Ledger};
-use crate::plays::{Caller, Round, Station};
+use crate::plays::Caller;
 use crate::procfs;
+use crate::station::{Round, Station};
 use crate::tasks::mix;
 use crate::watch::{Watch, broken};
 

@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release -p proc-tests --bin chaos -- --help
 //!
-//! `tasks` is what tasks do and which fates of theirs are right; `plays` makes the calls and judges;
-//! `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
+//! `tasks` is what tasks do and which fates of theirs are right; `station` is a pool with random
+//! settings; `plays` makes the calls and judges; `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
 //! looks that nothing is left between them; `watch` ends what hangs. This file supervises: each life
 //! is a process of its own, after which nothing of its group may live and no file be left.
 
@@ -12,6 +12,7 @@ mod ledger;
 mod life;
 mod plays;
 mod procfs;
+mod station;
 mod tasks;
 mod watch;
 

@@ -2,46 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcSender};
-use proc_core::{Context, Error, Options, Pool, Process, Task};
+use proc_core::{Context, Error, Options, Process, Task};
 
-use crate::faults::Faults;
 use crate::ledger::{CALLS, FATES, Ledger};
-use crate::tasks::{Act, Answer, Order, Spec, initialize, mix, obey, obey_quietly};
-use crate::watch::{OnTheWay, Watch, broken};
-
-/// What all callers of a round share.
-pub(crate) struct Round<'a> {
-    pub(crate) watch: &'a Watch,
-    pub(crate) ledger: &'a Ledger,
-    pub(crate) faults: Faults<'a>,
-    pub(crate) context: Context,
-    /// The most workers of a pool.
-    pub(crate) workers: usize,
-    pub(crate) end: Instant,
-    /// How many tasks there may be in all.
-    pub(crate) tasks: u64,
-}
-
-/// A pool, and what can be expected of it.
-pub(crate) struct Station {
-    pool: Pool,
-    context: Context,
-    workers: usize,
-    /// Its initializer fails now and then, so it may have to give up.
-    is_flaky: bool,
-    /// Its workers are replaced often, so large calls take long.
-    is_slow: bool,
-    /// Somebody was about to terminate it.
-    is_ended: AtomicBool,
-    /// It was found to be over.
-    is_spent: AtomicBool,
-}
+use crate::station::{Round, Station};
+use crate::tasks::{Act, Answer, Order, Spec, mix, obey, obey_quietly};
+use crate::watch::{OnTheWay, broken};
 
 /// What a call allows that else would be a defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,48 +37,6 @@ enum Mood {
 pub(crate) struct Caller<'a> {
     round: &'a Round<'a>,
     rng: fastrand::Rng,
-}
-
-impl Station {
-    /// Builds a pool with random settings; `None` where killed templates explain that it fails.
-    pub(crate) fn build(round: &Round<'_>, rng: &mut fastrand::Rng) -> Option<Station> {
-        let workers = rng.usize(1..=round.workers);
-        let mut builder = Pool::builder().processes(workers).context(round.context);
-        let max_tasks = [None, None, None, Some(1), Some(10), Some(1000)][rng.usize(..6)];
-        if let Some(tasks) = max_tasks {
-            builder = builder.max_tasks_per_child(tasks);
-        }
-        let every = [None, None, Some(u32::MAX), Some(16)][rng.usize(..4)];
-        if let Some(every) = every {
-            builder = builder.initializer(initialize, every);
-        }
-        let killed = round.faults.templates_killed();
-        match builder.build() {
-            Ok(pool) => Some(Station {
-                pool,
-                context: round.context,
-                workers,
-                is_flaky: every.is_some(),
-                is_slow: max_tasks.is_some_and(|tasks| tasks < 100),
-                is_ended: AtomicBool::new(false),
-                is_spent: AtomicBool::new(false),
-            }),
-            Err(error) if error.is_start() && killed < round.faults.templates_killed() => {
-                round.ledger.add(CALLS, "build, while the template was killed", 1);
-                None
-            }
-            Err(error) => broken(&format!("a pool cannot be built: {error}")),
-        }
-    }
-
-    /// Says that it is about to be terminated, which explains much.
-    fn end(&self) {
-        self.is_ended.store(true, Ordering::SeqCst);
-    }
-
-    fn is_over(&self) -> bool {
-        self.is_ended.load(Ordering::SeqCst) || self.is_spent.load(Ordering::SeqCst)
-    }
 }
 
 impl<'a> Caller<'a> {
@@ -270,7 +199,7 @@ impl<'a> Caller<'a> {
                     }
                 }
                 1 => drop(task),
-                2 => self.judge_map(station, &specs, block_on(task)),
+                2 => self.judge_map(station, &specs, pollster::block_on(task)),
                 _ => self.judge_map(station, &specs, task.get()),
             },
             // An argument that cannot be encoded is told at once, before anything runs.
@@ -433,7 +362,7 @@ impl<'a> Caller<'a> {
                     }
                     task.get()
                 }
-                4 => block_on(task),
+                4 => pollster::block_on(task),
                 // A thread for callbacks would be in the way of forking.
                 5 if station.context != Context::Fork => {
                     let (sender, result) = mpsc::channel();
@@ -631,26 +560,5 @@ impl Tally {
 
     fn book(self, ledger: &Ledger) {
         self.0.into_iter().for_each(|(name, count)| ledger.add(FATES, name, count));
-    }
-}
-
-/// The least executor: a future, and a thread that waits for it.
-fn block_on<T>(task: Task<T>) -> Result<T, Error>
-where
-    Task<T>: Future<Output = Result<T, Error>>,
-{
-    struct Thread(std::thread::Thread);
-    impl Wake for Thread {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Thread(std::thread::current())));
-    let mut task = std::pin::pin!(task);
-    loop {
-        match task.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }
