@@ -50,10 +50,23 @@ pub(crate) fn start(name: &str, context: &str, rest: &[&str]) -> Running {
 
 /// The program, in a clean environment, not yet told what to do.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_scenario"));
+    let scenario = env!("CARGO_BIN_EXE_scenario");
+    let mut command = Command::new(scenario);
+    if interrupt_is_ignored() {
+        command = Command::new("env");
+        command.arg("--default-signal=INT").arg(scenario);
+    }
     command.env_clear().env("PATH", std::env::var_os("PATH").expect("there is a PATH"));
     command.stdout(Stdio::piped());
     command
+}
+
+/// Whether SIGINT is ignored, as in the background of a shell: a program would inherit that.
+fn interrupt_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (Signal::SIGINT as i32 - 1) & 1 == 1)
 }
 
 /// A program that was started.
