@@ -144,6 +144,7 @@ impl Crew {
     pub(super) fn retire(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
         let out = state.out.remove(&ticket)?;
         self.board.forget_claim(ticket, out.position);
+        self.count_shareable(state, out.shareable, -1);
         state.arena.release(out.block);
         state.free.push(ticket);
         Some(out)
@@ -333,7 +334,7 @@ fn is_panic(outcome: &record::Outcome<'_>, apart: Option<&Payload>) -> bool {
 }
 
 /// Copies a chunk's arguments out of shared memory.
-fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
+pub(super) fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
     let mut bytes = Vec::new();
     let len = out.chunk.arguments as usize;
     arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);
