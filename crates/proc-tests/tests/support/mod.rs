@@ -107,6 +107,8 @@ impl Running {
     /// Starts `command`, whose stdout may be a pipe.
     pub(crate) fn start(mut command: Command) -> Running {
         let directory = tempfile::tempdir().expect("a directory can be made");
+        // Before it begins, so that what it waits for counts whole.
+        let started = Instant::now();
         let mut leader = command
             .env("TMPDIR", directory.path())
             .stdin(Stdio::null())
@@ -138,7 +140,6 @@ impl Running {
             while waitid(Id::Pid(group), flags) == Err(nix::errno::Errno::EINTR) {}
             let _ = send_exit.send(());
         });
-        let started = Instant::now();
         Running {
             leader,
             group,
