@@ -67,6 +67,7 @@
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
 //! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
+//! | `shared_memory`, `Array` (read-only here) | [`Shared::from_slice(&data)?`](Shared), as part of an argument |
 //! | (a pool has the size it has) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
 //! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
@@ -87,6 +88,8 @@ mod queue;
 mod record;
 mod run;
 mod sentinel;
+mod shared;
+mod sink;
 mod state;
 mod streams;
 mod surroundings;
@@ -103,6 +106,7 @@ pub use limits::Limits;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::Process;
 pub use sentinel::{Sentinel, wait};
+pub use shared::Shared;
 
 #[doc(hidden)]
 pub use pool::remote;

@@ -4,6 +4,7 @@
 //! `tests/`. A program that cannot go on panics.
 
 mod calls;
+mod data;
 mod descriptors;
 mod ending;
 mod failures;
@@ -16,6 +17,7 @@ mod nesting;
 mod output;
 mod processes;
 mod rubbish;
+mod shared;
 mod sizes;
 mod staff;
 mod start;
@@ -76,6 +78,7 @@ fn main() {
     };
     let lists = [
         calls::SCENARIOS,
+        data::SCENARIOS,
         descriptors::SCENARIOS,
         ending::SCENARIOS,
         failures::SCENARIOS,
@@ -87,6 +90,7 @@ fn main() {
         output::SCENARIOS,
         processes::SCENARIOS,
         rubbish::SCENARIOS,
+        shared::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,

@@ -49,6 +49,7 @@ struct Settings {
     limits: Limits,
     idle_timeout: Option<Duration>,
     intensity: Option<Intensity>,
+    memory: Option<usize>,
 }
 
 impl Default for PoolBuilder {
@@ -232,6 +233,28 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// How many bytes of arguments and results lie in memory that the pool shares with its workers, at a
+    /// time. Without it, as many as come together.
+    ///
+    /// Calls wait before they encode more ([`Pool::map`], [`Pool::imap`] and their like; with the
+    /// `_async` calls, which never wait, what is ahead is kept by the caller). An argument that is
+    /// larger than the bound is sent alone; a result that does not fit comes by a message of its own.
+    /// Results that have come are the caller's, and do not count; the pool itself takes some 100 KiB.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let pool = proc_core::Pool::builder().processes(2).memory(8 << 20).build()?;
+    /// let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, some 4 at a time
+    /// assert_eq!(pool.map(|page: Vec<u8>| page.len(), pages)?, [1 << 20; 64]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.settings.memory = Some(bytes);
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist; their initializers are not waited for.
@@ -252,6 +275,7 @@ impl<S> PoolBuilder<S> {
             limits,
             idle_timeout,
             intensity,
+            memory,
         } = self.settings;
         let most = Layout::MOST_WORKERS as usize;
         let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
@@ -276,6 +300,7 @@ impl<S> PoolBuilder<S> {
             limits,
             idle_timeout,
             intensity,
+            memory,
         })?;
         Ok(Pool { crew, state: PhantomData })
     }

@@ -78,7 +78,7 @@ impl<'a> Caller<'a> {
     {
         let inbox = Inbox::new(self.terms);
         let mut feed = Feed::new(self.checked(name)?, &inbox, 0, Some(1));
-        feed.push(&argument)?;
+        feed.push(&argument, self.crew.clone())?;
         self.crew.submit(feed)?;
         let gather = |delivery: Delivery| {
             let mut only = None;
@@ -101,7 +101,7 @@ impl<'a> Caller<'a> {
         let mut feed = Feed::new(self.checked(name)?, &inbox, 0, self.chunksize);
         for argument in inputs {
             let place = Place { task: Some(feed.left), ..Place::default() };
-            feed.push(&argument).map_err(|error| error.at(place))?;
+            feed.push(&argument, self.crew.clone()).map_err(|error| error.at(place))?;
         }
         let mut open = feed.left;
         if open == 0 {

@@ -56,6 +56,8 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) intensity: Option<Intensity>,
+    /// Bytes that arguments and results may take in shared memory.
+    pub(crate) memory: Option<usize>,
 }
 
 /// How many workers may die, and within which time, before the pool gives up.

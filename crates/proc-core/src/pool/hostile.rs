@@ -23,6 +23,7 @@ use crate::error::{Error, Place};
 use crate::function::{Fault, Message};
 use crate::panics::{self, PanicReport};
 use crate::record;
+use crate::sink::Sink;
 use crate::wire::{self, Payload, Report};
 use crate::worker::{Leaving, News};
 
@@ -71,7 +72,7 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
         let delivery = Delivery::Results {
             first: 7,
             count,
-            bytes: bytes.to_vec(),
+            bytes: bytes.to_vec().into(),
             apart: apart.into_iter().filter_map(|(n, payload)| Some((n, payload.ok()?))).collect(),
             place: Place::default(),
         };
@@ -117,9 +118,9 @@ fn hollow() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
 /// The bytes of valid results, one of each kind of value.
 fn valid_values() -> Vec<Vec<u8>> {
     fn encode<T: Message>(value: T) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Sink::default();
         wire::encode_into(&value, &mut out).expect("it is valid");
-        out
+        out.into_bytes()
     }
     let shapes = vec![
         Shape::Point,
@@ -154,24 +155,24 @@ fn report() -> PanicReport {
 
 /// Whole chunks of valid results.
 fn valid_chunks() -> Vec<Vec<u8>> {
-    let mut chunk = Vec::new();
+    let mut chunk = Sink::default();
     for value in valid_values() {
         chunk.extend(result_of(&value));
         record::append_apart(&mut chunk);
         let _ = record::append_result::<()>(&mut chunk, |_| Err(Fault::Panicked(report())));
     }
-    vec![Vec::new(), chunk]
+    vec![Vec::new(), chunk.into_bytes()]
 }
 
 /// A result with these bytes for its value.
 fn result_of(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Sink::default();
     let copied = record::append_result(&mut out, |out| {
         out.extend_from_slice(value);
         Ok(())
     });
     copied.expect("it is copied");
-    out
+    out.into_bytes()
 }
 
 /// Damages bytes in some of the ways in which bytes can be wrong.

@@ -66,13 +66,16 @@ where
         if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
             return false;
         }
+        if ahead > 0 && self.crew.is_full(1) {
+            return false;
+        }
         let first = self.taken;
         let mut feed = Feed::new(name, &self.inbox, first, Some(self.chunksize));
         while feed.left < self.chunksize {
             let Some(input) = self.inputs.next() else { break };
             let task = self.taken;
             self.taken += 1;
-            if let Err(error) = feed.push(&input) {
+            if let Err(error) = feed.push(&input, self.crew.clone()) {
                 let place = Place { task: Some(task), ..Place::default() };
                 self.ready.push_back((task, Err(error.at(place))));
                 break;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 use crate::panics;
+use crate::queue::{Lease, Part};
 use crate::record::{self, Outcome};
+use crate::sink::{Lender, Sink};
 use crate::wire::{self, Handles, Payload};
 
 /// How long a chunk should take: long against the cost of handing it over, short for people.
@@ -34,6 +36,15 @@ pub(crate) struct Feed {
     bytes: Vec<u8>,
     at: usize,
     handles: VecDeque<(usize, Handles)>,
+    /// Tasks whose argument is large, and lies in shared memory already.
+    parcels: VecDeque<(usize, Parcel)>,
+}
+
+/// The record of one large argument, in a block with room for its result.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) lease: Lease,
+    pub(crate) len: usize,
 }
 
 /// A piece cut from a feed.
@@ -42,6 +53,8 @@ pub(crate) struct Cut<'a> {
     pub(crate) count: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<Handles>,
+    /// Where the arguments are if not among the bytes.
+    pub(crate) parcel: Option<Parcel>,
 }
 
 impl Feed {
@@ -63,6 +76,7 @@ impl Feed {
             bytes: Vec::new(),
             at: 0,
             handles: VecDeque::new(),
+            parcels: VecDeque::new(),
         }
     }
 
@@ -80,68 +94,135 @@ impl Feed {
     }
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
-    pub(crate) fn push<A: Message>(&mut self, argument: &A) -> Result<(), Error> {
-        self.push_all(std::slice::from_ref(argument))
+    pub(crate) fn push<A: Message>(
+        &mut self,
+        argument: &A,
+        lender: Arc<dyn Lender>,
+    ) -> Result<(), Error> {
+        self.push_all(std::slice::from_ref(argument), usize::MAX, lender)
     }
 
-    /// Appends tasks up to the first whose argument cannot be encoded, which leaves no trace.
-    pub(crate) fn push_all<A: Message>(&mut self, arguments: &[A]) -> Result<(), Error> {
-        let mut whole = self.bytes.len();
+    /// Appends tasks until they have `most` bytes, or up to the first whose argument cannot be encoded,
+    /// which leaves no trace. Large ones go to memory of `lender`'s.
+    pub(crate) fn push_all<A: Message>(
+        &mut self,
+        arguments: &[A],
+        most: usize,
+        lender: Arc<dyn Lender>,
+    ) -> Result<(), Error> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut whole = bytes.len();
+        // Where chunks have several tasks, these lie side by side.
+        let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
+        let mut sink = Sink::lent(bytes, lender, self.inbox.result_size());
         let caught = panics::catch(|| {
             for argument in arguments {
-                let encode = |out: &mut Vec<u8>| wire::encode_or_panic(argument, out);
-                if let Some(handles) = record::append(&mut self.bytes, encode)? {
+                sink.begin(0);
+                let encode = |out: &mut Sink| wire::encode_or_panic(argument, out);
+                if let Some(handles) = record::append(&mut sink, encode)? {
                     self.handles.push_back((self.next + self.left, handles));
                 }
-                whole = self.bytes.len();
+                if sink.has_placed() {
+                    self.pack(&mut sink);
+                }
+                whole = sink.len();
                 self.left += 1;
+                if sink.len() + self.in_parcels() >= most {
+                    break;
+                }
             }
             Ok(())
         });
         let encoded = caught.unwrap_or_else(|panic| {
-            self.bytes.truncate(whole);
+            sink.truncate(whole);
             wire::drop_collected_handles();
             Err(format!("its Serialize panicked: {}", panic.message))
         });
+        self.bytes = sink.into_bytes();
         encoded.map_err(Error::encode_argument)
+    }
+
+    /// Closes the block of a large argument; an empty record keeps its place.
+    #[cold]
+    fn pack(&mut self, sink: &mut Sink) {
+        let settled = sink.settle();
+        match settled.and_then(|len| Some(Parcel { lease: sink.take_room()?, len })) {
+            Some(parcel) => {
+                self.parcels.push_back((self.next + self.left, parcel));
+                sink.extend_from_slice(&[0; 4]);
+            }
+            None => sink.gather(),
+        }
+    }
+
+    fn in_parcels(&self) -> usize {
+        self.parcels.iter().map(|(_, parcel)| parcel.len).sum()
     }
 
     /// Bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.in_parcels()
+    }
+
+    /// Bytes of encoded arguments that are not cut off yet and lie in memory of this process.
+    pub(crate) fn waiting(&self) -> usize {
+        self.bytes.len() - self.at
     }
 
     /// Appends one task whose argument is encoded already.
     pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
-        let copied = record::append(&mut self.bytes, |out| {
+        let mut sink = Sink::from(std::mem::take(&mut self.bytes));
+        let copied = record::append(&mut sink, |out| {
             out.extend_from_slice(argument);
             Ok::<_, std::convert::Infallible>(())
         });
         let Ok(()) = copied;
+        self.bytes = sink.into_bytes();
         self.left += 1;
     }
 
-    /// Cuts off the next chunk, for a pool of `workers`.
-    pub(crate) fn cut(&mut self, workers: usize) -> Option<Cut<'_>> {
+    /// The shared memory that the next task needs, if its result is as large as its argument, or has
+    /// `result` bytes; large arguments are there already.
+    pub(crate) fn next_cost(&self, result: usize) -> usize {
+        if self.parcels.front().is_some_and(|(task, _)| *task == self.next) {
+            return 0;
+        }
+        record::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record, result))
+    }
+
+    /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most` bytes
+    /// of shared memory (as for [`next_cost`](Feed::next_cost)).
+    pub(crate) fn cut(&mut self, workers: usize, most: usize, result: usize) -> Option<Cut<'_>> {
         let wanted = self.chunk_size(workers);
         let first = self.next;
         let start = self.at;
         let mut rest = &self.bytes[start..];
         let mut count = 0;
-        let mut handles = None;
+        let (mut handles, mut parcel) = (None, None);
+        let mut costs = 0;
         while count < wanted {
-            // A task with channel ends is a chunk of its own.
+            // A task with channel ends is a chunk of its own, and so is a large one.
+            if self.parcels.front().is_some_and(|(task, _)| *task == first + count) {
+                if count > 0 {
+                    break;
+                }
+                parcel = self.parcels.pop_front().map(|(_, parcel)| parcel);
+            }
             if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
                 if count > 0 {
                     break;
                 }
                 handles = self.handles.pop_front().map(|(_, handles)| handles);
             }
-            if record::take(&mut rest).is_none() {
+            let before = rest;
+            let Some(record) = record::take(&mut rest) else { break };
+            costs += cost(record, result);
+            if count > 0 && costs > most {
+                rest = before;
                 break;
             }
             count += 1;
-            if handles.is_some() {
+            if handles.is_some() || parcel.is_some() {
                 break;
             }
         }
@@ -152,7 +233,7 @@ impl Feed {
         self.next += count;
         self.left -= count;
         let bytes = &self.bytes[start..self.at];
-        Some(Cut { first, count, bytes, handles })
+        Some(Cut { first, count, bytes, handles, parcel })
     }
 
     /// As asked for; else about a millisecond's worth, and never more than a fair share of the rest.
@@ -169,13 +250,48 @@ impl Feed {
     }
 }
 
+/// The shared memory that a task needs for its argument and a result of so many bytes, or as many.
+#[inline]
+fn cost(argument: &[u8], result: usize) -> usize {
+    argument.len() + result.max(argument.len()) + 64
+}
+
+/// Results as a worker has left them.
+#[derive(Debug)]
+pub(crate) enum Results {
+    /// Copied.
+    Own(Vec<u8>),
+    /// Large: where they were written, so that they are copied once.
+    Lent(Part),
+}
+
+impl From<Vec<u8>> for Results {
+    fn from(bytes: Vec<u8>) -> Results {
+        Results::Own(bytes)
+    }
+}
+
+impl Results {
+    /// A copy of all, unless it is one already.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Results::Own(bytes) => bytes,
+            Results::Lent(part) => {
+                let mut bytes = Vec::new();
+                part.read(0, part.len(), &mut bytes);
+                bytes
+            }
+        }
+    }
+}
+
 /// Results of one chunk, still encoded, or one failure.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     Results {
         first: usize,
         count: usize,
-        bytes: Vec<u8>,
+        bytes: Results,
         apart: HashMap<u32, Payload>,
         place: Place,
     },
@@ -202,31 +318,56 @@ impl Delivery {
             }
             Delivery::Failed { task, error } => return settle(task, Err(error)),
         };
-        let at = |error: Error, task| error.at(Place { task: Some(task), ..place.clone() });
-        let mut rest = &bytes[..];
-        let mut index = 0;
-        // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
-        while index < count {
-            let caught = panics::catch(|| {
-                while index < count {
-                    let task = first + index;
-                    index += 1;
-                    let result = match record::take_result(&mut rest) {
-                        Some(Outcome::Value(value)) => decode(value, None),
-                        Some(Outcome::Apart) => {
-                            decode_apart(apart.remove(&((task - first) as u32)))
-                        }
-                        Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-                        None => Err(rubbish()),
-                    };
-                    settle(task, result.map_err(|error| at(error, task)));
-                }
-            });
-            if let Err(panic) = caught {
-                let why = format!("its Deserialize panicked: {}", panic.message);
-                let task = first + index - 1;
-                settle(task, Err(at(Error::decode_result(why), task)));
+        let settle = |index: usize, result: Result<R, Error>| {
+            let task = first + index;
+            let at = |error: Error| error.at(Place { task: Some(task), ..place.clone() });
+            settle(task, result.map_err(at));
+        };
+        let mut decode_apart = |index: usize| decode_apart(apart.remove(&(index as u32)));
+        match bytes {
+            Results::Own(bytes) => {
+                let mut rest = &bytes[..];
+                settle_each(count, settle, |index| match record::take_result(&mut rest) {
+                    Some(Outcome::Value(value)) => decode(value, None),
+                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
             }
+            Results::Lent(part) => {
+                let mut at = 0;
+                settle_each(count, settle, |index| match record::take_shared(&part, &mut at) {
+                    Some(Outcome::Value(value)) => {
+                        wire::decode_shared(&part, value).map_err(Error::decode_result)
+                    }
+                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
+            }
+        }
+    }
+}
+
+/// Settles `count` results, each as `next` decodes it.
+#[inline]
+fn settle_each<R>(
+    count: usize,
+    mut settle: impl FnMut(usize, Result<R, Error>),
+    mut next: impl FnMut(usize) -> Result<R, Error>,
+) {
+    let mut index = 0;
+    // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
+    while index < count {
+        let caught = panics::catch(|| {
+            while index < count {
+                index += 1;
+                settle(index - 1, next(index - 1));
+            }
+        });
+        if let Err(panic) = caught {
+            let why = format!("its Deserialize panicked: {}", panic.message);
+            settle(index - 1, Err(Error::decode_result(why)));
         }
     }
 }
@@ -416,7 +557,7 @@ mod tests {
     use super::*;
 
     fn results() -> Delivery {
-        let (bytes, apart, place) = (Vec::new(), HashMap::new(), Place::default());
+        let (bytes, apart, place) = (Vec::new().into(), HashMap::new(), Place::default());
         Delivery::Results { first: 0, count: 1, bytes, apart, place }
     }
 

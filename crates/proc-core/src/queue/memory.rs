@@ -82,6 +82,23 @@ impl Region {
         true
     }
 
+    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so many.
+    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> Option<Vec<T>> {
+        let len = count.checked_mul(size_of::<T>())?;
+        let source = self.range(offset, len)?;
+        let mut numbers = Vec::<T>::with_capacity(count);
+        let target = numbers.as_mut_ptr().cast::<u8>();
+        // SAFETY: `with_capacity` made the room; the source lies in the mapping.
+        unsafe { target.copy_from_nonoverlapping(source, len) };
+        // SAFETY: so many were written just now, and any bytes are a value of T.
+        unsafe { numbers.set_len(count) };
+        Some(numbers)
+    }
+
     /// The bytes of a chunk, for the worker that has claimed it.
     ///
     /// The claim gives it to this worker alone: the parent does not write to a claimed chunk, and

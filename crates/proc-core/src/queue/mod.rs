@@ -13,6 +13,7 @@ mod memory;
 #[cfg(all(test, loom))]
 mod model;
 
-pub(crate) use arena::{Arena, Block};
+pub(crate) use arena::{Arena, Block, Lease, Part, SMALLEST};
+pub(crate) use atomics::AtomicU64 as Flag;
 pub(crate) use board::{Board, Chunk, Claim, Layout, Owner, TicketId};
 pub(crate) use memory::Region;
