@@ -255,6 +255,11 @@ impl Handle {
         self.template.signal(self.key, signal);
     }
 
+    /// Whether this process asked for it, and is no copy of the one that did.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.key.owner == std::process::id()
+    }
+
     /// Ends the template that made the process, and with it all that it made.
     pub(crate) fn kill_template(&self) {
         self.template.kill();

@@ -337,6 +337,8 @@ pub(crate) struct Start {
 pub(crate) enum Job {
     /// Calls one function and ends.
     Call { function: Name, arguments: Payload },
+    /// Calls one function and becomes a template.
+    Preload(Box<crate::preload::Setup>),
     /// Serves a pool.
     Work(Box<crate::worker::Setup>),
 }

@@ -15,6 +15,7 @@ mod limits;
 mod marks;
 mod nesting;
 mod output;
+mod preload;
 mod processes;
 mod rubbish;
 mod shared;
@@ -88,6 +89,7 @@ fn main() {
         limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
+        preload::SCENARIOS,
         processes::SCENARIOS,
         rubbish::SCENARIOS,
         shared::SCENARIOS,

@@ -42,6 +42,7 @@ struct Settings {
     processes: Option<usize>,
     context: Context,
     name: Option<String>,
+    preload: Option<Initializer>,
     initializer: Option<Initializer>,
     state: Option<Initializer>,
     worker_exit: Option<Result<Name, String>>,
@@ -74,6 +75,46 @@ impl<S> PoolBuilder<S> {
     /// What workers are called in `ps`, before their number; 15 bytes are shown. `worker` without it.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
+        self
+    }
+
+    /// A function that is called once for the whole pool, in the process from which its workers are then
+    /// copied: what it leaves in memory, say in a static, every worker has, and none has a copy of its
+    /// own before it writes.
+    ///
+    /// For what is costly to make or large, and the same in all workers. It is called in
+    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a template, has
+    /// died. The template is a copy of the program as it was in [`init`](crate::init), and with
+    /// [`Context::Fork`] as it is in `build`. Where the function panics, ends its process or leaves threads
+    /// running, `build` fails with its error ([`Error::is_initializer`]).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// use std::sync::OnceLock;
+    ///
+    /// static SQUARES: OnceLock<Vec<u64>> = OnceLock::new();
+    ///
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(2)
+    ///     .preload(|n| SQUARES.set((0..n).map(|x| x * x).collect()).expect("only once"), 1000)
+    ///     .build()?;
+    /// let look_up = |x: usize| SQUARES.get().map(|squares| squares[x]);
+    /// assert_eq!(pool.map(look_up, [3, 999])?, [Some(9), Some(998_001)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "set_forkserver_preload")]
+    pub fn preload<F, A>(mut self, function: F, argument: A) -> Self
+    where
+        F: Fn(A) + Copy + Send + Sync + 'static,
+        A: Message + Send + Sync,
+    {
+        let _ = function;
+        self.settings.preload = Some(Box::new(move || {
+            let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
+            Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
+        }));
         self
     }
 
@@ -268,6 +309,7 @@ impl<S> PoolBuilder<S> {
             processes,
             context,
             name,
+            preload,
             initializer,
             state,
             worker_exit,
@@ -293,6 +335,7 @@ impl<S> PoolBuilder<S> {
             processes: processes as u32,
             context,
             name: name.unwrap_or_else(|| "worker".into()),
+            preload,
             initializer,
             state,
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,

@@ -49,6 +49,7 @@ pub(crate) struct Plan {
     pub(crate) processes: u32,
     pub(crate) context: Context,
     pub(crate) name: String,
+    pub(crate) preload: Option<Initializer>,
     pub(crate) initializer: Option<Initializer>,
     pub(crate) state: Option<Initializer>,
     pub(crate) worker_exit: Option<Name>,
@@ -95,6 +96,8 @@ pub(crate) struct Crew {
     lookers: AtomicUsize,
     /// The template of a `Fork` pool, which is its own.
     template: Option<Arc<Template>>,
+    /// The template that has run the function to preload, as long as it lives.
+    preloaded: Mutex<Option<Arc<Template>>>,
 }
 
 #[derive(Default)]
@@ -201,6 +204,7 @@ impl Crew {
             timed: Condvar::new(),
             lookers: AtomicUsize::new(0),
             template,
+            preloaded: Mutex::default(),
         });
         let result = crew.staff(0..processes);
         if result.is_err() {
