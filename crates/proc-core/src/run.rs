@@ -36,6 +36,8 @@ pub(crate) struct Run<'a> {
     pub(crate) out: &'a mut Sink,
     /// The number of the next task.
     pub(crate) task: u32,
+    /// The end of the tasks that are taken.
+    pub(crate) taken: u32,
     /// Bytes of results so far.
     pub(crate) written: u64,
 }
@@ -75,9 +77,9 @@ impl<'a> Run<'a> {
     ) {
         let stage = Cell::new(Stage::Arguments);
         // A panic costs one task; the next is begun inside a new catch.
-        while self.task < self.chunk.count && *self.left > 0 {
+        while self.has_more() {
             let caught = panics::catch(|| {
-                while self.task < self.chunk.count && *self.left > 0 {
+                while self.has_more() {
                     let input = self.begin();
                     stage.set(Stage::Arguments);
                     let state = &mut *self.state;
@@ -98,6 +100,23 @@ impl<'a> Run<'a> {
                 }
             }
         }
+    }
+
+    /// Whether there is a task for this worker to begin.
+    #[inline]
+    fn has_more(&mut self) -> bool {
+        *self.left > 0 && !self.is_done()
+    }
+
+    /// Whether all of the chunk is done that nobody else gets. If not, the next tasks are taken.
+    #[inline]
+    pub(crate) fn is_done(&mut self) -> bool {
+        if self.task == self.taken
+            && let Some(next) = self.claim.take()
+        {
+            self.taken = next.end;
+        }
+        self.task == self.taken
     }
 
     /// Begins the next task.

@@ -56,8 +56,8 @@ pub(crate) enum News {
     InitializerFailed(Payload),
     /// It claims no more, and ends once it has put its state away.
     Leaves(Leaving),
-    /// A ticket is finished, and the parent wanted to know.
-    Finished,
+    /// A ticket is finished, or a worker could have a share of one, and the parent wanted to know.
+    Look,
     /// The arguments of this chunk hold channel ends: send them.
     Asks(TicketId),
     /// The result of a task that goes apart from the chunk's other results.
@@ -162,7 +162,13 @@ impl Worker<'_> {
                 Some(ticket) => self.run(ticket),
                 None => {
                     shared::let_go();
-                    if self.board.fall_asleep(self.owner) && !self.sleep() {
+                    if !self.board.fall_asleep(self.owner) {
+                        continue;
+                    }
+                    if self.board.hunger() {
+                        self.tell(News::Look);
+                    }
+                    if !self.sleep() {
                         return Leaving::Idle;
                     }
                 }
@@ -267,13 +273,14 @@ impl Worker<'_> {
             left: &mut self.left,
             out: &mut self.out,
             task: 0,
+            taken: 0,
             written: 0,
         };
         match code {
             Ok(code) => (code.run)(&mut run),
             Err(fault) => run.each(|_, _, _, _| Err(fault.clone())),
         }
-        if run.task < chunk.count {
+        if !run.is_done() {
             return;
         }
         sys::flush(FLUSH_PATIENCE);
@@ -282,7 +289,7 @@ impl Worker<'_> {
         self.out.shrink_to(MOST_KEPT);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {
-            self.tell(News::Finished);
+            self.tell(News::Look);
         }
     }
 

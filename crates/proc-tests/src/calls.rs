@@ -17,6 +17,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("max-tasks", max_tasks),
     ("imap-window", imap_window),
     ("imap-stuck", imap_stuck),
+    ("shared-chunks", shared_chunks),
     ("imap-dropped", imap_dropped),
     ("imap-order", imap_order),
     ("imap-input-panics", imap_input_panics),
@@ -108,6 +109,36 @@ fn imap_stuck(arguments: &Arguments) {
         assert!(taken.get() - expected <= window(2), "{} after {expected}", taken.get());
     }
     println!("in order");
+}
+
+/// One task waits for all that come after its step: idle workers get what was claimed with it.
+fn shared_chunks(arguments: &Arguments) {
+    let workers = arguments.number();
+    let pool = arguments.pool(workers);
+    for (chunksize, waits_for) in [(Some(1), 1501), (Some(7), 1505), (None, 1530)] {
+        let marks = Marks::new();
+        let path = marks.path("");
+        // The first tasks cost next to nothing, so that later chunks have many.
+        let task = |(task, waits_for, marks): (usize, usize, PathBuf)| {
+            match task {
+                1500 => (waits_for..1800).for_each(|task| {
+                    marks::wait_for(&marks.join(task.to_string()));
+                }),
+                1501.. => assert!(marks::leave(&marks.join(task.to_string()))),
+                _ => {}
+            }
+            task
+        };
+        let options = pool.options();
+        let options = match chunksize {
+            Some(tasks) => options.chunksize(tasks),
+            None => options,
+        };
+        let inputs = (0..1800).map(|task| (task, waits_for, path.clone()));
+        let results = options.map(task, inputs).expect("nothing fails");
+        assert!(results.into_iter().eq(0..1800));
+        println!("chunks of {chunksize:?}: all done");
+    }
 }
 
 /// One result is taken while every other task is stuck; then the iterator is dropped.

@@ -9,6 +9,7 @@ in_contexts! {
     worker_is_replaced_after_its_share: forkserver spawn fork;
     imap_stays_in_its_window: forkserver spawn fork;
     imap_keeps_its_window_while_one_task_is_stuck: forkserver spawn fork;
+    idle_workers_get_what_waits_behind_a_stuck_task: forkserver spawn fork;
     dropped_imap_drops_the_rest: forkserver spawn fork;
     imap_gives_each_result_once: forkserver spawn fork;
     panic_of_the_input_is_the_callers: forkserver spawn fork;
@@ -39,6 +40,14 @@ fn imap_stays_in_its_window(context: &str) {
 
 fn imap_keeps_its_window_while_one_task_is_stuck(context: &str) {
     assert_eq!(scenario("imap-stuck", context, &[]).succeeded(), "in order\n");
+}
+
+fn idle_workers_get_what_waits_behind_a_stuck_task(context: &str) {
+    for workers in ["2", "5"] {
+        let finished = scenario("shared-chunks", context, &[workers]);
+        let expected = ["Some(1)", "Some(7)", "None"].map(|c| format!("chunks of {c}: all done\n"));
+        assert_eq!(finished.succeeded(), expected.concat());
+    }
 }
 
 fn dropped_imap_drops_the_rest(context: &str) {

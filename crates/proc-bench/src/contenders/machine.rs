@@ -16,6 +16,7 @@ pub(super) fn run(asked: &Request) -> Result<Samples> {
     let Request { workers, tasks, repetitions, .. } = *asked;
     match asked.workload.as_str() {
         "start" => timed(repetitions, || in_child(|| ())),
+        "up" => (0..repetitions).map(|_| copies(workers)).collect::<Result<_>>().map(Some),
         "trip" | "trip-awake" => ping_pong(repetitions),
         "skewed" => Ok(Some(vec![ideal_schedule(workers, tasks); repetitions])),
         "send" | "receive" => {
@@ -43,6 +44,30 @@ fn in_child(work: impl FnOnce()) -> Result<()> {
     let status = waitpid(sys::fork(work)?, None)?;
     ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
     Ok(())
+}
+
+/// Seconds until so many copies of this process, which then wait for its word, have each said a byte.
+fn copies(count: usize) -> Result<f64> {
+    let (mut from_children, mut to_parent) = std::io::pipe()?;
+    let (mut from_parent, to_children) = std::io::pipe()?;
+    let mut to_children = Some(to_children);
+    let begin = Instant::now();
+    let fork = |_| {
+        sys::fork(|| {
+            to_children = None;
+            if to_parent.write_all(&[1]).is_ok() {
+                let _ = from_parent.read(&mut [0]);
+            }
+        })
+    };
+    let children = (0..count).map(fork).collect::<Result<Vec<_>, _>>()?;
+    from_children.read_exact(&mut vec![0; count])?;
+    let seconds = begin.elapsed().as_secs_f64();
+    drop(to_children);
+    for child in children {
+        waitpid(child, None)?;
+    }
+    Ok(seconds)
 }
 
 fn ping_pong(repetitions: usize) -> Result<Samples> {

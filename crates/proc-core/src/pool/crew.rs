@@ -123,6 +123,8 @@ struct State {
     warden: bool,
     /// Futures to be woken when the lock is released.
     wakers: Vec<Waker>,
+    /// How many tickets in use have more than one step.
+    shareable: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -155,6 +157,10 @@ struct Out {
     attempts: u32,
     block: Block,
     chunk: Chunk,
+    /// As the call asks, if it does.
+    chunksize: Option<usize>,
+    /// Whether it was published with more than one step.
+    shareable: bool,
     /// Its place in the ring, once published.
     position: u64,
     /// Its claimer, once the ring no longer shows it.
@@ -408,7 +414,7 @@ impl Crew {
 
     /// Collects what is finished, if anything is.
     pub(crate) fn collect_if_any(&self) {
-        if self.board.has_finished() {
+        if self.board.has_news() {
             self.collect();
         }
     }

@@ -293,7 +293,7 @@ fn hostile_reports_are_read_without_harm() {
         Report::Exited { status: 256 },
         Report::Worker(News::Ready),
         Report::Worker(News::Leaves(Leaving::Idle)),
-        Report::Worker(News::Finished),
+        Report::Worker(News::Look),
         Report::Worker(News::InitializerFailed(value())),
         Report::Worker(News::Asks(3)),
         Report::Worker(News::Apart { ticket: 1, task: 2, value: value() }),

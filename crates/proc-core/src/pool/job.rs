@@ -3,6 +3,7 @@
 //! Neither knows the types; [`Delivery::open`] decodes on the side of whoever waits.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -19,6 +20,9 @@ use crate::wire::{self, Handles, Payload};
 /// How long a chunk should take: long against the cost of handing it over, short for people.
 const CHUNK_TIME: f64 = 1e6; // nanoseconds
 
+/// In how many steps a worker takes a chunk's tasks, so that an idle one can have the rest of them.
+const STEPS: usize = 8;
+
 /// Encoded tasks that wait to be published.
 #[derive(Debug)]
 pub(crate) struct Feed {
@@ -32,7 +36,7 @@ pub(crate) struct Feed {
     pub(crate) attempts: u32,
     /// How many tasks of the call are known to follow in feeds of their own.
     pub(crate) more: usize,
-    chunksize: Option<usize>,
+    pub(crate) chunksize: Option<usize>,
     bytes: Vec<u8>,
     at: usize,
     handles: VecDeque<(usize, Handles)>,
@@ -51,6 +55,8 @@ pub(crate) struct Parcel {
 pub(crate) struct Cut<'a> {
     pub(crate) first: usize,
     pub(crate) count: usize,
+    /// How many tasks the worker takes at a time.
+    pub(crate) step: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<Handles>,
     /// Where the arguments are if not among the bytes.
@@ -91,6 +97,25 @@ impl Feed {
         let mut feed = Feed::new(name, inbox, task, Some(1));
         feed.push_encoded(argument);
         Feed { attempts, ..feed }
+    }
+
+    /// The rest of a chunk, to be shared out: what follows the first `skipped` of its arguments.
+    ///
+    /// `None` if there are not so many.
+    pub(crate) fn rest(
+        name: Name,
+        inbox: &Arc<Inbox>,
+        tasks: Range<usize>,
+        arguments: Vec<u8>,
+        skipped: usize,
+    ) -> Option<Feed> {
+        let mut rest = &arguments[..];
+        for _ in 0..skipped {
+            record::take(&mut rest)?;
+        }
+        let at = arguments.len() - rest.len();
+        let feed = Feed::new(name, inbox, tasks.start, None);
+        Some(Feed { left: tasks.len(), bytes: arguments, at, ..feed })
     }
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
@@ -194,6 +219,7 @@ impl Feed {
     /// of shared memory (as for [`next_cost`](Feed::next_cost)).
     pub(crate) fn cut(&mut self, workers: usize, most: usize, result: usize) -> Option<Cut<'_>> {
         let wanted = self.chunk_size(workers);
+        let step = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
         let first = self.next;
         let start = self.at;
         let mut rest = &self.bytes[start..];
@@ -233,20 +259,23 @@ impl Feed {
         self.next += count;
         self.left -= count;
         let bytes = &self.bytes[start..self.at];
-        Some(Cut { first, count, bytes, handles, parcel })
+        Some(Cut { first, count, step, bytes, handles, parcel })
     }
 
-    /// As asked for; else about a millisecond's worth, and never more than a fair share of the rest.
+    /// About a millisecond's worth, and never more than a fair share of the rest; where a chunk size is
+    /// asked for, as many such chunks, of which a worker takes one after the other.
     ///
     /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
     fn chunk_size(&self, workers: usize) -> usize {
         let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
-        self.chunksize.unwrap_or_else(|| self.inbox.timely().min(fair)).clamp(1, self.left.max(1))
+        let timely = self.inbox.timely().min(fair);
+        let unit = self.chunksize.unwrap_or(1);
+        (timely / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
     }
 
-    /// Whether chunks may be published far ahead: their size does not depend on what is learned.
-    pub(crate) fn is_fixed(&self) -> bool {
-        self.chunksize.is_some()
+    /// Whether it is a single chunk: its size does not depend on what is learned.
+    pub(crate) fn is_one_chunk(&self) -> bool {
+        self.chunksize.is_some_and(|size| self.left <= size)
     }
 }
 

@@ -9,7 +9,7 @@ use super::job::{Delivery, Feed, Inbox};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 
-/// How many inputs the first batch takes: few, as nothing is known of them yet.
+/// How many inputs the first batch takes, or whole chunks: few, as nothing is known of them yet.
 const FIRST_BATCH: usize = 16;
 
 /// A batch stops growing when taking and encoding it lasts so long, or makes so many bytes.
@@ -69,7 +69,8 @@ impl<R: Message> Map<'_, R> {
         loop {
             // Where taking inputs waits for something, everything else goes on.
             let start = Instant::now();
-            batch.extend(inputs.by_ref().take(size));
+            let whole = size.checked_next_multiple_of(chunksize.unwrap_or(1).max(1));
+            batch.extend(inputs.by_ref().take(whole.unwrap_or(usize::MAX)));
             if batch.is_empty() {
                 return Ok(());
             }

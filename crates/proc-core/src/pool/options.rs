@@ -40,10 +40,10 @@ impl<'a, S> Options<'a, S> {
         WithState::new(self.caller)
     }
 
-    /// How many tasks a worker takes at a time.
+    /// How many tasks a worker takes at a time: what it has not taken, another that is idle gets.
     ///
     /// Without it the pool measures, and makes chunks of about a millisecond that shrink towards
-    /// the end. Zero is an error of the call.
+    /// the end, which are shared out in eighths. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.caller.chunksize = Some(tasks);
         self

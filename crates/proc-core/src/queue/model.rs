@@ -48,6 +48,7 @@ fn chunk(first: usize, count: usize) -> Chunk {
         arguments: 5,
         room: 6,
         count: count as u32,
+        step: 1,
         asks: false,
         timed: false,
         measured: true,

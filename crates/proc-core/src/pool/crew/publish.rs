@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::job::{Cut, Feed, Inbox, Parcel};
-use super::{Crew, Out, Phase, State, unlock};
+use super::{Crew, Out, Phase, State, settle, unlock};
 use crate::error::Error;
 use crate::queue::{Arena, Block, Chunk, Lease, SMALLEST, TicketId};
 use crate::record;
@@ -84,14 +84,15 @@ impl Crew {
         }
     }
 
-    /// Publishes what can be published, and wakes as many sleepers.
+    /// Publishes what can be published, and wakes as many sleepers as can take a step of it.
     pub(super) fn pump(&self, state: &mut State) {
-        let mut published = 0;
-        while self.publish_one(state) {
-            published += 1;
+        self.share(state);
+        let mut steps = 0;
+        while let Some(more) = self.publish_one(state) {
+            steps += more;
         }
-        if published > 0 {
-            self.wake(state, published);
+        if steps > 0 {
+            self.wake(state, steps);
         }
         self.call_workers(state);
         if matches!(state.phase, Phase::Closing) && state.is_idle() {
@@ -107,36 +108,77 @@ impl Crew {
         }
     }
 
-    fn publish_one(&self, state: &mut State) -> bool {
+    /// Gives workers that found nothing a share of what others have claimed and not begun.
+    fn share(&self, state: &mut State) {
+        let asked = self.board.take_hunger();
+        if !asked || !state.feeds.is_empty() || !state.again.is_empty() || self.board.has_ready() {
+            return; // or there is enough for all
+        }
+        let mut sleepers = self.board.sleeping(state.owners());
+        while sleepers > 0 {
+            let untaken = |(ticket, out): (&TicketId, &Out)| {
+                (self.board.untaken(*ticket, out.chunk.count), *ticket)
+            };
+            let wanted = |(_, out): &(&TicketId, &Out)| !out.inbox.is_closed();
+            let most = state.out.iter().filter(wanted).map(untaken).max();
+            let Some((_, ticket)) = most else { return };
+            let Some(feed) = self.take_share(state, ticket) else { return };
+            sleepers = sleepers.saturating_sub(feed.left);
+            state.feeds.push_back(feed);
+        }
+    }
+
+    /// Takes back what a claimer can spare.
+    fn take_share(&self, state: &mut State, ticket: TicketId) -> Option<Feed> {
+        let out = state.out.get_mut(&ticket)?;
+        let limit = self.board.shorten(ticket, out.chunk.count, out.chunk.step)? as usize;
+        let tasks = out.first + limit..out.first + out.count;
+        (out.count, out.chunk.count) = (limit, limit as u32);
+        // Arguments lie in memory that workers can write: read once, checked.
+        let arguments = settle::read_arguments(&state.arena, out);
+        let inbox = Arc::clone(&out.inbox);
+        let rest = Feed::rest(out.chunk.name, &inbox, tasks, arguments, limit);
+        let Some(mut feed) = rest else {
+            state.wakers.extend(inbox.close(Error::overwritten()));
+            return None;
+        };
+        (feed.attempts, feed.chunksize) = (out.attempts, out.chunksize);
+        Some(feed)
+    }
+
+    /// Publishes the next chunk, if there is one and a place for it; how many workers could take a
+    /// step of it.
+    fn publish_one(&self, state: &mut State) -> Option<usize> {
         if matches!(state.phase, Phase::Over(_)) {
-            return false;
+            return None;
         }
         if let Some(ticket) = state.again.pop_front() {
             return self.publish(state, ticket);
         }
         let workers = self.processes();
-        let Some(feed) = state.feeds.front() else { return false };
+        let feed = state.feeds.front()?;
         // Chunks that adapt are published just ahead of the workers, so that they can; and so are the
         // first ones, until it is known how much room results need.
-        let settled = feed.is_fixed() && feed.inbox.result_size().is_some();
+        let settled = feed.is_one_chunk() && feed.inbox.result_size().is_some();
         let ahead = if settled { usize::MAX } else { 2 * workers + 2 };
         if state.out.len() >= ahead {
-            return false;
+            return None;
         }
         let likely = feed.inbox.result_size().unwrap_or(0).min(MOST_ROOM);
         let (cost, alone) = (feed.next_cost(likely), state.out.is_empty());
         let most = self.spare(state);
         if most < cost && !alone {
-            return false;
+            return None;
         }
-        let Some(ticket) = state.free.pop() else { return false };
-        let Some(mut feed) = state.feeds.pop_front() else { return false };
+        let ticket = state.free.pop()?;
+        let mut feed = state.feeds.pop_front()?;
         let prepared = self.prepare(state, &mut feed, workers, most);
         if feed.left > 0 {
             state.feeds.push_back(feed);
         }
         match prepared {
             Ok(out) => {
+                self.count_shareable(state, out.shareable, 1);
                 state.out.insert(ticket, out);
                 self.publish(state, ticket)
             }
@@ -144,7 +186,7 @@ impl Crew {
                 state.free.push(ticket);
                 state.feeds.retain(|feed| !Arc::ptr_eq(&feed.inbox, &inbox));
                 state.wakers.extend(inbox.close(error));
-                true
+                Some(0)
             }
         }
     }
@@ -159,12 +201,12 @@ impl Crew {
     ) -> Result<Out, (Arc<Inbox>, Error)> {
         let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
-        let measured = !feed.is_fixed();
+        let (chunksize, measured) = (feed.chunksize, !feed.is_one_chunk());
         let size = inbox.result_size().unwrap_or(0);
         let Some(cut) = feed.cut(workers, most, size.min(MOST_ROOM)) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
-        let Cut { first, count, bytes, handles, parcel } = cut;
+        let Cut { first, count, step, bytes, handles, parcel } = cut;
         let (block, arguments) = if let Some(Parcel { lease, len }) = parcel {
             (lease.keep(), len as u64)
         } else {
@@ -186,6 +228,7 @@ impl Crew {
             arguments,
             room: block.len - arguments,
             count: count as u32,
+            step: step as u32,
             asks: handles.is_some(),
             timed: inbox.terms.timeout.is_some(),
             measured,
@@ -197,6 +240,8 @@ impl Crew {
             attempts,
             block,
             chunk,
+            chunksize,
+            shareable: step < count,
             position: 0,
             owner: None,
             handles,
@@ -251,9 +296,20 @@ impl Crew {
         arena.used() <= self.plan.memory.unwrap_or(MOST_LENT) / 2
     }
 
-    fn publish(&self, state: &mut State, ticket: TicketId) -> bool {
+    /// Counts tickets that can be shared, and tells workers whether there are any.
+    pub(super) fn count_shareable(&self, state: &mut State, is_one: bool, change: isize) {
+        if is_one {
+            let before = state.shareable;
+            state.shareable = before.saturating_add_signed(change);
+            if (before == 0) != (state.shareable == 0) {
+                self.board.set_shareable(before == 0);
+            }
+        }
+    }
+
+    fn publish(&self, state: &mut State, ticket: TicketId) -> Option<usize> {
         let State { out, again, .. } = state;
-        let Some(entry) = out.get_mut(&ticket) else { return false };
+        let entry = out.get_mut(&ticket)?;
         let chunk = entry.chunk;
         entry.owner = None;
         entry.position = self.board.position();
@@ -266,6 +322,6 @@ impl Crew {
         if !published {
             again.push_front(ticket);
         }
-        published
+        published.then(|| chunk.count.div_ceil(chunk.step) as usize)
     }
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, PoisonError};
 use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::Signal;
 
-use super::{Crew, Doom, Phase, State, unlock};
+use super::{Crew, Doom, Out, Phase, State, unlock};
 use crate::error::{Error, Place};
 use crate::process::Handle;
-use crate::queue::Owner;
+use crate::queue::{Owner, TicketId};
 use crate::worker::{Leaving, Mail};
 
 /// A worker's place in the pool.
@@ -109,14 +109,20 @@ impl Crew {
         goes_on && (owner as usize) < self.processes()
     }
 
-    /// Calls workers to vacant seats while more chunks are out than there are workers.
+    /// Calls workers to vacant seats while more steps are out than there are workers.
     pub(super) fn call_workers(&self, state: &mut State) {
         if state.waiting == 0 {
             return;
         }
         let seats = &state.seats[..self.processes()];
         let filled = seats.iter().filter(|seat| seat.standing == Standing::Filled).count();
-        let missing = state.out.len().saturating_sub(filled);
+        let steps = |(ticket, out): (&TicketId, &Out)| {
+            let untaken = self.board.untaken(*ticket, out.chunk.count);
+            // What is taken keeps one worker busy.
+            untaken.div_ceil(out.chunk.step) + u32::from(untaken < out.chunk.count)
+        };
+        let open = state.out.iter().map(steps).sum::<u32>() as usize;
+        let missing = open.saturating_sub(filled);
         let is_vacant = |owner: &Owner| {
             seats.get(*owner as usize).is_some_and(|seat| seat.standing == Standing::Vacant)
         };

@@ -162,6 +162,7 @@ impl Crew {
     fn take_out(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
         let out = state.out.remove(&ticket)?;
         self.board.forget_claim(ticket, out.position);
+        self.count_shareable(state, out.shareable, -1);
         state.free.push(ticket);
         Some(out)
     }
@@ -351,7 +352,7 @@ fn is_panic(outcome: &record::Outcome<&[u8]>, apart: Option<&Payload>) -> bool {
 }
 
 /// Copies a chunk's arguments out of shared memory.
-fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
+pub(super) fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
     let mut bytes = Vec::new();
     let len = out.chunk.arguments as usize;
     arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);

@@ -256,7 +256,7 @@ impl Crew {
                 }
                 unlock(state, Vec::new());
             }
-            News::Finished => {
+            News::Look => {
                 self.collect();
                 self.listen();
             }

@@ -1,10 +1,13 @@
 //! Tests of the protocol, one step at a time.
 
+use super::words::{Entry, TICKET_BITS};
 use super::*;
+use crate::function::Name;
 
 fn chunk(count: u32) -> Chunk {
     let name = Name::from_words([1, 2, 3]);
     Chunk {
+        step: count,
         name,
         region: 4,
         offset: 5,
@@ -80,6 +83,43 @@ fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
         }
     }
     assert_eq!(kept, [(0, 0)], "the parent was told of the claim that was overwritten");
+}
+
+#[test]
+fn a_claimer_keeps_the_earlier_half_of_what_it_has_not_taken() {
+    let board = board(2);
+    assert!(board.publish(0, &Chunk { step: 3, ..chunk(20) }, |_, _| ()));
+    assert_eq!(board.claim(0), Some(0));
+    let claim = board.claimed(0, 42);
+    assert_eq!(claim.take(), Some(0..3));
+    // Six steps are left, the last of them of two tasks.
+    assert_eq!(board.untaken(0, 20), 17);
+    assert_eq!(board.shorten(0, 20, 3), Some(12));
+    assert_eq!(board.shorten(0, 20, 3), None, "that is not its length any more");
+    assert_eq!(claim.take(), Some(3..6));
+    assert_eq!(board.shorten(0, 12, 3), Some(9));
+    assert_eq!(board.shorten(0, 9, 3), Some(6), "what is not begun can go to others");
+    assert_eq!(claim.take(), None);
+    assert_eq!(board.shorten(0, 6, 3), None);
+}
+
+#[test]
+fn a_chunk_that_was_claimed_just_now_keeps_a_step() {
+    let board = board(1);
+    assert!(board.publish(0, &Chunk { step: 2, ..chunk(3) }, |_, _| ()));
+    assert_eq!(board.shorten(0, 3, 2), Some(2));
+    assert_eq!(board.shorten(0, 2, 2), None);
+}
+
+#[test]
+fn hunger_is_told_where_there_may_be_a_share() {
+    let board = board(1);
+    assert!(!board.hunger() && !board.take_hunger(), "there is nothing to share");
+    board.set_shareable(true);
+    assert!(board.hunger(), "a new board listens");
+    assert!(board.has_news() && !board.listen());
+    assert!(board.take_hunger() && !board.take_hunger());
+    assert!(!board.has_news());
 }
 
 #[test]

@@ -123,6 +123,58 @@ fn chunk_is_taken_back_or_claimed() {
 }
 
 #[test]
+fn task_is_taken_by_the_claimer_or_taken_back() {
+    check(4, || {
+        let board = board(2, 1);
+        assert!(board.publish(0, &chunk(0, 4), |_, _| ()));
+        let claimer = {
+            let board = Arc::clone(&board);
+            thread::spawn(move || {
+                assert_eq!(board.claim(0), Some(0));
+                let claim = board.claimed(0, 42);
+                std::iter::from_fn(|| claim.take()).flatten().collect::<Vec<_>>()
+            })
+        };
+        let mut count = 4;
+        while let Some(limit) = board.shorten(0, count, 1) {
+            assert!(
+                0 < limit && limit < count,
+                "one is kept by whoever may have claimed it just now"
+            );
+            count = limit;
+        }
+        let taken = claimer.join().expect("it returns");
+        assert!(taken.into_iter().eq(0..count));
+        assert_eq!(board.untaken(0, count), 0);
+    });
+}
+
+#[test]
+fn hungry_sleeper_is_heard_of_and_found() {
+    check(4, || {
+        let board = board(2, 1);
+        board.set_shareable(true);
+        board.stop_listening();
+        let reports = Channel::new();
+        let worker = {
+            let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
+            thread::spawn(move || {
+                if board.fall_asleep(0) && board.hunger() {
+                    reports.send(());
+                }
+            })
+        };
+        while !board.take_hunger() {
+            if board.listen() {
+                reports.receive();
+            }
+        }
+        assert_eq!(board.sleeping(0..1), 1);
+        worker.join().expect("it returns");
+    });
+}
+
+#[test]
 fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
     check(4, || {
         let board = board(2, 1);
@@ -215,6 +267,6 @@ fn parent_that_listens_is_told_of_each_finished_chunk() {
         workers.into_iter().for_each(|worker| worker.join().expect("it returns"));
         finished.sort_unstable();
         assert_eq!(finished, [0, 1]);
-        assert!(!board.has_finished());
+        assert!(!board.has_news());
     });
 }

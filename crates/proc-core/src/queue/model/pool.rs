@@ -33,7 +33,7 @@ enum Start {
 enum Report {
     /// In a model that starts when all sleep.
     Asleep,
-    Finished,
+    Look,
     Exited(Owner),
 }
 
@@ -69,6 +69,10 @@ fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
             if shared.start == Start::WhenAllSleep {
                 shared.reports.send(Report::Asleep);
             }
+            if board.hunger() {
+                atomics::step();
+                shared.reports.send(Report::Look);
+            }
             mail.receive();
             board.wake_up(owner);
         }
@@ -80,7 +84,7 @@ fn run(shared: &Shared, ticket: TicketId) {
     let told = board.chunk(ticket);
     assert_eq!(told, chunk(told.offset as usize, told.count as usize));
     let claim = board.claimed(ticket, 42);
-    for index in 0..told.count {
+    while let Some(index) = claim.take().map(|step| step.start) {
         let task = told.offset as usize + index as usize;
         shared.seen[task].begun.store(true, Ordering::Relaxed);
         claim.begin(index, None);
@@ -91,7 +95,7 @@ fn run(shared: &Shared, ticket: TicketId) {
     }
     if board.finish(ticket, 1) {
         atomics::step();
-        shared.reports.send(Report::Finished);
+        shared.reports.send(Report::Look);
     }
 }
 
@@ -184,7 +188,7 @@ impl Parent {
     fn hear(&mut self) {
         match self.shared.reports.receive() {
             Report::Asleep => {}
-            Report::Finished => {
+            Report::Look => {
                 self.collect();
                 self.listen();
             }
@@ -200,12 +204,34 @@ impl Parent {
     }
 
     fn pump(&mut self) {
-        let mut published = 0;
-        while self.publish_one() {
-            published += 1;
+        self.share();
+        let mut steps = 0;
+        while let Some(more) = self.publish_one() {
+            steps += more;
         }
-        if published > 0 {
-            self.wake(published);
+        if steps > 0 {
+            self.wake(steps);
+        }
+    }
+
+    fn share(&mut self) {
+        let board = &self.shared.board;
+        let enough = !self.chunks.is_empty() || !self.again.is_empty();
+        if !board.take_hunger() || enough || board.has_ready() {
+            return;
+        }
+        let mut sleepers = board.sleeping(0..self.seats.len() as Owner);
+        while sleepers > 0 {
+            let untaken = |(ticket, out): (&TicketId, &Out)| {
+                (board.untaken(*ticket, out.count as u32), *ticket)
+            };
+            let Some((_, ticket)) = self.out.iter().map(untaken).max() else { return };
+            let out = self.out.get_mut(&ticket).expect("it is in use");
+            let Some(limit) = board.shorten(ticket, out.count as u32, 1) else { return };
+            let rest = out.count - limit as usize;
+            out.count = limit as usize;
+            self.chunks.push_back((out.first + out.count, rest));
+            sleepers = sleepers.saturating_sub(rest);
         }
     }
 
@@ -217,12 +243,12 @@ impl Parent {
         }
     }
 
-    fn publish_one(&mut self) -> bool {
+    fn publish_one(&mut self) -> Option<usize> {
         let ticket = match self.again.pop_front() {
             Some(ticket) => ticket,
-            None if self.chunks.is_empty() => return false,
+            None if self.chunks.is_empty() => return None,
             None => {
-                let Some(ticket) = self.free.pop() else { return false };
+                let ticket = self.free.pop()?;
                 let (first, count) = self.chunks.pop_front().expect("one is left");
                 self.out.insert(ticket, Out { first, count, position: 0, owner: None });
                 ticket
@@ -232,6 +258,9 @@ impl Parent {
         entry.owner = None;
         entry.position = self.shared.board.position();
         let chunk = chunk(entry.first, entry.count);
+        if entry.count > 1 {
+            self.shared.board.set_shareable(true);
+        }
         let published = self.shared.board.publish(ticket, &chunk, |ticket, owner| {
             if let Some(other) = self.out.get_mut(&ticket) {
                 other.owner = Some(owner);
@@ -240,7 +269,7 @@ impl Parent {
         if !published {
             self.again.push_front(ticket);
         }
-        published
+        published.then_some(chunk.count as usize)
     }
 
     fn collect(&mut self) {
@@ -378,6 +407,18 @@ fn check_killed(interruptions: usize, plan: Plan) {
 fn every_task_has_a_result() {
     let start = Start::AtOnce;
     check_alive(1, Plan { tickets: 2, workers: 2, chunks: &[1, 1, 1], start });
+}
+
+#[test]
+fn idle_worker_has_a_share_of_what_another_has_claimed() {
+    let start = Start::AtOnce;
+    check_alive(1, Plan { tickets: 2, workers: 2, chunks: &[3], start });
+}
+
+#[test]
+fn one_of_two_workers_that_share_killed_at_any_operation_costs_one_task() {
+    let start = Start::AtOnce;
+    check_killed(0, Plan { tickets: 2, workers: 2, chunks: &[2], start });
 }
 
 #[test]

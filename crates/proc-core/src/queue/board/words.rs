@@ -1,0 +1,66 @@
+//! The words that are exchanged by compare-and-swap, packed and unpacked.
+
+use super::{Layout, Owner, TicketId};
+
+/// An entry of the ring, unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Empty,
+    /// Published as number `seq` (the low 32 bits), claimed by nobody.
+    Ready {
+        seq: u32,
+        ticket: TicketId,
+    },
+    Taken {
+        seq: u32,
+        ticket: TicketId,
+        owner: Owner,
+    },
+}
+
+const KIND_READY: u64 = 1 << 62;
+const KIND_TAKEN: u64 = 2 << 62;
+pub(super) const TICKET_BITS: u32 = 18;
+
+impl Entry {
+    pub(super) fn pack(self) -> u64 {
+        match self {
+            Entry::Empty => 0,
+            Entry::Ready { seq, ticket } => KIND_READY | u64::from(ticket) << 32 | u64::from(seq),
+            Entry::Taken { seq, ticket, owner } => {
+                KIND_TAKEN
+                    | u64::from(owner) << (32 + TICKET_BITS)
+                    | u64::from(ticket) << 32
+                    | u64::from(seq)
+            }
+        }
+    }
+
+    pub(super) fn unpack(bits: u64) -> Entry {
+        let seq = bits as u32;
+        let ticket = (bits >> 32) as u32 & ((1 << TICKET_BITS) - 1);
+        let owner = (bits >> (32 + TICKET_BITS)) as u32 & (Layout::MOST_WORKERS - 1);
+        match bits & (3 << 62) {
+            KIND_READY => Entry::Ready { seq, ticket },
+            KIND_TAKEN => Entry::Taken { seq, ticket, owner },
+            _ => Entry::Empty,
+        }
+    }
+}
+
+/// How much of a claimed ticket is begun or about to be, and how much of it is the claimer's at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) taken: u32,
+    pub(super) limit: u32,
+}
+
+impl Extent {
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.limit) << 32 | u64::from(self.taken)
+    }
+
+    pub(super) fn unpack(bits: u64) -> Extent {
+        Extent { taken: bits as u32, limit: (bits >> 32) as u32 }
+    }
+}
