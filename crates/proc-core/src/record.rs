@@ -151,18 +151,20 @@ pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<u
     let len = usize::try_from(take_len(&mut rest)?).ok()?;
     let start = *at + head.len() - rest.len();
     let end = start.checked_add(len).filter(|end| *end <= part.len())?;
-    let from = std::mem::replace(at, end);
-    if *tag == VALUE {
-        return Some(Outcome::Value(start..end));
-    }
-    let mut copy = Vec::new();
-    part.read(from, end - from, &mut copy);
-    match take_result(&mut &copy[..])? {
-        Outcome::Apart => Some(Outcome::Apart),
-        Outcome::Fault(fault) => Some(Outcome::Fault(fault)),
-        // It was something else a moment ago.
-        Outcome::Value(_) => None,
-    }
+    let outcome = if *tag == VALUE {
+        Outcome::Value(start..end)
+    } else {
+        let mut copy = Vec::new();
+        part.read(*at, end - *at, &mut copy);
+        match take_result(&mut &copy[..])? {
+            Outcome::Apart => Outcome::Apart,
+            Outcome::Fault(fault) => Outcome::Fault(fault),
+            // It was something else a moment ago.
+            Outcome::Value(_) => return None,
+        }
+    };
+    *at = end;
+    Some(outcome)
 }
 
 #[cold]

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use super::crew::Crew;
+use super::feed::Feed;
 use super::imap::ImapUnordered;
-use super::job::{Delivery, Feed, Inbox, Terms};
+use super::job::{Delivery, Inbox, Terms};
 use super::map;
 use super::task::Task;
 use crate::error::{Error, Place};

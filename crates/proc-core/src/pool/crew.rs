@@ -22,7 +22,8 @@ use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
 use self::seats::Seat;
-use super::job::{Delivery, Feed, Inbox};
+use super::feed::Feed;
+use super::job::{Delivery, Inbox};
 use crate::context::{self, Context};
 use crate::error::Error;
 use crate::function::Name;

@@ -10,6 +10,7 @@ use std::ffi::{CString, OsString};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use allocation_counter::measure;
@@ -18,10 +19,11 @@ use serde::ser::SerializeTuple;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_bytes::ByteBuf;
 
-use super::job::Delivery;
+use super::job::{Delivery, Results};
 use crate::error::{Error, Place};
 use crate::function::{Fault, Message};
 use crate::panics::{self, PanicReport};
+use crate::queue::Arena;
 use crate::record;
 use crate::sink::Sink;
 use crate::wire::{self, Payload, Report};
@@ -62,8 +64,29 @@ macro_rules! for_each_type {
     ($do:ident: $($of:ty),* $(,)?) => { [$($do::<$of> as fn(&[u8], usize) -> usize),*] };
 }
 
-/// Reads `bytes` as the results of `count` tasks; gives the memory that took.
+/// Reads `bytes` as the results of `count` tasks, copied and where they lie, which must come to the
+/// same; gives the memory that took.
 fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
+    static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
+    let lent = || {
+        let mut arena = ARENA.lock().expect("no test panics with it");
+        let (block, _) = arena.allocate(bytes.len()).expect("there is memory");
+        let lease = arena.lease(block);
+        assert!(lease.write(0, bytes));
+        Results::Lent(lease.part(0, bytes.len()))
+    };
+    let (told, spent) = open_as::<R>(bytes, bytes.to_vec().into(), count);
+    let (told_lent, spent_lent) = open_as::<R>(bytes, lent(), count);
+    assert_eq!(told, told_lent, "{}", std::any::type_name::<R>());
+    spent.max(spent_lent)
+}
+
+/// What is told of each task, and the memory that took.
+fn open_as<R: Message>(
+    bytes: &[u8],
+    results: Results,
+    count: usize,
+) -> (Vec<(usize, Option<String>)>, usize) {
     let name = std::any::type_name::<R>();
     let mut told = Vec::new();
     let spent = measure(|| {
@@ -72,7 +95,7 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
         let delivery = Delivery::Results {
             first: 7,
             count,
-            bytes: bytes.to_vec().into(),
+            bytes: results,
             apart: apart.into_iter().filter_map(|(n, payload)| Some((n, payload.ok()?))).collect(),
             place: Place::default(),
         };
@@ -91,7 +114,7 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
             "{name}: {told:?}"
         );
     }
-    usize::try_from(spent.bytes_max).expect("memory has an end")
+    (told, usize::try_from(spent.bytes_max).expect("memory has an end"))
 }
 
 /// Values of types each of whose elements fills a byte at least.

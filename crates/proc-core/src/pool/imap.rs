@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::crew::Crew;
-use super::job::{Feed, Inbox};
+use super::feed::Feed;
+use super::job::Inbox;
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::caller::Caller;
 use super::crew::Crew;
-use super::job::{Delivery, Feed, Inbox};
+use super::feed::Feed;
+use super::job::{Delivery, Inbox};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 

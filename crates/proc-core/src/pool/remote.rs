@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Delivery, Feed, Inbox, Terms};
+use super::feed::Feed;
+use super::job::{Delivery, Inbox, Terms};
 use super::{Pool, Task};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name, refuse_captures};

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use super::super::job::{Cut, Feed, Inbox, Parcel};
+use super::super::feed::{Cut, Feed, Parcel};
+use super::super::job::Inbox;
 use super::{Crew, Out, Phase, State, settle, unlock};
 use crate::error::Error;
 use crate::queue::{Arena, Block, Chunk, Lease, SMALLEST, TicketId};

@@ -8,7 +8,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::job::{Delivery, Feed, Results};
+use super::super::feed::Feed;
+use super::super::job::{Delivery, Results};
 use super::seats::Standing;
 use super::{Crew, Deliveries, Doom, Intensity, Out, State, unlock};
 use crate::error::{Error, Place};
