@@ -16,7 +16,7 @@ use ipc_channel::ipc::IpcSharedMemory;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::error::Error;
-use crate::queue::{Flag, Region};
+use crate::queue::Region;
 use crate::{sys, wire};
 
 /// Numbers (or other plain data) that all processes read in one place, without a copy for each.
@@ -89,29 +89,23 @@ impl Memory {
         let data = wire::shared(|| IpcSharedMemory::from_bytes(bytes));
         let data = data.map_err(|why| cannot(std::io::Error::other(why)))?;
         sys::make_read_only(&data).map_err(cannot)?;
-        let gone = Region::new(size_of::<Flag>()).map_err(cannot)?;
+        let gone = Region::new(size_of::<u64>()).map_err(cannot)?;
         // Processes that were forked have the same random keys, and a pid may come again.
         let (maker, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let number = RandomState::new().hash_one((maker, made, SystemTime::now()));
         Ok(Memory { number, data, gone, maker: Some(maker) })
     }
 
-    fn flag(&self) -> Option<&Flag> {
-        self.gone.atomics(0, 1).map(|flags| &flags[0])
-    }
-
     fn is_gone(&self) -> bool {
-        self.flag().is_none_or(|flag| flag.load(Ordering::Relaxed) != 0)
+        self.gone.is_raised()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // Not a copy of the maker, forked since.
-        if self.maker == Some(std::process::id())
-            && let Some(flag) = self.flag()
-        {
-            flag.store(1, Ordering::Relaxed);
+        if self.maker == Some(std::process::id()) {
+            self.gone.raise();
         }
     }
 }

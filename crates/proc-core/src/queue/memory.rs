@@ -7,9 +7,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use ipc_channel::ipc::IpcSharedMemory;
 
+use super::atomics::AtomicU64;
 use crate::sys;
 use crate::wire::shared;
 
@@ -109,6 +111,18 @@ impl Region {
         Some(unsafe { std::slice::from_raw_parts(source, len) })
     }
 
+    /// Raises the flag that the first word is, in a region that is for nothing else.
+    pub(crate) fn raise(&self) {
+        if let Some([flag]) = self.atomics::<AtomicU64>(0, 1) {
+            flag.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether anybody has raised the flag; also where there is no room for one.
+    pub(crate) fn is_raised(&self) -> bool {
+        !matches!(self.atomics::<AtomicU64>(0, 1), Some([flag]) if flag.load(Ordering::Relaxed) == 0)
+    }
+
     /// `count` objects of a type that is made of atomics, at `offset`.
     #[cfg(not(all(test, loom)))]
     pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
@@ -148,7 +162,7 @@ impl From<IpcSharedMemory> for Region {
 pub(crate) unsafe trait AllAtomic: Default + Send + Sync + 'static {}
 
 // SAFETY: it is an atomic integer.
-unsafe impl AllAtomic for super::atomics::AtomicU64 {}
+unsafe impl AllAtomic for AtomicU64 {}
 // SAFETY: repr(C), all fields atomic integers.
 unsafe impl AllAtomic for super::board::Header {}
 // SAFETY: repr(C), all fields atomic integers.

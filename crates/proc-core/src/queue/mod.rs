@@ -14,6 +14,5 @@ mod memory;
 mod model;
 
 pub(crate) use arena::{Arena, Block, Lease, Part, SMALLEST};
-pub(crate) use atomics::AtomicU64 as Flag;
 pub(crate) use board::{Board, Chunk, Claim, Layout, Owner, TicketId};
 pub(crate) use memory::Region;
