@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::panics::{self, PanicReport};
 use crate::run::{Run, Stage};
+use crate::sink::Sink;
 use crate::state::State;
 use crate::sys::image::Image;
 use crate::wire::{self, Handles};
@@ -82,7 +83,7 @@ struct Entry {
 /// What can be done with a function.
 pub(crate) struct Code {
     /// Decodes arguments, calls, and appends the encoded result.
-    pub(crate) call: fn(Input<'_>, &mut State, out: &mut Vec<u8>) -> Called,
+    pub(crate) call: fn(Input<'_>, &mut State, out: &mut Sink) -> Called,
     /// The same for each task of a chunk.
     pub(crate) run: fn(&mut Run<'_>),
 }
@@ -125,9 +126,9 @@ trait Callable: Sized + 'static {
     };
 
     /// May panic: `stage` then says what was being done.
-    fn task(input: Input<'_>, state: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called;
+    fn task(input: Input<'_>, state: &mut State, out: &mut Sink, stage: &Cell<Stage>) -> Called;
 
-    fn call(input: Input<'_>, state: &mut State, out: &mut Vec<u8>) -> Called {
+    fn call(input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
         let stage = Cell::new(Stage::Arguments);
         panics::catch(|| Self::task(input, state, out, &stage))
             .unwrap_or_else(|panic| Err(stage.get().fault(panic)))
@@ -153,7 +154,7 @@ fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
 }
 
 #[inline]
-fn write<R: Message>(result: R, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+fn write<R: Message>(result: R, out: &mut Sink, stage: &Cell<Stage>) -> Called {
     stage.set(Stage::Result);
     let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
     // What its destructor does is the function's business.
@@ -172,7 +173,7 @@ where
     R: Message,
 {
     #[inline]
-    fn task(input: Input<'_>, _: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+    fn task(input: Input<'_>, _: &mut State, out: &mut Sink, stage: &Cell<Stage>) -> Called {
         let argument = read(input, stage)?;
         write(crate::sys::conjure::<F>()(argument), out, stage)
     }
@@ -189,7 +190,7 @@ where
     R: Message,
 {
     #[inline]
-    fn task(input: Input<'_>, state: &mut State, out: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+    fn task(input: Input<'_>, state: &mut State, out: &mut Sink, stage: &Cell<Stage>) -> Called {
         let argument = read(input, stage)?;
         let result = crate::sys::conjure::<F>()(state.lend()?, argument);
         state.take_back();
@@ -206,7 +207,7 @@ where
     A: Message,
     S: 'static,
 {
-    fn task(input: Input<'_>, state: &mut State, _: &mut Vec<u8>, stage: &Cell<Stage>) -> Called {
+    fn task(input: Input<'_>, state: &mut State, _: &mut Sink, stage: &Cell<Stage>) -> Called {
         let argument = read(input, stage)?;
         state.put(crate::sys::conjure::<F>()(argument));
         Ok(None)
@@ -221,14 +222,14 @@ where
     F: Fn(S) + Copy + 'static,
     S: 'static,
 {
-    fn task(_: Input<'_>, state: &mut State, _: &mut Vec<u8>, _: &Cell<Stage>) -> Called {
+    fn task(_: Input<'_>, state: &mut State, _: &mut Sink, _: &Cell<Stage>) -> Called {
         let state = state.take()?;
         // Nobody waits for it, so the message of a panic is printed as in any thread.
         let _ = panics::contain(|| crate::sys::conjure::<F>()(*state));
         Ok(None)
     }
 
-    fn call(input: Input<'_>, state: &mut State, out: &mut Vec<u8>) -> Called {
+    fn call(input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
         Self::task(input, state, out, &Cell::new(Stage::Function))
     }
 }
@@ -333,7 +334,7 @@ mod tests {
     #[test]
     fn a_name_leads_back_to_its_function() {
         let code = name_of(double).resolve().expect("it is here");
-        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        let (mut bytes, mut out) = (Sink::default(), Sink::default());
         wire::encode_into(&21, &mut bytes).expect("an integer");
         let input = Input { bytes: &bytes, handles: None };
         (code.call)(input, &mut State::none(), &mut out).expect("it returns");
@@ -352,7 +353,7 @@ mod tests {
             Name::of_stateful::<F, u32, u32, u32>().expect("tests are one image")
         }
         let code = name_of(count).resolve()?;
-        let (mut bytes, mut out) = (Vec::new(), Vec::new());
+        let (mut bytes, mut out) = (Sink::default(), Sink::default());
         wire::encode_into(&by, &mut bytes).expect("an integer");
         (code.call)(Input { bytes: &bytes, handles: None }, state, &mut out)?;
         Ok(wire::decode(&out, None).expect("an integer"))

@@ -66,8 +66,11 @@
 //! | `get_context("spawn")` | [`Context::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
+//! | `set_forkserver_preload([…])` | [`preload(f, x)`](PoolBuilder::preload): run once, in memory of every worker |
 //! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
+//! | `shared_memory`, `Array` (read-only here) | [`Shared::from_slice(&data)?`](Shared), as part of an argument |
 //! | (a pool has the size it has) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
+//! | (a pool holds what it is given) | [`memory(bytes)`](PoolBuilder::memory): at most so much at a time |
 //! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
@@ -82,11 +85,14 @@ mod function;
 mod limits;
 mod panics;
 mod pool;
+mod preload;
 mod process;
 mod queue;
 mod record;
 mod run;
 mod sentinel;
+mod shared;
+mod sink;
 mod state;
 mod streams;
 mod surroundings;
@@ -103,6 +109,7 @@ pub use limits::Limits;
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::Process;
 pub use sentinel::{Sentinel, wait};
+pub use shared::Shared;
 
 #[doc(hidden)]
 pub use pool::remote;

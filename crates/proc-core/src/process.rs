@@ -20,6 +20,7 @@ use crate::error::{Error, Place};
 use crate::function::{Fault, Input, Message, Name, refuse_captures};
 use crate::limits::Limits;
 use crate::panics::{self, Echo};
+use crate::sink::Sink;
 use crate::state::State;
 use crate::streams::Streams;
 use crate::surroundings::Overrides;
@@ -254,6 +255,11 @@ impl Handle {
         self.template.signal(self.key, signal);
     }
 
+    /// Whether this process asked for it, and is no copy of the one that did.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.key.owner == std::process::id()
+    }
+
     /// Ends the template that made the process, and with it all that it made.
     pub(crate) fn kill_template(&self) {
         self.template.kill();
@@ -362,14 +368,14 @@ pub(crate) enum Received {
 /// The life of a [`Process`] from inside.
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Print);
-    let mut out = Vec::new();
+    let mut out = Sink::default();
     let result = function.resolve().and_then(|code| {
         let (bytes, handles) = arguments.parts();
         (code.call)(Input { bytes, handles }, &mut State::none(), &mut out)
     });
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result
-        .and_then(|handles| Payload::new(out, handles).map_err(Fault::Result))
+        .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))
         .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
     // Where the parent no longer listens, nobody misses the result.
     let _ = report.send(Report::Returned(result));

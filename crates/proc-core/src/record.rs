@@ -4,10 +4,17 @@
 //! length and its bytes. Everything read here may have been written by a worker gone wrong, so
 //! reading is checked and borrows from private copies only.
 
+use std::ops::Range;
+
 use crate::function::Fault;
+use crate::queue::Part;
+use crate::sink::Sink;
 
 /// The length that says "the real one follows in eight bytes".
 const LONG: u32 = u32::MAX;
+
+/// A result's tag and the longest length.
+const LONGEST_HEAD: usize = 13;
 
 /// The least room that each result needs: a tag and the length of nothing.
 pub(crate) const LEAST_RESULT: usize = 5;
@@ -15,19 +22,22 @@ pub(crate) const LEAST_RESULT: usize = 5;
 /// Appends a record with the bytes that `write` appends. On an error nothing is left of it.
 #[inline]
 pub(crate) fn append<T, E>(
-    out: &mut Vec<u8>,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<T, E>,
+    out: &mut Sink,
+    write: impl FnOnce(&mut Sink) -> Result<T, E>,
 ) -> Result<T, E> {
-    let start = out.len();
+    let (start, before) = (out.len(), out.total());
     out.extend_from_slice(&[0; 4]);
     match write(out) {
         Ok(value) => {
-            let len = out.len() - start - 4;
+            let len = out.total() - before - 4;
             match u32::try_from(len) {
                 Ok(len) if len != LONG => {
                     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
                 }
-                _ => lengthen(out, start, len),
+                _ => {
+                    out.gather();
+                    lengthen(out, start, len);
+                }
             }
             Ok(value)
         }
@@ -48,23 +58,32 @@ fn lengthen(out: &mut Vec<u8>, start: usize, len: usize) {
 /// Takes the first record's bytes off `bytes`; `None` if there is no whole one.
 #[inline]
 pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let (len, mut rest) = bytes.split_first_chunk::<4>()?;
-    let mut len = u64::from(u32::from_le_bytes(*len));
-    if len == u64::from(LONG) {
-        let (long, after) = rest.split_first_chunk::<8>()?;
-        len = u64::from_le_bytes(*long);
-        rest = after;
-    }
+    let mut rest = *bytes;
+    let len = take_len(&mut rest)?;
     let (record, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
     *bytes = rest;
     Some(record)
 }
 
+/// Takes a record's length off `bytes`.
+#[inline]
+fn take_len(bytes: &mut &[u8]) -> Option<u64> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    let len = u32::from_le_bytes(*len);
+    if len != LONG {
+        return Some(u64::from(len));
+    }
+    let (len, rest) = bytes.split_first_chunk::<8>()?;
+    *bytes = rest;
+    Some(u64::from_le_bytes(*len))
+}
+
 /// One result, as far as it can be told without its type.
 #[derive(Debug)]
-pub(crate) enum Outcome<'a> {
-    /// The encoded value.
-    Value(&'a [u8]),
+pub(crate) enum Outcome<V> {
+    /// The encoded value, or where it is.
+    Value(V),
     /// The value came, or comes, in a message: it is large or holds channel ends.
     Apart,
     Fault(Fault),
@@ -79,8 +98,8 @@ const FAULT: u8 = 2;
 /// Returns what `call` gave beside the bytes.
 #[inline]
 pub(crate) fn append_result<T>(
-    out: &mut Vec<u8>,
-    call: impl FnOnce(&mut Vec<u8>) -> Result<T, Fault>,
+    out: &mut Sink,
+    call: impl FnOnce(&mut Sink) -> Result<T, Fault>,
 ) -> Result<T, ()> {
     let start = out.len();
     out.push(VALUE);
@@ -92,9 +111,9 @@ pub(crate) fn append_result<T>(
 
 /// Appends the result of a task that failed.
 #[cold]
-pub(crate) fn append_fault(out: &mut Vec<u8>, fault: &Fault) {
+pub(crate) fn append_fault(out: &mut Sink, fault: &Fault) {
     out.push(FAULT);
-    let text = |out: &mut Vec<u8>| -> Result<(), postcard::Error> {
+    let text = |out: &mut Sink| -> Result<(), postcard::Error> {
         out.extend(postcard::to_stdvec(fault)?);
         Ok(())
     };
@@ -109,7 +128,7 @@ pub(crate) fn append_apart(out: &mut Vec<u8>) {
 
 /// Takes the first result off `bytes`; `None` if there is no whole one.
 #[inline]
-pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<'a>> {
+pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>> {
     let (tag, rest) = bytes.split_first()?;
     let mut rest = rest;
     let record = take(&mut rest)?;
@@ -120,6 +139,31 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<'a>> {
         _ => return None,
     };
     *bytes = rest;
+    Some(outcome)
+}
+
+/// Takes the result at `at` of shared memory, and moves `at` on: a value's place, or a copy of what
+/// else it is. `None` if there is no whole one.
+pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<usize>>> {
+    let mut head = Vec::with_capacity(LONGEST_HEAD);
+    part.read(*at, LONGEST_HEAD.min(part.len().checked_sub(*at)?), &mut head);
+    let (tag, mut rest) = head.split_first()?;
+    let len = usize::try_from(take_len(&mut rest)?).ok()?;
+    let start = *at + head.len() - rest.len();
+    let end = start.checked_add(len).filter(|end| *end <= part.len())?;
+    let outcome = if *tag == VALUE {
+        Outcome::Value(start..end)
+    } else {
+        let mut copy = Vec::new();
+        part.read(*at, end - *at, &mut copy);
+        match take_result(&mut &copy[..])? {
+            Outcome::Apart => Outcome::Apart,
+            Outcome::Fault(fault) => Outcome::Fault(fault),
+            // It was something else a moment ago.
+            Outcome::Value(_) => return None,
+        }
+    };
+    *at = end;
     Some(outcome)
 }
 
@@ -136,7 +180,7 @@ mod tests {
     proptest! {
         #[test]
         fn records_come_back(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
-            let mut out = Vec::new();
+            let mut out = Sink::default();
             for value in &values {
                 append(&mut out, |out| { out.extend(value); Ok::<_, ()>(()) }).expect("it is written");
             }
@@ -158,12 +202,12 @@ mod tests {
 
     #[test]
     fn an_error_leaves_nothing() {
-        let mut out = b"before".to_vec();
+        let mut out = Sink::from(b"before".to_vec());
         let failed: Result<(), u8> = append(&mut out, |out| {
             out.extend(b"half");
             Err(7)
         });
         assert_eq!(failed, Err(7));
-        assert_eq!(out, b"before");
+        assert_eq!(out[..], b"before"[..]);
     }
 }

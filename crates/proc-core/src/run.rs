@@ -12,6 +12,7 @@ use crate::function::{Called, Fault, Input};
 use crate::panics::{self, PanicReport};
 use crate::queue::{Chunk, Claim, Region, TicketId};
 use crate::record;
+use crate::sink::Sink;
 use crate::state::State;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Report};
@@ -32,7 +33,7 @@ pub(crate) struct Run<'a> {
     /// Tasks until the worker is to be replaced.
     pub(crate) left: &'a mut u64,
     /// Room for a result before it goes to shared memory.
-    pub(crate) out: &'a mut Vec<u8>,
+    pub(crate) out: &'a mut Sink,
     /// The number of the next task.
     pub(crate) task: u32,
     /// The end of the tasks that are taken.
@@ -72,7 +73,7 @@ impl<'a> Run<'a> {
     #[inline]
     pub(crate) fn each(
         &mut self,
-        mut task: impl FnMut(Input<'_>, &mut State, &mut Vec<u8>, &Cell<Stage>) -> Called,
+        mut task: impl FnMut(Input<'_>, &mut State, &mut Sink, &Cell<Stage>) -> Called,
     ) {
         let stage = Cell::new(Stage::Arguments);
         // A panic costs one task; the next is begun inside a new catch.
@@ -82,7 +83,7 @@ impl<'a> Run<'a> {
                     let input = self.begin();
                     stage.set(Stage::Arguments);
                     let state = &mut *self.state;
-                    let call = |out: &mut Vec<u8>| task(input, state, out, &stage);
+                    let call = |out: &mut Sink| task(input, state, out, &stage);
                     let done = record::append_result(self.out, call);
                     self.end(done.unwrap_or(None));
                 }
@@ -125,6 +126,7 @@ impl<'a> Run<'a> {
         *self.left -= 1;
         self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
         self.out.clear();
+        self.out.begin(self.written as usize);
         Input { bytes, handles: self.handles.take() }
     }
 
@@ -134,15 +136,21 @@ impl<'a> Run<'a> {
         sys::flush_line();
         // Every later result needs at least its tag and length in the room that is left.
         let spare = LEAST * u64::from(self.chunk.count - self.task - 1);
-        let fits = self.written + self.out.len() as u64 + spare <= self.chunk.room;
+        let fits = self.written + self.out.total() as u64 + spare <= self.chunk.room;
         if handles.is_some() || !fits {
             self.send_apart(handles);
         }
+        let len = self.out.total();
         let start = self.chunk.offset + self.chunk.arguments + self.written;
-        if !self.region.write(start as usize, self.out) {
+        let written = if self.out.has_placed() {
+            self.out.settle().is_some()
+        } else {
+            self.region.write(start as usize, self.out)
+        };
+        if !written {
             sys::exit_now(1);
         }
-        self.written += self.out.len() as u64;
+        self.written += len as u64;
         self.claim.end(self.task, self.written);
         self.task += 1;
     }
@@ -152,10 +160,11 @@ impl<'a> Run<'a> {
     /// What goes is a whole record, so a fault that is too long for the room arrives as well.
     #[cold]
     fn send_apart(&mut self, handles: Option<Handles>) {
-        let value = Payload::new(std::mem::take(self.out), handles).unwrap_or_else(|why| {
-            let mut record = Vec::new();
+        self.out.gather();
+        let value = Payload::new(std::mem::take(&mut **self.out), handles).unwrap_or_else(|why| {
+            let mut record = Sink::default();
             record::append_fault(&mut record, &Fault::Result(why));
-            Payload::new(record, None).expect("a short text needs no shared memory")
+            Payload::new(record.into_bytes(), None).expect("a short text needs no shared memory")
         });
         let (ticket, task) = (self.ticket, self.task);
         if self.report.send(Report::Worker(News::Apart { ticket, task, value })).is_err() {

@@ -4,6 +4,7 @@ use std::any::Any;
 
 use crate::function::{Fault, Input, Name};
 use crate::panics;
+use crate::sink::Sink;
 use crate::wire::Payload;
 
 /// What a worker keeps from task to task, of whatever type its pool says; `()` where that says none.
@@ -45,7 +46,7 @@ impl State {
         let (bytes, handles) = argument.parts();
         let made = name
             .resolve()
-            .and_then(|code| (code.call)(Input { bytes, handles }, self, &mut Vec::new()));
+            .and_then(|code| (code.call)(Input { bytes, handles }, self, &mut Sink::default()));
         self.maker = Some((name, argument));
         made.map(|_| ())
     }
@@ -80,7 +81,7 @@ impl State {
     pub(crate) fn end(mut self, worker_exit: Option<Name>) {
         if let Some(code) = worker_exit.and_then(|name| name.resolve().ok()) {
             let nothing = Input { bytes: &[], handles: None };
-            let _ = (code.call)(nothing, &mut self, &mut Vec::new());
+            let _ = (code.call)(nothing, &mut self, &mut Sink::default());
         }
         self.drop_value();
     }

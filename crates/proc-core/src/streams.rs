@@ -18,7 +18,11 @@ static GIVEN: AtomicU8 = AtomicU8::new(0);
 
 /// What a process is to have for stdin, stdout and stderr, where that is not what its parent has.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Streams([Option<Arc<OwnedFd>>; 3]);
+pub(crate) struct Streams([Option<Arc<OwnedFd>>; 5]);
+
+/// What travels like a stream and is none: the doorbell of a process that is to be a template.
+pub(crate) const BELL: u8 = 3;
+pub(crate) const RING: u8 = 4;
 
 impl Streams {
     /// Sets the stream with this number.

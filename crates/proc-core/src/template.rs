@@ -36,12 +36,13 @@ use serde::{Deserialize, Serialize};
 use crate::ending::{self, Tie};
 use crate::error::Error;
 use crate::panics::{self, Echo};
-use crate::streams::{self, Arrived, Streams};
+use crate::process::Handle;
+use crate::streams::{self, Arrived, BELL, Streams};
 use crate::surroundings::{Overrides, Snapshot, Surroundings};
 use crate::sys::image::Image;
 use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
 use crate::wire::{Job, Key, Report, Request, Start};
-use crate::{context, process, worker};
+use crate::{context, preload, process, worker};
 
 /// Tells an executed program that it is to be a template, and where to report: `nonce:bell:ring:server`.
 const VARIABLE: &str = "PROC_CORE_TEMPLATE";
@@ -60,7 +61,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
+    pub(crate) fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
         Arc::new(Line { requests: Mutex::new(requests), ring })
     }
 
@@ -81,11 +82,23 @@ pub(crate) struct Template {
     line: Arc<Line>,
     /// Where the template is a child: its pid and its parent, who tells it to end and collects it.
     child: Option<(u32, u32)>,
+    /// Where another template has made it: how to end it.
+    handle: Option<Handle>,
     /// What the template's own environment looks like.
     base: Snapshot,
 }
 
 impl Template {
+    /// One that was made by another template.
+    pub(crate) fn made(line: Arc<Line>, base: Snapshot, handle: Handle) -> Template {
+        Template { line, child: None, handle: Some(handle), base }
+    }
+
+    /// In a template: itself, as its children see it.
+    pub(crate) fn own(line: Arc<Line>, base: Snapshot) -> Template {
+        Template { line, child: None, handle: None, base }
+    }
+
     /// Forks a template from this process as it is now, but for `streams`.
     pub(crate) fn fork(alone: SingleThread, streams: &Streams) -> io::Result<Template> {
         let (sender, requests) = ipc::channel()?;
@@ -95,11 +108,11 @@ impl Template {
         match sys::fork(alone)? {
             Forked::Parent { child } => {
                 let child = Some((child, owner));
-                Ok(Template { line: Line::new(sender, ring), child, base })
+                Ok(Template { line: Line::new(sender, ring), child, handle: None, base })
             }
             Forked::Child => {
                 streams.close_copies();
-                let line = Template { line: Line::new(sender, ring), child: None, base };
+                let line = Template::own(Line::new(sender, ring), base);
                 Server::run(alone, owner, requests, bell, line)
             }
         }
@@ -172,7 +185,7 @@ impl Template {
         match sender {
             Ok(sender) => {
                 let line = Line::new(sender, ring);
-                Ok(Template { line, child: Some((child.id(), owner)), base })
+                Ok(Template { line, child: Some((child.id(), owner)), handle: None, base })
             }
             Err(why) => {
                 let _ = child.kill();
@@ -203,7 +216,7 @@ impl Template {
                 .map_err(io::Error::other)?;
             let base = Snapshot::now();
             let line = Line::new(sender, ring.into());
-            Ok((requests, bell.into(), Template { line, child: None, base }))
+            Ok((requests, bell.into(), Template::own(line, base)))
         };
         match born() {
             Ok((requests, bell, line)) => Server::run(alone, owner, requests, bell, line),
@@ -260,6 +273,9 @@ impl Template {
         {
             sys::signal_child(child, Signal::SIGKILL);
         }
+        if let Some(handle) = &self.handle {
+            handle.signal(Signal::SIGKILL);
+        }
     }
 
     /// Whether the template still has this process's user and group, and so may make its children.
@@ -284,6 +300,9 @@ impl Drop for Template {
             let _ = self.ask(Request::Retire);
             context::collect_later(child);
         }
+        if self.handle.as_ref().is_some_and(Handle::is_ours) {
+            let _ = self.ask(Request::Retire);
+        }
     }
 }
 
@@ -302,7 +321,7 @@ struct Hello {
 }
 
 /// The template's side.
-struct Server {
+pub(crate) struct Server {
     alone: SingleThread,
     /// The process that this template serves, its parent.
     owner: u32,
@@ -329,7 +348,7 @@ impl Running {
 
 impl Server {
     /// Becomes the template; what returns from `serve` is a child, which ends here too.
-    fn run(
+    pub(crate) fn run(
         alone: SingleThread,
         owner: u32,
         requests: IpcReceiver<Request>,
@@ -468,6 +487,7 @@ impl Server {
 /// What every new process does before its own work: take the name and the surroundings it was given.
 fn become_process(alone: SingleThread, start: Start, streams: Vec<(u8, OwnedFd)>) -> ! {
     sys::name_process(&start.name);
+    let (streams, doorbell) = streams.into_iter().partition(|(number, _)| *number < BELL);
     ending::hold(start.tie, start.lifeline);
     let taken = streams::put(streams).and_then(|()| start.surroundings.decode());
     let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
@@ -480,6 +500,7 @@ fn become_process(alone: SingleThread, start: Start, streams: Vec<(u8, OwnedFd)>
         Job::Call { function, arguments } => {
             process::child_main(function, arguments, &start.report)
         }
+        Job::Preload(setup) => preload::main(*setup, doorbell, start.report),
         Job::Work(setup) => worker::main(*setup, &start.report),
     }
 }

@@ -14,14 +14,18 @@ mod codec;
 
 use std::cell::RefCell;
 use std::fmt::Display;
+use std::ops::Range;
 
 use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::bulk::Source;
 use crate::ending::Tie;
 use crate::function::{Message, Name};
 use crate::limits::Limits;
 use crate::panics;
+use crate::queue::Part;
+use crate::sink::Sink;
 use crate::sys;
 
 /// ipc-channel panics when one message has more channel ends or regions than this.
@@ -62,16 +66,16 @@ impl Payload {
 
     /// Encodes `value`; the error is the reason in serde's words.
     pub(crate) fn encode<T: Message>(value: &T) -> Result<Payload, String> {
-        let mut bytes = Vec::new();
+        let mut bytes = Sink::default();
         let handles = encode_into(value, &mut bytes)?;
-        Payload::new(bytes, handles)
+        Payload::new(bytes.into_bytes(), handles)
     }
 
     /// Encodes a value that holds no channel ends, without the look for them.
     pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
-        let mut bytes = Vec::new();
+        let mut bytes = Sink::default();
         codec::encode_into(value, &mut bytes).map_err(|error| error.to_string())?;
-        Payload::new(bytes, None)
+        Payload::new(bytes.into_bytes(), None)
     }
 
     /// The encoded value.
@@ -119,7 +123,7 @@ pub(crate) struct Handles(OpaqueIpcReceiver);
 /// Appends `value` to `out` and returns the channel ends that were part of it.
 pub(crate) fn encode_into<T: Message>(
     value: &T,
-    out: &mut Vec<u8>,
+    out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
     let start = out.len();
     panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
@@ -134,10 +138,10 @@ pub(crate) fn encode_into<T: Message>(
 #[inline]
 pub(crate) fn encode_or_panic<T: Message>(
     value: &T,
-    out: &mut Vec<u8>,
+    out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
     if let Some(bytes) = bulk::bytes_of(value) {
-        out.extend_from_slice(bytes);
+        out.append(bytes);
         return Ok(None);
     }
     let start = out.len();
@@ -191,7 +195,7 @@ fn collect_handles() -> Result<Option<Handles>, String> {
 }
 
 fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
-    let mut bytes = Vec::new();
+    let mut bytes = Sink::default();
     codec::encode_into(probe, &mut bytes).map_err(|error| error.to_string())?;
     decode(&bytes, None)
 }
@@ -230,7 +234,7 @@ pub(crate) fn decode_or_panic<T: Message>(
 
 #[inline]
 fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
-    if let Some(value) = bulk::from_bytes(bytes) {
+    if let Some(value) = bulk::from_bytes(Source::Own(bytes)) {
         return value;
     }
     match codec::decode(bytes) {
@@ -238,6 +242,22 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
         Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Decodes the value at `place` of shared memory, where vectors of numbers, strings and byte buffers
+/// are copied once.
+///
+/// Whoever wrote it may write again meanwhile: so nothing is looked at but a copy.
+pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Result<T, String> {
+    let (at, len) = (place.start, place.len());
+    if let Some(value) = bulk::from_bytes(Source::Shared { part, at, len }) {
+        return value;
+    }
+    let mut copy = Vec::new();
+    if !part.read(at, len, &mut copy) {
+        return Err("the data end too early".into());
+    }
+    decode_plain(&copy)
 }
 
 thread_local! {
@@ -266,8 +286,8 @@ impl<T> Serialize for WithHandles<T> {
     }
 }
 
-fn varint(index: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
+fn varint(index: usize) -> Sink {
+    let mut bytes = Sink::default();
     codec::encode_into(&index, &mut bytes).expect("an integer can be encoded");
     bytes
 }
@@ -317,6 +337,8 @@ pub(crate) struct Start {
 pub(crate) enum Job {
     /// Calls one function and ends.
     Call { function: Name, arguments: Payload },
+    /// Calls one function and becomes a template.
+    Preload(Box<crate::preload::Setup>),
     /// Serves a pool.
     Work(Box<crate::worker::Setup>),
 }

@@ -1,6 +1,7 @@
 //! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
 //! At its end in order, what its state needs for that.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
@@ -9,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::function::{Code, Fault, Input, Name};
 use crate::panics::{self, Echo};
-use crate::queue::{Board, Layout, Owner, Region, TicketId};
+use crate::queue::{Block, Board, Layout, Lease, Owner, Region, TicketId};
 use crate::run::Run;
+use crate::shared;
+use crate::sink::Sink;
 use crate::state::State;
 use crate::sys;
 use crate::wire::{Handles, Payload, Report};
@@ -88,6 +91,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
 pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
     sys::shrug_off_interrupt();
+    shared::keep();
     let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
     let state = initialize(setup.initializer)
         .and_then(|()| State::new(setup.state))
@@ -98,12 +102,12 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         board,
         mail: setup.mail,
         report,
-        regions: setup.regions.into_iter().map(Region::from).collect(),
+        regions: setup.regions.into_iter().map(Region::from).map(Arc::new).collect(),
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
         idle_timeout: setup.idle_timeout,
-        out: Vec::new(),
+        out: Sink::default(),
         state,
     };
     worker.tell(News::Ready);
@@ -117,7 +121,7 @@ fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
     let Some((name, mut arguments)) = initializer else { return Ok(()) };
     let code = name.resolve()?;
     let (bytes, handles) = arguments.parts();
-    (code.call)(Input { bytes, handles }, &mut State::none(), &mut Vec::new())?;
+    (code.call)(Input { bytes, handles }, &mut State::none(), &mut Sink::default())?;
     Ok(())
 }
 
@@ -135,7 +139,7 @@ struct Worker<'a> {
     board: Board,
     mail: IpcReceiver<Mail>,
     report: &'a IpcSender<Report>,
-    regions: Vec<Region>,
+    regions: Vec<Arc<Region>>,
     /// Channel ends that have come in answer to our asking.
     handles: Option<Option<Handles>>,
     /// The last function resolved.
@@ -144,7 +148,7 @@ struct Worker<'a> {
     left: u64,
     idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
-    out: Vec<u8>,
+    out: Sink,
     state: State,
 }
 
@@ -156,7 +160,11 @@ impl Worker<'_> {
             }
             match self.claim() {
                 Some(ticket) => self.run(ticket),
-                None if self.board.fall_asleep(self.owner) => {
+                None => {
+                    shared::let_go();
+                    if !self.board.fall_asleep(self.owner) {
+                        continue;
+                    }
                     if self.board.hunger() {
                         self.tell(News::Look);
                     }
@@ -164,7 +172,6 @@ impl Worker<'_> {
                         return Leaving::Idle;
                     }
                 }
-                None => {}
             }
         }
         Leaving::Done
@@ -216,7 +223,7 @@ impl Worker<'_> {
     fn take(&mut self, mail: Mail) {
         match mail {
             Mail::Wake => {}
-            Mail::Region(region) => self.regions.push(Region::from(region)),
+            Mail::Region(region) => self.regions.push(Arc::new(Region::from(region))),
             Mail::Handles(handles) => self.handles = Some(handles),
         }
     }
@@ -251,6 +258,9 @@ impl Worker<'_> {
         let region = &self.regions[chunk.region as usize];
         let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
         let Some(arguments) = arguments else { sys::exit_now(1) };
+        let offset = chunk.offset + chunk.arguments;
+        let room = Block { region: chunk.region, offset, len: chunk.room };
+        self.out.set_room(Some(Lease::claimed(region, room)));
         let mut run = Run {
             claim: self.board.claimed(ticket, self.pid),
             ticket,
@@ -275,6 +285,7 @@ impl Worker<'_> {
         }
         sys::flush(FLUSH_PATIENCE);
         self.out.clear();
+        self.out.set_room(None);
         self.out.shrink_to(MOST_KEPT);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         if self.board.finish(ticket, nanoseconds) {

@@ -4,6 +4,7 @@
 //! `tests/`. A program that cannot go on panics.
 
 mod calls;
+mod data;
 mod descriptors;
 mod ending;
 mod failures;
@@ -14,8 +15,10 @@ mod limits;
 mod marks;
 mod nesting;
 mod output;
+mod preload;
 mod processes;
 mod rubbish;
+mod shared;
 mod sizes;
 mod staff;
 mod start;
@@ -76,6 +79,7 @@ fn main() {
     };
     let lists = [
         calls::SCENARIOS,
+        data::SCENARIOS,
         descriptors::SCENARIOS,
         ending::SCENARIOS,
         failures::SCENARIOS,
@@ -85,8 +89,10 @@ fn main() {
         limits::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
+        preload::SCENARIOS,
         processes::SCENARIOS,
         rubbish::SCENARIOS,
+        shared::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
         start::SCENARIOS,

@@ -7,8 +7,7 @@ use std::sync::{OnceLock, RwLock};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use ipc_channel::ipc::IpcSharedMemory;
-use proc_core::{Context, Pool, PoolBuilder, Process};
+use proc_core::{Context, Pool, PoolBuilder, Process, Shared};
 
 use super::tasks::{compute, increment, read_pages, spin};
 use super::{Samples, timed, timed_with};
@@ -113,11 +112,11 @@ fn receive(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
 
 /// Through shared memory, which each worker gets once.
 fn shared(builder: impl Fn() -> PoolBuilder, tasks: usize, repetitions: usize) -> Result<Samples> {
-    static ARRAY: OnceLock<IpcSharedMemory> = OnceLock::new();
+    static ARRAY: OnceLock<Shared<u8>> = OnceLock::new();
     let array = vec![1; SHARED];
     timed(repetitions, || {
         let keep = |array| drop(ARRAY.set(array));
-        let pool = builder().initializer(keep, IpcSharedMemory::from_bytes(&array)).build()?;
+        let pool = builder().initializer(keep, Shared::from_slice(&array)?).build()?;
         let read = |_| ARRAY.get().map_or(0, |array| read_pages(array));
         check_pages(&pool.map(read, 0..tasks)?)
     })

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Kind, Place};
 use crate::panics::PanicReport;
+use crate::sink::Sink;
 use crate::wire;
 
 /// [`Error`], as it is written.
@@ -45,10 +46,10 @@ enum PortableKind {
 impl Error {
     /// The error as bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Sink::default();
         // Texts and numbers can always be encoded.
         let _ = wire::encode_into(&Portable::of(self), &mut bytes);
-        bytes
+        bytes.into_bytes()
     }
 
     /// The error that became these bytes, which may be anybody's.

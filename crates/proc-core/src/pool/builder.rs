@@ -42,6 +42,7 @@ struct Settings {
     processes: Option<usize>,
     context: Context,
     name: Option<String>,
+    preload: Option<Initializer>,
     initializer: Option<Initializer>,
     state: Option<Initializer>,
     worker_exit: Option<Result<Name, String>>,
@@ -49,6 +50,7 @@ struct Settings {
     limits: Limits,
     idle_timeout: Option<Duration>,
     intensity: Option<Intensity>,
+    memory: Option<usize>,
 }
 
 impl Default for PoolBuilder {
@@ -73,6 +75,46 @@ impl<S> PoolBuilder<S> {
     /// What workers are called in `ps`, before their number; 15 bytes are shown. `worker` without it.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
+        self
+    }
+
+    /// A function that is called once for the whole pool, in the process from which its workers are then
+    /// copied: what it leaves in memory, say in a static, every worker has, and none has a copy of its
+    /// own before it writes.
+    ///
+    /// For what is costly to make or large, and the same in all workers. It is called in
+    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a template, has
+    /// died. The template is a copy of the program as it was in [`init`](crate::init), and with
+    /// [`Context::Fork`] as it is in `build`. Where the function panics, ends its process or leaves threads
+    /// running, `build` fails with its error ([`Error::is_initializer`]).
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// use std::sync::OnceLock;
+    ///
+    /// static SQUARES: OnceLock<Vec<u64>> = OnceLock::new();
+    ///
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(2)
+    ///     .preload(|n| SQUARES.set((0..n).map(|x| x * x).collect()).expect("only once"), 1000)
+    ///     .build()?;
+    /// let look_up = |x: usize| SQUARES.get().map(|squares| squares[x]);
+    /// assert_eq!(pool.map(look_up, [3, 999])?, [Some(9), Some(998_001)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "set_forkserver_preload")]
+    pub fn preload<F, A>(mut self, function: F, argument: A) -> Self
+    where
+        F: Fn(A) + Copy + Send + Sync + 'static,
+        A: Message + Send + Sync,
+    {
+        let _ = function;
+        self.settings.preload = Some(Box::new(move || {
+            let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
+            Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
+        }));
         self
     }
 
@@ -232,6 +274,29 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// How many bytes of arguments and results lie in memory that the pool shares with its workers, at a
+    /// time. Without it, as many as come together.
+    ///
+    /// Calls wait before they encode more ([`Pool::map`], [`Pool::imap`] and their like; with the
+    /// `_async` calls, which never wait, what is ahead is kept by the caller). An argument that is
+    /// larger than the bound is sent alone; a result that does not fit comes by a message of its own; and a
+    /// chunk may have fewer tasks than were asked for.
+    /// Results that have come are the caller's, and do not count; the pool itself takes some 100 KiB.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// let pool = proc_core::Pool::builder().processes(2).memory(8 << 20).build()?;
+    /// let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, some 4 at a time
+    /// assert_eq!(pool.map(|page: Vec<u8>| page.len(), pages)?, [1 << 20; 64]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.settings.memory = Some(bytes);
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist; their initializers are not waited for.
@@ -245,6 +310,7 @@ impl<S> PoolBuilder<S> {
             processes,
             context,
             name,
+            preload,
             initializer,
             state,
             worker_exit,
@@ -252,6 +318,7 @@ impl<S> PoolBuilder<S> {
             limits,
             idle_timeout,
             intensity,
+            memory,
         } = self.settings;
         let most = Layout::MOST_WORKERS as usize;
         let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
@@ -269,6 +336,7 @@ impl<S> PoolBuilder<S> {
             processes: processes as u32,
             context,
             name: name.unwrap_or_else(|| "worker".into()),
+            preload,
             initializer,
             state,
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
@@ -276,6 +344,7 @@ impl<S> PoolBuilder<S> {
             limits,
             idle_timeout,
             intensity,
+            memory,
         })?;
         Ok(Pool { crew, state: PhantomData })
     }

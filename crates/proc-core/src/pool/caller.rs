@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use super::crew::Crew;
+use super::feed::Feed;
 use super::imap::ImapUnordered;
-use super::job::{Delivery, Feed, Inbox, Terms};
+use super::job::{Delivery, Inbox, Terms};
 use super::map;
 use super::task::Task;
 use crate::error::{Error, Place};
@@ -78,7 +79,7 @@ impl<'a> Caller<'a> {
     {
         let inbox = Inbox::new(self.terms);
         let mut feed = Feed::new(self.checked(name)?, &inbox, 0, Some(1));
-        feed.push(&argument)?;
+        feed.push(&argument, self.crew.clone())?;
         self.crew.submit(feed)?;
         let gather = |delivery: Delivery| {
             let mut only = None;
@@ -101,7 +102,7 @@ impl<'a> Caller<'a> {
         let mut feed = Feed::new(self.checked(name)?, &inbox, 0, self.chunksize);
         for argument in inputs {
             let place = Place { task: Some(feed.left), ..Place::default() };
-            feed.push(&argument).map_err(|error| error.at(place))?;
+            feed.push(&argument, self.crew.clone()).map_err(|error| error.at(place))?;
         }
         let mut open = feed.left;
         if open == 0 {

@@ -22,7 +22,8 @@ use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
 use self::seats::Seat;
-use super::job::{Delivery, Feed, Inbox};
+use super::feed::Feed;
+use super::job::{Delivery, Inbox};
 use crate::context::{self, Context};
 use crate::error::Error;
 use crate::function::Name;
@@ -49,6 +50,7 @@ pub(crate) struct Plan {
     pub(crate) processes: u32,
     pub(crate) context: Context,
     pub(crate) name: String,
+    pub(crate) preload: Option<Initializer>,
     pub(crate) initializer: Option<Initializer>,
     pub(crate) state: Option<Initializer>,
     pub(crate) worker_exit: Option<Name>,
@@ -56,6 +58,8 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) intensity: Option<Intensity>,
+    /// Bytes that arguments and results may take in shared memory.
+    pub(crate) memory: Option<usize>,
 }
 
 /// How many workers may die, and within which time, before the pool gives up.
@@ -93,6 +97,8 @@ pub(crate) struct Crew {
     lookers: AtomicUsize,
     /// The template of a `Fork` pool, which is its own.
     template: Option<Arc<Template>>,
+    /// The template that has run the function to preload, as long as it lives.
+    preloaded: Mutex<Option<Arc<Template>>>,
 }
 
 #[derive(Default)]
@@ -205,6 +211,7 @@ impl Crew {
             timed: Condvar::new(),
             lookers: AtomicUsize::new(0),
             template,
+            preloaded: Mutex::default(),
         });
         let result = crew.staff(0..processes);
         if result.is_err() {

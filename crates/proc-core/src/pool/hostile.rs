@@ -10,6 +10,7 @@ use std::ffi::{CString, OsString};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use allocation_counter::measure;
@@ -18,11 +19,13 @@ use serde::ser::SerializeTuple;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_bytes::ByteBuf;
 
-use super::job::Delivery;
+use super::job::{Delivery, Results};
 use crate::error::{Error, Place};
 use crate::function::{Fault, Message};
 use crate::panics::{self, PanicReport};
+use crate::queue::Arena;
 use crate::record;
+use crate::sink::Sink;
 use crate::wire::{self, Payload, Report};
 use crate::worker::{Leaving, News};
 
@@ -61,8 +64,29 @@ macro_rules! for_each_type {
     ($do:ident: $($of:ty),* $(,)?) => { [$($do::<$of> as fn(&[u8], usize) -> usize),*] };
 }
 
-/// Reads `bytes` as the results of `count` tasks; gives the memory that took.
+/// Reads `bytes` as the results of `count` tasks, copied and where they lie, which must come to the
+/// same; gives the memory that took.
 fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
+    static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
+    let lent = || {
+        let mut arena = ARENA.lock().expect("no test panics with it");
+        let (block, _) = arena.allocate(bytes.len()).expect("there is memory");
+        let lease = arena.lease(block);
+        assert!(lease.write(0, bytes));
+        Results::Lent(lease.part(0, bytes.len()))
+    };
+    let (told, spent) = open_as::<R>(bytes, bytes.to_vec().into(), count);
+    let (told_lent, spent_lent) = open_as::<R>(bytes, lent(), count);
+    assert_eq!(told, told_lent, "{}", std::any::type_name::<R>());
+    spent.max(spent_lent)
+}
+
+/// What is told of each task, and the memory that took.
+fn open_as<R: Message>(
+    bytes: &[u8],
+    results: Results,
+    count: usize,
+) -> (Vec<(usize, Option<String>)>, usize) {
     let name = std::any::type_name::<R>();
     let mut told = Vec::new();
     let spent = measure(|| {
@@ -71,7 +95,7 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
         let delivery = Delivery::Results {
             first: 7,
             count,
-            bytes: bytes.to_vec(),
+            bytes: results,
             apart: apart.into_iter().filter_map(|(n, payload)| Some((n, payload.ok()?))).collect(),
             place: Place::default(),
         };
@@ -90,7 +114,7 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
             "{name}: {told:?}"
         );
     }
-    usize::try_from(spent.bytes_max).expect("memory has an end")
+    (told, usize::try_from(spent.bytes_max).expect("memory has an end"))
 }
 
 /// Values of types each of whose elements fills a byte at least.
@@ -117,9 +141,9 @@ fn hollow() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
 /// The bytes of valid results, one of each kind of value.
 fn valid_values() -> Vec<Vec<u8>> {
     fn encode<T: Message>(value: T) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Sink::default();
         wire::encode_into(&value, &mut out).expect("it is valid");
-        out
+        out.into_bytes()
     }
     let shapes = vec![
         Shape::Point,
@@ -154,24 +178,24 @@ fn report() -> PanicReport {
 
 /// Whole chunks of valid results.
 fn valid_chunks() -> Vec<Vec<u8>> {
-    let mut chunk = Vec::new();
+    let mut chunk = Sink::default();
     for value in valid_values() {
         chunk.extend(result_of(&value));
         record::append_apart(&mut chunk);
         let _ = record::append_result::<()>(&mut chunk, |_| Err(Fault::Panicked(report())));
     }
-    vec![Vec::new(), chunk]
+    vec![Vec::new(), chunk.into_bytes()]
 }
 
 /// A result with these bytes for its value.
 fn result_of(value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Sink::default();
     let copied = record::append_result(&mut out, |out| {
         out.extend_from_slice(value);
         Ok(())
     });
     copied.expect("it is copied");
-    out
+    out.into_bytes()
 }
 
 /// Damages bytes in some of the ways in which bytes can be wrong.

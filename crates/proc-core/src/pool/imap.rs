@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::crew::Crew;
-use super::job::{Feed, Inbox};
+use super::feed::Feed;
+use super::job::Inbox;
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 
@@ -66,13 +67,16 @@ where
         if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
             return false;
         }
+        if ahead > 0 && self.crew.is_full(1) {
+            return false;
+        }
         let first = self.taken;
         let mut feed = Feed::new(name, &self.inbox, first, Some(self.chunksize));
         while feed.left < self.chunksize {
             let Some(input) = self.inputs.next() else { break };
             let task = self.taken;
             self.taken += 1;
-            if let Err(error) = feed.push(&input) {
+            if let Err(error) = feed.push(&input, self.crew.clone()) {
                 let place = Place { task: Some(task), ..Place::default() };
                 self.ready.push_back((task, Err(error.at(place))));
                 break;

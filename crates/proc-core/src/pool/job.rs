@@ -1,200 +1,49 @@
-//! A call's two ends: the [`Feed`] of encoded arguments going out, the [`Inbox`] of results coming in.
+//! Where a call's results come in: the [`Inbox`], and what is delivered to it.
 //!
-//! Neither knows the types; [`Delivery::open`] decodes on the side of whoever waits.
+//! It does not know the types; [`Delivery::open`] decodes on the side of whoever waits.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Place};
-use crate::function::{Message, Name};
+use crate::function::Message;
 use crate::panics;
+use crate::queue::Part;
 use crate::record::{self, Outcome};
 use crate::wire::{self, Handles, Payload};
 
 /// How long a chunk should take: long against the cost of handing it over, short for people.
 const CHUNK_TIME: f64 = 1e6; // nanoseconds
 
-/// In how many steps a worker takes a chunk's tasks, so that an idle one can have the rest of them.
-const STEPS: usize = 8;
-
-/// Encoded tasks that wait to be published.
+/// Results as a worker has left them.
 #[derive(Debug)]
-pub(crate) struct Feed {
-    pub(crate) name: Name,
-    pub(crate) inbox: Arc<Inbox>,
-    /// The number of the next task in its call.
-    pub(crate) next: usize,
-    /// How many tasks are left.
-    pub(crate) left: usize,
-    /// How often these tasks were tried before.
-    pub(crate) attempts: u32,
-    /// How many tasks of the call are known to follow in feeds of their own.
-    pub(crate) more: usize,
-    pub(crate) chunksize: Option<usize>,
-    bytes: Vec<u8>,
-    at: usize,
-    handles: VecDeque<(usize, Handles)>,
+pub(crate) enum Results {
+    /// Copied.
+    Own(Vec<u8>),
+    /// Large: where they were written, so that they are copied once.
+    Lent(Part),
 }
 
-/// A piece cut from a feed.
-pub(crate) struct Cut<'a> {
-    pub(crate) first: usize,
-    pub(crate) count: usize,
-    /// How many tasks the worker takes at a time.
-    pub(crate) step: usize,
-    pub(crate) bytes: &'a [u8],
-    pub(crate) handles: Option<Handles>,
+impl From<Vec<u8>> for Results {
+    fn from(bytes: Vec<u8>) -> Results {
+        Results::Own(bytes)
+    }
 }
 
-impl Feed {
-    /// An empty feed whose tasks count from `first`.
-    pub(crate) fn new(
-        name: Name,
-        inbox: &Arc<Inbox>,
-        first: usize,
-        chunksize: Option<usize>,
-    ) -> Feed {
-        Feed {
-            name,
-            inbox: Arc::clone(inbox),
-            next: first,
-            left: 0,
-            attempts: 0,
-            more: 0,
-            chunksize,
-            bytes: Vec::new(),
-            at: 0,
-            handles: VecDeque::new(),
-        }
-    }
-
-    /// One task that is tried once more; `argument` is its record as it was sent.
-    pub(crate) fn again(
-        name: Name,
-        inbox: &Arc<Inbox>,
-        task: usize,
-        argument: &[u8],
-        attempts: u32,
-    ) -> Feed {
-        let mut feed = Feed::new(name, inbox, task, Some(1));
-        feed.push_encoded(argument);
-        Feed { attempts, ..feed }
-    }
-
-    /// The rest of a chunk, to be shared out: what follows the first `skipped` of its arguments.
-    ///
-    /// `None` if there are not so many.
-    pub(crate) fn rest(
-        name: Name,
-        inbox: &Arc<Inbox>,
-        tasks: Range<usize>,
-        arguments: Vec<u8>,
-        skipped: usize,
-    ) -> Option<Feed> {
-        let mut rest = &arguments[..];
-        for _ in 0..skipped {
-            record::take(&mut rest)?;
-        }
-        let at = arguments.len() - rest.len();
-        let feed = Feed::new(name, inbox, tasks.start, None);
-        Some(Feed { left: tasks.len(), bytes: arguments, at, ..feed })
-    }
-
-    /// Appends one task. One whose argument cannot be encoded leaves no trace.
-    pub(crate) fn push<A: Message>(&mut self, argument: &A) -> Result<(), Error> {
-        self.push_all(std::slice::from_ref(argument))
-    }
-
-    /// Appends tasks up to the first whose argument cannot be encoded, which leaves no trace.
-    pub(crate) fn push_all<A: Message>(&mut self, arguments: &[A]) -> Result<(), Error> {
-        let mut whole = self.bytes.len();
-        let caught = panics::catch(|| {
-            for argument in arguments {
-                let encode = |out: &mut Vec<u8>| wire::encode_or_panic(argument, out);
-                if let Some(handles) = record::append(&mut self.bytes, encode)? {
-                    self.handles.push_back((self.next + self.left, handles));
-                }
-                whole = self.bytes.len();
-                self.left += 1;
-            }
-            Ok(())
-        });
-        let encoded = caught.unwrap_or_else(|panic| {
-            self.bytes.truncate(whole);
-            wire::drop_collected_handles();
-            Err(format!("its Serialize panicked: {}", panic.message))
-        });
-        encoded.map_err(Error::encode_argument)
-    }
-
-    /// Bytes of encoded arguments.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Appends one task whose argument is encoded already.
-    pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
-        let copied = record::append(&mut self.bytes, |out| {
-            out.extend_from_slice(argument);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = copied;
-        self.left += 1;
-    }
-
-    /// Cuts off the next chunk, for a pool of `workers`.
-    pub(crate) fn cut(&mut self, workers: usize) -> Option<Cut<'_>> {
-        let wanted = self.chunk_size(workers);
-        let step = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
-        let first = self.next;
-        let start = self.at;
-        let mut rest = &self.bytes[start..];
-        let mut count = 0;
-        let mut handles = None;
-        while count < wanted {
-            // A task with channel ends is a chunk of its own.
-            if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
-                if count > 0 {
-                    break;
-                }
-                handles = self.handles.pop_front().map(|(_, handles)| handles);
-            }
-            if record::take(&mut rest).is_none() {
-                break;
-            }
-            count += 1;
-            if handles.is_some() {
-                break;
+impl Results {
+    /// A copy of all, unless it is one already.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Results::Own(bytes) => bytes,
+            Results::Lent(part) => {
+                let mut bytes = Vec::new();
+                part.read(0, part.len(), &mut bytes);
+                bytes
             }
         }
-        if count == 0 {
-            return None;
-        }
-        self.at = self.bytes.len() - rest.len();
-        self.next += count;
-        self.left -= count;
-        let bytes = &self.bytes[start..self.at];
-        Some(Cut { first, count, step, bytes, handles })
-    }
-
-    /// About a millisecond's worth, and never more than a fair share of the rest; where a chunk size is
-    /// asked for, as many such chunks, of which a worker takes one after the other.
-    ///
-    /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
-    fn chunk_size(&self, workers: usize) -> usize {
-        let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
-        let timely = self.inbox.timely().min(fair);
-        let unit = self.chunksize.unwrap_or(1);
-        (timely / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
-    }
-
-    /// Whether it is a single chunk: its size does not depend on what is learned.
-    pub(crate) fn is_one_chunk(&self) -> bool {
-        self.chunksize.is_some_and(|size| self.left <= size)
     }
 }
 
@@ -204,7 +53,7 @@ pub(crate) enum Delivery {
     Results {
         first: usize,
         count: usize,
-        bytes: Vec<u8>,
+        bytes: Results,
         apart: HashMap<u32, Payload>,
         place: Place,
     },
@@ -231,31 +80,56 @@ impl Delivery {
             }
             Delivery::Failed { task, error } => return settle(task, Err(error)),
         };
-        let at = |error: Error, task| error.at(Place { task: Some(task), ..place.clone() });
-        let mut rest = &bytes[..];
-        let mut index = 0;
-        // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
-        while index < count {
-            let caught = panics::catch(|| {
-                while index < count {
-                    let task = first + index;
-                    index += 1;
-                    let result = match record::take_result(&mut rest) {
-                        Some(Outcome::Value(value)) => decode(value, None),
-                        Some(Outcome::Apart) => {
-                            decode_apart(apart.remove(&((task - first) as u32)))
-                        }
-                        Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-                        None => Err(rubbish()),
-                    };
-                    settle(task, result.map_err(|error| at(error, task)));
-                }
-            });
-            if let Err(panic) = caught {
-                let why = format!("its Deserialize panicked: {}", panic.message);
-                let task = first + index - 1;
-                settle(task, Err(at(Error::decode_result(why), task)));
+        let settle = |index: usize, result: Result<R, Error>| {
+            let task = first + index;
+            let at = |error: Error| error.at(Place { task: Some(task), ..place.clone() });
+            settle(task, result.map_err(at));
+        };
+        let mut decode_apart = |index: usize| decode_apart(apart.remove(&(index as u32)));
+        match bytes {
+            Results::Own(bytes) => {
+                let mut rest = &bytes[..];
+                settle_each(count, settle, |index| match record::take_result(&mut rest) {
+                    Some(Outcome::Value(value)) => decode(value, None),
+                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
             }
+            Results::Lent(part) => {
+                let mut at = 0;
+                settle_each(count, settle, |index| match record::take_shared(&part, &mut at) {
+                    Some(Outcome::Value(value)) => {
+                        wire::decode_shared(&part, value).map_err(Error::decode_result)
+                    }
+                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
+            }
+        }
+    }
+}
+
+/// Settles `count` results, each as `next` decodes it.
+#[inline]
+fn settle_each<R>(
+    count: usize,
+    mut settle: impl FnMut(usize, Result<R, Error>),
+    mut next: impl FnMut(usize) -> Result<R, Error>,
+) {
+    let mut index = 0;
+    // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
+    while index < count {
+        let caught = panics::catch(|| {
+            while index < count {
+                index += 1;
+                settle(index - 1, next(index - 1));
+            }
+        });
+        if let Err(panic) = caught {
+            let why = format!("its Deserialize panicked: {}", panic.message);
+            settle(index - 1, Err(Error::decode_result(why)));
         }
     }
 }
@@ -434,7 +308,7 @@ impl Inbox {
     }
 
     /// How many tasks make a chunk of the right length; 1 before anything is known.
-    fn timely(&self) -> usize {
+    pub(super) fn timely(&self) -> usize {
         let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
         if cost == 0.0 { 1 } else { (CHUNK_TIME / cost).max(1.0) as usize }
     }
@@ -445,7 +319,7 @@ mod tests {
     use super::*;
 
     fn results() -> Delivery {
-        let (bytes, apart, place) = (Vec::new(), HashMap::new(), Place::default());
+        let (bytes, apart, place) = (Vec::new().into(), HashMap::new(), Place::default());
         Delivery::Results { first: 0, count: 1, bytes, apart, place }
     }
 

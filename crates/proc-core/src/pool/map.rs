@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::caller::Caller;
 use super::crew::Crew;
-use super::job::{Delivery, Feed, Inbox};
+use super::feed::Feed;
+use super::job::{Delivery, Inbox};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
 
@@ -74,15 +75,19 @@ impl<R: Message> Map<'_, R> {
             if batch.is_empty() {
                 return Ok(());
             }
-            let crew = self.crew;
-            let bytes = crew.looking(|| {
-                let bytes = self.send_batch(name, chunksize, &batch, inputs.size_hint().0)?;
-                crew.collect_if_any();
-                while let Some(delivery) = self.inbox.poll() {
-                    self.take_in(delivery?);
+            let mut bytes = 0;
+            let mut sent = 0;
+            while sent < batch.len() {
+                let done = self.send_some(name, chunksize, &batch[sent..], inputs.size_hint().0);
+                let (tasks, size, done) = done;
+                sent += tasks;
+                bytes += size;
+                if done.is_err() {
+                    // The rest of the batch was taken from the inputs already: each has its place.
+                    self.fates.resize_with(self.fates.len() + batch.len() - sent, || None);
+                    return done;
                 }
-                Ok(bytes)
-            })?;
+            }
             batch.clear();
             if start.elapsed() > BATCH_TIME || bytes > BATCH_BYTES {
                 size = (size / 2).max(1);
@@ -92,37 +97,53 @@ impl<R: Message> Map<'_, R> {
         }
     }
 
-    /// Sends a batch; an input that cannot be encoded splits it, and has its fate. The bytes sent.
-    fn send_batch<A: Message>(
+    /// Sends some of a batch: up to an input that cannot be encoded, which has its fate, or so many
+    /// bytes. How many inputs and bytes that were, and what ended the call.
+    fn send_some<A: Message>(
         &mut self,
         name: Name,
         chunksize: Option<usize>,
-        mut batch: &[A],
+        batch: &[A],
         more: usize,
-    ) -> Result<usize, Error> {
+    ) -> (usize, usize, Result<(), Error>) {
+        let crew = self.crew;
+        if let Err(error) = self.wait_for_room(chunksize.unwrap_or(1)) {
+            return (0, 0, Err(error));
+        }
+        let first = self.fates.len();
         let mut bytes = 0;
-        while !batch.is_empty() {
-            let first = self.fates.len();
+        let done = crew.looking(|| {
             let mut feed = Feed::new(name, &self.inbox, first, chunksize);
-            let pushed = feed.push_all(batch);
+            let pushed = feed.push_all(batch, BATCH_BYTES, crew.clone());
             let sent = feed.left;
             self.open += sent;
             self.fates.resize_with(first + sent, || None);
-            batch = &batch[sent..];
             if let Err(error) = pushed {
                 let place = Place { task: Some(first + sent), ..Place::default() };
                 self.fates.push(Some(Err(error.at(place))));
-                batch = &batch[1..];
             }
-            feed.more = batch.len() + more;
-            bytes += feed.len();
-            if let Err(error) = self.crew.submit(feed) {
-                // The rest of the batch was taken from the inputs already: each has its place.
-                self.fates.resize_with(self.fates.len() + batch.len(), || None);
-                return Err(error);
+            feed.more = first + batch.len() - self.fates.len() + more;
+            bytes = feed.len();
+            self.crew.submit(feed)?;
+            crew.collect_if_any();
+            while let Some(delivery) = self.inbox.poll() {
+                self.take_in(delivery?);
+            }
+            Ok(())
+        });
+        (self.fates.len() - first, bytes, done)
+    }
+
+    /// Takes in results while the pool has as much to do as is useful, or as its memory is to hold.
+    ///
+    /// Only as long as results of this call are to come, so that it never waits for others alone.
+    fn wait_for_room(&mut self, chunksize: usize) -> Result<(), Error> {
+        while self.crew.is_full(self.open.div_ceil(chunksize)) {
+            if let Some(delivery) = self.crew.wait(&self.inbox, None) {
+                self.take_in(delivery?);
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn take_in(&mut self, delivery: Delivery) {

@@ -7,6 +7,7 @@
 mod builder;
 mod caller;
 mod crew;
+mod feed;
 #[cfg(test)]
 mod hostile;
 mod imap;

@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Delivery, Feed, Inbox, Terms};
+use super::feed::Feed;
+use super::job::{Delivery, Inbox, Terms};
 use super::{Pool, Task};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name, refuse_captures};
 use crate::record::{self, Outcome};
+use crate::sink::Sink;
 use crate::sys::image::Image;
 use crate::wire;
 
@@ -53,10 +55,12 @@ impl Function {
 ///
 /// serde's, and channel ends among the argument; nothing is appended then.
 pub fn encode<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
-    let encoded = record::append(out, |out| match wire::encode_into(argument, out)? {
+    let mut sink = Sink::from(std::mem::take(out));
+    let encoded = record::append(&mut sink, |out| match wire::encode_into(argument, out)? {
         None => Ok(()),
         Some(_) => Err("it holds channel ends or shared memory, which end at this machine".into()),
     });
+    *out = sink.into_bytes();
     encoded.map_err(Error::encode_argument)
 }
 
@@ -119,16 +123,17 @@ const ERROR: u8 = 1;
 
 /// The fates of the tasks of a delivery, as bytes, and the number of the first.
 fn close(delivery: Delivery) -> (usize, Vec<u8>) {
-    let mut out = Vec::new();
+    let mut out = Sink::default();
     let (first, count, bytes, mut apart, place) = match delivery {
         Delivery::Results { first, count, bytes, apart, place } => {
             (first, count, bytes, apart, place)
         }
         Delivery::Failed { task, error } => {
             append(&mut out, Err(error));
-            return (task, out);
+            return (task, out.into_bytes());
         }
     };
+    let bytes = bytes.into_bytes();
     let mut rest = &bytes[..];
     for index in 0..count {
         let payload;
@@ -154,10 +159,10 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
         };
         append(&mut out, fate.map_err(|error| error.at(place.clone())));
     }
-    (first, out)
+    (first, out.into_bytes())
 }
 
-fn append(out: &mut Vec<u8>, fate: Result<&[u8], Error>) {
+fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
     let text;
     let (tag, bytes) = match fate {
         Ok(value) => (VALUE, value),

@@ -3,6 +3,7 @@
 //! Only the parent allocates, so this is plain private bookkeeping; workers are told the place.
 
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Region;
 
@@ -10,7 +11,7 @@ use super::Region;
 const FIRST_REGION: usize = 64 << 10;
 
 /// The smallest block; larger ones have four sizes for each doubling, so that little is wasted.
-const SMALLEST: usize = 512;
+pub(crate) const SMALLEST: usize = 512;
 
 /// A piece of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +24,119 @@ pub(crate) struct Block {
 /// The regions of a pool, and which of their blocks are free.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
-    regions: Vec<Region>,
+    regions: Vec<Arc<Region>>,
     /// What is not cut yet of the last region.
     uncut: u64,
     /// Free blocks by size class.
     free: Vec<Vec<Block>>,
+    /// Bytes of blocks that are not free.
+    used: usize,
+    /// Blocks whose lease is over.
+    returned: Arc<Returned>,
+}
+
+type Returned = Mutex<Vec<Block>>;
+
+/// A block in the hands of whoever writes or reads it without the pool's lock; it goes back by itself.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    region: Arc<Region>,
+    block: Block,
+    /// Where it goes, until it is handed on.
+    back: Option<Arc<Returned>>,
+}
+
+impl Lease {
+    /// A worker's claimed piece of a region, which is not to go back.
+    pub(crate) fn claimed(region: &Arc<Region>, block: Block) -> Lease {
+        Lease { region: Arc::clone(region), block, back: None }
+    }
+
+    /// The size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.block.len as usize
+    }
+
+    /// Copies `bytes` to place `at`; false if they do not fit.
+    pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> bool {
+        self.place(at, bytes.len()).is_some_and(|place| self.region.write(place, bytes))
+    }
+
+    /// Appends a copy of the bytes at `at` to `out`; false if there are not so many.
+    pub(crate) fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) -> bool {
+        self.place(at, len).is_some_and(|place| self.region.read(place, len, out))
+    }
+
+    /// A copy of the bytes at `at` as numbers; `None` if there are not so many.
+    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
+        &self,
+        at: usize,
+        count: usize,
+    ) -> Option<Vec<T>> {
+        let place = self.place(at, count.checked_mul(size_of::<T>())?)?;
+        self.region.numbers(place, count)
+    }
+
+    fn place(&self, at: usize, len: usize) -> Option<usize> {
+        (at.checked_add(len)? <= self.len()).then(|| self.block.offset as usize + at)
+    }
+
+    /// The part that starts at `at`, of `len` bytes at most; the whole block goes back with it.
+    pub(crate) fn part(self, at: usize, len: usize) -> Part {
+        Part { at: at.min(self.len()), len: len.min(self.len().saturating_sub(at)), lease: self }
+    }
+
+    /// Keeps the block from going back: somebody else sees to that.
+    pub(crate) fn keep(mut self) -> Block {
+        self.back = None;
+        self.block
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(back) = &self.back {
+            lock(back).push(self.block);
+        }
+    }
+}
+
+/// Some of a leased block.
+#[derive(Debug)]
+pub(crate) struct Part {
+    lease: Lease,
+    at: usize,
+    len: usize,
+}
+
+impl Part {
+    /// The size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends a copy of the bytes at `at` to `out`; false if there are not so many.
+    pub(crate) fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) -> bool {
+        self.holds(at, len) && self.lease.read(self.at + at, len, out)
+    }
+
+    /// A copy of the bytes at `at` as numbers; `None` if there are not so many.
+    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
+        &self,
+        at: usize,
+        count: usize,
+    ) -> Option<Vec<T>> {
+        let fits = self.holds(at, count.checked_mul(size_of::<T>())?);
+        fits.then(|| self.lease.numbers(self.at + at, count)).flatten()
+    }
+
+    fn holds(&self, at: usize, len: usize) -> bool {
+        at.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+}
+
+fn lock(returned: &Returned) -> MutexGuard<'_, Vec<Block>> {
+    returned.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Arena {
@@ -38,6 +147,15 @@ impl Arena {
     /// No memory for another region.
     pub(crate) fn allocate(&mut self, len: usize) -> io::Result<(Block, usize)> {
         let size = block_size(len).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        self.take_returned();
+        self.used += size;
+        let cut = self.cut(size);
+        self.used -= if cut.is_err() { size } else { 0 };
+        cut
+    }
+
+    /// A block of `size` bytes, which is one of the sizes of blocks.
+    fn cut(&mut self, size: usize) -> io::Result<(Block, usize)> {
         if let Some(block) = self.free.get_mut(class(size)).and_then(Vec::pop) {
             return Ok((block, 0));
         }
@@ -47,7 +165,7 @@ impl Arena {
             let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
             // Above a gigabyte a region is as large as what asked for it.
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
-            self.regions.push(Region::new(len)?);
+            self.regions.push(Arc::new(Region::new(len)?));
             self.uncut = 0;
             made = 1;
         }
@@ -59,6 +177,29 @@ impl Arena {
 
     /// Takes back a block.
     pub(crate) fn release(&mut self, block: Block) {
+        self.used -= block.len as usize;
+        self.put(block);
+    }
+
+    /// Lends a block that was allocated; it comes back by itself.
+    pub(crate) fn lease(&self, block: Block) -> Lease {
+        let region = Arc::clone(&self.regions[block.region as usize]);
+        Lease { region, block, back: Some(Arc::clone(&self.returned)) }
+    }
+
+    /// Bytes of blocks that are in use, leased ones among them.
+    pub(crate) fn used(&mut self) -> usize {
+        self.take_returned();
+        self.used
+    }
+
+    fn take_returned(&mut self) {
+        let returned = std::mem::take(&mut *lock(&self.returned));
+        returned.into_iter().for_each(|block| self.release(block));
+    }
+
+    /// Puts a block among the free ones.
+    fn put(&mut self, block: Block) {
         let class = class(block.len as usize);
         if self.free.len() <= class {
             self.free.resize_with(class + 1, Vec::new);
@@ -67,7 +208,7 @@ impl Arena {
     }
 
     /// The regions, in the order of their numbers.
-    pub(crate) fn regions(&self) -> &[Region] {
+    pub(crate) fn regions(&self) -> &[Arc<Region>] {
         &self.regions
     }
 
@@ -83,7 +224,7 @@ impl Arena {
         while left >= SMALLEST as u64 {
             let len = 1 << left.ilog2();
             let block = Block { region: self.regions.len() as u32 - 1, offset: self.uncut, len };
-            self.release(block);
+            self.put(block);
             self.uncut += len;
             left -= len;
         }
@@ -146,5 +287,25 @@ mod tests {
             arena.release(block);
         }
         assert_eq!(arena.regions().len(), 1);
+        assert_eq!(arena.used(), 0);
+    }
+
+    #[test]
+    fn a_leased_block_comes_back_when_it_is_dropped() {
+        let mut arena = Arena::default();
+        let (block, _) = arena.allocate(5000).expect("there is memory");
+        let lease = arena.lease(block);
+        assert!(lease.write(100, b"abcd") && !lease.write(block.len as usize - 3, b"abcd"));
+        let part = lease.part(101, 2);
+        let mut out = Vec::new();
+        assert!(part.read(0, 2, &mut out) && !part.read(1, 2, &mut out));
+        assert_eq!(out, b"bc");
+        assert_eq!(part.numbers::<u8>(1, 1), Some(vec![b'c']));
+        assert_eq!(part.numbers::<u16>(1, 1), None);
+        assert_eq!(part.numbers::<u64>(0, usize::MAX), None);
+        assert_eq!(arena.used(), block.len as usize);
+        drop(part);
+        assert_eq!(arena.used(), 0);
+        assert_eq!(arena.allocate(5000).expect("there is memory").0, block);
     }
 }

@@ -7,9 +7,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use ipc_channel::ipc::IpcSharedMemory;
 
+use super::atomics::AtomicU64;
 use crate::sys;
 use crate::wire::shared;
 
@@ -82,6 +84,23 @@ impl Region {
         true
     }
 
+    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so many.
+    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> Option<Vec<T>> {
+        let len = count.checked_mul(size_of::<T>())?;
+        let source = self.range(offset, len)?;
+        let mut numbers = Vec::<T>::with_capacity(count);
+        let target = numbers.as_mut_ptr().cast::<u8>();
+        // SAFETY: `with_capacity` made the room; the source lies in the mapping.
+        unsafe { target.copy_from_nonoverlapping(source, len) };
+        // SAFETY: so many were written just now, and any bytes are a value of T.
+        unsafe { numbers.set_len(count) };
+        Some(numbers)
+    }
+
     /// The bytes of a chunk, for the worker that has claimed it.
     ///
     /// The claim gives it to this worker alone: the parent does not write to a claimed chunk, and
@@ -90,6 +109,18 @@ impl Region {
         let source = self.range(offset, len)?;
         // SAFETY: the range lies in the mapping and, by the claim, nobody writes to it.
         Some(unsafe { std::slice::from_raw_parts(source, len) })
+    }
+
+    /// Raises the flag that the first word is, in a region that is for nothing else.
+    pub(crate) fn raise(&self) {
+        if let Some([flag]) = self.atomics::<AtomicU64>(0, 1) {
+            flag.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether anybody has raised the flag; also where there is no room for one.
+    pub(crate) fn is_raised(&self) -> bool {
+        !matches!(self.atomics::<AtomicU64>(0, 1), Some([flag]) if flag.load(Ordering::Relaxed) == 0)
     }
 
     /// `count` objects of a type that is made of atomics, at `offset`.
@@ -131,7 +162,7 @@ impl From<IpcSharedMemory> for Region {
 pub(crate) unsafe trait AllAtomic: Default + Send + Sync + 'static {}
 
 // SAFETY: it is an atomic integer.
-unsafe impl AllAtomic for super::atomics::AtomicU64 {}
+unsafe impl AllAtomic for AtomicU64 {}
 // SAFETY: repr(C), all fields atomic integers.
 unsafe impl AllAtomic for super::board::Header {}
 // SAFETY: repr(C), all fields atomic integers.

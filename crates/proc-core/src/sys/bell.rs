@@ -142,6 +142,12 @@ impl From<OwnedFd> for Bell {
     }
 }
 
+impl From<Bell> for OwnedFd {
+    fn from(bell: Bell) -> OwnedFd {
+        bell.0
+    }
+}
+
 impl From<OwnedFd> for Ring {
     fn from(fd: OwnedFd) -> Ring {
         Ring(fd)

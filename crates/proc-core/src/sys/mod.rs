@@ -25,10 +25,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ipc_channel::ipc::IpcSharedMemory;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::mman::ProtFlags;
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
@@ -264,6 +266,18 @@ pub(crate) fn spare_memory(len: usize) -> io::Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Has this process map the memory for reading alone: a write to it is a crash from now on.
+///
+/// # Errors
+///
+/// The system refuses.
+pub(crate) fn make_read_only(memory: &IpcSharedMemory) -> io::Result<()> {
+    let Some(start) = NonNull::new(memory.as_ptr().cast_mut().cast()) else { return Ok(()) };
+    // SAFETY: the range is one mapping, which `memory` owns, and of which no `&mut` exists: that takes
+    // an unsafe function of ipc-channel's, whose callers must not share the memory.
+    Ok(unsafe { nix::sys::mman::mprotect(start, memory.len(), ProtFlags::PROT_READ) }?)
 }
 
 /// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.

@@ -1,4 +1,4 @@
-//! Vectors of plain numbers, whose memory is their encoding: copied whole, never walked.
+//! Vectors of plain numbers, strings and byte buffers, whose memory is their encoding: copied whole.
 //!
 //! serde shows a vector element by element, which for megabytes costs more than everything else on
 //! their way. Here such a vector is known by its type alone; both sides are the same program, so they
@@ -6,12 +6,47 @@
 
 use std::any::Any;
 
+use serde_bytes::ByteBuf;
+
+use crate::queue::Part;
+
+/// Where the bytes of a value are.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// In this process's own memory, or claimed by it.
+    Own(&'a [u8]),
+    /// `len` bytes from `at` on in shared memory, which may change while they are copied.
+    Shared { part: &'a Part, at: usize, len: usize },
+}
+
+impl Source<'_> {
+    fn len(self) -> usize {
+        match self {
+            Source::Own(bytes) => bytes.len(),
+            Source::Shared { len, .. } => len,
+        }
+    }
+
+    /// A copy as numbers.
+    fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, String> {
+        if !self.len().is_multiple_of(size_of::<T>()) {
+            return Err("the data end in the middle of a number".into());
+        }
+        match self {
+            Source::Own(bytes) => Ok(bytemuck::pod_collect_to_vec(bytes)),
+            Source::Shared { part, at, len } => part
+                .numbers(at, len / size_of::<T>())
+                .ok_or_else(|| "the data end too early".into()),
+        }
+    }
+}
+
 /// Calls `$then` with each type of number as `$T`.
 macro_rules! each_number {
     ($($T:ident)*; $with:ident) => {$( $with!($T); )*};
 }
 
-/// The bytes of `value`, if it is a vector of numbers.
+/// The bytes of `value`, if it is a vector of numbers, a string or a byte buffer.
 #[inline]
 pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
     let value: &dyn Any = value;
@@ -23,26 +58,42 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
         };
     }
     each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
-    None
+    let text = value.downcast_ref::<String>().map(String::as_bytes);
+    text.or_else(|| value.downcast_ref::<ByteBuf>().map(|bytes| &bytes[..]))
 }
 
-/// The value that has these bytes, if it is a vector of numbers; an error where they are no whole
-/// number of numbers.
+/// The value that has these bytes, if it is of a type that `bytes_of` knows; an error where they are
+/// no whole number of numbers, or no UTF-8.
 #[inline]
-pub(crate) fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, String>> {
+pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, String>> {
     let mut value: Option<T> = None;
     let place: &mut dyn Any = &mut value;
     macro_rules! look {
         ($T:ident) => {
             if let Some(place) = place.downcast_mut::<Option<Vec<$T>>>() {
-                if bytes.len() % size_of::<$T>() != 0 {
-                    return Some(Err("the data end in the middle of a number".into()));
+                match bytes.numbers() {
+                    Ok(numbers) => *place = Some(numbers),
+                    Err(why) => return Some(Err(why)),
                 }
-                *place = Some(bytemuck::pod_collect_to_vec(bytes));
             }
         };
     }
     each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
+    if let Some(place) = place.downcast_mut::<Option<String>>() {
+        let text = bytes.numbers().and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| "a string in the data is not UTF-8".into())
+        });
+        match text {
+            Ok(text) => *place = Some(text),
+            Err(why) => return Some(Err(why)),
+        }
+    }
+    if let Some(place) = place.downcast_mut::<Option<ByteBuf>>() {
+        match bytes.numbers() {
+            Ok(bytes) => *place = Some(ByteBuf::from(bytes)),
+            Err(why) => return Some(Err(why)),
+        }
+    }
     value.map(Ok)
 }
 
@@ -53,26 +104,38 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back(floats: Vec<f64>, bytes: Vec<u8>, wide: Vec<i128>) {
+        fn numbers_come_back(floats: Vec<f64>, bytes: Vec<u8>, wide: Vec<i128>, text: String) {
+            fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, String>> {
+                super::from_bytes(Source::Own(bytes))
+            }
             let sent = bytes_of(&floats).expect("a vector of numbers");
             let back: Vec<f64> = from_bytes(sent).expect("of its type").expect("whole");
             let bits = |floats: &[f64]| floats.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&back), bits(&floats));
             prop_assert_eq!(from_bytes(bytes_of(&bytes).expect("bytes")), Some(Ok(bytes)));
             prop_assert_eq!(from_bytes(bytes_of(&wide).expect("numbers")), Some(Ok(wide)));
+            let buffer = ByteBuf::from(text.clone());
+            prop_assert_eq!(from_bytes(bytes_of(&text).expect("text")), Some(Ok(text)));
+            prop_assert_eq!(from_bytes(bytes_of(&buffer).expect("bytes")), Some(Ok(buffer)));
         }
     }
 
     #[test]
     fn half_a_number_is_refused() {
-        let read: Option<Result<Vec<u32>, String>> = from_bytes(&[1, 2, 3, 4, 5]);
+        let read: Option<Result<Vec<u32>, String>> = from_bytes(Source::Own(&[1, 2, 3, 4, 5]));
         assert!(read.expect("of its type").expect_err("five bytes").contains("middle of a number"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused() {
+        let read: Option<Result<String, String>> = from_bytes(Source::Own(&[0xff]));
+        assert!(read.expect("of its type").expect_err("no text").contains("UTF-8"));
     }
 
     #[test]
     fn other_types_are_left_alone() {
         assert_eq!(bytes_of(&7_u64), None);
         assert_eq!(bytes_of(&vec![true]), None);
-        assert_eq!(from_bytes::<Vec<String>>(&[]), None);
+        assert_eq!(from_bytes::<Vec<String>>(Source::Own(&[])), None);
     }
 }

@@ -12,6 +12,8 @@ use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer, ser};
 
+use crate::sink::Sink;
+
 /// How many levels decoded values may nest, since hostile bytes could else overflow the stack.
 const DEPTH: u32 = 256;
 
@@ -84,7 +86,7 @@ impl From<Plain> for CodecError {
 /// Appends `value` to `out`, which an error leaves as long as it was, so that half a value is never
 /// sent.
 #[inline]
-pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<()> {
+pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> Result<()> {
     let before = out.len();
     let output = Out(&mut *out);
     let done = value.serialize(&mut Ser(postcard::Serializer { output }));
@@ -110,8 +112,8 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &
 /// Postcard's serializer with [`CodecError`] for its error.
 struct Ser<'a>(postcard::Serializer<Out<'a>>);
 
-/// Lends postcard the caller's vector, as it only takes one of its own.
-struct Out<'a>(&'a mut Vec<u8>);
+/// Lends postcard the caller's sink, as it only takes one of its own.
+struct Out<'a>(&'a mut Sink);
 
 impl Flavor for Out<'_> {
     type Output = ();
@@ -124,7 +126,7 @@ impl Flavor for Out<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
+        self.0.append(bytes);
         Ok(())
     }
 

@@ -1,13 +1,16 @@
 //! From feeds to the board: cutting chunks, writing them, waking sleepers, taking back.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
-use super::super::job::{Cut, Feed, Inbox};
+use super::super::feed::{Cut, Feed, Parcel};
+use super::super::job::Inbox;
 use super::{Crew, Out, Phase, State, settle, unlock};
 use crate::error::Error;
-use crate::queue::{Chunk, TicketId};
+use crate::queue::{Arena, Block, Chunk, Lease, SMALLEST, TicketId};
 use crate::record;
+use crate::sink::Lender;
 use crate::worker::Mail;
 
 /// The most room that a chunk gets for large results; what does not fit comes by message.
@@ -15,6 +18,27 @@ const MOST_ROOM: usize = 16 << 20;
 
 /// The most room for results as large as their arguments: of huge ones, nothing is wasted on a guess.
 const MOST_GUESSED: usize = 1 << 30;
+
+/// Memory in use above which large results are copied out at once, twice.
+const MOST_LENT: usize = 512 << 20;
+
+/// So many bytes are enough to have ready, at least and for each worker: more would only cost memory,
+/// and be out of the processor's caches before it is read.
+const ENOUGH: usize = 16 << 20;
+const ENOUGH_EACH: usize = 4 << 20;
+
+impl Lender for Crew {
+    fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease> {
+        let room = results.map_or(len.min(MOST_GUESSED), |size| size.min(MOST_ROOM));
+        let len = len.checked_add(room.min(self.most_room(len)) + record::LEAST_RESULT + 16)?;
+        let mut state = self.lock();
+        if self.spare(&mut state) < len {
+            return None;
+        }
+        let block = self.allocate(&mut state, len).ok()?;
+        Some(state.arena.lease(block))
+    }
+}
 
 impl Crew {
     /// Takes over a call's tasks.
@@ -141,9 +165,15 @@ impl Crew {
         if state.out.len() >= ahead {
             return None;
         }
+        let likely = feed.inbox.result_size().unwrap_or(0).min(MOST_ROOM);
+        let (cost, alone) = (feed.next_cost(likely), state.out.is_empty());
+        let most = self.spare(state);
+        if most < cost && !alone {
+            return None;
+        }
         let ticket = state.free.pop()?;
         let mut feed = state.feeds.pop_front()?;
-        let prepared = self.prepare(state, &mut feed, workers);
+        let prepared = self.prepare(state, &mut feed, workers, most);
         if feed.left > 0 {
             state.feeds.push_back(feed);
         }
@@ -168,29 +198,30 @@ impl Crew {
         state: &mut State,
         feed: &mut Feed,
         workers: usize,
+        most: usize,
     ) -> Result<Out, (Arc<Inbox>, Error)> {
         let (inbox, name, attempts) = (Arc::clone(&feed.inbox), feed.name, feed.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
         let (chunksize, measured) = (feed.chunksize, !feed.is_one_chunk());
-        let Some(Cut { first, count, step, bytes, handles }) = feed.cut(workers) else {
+        let size = inbox.result_size().unwrap_or(0);
+        let Some(cut) = feed.cut(workers, most, size.min(MOST_ROOM)) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
-        // Results are as large as arguments, or as they were so far; what does not fit comes by
-        // message.
-        let likely = inbox.result_size().unwrap_or(0).saturating_mul(count).min(MOST_ROOM);
-        let room = bytes.len().min(MOST_GUESSED).max(likely) + count * (record::LEAST_RESULT + 16);
-        let allocated = state.arena.allocate(bytes.len() + room);
-        let cannot = |error| fail(Error::start("a chunk's memory", error));
-        let (block, new) = allocated.map_err(cannot)?;
-        if new > 0 {
-            for owner in state.owners() {
-                let region = state.arena.region(block).share().map_err(cannot)?;
-                state.mail(owner, Mail::Region(region));
-            }
-        }
-        let written = state.arena.region(block).write(block.offset as usize, bytes);
-        debug_assert!(written, "the block was allocated for it");
-        let arguments = bytes.len() as u64;
+        let Cut { first, count, step, bytes, handles, parcel } = cut;
+        let (block, arguments) = if let Some(Parcel { lease, len }) = parcel {
+            (lease.keep(), len as u64)
+        } else {
+            // Results are as large as arguments, or as they were so far; what does not fit comes by
+            // message.
+            let likely = size.saturating_mul(count).min(MOST_ROOM);
+            let room = bytes.len().min(MOST_GUESSED).max(likely).min(self.most_room(bytes.len()));
+            let room = room + count * (record::LEAST_RESULT + 16);
+            let block = self.allocate(state, bytes.len() + room);
+            let block = block.map_err(|error| fail(Error::start("a chunk's memory", error)))?;
+            let written = state.arena.region(block).write(block.offset as usize, bytes);
+            debug_assert!(written, "the block was allocated for it");
+            (block, bytes.len() as u64)
+        };
         let chunk = Chunk {
             name,
             region: block.region,
@@ -218,6 +249,52 @@ impl Crew {
             apart: HashMap::new(),
             waits_for_apart: false,
         })
+    }
+
+    /// A block, in a region that the workers know, or are told of.
+    fn allocate(&self, state: &mut State, len: usize) -> io::Result<Block> {
+        let (block, new) = state.arena.allocate(len)?;
+        if new > 0 {
+            for owner in state.owners() {
+                let region = state.arena.region(block).share()?;
+                state.mail(owner, Mail::Region(region));
+            }
+        }
+        Ok(block)
+    }
+
+    /// How many bytes of shared memory chunks may still take.
+    fn spare(&self, state: &mut State) -> usize {
+        let Some(bound) = self.plan.memory else { return usize::MAX };
+        // Blocks are rounded up, by an eighth or to the smallest.
+        (bound.saturating_sub(state.arena.used()) / 9 * 8).saturating_sub(SMALLEST)
+    }
+
+    /// How much room results may have beside so many bytes of arguments.
+    fn most_room(&self, arguments: usize) -> usize {
+        self.plan.memory.map_or(usize::MAX, |bound| bound.saturating_sub(arguments))
+    }
+
+    /// Whether a call that has `open` chunks on their way is to wait before it encodes more: as much is
+    /// encoded as may be, or as is enough to keep all workers busy.
+    pub(crate) fn is_full(&self, open: usize) -> bool {
+        let workers = self.processes();
+        let enough = ENOUGH.max(workers * ENOUGH_EACH);
+        let enough = if open > 2 * workers + 2 { enough } else { usize::MAX };
+        let bound = self.plan.memory.unwrap_or(usize::MAX).min(enough);
+        if open == 0 || bound == usize::MAX {
+            return false;
+        }
+        let mut state = self.lock();
+        let waiting: usize = state.feeds.iter().map(Feed::waiting).sum();
+        state.arena.used().saturating_add(waiting) >= bound
+    }
+
+    /// Whether large results may stay where they are until they are decoded.
+    ///
+    /// They may not take what chunks need: whoever is to decode them may be waiting for these.
+    pub(super) fn may_lend(&self, arena: &mut Arena) -> bool {
+        arena.used() <= self.plan.memory.unwrap_or(MOST_LENT) / 2
     }
 
     /// Counts tickets that can be shared, and tells workers whether there are any.

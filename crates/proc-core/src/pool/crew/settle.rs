@@ -8,13 +8,15 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::super::job::{Delivery, Feed};
+use super::super::feed::Feed;
+use super::super::job::{Delivery, Results};
 use super::seats::Standing;
 use super::{Crew, Deliveries, Doom, Intensity, Out, State, unlock};
 use crate::error::{Error, Place};
 use crate::function::Fault;
 use crate::queue::{Arena, Owner, TicketId};
 use crate::record;
+use crate::sink::LARGE;
 use crate::wire::Payload;
 use crate::worker::Leaving;
 
@@ -63,13 +65,12 @@ impl Crew {
             out.waits_for_apart = true;
             return;
         }
-        let mut bytes = Vec::new();
-        read_results(&state.arena, out, progress.results, &mut bytes);
+        let len = progress.results.min(out.chunk.room) as usize;
         if out.chunk.measured {
             out.inbox.learn(progress.nanoseconds, out.count);
         }
         let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
-        out.inbox.learn_size((bytes.len() + apart).div_ceil(out.count));
+        out.inbox.learn_size((len + apart).div_ceil(out.count));
         let count = out.count;
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = Place {
@@ -81,13 +82,24 @@ impl Crew {
             // That it is ready may be a message that nobody has read yet.
             seat.ready = true;
         }
+        let retries = out.attempts < out.inbox.terms.retries;
+        if !retries && len >= LARGE.saturating_mul(count) && self.may_lend(&mut state.arena) {
+            let Some(out) = self.take_out(state, ticket) else { return };
+            let start = (out.chunk.offset - out.block.offset + out.chunk.arguments) as usize;
+            let bytes = Results::Lent(state.arena.lease(out.block).part(start, len));
+            let (first, apart) = (out.first, out.apart);
+            news.push((out.inbox, Delivery::Results { first, count, bytes, apart, place }));
+            return;
+        }
+        let mut bytes = Vec::new();
+        read_results(&state.arena, out, progress.results, &mut bytes);
         let others = self.retry_panicked(state, ticket, count, &bytes, &place);
         let Some(out) = self.retire(state, ticket) else { return };
         if let Some(others) = others {
             news.extend(others);
             return;
         }
-        let first = out.first;
+        let (first, bytes) = (out.first, bytes.into());
         let delivery = Delivery::Results { first, count, bytes, apart: out.apart, place };
         news.push((out.inbox, delivery));
     }
@@ -119,7 +131,7 @@ impl Crew {
             let before = rest;
             let Some(outcome) = record::take_result(&mut rest) else {
                 // Rubbish from here on, which is told of each.
-                let (bytes, apart, place) = (Vec::new(), HashMap::new(), place.clone());
+                let (bytes, apart, place) = (Vec::new().into(), HashMap::new(), place.clone());
                 let count = count - index as usize;
                 let delivery = Delivery::Results { first: task, count, bytes, apart, place };
                 others.push((Arc::clone(&inbox), delivery));
@@ -131,7 +143,7 @@ impl Crew {
                 state.feeds.push_front(Feed::again(name, &inbox, task, argument, attempts));
                 continue;
             }
-            let bytes = before[..before.len() - rest.len()].to_vec();
+            let bytes = before[..before.len() - rest.len()].to_vec().into();
             let apart = apart.remove(&index).map(|value| (0, value)).into_iter().collect();
             let place = place.clone();
             let delivery = Delivery::Results { first: task, count: 1, bytes, apart, place };
@@ -142,10 +154,16 @@ impl Crew {
 
     /// Gives back a ticket and its block.
     pub(super) fn retire(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
+        let out = self.take_out(state, ticket)?;
+        state.arena.release(out.block);
+        Some(out)
+    }
+
+    /// Gives back a ticket; its block is the caller's.
+    fn take_out(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
         let out = state.out.remove(&ticket)?;
         self.board.forget_claim(ticket, out.position);
         self.count_shareable(state, out.shareable, -1);
-        state.arena.release(out.block);
         state.free.push(ticket);
         Some(out)
     }
@@ -249,6 +267,7 @@ impl Crew {
             let others = self.retry_panicked(state, ticket, done, &bytes, end.place);
             let Some(out) = state.out.get_mut(&ticket) else { return };
             let (apart, place) = (std::mem::take(&mut out.apart), end.place.clone());
+            let bytes = bytes.into();
             let all = Delivery::Results { first, count: done, bytes, apart, place };
             news.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
         }
@@ -323,7 +342,7 @@ fn read_results(arena: &Arena, out: &Out, len: u64, bytes: &mut Vec<u8>) {
 }
 
 /// Whether a task panicked; a long message goes apart like any long result.
-fn is_panic(outcome: &record::Outcome<'_>, apart: Option<&Payload>) -> bool {
+fn is_panic(outcome: &record::Outcome<&[u8]>, apart: Option<&Payload>) -> bool {
     match outcome {
         record::Outcome::Fault(Fault::Panicked(_)) => true,
         record::Outcome::Apart => apart

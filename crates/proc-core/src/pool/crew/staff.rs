@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::ipc;
@@ -14,6 +14,7 @@ use crate::context;
 use crate::ending::Tie;
 use crate::error::{Error, Place};
 use crate::panics;
+use crate::preload;
 use crate::process::{self, Attributes, Link, Received};
 use crate::queue::Owner;
 use crate::streams::Streams;
@@ -97,10 +98,7 @@ impl Crew {
             };
             Link::start(template, serial, &name, &attributes, Job::Work(Box::new(setup)))
         };
-        let link = match &self.template {
-            Some(template) => start(template),
-            None => context::with_template(self.plan.context, &Streams::default(), start),
-        };
+        let link = self.with_template(start);
         let mut state = self.lock();
         let seat = &mut state.seats[owner as usize];
         match link {
@@ -113,6 +111,37 @@ impl Crew {
                 seat.mail = None;
                 Err(if error.is_init_missing() { error } else { error.at(place) })
             }
+        }
+    }
+
+    /// Runs `start` with the template that makes this pool's workers, and again if it was found dead.
+    fn with_template<T>(
+        &self,
+        mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let Some(preload) = &self.plan.preload else { return self.with_maker(start) };
+        let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(template) = &*preloaded {
+            match start(template) {
+                Err(error) if error.is_template_gone() => *preloaded = None,
+                result => return result,
+            }
+        }
+        let made = self.with_maker(|maker| {
+            let (function, arguments) = preload()?;
+            preload::start(maker, function, arguments)
+        });
+        start(preloaded.insert(made?))
+    }
+
+    /// The same with the template that was there before the pool, or was made for a `Fork` pool.
+    fn with_maker<T>(
+        &self,
+        mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        match &self.template {
+            Some(template) => start(template),
+            None => context::with_template(self.plan.context, &Streams::default(), start),
         }
     }
 

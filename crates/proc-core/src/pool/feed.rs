@@ -1,0 +1,280 @@
+//! A call's arguments going out: the [`Feed`], from which chunks are cut.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::job::Inbox;
+use crate::error::Error;
+use crate::function::{Message, Name};
+use crate::panics;
+use crate::queue::Lease;
+use crate::record;
+use crate::sink::{Lender, Sink};
+use crate::wire::{self, Handles};
+
+/// In how many steps a worker takes a chunk's tasks, so that an idle one can have the rest of them.
+const STEPS: usize = 8;
+
+/// Encoded tasks that wait to be published.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(crate) name: Name,
+    pub(crate) inbox: Arc<Inbox>,
+    /// The number of the next task in its call.
+    pub(crate) next: usize,
+    /// How many tasks are left.
+    pub(crate) left: usize,
+    /// How often these tasks were tried before.
+    pub(crate) attempts: u32,
+    /// How many tasks of the call are known to follow in feeds of their own.
+    pub(crate) more: usize,
+    pub(crate) chunksize: Option<usize>,
+    bytes: Vec<u8>,
+    at: usize,
+    handles: VecDeque<(usize, Handles)>,
+    /// Tasks whose argument is large, and lies in shared memory already.
+    parcels: VecDeque<(usize, Parcel)>,
+}
+
+/// The record of one large argument, in a block with room for its result.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) lease: Lease,
+    pub(crate) len: usize,
+}
+
+/// A piece cut from a feed.
+pub(crate) struct Cut<'a> {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    /// How many tasks the worker takes at a time.
+    pub(crate) step: usize,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) handles: Option<Handles>,
+    /// Where the arguments are if not among the bytes.
+    pub(crate) parcel: Option<Parcel>,
+}
+
+impl Feed {
+    /// An empty feed whose tasks count from `first`.
+    pub(crate) fn new(
+        name: Name,
+        inbox: &Arc<Inbox>,
+        first: usize,
+        chunksize: Option<usize>,
+    ) -> Feed {
+        Feed {
+            name,
+            inbox: Arc::clone(inbox),
+            next: first,
+            left: 0,
+            attempts: 0,
+            more: 0,
+            chunksize,
+            bytes: Vec::new(),
+            at: 0,
+            handles: VecDeque::new(),
+            parcels: VecDeque::new(),
+        }
+    }
+
+    /// One task that is tried once more; `argument` is its record as it was sent.
+    pub(crate) fn again(
+        name: Name,
+        inbox: &Arc<Inbox>,
+        task: usize,
+        argument: &[u8],
+        attempts: u32,
+    ) -> Feed {
+        let mut feed = Feed::new(name, inbox, task, Some(1));
+        feed.push_encoded(argument);
+        Feed { attempts, ..feed }
+    }
+
+    /// The rest of a chunk, to be shared out: what follows the first `skipped` of its arguments.
+    ///
+    /// `None` if there are not so many.
+    pub(crate) fn rest(
+        name: Name,
+        inbox: &Arc<Inbox>,
+        tasks: Range<usize>,
+        arguments: Vec<u8>,
+        skipped: usize,
+    ) -> Option<Feed> {
+        let mut rest = &arguments[..];
+        for _ in 0..skipped {
+            record::take(&mut rest)?;
+        }
+        let at = arguments.len() - rest.len();
+        let feed = Feed::new(name, inbox, tasks.start, None);
+        Some(Feed { left: tasks.len(), bytes: arguments, at, ..feed })
+    }
+
+    /// Appends one task. One whose argument cannot be encoded leaves no trace.
+    pub(crate) fn push<A: Message>(
+        &mut self,
+        argument: &A,
+        lender: Arc<dyn Lender>,
+    ) -> Result<(), Error> {
+        self.push_all(std::slice::from_ref(argument), usize::MAX, lender)
+    }
+
+    /// Appends whole chunks until they have `most` bytes, or tasks up to the first whose argument cannot
+    /// be encoded, which leaves no trace. Large ones go to memory of `lender`'s.
+    pub(crate) fn push_all<A: Message>(
+        &mut self,
+        arguments: &[A],
+        most: usize,
+        lender: Arc<dyn Lender>,
+    ) -> Result<(), Error> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut whole = bytes.len();
+        // Where chunks have several tasks, these lie side by side.
+        let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
+        let mut sink = Sink::lent(bytes, lender, self.inbox.result_size());
+        let caught = panics::catch(|| {
+            for argument in arguments {
+                sink.begin(0);
+                let encode = |out: &mut Sink| wire::encode_or_panic(argument, out);
+                if let Some(handles) = record::append(&mut sink, encode)? {
+                    self.handles.push_back((self.next + self.left, handles));
+                }
+                if sink.has_placed() {
+                    self.pack(&mut sink);
+                }
+                whole = sink.len();
+                self.left += 1;
+                let whole_chunks = self.left.is_multiple_of(self.chunksize.unwrap_or(1));
+                if whole_chunks && sink.len() + self.in_parcels() >= most {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let encoded = caught.unwrap_or_else(|panic| {
+            sink.truncate(whole);
+            wire::drop_collected_handles();
+            Err(format!("its Serialize panicked: {}", panic.message))
+        });
+        self.bytes = sink.into_bytes();
+        encoded.map_err(Error::encode_argument)
+    }
+
+    /// Closes the block of a large argument; an empty record keeps its place.
+    #[cold]
+    fn pack(&mut self, sink: &mut Sink) {
+        let settled = sink.settle();
+        match settled.and_then(|len| Some(Parcel { lease: sink.take_room()?, len })) {
+            Some(parcel) => {
+                self.parcels.push_back((self.next + self.left, parcel));
+                sink.extend_from_slice(&[0; 4]);
+            }
+            None => sink.gather(),
+        }
+    }
+
+    fn in_parcels(&self) -> usize {
+        self.parcels.iter().map(|(_, parcel)| parcel.len).sum()
+    }
+
+    /// Bytes of encoded arguments.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.in_parcels()
+    }
+
+    /// Bytes of encoded arguments that are not cut off yet and lie in memory of this process.
+    pub(crate) fn waiting(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// Appends one task whose argument is encoded already.
+    pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
+        let mut sink = Sink::from(std::mem::take(&mut self.bytes));
+        let copied = record::append(&mut sink, |out| {
+            out.extend_from_slice(argument);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let Ok(()) = copied;
+        self.bytes = sink.into_bytes();
+        self.left += 1;
+    }
+
+    /// The shared memory that the next task needs, if its result is as large as its argument, or has
+    /// `result` bytes; large arguments are there already.
+    pub(crate) fn next_cost(&self, result: usize) -> usize {
+        if self.parcels.front().is_some_and(|(task, _)| *task == self.next) {
+            return 0;
+        }
+        record::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record, result))
+    }
+
+    /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most` bytes
+    /// of shared memory (as for [`next_cost`](Feed::next_cost)).
+    pub(crate) fn cut(&mut self, workers: usize, most: usize, result: usize) -> Option<Cut<'_>> {
+        let wanted = self.chunk_size(workers);
+        let step = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
+        let first = self.next;
+        let start = self.at;
+        let mut rest = &self.bytes[start..];
+        let mut count = 0;
+        let (mut handles, mut parcel) = (None, None);
+        let mut costs = 0;
+        while count < wanted {
+            // A task with channel ends is a chunk of its own, and so is a large one.
+            if self.parcels.front().is_some_and(|(task, _)| *task == first + count) {
+                if count > 0 {
+                    break;
+                }
+                parcel = self.parcels.pop_front().map(|(_, parcel)| parcel);
+            }
+            if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
+                if count > 0 {
+                    break;
+                }
+                handles = self.handles.pop_front().map(|(_, handles)| handles);
+            }
+            let before = rest;
+            let Some(record) = record::take(&mut rest) else { break };
+            costs += cost(record, result);
+            if count > 0 && costs > most {
+                rest = before;
+                break;
+            }
+            count += 1;
+            if handles.is_some() || parcel.is_some() {
+                break;
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        self.at = self.bytes.len() - rest.len();
+        self.next += count;
+        self.left -= count;
+        let bytes = &self.bytes[start..self.at];
+        Some(Cut { first, count, step, bytes, handles, parcel })
+    }
+
+    /// About a millisecond's worth, and never more than a fair share of the rest; where a chunk size is
+    /// asked for, as many such chunks, of which a worker takes one after the other.
+    ///
+    /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
+    fn chunk_size(&self, workers: usize) -> usize {
+        let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
+        let timely = self.inbox.timely().min(fair);
+        let unit = self.chunksize.unwrap_or(1);
+        (timely / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
+    }
+
+    /// Whether it is a single chunk: its size does not depend on what is learned.
+    pub(crate) fn is_one_chunk(&self) -> bool {
+        self.chunksize.is_some_and(|size| self.left <= size)
+    }
+}
+
+/// The shared memory that a task needs for its argument and a result of so many bytes, or as many.
+#[inline]
+fn cost(argument: &[u8], result: usize) -> usize {
+    argument.len() + result.max(argument.len()) + 64
+}

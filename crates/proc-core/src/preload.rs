@@ -1,0 +1,128 @@
+//! A template of a pool's own, which has run a function before it forks workers.
+//!
+//! It is made by another template, as any process is, and becomes one once the function has returned: so
+//! what the function leaves in memory is there in every worker, without a copy until either writes. It is
+//! the one template that has run code of the user's. That code must have ended all threads, which is
+//! looked at; a lock that it left locked is locked in the workers.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::ending::Tie;
+use crate::error::Error;
+use crate::function::{Fault, Input, Name};
+use crate::limits::Limits;
+use crate::panics::{self, Echo};
+use crate::process::{self, Attributes, Link, Received};
+use crate::sink::Sink;
+use crate::state::State;
+use crate::streams::{BELL, RING, Streams};
+use crate::surroundings::Snapshot;
+use crate::sys::{self, SingleThread};
+use crate::template::{Line, Server, Template};
+use crate::wire::{Job, Payload, Report, Request};
+
+/// How long output waits for whoever holds the stream.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
+
+/// What the new process needs; its doorbell comes ahead of it, as streams do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    function: Name,
+    arguments: Payload,
+    requests: IpcReceiver<Request>,
+    /// What workers use to ask for processes of their own.
+    sender: IpcSender<Request>,
+}
+
+/// Has `maker` make a template that has run `function`.
+///
+/// # Errors
+///
+/// The process cannot be started, or the function failed ([`Error::is_initializer`]).
+pub(crate) fn start(
+    maker: &Arc<Template>,
+    function: Name,
+    arguments: Payload,
+) -> Result<Arc<Template>, Error> {
+    let cannot = |error| Error::start("a template", error);
+    let (sender, requests) = ipc::channel().map_err(cannot)?;
+    let (ring, bell) = sys::doorbell().map_err(cannot)?;
+    let mut streams = Streams::default();
+    streams.set(BELL.into(), bell.into());
+    streams.set(RING.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
+    let base = Snapshot::now();
+    let setup = Setup { function, arguments, requests, sender: sender.clone() };
+    let attributes = Attributes { tie: Tie::Worker, streams, ..Attributes::default() };
+    let job = Job::Preload(Box::new(setup));
+    let link = Link::start(maker, process::next_serial(), "template", &attributes, job)?;
+    // With our copy of the bell, nobody could tell that the template has died.
+    drop(attributes);
+    let failed = loop {
+        match link.receive(None) {
+            Received::Report(Report::Returned(Ok(_))) => {
+                let line = Line::new(sender, ring);
+                return Ok(Arc::new(Template::made(line, base, link.handle)));
+            }
+            Received::Report(Report::Returned(Err(fault))) => {
+                break Error::from_fault_payload(fault);
+            }
+            Received::Report(Report::NotReady(why)) => {
+                return Err(cannot(std::io::Error::other(why)));
+            }
+            Received::Report(Report::Exited { status }) => {
+                break Error::died(Some(ExitStatus::from_raw(status)), &Limits::default());
+            }
+            Received::Report(_) | Received::Nothing => {}
+            Received::End => return Err(Error::template_gone()),
+            Received::Rubbish => {
+                link.handle.signal(Signal::SIGKILL);
+                break Error::died(None, &Limits::default());
+            }
+        }
+    };
+    Err(Error::initializer(failed))
+}
+
+/// The new process: runs the function, says what came of it, and is a template from then on.
+pub(crate) fn main(setup: Setup, doorbell: Vec<(u8, OwnedFd)>, report: IpcSender<Report>) -> ! {
+    panics::set_echo(Echo::Reported);
+    let Setup { function, mut arguments, requests, sender } = setup;
+    let (mut bell, mut ring) = (None, None);
+    for (number, fd) in doorbell {
+        *if number == BELL { &mut bell } else { &mut ring } = Some(fd);
+    }
+    let (Some(bell), Some(ring)) = (bell, ring) else { sys::exit_now(1) };
+    let done = function.resolve().and_then(|code| {
+        let (bytes, handles) = arguments.parts();
+        (code.call)(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
+    });
+    // What it has printed would be printed again by every copy.
+    sys::flush(FLUSH_PATIENCE);
+    let alone = done.and_then(|_| SingleThread::prove().map_err(threads_left));
+    let (told, alone) = match alone {
+        Ok(alone) => (Ok(()), Some(alone)),
+        Err(fault) => (Err(Payload::encode(&fault).expect("a fault is text")), None),
+    };
+    let told = told.map(|()| Payload::encode(&()).expect("nothing needs no memory"));
+    let heard = report.send(Report::Returned(told)).is_ok();
+    drop((report, arguments));
+    let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
+    let line = Template::own(Line::new(sender, ring.into()), Snapshot::now());
+    Server::run(alone, sys::parent_pid(), requests, bell.into(), line)
+}
+
+fn threads_left(threads: Option<usize>) -> Fault {
+    let count = threads.map_or("an unknown number of".into(), |threads| (threads - 1).to_string());
+    Fault::Unknown(format!(
+        "it left {count} threads running, which copies of its process do not have: end them before it \
+         returns"
+    ))
+}
