@@ -65,7 +65,7 @@ fn a_fleet_works_with_least_rights_and_encrypted() {
     let large = serde_bytes::ByteBuf::from(vec![1; 3 << 20]);
     let back = cluster.apply(|bytes: serde_bytes::ByteBuf| bytes, large).expect("it fits");
     assert_eq!(back.len(), 3 << 20, "data may be stored and fetched by both");
-    let mut forever = cluster.apply_async(sit, ()).expect("it is sent");
+    let forever = cluster.apply_async(sit, ()).expect("it is sent");
     assert!(forever.cancel());
     assert_eq!(cluster.apply(|x: u32| x, 7).expect("its worker is free again"), 7);
     let log = server.log();
