@@ -55,6 +55,45 @@ fn a_lost_machine_s_work_runs_elsewhere() {
     assert!(twice <= 30, "{twice} of 300 tasks ran twice");
 }
 
+/// A hundred thousand tasks, and a machine that is lost when some 40 % have run.
+fn a_machine_is_lost_among_many_tasks(chunksize: Option<usize>) {
+    const TASKS: u64 = 100_000;
+    let Some(server) = Server::start() else { return };
+    let (cluster, mut agents) = server.fleet(2);
+    let file = server.path().join("ran");
+    fs::write(&file, "").expect("the directory is ours");
+    // Each task that runs makes the file a byte longer.
+    let run = |(file, task): (String, u64)| {
+        let mut file = fs::OpenOptions::new().append(true).open(file).expect("it is there");
+        std::io::Write::write_all(&mut file, b".").expect("there is room");
+        task
+    };
+    let name = file.to_str().expect("it is text").to_owned();
+    let inputs = (0..TASKS).map(|task| (name.clone(), task));
+    let options = cluster.options();
+    let options = chunksize.map_or(options, |tasks| options.chunksize(tasks));
+    let task = options.map_async(run, inputs).expect("it is sent");
+    let ran = || fs::metadata(&file).expect("it is there").len();
+    wait_until("a good part has run", || ran() > TASKS * 2 / 5);
+    agents.remove(0).kill();
+    assert!(ran() < TASKS, "it was lost in the middle");
+    let numbers = task.get().expect("no task fails");
+    assert!(numbers.into_iter().eq(0..TASKS));
+    let twice = ran() - TASKS;
+    println!("{twice} of {TASKS} tasks ran twice");
+    assert!(twice <= TASKS * 3 / 100, "{twice} of {TASKS} tasks ran twice");
+}
+
+#[test]
+fn few_tasks_of_a_lost_machine_run_twice() {
+    a_machine_is_lost_among_many_tasks(None);
+}
+
+#[test]
+fn few_tasks_of_a_lost_machine_run_twice_at_chunksize_1() {
+    a_machine_is_lost_among_many_tasks(Some(1));
+}
+
 #[test]
 fn machines_join_in_the_middle_and_leave_by_a_word() {
     let Some(server) = Server::start() else { return };

@@ -15,6 +15,13 @@ const CHUNK_TIME: f64 = 10e6; // nanoseconds
 const TOGETHER_TIME: f64 = 1e6; // nanoseconds
 const TOGETHER: usize = 64;
 
+/// Into how many chunks for each worker what is left is cut at least: so much less is lost with a
+/// machine, or waits for the last one.
+const SHARES: usize = 6;
+
+/// How long the smallest chunk should take, if its size is up to us: less is not worth the way.
+const LEAST_TIME: f64 = 0.25e6; // nanoseconds
+
 /// How many bytes a chunk has at most, unless one task has more.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -87,15 +94,15 @@ impl Feed {
     ///
     /// Before anything is known, one for each worker tells.
     fn chunk_size(&self, workers: usize) -> usize {
-        self.timely(self.left.div_ceil(2 * workers))
+        self.timely(self.left.div_ceil(SHARES * workers))
     }
 
     /// As many as take the right time, up to a `fair` share; whole chunks where a size is asked for.
     fn timely(&self, fair: usize) -> usize {
-        let lasting = |time: f64| self.cost.map_or(1, |cost| (time / cost) as usize).min(fair);
+        let lasting = |time: f64| self.cost.map_or(1, |cost| (time / cost) as usize);
         match self.chunksize {
-            None => lasting(CHUNK_TIME).max(1),
-            Some(tasks) => tasks * (lasting(TOGETHER_TIME).min(TOGETHER) / tasks).max(1),
+            None => lasting(CHUNK_TIME).min(fair.max(lasting(LEAST_TIME))).max(1),
+            Some(tasks) => tasks * (lasting(TOGETHER_TIME).min(fair).min(TOGETHER) / tasks).max(1),
         }
     }
 
@@ -159,8 +166,13 @@ mod tests {
         feed.learn(1_000, 1);
         let sizes: Vec<usize> = cut_all(&mut feed, 2).iter().map(|(_, count)| *count).collect();
         assert_eq!(sizes.iter().sum::<usize>(), 999);
-        assert_eq!(sizes[0], 250);
-        assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes.last() == Some(&1), "{sizes:?}");
+        assert_eq!((sizes[0], sizes.last()), (250, Some(&249)), "less is not worth the way");
+        let mut feed = Feed::new(None);
+        feed.add(batch(0, vec![vec![1]; 1000]));
+        feed.learn(1_000_000, 1);
+        let sizes: Vec<usize> = cut_all(&mut feed, 20).iter().map(|(_, count)| *count).collect();
+        assert_eq!((sizes[0], sizes.last()), (9, Some(&1)));
+        assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     }
 
     #[test]
