@@ -73,6 +73,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use fleet::{AgentState, AgentStatus, Fleet};
 pub use imap::{Imap, ImapUnordered};
 pub use options::{Options, Progress};
+#[doc(inline)]
 pub use proc_core::remote::{Attempt, attempt};
 pub use proc_core::{Error, Message};
 pub use task::Task;

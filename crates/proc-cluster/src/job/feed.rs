@@ -109,8 +109,9 @@ impl Feed {
     /// Learns what a task costs from a finished chunk.
     pub(super) fn learn(&mut self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
-        // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
-        self.cost = Some(self.cost.map_or(now, |old| 0.5 * old + 0.5 * now));
+        // The way to the worker is part of it, which on a busy machine is most of a small chunk's: less is
+        // believed at once, so that chunks grow and the way counts for less; more only by and by.
+        self.cost = Some(self.cost.map_or(now, |old| now.min(0.75 * old + 0.25 * now)));
     }
 
     /// Nanoseconds that a chunk takes, once that is known.

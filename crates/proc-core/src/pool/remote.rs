@@ -33,7 +33,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// The name of a function that captures nothing; while it runs, [`attempt`] tells at what.
+    /// The name of a function that captures nothing; while it runs, `attempt` tells at what.
     ///
     /// # Errors
     ///
@@ -87,9 +87,9 @@ pub fn record_len(bytes: &[u8]) -> Option<usize> {
 pub struct Chunk<'a> {
     /// What is called.
     pub function: Function,
-    /// The call, for [`attempt`].
+    /// The call, for `attempt`.
     pub job: u128,
-    /// How often the tasks were handed out before, for [`attempt`].
+    /// How often the tasks were handed out before, for `attempt`.
     pub number: u32,
     /// The number of the first task.
     pub first: usize,
