@@ -151,9 +151,10 @@ def contender(name):
     return {"mpire": Mpire, "joblib": Joblib}[name]()
 
 
-def timed(repetitions, once):
+def timed(repetitions, once, warm_up=True):
     """Seconds of each repetition, after one that does not count."""
-    once()
+    if warm_up:
+        once()
     samples = []
     for _ in range(repetitions):
         begin = time.perf_counter()
@@ -271,7 +272,8 @@ def run(lib, asked):
         lib.close(pool)
 
 
-def main():
+def serve(contender, run):
+    """Is the contender that the command line names, until nobody asks."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
 
@@ -294,4 +296,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    serve(contender, run)

@@ -27,32 +27,35 @@ use clap::{Parser, ValueEnum as _};
 
 use contenders::Contender;
 use record::Record;
-use workload::{Effort, WORKLOADS};
+use workload::{Effort, FLEETS, WORKLOADS, Workload};
 
 /// Times proc-core beside its peers, alternating in one run, and prints medians, extremes and ratios.
 #[derive(Parser)]
 #[command(version, after_help = workloads(), max_term_width = 100)]
 struct Arguments {
-    /// What to time; all of them without it
+    /// What to time; all pools without it
     #[arg(
         value_name = "WORKLOAD",
-        value_parser = PossibleValuesParser::new(WORKLOADS.iter().map(|w| w.name)),
+        value_parser = PossibleValuesParser::new(Workload::all().map(|w| w.name)),
         hide_possible_values = true
     )]
     workloads: Vec<String>,
+    /// Time fleets: proc-cluster beside Ray, Dask and mpi4py
+    #[arg(long, conflicts_with = "workloads")]
+    fleets: bool,
     /// Whom to time, separated by commas; all of them without it
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     peers: Vec<Contender>,
     /// One round of few repetitions and small cases: shows that everything runs, not how fast
     #[arg(long)]
     quick: bool,
-    /// How often the contenders take turns [default: 5, quick: 1]
+    /// How often the contenders take turns [default: 5, fleets: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Seconds for one contender's turn before it is killed [default: 60, quick: 10]
+    /// Seconds for one contender's turn before it is killed [default: 60, fleets: 300, quick: 10 and 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
-    /// Seconds of one case after which a contender is not asked again [default: 15, quick: 2]
+    /// Seconds of one case after which a contender is not asked again [default: 15, fleets: 60, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
     /// The interpreter for Python's peers [default: the one of venv.sh, else python3]
@@ -65,7 +68,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Measure nothing: show what an earlier run has written
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["workloads", "peers", "quick", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["workloads", "fleets", "peers", "quick", "json"])]
     render: Option<PathBuf>,
     /// Be this contender for whoever asks on standard input
     #[arg(long, hide = true, value_enum)]
@@ -74,8 +77,8 @@ struct Arguments {
 
 fn workloads() -> String {
     let mut text = String::from("Workloads:\n");
-    for workload in WORKLOADS {
-        text += &format!("  {:<12} {}\n", workload.name, workload.title);
+    for workload in Workload::all() {
+        text += &format!("  {:<18} {}\n", workload.name, workload.title);
     }
     text + "\nPeers of Python are used where they are installed; crates/proc-bench/venv.sh does that."
 }
@@ -106,24 +109,30 @@ fn main() -> Result<()> {
 
 fn plan(arguments: &Arguments) -> run::Plan {
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
-    let [rounds, timeout, budget] = match effort {
-        Effort::Full => [5, 60, 15],
-        Effort::Quick => [1, 10, 2],
+    let workloads: Vec<&Workload> = match &arguments.workloads[..] {
+        [] if arguments.fleets => FLEETS.iter().collect(),
+        [] => WORKLOADS.iter().collect(),
+        named => Workload::all().filter(|w| named.iter().any(|name| name == w.name)).collect(),
     };
-    let chosen = |name: &str| {
-        arguments.workloads.is_empty() || arguments.workloads.iter().any(|one| one == name)
+    let fleets = workloads.iter().any(|workload| workload.is_fleets());
+    let [rounds, timeout, budget] = match (effort, fleets) {
+        (Effort::Full, false) => [5, 60, 15],
+        (Effort::Full, true) => [3, 300, 60],
+        (Effort::Quick, false) => [1, 10, 2],
+        (Effort::Quick, true) => [1, 60, 2],
     };
     let mut contenders = Contender::value_variants().to_vec();
-    if !arguments.peers.is_empty() {
-        contenders.retain(|contender| arguments.peers.contains(contender));
-    }
+    contenders.retain(|contender| {
+        workloads.iter().any(|workload| workload.is_fleets() == contender.is_fleet())
+            && (arguments.peers.is_empty() || arguments.peers.contains(contender))
+    });
     run::Plan {
         effort,
         rounds: arguments.rounds.map_or(rounds, u64::from),
         timeout: Duration::from_secs(arguments.timeout.unwrap_or(timeout)),
         budget: Duration::from_secs(arguments.budget.unwrap_or(budget)),
         python: arguments.python.clone().unwrap_or_else(python),
-        workloads: WORKLOADS.iter().filter(|workload| chosen(workload.name)).collect(),
+        workloads,
         contenders,
     }
 }

@@ -184,7 +184,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
 /// Ours in one family, Python's in another, and so on.
 fn colour(contender: &str) -> RGBColor {
     match contender {
-        "proc-core" => RGBColor(200, 30, 30),
+        "proc-core" | "proc-cluster" => RGBColor(200, 30, 30),
         "proc-core-fork" | "proc-core-spawn" => RGBColor(230, 130, 130),
         "limit" => BLACK,
         "threads" => RGBColor(120, 120, 120),
@@ -193,8 +193,8 @@ fn colour(contender: &str) -> RGBColor {
         "cpython-fork" => RGBColor(20, 60, 150),
         "cpython-forkserver" => RGBColor(60, 110, 200),
         "cpython-spawn" => RGBColor(110, 160, 230),
-        "futures" => RGBColor(20, 130, 130),
-        "mpire" => RGBColor(20, 120, 40),
+        "futures" | "ray" => RGBColor(20, 130, 130),
+        "mpire" | "mpi4py" => RGBColor(20, 120, 40),
         "loky" => RGBColor(90, 160, 50),
         _ => RGBColor(140, 70, 160),
     }

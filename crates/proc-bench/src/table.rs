@@ -67,7 +67,8 @@ pub(crate) fn page(record: &Record) -> Result<String> {
 
 /// Medians alone, without the large pools, whose fit says more.
 pub(crate) fn summary(record: &Record) -> Result<String> {
-    const COLUMNS: [&str; 7] = [
+    const FLEETS: [&str; 4] = ["proc-cluster", "ray", "dask", "mpi4py"];
+    const POOLS: [&str; 7] = [
         "proc-core",
         "limit",
         "threads",
@@ -76,15 +77,17 @@ pub(crate) fn summary(record: &Record) -> Result<String> {
         "cpython-forkserver",
         "cpython-spawn",
     ];
+    let fleets = record.results.iter().all(|one| one.workload().is_ok_and(Workload::is_fleets));
+    let columns = if fleets { &FLEETS[..] } else { &POOLS[..] };
     let mut text = format!("{}\n\n| medians |", origin(record));
-    COLUMNS.iter().for_each(|name| text.push_str(&format!(" {name} |")));
+    columns.iter().for_each(|name| text.push_str(&format!(" {name} |")));
     text.push_str("\n|---|");
-    COLUMNS.iter().for_each(|_| text.push_str("---:|"));
+    columns.iter().for_each(|_| text.push_str("---:|"));
     text.push('\n');
     for measured in record.results.iter().filter(|measured| measured.workload != "large") {
         let unit = measured.workload()?.unit;
         let _ = write!(text, "| {} |", heading(measured)?);
-        for name in COLUMNS {
+        for name in columns {
             let median = measured.summary(name).map(|summary| show(summary.median, unit));
             let _ = write!(text, " {} |", median.unwrap_or_else(|| "-".into()));
         }
@@ -140,7 +143,9 @@ pub(crate) fn heading(measured: &Measured) -> Result<String> {
 /// Who has done it.
 fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
     let unit = measured.workload()?.unit;
-    let ours = measured.summary(&Contender::ProcCore.name()).map(|summary| summary.median);
+    let ours = [Contender::ProcCore, Contender::ProcCluster];
+    let ours = ours.iter().find_map(|ours| measured.summary(&ours.name()));
+    let ours = ours.map(|summary| summary.median);
     let mut rows = Vec::new();
     for name in measured.rows.iter().map(|row| &row.contender) {
         let Some(summary) = measured.summary(name) else { continue };

@@ -207,9 +207,67 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
 ];
 
+/// Timed on fleets of machines, or of agents that stand for machines.
+pub(crate) const FLEETS: &[Workload] = &[
+    Workload {
+        name: "fleet-trip",
+        title: "one task, there and back, fleet of 2",
+        unit: Unit::Seconds,
+        limit: "",
+        idle: Idle::Allowed,
+        repetitions: 200,
+        cases: &[case(2, 1)],
+    },
+    Workload {
+        name: "fleet-tiny",
+        title: "map of tiny tasks, fleet of 2, nothing set",
+        unit: Unit::Seconds,
+        limit: "",
+        idle: Idle::Allowed,
+        repetitions: 1,
+        cases: &[case(2, 20_000)],
+    },
+    Workload {
+        name: "fleet-chunksize-1",
+        title: "map of tiny tasks, fleet of 2, chunksize 1",
+        unit: Unit::Seconds,
+        limit: "",
+        idle: Idle::Allowed,
+        repetitions: 1,
+        cases: &[case(2, 20_000)],
+    },
+    Workload {
+        name: "fleet-large",
+        title: "map of buffers of 1 MiB to themselves, fleet of 2",
+        unit: Unit::Seconds,
+        limit: "",
+        idle: Idle::Allowed,
+        repetitions: 2,
+        cases: &[case(2, 64)],
+    },
+    Workload {
+        name: "fleet-growth",
+        title: "map of tasks that wait 5 ms",
+        unit: Unit::Seconds,
+        limit: "",
+        idle: Idle::Allowed,
+        repetitions: 1,
+        cases: &[case(1, 1000), case(2, 1000), case(4, 1000), case(8, 1000)],
+    },
+];
+
 impl Workload {
     pub(crate) fn named(name: &str) -> Option<&'static Workload> {
-        WORKLOADS.iter().find(|workload| workload.name == name)
+        Workload::all().find(|workload| workload.name == name)
+    }
+
+    pub(crate) fn all() -> impl Iterator<Item = &'static Workload> {
+        WORKLOADS.iter().chain(FLEETS)
+    }
+
+    /// Whether it is for fleets rather than pools.
+    pub(crate) fn is_fleets(&self) -> bool {
+        FLEETS.iter().any(|workload| workload.name == self.name)
     }
 
     /// The cases as they are on this machine; small ones where only the going is to be shown.

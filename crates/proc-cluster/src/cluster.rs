@@ -16,13 +16,14 @@ use crate::link::{Link, Manners};
 use crate::options::Options;
 use crate::task::Task;
 
-/// How long a cluster that is dropped waits until the server has forgotten its calls.
+/// How long a cluster that is ended waits until the server has forgotten its calls.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A fleet of machines that runs functions over inputs; a [`Pool`](proc_core::Pool) of them.
 ///
 /// All calls are those of the pool, under its names: they take a function that captures nothing, with
-/// one argument. Any number of threads may call at once. Dropping a cluster calls off what is open.
+/// one argument. Any number of threads may call at once. Dropping a
+/// cluster ends it like [`terminate`](Cluster::terminate).
 ///
 /// ```no_run
 /// # fn main() -> Result<(), proc_cluster::Error> {
@@ -184,6 +185,50 @@ impl Cluster {
         self.options().map_async(function, inputs)
     }
 
+    /// Accepts no more calls. What was asked for is still done.
+    pub fn close(&self) {
+        self.link.close();
+    }
+
+    /// Waits until all calls have ended, and the server has forgotten them.
+    ///
+    /// # Errors
+    ///
+    /// The cluster is still open, so that there may be more calls.
+    pub fn join(&self) -> Result<(), Error> {
+        if !self.link.is_closed() {
+            let what = "an open cluster cannot be joined: call close or terminate first";
+            return Err(invalid_error(what));
+        }
+        self.wait_for_jobs(None);
+        Ok(())
+    }
+
+    /// Calls off what is open, and accepts no more calls. Those who wait get an error
+    /// ([`Error::is_fleet`]).
+    ///
+    /// Returns when the server has forgotten the calls, or after five seconds. Agents go on: they are
+    /// not the cluster's.
+    pub fn terminate(&self) {
+        self.link.terminate();
+        self.wait_for_jobs(Some(FAREWELL));
+    }
+
+    fn wait_for_jobs(&self, limit: Option<Duration>) {
+        let Some(runtime) = &self.runtime else { return };
+        let link = Arc::clone(&self.link);
+        let (done, wait) = mpsc::channel::<()>();
+        runtime.spawn(async move {
+            link.join().await;
+            drop(done);
+        });
+        // Ends when `done` is dropped.
+        let _ = match limit {
+            Some(limit) => wait.recv_timeout(limit).is_ok(),
+            None => wait.recv().is_ok(),
+        };
+    }
+
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
     }
@@ -195,16 +240,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let Some(runtime) = self.runtime.take() else { return };
-        let link = Arc::clone(&self.link);
-        let (done, wait) = mpsc::channel::<()>();
-        runtime.spawn(async move {
-            link.close().await;
-            drop(done);
-        });
-        // Ends when `done` is dropped; a server that does not answer is not waited for.
-        let _ = wait.recv_timeout(FAREWELL);
-        runtime.shutdown_background();
+        self.terminate();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use proc_core::Error;
 use proc_core::remote::{fleet_error, invalid_error};
 use tracing::debug;
@@ -133,10 +134,11 @@ impl Settings {
             });
         // Other servers of a cluster, which the first one names, are to be encrypted as well.
         options = options.require_tls(addresses.iter().all(ServerAddr::tls_required));
+        let plain = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
         let user =
             addresses.iter().find_map(|address| Some((address.username()?, address.password()?)));
         if let Some((user, password)) = user {
-            options = options.user_and_password(user.to_owned(), password.to_owned());
+            options = options.user_and_password(plain(user), plain(password));
         }
         if let Some(file) = &self.credentials {
             options = with_credentials(options, file)?;

@@ -68,14 +68,20 @@ pub(crate) struct Terms {
     pub(crate) retries: u32,
 }
 
-/// A job as its caller sees it. Dropping it calls off what is not done.
+/// A job as its caller sees it. Dropping it calls off what is not done, unless it is to go on.
 #[derive(Debug)]
 pub(crate) struct Handle {
     notes: UnboundedSender<Note>,
     pub(crate) mailbox: Arc<Mailbox>,
+    goes_on: bool,
 }
 
 impl Handle {
+    pub(crate) fn that_goes_on(mut self) -> Handle {
+        self.goes_on = true;
+        self
+    }
+
     pub(crate) fn send(&self, note: Note) {
         // A job that has ended has said why in the mailbox.
         let _ = self.notes.send(note);
@@ -84,7 +90,9 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.send(Note::Close(remote::cancelled_error()));
+        if !self.goes_on {
+            self.send(Note::Close(remote::cancelled_error()));
+        }
     }
 }
 
@@ -156,7 +164,7 @@ pub(crate) fn start(
         missing: 0,
     };
     runtime.spawn(job.run());
-    Ok(Handle { notes: sender, mailbox })
+    Ok(Handle { notes: sender, mailbox, goes_on: false })
 }
 
 impl Job {
@@ -418,7 +426,7 @@ impl Job {
     /// Leaves nothing of the job at the server.
     async fn clean_up(mut self) {
         self.mailbox.close(crate::link::closed());
-        self.link.close_job(self.number);
+        self.link.close_job(self.number, self.leaves);
         // What is on its way to the server must be there before it can be removed.
         let all_published = async { while self.publishing.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(PATIENCE, all_published).await;

@@ -33,7 +33,17 @@
 //! with its data loses nothing, and what it lost without is handed out anew.
 //!
 //! So a task may *run* more than once, though it counts once: let it do nothing that must not be
-//! repeated, or let it notice.
+//! repeated, or let it notice. [`attempt`] tells a running task which task of which call it is, and how
+//! often that was handed out before:
+//!
+//! ```
+//! fn charge(order: u64) -> String {
+//!     let key = proc_cluster::attempt().map(|this| format!("{:x}-{}", this.job, this.task));
+//!     // The same in all attempts: who gets it twice can tell.
+//!     format!("charged order {order} under {key:?}")
+//! }
+//! assert_eq!(charge(7), "charged order 7 under None"); // called here, it is no task
+//! ```
 //!
 //! # What is different from a pool
 //!
@@ -63,6 +73,8 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use fleet::{AgentState, AgentStatus, Fleet};
 pub use imap::{Imap, ImapUnordered};
 pub use options::{Options, Progress};
+#[doc(inline)]
+pub use proc_core::remote::{Attempt, attempt};
 pub use proc_core::{Error, Message};
 pub use task::Task;
 

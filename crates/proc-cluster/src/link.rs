@@ -68,6 +68,8 @@ pub(crate) struct Link {
 struct Jobs {
     newest: u64,
     open: HashMap<u64, mpsc::UnboundedSender<Note>>,
+    /// Those that may still remove what they left at the server.
+    ending: Vec<mpsc::UnboundedSender<Note>>,
     closed: bool,
 }
 
@@ -187,23 +189,42 @@ impl Link {
         Ok(job)
     }
 
-    /// Agents that still have some of the job are to stop.
-    pub(crate) fn close_job(&self, job: u64) {
-        lock(&self.jobs).open.remove(&job);
-        self.urgent.notify_one();
+    /// Nobody waits for the job any more. Agents that may still have some of it (`left`) are to stop.
+    pub(crate) fn close_job(&self, job: u64, left: bool) {
+        let mut jobs = lock(&self.jobs);
+        jobs.ending.retain(|notes| !notes.is_closed());
+        let notes = jobs.open.remove(&job);
+        jobs.ending.extend(notes);
+        if left {
+            self.urgent.notify_one();
+        }
     }
 
-    /// Ends all jobs and waits until they have cleaned up.
-    pub(crate) async fn close(&self) {
-        let open: Vec<_> = {
-            let mut jobs = lock(&self.jobs);
-            jobs.closed = true;
-            jobs.open.values().cloned().collect()
-        };
-        for notes in &open {
+    /// Takes no more jobs.
+    pub(crate) fn close(&self) {
+        lock(&self.jobs).closed = true;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.jobs).closed
+    }
+
+    /// Ends all jobs, and takes no more.
+    pub(crate) fn terminate(&self) {
+        let mut jobs = lock(&self.jobs);
+        jobs.closed = true;
+        for notes in jobs.open.values() {
             let _ = notes.send(Note::Close(closed())); // it may have ended by itself
         }
-        for notes in open {
+    }
+
+    /// Waits until all jobs have ended and cleaned up.
+    pub(crate) async fn join(&self) {
+        let jobs: Vec<_> = {
+            let jobs = lock(&self.jobs);
+            jobs.open.values().chain(&jobs.ending).cloned().collect()
+        };
+        for notes in jobs {
             notes.closed().await;
         }
         self.send_beat().await;
@@ -321,8 +342,11 @@ impl Link {
     async fn send_beat(&self) {
         let beat = {
             let jobs = lock(&self.jobs);
-            let open = if jobs.closed { Vec::new() } else { jobs.open.keys().copied().collect() };
-            Beat { driver: self.driver, newest: jobs.newest, open }
+            Beat {
+                driver: self.driver,
+                newest: jobs.newest,
+                open: jobs.open.keys().copied().collect(),
+            }
         };
         if let Ok(beat) = message::encode(&beat) {
             // Lost while the connection is: said again soon.

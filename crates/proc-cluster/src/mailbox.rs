@@ -43,6 +43,8 @@ pub(crate) struct Mailbox {
 #[derive(Debug, Default)]
 struct State {
     deliveries: VecDeque<Delivery>,
+    /// How many tasks were delivered so far.
+    delivered: usize,
     closed: Option<Error>,
     waker: Option<Waker>,
 }
@@ -62,7 +64,24 @@ impl Mailbox {
     }
 
     pub(crate) fn deliver(&self, delivery: Delivery) {
-        self.change(|state| state.deliveries.push_back(delivery));
+        self.change(|state| {
+            if state.closed.is_none() {
+                state.delivered += delivery.count;
+                state.deliveries.push_back(delivery);
+            }
+        });
+    }
+
+    /// Takes in nothing more, unless all tasks were delivered; whether that is so.
+    pub(crate) fn cancel(&self, all: usize) -> bool {
+        let mut cancelled = false;
+        self.change(|state| {
+            cancelled = state.delivered < all && state.closed.is_none();
+            if cancelled {
+                state.closed = Some(remote::cancelled_error());
+            }
+        });
+        cancelled
     }
 
     /// Nothing more will come; `error` is why, unless that was said before.

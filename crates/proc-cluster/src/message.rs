@@ -21,6 +21,8 @@ pub(crate) struct Work {
     pub(crate) job: u64,
     pub(crate) chunk: Chunk,
     pub(crate) function: Function,
+    /// How many of the tasks run one after the other in one worker; all of them without it.
+    pub(crate) chunksize: Option<usize>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
     /// Within which an agent must give word of them.

@@ -34,11 +34,12 @@ impl<'a> Options<'a> {
         Options { cluster, terms: Terms::default(), progress: None }
     }
 
-    /// How many tasks travel together, and run one after the other in one worker.
+    /// How many tasks run one after the other in one worker.
     ///
     /// Without it the cluster measures, and makes chunks of about ten milliseconds that shrink
-    /// towards the end. Tasks of more than 256 KiB together travel apart in any case. Zero is an error
-    /// of the call.
+    /// towards the end. Chunks that take next to no time travel together all the same, at most 64 tasks
+    /// or a millisecond's work, and are dealt out one by one where they arrive. Tasks of more than 256
+    /// KiB together travel apart in any case. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.terms.chunksize = Some(tasks);
         self
@@ -211,7 +212,7 @@ impl<'a> Options<'a> {
             delivery.open(|_, result| only = Some(result));
             only
         };
-        Ok(Task::new(job, Box::new(gather)))
+        Ok(Task::new(job, 1, Box::new(gather)))
     }
 
     /// See [`Cluster::map_async`].
@@ -232,13 +233,14 @@ impl<'a> Options<'a> {
                 .map_err(|error| remote::at(error, Some(batch.count), None))?;
             batch.count += 1;
         }
-        let mut open = batch.count;
-        if open == 0 {
+        let all = batch.count;
+        if all == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }
         let job = self.start::<F, A, R>(function)?;
         let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
-        results.resize_with(open, || None);
+        results.resize_with(all, || None);
+        let mut open = all;
         let gather = move |delivery: Delivery| {
             open -= delivery.count;
             delivery.open(|task, result| results[task] = Some(result));
@@ -246,10 +248,10 @@ impl<'a> Options<'a> {
         };
         job.send(Note::Tasks(batch));
         job.send(Note::End);
-        Ok(Task::new(job, Box::new(gather)))
+        Ok(Task::new(job, all, Box::new(gather)))
     }
 
-    fn start<F, A, R>(self, _: F) -> Result<Handle, Error>
+    fn start<F, A, R>(self, function: F) -> Result<Handle, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
@@ -259,7 +261,7 @@ impl<'a> Options<'a> {
             let what = "a chunk holds at least one task: chunksize 0 makes none";
             return Err(remote::invalid_error(what));
         }
-        let function = Function::of::<F, A, R>()?;
+        let function = Function::of(function)?;
         job::start(self.cluster.runtime()?, self.cluster.link(), function, self.terms)
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use proc_core::Error;
-use proc_core::remote::cancelled_error;
+use proc_core::remote::{cancelled_error, when_done};
 
 use crate::job::{Handle, Note};
 use crate::mailbox::Delivery;
@@ -14,11 +14,14 @@ use crate::mailbox::Delivery;
 /// The result of [`Cluster::apply_async`](crate::Cluster::apply_async) or
 /// [`map_async`](crate::Cluster::map_async), now or later.
 ///
-/// It is also a `Future`, which any executor can wait for. Dropping it calls off what is not done.
+/// It is also a `Future`, which any executor can wait for. Dropping it drops the result; the task
+/// runs all the same, as long as its cluster is there.
 #[doc(alias = "AsyncResult")]
-#[must_use = "the result of the task is here, and dropping it calls the task off"]
+#[must_use = "the result of the task is here"]
 pub struct Task<T> {
     job: Option<Handle>,
+    /// How many tasks the job has.
+    all: usize,
     gather: Gather<T>,
     result: Option<Result<T, Error>>,
 }
@@ -27,13 +30,13 @@ pub struct Task<T> {
 pub(crate) type Gather<T> = Box<dyn FnMut(Delivery) -> Option<Result<T, Error>> + Send>;
 
 impl<T> Task<T> {
-    pub(crate) fn new(job: Handle, gather: Gather<T>) -> Task<T> {
-        Task { job: Some(job), gather, result: None }
+    pub(crate) fn new(job: Handle, all: usize, gather: Gather<T>) -> Task<T> {
+        Task { job: Some(job.that_goes_on()), all, gather, result: None }
     }
 
     /// A task with nothing to do.
     pub(crate) fn settled(result: Result<T, Error>) -> Task<T> {
-        Task { job: None, gather: Box::new(|_| None), result: Some(result) }
+        Task { job: None, all: 0, gather: Box::new(|_| None), result: Some(result) }
     }
 
     /// Waits for the result.
@@ -65,15 +68,27 @@ impl<T> Task<T> {
     /// Takes the task back, wherever it is: queued, it never runs; running, its worker is stopped.
     ///
     /// False if its result has arrived. Else [`get`](Task::get) says that it was cancelled.
-    pub fn cancel(&mut self) -> bool {
-        if self.is_ready() {
-            return false;
-        }
-        if let Some(job) = &self.job {
-            job.send(Note::Close(cancelled_error()));
-            job.mailbox.close(cancelled_error());
-        }
-        true
+    pub fn cancel(&self) -> bool {
+        let open = self.job.as_ref().filter(|_| self.result.is_none());
+        open.is_some_and(|job| {
+            let cancelled = job.mailbox.cancel(self.all);
+            if cancelled {
+                job.send(Note::Close(cancelled_error()));
+            }
+            cancelled
+        })
+    }
+
+    /// Calls `callback` with the result when it is there, in a thread that all callbacks share.
+    ///
+    /// A callback that panics spoils nothing but itself; its message goes to stderr.
+    #[doc(alias = "callback")]
+    #[doc(alias = "error_callback")]
+    pub fn on_done(self, callback: impl FnOnce(Result<T, Error>) + Send + 'static)
+    where
+        T: Send + 'static,
+    {
+        when_done(self, callback);
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
@@ -97,7 +112,10 @@ impl<T> Task<T> {
     }
 }
 
-impl<T: Unpin> Future for Task<T> {
+/// Nothing is pinned in it.
+impl<T> Unpin for Task<T> {}
+
+impl<T> Future for Task<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

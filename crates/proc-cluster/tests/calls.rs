@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use support::Server;
@@ -20,17 +23,98 @@ fn a_map_over_two_agents() {
     assert!(squares.into_iter().eq((0..10_000).map(|x| x * x)));
     let fleet = cluster.fleet();
     assert_eq!(fleet.agents().len(), 2, "{fleet}");
-    let pids = cluster.options().chunksize(1).map(
-        |()| {
-            std::thread::sleep(Duration::from_millis(20)); // long enough for others to get some
-            std::process::id()
-        },
-        [(); 40],
-    );
+}
+
+/// Returns when four processes have come here.
+fn meet(directory: String) -> u32 {
+    let pid = std::process::id();
+    fs::write(Path::new(&directory).join(pid.to_string()), "").expect("the directory is there");
+    let met = || fs::read_dir(&directory).expect("the directory is there").count() >= 4;
+    support::wait_until("all have come", met);
+    pid
+}
+
+#[test]
+fn all_workers_of_all_agents_are_at_work_at_once() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(2);
+    let directory = server.path().join("met");
+    fs::create_dir(&directory).expect("the directory is ours");
+    let directory = directory.to_str().expect("it is text").to_owned();
+    let pids = cluster.options().chunksize(1).map(meet, vec![directory; 4]);
     let mut pids = pids.expect("nothing fails");
     pids.sort_unstable();
     pids.dedup();
     assert_eq!(pids.len(), 4, "two workers on each of two agents");
+}
+
+#[test]
+fn a_task_knows_what_it_is_an_attempt_at() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let tell = |numbers: Vec<f64>| {
+        let this = proc_cluster::attempt().expect("it is a task");
+        (this.job, this.task, this.number, numbers)
+    };
+    let mut jobs = Vec::new();
+    for _ in 0..2 {
+        let told = cluster.map(tell, (0..100).map(|n| vec![f64::from(n); 3])).expect("none fails");
+        for (n, (job, task, number, numbers)) in told.iter().enumerate() {
+            assert_eq!((*job, *task, *number, numbers[2]), (told[0].0, n, 0, n as f64));
+        }
+        jobs.push(told[0].0);
+    }
+    assert_ne!(jobs[0], jobs[1]);
+    assert_eq!(proc_cluster::attempt(), None);
+}
+
+#[test]
+fn a_callback_gets_the_result() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let (sender, results) = mpsc::channel();
+    let tell = sender.clone();
+    let task = cluster.map_async(square, [4, 5]).expect("it is sent");
+    task.on_done(move |squares| tell.send(squares).expect("somebody waits"));
+    let panics = |_: i64| -> i64 { panic!("as it should") };
+    let task = cluster.map_async(panics, [1]).expect("it is sent");
+    task.on_done(move |failed| sender.send(failed).expect("somebody waits"));
+    let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    assert_eq!(done[0].as_ref().ok(), Some(&vec![16, 25]));
+    assert!(failed[0].as_ref().is_err_and(|error| error.is_panic()));
+}
+
+#[test]
+fn a_closed_cluster_does_what_it_was_asked_for() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    assert!(cluster.join().is_err_and(|error| error.is_invalid()), "it is open");
+    let file = server.path().join("done");
+    let name = file.to_str().expect("it is text").to_owned();
+    let write = |file: String| fs::write(file, "done").expect("the directory is the test's");
+    drop(cluster.apply_async(write, name).expect("it is sent")); // nobody wants to know
+    let kept = cluster.map_async(square, 0..1000).expect("it is sent");
+    cluster.close();
+    assert!(cluster.apply(square, 1).is_err_and(|error| error.is_fleet()), "it is closed");
+    cluster.join().expect("it is closed");
+    assert!(file.exists(), "a task that was dropped runs all the same");
+    assert_eq!(kept.get().expect("it was asked for before")[999], 999 * 999);
+}
+
+#[test]
+fn a_terminated_cluster_calls_off_what_is_open() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let forever = |()| {
+        loop {
+            std::thread::park();
+        }
+    };
+    let task: proc_cluster::Task<()> = cluster.apply_async(forever, ()).expect("it is sent");
+    cluster.terminate();
+    assert!(task.get().is_err_and(|error| error.is_fleet()));
+    let other = server.cluster();
+    assert_eq!(other.map(square, [1, 2]).expect("the workers are free"), [1, 4]);
 }
 
 #[test]

@@ -21,10 +21,40 @@ fn mark(directory: &str, name: &str) -> PathBuf {
     file
 }
 
-fn nap((directory, task): (String, u32)) -> u32 {
+/// A task that leaves a file, one for each process that it ran in.
+fn visit((directory, task): (String, u32)) -> u32 {
     mark(&directory, &format!("ran-{task}-{}", std::process::id()));
-    std::thread::sleep(Duration::from_millis(20));
     task
+}
+
+/// Results in order, taken as many at a time as a test wants: what is not taken cannot all be done.
+struct Taken<I>(std::iter::Zip<std::ops::RangeFrom<u32>, I>);
+
+impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> Taken<I> {
+    fn of(results: I) -> Taken<I> {
+        Taken((0..).zip(results))
+    }
+
+    fn take(&mut self, count: usize) {
+        for (task, result) in self.0.by_ref().take(count) {
+            assert_eq!(result.expect("no task fails"), task);
+        }
+    }
+
+    /// All that are left, and how many there were in all.
+    fn count(mut self) -> usize {
+        let mut last = 0;
+        for (task, result) in self.0.by_ref() {
+            assert_eq!(result.expect("no task fails"), task);
+            last = task as usize + 1;
+        }
+        last
+    }
+}
+
+/// The inputs of so many visits.
+fn visits(directory: &str, count: u32) -> impl Iterator<Item = (String, u32)> {
+    (0..count).map(move |task| (directory.to_owned(), task))
 }
 
 /// How many tasks have begun, anywhere.
@@ -43,16 +73,53 @@ fn a_lost_machine_s_work_runs_elsewhere() {
     let Some(server) = Server::start() else { return };
     let (cluster, mut agents) = server.fleet(2);
     let directory = marks(&server);
-    let inputs = (0..300).map(|task| (directory.clone(), task));
-    let task = cluster.map_async(nap, inputs).expect("it is sent");
-    wait_until("some tasks have begun", || begun(&directory) > 20);
+    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 300)));
+    results.take(50);
     agents.remove(0).kill();
     let killed = Instant::now();
-    let numbers = task.get().expect("no task fails");
-    assert!(numbers.into_iter().eq(0..300));
+    assert_eq!(results.count(), 300);
     assert!(killed.elapsed() < LEASE + Duration::from_secs(30), "{:?}", killed.elapsed());
     let twice = begun(&directory) - 300;
     assert!(twice <= 30, "{twice} of 300 tasks ran twice");
+}
+
+/// A hundred thousand tasks, and a machine that is lost when some 40 % have run.
+fn a_machine_is_lost_among_many_tasks(chunksize: Option<usize>) {
+    const TASKS: u64 = 100_000;
+    let Some(server) = Server::start() else { return };
+    let (cluster, mut agents) = server.fleet(2);
+    let file = server.path().join("ran");
+    fs::write(&file, "").expect("the directory is ours");
+    // Each task that runs makes the file a byte longer.
+    let run = |(file, task): (String, u64)| {
+        let mut file = fs::OpenOptions::new().append(true).open(file).expect("it is there");
+        std::io::Write::write_all(&mut file, b".").expect("there is room");
+        task
+    };
+    let name = file.to_str().expect("it is text").to_owned();
+    let inputs = (0..TASKS).map(|task| (name.clone(), task));
+    let options = cluster.options();
+    let options = chunksize.map_or(options, |tasks| options.chunksize(tasks));
+    let task = options.map_async(run, inputs).expect("it is sent");
+    let ran = || fs::metadata(&file).expect("it is there").len();
+    wait_until("a good part has run", || ran() > TASKS * 2 / 5);
+    agents.remove(0).kill();
+    assert!(ran() < TASKS, "it was lost in the middle");
+    let numbers = task.get().expect("no task fails");
+    assert!(numbers.into_iter().eq(0..TASKS));
+    let twice = ran() - TASKS;
+    println!("{twice} of {TASKS} tasks ran twice");
+    assert!(twice <= TASKS * 3 / 100, "{twice} of {TASKS} tasks ran twice");
+}
+
+#[test]
+fn few_tasks_of_a_lost_machine_run_twice() {
+    a_machine_is_lost_among_many_tasks(None);
+}
+
+#[test]
+fn few_tasks_of_a_lost_machine_run_twice_at_chunksize_1() {
+    a_machine_is_lost_among_many_tasks(Some(1));
 }
 
 #[test]
@@ -60,17 +127,15 @@ fn machines_join_in_the_middle_and_leave_by_a_word() {
     let Some(server) = Server::start() else { return };
     let cluster = server.cluster();
     let directory = marks(&server);
-    let inputs = (0..400).map(|task| (directory.clone(), task));
     // Nobody is there yet.
-    let task = cluster.options().chunksize(4).map_async(nap, inputs).expect("it is sent");
+    let mut results = Taken::of(cluster.options().imap(visit, visits(&directory, 400)));
     let mut first = server.agent(2);
-    wait_until("some tasks have begun", || begun(&directory) > 20);
+    results.take(50);
     let _second = server.agent(2);
     wait_for_workers(&cluster, 4);
     kill(first.pid(), Signal::SIGTERM).expect("it is alive");
     assert!(first.wait().success(), "it leaves with a good word");
-    let numbers = task.get().expect("no task fails");
-    assert!(numbers.into_iter().eq(0..400));
+    assert_eq!(results.count(), 400);
     assert_eq!(begun(&directory), 400, "what a leaving machine has begun it finishes");
 }
 
@@ -116,11 +181,9 @@ fn a_task_that_takes_machines_down_fails_alone() {
         let map = scope.spawn(|| cluster.options().chunksize(10).try_map(poison, inputs));
         // What a supervisor does: a machine that went down comes back.
         while !map.is_finished() {
-            let fallen = begun(&directory);
-            if fallen == agents.len() {
-                agents.push(server.agent(2));
-            }
-            std::thread::sleep(Duration::from_millis(20));
+            let fallen = || begun(&directory) == agents.len();
+            wait_until("it fell, or all is done", || fallen() || map.is_finished());
+            agents.push(server.agent(2));
         }
         fates = map.join().expect("it does not panic");
     });
@@ -142,15 +205,13 @@ fn a_server_that_restarts_with_its_data_loses_nothing() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
     let directory = marks(&server);
-    let inputs = (0..300).map(|task| (directory.clone(), task));
-    let task = cluster.map_async(nap, inputs).expect("it is sent");
-    for begun_before in [30, 100] {
-        wait_until("some tasks have begun", || begun(&directory) > begun_before);
+    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 300)));
+    for _ in 0..2 {
+        results.take(50);
         server.kill();
         server.run();
     }
-    let numbers = task.get().expect("no task fails");
-    assert!(numbers.into_iter().eq(0..300));
+    assert_eq!(results.count(), 300);
 }
 
 #[test]
@@ -158,14 +219,12 @@ fn what_a_server_has_lost_is_handed_out_anew() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let directory = marks(&server);
-    let inputs = (0..100).map(|task| (directory.clone(), task));
-    let task = cluster.map_async(nap, inputs).expect("it is sent");
-    wait_until("some tasks have begun", || begun(&directory) > 10);
+    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 200)));
+    results.take(10);
     server.kill();
     fs::remove_dir_all(server.path().join("data")).expect("it was there");
     server.run();
-    let numbers = task.get().expect("no task fails");
-    assert!(numbers.into_iter().eq(0..100));
+    assert_eq!(results.count(), 200);
 }
 
 #[test]
@@ -177,29 +236,28 @@ fn everything_at_once() {
         if task % 101 == 5 {
             kill(Pid::this(), Signal::SIGKILL).expect("it is us");
         }
-        nap((directory, task))
+        visit((directory, task))
     };
-    let inputs = (0..600).map(|task| (directory.clone(), task));
-    std::thread::scope(|scope| {
-        let map = scope.spawn(|| cluster.try_map(deadly, inputs));
-        for round in 1..4 {
-            wait_until("more tasks have begun", || begun(&directory) > 100 * round);
-            agents.remove(0).kill();
-            agents.push(server.agent(2));
-            if round == 2 {
-                server.kill();
-                server.run();
-            }
-        }
-        let fates = map.join().expect("it does not panic");
-        assert_eq!(fates.len(), 600);
-        for (task, fate) in (0..600).zip(fates) {
+    let mut results = (0..).zip(cluster.imap(deadly, visits(&directory, 600)));
+    let mut take = |count| {
+        for (task, fate) in results.by_ref().take(count) {
             match fate {
                 Ok(value) => assert_eq!(value, task),
                 Err(error) => assert!(error.is_death() && task % 101 == 5, "{task}: {error}"),
             }
         }
-    });
+    };
+    for round in 1..4 {
+        take(100);
+        agents.remove(0).kill();
+        agents.push(server.agent(2));
+        if round == 2 {
+            server.kill();
+            server.run();
+        }
+    }
+    take(300);
+    assert!(results.next().is_none(), "each input has one fate");
 }
 
 #[test]

@@ -7,11 +7,11 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use proc_cluster::Cluster;
+use proc_cluster::{AgentState, AgentStatus, Cluster};
 use support::{Group, LEASE, wait_until};
 
 proc_cluster::init_tests!();
@@ -95,18 +95,16 @@ fn agent(network: &Network, host: &str) -> Group {
     Group::start(command.env("PROC_CLUSTER_PLAINTEXT", "anywhere"))
 }
 
-/// Leaves a file in which host it ran, and takes some time.
+/// Makes the file of the host where it runs a byte longer.
 fn visit((directory, task): (String, u64)) -> u64 {
     let host = std::env::var("HOST").expect("agents are told");
-    fs::write(format!("{directory}/{host}-{task}"), "").expect("the directory is the test's");
-    std::thread::sleep(Duration::from_millis(20));
+    let file = fs::OpenOptions::new().create(true).append(true).open(format!("{directory}/{host}"));
+    file.and_then(|mut file| file.write_all(b".")).expect("the directory is the test's");
     task
 }
 
-fn visits(directory: &Path, host: &str) -> usize {
-    let entries = fs::read_dir(directory).expect("the directory is the test's");
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| name.starts_with(&format!("{host}-"))).count()
+fn visits(directory: &Path, host: &str) -> u64 {
+    fs::metadata(directory.join(host)).map_or(0, |file| file.len())
 }
 
 /// Waits until a host does work from now on.
@@ -152,7 +150,7 @@ fn links_are_cut_and_healed_and_hosts_come_and_go() {
     wait_for_visits(&marks, "a");
 
     network.set_link("driver", "down");
-    std::thread::sleep(LEASE); // long enough for what is at hand to be handed out again
+    wait_until("the driver hears nobody", || marks.join("silence").exists());
     network.set_link("driver", "up");
     wait_for_visits(&marks, "b");
 
@@ -177,10 +175,18 @@ fn a_driver_on_a_host() {
     let builder = Cluster::builder(SERVER).plaintext_anywhere().lease(LEASE);
     let cluster = builder.connect().expect("the server is there");
     let inputs = (0..).map(|task| (directory.clone(), task));
-    for (expected, result) in (0..).zip(cluster.imap(visit, inputs)) {
-        assert_eq!(result.expect("no task fails"), expected);
-        if stop.exists() {
-            return;
+    let results = (0..).zip(cluster.imap(visit, inputs));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let silent = |agent: &AgentStatus| agent.state == AgentState::Silent;
+            wait_until("nobody is heard any more", || {
+                let fleet = cluster.fleet();
+                !fleet.agents().is_empty() && fleet.agents().iter().all(silent)
+            });
+            fs::write(PathBuf::from(&directory).join("silence"), "").expect("it is the test's");
+        });
+        for (expected, result) in results.take_while(|_| !stop.exists()) {
+            assert_eq!(result.expect("no task fails"), expected);
         }
-    }
+    });
 }

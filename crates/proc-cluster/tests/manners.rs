@@ -62,7 +62,7 @@ fn a_cancelled_task_stops_and_leaves_nothing() {
         }
     };
     let name = file.to_str().expect("it is text").to_owned();
-    let mut task = cluster.map_async(forever, vec![name; 50]).expect("it is sent");
+    let task = cluster.map_async(forever, vec![name; 50]).expect("it is sent");
     wait_until("it runs", || fs::read_to_string(&file).is_ok_and(|pid| !pid.is_empty()));
     let pid = fs::read_to_string(&file).expect("it was there");
     assert!(task.cancel());
@@ -97,7 +97,7 @@ fn a_small_call_gets_in_between_a_large_one() {
         let took = started.elapsed();
         assert!(took < Duration::from_secs(20), "{took:?}, of 5000 s that the large one takes");
     }
-    drop(large);
+    assert!(large.cancel());
     nothing_is_left(&server);
 }
 

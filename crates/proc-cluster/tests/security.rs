@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64URL_NOPAD;
+use nkeys::KeyPair;
 use proc_cluster::Cluster;
 use support::{Group, Server, wait_for_workers};
 
@@ -49,6 +51,114 @@ fn connect(server: &Server, user: &str) -> Result<Cluster, proc_cluster::Error> 
     Cluster::builder(&address(server, user)).authority(authority).connect()
 }
 
+/// A fleet of one agent does some work, both with these credentials, under an address with a port.
+fn works(server: &Server, credentials: Option<&Path>, address: &str) {
+    let mut agent = server.agent_command(1);
+    agent.env("PROC_CLUSTER_AGENT", address);
+    let mut builder = Cluster::builder(address);
+    if let Some(file) = credentials {
+        agent.env("PROC_CLUSTER_CREDENTIALS", file);
+        builder = builder.credentials(file);
+    }
+    let _agent = Group::start(&mut agent);
+    let cluster = builder.connect().unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+    wait_for_workers(&cluster, 1);
+    assert_eq!(cluster.map(|x: u32| x + 1, [1, 2]).expect("nothing fails"), [2, 3]);
+}
+
+/// A server with a configuration of its own, which is to be written for its directory.
+fn configured(configuration: &str) -> Option<Server> {
+    Server::with(|directory| {
+        let text = format!("jetstream {{ store_dir: data }}\n{configuration}");
+        fs::write(directory.join("own.conf"), text).expect("the directory is ours");
+        ["--config", "own.conf"].map(str::to_owned).to_vec()
+    })
+}
+
+fn strangers_are_refused(server: &Server) {
+    let refused =
+        Cluster::builder(&server.address()).connect().expect_err("nobody said who we are");
+    assert!(refused.is_fleet(), "{refused}");
+}
+
+#[test]
+fn a_seed_opens_the_door() {
+    let key = KeyPair::new_user();
+    let users = format!("authorization {{ users = [ {{ nkey: {} }} ] }}", key.public_key());
+    let Some(server) = configured(&users) else { return };
+    strangers_are_refused(&server);
+    let file = server.path().join("user.seed");
+    fs::write(&file, key.seed().expect("it is ours")).expect("the directory is ours");
+    works(&server, Some(&file), &server.address());
+}
+
+/// What an operator says of an account, or an account of a user.
+fn token(issuer: &KeyPair, subject: &KeyPair, says: serde_json::Value) -> String {
+    let claims = serde_json::json!({
+        "jti": subject.public_key(), "iat": 1_700_000_000, "name": "test",
+        "iss": issuer.public_key(), "sub": subject.public_key(), "nats": says,
+    });
+    let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
+    let head = encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let signed = format!("{head}.{}", encode(claims.to_string().as_bytes()));
+    let signature = issuer.sign(signed.as_bytes()).expect("the key can sign");
+    format!("{signed}.{}", encode(&signature))
+}
+
+#[test]
+fn credentials_as_nsc_writes_them_open_the_door() {
+    let [operator, account, system, user] = [
+        KeyPair::new_operator(),
+        KeyPair::new_account(),
+        KeyPair::new_account(),
+        KeyPair::new_user(),
+    ];
+    let limits = serde_json::json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+        "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1,
+    });
+    let mut plain = limits.clone();
+    for storage in ["mem_storage", "disk_storage"] {
+        plain[storage] = 0.into(); // the system's own account may have none
+    }
+    let of_account =
+        |limits| serde_json::json!({"type": "account", "version": 2, "limits": limits});
+    let says = serde_json::json!({"type": "operator", "version": 2});
+    let configuration = format!(
+        "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{\n{}: {}\n{}: {}\n}}",
+        token(&operator, &operator, says),
+        system.public_key(),
+        system.public_key(),
+        token(&operator, &system, of_account(plain)),
+        account.public_key(),
+        token(&operator, &account, of_account(limits)),
+    );
+    let Some(server) = configured(&configuration) else { return };
+    strangers_are_refused(&server);
+    let says = serde_json::json!({
+        "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {},
+    });
+    let text = format!(
+        "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        token(&account, &user, says),
+        user.seed().expect("it is ours"),
+    );
+    let file = server.path().join("user.creds");
+    fs::write(&file, text).expect("the directory is ours");
+    works(&server, Some(&file), &server.address());
+}
+
+#[test]
+fn a_password_may_have_any_characters() {
+    let Some(server) = configured(r#"authorization { user: "me@home", password: "p:/%@ß" }"#)
+    else {
+        return;
+    };
+    let port = server.port();
+    works(&server, None, &format!("nats://me%40home:p%3A%2F%25%40%C3%9F@127.0.0.1:{port}"));
+}
+
 fn sit(_: ()) {
     loop {
         std::thread::park();
@@ -65,7 +175,7 @@ fn a_fleet_works_with_least_rights_and_encrypted() {
     let large = serde_bytes::ByteBuf::from(vec![1; 3 << 20]);
     let back = cluster.apply(|bytes: serde_bytes::ByteBuf| bytes, large).expect("it fits");
     assert_eq!(back.len(), 3 << 20, "data may be stored and fetched by both");
-    let mut forever = cluster.apply_async(sit, ()).expect("it is sent");
+    let forever = cluster.apply_async(sit, ()).expect("it is sent");
     assert!(forever.cancel());
     assert_eq!(cluster.apply(|x: u32| x, 7).expect("its worker is free again"), 7);
     let log = server.log();

@@ -42,6 +42,8 @@ pub(crate) struct Sink {
     large: Vec<(usize, usize)>,
     /// The length of these in all.
     beside: usize,
+    /// Whether something was written that may be the index of a channel end.
+    indexed: bool,
 }
 
 impl Sink {
@@ -115,6 +117,18 @@ impl Sink {
         }
         self.room = Some(room);
         true
+    }
+
+    /// Notes that something was written that may be the first index of a channel end.
+    #[inline]
+    pub(crate) fn note_index(&mut self) {
+        self.indexed = true;
+    }
+
+    /// Whether that was noted since the last call.
+    #[inline]
+    pub(crate) fn take_index(&mut self) -> bool {
+        std::mem::take(&mut self.indexed)
     }
 
     /// Whether the present value has large pieces that are in their place.

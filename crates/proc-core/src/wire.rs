@@ -145,10 +145,11 @@ pub(crate) fn encode_or_panic<T: Message>(
         return Ok(None);
     }
     let start = out.len();
+    let _before = out.take_index();
     let encoded = codec::encode_into(value, out);
-    // A channel end has a destructor, and the first one is written as a zero byte, its index:
-    // without either there is none, and the costly look can be saved.
-    if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out[start..].contains(&0)) {
+    // A channel end has a destructor, and the first one is written as its index, which is 0: without
+    // either there is none, and the costly look can be saved.
+    if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out.take_index()) {
         return match encoded {
             Ok(()) => Ok(None),
             Err(error) => Err(error.to_string()),

@@ -21,10 +21,8 @@ fn main() -> anyhow::Result<()> {
     resilience(workers)?;
 
     println!("\nMORE MACHINES");
-    println!(
-        "A pool's workers are on one machine, and the figures above end at its cores. Spreading"
-    );
-    println!("a pool over machines is planned (proc-cluster) and does not exist yet.");
+    println!("A pool's workers are on one machine, and the figures above end at its cores.");
+    println!("proc-cluster has the same calls for many machines: docs/cluster.md");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Who is timed: each contender is a process of its own that does what it is asked on a pipe.
 
+mod fleet;
 mod machine;
 mod ours;
 mod procspawn;
@@ -56,6 +57,14 @@ pub(crate) enum Contender {
     Loky,
     /// Python's joblib, on loky
     Joblib,
+    /// ours on many machines: a server and agents, here on this one
+    ProcCluster,
+    /// Python's Ray, by its Pool
+    Ray,
+    /// Python's Dask, distributed
+    Dask,
+    /// Python's mpi4py.futures, on Open MPI
+    Mpi4py,
 }
 
 impl Contender {
@@ -63,15 +72,27 @@ impl Contender {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
     }
 
+    /// Whether it works on many machines.
+    pub(crate) fn is_fleet(self) -> bool {
+        use Contender::{Dask, Mpi4py, ProcCluster, Ray};
+        matches!(self, ProcCluster | Ray | Dask | Mpi4py)
+    }
+
     /// The command that starts it; for Python's, with the interpreter to use.
     pub(crate) fn command(self, python: &PathBuf) -> Result<Command> {
         use Contender::{
-            CpythonFork, CpythonForkserver, CpythonSpawn, Futures, Joblib, Loky, Mpire,
+            CpythonFork, CpythonForkserver, CpythonSpawn, Dask, Futures, Joblib, Loky, Mpi4py,
+            Mpire, Ray,
         };
         let mut command = match self {
             CpythonFork | CpythonForkserver | CpythonSpawn | Futures | Mpire | Loky | Joblib => {
                 let mut command = Command::new(python);
                 command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/workloads.py"));
+                command
+            }
+            Ray | Dask | Mpi4py => {
+                let mut command = Command::new(python);
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/python/fleets.py"));
                 command
             }
             _ => {
@@ -94,6 +115,10 @@ impl Contender {
             Contender::Limit => serve("nix", machine::run),
             Contender::Threads => serve("rayon", threads::run),
             Contender::Procspawn => serve("procspawn", procspawn::run),
+            Contender::ProcCluster => match fleet::server() {
+                Some(server) => serve("proc-cluster", |asked| fleet::run(&server, asked)),
+                None => say(&Answer::Absent(fleet::NO_SERVER.into())),
+            },
             Contender::Crossmist => say(&Answer::Absent(CROSSMIST.into())),
             _ => anyhow::bail!("{} is a Python program", self.name()),
         }
@@ -104,7 +129,7 @@ impl Contender {
 pub(crate) fn init() {
     // Ours comes last: what it prepares would be for nothing in its processes.
     ::procspawn::init();
-    proc_core::init();
+    proc_cluster::init();
 }
 
 fn serve(package: &str, run: impl Fn(&Request) -> Result<Samples>) -> Result<()> {

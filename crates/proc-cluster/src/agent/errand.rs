@@ -173,8 +173,11 @@ async fn run(
 ) -> Result<Vec<u8>, End> {
     let chunk = remote::Chunk {
         function: work.function,
+        job: u128::from(work.driver) << 64 | u128::from(work.job),
+        number: work.chunk.attempt,
         first: work.chunk.first,
         count: work.chunk.count,
+        chunksize: work.chunksize.unwrap_or(work.chunk.count).max(1),
         arguments,
         timeout: work.timeout,
         retries: work.retries,

@@ -10,6 +10,18 @@ use crate::message::Chunk;
 /// How long a chunk should take: long against the way to another machine, short for people.
 const CHUNK_TIME: f64 = 10e6; // nanoseconds
 
+/// How long chunks of a size that was asked for may take together to travel as one, and how many tasks
+/// that are at most.
+const TOGETHER_TIME: f64 = 1e6; // nanoseconds
+const TOGETHER: usize = 64;
+
+/// Into how many chunks for each worker what is left is cut at least: so much less is lost with a
+/// machine, or waits for the last one.
+const SHARES: usize = 6;
+
+/// How long the smallest chunk should take, if its size is up to us: less is not worth the way.
+const LEAST_TIME: f64 = 0.25e6; // nanoseconds
+
 /// How many bytes a chunk has at most, unless one task has more.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -37,9 +49,17 @@ impl Feed {
     }
 
     pub(super) fn add(&mut self, batch: Batch) {
-        if batch.count > 0 {
-            self.left += batch.count;
-            self.batches.push_back((batch, 0));
+        self.left += batch.count;
+        match self.batches.back_mut() {
+            _ if batch.count == 0 => {}
+            // Small ones that follow each other are one, so that their tasks can travel together.
+            Some((last, _))
+                if last.first + last.count == batch.first && last.bytes.len() < CHUNK_BYTES =>
+            {
+                last.bytes.extend_from_slice(&batch.bytes);
+                last.count += batch.count;
+            }
+            _ => self.batches.push_back((batch, 0)),
         }
     }
 
@@ -70,29 +90,33 @@ impl Feed {
         Some((Chunk { first, count, attempt: 0, losses: 0 }, Arc::new(bytes)))
     }
 
-    /// As asked for; else as many as take the right time, and never more than a fair share.
+    /// As many as take the right time, and never more than a fair share.
     ///
     /// Before anything is known, one for each worker tells.
     fn chunk_size(&self, workers: usize) -> usize {
-        let fair = self.left.div_ceil(2 * workers);
-        let timely = self.cost.map_or(1, |cost| (CHUNK_TIME / cost) as usize);
-        self.chunksize.unwrap_or(timely.min(fair)).max(1)
+        self.timely(self.left.div_ceil(SHARES * workers))
+    }
+
+    /// As many as take the right time, up to a `fair` share; whole chunks where a size is asked for.
+    fn timely(&self, fair: usize) -> usize {
+        let lasting = |time: f64| self.cost.map_or(1, |cost| (time / cost) as usize);
+        match self.chunksize {
+            None => lasting(CHUNK_TIME).min(fair.max(lasting(LEAST_TIME))).max(1),
+            Some(tasks) => tasks * (lasting(TOGETHER_TIME).min(fair).min(TOGETHER) / tasks).max(1),
+        }
     }
 
     /// Learns what a task costs from a finished chunk.
     pub(super) fn learn(&mut self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
-        // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
-        self.cost = Some(self.cost.map_or(now, |old| 0.5 * old + 0.5 * now));
+        // The way to the worker is part of it, which on a busy machine is most of a small chunk's: less is
+        // believed at once, so that chunks grow and the way counts for less; more only by and by.
+        self.cost = Some(self.cost.map_or(now, |old| now.min(0.75 * old + 0.25 * now)));
     }
 
-    /// Nanoseconds that a chunk of the present size takes, once that is known.
+    /// Nanoseconds that a chunk takes, once that is known.
     pub(super) fn chunk_cost(&self) -> Option<f64> {
-        let tasks = self.chunksize.map_or_else(
-            || self.cost.map_or(1.0, |cost| (CHUNK_TIME / cost).max(1.0)),
-            |tasks| tasks as f64,
-        );
-        self.cost.map(|cost| cost * tasks)
+        self.cost.map(|cost| cost * self.timely(usize::MAX) as f64)
     }
 }
 
@@ -143,8 +167,34 @@ mod tests {
         feed.learn(1_000, 1);
         let sizes: Vec<usize> = cut_all(&mut feed, 2).iter().map(|(_, count)| *count).collect();
         assert_eq!(sizes.iter().sum::<usize>(), 999);
-        assert_eq!(sizes[0], 250);
-        assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes.last() == Some(&1), "{sizes:?}");
+        assert_eq!((sizes[0], sizes.last()), (250, Some(&249)), "less is not worth the way");
+        let mut feed = Feed::new(None);
+        feed.add(batch(0, vec![vec![1]; 1000]));
+        feed.learn(1_000_000, 1);
+        let sizes: Vec<usize> = cut_all(&mut feed, 20).iter().map(|(_, count)| *count).collect();
+        assert_eq!((sizes[0], sizes.last()), (9, Some(&1)));
+        assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    }
+
+    #[test]
+    fn chunks_that_take_no_time_travel_together() {
+        let mut feed = Feed::new(Some(3));
+        for first in 0..1000 {
+            feed.add(batch(first, [vec![1]]));
+        }
+        assert_eq!(feed.cut(2).map(|(chunk, _)| chunk.count), Some(3), "nothing is known");
+        feed.learn(50_000, 1);
+        assert_eq!(feed.cut(2).map(|(chunk, _)| chunk.count), Some(18), "a millisecond's work");
+        for _ in 0..40 {
+            feed.learn(1, 1);
+        }
+        assert_eq!(
+            feed.cut(2).map(|(chunk, _)| chunk.count),
+            Some(63),
+            "whole chunks, and no more"
+        );
+        let sizes: Vec<usize> = cut_all(&mut feed, 2).iter().map(|(_, count)| *count).collect();
+        assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes[sizes.len() - 1] <= 3, "{sizes:?}");
     }
 
     #[test]

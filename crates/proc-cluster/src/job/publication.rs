@@ -51,6 +51,7 @@ impl Publication {
             job: self.job,
             chunk: *chunk,
             function: self.function,
+            chunksize: self.terms.chunksize,
             timeout: self.terms.timeout,
             retries: self.terms.retries,
             lease: link.manners.lease,

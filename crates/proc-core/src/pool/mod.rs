@@ -5,6 +5,7 @@
 //! calls here and no bytes.
 
 mod builder;
+mod callback;
 mod caller;
 mod crew;
 mod feed;

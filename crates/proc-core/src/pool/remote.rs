@@ -5,11 +5,18 @@
 //! files apart on one machine (inode, time) does not on two. A call that slips through all the same
 //! is refused by the checks that every call passes. Sending bytes about is the engine's affair.
 
+mod attempt;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
 
+use attempt::Argument;
+pub use attempt::{Attempt, attempt};
+
+pub use super::callback::when_done;
 use super::feed::Feed;
 use super::job::{Delivery, Inbox, Terms};
 use super::{Pool, Task};
@@ -28,18 +35,27 @@ pub struct Function {
 }
 
 impl Function {
-    /// The name of `F`, which captures nothing.
+    /// The name of a function that captures nothing; while it runs, `attempt` tells at what.
     ///
     /// # Errors
     ///
     /// Its code lies outside the image that holds this crate.
-    pub fn of<F, A, R>() -> Result<Function, Error>
+    pub fn of<F, A, R>(function: F) -> Result<Function, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,
         R: Message,
     {
         refuse_captures!(F);
+        Function::of_wrapper(move |argument: Argument<A>| argument.give_to(function))
+    }
+
+    fn of_wrapper<F, A, R>(_: F) -> Result<Function, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
         let [_, offset, types] = Name::of::<F, A, R>().map_err(Error::invalid)?.to_words();
         Ok(Function { offset, types })
     }
@@ -70,15 +86,21 @@ pub fn record_len(bytes: &[u8]) -> Option<usize> {
     record::take(&mut rest).map(|_| bytes.len() - rest.len())
 }
 
-/// Tasks that run one after the other in one worker.
+/// Tasks that follow each other in a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a> {
     /// What is called.
     pub function: Function,
-    /// The number of the first task, for errors.
+    /// The call, for `attempt`.
+    pub job: u128,
+    /// How often the tasks were handed out before, for `attempt`.
+    pub number: u32,
+    /// The number of the first task.
     pub first: usize,
     /// How many there are.
     pub count: usize,
+    /// How many of them run one after the other in one worker.
+    pub chunksize: usize,
     /// Their arguments, as [`encode`] wrote them, possibly by a stranger.
     pub arguments: &'a [u8],
     /// How long each may run.
@@ -93,12 +115,14 @@ pub struct Chunk<'a> {
 ///
 /// The arguments are not those of `count` tasks, or the pool is closed.
 pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
-    let Chunk { function, first, count, arguments, timeout, retries } = chunk;
-    let inbox = Inbox::new(Terms { timeout, retries });
-    let mut feed = Feed::new(function.here(), &inbox, first, Some(count));
-    let mut rest = arguments;
+    let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
+    let inbox = Inbox::new(Terms { timeout: chunk.timeout, retries: chunk.retries });
+    let mut feed = Feed::new(function.here(), &inbox, first, Some(chunksize));
+    let mut rest = chunk.arguments;
     while let Some(argument) = record::take(&mut rest) {
-        feed.push_encoded(argument);
+        let attempt = Attempt { job, task: first.saturating_add(feed.left), number };
+        let whole = postcard::to_stdvec(Bytes::new(&attempt.before(argument)));
+        feed.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
     }
     if !rest.is_empty() || feed.left != count || count == 0 {
         return Err(Error::invalid("the chunk's bytes are not those of its tasks"));

@@ -2,15 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::callback::when_done;
 use super::crew::Crew;
 use super::job::{Delivery, Inbox};
 use crate::error::Error;
-use crate::panics;
 
 /// The result of [`Pool::apply_async`](crate::Pool::apply_async) or
 /// [`map_async`](crate::Pool::map_async), now or later.
@@ -103,7 +102,7 @@ impl<T> Task<T> {
     where
         T: Send + 'static,
     {
-        Arc::new(Callback(Mutex::new(Some((self, callback))))).wake();
+        when_done(self, callback);
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
@@ -125,7 +124,10 @@ impl<T> Task<T> {
     }
 }
 
-impl<T: Unpin> Future for Task<T> {
+/// Nothing is pinned in it.
+impl<T> Unpin for Task<T> {}
+
+impl<T> Future for Task<T> {
     type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -145,49 +147,5 @@ impl<T: Unpin> Future for Task<T> {
 impl<T> std::fmt::Debug for Task<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Task").field("arrived", &self.result.is_some()).finish_non_exhaustive()
-    }
-}
-
-/// A task and what to do with its result; being woken sends it to the callbacks' thread.
-struct Callback<T, F>(Mutex<Option<(Task<T>, F)>>);
-
-trait Run: Send + Sync {
-    /// Looks whether the result is there, and if so hands it over.
-    fn run(self: Arc<Self>);
-}
-
-impl<T: Send + 'static, F: FnOnce(Result<T, Error>) + Send + 'static> Run for Callback<T, F> {
-    fn run(self: Arc<Self>) {
-        let waker = Waker::from(Arc::clone(&self));
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((mut task, callback)) = place.take() else { return };
-        loop {
-            if let Some(result) = task.result.take() {
-                drop(place);
-                // Its message is on stderr, and there is nobody else to tell.
-                let _ = panics::contain(|| callback(result));
-                return;
-            }
-            let delivery = task.inbox.poll_or_wake(&waker);
-            if delivery.is_none() {
-                *place = Some((task, callback));
-                return;
-            }
-            task.take_in(delivery);
-        }
-    }
-}
-
-impl<T: Send + 'static, F: FnOnce(Result<T, Error>) + Send + 'static> Wake for Callback<T, F> {
-    fn wake(self: Arc<Self>) {
-        static THREAD: OnceLock<Mutex<Sender<Arc<dyn Run>>>> = OnceLock::new();
-        let thread = THREAD.get_or_init(|| {
-            let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
-            let run = move || callbacks.into_iter().for_each(Run::run);
-            // Where no thread can be had, callbacks are not called; the tasks are done all the same.
-            let _ = std::thread::Builder::new().name("proc-core callbacks".into()).spawn(run);
-            Mutex::new(sender)
-        });
-        let _ = thread.lock().unwrap_or_else(PoisonError::into_inner).send(self);
     }
 }

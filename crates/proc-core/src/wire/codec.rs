@@ -168,9 +168,9 @@ impl Serializer for &mut Ser<'_> {
         serialize_bool(v: bool); serialize_char(v: char);
         serialize_f32(v: f32); serialize_f64(v: f64);
         serialize_i8(v: i8); serialize_i16(v: i16); serialize_i32(v: i32); serialize_i64(v: i64);
-        serialize_u8(v: u8); serialize_u16(v: u16); serialize_u32(v: u32); serialize_u64(v: u64);
+        serialize_u8(v: u8); serialize_u16(v: u16); serialize_u32(v: u32);
         serialize_i128(v: i128); serialize_u128(v: u128);
-        serialize_str(v: &str); serialize_bytes(v: &[u8]);
+        serialize_str(v: &str);
         serialize_none(); serialize_unit(); serialize_unit_struct(name: Name);
         serialize_unit_variant(name: Name, index: u32, variant: Name);
     }
@@ -193,6 +193,24 @@ impl Serializer for &mut Ser<'_> {
         serialize_newtype_struct(name: Name), value => self.0.serialize_newtype_struct(name, &());
         serialize_newtype_variant(name: Name, index: u32, variant: Name), value =>
             self.0.serialize_newtype_variant(name, index, variant, &());
+    }
+
+    /// Notes a 0, since a channel end is written as its index among those of the value, a `usize`.
+    #[inline]
+    fn serialize_u64(self, v: u64) -> Result<()> {
+        if v == 0 {
+            self.0.output.0.note_index();
+        }
+        Ok(self.0.serialize_u64(v)?)
+    }
+
+    /// Bytes may be a value with channel ends that was encoded by other means.
+    #[inline]
+    fn serialize_bytes(self, v: &[u8]) -> Result<()> {
+        if v.contains(&0) {
+            self.0.output.0.note_index();
+        }
+        Ok(self.0.serialize_bytes(v)?)
     }
 
     /// Formats once, where postcard formats a first time to learn the length.

@@ -1,0 +1,116 @@
+//! proc-cluster, with a server and agents of its own for each request, all on this machine.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use proc_cluster::Cluster;
+
+use super::tasks::{give_back, increment, wait};
+use super::{Samples, timed, timed_with};
+use crate::workload::{LARGE, Request};
+
+pub(super) const NO_SERVER: &str = "there is no nats-server: .ci/nats-server gets one";
+
+/// How long server and agents may take to be there.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where nats-server is: as the tests of proc-cluster find it.
+pub(super) fn server() -> Option<PathBuf> {
+    let named = std::env::var_os("PROC_CLUSTER_NATS_SERVER").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|directory| directory.join("nats-server"));
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
+    named.into_iter().chain(in_path).chain([fetched]).find(|place| place.is_file())
+}
+
+pub(super) fn run(server: &Path, asked: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *asked;
+    let fleet = Fleet::start(server, workers)?;
+    let cluster = &fleet.cluster;
+    let numbers = 0..tasks as u64;
+    cluster.map(increment, 0..100)?;
+    match asked.workload.as_str() {
+        "fleet-trip" => timed(repetitions, || {
+            ensure!(cluster.apply(increment, 1)? == 2);
+            Ok(())
+        }),
+        "fleet-tiny" => timed(repetitions, || {
+            ensure!(cluster.map(increment, numbers.clone())?.len() == tasks);
+            Ok(())
+        }),
+        "fleet-chunksize-1" => timed(repetitions, || {
+            let results = cluster.options().chunksize(1).map(increment, numbers.clone())?;
+            ensure!(results.len() == tasks);
+            Ok(())
+        }),
+        "fleet-large" => {
+            let buffers: Vec<Vec<u8>> = (0..tasks).map(|n| vec![n as u8; LARGE]).collect();
+            let same = |results| {
+                ensure!(results == buffers, "what came back is not what was sent");
+                Ok(())
+            };
+            timed_with(repetitions, || buffers.clone(), |sent| same(cluster.map(give_back, sent)?))
+        }
+        "fleet-growth" => timed(repetitions, || {
+            ensure!(cluster.map(wait, numbers.clone())?.len() == tasks);
+            Ok(())
+        }),
+        _ => Ok(None),
+    }
+}
+
+/// Ends in this order: driver, agents, server, data.
+struct Fleet {
+    cluster: Cluster,
+    _agents: Vec<Started>,
+    _server: Started,
+    _data: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// A fleet of agents with one worker each.
+    fn start(server: &Path, agents: usize) -> Result<Fleet> {
+        let data = tempfile::tempdir()?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = Command::new(server);
+        command.args(["--addr", "127.0.0.1", "--port", &port.to_string(), "--jetstream"]);
+        let mut server = Started::new(command.arg("--store_dir").arg(data.path()))?;
+        let begin = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.0.try_wait()?;
+            ensure!(ended.is_none() && begin.elapsed() < PATIENCE, "the server does not listen");
+            std::thread::yield_now();
+        }
+        let address = format!("nats://127.0.0.1:{port}");
+        let agent = |_| {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.env("PROC_CLUSTER_AGENT", &address).env("PROC_CLUSTER_WORKERS", "1");
+            Started::new(&mut command)
+        };
+        let _agents = (0..agents).map(agent).collect::<Result<_>>()?;
+        let cluster = Cluster::connect(&address)?;
+        cluster.wait_for_workers(agents, PATIENCE)?;
+        Ok(Fleet { cluster, _agents, _server: server, _data: data })
+    }
+}
+
+/// Ends with this value, however that goes.
+struct Started(Child);
+
+impl Started {
+    fn new(command: &mut Command) -> Result<Started> {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = quiet.spawn();
+        Ok(Started(child.with_context(|| command.get_program().display().to_string())?))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
