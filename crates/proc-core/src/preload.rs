@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
@@ -29,6 +29,9 @@ use crate::sys::{self, SingleThread};
 use crate::template::{Line, Server, Template};
 use crate::wire::{Job, Payload, Report, Request};
 
+/// How often it is asked whether the template is still wanted.
+const GLANCE: Duration = Duration::from_millis(20);
+
 /// How long output waits for whoever holds the stream.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -42,15 +45,17 @@ pub(crate) struct Setup {
     sender: IpcSender<Request>,
 }
 
-/// Has `maker` make a template that has run `function`.
+/// Has `maker` make a template that has run `function`, unless it is not wanted any more.
 ///
 /// # Errors
 ///
-/// The process cannot be started, or the function failed ([`Error::is_initializer`]).
+/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or is stopped as
+/// nobody waits for it ([`Error::is_closed`]).
 pub(crate) fn start(
     maker: &Arc<Template>,
     function: Name,
     arguments: Payload,
+    is_wanted: impl Fn() -> bool,
 ) -> Result<Arc<Template>, Error> {
     let cannot = |error| Error::start("a template", error);
     let (sender, requests) = ipc::channel().map_err(cannot)?;
@@ -66,7 +71,7 @@ pub(crate) fn start(
     // With our copy of the bell, nobody could tell that the template has died.
     drop(attributes);
     let failed = loop {
-        match link.receive(None) {
+        match link.receive(Some(Instant::now() + GLANCE)) {
             Received::Report(Report::Returned(Ok(_))) => {
                 let line = Line::new(sender, ring);
                 return Ok(Arc::new(Template::made(line, base, link.handle)));
@@ -79,6 +84,10 @@ pub(crate) fn start(
             }
             Received::Report(Report::Exited { status }) => {
                 break Error::died(Some(ExitStatus::from_raw(status)), &Limits::default());
+            }
+            Received::Nothing if !is_wanted() => {
+                link.handle.signal(Signal::SIGKILL);
+                return Err(Error::closed());
             }
             Received::Report(_) | Received::Nothing => {}
             Received::End => return Err(Error::template_gone()),

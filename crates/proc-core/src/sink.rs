@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::queue::Lease;
+use crate::record;
 
 /// From here on a piece is large: a copy of it costs more than finding a place for it.
 pub(crate) const LARGE: usize = 64 << 10;
@@ -140,7 +141,10 @@ impl Sink {
     /// The length that it has there; `None` if it does not fit, which changes nothing.
     pub(crate) fn settle(&mut self) -> Option<usize> {
         let len = self.total() - self.base;
-        if !self.fits(self.start + len) && !self.grow(self.start + len, self.start + len) {
+        // Beside an argument there is always room for the note that its result goes another way.
+        let spare = if self.lender.is_some() { record::LEAST_RESULT } else { 0 };
+        let end = self.start + len;
+        if !self.fits(end + spare) && !self.grow(end + spare, end) {
             return None;
         }
         let room = self.room.as_ref()?;

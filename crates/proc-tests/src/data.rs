@@ -82,6 +82,10 @@ fn large(arguments: &Arguments) {
     returns(&pool, |len| ByteBuf::from(bytes(len)), "a buffer");
     returns(&pool, |len| (len, "x".repeat(len), vec![1_u16; len / 2]), "a tuple");
     returns(&pool, mixed, "a struct");
+    // The small part ends just where the block does in which the large part lies.
+    let texts = (11_880..11_930).map(|len| ("a".repeat(70_000), "b".repeat(len)));
+    let lengths = pool.map(|(a, b): (String, String)| a.len() + b.len(), texts);
+    assert!(lengths.expect("nothing fails").into_iter().eq(81_880..81_930));
     println!("large values come whole");
 }
 

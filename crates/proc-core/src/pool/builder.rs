@@ -279,7 +279,7 @@ impl<S> PoolBuilder<S> {
     ///
     /// Calls wait before they encode more ([`Pool::map`], [`Pool::imap`] and their like; with the
     /// `_async` calls, which never wait, what is ahead is kept by the caller). An argument that is
-    /// larger than the bound is sent alone; a result that does not fit comes by a message of its own; and a
+    /// larger than the bound is sent alone, and what was called after it waits until it has gone; a result that does not fit comes by a message of its own; and a
     /// chunk may have fewer tasks than were asked for.
     /// Results that have come are the caller's, and do not count; the pool itself takes some 100 KiB.
     ///

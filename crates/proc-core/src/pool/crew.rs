@@ -28,7 +28,7 @@ use crate::context::{self, Context};
 use crate::error::Error;
 use crate::function::Name;
 use crate::limits::Limits;
-use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, TicketId};
+use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, Returned, TicketId};
 use crate::streams::Streams;
 use crate::template::Template;
 use crate::wire::{Handles, Payload};
@@ -99,6 +99,8 @@ pub(crate) struct Crew {
     template: Option<Arc<Template>>,
     /// The template that has run the function to preload, as long as it lives.
     preloaded: Mutex<Option<Arc<Template>>>,
+    /// Blocks on their way back to the arena.
+    returned: Arc<Returned>,
 }
 
 #[derive(Default)]
@@ -126,6 +128,8 @@ struct State {
     wakers: Vec<Waker>,
     /// How many tickets in use have more than one step.
     shareable: usize,
+    /// How many regions all workers know.
+    announced: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -198,6 +202,7 @@ impl Crew {
         let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
         state.seats.resize_with(plan.processes as usize, Seat::default);
+        let returned = state.arena.returned();
         let processes = plan.processes;
         let crew = Arc::new(Crew {
             plan,
@@ -212,6 +217,7 @@ impl Crew {
             lookers: AtomicUsize::new(0),
             template,
             preloaded: Mutex::default(),
+            returned,
         });
         let result = crew.staff(0..processes);
         if result.is_err() {
@@ -415,7 +421,8 @@ impl Crew {
 
     /// Collects what is finished, if anything is.
     pub(crate) fn collect_if_any(&self) {
-        if self.board.has_news() {
+        // With a bound on memory, what came back from whoever decoded results makes room for more.
+        if self.board.has_news() || (self.plan.memory.is_some() && self.returned.any()) {
             self.collect();
         }
     }

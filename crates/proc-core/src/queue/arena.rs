@@ -3,6 +3,7 @@
 //! Only the parent allocates, so this is plain private bookkeeping; workers are told the place.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Region;
@@ -35,7 +36,19 @@ pub(crate) struct Arena {
     returned: Arc<Returned>,
 }
 
-type Returned = Mutex<Vec<Block>>;
+/// Blocks on their way back.
+#[derive(Debug, Default)]
+pub(crate) struct Returned {
+    blocks: Mutex<Vec<Block>>,
+    any: AtomicBool,
+}
+
+impl Returned {
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+}
 
 /// A block in the hands of whoever writes or reads it without the pool's lock; it goes back by itself.
 #[derive(Debug)]
@@ -97,6 +110,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(back) = &self.back {
             lock(back).push(self.block);
+            back.any.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -136,7 +150,7 @@ impl Part {
 }
 
 fn lock(returned: &Returned) -> MutexGuard<'_, Vec<Block>> {
-    returned.lock().unwrap_or_else(PoisonError::into_inner)
+    returned.blocks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Arena {
@@ -181,6 +195,11 @@ impl Arena {
         self.put(block);
     }
 
+    /// Where blocks are whose lease is over.
+    pub(crate) fn returned(&self) -> Arc<Returned> {
+        Arc::clone(&self.returned)
+    }
+
     /// Lends a block that was allocated; it comes back by itself.
     pub(crate) fn lease(&self, block: Block) -> Lease {
         let region = Arc::clone(&self.regions[block.region as usize]);
@@ -194,6 +213,9 @@ impl Arena {
     }
 
     fn take_returned(&mut self) {
+        if !self.returned.any.swap(false, Ordering::Relaxed) {
+            return;
+        }
         let returned = std::mem::take(&mut *lock(&self.returned));
         returned.into_iter().for_each(|block| self.release(block));
     }

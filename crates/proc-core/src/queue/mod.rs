@@ -13,6 +13,6 @@ mod memory;
 #[cfg(all(test, loom))]
 mod model;
 
-pub(crate) use arena::{Arena, Block, Lease, Part, SMALLEST};
+pub(crate) use arena::{Arena, Block, Lease, Part, Returned, SMALLEST};
 pub(crate) use board::{Board, Chunk, Claim, Layout, Owner, TicketId};
 pub(crate) use memory::Region;

@@ -31,7 +31,8 @@ impl Lender for Crew {
     fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease> {
         let room = results.map_or(len.min(MOST_GUESSED), |size| size.min(MOST_ROOM));
         let len = len.checked_add(room.min(self.most_room(len)) + record::LEAST_RESULT + 16)?;
-        let mut state = self.lock();
+        // A copy of the process that built the pool has no business in its memory.
+        let mut state = self.is_ours().then(|| self.lock())?;
         if self.spare(&mut state) < len {
             return None;
         }
@@ -87,13 +88,11 @@ impl Crew {
 
     /// Publishes what can be published, and wakes as many sleepers as can take a step of it.
     pub(super) fn pump(&self, state: &mut State) {
-        self.share(state);
-        let mut steps = 0;
-        while let Some(more) = self.publish_one(state) {
-            steps += more;
-        }
-        if steps > 0 {
-            self.wake(state, steps);
+        let hungry = self.board.take_hunger();
+        self.publish_all(state);
+        // Those who sleep on had no step of that.
+        if hungry && self.share(state) {
+            self.publish_all(state);
         }
         self.call_workers(state);
         if matches!(state.phase, Phase::Closing) && state.is_idle() {
@@ -103,34 +102,46 @@ impl Crew {
         }
     }
 
+    fn publish_all(&self, state: &mut State) {
+        let mut steps = 0;
+        while let Some(more) = self.publish_one(state) {
+            steps += more;
+        }
+        if steps > 0 {
+            self.wake(state, steps);
+        }
+    }
+
     pub(super) fn wake(&self, state: &mut State, most: usize) {
         for owner in self.board.pick_sleepers(state.owners(), most) {
             state.mail(owner, Mail::Wake);
         }
     }
 
-    /// Gives workers that found nothing a share of what others have claimed and not begun.
-    fn share(&self, state: &mut State) {
-        let asked = self.board.take_hunger();
-        if !asked || !state.feeds.is_empty() || !state.again.is_empty() || self.board.has_ready() {
-            return; // or there is enough for all
-        }
-        let mut sleepers = self.board.sleeping(state.owners());
+    /// Takes back, for workers that sleep, what others have claimed and not begun. False if nothing.
+    fn share(&self, state: &mut State) -> bool {
+        let before = state.feeds.len();
+        let mut sleepers = match state.phase {
+            Phase::Over(_) => 0,
+            _ => self.board.sleeping(state.owners()),
+        };
         while sleepers > 0 {
             let untaken = |(ticket, out): (&TicketId, &Out)| {
                 (self.board.untaken(*ticket, out.chunk.count), *ticket)
             };
-            let wanted = |(_, out): &(&TicketId, &Out)| !out.inbox.is_closed();
-            let most = state.out.iter().filter(wanted).map(untaken).max();
-            let Some((_, ticket)) = most else { return };
-            let Some(feed) = self.take_share(state, ticket) else { return };
-            sleepers = sleepers.saturating_sub(feed.left);
+            let wanted = |(_, out): &(&TicketId, &Out)| out.shareable && !out.inbox.is_closed();
+            let mut most: Vec<_> = state.out.iter().filter(wanted).map(untaken).collect();
+            most.sort_unstable_by(|a, b| b.cmp(a));
+            let share = most.into_iter().find_map(|(_, ticket)| self.take_share(state, ticket));
+            let Some((feed, steps)) = share else { break };
+            sleepers = sleepers.saturating_sub(steps);
             state.feeds.push_back(feed);
         }
+        state.feeds.len() > before
     }
 
-    /// Takes back what a claimer can spare.
-    fn take_share(&self, state: &mut State, ticket: TicketId) -> Option<Feed> {
+    /// Takes back what a claimer can spare, and how many steps that is.
+    fn take_share(&self, state: &mut State, ticket: TicketId) -> Option<(Feed, usize)> {
         let out = state.out.get_mut(&ticket)?;
         let limit = self.board.shorten(ticket, out.chunk.count, out.chunk.step)? as usize;
         let tasks = out.first + limit..out.first + out.count;
@@ -144,7 +155,8 @@ impl Crew {
             return None;
         };
         (feed.attempts, feed.chunksize) = (out.attempts, out.chunksize);
-        Some(feed)
+        let steps = feed.left.div_ceil(out.chunk.step as usize);
+        Some((feed, steps))
     }
 
     /// Publishes the next chunk, if there is one and a place for it; how many workers could take a
@@ -253,21 +265,19 @@ impl Crew {
 
     /// A block, in a region that the workers know, or are told of.
     fn allocate(&self, state: &mut State, len: usize) -> io::Result<Block> {
-        let (block, new) = state.arena.allocate(len)?;
-        if new > 0 {
-            for owner in state.owners() {
-                let region = state.arena.region(block).share()?;
-                state.mail(owner, Mail::Region(region));
-            }
+        let (block, _) = state.arena.allocate(len)?;
+        let announced = state.announce();
+        if announced.is_err() {
+            state.arena.release(block);
         }
-        Ok(block)
+        announced.map(|()| block)
     }
 
     /// How many bytes of shared memory chunks may still take.
     fn spare(&self, state: &mut State) -> usize {
         let Some(bound) = self.plan.memory else { return usize::MAX };
-        // Blocks are rounded up, by an eighth or to the smallest.
-        (bound.saturating_sub(state.arena.used()) / 9 * 8).saturating_sub(SMALLEST)
+        // Blocks are rounded up, by a quarter at most or to the smallest.
+        (bound.saturating_sub(state.arena.used()) / 5 * 4).saturating_sub(SMALLEST)
     }
 
     /// How much room results may have beside so many bytes of arguments.

@@ -2,6 +2,7 @@
 //!
 //! A seat's attendant waits here while the seat is empty, so that calling a worker is a word to it.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -20,6 +21,8 @@ use crate::worker::{Leaving, Mail};
 pub(super) struct Seat {
     pub(super) mail: Option<IpcSender<Mail>>,
     pub(super) handle: Option<Handle>,
+    /// How many regions its worker knows.
+    pub(super) regions: usize,
     pub(super) failed_starts: u32,
     pub(super) ready: bool,
     /// Why the worker was killed, if it was by us.
@@ -78,6 +81,32 @@ impl State {
     pub(super) fn place_of(&self, owner: Owner) -> Place {
         let handle = self.seats.get(owner as usize).and_then(|seat| seat.handle.as_ref());
         Place { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Place::default() }
+    }
+
+    /// Tells workers of the regions that they do not know, in order.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors; what was not told is told the next time.
+    pub(super) fn announce(&mut self) -> io::Result<()> {
+        let regions = self.arena.regions();
+        if self.announced == regions.len() {
+            return Ok(());
+        }
+        for seat in &mut self.seats {
+            let Some(mail) = &seat.mail else { continue };
+            for region in &regions[seat.regions.min(regions.len())..] {
+                if mail.send(Mail::Region(region.share()?)).is_err()
+                    && let Some(handle) = &seat.handle
+                {
+                    // It is gone, or would wait for that for ever: the next one knows all.
+                    handle.signal(Signal::SIGKILL);
+                }
+                seat.regions += 1;
+            }
+        }
+        self.announced = regions.len();
+        Ok(())
     }
 
     /// Sends to a worker; one that is gone needs no mail.

@@ -74,7 +74,9 @@ impl Crew {
             let setup = {
                 let mut state = self.lock();
                 // From here on new regions are announced by mail.
-                state.seats[owner as usize].mail = Some(sender);
+                let known = state.arena.regions().len();
+                let seat = &mut state.seats[owner as usize];
+                (seat.mail, seat.regions) = (Some(sender), known);
                 let regions = state.arena.regions();
                 let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
@@ -121,6 +123,8 @@ impl Crew {
     ) -> Result<T, Error> {
         let Some(preload) = &self.plan.preload else { return self.with_maker(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that has more rights than the program has now makes no more workers.
+        preloaded.take_if(|template| !template.has_our_rights());
         if let Some(template) = &*preloaded {
             match start(template) {
                 Err(error) if error.is_template_gone() => *preloaded = None,
@@ -129,7 +133,8 @@ impl Crew {
         }
         let made = self.with_maker(|maker| {
             let (function, arguments) = preload()?;
-            preload::start(maker, function, arguments)
+            let is_wanted = || !matches!(self.lock().phase, super::Phase::Over(_));
+            preload::start(maker, function, arguments, is_wanted)
         });
         start(preloaded.insert(made?))
     }

@@ -204,7 +204,14 @@ impl Parent {
     }
 
     fn pump(&mut self) {
-        self.share();
+        let hungry = self.shared.board.take_hunger();
+        self.publish_all();
+        if hungry && self.share() {
+            self.publish_all();
+        }
+    }
+
+    fn publish_all(&mut self) {
         let mut steps = 0;
         while let Some(more) = self.publish_one() {
             steps += more;
@@ -214,20 +221,22 @@ impl Parent {
         }
     }
 
-    fn share(&mut self) {
+    fn share(&mut self) -> bool {
         let board = &self.shared.board;
-        let enough = !self.chunks.is_empty() || !self.again.is_empty();
-        if !board.take_hunger() || enough || board.has_ready() {
-            return;
-        }
+        let before = self.chunks.len();
         let mut sleepers = board.sleeping(0..self.seats.len() as Owner);
         while sleepers > 0 {
             let untaken = |(ticket, out): (&TicketId, &Out)| {
                 (board.untaken(*ticket, out.count as u32), *ticket)
             };
-            let Some((_, ticket)) = self.out.iter().map(untaken).max() else { return };
+            let mut most: Vec<_> = self.out.iter().map(untaken).collect();
+            most.sort_unstable_by(|a, b| b.cmp(a));
+            let shorter = |(_, ticket)| {
+                let count = self.out[&ticket].count as u32;
+                board.shorten(ticket, count, 1).map(|limit| (ticket, limit))
+            };
+            let Some((ticket, limit)) = most.into_iter().find_map(shorter) else { break };
             let out = self.out.get_mut(&ticket).expect("it is in use");
-            let Some(limit) = board.shorten(ticket, out.count as u32, 1) else { return };
             let rest = out.count - limit as usize;
             out.count = limit as usize;
             self.chunks.push_back((out.first + out.count, rest));
@@ -241,6 +250,7 @@ impl Parent {
                 mail.send(());
             }
         }
+        self.chunks.len() > before
     }
 
     fn publish_one(&mut self) -> Option<usize> {

@@ -185,8 +185,13 @@ fn settle(context: Context, known: &mut HashMap<usize, Holdings>) {
         let now = Holdings::now();
         let templates = procfs::templates().len();
         let is_quiet = now.processes.iter().all(|name| name == "template");
-        if is_quiet && known.entry(templates).or_insert_with(|| now.clone()) == &now {
-            return;
+        if is_quiet {
+            let before = known.entry(templates).or_insert_with(|| now.clone());
+            // A thread that was joined is counted for a moment longer: the first time may be such.
+            before.threads = before.threads.min(now.threads);
+            if *before == now {
+                return;
+            }
         }
         if start.elapsed() > PATIENCE {
             let before = known.get(&templates);
