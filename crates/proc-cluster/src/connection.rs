@@ -134,6 +134,11 @@ impl Settings {
             });
         // Other servers of a cluster, which the first one names, are to be encrypted as well.
         options = options.require_tls(addresses.iter().all(ServerAddr::tls_required));
+        // Where only this machine may be spoken to in plain text, a server's word is no reason to go on.
+        let encrypted = addresses.iter().all(ServerAddr::tls_required);
+        if self.plaintext == Plaintext::Loopback && !encrypted {
+            options = options.ignore_discovered_servers();
+        }
         let plain = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
         let user =
             addresses.iter().find_map(|address| Some((address.username()?, address.password()?)));

@@ -14,6 +14,10 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long one that went is still shown.
 const MEMORY: Duration = Duration::from_secs(600);
 
+/// More workers than any machine has, and more agents than any fleet has: so many are not believed.
+const MOST_WORKERS: usize = 1 << 16;
+const MOST_AGENTS: usize = 1 << 16;
+
 /// The agents of a fleet at one moment; made by [`Cluster::fleet`](crate::Cluster::fleet).
 ///
 /// `Display` prints a table; with serde it becomes JSON, a list of agents.
@@ -113,6 +117,11 @@ impl Roster {
     pub(crate) fn hear(&mut self, presence: Presence) {
         let now = Instant::now();
         self.heard.retain(|_, (_, heard)| now - *heard < MEMORY);
+        let is_known = self.heard.contains_key(&presence.agent);
+        // Whoever may speak as an agent can say anything.
+        if presence.workers > MOST_WORKERS || (self.heard.len() >= MOST_AGENTS && !is_known) {
+            return;
+        }
         self.heard.insert(presence.agent, (presence, now));
     }
 
@@ -120,6 +129,14 @@ impl Roster {
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.heard.values_mut().for_each(|(_, heard)| *heard = now);
+    }
+
+    /// Whether an agent of `build` that has not said good-bye was not heard of for so long.
+    pub(crate) fn has_lost(&self, build: &str, silence: Duration) -> bool {
+        let is_lost = |(presence, heard): &(Presence, Instant)| {
+            presence.build == build && !presence.leaving && heard.elapsed() > silence
+        };
+        self.heard.values().any(is_lost)
     }
 
     /// How many workers there are for `build`.
@@ -179,6 +196,32 @@ mod tests {
         let counts = Counts { in_flight: 2, done: 1000 * agent, failed: 0, redelivered: agent };
         let (host, build) = (host.to_owned(), build.to_owned());
         Presence { agent, host, pid: 4242, build, workers: 2, counts, leaving: agent == 3 }
+    }
+
+    #[test]
+    fn numbers_that_no_machine_has_are_not_believed() {
+        let mut roster = Roster::default();
+        roster.hear(Presence { workers: usize::MAX / 2 + 1, ..presence(1, "node1", "aaaa") });
+        assert_eq!(roster.workers("aaaa"), 0);
+        for agent in 10..10 + 2 * MOST_AGENTS as u64 {
+            roster.heard.entry(agent).or_insert((presence(agent, "n", "aaaa"), Instant::now()));
+            if roster.heard.len() == MOST_AGENTS {
+                break;
+            }
+        }
+        roster.hear(presence(9, "one too many", "aaaa"));
+        assert_eq!(roster.workers("aaaa"), 2 * MOST_AGENTS);
+    }
+
+    #[test]
+    fn an_agent_is_lost_that_falls_silent_without_a_word() {
+        let mut roster = Roster::default();
+        let long_ago = Instant::now().checked_sub(SILENCE).expect("the machine runs for so long");
+        roster.heard.insert(3, (presence(3, "n3", "aaaa"), long_ago));
+        roster.hear(presence(1, "node1", "aaaa"));
+        assert!(!roster.has_lost("aaaa", SILENCE / 2), "one has said good-bye, one is there");
+        roster.heard.insert(2, (presence(2, "node2", "aaaa"), long_ago));
+        assert!(roster.has_lost("aaaa", SILENCE / 2) && !roster.has_lost("bbbb", SILENCE / 2));
     }
 
     #[test]

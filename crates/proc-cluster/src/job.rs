@@ -167,6 +167,13 @@ pub(crate) fn start(
     Ok(Handle { notes: sender, mailbox, goes_on: false })
 }
 
+impl Drop for Job {
+    fn drop(&mut self) {
+        // However it ends, nobody waits for more.
+        self.mailbox.close(crate::link::closed());
+    }
+}
+
 impl Job {
     async fn run(mut self) {
         let every = (self.link.manners.lease / 2).min(Duration::from_secs(2));
@@ -272,7 +279,9 @@ impl Job {
     }
 
     fn fail(&mut self, chunk: Chunk, error: Error) {
-        if self.settle(chunk).is_some() {
+        // Not what was handed out anew since.
+        let is_out = self.out.get(&chunk.first).is_some_and(|out| out.chunk == chunk);
+        if is_out && self.settle(chunk).is_some() {
             self.deliver(chunk, String::new(), Err(error));
         }
     }
@@ -353,6 +362,10 @@ impl Job {
     /// Tasks go on in smaller and smaller parts, then each with nothing beside it, until the one that
     /// takes machines down is found.
     fn suspect(&mut self, chunk: Chunk, host: String) {
+        // Where a server was away, its word to prolong the lease is what was lost.
+        if !self.link.has_lost_a_machine() {
+            return self.hand_out_anew(chunk);
+        }
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
         let (attempt, losses) = (chunk.attempt + 1, chunk.losses + 1);
         debug!(job = self.number, ?chunk, "suspect");

@@ -30,7 +30,7 @@
 //! Each input gets exactly one result or one error. What a lost machine had runs elsewhere when its
 //! *lease* is over (30 seconds, [`ClusterBuilder::lease`]); a task that kills its worker fails alone, as
 //! in a pool; one that takes its machines down fails alone, after three of them. A server that restarts
-//! with its data loses nothing, and what it lost without is handed out anew.
+//! with its data loses nothing, and what one has lost is handed out anew.
 //!
 //! So a task may *run* more than once, though it counts once: let it do nothing that must not be
 //! repeated, or let it notice. [`attempt`] tells a running task which task of which call it is, and how

@@ -257,6 +257,12 @@ impl Link {
         Err(fleet_error(who))
     }
 
+    /// Whether a machine may have been lost: an agent has missed three of its words, or a lease of them.
+    pub(crate) fn has_lost_a_machine(&self) -> bool {
+        let silence = Duration::from_millis(1500).min(self.manners.lease);
+        lock(&self.roster).has_lost(&self.build, silence)
+    }
+
     /// Why nobody does our work, if that has been so for longer than is to be borne.
     pub(crate) fn absence(&self) -> Option<Error> {
         let mut served = lock(&self.served);

@@ -35,8 +35,8 @@
 //!    of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over `xs.map(|x| (x, k))`. If
 //!    the compiler advises `move`, do not. (A captured value without bytes is let through, and made
 //!    anew on the other side: do not capture tokens that prove something of one process.)
-//! 3. **Arguments and results are copies.** Whatever serde can write and read back may cross, see
-//!    [`Message`]; ipc-channel's senders, receivers and shared memory may be part of it.
+//! 3. **Arguments and results are copies**, but for [`Shared`]. Whatever serde can write and read back
+//!    may cross, see [`Message`]; ipc-channel's senders, receivers and shared memory may be part of it.
 //! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
 //!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
 //!    finish, the worker is replaced.
@@ -47,8 +47,8 @@
 //! # When not to use it
 //!
 //! Rust's threads run in parallel and share memory, so for pure computing threads (or rayon) are the
-//! first answer. Processes are for what must be *contained*: code that may crash, leak, hang or be
-//! hostile, and state that must not be shared.
+//! first answer. Processes are for what must be *contained*: code that may crash, leak or hang,
+//! and state that must not be shared. (It is no sandbox: workers have your program's rights.)
 //!
 //! # Side by side with Python
 //!

@@ -1,6 +1,7 @@
 //! What surrounds a program and its workers may be bad; it is told, and nothing hangs.
 
 mod support;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use support::{Running, assert_told, scenario};
@@ -105,7 +106,7 @@ fn pool_of_a_stopped_template_ends(context: &str) {
 
 fn rights_given_up_are_given_up_for_all(context: &str) {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root has rights to give up");
+        let _ = writeln!(std::io::stderr(), "skipped: only root has rights to give up");
         return;
     }
     assert_eq!(
@@ -118,7 +119,10 @@ fn rights_given_up_are_given_up_for_all(context: &str) {
 
 fn processes_that_cannot_be_had_are_told(context: &str) {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can become a user who has no other processes");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: only root can become a user who has no other processes"
+        );
         return;
     }
     assert_told("no_processes", 4, scenario("no-processes", context, &[]).succeeded());

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,10 @@ pub(crate) fn server_program() -> Option<PathBuf> {
     if found.is_none() {
         let required = std::env::var_os("PROC_CLUSTER_REQUIRE_SERVER").is_some();
         assert!(!required, "no nats-server: run .ci/nats-server, or set PROC_CLUSTER_NATS_SERVER");
-        eprintln!("skipped: there is no nats-server (.ci/nats-server gets one)");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: there is no nats-server (.ci/nats-server gets one)"
+        );
     }
     found
 }

@@ -24,7 +24,8 @@ pub struct Attempt {
     pub job: u128,
     /// The task's place among the call's inputs.
     pub task: usize,
-    /// How often it was handed out before: 0, unless a machine or the server was lost.
+    /// How often it was handed out before, by a loss or since an agent gave it back; retries on the same
+    /// machine do not count.
     pub number: u32,
 }
 
