@@ -242,6 +242,7 @@ impl Parent {
             self.chunks.push_back((out.first + out.count, rest));
             sleepers = sleepers.saturating_sub(rest);
         }
+        self.chunks.len() > before
     }
 
     fn wake(&mut self, most: usize) {
@@ -250,7 +251,6 @@ impl Parent {
                 mail.send(());
             }
         }
-        self.chunks.len() > before
     }
 
     fn publish_one(&mut self) -> Option<usize> {
