@@ -268,7 +268,8 @@ impl Parent {
         entry.owner = None;
         entry.position = self.shared.board.position();
         let chunk = chunk(entry.first, entry.count);
-        if entry.count > 1 {
+        // A lone worker has nobody to share with.
+        if entry.count > 1 && self.seats.len() > 1 {
             self.shared.board.set_shareable(true);
         }
         let published = self.shared.board.publish(ticket, &chunk, |ticket, owner| {
