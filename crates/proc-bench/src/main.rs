@@ -40,7 +40,7 @@ struct Arguments {
         hide_possible_values = true
     )]
     workloads: Vec<String>,
-    /// Time fleets: proc-cluster beside Ray, Dask and mpi4py
+    /// Time fleets: proc-cluster (where built with --features fleets) beside Ray, Dask and mpi4py
     #[arg(long, conflicts_with = "workloads")]
     fleets: bool,
     /// Whom to time, separated by commas; all of them without it

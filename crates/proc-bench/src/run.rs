@@ -157,6 +157,7 @@ impl Drop for Awake {
 
 fn command() -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let start = "cargo run --release -p proc-bench";
-    if arguments.is_empty() { start.into() } else { format!("{start} -- {}", arguments.join(" ")) }
+    let fleets = if cfg!(feature = "fleets") { " --features fleets" } else { "" };
+    let start = format!("cargo run --release -p proc-bench{fleets}");
+    if arguments.is_empty() { start } else { format!("{start} -- {}", arguments.join(" ")) }
 }

@@ -1,5 +1,6 @@
 //! Who is timed: each contender is a process of its own that does what it is asked on a pipe.
 
+#[cfg(feature = "fleets")]
 mod fleet;
 mod machine;
 mod ours;
@@ -25,6 +26,9 @@ type Samples = Option<Vec<f64>>;
 /// It tells types apart by how std clones arrays of them, which std does not do any more: `unreachable!`
 /// at the first `spawn`. Not worth its dependencies until there is a version that runs.
 const CROSSMIST: &str = "crossmist 1.1.2, the newest, panics when it spawns under Rust 1.95";
+
+#[cfg(not(feature = "fleets"))]
+const NO_FLEETS: &str = "not built in: cargo run --release -p proc-bench --features fleets";
 
 /// One way to do the workloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,10 +119,13 @@ impl Contender {
             Contender::Limit => serve("nix", machine::run),
             Contender::Threads => serve("rayon", threads::run),
             Contender::Procspawn => serve("procspawn", procspawn::run),
+            #[cfg(feature = "fleets")]
             Contender::ProcCluster => match fleet::server() {
                 Some(server) => serve("proc-cluster", |asked| fleet::run(&server, asked)),
                 None => say(&Answer::Absent(fleet::NO_SERVER.into())),
             },
+            #[cfg(not(feature = "fleets"))]
+            Contender::ProcCluster => say(&Answer::Absent(NO_FLEETS.into())),
             Contender::Crossmist => say(&Answer::Absent(CROSSMIST.into())),
             _ => anyhow::bail!("{} is a Python program", self.name()),
         }
@@ -129,7 +136,10 @@ impl Contender {
 pub(crate) fn init() {
     // Ours comes last: what it prepares would be for nothing in its processes.
     ::procspawn::init();
+    #[cfg(feature = "fleets")]
     proc_cluster::init();
+    #[cfg(not(feature = "fleets"))]
+    proc_core::init();
 }
 
 fn serve(package: &str, run: impl Fn(&Request) -> Result<Samples>) -> Result<()> {

@@ -8,15 +8,6 @@ pub(super) fn increment(x: u64) -> u64 {
     x + 1
 }
 
-pub(super) fn give_back(bytes: Vec<u8>) -> Vec<u8> {
-    bytes
-}
-
-/// Needs time, but no processor.
-pub(super) fn wait(_: u64) {
-    std::thread::sleep(Duration::from_millis(5));
-}
-
 /// Keeps a processor busy for so long.
 pub(super) fn spin(time: Microseconds) {
     let begin = Instant::now();
