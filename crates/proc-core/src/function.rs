@@ -110,7 +110,7 @@ pub(crate) enum Fault {
 }
 
 /// A function, as told to another process of the same program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Name {
     image: u64,
     offset: i64,

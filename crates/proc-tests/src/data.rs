@@ -6,12 +6,14 @@ use proc_core::{Pool, PoolBuilder};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_bytes::ByteBuf;
 
+use crate::hardships::leave_descriptors;
 use crate::{Arguments, Scenario, describe};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("large", large),
     ("large-among-small", large_among_small),
     ("large-and-failing", large_and_failing),
+    ("large-again", large_again),
     ("bound", bound),
     ("bound-and-slow", bound_and_slow),
     ("bound-and-two", bound_and_two),
@@ -72,6 +74,23 @@ where
         }
         assert!(pool.apply(|x: T| x, values[0].clone()).expect("nothing fails") == values[0]);
     }
+}
+
+/// A worker without descriptors cannot send a result by message, but can leave it where there is room.
+fn large_again(arguments: &Arguments) {
+    let pool = build(builder(arguments).processes(1));
+    let make = |alone: bool| {
+        if alone {
+            std::mem::forget(leave_descriptors(0));
+        }
+        bytes(1 << 20)
+    };
+    for alone in [false, true] {
+        assert!(pool.apply(make, alone).expect("there is room, or a descriptor") == bytes(1 << 20));
+    }
+    let error =
+        pool.apply(|len: usize| bytes(len), 1 << 20).expect_err("its size is not known yet");
+    println!("{}", describe(&error));
 }
 
 fn large(arguments: &Arguments) {

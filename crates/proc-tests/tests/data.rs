@@ -7,6 +7,7 @@ in_contexts! {
     large_values_come_whole: forkserver spawn fork;
     large_values_lie_among_small_ones: forkserver spawn fork;
     large_values_that_fail_leave_nothing: forkserver spawn fork;
+    results_are_expected_as_in_the_call_before: forkserver spawn fork;
     calls_keep_within_bounds: forkserver spawn fork;
     slow_consumers_hold_up_nobody: forkserver spawn fork;
     concurrent_calls_share_the_bound: forkserver spawn fork;
@@ -23,6 +24,10 @@ fn large_values_lie_among_small_ones(context: &str) {
 
 fn large_values_that_fail_leave_nothing(context: &str) {
     assert_told("large_and_failing", 2, scenario("large-and-failing", context, &[]).succeeded());
+}
+
+fn results_are_expected_as_in_the_call_before(context: &str) {
+    assert_told("large_again", 1, scenario("large-again", context, &[]).succeeded());
 }
 
 fn calls_keep_within_bounds(context: &str) {

@@ -130,6 +130,8 @@ struct State {
     shareable: usize,
     /// How many regions all workers know.
     announced: usize,
+    /// How many bytes a function's result had last, for room in its next call.
+    sizes: FxHashMap<Name, usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -350,9 +352,12 @@ impl Crew {
     }
 
     /// Waits for the next delivery to `inbox`; `None` if the deadline comes first.
+    ///
+    /// Who can do nothing before there are results of `wanted` tasks is not woken for each.
     pub(crate) fn wait(
         &self,
         inbox: &Inbox,
+        wanted: usize,
         deadline: Option<Instant>,
     ) -> Option<Result<Delivery, Error>> {
         loop {
@@ -365,7 +370,7 @@ impl Crew {
             // Sleep is ended by a delivery; looking each second as well costs nothing, and no defect
             // of a worker can make it last for ever.
             let belt = Instant::now() + BELT;
-            inbox.sleep(Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
+            inbox.sleep(wanted, Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
             if belt <= Instant::now() {
                 self.check_board();
             }

@@ -35,6 +35,8 @@ pub(crate) struct Feed {
     handles: VecDeque<(usize, Handles)>,
     /// Tasks whose argument is large, and lies in shared memory already.
     parcels: VecDeque<(usize, Parcel)>,
+    /// The length of these in all.
+    in_parcels: usize,
 }
 
 /// The record of one large argument, in a block with room for its result.
@@ -76,6 +78,7 @@ impl Feed {
             at: 0,
             handles: VecDeque::new(),
             parcels: VecDeque::new(),
+            in_parcels: 0,
         }
     }
 
@@ -146,7 +149,7 @@ impl Feed {
                 whole = sink.len();
                 self.left += 1;
                 let whole_chunks = self.left.is_multiple_of(self.chunksize.unwrap_or(1));
-                if whole_chunks && sink.len() + self.in_parcels() >= most {
+                if whole_chunks && sink.len() + self.in_parcels >= most {
                     break;
                 }
             }
@@ -167,6 +170,7 @@ impl Feed {
         let settled = sink.settle();
         match settled.and_then(|len| Some(Parcel { lease: sink.take_room()?, len })) {
             Some(parcel) => {
+                self.in_parcels += parcel.len;
                 self.parcels.push_back((self.next + self.left, parcel));
                 sink.extend_from_slice(&[0; 4]);
             }
@@ -174,13 +178,9 @@ impl Feed {
         }
     }
 
-    fn in_parcels(&self) -> usize {
-        self.parcels.iter().map(|(_, parcel)| parcel.len).sum()
-    }
-
     /// Bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() + self.in_parcels()
+        self.bytes.len() + self.in_parcels
     }
 
     /// Bytes of encoded arguments that are not cut off yet and lie in memory of this process.
@@ -227,6 +227,7 @@ impl Feed {
                     break;
                 }
                 parcel = self.parcels.pop_front().map(|(_, parcel)| parcel);
+                self.in_parcels -= parcel.as_ref().map_or(0, |parcel| parcel.len);
             }
             if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
                 if count > 0 {

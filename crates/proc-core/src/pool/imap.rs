@@ -103,7 +103,7 @@ where
                     more = self.take_chunk(held);
                     continue;
                 }
-                None if self.open > 0 => self.crew.wait(&self.inbox, None),
+                None if self.open > 0 => self.crew.wait(&self.inbox, 1, None),
                 arrived => arrived,
             };
             match arrived {

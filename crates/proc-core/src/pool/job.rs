@@ -16,7 +16,10 @@ use crate::record::{self, Outcome};
 use crate::wire::{self, Handles, Payload};
 
 /// How long a chunk should take: long against the cost of handing it over, short for people.
-const CHUNK_TIME: f64 = 1e6; // nanoseconds
+const CHUNK_TIME: f64 = 2e6; // nanoseconds
+
+/// So many bytes of results are worth waking somebody who waits for more tasks, to decode meanwhile.
+const WORTH_WAKING: usize = 256 << 10;
 
 /// Results as a worker has left them.
 #[derive(Debug)]
@@ -34,6 +37,13 @@ impl From<Vec<u8>> for Results {
 }
 
 impl Results {
+    fn len(&self) -> usize {
+        match self {
+            Results::Own(bytes) => bytes.len(),
+            Results::Lent(part) => part.len(),
+        }
+    }
+
     /// A copy of all, unless it is one already.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         match self {
@@ -64,6 +74,16 @@ pub(crate) enum Delivery {
 }
 
 impl Delivery {
+    /// How many bytes it has.
+    fn len(&self) -> usize {
+        match self {
+            Delivery::Results { bytes, apart, .. } => {
+                bytes.len() + apart.values().map(|payload| payload.bytes().len()).sum::<usize>()
+            }
+            Delivery::Failed { .. } => 0,
+        }
+    }
+
     /// How many tasks it settles.
     pub(crate) fn count(&self) -> usize {
         match self {
@@ -190,16 +210,28 @@ struct InboxState {
     /// Whether results are unwanted as well: some may be on their way when a call is taken back.
     discarded: bool,
     waker: Option<Waker>,
-    /// Threads in `sleep`: without any, nobody needs a system call to be woken.
-    sleepers: usize,
+    /// Tasks and bytes of the deliveries.
+    tasks: usize,
+    bytes: usize,
+    /// For how many tasks a thread waits in `sleep`: without one, no system call is needed to wake it.
+    wanted: Option<usize>,
 }
 
 impl InboxState {
     fn next(&mut self) -> Option<Result<Delivery, Error>> {
         match self.deliveries.pop_front() {
-            Some(delivery) => Some(Ok(delivery)),
+            Some(delivery) => {
+                self.tasks -= delivery.count();
+                self.bytes -= delivery.len();
+                Some(Ok(delivery))
+            }
             None => self.closed.clone().map(Err),
         }
+    }
+
+    /// Whether there is what somebody wants who waits for so many tasks.
+    fn has(&self, wanted: usize) -> bool {
+        self.closed.is_some() || self.tasks >= wanted || self.bytes >= WORTH_WAKING
     }
 }
 
@@ -226,8 +258,10 @@ impl Inbox {
         if state.discarded || (state.closed.is_some() && failed) {
             return None;
         }
+        state.tasks += delivery.count();
+        state.bytes += delivery.len();
         state.deliveries.push_back(delivery);
-        if state.sleepers > 0 {
+        if state.wanted.is_some_and(|wanted| state.has(wanted)) {
             self.arrived.notify_all();
         }
         state.waker.take()
@@ -246,6 +280,7 @@ impl Inbox {
         let mut state = self.lock();
         state.discarded = true;
         state.deliveries.clear();
+        (state.tasks, state.bytes) = (0, 0);
         drop(state);
         self.close(error)
     }
@@ -270,21 +305,22 @@ impl Inbox {
         self.lock().next()
     }
 
-    /// Sleeps until there is something to poll, or the deadline.
-    pub(crate) fn sleep(&self, deadline: Option<Instant>) {
+    /// Sleeps until there are results of `wanted` tasks to poll, or many bytes of them, or nothing will
+    /// come any more, or the deadline is there.
+    pub(crate) fn sleep(&self, wanted: usize, deadline: Option<Instant>) {
         let mut state = self.lock();
-        while state.deliveries.is_empty() && state.closed.is_none() {
+        while !state.has(wanted) {
             let left = deadline.map_or(Duration::from_secs(3600), |deadline| {
                 deadline.saturating_duration_since(Instant::now())
             });
             if left.is_zero() {
-                return;
+                break;
             }
-            state.sleepers += 1;
+            state.wanted = Some(wanted);
             let woken = self.arrived.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
-            state.sleepers -= 1;
         }
+        state.wanted = None;
     }
 
     /// Learns what a task costs from a finished chunk.
@@ -300,6 +336,11 @@ impl Inbox {
     pub(crate) fn learn_size(&self, bytes: usize) {
         let old = self.size.load(Ordering::Relaxed);
         self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
+    }
+
+    /// Before anything was learned: results are as they were in an earlier call.
+    pub(crate) fn expect_size(&self, bytes: usize) {
+        let _ = self.size.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// How many bytes a task's result is likely to have, once one is known.
@@ -319,8 +360,38 @@ mod tests {
     use super::*;
 
     fn results() -> Delivery {
-        let (bytes, apart, place) = (Vec::new().into(), HashMap::new(), Place::default());
+        results_of(0)
+    }
+
+    fn results_of(bytes: usize) -> Delivery {
+        let (bytes, apart, place) = (vec![0; bytes].into(), HashMap::new(), Place::default());
         Delivery::Results { first: 0, count: 1, bytes, apart, place }
+    }
+
+    #[test]
+    fn who_waits_for_several_tasks_is_not_woken_for_each() {
+        let inbox = Inbox::new(Terms::default());
+        let has = |wanted| inbox.lock().has(wanted);
+        inbox.deliver(results_of(100));
+        assert!(has(1) && !has(2));
+        inbox.deliver(results_of(100));
+        assert!(has(2) && !has(3));
+        assert!(inbox.poll().is_some() && has(1) && !has(2));
+        inbox.deliver(results_of(WORTH_WAKING));
+        assert!(has(3), "so much is worth decoding meanwhile");
+        assert!(inbox.poll().is_some() && inbox.poll().is_some() && !has(1));
+        let _ = inbox.close(Error::closed());
+        assert!(has(1), "nothing more will come");
+    }
+
+    #[test]
+    fn what_is_expected_gives_way_to_what_is_learned() {
+        let inbox = Inbox::new(Terms::default());
+        inbox.expect_size(1000);
+        assert_eq!(inbox.result_size(), Some(1000));
+        inbox.learn_size(8);
+        inbox.expect_size(1000);
+        assert_eq!(inbox.result_size(), Some(750));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) fn run<A: Message, R: Message>(
     let done = name.and_then(|name| {
         map.send(name, chunksize, &mut inputs)?;
         while map.open > 0 {
-            if let Some(delivery) = crew.wait(&map.inbox, None) {
+            if let Some(delivery) = crew.wait(&map.inbox, map.open, None) {
                 map.take_in(delivery?);
             }
         }
@@ -139,7 +139,7 @@ impl<R: Message> Map<'_, R> {
     /// Only as long as results of this call are to come, so that it never waits for others alone.
     fn wait_for_room(&mut self, chunksize: usize) -> Result<(), Error> {
         while self.crew.is_full(self.open.div_ceil(chunksize)) {
-            if let Some(delivery) = self.crew.wait(&self.inbox, None) {
+            if let Some(delivery) = self.crew.wait(&self.inbox, 1, None) {
                 self.take_in(delivery?);
             }
         }

@@ -66,7 +66,7 @@ impl<T> Task<T> {
             if let Some(result) = self.result.take() {
                 return result;
             }
-            let delivery = self.crew.wait(&self.inbox, None);
+            let delivery = self.crew.wait(&self.inbox, 1, None);
             self.take_in(delivery);
         }
     }
@@ -107,7 +107,7 @@ impl<T> Task<T> {
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
         while self.result.is_none() {
-            let delivery = self.crew.wait(&self.inbox, deadline);
+            let delivery = self.crew.wait(&self.inbox, 1, deadline);
             if delivery.is_none() {
                 return;
             }

@@ -50,6 +50,9 @@ impl Crew {
         self.revive(&mut state);
         if feed.left > 0 {
             let timed = feed.inbox.terms.timeout.is_some();
+            if let Some(size) = state.sizes.get(&feed.name) {
+                feed.inbox.expect_size(*size);
+            }
             state.feeds.push_back(feed);
             self.pump(&mut state);
             if timed {

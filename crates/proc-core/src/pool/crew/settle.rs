@@ -71,6 +71,7 @@ impl Crew {
         }
         let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
         out.inbox.learn_size((len + apart).div_ceil(out.count));
+        state.sizes.extend(out.inbox.result_size().map(|size| (out.chunk.name, size)));
         let count = out.count;
         let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
         let place = Place {
