@@ -189,12 +189,12 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "memory",
-        title: "memory of an idle worker (proportional set size), pool of 8",
+        title: "memory of an idle worker (proportional set size)",
         unit: Unit::Bytes,
         limit: "",
         idle: Idle::Allowed,
         repetitions: 1,
-        cases: &[case(8, 0)],
+        cases: &[case(8, 0), case(64, 0)],
     },
     Workload {
         name: "program",

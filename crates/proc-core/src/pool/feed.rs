@@ -257,7 +257,7 @@ impl Feed {
         Some(Cut { first, count, step, bytes, handles, parcel })
     }
 
-    /// About a millisecond's worth, and never more than a fair share of the rest; where a chunk size is
+    /// About two milliseconds' worth, and never more than a fair share of the rest; where a chunk size is
     /// asked for, as many such chunks, of which a worker takes one after the other.
     ///
     /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).

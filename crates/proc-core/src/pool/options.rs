@@ -42,7 +42,7 @@ impl<'a, S> Options<'a, S> {
 
     /// How many tasks a worker takes at a time: what it has not taken, another that is idle gets.
     ///
-    /// Without it the pool measures, and makes chunks of about a millisecond that shrink towards
+    /// Without it the pool measures, and makes chunks of about two milliseconds that shrink towards
     /// the end, which are shared out in eighths. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.caller.chunksize = Some(tasks);
