@@ -1,10 +1,11 @@
-//! The example of `docs/cluster.md`: the same work in a pool and on a fleet.
+//! The example of README and `docs/cluster.md`: the same work in a pool and on a fleet.
 
 mod support;
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Output};
 
 use support::{Group, Server};
 
@@ -12,14 +13,9 @@ use support::{Group, Server};
 fn primes() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
     let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile");
-    let mut build = Command::new(env!("CARGO"));
+    let mut build = without_cargo(env!("CARGO"));
     build.args(["build", "--quiet", "--locked", "-p", "proc-cluster", "--example", "primes"]);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // Build scripts that look at these, as ring's, would run again in each build, and all that needs them.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_bytes().starts_with(b"CARGO_"))
-    {
-        build.env_remove(name);
-    }
     build.arg("--target-dir").arg(profile.parent().expect("profiles have a directory"));
     if !cfg!(debug_assertions) {
         build.arg("--release");
@@ -28,24 +24,62 @@ fn primes() -> PathBuf {
     profile.join("examples/primes")
 }
 
-fn output(program: &Path, arguments: &[&str]) -> String {
+/// A command without what cargo tells of this package: build scripts that look at these, as ring's, would run anew in
+/// each build, and all that needs them.
+fn without_cargo(program: &str) -> Command {
     let mut command = Command::new(program);
-    let output = command.args(arguments).stdin(Stdio::null()).output().expect("it was built");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    String::from_utf8(output.stdout).expect("it is text")
+    let is_cargos = |name: &OsString| {
+        let name = name.as_bytes();
+        name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_cargos(name)) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The commands that make a fleet on one laptop, as a page has them.
+fn commands(page: &str) -> Vec<&str> {
+    let block = page.split("```sh\n").find(|block| block.starts_with("nats-server -js"));
+    let block = block.and_then(|block| block.split("```").next()).expect("the page has it");
+    block.lines().map(|line| line.split(" #").next().unwrap_or(line).trim_end()).collect()
+}
+
+/// The command of a page, with the server's address in the place of its example's.
+fn shell(line: &str, server: &Server) -> Command {
+    const EXAMPLE: &str = "nats://127.0.0.1:4222";
+    assert!(line.contains(EXAMPLE), "{line}");
+    let mut command = without_cargo("sh");
+    command.arg("-c").arg(line.replace(EXAMPLE, &server.address()));
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    command
 }
 
 #[test]
-fn a_fleet_counts_the_primes_that_a_pool_counts() {
+fn a_pool_counts_primes() {
+    let output = Command::new(primes()).output().expect("it was built");
+    assert_eq!(told(output), "78498 primes below a million\n");
+}
+
+#[test]
+fn three_commands_make_a_fleet() {
+    let [readme, docs] =
+        [include_str!("../../../README.md"), include_str!("../../../docs/cluster.md")]
+            .map(commands);
+    assert_eq!(readme, docs);
+    let [server, agent, program] = readme[..] else { panic!("three: {readme:?}") };
+    assert_eq!(server, "nats-server -js");
     if support::server_program().is_none() {
         return;
     }
-    let program = primes(); // may take longer than a test, which a server's clock is for
+    primes(); // may take longer than a test, which a server's clock is for
     let Some(server) = Server::start() else { return };
-    assert_eq!(output(&program, &[]), "78498 primes below a million\n");
-    let mut agent = Command::new(&program);
-    agent.env("PROC_CLUSTER_AGENT", server.address()).env("PROC_CLUSTER_WORKERS", "2");
-    let _agent = Group::start(&mut agent);
-    assert_eq!(output(&program, &[&server.address()]), "78498 primes below a million\n");
+    let _agent = Group::start(&mut shell(agent, &server));
+    let output = shell(program, &server).output().expect("there is a shell");
+    assert_eq!(told(output), "78498 primes below a million\n");
+}
+
+fn told(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("it is text")
 }
