@@ -8,5 +8,5 @@ cd "$(dirname "$0")"
 
 venv=../../target/bench-venv
 python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet --disable-pip-version-check -r python/requirements.txt \
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r python/requirements.txt \
   ${1:+-r "python/requirements-$1.txt"}

@@ -102,6 +102,7 @@ def run(lib, asked):
         buffers = [bytes([i % 256]) * LARGE for i in range(count if workload == "fleet-large" else 0)]
         once = {
             "fleet-trip": lambda: lib.apply(pool, tasks.increment, 1),
+            "fleet-trip-awake": lambda: lib.apply(pool, tasks.increment, 1),
             "fleet-tiny": lambda: lib.map(pool, tasks.increment, range(count)),
             "fleet-chunksize-1": lambda: lib.map(pool, tasks.increment, range(count), 1),
             "fleet-large": lambda: lib.map(pool, tasks.give_back, buffers),
@@ -109,7 +110,7 @@ def run(lib, asked):
         }.get(workload)
         if once is None:
             raise Unable
-        return timed(asked["repetitions"], once, warm_up=workload == "fleet-trip")
+        return timed(asked["repetitions"], once, warm_up=workload.startswith("fleet-trip"))
     finally:
         lib.close(pool)
 

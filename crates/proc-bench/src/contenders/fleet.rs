@@ -33,7 +33,7 @@ pub(super) fn run(server: &Path, asked: &Request) -> Result<Samples> {
     let numbers = 0..tasks as u64;
     cluster.map(increment, 0..100)?;
     match asked.workload.as_str() {
-        "fleet-trip" => timed(repetitions, || {
+        "fleet-trip" | "fleet-trip-awake" => timed(repetitions, || {
             ensure!(cluster.apply(increment, 1)? == 2);
             Ok(())
         }),
