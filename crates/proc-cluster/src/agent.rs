@@ -95,9 +95,7 @@ impl Shared {
 struct Agent {
     shared: Arc<Shared>,
     presence: Presence,
-    /// Where work arrives.
-    inbox: String,
-    work: async_nats::Subscriber,
+    inbox: Inbox,
     beats: async_nats::Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
     done: (mpsc::UnboundedSender<errand::Done>, mpsc::UnboundedReceiver<errand::Done>),
@@ -113,6 +111,48 @@ struct Agent {
     cost: f64,
     /// Why the pool has ended.
     over: Option<Error>,
+}
+
+/// Where work arrives.
+struct Inbox {
+    subject: String,
+    work: async_nats::Subscriber,
+    state: InboxState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InboxState {
+    /// Work that was asked for may come.
+    Open,
+    /// The server is told to send nothing more, whatever was asked for; something may be on its way.
+    Closing,
+    Closed,
+}
+
+impl Inbox {
+    async fn open(client: &Client) -> Result<Inbox, Error> {
+        // A name of its own each time, so that the server sends here only what was asked for since.
+        let subject = client.new_inbox();
+        let work = listen(client, subject.clone()).await?;
+        Ok(Inbox { subject, work, state: InboxState::Open })
+    }
+
+    /// Withdraws the requests that wait at the server: it drops those to which nobody listens.
+    async fn close(&mut self) {
+        if self.state == InboxState::Open {
+            self.state = InboxState::Closing;
+            let _ = self.work.drain().await; // a client that has ended gets nothing anyway
+        }
+    }
+
+    /// What arrives, until the inbox is closed.
+    async fn next(&mut self) -> Option<Message> {
+        let message = self.work.next().await;
+        if message.is_none() {
+            self.state = InboxState::Closed;
+        }
+        message
+    }
 }
 
 struct AtHand {
@@ -146,11 +186,7 @@ impl Agent {
             settings.connect("agent", PATIENCE, move |event| drop(send_event.send(event))).await?;
         let context: Context = jetstream::new(client.clone());
         let store = Store::new(&context, &names.data()).await?;
-        let inbox = client.new_inbox();
-        let subscribe = async |subject: String| {
-            client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
-        };
-        let (work, beats) = (subscribe(inbox.clone()).await?, subscribe(names.beats()).await?);
+        let (inbox, beats) = (Inbox::open(&client).await?, listen(&client, names.beats()).await?);
         let host = nix::unistd::gethostname()
             .map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
         let workers = pool.processes();
@@ -169,7 +205,6 @@ impl Agent {
             shared: Arc::new(Shared { client, store, names, pool, host, room }),
             presence,
             inbox,
-            work,
             beats,
             events,
             done: mpsc::unbounded_channel(),
@@ -199,7 +234,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 Some(done) = self.done.1.recv() => self.settle(done),
-                Some(message) = self.work.next() => self.take(message).await,
+                Some(message) = self.inbox.next() => self.take(message).await,
                 Some(message) = self.beats.next() => self.hear(&message).await,
                 Some(event) = self.events.recv() => self.heed(event),
                 _ = tick.tick() => {
@@ -238,7 +273,7 @@ impl Agent {
         if self.asked > 0 && self.asked_at.elapsed() > ASK + TICK {
             self.asked = 0; // the answer was lost
         }
-        if Instant::now() < self.ask_again || self.has_one_alone() {
+        if Instant::now() < self.ask_again || !self.can_listen().await {
             return;
         }
         let workers = self.presence.workers;
@@ -252,8 +287,11 @@ impl Agent {
         let (stream, consumer) = (names.tasks(), &self.presence.build);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let request = format!(r#"{{"batch":{free},"expires":{}}}"#, ASK.as_nanos());
-        let sent =
-            self.shared.client.publish_with_reply(subject, self.inbox.clone(), request.into());
+        let sent = self.shared.client.publish_with_reply(
+            subject,
+            self.inbox.subject.clone(),
+            request.into(),
+        );
         if sent.await.is_ok() {
             self.asked += free;
             self.asked_at = Instant::now();
@@ -298,8 +336,8 @@ impl Agent {
         if suspect {
             return errand.reply(Outcome::Suspect).await;
         }
-        if self.has_one_alone() {
-            return errand.reply(Outcome::Returned).await;
+        if self.inbox.state != InboxState::Open {
+            return errand.reply(Outcome::Busy).await;
         }
         let tasks = chunk.count as u64;
         self.presence.counts.in_flight += tasks;
@@ -307,15 +345,26 @@ impl Agent {
             self.presence.counts.redelivered += tasks;
         }
         let alone = chunk.must_be_alone();
+        if alone {
+            self.inbox.close().await;
+            self.asked = 0;
+        }
         let cancel = Some(cancel);
         self.at_hand.insert(sequence, AtHand { driver, job, tasks, lease, alone, cancel });
         let done = self.done.0.clone();
         tokio::spawn(async move { drop(done.send(errand.run().await)) });
     }
 
-    /// Whether something at hand is to run with nothing beside it; then nothing else is taken.
-    fn has_one_alone(&self) -> bool {
-        self.at_hand.values().any(|at_hand| at_hand.alone)
+    /// Whether what is asked for has somewhere to arrive: not beside what is to run alone.
+    async fn can_listen(&mut self) -> bool {
+        let has_one_alone = self.at_hand.values().any(|at_hand| at_hand.alone);
+        if self.inbox.state == InboxState::Closed
+            && !has_one_alone
+            && let Ok(inbox) = Inbox::open(&self.shared.client).await
+        {
+            self.inbox = inbox;
+        }
+        self.inbox.state == InboxState::Open
     }
 
     /// A request for work has ended without it.
@@ -431,6 +480,10 @@ impl Place {
         let (delivered, sequence) = (delivered.parse().ok()?, sequence.parse().ok()?);
         Some(Place { acknowledge, sequence, delivered })
     }
+}
+
+async fn listen(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
+    client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

@@ -36,8 +36,8 @@ const AHEAD: f64 = 50e6; // nanoseconds
 /// How many bytes of arguments may be handed out at once, beside one chunk.
 const MOST_BYTES: usize = 64 << 20;
 
-/// How often a chunk is handed out anew before its tasks count as lost, whatever the reasons.
-const ATTEMPTS: u32 = 20;
+/// How often a chunk is given back or lost before its tasks count as lost, whatever the reasons.
+const RETURNS: u32 = 20;
 
 /// How many machines a task may have been with when they were lost.
 const LOSSES: u32 = 3;
@@ -307,6 +307,7 @@ impl Job {
                 }
             }
             Outcome::Returned => self.hand_out_anew(chunk),
+            Outcome::Busy => self.hand_on(chunk),
             Outcome::Suspect => self.suspect(chunk, reply.host),
         }
         self.link.acknowledge(acknowledge).await;
@@ -343,18 +344,25 @@ impl Job {
         self.link.acknowledge(reply.acknowledge).await;
     }
 
-    /// Hands out a chunk once more.
+    /// Hands out a chunk for which a machine had no room; it is as good as before.
+    fn hand_on(&mut self, chunk: Chunk) {
+        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
+        debug!(job = self.number, ?chunk, "handed on");
+        self.again.push_back((Chunk { attempt: chunk.attempt + 1, ..chunk }, arguments));
+    }
+
+    /// Hands out a chunk that was given back or lost.
     fn hand_out_anew(&mut self, chunk: Chunk) {
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
         debug!(job = self.number, ?chunk, "handed out anew");
-        let attempt = chunk.attempt + 1;
-        if attempt > ATTEMPTS {
+        let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
+        if returns > RETURNS {
             let error = remote::lost_error(format!(
-                "no machine kept it: it was given back or lost {ATTEMPTS} times; see the agents' logs"
+                "no machine kept it: it was given back or lost {RETURNS} times; see the agents' logs"
             ));
             return self.deliver(chunk, String::new(), Err(error));
         }
-        self.again.push_back((Chunk { attempt, ..chunk }, arguments));
+        self.again.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
     /// A machine was lost that had this chunk; a task of it may be why, or may not.
@@ -367,7 +375,7 @@ impl Job {
             return self.hand_out_anew(chunk);
         }
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
-        let (attempt, losses) = (chunk.attempt + 1, chunk.losses + 1);
+        let losses = chunk.losses + 1;
         debug!(job = self.number, ?chunk, "suspect");
         if chunk.count == 1 && losses >= LOSSES {
             let error = remote::lost_error(format!(
@@ -383,7 +391,9 @@ impl Job {
         for first in (chunk.first..chunk.first + chunk.count).step_by(part) {
             let count = part.min(chunk.first + chunk.count - first);
             let bytes = feed::take_records(&mut rest, count).to_vec();
-            self.again.push_back((Chunk { first, count, attempt, losses }, Arc::new(bytes)));
+            let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
+            let part = Chunk { first, count, attempt, returns, losses };
+            self.again.push_back((part, Arc::new(bytes)));
         }
     }
 

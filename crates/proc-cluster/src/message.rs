@@ -36,6 +36,8 @@ pub(crate) struct Chunk {
     pub(crate) first: usize,
     pub(crate) count: usize,
     pub(crate) attempt: u32,
+    /// How many of these attempts were given back or lost, rather than met by a machine without room.
+    pub(crate) returns: u32,
     /// How many machines were lost that had these tasks.
     pub(crate) losses: u32,
 }
@@ -79,6 +81,8 @@ pub(crate) enum Outcome {
     Failed(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Not done, through no fault of the tasks: to be handed out anew.
     Returned,
+    /// Not even begun, since there is no room for it here: the same, and no sign of anything.
+    Busy,
     /// The machine that had it was lost, and one of its tasks may be why.
     Suspect,
 }

@@ -200,6 +200,39 @@ fn a_task_that_takes_machines_down_fails_alone() {
     assert!(begun(&directory) <= 3, "it took {} machines down", begun(&directory));
 }
 
+/// Kills the machine it runs on, unless that is a safe one; there it waits for a word.
+fn poison_elsewhere(directory: String) -> u32 {
+    if std::env::var_os("SAFE").is_none() {
+        mark(&directory, &format!("fell-{}", std::process::id()));
+        nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGKILL).expect("it is ours");
+    }
+    mark(&directory, "alone");
+    support::wait_until("it may end", || fs::exists(format!("{directory}/word")).expect("a file"));
+    17
+}
+
+#[test]
+fn a_machine_with_one_alone_takes_nothing_and_loses_nothing() {
+    let Some(server) = Server::start() else { return };
+    let directory = marks(&server);
+    let cluster = server.cluster();
+    let suspect = cluster.apply_async(poison_elsewhere, directory.clone()).expect("it is sent");
+    for fallen in 1..=2 {
+        let _doomed = server.agent(1);
+        wait_until("it fell", || begun(&directory) == fallen);
+    }
+    // It asks for as many chunks as it has workers: more than a chunk may be given back.
+    let mut safe = server.agent_command(30);
+    let _safe = support::Group::start(safe.env("SAFE", "1"));
+    wait_until("the suspect runs alone", || begun(&directory) == 3);
+    let innocent = cluster.apply_async(|x: u32| x, 1).expect("it is sent");
+    // Were it given back again and again, that would be over before another machine is there.
+    let _other = server.agent(1);
+    assert_eq!(innocent.get().expect("it waited for a machine"), 1);
+    mark(&directory, "word");
+    assert_eq!(suspect.get().expect("it was not lost a third time"), 17);
+}
+
 #[test]
 fn a_server_that_restarts_with_its_data_loses_nothing() {
     let Some(mut server) = Server::start() else { return };
