@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::lease;
 use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
@@ -320,14 +321,22 @@ impl Job {
         }
     }
 
-    /// Fetches stored results in the background.
+    /// Fetches stored results in the background; meanwhile the work is ours.
     fn fetch(&mut self, reply: Reply, body: Body) {
         self.leaves = true;
         let link = Arc::clone(&self.link);
         let job = self.number;
         self.fetching.spawn(async move {
             let subject = link.names.fates(link.driver, job, reply.chunk, reply.delivered);
-            let fates = link.store.get(body, &subject).await;
+            let fetched = link.store.get(body, &subject);
+            if !lease::is_place(&reply.acknowledge) {
+                return (reply, fetched.await);
+            }
+            let renewed = lease::renew(&link.client, &reply.acknowledge, link.manners.lease);
+            let fates = tokio::select! {
+                fates = fetched => fates,
+                never = renewed => match never {},
+            };
             (reply, fates)
         });
     }

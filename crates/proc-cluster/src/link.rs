@@ -19,6 +19,7 @@ use crate::connection::Settings;
 use crate::data::Store;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
+use crate::lease;
 use crate::message::{self, Beat, Names, Presence, Reply};
 
 /// How long a driver waits for a server that is not there.
@@ -275,8 +276,7 @@ impl Link {
 
     /// Says that a reply has arrived, and the work need not be done again.
     pub(crate) async fn acknowledge(&self, subject: String) {
-        // The subject comes from the agent.
-        if subject.starts_with("$JS.ACK.") && !subject.contains(['*', '>', ' ']) {
+        if lease::is_place(&subject) {
             // One that is lost is made good by the next delivery.
             let _ = self.client.publish(subject, "+ACK".into()).await;
         }

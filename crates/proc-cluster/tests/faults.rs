@@ -5,6 +5,8 @@
 mod support;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -258,6 +260,51 @@ fn what_a_server_has_lost_is_handed_out_anew() {
     fs::remove_dir_all(server.path().join("data")).expect("it was there");
     server.run();
     assert_eq!(results.count(), 200);
+}
+
+/// A line to a server that carries so many bytes a second to this side, and the address of its end.
+fn slow_line(server: &Server, bytes: usize) -> String {
+    let end = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = format!("nats://{}", end.local_addr().expect("it is bound"));
+    let port = server.port();
+    std::thread::spawn(move || {
+        for near in end.incoming() {
+            let near = near.expect("it is accepted");
+            let far = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+            let (mut up, mut down) = ((&near, &far), (&far, &near));
+            std::thread::scope(|scope| {
+                scope.spawn(|| std::io::copy(&mut up.0, &mut up.1));
+                let mut piece = vec![0; bytes / 100];
+                while let Ok(len @ 1..) = down.0.read(&mut piece)
+                    && down.1.write_all(&piece[..len]).is_ok()
+                {
+                    std::thread::sleep(Duration::from_secs(1) * len as u32 / bytes as u32);
+                }
+                let _ = far.shutdown(Shutdown::Both); // both ends may have gone
+                let _ = near.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn results_that_take_longer_than_a_lease_to_fetch_are_made_once() {
+    let Some(server) = Server::start() else { return };
+    let _agent = server.agent(2);
+    // Five leases, of which a piece's way takes one.
+    let line = slow_line(&server, 2 << 20);
+    let cluster = proc_cluster::Cluster::builder(&line).lease(LEASE).connect();
+    let cluster = cluster.expect("the line leads to the server");
+    let directory = marks(&server);
+    let large = |directory: String| {
+        let attempt = proc_cluster::attempt().expect("it is a task").number;
+        mark(&directory, &format!("{attempt}"));
+        serde_bytes::ByteBuf::from(vec![7_u8; 20 << 20])
+    };
+    let bytes = cluster.apply(large, directory.clone()).expect("it is fetched in the end");
+    assert_eq!(bytes.len(), 20 << 20);
+    assert_eq!(begun(&directory), 1, "it is not done again while its result is fetched");
 }
 
 #[test]

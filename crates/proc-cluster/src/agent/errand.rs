@@ -1,7 +1,7 @@
 //! One chunk on an agent: fetched, run by the pool, its lease renewed meanwhile, its reply sent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use proc_core::remote;
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::{DEPTH, Place, Shared};
+use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 
 /// How often results are sent to the store before that is left to another delivery.
@@ -56,10 +57,10 @@ impl Errand {
     pub(super) async fn run(mut self) -> Done {
         let end = {
             let Errand { shared, work, place, cancelled } = &mut self;
-            let lease = work.lease;
+            let renewed = lease::renew(&shared.client, &place.acknowledge, work.lease);
             tokio::select! {
                 end = carry_out(shared, work, place, cancelled) => end,
-                () = renew(shared, place, lease) => End::Nothing,
+                never = renewed => match never {},
             }
         };
         let took = match &end {
@@ -105,19 +106,6 @@ impl Errand {
                 warn!(%error, "a reply was not sent");
             }
         }
-    }
-}
-
-/// Tells the server that the work is at hand, as long as this is polled.
-async fn renew(shared: &Shared, place: &Place, lease: Duration) {
-    let every = (lease / 3).max(Duration::from_millis(10));
-    let mut tick = tokio::time::interval(every);
-    tick.tick().await; // the first is at once
-    loop {
-        tick.tick().await;
-        let kind = Bytes::from_static(b"+WPI");
-        // Lost while the connection is: then the lease ends, as it should.
-        let _ = shared.client.publish(place.acknowledge.clone(), kind).await;
     }
 }
 
