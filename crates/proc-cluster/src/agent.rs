@@ -223,49 +223,60 @@ impl Agent {
         let mut leave = std::pin::pin!(told_to_leave()?);
         let mut deadline = None;
         loop {
-            if self.over.is_some() {
-                break;
-            }
             if deadline.is_none() {
                 self.ask().await;
-            } else if self.at_hand.is_empty() {
+            } else if self.at_hand.is_empty() && self.hears_no_more() {
                 break;
             }
             tokio::select! {
                 biased;
-                Some(done) = self.done.1.recv() => self.settle(done),
-                Some(message) = self.inbox.next() => self.take(message).await,
+                Some(done) = self.done.1.recv() => {
+                    self.settle(done);
+                    if self.over.is_some() && deadline.is_none() {
+                        deadline = Some(Instant::now());
+                        self.leave().await;
+                    }
+                }
+                message = self.inbox.next(), if self.inbox.state != InboxState::Closed => {
+                    if let Some(message) = message {
+                        self.take(message).await;
+                    }
+                }
                 Some(message) = self.beats.next() => self.hear(&message).await,
                 Some(event) = self.events.recv() => self.heed(event),
                 _ = tick.tick() => {
                     self.look_after();
                     self.tell().await;
                     if deadline.is_some_and(|deadline| deadline < Instant::now()) {
-                        break;
+                        for at_hand in self.at_hand.values_mut() {
+                            at_hand.cancel(Cancel::Leaving);
+                        }
                     }
                 }
                 () = &mut leave, if deadline.is_none() => {
                     info!(at_hand = self.at_hand.len(), "agent leaves");
                     deadline = Some(Instant::now() + FAREWELL);
-                    self.presence.leaving = true;
-                    self.tell().await;
+                    self.leave().await;
                 }
             }
         }
-        for at_hand in self.at_hand.values_mut() {
-            at_hand.cancel(Cancel::Leaving);
-        }
-        while !self.at_hand.is_empty() {
-            match self.done.1.recv().await {
-                Some(done) => self.settle(done),
-                None => break,
-            }
-        }
-        self.presence.leaving = true;
         self.tell().await;
         // Without a connection there is nobody to tell.
         let _ = tokio::time::timeout(TICK, self.shared.client.flush()).await;
         self.over.map_or(Ok(()), Err)
+    }
+
+    /// Takes no more work; what still arrives is handed back at once.
+    async fn leave(&mut self) {
+        self.presence.leaving = true;
+        self.tell().await;
+        self.inbox.close().await;
+    }
+
+    /// Whether nothing is on its way here any more: without a connection it is lost to us anyway.
+    fn hears_no_more(&self) -> bool {
+        let connected = async_nats::connection::State::Connected;
+        self.inbox.state == InboxState::Closed || self.shared.client.connection_state() != connected
     }
 
     /// Asks for as many chunks as there is room for, unless enough are asked for.

@@ -142,6 +142,33 @@ fn machines_join_in_the_middle_and_leave_by_a_word() {
 }
 
 #[test]
+fn a_machine_that_leaves_takes_nothing_more() {
+    let Some(server) = Server::start() else { return };
+    let mut leaving = server.agent(8);
+    // A lease that nobody waits for.
+    let cluster = server.builder().lease(support::LIMIT).connect().expect("it is there");
+    let directory = marks(&server);
+    let last = |directory: String| {
+        mark(&directory, "begun");
+        support::wait_until("a word", || fs::exists(format!("{directory}/word")).expect("a file"));
+        nix::unistd::getpgrp().as_raw()
+    };
+    let last = cluster.apply_async(last, directory.clone()).expect("it is sent");
+    wait_until("it has begun", || begun(&directory) == 1);
+    kill(leaving.pid(), Signal::SIGTERM).expect("it is alive");
+    wait_until("it says so", || cluster.fleet().workers() == 0);
+    // Its requests for more were at the server before those of any other.
+    let group = |_: u32| nix::unistd::getpgrp().as_raw();
+    let others = cluster.options().chunksize(1).map_async(group, 0..20).expect("it is sent");
+    let staying = server.agent(1);
+    let groups = others.get().expect("the other machine does them");
+    assert_eq!(groups, [staying.pid().as_raw(); 20]);
+    mark(&directory, "word");
+    assert_eq!(last.get().expect("it finishes what it has begun"), leaving.pid().as_raw());
+    assert!(leaving.wait().success(), "it leaves with a good word");
+}
+
+#[test]
 fn workers_that_are_killed_cost_their_own_task() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
