@@ -12,7 +12,7 @@ mod publication;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proc_core::Error;
 use proc_core::remote::{self, Function};
@@ -101,14 +101,15 @@ impl Drop for Handle {
 struct Out {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
-    /// The server has it for sure.
-    confirmed: bool,
+    /// Since when the server has it for sure.
+    confirmed: Option<Instant>,
+    /// It was not at the server when that was last asked.
+    missing: bool,
 }
 
 struct Job {
     link: Arc<Link>,
     number: u64,
-    subject: String,
     function: Function,
     terms: Terms,
     mailbox: Arc<Mailbox>,
@@ -125,10 +126,6 @@ struct Job {
     ended: bool,
     /// Pieces of large values, or chunks handed out twice, may be left at the server.
     leaves: bool,
-    /// Whether a reply has come since the last look.
-    lively: bool,
-    /// How many looks in turn found nothing at the server.
-    missing: u32,
 }
 
 /// Starts a job on the link's runtime.
@@ -148,7 +145,6 @@ pub(crate) fn start(
     let job = Job {
         link: Arc::clone(link),
         number,
-        subject: link.names.work(&link.build, link.driver, number),
         function,
         terms,
         mailbox: Arc::clone(&mailbox),
@@ -161,8 +157,6 @@ pub(crate) fn start(
         fetching: JoinSet::new(),
         ended: false,
         leaves: false,
-        lively: true,
-        missing: 0,
     };
     runtime.spawn(job.run());
     Ok(Handle { notes: sender, mailbox, goes_on: false })
@@ -177,8 +171,7 @@ impl Drop for Job {
 
 impl Job {
     async fn run(mut self) {
-        let every = (self.link.manners.lease / 2).min(Duration::from_secs(2));
-        let mut tick = tokio::time::interval(every);
+        let mut tick = tokio::time::interval(self.look_every());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.ended && self.is_done()) {
             self.hand_out();
@@ -224,7 +217,8 @@ impl Job {
             self.leaves |= chunk.attempt > 0 || arguments.len() > message::PIECE;
             self.out_bytes += arguments.len();
             self.publish(chunk, &arguments);
-            self.out.insert(chunk.first, Out { chunk, arguments, confirmed: false });
+            let out = Out { chunk, arguments, confirmed: None, missing: false };
+            self.out.insert(chunk.first, out);
         }
     }
 
@@ -251,7 +245,6 @@ impl Job {
     fn publish(&mut self, chunk: Chunk, arguments: &Arc<Vec<u8>>) {
         let publication = Publication {
             link: Arc::clone(&self.link),
-            subject: self.subject.clone(),
             job: self.number,
             function: self.function,
             terms: self.terms,
@@ -263,7 +256,7 @@ impl Job {
 
     fn confirm(&mut self, chunk: Chunk) {
         if let Some(out) = self.out.get_mut(&chunk.first).filter(|out| out.chunk == chunk) {
-            out.confirmed = true;
+            out.confirmed = Some(Instant::now());
         }
     }
 
@@ -288,8 +281,6 @@ impl Job {
     }
 
     async fn take(&mut self, mut reply: Reply) {
-        self.lively = true;
-        self.missing = 0;
         let acknowledge = std::mem::take(&mut reply.acknowledge);
         let Reply { chunk, .. } = reply;
         match reply.outcome {
@@ -418,28 +409,41 @@ impl Job {
         if let Some(absence) = self.link.absence() {
             return self.give_up(absence);
         }
-        if std::mem::take(&mut self.lively) || !self.out.values().any(|out| out.confirmed) {
+        self.look_for_what_is_lost().await;
+    }
+
+    fn look_every(&self) -> Duration {
+        (self.link.manners.lease / 2).min(Duration::from_secs(2))
+    }
+
+    /// Hands out anew what the server has had for some time, and has no more.
+    ///
+    /// Work is there until we acknowledge it, also while it runs; what is answered soon is never asked for.
+    async fn look_for_what_is_lost(&mut self) {
+        let every = self.look_every();
+        let is_old = |out: &Out| out.confirmed.is_some_and(|since| since.elapsed() >= every);
+        let old: Vec<Chunk> =
+            self.out.values().filter(|out| is_old(out)).map(|out| out.chunk).collect();
+        if old.is_empty() {
             return;
         }
-        let look = tokio::time::timeout(PATIENCE, self.link.waiting(&self.subject)).await;
-        match look {
-            Ok(Ok(0)) => self.missing += 1,
-            Ok(Ok(_)) => self.missing = 0,
+        let look = self.link.work_at_the_server(self.number);
+        let there = match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok(there)) => there,
             Ok(Err(error)) => {
                 warn!(%error, "the queue cannot be looked at");
-                if self.link.make_streams().await.is_ok() {
-                    self.missing += 1;
-                }
+                let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
+                return;
             }
-            Err(_) => {}
-        }
-        // Twice, since a reply may have been on its way.
-        if self.missing >= 2 {
-            self.missing = 0;
-            let lost: Vec<Chunk> =
-                self.out.values().filter(|out| out.confirmed).map(|out| out.chunk).collect();
-            warn!(job = self.number, chunks = lost.len(), "the server has lost work");
-            for chunk in lost {
+            Err(_) => return,
+        };
+        for chunk in old {
+            let Link { names, build, driver, .. } = &*self.link;
+            let missing = !there.contains(&names.work(build, *driver, self.number, chunk));
+            let Some(out) = self.out.get_mut(&chunk.first) else { continue };
+            // Twice, since another server of a cluster may not know yet.
+            if std::mem::replace(&mut out.missing, missing) && missing {
+                warn!(job = self.number, ?chunk, "the server has lost work");
                 self.hand_out_anew(chunk);
             }
         }
@@ -465,7 +469,7 @@ impl Job {
         self.publishing.shutdown().await;
         self.fetching.shutdown().await;
         if self.leaves {
-            let purged = self.link.purge(&self.subject, self.number);
+            let purged = self.link.purge(self.number);
             match tokio::time::timeout(PATIENCE, purged).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!(%error, "something may be left at the server"),

@@ -175,8 +175,15 @@ impl Names {
         self.subject(format_args!("task.{build}.>"))
     }
 
-    pub(crate) fn work(&self, build: &str, driver: u64, job: u64) -> String {
-        self.subject(format_args!("task.{build}.{driver:016x}.{job}"))
+    /// Where a chunk lies; each has a place of its own, so that the server can be asked for it.
+    pub(crate) fn work(&self, build: &str, driver: u64, job: u64, chunk: Chunk) -> String {
+        let Chunk { first, count, attempt, .. } = chunk;
+        let rest = format_args!("{first}.{count}.{attempt}");
+        self.subject(format_args!("task.{build}.{driver:016x}.{job}.{rest}"))
+    }
+
+    pub(crate) fn work_of_job(&self, build: &str, driver: u64, job: u64) -> String {
+        self.subject(format_args!("task.{build}.{driver:016x}.{job}.>"))
     }
 
     pub(crate) fn all_data(&self) -> String {
@@ -224,7 +231,9 @@ mod tests {
             assert!(Names::new(name).is_err_and(|error| error.is_invalid()), "{name:?}");
         }
         let names = Names::new("night_run-2").expect("a plain name");
-        assert_eq!(names.work("b1", 10, 3), "proc.night_run-2.task.b1.000000000000000a.3");
+        let chunk = Chunk { first: 7, count: 2, attempt: 1, returns: 0, losses: 0 };
+        let work = names.work("b1", 10, 3, chunk);
+        assert_eq!(work, "proc.night_run-2.task.b1.000000000000000a.3.7.2.1");
     }
 
     #[test]

@@ -289,6 +289,42 @@ fn what_a_server_has_lost_is_handed_out_anew() {
     assert_eq!(results.count(), 200);
 }
 
+#[test]
+fn what_a_server_has_lost_is_missed_while_other_results_come() {
+    let Some(server) = Server::start() else { return };
+    let cluster = server.cluster();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let started = Instant::now();
+            let endless = cluster.options().chunksize(1).imap_unordered(|x: u32| x, 0..);
+            // Two are sent before anybody is there.
+            let mut firsts = 0;
+            for result in endless {
+                firsts += u32::from(result.expect("no task fails") < 2);
+                if firsts == 2 {
+                    return true;
+                }
+                if started.elapsed() > Duration::from_secs(60) {
+                    return false;
+                }
+            }
+            unreachable!("it is endless");
+        });
+        // Nobody is there to take it.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let client = async_nats::connect(server.address()).await.expect("it listens");
+            let context = async_nats::jetstream::new(client);
+            let stream = context.get_stream("proc-default-tasks").await.expect("a driver made it");
+            while stream.delete_message(1).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let _agent = server.agent(2);
+        assert!(call.join().expect("it does not panic"), "one of the first is lost, others go on");
+    });
+}
+
 /// A line to a server that carries so many bytes a second to this side, and the address of its end.
 fn slow_line(server: &Server, bytes: usize) -> String {
     let end = TcpListener::bind("127.0.0.1:0").expect("a port is free");

@@ -15,7 +15,6 @@ use crate::message::{self, Chunk, Work};
 /// A chunk on its way to the server.
 pub(super) struct Publication {
     pub(super) link: Arc<Link>,
-    pub(super) subject: String,
     pub(super) job: u64,
     pub(super) function: Function,
     pub(super) terms: Terms,
@@ -62,10 +61,11 @@ impl Publication {
         let id = format!("{:x}.{}.{first}.{count}.{attempt}", link.driver, self.job);
         headers.insert("Nats-Msg-Id", id);
         let work = message::encode(&work)?.into();
+        let subject = link.names.work(&link.build, link.driver, self.job, *chunk);
         let failed = |error: &dyn std::fmt::Display| {
             fleet_error(format!("the server did not confirm work: {error}"))
         };
-        let sent = link.context.publish_with_headers(self.subject.clone(), headers, work).await;
+        let sent = link.context.publish_with_headers(subject, headers, work).await;
         sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
         Ok(())
     }
