@@ -189,6 +189,7 @@ impl Job {
                 Some(published) = self.publishing.join_next() => match published {
                     Ok(Ok(chunk)) => self.confirm(chunk),
                     Ok(Err((chunk, error))) => self.fail(chunk, error),
+                    // Aborted, which happens only as the job ends: panics are errors of their own.
                     Err(_) => {}
                 },
                 Some(fetched) = self.fetching.join_next() => {

@@ -277,6 +277,25 @@ fn a_server_that_restarts_with_its_data_loses_nothing() {
 }
 
 #[test]
+fn a_server_may_be_away_for_longer_than_calls_wait_for_agents() {
+    let Some(mut server) = Server::start() else { return };
+    let _agent = server.agent(2);
+    let cluster = server.builder().patience(Duration::from_secs(1)).connect();
+    let cluster = cluster.expect("it is there");
+    wait_for_workers(&cluster, 2);
+    server.kill();
+    let task = cluster.map_async(|x: u32| x + 1, 0..100).expect("it is encoded");
+    // Work counts as not confirmed after five seconds, and calls wait for one more.
+    let mut task = match task.get_timeout(Duration::from_secs(8)) {
+        Err(task) => task,
+        Ok(ended) => panic!("it did not wait: {ended:?}"),
+    };
+    assert!(!task.is_ready());
+    server.run();
+    assert!(task.get().expect("all is well").into_iter().eq(1..=100));
+}
+
+#[test]
 fn what_a_server_has_lost_is_handed_out_anew() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
