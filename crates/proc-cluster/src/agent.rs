@@ -1,7 +1,7 @@
 //! An agent: takes work from the server as fast as its pool can do it, and sends what comes of it.
 //!
-//! It holds as many chunks as it has workers (more only where chunks take no time), so that little is
-//! lost with it. Each chunk is a task of its own here, see `errand`; this module asks for work, hears
+//! It holds as many chunks as it has workers, one more for each that is at work where chunks are short,
+//! and more only where they take no time; so little is lost with it. Each chunk is a task of its own here, see `errand`; this module asks for work, hears
 //! from drivers and tells of itself. It acknowledges nothing: that is the driver's to do, once it has
 //! the result.
 
@@ -25,7 +25,7 @@ use crate::build_id;
 use crate::connection::Settings;
 use crate::data::Store;
 use crate::message::{self, Beat, Counts, Names, Outcome, Presence, Work};
-use errand::{Cancel, Errand};
+use errand::{Cancel, Course, Errand};
 
 pub(crate) use environment::serve_if_asked;
 
@@ -44,6 +44,13 @@ const FAREWELL: Duration = Duration::from_secs(20);
 /// How many chunks a worker may have at hand where they take no time, and what that means.
 const DEPTH: usize = 32;
 const NO_TIME: f64 = 2e6; // nanoseconds
+
+/// How long chunks take at most where the next one is asked for while one runs: the way there and
+/// back, which a worker would else wait for, counts for little beside more.
+const LONG: f64 = 50e6; // nanoseconds
+
+/// How long what was asked for ahead may wait for a worker, before another machine is to have it.
+const WAIT: Duration = Duration::from_millis(200);
 
 /// Serves a fleet with a pool, until SIGTERM or SIGINT; then finishes what it has begun.
 ///
@@ -287,9 +294,7 @@ impl Agent {
         if Instant::now() < self.ask_again || !self.can_listen().await {
             return;
         }
-        let workers = self.presence.workers;
-        let depth = if self.cost == 0.0 { 1 } else { (NO_TIME / self.cost.max(1.0)) as usize };
-        let allowed = workers * depth.clamp(1, DEPTH);
+        let allowed = most_at_hand(self.presence.workers, self.at_hand.len(), self.cost);
         let free = allowed.saturating_sub(self.at_hand.len() + self.asked);
         if free == 0 || (self.asked > 0 && free < allowed / 2) {
             return;
@@ -343,7 +348,8 @@ impl Agent {
         let (cancel, cancelled) = oneshot::channel();
         let (sequence, suspect) = (place.sequence, place.delivered > 1);
         let (driver, job, lease, chunk) = (work.driver, work.job, work.lease, work.chunk);
-        let errand = Errand { shared: Arc::clone(&self.shared), work, place, cancelled };
+        let ahead = self.at_hand.len() >= self.presence.workers;
+        let errand = Errand { shared: Arc::clone(&self.shared), work, place, ahead, cancelled };
         if suspect {
             return errand.reply(Outcome::Suspect).await;
         }
@@ -405,13 +411,20 @@ impl Agent {
         if let Some(at_hand) = self.at_hand.remove(&done.sequence) {
             let counts = &mut self.presence.counts;
             counts.in_flight -= at_hand.tasks;
-            let Some(took) = done.took else {
-                counts.failed += at_hand.tasks;
-                return;
-            };
-            counts.done += at_hand.tasks;
-            let took = took as f64;
-            self.cost = if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
+            match done.course {
+                Course::Took(nanoseconds) => {
+                    counts.done += at_hand.tasks;
+                    let took = nanoseconds as f64;
+                    self.cost =
+                        if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
+                }
+                // Something takes longer than was known: nothing is asked for ahead for now.
+                Course::NoRoom => {
+                    counts.failed += at_hand.tasks;
+                    self.cost = self.cost.max(LONG);
+                }
+                Course::BrokenOff => counts.failed += at_hand.tasks,
+            }
         }
     }
 
@@ -493,6 +506,20 @@ impl Place {
     }
 }
 
+/// How many chunks a worker may be given at once that take so many nanoseconds; 0 where nothing is known.
+fn depth(cost: f64) -> usize {
+    if cost == 0.0 { 1 } else { ((NO_TIME / cost) as usize).clamp(1, DEPTH) }
+}
+
+/// How many chunks may be at hand or asked for, where so many are at hand.
+///
+/// What is ahead is asked for only as workers begin: the server serves requests in their order, so
+/// machines with nothing to do come first.
+fn most_at_hand(workers: usize, at_hand: usize, cost: f64) -> usize {
+    let ahead = if cost > 0.0 && cost < LONG { at_hand.min(workers) } else { 0 };
+    workers * depth(cost) + ahead
+}
+
 async fn listen(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
     client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
 }
@@ -509,4 +536,21 @@ fn told_to_leave() -> Result<impl Future<Output = ()>, Error> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_chunk_is_at_hand_unless_chunks_are_long() {
+        let ms = 1e6;
+        assert_eq!(most_at_hand(2, 0, 0.0), 2, "nothing is known");
+        assert_eq!(most_at_hand(2, 2, 0.0), 2, "nothing is known yet");
+        assert_eq!(most_at_hand(2, 0, 5.0 * ms), 2, "machines that do something ask later");
+        assert_eq!(most_at_hand(2, 1, 5.0 * ms), 3);
+        assert_eq!([2, 3, 4].map(|at_hand| most_at_hand(2, at_hand, 5.0 * ms)), [4; 3]);
+        assert_eq!(most_at_hand(2, 2, 60.0 * ms), 2, "it would wait for long");
+        assert_eq!(most_at_hand(2, 0, 0.001 * ms), 2 * DEPTH, "they take no time");
+    }
 }
