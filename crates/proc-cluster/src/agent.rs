@@ -1,7 +1,7 @@
 //! An agent: takes work from the server as fast as its pool can do it, and sends what comes of it.
 //!
-//! It holds as many chunks as it has workers (more only where chunks take no time), so that little is
-//! lost with it. Each chunk is a task of its own here, see `errand`; this module asks for work, hears
+//! It holds as many chunks as it has workers, one more for each that is at work where chunks are short,
+//! and more only where they take no time; so little is lost with it. Each chunk is a task of its own here, see `errand`; this module asks for work, hears
 //! from drivers and tells of itself. It acknowledges nothing: that is the driver's to do, once it has
 //! the result.
 
@@ -25,7 +25,7 @@ use crate::build_id;
 use crate::connection::Settings;
 use crate::data::Store;
 use crate::message::{self, Beat, Counts, Names, Outcome, Presence, Work};
-use errand::{Cancel, Errand};
+use errand::{Cancel, Course, Errand};
 
 pub(crate) use environment::serve_if_asked;
 
@@ -44,6 +44,13 @@ const FAREWELL: Duration = Duration::from_secs(20);
 /// How many chunks a worker may have at hand where they take no time, and what that means.
 const DEPTH: usize = 32;
 const NO_TIME: f64 = 2e6; // nanoseconds
+
+/// How long chunks take at most where the next one is asked for while one runs: the way there and
+/// back, which a worker would else wait for, counts for little beside more.
+const LONG: f64 = 50e6; // nanoseconds
+
+/// How long what was asked for ahead may wait for a worker, before another machine is to have it.
+const WAIT: Duration = Duration::from_millis(200);
 
 /// Serves a fleet with a pool, until SIGTERM or SIGINT; then finishes what it has begun.
 ///
@@ -95,9 +102,7 @@ impl Shared {
 struct Agent {
     shared: Arc<Shared>,
     presence: Presence,
-    /// Where work arrives.
-    inbox: String,
-    work: async_nats::Subscriber,
+    inbox: Inbox,
     beats: async_nats::Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
     done: (mpsc::UnboundedSender<errand::Done>, mpsc::UnboundedReceiver<errand::Done>),
@@ -113,6 +118,48 @@ struct Agent {
     cost: f64,
     /// Why the pool has ended.
     over: Option<Error>,
+}
+
+/// Where work arrives.
+struct Inbox {
+    subject: String,
+    work: async_nats::Subscriber,
+    state: InboxState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InboxState {
+    /// Work that was asked for may come.
+    Open,
+    /// The server is told to send nothing more, whatever was asked for; something may be on its way.
+    Closing,
+    Closed,
+}
+
+impl Inbox {
+    async fn open(client: &Client) -> Result<Inbox, Error> {
+        // A name of its own each time, so that the server sends here only what was asked for since.
+        let subject = client.new_inbox();
+        let work = listen(client, subject.clone()).await?;
+        Ok(Inbox { subject, work, state: InboxState::Open })
+    }
+
+    /// Withdraws the requests that wait at the server: it drops those to which nobody listens.
+    async fn close(&mut self) {
+        if self.state == InboxState::Open {
+            self.state = InboxState::Closing;
+            let _ = self.work.drain().await; // a client that has ended gets nothing anyway
+        }
+    }
+
+    /// What arrives, until the inbox is closed.
+    async fn next(&mut self) -> Option<Message> {
+        let message = self.work.next().await;
+        if message.is_none() {
+            self.state = InboxState::Closed;
+        }
+        message
+    }
 }
 
 struct AtHand {
@@ -146,11 +193,7 @@ impl Agent {
             settings.connect("agent", PATIENCE, move |event| drop(send_event.send(event))).await?;
         let context: Context = jetstream::new(client.clone());
         let store = Store::new(&context, &names.data()).await?;
-        let inbox = client.new_inbox();
-        let subscribe = async |subject: String| {
-            client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
-        };
-        let (work, beats) = (subscribe(inbox.clone()).await?, subscribe(names.beats()).await?);
+        let (inbox, beats) = (Inbox::open(&client).await?, listen(&client, names.beats()).await?);
         let host = nix::unistd::gethostname()
             .map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
         let workers = pool.processes();
@@ -169,7 +212,6 @@ impl Agent {
             shared: Arc::new(Shared { client, store, names, pool, host, room }),
             presence,
             inbox,
-            work,
             beats,
             events,
             done: mpsc::unbounded_channel(),
@@ -188,49 +230,60 @@ impl Agent {
         let mut leave = std::pin::pin!(told_to_leave()?);
         let mut deadline = None;
         loop {
-            if self.over.is_some() {
-                break;
-            }
             if deadline.is_none() {
                 self.ask().await;
-            } else if self.at_hand.is_empty() {
+            } else if self.at_hand.is_empty() && self.hears_no_more() {
                 break;
             }
             tokio::select! {
                 biased;
-                Some(done) = self.done.1.recv() => self.settle(done),
-                Some(message) = self.work.next() => self.take(message).await,
+                Some(done) = self.done.1.recv() => {
+                    self.settle(done);
+                    if self.over.is_some() && deadline.is_none() {
+                        deadline = Some(Instant::now());
+                        self.leave().await;
+                    }
+                }
+                message = self.inbox.next(), if self.inbox.state != InboxState::Closed => {
+                    if let Some(message) = message {
+                        self.take(message).await;
+                    }
+                }
                 Some(message) = self.beats.next() => self.hear(&message).await,
                 Some(event) = self.events.recv() => self.heed(event),
                 _ = tick.tick() => {
                     self.look_after();
                     self.tell().await;
                     if deadline.is_some_and(|deadline| deadline < Instant::now()) {
-                        break;
+                        for at_hand in self.at_hand.values_mut() {
+                            at_hand.cancel(Cancel::Leaving);
+                        }
                     }
                 }
                 () = &mut leave, if deadline.is_none() => {
                     info!(at_hand = self.at_hand.len(), "agent leaves");
                     deadline = Some(Instant::now() + FAREWELL);
-                    self.presence.leaving = true;
-                    self.tell().await;
+                    self.leave().await;
                 }
             }
         }
-        for at_hand in self.at_hand.values_mut() {
-            at_hand.cancel(Cancel::Leaving);
-        }
-        while !self.at_hand.is_empty() {
-            match self.done.1.recv().await {
-                Some(done) => self.settle(done),
-                None => break,
-            }
-        }
-        self.presence.leaving = true;
         self.tell().await;
         // Without a connection there is nobody to tell.
         let _ = tokio::time::timeout(TICK, self.shared.client.flush()).await;
         self.over.map_or(Ok(()), Err)
+    }
+
+    /// Takes no more work; what still arrives is handed back at once.
+    async fn leave(&mut self) {
+        self.presence.leaving = true;
+        self.tell().await;
+        self.inbox.close().await;
+    }
+
+    /// Whether nothing is on its way here any more: without a connection it is lost to us anyway.
+    fn hears_no_more(&self) -> bool {
+        let connected = async_nats::connection::State::Connected;
+        self.inbox.state == InboxState::Closed || self.shared.client.connection_state() != connected
     }
 
     /// Asks for as many chunks as there is room for, unless enough are asked for.
@@ -238,12 +291,10 @@ impl Agent {
         if self.asked > 0 && self.asked_at.elapsed() > ASK + TICK {
             self.asked = 0; // the answer was lost
         }
-        if Instant::now() < self.ask_again || self.has_one_alone() {
+        if Instant::now() < self.ask_again || !self.can_listen().await {
             return;
         }
-        let workers = self.presence.workers;
-        let depth = if self.cost == 0.0 { 1 } else { (NO_TIME / self.cost.max(1.0)) as usize };
-        let allowed = workers * depth.clamp(1, DEPTH);
+        let allowed = most_at_hand(self.presence.workers, self.at_hand.len(), self.cost);
         let free = allowed.saturating_sub(self.at_hand.len() + self.asked);
         if free == 0 || (self.asked > 0 && free < allowed / 2) {
             return;
@@ -252,8 +303,11 @@ impl Agent {
         let (stream, consumer) = (names.tasks(), &self.presence.build);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
         let request = format!(r#"{{"batch":{free},"expires":{}}}"#, ASK.as_nanos());
-        let sent =
-            self.shared.client.publish_with_reply(subject, self.inbox.clone(), request.into());
+        let sent = self.shared.client.publish_with_reply(
+            subject,
+            self.inbox.subject.clone(),
+            request.into(),
+        );
         if sent.await.is_ok() {
             self.asked += free;
             self.asked_at = Instant::now();
@@ -294,12 +348,13 @@ impl Agent {
         let (cancel, cancelled) = oneshot::channel();
         let (sequence, suspect) = (place.sequence, place.delivered > 1);
         let (driver, job, lease, chunk) = (work.driver, work.job, work.lease, work.chunk);
-        let errand = Errand { shared: Arc::clone(&self.shared), work, place, cancelled };
+        let ahead = self.at_hand.len() >= self.presence.workers;
+        let errand = Errand { shared: Arc::clone(&self.shared), work, place, ahead, cancelled };
         if suspect {
             return errand.reply(Outcome::Suspect).await;
         }
-        if self.has_one_alone() {
-            return errand.reply(Outcome::Returned).await;
+        if self.inbox.state != InboxState::Open {
+            return errand.reply(Outcome::Busy).await;
         }
         let tasks = chunk.count as u64;
         self.presence.counts.in_flight += tasks;
@@ -307,15 +362,26 @@ impl Agent {
             self.presence.counts.redelivered += tasks;
         }
         let alone = chunk.must_be_alone();
+        if alone {
+            self.inbox.close().await;
+            self.asked = 0;
+        }
         let cancel = Some(cancel);
         self.at_hand.insert(sequence, AtHand { driver, job, tasks, lease, alone, cancel });
         let done = self.done.0.clone();
         tokio::spawn(async move { drop(done.send(errand.run().await)) });
     }
 
-    /// Whether something at hand is to run with nothing beside it; then nothing else is taken.
-    fn has_one_alone(&self) -> bool {
-        self.at_hand.values().any(|at_hand| at_hand.alone)
+    /// Whether what is asked for has somewhere to arrive: not beside what is to run alone.
+    async fn can_listen(&mut self) -> bool {
+        let has_one_alone = self.at_hand.values().any(|at_hand| at_hand.alone);
+        if self.inbox.state == InboxState::Closed
+            && !has_one_alone
+            && let Ok(inbox) = Inbox::open(&self.shared.client).await
+        {
+            self.inbox = inbox;
+        }
+        self.inbox.state == InboxState::Open
     }
 
     /// A request for work has ended without it.
@@ -345,13 +411,20 @@ impl Agent {
         if let Some(at_hand) = self.at_hand.remove(&done.sequence) {
             let counts = &mut self.presence.counts;
             counts.in_flight -= at_hand.tasks;
-            let Some(took) = done.took else {
-                counts.failed += at_hand.tasks;
-                return;
-            };
-            counts.done += at_hand.tasks;
-            let took = took as f64;
-            self.cost = if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
+            match done.course {
+                Course::Took(nanoseconds) => {
+                    counts.done += at_hand.tasks;
+                    let took = nanoseconds as f64;
+                    self.cost =
+                        if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
+                }
+                // Something takes longer than was known: nothing is asked for ahead for now.
+                Course::NoRoom => {
+                    counts.failed += at_hand.tasks;
+                    self.cost = self.cost.max(LONG);
+                }
+                Course::BrokenOff => counts.failed += at_hand.tasks,
+            }
         }
     }
 
@@ -433,6 +506,24 @@ impl Place {
     }
 }
 
+/// How many chunks a worker may be given at once that take so many nanoseconds; 0 where nothing is known.
+fn depth(cost: f64) -> usize {
+    if cost == 0.0 { 1 } else { ((NO_TIME / cost) as usize).clamp(1, DEPTH) }
+}
+
+/// How many chunks may be at hand or asked for, where so many are at hand.
+///
+/// What is ahead is asked for only as workers begin: the server serves requests in their order, so
+/// machines with nothing to do come first.
+fn most_at_hand(workers: usize, at_hand: usize, cost: f64) -> usize {
+    let ahead = if cost > 0.0 && cost < LONG { at_hand.min(workers) } else { 0 };
+    workers * depth(cost) + ahead
+}
+
+async fn listen(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
+    client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
+}
+
 /// Resolves at the first SIGTERM or SIGINT.
 fn told_to_leave() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -445,4 +536,21 @@ fn told_to_leave() -> Result<impl Future<Output = ()>, Error> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_chunk_is_at_hand_unless_chunks_are_long() {
+        let ms = 1e6;
+        assert_eq!(most_at_hand(2, 0, 0.0), 2, "nothing is known");
+        assert_eq!(most_at_hand(2, 2, 0.0), 2, "nothing is known yet");
+        assert_eq!(most_at_hand(2, 0, 5.0 * ms), 2, "machines that do something ask later");
+        assert_eq!(most_at_hand(2, 1, 5.0 * ms), 3);
+        assert_eq!([2, 3, 4].map(|at_hand| most_at_hand(2, at_hand, 5.0 * ms)), [4; 3]);
+        assert_eq!(most_at_hand(2, 2, 60.0 * ms), 2, "it would wait for long");
+        assert_eq!(most_at_hand(2, 0, 0.001 * ms), 2 * DEPTH, "they take no time");
+    }
 }

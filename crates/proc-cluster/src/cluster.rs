@@ -308,6 +308,8 @@ impl ClusterBuilder {
 
     /// How long calls wait for an agent of this build where there is none, before they fail
     /// ([`Error::is_fleet`]). One minute without it.
+    ///
+    /// Time in which the server is away does not count: calls go on when it is back.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

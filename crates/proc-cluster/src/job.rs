@@ -12,7 +12,7 @@ mod publication;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proc_core::Error;
 use proc_core::remote::{self, Function};
@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::lease;
 use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
@@ -36,8 +37,8 @@ const AHEAD: f64 = 50e6; // nanoseconds
 /// How many bytes of arguments may be handed out at once, beside one chunk.
 const MOST_BYTES: usize = 64 << 20;
 
-/// How often a chunk is handed out anew before its tasks count as lost, whatever the reasons.
-const ATTEMPTS: u32 = 20;
+/// How often a chunk is given back or lost before its tasks count as lost, whatever the reasons.
+const RETURNS: u32 = 20;
 
 /// How many machines a task may have been with when they were lost.
 const LOSSES: u32 = 3;
@@ -100,14 +101,15 @@ impl Drop for Handle {
 struct Out {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
-    /// The server has it for sure.
-    confirmed: bool,
+    /// Since when the server has it for sure.
+    confirmed: Option<Instant>,
+    /// It was not at the server when that was last asked.
+    missing: bool,
 }
 
 struct Job {
     link: Arc<Link>,
     number: u64,
-    subject: String,
     function: Function,
     terms: Terms,
     mailbox: Arc<Mailbox>,
@@ -124,10 +126,6 @@ struct Job {
     ended: bool,
     /// Pieces of large values, or chunks handed out twice, may be left at the server.
     leaves: bool,
-    /// Whether a reply has come since the last look.
-    lively: bool,
-    /// How many looks in turn found nothing at the server.
-    missing: u32,
 }
 
 /// Starts a job on the link's runtime.
@@ -147,7 +145,6 @@ pub(crate) fn start(
     let job = Job {
         link: Arc::clone(link),
         number,
-        subject: link.names.work(&link.build, link.driver, number),
         function,
         terms,
         mailbox: Arc::clone(&mailbox),
@@ -160,8 +157,6 @@ pub(crate) fn start(
         fetching: JoinSet::new(),
         ended: false,
         leaves: false,
-        lively: true,
-        missing: 0,
     };
     runtime.spawn(job.run());
     Ok(Handle { notes: sender, mailbox, goes_on: false })
@@ -176,8 +171,7 @@ impl Drop for Job {
 
 impl Job {
     async fn run(mut self) {
-        let every = (self.link.manners.lease / 2).min(Duration::from_secs(2));
-        let mut tick = tokio::time::interval(every);
+        let mut tick = tokio::time::interval(self.look_every());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.ended && self.is_done()) {
             self.hand_out();
@@ -195,6 +189,7 @@ impl Job {
                 Some(published) = self.publishing.join_next() => match published {
                     Ok(Ok(chunk)) => self.confirm(chunk),
                     Ok(Err((chunk, error))) => self.fail(chunk, error),
+                    // Aborted, which happens only as the job ends: panics are errors of their own.
                     Err(_) => {}
                 },
                 Some(fetched) = self.fetching.join_next() => {
@@ -223,7 +218,8 @@ impl Job {
             self.leaves |= chunk.attempt > 0 || arguments.len() > message::PIECE;
             self.out_bytes += arguments.len();
             self.publish(chunk, &arguments);
-            self.out.insert(chunk.first, Out { chunk, arguments, confirmed: false });
+            let out = Out { chunk, arguments, confirmed: None, missing: false };
+            self.out.insert(chunk.first, out);
         }
     }
 
@@ -250,7 +246,6 @@ impl Job {
     fn publish(&mut self, chunk: Chunk, arguments: &Arc<Vec<u8>>) {
         let publication = Publication {
             link: Arc::clone(&self.link),
-            subject: self.subject.clone(),
             job: self.number,
             function: self.function,
             terms: self.terms,
@@ -262,7 +257,7 @@ impl Job {
 
     fn confirm(&mut self, chunk: Chunk) {
         if let Some(out) = self.out.get_mut(&chunk.first).filter(|out| out.chunk == chunk) {
-            out.confirmed = true;
+            out.confirmed = Some(Instant::now());
         }
     }
 
@@ -287,8 +282,6 @@ impl Job {
     }
 
     async fn take(&mut self, mut reply: Reply) {
-        self.lively = true;
-        self.missing = 0;
         let acknowledge = std::mem::take(&mut reply.acknowledge);
         let Reply { chunk, .. } = reply;
         match reply.outcome {
@@ -307,6 +300,7 @@ impl Job {
                 }
             }
             Outcome::Returned => self.hand_out_anew(chunk),
+            Outcome::Busy => self.hand_on(chunk),
             Outcome::Suspect => self.suspect(chunk, reply.host),
         }
         self.link.acknowledge(acknowledge).await;
@@ -319,14 +313,22 @@ impl Job {
         }
     }
 
-    /// Fetches stored results in the background.
+    /// Fetches stored results in the background; meanwhile the work is ours.
     fn fetch(&mut self, reply: Reply, body: Body) {
         self.leaves = true;
         let link = Arc::clone(&self.link);
         let job = self.number;
         self.fetching.spawn(async move {
             let subject = link.names.fates(link.driver, job, reply.chunk, reply.delivered);
-            let fates = link.store.get(body, &subject).await;
+            let fetched = link.store.get(body, &subject);
+            if !lease::is_place(&reply.acknowledge) {
+                return (reply, fetched.await);
+            }
+            let renewed = lease::renew(&link.client, &reply.acknowledge, link.manners.lease);
+            let fates = tokio::select! {
+                fates = fetched => fates,
+                never = renewed => match never {},
+            };
             (reply, fates)
         });
     }
@@ -343,18 +345,25 @@ impl Job {
         self.link.acknowledge(reply.acknowledge).await;
     }
 
-    /// Hands out a chunk once more.
+    /// Hands out a chunk for which a machine had no room; it is as good as before.
+    fn hand_on(&mut self, chunk: Chunk) {
+        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
+        debug!(job = self.number, ?chunk, "handed on");
+        self.again.push_back((Chunk { attempt: chunk.attempt + 1, ..chunk }, arguments));
+    }
+
+    /// Hands out a chunk that was given back or lost.
     fn hand_out_anew(&mut self, chunk: Chunk) {
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
         debug!(job = self.number, ?chunk, "handed out anew");
-        let attempt = chunk.attempt + 1;
-        if attempt > ATTEMPTS {
+        let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
+        if returns > RETURNS {
             let error = remote::lost_error(format!(
-                "no machine kept it: it was given back or lost {ATTEMPTS} times; see the agents' logs"
+                "no machine kept it: it was given back or lost {RETURNS} times; see the agents' logs"
             ));
             return self.deliver(chunk, String::new(), Err(error));
         }
-        self.again.push_back((Chunk { attempt, ..chunk }, arguments));
+        self.again.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
     /// A machine was lost that had this chunk; a task of it may be why, or may not.
@@ -367,7 +376,7 @@ impl Job {
             return self.hand_out_anew(chunk);
         }
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
-        let (attempt, losses) = (chunk.attempt + 1, chunk.losses + 1);
+        let losses = chunk.losses + 1;
         debug!(job = self.number, ?chunk, "suspect");
         if chunk.count == 1 && losses >= LOSSES {
             let error = remote::lost_error(format!(
@@ -383,7 +392,9 @@ impl Job {
         for first in (chunk.first..chunk.first + chunk.count).step_by(part) {
             let count = part.min(chunk.first + chunk.count - first);
             let bytes = feed::take_records(&mut rest, count).to_vec();
-            self.again.push_back((Chunk { first, count, attempt, losses }, Arc::new(bytes)));
+            let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
+            let part = Chunk { first, count, attempt, returns, losses };
+            self.again.push_back((part, Arc::new(bytes)));
         }
     }
 
@@ -399,28 +410,41 @@ impl Job {
         if let Some(absence) = self.link.absence() {
             return self.give_up(absence);
         }
-        if std::mem::take(&mut self.lively) || !self.out.values().any(|out| out.confirmed) {
+        self.look_for_what_is_lost().await;
+    }
+
+    fn look_every(&self) -> Duration {
+        (self.link.manners.lease / 2).min(Duration::from_secs(2))
+    }
+
+    /// Hands out anew what the server has had for some time, and has no more.
+    ///
+    /// Work is there until we acknowledge it, also while it runs; what is answered soon is never asked for.
+    async fn look_for_what_is_lost(&mut self) {
+        let every = self.look_every();
+        let is_old = |out: &Out| out.confirmed.is_some_and(|since| since.elapsed() >= every);
+        let old: Vec<Chunk> =
+            self.out.values().filter(|out| is_old(out)).map(|out| out.chunk).collect();
+        if old.is_empty() {
             return;
         }
-        let look = tokio::time::timeout(PATIENCE, self.link.waiting(&self.subject)).await;
-        match look {
-            Ok(Ok(0)) => self.missing += 1,
-            Ok(Ok(_)) => self.missing = 0,
+        let look = self.link.work_at_the_server(self.number);
+        let there = match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok(there)) => there,
             Ok(Err(error)) => {
                 warn!(%error, "the queue cannot be looked at");
-                if self.link.make_streams().await.is_ok() {
-                    self.missing += 1;
-                }
+                let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
+                return;
             }
-            Err(_) => {}
-        }
-        // Twice, since a reply may have been on its way.
-        if self.missing >= 2 {
-            self.missing = 0;
-            let lost: Vec<Chunk> =
-                self.out.values().filter(|out| out.confirmed).map(|out| out.chunk).collect();
-            warn!(job = self.number, chunks = lost.len(), "the server has lost work");
-            for chunk in lost {
+            Err(_) => return,
+        };
+        for chunk in old {
+            let Link { names, build, driver, .. } = &*self.link;
+            let missing = !there.contains(&names.work(build, *driver, self.number, chunk));
+            let Some(out) = self.out.get_mut(&chunk.first) else { continue };
+            // Twice, since another server of a cluster may not know yet.
+            if std::mem::replace(&mut out.missing, missing) && missing {
+                warn!(job = self.number, ?chunk, "the server has lost work");
                 self.hand_out_anew(chunk);
             }
         }
@@ -446,7 +470,7 @@ impl Job {
         self.publishing.shutdown().await;
         self.fetching.shutdown().await;
         if self.leaves {
-            let purged = self.link.purge(&self.subject, self.number);
+            let purged = self.link.purge(self.number);
             match tokio::time::timeout(PATIENCE, purged).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!(%error, "something may be left at the server"),

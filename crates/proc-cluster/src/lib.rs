@@ -62,6 +62,7 @@ mod data;
 mod fleet;
 mod imap;
 mod job;
+mod lease;
 mod link;
 mod mailbox;
 mod message;

@@ -1,6 +1,6 @@
 //! A driver's connection: its streams, the jobs that replies belong to, and the fleet it hears.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::connection::Settings;
 use crate::data::Store;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
+use crate::lease;
 use crate::message::{self, Beat, Names, Presence, Reply};
 
 /// How long a driver waits for a server that is not there.
@@ -275,28 +276,28 @@ impl Link {
 
     /// Says that a reply has arrived, and the work need not be done again.
     pub(crate) async fn acknowledge(&self, subject: String) {
-        // The subject comes from the agent.
-        if subject.starts_with("$JS.ACK.") && !subject.contains(['*', '>', ' ']) {
+        if lease::is_place(&subject) {
             // One that is lost is made good by the next delivery.
             let _ = self.client.publish(subject, "+ACK".into()).await;
         }
     }
 
-    /// How many messages lie under a subject of work.
-    pub(crate) async fn waiting(&self, subject: &str) -> Result<usize, Error> {
+    /// The subjects under which the server has some of a job's work, at an agent or not.
+    pub(crate) async fn work_at_the_server(&self, job: u64) -> Result<HashSet<String>, Error> {
         let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
         let stream = self.context.get_stream_no_info(self.names.tasks()).await;
         let stream = stream.map_err(|error| failed(&error))?;
-        let subjects = stream.info_with_subjects(subject).await.map_err(|error| failed(&error))?;
+        let filter = self.names.work_of_job(&self.build, self.driver, job);
+        let subjects = stream.info_with_subjects(filter).await.map_err(|error| failed(&error))?;
         let counts: Vec<(String, usize)> =
             subjects.try_collect().await.map_err(|error| failed(&error))?;
-        Ok(counts.into_iter().map(|(_, count)| count).sum())
+        Ok(counts.into_iter().map(|(subject, _)| subject).collect())
     }
 
     /// Removes a job's work and data.
-    pub(crate) async fn purge(&self, subject: &str, job: u64) -> Result<(), Error> {
+    pub(crate) async fn purge(&self, job: u64) -> Result<(), Error> {
         for (stream, filter) in [
-            (self.names.tasks(), subject.to_owned()),
+            (self.names.tasks(), self.names.work_of_job(&self.build, self.driver, job)),
             (self.names.data(), self.names.data_of_job(self.driver, job)),
         ] {
             let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());

@@ -36,6 +36,8 @@ pub(crate) struct Chunk {
     pub(crate) first: usize,
     pub(crate) count: usize,
     pub(crate) attempt: u32,
+    /// How many of these attempts were given back or lost, rather than met by a machine without room.
+    pub(crate) returns: u32,
     /// How many machines were lost that had these tasks.
     pub(crate) losses: u32,
 }
@@ -79,6 +81,8 @@ pub(crate) enum Outcome {
     Failed(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Not done, through no fault of the tasks: to be handed out anew.
     Returned,
+    /// Not even begun, since there is no room for it here: the same, and no sign of anything.
+    Busy,
     /// The machine that had it was lost, and one of its tasks may be why.
     Suspect,
 }
@@ -171,8 +175,15 @@ impl Names {
         self.subject(format_args!("task.{build}.>"))
     }
 
-    pub(crate) fn work(&self, build: &str, driver: u64, job: u64) -> String {
-        self.subject(format_args!("task.{build}.{driver:016x}.{job}"))
+    /// Where a chunk lies; each has a place of its own, so that the server can be asked for it.
+    pub(crate) fn work(&self, build: &str, driver: u64, job: u64, chunk: Chunk) -> String {
+        let Chunk { first, count, attempt, .. } = chunk;
+        let rest = format_args!("{first}.{count}.{attempt}");
+        self.subject(format_args!("task.{build}.{driver:016x}.{job}.{rest}"))
+    }
+
+    pub(crate) fn work_of_job(&self, build: &str, driver: u64, job: u64) -> String {
+        self.subject(format_args!("task.{build}.{driver:016x}.{job}.>"))
     }
 
     pub(crate) fn all_data(&self) -> String {
@@ -220,7 +231,9 @@ mod tests {
             assert!(Names::new(name).is_err_and(|error| error.is_invalid()), "{name:?}");
         }
         let names = Names::new("night_run-2").expect("a plain name");
-        assert_eq!(names.work("b1", 10, 3), "proc.night_run-2.task.b1.000000000000000a.3");
+        let chunk = Chunk { first: 7, count: 2, attempt: 1, returns: 0, losses: 0 };
+        let work = names.work("b1", 10, 3, chunk);
+        assert_eq!(work, "proc.night_run-2.task.b1.000000000000000a.3.7.2.1");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 mod support;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -140,6 +142,33 @@ fn machines_join_in_the_middle_and_leave_by_a_word() {
 }
 
 #[test]
+fn a_machine_that_leaves_takes_nothing_more() {
+    let Some(server) = Server::start() else { return };
+    let mut leaving = server.agent(8);
+    // A lease that nobody waits for.
+    let cluster = server.builder().lease(support::LIMIT).connect().expect("it is there");
+    let directory = marks(&server);
+    let last = |directory: String| {
+        mark(&directory, "begun");
+        support::wait_until("a word", || fs::exists(format!("{directory}/word")).expect("a file"));
+        nix::unistd::getpgrp().as_raw()
+    };
+    let last = cluster.apply_async(last, directory.clone()).expect("it is sent");
+    wait_until("it has begun", || begun(&directory) == 1);
+    kill(leaving.pid(), Signal::SIGTERM).expect("it is alive");
+    wait_until("it says so", || cluster.fleet().workers() == 0);
+    // Its requests for more were at the server before those of any other.
+    let group = |_: u32| nix::unistd::getpgrp().as_raw();
+    let others = cluster.options().chunksize(1).map_async(group, 0..20).expect("it is sent");
+    let staying = server.agent(1);
+    let groups = others.get().expect("the other machine does them");
+    assert_eq!(groups, [staying.pid().as_raw(); 20]);
+    mark(&directory, "word");
+    assert_eq!(last.get().expect("it finishes what it has begun"), leaving.pid().as_raw());
+    assert!(leaving.wait().success(), "it leaves with a good word");
+}
+
+#[test]
 fn workers_that_are_killed_cost_their_own_task() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
@@ -200,6 +229,39 @@ fn a_task_that_takes_machines_down_fails_alone() {
     assert!(begun(&directory) <= 3, "it took {} machines down", begun(&directory));
 }
 
+/// Kills the machine it runs on, unless that is a safe one; there it waits for a word.
+fn poison_elsewhere(directory: String) -> u32 {
+    if std::env::var_os("SAFE").is_none() {
+        mark(&directory, &format!("fell-{}", std::process::id()));
+        nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGKILL).expect("it is ours");
+    }
+    mark(&directory, "alone");
+    support::wait_until("it may end", || fs::exists(format!("{directory}/word")).expect("a file"));
+    17
+}
+
+#[test]
+fn a_machine_with_one_alone_takes_nothing_and_loses_nothing() {
+    let Some(server) = Server::start() else { return };
+    let directory = marks(&server);
+    let cluster = server.cluster();
+    let suspect = cluster.apply_async(poison_elsewhere, directory.clone()).expect("it is sent");
+    for fallen in 1..=2 {
+        let _doomed = server.agent(1);
+        wait_until("it fell", || begun(&directory) == fallen);
+    }
+    // It asks for as many chunks as it has workers: more than a chunk may be given back.
+    let mut safe = server.agent_command(30);
+    let _safe = support::Group::start(safe.env("SAFE", "1"));
+    wait_until("the suspect runs alone", || begun(&directory) == 3);
+    let innocent = cluster.apply_async(|x: u32| x, 1).expect("it is sent");
+    // Were it given back again and again, that would be over before another machine is there.
+    let _other = server.agent(1);
+    assert_eq!(innocent.get().expect("it waited for a machine"), 1);
+    mark(&directory, "word");
+    assert_eq!(suspect.get().expect("it was not lost a third time"), 17);
+}
+
 #[test]
 fn a_server_that_restarts_with_its_data_loses_nothing() {
     let Some(mut server) = Server::start() else { return };
@@ -215,6 +277,25 @@ fn a_server_that_restarts_with_its_data_loses_nothing() {
 }
 
 #[test]
+fn a_server_may_be_away_for_longer_than_calls_wait_for_agents() {
+    let Some(mut server) = Server::start() else { return };
+    let _agent = server.agent(2);
+    let cluster = server.builder().patience(Duration::from_secs(1)).connect();
+    let cluster = cluster.expect("it is there");
+    wait_for_workers(&cluster, 2);
+    server.kill();
+    let task = cluster.map_async(|x: u32| x + 1, 0..100).expect("it is encoded");
+    // Work counts as not confirmed after five seconds, and calls wait for one more.
+    let mut task = match task.get_timeout(Duration::from_secs(8)) {
+        Err(task) => task,
+        Ok(ended) => panic!("it did not wait: {ended:?}"),
+    };
+    assert!(!task.is_ready());
+    server.run();
+    assert!(task.get().expect("all is well").into_iter().eq(1..=100));
+}
+
+#[test]
 fn what_a_server_has_lost_is_handed_out_anew() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
@@ -225,6 +306,87 @@ fn what_a_server_has_lost_is_handed_out_anew() {
     fs::remove_dir_all(server.path().join("data")).expect("it was there");
     server.run();
     assert_eq!(results.count(), 200);
+}
+
+#[test]
+fn what_a_server_has_lost_is_missed_while_other_results_come() {
+    let Some(server) = Server::start() else { return };
+    let cluster = server.cluster();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let started = Instant::now();
+            let endless = cluster.options().chunksize(1).imap_unordered(|x: u32| x, 0..);
+            // Two are sent before anybody is there.
+            let mut firsts = 0;
+            for result in endless {
+                firsts += u32::from(result.expect("no task fails") < 2);
+                if firsts == 2 {
+                    return true;
+                }
+                if started.elapsed() > Duration::from_secs(60) {
+                    return false;
+                }
+            }
+            unreachable!("it is endless");
+        });
+        // Nobody is there to take it.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let client = async_nats::connect(server.address()).await.expect("it listens");
+            let context = async_nats::jetstream::new(client);
+            let stream = context.get_stream("proc-default-tasks").await.expect("a driver made it");
+            while stream.delete_message(1).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let _agent = server.agent(2);
+        assert!(call.join().expect("it does not panic"), "one of the first is lost, others go on");
+    });
+}
+
+/// A line to a server that carries so many bytes a second to this side, and the address of its end.
+fn slow_line(server: &Server, bytes: usize) -> String {
+    let end = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = format!("nats://{}", end.local_addr().expect("it is bound"));
+    let port = server.port();
+    std::thread::spawn(move || {
+        for near in end.incoming() {
+            let near = near.expect("it is accepted");
+            let far = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+            let (mut up, mut down) = ((&near, &far), (&far, &near));
+            std::thread::scope(|scope| {
+                scope.spawn(|| std::io::copy(&mut up.0, &mut up.1));
+                let mut piece = vec![0; bytes / 100];
+                while let Ok(len @ 1..) = down.0.read(&mut piece)
+                    && down.1.write_all(&piece[..len]).is_ok()
+                {
+                    std::thread::sleep(Duration::from_secs(1) * len as u32 / bytes as u32);
+                }
+                let _ = far.shutdown(Shutdown::Both); // both ends may have gone
+                let _ = near.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn results_that_take_longer_than_a_lease_to_fetch_are_made_once() {
+    let Some(server) = Server::start() else { return };
+    let _agent = server.agent(2);
+    // Five leases, of which a piece's way takes one.
+    let line = slow_line(&server, 2 << 20);
+    let cluster = proc_cluster::Cluster::builder(&line).lease(LEASE).connect();
+    let cluster = cluster.expect("the line leads to the server");
+    let directory = marks(&server);
+    let large = |directory: String| {
+        let attempt = proc_cluster::attempt().expect("it is a task").number;
+        mark(&directory, &format!("{attempt}"));
+        serde_bytes::ByteBuf::from(vec![7_u8; 20 << 20])
+    };
+    let bytes = cluster.apply(large, directory.clone()).expect("it is fetched in the end");
+    assert_eq!(bytes.len(), 20 << 20);
+    assert_eq!(begun(&directory), 1, "it is not done again while its result is fetched");
 }
 
 #[test]

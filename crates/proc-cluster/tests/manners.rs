@@ -102,6 +102,28 @@ fn a_small_call_gets_in_between_a_large_one() {
 }
 
 #[test]
+fn nothing_waits_behind_a_task_that_takes_long() {
+    let Some(server) = Server::start() else { return };
+    let _agents = [server.agent(1), server.agent(1)];
+    let cluster = server.cluster();
+    wait_for_workers(&cluster, 2);
+    let word = server.path().join("word").to_str().expect("it is text").to_owned();
+    let run = |(task, word): (u32, String)| match task {
+        // Long after the machine has learned that tasks take some milliseconds.
+        100 => wait_until("a word", || fs::exists(&word).expect("a file")),
+        _ => std::thread::sleep(Duration::from_millis(5)),
+    };
+    let inputs = (0..300).map(|task| (task, word.clone()));
+    let (mut results, mut done) = (cluster.options().chunksize(1).imap_unordered(run, inputs), 0);
+    for result in results.by_ref().take(299) {
+        result.expect("nothing fails");
+        done += 1;
+    }
+    fs::write(&word, "").expect("the directory is ours");
+    assert_eq!((done, results.count()), (299, 1), "all others end before it");
+}
+
+#[test]
 fn an_endless_input_is_taken_a_window_at_a_time() {
     static TAKEN: AtomicUsize = AtomicUsize::new(0);
     let Some(server) = Server::start() else { return };

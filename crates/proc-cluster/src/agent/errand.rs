@@ -1,7 +1,7 @@
 //! One chunk on an agent: fetched, run by the pool, its lease renewed meanwhile, its reply sent.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use proc_core::remote;
@@ -9,7 +9,8 @@ use proc_core::{Error, Task};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::{DEPTH, Place, Shared};
+use super::{DEPTH, Place, Shared, WAIT};
+use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 
 /// How often results are sent to the store before that is left to another delivery.
@@ -20,6 +21,8 @@ pub(super) struct Errand {
     pub(super) shared: Arc<Shared>,
     pub(super) work: Work,
     pub(super) place: Place,
+    /// All workers had something to do when it came.
+    pub(super) ahead: bool,
     pub(super) cancelled: oneshot::Receiver<Cancel>,
 }
 
@@ -35,10 +38,19 @@ pub(super) enum Cancel {
 /// An errand has ended.
 pub(super) struct Done {
     pub(super) sequence: u64,
-    /// How many nanoseconds a worker took over it, if there are results.
-    pub(super) took: Option<u64>,
+    pub(super) course: Course,
     /// The pool has ended, and why.
     pub(super) over: Option<Error>,
+}
+
+/// How an errand went.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Course {
+    /// A worker took so many nanoseconds over it.
+    Took(u64),
+    /// It waited in vain for a worker.
+    NoRoom,
+    BrokenOff,
 }
 
 /// What comes of an errand.
@@ -55,16 +67,17 @@ enum End {
 impl Errand {
     pub(super) async fn run(mut self) -> Done {
         let end = {
-            let Errand { shared, work, place, cancelled } = &mut self;
-            let lease = work.lease;
+            let Errand { shared, work, place, ahead, cancelled } = &mut self;
+            let renewed = lease::renew(&shared.client, &place.acknowledge, work.lease);
             tokio::select! {
-                end = carry_out(shared, work, place, cancelled) => end,
-                () = renew(shared, place, lease) => End::Nothing,
+                end = carry_out(shared, work, place, *ahead, cancelled) => end,
+                never = renewed => match never {},
             }
         };
-        let took = match &end {
-            End::Reply(Outcome::Done { nanoseconds, .. }) => Some(*nanoseconds),
-            _ => None,
+        let course = match &end {
+            End::Reply(Outcome::Done { nanoseconds, .. }) => Course::Took(*nanoseconds),
+            End::Reply(Outcome::Busy) => Course::NoRoom,
+            _ => Course::BrokenOff,
         };
         let mut over = None;
         match end {
@@ -84,7 +97,7 @@ impl Errand {
                 over = Some(error);
             }
         }
-        Done { sequence: self.place.sequence, took, over }
+        Done { sequence: self.place.sequence, course, over }
     }
 
     /// A reply that is lost is made again: the work is handed out until the driver has one.
@@ -108,23 +121,11 @@ impl Errand {
     }
 }
 
-/// Tells the server that the work is at hand, as long as this is polled.
-async fn renew(shared: &Shared, place: &Place, lease: Duration) {
-    let every = (lease / 3).max(Duration::from_millis(10));
-    let mut tick = tokio::time::interval(every);
-    tick.tick().await; // the first is at once
-    loop {
-        tick.tick().await;
-        let kind = Bytes::from_static(b"+WPI");
-        // Lost while the connection is: then the lease ends, as it should.
-        let _ = shared.client.publish(place.acknowledge.clone(), kind).await;
-    }
-}
-
 async fn carry_out(
     shared: &Shared,
     work: &mut Work,
     place: &Place,
+    ahead: bool,
     cancelled: &mut oneshot::Receiver<Cancel>,
 ) -> End {
     let subject = shared.names.arguments(work.driver, work.job, work.chunk);
@@ -147,7 +148,7 @@ async fn carry_out(
     };
     let Ok(_room) = room else { return End::Nothing };
     let (start, at_once) = (Instant::now(), shared.chunks_a_worker());
-    let fates = match run(shared, work, &arguments, cancelled).await {
+    let fates = match run(shared, work, &arguments, ahead, cancelled).await {
         Ok(fates) => fates,
         Err(end) => return end,
     };
@@ -169,6 +170,7 @@ async fn run(
     shared: &Shared,
     work: &Work,
     arguments: &[u8],
+    ahead: bool,
     cancelled: &mut oneshot::Receiver<Cancel>,
 ) -> Result<Vec<u8>, End> {
     let chunk = remote::Chunk {
@@ -189,11 +191,21 @@ async fn run(
         }
         Err(error) => return Err(End::Over(error)),
     };
-    tokio::select! {
-        fates = &mut task => fates.map_err(End::Over),
-        why = cancelled => {
-            task.cancel();
-            Err(broken_off(why))
+    let mut in_time = std::pin::pin!(tokio::time::sleep(WAIT));
+    let mut may_wait = !ahead;
+    loop {
+        tokio::select! {
+            fates = &mut task => return fates.map_err(End::Over),
+            why = &mut *cancelled => {
+                task.cancel();
+                return Err(broken_off(why));
+            }
+            () = &mut in_time, if !may_wait => {
+                if remote::withdraw(&task) {
+                    return Err(End::Reply(Outcome::Busy));
+                }
+                may_wait = true; // a worker has begun it
+            }
         }
     }
 }

@@ -87,7 +87,7 @@ impl Feed {
         if batch.count == 0 || count == 0 {
             self.batches.pop_front();
         }
-        Some((Chunk { first, count, attempt: 0, losses: 0 }, Arc::new(bytes)))
+        Some((Chunk { first, count, attempt: 0, returns: 0, losses: 0 }, Arc::new(bytes)))
     }
 
     /// As many as take the right time, and never more than a fair share.

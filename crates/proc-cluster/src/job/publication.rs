@@ -1,9 +1,12 @@
 //! A chunk on its way to the server, until that has confirmed it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
+use async_nats::connection::State;
+use futures_util::FutureExt as _;
 use proc_core::Error;
 use proc_core::remote::{Function, fleet_error};
 use tracing::warn;
@@ -15,7 +18,6 @@ use crate::message::{self, Chunk, Work};
 /// A chunk on its way to the server.
 pub(super) struct Publication {
     pub(super) link: Arc<Link>,
-    pub(super) subject: String,
     pub(super) job: u64,
     pub(super) function: Function,
     pub(super) terms: Terms,
@@ -25,15 +27,23 @@ pub(super) struct Publication {
 
 impl Publication {
     /// Sends until the server has confirmed it; it counts what comes twice once.
+    ///
+    /// A server that is away is waited for, as everything else of a job does; one that is there and
+    /// refuses is tried for as long as a call waits for agents.
     pub(super) async fn run(self) -> Result<Chunk, (Chunk, Error)> {
-        let start = Instant::now();
+        let mut refused = None;
         loop {
-            let error = match self.send().await {
+            let error = match unpanicked(self.send()).await {
                 Ok(()) => return Ok(self.chunk),
                 Err(error) => error,
             };
-            if start.elapsed() > self.link.manners.patience {
-                return Err((self.chunk, error));
+            if self.link.client.connection_state() == State::Connected {
+                let since = refused.get_or_insert_with(Instant::now);
+                if since.elapsed() > self.link.manners.patience {
+                    return Err((self.chunk, error));
+                }
+            } else {
+                refused = None;
             }
             warn!(job = self.job, %error, "work was not confirmed and is sent again");
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -62,11 +72,31 @@ impl Publication {
         let id = format!("{:x}.{}.{first}.{count}.{attempt}", link.driver, self.job);
         headers.insert("Nats-Msg-Id", id);
         let work = message::encode(&work)?.into();
+        let subject = link.names.work(&link.build, link.driver, self.job, *chunk);
         let failed = |error: &dyn std::fmt::Display| {
             fleet_error(format!("the server did not confirm work: {error}"))
         };
-        let sent = link.context.publish_with_headers(self.subject.clone(), headers, work).await;
+        let sent = link.context.publish_with_headers(subject, headers, work).await;
         sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;
         Ok(())
+    }
+}
+
+/// A panic as an error like others: whoever waits for this is to hear of it.
+async fn unpanicked(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let sent = AssertUnwindSafe(send).catch_unwind().await;
+    sent.unwrap_or_else(|_| Err(fleet_error("work cannot be sent: that panicked; see the log")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_and_tried_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let panics = unpanicked(async { panic!("a fault of ours") });
+        let error = runtime.block_on(panics).expect_err("it panicked");
+        assert!(error.is_fleet() && error.to_string().contains("panicked"), "{error}");
     }
 }

@@ -142,6 +142,13 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
     Ok(Task::new(&pool.crew, inbox, Box::new(gather)))
 }
 
+/// Takes back what was [`submit`]ted where no worker has come to it; whether it was so.
+///
+/// Tasks of a chunk that was divided among workers are not taken back.
+pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
+    task.withdraw()
+}
+
 const VALUE: u8 = 0;
 const ERROR: u8 = 1;
 

@@ -93,6 +93,10 @@ impl<T> Task<T> {
         self.result.is_none() && self.crew.cancel(&self.inbox)
     }
 
+    pub(super) fn withdraw(&self) -> bool {
+        self.result.is_none() && self.crew.cancel_unclaimed(&self.inbox)
+    }
+
     /// Calls `callback` with the result when it is there, in a thread that all callbacks share.
     ///
     /// A callback that panics spoils nothing but itself; its message goes to stderr.

@@ -41,6 +41,29 @@ impl Crew {
         cancelled
     }
 
+    /// Takes back a call of one ticket that no worker has claimed; whether it was so.
+    pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
+        let mut state = self.lock();
+        let theirs = state.out.iter().filter(|(_, out)| Arc::ptr_eq(&out.inbox, inbox));
+        let theirs: Vec<(TicketId, u64)> = theirs.map(|(id, out)| (*id, out.position)).collect();
+        let queued = state.feeds.iter().any(|feed| Arc::ptr_eq(&feed.inbox, inbox));
+        let unclaimed = match theirs[..] {
+            [] => queued,
+            [(ticket, position)] if !queued => self.board.retract(ticket, position),
+            _ => false,
+        };
+        if unclaimed {
+            state.wakers.extend(inbox.discard(Error::cancelled()));
+            state.feeds.retain(|feed| !Arc::ptr_eq(&feed.inbox, inbox));
+            for (ticket, _) in theirs {
+                self.retire(&mut state, ticket);
+            }
+            self.pump(&mut state);
+        }
+        unlock(state, Vec::new());
+        unclaimed
+    }
+
     /// The claimed tickets that are not settled, with their owners.
     fn running(&self, state: &State) -> Vec<(TicketId, Owner)> {
         let owner = |(ticket, out): (&TicketId, &Out)| {
