@@ -412,18 +412,17 @@ impl Agent {
             let counts = &mut self.presence.counts;
             counts.in_flight -= at_hand.tasks;
             match done.course {
-                Course::Took(nanoseconds) => {
-                    counts.done += at_hand.tasks;
+                Course::Took { nanoseconds, errors } => {
+                    counts.done += at_hand.tasks.saturating_sub(errors);
+                    counts.failed += errors;
                     let took = nanoseconds as f64;
                     self.cost =
                         if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
                 }
                 // Something takes longer than was known: nothing is asked for ahead for now.
-                Course::NoRoom => {
-                    counts.failed += at_hand.tasks;
-                    self.cost = self.cost.max(LONG);
-                }
-                Course::BrokenOff => counts.failed += at_hand.tasks,
+                Course::NoRoom => self.cost = self.cost.max(LONG),
+                Course::Failed => counts.failed += at_hand.tasks,
+                Course::BrokenOff => {}
             }
         }
     }

@@ -45,9 +45,9 @@ pub struct AgentStatus {
     pub workers: usize,
     /// Tasks that it has at hand.
     pub in_flight: u64,
-    /// Tasks whose results it has sent, errors of the tasks among them.
+    /// Tasks whose results it has sent.
     pub done: u64,
-    /// Tasks that it gave back, or was told to stop.
+    /// Tasks whose errors it has sent: those that panicked, died or were late.
     pub failed: u64,
     /// Tasks that had been handed out before, here or elsewhere.
     pub redelivered: u64,

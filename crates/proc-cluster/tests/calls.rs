@@ -25,6 +25,33 @@ fn a_map_over_two_agents() {
     assert_eq!(fleet.agents().len(), 2, "{fleet}");
 }
 
+#[test]
+fn a_fleet_tells_what_was_done_and_what_failed() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let odd = |x: u64| if x.is_multiple_of(2) { panic!("{x} is even") } else { x };
+    let results = cluster.options().chunksize(2).try_map(odd, 0..9);
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 5);
+    support::wait_until("the agent has told", || {
+        let fleet = cluster.fleet();
+        fleet.agents().iter().any(|agent| (agent.done, agent.failed, agent.in_flight) == (4, 5, 0))
+    });
+}
+
+#[test]
+fn a_panicked_task_is_tried_again_where_that_is_asked_for() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let file = server.path().join("tried").to_str().expect("it is text").to_owned();
+    let second = |file: String| {
+        let first = fs::File::create_new(file).is_ok();
+        assert!(!first, "not the first time");
+    };
+    let error = cluster.apply(second, format!("{file}-once")).expect_err("it is tried once");
+    assert!(error.is_panic(), "{error}");
+    cluster.options().retries(1).map(second, [file]).expect("the second time it returns");
+}
+
 /// Returns when four processes have come here.
 fn meet(directory: String) -> u32 {
     let pid = std::process::id();

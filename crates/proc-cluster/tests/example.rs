@@ -40,7 +40,8 @@ fn without_cargo(program: &str) -> Command {
 
 /// The commands that make a fleet on one laptop, as a page has them.
 fn commands(page: &str) -> Vec<&str> {
-    let block = page.split("```sh\n").find(|block| block.starts_with("nats-server -js"));
+    let block =
+        page.split("```sh\n").find(|block| block.starts_with("nats-server -js -a 127.0.0.1"));
     let block = block.and_then(|block| block.split("```").next()).expect("the page has it");
     block.lines().map(|line| line.split(" #").next().unwrap_or(line).trim_end()).collect()
 }
@@ -68,7 +69,7 @@ fn three_commands_make_a_fleet() {
             .map(commands);
     assert_eq!(readme, docs);
     let [server, agent, program] = readme[..] else { panic!("three: {readme:?}") };
-    assert_eq!(server, "nats-server -js");
+    assert_eq!(server, "nats-server -js -a 127.0.0.1");
     if support::server_program().is_none() {
         return;
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use proc_core::{Context, Process};
 
-use crate::{Arguments, Scenario, marks, work_for_ever};
+use crate::marks::{self, Marks};
+use crate::{Arguments, Scenario, work_for_ever};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("children-at-the-end", children_at_the_end),
@@ -36,7 +37,7 @@ fn mark_the_end() -> PathBuf {
     mark
 }
 
-/// Outlives the main thread for long enough that nobody could think it was not waited for.
+/// Outlives who leaves the mark, for long enough that nobody could think it was not waited for.
 fn outlive(mark: &Path) {
     marks::wait_for(mark);
     std::thread::sleep(Duration::from_millis(200)); // not to wait for anything
@@ -106,13 +107,13 @@ fn daemons_at_the_end(arguments: &Arguments) {
         signals.thread_block().expect("signals can be blocked");
         marks::leave(&ready);
         signals.wait().expect("it is blocked");
-        std::fs::remove_file(&ready).expect("it is there");
         println!("daemon was told");
+        std::fs::remove_file(&ready).expect("it is there");
     };
-    let ready = mark.with_extension("polite");
-    let polite = Process::new(polite, ready.clone()).daemon(true).context(arguments.context);
+    let told = mark.with_extension("polite");
+    let polite = Process::new(polite, told.clone()).daemon(true).context(arguments.context);
     let polite = polite.start().expect("it can be started");
-    marks::wait_for(&ready);
+    marks::wait_for(&told);
     match arguments.word() {
         "dropped" => drop(polite),
         "kept" => std::mem::forget(polite),
@@ -128,39 +129,48 @@ fn daemons_at_the_end(arguments: &Arguments) {
     drop(deaf.start().expect("it can be started"));
     marks::wait_for(&ready);
     std::fs::remove_file(&ready).expect("it is there");
-    let work = |mark: PathBuf| {
+    let work = |(mark, told): (PathBuf, PathBuf)| {
         outlive(&mark);
+        marks::wait_until(|| !told.exists());
         std::fs::remove_file(&mark).expect("it is there");
         println!("child is done");
     };
-    let child = Process::new(work, mark).daemon(false).context(arguments.context).start();
+    let child = Process::new(work, (mark, told)).daemon(false).context(arguments.context).start();
     drop(child.expect("it can be started"));
     println!("main ends");
 }
 
 /// A process ends when its own children have, and not before.
 fn grandchildren(arguments: &Arguments) {
-    let work = |context: u8| {
+    let work = |(context, returns): (u8, PathBuf)| {
         let context = match context {
             0 => Context::Forkserver,
             1 => Context::Spawn,
             _ => Context::Fork,
         };
-        let last = |()| {
-            std::thread::sleep(Duration::from_millis(200)); // not to wait for anything
+        let last = |returns: PathBuf| {
+            outlive(&returns);
             println!("grandchild is done");
         };
-        drop(Process::new(last, ()).context(context).start().expect("it can be started"));
+        drop(
+            Process::new(last, returns.clone())
+                .context(context)
+                .start()
+                .expect("it can be started"),
+        );
         let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).context(context);
         drop(daemon.start().expect("it can be started"));
         println!("child returns");
+        marks::leave(&returns);
     };
+    let marks = Marks::new();
     let context = match arguments.context {
         Context::Forkserver => 0,
         Context::Spawn => 1,
         Context::Fork => 2,
     };
-    let child = Process::new(work, context).context(arguments.context).start();
+    let argument = (context, marks.path("returns"));
+    let child = Process::new(work, argument).context(arguments.context).start();
     child.and_then(proc_core::Child::join).expect("it returns");
     println!("joined");
 }

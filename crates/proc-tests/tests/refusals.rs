@@ -6,7 +6,7 @@ const MESSAGE: &str = "this function captures variables (or is a function pointe
                        data cannot cross to another process: use a `fn` item or a closure that \
                        captures nothing, and pass the data as its argument";
 
-const REFUSED: [&str; 12] = [
+const REFUSED: [&str; 15] = [
     "process",
     "pointer",
     "map",
@@ -14,6 +14,9 @@ const REFUSED: [&str; 12] = [
     "imap",
     "imap_unordered",
     "apply",
+    "apply_async",
+    "map_async",
+    "preload",
     "options",
     "initializer",
     "state",

@@ -46,16 +46,25 @@ pub(super) struct Done {
 /// How an errand went.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Course {
-    /// A worker took so many nanoseconds over it.
-    Took(u64),
+    /// A worker took so long over it, and so many of its tasks failed.
+    Took { nanoseconds: u64, errors: u64 },
     /// It waited in vain for a worker.
     NoRoom,
+    /// The same error for all of its tasks.
+    Failed,
+    /// Others do it, or nobody.
     BrokenOff,
 }
 
 /// What comes of an errand.
 enum End {
     Reply(Outcome),
+    /// A reply with results, of which so many are errors.
+    Done {
+        outcome: Outcome,
+        nanoseconds: u64,
+        errors: u64,
+    },
     /// Nobody wants to know.
     Unwanted,
     /// The server is to hand it out again.
@@ -75,13 +84,14 @@ impl Errand {
             }
         };
         let course = match &end {
-            End::Reply(Outcome::Done { nanoseconds, .. }) => Course::Took(*nanoseconds),
+            &End::Done { nanoseconds, errors, .. } => Course::Took { nanoseconds, errors },
             End::Reply(Outcome::Busy) => Course::NoRoom,
+            End::Reply(Outcome::Failed(_)) => Course::Failed,
             _ => Course::BrokenOff,
         };
         let mut over = None;
         match end {
-            End::Reply(outcome) => self.reply(outcome).await,
+            End::Reply(outcome) | End::Done { outcome, .. } => self.reply(outcome).await,
             End::Unwanted => {
                 let kind = Bytes::from_static(b"+TERM");
                 let _ = self.shared.client.publish(self.place.acknowledge.clone(), kind).await;
@@ -155,10 +165,14 @@ async fn carry_out(
     // Its share of the worker's time: it waited for those before it.
     let took = start.elapsed().as_nanos() / at_once as u128;
     let nanoseconds = u64::try_from(took).unwrap_or(u64::MAX);
+    let errors = remote::count_errors(&fates);
     let subject = shared.names.fates(work.driver, work.job, work.chunk, place.delivered);
     for _ in 0..STORE_TRIES {
         match shared.store.put(&fates, &subject).await {
-            Ok(fates) => return End::Reply(Outcome::Done { fates, nanoseconds }),
+            Ok(fates) => {
+                let outcome = Outcome::Done { fates, nanoseconds };
+                return End::Done { outcome, nanoseconds, errors };
+            }
             Err(error) => warn!(%error, "results were not stored"),
         }
     }

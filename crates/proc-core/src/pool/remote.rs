@@ -231,6 +231,12 @@ pub fn open<R: Message>(
     }
 }
 
+/// How many of the fates that [`submit`] gave are errors.
+pub fn count_errors(mut fates: &[u8]) -> u64 {
+    let tags = std::iter::from_fn(|| take(&mut fates).map(|(tag, _)| tag));
+    tags.filter(|tag| *tag == ERROR).count() as u64
+}
+
 fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (tag, mut rest) = bytes.split_first()?;
     let record = record::take(&mut rest)?;

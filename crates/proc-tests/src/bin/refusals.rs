@@ -30,6 +30,12 @@ fn main() {
     let _ = pool.imap_unordered(move |x: u32| x * factor, [1]).next();
     #[cfg(refused = "apply")]
     let _ = pool.apply(move |x: u32| x * factor, 1);
+    #[cfg(refused = "apply_async")]
+    let _ = pool.apply_async(move |x: u32| x * factor, 1);
+    #[cfg(refused = "map_async")]
+    let _ = pool.map_async(move |x: u32| x * factor, [1]);
+    #[cfg(refused = "preload")]
+    let _ = Pool::builder().preload(move |x: u32| drop(x * factor), 1).build();
     #[cfg(refused = "options")]
     let _ = pool.options().chunksize(1).map(move |x: u32| x * factor, [1]);
     #[cfg(refused = "initializer")]
