@@ -183,10 +183,10 @@ fn settle(context: Context, known: &mut HashMap<usize, Holdings>) {
             }
         }
         let now = Holdings::now();
-        let templates = procfs::templates().len();
-        let is_quiet = now.processes.iter().all(|name| name == "template");
-        if is_quiet {
-            let before = known.entry(templates).or_insert_with(|| now.clone());
+        let are_templates = now.processes.iter().all(|name| name == "template");
+        // What is counted one after another belongs together only where nothing changes meanwhile.
+        if are_templates && now == Holdings::now() {
+            let before = known.entry(now.processes.len()).or_insert_with(|| now.clone());
             // A thread that was joined is counted for a moment longer: the first time may be such.
             before.threads = before.threads.min(now.threads);
             if *before == now {
@@ -194,7 +194,7 @@ fn settle(context: Context, known: &mut HashMap<usize, Holdings>) {
             }
         }
         if start.elapsed() > PATIENCE {
-            let before = known.get(&templates);
+            let before = known.get(&now.processes.len());
             broken(&format!("held after a round: {now:?}; before: {before:?}"));
         }
         std::thread::park_timeout(Duration::from_millis(5));
