@@ -1,7 +1,8 @@
 //! Counts primes here, or on a fleet: `cargo run -p proc-cluster --example primes [-- ADDRESS]`
 //!
 //! With an address the work goes to the agents there, which are this same program, started with
-//! `PROC_CLUSTER_AGENT=ADDRESS`. Two lines differ: `init`, and what the work is given to.
+//! `PROC_CLUSTER_AGENT=ADDRESS`. Two lines differ: `init`, and what the work is given to. A third one
+//! shows what an agent logs.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ fn primes(thousand: u64) -> usize {
 }
 
 fn main() -> Result<(), Error> {
-    proc_cluster::init(); // first line of main; an agent stays in it
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    proc_cluster::init(); // before all work; an agent stays in it
 
     let counts = match std::env::args().nth(1) {
         None => Pool::new()?.map(primes, 0..1000)?,

@@ -34,6 +34,17 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// # Ok(())
 /// # }
 /// ```
+///
+/// As with a pool, the compiler refuses a function that captures:
+///
+/// ```compile_fail,E0080
+/// # fn main() -> Result<(), proc_cluster::Error> {
+/// let cluster = proc_cluster::Cluster::connect("nats://127.0.0.1:4222")?;
+/// let factor = 3;
+/// cluster.map(move |x: u32| x * factor, [1, 2, 3])?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Cluster {
     link: Arc<Link>,
     runtime: Option<Runtime>,

@@ -3,10 +3,12 @@
 mod support;
 
 use std::ffi::OsString;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use nix::sys::signal::Signal;
 use support::{Group, Server};
 
 /// The example's program, built where this test was.
@@ -75,9 +77,19 @@ fn three_commands_make_a_fleet() {
     }
     primes(); // may take longer than a test, which a server's clock is for
     let Some(server) = Server::start() else { return };
-    let _agent = Group::start(&mut shell(agent, &server));
+    let log = server.path().join("agent.log");
+    let file = File::create(&log).expect("the directory is the test's");
+    let mut agent = Group::start(shell(agent, &server).stderr(file));
     let output = shell(program, &server).output().expect("there is a shell");
     assert_eq!(told(output), "78498 primes below a million\n");
+
+    // The agent says what becomes of it.
+    agent.signal(Signal::SIGTERM);
+    agent.wait();
+    let log = fs::read_to_string(log).expect("it was made");
+    for said in ["INFO proc_cluster::agent: agent connected build=", "agent leaves"] {
+        assert!(log.contains(said), "{said}:\n{log}");
+    }
 }
 
 fn told(output: Output) -> String {

@@ -442,6 +442,44 @@ fn a_driver_that_is_killed_leaves_no_work_behind() {
     assert_eq!(cluster.apply(|x: u32| x + 1, 1).expect("the workers are free"), 2);
 }
 
+/// A server as far as a client sees before it works with it.
+fn pretend_to_be(version: &str) -> std::io::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let info = serde_json::json!({
+        "server_id": "of a test", "server_name": "of a test", "host": "127.0.0.1", "port": port,
+        "version": version, "go": "", "proto": 1, "max_payload": 1 << 20, "client_id": 1,
+        "client_ip": "127.0.0.1", "headers": true, "jetstream": true,
+    });
+    std::thread::spawn(move || -> std::io::Result<()> {
+        let (mut client, _) = listener.accept()?;
+        client.write_all(format!("INFO {info}\r\n").as_bytes())?;
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"PING\r\n") {
+            let mut byte = [0];
+            client.read_exact(&mut byte)?;
+            asked.extend(byte);
+        }
+        client.write_all(b"PONG\r\n")?;
+        client.read_to_end(&mut asked)?; // until it goes
+        Ok(())
+    });
+    Ok(port)
+}
+
+#[test]
+fn a_server_that_is_known_to_stall_is_refused() {
+    let port = pretend_to_be("2.10.26").expect("a port is free");
+    let refused = proc_cluster::Cluster::connect(&format!("nats://127.0.0.1:{port}"));
+    let error = refused.map(drop).expect_err("it is too old");
+    assert!(error.is_fleet(), "{error}");
+    let said = format!(
+        "the server at nats://127.0.0.1:{port} is nats-server 2.10.26, which is known to stall: install \
+         2.10.27 or newer"
+    );
+    assert!(error.to_string().contains(&said), "{error}");
+}
+
 #[test]
 #[ignore = "the program of the test before"]
 fn a_driver_without_end() {

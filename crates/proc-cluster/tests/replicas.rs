@@ -2,33 +2,50 @@
 
 mod support;
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 
 use proc_cluster::Cluster;
 use support::{Group, LEASE, Server, wait_for_workers, wait_until};
 
 proc_cluster::init_tests!();
 
-/// Servers that know of each other.
-fn three_servers() -> Option<Vec<Server>> {
+/// Servers that know of each other, with the ports at which they tell how they are.
+fn three_servers() -> Option<(Vec<Server>, Vec<u16>)> {
     let free = |_| TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let held: Vec<TcpListener> = (0..3).map(free).collect();
-    let route =
-        |listener: &TcpListener| format!("nats://{}", listener.local_addr().expect("it listens"));
-    let routes: Vec<String> = held.iter().map(route).collect();
+    let held: Vec<TcpListener> = (0..6).map(free).collect();
+    let port = |listener: &TcpListener| listener.local_addr().expect("it listens").port();
+    let mut health: Vec<u16> = held.iter().map(port).collect();
+    let routes: Vec<String> =
+        health.drain(3..).map(|port| format!("nats://127.0.0.1:{port}")).collect();
     drop(held);
     let server = |number: usize| {
         let (name, own, all) = (format!("s{number}"), &routes[number], routes.join(","));
+        let port = health[number].to_string();
         let arguments = ["--jetstream", "--store_dir", "data", "--cluster_name", "three"];
         let names = ["--server_name", &name, "--cluster", own, "--routes", &all];
+        let names = names.into_iter().chain(["--http_port", &port]);
         Server::with(|_| arguments.into_iter().chain(names).map(str::to_owned).collect())
     };
-    (0..3).map(server).collect()
+    let servers = (0..3).map(server).collect::<Option<_>>()?;
+    Some((servers, health))
+}
+
+/// Whether a server has all that it is to have, by its own word.
+fn has_caught_up(health: u16) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut connection = TcpStream::connect(("127.0.0.1", health))?;
+        connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("200 OK"))
 }
 
 #[test]
 fn a_call_survives_the_loss_of_each_server_in_turn() {
-    let Some(mut servers) = three_servers() else { return };
+    let Some((mut servers, health)) = three_servers() else { return };
     let addresses: Vec<String> = servers.iter().map(Server::address).collect();
     let addresses = addresses.join(",");
     let connect = || Cluster::builder(&addresses).lease(LEASE).replicas(3).connect();
@@ -51,10 +68,12 @@ fn a_call_survives_the_loss_of_each_server_in_turn() {
         }
     };
     take(500);
-    for server in &mut servers {
+    for (server, health) in servers.iter_mut().zip(health) {
         server.kill();
         take(500); // two servers are enough
         server.run();
         take(500);
+        // Until then it does not count as one of two.
+        wait_until("it has caught up", || has_caught_up(health));
     }
 }

@@ -23,7 +23,16 @@ pub(super) fn server() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|directory| directory.join("nats-server"));
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
-    named.into_iter().chain(in_path).chain([fetched]).find(|place| place.is_file())
+    named.into_iter().chain(in_path).chain([fetched]).find(|place| new_enough(place))
+}
+
+/// Whether there is a server that `proc-cluster` accepts.
+fn new_enough(server: &Path) -> bool {
+    let Ok(said) = Command::new(server).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version = said.trim().rsplit('v').next().unwrap_or_default();
+    let numbers: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
+    numbers >= vec![2, 10, 27]
 }
 
 pub(super) fn run(server: &Path, asked: &Request) -> Result<Samples> {

@@ -74,7 +74,10 @@ impl Publication {
         let work = message::encode(&work)?.into();
         let subject = link.names.work(&link.build, link.driver, self.job, *chunk);
         let failed = |error: &dyn std::fmt::Display| {
-            fleet_error(format!("the server did not confirm work: {error}"))
+            fleet_error(format!(
+                "the server did not confirm work: {error}; see its log (of several servers most must \
+                 be there)"
+            ))
         };
         let sent = link.context.publish_with_headers(subject, headers, work).await;
         sent.map_err(|error| failed(&error))?.await.map_err(|error| failed(&error))?;

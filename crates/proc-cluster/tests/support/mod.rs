@@ -36,16 +36,28 @@ pub(crate) fn server_program() -> Option<PathBuf> {
     });
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
     let mut places = named.into_iter().chain(in_path).chain([fetched]);
-    let found = places.find(|place| place.is_file());
+    let found = places.find(|place| new_enough(place));
     if found.is_none() {
         let required = std::env::var_os("PROC_CLUSTER_REQUIRE_SERVER").is_some();
-        assert!(!required, "no nats-server: run .ci/nats-server, or set PROC_CLUSTER_NATS_SERVER");
+        assert!(
+            !required,
+            "no nats-server of 2.10.27 or newer: run .ci/nats-server, or set PROC_CLUSTER_NATS_SERVER"
+        );
         let _ = writeln!(
             std::io::stderr(),
-            "skipped: there is no nats-server (.ci/nats-server gets one)"
+            "skipped: there is no nats-server of 2.10.27 or newer (.ci/nats-server gets one)"
         );
     }
     found
+}
+
+/// Whether there is a server that the library accepts: Debian 12, for one, has an older one.
+fn new_enough(server: &Path) -> bool {
+    let Ok(said) = Command::new(server).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version = said.trim().rsplit('v').next().unwrap_or_default();
+    let numbers: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
+    numbers >= vec![2, 10, 27]
 }
 
 /// Started here, with all that it starts; ended with it.
