@@ -20,7 +20,8 @@ fn main() -> Result<(), Error> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     proc_cluster::init(); // before all work; an agent stays in it
 
-    let counts = match std::env::args().nth(1) {
+    let address = std::env::args().nth(1).or_else(|| std::env::var("ADDRESS").ok());
+    let counts = match address {
         None => Pool::new()?.map(primes, 0..1000)?,
         Some(address) => {
             let cluster = Cluster::connect(&address)?;

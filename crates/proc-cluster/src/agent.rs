@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::build_id;
-use crate::connection::Settings;
+use crate::connection::{Settings, is_connected};
 use crate::data::Store;
 use crate::message::{self, Beat, Counts, Names, Outcome, Presence, Work};
 use errand::{Cancel, Course, Errand};
@@ -147,8 +147,10 @@ impl Inbox {
     /// Withdraws the requests that wait at the server: it drops those to which nobody listens.
     async fn close(&mut self) {
         if self.state == InboxState::Open {
-            self.state = InboxState::Closing;
-            let _ = self.work.drain().await; // a client that has ended gets nothing anyway
+            // A client that cannot take this, for want of a connection, gets nothing anyway.
+            let drained = tokio::time::timeout(TICK, self.work.drain()).await;
+            let will_end = matches!(drained, Ok(Ok(())));
+            self.state = if will_end { InboxState::Closing } else { InboxState::Closed };
         }
     }
 
@@ -282,8 +284,7 @@ impl Agent {
 
     /// Whether nothing is on its way here any more: without a connection it is lost to us anyway.
     fn hears_no_more(&self) -> bool {
-        let connected = async_nats::connection::State::Connected;
-        self.inbox.state == InboxState::Closed || self.shared.client.connection_state() != connected
+        self.inbox.state == InboxState::Closed || !is_connected(&self.shared.client)
     }
 
     /// Asks for as many chunks as there is room for, unless enough are asked for.
@@ -291,7 +292,8 @@ impl Agent {
         if self.asked > 0 && self.asked_at.elapsed() > ASK + TICK {
             self.asked = 0; // the answer was lost
         }
-        if Instant::now() < self.ask_again || !self.can_listen().await {
+        let client = &self.shared.client;
+        if Instant::now() < self.ask_again || !is_connected(client) || !self.can_listen().await {
             return;
         }
         let allowed = most_at_hand(self.presence.workers, self.at_hand.len(), self.cost);
@@ -325,7 +327,8 @@ impl Agent {
         if self.at_hand.contains_key(&place.sequence) {
             return; // the lease ran out, but we have it still
         }
-        let Some(work) = message::decode::<Work>(&message.payload) else {
+        let work = message::decode::<Work>(&message.payload);
+        let Some(work) = work.filter(Work::is_within_reason) else {
             warn!(subject = %message.subject, "rubbish among the work");
             self.answer(&place, "+TERM").await;
             return;
@@ -454,7 +457,7 @@ impl Agent {
 
     /// Drops what belongs to drivers that are gone.
     fn look_after(&mut self) {
-        if self.shared.client.connection_state() != async_nats::connection::State::Connected {
+        if !is_connected(&self.shared.client) {
             return;
         }
         for at_hand in self.at_hand.values_mut() {
@@ -470,9 +473,11 @@ impl Agent {
     }
 
     async fn tell(&self) {
-        if let Ok(presence) = message::encode(&self.presence) {
+        // Not while there is no connection: it is told again soon.
+        if is_connected(&self.shared.client)
+            && let Ok(presence) = message::encode(&self.presence)
+        {
             let subject = self.shared.names.presences();
-            // Lost while the connection is: told again soon.
             let _ = self.shared.client.publish(subject, presence.into()).await;
         }
     }

@@ -13,8 +13,12 @@ use crate::connection::{Plaintext, Settings};
 use crate::fleet::Fleet;
 use crate::imap::{Imap, ImapUnordered};
 use crate::link::{Link, Manners};
+use crate::message::LONGEST_LEASE;
 use crate::options::Options;
 use crate::task::Task;
+
+/// The shortest time within which an agent must give word.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// How long a cluster that is ended waits until the server has forgotten its calls.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -310,8 +314,8 @@ impl ClusterBuilder {
 
     /// Within what time an agent must give word of what it has at hand, before others get it.
     ///
-    /// 30 seconds without it, 100 milliseconds at least. Agents give word three times as often. All
-    /// drivers of one build should agree on it.
+    /// 30 seconds without it, 100 milliseconds at least and a day at most. Agents give word three times
+    /// as often. All drivers of one build should agree on it.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -341,8 +345,8 @@ impl ClusterBuilder {
     /// ([`Error::is_fleet`]). That there are no agents is no error: they may come.
     pub fn connect(self) -> Result<Cluster, Error> {
         let settings = self.settings?;
-        if self.lease < Duration::from_millis(100) {
-            return Err(invalid_error("a lease is 100 milliseconds at least"));
+        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&self.lease) {
+            return Err(invalid_error("a lease is 100 milliseconds at least and a day at most"));
         }
         let manners =
             Manners { lease: self.lease, patience: self.patience, replicas: self.replicas };

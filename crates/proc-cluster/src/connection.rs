@@ -191,6 +191,11 @@ impl Settings {
     }
 }
 
+/// Whether what is sent now goes out: else it waits in the client, and what waits is bounded.
+pub(crate) fn is_connected(client: &Client) -> bool {
+    client.connection_state() == async_nats::connection::State::Connected
+}
+
 /// Whether nobody answered, rather than somebody refusing.
 fn is_absence(kind: ConnectErrorKind) -> bool {
     use ConnectErrorKind::{Dns, Io, TimedOut};

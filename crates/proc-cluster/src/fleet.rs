@@ -14,6 +14,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long one that went is still shown.
 const MEMORY: Duration = Duration::from_secs(600);
 
+/// How long a count of workers holds where nobody comes or goes.
+const RECOUNT: Duration = Duration::from_millis(100);
+
 /// More workers than any machine has, and more agents than any fleet has: so many are not believed.
 const MOST_WORKERS: usize = 1 << 16;
 const MOST_AGENTS: usize = 1 << 16;
@@ -111,24 +114,37 @@ impl Display for Fleet {
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     heard: HashMap<u64, (Presence, Instant)>,
+    /// How many workers there were for a build, and when they were counted.
+    counted: Option<(String, usize, Instant)>,
 }
 
 impl Roster {
     pub(crate) fn hear(&mut self, presence: Presence) {
         let now = Instant::now();
-        self.heard.retain(|_, (_, heard)| now - *heard < MEMORY);
-        let is_known = self.heard.contains_key(&presence.agent);
+        let (workers, leaving) = (presence.workers, presence.leaving);
+        let known = self.heard.get(&presence.agent).map(|(p, _)| (p.workers, p.leaving));
+        if known.is_none() {
+            self.forget();
+        }
         // Whoever may speak as an agent can say anything.
-        if presence.workers > MOST_WORKERS || (self.heard.len() >= MOST_AGENTS && !is_known) {
+        if workers > MOST_WORKERS || (known.is_none() && self.heard.len() >= MOST_AGENTS) {
             return;
         }
         self.heard.insert(presence.agent, (presence, now));
+        if known != Some((workers, leaving)) {
+            self.counted = None;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.heard.retain(|_, (_, heard)| heard.elapsed() < MEMORY);
     }
 
     /// What was heard counts from now: nobody could be heard before.
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.heard.values_mut().for_each(|(_, heard)| *heard = now);
+        self.counted = None;
     }
 
     /// Whether an agent of `build` that has not said good-bye was not heard of for so long.
@@ -140,14 +156,30 @@ impl Roster {
     }
 
     /// How many workers there are for `build`.
-    pub(crate) fn workers(&self, build: &str) -> usize {
+    ///
+    /// This is asked for each chunk and result, so they are not counted each time: when somebody comes
+    /// or goes, and now and then, since others fall silent.
+    pub(crate) fn workers(&mut self, build: &str) -> usize {
+        if let Some((of, workers, when)) = &self.counted
+            && of == build
+            && when.elapsed() < RECOUNT
+        {
+            return *workers;
+        }
+        let workers = self.count(build);
+        self.counted = Some((build.to_owned(), workers, Instant::now()));
+        workers
+    }
+
+    fn count(&self, build: &str) -> usize {
         let up = |(presence, heard): &&(Presence, Instant)| {
             presence.build == build && !presence.leaving && heard.elapsed() <= SILENCE
         };
         self.heard.values().filter(up).map(|(presence, _)| presence.workers).sum()
     }
 
-    pub(crate) fn fleet(&self, build: &str) -> Fleet {
+    pub(crate) fn fleet(&mut self, build: &str) -> Fleet {
+        self.forget();
         let status = |(presence, heard): &(Presence, Instant)| AgentStatus {
             host: presence.host.clone(),
             pid: presence.pid,
@@ -170,7 +202,7 @@ impl Roster {
     }
 
     /// Why nobody does the work of `build`.
-    pub(crate) fn absence(&self, build: &str) -> String {
+    pub(crate) fn absence(&mut self, build: &str) -> String {
         let fleet = self.fleet(build);
         let others: BTreeSet<String> = fleet
             .agents
@@ -210,7 +242,7 @@ mod tests {
             }
         }
         roster.hear(presence(9, "one too many", "aaaa"));
-        assert_eq!(roster.workers("aaaa"), 2 * MOST_AGENTS);
+        assert_eq!(roster.count("aaaa"), 2 * MOST_AGENTS);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::connection::is_connected;
 use crate::lease;
 use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
@@ -110,6 +111,7 @@ struct Out {
 struct Job {
     link: Arc<Link>,
     number: u64,
+    begin: Instant,
     function: Function,
     terms: Terms,
     mailbox: Arc<Mailbox>,
@@ -145,6 +147,7 @@ pub(crate) fn start(
     let job = Job {
         link: Arc::clone(link),
         number,
+        begin: Instant::now(),
         function,
         terms,
         mailbox: Arc::clone(&mailbox),
@@ -400,14 +403,10 @@ impl Job {
 
     /// Looks for what the server has lost, and whether anybody is there to do the work.
     async fn look_after(&mut self) {
-        let connected = async_nats::connection::State::Connected;
-        if self.link.client.connection_state() != connected {
+        if self.is_done() || !is_connected(&self.link.client) {
             return;
         }
-        if self.is_done() {
-            return;
-        }
-        if let Some(absence) = self.link.absence() {
+        if let Some(absence) = self.link.absence(self.begin) {
             return self.give_up(absence);
         }
         self.look_for_what_is_lost().await;
@@ -428,7 +427,8 @@ impl Job {
         if old.is_empty() {
             return;
         }
-        let look = self.link.work_at_the_server(self.number);
+        // So it was looked after the server had confirmed what is old.
+        let look = self.link.work_at_the_server(every / 2);
         let there = match tokio::time::timeout(PATIENCE, look).await {
             Ok(Ok(there)) => there,
             Ok(Err(error)) => {

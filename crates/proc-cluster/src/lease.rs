@@ -6,6 +6,8 @@ use std::time::Duration;
 use async_nats::Client;
 use bytes::Bytes;
 
+use crate::connection::is_connected;
+
 /// Says that the work is at hand, as long as this is polled.
 pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -> Infallible {
     let every = (lease / 3).max(Duration::from_millis(10));
@@ -13,9 +15,11 @@ pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -
     tick.tick().await; // the first is at once
     loop {
         tick.tick().await;
-        let kind = Bytes::from_static(b"+WPI");
         // Lost while the connection is: then the lease ends, as it should.
-        let _ = client.publish(acknowledge.to_owned(), kind).await;
+        if is_connected(client) {
+            let kind = Bytes::from_static(b"+WPI");
+            let _ = client.publish(acknowledge.to_owned(), kind).await;
+        }
     }
 }
 

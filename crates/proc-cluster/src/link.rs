@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 use crate::build_id;
-use crate::connection::Settings;
+use crate::connection::{Settings, is_connected};
 use crate::data::Store;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
@@ -61,6 +61,8 @@ pub(crate) struct Link {
     heard: Condvar,
     /// When an agent of our build was last there.
     served: Mutex<Instant>,
+    /// What the server had of our work, when that was last asked.
+    looked: tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
     /// Something is to be said to agents at once.
     urgent: Notify,
 }
@@ -101,6 +103,7 @@ impl Link {
             roster: Mutex::default(),
             heard: Condvar::new(),
             served: Mutex::new(Instant::now()),
+            looked: tokio::sync::Mutex::default(),
             urgent: Notify::new(),
         });
         link.make_streams().await?;
@@ -149,6 +152,7 @@ impl Link {
             storage: StorageType::File,
             num_replicas: self.manners.replicas,
             max_age: LEFT_OVER,
+            max_messages_per_subject: 1, // what is sent again takes the first one's place
             allow_direct: true,
             ..stream::Config::default()
         };
@@ -245,7 +249,7 @@ impl Link {
         let roster = lock(&self.roster);
         let few = |roster: &mut Roster| roster.workers(&self.build) < wanted;
         let waited = self.heard.wait_timeout_while(roster, timeout, few);
-        let (roster, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut roster, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if !timeout.timed_out() {
             return Ok(());
         }
@@ -264,13 +268,14 @@ impl Link {
         lock(&self.roster).has_lost(&self.build, silence)
     }
 
-    /// Why nobody does our work, if that has been so for longer than is to be borne.
-    pub(crate) fn absence(&self) -> Option<Error> {
+    /// Why nobody does our work, if that has been so, since a call that began then, for longer than is
+    /// to be borne.
+    pub(crate) fn absence(&self, begin: Instant) -> Option<Error> {
         let mut served = lock(&self.served);
         if self.workers() > 0 {
             *served = Instant::now();
         }
-        let gone = served.elapsed() > self.manners.patience;
+        let gone = begin.max(*served).elapsed() > self.manners.patience;
         gone.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
     }
 
@@ -282,13 +287,43 @@ impl Link {
         }
     }
 
-    /// The subjects under which the server has some of a job's work, at an agent or not.
-    pub(crate) async fn work_at_the_server(&self, job: u64) -> Result<HashSet<String>, Error> {
+    /// The subjects under which the server has some of our work, at an agent or not, at most so long ago.
+    ///
+    /// All jobs ask; the server is asked once for them.
+    pub(crate) async fn work_at_the_server(
+        &self,
+        ago: Duration,
+    ) -> Result<Arc<HashSet<String>>, Error> {
+        let mut looked = self.looked.lock().await;
+        if let Some((when, there)) = &*looked
+            && when.elapsed() < ago
+        {
+            return Ok(Arc::clone(there));
+        }
+        let now = Instant::now();
+        let there = Arc::new(self.look().await?);
+        *looked = Some((now, Arc::clone(&there)));
+        Ok(there)
+    }
+
+    /// Looks what the server has, and makes it go on where it has stopped.
+    ///
+    /// nats-server 2.10.27 that was killed may come back with an empty stream that counts from one again, but with
+    /// the consumer's old place in it, and then delivers nothing below that: such a consumer is made
+    /// anew. One that is gone is an error, which has everything made that is not there.
+    async fn look(&self) -> Result<HashSet<String>, Error> {
         let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
         let stream = self.context.get_stream_no_info(self.names.tasks()).await;
         let stream = stream.map_err(|error| failed(&error))?;
-        let filter = self.names.work_of_job(&self.build, self.driver, job);
+        // The place first: the stream is never behind it then.
+        let consumer = stream.consumer_info(&self.build).await.map_err(|error| failed(&error))?;
+        let filter = self.names.work_of_driver(&self.build, self.driver);
         let subjects = stream.info_with_subjects(filter).await.map_err(|error| failed(&error))?;
+        if consumer.delivered.stream_sequence > subjects.info.state.last_sequence {
+            warn!("the server has lost count of the work and is corrected");
+            stream.delete_consumer(&self.build).await.map_err(|error| failed(&error))?;
+            self.make_streams().await?;
+        }
         let counts: Vec<(String, usize)> =
             subjects.try_collect().await.map_err(|error| failed(&error))?;
         Ok(counts.into_iter().map(|(subject, _)| subject).collect())
@@ -347,6 +382,9 @@ impl Link {
     }
 
     async fn send_beat(&self) {
+        if !is_connected(&self.client) {
+            return; // it is said again soon
+        }
         let beat = {
             let jobs = lock(&self.jobs);
             Beat {
@@ -356,7 +394,6 @@ impl Link {
             }
         };
         if let Ok(beat) = message::encode(&beat) {
-            // Lost while the connection is: said again soon.
             let _ = self.client.publish(self.names.beats(), beat.into()).await;
         }
     }

@@ -13,6 +13,12 @@ use serde::{Deserialize, Serialize};
 /// Bodies above this are stored in pieces of this size, since a server takes messages of 1 MiB.
 pub(crate) const PIECE: usize = 512 << 10;
 
+/// The longest time within which an agent must give word.
+pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// The most tasks of a chunk.
+const MOST_TASKS: u64 = 1 << 32;
+
 /// Some tasks, on their way to an agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Work {
@@ -28,6 +34,13 @@ pub(crate) struct Work {
     /// Within which an agent must give word of them.
     pub(crate) lease: Duration,
     pub(crate) arguments: Body,
+}
+
+impl Work {
+    /// Whether times and counts can be reckoned with; no driver of ours says anything else.
+    pub(crate) fn is_within_reason(&self) -> bool {
+        self.lease <= LONGEST_LEASE && self.chunk.count as u64 <= MOST_TASKS
+    }
 }
 
 /// Names tasks of a job: `count` from `first`, handed out for the `attempt`-th time.
@@ -180,6 +193,10 @@ impl Names {
         let Chunk { first, count, attempt, .. } = chunk;
         let rest = format_args!("{first}.{count}.{attempt}");
         self.subject(format_args!("task.{build}.{driver:016x}.{job}.{rest}"))
+    }
+
+    pub(crate) fn work_of_driver(&self, build: &str, driver: u64) -> String {
+        self.subject(format_args!("task.{build}.{driver:016x}.>"))
     }
 
     pub(crate) fn work_of_job(&self, build: &str, driver: u64, job: u64) -> String {

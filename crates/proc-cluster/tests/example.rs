@@ -92,6 +92,30 @@ fn three_commands_make_a_fleet() {
     }
 }
 
+#[test]
+fn the_program_of_a_slurm_job_works_on_its_fleet() {
+    let script = include_str!("../../../docs/cluster/fleet.sbatch");
+    let last = script.lines().last().expect("it has lines");
+    if support::server_program().is_none() {
+        return;
+    }
+    let primes = primes();
+    let Some(server) = Server::start() else { return };
+    let _agent = Group::start(
+        Command::new(&primes)
+            .env("PROC_CLUSTER_AGENT", server.address())
+            .env("PROC_CLUSTER_WORKERS", "2"),
+    );
+    let mut driver = Command::new("bash");
+    driver.current_dir(primes.parent().expect("it is in a directory"));
+    driver.env("address", server.address()).env("PROC_CLUSTER_AGENT", "nats://127.0.0.1:1");
+    let output = driver.arg("-c").arg(last.replace("./program", "./primes")).output();
+    let output = output.expect("there is a shell");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("1000 of 1000") && said.contains("in flight"), "{said}");
+    assert_eq!(told(output), "78498 primes below a million\n");
+}
+
 fn told(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("it is text")

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -295,6 +296,31 @@ fn a_server_may_be_away_for_longer_than_calls_wait_for_agents() {
     assert!(task.get().expect("all is well").into_iter().eq(1..=100));
 }
 
+/// A server that is killed may come back with what it was to deliver next and an empty queue that counts from
+/// one again: all that is below is not delivered.
+#[test]
+fn a_server_that_has_lost_count_is_corrected() {
+    let Some(mut server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let directory = marks(&server);
+    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 200)));
+    results.take(100);
+    let stream = server.path().join("data/jetstream/$G/streams/proc-default-tasks");
+    let build = cluster.fleet().agents()[0].build.clone();
+    let place = stream.join("obs").join(build).join("o.dat");
+    wait_until("the server has noted its place, and has no more to note", || {
+        let noted = fs::metadata(&place).and_then(|metadata| metadata.modified());
+        let ago = noted.ok().and_then(|noted| noted.elapsed().ok());
+        ago.is_some_and(|ago| ago > Duration::from_secs(1))
+    });
+    server.kill();
+    for file in fs::read_dir(stream.join("msgs")).expect("it has messages") {
+        fs::remove_file(file.expect("it is listed").path()).expect("it is there");
+    }
+    server.run();
+    assert_eq!(results.count(), 200);
+}
+
 #[test]
 fn what_a_server_has_lost_is_handed_out_anew() {
     let Some(mut server) = Server::start() else { return };
@@ -389,10 +415,52 @@ fn results_that_take_longer_than_a_lease_to_fetch_are_made_once() {
     assert_eq!(begun(&directory), 1, "it is not done again while its result is fetched");
 }
 
+/// A line to a server that can be cut.
+struct Line {
+    address: String,
+    ends: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Line {
+    fn to(server: &Server) -> Line {
+        let end = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = format!("nats://{}", end.local_addr().expect("it is bound"));
+        let (port, ends) = (server.port(), Arc::<Mutex<Vec<TcpStream>>>::default());
+        let all = Arc::clone(&ends);
+        std::thread::spawn(move || {
+            for near in end.incoming() {
+                let near = near.expect("it is accepted");
+                // Where the server is away, the line ends at once.
+                let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let clone = |end: &TcpStream| end.try_clone().expect("there are descriptors");
+                    let (mut from, mut to) = (clone(from), clone(to));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to); // until it is cut
+                        let _ = to.shutdown(Shutdown::Both);
+                    });
+                }
+                all.lock().expect("nobody panics with it").push(near);
+            }
+        });
+        Line { address, ends }
+    }
+
+    fn cut(&self) {
+        for end in self.ends.lock().expect("nobody panics with it").drain(..) {
+            let _ = end.shutdown(Shutdown::Both); // it may have gone
+        }
+    }
+}
+
 #[test]
 fn everything_at_once() {
     let Some(mut server) = Server::start() else { return };
-    let (cluster, mut agents) = server.fleet(2);
+    let mut agents = vec![server.agent(2), server.agent(2)];
+    let line = Line::to(&server);
+    let cluster = proc_cluster::Cluster::builder(&line.address).lease(LEASE).connect();
+    let cluster = cluster.expect("the line leads to the server");
+    wait_for_workers(&cluster, 4);
     let directory = marks(&server);
     let deadly = |(directory, task): (String, u32)| {
         if task % 101 == 5 {
@@ -413,6 +481,7 @@ fn everything_at_once() {
         take(100);
         agents.remove(0).kill();
         agents.push(server.agent(2));
+        line.cut();
         if round == 2 {
             server.kill();
             server.run();
@@ -420,6 +489,16 @@ fn everything_at_once() {
     }
     take(300);
     assert!(results.next().is_none(), "each input has one fate");
+}
+
+#[test]
+fn an_agent_ends_when_it_is_told_to_also_without_a_server() {
+    let Some(mut server) = Server::start() else { return };
+    let (cluster, mut agents) = server.fleet(1);
+    assert_eq!(cluster.apply(|x: u32| x + 1, 1).expect("nothing fails"), 2);
+    server.kill();
+    agents[0].signal(Signal::SIGTERM);
+    assert!(agents[0].wait().success(), "it has nothing to finish");
 }
 
 #[test]

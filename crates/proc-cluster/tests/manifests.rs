@@ -46,6 +46,10 @@ fn kubernetes() {
     let address = agent["containers"][0]["env"][0]["value"].as_str().expect("an address");
     let server = documents[0]["metadata"]["name"].as_str().expect("a name");
     assert_eq!(address, format!("nats://{server}:4222"));
+    let container = &agent["containers"][0];
+    let workers = container["env"].as_array().expect("a list").iter();
+    let workers = workers.filter(|v| v["name"] == "PROC_CLUSTER_WORKERS").map(|v| &v["value"]);
+    assert_eq!(workers.collect::<Vec<_>>(), [&container["resources"]["requests"]["cpu"]]);
     assert!(agent["terminationGracePeriodSeconds"].as_u64() > Some(20), "agents need 20 seconds");
 }
 

@@ -149,10 +149,15 @@ fn an_endless_input_is_taken_a_window_at_a_time() {
 fn a_call_without_agents_fails_in_time_and_says_so() {
     let Some(server) = Server::start() else { return };
     let cluster = server.builder().patience(Duration::from_secs(3)).connect().expect("it is there");
+    let begin = Instant::now();
     let error = cluster.apply(|x: u8| x, 1).expect_err("nobody is there");
     assert!(error.is_fleet() && error.to_string().contains("PROC_CLUSTER_AGENT"), "{error}");
+    assert!(begin.elapsed() >= Duration::from_secs(3));
+    // Each call is patient anew, however long nobody was there before.
+    let begin = Instant::now();
     let first = cluster.imap(|x: u8| x, 0..).next().expect("an error is an item");
     assert!(first.is_err_and(|error| error.is_fleet()));
+    assert!(begin.elapsed() >= Duration::from_secs(3));
     nothing_is_left(&server);
 }
 
@@ -196,6 +201,59 @@ fn progress_is_told() {
     assert_eq!(seen.last().map(|progress| progress.done), Some(100));
 }
 
+/// What an agent might tell its driver of tasks that are out, if it lied: as a reply, in the wire's format.
+///
+/// The fields are those of `message::Reply`; the last ones, `outcome`, are given.
+fn lie(job: u64, count: usize, outcome: &[u8]) -> Vec<u8> {
+    let chunk = (0_usize, count, 0_u32, 0_u32, 0_u32);
+    let reply = (job, chunk, 1_u64, "nowhere", "$JS.API.STREAM.DELETE.proc-default-tasks");
+    let mut bytes = postcard::to_stdvec(&reply).expect("it can be encoded");
+    bytes.extend(outcome);
+    bytes
+}
+
+#[test]
+fn an_agent_that_lies_of_its_work_takes_nobody_down() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(2);
+    let word = server.path().join("word").to_str().expect("it is text").to_owned();
+    let wait = |(word, x): (String, u8)| {
+        while !fs::exists(&word).expect("the directory is there") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        x
+    };
+    let tasks = (0..10).map(|x| (word.clone(), x));
+    let results = cluster.options().chunksize(5).map_async(wait, tasks).expect("it is sent");
+    wait_until("it is at work", || cluster.fleet().agents().iter().any(|a| a.in_flight > 0));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let client = async_nats::connect(server.address()).await.expect("it listens");
+        let mut beats = client.subscribe("proc.default.driver").await.expect("it listens");
+        let beat = futures_util::StreamExt::next(&mut beats).await.expect("a driver lives");
+        let (driver, _) = postcard::take_from_bytes::<u64>(&beat.payload).expect("its number");
+        // Stored in absurdly many pieces; a body that is cut off; given back; no such outcome.
+        let stored = [&[0, 1, 255, 255, 255, 255, 15][..], &[255; 9], &[1, 7]].concat();
+        for outcome in [&stored[..], &[0, 0, 255, 255, 3, 1], &[2], &[77], &[]] {
+            for (job, count) in [(1, 5), (1, 3), (1, usize::MAX), (9, 5), (u64::MAX, 0)] {
+                let lie = lie(job, count, outcome);
+                client
+                    .publish(format!("proc.default.reply.{driver:016x}"), lie.into())
+                    .await
+                    .expect("it is sent");
+            }
+        }
+        client.flush().await.expect("it is sent");
+    });
+    // One lie is believed, and does no harm.
+    wait_until("what is said to be given back goes to somebody else", || {
+        cluster.fleet().agents().iter().map(|agent| agent.redelivered).sum::<u64>() >= 5
+    });
+    fs::write(&word, "").expect("the directory is ours");
+    assert_eq!(results.get().expect("all are done in the end"), (0..10).collect::<Vec<u8>>());
+    nothing_is_left(&server);
+}
+
 #[test]
 fn rubbish_on_the_wire_harms_nobody() {
     let Some(server) = Server::start() else { return };
@@ -218,6 +276,15 @@ fn rubbish_on_the_wire_harms_nobody() {
                 }
             }
         }
+        // Well-formed work, as far as its lease, which is longer than a clock goes.
+        let chunk = (0_usize, 1_usize, 0_u32, 0_u32, 0_u32);
+        let terms = (None::<usize>, None::<Duration>, 0_u32, Duration::MAX);
+        let work = (&build, 7_u64, 1_u64, chunk, 0_u64, 0_u64, terms, (0_u8, vec![0_u8]));
+        let bytes = postcard::to_stdvec(&work).expect("it can be encoded");
+        client
+            .publish(format!("proc.default.task.{build}.7.1"), bytes.into())
+            .await
+            .expect("it is sent");
         client.flush().await.expect("it is sent");
     });
     assert_eq!(cluster.map(|x: u8| x, 0..100).expect("nothing fails").len(), 100);

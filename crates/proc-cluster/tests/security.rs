@@ -206,11 +206,17 @@ fn an_agent_can_neither_submit_nor_remove() {
         ] {
             client.publish(forbidden, "{}".into()).await.expect("the client does not know");
         }
+        // What it may store must not come back as work, sent by the server to where it may not send.
+        let stored = "proc.default.data.out.0.0.0.1.0.0.0";
+        client.publish(stored, "work".into()).await.expect("it may");
+        let fetch = format!("$JS.API.DIRECT.GET.proc-default-data.{stored}");
+        let work = "proc.default.task.build.0.0";
+        client.publish_with_reply(fetch, work, "".into()).await.expect("the client does not know");
         client.flush().await.expect("it is connected");
     });
     // The server's log may lag behind its answers.
     let refused = || server.log().matches("Publish Violation").count();
-    support::wait_until("each of six is refused", || refused() >= 6);
+    support::wait_until("each of seven is refused", || refused() >= 7);
     drop(cluster);
 }
 

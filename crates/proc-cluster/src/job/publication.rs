@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
-use async_nats::connection::State;
 use futures_util::FutureExt as _;
 use proc_core::Error;
 use proc_core::remote::{Function, fleet_error};
 use tracing::warn;
 
 use super::{PATIENCE, Terms};
+use crate::connection::is_connected;
 use crate::link::Link;
 use crate::message::{self, Chunk, Work};
+
+/// How long after a try comes the next one.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A chunk on its way to the server.
 pub(super) struct Publication {
@@ -33,20 +36,22 @@ impl Publication {
     pub(super) async fn run(self) -> Result<Chunk, (Chunk, Error)> {
         let mut refused = None;
         loop {
+            if !is_connected(&self.link.client) {
+                // Each try would wait in the client, and all of them go out in the end.
+                refused = None;
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
             let error = match unpanicked(self.send()).await {
                 Ok(()) => return Ok(self.chunk),
                 Err(error) => error,
             };
-            if self.link.client.connection_state() == State::Connected {
-                let since = refused.get_or_insert_with(Instant::now);
-                if since.elapsed() > self.link.manners.patience {
-                    return Err((self.chunk, error));
-                }
-            } else {
-                refused = None;
+            let since = refused.get_or_insert_with(Instant::now);
+            if is_connected(&self.link.client) && since.elapsed() > self.link.manners.patience {
+                return Err((self.chunk, error));
             }
             warn!(job = self.job, %error, "work was not confirmed and is sent again");
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(AGAIN).await;
             // Somebody may have removed the streams, or the server lost them.
             let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
         }
