@@ -40,7 +40,7 @@ pub enum Context {
     Fork,
     /// The template is the same program, executed again up to [`init`]. The default elsewhere.
     ///
-    /// Works everywhere, and is what `Forkserver` falls back to when `init` found other threads
+    /// Works on every Unix (only Linux is tested), and is what `Forkserver` falls back to when `init` found other threads
     /// or its template was killed.
     Spawn,
 }

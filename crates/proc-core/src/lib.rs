@@ -28,7 +28,8 @@
 //! # Five things to know
 //!
 //! 1. **`init()` is the first line of `main`.** It forks a small *template* process, while the
-//!    program has one thread; the template makes all other processes. It plays the part of Python's
+//!    program has one thread; the template makes all other processes
+//!    (with `Fork` and `Spawn` there is one more for each process or pool). It plays the part of Python's
 //!    `if __name__ == "__main__":`. In tests, [`init_tests!`] does it.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
 //!    anything else does not build (`cargo check` alone does not see it). What it needs becomes part

@@ -1,4 +1,4 @@
-//! Read-only data that processes share: copied once, mapped once by each worker.
+//! Read-only data that processes share: copied once, never again.
 //!
 //! A [`Shared`] crosses as its number and two regions of shared memory: the data, and a word that says
 //! whether its maker still has it. A worker keeps what it has mapped for the next task that brings the
@@ -24,8 +24,8 @@ use crate::{sys, wire};
 /// Making one copies the data once, into shared memory. As an argument, as part of one, or as the
 /// argument of a pool's [`initializer`](crate::PoolBuilder::initializer) or
 /// [`state`](crate::PoolBuilder::state) it crosses without being copied, whatever its size; clones
-/// cost nothing either. A worker maps it once, however many tasks bring it, and lets go of it soon
-/// after the last clone in the process that made it is dropped: when it next runs out of work.
+/// cost nothing either. A worker keeps one mapping of it, so that a task that brings it again costs a few
+/// system calls, and lets go of it soon after the last clone in the process that made it is dropped: when it next runs out of work.
 ///
 /// `T` is what bytemuck calls plain old data: integers, floats, arrays of these, and types of yours
 /// that derive `bytemuck::Pod`.

@@ -78,7 +78,7 @@ pub(crate) enum Leaving {
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long a worker looks for work before it sleeps, where another processor can bring some.
+/// How often a worker looks for work before it sleeps: some microseconds, in which other processors may bring some.
 const LOOKS: u32 = 200;
 
 /// How much room for results a worker keeps for the next chunk.

@@ -73,6 +73,7 @@ fn task_panics(arguments: &Arguments) {
             panic!("in a payload's destructor");
         }
     }
+    const LINE: u32 = line!() + 2;
     fn explicit_panic() {
         panic!()
     }
@@ -95,6 +96,9 @@ fn task_panics(arguments: &Arguments) {
     };
     let results = pool.options().chunksize(arguments.number()).try_map(task, 0..9);
     pids.extend(results.iter().filter_map(|result| result.as_ref().err()?.pid()));
+    let place = results[1].as_ref().err().and_then(|error| error.panic_location());
+    let line = format!("{}:{LINE}:", file!());
+    assert!(place.is_some_and(|place| place.to_string().starts_with(&line)), "{place:?}");
     print_fates(results);
     let error = pool.map(task, 0..9).expect_err("task 1 panics");
     println!("map: {}", describe(&error));

@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
 #[command(version)]
 struct Arguments {
     /// How many processes to start
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     processes: u16,
 }
 

@@ -281,7 +281,9 @@ impl<S> PoolBuilder<S> {
     /// `_async` calls, which never wait, what is ahead is kept by the caller). An argument that is
     /// larger than the bound is sent alone, and what was called after it waits until it has gone; a result that does not fit comes by a message of its own; and a
     /// chunk may have fewer tasks than were asked for.
-    /// Results that have come are the caller's, and do not count; the pool itself takes some 100 KiB.
+    /// Results that have come are the caller's, and do not count. What counts is what is in use: memory
+    /// that was is kept for the next values of about its size until the pool ends, and the pool itself
+    /// takes 100 KiB and half a KiB for each worker.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {

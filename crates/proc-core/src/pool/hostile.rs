@@ -70,7 +70,7 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
     static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
     let lent = || {
         let mut arena = ARENA.lock().expect("no test panics with it");
-        let (block, _) = arena.allocate(bytes.len()).expect("there is memory");
+        let block = arena.allocate(bytes.len()).expect("there is memory");
         let lease = arena.lease(block);
         assert!(lease.write(0, bytes));
         Results::Lent(lease.part(0, bytes.len()))

@@ -43,7 +43,8 @@ impl<'a, S> Options<'a, S> {
     /// How many tasks a worker takes at a time: what it has not taken, another that is idle gets.
     ///
     /// Without it the pool measures, and makes chunks of about two milliseconds that shrink towards
-    /// the end, which are shared out in eighths. Zero is an error of the call.
+    /// the end, which are shared out in eighths; `imap` and `imap_unordered`, which may be fed slowly, take
+    /// one at a time, as Python's do. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.caller.chunksize = Some(tasks);
         self

@@ -154,12 +154,12 @@ fn lock(returned: &Returned) -> MutexGuard<'_, Vec<Block>> {
 }
 
 impl Arena {
-    /// A block of at least `len` bytes, and the number of regions made for it (0 or 1).
+    /// A block of at least `len` bytes.
     ///
     /// # Errors
     ///
     /// No memory for another region.
-    pub(crate) fn allocate(&mut self, len: usize) -> io::Result<(Block, usize)> {
+    pub(crate) fn allocate(&mut self, len: usize) -> io::Result<Block> {
         let size = block_size(len).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         self.take_returned();
         self.used += size;
@@ -169,11 +169,10 @@ impl Arena {
     }
 
     /// A block of `size` bytes, which is one of the sizes of blocks.
-    fn cut(&mut self, size: usize) -> io::Result<(Block, usize)> {
+    fn cut(&mut self, size: usize) -> io::Result<Block> {
         if let Some(block) = self.free.get_mut(class(size)).and_then(Vec::pop) {
-            return Ok((block, 0));
+            return Ok(block);
         }
-        let mut made = 0;
         if self.regions.last().is_none_or(|last| (last.len() as u64 - self.uncut) < size as u64) {
             self.free_rest();
             let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
@@ -181,12 +180,11 @@ impl Arena {
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
             self.regions.push(Arc::new(Region::new(len)?));
             self.uncut = 0;
-            made = 1;
         }
         let block =
             Block { region: self.regions.len() as u32 - 1, offset: self.uncut, len: size as u64 };
         self.uncut += size as u64;
-        Ok((block, made))
+        Ok(block)
     }
 
     /// Takes back a block.
@@ -282,7 +280,7 @@ mod tests {
                     arena.release(block);
                     continue;
                 }
-                let (block, _) = arena.allocate(len).expect("there is memory");
+                let block = arena.allocate(len).expect("there is memory");
                 prop_assert!(block.len >= len as u64);
                 prop_assert!(block.offset + block.len <= arena.region(block).len() as u64);
                 for other in live.iter().filter(|other| other.region == block.region) {
@@ -305,7 +303,7 @@ mod tests {
     fn released_blocks_are_used_again() {
         let mut arena = Arena::default();
         for _ in 0..10_000 {
-            let (block, _) = arena.allocate(5000).expect("there is memory");
+            let block = arena.allocate(5000).expect("there is memory");
             arena.release(block);
         }
         assert_eq!(arena.regions().len(), 1);
@@ -315,7 +313,7 @@ mod tests {
     #[test]
     fn a_leased_block_comes_back_when_it_is_dropped() {
         let mut arena = Arena::default();
-        let (block, _) = arena.allocate(5000).expect("there is memory");
+        let block = arena.allocate(5000).expect("there is memory");
         let lease = arena.lease(block);
         assert!(lease.write(100, b"abcd") && !lease.write(block.len as usize - 3, b"abcd"));
         let part = lease.part(101, 2);
@@ -328,6 +326,6 @@ mod tests {
         assert_eq!(arena.used(), block.len as usize);
         drop(part);
         assert_eq!(arena.used(), 0);
-        assert_eq!(arena.allocate(5000).expect("there is memory").0, block);
+        assert_eq!(arena.allocate(5000).expect("there is memory"), block);
     }
 }

@@ -140,10 +140,9 @@ impl Region {
 }
 
 impl From<IpcSharedMemory> for Region {
-    fn from(mut shared: IpcSharedMemory) -> Region {
-        // SAFETY: the slice is not kept, only its address; nobody else can reach this object.
-        let bytes = unsafe { shared.deref_mut() };
-        let (start, len) = (bytes.as_mut_ptr(), bytes.len());
+    fn from(shared: IpcSharedMemory) -> Region {
+        // The address alone: others have the memory too, so there is never a slice of all of it.
+        let (start, len) = (shared.as_ptr().cast_mut(), shared.len());
         Region {
             start,
             len,

@@ -260,7 +260,8 @@ pub(crate) fn spare_memory(len: usize) -> io::Result<()> {
     let available = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
     match available {
         Some(available) if available < len >> 10 => Err(io::Error::other(format!(
-            "{} MiB of memory are wanted, and the system has {} MiB",
+            "{} MiB of memory are wanted, and the system has {} MiB: send smaller values, or fewer at a \
+             time (PoolBuilder::memory)",
             len >> 20,
             available >> 10
         ))),

@@ -268,7 +268,7 @@ impl Crew {
 
     /// A block, in a region that the workers know, or are told of.
     fn allocate(&self, state: &mut State, len: usize) -> io::Result<Block> {
-        let (block, _) = state.arena.allocate(len)?;
+        let block = state.arena.allocate(len)?;
         let announced = state.announce();
         if announced.is_err() {
             state.arena.release(block);
