@@ -179,11 +179,12 @@ fn idle_exit(arguments: &Arguments) {
         .build()
         .expect("it can be built");
     marks::wait_until(|| pool.workers().is_empty());
+    // Said by the worker, as what it says at its end: the caller may hear of it later than that.
     let count = |from: &mut u32, more: u32| {
         *from += more;
-        *from
+        println!("counted {from}");
     };
-    println!("counted {}", pool.with_state().apply(count, 2).expect("nothing fails"));
+    pool.with_state().apply(count, 2).expect("nothing fails");
     marks::wait_until(|| pool.workers().is_empty());
 }
 
