@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,14 @@ impl Group {
     /// Waits for its end by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.leader.wait().expect("it is our child")
+    }
+
+    /// What it says on stderr, which is a pipe, until all of it has ended: the leader may be a shell.
+    pub(crate) fn last_words(&mut self) -> String {
+        let mut words = String::new();
+        let stderr = self.leader.stderr.as_mut().expect("it was piped");
+        stderr.read_to_string(&mut words).expect("it is text");
+        words
     }
 
     fn end(&mut self) {
