@@ -22,9 +22,13 @@ use crate::wire::Payload;
 /// The message names the task, the worker and the pid where there are any, and says what to do. Ask
 /// the `is_…` methods which kind it is. Cloning is cheap.
 #[derive(Clone)]
-pub struct Error {
+pub struct Error(Box<Inner>);
+
+/// On the heap as a whole, so that results are no larger for it.
+#[derive(Clone)]
+struct Inner {
     kind: Arc<Kind>,
-    place: Box<Place>,
+    place: Place,
 }
 
 /// Where it happened, as far as it is known.
@@ -60,17 +64,17 @@ enum Kind {
 
 impl Error {
     fn new(kind: Kind) -> Error {
-        Error { kind: Arc::new(kind), place: Box::default() }
+        Error(Box::new(Inner { kind: Arc::new(kind), place: Place::default() }))
     }
 
     /// The same error, with its place filled in where it was open.
     pub(crate) fn at(mut self, place: Place) -> Error {
         let Place { host, name, pid, worker, task } = place;
-        self.place.host = self.place.host.or(host);
-        self.place.name = self.place.name.or(name);
-        self.place.pid = self.place.pid.or(pid);
-        self.place.worker = self.place.worker.or(worker);
-        self.place.task = self.place.task.or(task);
+        self.0.place.host = self.0.place.host.or(host);
+        self.0.place.name = self.0.place.name.or(name);
+        self.0.place.pid = self.0.place.pid.or(pid);
+        self.0.place.worker = self.0.place.worker.or(worker);
+        self.0.place.task = self.0.place.task.or(task);
         self
     }
 
@@ -157,24 +161,24 @@ impl Error {
     }
 
     pub(crate) fn is_template_gone(&self) -> bool {
-        matches!(*self.kind, Kind::TemplateGone)
+        matches!(*self.0.kind, Kind::TemplateGone)
     }
 
     /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
     pub fn is_panic(&self) -> bool {
-        matches!(*self.kind, Kind::Panicked(_))
+        matches!(*self.0.kind, Kind::Panicked(_))
     }
 
     /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
-        matches!(*self.kind, Kind::Died { .. } | Kind::Lost(_))
+        matches!(*self.0.kind, Kind::Died { .. } | Kind::Lost(_))
     }
 
     /// The process ended as one does that passes one of its [`Limits`].
     ///
     /// For memory that is a likely cause, not a certain one: a process can abort for other reasons.
     pub fn is_limit(&self) -> bool {
-        match &*self.kind {
+        match &*self.0.kind {
             Kind::Died { passed, .. } => passed.is_some(),
             Kind::Initializer(cause) => cause.is_limit(),
             _ => false,
@@ -183,62 +187,62 @@ impl Error {
 
     /// The time that the caller allowed has passed.
     pub fn is_timeout(&self) -> bool {
-        matches!(*self.kind, Kind::Timeout(_))
+        matches!(*self.0.kind, Kind::Timeout(_))
     }
 
     /// The caller took the task back.
     pub fn is_cancelled(&self) -> bool {
-        matches!(*self.kind, Kind::Cancelled)
+        matches!(*self.0.kind, Kind::Cancelled)
     }
 
     /// An argument or result could not be encoded.
     pub fn is_encode(&self) -> bool {
-        matches!(*self.kind, Kind::Encode { .. })
+        matches!(*self.0.kind, Kind::Encode { .. })
     }
 
     /// An argument or result could not be decoded.
     pub fn is_decode(&self) -> bool {
-        matches!(*self.kind, Kind::Decode { .. })
+        matches!(*self.0.kind, Kind::Decode { .. })
     }
 
     /// A process could not be started.
     pub fn is_start(&self) -> bool {
-        matches!(*self.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
+        matches!(*self.0.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
     }
 
     /// The pool's initializer failed in every worker that was tried.
     pub fn is_initializer(&self) -> bool {
-        matches!(*self.kind, Kind::Initializer(_))
+        matches!(*self.0.kind, Kind::Initializer(_))
     }
 
     /// The pool was closed, terminated or dropped, or a worker has destroyed what it rests on.
     pub fn is_closed(&self) -> bool {
-        matches!(*self.kind, Kind::Closed | Kind::Overwritten)
+        matches!(*self.0.kind, Kind::Closed | Kind::Overwritten)
     }
 
     /// More of the pool's workers died than [`restart_intensity`](crate::PoolBuilder) allows.
     pub fn is_restart_limit(&self) -> bool {
-        matches!(*self.kind, Kind::Restarts { .. })
+        matches!(*self.0.kind, Kind::Restarts { .. })
     }
 
     /// [`init`](crate::init) was not called at the top of `main`.
     pub fn is_init_missing(&self) -> bool {
-        matches!(*self.kind, Kind::InitMissing)
+        matches!(*self.0.kind, Kind::InitMissing)
     }
 
     /// A number or combination that makes no sense, such as a pool of no processes.
     pub fn is_invalid(&self) -> bool {
-        matches!(*self.kind, Kind::Invalid(_))
+        matches!(*self.0.kind, Kind::Invalid(_))
     }
 
     /// There is no fleet of machines to do it: no server, or no agent of this build (`proc-cluster`).
     pub fn is_fleet(&self) -> bool {
-        matches!(*self.kind, Kind::Fleet(_))
+        matches!(*self.0.kind, Kind::Fleet(_))
     }
 
     /// How the process ended, where that is the error.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        match &*self.kind {
+        match &*self.0.kind {
             Kind::Died { status, .. } => *status,
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.exit_status(),
             _ => None,
@@ -261,7 +265,7 @@ impl Error {
     }
 
     fn panic_report(&self) -> Option<&PanicReport> {
-        match &*self.kind {
+        match &*self.0.kind {
             Kind::Panicked(report) => Some(report),
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.panic_report(),
             _ => None,
@@ -270,28 +274,28 @@ impl Error {
 
     /// The machine on which it happened, where that is another one (`proc-cluster`).
     pub fn host(&self) -> Option<&str> {
-        self.place.host.as_deref()
+        self.0.place.host.as_deref()
     }
 
     /// The process in which it happened.
     pub fn pid(&self) -> Option<u32> {
-        self.place.pid
+        self.0.place.pid
     }
 
     /// The worker of the pool, counted from 0.
     pub fn worker(&self) -> Option<usize> {
-        self.place.worker
+        self.0.place.worker
     }
 
     /// The task's place in the input, counted from 0.
     pub fn task(&self) -> Option<usize> {
-        self.place.task
+        self.0.place.task
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &*self.kind {
+        match &*self.0.kind {
             Kind::Start { source, .. } => Some(source),
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
             _ => None,
@@ -301,7 +305,7 @@ impl std::error::Error for Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Error { kind, place } = self;
+        let Inner { kind, place } = &*self.0;
         if let Some(task) = place.task {
             write!(f, "task {task}: ")?;
         }
@@ -415,6 +419,6 @@ fn start_hint(source: &io::Error) -> &'static str {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.kind).field("place", &self.place).finish()
+        f.debug_struct("Error").field("kind", &self.0.kind).field("place", &self.0.place).finish()
     }
 }

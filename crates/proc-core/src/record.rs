@@ -7,8 +7,11 @@
 use std::ops::Range;
 
 use crate::function::Fault;
-use crate::queue::Part;
+use crate::queue::{Part, Region};
 use crate::sink::Sink;
+
+/// How many bytes a length takes, if it is not a long one.
+const LEN: usize = 4;
 
 /// The length that says "the real one follows in eight bytes".
 const LONG: u32 = u32::MAX;
@@ -25,19 +28,27 @@ pub(crate) fn append<T, E>(
     out: &mut Sink,
     write: impl FnOnce(&mut Sink) -> Result<T, E>,
 ) -> Result<T, E> {
-    let (start, before) = (out.len(), out.total());
-    out.extend_from_slice(&[0; 4]);
+    append_after([0; LEN], out, write)
+}
+
+/// The same after a head whose last bytes are the place of the length.
+#[inline]
+fn append_after<const HEAD: usize, T, E>(
+    head: [u8; HEAD],
+    out: &mut Sink,
+    write: impl FnOnce(&mut Sink) -> Result<T, E>,
+) -> Result<T, E> {
+    let start = out.len();
+    out.extend_from_slice(&head);
+    let (at, before) = (out.len() - LEN, out.total());
     match write(out) {
         Ok(value) => {
-            let len = out.total() - before - 4;
-            match u32::try_from(len) {
-                Ok(len) if len != LONG => {
-                    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+            let len = out.total() - before;
+            match (u32::try_from(len), out.get_mut(at..at + LEN)) {
+                (Ok(short), Some(place)) if short != LONG => {
+                    place.copy_from_slice(&short.to_le_bytes());
                 }
-                _ => {
-                    out.gather();
-                    lengthen(out, start, len);
-                }
+                _ => lengthen(out, at, len),
             }
             Ok(value)
         }
@@ -50,9 +61,10 @@ pub(crate) fn append<T, E>(
 
 /// Makes room for a length that needs eight bytes more.
 #[cold]
-fn lengthen(out: &mut Vec<u8>, start: usize, len: usize) {
-    out[start..start + 4].copy_from_slice(&LONG.to_le_bytes());
-    out.splice(start + 4..start + 4, (len as u64).to_le_bytes());
+fn lengthen(out: &mut Sink, at: usize, len: usize) {
+    out.gather();
+    out[at..at + LEN].copy_from_slice(&LONG.to_le_bytes());
+    out.splice(at + LEN..at + LEN, (len as u64).to_le_bytes());
 }
 
 /// Takes the first record's bytes off `bytes`; `None` if there is no whole one.
@@ -68,7 +80,7 @@ pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 /// Takes a record's length off `bytes`.
 #[inline]
 fn take_len(bytes: &mut &[u8]) -> Option<u64> {
-    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let (len, rest) = bytes.split_first_chunk::<LEN>()?;
     *bytes = rest;
     let len = u32::from_le_bytes(*len);
     if len != LONG {
@@ -101,24 +113,30 @@ pub(crate) fn append_result<T>(
     out: &mut Sink,
     call: impl FnOnce(&mut Sink) -> Result<T, Fault>,
 ) -> Result<T, ()> {
-    let start = out.len();
-    out.push(VALUE);
-    append(out, call).map_err(|fault| {
-        out.truncate(start);
-        append_fault(out, &fault);
-    })
+    append_after([VALUE, 0, 0, 0, 0], out, call).map_err(|fault| append_fault(out, &fault))
 }
 
 /// Appends the result of a task that failed.
 #[cold]
 pub(crate) fn append_fault(out: &mut Sink, fault: &Fault) {
-    out.push(FAULT);
     let text = |out: &mut Sink| -> Result<(), postcard::Error> {
         out.extend(postcard::to_stdvec(fault)?);
         Ok(())
     };
     // Strings can always be encoded; an empty record would read as a fault without words.
-    let _ = append(out, text);
+    let _ = append_after([FAULT, 0, 0, 0, 0], out, text);
+}
+
+/// Copies a result's record to its place; false if it does not fit.
+///
+/// In the pieces in which it was put together just now: a processor has these at hand, and waits for any
+/// other piece until it has stored them.
+#[inline]
+pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
+    let Some(([tag], rest)) = record.split_first_chunk::<1>() else { return false };
+    let Some((len, value)) = rest.split_first_chunk::<LEN>() else { return false };
+    let to = at + LEAST_RESULT;
+    region.write(at, &[*tag]) && region.write(at + 1, len) && region.write(to, value)
 }
 
 /// Says that the result goes another way.

@@ -26,6 +26,8 @@ pub(crate) struct Run<'a> {
     pub(crate) region: &'a Region,
     /// What is left of the chunk's arguments.
     pub(crate) arguments: &'a [u8],
+    /// Whether tasks take so little time that what they print may wait for the chunk's end.
+    pub(crate) brisk: bool,
     /// Channel ends of the next task's argument.
     pub(crate) handles: Option<Handles>,
     pub(crate) report: &'a IpcSender<Report>,
@@ -125,31 +127,59 @@ impl<'a> Run<'a> {
         let Some(bytes) = record::take(&mut self.arguments) else { sys::exit_now(1) };
         *self.left -= 1;
         self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
-        self.out.clear();
-        self.out.begin(self.written as usize);
+        self.out.begin_anew(self.written as usize);
         Input { bytes, handles: self.handles.take() }
     }
 
     /// Puts the result's record in its place, and counts the task as done.
-    #[inline]
+    #[inline(always)]
     fn end(&mut self, handles: Option<Handles>) {
-        sys::flush_line();
-        // Every later result needs at least its tag and length in the room that is left.
-        let spare = LEAST * u64::from(self.chunk.count - self.task - 1);
-        let fits = self.written + self.out.total() as u64 + spare <= self.chunk.room;
-        if handles.is_some() || !fits {
+        if !self.brisk {
+            sys::flush_line();
+        }
+        if handles.is_some() || self.out.has_placed() || !self.fits() {
+            return self.end_otherwise(handles);
+        }
+        if !record::place_result(self.region, self.place(), self.out) {
+            sys::exit_now(1);
+        }
+        self.count(self.out.len());
+    }
+
+    /// The same for a result that is large, or holds channel ends.
+    #[cold]
+    fn end_otherwise(&mut self, handles: Option<Handles>) {
+        if handles.is_some() || !self.fits() {
             self.send_apart(handles);
         }
         let len = self.out.total();
-        let start = self.chunk.offset + self.chunk.arguments + self.written;
         let written = if self.out.has_placed() {
             self.out.settle().is_some()
         } else {
-            self.region.write(start as usize, self.out)
+            self.region.write(self.place(), self.out)
         };
         if !written {
             sys::exit_now(1);
         }
+        self.out.clear();
+        self.count(len);
+    }
+
+    /// Whether there is room for the result: every later one needs at least its tag and length.
+    #[inline]
+    fn fits(&self) -> bool {
+        let spare = LEAST * u64::from(self.chunk.count - self.task - 1);
+        self.written + self.out.total() as u64 + spare <= self.chunk.room
+    }
+
+    /// Where in the region the next result goes.
+    #[inline]
+    fn place(&self) -> usize {
+        (self.chunk.offset + self.chunk.arguments + self.written) as usize
+    }
+
+    #[inline]
+    fn count(&mut self, len: usize) {
         self.written += len as u64;
         self.claim.end(self.task, self.written);
         self.task += 1;

@@ -69,6 +69,14 @@ impl Sink {
         self.base = self.bytes.len();
     }
 
+    /// Forgets all values, which have no large pieces, and begins one.
+    #[inline]
+    pub(crate) fn begin_anew(&mut self, start: usize) {
+        debug_assert!(self.large.is_empty() && self.beside == 0 && self.base == 0);
+        self.bytes.clear();
+        self.start = start;
+    }
+
     /// The bytes of the present value and of those before it that are in the vector, and large pieces.
     #[inline]
     pub(crate) fn total(&self) -> usize {
@@ -133,6 +141,7 @@ impl Sink {
     }
 
     /// Whether the present value has large pieces that are in their place.
+    #[inline]
     pub(crate) fn has_placed(&self) -> bool {
         !self.large.is_empty()
     }

@@ -198,7 +198,7 @@ fn collect_handles() -> Result<Option<Handles>, String> {
 fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
     let mut bytes = Sink::default();
     codec::encode_into(probe, &mut bytes).map_err(|error| error.to_string())?;
-    decode(&bytes, None)
+    codec::decode(&bytes).map(|(index, _)| index).map_err(|error| error.to_string())
 }
 
 /// What the message with the channel ends says of them: how many there are.

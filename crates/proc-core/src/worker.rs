@@ -78,6 +78,9 @@ pub(crate) enum Leaving {
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 
+/// Where tasks take less, they cost less than a look at what each has printed: one for a chunk is enough.
+const BRISK: u64 = 10_000; // nanoseconds
+
 /// How often a worker looks for work before it sleeps: some microseconds, in which other processors may bring some.
 const LOOKS: u32 = 200;
 
@@ -106,6 +109,7 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
+        brisk: false,
         idle_timeout: setup.idle_timeout,
         out: Sink::default(),
         state,
@@ -146,6 +150,8 @@ struct Worker<'a> {
     resolved: Option<(Name, &'static Code)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
+    /// Whether tasks of the last chunk took less than [`BRISK`].
+    brisk: bool,
     idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
     out: Sink,
@@ -267,6 +273,7 @@ impl Worker<'_> {
             chunk,
             region,
             arguments,
+            brisk: self.brisk,
             handles,
             report: self.report,
             state: &mut self.state,
@@ -283,11 +290,13 @@ impl Worker<'_> {
         if !run.is_done() {
             return;
         }
+        let done = run.task;
         sys::flush(FLUSH_PATIENCE);
         self.out.clear();
         self.out.set_room(None);
         self.out.shrink_to(MOST_KEPT);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
+        self.brisk = nanoseconds > 0 && nanoseconds < BRISK * u64::from(done);
         if self.board.finish(ticket, nanoseconds) {
             self.tell(News::Look);
         }
@@ -309,6 +318,7 @@ impl Worker<'_> {
             Some((known, code)) if known == name => Ok(code),
             _ => {
                 let code = name.resolve()?;
+                self.brisk = false; // nothing is known of this one
                 self.resolved = Some((name, code));
                 Ok(code)
             }

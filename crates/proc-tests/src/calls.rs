@@ -146,10 +146,16 @@ fn imap_dropped(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = Marks::new();
     let path = marks.path("");
-    let inputs = (0_u32..).map(|task| (task, path.clone()));
+    // Inputs are taken while a result is waited for: the first one's comes when 2 is on its way too.
+    let inputs = (0_u32..).map(|task| {
+        if task == 3 {
+            marks::leave(&path.join("sent"));
+        }
+        (task, path.clone())
+    });
     let task = |(task, marks): (u32, PathBuf)| {
         match task {
-            0 => {}
+            0 => marks::wait_for(&marks.join("sent")),
             1 => {
                 marks::leave(&marks.join("stuck"));
                 marks::wait_for(&marks.join("free"));

@@ -10,6 +10,7 @@ use crate::{Arguments, Scenario, describe, print_fates};
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("unfinished-line-pool", unfinished_line_pool),
     ("unfinished-line-process", unfinished_line_process),
+    ("unfinished-line-brisk", unfinished_line_brisk),
     ("closed-stdout", closed_stdout),
     ("many-lines", many_lines),
 ];
@@ -30,6 +31,21 @@ fn unfinished_line_pool(arguments: &Arguments) {
     // Nothing is printed here before the end: stdout is the task's alone.
     let result = pool.apply(print_and, arguments.word().to_owned());
     eprintln!("{}", result.map_or_else(|error| describe(&error), |()| "returned".into()));
+}
+
+/// Tasks that take less than a look at what they have printed, in workers that end amid a chunk.
+fn unfinished_line_brisk(arguments: &Arguments) {
+    let pool = proc_core::Pool::builder()
+        .processes(1)
+        .context(arguments.context)
+        .max_tasks_per_child(3000);
+    let pool = pool.build().expect("it is built");
+    let tasks: Vec<u32> = (0..arguments.number() as u32).collect();
+    let print = |task: u32| {
+        print!("{task} ");
+        task
+    };
+    assert_eq!(pool.map(print, tasks.clone()).expect("nothing fails"), tasks);
 }
 
 fn unfinished_line_process(arguments: &Arguments) {

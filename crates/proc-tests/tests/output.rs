@@ -7,6 +7,7 @@ use support::{Running, command, scenario};
 
 in_contexts! {
     text_without_a_newline_arrives_from_tasks: forkserver spawn fork;
+    text_without_a_newline_arrives_from_brisk_tasks: forkserver spawn fork;
     text_without_a_newline_arrives_from_processes: forkserver spawn fork;
     closed_stdout_costs_the_one_who_prints: forkserver spawn;
     lines_are_never_torn: forkserver spawn fork;
@@ -20,6 +21,15 @@ fn text_without_a_newline_arrives_from_tasks(context: &str) {
         assert!(finished.stderr.starts_with(told), "{}", finished.stderr);
         assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
     }
+}
+
+fn text_without_a_newline_arrives_from_brisk_tasks(context: &str) {
+    let finished = scenario("unfinished-line-brisk", context, &["10000"]);
+    let words = finished.succeeded().split_terminator(' ');
+    // A call may share its tasks out anew while it runs: their order is free.
+    let mut told: Vec<u32> = words.map(|word| word.parse().expect("a number")).collect();
+    told.sort_unstable();
+    assert!(told.iter().copied().eq(0..10_000), "{} of them", told.len());
 }
 
 const ENDS: [(&str, &str); 3] =

@@ -61,7 +61,7 @@ impl Error {
 
 impl Portable {
     fn of(error: &Error) -> Portable {
-        let kind = match &*error.kind {
+        let kind = match &*error.0.kind {
             Kind::Panicked(report) => PortableKind::Panicked(report.clone()),
             Kind::Died { status, passed } => PortableKind::Died {
                 status: status.map(ExitStatusExt::into_raw),
@@ -93,7 +93,7 @@ impl Portable {
             Kind::Lost(what) => PortableKind::Lost(what.clone()),
             Kind::Fleet(what) => PortableKind::Fleet(what.clone()),
         };
-        Portable { kind, place: (*error.place).clone() }
+        Portable { kind, place: error.0.place.clone() }
     }
 }
 

@@ -148,8 +148,9 @@ impl Feed {
                 }
                 whole = sink.len();
                 self.left += 1;
-                let whole_chunks = self.left.is_multiple_of(self.chunksize.unwrap_or(1));
-                if whole_chunks && sink.len() + self.in_parcels >= most {
+                let whole_chunks =
+                    || self.chunksize.is_none_or(|size| self.left.is_multiple_of(size));
+                if sink.len() + self.in_parcels >= most && whole_chunks() {
                     break;
                 }
             }

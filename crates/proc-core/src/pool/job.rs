@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Place};
 use crate::function::Message;
-use crate::panics;
+use crate::panics::{self, PanicReport};
 use crate::queue::Part;
 use crate::record::{self, Outcome};
 use crate::wire::{self, Handles, Payload};
@@ -100,7 +100,7 @@ impl Delivery {
             }
             Delivery::Failed { task, error } => return settle(task, Err(error)),
         };
-        let settle = |index: usize, result: Result<R, Error>| {
+        let mut settle = |index: usize, result: Result<R, Error>| {
             let task = first + index;
             let at = |error: Error| error.at(Place { task: Some(task), ..place.clone() });
             settle(task, result.map_err(at));
@@ -118,6 +118,8 @@ impl Delivery {
             }
             Results::Lent(part) => {
                 let mut at = 0;
+                // Large ones: beside them a call is nothing.
+                let settle: &mut dyn FnMut(usize, Result<R, Error>) = &mut settle;
                 settle_each(count, settle, |index| match record::take_shared(&part, &mut at) {
                     Some(Outcome::Value(value)) => {
                         wire::decode_shared(&part, value).map_err(Error::decode_result)
@@ -148,10 +150,19 @@ fn settle_each<R>(
             }
         });
         if let Err(panic) = caught {
-            let why = format!("its Deserialize panicked: {}", panic.message);
-            settle(index - 1, Err(Error::decode_result(why)));
+            settle_panic(index - 1, &panic, &mut settle);
         }
     }
+}
+
+#[cold]
+fn settle_panic<R>(
+    index: usize,
+    panic: &PanicReport,
+    settle: &mut dyn FnMut(usize, Result<R, Error>),
+) {
+    let why = format!("its Deserialize panicked: {}", panic.message);
+    settle(index, Err(Error::decode_result(why)));
 }
 
 #[inline]

@@ -1,8 +1,8 @@
-//! Vectors of plain numbers, strings and byte buffers, whose memory is their encoding: copied whole.
+//! Plain numbers, vectors of them, strings and byte buffers, whose memory is their encoding: copied whole.
 //!
 //! serde shows a vector element by element, which for megabytes costs more than everything else on
-//! their way. Here such a vector is known by its type alone; both sides are the same program, so they
-//! agree. What holds one among other things takes serde's way (or `serde_bytes`).
+//! their way, and a number a byte at a time. Here such a value is known by its type alone; both sides are
+//! the same program, so they agree. What holds one among other things takes serde's way (or `serde_bytes`).
 
 use std::any::Any;
 
@@ -27,10 +27,28 @@ impl Source<'_> {
         }
     }
 
+    /// A copy as one number.
+    #[inline]
+    fn number<T: bytemuck::Pod>(self) -> Result<T, String> {
+        let number = match self {
+            Source::Own(bytes) => bytemuck::try_pod_read_unaligned(bytes).ok(),
+            Source::Shared { len, .. } if len != size_of::<T>() => None,
+            Source::Shared { part, at, .. } => {
+                part.numbers(at, 1).and_then(|numbers| numbers.first().copied())
+            }
+        };
+        number.ok_or_else(Source::in_the_middle)
+    }
+
+    #[cold]
+    fn in_the_middle() -> String {
+        "the data end in the middle of a number".into()
+    }
+
     /// A copy as numbers.
     fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, String> {
         if !self.len().is_multiple_of(size_of::<T>()) {
-            return Err("the data end in the middle of a number".into());
+            return Err(Source::in_the_middle());
         }
         match self {
             Source::Own(bytes) => Ok(bytemuck::pod_collect_to_vec(bytes)),
@@ -46,7 +64,7 @@ macro_rules! each_number {
     ($($T:ident)*; $with:ident) => {$( $with!($T); )*};
 }
 
-/// The bytes of `value`, if it is a vector of numbers, a string or a byte buffer.
+/// The bytes of `value`, if it is a number, a vector of numbers, a string or a byte buffer.
 #[inline]
 pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
     let value: &dyn Any = value;
@@ -54,6 +72,9 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
         ($T:ident) => {
             if let Some(numbers) = value.downcast_ref::<Vec<$T>>() {
                 return Some(bytemuck::cast_slice(numbers));
+            }
+            if let Some(number) = value.downcast_ref::<$T>() {
+                return Some(bytemuck::bytes_of(number));
             }
         };
     }
@@ -73,6 +94,12 @@ pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, Stri
             if let Some(place) = place.downcast_mut::<Option<Vec<$T>>>() {
                 match bytes.numbers() {
                     Ok(numbers) => *place = Some(numbers),
+                    Err(why) => return Some(Err(why)),
+                }
+            }
+            if let Some(place) = place.downcast_mut::<Option<$T>>() {
+                match bytes.number() {
+                    Ok(number) => *place = Some(number),
                     Err(why) => return Some(Err(why)),
                 }
             }
@@ -104,7 +131,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back(floats: Vec<f64>, bytes: Vec<u8>, wide: Vec<i128>, text: String) {
+        fn numbers_come_back(
+            floats: Vec<f64>,
+            bytes: Vec<u8>,
+            wide: Vec<i128>,
+            text: String,
+            number: i32,
+        ) {
             fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, String>> {
                 super::from_bytes(Source::Own(bytes))
             }
@@ -112,6 +145,7 @@ mod tests {
             let back: Vec<f64> = from_bytes(sent).expect("of its type").expect("whole");
             let bits = |floats: &[f64]| floats.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&back), bits(&floats));
+            prop_assert_eq!(from_bytes(bytes_of(&number).expect("a number")), Some(Ok(number)));
             prop_assert_eq!(from_bytes(bytes_of(&bytes).expect("bytes")), Some(Ok(bytes)));
             prop_assert_eq!(from_bytes(bytes_of(&wide).expect("numbers")), Some(Ok(wide)));
             let buffer = ByteBuf::from(text.clone());
@@ -124,6 +158,12 @@ mod tests {
     fn half_a_number_is_refused() {
         let read: Option<Result<Vec<u32>, String>> = from_bytes(Source::Own(&[1, 2, 3, 4, 5]));
         assert!(read.expect("of its type").expect_err("five bytes").contains("middle of a number"));
+        for len in [0, 3, 5, 8] {
+            let read: Option<Result<u32, String>> = from_bytes(Source::Own(&[1; 8][..len]));
+            assert!(
+                read.expect("of its type").expect_err("not four").contains("middle of a number")
+            );
+        }
     }
 
     #[test]
@@ -134,7 +174,7 @@ mod tests {
 
     #[test]
     fn other_types_are_left_alone() {
-        assert_eq!(bytes_of(&7_u64), None);
+        assert_eq!(bytes_of(&true), None);
         assert_eq!(bytes_of(&vec![true]), None);
         assert_eq!(from_bytes::<Vec<String>>(Source::Own(&[])), None);
     }
