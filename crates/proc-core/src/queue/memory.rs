@@ -67,13 +67,14 @@ impl Region {
         (end <= self.len).then(|| unsafe { self.start.add(offset) })
     }
 
-    /// Copies `bytes` to `offset`; false if they do not fit.
+    /// Copies `bytes` to `offset`; false, and nothing is copied, if they do not fit.
     #[inline]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
         match (bytes.first_chunk::<WORD>(), bytes.last_chunk::<WORD>()) {
             // Two words that overlap, without a call: so small are most results.
             (Some(first), Some(last)) if bytes.len() <= 2 * WORD => {
-                self.copy(offset, first) && self.copy(offset + bytes.len() - WORD, last)
+                let last_at = offset.saturating_add(bytes.len() - WORD);
+                self.copy(last_at, last) && self.copy(offset, first)
             }
             _ => self.copy(offset, bytes),
         }
