@@ -130,12 +130,18 @@ trait Callable: Sized + 'static {
         code: Code { call: Self::call, run: Self::run },
     };
 
+    type Result: Message;
+
     /// May panic: `stage` then says what was being done.
-    fn task(input: Input<'_>, state: &mut State, out: &mut Sink, stage: &Cell<Stage>) -> Called;
+    fn task(
+        input: Input<'_>,
+        state: &mut State,
+        stage: &Cell<Stage>,
+    ) -> Result<Self::Result, Fault>;
 
     fn call(input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
         let stage = Cell::new(Stage::Arguments);
-        panics::catch(|| Self::task(input, state, out, &stage))
+        panics::catch(|| write(Self::task(input, state, &stage)?, out, &stage))
             .unwrap_or_else(|panic| Err(stage.get().fault(panic)))
     }
 
@@ -158,8 +164,9 @@ fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
     Ok(argument)
 }
 
+/// Encodes a result, and drops it. May panic, as a task may.
 #[inline]
-fn write<R: Message>(result: R, out: &mut Sink, stage: &Cell<Stage>) -> Called {
+pub(crate) fn write<R: Message>(result: R, out: &mut Sink, stage: &Cell<Stage>) -> Called {
     stage.set(Stage::Result);
     let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
     // What its destructor does is the function's business.
@@ -177,10 +184,12 @@ where
     A: Message,
     R: Message,
 {
+    type Result = R;
+
     #[inline]
-    fn task(input: Input<'_>, _: &mut State, out: &mut Sink, stage: &Cell<Stage>) -> Called {
+    fn task(input: Input<'_>, _: &mut State, stage: &Cell<Stage>) -> Result<R, Fault> {
         let argument = read(input, stage)?;
-        write(crate::sys::conjure::<F>()(argument), out, stage)
+        Ok(crate::sys::conjure::<F>()(argument))
     }
 }
 
@@ -194,12 +203,14 @@ where
     A: Message,
     R: Message,
 {
+    type Result = R;
+
     #[inline]
-    fn task(input: Input<'_>, state: &mut State, out: &mut Sink, stage: &Cell<Stage>) -> Called {
+    fn task(input: Input<'_>, state: &mut State, stage: &Cell<Stage>) -> Result<R, Fault> {
         let argument = read(input, stage)?;
         let result = crate::sys::conjure::<F>()(state.lend()?, argument);
         state.take_back();
-        write(result, out, stage)
+        Ok(result)
     }
 }
 
@@ -212,10 +223,12 @@ where
     A: Message,
     S: 'static,
 {
-    fn task(input: Input<'_>, state: &mut State, _: &mut Sink, stage: &Cell<Stage>) -> Called {
+    type Result = ();
+
+    fn task(input: Input<'_>, state: &mut State, stage: &Cell<Stage>) -> Result<(), Fault> {
         let argument = read(input, stage)?;
         state.put(crate::sys::conjure::<F>()(argument));
-        Ok(None)
+        Ok(())
     }
 }
 
@@ -227,15 +240,17 @@ where
     F: Fn(S) + Copy + 'static,
     S: 'static,
 {
-    fn task(_: Input<'_>, state: &mut State, _: &mut Sink, _: &Cell<Stage>) -> Called {
+    type Result = ();
+
+    fn task(_: Input<'_>, state: &mut State, _: &Cell<Stage>) -> Result<(), Fault> {
         let state = state.take()?;
         // Nobody waits for it, so the message of a panic is printed as in any thread.
         let _ = panics::contain(|| crate::sys::conjure::<F>()(*state));
-        Ok(None)
+        Ok(())
     }
 
-    fn call(input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
-        Self::task(input, state, out, &Cell::new(Stage::Function))
+    fn call(input: Input<'_>, state: &mut State, _: &mut Sink) -> Called {
+        Self::task(input, state, &Cell::new(Stage::Function)).map(|()| None)
     }
 }
 

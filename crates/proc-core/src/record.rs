@@ -133,10 +133,29 @@ pub(crate) fn append_fault(out: &mut Sink, fault: &Fault) {
 /// other piece until it has stored them.
 #[inline]
 pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
-    let Some(([tag], rest)) = record.split_first_chunk::<1>() else { return false };
+    let Some((tag, rest)) = record.split_first_chunk::<1>() else { return false };
     let Some((len, value)) = rest.split_first_chunk::<LEN>() else { return false };
-    let to = at + LEAST_RESULT;
-    region.write(at, &[*tag]) && region.write(at + 1, len) && region.write(to, value)
+    region.write_all(at, [tag, len, value])
+}
+
+/// Puts the record of a short value in its place; false if it does not fit.
+#[inline]
+pub(crate) fn place_value(region: &Region, at: usize, value: &[u8]) -> bool {
+    let len = (value.len() as u32).to_le_bytes();
+    region.write_all(at, [&[VALUE], &len, value])
+}
+
+/// The length of the record of a value so short.
+pub(crate) const fn short(len: usize) -> usize {
+    LEN + len
+}
+
+/// Writes the record of a short value to a place of its [length](short).
+#[inline]
+pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
+    let (len, rest) = place.split_at_mut(LEN);
+    len.copy_from_slice(&(value.len() as u32).to_le_bytes());
+    rest.copy_from_slice(value);
 }
 
 /// Says that the result goes another way.

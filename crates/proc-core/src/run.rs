@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use ipc_channel::ipc::IpcSender;
 
-use crate::function::{Called, Fault, Input};
+use crate::function::{self, Fault, Input, Message};
 use crate::panics::{self, PanicReport};
 use crate::queue::{Chunk, Claim, Region, TicketId};
 use crate::record;
@@ -71,11 +71,11 @@ impl Stage {
 impl<'a> Run<'a> {
     /// Runs `task` for each of the chunk's tasks that is left, or until the worker's share is done.
     ///
-    /// `task` decodes, calls, and appends the encoded result; it says which of these it is at.
+    /// `task` decodes and calls; it says which of these it is at.
     #[inline]
-    pub(crate) fn each(
+    pub(crate) fn each<R: Message>(
         &mut self,
-        mut task: impl FnMut(Input<'_>, &mut State, &mut Sink, &Cell<Stage>) -> Called,
+        mut task: impl FnMut(Input<'_>, &mut State, &Cell<Stage>) -> Result<R, Fault>,
     ) {
         let stage = Cell::new(Stage::Arguments);
         // A panic costs one task; the next is begun inside a new catch.
@@ -84,10 +84,13 @@ impl<'a> Run<'a> {
                 while self.has_more() {
                     let input = self.begin();
                     stage.set(Stage::Arguments);
-                    let state = &mut *self.state;
-                    let call = |out: &mut Sink| task(input, state, out, &stage);
-                    let done = record::append_result(self.out, call);
-                    self.end(done.unwrap_or(None));
+                    let result = task(input, self.state, &stage);
+                    if !result.as_ref().is_ok_and(|value| self.end_number(value)) {
+                        self.out.begin_anew(self.written as usize);
+                        let encode = |out: &mut Sink| function::write(result?, out, &stage);
+                        let done = record::append_result(self.out, encode);
+                        self.end(done.unwrap_or(None));
+                    }
                 }
             });
             if let Err(panic) = caught {
@@ -127,17 +130,26 @@ impl<'a> Run<'a> {
         let Some(bytes) = record::take(&mut self.arguments) else { sys::exit_now(1) };
         *self.left -= 1;
         self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
-        self.out.begin_anew(self.written as usize);
         Input { bytes, handles: self.handles.take() }
+    }
+
+    /// Puts a result that is a number in its place, and counts the task as done; false if it is none, or
+    /// does not fit.
+    #[inline(always)]
+    fn end_number<R: Message>(&mut self, result: &R) -> bool {
+        let Some(bytes) = wire::number(result) else { return false };
+        let len = record::LEAST_RESULT + bytes.len();
+        let is_placed = self.fits(len) && record::place_value(self.region, self.place(), bytes);
+        if is_placed {
+            self.count(len);
+        }
+        is_placed
     }
 
     /// Puts the result's record in its place, and counts the task as done.
     #[inline(always)]
     fn end(&mut self, handles: Option<Handles>) {
-        if !self.brisk {
-            sys::flush_line();
-        }
-        if handles.is_some() || self.out.has_placed() || !self.fits() {
+        if handles.is_some() || self.out.has_placed() || !self.fits(self.out.len()) {
             return self.end_otherwise(handles);
         }
         if !record::place_result(self.region, self.place(), self.out) {
@@ -149,7 +161,7 @@ impl<'a> Run<'a> {
     /// The same for a result that is large, or holds channel ends.
     #[cold]
     fn end_otherwise(&mut self, handles: Option<Handles>) {
-        if handles.is_some() || !self.fits() {
+        if handles.is_some() || !self.fits(self.out.total()) {
             self.send_apart(handles);
         }
         let len = self.out.total();
@@ -165,11 +177,11 @@ impl<'a> Run<'a> {
         self.count(len);
     }
 
-    /// Whether there is room for the result: every later one needs at least its tag and length.
+    /// Whether there is room for a result so long: every later one needs at least its tag and length.
     #[inline]
-    fn fits(&self) -> bool {
+    fn fits(&self, len: usize) -> bool {
         let spare = LEAST * u64::from(self.chunk.count - self.task - 1);
-        self.written + self.out.total() as u64 + spare <= self.chunk.room
+        self.written + len as u64 + spare <= self.chunk.room
     }
 
     /// Where in the region the next result goes.
@@ -180,6 +192,9 @@ impl<'a> Run<'a> {
 
     #[inline]
     fn count(&mut self, len: usize) {
+        if !self.brisk {
+            sys::flush_line();
+        }
         self.written += len as u64;
         self.claim.end(self.task, self.written);
         self.task += 1;

@@ -12,6 +12,8 @@
 mod bulk;
 mod codec;
 
+pub(crate) use self::bulk::{number, number_size};
+
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::Range;

@@ -285,7 +285,7 @@ impl Worker<'_> {
         };
         match code {
             Ok(code) => (code.run)(&mut run),
-            Err(fault) => run.each(|_, _, _, _| Err(fault.clone())),
+            Err(fault) => run.each(|_, _, _| Err::<(), _>(fault.clone())),
         }
         if !run.is_done() {
             return;

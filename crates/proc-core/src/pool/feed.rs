@@ -32,6 +32,8 @@ pub(crate) struct Feed {
     pub(crate) chunksize: Option<usize>,
     bytes: Vec<u8>,
     at: usize,
+    /// The length of each record, where all are numbers.
+    even: Option<usize>,
     handles: VecDeque<(usize, Handles)>,
     /// Tasks whose argument is large, and lies in shared memory already.
     parcels: VecDeque<(usize, Parcel)>,
@@ -76,6 +78,7 @@ impl Feed {
             chunksize,
             bytes: Vec::new(),
             at: 0,
+            even: None,
             handles: VecDeque::new(),
             parcels: VecDeque::new(),
             in_parcels: 0,
@@ -131,6 +134,10 @@ impl Feed {
         most: usize,
         lender: Arc<dyn Lender>,
     ) -> Result<(), Error> {
+        if let Some(size) = wire::number_size::<A>() {
+            self.push_numbers(arguments, record::short(size), most);
+            return Ok(());
+        }
         let bytes = std::mem::take(&mut self.bytes);
         let mut whole = bytes.len();
         // Where chunks have several tasks, these lie side by side.
@@ -163,6 +170,21 @@ impl Feed {
         });
         self.bytes = sink.into_bytes();
         encoded.map_err(Error::encode_argument)
+    }
+
+    /// The same where each argument's record has `len` bytes and is but a copy.
+    #[inline]
+    fn push_numbers<A: Message>(&mut self, arguments: &[A], len: usize, most: usize) {
+        let unit = self.chunksize.unwrap_or(1).max(1);
+        let enough = most.div_ceil(len).max(1).checked_next_multiple_of(unit);
+        let count = arguments.len().min(enough.unwrap_or(usize::MAX));
+        let start = self.bytes.len();
+        self.bytes.resize(start + count * len, 0);
+        for (place, number) in self.bytes[start..].chunks_exact_mut(len).zip(arguments) {
+            record::put_short(place, wire::number(number).unwrap_or_default());
+        }
+        self.left += count;
+        self.even = Some(len);
     }
 
     /// Closes the block of a large argument; an empty record keeps its place.
@@ -207,7 +229,7 @@ impl Feed {
         if self.parcels.front().is_some_and(|(task, _)| *task == self.next) {
             return 0;
         }
-        record::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record, result))
+        record::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record.len(), result))
     }
 
     /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most` bytes
@@ -215,9 +237,36 @@ impl Feed {
     pub(crate) fn cut(&mut self, workers: usize, most: usize, result: usize) -> Option<Cut<'_>> {
         let wanted = self.chunk_size(workers);
         let step = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
+        let (first, start) = (self.next, self.at);
+        let (count, bytes, handles, parcel) = match self.even {
+            // There is nothing that could lie between them.
+            Some(len) => {
+                let count =
+                    (most / cost(len - record::short(0), result)).clamp(1, wanted).min(self.left);
+                (count, count * len, None, None)
+            }
+            None => self.walk(wanted, most, result),
+        };
+        if count == 0 {
+            return None;
+        }
+        self.at += bytes;
+        self.next += count;
+        self.left -= count;
+        let bytes = &self.bytes[start..self.at];
+        Some(Cut { first, count, step, bytes, handles, parcel })
+    }
+
+    /// Goes over the next tasks, as far as they are one chunk: how many, their bytes, and what goes beside.
+    fn walk(
+        &mut self,
+        wanted: usize,
+        most: usize,
+        result: usize,
+    ) -> (usize, usize, Option<Handles>, Option<Parcel>) {
         let first = self.next;
-        let start = self.at;
-        let mut rest = &self.bytes[start..];
+        let all = &self.bytes[self.at..];
+        let mut rest = all;
         let mut count = 0;
         let (mut handles, mut parcel) = (None, None);
         let mut costs = 0;
@@ -238,7 +287,7 @@ impl Feed {
             }
             let before = rest;
             let Some(record) = record::take(&mut rest) else { break };
-            costs += cost(record, result);
+            costs += cost(record.len(), result);
             if count > 0 && costs > most {
                 rest = before;
                 break;
@@ -248,14 +297,7 @@ impl Feed {
                 break;
             }
         }
-        if count == 0 {
-            return None;
-        }
-        self.at = self.bytes.len() - rest.len();
-        self.next += count;
-        self.left -= count;
-        let bytes = &self.bytes[start..self.at];
-        Some(Cut { first, count, step, bytes, handles, parcel })
+        (count, all.len() - rest.len(), handles, parcel)
     }
 
     /// About two milliseconds' worth, and never more than a fair share of the rest; where a chunk size is
@@ -275,8 +317,65 @@ impl Feed {
     }
 }
 
-/// The shared memory that a task needs for its argument and a result of so many bytes, or as many.
+/// The shared memory that a task needs for an argument of so many bytes, and such a result or as large a one.
 #[inline]
-fn cost(argument: &[u8], result: usize) -> usize {
-    argument.len() + result.max(argument.len()) + 64
+fn cost(argument: usize, result: usize) -> usize {
+    argument + result.max(argument) + 64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::job::Terms;
+    use proptest::prelude::*;
+
+    /// Has no memory to lend.
+    struct Nobody;
+
+    impl Lender for Nobody {
+        fn lend(&self, _: usize, _: Option<usize>) -> Option<Lease> {
+            None
+        }
+    }
+
+    fn name<F: Fn(u32) -> u32 + Copy + 'static>(_: F) -> Name {
+        Name::of::<F, u32, u32>().expect("it is part of this program")
+    }
+
+    /// The chunks that are cut: the first task of each, and its bytes.
+    fn cuts(mut feed: Feed, most: usize) -> Vec<(usize, Vec<u8>)> {
+        let cut = || feed.cut(3, most, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
+        std::iter::from_fn(cut).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_are_cut_as_anything_else(
+            numbers in prop::collection::vec(any::<u32>(), 1..300),
+            chunksize in prop::option::of(1_usize..50),
+            bytes in 0_usize..2000,
+            most in 0_usize..3000,
+        ) {
+            let inbox = Inbox::new(Terms::default());
+            let fill = || {
+                let mut feed = Feed::new(name(|x| x), &inbox, 7, chunksize);
+                feed.push_all(&numbers, bytes, Arc::new(Nobody)).expect("numbers can be encoded");
+                feed
+            };
+            let (even, mut walked) = (fill(), fill());
+            walked.even = None;
+            let pushed = even.left;
+            let unit = chunksize.unwrap_or(1);
+            prop_assert_eq!(pushed, numbers.len().min(bytes.div_ceil(8).max(1).next_multiple_of(unit)));
+            let cuts_of_even = cuts(even, most);
+            prop_assert_eq!(&cuts_of_even, &cuts(walked, most));
+            let whole: Vec<u8> = cuts_of_even.into_iter().flat_map(|(_, bytes)| bytes).collect();
+            let mut rest = &whole[..];
+            for number in &numbers[..pushed] {
+                let record = record::take(&mut rest).expect("a record for each");
+                prop_assert_eq!(wire::decode::<u32>(record, None), Ok(*number));
+            }
+            prop_assert!(rest.is_empty());
+        }
+    }
 }

@@ -70,21 +70,20 @@ impl Region {
     /// Copies `bytes` to `offset`; false, and nothing is copied, if they do not fit.
     #[inline]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
-        match (bytes.first_chunk::<WORD>(), bytes.last_chunk::<WORD>()) {
-            // Two words that overlap, without a call: so small are most results.
-            (Some(first), Some(last)) if bytes.len() <= 2 * WORD => {
-                let last_at = offset.saturating_add(bytes.len() - WORD);
-                self.copy(last_at, last) && self.copy(offset, first)
-            }
-            _ => self.copy(offset, bytes),
-        }
+        self.write_all(offset, [bytes])
     }
 
+    /// The same for several pieces that come one after another.
     #[inline]
-    fn copy(&self, offset: usize, bytes: &[u8]) -> bool {
-        let Some(target) = self.range(offset, bytes.len()) else { return false };
-        // SAFETY: the range lies in the mapping, which no Rust object but atomics lives in.
-        unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    pub(crate) fn write_all<const N: usize>(&self, offset: usize, pieces: [&[u8]; N]) -> bool {
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let Some(mut target) = self.range(offset, len) else { return false };
+        for piece in pieces {
+            // SAFETY: the range lies in the mapping, and what comes before this piece in it was skipped.
+            unsafe { copy(piece, target) };
+            // SAFETY: as above; within the range, or at its end.
+            target = unsafe { target.add(piece.len()) };
+        }
         true
     }
 
@@ -167,6 +166,28 @@ impl From<IpcSharedMemory> for Region {
             #[cfg(all(test, loom))]
             objects: Default::default(),
         }
+    }
+}
+
+/// Copies `bytes` to `target`.
+///
+/// # Safety
+///
+/// There are so many bytes of a region, in which no Rust object but atomics lives.
+#[inline]
+unsafe fn copy(bytes: &[u8], target: *mut u8) {
+    match (bytes.first_chunk::<WORD>(), bytes.last_chunk::<WORD>()) {
+        // Two words that overlap, without a call: so small are most results.
+        (Some(first), Some(last)) if bytes.len() <= 2 * WORD => {
+            // SAFETY: the caller's promise: a word at least.
+            unsafe { target.copy_from_nonoverlapping(first.as_ptr(), WORD) };
+            // SAFETY: as above; a word before the end.
+            let end = unsafe { target.add(bytes.len() - WORD) };
+            // SAFETY: as above.
+            unsafe { end.copy_from_nonoverlapping(last.as_ptr(), WORD) };
+        }
+        // SAFETY: the caller's promise.
+        _ => unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) },
     }
 }
 

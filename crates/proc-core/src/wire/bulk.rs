@@ -4,7 +4,7 @@
 //! their way, and a number a byte at a time. Here such a value is known by its type alone; both sides are
 //! the same program, so they agree. What holds one among other things takes serde's way (or `serde_bytes`).
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 
 use serde_bytes::ByteBuf;
 
@@ -62,6 +62,26 @@ impl Source<'_> {
 /// Calls `$then` with each type of number as `$T`.
 macro_rules! each_number {
     ($($T:ident)*; $with:ident) => {$( $with!($T); )*};
+}
+
+/// The size of the encoding of each `T`, if that is a plain number.
+#[inline]
+pub(crate) fn number_size<T: 'static>() -> Option<usize> {
+    macro_rules! look {
+        ($T:ident) => {
+            if TypeId::of::<T>() == TypeId::of::<$T>() {
+                return Some(size_of::<$T>());
+            }
+        };
+    }
+    each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
+    None
+}
+
+/// The bytes of `value`, if it is a plain number.
+#[inline]
+pub(crate) fn number<T: 'static>(value: &T) -> Option<&[u8]> {
+    number_size::<T>().and_then(|_| bytes_of(value))
 }
 
 /// The bytes of `value`, if it is a number, a vector of numbers, a string or a byte buffer.
