@@ -6,6 +6,7 @@
 //! block of repetitions of each, so that what else the machine does hits all of them. Clocks run
 //! inside the contenders. Who is absent is named, and so is who fails or hangs; the run goes on.
 
+mod aims;
 mod contenders;
 mod fit;
 #[cfg(test)]

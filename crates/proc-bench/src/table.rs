@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
+use crate::aims;
 use crate::contenders::Contender;
 use crate::fit::{Fit, points};
 use crate::record::{Measured, Outcome, Presence, Record, show};
@@ -40,6 +41,11 @@ pub(crate) fn fits(record: &Record) -> String {
 /// All of a run, in Markdown.
 pub(crate) fn page(record: &Record) -> Result<String> {
     let mut text = format!("{}\n{}", summary(record)?, attendance(record));
+    let aims = aims::table(record)?;
+    if !aims.is_empty() {
+        let _ = write!(text, "\n### What was asked, and what this run reached\n\n{aims}");
+        text.push_str("\nMedians against medians; what was missed is in bold.\n");
+    }
     for measured in &record.results {
         let _ = write!(text, "\n### {}: {}\n\n", measured.workload, heading(measured)?);
         text.push_str("| | median | least .. greatest | ratio |\n|---|---:|---:|---:|\n");

@@ -1,8 +1,9 @@
 //! What crosses between processes: values as bytes, channel ends beside them, and the messages.
 //!
-//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one that is bytes already; a [`Payload`] is bytes plus the
-//! channel ends and shared memory that were part of the value; [`Request`], [`Mail`] and [`Report`]
-//! are what program, template and workers tell each other. Starting processes is not done here.
+//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one whose memory is its
+//! encoding; a [`Payload`] is bytes plus the channel ends and shared memory that were part of the
+//! value; [`Request`], [`Mail`] and [`Report`] are what program, template and workers tell each other.
+//! Starting processes is not done here.
 //!
 //! ipc-channel keeps the channel ends it meets while encoding in a list of the encoding thread, and
 //! the next `send` of that thread takes the whole list along; a receiver that does not take all of

@@ -1,8 +1,9 @@
 //! Plain numbers, vectors of them, strings and byte buffers, whose memory is their encoding: copied whole.
 //!
 //! serde shows a vector element by element, which for megabytes costs more than everything else on
-//! their way, and a number a byte at a time. Here such a value is known by its type alone; both sides are
-//! the same program, so they agree. What holds one among other things takes serde's way (or `serde_bytes`).
+//! their way, and a number a byte at a time. Here such a value is known by its type alone; both sides
+//! are the same program, so they agree. What holds one among other things takes serde's way (or
+//! `serde_bytes`).
 
 use std::any::{Any, TypeId};
 
