@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,9 +13,11 @@ use nix::sys::signal::Signal;
 
 use crate::error::{Error, Place};
 use crate::function::Message;
+use crate::last_words::Exit;
 use crate::limits::Limits;
 use crate::process::{Handle, Link, Received};
 use crate::sentinel::Sentinel;
+use crate::sys;
 use crate::wire::{Payload, Report};
 
 /// A process that was started.
@@ -41,8 +42,7 @@ struct Known {
     link: Link,
     limits: Limits,
     returned: Option<Returned>,
-    /// With the status, unless nobody is left who knew it.
-    exited: Option<Option<ExitStatus>>,
+    exited: Option<Exit>,
 }
 
 /// What a function has returned, not decoded yet.
@@ -61,6 +61,8 @@ impl Course {
     }
 
     /// Whether the process has ended, as far as is known without waiting.
+    ///
+    /// The lock may be held for ever in a copy of the process that has started it.
     pub(crate) fn has_ended(&self) -> bool {
         // Who holds it for long is waiting for the end, which has not come then.
         match self.0.try_lock() {
@@ -80,10 +82,10 @@ impl Known {
     fn advance(&mut self, deadline: Option<Instant>) -> bool {
         while self.exited.is_none() {
             match self.link.receive(deadline) {
-                Received::Report(Report::Exited { status }) => {
-                    self.exited = Some(Some(ExitStatus::from_raw(status)));
+                Received::Report(Report::Exited { status, last_words }) => {
+                    self.exited = Some(Exit::told(status, last_words));
                 }
-                Received::End => self.exited = Some(None),
+                Received::End => self.exited = Some(Exit::default()),
                 Received::Report(Report::Returned(result)) => {
                     let returned = result.map_or_else(Returned::Fault, Returned::Value);
                     self.returned.get_or_insert(returned);
@@ -118,9 +120,25 @@ impl<R: Message> Child<R> {
         &self.name
     }
 
+    /// An error in a copy of the process that has started it, which is told nothing.
+    fn check_owner(&self) -> Result<(), Error> {
+        let owner = self.handle.owner();
+        if owner == sys::pid() {
+            return Ok(());
+        }
+        let place = Place { name: Some(self.name.clone()), ..Place::default() };
+        Err(Error::invalid(format!(
+            "the child belongs to process {owner}, and this one is a copy of it: start another"
+        ))
+        .at(place))
+    }
+
     /// Whether the process has not ended yet.
+    ///
+    /// In a copy of the process that has started it (the child of a `fork` of yours) nothing is known of
+    /// it: it counts as alive, and other calls are errors.
     pub fn is_alive(&mut self) -> bool {
-        !self.course.known().advance(Some(Instant::now()))
+        self.check_owner().is_err() || !self.course.known().advance(Some(Instant::now()))
     }
 
     /// How the process ended: its exit code or its signal; `None` while it is alive.
@@ -128,15 +146,16 @@ impl<R: Message> Child<R> {
     /// A function that returned ends its process with code 0, one that panicked with 101.
     #[doc(alias = "exitcode")]
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.check_owner().ok()?;
         let mut known = self.course.known();
         known.advance(Some(Instant::now()));
-        known.exited.flatten()
+        known.exited.as_ref()?.status
     }
 
     /// What tells of the process's end, for [`wait`](crate::wait); also when the child is joined or
     /// dropped.
     pub fn sentinel(&self) -> Sentinel {
-        Sentinel::new(&self.course, self.pid())
+        Sentinel::new(&self.course, self.pid(), self.handle.owner())
     }
 
     /// Waits for the process to end and gives back what its function returned.
@@ -145,6 +164,7 @@ impl<R: Message> Child<R> {
     ///
     /// The function panicked, its result could not be sent, or the process ended without a result.
     pub fn join(self) -> Result<R, Error> {
+        self.check_owner()?;
         self.course.known().advance(None);
         self.finish()
     }
@@ -165,6 +185,9 @@ impl<R: Message> Child<R> {
     /// # }
     /// ```
     pub fn join_timeout(self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
+        if let Err(error) = self.check_owner() {
+            return Ok(Err(error));
+        }
         let deadline = Instant::now().checked_add(timeout);
         let ended = self.course.known().advance(deadline);
         if ended { Ok(self.finish()) } else { Err(self) }
@@ -208,8 +231,9 @@ impl<R: Message> Child<R> {
     ///
     /// # Errors
     ///
-    /// None today; a system where signals need a permission could have one.
+    /// The calling process is a copy of the one that has started it.
     pub fn terminate(&self) -> Result<(), Error> {
+        self.check_owner()?;
         self.handle.signal(Signal::SIGTERM);
         Ok(())
     }
@@ -220,6 +244,7 @@ impl<R: Message> Child<R> {
     ///
     /// As for [`terminate`](Child::terminate).
     pub fn kill(&self) -> Result<(), Error> {
+        self.check_owner()?;
         self.handle.signal(Signal::SIGKILL);
         Ok(())
     }
@@ -233,7 +258,7 @@ impl<R: Message> Child<R> {
             Some(Returned::NotStarted(why)) => {
                 Err(Error::start("the process", std::io::Error::other(why)))
             }
-            None => Err(Error::died(known.exited.flatten(), &known.limits)),
+            None => Err(Error::died(known.exited.take().unwrap_or_default(), &known.limits)),
         }
         .map_err(|error| error.at(place))
     }

@@ -3,27 +3,32 @@
 //! Which template serves which start method is decided here; what a template is, is told in
 //! `template`. No system calls here, no messages.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::error::Error;
 use crate::streams::Streams;
 use crate::sys::image::Image;
-use crate::sys::{self, SingleThread};
-use crate::template::{Line, Template};
-use crate::wire::{self, Request};
+use crate::sys::{self, PerProcess, SingleThread};
+use crate::template::{self, Line, Template};
+use crate::wire::Request;
+use crate::{ending, panics};
 
 /// How a new process comes into being; Python's start methods, under their names.
 ///
 /// In all three a small *template* process forks the new process on request. They differ in where
 /// the template comes from, and so in what memory the new process starts with.
 ///
-/// Whatever the start method, a new process has the working directory and the environment that the
-/// caller has when it asks, and its effective user and group (where these have changed since `init`,
-/// a template is executed anew). Resource limits, umask, niceness and signal mask are the template's:
-/// with `Forkserver` they are as old as `init`, and so are statics, loggers and panic hooks (set these
-/// in a pool's initializer). `std::env::args` is the program's name alone in a spawned process.
+/// Whatever the start method, a new process has the working directory, the environment and the
+/// processors that the caller has when it asks, and no more rights than the calling thread has then
+/// (where these have changed since `init`, a template is executed anew). What else it has is in the
+/// table of `docs/new-processes.md`: resource limits, umask, niceness and signal mask are the
+/// template's, as old as `init` with `Forkserver`, and so are statics, loggers and panic hooks (set
+/// these in a pool's initializer). `std::env::args` is the program's name alone in a spawned process.
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,10 +43,11 @@ pub enum Context {
     /// writes. Refused where the caller has more than one thread: a lock that another thread holds
     /// would stay locked in the copy for ever.
     Fork,
-    /// The template is the same program, executed again up to [`init`]. The default elsewhere.
+    /// The template is the same program, executed again; its `main` does not begin. The default elsewhere.
     ///
-    /// Works on every Unix (only Linux is tested), and is what `Forkserver` falls back to when `init` found other threads
-    /// or its template was killed.
+    /// Works on every Unix (only Linux is tested), and is what `Forkserver` falls back to without
+    /// [`init`], where `init` found other threads, and where its template was killed or has other rights
+    /// than the program has now.
     Spawn,
 }
 
@@ -58,45 +64,47 @@ struct Program {
     /// Made by `init`, or in a child, the one it was forked by.
     main: Option<Arc<Template>>,
     spawned: Option<Arc<Template>>,
-    /// Templates of ours that were told to end, or were found dead, and are not collected yet.
-    ended: Vec<u32>,
-    /// The way to each template that has made daemons of ours, with its pid (0 if it is not ours).
-    daemons: Vec<(u32, Arc<Line>)>,
+    /// Templates that are children of this process and not collected yet.
+    children: Vec<Known>,
+    /// The way to templates of others that have made daemons of ours.
+    of_daemons: Vec<Arc<Line>>,
+}
+
+/// A template that is a child of this process.
+struct Known {
+    pid: u32,
+    /// `None` once there is nothing more to tell it.
+    line: Option<Arc<Line>>,
+    /// It was told to end, or was found dead.
+    ends: bool,
+    /// It has made daemons of this process.
+    has_daemons: bool,
 }
 
 impl Program {
     fn collect_ended(&mut self) {
-        let Program { ended, daemons, .. } = self;
-        ended.retain(|pid| {
-            let over = sys::reap_one(*pid).is_some();
-            if over {
-                daemons.retain(|(template, _)| template != pid);
-            }
-            !over
-        });
+        self.children.retain(|child| !child.ends || sys::reap_one(child.pid).is_none());
     }
 }
 
-static PROGRAM: Mutex<Program> = Mutex::new(Program {
-    initialized: false,
-    main: None,
-    spawned: None,
-    ended: Vec::new(),
-    daemons: Vec::new(),
-});
+/// A copy of this process, made by a user's `fork`, begins without templates: those of its parent serve
+/// its parent.
+static PROGRAM: PerProcess<Mutex<Program>> = PerProcess::new();
 
 fn program() -> MutexGuard<'static, Program> {
-    PROGRAM.lock().unwrap_or_else(PoisonError::into_inner)
+    PROGRAM.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Prepares this program for processes; to be called first thing in `main`.
+/// Prepares this program for processes; best called first thing in `main`.
 ///
-/// Forks the template while the program is small and has one thread. In a process that was executed
-/// for [`Context::Spawn`] it does not return. Calling it again, also in a child, does nothing.
+/// Forks the template while the program is small and has one thread, which makes the first process
+/// start a millisecond sooner. Nothing depends on it: without it, or where other threads exist by then
+/// (`#[tokio::main]`), the first use executes the program again, and that copy becomes the template
+/// *before* its `main`, so nothing of the program runs twice. What `main` did before `init` is in the
+/// memory of every process; without it, processes begin with what the program has before `main`.
 ///
-/// It corresponds to Python's `if __name__ == "__main__":`; starting a process without it is an
-/// error ([`Error::is_init_missing`]). In tests, where `main` is not yours, see
-/// [`init_tests!`](crate::init_tests).
+/// Calling it again, also in a child, does nothing. It corresponds to Python's
+/// `if __name__ == "__main__":`.
 ///
 /// ```
 /// fn main() -> Result<(), proc_core::Error> {
@@ -111,10 +119,9 @@ pub fn init() {
     if std::mem::replace(&mut program().initialized, true) {
         return;
     }
-    Template::serve_if_spawned();
     // Before the fork: the file may be touched any time later.
     Image::get();
-    wire::warm_up();
+    panics::install_hook();
     // Without a template of its own the program spawns one when it needs it, and tells then if that
     // fails too.
     let main = SingleThread::prove()
@@ -123,10 +130,11 @@ pub fn init() {
     program().main = main.map(Arc::new);
 }
 
-/// Lets the tests of a crate use processes and pools; one line at the top level of a test file.
+/// Runs [`init`] in tests, before the harness starts its threads; one line at the top level of a test file.
 ///
-/// Runs [`init`] before the test harness starts its threads, under `cargo test` and
-/// `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in each file of `tests/`.
+/// Tests need it no more than programs need [`init`]: with it the template is forked, without it the
+/// test binary is executed again for it, and no test runs twice either way. It works under `cargo test`
+/// and `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in each file of `tests/`.
 /// A crate that *forbids* unsafe code cannot use it (life before `main` is unsafe); let it *deny* it.
 ///
 /// ```no_run
@@ -154,34 +162,118 @@ macro_rules! init_tests {
     };
 }
 
+/// In a new template: takes over what the process had that it is a copy of, to let go of it later.
+pub(crate) fn inherit() {
+    PROGRAM.inherit();
+}
+
 /// In a new child: the template that made it serves it too.
 pub(crate) fn adopt(template: Template) {
+    PROGRAM.inherit();
     let ours = Program { initialized: true, main: Some(Arc::new(template)), ..Program::default() };
     // What the parent had is dropped with the lock free.
     let inherited = std::mem::replace(&mut *program(), ours);
     drop(inherited);
 }
 
+/// In a child: calls `f` with the way to the template that made it.
+pub(crate) fn with_own_line(f: impl FnOnce(&Arc<Line>)) {
+    let main = program().main.clone();
+    if let Some(template) = main {
+        f(template.line());
+    }
+}
+
+/// Notes a new template that is a child of this process, to be collected.
+pub(crate) fn note_template(pid: u32, line: &Arc<Line>) {
+    tidy_at_exit();
+    let line = Some(Arc::clone(line));
+    program().children.push(Known { pid, line, ends: false, has_daemons: false });
+}
+
+/// Has this process end in order: what is left when `main` returns, or `exit` is called, is seen to.
+pub(crate) fn tidy_at_exit() {
+    static IS_REGISTERED: PerProcess<AtomicBool> = PerProcess::new();
+    if !IS_REGISTERED.get().swap(true, Ordering::Relaxed) {
+        sys::at_exit(end_at_exit);
+    }
+}
+
 /// Notes a template, told to end, whose exit is to be collected when convenient.
 pub(crate) fn collect_later(template: u32) {
-    program().ended.push(template);
+    let mut program = program();
+    for child in program.children.iter_mut().filter(|child| child.pid == template) {
+        child.ends = true;
+        child.line.take_if(|_| !child.has_daemons);
+    }
+    program.collect_ended();
+}
+
+/// Waits for the exit of a template that was told to end.
+pub(crate) fn collect_until(template: u32, deadline: Instant) {
+    let is_known = |program: &Program| program.children.iter().any(|child| child.pid == template);
+    // Somebody else may have collected it.
+    if is_known(&program()) && sys::reap_until(template, deadline).is_some() {
+        program().children.retain(|child| child.pid != template);
+    }
+}
+
+/// How long the end of a program waits for the end of its templates.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs when `main` has returned or somebody has called `exit`: ends what is left, and collects the
+/// templates, which would else stay as zombies where the first process of the system does not reap.
+extern "C" fn end_at_exit() {
+    ending::end_at_exit();
+    let deadline = Instant::now() + FAREWELL;
+    // Another thread may hold the lock for long, and goes on while this one ends the program.
+    let children = loop {
+        match PROGRAM.get().try_lock() {
+            Ok(mut program) => break std::mem::take(&mut program.children),
+            Err(TryLockError::Poisoned(program)) => {
+                break std::mem::take(&mut program.into_inner().children);
+            }
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(TryLockError::WouldBlock) => return,
+        }
+    };
+    for line in children.iter().filter_map(|child| child.line.as_ref()) {
+        let _ = line.order_end();
+    }
+    for child in children {
+        if sys::reap_until(child.pid, deadline).is_none() {
+            sys::signal_child(child.pid, Signal::SIGKILL);
+            sys::reap_until(child.pid, Instant::now() + FAREWELL);
+        }
+    }
 }
 
 /// Notes that a template is asked for a daemon, which is told to end also when the template is out
 /// of use.
-pub(crate) fn note_daemon(template: u32, line: &Arc<Line>) {
+pub(crate) fn note_daemon(template: Option<u32>, line: &Arc<Line>) {
     let mut program = program();
-    if !program.daemons.iter().any(|(_, known)| Arc::ptr_eq(known, line)) {
-        program.daemons.push((template, Arc::clone(line)));
+    let Program { children, of_daemons, .. } = &mut *program;
+    match children.iter_mut().find(|child| Some(child.pid) == template) {
+        Some(child) => child.has_daemons = true,
+        None if of_daemons.iter().any(|known| Arc::ptr_eq(known, line)) => {}
+        None => of_daemons.push(Arc::clone(line)),
     }
 }
 
 /// Sends a signal to all daemons of this process.
 pub(crate) fn signal_daemons(signal: Signal) {
-    let of = std::process::id();
+    let of = sys::pid();
     // The lock is not held while sending, which waits where a template is stopped.
-    let daemons = program().daemons.clone();
-    for (_, line) in daemons {
+    let lines: Vec<Arc<Line>> = {
+        let program = program();
+        let children = program.children.iter().filter(|child| child.has_daemons);
+        children
+            .filter_map(|child| child.line.as_ref())
+            .chain(&program.of_daemons)
+            .cloned()
+            .collect()
+    };
+    for line in lines {
         // Where the template is gone, so are its children.
         let _ = line.ask(Request::SignalDaemons { of, signal: signal as i32 });
     }
@@ -206,16 +298,13 @@ pub(crate) fn with_template<T>(
 }
 
 fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Error> {
+    let cannot = |error| Error::start("a template", error);
     let mut program = program();
     program.collect_ended();
-    if !program.initialized {
-        return Err(Error::init_missing());
-    }
     if context == Context::Fork {
         drop(program);
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
-        let template = Template::fork(alone, streams);
-        return template.map(Arc::new).map_err(|e| Error::start("a template", e));
+        return Template::fork(alone, streams).map(Arc::new).map_err(cannot);
     }
     if let (Context::Forkserver, Some(main)) = (context, &program.main)
         && main.has_our_rights()
@@ -229,11 +318,33 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
         drop(outdated);
         return template_for(context, streams);
     }
-    if program.spawned.is_none() {
-        let template = Template::spawn().map_err(|e| Error::start("a template", e))?;
-        program.spawned = Some(Arc::new(template));
+    if let Some(spawned) = &program.spawned {
+        return Ok(Arc::clone(spawned));
     }
-    program.spawned.clone().ok_or_else(Error::init_missing)
+    drop(program);
+    make_template(context).map_err(cannot)
+}
+
+/// Makes a template for all that is started from now on.
+fn make_template(context: Context) -> io::Result<Arc<Template>> {
+    /// One at a time, and without the lock of the program, since it takes a while.
+    static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
+    let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(spawned) = &program().spawned {
+        return Ok(Arc::clone(spawned)); // another thread was faster
+    }
+    panics::install_hook();
+    if let Some(error) = template::why_not_executed() {
+        // In a library the template is a copy of the program that has loaded it, as late as this.
+        let alone = SingleThread::prove().ok().filter(|_| context == Context::Forkserver);
+        let alone = alone.ok_or(error)?;
+        let main = Arc::new(Template::fork(alone, &Streams::default())?);
+        program().main = Some(Arc::clone(&main));
+        return Ok(main);
+    }
+    let spawned = Arc::new(Template::spawn()?);
+    program().spawned = Some(Arc::clone(&spawned));
+    Ok(spawned)
 }
 
 /// Takes a dead template out of use.

@@ -5,7 +5,7 @@
 //! they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is killed
 //! waits for nobody; what it has started is ended by its templates.
 
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipc_channel::TryRecvError;
@@ -13,7 +13,8 @@ use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::{context, panics, sys};
+use crate::sys::PerProcess;
+use crate::{context, panics};
 
 /// What becomes of a process at the end of the one that started it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +35,8 @@ const GRACE: Duration = Duration::from_millis(500);
 type Lifeline = (IpcSender<()>, IpcReceiver<()>);
 
 /// The lifelines of this process.
+#[derive(Default)]
 struct Lifelines {
-    /// The process that made them; they mean nothing in a copy of it.
-    maker: u32,
     awaited: Option<Lifeline>,
     daemons: Option<Lifeline>,
     #[expect(dead_code, reason = "held for this process's own parent, nothing more")]
@@ -44,15 +44,11 @@ struct Lifelines {
     tie: Tie,
 }
 
-impl Lifelines {
-    const NONE: Lifelines =
-        Lifelines { maker: 0, awaited: None, daemons: None, held: None, tie: Tie::Awaited };
-}
-
-static LIFELINES: Mutex<Lifelines> = Mutex::new(Lifelines::NONE);
+/// A copy of this process, made by a user's `fork`, has none: children are waited for by their parent.
+static LIFELINES: PerProcess<Mutex<Lifelines>> = PerProcess::new();
 
 fn lifelines() -> MutexGuard<'static, Lifelines> {
-    LIFELINES.lock().unwrap_or_else(PoisonError::into_inner)
+    LIFELINES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a new child of this process is to hold.
@@ -62,7 +58,6 @@ pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
     if lifelines.tie == Tie::Worker {
         return Ok(None);
     }
-    lifelines.maker = std::process::id();
     let line = match tie {
         Tie::Awaited => &mut lifelines.awaited,
         Tie::Daemon => &mut lifelines.daemons,
@@ -71,8 +66,7 @@ pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
     let line = match line {
         Some(line) => line,
         None => {
-            static REGISTERED: Once = Once::new();
-            REGISTERED.call_once(|| sys::at_exit(end_at_exit));
+            context::tidy_at_exit();
             line.insert(ipc::channel()?)
         }
     };
@@ -81,12 +75,14 @@ pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
 
 /// In a new process: holds its lifeline until its death.
 pub(crate) fn hold(tie: Tie, held: Option<IpcSender<()>>) {
-    *lifelines() = Lifelines { held, tie, ..Lifelines::NONE };
+    LIFELINES.inherit();
+    *lifelines() = Lifelines { held, tie, ..Lifelines::default() };
 }
 
 /// In a new template: lets go of all that the process it is a copy of had.
 pub(crate) fn let_go() {
-    *lifelines() = Lifelines::NONE;
+    LIFELINES.inherit();
+    *lifelines() = Lifelines::default();
 }
 
 /// Tells daemons to end and waits for the other children, as Python does when a process ends.
@@ -94,9 +90,6 @@ pub(crate) fn end() {
     loop {
         let (daemons, awaited) = {
             let mut lifelines = lifelines();
-            if lifelines.maker != std::process::id() {
-                return;
-            }
             (lifelines.daemons.take(), lifelines.awaited.take())
         };
         // Other threads may go on and start more.
@@ -133,10 +126,13 @@ fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     }
 }
 
-/// Runs when `main` has returned or somebody has called `exit`.
-extern "C" fn end_at_exit() {
-    if lifelines().maker != std::process::id() {
-        return;
+/// [`end`], when `main` has returned or somebody has called `exit`.
+pub(crate) fn end_at_exit() {
+    {
+        let lifelines = lifelines();
+        if lifelines.daemons.is_none() && lifelines.awaited.is_none() {
+            return;
+        }
     }
     // This thread has lost its thread-locals, without which ipc-channel cannot send: another one
     // does it. Where there is none to be had, waiting needs no thread-locals.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::function::Fault;
+use crate::last_words::{Exit, LastWords};
 use crate::limits::Limits;
 use crate::panics::PanicReport;
 use crate::sys;
@@ -44,7 +45,7 @@ pub(crate) struct Place {
 #[derive(Debug)]
 enum Kind {
     Panicked(PanicReport),
-    Died { status: Option<ExitStatus>, passed: Option<String> },
+    Died { status: Option<ExitStatus>, passed: Option<String>, panic: Option<PanicReport> },
     Timeout(Duration),
     Cancelled,
     Encode { what: &'static str, why: String },
@@ -54,7 +55,6 @@ enum Kind {
     ForkWithThreads(Option<usize>),
     Initializer(Error),
     Closed,
-    InitMissing,
     Overwritten,
     Restarts { restarts: u32, period: Duration, last: Error },
     Invalid(String),
@@ -91,9 +91,15 @@ impl Error {
         fault.decode().map_or_else(Error::decode_result, Error::from_fault)
     }
 
-    pub(crate) fn died(status: Option<ExitStatus>, limits: &Limits) -> Error {
-        let passed = status.and_then(|status| limits.passed(status));
-        Error::new(Kind::Died { status, passed })
+    pub(crate) fn died(exit: Exit, limits: &Limits) -> Error {
+        let Exit { status, last_words } = exit;
+        let had_no_memory = last_words == Some(LastWords::NoMemory);
+        let passed = status.and_then(|status| limits.passed(status, had_no_memory));
+        let panic = match last_words {
+            Some(LastWords::Panicked(report)) => Some(report),
+            _ => None,
+        };
+        Error::new(Kind::Died { status, passed, panic })
     }
 
     pub(crate) fn timeout(after: Duration) -> Error {
@@ -144,10 +150,6 @@ impl Error {
         Error::new(Kind::Restarts { restarts, period, last })
     }
 
-    pub(crate) fn init_missing() -> Error {
-        Error::new(Kind::InitMissing)
-    }
-
     pub(crate) fn invalid(what: impl Into<String>) -> Error {
         Error::new(Kind::Invalid(what.into()))
     }
@@ -174,9 +176,9 @@ impl Error {
         matches!(*self.0.kind, Kind::Died { .. } | Kind::Lost(_))
     }
 
-    /// The process ended as one does that passes one of its [`Limits`].
+    /// The process passed one of its [`Limits`], and was ended by that.
     ///
-    /// For memory that is a likely cause, not a certain one: a process can abort for other reasons.
+    /// Of memory that is said where the system had refused some to the process just before it crashed.
     pub fn is_limit(&self) -> bool {
         match &*self.0.kind {
             Kind::Died { passed, .. } => passed.is_some(),
@@ -225,11 +227,6 @@ impl Error {
         matches!(*self.0.kind, Kind::Restarts { .. })
     }
 
-    /// [`init`](crate::init) was not called at the top of `main`.
-    pub fn is_init_missing(&self) -> bool {
-        matches!(*self.0.kind, Kind::InitMissing)
-    }
-
     /// A number or combination that makes no sense, such as a pool of no processes.
     pub fn is_invalid(&self) -> bool {
         matches!(*self.0.kind, Kind::Invalid(_))
@@ -249,7 +246,8 @@ impl Error {
         }
     }
 
-    /// What the function said when it panicked.
+    /// What the function said when it panicked, also where that ended its process: in a function that
+    /// cannot unwind, say.
     pub fn panic_message(&self) -> Option<&str> {
         self.panic_report().map(|report| report.message.as_str())
     }
@@ -266,7 +264,7 @@ impl Error {
 
     fn panic_report(&self) -> Option<&PanicReport> {
         match &*self.0.kind {
-            Kind::Panicked(report) => Some(report),
+            Kind::Panicked(report) | Kind::Died { panic: Some(report), .. } => Some(report),
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.panic_report(),
             _ => None,
         }
@@ -314,8 +312,12 @@ impl Display for Error {
                 write!(f, "panicked at {location}: {message}")
             }
             Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
-            Kind::Died { status, passed } => {
+            Kind::Died { status, passed, panic } => {
                 describe_death(*status, f)?;
+                if let Some(PanicReport { message, location, .. }) = panic {
+                    let place = location.as_deref().unwrap_or("an unknown place");
+                    write!(f, "; before that it panicked at {place}: {message}")?;
+                }
                 passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
             }
             Kind::Timeout(after) => write!(f, "no result within {after:?}"),
@@ -323,7 +325,7 @@ impl Display for Error {
             Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
             Kind::Decode { what, why } => write!(f, "the {what} cannot be decoded: {why}"),
             Kind::Start { what, source } => {
-                write!(f, "cannot start {what}: {source}{}", start_hint(source))
+                write!(f, "cannot start {what}: {source}{}", sys::hint(source))
             }
             Kind::TemplateGone => {
                 write!(f, "cannot start a process: the template was killed or lost the request")
@@ -342,11 +344,6 @@ impl Display for Error {
             }
             Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
             Kind::Closed => write!(f, "the pool is closed"),
-            Kind::InitMissing => write!(
-                f,
-                "proc_core::init() was not called; make it the first line of main (in tests, put \
-                 proc_core::init_tests!() at the top level of the file)"
-            ),
             Kind::Overwritten => write!(
                 f,
                 "the pool has ended: a worker overwrote the memory that it shares with the others; \
@@ -401,19 +398,6 @@ fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Res
             Ok(())
         }
         (None, None) => write!(f, "the process ended before it had a result"),
-    }
-}
-
-fn start_hint(source: &io::Error) -> &'static str {
-    match source.raw_os_error() {
-        Some(nix::libc::EMFILE | nix::libc::ENFILE) => {
-            "; raise the limit of open files (ulimit -n) or start fewer processes"
-        }
-        Some(nix::libc::EAGAIN) => {
-            "; raise the limit of processes (ulimit -u, pids.max of the cgroup) or start fewer"
-        }
-        Some(nix::libc::ENOMEM) => "; there is not enough memory for another process",
-        _ => "",
     }
 }
 

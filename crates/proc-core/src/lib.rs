@@ -83,6 +83,7 @@ mod context;
 mod ending;
 mod error;
 mod function;
+mod last_words;
 mod limits;
 mod panics;
 mod pool;

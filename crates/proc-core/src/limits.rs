@@ -13,7 +13,8 @@ use crate::sys;
 /// Limits for a process, or for each worker of a pool; without one, what the program has holds.
 ///
 /// They cannot be raised again by what runs under them. A process that passes its limit of memory or
-/// processor time is ended by it, and its error says so ([`Error::is_limit`](crate::Error::is_limit));
+/// processor time is ended by it, and its error says so ([`Error::is_limit`](crate::Error::is_limit)):
+/// of memory where the process was refused some by the system just before it died;
 /// in a pool that costs one task, and the worker's replacement has the same limits. A limit that
 /// cannot be set is an error of [`join`](crate::Child::join), or of the pool's calls.
 ///
@@ -126,16 +127,21 @@ impl Limits {
         Ok(())
     }
 
-    /// The limit that a process has passed, as far as the way it ended tells.
-    pub(crate) fn passed(&self, status: ExitStatus) -> Option<String> {
+    /// Whether memory is limited.
+    pub(crate) fn bounds_memory(&self) -> bool {
+        self.address_space.is_some()
+    }
+
+    /// The limit that a process has passed, as far as is known: by the way it ended, and by whether it
+    /// was refused memory just before.
+    pub(crate) fn passed(&self, status: ExitStatus, had_no_memory: bool) -> Option<String> {
         match Signal::try_from(status.signal()?).ok()? {
             Signal::SIGXCPU => {
                 let seconds = whole_seconds(self.cpu_time?);
                 Some(format!("its processor time was limited to {seconds} s"))
             }
-            Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS => Some(format!(
-                "its address space was limited to {}, and a failed allocation ends a process in \
-                 this way",
+            Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS if had_no_memory => Some(format!(
+                "its address space was limited to {}, and it had just been refused memory",
                 in_words(self.address_space?)
             )),
             _ => None,
@@ -179,12 +185,14 @@ mod tests {
     fn only_a_limit_that_was_set_is_blamed() {
         let limits = Limits::new().cpu_time(Duration::from_secs(2)).open_files(10);
         let killed_by = |signal: Signal| ExitStatus::from_raw(signal as i32);
-        assert!(limits.passed(killed_by(Signal::SIGXCPU)).is_some_and(|text| text.contains("2 s")));
-        assert_eq!(limits.passed(killed_by(Signal::SIGABRT)), None);
+        let passed = |limits: &Limits, signal| limits.passed(killed_by(signal), true);
+        assert!(passed(&limits, Signal::SIGXCPU).is_some_and(|text| text.contains("2 s")));
+        assert_eq!(passed(&limits, Signal::SIGABRT), None);
         let limits = Limits::new().address_space(1 << 30);
-        assert_eq!(limits.passed(killed_by(Signal::SIGXCPU)), None);
-        assert_eq!(limits.passed(killed_by(Signal::SIGKILL)), None);
-        assert!(limits.passed(killed_by(Signal::SIGSEGV)).is_some_and(|t| t.contains("1 GiB")));
-        assert_eq!(limits.passed(ExitStatus::from_raw(1 << 8)), None);
+        assert_eq!(passed(&limits, Signal::SIGXCPU), None);
+        assert_eq!(passed(&limits, Signal::SIGKILL), None);
+        assert!(passed(&limits, Signal::SIGSEGV).is_some_and(|text| text.contains("1 GiB")));
+        assert_eq!(limits.passed(killed_by(Signal::SIGSEGV), false), None, "a wild pointer");
+        assert_eq!(limits.passed(ExitStatus::from_raw(1 << 8), true), None);
     }
 }

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,15 @@ pub(crate) struct PanicReport {
     pub(crate) location: Option<String>,
     /// Present where `RUST_BACKTRACE` asks for it.
     pub(crate) backtrace: Option<String>,
+}
+
+impl PanicReport {
+    /// Whether the runtime panicked because an earlier panic could not unwind.
+    pub(crate) fn is_about_unwinding(&self) -> bool {
+        let texts =
+            ["panic in a function that cannot unwind", "panic in a destructor during cleanup"];
+        texts.contains(&self.message.as_str())
+    }
 }
 
 thread_local! {
@@ -37,29 +46,64 @@ pub(crate) enum Echo {
     Never,
 }
 
-static ECHO: AtomicU8 = AtomicU8::new(Echo::Print as u8);
+static ECHO: AtomicU8 = AtomicU8::new(Echo::Reported as u8);
 
-/// Makes panics inside [`catch`] leave a report. Called in each template, for its children.
-pub(crate) fn install_hook() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(wrap_hook);
+/// Is told of each panic of this process at once, as it may be the end of it; and with `None` that the
+/// last one was caught.
+pub(crate) type Witness = dyn Fn(Option<&PanicReport>) + Send + Sync;
+
+static WITNESS: Mutex<Option<Arc<Witness>>> = Mutex::new(None);
+
+/// Has `witness` told of each panic from now on.
+pub(crate) fn set_witness(witness: Arc<Witness>) {
+    *WITNESS.lock().unwrap_or_else(PoisonError::into_inner) = Some(witness);
 }
 
-fn wrap_hook() {
-    let previous = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        let caught = CATCHING.get();
-        if QUIET.get() {
-            return;
-        }
-        if caught {
-            CAUGHT.set(Some(describe(info)));
-        }
-        let echo = ECHO.load(Ordering::Relaxed);
-        if echo == Echo::Print as u8 || (echo == Echo::Reported as u8 && !caught) {
-            previous(info);
-        }
-    }));
+fn tell_witness(report: Option<&PanicReport>) {
+    // Who panics may hold the lock.
+    let witness = WITNESS.try_lock().ok().and_then(|witness| witness.clone());
+    if let Some(witness) = witness {
+        witness(report);
+    }
+}
+
+/// Makes panics inside [`catch`] leave a report, also where the user has set a hook since the last call.
+///
+/// Called where code of the user's has run that may have set one; threads that panic at the same time
+/// may find the default hook.
+pub(crate) fn install_hook() {
+    /// Where our hook lies, once it is set.
+    static OURS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+    if std::thread::panicking() {
+        return; // the hook cannot be looked at now
+    }
+    let present = std::panic::take_hook();
+    let address = (&raw const *present).cast_mut().cast();
+    if OURS.load(Ordering::Acquire) == address {
+        return std::panic::set_hook(present);
+    }
+    let hook: Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> =
+        Box::new(move |info| note(info, &*present));
+    OURS.store((&raw const *hook).cast_mut().cast(), Ordering::Release);
+    std::panic::set_hook(hook);
+}
+
+fn note(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send + Sync)) {
+    if QUIET.get() {
+        return;
+    }
+    let caught = CATCHING.get();
+    let report = describe(info);
+    tell_witness(Some(&report));
+    if caught {
+        CAUGHT.set(Some(report));
+    }
+    let echo = ECHO.load(Ordering::Relaxed);
+    let is_printed = echo == Echo::Print as u8 || (echo == Echo::Reported as u8 && !caught);
+    if is_printed {
+        previous(info);
+    }
 }
 
 /// Chooses for this process.
@@ -79,34 +123,45 @@ fn describe(info: &PanicHookInfo<'_>) -> PanicReport {
 /// Runs `f`; a panic in it becomes a report.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     let nested = CATCHING.replace(true);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        let message = message_of(&*payload);
-        // The last report may be of a panic that `f` or a destructor caught by itself.
-        let report = CAUGHT.take().filter(|report| report.message == message);
-        let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
-        discard(payload);
-        report
-    });
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(report_of);
     CATCHING.set(nested);
     outcome
+}
+
+#[cold]
+fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
+    let message = message_of(&*payload);
+    // The last report may be of a panic that `f` or a destructor caught by itself.
+    let report = CAUGHT.take().filter(|report| report.message == message);
+    let is_noted = report.is_some();
+    let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
+    discard(payload);
+    if is_noted {
+        tell_witness(None);
+    } else if !QUIET.get() {
+        install_hook(); // a task has set one of its own: the next report has its place again
+    }
+    report
 }
 
 /// Runs `f`; a panic in it is printed as in any thread and goes no further.
 pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
     let nested = CATCHING.replace(false);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok();
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        discard(payload);
+        tell_witness(None);
+    });
     CATCHING.set(nested);
-    outcome
+    outcome.ok()
 }
 
-/// Runs `f`, which is expected to panic, without a word about it.
-pub(crate) fn hush(f: impl FnOnce()) {
+/// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is printed.
+pub(crate) fn catch_quietly<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     install_hook();
-    QUIET.set(true);
-    if let Err(payload) = std::panic::catch_unwind(AssertUnwindSafe(f)) {
-        discard(payload);
-    }
-    QUIET.set(false);
+    let before = QUIET.replace(true);
+    let outcome = catch(f);
+    QUIET.set(before);
+    outcome
 }
 
 /// Drops a panic's payload, whose destructor may panic in turn, and that one's payload again.

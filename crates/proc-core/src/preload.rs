@@ -6,8 +6,6 @@
 //! looked at; a lock that it left locked is locked in the workers.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ending::Tie;
 use crate::error::Error;
 use crate::function::{Fault, Input, Name};
+use crate::last_words::Exit;
 use crate::limits::Limits;
 use crate::panics::{self, Echo};
 use crate::process::{self, Attributes, Link, Received};
@@ -26,7 +25,7 @@ use crate::state::State;
 use crate::streams::{BELL, RING, Streams};
 use crate::surroundings::Snapshot;
 use crate::sys::{self, SingleThread};
-use crate::template::{Line, Server, Template};
+use crate::template::{Ears, Line, Server, Template};
 use crate::wire::{Job, Payload, Report, Request};
 
 /// How often it is asked whether the template is still wanted.
@@ -82,8 +81,8 @@ pub(crate) fn start(
             Received::Report(Report::NotReady(why)) => {
                 return Err(cannot(std::io::Error::other(why)));
             }
-            Received::Report(Report::Exited { status }) => {
-                break Error::died(Some(ExitStatus::from_raw(status)), &Limits::default());
+            Received::Report(Report::Exited { status, last_words }) => {
+                break Error::died(Exit::told(status, last_words), &Limits::default());
             }
             Received::Nothing if !is_wanted() => {
                 link.handle.signal(Signal::SIGKILL);
@@ -93,7 +92,7 @@ pub(crate) fn start(
             Received::End => return Err(Error::template_gone()),
             Received::Rubbish => {
                 link.handle.signal(Signal::SIGKILL);
-                break Error::died(None, &Limits::default());
+                break Error::died(Exit::default(), &Limits::default());
             }
         }
     };
@@ -109,10 +108,14 @@ pub(crate) fn main(setup: Setup, doorbell: Vec<(u8, OwnedFd)>, report: IpcSender
         *if number == BELL { &mut bell } else { &mut ring } = Some(fd);
     }
     let (Some(bell), Some(ring)) = (bell, ring) else { sys::exit_now(1) };
+    let me = sys::pid();
     let done = function.resolve().and_then(|code| {
-        let (bytes, handles) = arguments.parts();
+        let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         (code.call)(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
     });
+    sys::end_copy_of(me);
+    // Where the function has changed the user, the kernel has forgotten that.
+    sys::die_with_parent();
     // What it has printed would be printed again by every copy.
     sys::flush(FLUSH_PATIENCE);
     let alone = done.and_then(|_| SingleThread::prove().map_err(threads_left));
@@ -120,12 +123,16 @@ pub(crate) fn main(setup: Setup, doorbell: Vec<(u8, OwnedFd)>, report: IpcSender
         Ok(alone) => (Ok(()), Some(alone)),
         Err(fault) => (Err(Payload::encode(&fault).expect("a fault is text")), None),
     };
+    // The function may have set a panic hook.
+    panics::install_hook();
     let told = told.map(|()| Payload::encode(&()).expect("nothing needs no memory"));
     let heard = report.send(Report::Returned(told)).is_ok();
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
     let line = Template::own(Line::new(sender, ring.into()), Snapshot::now());
-    Server::run(alone, sys::parent_pid(), requests, bell.into(), line)
+    // It ends with the template that has made it.
+    let ears = Ears { requests, bell: bell.into(), life: None };
+    Server::run(alone, sys::parent_pid(), ears, line)
 }
 
 fn threads_left(threads: Option<usize>) -> Fault {

@@ -255,9 +255,14 @@ impl Handle {
         self.template.signal(self.key, signal);
     }
 
+    /// The process that asked for it.
+    pub(crate) fn owner(&self) -> u32 {
+        self.key.owner
+    }
+
     /// Whether this process asked for it, and is no copy of the one that did.
     pub(crate) fn is_ours(&self) -> bool {
-        self.key.owner == std::process::id()
+        self.owner() == sys::pid()
     }
 
     /// Ends the template that made the process, and with it all that it made.
@@ -277,7 +282,7 @@ impl Link {
     ) -> Result<Link, Error> {
         let cannot = |source| Error::start("the process", source);
         let (report, reports) = ipc::channel().map_err(cannot)?;
-        let key = Key { owner: std::process::id(), serial };
+        let key = Key { owner: sys::pid(), serial };
         let Attributes { tie, overrides, limits, streams } = attributes;
         let (tie, limits) = (*tie, limits.clone());
         let streams = streams.or_inherited().map_err(cannot)?;
@@ -369,10 +374,12 @@ pub(crate) enum Received {
 pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Print);
     let mut out = Sink::default();
+    let me = sys::pid();
     let result = function.resolve().and_then(|code| {
-        let (bytes, handles) = arguments.parts();
+        let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         (code.call)(Input { bytes, handles }, &mut State::none(), &mut out)
     });
+    sys::end_copy_of(me);
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result
         .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))

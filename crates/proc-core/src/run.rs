@@ -21,6 +21,8 @@ use crate::worker::{self, News};
 /// A chunk on its way through a worker.
 pub(crate) struct Run<'a> {
     pub(crate) claim: Claim<'a>,
+    /// The worker's pid, by which a copy of it that a task has forked is told from it.
+    pub(crate) pid: u32,
     pub(crate) ticket: TicketId,
     pub(crate) chunk: Chunk,
     pub(crate) region: &'a Region,
@@ -56,13 +58,11 @@ impl Stage {
     /// What a panic at this stage is to the caller.
     pub(crate) fn fault(self, panic: PanicReport) -> Fault {
         match self {
-            Stage::Arguments => {
-                Fault::Arguments(format!("its Deserialize panicked: {}", panic.message))
-            }
+            Stage::Arguments => Fault::Arguments(wire::deserialize_panicked(&panic.message)),
             Stage::Function => Fault::Panicked(panic),
             Stage::Result => {
                 wire::drop_collected_handles();
-                Fault::Result(format!("its Serialize panicked: {}", panic.message))
+                Fault::Result(wire::serialize_panicked(&panic.message))
             }
         }
     }
@@ -138,6 +138,7 @@ impl<'a> Run<'a> {
     #[inline(always)]
     fn end_number<R: Message>(&mut self, result: &R) -> bool {
         let Some(bytes) = wire::number(result) else { return false };
+        sys::end_copy_of(self.pid);
         let len = record::LEAST_RESULT + bytes.len();
         let is_placed = self.fits(len) && record::place_value(self.region, self.place(), bytes);
         if is_placed {
@@ -149,6 +150,7 @@ impl<'a> Run<'a> {
     /// Puts the result's record in its place, and counts the task as done.
     #[inline(always)]
     fn end(&mut self, handles: Option<Handles>) {
+        sys::end_copy_of(self.pid);
         if handles.is_some() || self.out.has_placed() || !self.fits(self.out.len()) {
             return self.end_otherwise(handles);
         }

@@ -19,20 +19,22 @@ const BELT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Sentinel {
     course: Arc<Course>,
+    /// The process that has started it.
+    owner: u32,
     /// Readable when the process has ended, where the system has that.
     end: Option<Arc<OwnedFd>>,
 }
 
 impl Sentinel {
-    pub(crate) fn new(course: &Arc<Course>, pid: u32) -> Sentinel {
-        Sentinel { course: Arc::clone(course), end: sys::watch_process(pid).map(Arc::new) }
+    pub(crate) fn new(course: &Arc<Course>, pid: u32, owner: u32) -> Sentinel {
+        Sentinel { course: Arc::clone(course), owner, end: sys::watch_process(pid).map(Arc::new) }
     }
 }
 
 /// Waits until at least one of the processes has ended, for ever or for `timeout`.
 ///
 /// Gives the places in `sentinels` of all that have ended, in order: none when the time is over, or
-/// there is nothing to wait for. A child among them can be joined without waiting.
+/// there is nothing to wait for, as in a copy of the process that has started them. A child among them can be joined without waiting.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -52,6 +54,9 @@ impl Sentinel {
 /// ```
 #[doc(alias = "multiprocessing.connection.wait")]
 pub fn wait(sentinels: &[Sentinel], timeout: Option<Duration>) -> Vec<usize> {
+    if sentinels.iter().any(|sentinel| sentinel.owner != sys::pid()) {
+        return Vec::new();
+    }
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let ends: Vec<_> =
         sentinels.iter().filter_map(|s| Some((s, s.end.as_ref()?.as_fd()))).collect();

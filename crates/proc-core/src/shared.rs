@@ -1,23 +1,26 @@
 //! Read-only data that processes share: copied once, never again.
 //!
-//! A [`Shared`] crosses as its number and two regions of shared memory: the data, and a word that says
-//! whether its maker still has it. A worker keeps what it has mapped for the next task that brings the
+//! A [`Shared`] crosses as its number and two pieces of shared memory: the data, which nobody can write to
+//! any more, and a word that says whether its maker still has it. A worker keeps what it has mapped for the next task that brings the
 //! same number, until the maker has let go of it or there are too many.
 
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bytemuck::Pod;
-use ipc_channel::ipc::IpcSharedMemory;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::error::Error;
 use crate::queue::Region;
-use crate::{sys, wire};
+use crate::sys;
+use crate::sys::memory::{self, Frozen};
+use crate::wire::{self, Descriptor};
 
 /// Numbers (or other plain data) that all processes read in one place, without a copy for each.
 ///
@@ -48,9 +51,9 @@ use crate::{sys, wire};
 ///
 /// # Who can write
 ///
-/// Nobody by safe code: there is no `&mut`, and every process that holds it has it mapped read-only. What
-/// maps the same memory again by other means, and writes, breaks a promise of Rust's references, as with
-/// any mapped file. So take one from processes that run your code, not from one that has been taken over.
+/// Nobody, not even who made it: on Linux the memory is sealed against writing before it is sent, and a
+/// process that receives memory without that seal refuses it. Other systems have no such seals: there,
+/// take one from processes that run your code, not from one that has been taken over.
 pub struct Shared<T> {
     /// Nothing is shared of an empty one.
     memory: Option<Arc<Memory>>,
@@ -60,9 +63,9 @@ pub struct Shared<T> {
 /// The data of one or more clones.
 struct Memory {
     number: u64,
-    data: IpcSharedMemory,
+    data: Frozen,
     /// Set once the maker has dropped the last of its clones.
-    gone: Region,
+    gone: Gone,
     /// The process that made it.
     maker: Option<u32>,
 }
@@ -85,28 +88,45 @@ impl Memory {
     fn new(bytes: &[u8]) -> Result<Memory, Error> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let cannot = |error| Error::start("shared memory", error);
-        sys::spare_memory(bytes.len()).map_err(cannot)?;
-        let data = wire::shared(|| IpcSharedMemory::from_bytes(bytes));
-        let data = data.map_err(|why| cannot(std::io::Error::other(why)))?;
-        sys::make_read_only(&data).map_err(cannot)?;
-        let gone = Region::new(size_of::<u64>()).map_err(cannot)?;
+        memory::check_available(bytes.len()).map_err(cannot)?;
+        let fill = |memory: &mut [u8]| memory.copy_from_slice(bytes);
+        let data = Frozen::build(bytes.len(), fill).map_err(cannot)?;
+        let gone = Gone::new().map_err(cannot)?;
         // Processes that were forked have the same random keys, and a pid may come again.
-        let (maker, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let (maker, made) = (sys::pid(), MADE.fetch_add(1, Ordering::Relaxed));
         let number = RandomState::new().hash_one((maker, made, SystemTime::now()));
         Ok(Memory { number, data, gone, maker: Some(maker) })
     }
 
     fn is_gone(&self) -> bool {
-        self.gone.is_raised()
+        self.gone.region.is_raised()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // Not a copy of the maker, forked since.
-        if self.maker == Some(std::process::id()) {
-            self.gone.raise();
+        if self.maker == Some(sys::pid()) {
+            self.gone.region.raise();
         }
+    }
+}
+
+/// A word that says whether the maker has let go, and what others map it by.
+struct Gone {
+    region: Region,
+    fd: OwnedFd,
+}
+
+impl Gone {
+    fn new() -> io::Result<Gone> {
+        let fd = memory::create(size_of::<u64>())?;
+        memory::seal(&fd, memory::Access::Write)?;
+        Gone::map(fd)
+    }
+
+    fn map(fd: OwnedFd) -> io::Result<Gone> {
+        Ok(Gone { region: Region::map(fd.try_clone()?)?, fd })
     }
 }
 
@@ -139,14 +159,13 @@ impl<T> Debug for Shared<T> {
 }
 
 /// What crosses of a [`Memory`].
-type Crossing = (u64, IpcSharedMemory, IpcSharedMemory);
+type Crossing = (u64, Descriptor, Descriptor);
 
 impl<T> Serialize for Shared<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let send = |fd: BorrowedFd<'_>| Descriptor::new(fd).map_err(|error| wire::explain(&error));
         let cross = |memory: &Arc<Memory>| -> Result<Crossing, String> {
-            let data = wire::shared(|| memory.data.clone())?;
-            let gone = memory.gone.share().map_err(|error| error.to_string())?;
-            Ok((memory.number, data, gone))
+            Ok((memory.number, send(memory.data.as_fd())?, send(memory.gone.fd.as_fd())?))
         };
         let crossing = self.memory.as_ref().map(cross).transpose();
         crossing.map_err(ser::Error::custom)?.serialize(serializer)
@@ -167,11 +186,10 @@ impl<'de, T: Pod> Deserialize<'de> for Shared<T> {
 
 /// What has arrived, or the same if a worker has it already.
 fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
-    if data.is_empty() {
-        return Err("shared data are empty".into());
-    }
-    sys::make_read_only(&data).map_err(|error| error.to_string())?;
-    let memory = Arc::new(Memory { number, data, gone: Region::from(gone), maker: None });
+    let cannot = |error: io::Error| format!("shared data: {}", wire::explain(&error));
+    let data = data.into_fd().and_then(Frozen::map).map_err(cannot)?;
+    let gone = gone.into_fd().and_then(Gone::map).map_err(cannot)?;
+    let memory = Arc::new(Memory { number, data, gone, maker: None });
     if !KEEPS.load(Ordering::Relaxed) || memory.is_gone() {
         return Ok(memory);
     }

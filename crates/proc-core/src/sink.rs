@@ -84,11 +84,30 @@ impl Sink {
     }
 
     /// Appends a piece that may be large.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
     #[inline]
-    pub(crate) fn append(&mut self, piece: &[u8]) {
-        if piece.len() < LARGE || !self.place(piece) {
-            self.bytes.extend_from_slice(piece);
+    pub(crate) fn append(&mut self, piece: &[u8]) -> postcard::Result<()> {
+        if piece.len() >= LARGE && self.place(piece) {
+            return Ok(());
         }
+        if self.bytes.capacity() - self.bytes.len() < piece.len() {
+            self.try_grow(piece.len())?;
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// Makes room for so many more bytes of the vector.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    #[cold]
+    pub(crate) fn try_grow(&mut self, more: usize) -> postcard::Result<()> {
+        self.bytes.try_reserve(more).map_err(|_| postcard::Error::SerializeBufferFull)
     }
 
     /// Copies a large piece to its place; false if there is none.

@@ -5,6 +5,7 @@ use std::any::Any;
 use crate::function::{Fault, Input, Name};
 use crate::panics;
 use crate::sink::Sink;
+use crate::sys;
 use crate::wire::Payload;
 
 /// What a worker keeps from task to task, of whatever type its pool says; `()` where that says none.
@@ -43,10 +44,12 @@ impl State {
         self.drop_value();
         self.put(());
         let Some((name, mut argument)) = self.maker.take() else { return Ok(()) };
-        let (bytes, handles) = argument.parts();
-        let made = name
-            .resolve()
-            .and_then(|code| (code.call)(Input { bytes, handles }, self, &mut Sink::default()));
+        let me = sys::pid();
+        let made = name.resolve().and_then(|code| {
+            let (bytes, handles) = argument.parts().map_err(Fault::Arguments)?;
+            (code.call)(Input { bytes, handles }, self, &mut Sink::default())
+        });
+        sys::end_copy_of(me);
         self.maker = Some((name, argument));
         made.map(|_| ())
     }

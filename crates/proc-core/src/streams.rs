@@ -3,13 +3,14 @@
 //! Descriptors go ahead of the request to start, beside it on the template's doorbell. The template
 //! keeps them until the request comes, hands them to the new process, and closes its copies.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::sys::{self, Bell, Heard, Ring, Tag};
+use rustc_hash::FxHashMap;
+
+use crate::sys::{self, Ring, Tag};
 use crate::wire::Key;
 
 /// One bit for each stream that this process was given: its children are to have it too, and their
@@ -80,35 +81,20 @@ fn untag(tag: Tag) -> (Key, u8) {
 
 /// Streams that have come to a template, each with its number.
 #[derive(Debug, Default)]
-pub(crate) struct Arrived(HashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
+pub(crate) struct Arrived(FxHashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
 
 impl Arrived {
-    /// Hears out the doorbell up to the next ring; false if there was none.
-    pub(crate) fn hear(&mut self, bell: &Bell) -> bool {
-        loop {
-            match bell.hear() {
-                None => return false,
-                Some(Heard::Ring) => return true,
-                Some(Heard::Descriptor(tag, fd)) => {
-                    let (key, number) = untag(tag);
-                    self.0.entry(key).or_default().push((number, fd));
-                }
-            }
-        }
+    /// Keeps what has come until its process is started.
+    pub(crate) fn keep(&mut self, tag: Tag, fd: io::Result<OwnedFd>) {
+        let (key, number) = untag(tag);
+        self.0.entry(key).or_default().push((number, fd));
     }
 
     /// The `count` streams of process `key`.
-    pub(crate) fn take(
-        &mut self,
-        key: Key,
-        count: usize,
-        bell: &Bell,
-    ) -> io::Result<Vec<(u8, OwnedFd)>> {
+    pub(crate) fn take(&mut self, key: Key, count: usize) -> io::Result<Vec<(u8, OwnedFd)>> {
         if count == 0 {
             return Ok(Vec::new());
         }
-        // They were sent before the request, but perhaps after the doorbell was last heard.
-        while self.hear(bell) {}
         let streams = self.0.remove(&key).unwrap_or_default();
         if streams.len() != count {
             return Err(nix::errno::Errno::EBADF.into());
@@ -137,7 +123,20 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
+    use crate::sys::{Bell, Heard};
+
     const KEY: Key = Key { owner: 0x0102_0304, serial: u64::MAX - 5 };
+
+    /// Keeps what comes before the next ring; false if there is none.
+    fn hear(arrived: &mut Arrived, bell: &Bell) -> bool {
+        loop {
+            match bell.hear() {
+                None => return false,
+                Some(Heard::Descriptor(tag, fd)) => arrived.keep(tag, fd),
+                Some(_) => return true,
+            }
+        }
+    }
 
     #[test]
     fn tags_lead_back_to_their_process() {
@@ -154,16 +153,17 @@ mod tests {
         streams.pass(&ring, KEY).expect("there is room");
         ring.ring().expect("somebody listens");
         let mut arrived = Arrived::default();
-        assert!(arrived.hear(&bell), "the first ring");
+        assert!(hear(&mut arrived, &bell), "the first ring");
         let other = Key { owner: 1, ..KEY };
-        assert!(arrived.take(other, 1, &bell).is_err(), "these are not its own");
-        let mut taken = arrived.take(KEY, 1, &bell).expect("they were sent");
+        assert!(hear(&mut arrived, &bell), "the second ring");
+        assert!(arrived.take(other, 1).is_err(), "these are not its own");
+        let mut taken = arrived.take(KEY, 1).expect("they were sent");
         let (number, fd) = taken.pop().expect("there is one");
         assert_eq!(number, 1);
         std::fs::File::from(fd).write_all(b"hello").expect("it is a pipe");
         streams.pass(&ring, KEY).expect("there is room");
         drop(streams);
-        assert!(!arrived.hear(&bell));
+        assert!(!hear(&mut arrived, &bell));
         arrived.forget(|key| key == KEY);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("nobody holds the other end");
@@ -183,9 +183,9 @@ mod tests {
             let mut arrived = Arrived::default();
             while arrived.0.is_empty() {
                 let _ = sys::wait_readable(&[bell.as_fd()], None);
-                arrived.hear(&bell);
+                hear(&mut arrived, &bell);
             }
-            arrived.take(KEY, 1, &bell)
+            arrived.take(KEY, 1)
         });
         assert_eq!(taken.expect("it was sent").len(), 1);
     }

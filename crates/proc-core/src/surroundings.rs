@@ -2,22 +2,23 @@
 //!
 //! A template is older than what it is asked for, so each new process is told what differs.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{self, SingleThread};
+use crate::sys::{self, Rights, SingleThread};
 
-/// Environment, working directory and rights of a moment.
+/// Environment, working directory, processors and rights of a moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    environment: HashMap<OsString, OsString>,
+    // A map with random keys would have all workers begin with the same ones.
+    environment: FxHashMap<OsString, OsString>,
     directory: Option<OsString>,
-    /// Effective user and group.
-    pub(crate) rights: (u32, u32),
+    processors: Vec<usize>,
+    pub(crate) rights: Rights,
 }
 
 /// What a process is to have otherwise than its parent.
@@ -35,6 +36,7 @@ pub(crate) struct Surroundings {
     without_others: bool,
     environment: Vec<(OsString, Option<OsString>)>,
     directory: Option<OsString>,
+    processors: Option<Vec<usize>>,
 }
 
 /// As an OsString: serde takes a path for text.
@@ -80,7 +82,8 @@ impl Snapshot {
         Snapshot {
             environment: std::env::vars_os().collect(),
             directory: current_directory(),
-            rights: sys::rights(),
+            processors: sys::affinity(),
+            rights: Rights::now(),
         }
     }
 
@@ -100,7 +103,9 @@ impl Snapshot {
             Some(asked) => Some(PathBuf::from(now.unwrap_or_default()).join(asked).into()),
             None => now.filter(|now| self.directory.as_ref() != Some(now)),
         };
-        Ok(Surroundings { without_others: overrides.without_inherited, environment, directory })
+        let processors = Some(sys::affinity()).filter(|now| *now != self.processors);
+        let without_others = overrides.without_inherited;
+        Ok(Surroundings { without_others, environment, directory, processors })
     }
 
     fn changed_variables(&self) -> Vec<(OsString, Option<OsString>)> {
@@ -134,6 +139,10 @@ impl Surroundings {
         }
         for (name, value) in &self.environment {
             sys::set_env(alone, name, value.as_deref());
+        }
+        if let Some(processors) = &self.processors {
+            sys::set_affinity(processors)
+                .map_err(|error| format!("the caller's processors {processors:?}: {error}"))?;
         }
         let Some(directory) = &self.directory else { return Ok(()) };
         std::env::set_current_dir(directory)

@@ -1,57 +1,73 @@
 //! The template: a process with one thread that runs no user code, so that forking it is always safe.
 //!
 //! A template is born in one of three ways (see [`Context`](crate::Context)): forked at the top of
-//! `main`, forked from the caller as it is now, or by executing the program again. From then on all
-//! are alike: a request arrives, the template forks, tells the new process's pid, and when it has
-//! reaped the process tells its exit status.
+//! `main`, forked from the caller as it is now, or by executing the program again, which becomes a
+//! template before its `main` begins. From then on all are alike: a request arrives, the template forks,
+//! tells the new process's pid, and when it has reaped the process tells its exit status.
 //!
 //! What can go wrong, and why it does not:
 //! - *The template blocks.* It waits only in `poll`. What it sends goes to a channel of the new
 //!   process's own, where it puts two messages, so no channel is ever full because of it.
 //! - *A request arrives unseen.* ipc-channel shows nobody its descriptor, so a doorbell beside it
 //!   is rung after each request; the template reads requests until there are none.
-//! - *The program is killed.* A pidfd of the program becomes readable; the template ends, and the
-//!   kernel kills its children (PR_SET_PDEATHSIG, safe here because one thread is the template).
+//! - *The program is killed.* A pidfd of the program becomes readable; the template kills its children,
+//!   reaps them, and ends. Where the template is killed as well, the kernel kills its children
+//!   (PR_SET_PDEATHSIG, safe here because one thread is the template).
+//! - *The program executes another one.* A pipe that only the program holds is closed by that.
+//! - *A thread takes the template's SIGCHLD*, started by a library before `main`. Where there are other
+//!   threads, the template waits for a pidfd of each child in place of the signal.
 //! - *The template is killed.* Its children die with it, by the same signal, and every channel to
 //!   them reads end-of-file. The next process is started by a new template, executed.
 //! - *A pid is signalled after its process has ended.* Only the template sends signals, and it is
 //!   the one that reaps, so it knows.
 //! - *The owner of a process dies*, where that is itself a child: the template kills what it owned.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipc_channel::IpcError;
-use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
+use rustc_hash::FxHashMap;
 
 use crate::ending::{self, Tie};
 use crate::error::Error;
+use crate::last_words::LastWords;
 use crate::panics::{self, Echo};
 use crate::process::Handle;
 use crate::streams::{self, Arrived, BELL, Streams};
 use crate::surroundings::{Overrides, Snapshot, Surroundings};
-use crate::sys::image::Image;
-use crate::sys::{self, Bell, ExitBell, Forked, Ring, SingleThread};
-use crate::wire::{Job, Key, Report, Request, Start};
-use crate::{context, preload, process, worker};
+use crate::sys::image::{self, Image};
+use crate::sys::{self, Bell, ExitBell, Forked, Heard, Rights, Ring, SingleThread};
+use crate::wire::{self, Job, Key, Report, Request, Start};
+use crate::{context, last_words, preload, process, worker};
 
-/// Tells an executed program that it is to be a template, and where to report: `nonce:bell:ring:server`.
+/// Tells an executed program that it is to be a template, and the numbers of the descriptors that it is
+/// given for that: the two ends of the doorbell, the requests and who sends them, its owner's life, and stdin.
 const VARIABLE: &str = "PROC_CORE_TEMPLATE";
 
 /// How often a template looks for its parent and its children where no descriptor tells it.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// How long an executed template may take to reach `init()`.
+/// How long an executed template may take to begin.
 const BIRTH: Duration = Duration::from_secs(30);
+
+/// How long a template that ends waits for the children that it has killed.
+const FUNERAL: Duration = Duration::from_secs(1);
+
+sys::before_main! { BECOME_TEMPLATE: become_template_if_asked }
+
+/// In an executed program, before anything of it runs: becomes the template if it was executed for that.
+extern "C" fn become_template_if_asked() {
+    if std::env::var_os(VARIABLE).is_some() {
+        Template::serve_if_spawned();
+    }
+}
 
 /// The way to a template: requests, and the bell that announces them.
 #[derive(Debug)]
@@ -63,6 +79,21 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
         Arc::new(Line { requests: Mutex::new(requests), ring })
+    }
+
+    /// Orders the template to kill its children and to end.
+    pub(crate) fn order_end(&self) -> io::Result<()> {
+        self.ring.order_end()
+    }
+
+    /// Tells the template what this process may be about to die of.
+    pub(crate) fn say_last_words(&self, words: &[u8]) {
+        self.ring.say_last_words(words);
+    }
+
+    /// For who can do no more than one system call.
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
     }
 
     pub(crate) fn ask(&self, request: Request) -> io::Result<()> {
@@ -86,106 +117,85 @@ pub(crate) struct Template {
     handle: Option<Handle>,
     /// What the template's own environment looks like.
     base: Snapshot,
+    /// Closed when this process ends, or executes another program: then the template ends.
+    #[expect(dead_code, reason = "held for the template, nothing more")]
+    life: Option<OwnedFd>,
 }
 
 impl Template {
     /// One that was made by another template.
     pub(crate) fn made(line: Arc<Line>, base: Snapshot, handle: Handle) -> Template {
-        Template { line, child: None, handle: Some(handle), base }
+        Template { line, child: None, handle: Some(handle), base, life: None }
     }
 
     /// In a template: itself, as its children see it.
     pub(crate) fn own(line: Arc<Line>, base: Snapshot) -> Template {
-        Template { line, child: None, handle: None, base }
+        Template { line, child: None, handle: None, base, life: None }
     }
 
     /// Forks a template from this process as it is now, but for `streams`.
     pub(crate) fn fork(alone: SingleThread, streams: &Streams) -> io::Result<Template> {
+        sys::fill_standard_streams();
+        wire::warm_up()?;
         let (sender, requests) = ipc::channel()?;
         let (ring, bell) = sys::doorbell()?;
-        let owner = std::process::id();
+        let (owners_life, life) = std::io::pipe()?;
+        let owner = sys::pid();
         let base = Snapshot::now();
         match sys::fork(alone)? {
             Forked::Parent { child } => {
+                let line = Line::new(sender, ring);
+                context::note_template(child, &line);
                 let child = Some((child, owner));
-                Ok(Template { line: Line::new(sender, ring), child, handle: None, base })
+                Ok(Template { line, child, handle: None, base, life: Some(life.into()) })
             }
             Forked::Child => {
+                drop(life);
                 streams.close_copies();
                 let line = Template::own(Line::new(sender, ring), base);
-                Server::run(alone, owner, requests, bell, line)
+                let life = Some(owners_life.into());
+                Server::run(alone, owner, Ears { requests, bell, life }, line)
             }
         }
     }
 
-    /// Executes this program again; its `init()` becomes the template.
+    /// Executes this program again, which becomes the template before its `main` begins.
     pub(crate) fn spawn() -> io::Result<Template> {
-        // ipc-channel panics where it cannot make its socket's directory.
-        let temporary = std::env::temp_dir();
-        if !temporary.is_dir() {
-            let what = format!("the temporary directory {} (TMPDIR)", temporary.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{what} does not exist")));
-        }
-        let (server, address) = panics::catch(IpcOneShotServer::<Hello>::new)
-            .map_err(|panic| io::Error::other(format!("no socket: {}", panic.message)))??;
+        sys::fill_standard_streams();
+        // Read, so that no linker leaves it out.
+        std::hint::black_box(BECOME_TEMPLATE);
+        let (sender, requests) = ipc::channel::<Request>()?;
         let (ring, bell) = sys::doorbell()?;
-        // The address is in a directory that other users may be able to reach.
-        let nonce = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), &address);
-        let owner = std::process::id();
-        let mut command = Command::new(own_executable());
+        let (owners_life, life) = std::io::pipe()?;
+        let sender_of_its_own = wire::fd_of(&sender)?;
+        let requests = wire::fd_of(&requests)?;
+        let stdin = sys::own_stream(0)?;
+        let mut command = Command::new(own_executable()?);
         if let Some(name) = std::env::args_os().next() {
             command.arg0(name);
         }
-        let fds = (sys::pass_on(&bell, &mut command)?, sys::pass_on(&ring, &mut command)?);
+        let fds = [
+            sys::pass_on(&bell, &mut command)?,
+            sys::pass_on(&ring, &mut command)?,
+            sys::pass_on(&requests, &mut command)?,
+            sys::pass_on(&sender_of_its_own, &mut command)?,
+            sys::pass_on(&owners_life, &mut command)?,
+            sys::pass_on(&stdin, &mut command)?,
+        ];
         let base = Snapshot::now();
-        let mut child = command
-            .env(VARIABLE, format!("{nonce}:{}:{}:{address}", fds.0, fds.1))
-            .stdin(Stdio::inherit())
-            .spawn()?;
-        drop((bell, command));
-
-        // accept() cannot be given a deadline, so a thread does it, and is called off by a message
-        // of our own if the child ends first.
-        let (told, hello) = mpsc::channel();
-        let accept = move || {
-            let _ = told.send(server.accept());
-        };
-        let accepting =
-            std::thread::Builder::new().name("proc-core accept".into()).spawn(accept)?;
-        let call_off = || {
-            if let Ok(line) = IpcSender::<Hello>::connect(address.clone()) {
-                let _ = line.send(Hello { nonce: !nonce, image: 0, requests: None });
-            }
-        };
-        let deadline = std::time::Instant::now() + BIRTH;
-        let outcome = loop {
-            match hello.recv_timeout(GLANCE) {
-                Ok(outcome) => break outcome.map_err(|error| error.to_string()),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break Err("nobody listens".into()),
-            }
-            if let Ok(Some(status)) = child.try_wait() {
-                call_off();
-                break Err(format!("it ended ({status}) before it reached proc_core::init()"));
-            }
-            if std::time::Instant::now() > deadline {
-                call_off();
-                break Err(format!("it did not reach proc_core::init() within {BIRTH:?}"));
-            }
-        };
-        // With it goes the socket's directory.
-        let _ = accepting.join();
-        let sender = outcome.and_then(|(_, hello)| match hello {
-            Hello { nonce: told, .. } if told != nonce => Err("another process answered".into()),
-            Hello { image, .. } if image != Image::get().identity() => {
-                Err("the program file has changed since this process was started".into())
-            }
-            Hello { requests, .. } => requests.ok_or_else(|| "it sent no channel".to_owned()),
-        });
-        match sender {
-            Ok(sender) => {
+        let child = command
+            .env(VARIABLE, fds.map(|number| number.to_string()).join(":"))
+            .stdin(sys::empty_stdin()?)
+            .spawn();
+        let mut child = child.map_err(cannot_execute)?;
+        // With our copies, nobody could tell that the template has died.
+        drop((bell, requests, sender_of_its_own, owners_life, stdin, command));
+        match await_birth(&ring, &mut child) {
+            Ok(()) => {
                 let line = Line::new(sender, ring);
-                Ok(Template { line, child: Some((child.id(), owner)), handle: None, base })
+                context::note_template(child.id(), &line);
+                let child = Some((child.id(), sys::pid()));
+                Ok(Template { line, child, handle: None, base, life: Some(life.into()) })
             }
             Err(why) => {
                 let _ = child.kill();
@@ -195,39 +205,43 @@ impl Template {
         }
     }
 
-    /// In an executed program: becomes the template if that is what it was executed for.
-    pub(crate) fn serve_if_spawned() {
-        let Some(value) = std::env::var_os(VARIABLE) else { return };
+    /// In an executed program: becomes the template that it was executed to be.
+    fn serve_if_spawned() -> ! {
+        sys::fill_standard_streams();
         let alone = SingleThread::fresh_image();
+        let value = std::env::var(VARIABLE).unwrap_or_default();
         sys::set_env(alone, VARIABLE.as_ref(), None);
         let owner = sys::parent_pid();
         let born = || -> io::Result<_> {
-            let value = value.to_str().ok_or(io::ErrorKind::InvalidInput)?;
-            let mut fields = value.splitn(4, ':');
-            let mut field = || fields.next().ok_or(io::ErrorKind::InvalidInput);
-            let nonce = field()?.parse().map_err(io::Error::other)?;
-            let bell = sys::take_over(field()?.parse().map_err(io::Error::other)?)?;
-            let ring = sys::take_over(field()?.parse().map_err(io::Error::other)?)?;
-            let server = IpcSender::<Hello>::connect(field()?.to_owned())?;
-            let (sender, requests) = ipc::channel()?;
-            let image = Image::get().identity();
-            server
-                .send(Hello { nonce, image, requests: Some(sender.clone()) })
-                .map_err(io::Error::other)?;
-            let base = Snapshot::now();
-            let line = Line::new(sender, ring.into());
-            Ok((requests, bell.into(), Template::own(line, base)))
+            let numbers = value.split(':').map(|number| number.parse().map_err(io::Error::other));
+            let fds: io::Result<Vec<OwnedFd>> =
+                numbers.map(|number| sys::take_over(number?)).collect();
+            let fds = <[OwnedFd; 6]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let [bell, ring, requests, sender, owners_life, stdin] = fds;
+            let requests = wire::receiver_of(requests)?;
+            let sender = wire::sender_of(sender)?;
+            // What the program reads is its own until then.
+            sys::put_stream(0, stdin)?;
+            let bell = Bell::from(bell);
+            bell.greet(Image::get().identity())?;
+            let line = Template::own(Line::new(sender, ring.into()), Snapshot::now());
+            Ok((Ears { requests, bell, life: Some(owners_life) }, line))
         };
         match born() {
-            Ok((requests, bell, line)) => Server::run(alone, owner, requests, bell, line),
+            Ok((ears, line)) => Server::run(alone, owner, ears, line),
             Err(error) => {
                 eprintln!(
                     "proc-core: {VARIABLE} is set, but the program that set it cannot be reached: \
-                     {error}"
+                     {error}; do not set this variable yourself"
                 );
                 sys::exit_now(1)
             }
         }
+    }
+
+    /// The way to it.
+    pub(crate) fn line(&self) -> &Arc<Line> {
+        &self.line
     }
 
     /// What a new process must change to have today's surroundings, with `overrides`.
@@ -238,8 +252,7 @@ impl Template {
     /// Asks for a process.
     pub(crate) fn start(&self, start: Start, streams: &Streams) -> Result<(), Error> {
         if start.tie == Tie::Daemon {
-            let pid = self.child.map_or(0, |(pid, _)| pid);
-            context::note_daemon(pid, &self.line);
+            context::note_daemon(self.child.map(|(pid, _)| pid), &self.line);
         }
         let key = start.key;
         let asked = streams.pass(&self.line.ring, key);
@@ -269,7 +282,7 @@ impl Template {
     pub(crate) fn kill(&self) {
         // Only this process collects it, and not before this value is dropped.
         if let Some((child, parent)) = self.child
-            && parent == std::process::id()
+            && parent == sys::pid()
         {
             sys::signal_child(child, Signal::SIGKILL);
         }
@@ -278,13 +291,29 @@ impl Template {
         }
     }
 
-    /// Whether the template still has this process's user and group, and so may make its children.
+    /// Whether the template still has this thread's rights, and so may make its children.
     pub(crate) fn has_our_rights(&self) -> bool {
-        self.base.rights == sys::rights()
+        self.base.rights == Rights::now()
+    }
+
+    /// Ends a template of which nothing more is wanted, and waits for that: what it holds is gone then.
+    pub(crate) fn end(template: Arc<Template>) {
+        let handle = template.handle.as_ref().map(|handle| handle.pid);
+        let child = template.child.map(|(pid, _)| pid);
+        let end = handle.and_then(sys::watch_process);
+        // Others may hold it until they have ended their last process.
+        drop(template);
+        let deadline = Instant::now() + FUNERAL;
+        if let Some(pid) = child {
+            context::collect_until(pid, deadline);
+        }
+        if let Some(end) = end {
+            let _ = sys::wait_readable(&[end.as_fd()], Some(FUNERAL));
+        }
     }
 
     fn ask(&self, request: Request) -> io::Result<()> {
-        if self.child.is_some_and(|(_, parent)| parent != std::process::id()) {
+        if self.child.is_some_and(|(_, parent)| parent != sys::pid()) {
             return Err(io::Error::other("it serves the process that this one was forked from"));
         }
         self.line.ask(request)
@@ -295,7 +324,7 @@ impl Drop for Template {
     fn drop(&mut self) {
         // A fork of the parent drops a copy of this, which must have no effect.
         if let Some((child, parent)) = self.child.take()
-            && parent == std::process::id()
+            && parent == sys::pid()
         {
             let _ = self.ask(Request::Retire);
             context::collect_later(child);
@@ -306,18 +335,69 @@ impl Drop for Template {
     }
 }
 
-fn own_executable() -> PathBuf {
+/// What executes this program again.
+fn own_executable() -> io::Result<PathBuf> {
     // Unlike current_exe()'s path, this still runs the same file after it was replaced on disk.
     let link = PathBuf::from("/proc/self/exe");
-    if link.exists() { link } else { std::env::current_exe().unwrap_or(link) }
+    // It must be followed: where /proc is not mounted, another file may be there.
+    match std::fs::metadata(&link) {
+        Ok(_) => Ok(link),
+        Err(error) => Err(cannot_execute(error)),
+    }
 }
 
-/// What an executed template says first.
-#[derive(Debug, Serialize, Deserialize)]
-struct Hello {
-    nonce: u64,
-    image: u64,
-    requests: Option<IpcSender<Request>>,
+fn cannot_execute(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            format!(
+                "the program cannot be executed again ({error}): mount /proc, and let the program's file \
+                 and what it is linked with be found and executed where it runs now (also in a chroot), or \
+                 make proc_core::init() the first line of main, so that nothing is executed"
+            ),
+        ),
+        _ => error,
+    }
+}
+
+/// Waits until an executed copy of the program says that it is a template.
+fn await_birth(ring: &Ring, child: &mut Child) -> Result<(), String> {
+    let told =
+        ring.await_greeting(child, Instant::now() + BIRTH).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => format!("did not become a template within {BIRTH:?}"),
+            _ => format!("did not become a template: {error}"),
+        })?;
+    match told == Image::get().identity() {
+        true => Ok(()),
+        false => {
+            Err("the program file has changed since this process was started: start it anew".into())
+        }
+    }
+}
+
+/// Why this process cannot be made anew by executing its program; `None` if it can.
+pub(crate) fn why_not_executed() -> Option<io::Error> {
+    (!image::is_of_our_program()).then(|| {
+        let program = std::env::current_exe().unwrap_or_default();
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "this library was loaded by {}, a program that knows nothing of proc_core and is not \
+                 executed again: call proc_core::init() in the library while the program has one thread \
+                 (at best when it is loaded), or use Context::Fork while it has one",
+                program.display()
+            ),
+        )
+    })
+}
+
+/// Where a template hears of what it is to do.
+pub(crate) struct Ears {
+    pub(crate) requests: IpcReceiver<Request>,
+    pub(crate) bell: Bell,
+    /// Closed when the owner ends or executes another program; without it, the template is another
+    /// template's child and ends with that.
+    pub(crate) life: Option<OwnedFd>,
 }
 
 /// The template's side.
@@ -325,12 +405,14 @@ pub(crate) struct Server {
     alone: SingleThread,
     /// The process that this template serves, its parent.
     owner: u32,
-    requests: IpcReceiver<Request>,
-    bell: Bell,
-    exits: ExitBell,
-    children: HashMap<u32, Running>,
+    ears: Ears,
+    /// Tells of exits, unless each child has to be watched by itself.
+    exits: Option<ExitBell>,
+    children: FxHashMap<u32, Running>,
     streams: Arrived,
     retiring: bool,
+    /// Whether a ring was heard whose request is not read yet.
+    is_rung: bool,
 }
 
 /// A child that has not been reaped.
@@ -338,6 +420,10 @@ struct Running {
     key: Key,
     tie: Tie,
     report: IpcSender<Report>,
+    /// Readable when it has ended, where nothing else tells that.
+    end: Option<OwnedFd>,
+    /// What it said that it may die of.
+    last_words: Option<LastWords>,
 }
 
 impl Running {
@@ -351,10 +437,10 @@ impl Server {
     pub(crate) fn run(
         alone: SingleThread,
         owner: u32,
-        requests: IpcReceiver<Request>,
-        bell: Bell,
+        ears: Ears,
         line: Template, // what children use to ask this template for processes of their own
     ) -> ! {
+        context::inherit();
         ending::let_go();
         sys::ignore_sigpipe();
         sys::hear_children();
@@ -362,19 +448,14 @@ impl Server {
         // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
         panics::install_hook();
         panics::set_echo(Echo::Never);
-        let mask = sys::block_signals(&sys::template_signals());
-        let (Ok(mask), Ok(exits)) = (mask, ExitBell::new()) else { sys::exit_now(1) };
-        let mut server = Server {
-            alone,
-            owner,
-            requests,
-            bell,
-            exits,
-            children: HashMap::new(),
-            streams: Arrived::default(),
-            retiring: false,
-        };
-        let template = std::process::id();
+        let Ok(mask) = sys::block_signals(&sys::template_signals()) else { sys::exit_now(1) };
+        // Threads of libraries that were there before `main` would take the signal that tells of exits.
+        let exits = if sys::has_one_thread() { ExitBell::new().ok() } else { None };
+        let children = FxHashMap::default();
+        let streams = Arrived::default();
+        let (retiring, is_rung) = (false, false);
+        let mut server = Server { alone, owner, ears, exits, children, streams, retiring, is_rung };
+        let template = sys::pid();
         let (start, streams) = server.serve();
         // From here on this is a child. It must not hold its siblings' channels, nor the template's.
         drop(server);
@@ -383,6 +464,7 @@ impl Server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
+        last_words::say_to(&line.line);
         context::adopt(line);
         become_process(alone, start, streams)
     }
@@ -397,35 +479,40 @@ impl Server {
             if self.retiring && self.children.is_empty() {
                 sys::exit_now(0);
             }
-            let mut fds = vec![self.bell.as_fd()];
-            fds.extend(self.exits.descriptor());
+            let mut fds = vec![self.ears.bell.as_fd()];
             fds.extend(watch.as_ref().map(OwnedFd::as_fd));
-            let glance = (fds.len() < 3).then_some(GLANCE);
-            let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
-            let exits_are_told = self.exits.descriptor().is_some();
-            if ready[0] {
-                // One ring a turn: each has its request in the channel by now, and costs no more.
-                self.streams.hear(&self.bell);
-                while let Some(request) = self.receive() {
-                    match request {
-                        Request::Start(start) => {
-                            if let Some(start) = self.start(*start) {
-                                return start;
-                            }
-                        }
-                        Request::Signal { to, signal } => {
-                            self.signal(signal, |child| child.key == to);
-                        }
-                        Request::SignalDaemons { of, signal } => {
-                            self.signal(signal, |child| child.is_daemon_of(of));
-                        }
-                        Request::Forget(start) => self.streams.forget(|key| key == start),
-                        Request::Retire => self.retiring = true,
-                    }
+            // One that retires no longer has an owner who keeps its pipe open.
+            let life = self.ears.life.as_ref().filter(|_| !self.retiring);
+            fds.extend(life.map(OwnedFd::as_fd));
+            let first_exit = fds.len();
+            match &self.exits {
+                Some(exits) => fds.extend(exits.descriptor()),
+                None => {
+                    let ends = self.children.values().filter_map(|child| child.end.as_ref());
+                    fds.extend(ends.map(OwnedFd::as_fd));
                 }
             }
-            if ready[1..].first() == Some(&true) || !exits_are_told {
-                self.exits.quiet();
+            let watched = match &self.exits {
+                Some(exits) => exits.descriptor().is_some(),
+                None => self.children.values().all(|child| child.end.is_some()),
+            };
+            let glance = (!watched || watch.is_none()).then_some(GLANCE);
+            // What was rung while something else was waited for is not waited for again.
+            let glance = if self.is_rung { Some(Duration::ZERO) } else { glance };
+            let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
+            let lost_owner = life.is_some() && ready[first_exit - 1];
+            // One ring a turn: each has its request in the channel by now, and costs no more.
+            let is_rung = std::mem::take(&mut self.is_rung) | (ready[0] && self.hear());
+            if is_rung && let Some(start) = self.obey() {
+                return start;
+            }
+            if lost_owner && !self.retiring {
+                self.end();
+            }
+            if !watched || ready[first_exit..].contains(&true) {
+                if let Some(exits) = &self.exits {
+                    exits.quiet();
+                }
                 while let Some((pid, status)) = sys::reap() {
                     self.report_exit(pid, status);
                 }
@@ -433,10 +520,51 @@ impl Server {
         }
     }
 
-    /// The program is gone: nobody is left to work for.
-    fn end(&self) -> ! {
+    /// Hears what was said at the doorbell, up to the next ring; false if there was none.
+    fn hear(&mut self) -> bool {
+        loop {
+            match self.ears.bell.hear() {
+                None => return false,
+                Some(Heard::Ring) => return true,
+                Some(Heard::End) => self.end(),
+                Some(Heard::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
+                Some(Heard::LastWords(words)) => {
+                    let children = &mut self.children;
+                    last_words::note(&words, |pid| Some(&mut children.get_mut(&pid)?.last_words));
+                }
+            }
+        }
+    }
+
+    /// Does what is asked for; in a new child, what it is to do.
+    fn obey(&mut self) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+        while let Some(request) = self.receive() {
+            match request {
+                Request::Start(start) => {
+                    if let Some(start) = self.start(*start) {
+                        return Some(start);
+                    }
+                }
+                Request::Signal { to, signal } => self.signal(signal, |child| child.key == to),
+                Request::SignalDaemons { of, signal } => {
+                    self.signal(signal, |child| child.is_daemon_of(of));
+                }
+                Request::Forget(start) => self.streams.forget(|key| key == start),
+                Request::Retire => self.retiring = true,
+            }
+        }
+        None
+    }
+
+    /// Nobody is left to work for: ends the children, and the template.
+    fn end(&mut self) -> ! {
         for pid in self.children.keys() {
             sys::signal_child(*pid, Signal::SIGKILL);
+        }
+        // Those who are not reaped here would stay with a first process that does not reap.
+        let deadline = Instant::now() + FUNERAL;
+        for pid in self.children.keys() {
+            sys::reap_until(*pid, deadline);
         }
         sys::exit_now(0)
     }
@@ -444,18 +572,23 @@ impl Server {
     fn receive(&self) -> Option<Request> {
         // A message whose channel ends did not fit this process's descriptors is lost; the asker
         // sees its channel closed.
-        panics::catch(|| self.requests.try_recv()).ok()?.ok()
+        panics::catch(|| self.ears.requests.try_recv()).ok()?.ok()
     }
 
     /// Forks; the child gets `start` back, with its streams.
     fn start(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
-        let streams = self.streams.take(start.key, start.streams, &self.bell);
+        // They were sent before the request, but perhaps after the doorbell was last heard.
+        while start.streams > 0 && self.hear() {
+            self.is_rung = true;
+        }
+        let streams = self.streams.take(start.key, start.streams);
         let forked = streams.and_then(|streams| Ok((sys::fork(self.alone)?, streams)));
         match forked {
             Ok((Forked::Parent { child: pid }, _)) => {
                 let _ = start.report.send(Report::Started { pid });
                 let Start { key, tie, report, .. } = start;
-                self.children.insert(pid, Running { key, tie, report });
+                let end = if self.exits.is_none() { sys::watch_process(pid) } else { None };
+                self.children.insert(pid, Running { key, tie, report, end, last_words: None });
                 None
             }
             Ok((Forked::Child, streams)) => Some((start, streams)),
@@ -475,8 +608,16 @@ impl Server {
     }
 
     fn report_exit(&mut self, pid: u32, status: ExitStatus) {
+        if status.code().is_none() {
+            // What it said before it died has come by now.
+            while self.hear() {
+                self.is_rung = true;
+            }
+        }
         let Some(child) = self.children.remove(&pid) else { return };
-        let _ = child.report.send(Report::Exited { status: status.into_raw() });
+        let last_words = child.last_words.filter(|words| words.explains(status));
+        let exited = Report::Exited { status: status.into_raw(), last_words };
+        let _ = child.report.send(exited);
         self.streams.forget(|key| key.owner == pid);
         for (orphan, _) in self.children.iter().filter(|(_, other)| other.key.owner == pid) {
             sys::signal_child(*orphan, Signal::SIGKILL);
@@ -492,6 +633,9 @@ fn become_process(alone: SingleThread, start: Start, streams: Vec<(u8, OwnedFd)>
     let taken = streams::put(streams).and_then(|()| start.surroundings.decode());
     let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
     let taken = taken.and_then(|()| start.limits.set());
+    if start.limits.bounds_memory() {
+        context::with_own_line(last_words::say_if_no_memory);
+    }
     if let Err(why) = taken {
         let _ = start.report.send(Report::NotReady(why));
         sys::exit_now(1);

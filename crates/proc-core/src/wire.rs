@@ -12,12 +12,15 @@
 
 mod bulk;
 mod codec;
+mod descriptor;
 
 pub(crate) use self::bulk::{number, number_size};
+pub(crate) use self::descriptor::{Descriptor, fd_of, receiver_of, sender_of};
 
-use std::cell::RefCell;
-use std::fmt::Display;
+use std::cell::{OnceCell, RefCell};
+use std::io;
 use std::ops::Range;
+use std::os::fd::AsFd;
 
 use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -25,11 +28,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use self::bulk::Source;
 use crate::ending::Tie;
 use crate::function::{Message, Name};
+use crate::last_words::LastWords;
 use crate::limits::Limits;
 use crate::panics;
 use crate::queue::Part;
 use crate::sink::Sink;
 use crate::sys;
+use crate::sys::memory::{self, Frozen};
 
 /// ipc-channel panics when one message has more channel ends or regions than this.
 const MAX_HANDLES: usize = 64;
@@ -43,12 +48,16 @@ const MAX_INLINE: usize = 64 << 10;
 pub(crate) struct Payload {
     body: Body,
     handles: Option<Handles>,
+    /// What has arrived of a large body, once it was asked for.
+    #[serde(skip)]
+    arrived: OnceCell<Result<Frozen, String>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Body {
     Inline(#[serde(with = "serde_bytes")] Vec<u8>),
-    Shared(IpcSharedMemory),
+    /// Memory that nobody can write to any more.
+    Large(Descriptor),
 }
 
 impl Payload {
@@ -61,10 +70,9 @@ impl Payload {
         let body = if bytes.len() <= MAX_INLINE {
             Body::Inline(bytes)
         } else {
-            sys::spare_memory(bytes.len()).map_err(|error| error.to_string())?;
-            Body::Shared(shared(|| IpcSharedMemory::from_bytes(&bytes))?)
+            Body::Large(freeze(&bytes).map_err(|error| no_memory(&error))?)
         };
-        Ok(Payload { body, handles })
+        Ok(Payload { body, handles, arrived: OnceCell::new() })
     }
 
     /// Encodes `value`; the error is the reason in serde's words.
@@ -81,42 +89,71 @@ impl Payload {
         Payload::new(bytes.into_bytes(), None)
     }
 
-    /// The encoded value.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match &self.body {
-            Body::Inline(bytes) => bytes,
-            Body::Shared(region) => region,
-        }
+    /// The encoded value, as it has arrived.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or address space for a large one, or it is not what it should be.
+    pub(crate) fn bytes(&self) -> Result<&[u8], String> {
+        let descriptor = match &self.body {
+            Body::Inline(bytes) => return Ok(bytes),
+            Body::Large(descriptor) => descriptor,
+        };
+        let map = || descriptor.try_clone().and_then(Frozen::map).map_err(|e| no_memory(&e));
+        self.arrived.get_or_init(map).as_deref().map_err(Clone::clone)
+    }
+
+    /// How many bytes the encoded value has, 0 if it has not arrived whole.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes().map_or(0, <[u8]>::len)
     }
 
     /// The bytes and the channel ends.
-    pub(crate) fn parts(&mut self) -> (&[u8], Option<Handles>) {
+    ///
+    /// # Errors
+    ///
+    /// As for [`bytes`](Payload::bytes).
+    pub(crate) fn parts(&mut self) -> Result<(&[u8], Option<Handles>), String> {
         let handles = self.handles.take();
-        (self.bytes(), handles)
+        Ok((self.bytes()?, handles))
     }
 
     /// Decodes the value.
     pub(crate) fn decode<T: Message>(mut self) -> Result<T, String> {
-        let (bytes, handles) = self.parts();
+        let (bytes, handles) = self.parts()?;
         decode(bytes, handles)
     }
+}
+
+fn freeze(bytes: &[u8]) -> io::Result<Descriptor> {
+    memory::check_available(bytes.len())?;
+    let frozen = Frozen::build(bytes.len(), |memory| memory.copy_from_slice(bytes))?;
+    Descriptor::new(frozen.as_fd())
+}
+
+fn no_memory(error: &io::Error) -> String {
+    format!("no shared memory: {}", explain(error))
+}
+
+/// An error of the system, and what to do about it where that is known.
+pub(crate) fn explain(error: &io::Error) -> String {
+    format!("{error}{}", sys::hint(error))
 }
 
 /// Has ipc-channel measure a socket now, as it does with the first message of a program.
 ///
 /// Later there may be no descriptor for that, and it panics; and a child need not do it again.
-pub(crate) fn warm_up() {
-    let _ = panics::catch(|| {
+///
+/// # Errors
+///
+/// There are no descriptors, or ipc-channel is of a version that is not known.
+pub(crate) fn warm_up() -> io::Result<()> {
+    descriptor::check()?;
+    let sent = panics::catch_quietly(|| {
         let (sender, _receiver) = ipc::channel::<()>().ok()?;
         sender.send(()).ok()
     });
-}
-
-/// Makes or shares a region of memory; ipc-channel panics where that cannot be done.
-pub(crate) fn shared<T>(make: impl FnOnce() -> T) -> Result<T, String> {
-    // One for the region, one for its copy on the way.
-    sys::spare_descriptors(2).map_err(|error| format!("no shared memory: {error}"))?;
-    panics::catch(make).map_err(|panic| format!("no shared memory: {}", panic.message))
+    sent.ok().flatten().ok_or_else(none_left)
 }
 
 /// The channel ends and shared memory of one value: a channel that holds one message with them.
@@ -132,8 +169,25 @@ pub(crate) fn encode_into<T: Message>(
     panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
         out.truncate(start);
         drop_collected_handles();
-        Err(format!("its Serialize panicked: {}", panic.message))
+        Err(serialize_panicked(&panic.message))
     })
+}
+
+/// Why a value could not be encoded whose `Serialize` panicked.
+pub(crate) fn serialize_panicked(message: &str) -> String {
+    format!("its Serialize panicked: {message}")
+}
+
+/// Why a value could not be decoded whose `Deserialize` panicked.
+pub(crate) fn deserialize_panicked(message: &str) -> String {
+    // What ipc-channel looks for in a list of its own that is empty, as another version has filled its.
+    let hint = if message.starts_with("index out of bounds") {
+        "; channel ends in it must be of the ipc-channel that proc-core is built with, which \
+         proc_core::ipc is"
+    } else {
+        ""
+    };
+    format!("its Deserialize panicked: {message}{hint}")
 }
 
 /// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller, who is then
@@ -144,7 +198,7 @@ pub(crate) fn encode_or_panic<T: Message>(
     out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
     if let Some(bytes) = bulk::bytes_of(value) {
-        out.append(bytes);
+        out.append(bytes).map_err(|error| codec::CodecError::from(error).to_string())?;
         return Ok(None);
     }
     let start = out.len();
@@ -174,11 +228,30 @@ pub(crate) fn drop_collected_handles() {
 
 /// Moves the channel ends that this thread's encoding has met into a message of their own.
 fn collect_handles() -> Result<Option<Handles>, String> {
-    let failed = |error: &dyn Display| format!("its channels cannot be sent: {error}");
-    let (sender, receiver) = ipc::channel::<Handful>().map_err(|error| failed(&error))?;
+    // ipc-channel panics where it finds no descriptor.
+    panics::catch_quietly(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())))
+}
+
+fn cannot_send(error: &io::Error) -> String {
+    format!("its channels cannot be sent: {}", explain(error))
+}
+
+/// Why ipc-channel panics where it asks for a descriptor or a mapping.
+fn none_left() -> io::Error {
+    let error = io::Error::last_os_error();
+    let is_known = sys::is_shortage(&error);
+    if is_known { error } else { nix::errno::Errno::EMFILE.into() }
+}
+
+fn move_handles() -> Result<Option<Handles>, String> {
+    let (sender, receiver) = ipc::channel::<Handful>().map_err(|error| cannot_send(&error))?;
     // The list shows its length only to an encoder: one more of each kind tells its own index.
     let channels = index_of(&sender)?;
-    let regions = index_of(&IpcSharedMemory::from_byte(0, 1))?;
+    // A process that may not make files has no shared memory that could be among them.
+    let regions = match memory::largest_file() {
+        0 => 0,
+        _ => index_of(&IpcSharedMemory::from_byte(0, 1))?,
+    };
     if channels == 0 && regions == 0 {
         drop(receiver);
         // Fails, as nobody can receive it, and empties the lists.
@@ -187,14 +260,17 @@ fn collect_handles() -> Result<Option<Handles>, String> {
     }
     if channels + regions + 2 > MAX_HANDLES {
         // Sending is the only way to empty the lists, and so many make it panic.
-        panics::hush(|| drop(sender.send(Handful { channels: 0 })));
+        let _ = panics::catch_quietly(|| drop(sender.send(Handful { channels: 0 })));
         return Err(format!(
             "it holds {channels} channels and {regions} regions of shared memory, and one message \
              takes {} in all: send them in several",
             MAX_HANDLES - 2
         ));
     }
-    sender.send(Handful { channels: channels + 1 }).map_err(|error| failed(&error))?;
+    sender.send(Handful { channels: channels + 1 }).map_err(|error| match error {
+        ipc_channel::IpcError::Io(error) => cannot_send(&error),
+        error => cannot_send(&io::Error::other(error)),
+    })?;
     Ok(Some(Handles(receiver.to_opaque())))
 }
 
@@ -214,17 +290,20 @@ struct Handful {
 pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<T, String> {
     let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
     BYTES.set(bytes.to_vec());
-    let received = panics::catch(|| carrier.to::<WithHandles<T>>().recv());
+    let received = panics::catch_quietly(|| carrier.to::<WithHandles<T>>().recv());
     match received {
         Ok(Ok(WithHandles(value))) => value,
+        Ok(Err(ipc_channel::IpcError::Io(error))) => {
+            Err(format!("its channels did not arrive: {}", explain(&error)))
+        }
         Ok(Err(error)) => Err(format!("its channels did not arrive: {error}")),
-        Err(panic) => Err(format!("its channels did not arrive: {}", panic.message)),
+        Err(_) => Err(format!("its channels did not arrive: {}", explain(&none_left()))),
     }
 }
 
 fn decode_bytes<T: Message>(bytes: &[u8]) -> Result<T, String> {
     panics::catch(|| decode_plain(bytes))
-        .unwrap_or_else(|panic| Err(format!("its Deserialize panicked: {}", panic.message)))
+        .unwrap_or_else(|panic| Err(deserialize_panicked(&panic.message)))
 }
 
 /// Like [`decode`], but a panic of the type's `Deserialize` goes on to the caller.
@@ -259,7 +338,7 @@ pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Res
     }
     let mut copy = Vec::new();
     if !part.read(at, len, &mut copy) {
-        return Err("the data end too early".into());
+        return Err("the data end too early, or there is no memory for them".into());
     }
     decode_plain(&copy)
 }
@@ -358,8 +437,8 @@ pub(crate) enum Report {
     NotReady(String),
     /// Its function has returned, or failed in a way that it survived: a [`Fault`](crate::function).
     Returned(Result<Payload, Payload>),
-    /// The template has reaped it: a raw wait status.
-    Exited { status: i32 },
+    /// The template has reaped it: a raw wait status, and what it said before that explains it.
+    Exited { status: i32, last_words: Option<LastWords> },
     /// What only workers of a pool say.
     Worker(crate::worker::News),
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::{IpcReceiver, IpcSender, IpcSharedMemory};
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::shared;
 use crate::sink::Sink;
 use crate::state::State;
 use crate::sys;
-use crate::wire::{Handles, Payload, Report};
+use crate::wire::{self, Descriptor, Handles, Payload, Report};
 
 /// What a worker is born with.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,8 +24,8 @@ pub(crate) struct Setup {
     pub(crate) owner: Owner,
     pub(crate) mail: IpcReceiver<Mail>,
     pub(crate) layout: Layout,
-    pub(crate) board: IpcSharedMemory,
-    pub(crate) regions: Vec<IpcSharedMemory>,
+    pub(crate) board: Descriptor,
+    pub(crate) regions: Vec<Descriptor>,
     pub(crate) initializer: Option<(Name, Payload)>,
     /// What makes the state; it is `()` without.
     pub(crate) state: Option<(Name, Payload)>,
@@ -42,7 +42,7 @@ pub(crate) enum Mail {
     /// Look at the board.
     Wake,
     /// The next region of the arena.
-    Region(IpcSharedMemory),
+    Region(Descriptor),
     /// The channel ends that were asked for.
     Handles(Option<Handles>),
 }
@@ -95,17 +95,19 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     panics::set_echo(Echo::Reported);
     sys::shrug_off_interrupt();
     shared::keep();
-    let Some(board) = Board::map(setup.layout, setup.board) else { sys::exit_now(1) };
+    let map = |descriptor| map(descriptor).unwrap_or_else(|why| cannot_go_on(report, why));
+    let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
+    let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
     let state = initialize(setup.initializer)
         .and_then(|()| State::new(setup.state))
         .unwrap_or_else(|fault| give_up(report, &fault));
     let mut worker = Worker {
         owner: setup.owner,
-        pid: std::process::id(),
+        pid: sys::pid(),
         board,
         mail: setup.mail,
         report,
-        regions: setup.regions.into_iter().map(Region::from).map(Arc::new).collect(),
+        regions,
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
@@ -114,6 +116,7 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
         out: Sink::default(),
         state,
     };
+    keep_ties();
     worker.tell(News::Ready);
     let why = worker.serve();
     worker.tell(News::Leaves(why));
@@ -121,12 +124,33 @@ pub(crate) fn main(setup: Setup, report: &IpcSender<Report>) -> ! {
     sys::exit_now(0)
 }
 
+/// After code of the user's: what it may have undone holds again.
+fn keep_ties() {
+    // A change of the user makes the kernel forget that the worker is to die with its template.
+    sys::die_with_parent();
+    panics::install_hook();
+}
+
 fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
     let Some((name, mut arguments)) = initializer else { return Ok(()) };
     let code = name.resolve()?;
-    let (bytes, handles) = arguments.parts();
-    (code.call)(Input { bytes, handles }, &mut State::none(), &mut Sink::default())?;
-    Ok(())
+    let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
+    let me = sys::pid();
+    let called = (code.call)(Input { bytes, handles }, &mut State::none(), &mut Sink::default());
+    sys::end_copy_of(me);
+    called.map(|_| ())
+}
+
+fn map(descriptor: Descriptor) -> Result<Region, String> {
+    descriptor.into_fd().and_then(Region::map).map_err(|error| wire::explain(&error))
+}
+
+/// Ends a worker that cannot have the memory that it shares with its pool.
+fn cannot_go_on(report: &IpcSender<Report>, why: String) -> ! {
+    let why = format!("it cannot map the memory of its pool: {why}");
+    // Where the parent is gone, nobody needs to know.
+    let _ = report.send(Report::NotReady(why));
+    sys::exit_now(1)
 }
 
 /// Ends a worker that cannot be initialized.
@@ -168,6 +192,7 @@ impl Worker<'_> {
                 Some(ticket) => self.run(ticket),
                 None => {
                     shared::let_go();
+                    keep_ties();
                     if !self.board.fall_asleep(self.owner) {
                         continue;
                     }
@@ -229,7 +254,10 @@ impl Worker<'_> {
     fn take(&mut self, mail: Mail) {
         match mail {
             Mail::Wake => {}
-            Mail::Region(region) => self.regions.push(Arc::new(Region::from(region))),
+            Mail::Region(region) => {
+                let region = map(region).unwrap_or_else(|why| cannot_go_on(self.report, why));
+                self.regions.push(Arc::new(region));
+            }
             Mail::Handles(handles) => self.handles = Some(handles),
         }
     }
@@ -269,6 +297,7 @@ impl Worker<'_> {
         self.out.set_room(Some(Lease::claimed(region, room)));
         let mut run = Run {
             claim: self.board.claimed(ticket, self.pid),
+            pid: self.pid,
             ticket,
             chunk,
             region,

@@ -71,7 +71,7 @@ fn write_rubbish(kind: &str) {
             boast[8..16].copy_from_slice(&(1_u64 << 40).to_le_bytes());
             write(report, &boast);
         }
-        "exit" => write(report, &framed(&[4, 0])),
+        "exit" => write(report, &framed(&[4, 0, 0])),
         // Asks for channel ends, and results, of tickets and tasks that there are not.
         "numbers" => {
             for ticket in [&[0][..], &[200, 1], &[255, 255, 255, 255, 15]] {

@@ -63,7 +63,11 @@ fn task_that_ends_its_process_is_told_by_its_exit_status(context: &str) {
     for chunksize in ["1", "3", "8"] {
         let finished = scenario("task-exits", context, &[chunksize]);
         assert!(finished.status.success(), "{}", finished.stderr);
-        assert!(finished.stderr.contains("has overflowed its stack"), "{}", finished.stderr);
+        // Rust's runtime, which tells a stack overflow from another wild access, prepares for that at the
+        // beginning of `main`. The program that is executed again never gets there.
+        let is_executed = context == "spawn";
+        let is_told = finished.stderr.contains("has overflowed its stack");
+        assert_eq!(is_told, !is_executed, "{}", finished.stderr);
         let fates = without_workers(fates(&finished), 2);
         let lines: Vec<&str> = fates.lines().collect();
         let dead = |task: usize, status: &str, text: &str| {
@@ -76,7 +80,11 @@ fn task_that_ends_its_process_is_told_by_its_exit_status(context: &str) {
         };
         dead(1, "code=7", "exited with code 7 before it had a result");
         dead(3, "signal=6", "was killed by signal 6 (SIGABRT)");
-        dead(5, "signal=6", "was killed by signal 6 (SIGABRT)");
+        if is_executed {
+            dead(5, "signal=11", "was killed by signal 11 (SIGSEGV)");
+        } else {
+            dead(5, "signal=6", "was killed by signal 6 (SIGABRT)");
+        }
         dead(6, "code=0", "exited with code 0 before it had a result");
         for task in [0, 2, 4, 7] {
             assert_eq!(lines[task], format!("{task}: {task}"));
@@ -101,9 +109,8 @@ fn values_that_cannot_cross_cost_one_task(context: &str) {
     for chunksize in ["1", "3", "8"] {
         let finished = scenario("odd-values", context, &[chunksize]);
         assert!(finished.status.success(), "{}", finished.stderr);
-        // Panics in the caller's own process are printed as always, those in workers are not: one
-        // when an argument is written, one when a result is read, twice, and one for an initializer.
-        assert_eq!(finished.stderr.matches("panicked at").count(), 5, "{}", finished.stderr);
+        // A panic that becomes an error is not printed, in the caller's own process as in workers.
+        assert_eq!(finished.stderr, "");
         assert_told("values_that_cannot_cross", 2, &finished.stdout);
     }
 }

@@ -23,7 +23,7 @@ struct Portable {
 #[derive(Serialize, Deserialize)]
 enum PortableKind {
     Panicked(PanicReport),
-    Died { status: Option<i32>, passed: Option<String> },
+    Died { status: Option<i32>, passed: Option<String>, panic: Option<PanicReport> },
     Timeout(Duration),
     Cancelled,
     EncodeArgument(String),
@@ -35,7 +35,6 @@ enum PortableKind {
     ForkWithThreads(Option<usize>),
     Initializer(Box<Portable>),
     Closed,
-    InitMissing,
     Overwritten,
     Restarts { restarts: u32, period: Duration, last: Box<Portable> },
     Invalid(String),
@@ -63,9 +62,10 @@ impl Portable {
     fn of(error: &Error) -> Portable {
         let kind = match &*error.0.kind {
             Kind::Panicked(report) => PortableKind::Panicked(report.clone()),
-            Kind::Died { status, passed } => PortableKind::Died {
+            Kind::Died { status, passed, panic } => PortableKind::Died {
                 status: status.map(ExitStatusExt::into_raw),
                 passed: passed.clone(),
+                panic: panic.clone(),
             },
             Kind::Timeout(after) => PortableKind::Timeout(*after),
             Kind::Cancelled => PortableKind::Cancelled,
@@ -82,7 +82,6 @@ impl Portable {
             Kind::ForkWithThreads(threads) => PortableKind::ForkWithThreads(*threads),
             Kind::Initializer(cause) => PortableKind::Initializer(Box::new(Portable::of(cause))),
             Kind::Closed => PortableKind::Closed,
-            Kind::InitMissing => PortableKind::InitMissing,
             Kind::Overwritten => PortableKind::Overwritten,
             Kind::Restarts { restarts, period, last } => PortableKind::Restarts {
                 restarts: *restarts,
@@ -104,8 +103,8 @@ impl Portable {
         let decode = |what, why| Kind::Decode { what, why };
         let kind = match kind {
             PortableKind::Panicked(report) => Kind::Panicked(report),
-            PortableKind::Died { status, passed } => {
-                Kind::Died { status: status.map(ExitStatus::from_raw), passed }
+            PortableKind::Died { status, passed, panic } => {
+                Kind::Died { status: status.map(ExitStatus::from_raw), passed, panic }
             }
             PortableKind::Timeout(after) => Kind::Timeout(after),
             PortableKind::Cancelled => Kind::Cancelled,
@@ -122,7 +121,6 @@ impl Portable {
             PortableKind::ForkWithThreads(threads) => Kind::ForkWithThreads(threads),
             PortableKind::Initializer(cause) => Kind::Initializer(cause.into_error()),
             PortableKind::Closed => Kind::Closed,
-            PortableKind::InitMissing => Kind::InitMissing,
             PortableKind::Overwritten => Kind::Overwritten,
             PortableKind::Restarts { restarts, period, last } => {
                 Kind::Restarts { restarts, period, last: last.into_error() }
@@ -151,12 +149,16 @@ mod tests {
         let place = Place { worker: Some(1), pid: Some(42), task: Some(7), ..Place::default() };
         for kind in [
             Kind::Panicked(panic.clone()),
-            Kind::Died { status: Some(ExitStatus::from_raw(9)), passed: Some("much".into()) },
-            Kind::Died { status: None, passed: None },
+            Kind::Died {
+                status: Some(ExitStatus::from_raw(9)),
+                passed: Some("much".into()),
+                panic: None,
+            },
+            Kind::Died { status: None, passed: None, panic: Some(panic.clone()) },
             Kind::Restarts {
                 restarts: 3,
                 period: Duration::from_secs(1),
-                last: Error::new(Kind::Died { status: None, passed: None }),
+                last: Error::new(Kind::Died { status: None, passed: None, panic: None }),
             },
             Kind::Timeout(Duration::from_millis(5)),
             Kind::Cancelled,
@@ -170,7 +172,6 @@ mod tests {
             Kind::ForkWithThreads(Some(3)),
             Kind::Initializer(Error::new(Kind::Panicked(panic))),
             Kind::Closed,
-            Kind::InitMissing,
             Kind::Overwritten,
             Kind::Invalid("what".into()),
             Kind::Lost("gone".into()),

@@ -1,10 +1,11 @@
 //! The settings of a pool.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::crew::{Crew, Initializer, Intensity, Plan};
+use super::crew::{Crew, Initializer, Intensity, Plan, Recipes};
 use crate::context::Context;
 use crate::error::Error;
 use crate::function::{Message, Name};
@@ -111,7 +112,7 @@ impl<S> PoolBuilder<S> {
         A: Message + Send + Sync,
     {
         let _ = function;
-        self.settings.preload = Some(Box::new(move || {
+        self.settings.preload = Some(Arc::new(move || {
             let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
             Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
         }));
@@ -129,7 +130,7 @@ impl<S> PoolBuilder<S> {
         A: Message + Send + Sync,
     {
         let _ = function;
-        self.settings.initializer = Some(Box::new(move || {
+        self.settings.initializer = Some(Arc::new(move || {
             let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
             Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
         }));
@@ -163,7 +164,7 @@ impl<S> PoolBuilder<S> {
     {
         let _ = make;
         let mut settings = self.settings;
-        settings.state = Some(Box::new(move || {
+        settings.state = Some(Arc::new(move || {
             let name = Name::of_maker::<F, A, T>().map_err(Error::invalid)?;
             Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
         }));
@@ -334,20 +335,18 @@ impl<S> PoolBuilder<S> {
         if max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
-        let crew = Crew::build(Plan {
+        let plan = Plan {
             processes: processes as u32,
             context,
             name: name.unwrap_or_else(|| "worker".into()),
-            preload,
-            initializer,
-            state,
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
             max_tasks,
             limits,
             idle_timeout,
             intensity,
             memory,
-        })?;
+        };
+        let crew = Crew::build(plan, Recipes { preload, initializer, state })?;
         Ok(Pool { crew, state: PhantomData })
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::panics;
+use crate::sys::PerProcess;
 
 /// Calls `callback` with what `task` becomes.
 pub fn when_done<T>(task: T, callback: impl FnOnce(T::Output) + Send + 'static)
@@ -50,8 +51,9 @@ where
     F: FnOnce(T::Output) + Send + 'static,
 {
     fn wake(self: Arc<Self>) {
-        static THREAD: OnceLock<Mutex<Sender<Arc<dyn Run>>>> = OnceLock::new();
-        let thread = THREAD.get_or_init(|| {
+        // A copy of this process has no copy of its threads.
+        static THREAD: PerProcess<OnceLock<Mutex<Sender<Arc<dyn Run>>>>> = PerProcess::new();
+        let thread = THREAD.get().get_or_init(|| {
             let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
             let run = move || callbacks.into_iter().for_each(Run::run);
             // Where no thread can be had, callbacks are not called; the tasks are done all the same.

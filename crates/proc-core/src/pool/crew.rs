@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
 use self::seats::Seat;
-use super::feed::Feed;
+use super::feed::{Feed, WaitingHandles};
 use super::job::{Delivery, Inbox};
 use crate::context::{self, Context};
 use crate::error::Error;
@@ -30,29 +30,27 @@ use crate::function::Name;
 use crate::limits::Limits;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, Returned, TicketId};
 use crate::streams::Streams;
+use crate::sys;
 use crate::template::Template;
-use crate::wire::{Handles, Payload};
+use crate::wire::Payload;
 
 /// How long a worker that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// How long a waiting call sleeps at most before it looks for itself.
-const BELT: Duration = Duration::from_secs(1);
+const BELT: Duration = Duration::from_millis(250);
 
 /// How often whoever waits looks for results before it sleeps.
 const LOOKS: u32 = 400;
 
 /// Encodes a function and its argument anew for each worker, which calls it before its first task.
-pub(crate) type Initializer = Box<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
+pub(crate) type Initializer = Arc<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
 /// What a pool is made with.
 pub(crate) struct Plan {
     pub(crate) processes: u32,
     pub(crate) context: Context,
     pub(crate) name: String,
-    pub(crate) preload: Option<Initializer>,
-    pub(crate) initializer: Option<Initializer>,
-    pub(crate) state: Option<Initializer>,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
     pub(crate) limits: Limits,
@@ -69,16 +67,20 @@ pub(crate) struct Intensity {
     pub(crate) period: Duration,
 }
 
-impl Plan {
-    /// Whether workers call functions of the user's before they are ready.
-    fn initializes(&self) -> bool {
-        self.initializer.is_some() || self.state.is_some()
-    }
+/// What workers call before they are ready, as long as there are workers to come.
+#[derive(Default)]
+pub(crate) struct Recipes {
+    pub(crate) preload: Option<Initializer>,
+    pub(crate) initializer: Option<Initializer>,
+    pub(crate) state: Option<Initializer>,
 }
 
 /// A pool, shared by its handle, its attendants and whoever waits for results.
 pub(crate) struct Crew {
     plan: Plan,
+    recipes: Mutex<Recipes>,
+    /// Whether workers call functions of the user's before they are ready.
+    initializes: bool,
     /// The process that built it.
     maker: u32,
     board: Board,
@@ -96,7 +98,7 @@ pub(crate) struct Crew {
     /// How many threads look for results all the time.
     lookers: AtomicUsize,
     /// The template of a `Fork` pool, which is its own.
-    template: Option<Arc<Template>>,
+    template: Mutex<Option<Arc<Template>>>,
     /// The template that has run the function to preload, as long as it lives.
     preloaded: Mutex<Option<Arc<Template>>>,
     /// Blocks on their way back to the arena.
@@ -172,11 +174,13 @@ struct Out {
     position: u64,
     /// Its claimer, once the ring no longer shows it.
     owner: Option<Owner>,
-    handles: Option<Handles>,
+    handles: Option<WaitingHandles>,
     /// Results that came by message.
     apart: HashMap<u32, Payload>,
     /// Finished, but not all messages have come.
     waits_for_apart: bool,
+    /// Since when it makes no progress though a worker could see to it, and how many tasks were done then.
+    stuck: Option<(u32, Instant)>,
 }
 
 /// A task that was stopped by killing its worker.
@@ -187,12 +191,18 @@ struct Doom {
     error: Error,
 }
 
+impl Doom {
+    fn is_for(&self, inbox: &Arc<Inbox>, task: usize) -> bool {
+        Arc::ptr_eq(&self.inbox, inbox) && self.task == task
+    }
+}
+
 /// What is to be told after the lock is released.
 type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
 
 impl Crew {
     /// Makes the pool and starts its workers; if one cannot be started, ends the others.
-    pub(crate) fn build(plan: Plan) -> Result<Arc<Crew>, Error> {
+    pub(crate) fn build(plan: Plan, recipes: Recipes) -> Result<Arc<Crew>, Error> {
         let template = match plan.context {
             Context::Fork => {
                 let keep = |template: &Arc<Template>| Ok(Arc::clone(template));
@@ -206,18 +216,21 @@ impl Crew {
         state.seats.resize_with(plan.processes as usize, Seat::default);
         let returned = state.arena.returned();
         let processes = plan.processes;
+        let initializes = recipes.initializer.is_some() || recipes.state.is_some();
         let crew = Arc::new(Crew {
             plan,
+            recipes: Mutex::new(recipes),
+            initializes,
             processes: AtomicU32::new(processes),
             resizing: Mutex::new(()),
             called: Condvar::new(),
-            maker: std::process::id(),
+            maker: sys::pid(),
             board,
             state: Mutex::new(state),
             ended: Condvar::new(),
             timed: Condvar::new(),
             lookers: AtomicUsize::new(0),
-            template,
+            template: Mutex::new(template),
             preloaded: Mutex::default(),
             returned,
         });
@@ -234,10 +247,10 @@ impl Crew {
 
     /// False in a copy of the process that built the pool, where nobody attends it.
     fn is_ours(&self) -> bool {
-        self.maker == std::process::id()
+        self.maker == sys::pid()
     }
 
-    fn check_maker(&self) -> Result<(), Error> {
+    pub(crate) fn check_maker(&self) -> Result<(), Error> {
         if self.is_ours() {
             return Ok(());
         }
@@ -277,6 +290,9 @@ impl Crew {
 
     /// Accepts no more calls; workers end when all work is done.
     pub(crate) fn close(&self) {
+        if !self.is_ours() {
+            return;
+        }
         let mut state = self.lock();
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closing;
@@ -287,6 +303,7 @@ impl Crew {
 
     /// Waits until every worker has ended. False if the pool was not closed, which would be for ever.
     pub(crate) fn join(&self) -> Result<bool, Error> {
+        self.check_maker()?;
         let state = self.lock();
         if matches!(state.phase, Phase::Open) {
             return Ok(false);
@@ -300,6 +317,7 @@ impl Crew {
         };
         drop(state);
         end_threads(threads);
+        self.let_go();
         failed
     }
 
@@ -349,6 +367,26 @@ impl Crew {
         let threads = std::mem::take(&mut state.threads);
         drop(state);
         end_threads(threads);
+        self.let_go();
+    }
+
+    /// When no worker will be started any more: drops what they were to be started with, since somebody
+    /// may wait for the end of a channel that is part of it, and ends the pool's own templates.
+    fn let_go(&self) {
+        let lock = |mutex: &Mutex<Option<Arc<Template>>>| {
+            mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
+        let recipes = std::mem::take(&mut *self.recipes());
+        let templates = [lock(&self.preloaded), lock(&self.template)];
+        drop(recipes);
+        for template in templates.into_iter().flatten() {
+            Template::end(template);
+        }
+    }
+
+    /// How workers are made.
+    fn recipes(&self) -> MutexGuard<'_, Recipes> {
+        self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the next delivery to `inbox`; `None` if the deadline comes first.
@@ -360,6 +398,9 @@ impl Crew {
         wanted: usize,
         deadline: Option<Instant>,
     ) -> Option<Result<Delivery, Error>> {
+        if let Err(error) = self.check_maker() {
+            return Some(Err(error));
+        }
         loop {
             if let Some(delivery) = self.look(inbox) {
                 return Some(delivery);
@@ -367,7 +408,7 @@ impl Crew {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            // Sleep is ended by a delivery; looking each second as well costs nothing, and no defect
+            // Sleep is ended by a delivery; looking now and then as well costs nothing, and no defect
             // of a worker can make it last for ever.
             let belt = Instant::now() + BELT;
             inbox.sleep(wanted, Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
@@ -377,9 +418,11 @@ impl Crew {
         }
     }
 
-    /// Ends the pool if a worker, dead or alive, has overwritten the board.
+    /// Ends the pool if a worker, dead or alive, has overwritten the board; wakes all workers that sleep
+    /// while there is work.
     fn check_board(&self) {
         let mut state = self.lock();
+        self.wake_for_neglected(&mut state);
         if !self.is_sane(&state) {
             self.end(&mut state, Some(Error::overwritten()));
             for handle in state.seats.iter().filter_map(|seat| seat.handle.as_ref()) {
@@ -387,6 +430,13 @@ impl Crew {
             }
         }
         unlock(state, Vec::new());
+    }
+
+    /// Wakes all workers that sleep if work waits: the one that was woken for it may be stopped.
+    fn wake_for_neglected(&self, state: &mut State) {
+        if self.board.has_ready() {
+            self.wake(state, usize::MAX);
+        }
     }
 
     /// Looks for results some while, collecting them itself, before it leaves that to messages.
@@ -414,9 +464,15 @@ impl Crew {
         struct Looker<'a>(&'a Crew);
         impl Drop for Looker<'_> {
             fn drop(&mut self) {
-                self.0.lookers.fetch_sub(1, Ordering::SeqCst);
-                self.0.listen();
+                // What is looked for may be user code that forks.
+                if self.0.is_ours() {
+                    self.0.lookers.fetch_sub(1, Ordering::SeqCst);
+                    self.0.listen();
+                }
             }
+        }
+        if !self.is_ours() {
+            return look();
         }
         self.lookers.fetch_add(1, Ordering::SeqCst);
         self.board.stop_listening();
@@ -426,6 +482,9 @@ impl Crew {
 
     /// Collects what is finished, if anything is.
     pub(crate) fn collect_if_any(&self) {
+        if !self.is_ours() {
+            return;
+        }
         // With a bound on memory, what came back from whoever decoded results makes room for more.
         if self.board.has_news() || (self.plan.memory.is_some() && self.returned.any()) {
             self.collect();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::job::Inbox;
 use crate::error::Error;
@@ -11,10 +12,45 @@ use crate::panics;
 use crate::queue::Lease;
 use crate::record;
 use crate::sink::{Lender, Sink};
+use crate::sys;
 use crate::wire::{self, Handles};
 
 /// In how many steps a worker takes a chunk's tasks, so that an idle one can have the rest of them.
 const STEPS: usize = 8;
+
+/// Channel ends of arguments that are encoded, and that no worker has yet. Each takes a descriptor.
+#[derive(Debug)]
+pub(crate) struct WaitingHandles(Option<Handles>);
+
+/// How many of them there are in this process.
+static WAITING_HANDLES: AtomicUsize = AtomicUsize::new(0);
+
+/// No more of them are made ahead, whatever the limit of open files.
+const MAX_WAITING_HANDLES: usize = 64;
+
+/// Whether so many descriptors are in use for arguments on their way that calls are to wait, if they can.
+pub(crate) fn has_many_handles() -> bool {
+    let waiting = WAITING_HANDLES.load(Ordering::Relaxed);
+    waiting > 0 && waiting >= (sys::limit_of_open_files() / 8).clamp(2, MAX_WAITING_HANDLES)
+}
+
+impl WaitingHandles {
+    fn new(handles: Handles) -> WaitingHandles {
+        WAITING_HANDLES.fetch_add(1, Ordering::Relaxed);
+        WaitingHandles(Some(handles))
+    }
+
+    /// They wait no longer.
+    pub(crate) fn take(mut self) -> Option<Handles> {
+        self.0.take()
+    }
+}
+
+impl Drop for WaitingHandles {
+    fn drop(&mut self) {
+        WAITING_HANDLES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Encoded tasks that wait to be published.
 #[derive(Debug)]
@@ -34,7 +70,7 @@ pub(crate) struct Feed {
     at: usize,
     /// The length of each record, where all are numbers.
     even: Option<usize>,
-    handles: VecDeque<(usize, Handles)>,
+    handles: VecDeque<(usize, WaitingHandles)>,
     /// Tasks whose argument is large, and lies in shared memory already.
     parcels: VecDeque<(usize, Parcel)>,
     /// The length of these in all.
@@ -55,7 +91,7 @@ pub(crate) struct Cut<'a> {
     /// How many tasks the worker takes at a time.
     pub(crate) step: usize,
     pub(crate) bytes: &'a [u8],
-    pub(crate) handles: Option<Handles>,
+    pub(crate) handles: Option<WaitingHandles>,
     /// Where the arguments are if not among the bytes.
     pub(crate) parcel: Option<Parcel>,
 }
@@ -143,12 +179,16 @@ impl Feed {
         // Where chunks have several tasks, these lie side by side.
         let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
         let mut sink = Sink::lent(bytes, lender, self.inbox.result_size());
+        // A call that can wait for results goes on when there are fewer.
+        let (mut holds_many, bounded) = (false, most < usize::MAX);
         let caught = panics::catch(|| {
             for argument in arguments {
                 sink.begin(0);
                 let encode = |out: &mut Sink| wire::encode_or_panic(argument, out);
                 if let Some(handles) = record::append(&mut sink, encode)? {
+                    let handles = WaitingHandles::new(handles);
                     self.handles.push_back((self.next + self.left, handles));
+                    holds_many = has_many_handles();
                 }
                 if sink.has_placed() {
                     self.pack(&mut sink);
@@ -157,7 +197,9 @@ impl Feed {
                 self.left += 1;
                 let whole_chunks =
                     || self.chunksize.is_none_or(|size| self.left.is_multiple_of(size));
-                if sink.len() + self.in_parcels >= most && whole_chunks() {
+                if (sink.len() + self.in_parcels >= most || (holds_many && bounded))
+                    && whole_chunks()
+                {
                     break;
                 }
             }
@@ -166,7 +208,7 @@ impl Feed {
         let encoded = caught.unwrap_or_else(|panic| {
             sink.truncate(whole);
             wire::drop_collected_handles();
-            Err(format!("its Serialize panicked: {}", panic.message))
+            Err(wire::serialize_panicked(&panic.message))
         });
         self.bytes = sink.into_bytes();
         encoded.map_err(Error::encode_argument)
@@ -263,7 +305,7 @@ impl Feed {
         wanted: usize,
         most: usize,
         result: usize,
-    ) -> (usize, usize, Option<Handles>, Option<Parcel>) {
+    ) -> (usize, usize, Option<WaitingHandles>, Option<Parcel>) {
         let first = self.next;
         let all = &self.bytes[self.at..];
         let mut rest = all;

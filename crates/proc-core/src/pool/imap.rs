@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::crew::Crew;
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use super::job::Inbox;
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
@@ -67,7 +67,7 @@ where
         if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
             return false;
         }
-        if ahead > 0 && self.crew.is_full(1) {
+        if ahead > 0 && (self.crew.is_full(1) || feed::has_many_handles()) {
             return false;
         }
         let first = self.taken;
@@ -92,6 +92,11 @@ where
 
     /// The next result with its number; `held` more are held back by the caller.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
+        if let Err(error) = self.crew.check_maker()
+            && !std::mem::replace(&mut self.over, true)
+        {
+            return Some((usize::MAX, Err(error)));
+        }
         // Two for each result taken: the window fills, and a slow input does not hold up results.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {

@@ -78,7 +78,7 @@ impl Delivery {
     fn len(&self) -> usize {
         match self {
             Delivery::Results { bytes, apart, .. } => {
-                bytes.len() + apart.values().map(|payload| payload.bytes().len()).sum::<usize>()
+                bytes.len() + apart.values().map(Payload::len).sum::<usize>()
             }
             Delivery::Failed { .. } => 0,
         }
@@ -161,7 +161,7 @@ fn settle_panic<R>(
     panic: &PanicReport,
     settle: &mut dyn FnMut(usize, Result<R, Error>),
 ) {
-    let why = format!("its Deserialize panicked: {}", panic.message);
+    let why = wire::deserialize_panicked(&panic.message);
     settle(index, Err(Error::decode_result(why)));
 }
 
@@ -181,7 +181,7 @@ fn decode_apart<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
     let Some(mut payload) = payload else {
         return Err(Error::decode_result("it did not arrive".into()));
     };
-    let (bytes, handles) = payload.parts();
+    let (bytes, handles) = payload.parts().map_err(Error::decode_result)?;
     decode_record(bytes, handles)
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::caller::Caller;
 use super::crew::Crew;
-use super::feed::Feed;
+use super::feed::{self, Feed};
 use super::job::{Delivery, Inbox};
 use crate::error::{Error, Place};
 use crate::function::{Message, Name};
@@ -33,6 +33,7 @@ pub(super) fn run<A: Message, R: Message>(
     let fates = Vec::with_capacity(inputs.size_hint().0.min(MOST_PROMISED));
     let mut map = Map { crew, inbox: Inbox::new(terms), fates, open: 0 };
     let done = name.and_then(|name| {
+        crew.check_maker()?;
         map.send(name, chunksize, &mut inputs)?;
         while map.open > 0 {
             if let Some(delivery) = crew.wait(&map.inbox, map.open, None) {
@@ -138,7 +139,11 @@ impl<R: Message> Map<'_, R> {
     ///
     /// Only as long as results of this call are to come, so that it never waits for others alone.
     fn wait_for_room(&mut self, chunksize: usize) -> Result<(), Error> {
-        while self.crew.is_full(self.open.div_ceil(chunksize)) {
+        self.crew.check_maker()?;
+        let is_full = |open: usize| {
+            (open > 0 && feed::has_many_handles()) || self.crew.is_full(open.div_ceil(chunksize))
+        };
+        while is_full(self.open) {
             if let Some(delivery) = self.crew.wait(&self.inbox, 1, None) {
                 self.take_in(delivery?);
             }

@@ -295,7 +295,8 @@ impl<S> Pool<S> {
     ///
     /// # Errors
     ///
-    /// The pool is still open, so that this would take for ever, or it had to give up.
+    /// The pool is still open, so that this would take for ever; it had to give up; the calling process
+    /// is a copy of the one that has built it.
     pub fn join(&self) -> Result<(), Error> {
         if self.crew.join()? {
             Ok(())

@@ -173,9 +173,9 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
             Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
             Some(Outcome::Apart) => match apart.remove(&(index as u32)) {
                 Some(mut whole) => {
-                    let (_, handles) = whole.parts();
+                    let (_, handles) = whole.parts().unwrap_or_default();
                     payload = whole;
-                    match (handles, record::take_result(&mut payload.bytes())) {
+                    match (handles, record::take_result(&mut payload.bytes().unwrap_or_default())) {
                         (None, Some(Outcome::Value(value))) => Ok(value),
                         (None, Some(Outcome::Fault(fault))) => Err(Error::from_fault(fault)),
                         (Some(_), _) => Err(Error::encode_result(

@@ -139,8 +139,12 @@ impl<T> Future for Task<T> {
             if let Some(result) = self.result.take() {
                 return Poll::Ready(result);
             }
+            if let Err(error) = self.crew.check_maker() {
+                return Poll::Ready(Err(error));
+            }
             let delivery = self.inbox.poll_or_wake(context.waker());
             if delivery.is_none() {
+                self.crew.watch_over_futures();
                 return Poll::Pending;
             }
             self.take_in(delivery);

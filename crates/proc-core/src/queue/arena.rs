@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Region;
+use crate::sys;
 
-/// The size of the first region; small, since making one touches every page.
+/// The size of the first region. A page of it takes memory from when it is first used.
 const FIRST_REGION: usize = 64 << 10;
 
 /// The smallest block; larger ones have four sizes for each doubling, so that little is wasted.
@@ -37,10 +38,18 @@ pub(crate) struct Arena {
 }
 
 /// Blocks on their way back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Returned {
+    /// The process whose arena it is: in a copy of that, blocks return to nobody.
+    owner: u32,
     blocks: Mutex<Vec<Block>>,
     any: AtomicBool,
+}
+
+impl Default for Returned {
+    fn default() -> Returned {
+        Returned { owner: sys::pid(), blocks: Mutex::default(), any: AtomicBool::default() }
+    }
 }
 
 impl Returned {
@@ -108,7 +117,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(back) = &self.back {
+        if let Some(back) = &self.back
+            && back.owner == sys::pid()
+        {
             lock(back).push(self.block);
             back.any.store(true, Ordering::Relaxed);
         }
@@ -176,9 +187,14 @@ impl Arena {
         if self.regions.last().is_none_or(|last| (last.len() as u64 - self.uncut) < size as u64) {
             self.free_rest();
             let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
-            // Above a gigabyte a region is as large as what asked for it.
+            // Above a gigabyte a region is as large as what asked for it, and so it is where more cannot
+            // be had.
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
-            self.regions.push(Arc::new(Region::new(len)?));
+            let region = Region::new(len).or_else(|error| match len > size {
+                true => Region::new(size),
+                false => Err(error),
+            });
+            self.regions.push(Arc::new(region?));
             self.uncut = 0;
         }
         let block =

@@ -14,12 +14,12 @@ mod worker;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use ipc_channel::ipc::IpcSharedMemory;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::ticket::{Chunk, Claim, Progress, Ticket};
 use super::Region;
 use super::atomics::{AtomicU32, AtomicU64};
+use crate::wire::Descriptor;
 
 /// A worker's number in the pool.
 pub(crate) type Owner = u32;
@@ -117,8 +117,7 @@ impl Board {
     }
 
     /// A worker's view of its parent's board; `None` if the memory is not of that layout.
-    pub(crate) fn map(layout: Layout, shared: IpcSharedMemory) -> Option<Board> {
-        let region = Region::from(shared);
+    pub(crate) fn map(layout: Layout, region: Region) -> Option<Board> {
         let published = AtomicU64::new(0);
         (region.len() >= layout.size()).then_some(Board { layout, region, published })
     }
@@ -128,7 +127,7 @@ impl Board {
     /// # Errors
     ///
     /// As for [`new`](Board::new).
-    pub(crate) fn share(&self) -> io::Result<IpcSharedMemory> {
+    pub(crate) fn share(&self) -> io::Result<Descriptor> {
         self.region.share()
     }
 

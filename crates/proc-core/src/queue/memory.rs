@@ -7,13 +7,13 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
-
-use ipc_channel::ipc::IpcSharedMemory;
 
 use super::atomics::AtomicU64;
 use crate::sys;
-use crate::wire::shared;
+use crate::sys::memory::{Access, Mapping};
+use crate::wire::Descriptor;
 
 /// What a processor copies in one go.
 const WORD: usize = size_of::<u64>();
@@ -23,36 +23,63 @@ const WORD: usize = size_of::<u64>();
 pub(crate) struct Region {
     start: *mut u8,
     len: usize,
-    /// Keeps the mapping; also what is sent to the workers.
-    shared: IpcSharedMemory,
+    #[expect(dead_code, reason = "keeps what `start` points to")]
+    mapping: Mapping,
+    /// What other processes map it by; its maker keeps it to give it to them.
+    fd: Option<OwnedFd>,
     #[cfg(all(test, loom))]
     objects: super::model::Objects,
 }
 
-// SAFETY: `start` points into the mapping that `shared` owns, which any thread may use.
+// SAFETY: `start` points into `mapping`, which any thread may use.
 unsafe impl Send for Region {}
 // SAFETY: as above; the methods copy, or hand out atomics.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Makes a region of `len` zero bytes.
+    /// Makes a region of `len` zero bytes, of which none takes memory before it is written to.
     ///
     /// # Errors
     ///
-    /// There is no descriptor or memory for it.
+    /// There is no descriptor, address space or memory for it.
     pub(crate) fn new(len: usize) -> io::Result<Region> {
-        sys::spare_memory(len)?;
-        let shared = shared(|| IpcSharedMemory::from_byte(0, len)).map_err(io::Error::other)?;
-        Ok(Region::from(shared))
+        sys::memory::check_available(len)?;
+        let fd = sys::memory::create(len)?;
+        sys::memory::seal(&fd, Access::Write)?;
+        let mapping = Mapping::of_own(fd.as_fd(), Access::Write)?;
+        Ok(Region::of(mapping, Some(fd)))
     }
 
-    /// What to send to a process that is to map the region too.
+    /// Maps a region that another process has made.
     ///
     /// # Errors
     ///
-    /// As for [`new`](Region::new).
-    pub(crate) fn share(&self) -> io::Result<IpcSharedMemory> {
-        shared(|| self.shared.clone()).map_err(io::Error::other)
+    /// It is none, or there is no address space for it.
+    pub(crate) fn map(fd: OwnedFd) -> io::Result<Region> {
+        Ok(Region::of(Mapping::new(fd.as_fd(), Access::Write)?, None))
+    }
+
+    fn of(mapping: Mapping, fd: Option<OwnedFd>) -> Region {
+        // The address alone: others have the memory too, so there is never a slice of all of it.
+        let (start, len) = (mapping.start().as_ptr(), mapping.len());
+        Region {
+            start,
+            len,
+            mapping,
+            fd,
+            #[cfg(all(test, loom))]
+            objects: Default::default(),
+        }
+    }
+
+    /// What a process that is to map the region too is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for it, or another process has made it.
+    pub(crate) fn share(&self) -> io::Result<Descriptor> {
+        let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Descriptor::new(fd.as_fd())
     }
 
     /// The size in bytes.
@@ -87,20 +114,24 @@ impl Region {
         true
     }
 
-    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many.
+    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many, or there is no
+    /// memory for the copy.
     pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
         let Some(source) = self.range(offset, len) else { return false };
-        out.reserve(len);
+        if out.try_reserve(len).is_err() {
+            return false;
+        }
         let end = out.len();
         let target = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-        // SAFETY: `reserve` made the room; the source lies in the mapping.
+        // SAFETY: `try_reserve` made the room; the source lies in the mapping.
         unsafe { target.copy_from_nonoverlapping(source, len) };
         // SAFETY: the bytes up to the new length were written just now.
         unsafe { out.set_len(end + len) };
         true
     }
 
-    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so many.
+    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so many,
+    /// or there is no memory for the copy.
     pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
         &self,
         offset: usize,
@@ -108,9 +139,10 @@ impl Region {
     ) -> Option<Vec<T>> {
         let len = count.checked_mul(size_of::<T>())?;
         let source = self.range(offset, len)?;
-        let mut numbers = Vec::<T>::with_capacity(count);
+        let mut numbers = Vec::<T>::new();
+        numbers.try_reserve_exact(count).ok()?;
         let target = numbers.as_mut_ptr().cast::<u8>();
-        // SAFETY: `with_capacity` made the room; the source lies in the mapping.
+        // SAFETY: `try_reserve_exact` made the room; the source lies in the mapping.
         unsafe { target.copy_from_nonoverlapping(source, len) };
         // SAFETY: so many were written just now, and any bytes are a value of T.
         unsafe { numbers.set_len(count) };
@@ -152,20 +184,6 @@ impl Region {
     #[cfg(all(test, loom))]
     pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
         Some(self.objects.at(offset, count))
-    }
-}
-
-impl From<IpcSharedMemory> for Region {
-    fn from(shared: IpcSharedMemory) -> Region {
-        // The address alone: others have the memory too, so there is never a slice of all of it.
-        let (start, len) = (shared.as_ptr().cast_mut(), shared.len());
-        Region {
-            start,
-            len,
-            shared,
-            #[cfg(all(test, loom))]
-            objects: Default::default(),
-        }
     }
 }
 

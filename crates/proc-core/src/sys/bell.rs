@@ -2,15 +2,16 @@
 //! descriptors, since ipc-channel does neither.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    send, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockFlag, SockType,
+    recv, recvmsg, send, sendmsg, socketpair,
 };
 
 /// Keeps messages apart and in order.
@@ -19,6 +20,15 @@ const KIND: SockType =
 
 /// What says whom a descriptor is meant for.
 pub(crate) type Tag = [u8; 13];
+
+/// What begins the message of somebody who may be about to die: longer than any other message.
+const LAST_WORDS: [u8; 14] = [0xff; 14];
+
+/// The longest message.
+const LONGEST: usize = 4 << 10;
+
+/// Orders the listener to end everything.
+const END: [u8; 2] = [0xff; 2];
 
 /// How long a descriptor waits for room; a template takes it at once unless it is stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,8 +50,47 @@ pub(crate) struct Ring(OwnedFd);
 impl Ring {
     /// Rings; an error means that nobody is left to hear it.
     pub(crate) fn ring(&self) -> io::Result<()> {
+        self.send(&[0])
+    }
+
+    /// Orders the listener to end everything; an error means that nobody is left to hear it.
+    pub(crate) fn order_end(&self) -> io::Result<()> {
+        self.send(&END)
+    }
+
+    /// Says something of which the listener need only know if the speaker dies, cut off where it is long.
+    pub(crate) fn say_last_words(&self, words: &[u8]) {
+        let _ = self.send(&last_words(words));
+    }
+
+    /// Waits for the greeting of the listener, until `deadline` or the end of `other`.
+    pub(crate) fn await_greeting(&self, other: &mut Child, deadline: Instant) -> io::Result<u64> {
+        let end = super::watch_process(other.id());
         loop {
-            return match send(self.0.as_raw_fd(), &[0], quietly()) {
+            let mut greeting = [0; 8];
+            match recv(self.0.as_raw_fd(), &mut greeting, MsgFlags::empty()) {
+                Ok(8) => return Ok(u64::from_le_bytes(greeting)),
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if let Ok(Some(status)) = other.try_wait() {
+                return Err(io::Error::other(format!("it ended before that ({status})")));
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let mut fds = vec![self.0.as_fd()];
+            fds.extend(end.as_ref().map(OwnedFd::as_fd));
+            let longest = if fds.len() == 2 { deadline - now } else { Duration::from_millis(10) };
+            super::wait_readable(&fds, Some(longest))?;
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        loop {
+            return match send(self.0.as_raw_fd(), bytes, quietly()) {
                 // Full: whoever listens has enough to wake up for.
                 Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(()),
                 Err(Errno::EINTR) => continue,
@@ -78,10 +127,76 @@ fn quietly() -> MsgFlags {
     MsgFlags::MSG_NOSIGNAL
 }
 
+/// Puts a copy of `fd` into the open socket `number`.
+pub(crate) fn put_into(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    loop {
+        match sendmsg::<()>(number, &[IoSlice::new(&[0])], &rights, quietly(), None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// What becomes of a descriptor in a socket that is taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// It is there no more.
+    Whole,
+    /// It stays there.
+    Copy,
+}
+
+/// Takes the descriptor out of the open socket `number` that was put into it; never waits.
+///
+/// # Errors
+///
+/// There is none, or there is no room for one more in this process.
+pub(crate) fn take_out(number: RawFd, taking: Taking) -> io::Result<OwnedFd> {
+    let mut space = nix::cmsg_space!(RawFd);
+    let mut byte = [0];
+    let mut body = [IoSliceMut::new(&mut byte)];
+    let peek = if taking == Taking::Copy { MsgFlags::MSG_PEEK } else { MsgFlags::empty() };
+    let flags = RECEIVE | MsgFlags::MSG_DONTWAIT | peek;
+    let received = loop {
+        match recvmsg::<()>(number, &mut body, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            received => break received?,
+        }
+    };
+    let cut = received.flags.contains(MsgFlags::MSG_CTRUNC);
+    let fd = descriptor_in(&received);
+    fd.ok_or_else(|| if cut { Errno::EMFILE.into() } else { io::ErrorKind::InvalidData.into() })
+        .and_then(close_on_exec)
+}
+
+/// The descriptor that came with a message.
+fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
+    match message.cmsgs().ok()?.next()? {
+        ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| {
+            // SAFETY: the kernel has just made this descriptor for us alone.
+            unsafe { OwnedFd::from_raw_fd(*fd) }
+        }),
+        _ => None,
+    }
+}
+
+/// The message that says `words`, which are cut off where they are too long.
+pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
+    let words = &words[..words.len().min(LONGEST - LAST_WORDS.len())];
+    [&LAST_WORDS, words].concat()
+}
+
 /// What a doorbell brings.
 pub(crate) enum Heard {
     /// Somebody rang.
     Ring,
+    /// The order to end everything.
+    End,
+    /// What somebody said who may be dead by now.
+    LastWords(Vec<u8>),
     /// A descriptor; an error where this process has no room for one more.
     Descriptor(Tag, io::Result<OwnedFd>),
 }
@@ -91,12 +206,18 @@ pub(crate) enum Heard {
 pub(crate) struct Bell(OwnedFd);
 
 impl Bell {
+    /// Tells whoever rings that somebody listens.
+    pub(crate) fn greet(&self, greeting: u64) -> io::Result<()> {
+        send(self.0.as_raw_fd(), &greeting.to_le_bytes(), quietly())?;
+        Ok(())
+    }
+
     /// The next message; `None` if there is none.
     pub(crate) fn hear(&self) -> Option<Heard> {
         // One descriptor a message: where there is no room for it, nothing has arrived by halves.
         let mut space = nix::cmsg_space!(std::os::fd::RawFd);
-        let mut tag = Tag::default();
-        let mut body = [IoSliceMut::new(&mut tag)];
+        let mut text = [0; LONGEST];
+        let mut body = [IoSliceMut::new(&mut text)];
         let received = loop {
             match recvmsg::<()>(self.0.as_raw_fd(), &mut body, Some(&mut space), RECEIVE) {
                 Err(Errno::EINTR) => {}
@@ -104,18 +225,17 @@ impl Bell {
             }
         };
         let bytes = received.bytes;
-        let rights = received.cmsgs().ok().and_then(|mut messages| messages.next());
-        let fd = match rights {
-            Some(ControlMessageOwned::ScmRights(fds)) => fds.first().map(|fd| {
-                // SAFETY: the kernel has just made this descriptor for us alone.
-                unsafe { OwnedFd::from_raw_fd(*fd) }
-            }),
-            _ => None,
-        };
+        let fd = descriptor_in(&received);
         match bytes {
             0 => None, // nobody is left to ring
             1 => Some(Heard::Ring),
+            2 => Some(Heard::End),
+            len if len >= LAST_WORDS.len() => {
+                Some(Heard::LastWords(text[LAST_WORDS.len()..len].to_vec()))
+            }
             _ => {
+                let mut tag = Tag::default();
+                tag.copy_from_slice(&text[..size_of::<Tag>()]);
                 let fd = fd.ok_or_else(|| Errno::EMFILE.into());
                 Some(Heard::Descriptor(tag, fd.and_then(close_on_exec)))
             }
@@ -151,6 +271,12 @@ impl From<Bell> for OwnedFd {
 impl From<OwnedFd> for Ring {
     fn from(fd: OwnedFd) -> Ring {
         Ring(fd)
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -80,6 +80,123 @@ fn identity() -> u64 {
     hasher.finish()
 }
 
+/// Whether executing this process's program again loads this image: it is the program, or one of the
+/// libraries that the program is linked with. A library that was loaded later is part of a program that
+/// is not ours, and that nothing is known of.
+pub(crate) fn is_of_our_program() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| loaded::is_linked_with(anchor()))
+}
+
+/// Without a list of what is loaded: taken for granted.
+#[cfg(not(target_os = "linux"))]
+mod loaded {
+    pub(super) fn is_linked_with(_: usize) -> bool {
+        true
+    }
+}
+
+/// What the loader has loaded, and what each object says it needs.
+#[cfg(target_os = "linux")]
+mod loaded {
+    use std::ffi::{CStr, OsStr};
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    use nix::libc;
+
+    struct Object {
+        name: Vec<u8>,
+        needs: Vec<Vec<u8>>,
+        holds_address: bool,
+    }
+
+    /// Whether the object that holds `address` is the program, or needed by it, or by what it needs.
+    pub(super) fn is_linked_with(address: usize) -> bool {
+        let mut search = (address, Vec::<Object>::new());
+        // SAFETY: visit matches the signature, and search outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+        let objects = search.1;
+        // The program comes first.
+        let mut reached = vec![0];
+        let mut next = 0;
+        while let Some(object) = reached.get(next).and_then(|index: &usize| objects.get(*index)) {
+            if object.holds_address {
+                return true;
+            }
+            for (index, other) in objects.iter().enumerate() {
+                if !reached.contains(&index) && object.needs.contains(&other.name) {
+                    reached.push(index);
+                }
+            }
+            next += 1;
+        }
+        objects.is_empty() // then nothing is known
+    }
+
+    extern "C" fn visit(
+        info: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        data: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the loader passes a valid info for the duration of this call.
+        let info = unsafe { &*info };
+        // SAFETY: data is what is_linked_with() lent to dl_iterate_phdr.
+        let (address, objects) = unsafe { &mut *data.cast::<(usize, Vec<Object>)>() };
+        // SAFETY: the loader's table has dlpi_phnum headers.
+        let headers =
+            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let base = info.dlpi_addr as usize;
+        let holds_address = headers.iter().any(|header| {
+            let start = base + header.p_vaddr as usize;
+            header.p_type == libc::PT_LOAD
+                && (start..start + header.p_memsz as usize).contains(address)
+        });
+        let path = match info.dlpi_name.is_null() {
+            true => &[],
+            // SAFETY: the loader names each object by a string.
+            false => unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes(),
+        };
+        let name = Path::new(OsStr::from_bytes(path)).file_name().map(OsStr::as_bytes);
+        let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC);
+        let needs = dynamic
+            .map(|header| needs(base, (base + header.p_vaddr as usize) as *const [usize; 2]));
+        objects.push(Object {
+            name: name.unwrap_or_default().to_vec(),
+            needs: needs.unwrap_or_default(),
+            holds_address,
+        });
+        0
+    }
+
+    /// The names in the entries DT_NEEDED of a dynamic section; see elf(5).
+    fn needs(base: usize, section: *const [usize; 2]) -> Vec<Vec<u8>> {
+        const NULL: usize = 0;
+        const NEEDED: usize = 1;
+        const STRINGS: usize = 5;
+        let mut entries = Vec::new();
+        loop {
+            // SAFETY: the section of a loaded object is mapped, and ends with an entry that is NULL.
+            let entry = unsafe { section.add(entries.len()).read() };
+            if entry[0] == NULL {
+                break;
+            }
+            entries.push(entry);
+        }
+        let Some([_, strings]) = entries.iter().find(|[kind, _]| *kind == STRINGS) else {
+            return Vec::new();
+        };
+        // Some loaders have made an address of it, others leave what is in the file.
+        let strings = if *strings < base { base + strings } else { *strings };
+        let needed = entries.iter().filter(|[kind, _]| *kind == NEEDED);
+        let name = |[_, offset]: &[usize; 2]| {
+            // SAFETY: the offset of a string in the object's table of strings, which is mapped.
+            unsafe { CStr::from_ptr((strings + offset) as *const libc::c_char) }.to_bytes().to_vec()
+        };
+        needed.map(name).collect()
+    }
+}
+
 /// The readable segments of the loaded object that holds `address`.
 #[cfg(target_os = "linux")]
 fn segments(address: usize) -> Vec<Range<usize>> {
@@ -137,6 +254,11 @@ mod tests {
     #[expect(dead_code, reason = "read as bytes only")]
     struct Marked([u8; 16]);
     static MARKED: Marked = Marked(*b"0123456789abcdef");
+
+    #[test]
+    fn the_tests_are_a_program_of_ours() {
+        assert!(is_of_our_program());
+    }
 
     #[test]
     fn what_lies_in_the_image_is_found_again() {

@@ -2,13 +2,22 @@
 
 use std::ffi::CString;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+
+pub(crate) use super::cgroup::available as cgroup_memory;
+use super::memory::{Access, Mapping};
 
 /// The number of threads of this process, `None` where `/proc` is not mounted.
 pub(crate) fn thread_count() -> Option<usize> {
@@ -37,6 +46,89 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
         set.set(*cpu)?;
     }
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// The processors that this process may run on; empty where that cannot be known.
+pub(crate) fn affinity() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
+    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect()
+}
+
+/// A file without a name and without a byte, whose size can be sealed.
+pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    memfd_create(c"proc-core", flags).map_err(|errno| match errno {
+        Errno::EPERM | Errno::EACCES | Errno::ENOSYS => io::Error::other(format!(
+            "memfd_create was refused ({}), without which there is no shared memory: a seccomp filter \
+             or a container's profile forbids it; have it allowed",
+            errno.desc()
+        )),
+        errno => errno.into(),
+    })
+}
+
+/// Bytes that the system says could be had.
+pub(crate) fn system_memory() -> Option<usize> {
+    let told = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes.saturating_mul(1024))
+}
+
+fn seals(access: Access) -> SealFlag {
+    let size = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW;
+    match access {
+        Access::Write => size,
+        Access::Read => size | SealFlag::F_SEAL_WRITE,
+    }
+}
+
+/// Fixes the size of a file, and its contents if it is only to be read, for good.
+pub(crate) fn seal(fd: &OwnedFd, access: Access) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals(access) | SealFlag::F_SEAL_SEAL))?;
+    Ok(())
+}
+
+/// Whether a file is sealed so.
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>, access: Access) -> bool {
+    let has = fcntl(fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+    has.is_ok_and(|has| has.contains(seals(access)))
+}
+
+/// Keeps a mapping out of the children of a fork.
+pub(crate) fn keep_from_copies(mapping: &Mapping) {
+    let start = mapping.start().as_ptr().cast();
+    // SAFETY: the range is one mapping of this process; the advice changes nothing in it.
+    let _ = unsafe { libc::madvise(start, mapping.len(), libc::MADV_DONTFORK) };
+}
+
+/// Puts a copy of one open descriptor in the place of another.
+pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
+    // SAFETY: dup3 takes three integers; what it closes belongs to the caller, who has the copy instead.
+    match unsafe { libc::dup3(from, to, libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A page of zeros that is a page of zeros again in each child of a fork; `None` where the kernel has
+/// none (before 4.14).
+pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
+    const LEN: NonZeroUsize = NonZeroUsize::new(1).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: the kernel chooses an address where nothing is.
+    let page =
+        unsafe { nix::sys::mman::mmap_anonymous(None, LEN, protection, MapFlags::MAP_PRIVATE) };
+    let page = page.ok()?;
+    // SAFETY: the page was mapped just now, and nobody knows it.
+    match unsafe { libc::madvise(page.as_ptr(), LEN.get(), libc::MADV_WIPEONFORK) } {
+        0 => Some(page.cast()),
+        _ => {
+            // SAFETY: as above.
+            let _ = unsafe { nix::sys::mman::munmap(page, LEN.get()) };
+            None
+        }
+    }
 }
 
 /// A descriptor that becomes readable when process `pid` ends; `None` where the kernel has none.

@@ -14,7 +14,14 @@ mod os;
 mod os;
 
 mod bell;
+#[cfg(all(target_os = "linux", not(proc_core_portable)))]
+mod cgroup;
+mod crash;
+mod identity;
 pub(crate) mod image;
+pub(crate) mod memory;
+mod rights;
+mod startup;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -25,21 +32,23 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ipc_channel::ipc::IpcSharedMemory;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::mman::ProtFlags;
 use nix::sys::resource::Resource;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
-pub(crate) use bell::{Bell, Heard, Ring, Tag, doorbell};
+pub(crate) use bell::{Bell, Heard, Ring, Tag, Taking, doorbell, put_into, take_out};
+pub(crate) use crash::before_a_crash_without_memory;
+pub(crate) use identity::{PerProcess, pid};
 pub(crate) use os::{
-    ExitBell, die_with_parent, name_process, set_affinity, thread_count, watch_process,
+    ExitBell, affinity, die_with_parent, name_process, set_affinity, thread_count, watch_process,
 };
+pub(crate) use rights::Rights;
+pub(crate) use startup::{before_main, empty_stdin, fill_standard_streams};
 
 /// Proof that the calling process has one thread, so that forking it copies nobody's held lock.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +62,8 @@ impl SingleThread {
         loop {
             match thread_count() {
                 Some(1) => return Ok(SingleThread(())),
+                // Where /proc is not mounted, the C library may know.
+                None if never_had_threads() => return Ok(SingleThread(())),
                 Some(_) if Instant::now() < patience => std::thread::yield_now(),
                 other => return Err(other),
             }
@@ -120,7 +131,7 @@ pub(crate) fn flush_line() {
 /// where there are threads, another one flushes, and is waited for no longer than `patience`.
 pub(crate) fn flush(patience: Duration) {
     static STUCK: AtomicBool = AtomicBool::new(false);
-    if never_had_threads() || thread_count() == Some(1) {
+    if has_one_thread() {
         return flush_all();
     }
     if STUCK.swap(true, Ordering::SeqCst) {
@@ -135,6 +146,11 @@ pub(crate) fn flush(patience: Duration) {
     if flusher.is_ok() {
         let _ = flushed.recv_timeout(patience);
     }
+}
+
+/// Whether this process is known to have one thread now.
+pub(crate) fn has_one_thread() -> bool {
+    never_had_threads() || thread_count() == Some(1)
 }
 
 /// Whether this process has had one thread all its life, as far as the C library tells.
@@ -158,14 +174,26 @@ fn flush_all() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
+/// In a copy of this process that a function of the user's has forked, and that has returned from it:
+/// ends the copy, which has no business in what comes then. `known` is the pid of the process that has
+/// called the function.
+#[inline]
+pub(crate) fn end_copy_of(known: u32) {
+    if pid() != known {
+        end_now()
+    }
+}
+
+#[cold]
+fn end_now() -> ! {
+    // Not even what it has printed is written out: the original writes the beginning of that, too.
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(0) }
+}
+
 /// The pid of this process's parent now.
 pub(crate) fn parent_pid() -> u32 {
     nix::unistd::getppid().as_raw() as u32
-}
-
-/// This process's effective user and group.
-pub(crate) fn rights() -> (u32, u32) {
-    (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw())
 }
 
 /// Collects one child that has ended, if there is one; never blocks.
@@ -176,6 +204,30 @@ pub(crate) fn reap() -> Option<(u32, ExitStatus)> {
 /// Collects the child `pid` if it has ended; never blocks.
 pub(crate) fn reap_one(pid: u32) -> Option<ExitStatus> {
     wait(Some(Pid::from_raw(pid as i32)), WaitPidFlag::WNOHANG).map(|(_, status)| status)
+}
+
+/// Collects the child `pid` when it ends, or gives up at `deadline`.
+pub(crate) fn reap_until(pid: u32, deadline: Instant) -> Option<ExitStatus> {
+    let end = watch_process(pid);
+    loop {
+        let status = reap_one(pid);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if status.is_some() || left.is_zero() || !is_child(pid) {
+            return status;
+        }
+        let fds: Vec<_> = end.iter().map(AsFd::as_fd).collect();
+        let longest = if fds.is_empty() { Duration::from_millis(1) } else { left };
+        if wait_readable(&fds, Some(left.min(longest))).is_err() {
+            return None;
+        }
+    }
+}
+
+/// Whether `pid` is a child of this process that is not collected yet.
+fn is_child(pid: u32) -> bool {
+    use nix::sys::wait::{Id, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(Pid::from_raw(pid as i32)), flags) != Err(Errno::ECHILD)
 }
 
 fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
@@ -241,44 +293,66 @@ pub(crate) fn hear_children() {
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
-/// Whether `count` more descriptors can be had, which ipc-channel does not ask before it panics.
-pub(crate) fn spare_descriptors(count: usize) -> io::Result<()> {
-    let null = std::fs::File::open("/dev/null")?;
-    let spare: io::Result<Vec<_>> = (1..count).map(|_| null.try_clone()).collect();
-    spare.map(drop)
+/// Puts a copy of `fd` in the place of an open descriptor, whose number somebody of ours owns.
+pub(crate) fn put_at(number: i32, fd: BorrowedFd<'_>) -> io::Result<()> {
+    os::copy_to(fd.as_raw_fd(), number)
 }
 
-/// Whether there is memory for a region of `len` bytes, where the system tells: making one touches
-/// every page, and where there is none left the kernel kills somebody.
-pub(crate) fn spare_memory(len: usize) -> io::Result<()> {
-    const WORTH_ASKING: usize = 256 << 20;
-    if len < WORTH_ASKING {
-        return Ok(());
+/// A copy of the open descriptor `number`, whose owner keeps it.
+pub(crate) fn copy_at(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the number is open as long as its owner lives, who is borrowed by the caller.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
+/// Whether what is written to one of two open descriptors comes out at the other, where nothing is yet.
+pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
+    // SAFETY: as in `copy_at`.
+    let fd = unsafe { BorrowedFd::borrow_raw(other) };
+    if wait_readable(&[fd], Some(Duration::ZERO))?[0] {
+        return Ok(false);
     }
-    let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let available = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<usize>().ok());
-    match available {
-        Some(available) if available < len >> 10 => Err(io::Error::other(format!(
-            "{} MiB of memory are wanted, and the system has {} MiB: send smaller values, or fewer at a \
-             time (PoolBuilder::memory)",
-            len >> 20,
-            available >> 10
-        ))),
-        _ => Ok(()),
+    nix::sys::socket::send(one, &[0], nix::sys::socket::MsgFlags::MSG_NOSIGNAL)?;
+    Ok(wait_readable(&[fd], Some(Duration::ZERO))?[0])
+}
+
+/// How many descriptors this process may have.
+pub(crate) fn limit_of_open_files() -> usize {
+    let limit = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE);
+    limit.map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
+/// What to do about an error of the system, for the end of a sentence; empty where nothing is known.
+pub(crate) fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            "; raise the limit of open files (ulimit -n), or have fewer of them open at a time"
+        }
+        Some(libc::ENFILE) => {
+            "; the system has no more open files to give: raise fs.file-max, or have fewer open"
+        }
+        Some(libc::ETOOMANYREFS) => {
+            "; too many descriptors are on their way between processes: raise the limit of open files \
+             (ulimit -n), or send fewer at a time"
+        }
+        Some(libc::EAGAIN) => {
+            "; raise the limit of processes (ulimit -u, pids.max of the cgroup) or start fewer"
+        }
+        Some(libc::ENOMEM) => {
+            "; raise the limit of address space (ulimit -v, Limits::address_space) if there is one, \
+             send smaller values, or fewer at a time (PoolBuilder::memory)"
+        }
+        Some(libc::EFBIG) => {
+            "; shared memory counts as a file here: raise the limit of file sizes (ulimit -f), or send \
+             smaller values"
+        }
+        _ => "",
     }
 }
 
-/// Has this process map the memory for reading alone: a write to it is a crash from now on.
-///
-/// # Errors
-///
-/// The system refuses.
-pub(crate) fn make_read_only(memory: &IpcSharedMemory) -> io::Result<()> {
-    let Some(start) = NonNull::new(memory.as_ptr().cast_mut().cast()) else { return Ok(()) };
-    // SAFETY: the range is one mapping, which `memory` owns, and of which no `&mut` exists: that takes
-    // an unsafe function of ipc-channel's, whose callers must not share the memory.
-    Ok(unsafe { nix::sys::mman::mprotect(start, memory.len(), ProtFlags::PROT_READ) }?)
+/// Whether an error means that there is not enough of something.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EFBIG, libc::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
 }
 
 /// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.

@@ -52,10 +52,18 @@ impl Source<'_> {
             return Err(Source::in_the_middle());
         }
         match self {
-            Source::Own(bytes) => Ok(bytemuck::pod_collect_to_vec(bytes)),
+            Source::Own(bytes) => {
+                let mut numbers: Vec<T> = Vec::new();
+                numbers
+                    .try_reserve_exact(bytes.len() / size_of::<T>())
+                    .map_err(|_| "there is not enough memory for it")?;
+                numbers.resize(bytes.len() / size_of::<T>(), T::zeroed());
+                bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
+                Ok(numbers)
+            }
             Source::Shared { part, at, len } => part
                 .numbers(at, len / size_of::<T>())
-                .ok_or_else(|| "the data end too early".into()),
+                .ok_or_else(|| "the data end too early, or there is no memory for them".into()),
         }
     }
 }

@@ -75,9 +75,11 @@ impl From<Plain> for CodecError {
                  which this encoding needs first"
             }
             Plain::WontImplement => {
-                "the type asks for a self-describing format (untagged, flatten), \
-                 which this encoding is not"
+                "the type asks for a self-describing format (serde's attributes tag, untagged \
+                 and flatten do), which this encoding is not: leave these attributes away, or send \
+                 the value as text, say as a JSON string"
             }
+            Plain::SerializeBufferFull => "there is not enough memory for its bytes",
             other => return CodecError(format!("postcard refused it: {other}").into()),
         })
     }
@@ -120,14 +122,16 @@ impl Flavor for Out<'_> {
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        if self.0.len() == self.0.capacity() {
+            self.0.try_grow(1)?;
+        }
         self.0.push(byte);
         Ok(())
     }
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.append(bytes);
-        Ok(())
+        self.0.append(bytes)
     }
 
     fn finalize(self) -> postcard::Result<()> {

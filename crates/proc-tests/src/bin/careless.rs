@@ -1,12 +1,9 @@
-//! A program that reaches `init` only when it has arguments, so not when it is executed again.
+//! A program that ends at once when it has no arguments, as when it is executed again.
 
 use proc_core::{Context, Process};
 
 fn main() {
-    let Some(way) = std::env::args().nth(1) else {
-        // What a program may do before init when it should not: here, end.
-        std::process::exit(3)
-    };
+    let Some(way) = std::env::args().nth(1) else { std::process::exit(3) };
     proc_core::init();
     let context = match way.as_str() {
         "spawn" => Context::Spawn,

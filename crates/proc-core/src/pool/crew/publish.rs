@@ -57,6 +57,8 @@ impl Crew {
             self.pump(&mut state);
             if timed {
                 self.start_warden(&mut state)?;
+            } else if state.warden {
+                self.timed.notify_all();
             }
         }
         unlock(state, Vec::new());
@@ -65,6 +67,9 @@ impl Crew {
 
     /// Forgets what was not handed out yet of a call that nobody waits for.
     pub(crate) fn drop_feeds(&self, inbox: &Arc<Inbox>) {
+        if !self.is_ours() {
+            return;
+        }
         let mut state = self.lock();
         // Nobody waits for it, so nobody is to be woken.
         let _ = inbox.discard(Error::cancelled());
@@ -263,6 +268,7 @@ impl Crew {
             handles,
             apart: HashMap::new(),
             waits_for_apart: false,
+            stuck: None,
         })
     }
 
@@ -295,7 +301,7 @@ impl Crew {
         let enough = ENOUGH.max(workers * ENOUGH_EACH);
         let enough = if open > 2 * workers + 2 { enough } else { usize::MAX };
         let bound = self.plan.memory.unwrap_or(usize::MAX).min(enough);
-        if open == 0 || bound == usize::MAX {
+        if open == 0 || bound == usize::MAX || !self.is_ours() {
             return false;
         }
         let mut state = self.lock();

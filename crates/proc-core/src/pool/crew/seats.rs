@@ -25,6 +25,10 @@ pub(super) struct Seat {
     pub(super) regions: usize,
     pub(super) failed_starts: u32,
     pub(super) ready: bool,
+    /// Whether its worker has begun a task.
+    pub(super) has_worked: bool,
+    /// How many workers in a row were ready, and ended before they had begun a task.
+    pub(super) fruitless: u32,
     /// Why the worker was killed, if it was by us.
     pub(super) doom: Option<Doom>,
     /// Why the worker says it ends.
@@ -124,6 +128,9 @@ impl Crew {
 
     /// The pids of the workers that have not ended.
     pub(crate) fn workers(&self) -> Vec<u32> {
+        if !self.is_ours() {
+            return Vec::new();
+        }
         let state = self.lock();
         state.seats.iter().filter_map(|seat| Some(seat.handle.as_ref()?.pid)).collect()
     }

@@ -4,7 +4,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +13,7 @@ use super::seats::Standing;
 use super::{Crew, Deliveries, Doom, Intensity, Out, State, unlock};
 use crate::error::{Error, Place};
 use crate::function::Fault;
+use crate::last_words::Exit;
 use crate::queue::{Arena, Owner, TicketId};
 use crate::record;
 use crate::sink::LARGE;
@@ -25,6 +25,9 @@ const INITIALIZER_ATTEMPTS: u32 = 3;
 
 /// How often a seat's worker may die before it is ready without an initializer to blame.
 const START_ATTEMPTS: u32 = 20;
+
+/// How many workers of a seat may end in a row without having begun a task, though they were ready.
+const FRUITLESS_ATTEMPTS: u32 = 20;
 
 /// How a worker ended.
 struct End<'a> {
@@ -69,7 +72,7 @@ impl Crew {
         if out.chunk.measured {
             out.inbox.learn(progress.nanoseconds, out.count);
         }
-        let apart: usize = out.apart.values().map(|payload| payload.bytes().len()).sum();
+        let apart: usize = out.apart.values().map(Payload::len).sum();
         out.inbox.learn_size((len + apart).div_ceil(out.count));
         state.sizes.extend(out.inbox.result_size().map(|size| (out.chunk.name, size)));
         let count = out.count;
@@ -81,7 +84,7 @@ impl Crew {
         };
         if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
             // That it is ready may be a message that nobody has read yet.
-            seat.ready = true;
+            (seat.ready, seat.has_worked) = (true, true);
         }
         let retries = out.attempts < out.inbox.terms.retries;
         if !retries && len >= LARGE.saturating_mul(count) && self.may_lend(&mut state.arena) {
@@ -170,46 +173,62 @@ impl Crew {
     }
 
     /// Settles what a dead worker left, and says what its seat is to have.
-    pub(super) fn bury(
-        &self,
-        owner: Owner,
-        status: Option<ExitStatus>,
-        failure: Option<Error>,
-        place: Place,
-    ) {
+    pub(super) fn bury(&self, owner: Owner, exit: Exit, failure: Option<Error>, place: Place) {
         let mut news = Vec::new();
         let mut state = self.lock();
         // As long as it is known who did it.
         self.collect_finished(&mut state, &mut news);
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
+        let had_worked = std::mem::take(&mut seat.has_worked);
         let doom = seat.doom.take();
         let leaving = seat.leaving.take();
         seat.mail = None;
         seat.handle = None;
         self.board.bury(owner);
-        let death =
-            failure.unwrap_or_else(|| Error::died(status, &self.plan.limits)).at(place.clone());
+        let status = exit.status;
+        let death = failure.unwrap_or_else(|| Error::died(exit, &self.plan.limits));
+        let death = death.at(place.clone());
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
         left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
         left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
+        let begun = left.iter().any(|ticket| self.board.progress(*ticket).begun > 0);
         for ticket in left {
             let end = End { death: &death, place: &place, doom: doom.as_ref() };
             self.settle_claimed(&mut state, ticket, &end, &mut news);
         }
         let keeps = self.keeps(&state, owner);
-        let mut broken = false;
+        let mut broken = None;
+        // Who had nothing to do, was killed by us, or went down with its template, was not to blame.
+        let is_blamed = leaving != Some(Leaving::Idle) && doom.is_none() && status.is_some();
+        let seat = &mut state.seats[owner as usize];
+        seat.fruitless = match had_worked || begun || !was_ready || !is_blamed {
+            true => 0,
+            false => seat.fruitless + 1,
+        };
+        let fruitless = seat.fruitless;
         if keeps && leaving == Some(Leaving::Idle) {
             state.stand(owner, Standing::Vacant);
         } else if keeps && !was_ready && doom.is_none() {
             let seat = &mut state.seats[owner as usize];
             seat.failed_starts += 1;
-            let attempts =
-                if self.plan.initializes() { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
-            broken = seat.failed_starts >= attempts;
+            let attempts = if self.initializes { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
+            broken = (seat.failed_starts >= attempts).then_some(Standing::Broken);
+        } else if keeps && fruitless >= FRUITLESS_ATTEMPTS {
+            state.seats[owner as usize].fruitless = 0;
+            broken = Some(Standing::Retired);
         }
-        let initializes = !was_ready && self.plan.initializes();
+        let initializes = !was_ready && self.initializes;
         let blamed = if initializes { Error::initializer(death) } else { death };
+        let blamed = match broken {
+            Some(Standing::Retired) => Error::start(
+                "a worker that stays",
+                std::io::Error::other(format!(
+                    "{fruitless} in a row ended before they had begun a task; the last one: {blamed}"
+                )),
+            ),
+            _ => blamed,
+        };
         // One that went down with its template was not to blame.
         let unasked = keeps && leaving.is_none() && doom.is_none() && status.is_some();
         if unasked && let Some(error) = self.count_death(&mut state, &blamed) {
@@ -228,8 +247,8 @@ impl Crew {
         unlock(state, news);
         // The dead worker may have promised a message that it did not live to send.
         self.listen();
-        if broken {
-            self.give_up_seat(owner, Standing::Broken, blamed);
+        if let Some(standing) = broken {
+            self.give_up_seat(owner, standing, blamed);
         }
     }
 
@@ -261,6 +280,10 @@ impl Crew {
         let progress = self.board.progress(ticket);
         let done = (progress.done as usize).min(out.count);
         let mut begun = (progress.begun as usize).clamp(done, done + 1).min(out.count);
+        if end.doom.is_some_and(|doom| doom.is_for(&inbox, out.first + done)) {
+            // It was stopped before it began the task, which has had its time all the same.
+            begun = (done + 1).min(out.count);
+        }
         if done > 0 {
             let mut bytes = Vec::new();
             read_results(&state.arena, out, progress.results, &mut bytes);
@@ -286,9 +309,7 @@ impl Crew {
         if begun > done {
             let task = out.first + done;
             let error = match end.doom {
-                Some(doom) if Arc::ptr_eq(&doom.inbox, &inbox) && doom.task == task => {
-                    Some(&doom.error)
-                }
+                Some(doom) if doom.is_for(&inbox, task) => Some(&doom.error),
                 // We killed the worker for another task, which it had just finished.
                 Some(_) if can_repeat => None,
                 _ => Some(end.death),
@@ -347,7 +368,7 @@ fn is_panic(outcome: &record::Outcome<&[u8]>, apart: Option<&Payload>) -> bool {
     match outcome {
         record::Outcome::Fault(Fault::Panicked(_)) => true,
         record::Outcome::Apart => apart
-            .and_then(|payload| record::take_result(&mut payload.bytes()))
+            .and_then(|payload| record::take_result(&mut payload.bytes().ok()?))
             .is_some_and(|outcome| is_panic(&outcome, None)),
         _ => false,
     }

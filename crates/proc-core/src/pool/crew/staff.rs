@@ -1,30 +1,38 @@
 //! Starting workers, attending them to their end, and what to do where one cannot be started.
 
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
+use super::super::feed::WaitingHandles;
 use super::seats::Standing;
 use super::{Crew, Initializer, unlock};
 use crate::context;
 use crate::ending::Tie;
 use crate::error::{Error, Place};
+use crate::last_words::Exit;
 use crate::panics;
 use crate::preload;
 use crate::process::{self, Attributes, Link, Received};
 use crate::queue::Owner;
 use crate::streams::Streams;
-use crate::sys;
 use crate::template::Template;
 use crate::wire::{Job, Report};
 use crate::worker::{Mail, News, Setup};
 
 /// After waiting so long for a replacement to become possible, its seat is given up.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many workers in a row that end before they have begun a task are replaced at once.
+const QUICK_REPLACEMENTS: u32 = 4;
+
+/// How long is waited before the next attempt at first; each time twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// As many regions go with the message that starts a worker, which carries 64 descriptors at most.
+const MAX_REGIONS_AT_START: usize = 32;
 
 impl Crew {
     /// Starts workers on seats, with attendants for all that could be started.
@@ -52,11 +60,7 @@ impl Crew {
     /// Starts a worker on seat `owner`.
     fn hire(&self, owner: Owner) -> Result<Link, Error> {
         let cannot = |error| Error::start("a worker", error);
-        // ipc-channel panics where a copy of a region for the way cannot be made: look first. Other
-        // threads may take what is left now, so a panic is an error like any other.
-        let regions = self.lock().arena.regions().len();
-        sys::spare_descriptors(2 * regions + 12).map_err(cannot)?;
-        panics::catch(|| self.start_worker(owner))
+        panics::catch_quietly(|| self.start_worker(owner))
             .unwrap_or_else(|panic| Err(cannot(std::io::Error::other(panic.message))))
     }
 
@@ -64,20 +68,23 @@ impl Crew {
         let serial = process::next_serial();
         let place = Place { worker: Some(owner as usize), ..Place::default() };
         let start = |template: &Arc<Template>| {
-            let encode = |function: &Option<Initializer>| {
-                function.as_ref().map(|encode| encode()).transpose()
+            let encode =
+                |function: Option<Initializer>| function.map(|encode| encode()).transpose();
+            let (initializer, state) = {
+                let recipes = self.recipes();
+                (recipes.initializer.clone(), recipes.state.clone())
             };
-            let initializer = encode(&self.plan.initializer)?;
-            let maker = encode(&self.plan.state)?;
+            let (initializer, maker) = (encode(initializer)?, encode(state)?);
             let cannot = |error| Error::start("a worker", error);
             let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
                 let mut state = self.lock();
-                // From here on new regions are announced by mail.
-                let known = state.arena.regions().len();
+                // The others are announced by mail.
+                let known = state.arena.regions().len().min(MAX_REGIONS_AT_START);
                 let seat = &mut state.seats[owner as usize];
                 (seat.mail, seat.regions) = (Some(sender), known);
-                let regions = state.arena.regions();
+                state.announced = state.announced.min(known);
+                let regions = &state.arena.regions()[..known];
                 let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
                     owner,
@@ -111,7 +118,7 @@ impl Crew {
             }
             Err(error) => {
                 seat.mail = None;
-                Err(if error.is_init_missing() { error } else { error.at(place) })
+                Err(error.at(place))
             }
         }
     }
@@ -121,7 +128,8 @@ impl Crew {
         &self,
         mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let Some(preload) = &self.plan.preload else { return self.with_maker(start) };
+        let preload = self.recipes().preload.clone();
+        let Some(preload) = preload else { return self.with_maker(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // One that has more rights than the program has now makes no more workers.
         preloaded.take_if(|template| !template.has_our_rights());
@@ -144,8 +152,9 @@ impl Crew {
         &self,
         mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        match &self.template {
-            Some(template) => start(template),
+        let own = self.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match own {
+            Some(template) => start(&template),
             None => context::with_template(self.plan.context, &Streams::default(), start),
         }
     }
@@ -189,11 +198,11 @@ impl Crew {
     fn attend_one(&self, owner: Owner, link: &Link) {
         let mut failure = None;
         let mut is_over = false;
-        let status = loop {
+        let exit = loop {
             match link.receive(None) {
                 Received::Report(Report::Worker(news)) => self.hear(owner, news, &mut failure),
-                Received::Report(Report::Exited { status }) => {
-                    break Some(ExitStatus::from_raw(status));
+                Received::Report(Report::Exited { status, last_words }) => {
+                    break Exit::told(status, last_words);
                 }
                 Received::Report(Report::NotReady(why)) => {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));
@@ -204,7 +213,7 @@ impl Crew {
                     is_over = true;
                     link.handle.signal(Signal::SIGKILL);
                 }
-                Received::End => break None,
+                Received::End => break Exit::default(),
                 Received::Rubbish => link.handle.signal(Signal::SIGKILL),
             }
         };
@@ -212,12 +221,13 @@ impl Crew {
         link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
         let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
-        self.bury(owner, status, failure, place);
+        self.bury(owner, exit, failure, place);
     }
 
     /// The next worker on a seat, when there is to be one; `None` when there is to be none any more.
     fn refill(&self, owner: Owner) -> Option<Link> {
         while self.is_called(owner) {
+            self.slow_down(owner);
             match self.rehire(owner) {
                 Ok(link) => return Some(link),
                 Err(error) => self.give_up_seat(owner, Standing::Retired, error),
@@ -226,9 +236,19 @@ impl Crew {
         None
     }
 
+    /// Waits a while where one worker after the other ends before it has begun a task, unless the pool ends.
+    fn slow_down(&self, owner: Owner) {
+        let state = self.lock();
+        let fruitless = state.seats[owner as usize].fruitless;
+        if fruitless > QUICK_REPLACEMENTS {
+            let pause = FIRST_PAUSE * 2_u32.pow((fruitless - QUICK_REPLACEMENTS).min(6));
+            drop(self.called.wait_timeout_while(state, pause, |state| self.keeps(state, owner)));
+        }
+    }
+
     /// Starts a replacement, patiently: processes and descriptors may come free.
     fn rehire(&self, owner: Owner) -> Result<Link, Error> {
-        let mut pause = Duration::from_millis(10);
+        let mut pause = FIRST_PAUSE;
         loop {
             let error = match self.hire(owner) {
                 Ok(link) => return Ok(link),
@@ -268,7 +288,7 @@ impl Crew {
             News::Asks(ticket) => {
                 let mut state = self.lock();
                 let handles = state.out.get_mut(&ticket).and_then(|out| out.handles.take());
-                state.mail(owner, Mail::Handles(handles));
+                state.mail(owner, Mail::Handles(handles.and_then(WaitingHandles::take)));
             }
             News::Apart { ticket, task, value } => {
                 let mut news = Vec::new();
@@ -297,7 +317,7 @@ impl Crew {
         let error = Error::start("a worker again", std::io::Error::other(why));
         let pid = Some(link.handle.pid);
         let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
-        self.bury(owner, None, Some(error.clone()), place);
+        self.bury(owner, Exit::default(), Some(error.clone()), place);
         self.give_up_seat(owner, Standing::Broken, error);
     }
 }

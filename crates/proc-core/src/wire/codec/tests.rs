@@ -291,7 +291,15 @@ fn plain_text() {
         #[serde(flatten)]
         inner: BTreeMap<String, u8>,
     }
-    let asks = "the type asks for a self-describing format (untagged, flatten), which this encoding is not";
+    #[derive(Serialize, Deserialize, Debug)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Number { value: u8 },
+    }
+    let asks = "the type asks for a self-describing format (serde's attributes tag, untagged and flatten \
+                do), which this encoding is not: leave these attributes away, or send the value as text, \
+                say as a JSON string";
+    assert_eq!(refusal::<Tagged>(&encode(&Tagged::Number { value: 1 })), asks);
     assert_eq!(refusal::<serde_json::Value>(&[1]), asks);
     assert_eq!(refusal::<Untagged>(&encode(&Untagged::Number(1))), asks);
     assert_eq!(refusal::<de::IgnoredAny>(&[1]), asks);

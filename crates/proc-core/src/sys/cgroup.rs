@@ -1,0 +1,124 @@
+//! How much memory the cgroups of this process leave it.
+//!
+//! A process is in one cgroup for each hierarchy, and every cgroup above that may have a limit too. See
+//! cgroups(7), and for the files "Memory" in the kernel's cgroup-v2 and cgroup-v1 documentation.
+
+use std::path::{Path, PathBuf};
+
+/// Bytes that this process may still take before a limit of its cgroups is reached; `None` without one.
+pub(crate) fn available() -> Option<usize> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    available_in(&groups, &mounts)
+}
+
+/// The same, for what the two files of /proc say.
+fn available_in(groups: &str, mounts: &str) -> Option<usize> {
+    let left = groups.lines().filter_map(|line| {
+        // `4:memory:/path`, and for the second version `0::/path`.
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_second = controllers.is_empty();
+        if !is_second && !controllers.split(',').any(|controller| controller == "memory") {
+            return None;
+        }
+        let root = mount_point(mounts, is_second)?;
+        let files = if is_second { &SECOND } else { &FIRST };
+        let ours = root.join(path.trim_start_matches('/'));
+        let all = ours.ancestors().take_while(|group| group.starts_with(&root));
+        all.filter_map(|group| files.left(group)).min()
+    });
+    left.min()
+}
+
+/// Where the hierarchy that has the memory controller is mounted.
+fn mount_point(mounts: &str, is_second: bool) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, place, kind, options) =
+            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let is_meant = match is_second {
+            true => kind == "cgroup2",
+            false => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
+        };
+        is_meant.then(|| PathBuf::from(place))
+    })
+}
+
+/// The names of a version's files.
+struct Files {
+    limit: &'static str,
+    used: &'static str,
+    /// The line of memory.stat that counts what is used and can be had back: the page cache.
+    cache: &'static str,
+}
+
+const FIRST: Files = Files {
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    cache: "total_inactive_file ",
+};
+
+const SECOND: Files =
+    Files { limit: "memory.max", used: "memory.current", cache: "inactive_file " };
+
+impl Files {
+    /// What the limit of one cgroup leaves, if it has one.
+    fn left(&self, group: &Path) -> Option<usize> {
+        let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+        // The word "max" is no number.
+        let limit: usize = read(self.limit)?.trim().parse().ok()?;
+        let used: usize = read(self.used)?.trim().parse().ok()?;
+        let statistics = read("memory.stat").unwrap_or_default();
+        let cache = statistics.lines().find_map(|line| line.strip_prefix(self.cache));
+        let cache = cache.and_then(|number| number.parse().ok()).unwrap_or(0);
+        Some(limit.saturating_sub(used.saturating_sub(cache)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(root: &Path, path: &str, files: &[(&str, &str)]) {
+        let group = root.join(path);
+        std::fs::create_dir_all(&group).expect("it is a temporary directory");
+        for (name, text) in files {
+            std::fs::write(group.join(name), text).expect("it is a temporary directory");
+        }
+    }
+
+    #[test]
+    fn the_tightest_limit_above_counts() {
+        let root = tempfile::tempdir().expect("there is a temporary directory");
+        let at = root.path();
+        group(at, "", &[]);
+        group(at, "a", &[("memory.max", "1000\n"), ("memory.current", "700\n")]);
+        let stat = "anon 5\ninactive_file 100\nactive_file 9\n";
+        group(at, "a/b", &[("memory.max", "max\n"), ("memory.current", "9\n")]);
+        group(
+            at,
+            "a/c",
+            &[("memory.max", "500\n"), ("memory.current", "450\n"), ("memory.stat", stat)],
+        );
+        let mounts = format!("proc /proc proc rw 0 0\ncgroup2 {} cgroup2 rw 0 0\n", at.display());
+        assert_eq!(available_in("0::/a/b\n", &mounts), Some(300));
+        assert_eq!(available_in("0::/a/c\n", &mounts), Some(150));
+        assert_eq!(available_in("0::/\n", &mounts), None);
+        assert_eq!(available_in("0::/a/b\n", "proc /proc proc rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn the_first_version_counts_too() {
+        let root = tempfile::tempdir().expect("there is a temporary directory");
+        let at = root.path();
+        let files = [("memory.limit_in_bytes", "1000\n"), ("memory.usage_in_bytes", "1200\n")];
+        group(at, "job", &files);
+        let mounts = format!(
+            "cgroup {0}/cpu cgroup rw,cpu 0 0\ncgroup {0} cgroup rw,relatime,memory 0 0\n",
+            at.display()
+        );
+        let groups = "3:cpu:/\n4:memory:/job\n0::/job\n";
+        assert_eq!(available_in(groups, &mounts), Some(0));
+    }
+}
