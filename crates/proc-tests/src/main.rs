@@ -12,6 +12,7 @@ mod hardships;
 mod kills;
 mod life;
 mod limits;
+mod many_ends;
 mod marks;
 mod nesting;
 mod output;
@@ -87,6 +88,7 @@ fn main() {
         kills::SCENARIOS,
         life::SCENARIOS,
         limits::SCENARIOS,
+        many_ends::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         preload::SCENARIOS,
