@@ -19,6 +19,7 @@ mod output;
 mod preload;
 mod processes;
 mod rubbish;
+mod scarcity;
 mod shared;
 mod sizes;
 mod staff;
@@ -94,6 +95,7 @@ fn main() {
         preload::SCENARIOS,
         processes::SCENARIOS,
         rubbish::SCENARIOS,
+        scarcity::SCENARIOS,
         shared::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,

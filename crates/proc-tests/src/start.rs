@@ -13,10 +13,11 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 
 /// The scenarios that call `init` themselves, or do not.
 pub(crate) fn is_without_init(name: &str) -> bool {
-    const NAMES: [&str; 3] = [
+    const NAMES: [&str; 4] = [
         "init-missing",
         "init-late",
         "many-ends-before-init",
+        "file-sizes",
     ];
     NAMES.contains(&name)
 }
