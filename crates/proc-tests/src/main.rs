@@ -18,6 +18,8 @@ mod nesting;
 mod output;
 mod preload;
 mod processes;
+mod raw;
+mod rights;
 mod rubbish;
 mod scarcity;
 mod shared;
@@ -94,6 +96,7 @@ fn main() {
         output::SCENARIOS,
         preload::SCENARIOS,
         processes::SCENARIOS,
+        rights::SCENARIOS,
         rubbish::SCENARIOS,
         scarcity::SCENARIOS,
         shared::SCENARIOS,
