@@ -3,6 +3,7 @@
 //! Each prints what it saw, in an order that does not depend on time; what is right is said in
 //! `tests/`. A program that cannot go on panics.
 
+mod aborts;
 mod calls;
 mod data;
 mod descriptors;
@@ -82,6 +83,7 @@ fn main() {
         other => panic!("no context: {other:?}"),
     };
     let lists = [
+        aborts::SCENARIOS,
         calls::SCENARIOS,
         data::SCENARIOS,
         descriptors::SCENARIOS,
