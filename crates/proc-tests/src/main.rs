@@ -10,6 +10,7 @@ mod descriptors;
 mod ending;
 mod failures;
 mod hardships;
+mod hooks;
 mod kills;
 mod life;
 mod limits;
@@ -90,6 +91,7 @@ fn main() {
         ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
+        hooks::SCENARIOS,
         kills::SCENARIOS,
         life::SCENARIOS,
         limits::SCENARIOS,

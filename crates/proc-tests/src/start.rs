@@ -13,11 +13,12 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 
 /// The scenarios that call `init` themselves, or do not.
 pub(crate) fn is_without_init(name: &str) -> bool {
-    const NAMES: [&str; 5] = [
+    const NAMES: [&str; 6] = [
         "init-missing",
         "init-late",
         "many-ends-before-init",
         "file-sizes",
+        "hooks",
         "rights",
     ];
     NAMES.contains(&name)
