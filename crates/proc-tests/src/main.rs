@@ -24,6 +24,7 @@ mod raw;
 mod rights;
 mod rubbish;
 mod scarcity;
+mod seeds;
 mod shared;
 mod sizes;
 mod staff;
@@ -103,6 +104,7 @@ fn main() {
         rights::SCENARIOS,
         rubbish::SCENARIOS,
         scarcity::SCENARIOS,
+        seeds::SCENARIOS,
         shared::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
