@@ -32,6 +32,7 @@ mod start;
 mod streams;
 mod tasks;
 mod waiting;
+mod words;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -112,6 +113,7 @@ fn main() {
         streams::SCENARIOS,
         tasks::SCENARIOS,
         waiting::SCENARIOS,
+        words::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()

@@ -13,12 +13,14 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 
 /// The scenarios that call `init` themselves, or do not.
 pub(crate) fn is_without_init(name: &str) -> bool {
-    const NAMES: [&str; 6] = [
+    const NAMES: [&str; 8] = [
         "init-missing",
         "init-late",
         "many-ends-before-init",
         "file-sizes",
+        "hidden-directory",
         "hooks",
+        "refused-call",
         "rights",
     ];
     NAMES.contains(&name)

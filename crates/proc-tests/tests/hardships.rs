@@ -129,16 +129,11 @@ fn processes_that_cannot_be_had_are_told(context: &str) {
 }
 
 #[test]
-fn missing_temporary_directory_is_told_where_it_is_needed() {
-    let told = |context| {
+fn missing_temporary_directory_is_no_harm() {
+    for context in ["forkserver", "spawn", "fork"] {
         let program = through_env("TMPDIR=/nonexistent", "no-temporary-directory", context);
-        program.finish().succeeded().to_owned()
-    };
-    assert_eq!(told("forkserver"), "process 42\npool 1\n");
-    assert_eq!(told("fork"), "process 42\npool 1\n");
-    let why =
-        "cannot start a template: the temporary directory /nonexistent (TMPDIR) does not exist";
-    assert_eq!(told("spawn"), refused(why));
+        assert_eq!(program.finish().succeeded(), "process 42\npool 1\n", "{context}");
+    }
 }
 
 fn worker_that_overwrites_memory_is_told(context: &str) {
