@@ -146,21 +146,29 @@ fn worker_address_space(arguments: &Arguments) {
     const LEN: usize = 3 * MIB;
     let space = (arguments.number() as u64) << 10;
     let limits = || Limits::new().address_space(space).no_core_dumps();
-    // Whoever passes a limit of memory is told so; it may be found before or after.
-    let names: &[&str] = &["address space"];
+    let tell = |what: &str, result: Result<(), Error>| match result {
+        Ok(()) => println!("{what}: fine"),
+        Err(error) => {
+            // Either it was seen that there is no memory for it, or the worker ended by its limit.
+            let told = describe(&error);
+            let is_named = error.is_limit() || told.contains("memory");
+            assert!(is_named && !error.is_panic() && !told.contains("panicked"), "{what}: {told}");
+            println!("{what}: refused");
+        }
+    };
     let process = Process::new(length, make(LEN)).limits(limits()).context(arguments.context);
-    tell("process", process.start().and_then(Child::join), names);
+    tell("process", process.start().and_then(Child::join).map(|_| ()));
     let process = Process::new(make, LEN).limits(limits()).context(arguments.context);
-    tell("process result", process.start().and_then(Child::join), names);
+    tell("process result", process.start().and_then(Child::join).map(drop));
     let pool = Pool::builder().processes(1).limits(limits()).context(arguments.context).build();
     let pool = match pool {
         Ok(pool) => pool,
-        Err(error) => return tell("pool", Err::<(), _>(error), names),
+        Err(error) => return tell("pool", Err(error)),
     };
-    tell("task", pool.apply(length, make(LEN)), names);
-    tell("result", pool.apply(make, LEN), names);
+    tell("task", pool.apply(length, make(LEN)).map(|_| ()));
+    tell("result", pool.apply(make, LEN).map(drop));
     for result in pool.try_map(length, (0..4).map(|_| make(LEN))) {
-        tell("try_map", result, names);
+        tell("try_map", result.map(|_| ()));
     }
 }
 

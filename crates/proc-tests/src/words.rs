@@ -103,15 +103,15 @@ struct Around {
     values: Vec<Option<Tagged>>,
 }
 
-/// These two can cross.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Plain {
-    A { x: u32 },
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "t", content = "c")]
 enum Adjacent {
+    A { x: u32 },
+}
+
+/// This one can cross.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Plain {
     A { x: u32 },
 }
 

@@ -23,8 +23,8 @@ in_contexts! {
 /// Runs each way with every margin in KiB.
 #[track_caller]
 fn with_each_margin(context: &str, kind: &str, ways: &[&str]) {
-    const MARGINS: [u32; 14] =
-        [0, 512, 1024, 2048, 3072, 3584, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536];
+    const MARGINS: [u32; 13] =
+        [512, 1024, 2048, 3072, 3584, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536];
     for (way, margin) in ways.iter().flat_map(|way| MARGINS.map(|margin| (way, margin))) {
         let finished = scenario("address-space", context, &[way, &margin.to_string(), kind]);
         let told = format!("{way} with {margin} KiB: {}\n{}", finished.status, finished.stderr);
