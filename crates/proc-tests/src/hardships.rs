@@ -330,7 +330,7 @@ fn no_processes(arguments: &Arguments) {
     println!("two again");
 }
 
-/// There is no directory for temporary files, which an executed template needs.
+/// There is no directory for temporary files.
 fn no_temporary_directory(arguments: &Arguments) {
     let child = Process::new(increment, 41).context(arguments.context).start();
     match child.and_then(Child::join) {

@@ -3,21 +3,28 @@
 //! Each prints what it saw, in an order that does not depend on time; what is right is said in
 //! `tests/`. A program that cannot go on panics.
 
+mod aborts;
 mod calls;
 mod data;
 mod descriptors;
 mod ending;
 mod failures;
 mod hardships;
+mod hooks;
 mod kills;
 mod life;
 mod limits;
+mod many_ends;
 mod marks;
 mod nesting;
 mod output;
 mod preload;
 mod processes;
+mod raw;
+mod rights;
 mod rubbish;
+mod scarcity;
+mod seeds;
 mod shared;
 mod sizes;
 mod staff;
@@ -25,6 +32,7 @@ mod start;
 mod streams;
 mod tasks;
 mod waiting;
+mod words;
 
 use nix::sys::signal::Signal;
 use proc_core::{Context, Error, Pool};
@@ -78,20 +86,26 @@ fn main() {
         other => panic!("no context: {other:?}"),
     };
     let lists = [
+        aborts::SCENARIOS,
         calls::SCENARIOS,
         data::SCENARIOS,
         descriptors::SCENARIOS,
         ending::SCENARIOS,
         failures::SCENARIOS,
         hardships::SCENARIOS,
+        hooks::SCENARIOS,
         kills::SCENARIOS,
         life::SCENARIOS,
         limits::SCENARIOS,
+        many_ends::SCENARIOS,
         nesting::SCENARIOS,
         output::SCENARIOS,
         preload::SCENARIOS,
         processes::SCENARIOS,
+        rights::SCENARIOS,
         rubbish::SCENARIOS,
+        scarcity::SCENARIOS,
+        seeds::SCENARIOS,
         shared::SCENARIOS,
         sizes::SCENARIOS,
         staff::SCENARIOS,
@@ -99,6 +113,7 @@ fn main() {
         streams::SCENARIOS,
         tasks::SCENARIOS,
         waiting::SCENARIOS,
+        words::SCENARIOS,
     ];
     let (_, scenario) = lists
         .into_iter()

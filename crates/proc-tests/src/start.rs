@@ -13,7 +13,17 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 
 /// The scenarios that call `init` themselves, or do not.
 pub(crate) fn is_without_init(name: &str) -> bool {
-    ["init-missing", "init-late"].contains(&name)
+    const NAMES: [&str; 8] = [
+        "init-missing",
+        "init-late",
+        "many-ends-before-init",
+        "file-sizes",
+        "hidden-directory",
+        "hooks",
+        "refused-call",
+        "rights",
+    ];
+    NAMES.contains(&name)
 }
 
 fn init_missing(arguments: &Arguments) {

@@ -1,0 +1,213 @@
+//! Rights that a program gives up after `init`, and what its workers and processes have then.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, setgroups};
+use proc_core::{Child, Context, Error, Pool, Process};
+use serde::{Deserialize, Serialize};
+
+use crate::{Arguments, Scenario, describe, raw, signal_self};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[("rights", rights)];
+
+/// What a process may do, as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Rights {
+    pid: u32,
+    /// Inheritable, permitted, effective, bounding, ambient.
+    capabilities: Vec<u64>,
+    groups: BTreeSet<u32>,
+    no_new_privs: u32,
+    seccomp: u32,
+    namespaces: Vec<(String, String)>,
+    root: (u64, u64),
+}
+
+/// Those of this process; without /proc, the root directory alone.
+fn look(_: ()) -> Rights {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+    };
+    let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"].map(field);
+    let namespaces = ["net", "uts", "ipc", "mnt", "cgroup", "user", "pid"].map(|name| {
+        let link = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap_or_default();
+        (name.to_owned(), link.to_string_lossy().into_owned())
+    });
+    let root = std::fs::metadata("/").expect("there is a root directory");
+    Rights {
+        pid: std::process::id(),
+        capabilities: sets.iter().filter_map(|set| u64::from_str_radix(set, 16).ok()).collect(),
+        groups: field("Groups:").split(' ').filter_map(|group| group.parse().ok()).collect(),
+        no_new_privs: field("NoNewPrivs:").parse().unwrap_or_default(),
+        seccomp: field("Seccomp:").parse().unwrap_or_default(),
+        namespaces: namespaces.into(),
+        root: (root.dev(), root.ino()),
+    }
+}
+
+impl Rights {
+    /// What these have that `others` have not.
+    fn beyond(&self, others: &Rights) -> Vec<String> {
+        let mut more = Vec::new();
+        let sets = self.capabilities.iter().zip(&others.capabilities);
+        for ((mine, other), name) in sets.zip(["Inh", "Prm", "Eff", "Bnd", "Amb"]) {
+            if mine & !other != 0 {
+                more.push(format!("Cap{name} {:x}", mine & !other));
+            }
+        }
+        more.extend(self.groups.difference(&others.groups).map(|group| format!("group {group}")));
+        if self.no_new_privs < others.no_new_privs {
+            more.push("new privileges".into());
+        }
+        if self.seccomp < others.seccomp {
+            more.push("no filter".into());
+        }
+        let spaces = self.namespaces.iter().zip(&others.namespaces);
+        more.extend(spaces.filter(|(mine, other)| mine != other).map(|(mine, _)| mine.0.clone()));
+        if self.root != others.root {
+            more.push("another root directory".into());
+        }
+        more
+    }
+}
+
+/// Where a root directory is made, in mounts of this process's own.
+const ROOT: &str = "/mnt";
+
+/// What must be so before `init`.
+fn prepare(way: &str) {
+    setgroups(&[Gid::from_raw(1001), Gid::from_raw(1002)]).expect("root may");
+    if way.starts_with("chroot") {
+        raw::own_mounts();
+        raw::hide(ROOT);
+    }
+    if way == "chroot-whole" {
+        let entries = std::fs::read_dir("/").expect("there is a root directory");
+        let entries: Vec<_> = entries.map(|entry| entry.expect("it can be read")).collect();
+        for entry in entries {
+            let (from, to) = (entry.path(), format!("{ROOT}/{}", entry.file_name().display()));
+            let kind = entry.file_type().expect("it can be asked");
+            if kind.is_symlink() {
+                let target = std::fs::read_link(&from).expect("it is a link");
+                std::os::unix::fs::symlink(target, to).expect("it is new");
+            } else if kind.is_dir() && from.as_os_str() != ROOT {
+                std::fs::create_dir(&to).expect("it is new");
+                raw::show(&from.to_string_lossy(), &to);
+            }
+        }
+    }
+}
+
+/// Gives up rights in one way.
+fn give_up(way: &str) {
+    let all = look(()).capabilities.get(1).copied().unwrap_or_default();
+    let administration = 1 << 21 | 1 << 12; // CAP_SYS_ADMIN, CAP_NET_ADMIN
+    let no_new_privs = || nix::sys::prctl::set_no_new_privs().expect("anybody may");
+    let apart = |what| unshare(what).expect("root may");
+    match way {
+        "nothing" => {}
+        "capabilities" => raw::set_capabilities(0, 0),
+        "some-capabilities" => raw::set_capabilities(all & !administration, all & !administration),
+        "effective" => raw::set_capabilities(0, all),
+        "bounding" => raw::drop_bounding_set(),
+        "all-capabilities" => {
+            raw::drop_bounding_set();
+            raw::set_capabilities(0, 0);
+        }
+        "groups" => setgroups(&[]).expect("root may"),
+        "one-group" => setgroups(&[Gid::from_raw(1001)]).expect("root may"),
+        "no-new-privs" => no_new_privs(),
+        "seccomp" => raw::refuse(raw::number_of("nothing"), Errno::EPERM),
+        "sandbox" => {
+            no_new_privs();
+            setgroups(&[]).expect("root may");
+            raw::drop_bounding_set();
+            raw::set_capabilities(0, 0);
+            raw::refuse(raw::number_of("nothing"), Errno::EPERM);
+        }
+        "net" => apart(CloneFlags::CLONE_NEWNET),
+        "uts" => apart(CloneFlags::CLONE_NEWUTS),
+        "ipc" => apart(CloneFlags::CLONE_NEWIPC),
+        "mount" => raw::own_mounts(),
+        "cgroup" => apart(CloneFlags::CLONE_NEWCGROUP),
+        "chroot-empty" | "chroot-whole" => {
+            nix::unistd::chroot(ROOT).expect("root may");
+            std::env::set_current_dir("/").expect("there is a root directory");
+        }
+        other => panic!("no such way: {other}"),
+    }
+}
+
+/// Says whether what was started has more than this program has now.
+fn judge(what: &str, theirs: Result<Rights, Error>) {
+    let mine = look(());
+    match theirs {
+        Ok(theirs) => match theirs.beyond(&mine) {
+            more if more.is_empty() => println!("{what}: no more"),
+            more => println!("{what}: MORE: {}", more.join(", ")),
+        },
+        Err(error) => println!("{what}: refused: {}", describe(&error)),
+    }
+}
+
+/// Its worker dies, and the next one looks.
+fn replaced(pool: &Pool, before: u32) -> Result<Rights, Error> {
+    let died = pool.apply(|()| signal_self(Signal::SIGKILL), ());
+    assert!(died.is_err_and(|error| error.is_death()));
+    let rights = pool.apply(look, ())?;
+    assert_ne!(rights.pid, before, "the worker was replaced");
+    Ok(rights)
+}
+
+/// Gives up rights in one way, and looks at what is started in each of the others' words.
+fn rights(arguments: &Arguments) {
+    let (way, stages) = arguments.rest.split_first().expect("a way is named");
+    prepare(way);
+    proc_core::init();
+    let context = arguments.context;
+    let is_asked = |stage: &str| stages.iter().any(|asked| asked == stage);
+    let builder = || Pool::builder().processes(1).context(context);
+    let before = |pool: Result<Pool, Error>| {
+        let pool = pool.expect("it can be built");
+        let pid = pool.apply(look, ()).expect("nothing fails").pid;
+        (pool, pid)
+    };
+    let plain = is_asked("replaced").then(|| before(builder().build()));
+    let preloaded =
+        is_asked("preloaded").then(|| before(builder().preload(|_: ()| (), ()).build()));
+    if is_asked("template") {
+        // So that one has been executed, where templates are.
+        let first = Process::new(look, ()).context(context).start().and_then(Child::join);
+        first.expect("it returns");
+    }
+    give_up(way);
+    if is_asked("process") {
+        judge("process", Process::new(look, ()).context(context).start().and_then(Child::join));
+    }
+    if is_asked("nested") {
+        let nested = |()| {
+            let child = Process::new(look, ()).context(Context::Forkserver).start();
+            child.and_then(Child::join).map_err(|error| error.to_string())
+        };
+        let child = Process::new(nested, ()).context(context).start().and_then(Child::join);
+        judge("nested", child.map(|nested| nested.expect("a child may have children")));
+    }
+    if is_asked("pool") {
+        judge("pool", builder().build().and_then(|pool| pool.apply(look, ())));
+    }
+    if is_asked("preload") {
+        let pool = builder().preload(|_: ()| (), ()).build();
+        judge("preload", pool.and_then(|pool| pool.apply(look, ())));
+    }
+    for (what, made) in [("replaced", &plain), ("preloaded", &preloaded)] {
+        if let Some((pool, pid)) = made {
+            judge(what, replaced(pool, *pid));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Memory that runs out: limits of address space, of file sizes, and of a cgroup.
+
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+use proc_core::{Child, Error, Limits, Pool, Process, Shared};
+use serde_bytes::ByteBuf;
+
+use crate::{Arguments, Scenario, describe};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
+    ("address-space", address_space),
+    ("worker-address-space", worker_address_space),
+    ("file-sizes", file_sizes),
+    ("cgroup-large", cgroup_large),
+    ("cgroup-many", cgroup_many),
+    ("cgroup-shared", cgroup_shared),
+];
+
+const MIB: usize = 1 << 20;
+
+fn length(bytes: ByteBuf) -> usize {
+    bytes.len()
+}
+
+fn make(len: usize) -> ByteBuf {
+    ByteBuf::from(vec![7; len])
+}
+
+/// Like [`tell`], of a process that may have this one's limits, and end where its own work passes them.
+fn tell_end<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
+    match result {
+        Err(error) if error.is_death() => println!("{what}: refused"),
+        result => tell(what, result, names),
+    }
+}
+
+/// Prints what became of a call. An error must be typed, and name what ran out.
+fn tell<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
+    let Err(error) = result else { return println!("{what}: fine") };
+    let told = describe(&error);
+    let lower = told.to_lowercase();
+    assert!(!error.is_panic() && !lower.contains("panicked"), "{what}: {told}");
+    assert!(names.iter().all(|name| lower.contains(name)), "{what}: no {names:?} in {told}");
+    println!("{what}: refused");
+}
+
+/// Sets the soft limit alone, which can be raised again.
+fn limit(resource: Resource, soft: u64) {
+    let (_, most) = getrlimit(resource).expect("it can be asked");
+    setrlimit(resource, soft, most).expect("the hard limit stays");
+}
+
+/// What this process has of memory of one kind: its address space, or its data.
+fn memory_now(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let size = status.lines().find_map(|line| line.strip_prefix(field));
+    let size = size.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    size.expect("the kernel tells it in kB") << 10
+}
+
+/// Four values of 3 MiB, in an address space (or data) that may grow by so many KiB.
+fn address_space(arguments: &Arguments) {
+    let [way, margin, kind] = &arguments.rest[..] else { panic!("three words") };
+    let (resource, field) = match kind.as_str() {
+        "space" => (Resource::RLIMIT_AS, "VmSize:"),
+        "data" => (Resource::RLIMIT_DATA, "VmData:"),
+        other => panic!("no such memory: {other}"),
+    };
+    let margin = margin.parse::<u64>().expect("it is a number") << 10;
+    const LEN: usize = 3 * MIB;
+    const NAMES: &[&str] = &["memory"];
+    println!("begun"); // stdout has its buffer
+    let mut values: Vec<ByteBuf> = (0..4).map(|_| make(LEN)).collect();
+    let again = values[0].clone();
+    // With Fork a process can be made only while there is one thread, so before any pool.
+    let pool = (!way.starts_with("process")).then(|| arguments.pool(2));
+    if let Some(pool) = &pool {
+        pool.map(length, [ByteBuf::new()]).expect("nothing fails");
+    }
+    let process = |value| Process::new(length, value).context(arguments.context).name("p");
+    limit(resource, memory_now(field) + margin);
+    match (way.as_str(), &pool) {
+        ("map", Some(pool)) => tell("map", pool.map(length, values), NAMES),
+        ("try_map", Some(pool)) => {
+            for result in pool.options().chunksize(1).try_map(length, values) {
+                tell("try_map", result, NAMES);
+            }
+        }
+        ("imap", Some(pool)) => {
+            for result in pool.options().chunksize(1).imap(length, values) {
+                tell("imap", result, NAMES);
+            }
+        }
+        ("map_async", Some(pool)) => {
+            let task = pool.map_async(length, values);
+            tell("map_async", task.and_then(|task| task.get()), NAMES);
+        }
+        ("apply", Some(pool)) => {
+            for value in values {
+                tell("apply", pool.apply(length, value), NAMES);
+            }
+        }
+        ("results", Some(pool)) => {
+            for result in pool.options().chunksize(1).try_map(make, [LEN; 4]) {
+                tell("results", result, NAMES);
+            }
+        }
+        ("shared", Some(_)) => {
+            let shared = values.iter().map(|value| Shared::from_slice(&value[..]));
+            let shared: Vec<_> = shared.collect();
+            shared.into_iter().for_each(|made| tell("shared", made, NAMES));
+        }
+        ("build", Some(_)) => {
+            // With Fork, the first pool's threads are in the way.
+            let built = Pool::builder().processes(2).build();
+            tell("build", built.and_then(|pool| pool.map(length, values)), NAMES);
+        }
+        ("process", None) => {
+            for value in values {
+                tell_end("process", process(value).start().and_then(Child::join), NAMES);
+            }
+        }
+        ("process-result", None) => {
+            let child = Process::new(make, LEN).context(arguments.context).name("p").start();
+            tell_end("process-result", child.and_then(Child::join), NAMES);
+        }
+        (other, _) => panic!("no such way: {other}"),
+    }
+    limit(resource, RLIM_INFINITY);
+    values = vec![again; 4];
+    match pool {
+        Some(pool) => {
+            assert_eq!(pool.map(length, values).expect("the pool goes on"), [LEN; 4]);
+            let made = pool.map(make, [LEN; 4]).expect("the pool goes on");
+            assert!(made.iter().all(|made| made.len() == LEN));
+        }
+        None => {
+            let child = process(values.remove(0)).start();
+            assert_eq!(child.and_then(Child::join).expect("there is memory again"), LEN);
+        }
+    }
+    println!("afterwards");
+}
+
+/// Workers and processes that are given so many KiB of address space in all.
+fn worker_address_space(arguments: &Arguments) {
+    const LEN: usize = 3 * MIB;
+    let space = (arguments.number() as u64) << 10;
+    let limits = || Limits::new().address_space(space).no_core_dumps();
+    let tell = |what: &str, result: Result<(), Error>| match result {
+        Ok(()) => println!("{what}: fine"),
+        Err(error) => {
+            // Either it was seen that there is no memory for it, or the worker ended by its limit.
+            let told = describe(&error);
+            let is_named = error.is_limit() || told.contains("memory");
+            assert!(is_named && !error.is_panic() && !told.contains("panicked"), "{what}: {told}");
+            println!("{what}: refused");
+        }
+    };
+    let process = Process::new(length, make(LEN)).limits(limits()).context(arguments.context);
+    tell("process", process.start().and_then(Child::join).map(|_| ()));
+    let process = Process::new(make, LEN).limits(limits()).context(arguments.context);
+    tell("process result", process.start().and_then(Child::join).map(drop));
+    let pool = Pool::builder().processes(1).limits(limits()).context(arguments.context).build();
+    let pool = match pool {
+        Ok(pool) => pool,
+        Err(error) => return tell("pool", Err(error)),
+    };
+    tell("task", pool.apply(length, make(LEN)).map(|_| ()));
+    tell("result", pool.apply(make, LEN).map(drop));
+    for result in pool.try_map(length, (0..4).map(|_| make(LEN))) {
+        tell("try_map", result.map(|_| ()));
+    }
+}
+
+/// Values of 2 MiB where files may have so many KiB.
+fn file_sizes(arguments: &Arguments) {
+    const LEN: usize = 2 * MIB;
+    const NAMES: &[&str] = &["file size", "ulimit -f"];
+    let [size, order] = &arguments.rest[..] else { panic!("two words") };
+    let size = size.parse::<u64>().expect("it is a number") << 10;
+    let set = || setrlimit(Resource::RLIMIT_FSIZE, size, size).expect("less is allowed");
+    if order == "before" {
+        set();
+        proc_core::init();
+    } else {
+        proc_core::init();
+        set();
+    }
+    let context = arguments.context;
+    // Processes come first: they can be forked only while there is one thread.
+    let small = Process::new(|x: u32| x + 1, 41).context(context).start();
+    tell("small process", small.and_then(Child::join), NAMES);
+    let process = Process::new(length, make(LEN)).context(context).start();
+    tell("process", process.and_then(Child::join), NAMES);
+    let process = Process::new(make, LEN).context(context).start();
+    tell("process result", process.and_then(Child::join), NAMES);
+    tell("shared", Shared::from_slice(&make(LEN)), NAMES);
+    let pool = Pool::builder().processes(2).context(context).build();
+    let pool = match pool {
+        Ok(pool) => pool,
+        Err(error) => return tell("pool", Err::<(), _>(error), NAMES),
+    };
+    tell("small", pool.map(|x: u32| x + 1, 0..100), NAMES);
+    tell("apply", pool.apply(length, make(LEN)), NAMES);
+    tell("map", pool.map(length, (0..4).map(|_| make(LEN))), NAMES);
+    for result in pool.try_map(length, [1, LEN, 1].map(make)) {
+        tell("try_map", result, NAMES);
+    }
+    for result in pool.imap(length, [1, LEN, 1].map(make)) {
+        tell("imap", result, NAMES);
+    }
+    for result in pool.try_map(make, [1, LEN, 1]) {
+        tell("results", result, NAMES);
+    }
+    let share = |len: usize| Shared::from_slice(&vec![7_u8; len]).map(|shared| shared.len());
+    let shared = pool.apply(move |len: usize| share(len).map_err(|error| error.to_string()), LEN);
+    match shared.expect("a task may fail to share") {
+        Ok(_) => println!("shared in a task: fine"),
+        Err(why) => {
+            assert!(NAMES.iter().all(|name| why.to_lowercase().contains(name)), "{why}");
+            println!("shared in a task: refused");
+        }
+    }
+    tell("small again", pool.map(|x: u32| x + 1, 0..100), NAMES);
+    // What writes too large a file of its own, here or in a task, is to be stopped as ever.
+    println!("here {}", too_large_files_are_fatal(()));
+    println!("in a task {}", pool.apply(too_large_files_are_fatal, ()).expect("nothing fails"));
+}
+
+/// Whether SIGXFSZ is neither ignored, nor blocked, nor caught.
+fn too_large_files_are_fatal(_: ()) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let is_set = |field: &str| {
+        let set = status.lines().find_map(|line| line.strip_prefix(field));
+        let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        set.expect("it is a set of bits") >> (nix::libc::SIGXFSZ - 1) & 1 == 1
+    };
+    !["SigBlk:", "SigIgn:", "SigCgt:"].into_iter().any(is_set)
+}
+
+/// One argument that the cgroup has no memory for; made lazily, it takes none itself.
+fn cgroup_large(arguments: &Arguments) {
+    const LEN: usize = 800 * MIB;
+    const NAMES: &[&str] = &["cgroup", "memory"];
+    let zeros = || ByteBuf::from(vec![0; LEN]);
+    let process = Process::new(length, zeros()).context(arguments.context).start();
+    tell("process", process.and_then(Child::join), NAMES);
+    let pool = arguments.pool(2);
+    tell("apply", pool.apply(length, zeros()), NAMES);
+    tell("map", pool.map(length, [zeros()]), NAMES);
+    for result in pool.try_map(length, [ByteBuf::new(), zeros(), ByteBuf::new()]) {
+        tell("try_map", result, NAMES);
+    }
+    let make_zeros = |len: usize| ByteBuf::from(vec![0; len]);
+    for result in pool.try_map(make_zeros, [1, LEN, 1]) {
+        tell("results", result, NAMES);
+    }
+    println!("{:?}", pool.map(|x: u32| x + 1, 0..3).expect("the pool goes on"));
+}
+
+/// Many arguments that the cgroup has no memory for all at once.
+fn cgroup_many(arguments: &Arguments) {
+    const LEN: usize = 8 * MIB;
+    let pool = arguments.pool(2);
+    let zeros = || (0..100).map(|_| ByteBuf::from(vec![0; LEN]));
+    assert_eq!(pool.map(length, zeros()).expect("there is room for some"), [LEN; 100]);
+    println!("map");
+    for result in pool.imap(length, zeros()) {
+        assert_eq!(result.expect("there is room for some"), LEN);
+    }
+    println!("imap");
+}
+
+fn cgroup_shared(arguments: &Arguments) {
+    let zeros = vec![0_u8; 800 * MIB];
+    tell("shared", Shared::from_slice(&zeros), &["cgroup", "memory"]);
+    let pool = arguments.pool(2);
+    let shared = Shared::from_slice(&zeros[..MIB]).expect("there is room for that");
+    let length = |shared: Shared<u8>| shared.len();
+    assert_eq!(pool.map(length, vec![shared; 3]).expect("nothing fails"), [MIB; 3]);
+    println!("little");
+}
