@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proc_core::Error;
 
+use crate::choice::{Choice, Fault};
 use crate::ledger::{FAULTS, Ledger};
 use crate::procfs;
 
@@ -20,7 +21,8 @@ pub(crate) struct Faults<'a> {
     ledger: &'a Ledger,
     /// The mean time between two.
     gap: Duration,
-    /// Whether templates are killed too.
+    choice: Choice,
+    /// Whether templates are killed too by now.
     templates: Templates,
     over: AtomicBool,
     /// The processes that were sent a deadly signal, and whether that explained a death.
@@ -41,10 +43,16 @@ enum Used {
 }
 
 impl<'a> Faults<'a> {
-    pub(crate) fn new(ledger: &'a Ledger, gap: Duration, templates: Templates) -> Faults<'a> {
+    pub(crate) fn new(
+        ledger: &'a Ledger,
+        gap: Duration,
+        choice: Choice,
+        templates: Templates,
+    ) -> Faults<'a> {
         Faults {
             ledger,
             gap,
+            choice,
             templates,
             over: AtomicBool::new(false),
             killed: Mutex::default(),
@@ -82,7 +90,16 @@ impl<'a> Faults<'a> {
             rng.shuffle(&mut workers);
             let template = rng.choice(&templates).map(|template| template.pid);
             let soon = Instant::now() + Duration::from_micros(rng.u64(100..20_000));
-            match (rng.u32(..12), workers.first(), template) {
+            let fault = rng.u32(..12);
+            let kind = match fault {
+                0..7 => Fault::Kills,
+                7..11 => Fault::Stops,
+                _ => Fault::Templates,
+            };
+            if !self.has(kind) {
+                continue;
+            }
+            match (fault, workers.first(), template) {
                 (0..5, Some(worker), _) => self.kill_worker(*worker, Signal::SIGKILL),
                 (5..7, Some(worker), _) => self.kill_worker(*worker, Signal::SIGTERM),
                 (7..10, Some(worker), _) => {
@@ -118,6 +135,10 @@ impl<'a> Faults<'a> {
         self.ledger.add(FAULTS, &format!("{signal} of a worker"), 1);
         self.note(pid);
         send(pid, signal);
+    }
+
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.choice.has(fault)
     }
 
     /// Notes that a process is about to be killed.

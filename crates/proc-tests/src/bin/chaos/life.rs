@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use proc_core::{Child, Context, Pool, Process};
 
+use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, Templates};
 use crate::ledger::{FATES, Ledger};
 use crate::plays::Caller;
@@ -19,6 +20,7 @@ use crate::watch::{Watch, broken};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) context: Context,
+    pub(crate) faults: Choice,
     pub(crate) seed: u64,
     pub(crate) workers: usize,
     pub(crate) tasks: u64,
@@ -47,7 +49,8 @@ pub(crate) fn live(plan: Plan) {
     while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
         // A template that was killed is not forked again but executed: some time must be without.
         let halfway = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
-        let templates = if halfway { Templates::Killed } else { Templates::Spared };
+        let is_time = halfway && plan.faults.has(Fault::Templates);
+        let templates = if is_time { Templates::Killed } else { Templates::Spared };
         let end = Instant::now() + Duration::from_millis(rng.u64(200..2000));
         round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
         rounds += 1;
@@ -91,7 +94,7 @@ fn round(
     let round = Round {
         watch: &watch,
         ledger,
-        faults: Faults::new(ledger, gap, templates),
+        faults: Faults::new(ledger, gap, plan.faults, templates),
         context: plan.context,
         workers: plan.workers,
         end,
