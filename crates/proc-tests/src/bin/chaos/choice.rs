@@ -15,6 +15,14 @@ pub(crate) enum Fault {
     Templates,
     /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be sent.
     Accidents,
+    /// Tasks fork and return on both sides.
+    Forks,
+    /// Copies of the program, made by fork, use their copies of pools, tasks and iterators.
+    Copies,
+    /// Idle workers are stopped, all or some, and continued or killed after the next call.
+    Sleepers,
+    /// The program's address space, descriptors and file sizes are limited for some calls.
+    Limits,
 }
 
 /// The faults of a run.

@@ -1,20 +1,22 @@
 //! The calls: what is asked of a pool, at random, and whether what comes back can be right.
 
+mod copies;
 mod futures;
 mod imaps;
 mod maps;
 mod pools;
+mod sleepers;
 mod verdicts;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proc_core::{Context, Options};
 
 use crate::choice::Fault;
 use crate::ledger::{CALLS, FATES};
 use crate::station::{Round, Station};
-use crate::tasks::{Act, Spec};
+use crate::tasks::{Act, Copied, Spec};
 use crate::watch::OnTheWay;
 
 /// What a call allows that else would be a defect.
@@ -59,6 +61,13 @@ impl<'a> Caller<'a> {
                 0..2 => self.terminate(station),
                 2..8 if self.round.context != Context::Fork => self.own_pool(),
                 8..14 => self.process(),
+                14..17
+                    if self.round.context != Context::Fork
+                        && self.round.faults.has(Fault::Sleepers) =>
+                {
+                    self.sleepers();
+                }
+                17..24 if self.round.faults.has(Fault::Copies) => self.copies(station),
                 _ => self.play(station),
             }
         }
@@ -80,9 +89,15 @@ impl<'a> Caller<'a> {
     }
 
     fn begin(&mut self, what: &str) -> OnTheWay<'a> {
+        self.begin_within(what, Duration::MAX)
+    }
+
+    /// As [`begin`](Caller::begin), where the call may take this long at most.
+    fn begin_within(&mut self, what: &str, limit: Duration) -> OnTheWay<'a> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         self.round.ledger.add(CALLS, what, 1);
-        self.round.watch.begin(SERIAL.fetch_add(1, Ordering::Relaxed), what.to_owned())
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        self.round.watch.begin_within(serial, what.to_owned(), limit)
     }
 
     /// Tasks whose numbers count on from the first one's.
@@ -108,10 +123,15 @@ impl<'a> Caller<'a> {
             (Mood::Mixed, 6) => Act::UnwritableResult,
             (Mood::Mixed, 7) => Act::UnreadableResult,
             (Mood::Hanging, 0..8) => Act::Hang,
+            (Mood::Mixed, 8..10) if self.round.faults.has(Fault::Forks) => match rng.u32(..4) {
+                0 => Act::Fork(Copied::Panics),
+                1 => Act::Fork(Copied::Lingers(rng.u32(..20_000))),
+                _ => Act::Fork(Copied::Returns),
+            },
             (_, 60..) => Act::Toil(rng.u32(..2000)),
             _ => Act::Work,
         };
-        let is_accident = !matches!(act, Act::Work | Act::Toil(_) | Act::Hang);
+        let is_accident = !matches!(act, Act::Work | Act::Toil(_) | Act::Fork(_) | Act::Hang);
         let act =
             if is_accident && !self.round.faults.has(Fault::Accidents) { Act::Work } else { act };
         let bits = if mood == Mood::Large { 23 } else { 10 };

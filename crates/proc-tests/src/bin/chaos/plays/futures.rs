@@ -4,8 +4,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ipc_channel::ipc::{self, IpcSender};
-use proc_core::Context;
+use proc_core::{Context, Task};
 
+use super::copies::join;
 use super::verdicts::Tally;
 use super::{Caller, Mood, Terms};
 use crate::station::Station;
@@ -31,6 +32,28 @@ impl Caller<'_> {
         self.rng.shuffle(&mut open);
         // What hangs goes first: what waits for its worker would wait for ever.
         open.sort_by_key(|(spec, _)| spec.act != Act::Hang);
+        let mut twin = None;
+        if self.wants_copies() {
+            let mut rng = self.rng.fork();
+            twin = self.copy(|misuse| {
+                for (_, mut task) in open.drain(..) {
+                    match rng.u32(..4) {
+                        0 => misuse.does_nothing("drop of a task", || drop(task)),
+                        1 => {
+                            misuse.does_nothing("cancel of a task", || task.cancel());
+                            misuse.fails("get of a cancelled task", || task.get());
+                        }
+                        2 => {
+                            misuse.does_nothing("is_ready of a task", || task.is_ready());
+                            misuse.fails("get_timeout of a task", || {
+                                task.get_timeout(Duration::from_secs(9)).unwrap_or_else(Task::get)
+                            });
+                        }
+                        _ => misuse.fails("get of a task", || task.get()),
+                    }
+                }
+            });
+        }
         for (spec, mut task) in open {
             let way = if spec.act == Act::Hang { 0 } else { self.rng.u32(..8) };
             let result = match way {
@@ -73,6 +96,7 @@ impl Caller<'_> {
             };
             self.judge(station, Terms::Plain, 0, &spec, &result, &mut tally);
         }
+        join(twin);
         tally.book(self.round.ledger);
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use proc_core::Error;
 
+use super::copies::join;
 use super::verdicts::Tally;
 use super::{Caller, Mood, Terms};
 use crate::station::Station;
@@ -43,7 +44,21 @@ impl Caller<'_> {
         let mut last = None;
         let mut is_cut_short = false;
         let mut wanted = count;
+        let mut twin = None;
+        let fork_at = self.wants_copies().then(|| self.rng.usize(..count.max(1)));
         while seen.len() < wanted {
+            if fork_at == Some(seen.len()) && twin.is_none() {
+                twin = self.copy(|misuse| {
+                    misuse.fails("next of an imap", || match results.next() {
+                        Some(Err(error)) => Err(error),
+                        other => Ok(other),
+                    });
+                    let empty = Box::new(std::iter::empty());
+                    misuse.does_nothing("drop of an imap", || {
+                        drop(std::mem::replace(&mut results, empty));
+                    });
+                });
+            }
             let Some(result) = results.next() else {
                 let is_complete = seen.len() == taken.borrow().len() && input != usize::MAX;
                 if !is_complete && !is_cut_short {
@@ -82,6 +97,7 @@ impl Caller<'_> {
             }
         }
         drop(results);
+        join(twin);
         tally.book(self.round.ledger);
     }
 }
