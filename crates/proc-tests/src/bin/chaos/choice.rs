@@ -21,8 +21,12 @@ pub(crate) enum Fault {
     Copies,
     /// Idle workers are stopped, all or some, and continued or killed after the next call.
     Sleepers,
-    /// The program's address space, descriptors and file sizes are limited for some calls.
-    Limits,
+    /// The program's address space is limited for some calls.
+    AddressSpace,
+    /// The program's descriptors are limited for some calls.
+    Descriptors,
+    /// The sizes of the program's files are limited for some calls.
+    FileSizes,
 }
 
 /// The faults of a run.
@@ -30,6 +34,8 @@ pub(crate) enum Fault {
 pub(crate) struct Choice(u32);
 
 impl Choice {
+    pub(crate) const NONE: Choice = Choice(0);
+
     pub(crate) fn has(self, fault: Fault) -> bool {
         self.0 & Choice::bit(fault) != 0
     }

@@ -11,10 +11,10 @@ use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, Templates};
 use crate::ledger::{FATES, Ledger};
 use crate::plays::Caller;
-use crate::procfs;
 use crate::station::{Round, Station};
 use crate::tasks::mix;
 use crate::watch::{Watch, broken};
+use crate::{procfs, strain};
 
 /// What one life is to be.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lives, and tells what happened.
 pub(crate) fn live(plan: Plan) {
+    strain::forbid_panics();
     let start = Instant::now();
     let ledger = Ledger::default();
     let mut rng = fastrand::Rng::with_seed(plan.seed);
@@ -52,7 +53,11 @@ pub(crate) fn live(plan: Plan) {
         let is_time = halfway && plan.faults.has(Fault::Templates);
         let templates = if is_time { Templates::Killed } else { Templates::Spared };
         let end = Instant::now() + Duration::from_millis(rng.u64(200..2000));
-        round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
+        if strain::is_chosen(plan.faults) && rng.bool() {
+            strain::round(&plan, &mut rng, &ledger);
+        } else {
+            round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
+        }
         rounds += 1;
         settle(plan.context, &mut known);
         match memory {

@@ -5,7 +5,7 @@
 //! `tasks` is what tasks do and which fates of theirs are right; `station` is a pool with random
 //! settings; `plays` makes the calls and judges; `choice` is which faults there are
 //! to be, `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
-//! looks that nothing is left between them; `twins` is what forks; `watch` ends what hangs. This file supervises: each life
+//! looks that nothing is left between them; `twins` is what forks; `strain` is rounds under limits; `watch` ends what hangs. This file supervises: each life
 //! is a process of its own, after which nothing of its group may live and no file be left.
 
 mod choice;
@@ -15,6 +15,7 @@ mod life;
 mod plays;
 mod procfs;
 mod station;
+mod strain;
 mod tasks;
 mod twins;
 mod watch;

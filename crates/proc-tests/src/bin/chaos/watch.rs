@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::procfs;
+use crate::{procfs, strain};
 
 /// Calls that have not returned.
 pub(crate) struct Watch {
@@ -88,6 +88,7 @@ pub(crate) fn broken(what: &str) -> ! {
     // One of several threads is enough to tell.
     static TOLD: Mutex<()> = Mutex::new(());
     let _told = TOLD.lock();
+    strain::lift();
     eprintln!("chaos: BROKEN: {what}\nalive:\n{}", procfs::describe_group(std::process::id()));
     std::process::abort()
 }

@@ -38,7 +38,10 @@ impl Caller<'_> {
         });
         drop(on_the_way);
         let station = own.as_ref().unwrap_or(station);
-        self.try_map(station, Mood::Mixed, Terms::Plain);
+        // Beside the copy, or when what it did has happened.
+        if self.rng.bool() {
+            self.try_map(station, Mood::Mixed, Terms::Plain);
+        }
         let on_the_way = self.begin("end of a copy of the program");
         join(twin);
         drop(on_the_way);
