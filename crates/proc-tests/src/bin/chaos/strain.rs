@@ -6,6 +6,7 @@
 
 use std::backtrace::Backtrace;
 use std::fmt::{self, Display, Formatter};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -152,7 +153,9 @@ pub(crate) fn round(plan: &Plan, rng: &mut fastrand::Rng, ledger: &Ledger) {
             ledger.add(CALLS, "call under a limit", 1);
             let what = format!("{way:?} under {limit}");
             let on_the_way = watch.begin(number, what.clone());
-            call(way, limit, &station, rng).into_iter().for_each(|fate| {
+            let fates = catch_unwind(AssertUnwindSafe(|| call(way, limit, &station, rng)));
+            let fates = fates.unwrap_or_else(|_| broken(&format!("{what}: the call panics")));
+            fates.into_iter().for_each(|fate| {
                 let name = fate.unwrap_or_else(|why| broken(&format!("{what}: {why}")));
                 ledger.add(FATES, name, 1);
             });
