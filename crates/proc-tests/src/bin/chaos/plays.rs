@@ -61,13 +61,13 @@ impl<'a> Caller<'a> {
                 0..2 => self.terminate(station),
                 2..8 if self.round.context != Context::Fork => self.own_pool(),
                 8..14 => self.process(),
-                14..17
+                14..20
                     if self.round.context != Context::Fork
                         && self.round.faults.has(Fault::Sleepers) =>
                 {
                     self.sleepers();
                 }
-                17..24 if self.round.faults.has(Fault::Copies) => self.copies(station),
+                20..27 if self.round.faults.has(Fault::Copies) => self.copies(station),
                 _ => self.play(station),
             }
         }

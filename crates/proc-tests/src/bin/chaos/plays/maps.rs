@@ -40,6 +40,11 @@ impl Caller<'_> {
         let most = if mood == Mood::Mixed && !station.is_slow { 300 } else { 12 };
         let count = self.rng.usize(..most);
         let specs = self.specs(count, mood);
+        self.try_map_of(station, &specs, terms);
+    }
+
+    /// `try_map` of given tasks; [`begin`](Caller::begin) is the caller's.
+    pub(super) fn try_map_of(&mut self, station: &Station, specs: &[Spec], terms: Terms) {
         let mut options = self.options(station);
         if terms == Terms::Timed {
             options = options.timeout(Duration::from_millis(self.rng.u64(5..100)));

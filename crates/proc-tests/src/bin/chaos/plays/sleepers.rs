@@ -46,7 +46,10 @@ impl Caller<'_> {
         stopped.iter().for_each(|worker| self.round.faults.stop(*worker, until));
         for _ in 0..self.rng.u32(1..4) {
             let on_the_way = self.begin_within(name, SLEEPERS_LIMIT);
-            self.try_map(&station, Mood::Calm, terms);
+            // One task goes to one worker first, perhaps to one that is stopped.
+            let count = if self.rng.bool() { 1 } else { self.rng.usize(2..12) };
+            let specs = self.specs(count, Mood::Calm);
+            self.try_map_of(&station, &specs, terms);
             drop(on_the_way);
         }
         let are_left = match self.rng.u32(..3) {
