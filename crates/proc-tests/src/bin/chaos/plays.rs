@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use proc_core::{Context, Options};
 
 use crate::choice::Fault;
-use crate::ledger::{CALLS, FATES};
+use crate::ledger::{CALLS, FATES, FAULTS};
 use crate::station::{Round, Station};
 use crate::tasks::{Act, Copied, Spec};
 use crate::watch::OnTheWay;
@@ -123,11 +123,14 @@ impl<'a> Caller<'a> {
             (Mood::Mixed, 6) => Act::UnwritableResult,
             (Mood::Mixed, 7) => Act::UnreadableResult,
             (Mood::Hanging, 0..8) => Act::Hang,
-            (Mood::Mixed, 8..10) if self.round.faults.has(Fault::Forks) => match rng.u32(..4) {
-                0 => Act::Fork(Copied::Panics),
-                1 => Act::Fork(Copied::Lingers(rng.u32(..20_000))),
-                _ => Act::Fork(Copied::Returns),
-            },
+            (Mood::Mixed, 8..10) if self.round.faults.has(Fault::Forks) => {
+                self.round.ledger.add(FAULTS, "task that forks", 1);
+                match rng.u32(..4) {
+                    0 => Act::Fork(Copied::Panics),
+                    1 => Act::Fork(Copied::Lingers(rng.u32(..20_000))),
+                    _ => Act::Fork(Copied::Returns),
+                }
+            }
             (_, 60..) => Act::Toil(rng.u32(..2000)),
             _ => Act::Work,
         };

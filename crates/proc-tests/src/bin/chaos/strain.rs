@@ -42,7 +42,8 @@ pub(crate) fn is_chosen(choice: Choice) -> bool {
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     resource: Resource,
-    soft: u64,
+    /// How much is left: beside what the program has already, where that counts.
+    spare: u64,
 }
 
 impl Limit {
@@ -55,12 +56,12 @@ impl Limit {
         };
         let kinds = KINDS.into_iter().filter(|(fault, _)| choice.has(*fault));
         let (_, resource) = rng.choice(kinds.collect::<Vec<_>>())?;
-        let soft = match resource {
-            Resource::RLIMIT_AS => procfs::address_space() + some(rng, 12..27),
-            Resource::RLIMIT_NOFILE => procfs::count("/proc/self/fd") as u64 + rng.u64(..32),
+        let spare = match resource {
+            Resource::RLIMIT_AS => some(rng, 12..27),
+            Resource::RLIMIT_NOFILE => rng.u64(..32),
             _ => some(rng, 1..22),
         };
-        Some(Limit { resource, soft })
+        Some(Limit { resource, spare })
     }
 
     fn name(self) -> &'static str {
@@ -75,7 +76,12 @@ impl Limit {
     fn during<R>(self, act: impl FnOnce() -> R) -> R {
         let (before, hard) = getrlimit(self.resource).expect("everybody may ask");
         let set = |soft| setrlimit(self.resource, soft, hard).expect("up to the hard limit");
-        set(self.soft.min(hard));
+        let used = match self.resource {
+            Resource::RLIMIT_AS => procfs::address_space(),
+            Resource::RLIMIT_NOFILE => procfs::count("/proc/self/fd") as u64,
+            _ => 0,
+        };
+        set((used + self.spare).min(hard));
         STRAINED.store(true, Ordering::SeqCst);
         let result = act();
         STRAINED.store(false, Ordering::SeqCst);
@@ -86,7 +92,7 @@ impl Limit {
 
 impl Display for Limit {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "a {} to {}", self.name(), self.soft)
+        write!(f, "a {} that leaves {}", self.name(), self.spare)
     }
 }
 
