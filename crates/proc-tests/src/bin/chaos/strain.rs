@@ -262,21 +262,40 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
     }
 }
 
+/// Judges results in the order of their tasks.
+///
+/// What an iterator has lost with its pool is told by one error without a number, which is the last.
 fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
-    // An iterator's last error may be about all that is missing.
-    let last = results
-        .iter()
-        .rposition(|result| result.as_ref().is_err_and(|error| error.task().is_none()));
-    let is_cut_short = last.is_some_and(|last| last + 1 == results.len());
+    let is_cut_short = matches!(results.last(), Some(Err(error)) if error.task().is_none());
     if results.len() != specs.len() && !is_cut_short {
         return vec![Err(format!("{} results for {} tasks", results.len(), specs.len()))];
     }
-    let fate = |(spec, result): (&Spec, Result<Answer, Error>)| match result {
-        Ok(answer) if spec.is_answer(&answer) => Ok("result, under a limit"),
-        Ok(answer) => Err(format!("{spec:?} gives another's result: {}", answer.number)),
-        Err(error) => excuse(&error),
+    let told: Vec<String> = results
+        .iter()
+        .map(|result| match result {
+            Ok(answer) => format!("{:+}", answer.number.wrapping_sub(specs[0].number)),
+            Err(error) => error.to_string(),
+        })
+        .collect();
+    let mut left = specs.iter();
+    let mut fate = |result| match result {
+        Ok(answer) => {
+            let is_next = if is_cut_short {
+                left.any(|spec| spec.is_answer(&answer))
+            } else {
+                left.next().is_some_and(|spec| spec.is_answer(&answer))
+            };
+            let wrong = || format!("{} tasks give {told:?}, or something spoilt", specs.len());
+            is_next.then_some("result, under a limit").ok_or_else(wrong)
+        }
+        Err(error) => {
+            if !is_cut_short {
+                left.next();
+            }
+            excuse(&error)
+        }
     };
-    specs.iter().zip(results).map(fate).collect()
+    results.into_iter().map(&mut fate).collect()
 }
 
 /// Judges results of [`mix`] of 0 and what follows.
