@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proc_core::Error;
 
+use crate::choice::{Choice, Fault};
 use crate::ledger::{FAULTS, Ledger};
 use crate::procfs;
 
@@ -20,11 +21,14 @@ pub(crate) struct Faults<'a> {
     ledger: &'a Ledger,
     /// The mean time between two.
     gap: Duration,
-    /// Whether templates are killed too.
+    choice: Choice,
+    /// Whether templates are killed too by now.
     templates: Templates,
     over: AtomicBool,
     /// The processes that were sent a deadly signal, and whether that explained a death.
     killed: Mutex<HashMap<u32, Used>>,
+    /// The processes that are stopped, and when they are to go on.
+    stopped: Mutex<Vec<(u32, Instant)>>,
     templates_killed: AtomicU64,
 }
 
@@ -41,32 +45,32 @@ enum Used {
 }
 
 impl<'a> Faults<'a> {
-    pub(crate) fn new(ledger: &'a Ledger, gap: Duration, templates: Templates) -> Faults<'a> {
+    pub(crate) fn new(
+        ledger: &'a Ledger,
+        gap: Duration,
+        choice: Choice,
+        templates: Templates,
+    ) -> Faults<'a> {
         Faults {
             ledger,
             gap,
+            choice,
             templates,
             over: AtomicBool::new(false),
             killed: Mutex::default(),
+            stopped: Mutex::default(),
             templates_killed: AtomicU64::new(0),
         }
     }
 
     /// Injects until [`finish`](Faults::finish).
     pub(crate) fn run(&self, mut rng: fastrand::Rng) {
-        let mut stopped: Vec<(u32, Instant)> = Vec::new();
         let mut truce = Instant::now() + TRUCE;
         while !self.over.load(Ordering::Relaxed) {
             let gap = self.gap.mul_f64(2.0 * rng.f64());
             let next = Instant::now() + gap;
             while let Some(left) = next.checked_duration_since(Instant::now()) {
-                stopped.retain(|(pid, until)| {
-                    let stays = Instant::now() < *until;
-                    if !stays {
-                        send(*pid, Signal::SIGCONT);
-                    }
-                    stays
-                });
+                self.continue_until(Instant::now());
                 std::thread::park_timeout(left.min(Duration::from_millis(5)));
                 if self.over.load(Ordering::Relaxed) {
                     break;
@@ -82,18 +86,25 @@ impl<'a> Faults<'a> {
             rng.shuffle(&mut workers);
             let template = rng.choice(&templates).map(|template| template.pid);
             let soon = Instant::now() + Duration::from_micros(rng.u64(100..20_000));
-            match (rng.u32(..12), workers.first(), template) {
+            let fault = rng.u32(..12);
+            let kind = match fault {
+                0..7 => Fault::Kills,
+                7..11 => Fault::Stops,
+                _ => Fault::Templates,
+            };
+            if !self.has(kind) {
+                continue;
+            }
+            match (fault, workers.first(), template) {
                 (0..5, Some(worker), _) => self.kill_worker(*worker, Signal::SIGKILL),
                 (5..7, Some(worker), _) => self.kill_worker(*worker, Signal::SIGTERM),
                 (7..10, Some(worker), _) => {
                     self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of a worker", 1);
-                    send(*worker, Signal::SIGSTOP);
-                    stopped.push((*worker, soon));
+                    self.stop(*worker, soon);
                 }
                 (10, _, Some(template)) => {
                     self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of the template", 1);
-                    send(template, Signal::SIGSTOP);
-                    stopped.push((template, soon));
+                    self.stop(template, soon);
                 }
                 (11, _, Some(template))
                     if self.templates == Templates::Killed && truce < Instant::now() =>
@@ -106,7 +117,29 @@ impl<'a> Faults<'a> {
                 _ => {}
             }
         }
-        stopped.into_iter().for_each(|(pid, _)| send(pid, Signal::SIGCONT));
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        stopped.drain(..).for_each(|(pid, _)| send(pid, Signal::SIGCONT));
+    }
+
+    /// Stops a process until then.
+    pub(crate) fn stop(&self, pid: u32, until: Instant) {
+        send(pid, Signal::SIGSTOP);
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).push((pid, until));
+    }
+
+    /// Continues what was to be stopped until now at most.
+    fn continue_until(&self, now: Instant) {
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pid, _) in stopped.extract_if(.., |(_, until)| *until <= now) {
+            send(pid, Signal::SIGCONT);
+        }
+    }
+
+    /// Continues stopped processes before their time.
+    pub(crate) fn wake(&self, pids: &[u32]) {
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        stopped.retain(|(pid, _)| !pids.contains(pid));
+        pids.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
     }
 
     /// To be followed by unparking the thread that runs.
@@ -114,10 +147,14 @@ impl<'a> Faults<'a> {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    fn kill_worker(&self, pid: u32, signal: Signal) {
+    pub(crate) fn kill_worker(&self, pid: u32, signal: Signal) {
         self.ledger.add(FAULTS, &format!("{signal} of a worker"), 1);
         self.note(pid);
         send(pid, signal);
+    }
+
+    pub(crate) fn has(&self, fault: Fault) -> bool {
+        self.choice.has(fault)
     }
 
     /// Notes that a process is about to be killed.

@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use proc_core::{Child, Context, Pool, Process};
 
+use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, Templates};
 use crate::ledger::{FATES, Ledger};
 use crate::plays::Caller;
-use crate::procfs;
 use crate::station::{Round, Station};
 use crate::tasks::mix;
 use crate::watch::{Watch, broken};
+use crate::{procfs, strain};
 
 /// What one life is to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) context: Context,
+    pub(crate) faults: Choice,
     pub(crate) seed: u64,
     pub(crate) workers: usize,
     pub(crate) tasks: u64,
@@ -35,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lives, and tells what happened.
 pub(crate) fn live(plan: Plan) {
+    strain::forbid_panics();
     let start = Instant::now();
     let ledger = Ledger::default();
     let mut rng = fastrand::Rng::with_seed(plan.seed);
@@ -47,9 +50,14 @@ pub(crate) fn live(plan: Plan) {
     while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
         // A template that was killed is not forked again but executed: some time must be without.
         let halfway = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
-        let templates = if halfway { Templates::Killed } else { Templates::Spared };
+        let is_time = halfway && plan.faults.has(Fault::Templates);
+        let templates = if is_time { Templates::Killed } else { Templates::Spared };
         let end = Instant::now() + Duration::from_millis(rng.u64(200..2000));
-        round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
+        if strain::is_chosen(plan.faults) && rng.bool() {
+            strain::round(&plan, &mut rng, &ledger);
+        } else {
+            round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
+        }
         rounds += 1;
         settle(plan.context, &mut known);
         match memory {
@@ -91,7 +99,7 @@ fn round(
     let round = Round {
         watch: &watch,
         ledger,
-        faults: Faults::new(ledger, gap, templates),
+        faults: Faults::new(ledger, gap, plan.faults, templates),
         context: plan.context,
         workers: plan.workers,
         end,

@@ -3,17 +3,21 @@
 //!     cargo run --release -p proc-tests --bin chaos -- --help
 //!
 //! `tasks` is what tasks do and which fates of theirs are right; `station` is a pool with random
-//! settings; `plays` makes the calls and judges; `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
-//! looks that nothing is left between them; `watch` ends what hangs. This file supervises: each life
+//! settings; `plays` makes the calls and judges; `choice` is which faults there are
+//! to be, `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
+//! looks that nothing is left between them; `twins` is what forks; `strain` is rounds under limits; `watch` ends what hangs. This file supervises: each life
 //! is a process of its own, after which nothing of its group may live and no file be left.
 
+mod choice;
 mod faults;
 mod ledger;
 mod life;
 mod plays;
 mod procfs;
 mod station;
+mod strain;
 mod tasks;
+mod twins;
 mod watch;
 
 use std::io::{BufRead, BufReader};
@@ -27,6 +31,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use proc_core::Context;
 
+use choice::Chosen;
 use ledger::{FATES, Ledger};
 use life::Plan;
 
@@ -56,6 +61,8 @@ struct Arguments {
     /// How many seconds a single call may take before it counts as hanging.
     #[arg(long, default_value_t = 60)]
     limit: u64,
+    #[command(flatten)]
+    faults: Chosen,
     /// One life, in this process, for a debugger: nobody looks at what it leaves behind.
     #[arg(long)]
     alone: bool,
@@ -104,6 +111,7 @@ fn main() -> ExitCode {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
         life::live(Plan {
             context: contexts[0].1,
+            faults: arguments.faults.choice(),
             seed,
             workers: arguments.workers.into(),
             tasks: arguments.tasks,
@@ -136,8 +144,12 @@ fn main() -> ExitCode {
             ("--workers", arguments.workers.to_string()),
             ("--limit", arguments.limit.to_string()),
         ];
-        let options: Vec<String> =
+        let mut options: Vec<String> =
             options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        let without = arguments.faults.choice().to_string();
+        if !without.is_empty() {
+            options.extend(["--without".to_owned(), without]);
+        }
         let deadline = Duration::from_secs(left + arguments.limit) + GRACE;
         if let Err(why) = supervise(&options, deadline, &ledger) {
             eprintln!("chaos: BROKEN: {why}\nagain: chaos {}", options.join(" "));

@@ -64,6 +64,14 @@ pub(crate) fn count(directory: &str) -> usize {
     read_dir(directory).map_or(0, Iterator::count)
 }
 
+/// How many bytes of addresses this process has mapped.
+pub(crate) fn address_space() -> u64 {
+    let status = read_to_string("/proc/self/status").unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let size = size.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    size.expect("Linux tells") << 10
+}
+
 /// Who is alive in this process's group and where each thread waits, for people.
 pub(crate) fn describe_group(leader: u32) -> String {
     let mut text = String::new();

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use proc_core::{Context, Pool};
 
+use crate::choice::Fault;
 use crate::faults::Faults;
 use crate::ledger::{CALLS, Ledger};
 use crate::tasks::initialize;
@@ -48,6 +49,7 @@ impl Station {
             builder = builder.max_tasks_per_child(tasks);
         }
         let every = [None, None, Some(u32::MAX), Some(16)][rng.usize(..4)];
+        let every = every.filter(|_| round.faults.has(Fault::Accidents));
         if let Some(every) = every {
             builder = builder.initializer(initialize, every);
         }

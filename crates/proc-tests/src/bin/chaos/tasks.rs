@@ -5,9 +5,12 @@ use std::process::{self, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::unistd::ForkResult;
 use proc_core::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_bytes::ByteBuf;
+
+use crate::twins;
 
 /// What a task does with its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +31,17 @@ pub(crate) enum Act {
     UnreadableArgument,
     UnwritableResult,
     UnreadableResult,
+    /// Forks, and returns as the worker; the copy does that too, or something else.
+    Fork(Copied),
+}
+
+/// What the copy of a worker does before it would return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Copied {
+    Returns,
+    Panics,
+    /// Returns after so many microseconds, when the worker is elsewhere.
+    Lingers(u32),
 }
 
 /// A task as its caller remembers it.
@@ -53,6 +67,8 @@ pub(crate) struct Order {
 pub(crate) struct Answer {
     pub(crate) number: u64,
     mixed: u64,
+    /// It comes from a copy of the worker.
+    is_copied: bool,
     balky: Balky,
     ballast: ByteBuf,
 }
@@ -101,6 +117,7 @@ fn is_ballast(bytes: &[u8], number: u64, len: u32) -> bool {
 pub(crate) fn obey(order: Order) -> Answer {
     let Order { number, act, wanted, ballast: sent, .. } = order;
     assert!(sent.iter().all(|byte| *byte == number as u8), "the argument of {number} is spoiled");
+    let mut is_copied = false;
     match act {
         Act::Toil(microseconds) => {
             let end = Instant::now() + Duration::from_micros(microseconds.into());
@@ -124,6 +141,17 @@ pub(crate) fn obey(order: Order) -> Answer {
         Act::Hang => loop {
             nix::unistd::pause();
         },
+        Act::Fork(copied) if matches!(twins::fork(), Some(ForkResult::Child)) => {
+            is_copied = true;
+            match copied {
+                Copied::Returns => {}
+                Copied::Panics => {
+                    silence();
+                    panic!("the copy of a worker");
+                }
+                Copied::Lingers(time) => std::thread::sleep(Duration::from_micros(time.into())),
+            }
+        }
         _ => {}
     }
     let balky = match act {
@@ -132,7 +160,7 @@ pub(crate) fn obey(order: Order) -> Answer {
         _ => Balky::Sound,
     };
     let mixed = mix(number);
-    Answer { number, mixed, balky, ballast: ballast(mixed, wanted) }
+    Answer { number, mixed, is_copied, balky, ballast: ballast(mixed, wanted) }
 }
 
 /// Like [`obey`], in a process whose panics nobody is to read.
@@ -182,13 +210,14 @@ impl Spec {
 
     /// Whether the task must fail, whatever happens.
     pub(crate) fn is_bad(&self) -> bool {
-        !matches!(self.act, Act::Work | Act::Toil(_))
+        !matches!(self.act, Act::Work | Act::Toil(_) | Act::Fork(_))
     }
 
     /// Whether this is the task's result.
     pub(crate) fn is_answer(&self, answer: &Answer) -> bool {
         let mixed = mix(self.number);
         !self.is_bad()
+            && !answer.is_copied
             && (answer.number, answer.mixed) == (self.number, mixed)
             && is_ballast(&answer.ballast, mixed, self.sizes.1)
     }
@@ -202,7 +231,7 @@ impl Spec {
             move |status: ExitStatus| signals.iter().any(|s| status.signal() == Some(*s as i32))
         };
         match self.act {
-            Act::Work | Act::Toil(_) | Act::Hang => false,
+            Act::Work | Act::Toil(_) | Act::Fork(_) | Act::Hang => false,
             Act::Panic => error.panic_message() == Some(&complaint(self.number)),
             Act::PanicOddly => error.is_panic(),
             Act::Exit(code) => died(&|status| status.code() == Some(code.into())),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::procfs;
+use crate::{procfs, strain};
 
 /// Calls that have not returned.
 pub(crate) struct Watch {
@@ -18,6 +18,7 @@ struct Call {
     number: u64,
     what: String,
     since: Instant,
+    limit: Duration,
 }
 
 /// A call on its way; it has returned when this is dropped.
@@ -43,16 +44,26 @@ impl Watch {
 
     /// Notes that a call begins.
     pub(crate) fn begin(&self, number: u64, what: String) -> OnTheWay<'_> {
-        self.lock().push(Call { number, what, since: Instant::now() });
+        self.begin_within(number, what, self.limit)
+    }
+
+    /// Notes that a call begins that may take less time than others.
+    pub(crate) fn begin_within(&self, number: u64, what: String, limit: Duration) -> OnTheWay<'_> {
+        let limit = limit.min(self.limit);
+        self.lock().push(Call { number, what, since: Instant::now(), limit });
         OnTheWay { watch: self, number }
     }
 
     /// Looks at the calls until [`finish`](Watch::finish).
     pub(crate) fn run(&self) {
         while !self.over.load(Ordering::Relaxed) {
-            let late = self.lock().iter().any(|call| call.since.elapsed() > self.limit);
-            if late {
-                broken(&format!("a call takes more than {:?}\n{}", self.limit, self.describe()));
+            let late = self
+                .lock()
+                .iter()
+                .find(|call| call.since.elapsed() > call.limit)
+                .map(|call| call.limit);
+            if let Some(limit) = late {
+                broken(&format!("a call takes more than {limit:?}\n{}", self.describe()));
             }
             std::thread::park_timeout(Duration::from_millis(200));
         }
@@ -77,6 +88,7 @@ pub(crate) fn broken(what: &str) -> ! {
     // One of several threads is enough to tell.
     static TOLD: Mutex<()> = Mutex::new(());
     let _told = TOLD.lock();
+    strain::lift();
     eprintln!("chaos: BROKEN: {what}\nalive:\n{}", procfs::describe_group(std::process::id()));
     std::process::abort()
 }

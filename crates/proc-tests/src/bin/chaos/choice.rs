@@ -1,0 +1,78 @@
+//! Which faults there are to be.
+
+use std::fmt::{self, Display, Formatter};
+
+use clap::{Args, ValueEnum};
+
+/// A kind of fault. `-h` shows the first sentences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// Workers get SIGKILL or SIGTERM.
+    Kills,
+    /// Workers and templates are stopped for some milliseconds.
+    Stops,
+    /// Templates get SIGKILL.
+    Templates,
+    /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be sent.
+    Accidents,
+    /// Tasks fork and return on both sides.
+    Forks,
+    /// Copies of the program, made by fork, use their copies of pools, tasks and iterators.
+    Copies,
+    /// Idle workers are stopped, all or some, and continued or killed after the next call.
+    Sleepers,
+    /// The program's address space is limited for some calls.
+    AddressSpace,
+    /// The program's descriptors are limited for some calls.
+    Descriptors,
+    /// The sizes of the program's files are limited for some calls.
+    FileSizes,
+}
+
+/// The faults of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice(u32);
+
+impl Choice {
+    pub(crate) const NONE: Choice = Choice(0);
+
+    pub(crate) fn has(self, fault: Fault) -> bool {
+        self.0 & Choice::bit(fault) != 0
+    }
+
+    fn bit(fault: Fault) -> u32 {
+        1 << fault as u32
+    }
+
+    fn of(faults: &[Fault]) -> u32 {
+        faults.iter().fold(0, |bits, fault| bits | Choice::bit(*fault))
+    }
+}
+
+/// Names of the faults that are not chosen, with commas, as `--without` takes them.
+impl Display for Choice {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let faults = Fault::value_variants().iter().filter(|fault| !self.has(**fault));
+        let names: Vec<_> = faults.filter_map(ValueEnum::to_possible_value).collect();
+        let names: Vec<_> = names.iter().map(|name| name.get_name()).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+/// The options that choose.
+#[derive(Args)]
+pub(crate) struct Chosen {
+    /// The only faults that there are to be, with commas between them. All if not given.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
+    only: Option<Vec<Fault>>,
+    /// Faults that there are not to be, with commas between them.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
+    without: Vec<Fault>,
+}
+
+impl Chosen {
+    pub(crate) fn choice(&self) -> Choice {
+        let only = self.only.as_deref().unwrap_or(Fault::value_variants());
+        Choice(Choice::of(only) & !Choice::of(&self.without))
+    }
+}

@@ -1,0 +1,325 @@
+//! Rounds under limits: the program has little address space, few descriptors or small files for a while.
+//!
+//! One thread calls, so that whatever fails is the library's doing: inputs are made before, and the heap
+//! keeps room for what is small. Whatever a limit does to a call, it is a typed error, and none is left
+//! when the limit is lifted.
+
+use std::backtrace::Backtrace;
+use std::fmt::{self, Display, Formatter};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc::{self, IpcSender};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use proc_core::{Context, Error, Pool, Process, Task};
+
+use crate::choice::{Choice, Fault};
+use crate::faults::{Faults, Templates};
+use crate::ledger::{CALLS, FATES, FAULTS, Ledger};
+use crate::life::Plan;
+use crate::procfs;
+use crate::station::{Round, Station};
+use crate::tasks::{Act, Answer, Order, Spec, mix, obey, obey_quietly};
+use crate::watch::{Watch, broken};
+
+/// Whether a limit is in force.
+static STRAINED: AtomicBool = AtomicBool::new(false);
+
+/// What can be limited.
+const KINDS: [(Fault, Resource); 3] = [
+    (Fault::AddressSpace, Resource::RLIMIT_AS),
+    (Fault::Descriptors, Resource::RLIMIT_NOFILE),
+    (Fault::FileSizes, Resource::RLIMIT_FSIZE),
+];
+
+/// Whether there are to be rounds under limits.
+pub(crate) fn is_chosen(choice: Choice) -> bool {
+    KINDS.iter().any(|(fault, _)| choice.has(*fault))
+}
+
+/// What is limited, and to how much.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    resource: Resource,
+    /// How much is left: beside what the program has already, where that counts.
+    spare: u64,
+}
+
+impl Limit {
+    /// Of the kinds that are chosen; none if none are.
+    fn random(choice: Choice, rng: &mut fastrand::Rng) -> Option<Limit> {
+        // From "not even a page" to "room for most".
+        let some = |rng: &mut fastrand::Rng, bits| {
+            let most = 1 << rng.u32(bits);
+            rng.u64(..most)
+        };
+        let kinds = KINDS.into_iter().filter(|(fault, _)| choice.has(*fault));
+        let (_, resource) = rng.choice(kinds.collect::<Vec<_>>())?;
+        let spare = match resource {
+            Resource::RLIMIT_AS => some(rng, 12..27),
+            Resource::RLIMIT_NOFILE => rng.u64(..32),
+            _ => some(rng, 1..22),
+        };
+        Some(Limit { resource, spare })
+    }
+
+    fn name(self) -> &'static str {
+        match self.resource {
+            Resource::RLIMIT_AS => "limit of address space",
+            Resource::RLIMIT_NOFILE => "limit of descriptors",
+            _ => "limit of file sizes",
+        }
+    }
+
+    /// Does something under the limit.
+    fn during<R>(self, act: impl FnOnce() -> R) -> R {
+        let (before, hard) = getrlimit(self.resource).expect("everybody may ask");
+        let set = |soft| setrlimit(self.resource, soft, hard).expect("up to the hard limit");
+        let used = match self.resource {
+            Resource::RLIMIT_AS => procfs::address_space(),
+            Resource::RLIMIT_NOFILE => procfs::count("/proc/self/fd") as u64,
+            _ => 0,
+        };
+        set((used + self.spare).min(hard));
+        STRAINED.store(true, Ordering::SeqCst);
+        let result = act();
+        STRAINED.store(false, Ordering::SeqCst);
+        set(before);
+        result
+    }
+}
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "a {} that leaves {}", self.name(), self.spare)
+    }
+}
+
+/// Lifts all limits, for somebody who is about to say what is wrong.
+pub(crate) fn lift() {
+    for (_, resource) in KINDS {
+        if let Ok((_, hard)) = getrlimit(resource) {
+            let _ = setrlimit(resource, hard, hard);
+        }
+    }
+}
+
+/// Ends the program where it would print a panic while a limit is in force.
+///
+/// Those of its children are not meant, which have the hook too where they are forks of it.
+pub(crate) fn forbid_panics() {
+    let owner = std::process::id();
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if STRAINED.load(Ordering::SeqCst) && std::process::id() == owner {
+            lift();
+            let backtrace = Backtrace::force_capture();
+            broken(&format!("under a limit of the program: {info}\n{backtrace}"));
+        }
+        previous(info);
+    }));
+}
+
+/// Room in the heap that the system does not get back: what is small does not fail under a limit.
+struct Cushion {
+    /// Above the room.
+    _pin: Vec<u8>,
+}
+
+impl Cushion {
+    fn new() -> Cushion {
+        const PIECE: usize = 64 << 10;
+        let pieces: Vec<Vec<u8>> = (0..64).map(|_| vec![1; PIECE]).collect();
+        let pin = vec![1; PIECE];
+        drop(pieces);
+        Cushion { _pin: pin }
+    }
+}
+
+/// A round of calls, each under a limit, and of calls without any in between.
+pub(crate) fn round(plan: &Plan, rng: &mut fastrand::Rng, ledger: &Ledger) {
+    let watch = Watch::new(plan.limit);
+    let round = Round {
+        watch: &watch,
+        ledger,
+        faults: Faults::new(ledger, Duration::MAX, Choice::NONE, Templates::Spared),
+        context: plan.context,
+        workers: plan.workers,
+        end: Instant::now(),
+        tasks: plan.tasks,
+    };
+    let Some(station) = Station::build(&round, rng) else { return };
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| watch.run());
+        for number in 0..rng.u64(2..8) {
+            let Some(limit) = Limit::random(plan.faults, rng) else { break };
+            let way = WAYS[rng.usize(..WAYS.len())];
+            ledger.add(FAULTS, limit.name(), 1);
+            ledger.add(CALLS, "call under a limit", 1);
+            let what = format!("{way:?} under {limit}");
+            let on_the_way = watch.begin(number, what.clone());
+            let fates = catch_unwind(AssertUnwindSafe(|| call(way, limit, &station, rng)));
+            let fates = fates.unwrap_or_else(|_| broken(&format!("{what}: the call panics")));
+            fates.into_iter().for_each(|fate| {
+                let name = fate.unwrap_or_else(|why| broken(&format!("{what}: {why}")));
+                ledger.add(FATES, name, 1);
+            });
+            let afterwards = station.pool.map(mix, 0..100_u64);
+            if !matches!(&afterwards, Ok(values) if values.iter().copied().eq((0..100).map(mix))) {
+                broken(&format!("a call after {what} gives {afterwards:?}"));
+            }
+            drop(on_the_way);
+        }
+        let on_the_way = watch.begin(u64::MAX, "end of a pool after limits".to_owned());
+        drop(station);
+        drop(on_the_way);
+        watch.finish();
+        watching.thread().unpark();
+    });
+}
+
+/// Ways to call.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    TryMap,
+    Imap,
+    ApplyAsync,
+    ChannelEnds,
+    NewPool,
+    Process,
+}
+
+const WAYS: [Way; 6] =
+    [Way::TryMap, Way::Imap, Way::ApplyAsync, Way::ChannelEnds, Way::NewPool, Way::Process];
+
+/// What became of a task, in the words of the table; an error says why it is wrong.
+type Fate = Result<&'static str, String>;
+
+fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> Vec<Fate> {
+    let _cushion = Cushion::new();
+    let pool = &station.pool;
+    // A process with threads cannot be forked.
+    let context = match station.context {
+        Context::Fork => Context::Forkserver,
+        other => other,
+    };
+    let first = rng.u64(..);
+    let specs: Vec<Spec> = (0..rng.u64(1..10))
+        .map(|index| {
+            // Values up to 4 MiB, half of them small.
+            let mut size = || {
+                let most = if rng.bool() { 4 << 20 } else { 256 };
+                rng.u32(..most)
+            };
+            let sizes = (size(), size());
+            Spec { number: first.wrapping_add(index), act: Act::Work, sizes }
+        })
+        .collect();
+    let orders: Vec<Order> = specs.iter().map(Spec::order).collect();
+    match way {
+        Way::TryMap => judge(&specs, limit.during(|| pool.try_map(obey, orders))),
+        Way::Imap => judge(&specs, limit.during(|| pool.imap(obey, orders).collect())),
+        Way::ApplyAsync => {
+            let results = limit.during(|| {
+                let start = |order| pool.apply_async(obey, order);
+                let tasks: Vec<Result<Task<Answer>, Error>> =
+                    orders.into_iter().map(start).collect();
+                tasks.into_iter().map(|task| task.and_then(Task::get)).collect()
+            });
+            judge(&specs, results)
+        }
+        Way::ChannelEnds => {
+            let hold = |(number, _sender): (u64, IpcSender<u64>)| mix(number);
+            let count = rng.u64(1..400);
+            let (sender, receiver) = match ipc::channel() {
+                Ok(pair) => pair,
+                Err(error) => broken(&format!("no channel can be made: {error}")),
+            };
+            let results = limit
+                .during(|| pool.try_map(hold, (0..count).map(|number| (number, sender.clone()))));
+            drop(receiver);
+            judge_tiny(results)
+        }
+        Way::NewPool => {
+            judge_tiny(limit.during(
+                || match Pool::builder().processes(2).context(context).build() {
+                    Ok(pool) => pool.try_map(mix, 0..20),
+                    Err(error) => vec![Err(error)],
+                },
+            ))
+        }
+        Way::Process => {
+            let results = limit.during(|| {
+                let start = |order| Process::new(obey_quietly, order).context(context).start();
+                orders
+                    .into_iter()
+                    .map(|order| start(order).and_then(|child| child.join()))
+                    .collect()
+            });
+            judge(&specs, results)
+        }
+    }
+}
+
+/// Judges results in the order of their tasks.
+///
+/// What an iterator has lost with its pool is told by one error without a number, which is the last.
+fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
+    let is_cut_short = matches!(results.last(), Some(Err(error)) if error.task().is_none());
+    if results.len() != specs.len() && !is_cut_short {
+        return vec![Err(format!("{} results for {} tasks", results.len(), specs.len()))];
+    }
+    let told: Vec<String> = results
+        .iter()
+        .map(|result| match result {
+            Ok(answer) => format!("{:+}", answer.number.wrapping_sub(specs[0].number)),
+            Err(error) => error.to_string(),
+        })
+        .collect();
+    let mut left = specs.iter();
+    let mut fate = |result| match result {
+        Ok(answer) => {
+            let is_next = if is_cut_short {
+                left.any(|spec| spec.is_answer(&answer))
+            } else {
+                left.next().is_some_and(|spec| spec.is_answer(&answer))
+            };
+            let wrong = || format!("{} tasks give {told:?}, or something spoilt", specs.len());
+            is_next.then_some("result, under a limit").ok_or_else(wrong)
+        }
+        Err(error) => {
+            if !is_cut_short {
+                left.next();
+            }
+            excuse(&error)
+        }
+    };
+    results.into_iter().map(&mut fate).collect()
+}
+
+/// Judges results of [`mix`] of 0 and what follows.
+fn judge_tiny(results: Vec<Result<u64, Error>>) -> Vec<Fate> {
+    let fate = |(number, result): (u64, Result<u64, Error>)| match result {
+        Ok(value) if value == mix(number) => Ok("result, under a limit"),
+        Ok(value) => Err(format!("task {number} gives {value}")),
+        Err(error) => excuse(&error),
+    };
+    (0..).zip(results).map(fate).collect()
+}
+
+/// Any error is right that has a kind, and does not blame code which did nothing wrong.
+fn excuse(error: &Error) -> Fate {
+    if error.is_panic() || error.to_string().contains("panicked") {
+        return Err(format!("nobody panics here: {error}"));
+    }
+    let kinds = [
+        (error.is_start(), "start, under a limit"),
+        (error.is_encode(), "not encoded, under a limit"),
+        (error.is_decode(), "not decoded, under a limit"),
+        (error.is_death(), "death, under a limit"),
+        (error.is_closed(), "closed, under a limit"),
+    ];
+    let kind = kinds.iter().find(|(is, _)| *is).map(|(_, name)| *name);
+    kind.ok_or_else(|| format!("what kind of error is this: {error}"))
+}
