@@ -122,7 +122,6 @@ fn describe(error: &Error) -> String {
         (error.is_initializer(), "initializer"),
         (error.is_closed(), "closed"),
         (error.is_restart_limit(), "restart-limit"),
-        (error.is_init_missing(), "init-missing"),
         (error.is_invalid(), "invalid"),
     ];
     let mut line: Vec<String> =

@@ -2,7 +2,7 @@
 
 use proc_core::{Context, Pool, Process};
 
-use crate::{Arguments, Scenario, describe};
+use crate::{Arguments, Scenario};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("init-missing", init_missing),
@@ -17,10 +17,7 @@ pub(crate) fn is_without_init(name: &str) -> bool {
 }
 
 fn init_missing(arguments: &Arguments) {
-    let process = Process::new(double, 21).context(arguments.context).start();
-    println!("process: {}", describe(&process.expect_err("init is missing")));
-    let pool = Pool::builder().processes(2).context(arguments.context).build();
-    println!("pool: {}", describe(&pool.expect_err("init is missing")));
+    use_everything(arguments.context);
 }
 
 /// With a second thread that lives on.
