@@ -8,6 +8,8 @@ mod data;
 mod descriptors;
 mod ending;
 mod failures;
+mod fork;
+mod forking;
 mod hardships;
 mod kills;
 mod life;
@@ -83,6 +85,7 @@ fn main() {
         descriptors::SCENARIOS,
         ending::SCENARIOS,
         failures::SCENARIOS,
+        forking::SCENARIOS,
         hardships::SCENARIOS,
         kills::SCENARIOS,
         life::SCENARIOS,
