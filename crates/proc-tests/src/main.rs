@@ -4,6 +4,7 @@
 //! `tests/`. A program that cannot go on panics.
 
 mod calls;
+mod copies;
 mod data;
 mod descriptors;
 mod ending;
@@ -81,6 +82,7 @@ fn main() {
     };
     let lists = [
         calls::SCENARIOS,
+        copies::SCENARIOS,
         data::SCENARIOS,
         descriptors::SCENARIOS,
         ending::SCENARIOS,
