@@ -4,6 +4,7 @@
 //! `tests/`. A program that cannot go on panics.
 
 mod calls;
+mod closed;
 mod copies;
 mod data;
 mod descriptors;
@@ -70,7 +71,7 @@ fn main() {
     }
     // A program that is executed again by Context::Spawn sees no arguments, so it ends up here too.
     match name.as_deref() {
-        Some(name) if start::is_without_init(name) => {}
+        Some(name) if start::is_without_init(name) || closed::is_without_init(name) => {}
         _ => proc_core::init(),
     }
     let name = name.expect("a scenario is named");
@@ -82,6 +83,7 @@ fn main() {
     };
     let lists = [
         calls::SCENARIOS,
+        closed::SCENARIOS,
         copies::SCENARIOS,
         data::SCENARIOS,
         descriptors::SCENARIOS,
