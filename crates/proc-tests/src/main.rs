@@ -12,6 +12,7 @@ mod ending;
 mod failures;
 mod fork;
 mod forking;
+mod halted;
 mod hardships;
 mod kills;
 mod life;
@@ -90,6 +91,7 @@ fn main() {
         ending::SCENARIOS,
         failures::SCENARIOS,
         forking::SCENARIOS,
+        halted::SCENARIOS,
         hardships::SCENARIOS,
         kills::SCENARIOS,
         life::SCENARIOS,
