@@ -22,6 +22,7 @@ mod nesting;
 mod output;
 mod preload;
 mod processes;
+mod released;
 mod rubbish;
 mod shared;
 mod sizes;
@@ -100,6 +101,7 @@ fn main() {
         output::SCENARIOS,
         preload::SCENARIOS,
         processes::SCENARIOS,
+        released::SCENARIOS,
         rubbish::SCENARIOS,
         shared::SCENARIOS,
         sizes::SCENARIOS,
