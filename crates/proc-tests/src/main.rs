@@ -19,6 +19,7 @@ mod life;
 mod limits;
 mod marks;
 mod nesting;
+mod outliving;
 mod output;
 mod preload;
 mod processes;
@@ -98,6 +99,7 @@ fn main() {
         life::SCENARIOS,
         limits::SCENARIOS,
         nesting::SCENARIOS,
+        outliving::SCENARIOS,
         output::SCENARIOS,
         preload::SCENARIOS,
         processes::SCENARIOS,
