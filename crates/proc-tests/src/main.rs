@@ -24,6 +24,7 @@ mod output;
 mod preload;
 mod processes;
 mod released;
+mod respawns;
 mod rubbish;
 mod shared;
 mod sizes;
@@ -104,6 +105,7 @@ fn main() {
         preload::SCENARIOS,
         processes::SCENARIOS,
         released::SCENARIOS,
+        respawns::SCENARIOS,
         rubbish::SCENARIOS,
         shared::SCENARIOS,
         sizes::SCENARIOS,
