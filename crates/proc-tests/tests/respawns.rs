@@ -5,8 +5,13 @@ use support::scenario;
 
 in_contexts! {
     workers_that_cannot_begin_are_given_up: forkserver spawn;
+    workers_that_are_killed_at_once_are_given_up: forkserver spawn;
 }
 
 fn workers_that_cannot_begin_are_given_up(context: &str) {
-    assert_eq!(scenario("cannot-begin", context, &[]).succeeded(), "told\n");
+    assert_eq!(scenario("too-limited", context, &[]).succeeded(), "bounded\n");
+}
+
+fn workers_that_are_killed_at_once_are_given_up(context: &str) {
+    assert_eq!(scenario("killed-at-once", context, &[]).succeeded(), "bounded\n");
 }

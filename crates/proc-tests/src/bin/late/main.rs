@@ -5,6 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -26,10 +27,27 @@ fn constructed(_: ()) -> u32 {
     CONSTRUCTED.load(Ordering::Relaxed)
 }
 
+/// A file with a letter for each run of main, which goes with this object.
+struct Runs(PathBuf);
+
+impl Runs {
+    fn one_more() -> Runs {
+        let path = std::env::temp_dir().join("runs-of-main");
+        let mut file =
+            OpenOptions::new().append(true).create(true).open(&path).expect("it is ours");
+        file.write_all(b"x").expect("there is room");
+        Runs(path)
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 fn main() {
-    let runs = std::env::temp_dir().join("runs-of-main");
-    let mut file = OpenOptions::new().append(true).create(true).open(&runs).expect("it is ours");
-    file.write_all(b"x").expect("there is room");
+    let runs = Runs::one_more();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
     let way = std::env::var("LATE_WAY").expect("a way is given");
     let context = match std::env::var("LATE_CONTEXT").as_deref() {
@@ -100,8 +118,7 @@ fn main() {
         }
         other => panic!("no such way: {other}"),
     }
-    let written = std::fs::read_to_string(&runs).expect("it is ours");
-    std::fs::remove_file(&runs).expect("it is ours");
+    let written = std::fs::read_to_string(&runs.0).expect("it is ours");
     assert_eq!(written, "x", "main ran more than once");
     println!("used");
 }
