@@ -115,6 +115,10 @@ fn program() -> MutexGuard<'static, Program> {
 /// }
 /// ```
 pub fn init() {
+    // A constructor of the program has called it, in a process that is about to be a template.
+    if template::is_executed_for_it() {
+        return;
+    }
     // The lock is not held while forking: it would stay locked in the copy.
     if std::mem::replace(&mut program().initialized, true) {
         return;
@@ -174,14 +178,6 @@ pub(crate) fn adopt(template: Template) {
     // What the parent had is dropped with the lock free.
     let inherited = std::mem::replace(&mut *program(), ours);
     drop(inherited);
-}
-
-/// In a child: calls `f` with the way to the template that made it.
-pub(crate) fn with_own_line(f: impl FnOnce(&Arc<Line>)) {
-    let main = program().main.clone();
-    if let Some(template) = main {
-        f(template.line());
-    }
 }
 
 /// Notes a new template that is a child of this process, to be collected.
@@ -299,6 +295,8 @@ pub(crate) fn with_template<T>(
 
 fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Error> {
     let cannot = |error| Error::start("a template", error);
+    // What `main` has closed of them must not become a channel.
+    sys::fill_standard_streams();
     let mut program = program();
     program.collect_ended();
     if context == Context::Fork {

@@ -1,7 +1,7 @@
 //! What a process says of its death while it still can: the panic that ends it, or that it got no memory.
 //!
-//! It goes to the template by the doorbell, in one system call, since a dying process can do no more. The
-//! template tells it to the parent, with the exit, where the way the process died fits what it said.
+//! A handler of the signal that ends it says it, by the doorbell of its template, in one system call, since a
+//! dying process can do no more. The template tells it to the parent, with the exit.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -55,21 +55,19 @@ impl Exit {
     }
 }
 
-/// In a new process: has its panics told to its template.
-pub(crate) fn say_to(line: &Arc<Line>) {
-    let line = Arc::clone(line);
-    panics::set_witness(Arc::new(move |report| {
-        let words = report.map(|report| LastWords::Panicked(shortened(report)));
-        line.say_last_words(&encode(words.as_ref()));
-    }));
-}
-
-/// In a new process with a limit of memory: has its template told if it dies for want of it.
-pub(crate) fn say_if_no_memory(line: &Arc<Line>) {
-    let line = Arc::clone(line);
-    sys::before_a_crash_without_memory(line.ring(), &encode(Some(&LastWords::NoMemory)));
+/// In a new process: has its template told why it crashes, where that is known: by a panic that cannot
+/// unwind, and if its memory is limited, for want of memory.
+pub(crate) fn say_to(line: &Arc<Line>, is_limited: bool) {
+    panics::set_witness(|report| {
+        // The panic that cannot unwind tells more than what says that it could not.
+        if !report.is_about_unwinding() {
+            sys::prepare_last_words(encode(&LastWords::Panicked(shortened(report))));
+        }
+    });
+    let of_memory = is_limited.then(|| encode(&LastWords::NoMemory));
+    sys::say_last_words(line.ring(), of_memory);
     // The descriptor is used as long as the process lives.
-    std::mem::forget(line);
+    std::mem::forget(Arc::clone(line));
 }
 
 fn shortened(report: &PanicReport) -> PanicReport {
@@ -84,47 +82,31 @@ fn shortened(report: &PanicReport) -> PanicReport {
     }
 }
 
-/// The pid of the calling process, then what it says; nothing if it takes back what it said.
-fn encode(words: Option<&LastWords>) -> Vec<u8> {
-    let said = (sys::pid(), words);
-    postcard::to_stdvec(&said).unwrap_or_default()
+/// The pid of the calling process, then what it says.
+fn encode(words: &LastWords) -> Vec<u8> {
+    postcard::to_stdvec(&(sys::pid(), words)).unwrap_or_default()
 }
 
-/// In a template: notes what a process has said, where `place` finds the place for it.
-pub(crate) fn note<'a>(said: &[u8], place: impl FnOnce(u32) -> Option<&'a mut Option<LastWords>>) {
-    let Ok((pid, words)) = postcard::from_bytes::<(u32, Option<LastWords>)>(said) else { return };
-    let Some(place) = place(pid) else { return };
-    *place = match (words, place.take()) {
-        // The panic that cannot unwind tells more than what says that it could not.
-        (Some(LastWords::Panicked(new)), Some(old)) if new.is_about_unwinding() => Some(old),
-        (Some(LastWords::NoMemory), Some(old)) => Some(old),
-        (words, _) => words,
-    };
+/// In a template: whose words these are, and what they say.
+pub(crate) fn decode(said: &[u8]) -> Option<(u32, LastWords)> {
+    postcard::from_bytes(said).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn panicked(message: &str) -> LastWords {
-        let message = message.to_owned();
-        LastWords::Panicked(PanicReport { message, location: None, backtrace: None })
-    }
-
     #[test]
-    fn the_panic_that_tells_most_is_kept() {
-        let mut place = None;
-        let mut say = |words: Option<LastWords>| {
-            note(&encode(words.as_ref()), |pid| (pid == sys::pid()).then_some(&mut place));
-            place.clone()
+    fn words_come_back() {
+        let report = PanicReport {
+            message: "no".into(),
+            location: Some("a.rs:1:2".into()),
+            backtrace: None,
         };
-        assert_eq!(say(Some(panicked("first"))), Some(panicked("first")));
-        let second = panicked("panic in a function that cannot unwind");
-        assert_eq!(say(Some(second.clone())), Some(panicked("first")));
-        assert_eq!(say(Some(LastWords::NoMemory)), Some(panicked("first")));
-        assert_eq!(say(None), None, "it was caught");
-        assert_eq!(say(Some(second.clone())), Some(second));
-        assert_eq!(say(Some(panicked("next"))), Some(panicked("next")));
+        for words in [LastWords::Panicked(report), LastWords::NoMemory] {
+            assert_eq!(decode(&encode(&words)), Some((sys::pid(), words)));
+        }
+        assert_eq!(decode(b"rubbish"), None);
     }
 
     #[test]

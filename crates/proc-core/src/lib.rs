@@ -113,6 +113,27 @@ pub use process::Process;
 pub use sentinel::{Sentinel, wait};
 pub use shared::Shared;
 
+/// The channels that may be part of arguments and results: those of the ipc-channel that this crate is built
+/// with. Ends of another version's cannot cross.
+///
+/// ```
+/// use proc_core::ipc::{self, IpcSender};
+///
+/// fn count(to: IpcSender<u32>) {
+///     (0..3).for_each(|n| to.send(n).expect("somebody receives it"));
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     proc_core::init();
+///     let (sender, receiver) = ipc::channel()?;
+///     let child = proc_core::Process::new(count, sender).start()?;
+///     assert_eq!([receiver.recv()?, receiver.recv()?, receiver.recv()?], [0, 1, 2]);
+///     child.join()?;
+///     Ok(())
+/// }
+/// ```
+pub use ipc_channel::ipc;
+
 #[doc(hidden)]
 pub use pool::remote;
 

@@ -4,8 +4,8 @@ use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,23 +48,12 @@ pub(crate) enum Echo {
 
 static ECHO: AtomicU8 = AtomicU8::new(Echo::Reported as u8);
 
-/// Is told of each panic of this process at once, as it may be the end of it; and with `None` that the
-/// last one was caught.
-pub(crate) type Witness = dyn Fn(Option<&PanicReport>) + Send + Sync;
+/// Is shown each panic of this process, as it may be the end of it.
+static WITNESS: OnceLock<fn(&PanicReport)> = OnceLock::new();
 
-static WITNESS: Mutex<Option<Arc<Witness>>> = Mutex::new(None);
-
-/// Has `witness` told of each panic from now on.
-pub(crate) fn set_witness(witness: Arc<Witness>) {
-    *WITNESS.lock().unwrap_or_else(PoisonError::into_inner) = Some(witness);
-}
-
-fn tell_witness(report: Option<&PanicReport>) {
-    // Who panics may hold the lock.
-    let witness = WITNESS.try_lock().ok().and_then(|witness| witness.clone());
-    if let Some(witness) = witness {
-        witness(report);
-    }
+/// Has `witness` shown each panic from now on.
+pub(crate) fn set_witness(witness: fn(&PanicReport)) {
+    let _ = WITNESS.set(witness);
 }
 
 /// Makes panics inside [`catch`] leave a report, also where the user has set a hook since the last call.
@@ -95,7 +84,9 @@ fn note(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send 
     }
     let caught = CATCHING.get();
     let report = describe(info);
-    tell_witness(Some(&report));
+    if let Some(witness) = WITNESS.get() {
+        witness(&report);
+    }
     if caught {
         CAUGHT.set(Some(report));
     }
@@ -136,9 +127,7 @@ fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
     let is_noted = report.is_some();
     let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
     discard(payload);
-    if is_noted {
-        tell_witness(None);
-    } else if !QUIET.get() {
+    if !is_noted && !QUIET.get() {
         install_hook(); // a task has set one of its own: the next report has its place again
     }
     report
@@ -147,12 +136,9 @@ fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
 /// Runs `f`; a panic in it is printed as in any thread and goes no further.
 pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
     let nested = CATCHING.replace(false);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        discard(payload);
-        tell_witness(None);
-    });
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok();
     CATCHING.set(nested);
-    outcome.ok()
+    outcome
 }
 
 /// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is printed.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::queue::Lease;
 use crate::record;
+use crate::sys::memory;
 
 /// From here on a piece is large: a copy of it costs more than finding a place for it.
 pub(crate) const LARGE: usize = 64 << 10;
@@ -107,7 +108,10 @@ impl Sink {
     /// There is no memory for it.
     #[cold]
     pub(crate) fn try_grow(&mut self, more: usize) -> postcard::Result<()> {
-        self.bytes.try_reserve(more).map_err(|_| postcard::Error::SerializeBufferFull)
+        // Where no pages are left for what can be reserved, the kernel kills.
+        let is_there = more < LARGE || memory::check_available(more).is_ok();
+        let reserved = is_there && self.bytes.try_reserve(more).is_ok();
+        reserved.then_some(()).ok_or(postcard::Error::SerializeBufferFull)
     }
 
     /// Copies a large piece to its place; false if there is none.

@@ -62,11 +62,18 @@ const FUNERAL: Duration = Duration::from_secs(1);
 
 sys::before_main! { BECOME_TEMPLATE: become_template_if_asked }
 
-/// In an executed program, before anything of it runs: becomes the template if it was executed for that.
-extern "C" fn become_template_if_asked() {
-    if std::env::var_os(VARIABLE).is_some() {
+/// In an executed program, before its `main` begins: becomes the template if it was executed for that.
+fn become_template_if_asked(arguments: sys::Arguments) {
+    if is_executed_for_it() {
+        // What they prepare is there in every process of the program.
+        sys::run_constructors_after(BECOME_TEMPLATE, arguments);
         Template::serve_if_spawned();
     }
+}
+
+/// Whether this process was executed to be a template, and is none yet.
+pub(crate) fn is_executed_for_it() -> bool {
+    std::env::var_os(VARIABLE).is_some()
 }
 
 /// The way to a template: requests, and the bell that announces them.
@@ -84,11 +91,6 @@ impl Line {
     /// Orders the template to kill its children and to end.
     pub(crate) fn order_end(&self) -> io::Result<()> {
         self.ring.order_end()
-    }
-
-    /// Tells the template what this process may be about to die of.
-    pub(crate) fn say_last_words(&self, words: &[u8]) {
-        self.ring.say_last_words(words);
     }
 
     /// For who can do no more than one system call.
@@ -183,8 +185,9 @@ impl Template {
             sys::pass_on(&stdin, &mut command)?,
         ];
         let base = Snapshot::now();
+        let numbers = fds.map(|number| number.to_string()).join(":");
         let child = command
-            .env(VARIABLE, fds.map(|number| number.to_string()).join(":"))
+            .env(VARIABLE, format!("{}:{numbers}", base.rights.capabilities().to_words()))
             .stdin(sys::empty_stdin()?)
             .spawn();
         let mut child = child.map_err(cannot_execute)?;
@@ -213,7 +216,11 @@ impl Template {
         sys::set_env(alone, VARIABLE.as_ref(), None);
         let owner = sys::parent_pid();
         let born = || -> io::Result<_> {
-            let numbers = value.split(':').map(|number| number.parse().map_err(io::Error::other));
+            let (capabilities, numbers) =
+                value.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+            let capabilities = sys::Capabilities::from_words(capabilities);
+            capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
+            let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
             let fds: io::Result<Vec<OwnedFd>> =
                 numbers.map(|number| sys::take_over(number?)).collect();
             let fds = <[OwnedFd; 6]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -237,11 +244,6 @@ impl Template {
                 sys::exit_now(1)
             }
         }
-    }
-
-    /// The way to it.
-    pub(crate) fn line(&self) -> &Arc<Line> {
-        &self.line
     }
 
     /// What a new process must change to have today's surroundings, with `overrides`.
@@ -464,7 +466,7 @@ impl Server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
-        last_words::say_to(&line.line);
+        last_words::say_to(&line.line, start.limits.bounds_memory());
         context::adopt(line);
         become_process(alone, start, streams)
     }
@@ -529,8 +531,11 @@ impl Server {
                 Some(Heard::End) => self.end(),
                 Some(Heard::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
                 Some(Heard::LastWords(words)) => {
-                    let children = &mut self.children;
-                    last_words::note(&words, |pid| Some(&mut children.get_mut(&pid)?.last_words));
+                    if let Some((pid, words)) = last_words::decode(&words)
+                        && let Some(child) = self.children.get_mut(&pid)
+                    {
+                        child.last_words = Some(words);
+                    }
                 }
             }
         }
@@ -633,9 +638,6 @@ fn become_process(alone: SingleThread, start: Start, streams: Vec<(u8, OwnedFd)>
     let taken = streams::put(streams).and_then(|()| start.surroundings.decode());
     let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
     let taken = taken.and_then(|()| start.limits.set());
-    if start.limits.bounds_memory() {
-        context::with_own_line(last_words::say_if_no_memory);
-    }
     if let Err(why) = taken {
         let _ = start.report.send(Report::NotReady(why));
         sys::exit_now(1);

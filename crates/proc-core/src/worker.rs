@@ -282,6 +282,8 @@ impl Worker<'_> {
     /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
     /// parent publishes the rest again.
     fn run(&mut self, ticket: TicketId) {
+        // A task of the last chunk may have set a hook.
+        panics::install_hook();
         let chunk = self.board.chunk(ticket);
         let start = chunk.measured.then(Instant::now);
         while self.regions.len() <= chunk.region as usize {

@@ -5,10 +5,15 @@
 
 mod aborts;
 mod calls;
+mod closed;
+mod copies;
 mod data;
 mod descriptors;
 mod ending;
 mod failures;
+mod fork;
+mod forking;
+mod halted;
 mod hardships;
 mod hooks;
 mod kills;
@@ -17,10 +22,13 @@ mod limits;
 mod many_ends;
 mod marks;
 mod nesting;
+mod outliving;
 mod output;
 mod preload;
 mod processes;
 mod raw;
+mod released;
+mod respawns;
 mod rights;
 mod rubbish;
 mod scarcity;
@@ -75,7 +83,7 @@ fn main() {
     }
     // A program that is executed again by Context::Spawn sees no arguments, so it ends up here too.
     match name.as_deref() {
-        Some(name) if start::is_without_init(name) => {}
+        Some(name) if start::is_without_init(name) || closed::is_without_init(name) => {}
         _ => proc_core::init(),
     }
     let name = name.expect("a scenario is named");
@@ -88,10 +96,14 @@ fn main() {
     let lists = [
         aborts::SCENARIOS,
         calls::SCENARIOS,
+        closed::SCENARIOS,
+        copies::SCENARIOS,
         data::SCENARIOS,
         descriptors::SCENARIOS,
         ending::SCENARIOS,
         failures::SCENARIOS,
+        forking::SCENARIOS,
+        halted::SCENARIOS,
         hardships::SCENARIOS,
         hooks::SCENARIOS,
         kills::SCENARIOS,
@@ -99,9 +111,12 @@ fn main() {
         limits::SCENARIOS,
         many_ends::SCENARIOS,
         nesting::SCENARIOS,
+        outliving::SCENARIOS,
         output::SCENARIOS,
         preload::SCENARIOS,
         processes::SCENARIOS,
+        released::SCENARIOS,
+        respawns::SCENARIOS,
         rights::SCENARIOS,
         rubbish::SCENARIOS,
         scarcity::SCENARIOS,

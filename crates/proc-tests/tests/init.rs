@@ -6,13 +6,13 @@ use std::process::Command;
 use support::{Running, scenario};
 
 in_contexts! {
-    missing_init_is_no_hindrance: forkserver spawn fork;
+    missing_init_is_made_up_for: forkserver spawn fork;
     late_init_falls_back_to_execution: forkserver spawn;
     init_twice_is_harmless: forkserver spawn;
     init_in_a_child_is_harmless: forkserver spawn fork;
 }
 
-fn missing_init_is_no_hindrance(context: &str) {
+fn missing_init_is_made_up_for(context: &str) {
     assert_eq!(scenario("init-missing", context, &[]).succeeded(), "used\n");
 }
 
@@ -29,9 +29,9 @@ fn init_in_a_child_is_harmless(context: &str) {
     assert_eq!(scenario("init-in-child", context, &[]).succeeded(), expected);
 }
 
-/// A program whose `main` ends at once without arguments, which an executed one has not.
+/// A program that reaches `init` only with arguments, which an executed one has not.
 #[test]
-fn main_does_not_begin_in_a_program_that_is_executed_again() {
+fn program_need_not_reach_init_when_it_is_executed() {
     for way in ["forkserver", "spawn"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_careless"));
         command.env_clear().arg(way).stdout(std::process::Stdio::piped());

@@ -58,11 +58,6 @@ impl Ring {
         self.send(&END)
     }
 
-    /// Says something of which the listener need only know if the speaker dies, cut off where it is long.
-    pub(crate) fn say_last_words(&self, words: &[u8]) {
-        let _ = self.send(&last_words(words));
-    }
-
     /// Waits for the greeting of the listener, until `deadline` or the end of `other`.
     pub(crate) fn await_greeting(&self, other: &mut Child, deadline: Instant) -> io::Result<u64> {
         let end = super::watch_process(other.id());

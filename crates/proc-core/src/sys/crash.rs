@@ -1,59 +1,85 @@
-//! Saying one thing before a crash: that there was no memory.
+//! Saying one thing before a crash: which panic it is that cannot unwind, or that there was no memory.
 
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 use super::Ring;
+use super::bell::last_words;
 
-/// The signals by which a process dies that is refused memory: an abort of Rust's, or a pointer of a
-/// library's that nobody looked at.
+/// The signals by which a process dies that panics where it must not, or is refused memory: an abort of
+/// Rust's, or a pointer of a library's that nobody looked at.
 const SIGNALS: [Signal; 3] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
 
 struct Farewell {
     ring: i32,
-    message: Vec<u8>,
+    /// What is to be said of want of memory, if anything.
+    of_memory: Option<Vec<u8>>,
     /// What each of [`SIGNALS`] did before.
     before: [SigAction; 3],
 }
 
-static FAREWELL: OnceLock<Farewell> = OnceLock::new();
+/// What the handler says and to whom; never freed, as it may be looked at any time.
+static FAREWELL: AtomicPtr<Farewell> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Has `words` said at `ring`, which must stay open, if this process is about to be ended by a signal
-/// after a system call of the same thread had failed for want of memory.
-pub(crate) fn before_a_crash_without_memory(ring: &Ring, words: &[u8]) {
+thread_local! {
+    /// What this thread says if the panic that it is at ends the process.
+    static PREPARED: Cell<*mut Vec<u8>> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Has `words` said if this thread aborts while it panics.
+pub(crate) fn prepare_last_words(words: Vec<u8>) {
+    let before = PREPARED.replace(Box::into_raw(Box::new(last_words(&words))));
+    if !before.is_null() {
+        // SAFETY: from `Box::into_raw` above, and nobody has it any more.
+        drop(unsafe { Box::from_raw(before) });
+    }
+}
+
+fn farewell() -> Option<&'static Farewell> {
+    // SAFETY: null, or from `Box::into_raw` in `say_last_words`, which is never freed.
+    unsafe { FAREWELL.load(Ordering::Acquire).as_ref() }
+}
+
+/// Has what is prepared said at `ring`, which must stay open, if this process is about to be ended by a
+/// signal; and `of_memory` if a system call of the same thread had failed for want of memory before.
+pub(crate) fn say_last_words(ring: &Ring, of_memory: Option<Vec<u8>>) {
+    let of_memory = of_memory.map(|words| last_words(&words));
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // In a copy of a process that has a handler of ours already, what was there before that.
+    let mut before = farewell().map_or([default; 3], |farewell| farewell.before);
+    let is_first = farewell().is_none();
     let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
     let action = SigAction::new(SigHandler::SigAction(say), flags, SigSet::empty());
-    let mut before = [SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()); 3];
-    // What was there is asked for first: the handler needs it.
-    for (signal, place) in SIGNALS.iter().zip(&mut before) {
-        // SAFETY: the default action runs no code; the one before is put back at once.
-        let Ok(old) = (unsafe { sigaction(*signal, place) }) else { return };
-        // SAFETY: this action was in force a moment ago.
-        let _ = unsafe { sigaction(*signal, &old) };
-        *place = old;
-    }
-    let ring = ring.as_raw_fd();
-    let message = super::bell::last_words(words);
-    if FAREWELL.set(Farewell { ring, message, before }).is_ok() {
-        for signal in SIGNALS {
-            // SAFETY: `say` only calls functions that are async-signal-safe.
-            let _ = unsafe { sigaction(signal, &action) };
+    if is_first {
+        for (signal, place) in SIGNALS.iter().zip(&mut before) {
+            // SAFETY: `say` only calls functions that are async-signal-safe; without a farewell it does
+            // nothing.
+            *place = unsafe { sigaction(*signal, &action) }.unwrap_or(default);
         }
     }
+    let farewell = Farewell { ring: ring.as_raw_fd(), of_memory, before };
+    FAREWELL.store(Box::into_raw(Box::new(farewell)), Ordering::Release);
 }
 
 extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let had_no_memory = Errno::last() == Errno::ENOMEM;
-    let Some(farewell) = FAREWELL.get() else { return };
-    if had_no_memory {
-        let (bytes, len) = (farewell.message.as_ptr().cast(), farewell.message.len());
+    let Some(farewell) = farewell() else { return };
+    let prepared = PREPARED.get();
+    let words = if signal == libc::SIGABRT && std::thread::panicking() && !prepared.is_null() {
+        // SAFETY: from `Box::into_raw`, and freed only by this thread, which is here.
+        Some(unsafe { &*prepared })
+    } else {
+        farewell.of_memory.as_ref().filter(|_| had_no_memory)
+    };
+    if let Some(words) = words {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        // SAFETY: the message lives as long as the program.
-        unsafe { libc::send(farewell.ring, bytes, len, flags) };
+        // SAFETY: the words are borrowed.
+        unsafe { libc::send(farewell.ring, words.as_ptr().cast(), words.len(), flags) };
     }
     let known = SIGNALS.iter().zip(&farewell.before).find(|(known, _)| **known as i32 == signal);
     let Some((signal, before)) = known else { return };

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
+use super::Constructor;
+
 /// A place in every copy of this image: addresses are told between processes as distances from it.
 static ANCHOR: u8 = 0;
 
@@ -88,11 +90,20 @@ pub(crate) fn is_of_our_program() -> bool {
     *ANSWER.get_or_init(|| loaded::is_linked_with(anchor()))
 }
 
+/// The constructors of this image, in the order in which the loader calls them.
+pub(crate) fn constructors() -> Vec<Constructor> {
+    loaded::constructors(anchor())
+}
+
 /// Without a list of what is loaded: taken for granted.
 #[cfg(not(target_os = "linux"))]
 mod loaded {
     pub(super) fn is_linked_with(_: usize) -> bool {
         true
+    }
+
+    pub(super) fn constructors(_: usize) -> Vec<super::Constructor> {
+        Vec::new()
     }
 }
 
@@ -105,18 +116,19 @@ mod loaded {
 
     use nix::libc;
 
+    use super::Constructor;
+
+    #[derive(Default)]
     struct Object {
         name: Vec<u8>,
         needs: Vec<Vec<u8>>,
+        constructors: Vec<Constructor>,
         holds_address: bool,
     }
 
     /// Whether the object that holds `address` is the program, or needed by it, or by what it needs.
     pub(super) fn is_linked_with(address: usize) -> bool {
-        let mut search = (address, Vec::<Object>::new());
-        // SAFETY: visit matches the signature, and search outlives the call.
-        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-        let objects = search.1;
+        let objects = objects(address);
         // The program comes first.
         let mut reached = vec![0];
         let mut next = 0;
@@ -134,6 +146,20 @@ mod loaded {
         objects.is_empty() // then nothing is known
     }
 
+    /// The constructors of the object that holds `address`.
+    pub(super) fn constructors(address: usize) -> Vec<Constructor> {
+        let ours = objects(address).into_iter().find(|object| object.holds_address);
+        ours.unwrap_or_default().constructors
+    }
+
+    /// What is loaded, the program first.
+    fn objects(address: usize) -> Vec<Object> {
+        let mut search = (address, Vec::new());
+        // SAFETY: visit matches the signature, and search outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
+        search.1
+    }
+
     extern "C" fn visit(
         info: *mut libc::dl_phdr_info,
         _: libc::size_t,
@@ -141,7 +167,7 @@ mod loaded {
     ) -> libc::c_int {
         // SAFETY: the loader passes a valid info for the duration of this call.
         let info = unsafe { &*info };
-        // SAFETY: data is what is_linked_with() lent to dl_iterate_phdr.
+        // SAFETY: data is what objects() lent to dl_iterate_phdr.
         let (address, objects) = unsafe { &mut *data.cast::<(usize, Vec<Object>)>() };
         // SAFETY: the loader's table has dlpi_phnum headers.
         let headers =
@@ -159,41 +185,80 @@ mod loaded {
         };
         let name = Path::new(OsStr::from_bytes(path)).file_name().map(OsStr::as_bytes);
         let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC);
-        let needs = dynamic
-            .map(|header| needs(base, (base + header.p_vaddr as usize) as *const [usize; 2]));
+        let section = dynamic.map(|header| (base + header.p_vaddr as usize) as *const [usize; 2]);
+        let section = section.map(|section| Section::read(base, section)).unwrap_or_default();
         objects.push(Object {
             name: name.unwrap_or_default().to_vec(),
-            needs: needs.unwrap_or_default(),
+            needs: section.needs(),
+            constructors: if holds_address { section.constructors() } else { Vec::new() },
             holds_address,
         });
         0
     }
 
-    /// The names in the entries DT_NEEDED of a dynamic section; see elf(5).
-    fn needs(base: usize, section: *const [usize; 2]) -> Vec<Vec<u8>> {
+    /// A dynamic section, see elf(5): kinds with their values.
+    #[derive(Default)]
+    struct Section {
+        base: usize,
+        entries: Vec<[usize; 2]>,
+    }
+
+    impl Section {
         const NULL: usize = 0;
         const NEEDED: usize = 1;
         const STRINGS: usize = 5;
-        let mut entries = Vec::new();
-        loop {
-            // SAFETY: the section of a loaded object is mapped, and ends with an entry that is NULL.
-            let entry = unsafe { section.add(entries.len()).read() };
-            if entry[0] == NULL {
-                break;
+        const INIT_ARRAY: usize = 25;
+        const INIT_ARRAY_SIZE: usize = 27;
+
+        fn read(base: usize, section: *const [usize; 2]) -> Section {
+            let mut entries = Vec::new();
+            loop {
+                // SAFETY: still in the section of a loaded object, or at its end.
+                let next = unsafe { section.add(entries.len()) };
+                // SAFETY: the section is mapped, and ends with an entry that is NULL.
+                let entry = unsafe { next.read() };
+                if entry[0] == Section::NULL {
+                    return Section { base, entries };
+                }
+                entries.push(entry);
             }
-            entries.push(entry);
         }
-        let Some([_, strings]) = entries.iter().find(|[kind, _]| *kind == STRINGS) else {
-            return Vec::new();
-        };
-        // Some loaders have made an address of it, others leave what is in the file.
-        let strings = if *strings < base { base + strings } else { *strings };
-        let needed = entries.iter().filter(|[kind, _]| *kind == NEEDED);
-        let name = |[_, offset]: &[usize; 2]| {
-            // SAFETY: the offset of a string in the object's table of strings, which is mapped.
-            unsafe { CStr::from_ptr((strings + offset) as *const libc::c_char) }.to_bytes().to_vec()
-        };
-        needed.map(name).collect()
+
+        fn value(&self, wanted: usize) -> Option<usize> {
+            self.entries.iter().find(|[kind, _]| *kind == wanted).map(|[_, value]| *value)
+        }
+
+        /// Some loaders have made an address of what is in the file, others leave it.
+        fn address(&self, wanted: usize) -> Option<usize> {
+            let value = self.value(wanted)?;
+            Some(if value < self.base { self.base + value } else { value })
+        }
+
+        /// The names of the objects that this one needs.
+        fn needs(&self) -> Vec<Vec<u8>> {
+            let Some(strings) = self.address(Section::STRINGS) else { return Vec::new() };
+            let needed = self.entries.iter().filter(|[kind, _]| *kind == Section::NEEDED);
+            let name = |[_, offset]: &[usize; 2]| {
+                // SAFETY: the offset of a string in the object's table of strings, which is mapped.
+                let name = unsafe { CStr::from_ptr((strings + offset) as *const libc::c_char) };
+                name.to_bytes().to_vec()
+            };
+            needed.map(name).collect()
+        }
+
+        fn constructors(&self) -> Vec<Constructor> {
+            let array = self.address(Section::INIT_ARRAY);
+            let size = self.value(Section::INIT_ARRAY_SIZE);
+            let (Some(array), Some(size)) = (array, size) else { return Vec::new() };
+            let read = |place: usize| {
+                let place = (array + place * size_of::<usize>()) as *const Option<Constructor>;
+                // SAFETY: the loader calls what is in this array of so many functions; a null is none.
+                unsafe { place.read() }
+            };
+            // Some linkers fill it up with -1.
+            let is_one = |function: &Constructor| *function as usize != usize::MAX;
+            (0..size / size_of::<usize>()).filter_map(read).filter(is_one).collect()
+        }
     }
 }
 

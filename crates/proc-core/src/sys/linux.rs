@@ -48,9 +48,18 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// The processors that this process may run on; empty where that cannot be known.
+/// The processors that the calling thread may run on; empty where that cannot be known.
 pub(crate) fn affinity() -> Vec<usize> {
-    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else { return Vec::new() };
+    affinity_of(Pid::from_raw(0))
+}
+
+/// The processors that the main thread may run on.
+pub(crate) fn affinity_of_main_thread() -> Vec<usize> {
+    affinity_of(nix::unistd::getpid())
+}
+
+fn affinity_of(thread: Pid) -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(thread) else { return Vec::new() };
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect()
 }
 

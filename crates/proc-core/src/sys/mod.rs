@@ -42,13 +42,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) use bell::{Bell, Heard, Ring, Tag, Taking, doorbell, put_into, take_out};
-pub(crate) use crash::before_a_crash_without_memory;
+pub(crate) use crash::{prepare_last_words, say_last_words};
 pub(crate) use identity::{PerProcess, pid};
 pub(crate) use os::{
     ExitBell, affinity, die_with_parent, name_process, set_affinity, thread_count, watch_process,
 };
-pub(crate) use rights::Rights;
-pub(crate) use startup::{before_main, empty_stdin, fill_standard_streams};
+pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
+pub(crate) use startup::{
+    Arguments, Constructor, before_main, empty_stdin, fill_standard_streams, run_constructors_after,
+};
 
 /// Proof that the calling process has one thread, so that forking it copies nobody's held lock.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,12 @@
-//! What the kernel lets the calling thread do, as far as it tells.
+//! What the kernel lets a thread do, as far as it tells: credentials belong to threads on Linux.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+#[cfg(target_os = "linux")]
 use nix::libc;
-use nix::unistd::{getgroups, getresgid, getresuid};
 
 /// Rights of a moment, to be compared with those of another.
 ///
@@ -13,77 +14,190 @@ use nix::unistd::{getgroups, getresgid, getresuid};
 /// the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
-    users: [u32; 3],
-    groups: [u32; 3],
-    other_groups: Vec<u32>,
-    /// Effective, permitted and inheritable capabilities, as capget gives them.
-    capabilities: [u32; 6],
-    bounding: u64,
-    ambient: u64,
-    no_new_privileges: bool,
-    seccomp: i32,
+    /// The lines of /proc/PID/status that say something of rights.
+    told: Vec<String>,
     root: Option<(u64, u64)>,
     namespaces: Vec<Option<OsString>>,
 }
 
+/// See proc_pid_status(5).
+const LINES: [&str; 11] = [
+    "Uid:",
+    "Gid:",
+    "Groups:",
+    "CapInh:",
+    "CapPrm:",
+    "CapEff:",
+    "CapBnd:",
+    "CapAmb:",
+    "NoNewPrivs:",
+    "Seccomp:",
+    "Seccomp_filters:",
+];
+
+/// See namespaces(7).
+const NAMESPACES: [&str; 8] =
+    ["cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts"];
+
 impl Rights {
     /// What the calling thread may do now.
     pub(crate) fn now() -> Rights {
-        let mut rights = Rights::default();
-        if let Ok(users) = getresuid() {
-            rights.users = [users.real, users.effective, users.saved].map(nix::unistd::Uid::as_raw);
-        }
-        if let Ok(groups) = getresgid() {
-            rights.groups =
-                [groups.real, groups.effective, groups.saved].map(nix::unistd::Gid::as_raw);
-        }
-        rights.other_groups =
-            getgroups().unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw).collect();
-        #[cfg(target_os = "linux")]
-        rights.ask_linux();
-        rights.root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
-        rights
+        Rights::of("thread-self")
     }
 
-    #[cfg(target_os = "linux")]
-    fn ask_linux(&mut self) {
-        /// Of include/uapi/linux/capability.h.
-        const VERSION_3: u32 = 0x2008_0522;
-        let mut header = [VERSION_3, 0];
-        // SAFETY: the kernel reads a header of two words, and writes six words for this version.
-        unsafe {
-            libc::syscall(libc::SYS_capget, header.as_mut_ptr(), self.capabilities.as_mut_ptr())
+    fn of(thread: &str) -> Rights {
+        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+        let says = |line: &&str| LINES.iter().any(|start| line.starts_with(start));
+        let told = status.lines().filter(says).map(str::to_owned).collect();
+        let root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
+        let namespace = |name: &&str| {
+            let link = std::fs::read_link(format!("/proc/{thread}/ns/{name}"));
+            link.ok().map(PathBuf::into_os_string)
         };
-        for capability in 0..63 {
-            match prctl(libc::PR_CAPBSET_READ, capability, 0) {
-                -1 => break,
-                in_bounding => self.bounding |= u64::from(in_bounding == 1) << capability,
-            }
-            // Who has none in both sets has none here.
-            if self.capabilities.iter().any(|word| *word != 0) {
-                let is_set = libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong;
-                let ambient = prctl(libc::PR_CAP_AMBIENT, is_set, capability);
-                self.ambient |= u64::from(ambient == 1) << capability;
-            }
+        Rights { told, root, namespaces: NAMESPACES.iter().map(namespace).collect() }
+    }
+
+    /// The sets of capabilities among them.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let set = |start: &str| {
+            let line = self.told.iter().find_map(|line| line.strip_prefix(start));
+            line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(u64::MAX)
+        };
+        Capabilities {
+            effective: set("CapEff:"),
+            permitted: set("CapPrm:"),
+            inheritable: set("CapInh:"),
+            bounding: set("CapBnd:"),
+            ambient: set("CapAmb:"),
         }
-        self.no_new_privileges = prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0) == 1;
-        // In strict mode this would kill; but then nothing of this could have been called either.
-        self.seccomp = prctl(libc::PR_GET_SECCOMP, 0, 0);
-        let names =
-            ["cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts"];
-        self.namespaces = names.iter().map(|name| namespace(name)).collect();
+    }
+}
+
+/// Sets of capabilities, a bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    bounding: u64,
+    ambient: u64,
+}
+
+impl Capabilities {
+    /// As words for the environment of a program.
+    pub(crate) fn to_words(self) -> String {
+        let Capabilities { effective, permitted, inheritable, bounding, ambient } = self;
+        format!("{effective:x}.{permitted:x}.{inheritable:x}.{bounding:x}.{ambient:x}")
+    }
+
+    pub(crate) fn from_words(words: &str) -> Option<Capabilities> {
+        let sets: Option<Vec<u64>> =
+            words.split('.').map(|set| u64::from_str_radix(set, 16).ok()).collect();
+        let [effective, permitted, inheritable, bounding, ambient] = sets?.try_into().ok()?;
+        Some(Capabilities { effective, permitted, inheritable, bounding, ambient })
+    }
+
+    /// Takes from the calling thread what is not among these: root gets all that it is not forbidden when
+    /// it executes a program.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn keep_no_more(self) -> io::Result<()> {
+        let now = Rights::now().capabilities();
+        let beyond = |now: u64, kept: u64| (0..64).filter(move |bit| now & !kept & 1 << bit != 0);
+        for capability in beyond(now.bounding, self.bounding) {
+            prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
+        }
+        for capability in beyond(now.ambient, self.ambient) {
+            prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_LOWER as libc::c_ulong, capability)?;
+        }
+        let kept = [
+            now.effective & self.effective,
+            now.permitted & self.permitted,
+            now.inheritable & self.inheritable,
+        ];
+        if kept == [now.effective, now.permitted, now.inheritable] {
+            return Ok(());
+        }
+        // Of include/uapi/linux/capability.h: version 3 and the calling thread; the sets by halves.
+        let header: [u32; 2] = [0x2008_0522, 0];
+        let halves = [0, 32].map(|shift| kept.map(|set| (set >> shift) as u32)).concat();
+        // SAFETY: the kernel reads a header of two words, and six words for this version.
+        match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), halves.as_ptr()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn keep_no_more(self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 #[cfg(target_os = "linux")]
-fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> libc::c_int {
+fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options asked for here read integers and write nothing.
-    unsafe { libc::prctl(option, first, second, 0, 0) }
+    match unsafe { libc::prctl(option, first, second, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
-/// What names the namespace that the calling thread is in, or makes children in.
+/// In a thread of ours, which has the rights and processors that the program had when it was made: takes
+/// over what the main thread has now.
+///
+/// # Errors
+///
+/// Something differs that a thread cannot take over from another one.
 #[cfg(target_os = "linux")]
-fn namespace(name: &str) -> Option<OsString> {
-    let path = format!("/proc/thread-self/ns/{name}");
-    std::fs::read_link(path).ok().map(PathBuf::into_os_string)
+pub(crate) fn follow_main_thread() -> io::Result<()> {
+    let processors = super::os::affinity_of_main_thread();
+    if !processors.is_empty() && processors != super::affinity() {
+        super::set_affinity(&processors)?;
+    }
+    let main = Rights::of("self");
+    if main == Rights::now() {
+        return Ok(());
+    }
+    main.capabilities().keep_no_more()?;
+    let has_none_new = |told: &String| told.starts_with("NoNewPrivs:") && told.ends_with('1');
+    if main.told.iter().any(has_none_new) {
+        prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
+    }
+    if main == Rights::now() {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "the main thread has changed its rights since the pool was built (a seccomp filter, a namespace, \
+         its groups), which other threads cannot take over: build the pool after that",
+    ))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn follow_main_thread() -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_come_back() {
+        let sets = Rights::now().capabilities();
+        assert_eq!(Capabilities::from_words(&sets.to_words()), Some(sets));
+        assert_eq!(Capabilities::from_words("1.2.3"), None);
+        assert!(sets.effective & !sets.permitted == 0, "{sets:?}");
+    }
+
+    #[test]
+    fn rights_stay_the_same() {
+        assert_eq!(Rights::now(), Rights::now());
+        assert_eq!(Rights::now().told.len(), LINES.len());
+        Rights::now().capabilities().keep_no_more().expect("there is nothing to take");
+    }
 }

@@ -1,13 +1,24 @@
-//! What runs before `main`: how an executed copy of the program takes its role before anything of the
-//! program has run in it.
+//! What runs before `main`: how an executed copy of the program takes its role before its `main` begins.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 
-/// Has `$function`, an `extern "C" fn()`, called before `main`, after the runtime's own preparations and
-/// before constructors of the program's that have no priority.
+/// What the loader gives to each constructor: the program's arguments and its environment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arguments {
+    pub(crate) count: libc::c_int,
+    pub(crate) values: *const *const libc::c_char,
+    pub(crate) environment: *const *const libc::c_char,
+}
+
+/// A constructor, as the loader calls it.
+pub(crate) type Constructor =
+    extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
+
+/// Has `$function`, which takes [`Arguments`], called before `main`, among the constructors of the program.
 ///
 /// The value of `$name` is to be read where the function is counted on: a linker leaves out what nobody
 /// refers to.
@@ -16,11 +27,33 @@ macro_rules! before_main {
         #[used]
         #[allow(unsafe_code)]
         #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
-        #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array.00101"))]
-        static $name: extern "C" fn() = $function;
+        #[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
+        static $name: $crate::sys::Constructor = {
+            extern "C" fn call(
+                count: nix::libc::c_int,
+                values: *const *const nix::libc::c_char,
+                environment: *const *const nix::libc::c_char,
+            ) {
+                $function($crate::sys::Arguments { count, values, environment });
+            }
+            call
+        };
     };
 }
 pub(crate) use before_main;
+
+/// Calls the constructors of this image that the loader would call after `this`, which does not return.
+///
+/// They are in the order in which the linker met them, so those of libraries in other languages may be
+/// among them. Constructors of shared libraries have run before.
+pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
+    let Arguments { count, values, environment } = arguments;
+    let others = super::image::constructors();
+    let place = others.iter().position(|other| *other as usize == this as usize);
+    for constructor in place.map_or(&[][..], |place| &others[place + 1..]) {
+        constructor(count, values, environment);
+    }
+}
 
 /// Opens what is closed of stdin, stdout and stderr, so that nothing else gets their numbers and has
 /// somebody's output written into it.

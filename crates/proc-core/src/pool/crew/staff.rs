@@ -18,6 +18,7 @@ use crate::preload;
 use crate::process::{self, Attributes, Link, Received};
 use crate::queue::Owner;
 use crate::streams::Streams;
+use crate::sys;
 use crate::template::Template;
 use crate::wire::{Job, Report};
 use crate::worker::{Mail, News, Setup};
@@ -250,7 +251,8 @@ impl Crew {
     fn rehire(&self, owner: Owner) -> Result<Link, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let error = match self.hire(owner) {
+            let followed = sys::follow_main_thread().map_err(|e| Error::start("a worker", e));
+            let error = match followed.and_then(|()| self.hire(owner)) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };

@@ -1,0 +1,51 @@
+//! A library that another program loads: Python, in `tests/loaded.rs`.
+#![allow(unsafe_code, reason = "a function that is found by its name")]
+
+use proc_core::{Child, Context, Error, Pool, Process};
+
+fn increment(x: u32) -> u32 {
+    x + 1
+}
+
+fn use_both(context: Context) -> Result<Vec<u32>, Error> {
+    let child = Process::new(increment, 41).context(context).start().and_then(Child::join)?;
+    let pool = Pool::builder().processes(2).context(context).build()?;
+    let mut results = pool.map(increment, [1, 2])?;
+    results.push(child);
+    Ok(results)
+}
+
+/// Prints what comes of a process and a pool.
+// SAFETY: no other function of the program has this name.
+#[unsafe(no_mangle)]
+pub extern "C" fn use_processes(context: i32, is_to_init: i32) {
+    if is_to_init != 0 {
+        proc_core::init();
+    }
+    let context = match context {
+        0 => Context::Forkserver,
+        1 => Context::Spawn,
+        _ => Context::Fork,
+    };
+    match context {
+        Context::Fork => {
+            let child = Process::new(increment, 41).context(context).start().and_then(Child::join);
+            match child {
+                Ok(result) => println!("result {result}"),
+                Err(error) => println!("error {} {error}", kind(&error)),
+            }
+        }
+        _ => match use_both(context) {
+            Ok(results) => println!("results {results:?}"),
+            Err(error) => println!("error {} {error}", kind(&error)),
+        },
+    }
+}
+
+fn kind(error: &Error) -> &'static str {
+    match () {
+        () if error.is_start() => "start",
+        () if error.is_invalid() => "invalid",
+        () => "other",
+    }
+}

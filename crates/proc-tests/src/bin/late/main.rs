@@ -1,0 +1,207 @@
+//! A program that has done something before `init`, or never calls it: `LATE_WAY=… LATE_CONTEXT=… late`.
+//!
+//! A copy that is executed again has the same environment, so it would do the same again; that main
+//! runs once is checked in each way.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use proc_core::{Child, Context, Error, Pool, Process};
+
+/// How often this process has run this program's constructor.
+static CONSTRUCTED: AtomicU32 = AtomicU32::new(0);
+
+ctor::declarative::ctor! {
+    #[ctor(unsafe)]
+    #[allow(unsafe_code)]
+    fn construct() {
+        CONSTRUCTED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn constructed(_: ()) -> u32 {
+    CONSTRUCTED.load(Ordering::Relaxed)
+}
+
+/// A file with a letter for each run of main, which goes with this object.
+struct Runs(PathBuf);
+
+impl Runs {
+    fn one_more() -> Runs {
+        let path = std::env::temp_dir().join("runs-of-main");
+        let mut file =
+            OpenOptions::new().append(true).create(true).open(&path).expect("it is ours");
+        file.write_all(b"x").expect("there is room");
+        Runs(path)
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn main() {
+    let runs = Runs::one_more();
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
+    let way = std::env::var("LATE_WAY").expect("a way is given");
+    let context = match std::env::var("LATE_CONTEXT").as_deref() {
+        Ok("spawn") => Context::Spawn,
+        Ok("fork") => Context::Fork,
+        _ => Context::Forkserver,
+    };
+    match way.as_str() {
+        "parked" | "parked-no-init" | "deaf" => {
+            for _ in 0..2 {
+                let deaf = way == "deaf";
+                std::thread::spawn(move || park(deaf));
+            }
+            if way != "parked-no-init" {
+                proc_core::init();
+            }
+            use_everything(context);
+        }
+        "no-init" => use_everything(context),
+        "no-init-thread" => {
+            // The first use is not in the main thread.
+            let thread = std::thread::spawn(move || use_everything(context));
+            thread.join().expect("it does not panic");
+        }
+        "fork-no-init" => {
+            let pool = Pool::builder().processes(2).context(Context::Fork).build();
+            let results = pool.and_then(|pool| pool.map(increment, 0..3));
+            assert_eq!(results.expect("there was one thread"), [1, 2, 3]);
+        }
+        "fork-threads" => {
+            std::thread::spawn(|| park(false));
+            let child = Process::new(increment, 1).context(Context::Fork).start();
+            let error = child.map(drop).expect_err("there are two threads");
+            assert!(error.is_start() && error.to_string().contains("threads"), "{error}");
+        }
+        "tokio" => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime.expect("threads can be made").block_on(use_async(context, true));
+        }
+        "tokio-no-init" => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime.expect("threads can be made").block_on(use_async(context, false));
+        }
+        "tokio-current" => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("it can be made").block_on(async {
+                // A thread of tokio's, for blocking work.
+                tokio::task::spawn_blocking(|| ()).await.expect("it does not panic");
+                use_async(context, true).await;
+            });
+        }
+        "stdin-first" => {
+            assert_eq!(read_stdin(), expected_stdin());
+            proc_core::init();
+            use_everything(context);
+        }
+        "stdin-last" => {
+            use_everything(context);
+            assert_eq!(read_stdin(), expected_stdin());
+        }
+        "constructors" => {
+            assert_eq!(constructed(()), 1);
+            let child = Process::new(constructed, ()).context(context).start();
+            assert_eq!(child.and_then(Child::join).expect("it returns"), 1);
+            let pool = Pool::builder().processes(2).context(context).build();
+            let pool = pool.expect("it can be built");
+            assert_eq!(pool.map(constructed, [(); 10]).expect("nothing fails"), [1; 10]);
+        }
+        other => panic!("no such way: {other}"),
+    }
+    let written = std::fs::read_to_string(&runs.0).expect("it is ours");
+    assert_eq!(written, "x", "main ran more than once");
+    println!("used");
+}
+
+fn park(deaf: bool) -> ! {
+    if deaf {
+        SigSet::all().thread_block().expect("signals can be blocked");
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn read_stdin() -> String {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).expect("it can be read");
+    text
+}
+
+/// What the test gives.
+fn expected_stdin() -> String {
+    (1..=3).map(|number| format!("line {number}\n")).collect()
+}
+
+fn increment(x: u32) -> u32 {
+    x + 1
+}
+
+fn die(code: i32) {
+    std::process::exit(code);
+}
+
+fn sleep(_: u32) {
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+const ROUNDS: u32 = 20;
+
+/// Exits are noticed, and time-outs kept.
+fn use_everything(context: Context) {
+    for x in 0..ROUNDS {
+        let child = Process::new(increment, x).context(context).start();
+        assert_eq!(child.and_then(Child::join).expect("it returns"), x + 1);
+    }
+    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    for x in 0..ROUNDS {
+        assert_eq!(pool.map(increment, [x, 5]).expect("nothing fails"), [x + 1, 6]);
+        expect_death(pool.apply(die, 7));
+        let late = pool.options().timeout(Duration::from_millis(20)).map(sleep, [x]);
+        assert!(late.expect_err("it sleeps").is_timeout());
+        let task = pool.apply_async(sleep, x).expect("the pool is open");
+        assert!(task.cancel());
+        assert!(task.get().expect_err("it was cancelled").is_cancelled());
+    }
+    let child = Process::new(sleep, 1).context(context).start().expect("it can be started");
+    let Err(child) = child.join_timeout(Duration::from_millis(10)) else { panic!("it sleeps") };
+    assert!(child.stop(Duration::from_secs(20)).expect_err("it was stopped").is_death());
+}
+
+async fn use_async(context: Context, is_to_init: bool) {
+    if is_to_init {
+        proc_core::init();
+    }
+    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    for x in 0..ROUNDS {
+        let task = pool.apply_async(increment, x).expect("the pool is open");
+        assert_eq!(task.await.expect("nothing fails"), x + 1);
+        expect_death(pool.apply_async(die, 7).expect("the pool is open").await);
+        let options = pool.options().timeout(Duration::from_millis(20));
+        let late = options.apply_async(sleep, x).expect("the pool is open").await;
+        assert!(late.expect_err("it sleeps").is_timeout());
+        let task = pool.apply_async(sleep, x).expect("the pool is open");
+        assert!(task.cancel());
+        assert!(task.await.expect_err("it was cancelled").is_cancelled());
+        let child = Process::new(increment, x).context(context).start();
+        assert_eq!(child.and_then(Child::join).expect("it returns"), x + 1);
+    }
+    use_everything(context);
+}
+
+#[track_caller]
+fn expect_death<T>(result: Result<T, Error>) {
+    let error = result.map(drop).expect_err("it exits");
+    assert!(error.is_death(), "{error}");
+    assert_eq!(error.exit_status().and_then(|status| status.code()), Some(7));
+}

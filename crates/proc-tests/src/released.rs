@@ -1,0 +1,96 @@
+//! Channel ends that a pool was given to set up its workers: when they are gone.
+
+use std::time::Duration;
+
+use ipc_channel::IpcError;
+use ipc_channel::TryRecvError;
+use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proc_core::{Error, Pool};
+
+use crate::{Arguments, Scenario};
+
+pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[("released", released)];
+
+type Sender = IpcSender<u32>;
+
+fn tell(sender: Sender) {
+    sender.send(std::process::id()).expect("somebody listens");
+    // It lives as long as its process.
+    std::mem::forget(sender);
+}
+
+fn build(
+    place: &str,
+    arguments: &Arguments,
+    sender: Sender,
+) -> Result<Pool<Option<Sender>>, Error> {
+    let builder = Pool::builder().processes(2).context(arguments.context);
+    match place {
+        "initializer" => builder.initializer(tell, sender).state(|()| None, ()).build(),
+        "preload" => builder.preload(tell, sender).state(|()| None, ()).build(),
+        "state" => {
+            let keep = |sender: Sender| {
+                sender.send(std::process::id()).expect("somebody listens");
+                Some(sender)
+            };
+            builder.state(keep, sender).build()
+        }
+        other => panic!("no such place: {other}"),
+    }
+}
+
+/// Whether nobody has the other end any more, within what is a second on a quiet machine.
+#[track_caller]
+fn expect_end(receiver: &IpcReceiver<u32>) {
+    loop {
+        match receiver.try_recv_timeout(Duration::from_secs(5)) {
+            Ok(_) => {}
+            Err(TryRecvError::IpcError(IpcError::Disconnected)) => return,
+            Err(other) => panic!("somebody has the sender still: {other:?}"),
+        }
+    }
+}
+
+/// The pool lives on while the other end is waited for.
+fn released(arguments: &Arguments) {
+    let [place, way] = &arguments.rest[..] else { panic!("a place and a way") };
+    let (sender, receiver) = ipc::channel().expect("a channel can be made");
+    let pool = build(place, arguments, sender).expect("it can be built");
+    pool.map(|x: u32| x, 0..20).expect("nothing fails");
+    let first = receiver.recv().expect("it was set up");
+    if place != "preload" {
+        // A worker that comes later is given it too.
+        let before = pool.workers();
+        assert!(before.contains(&first));
+        kill(Pid::from_raw(first as i32), Signal::SIGKILL).expect("it is alive");
+        while before.contains(&receiver.recv().expect("its replacement is set up")) {}
+    }
+    pool.map(|x: u32| x, 0..20).expect("nothing fails");
+    match way.as_str() {
+        "join" => {
+            pool.close();
+            pool.join().expect("the workers end");
+            expect_end(&receiver);
+            drop(pool);
+        }
+        "terminate" => {
+            pool.terminate();
+            expect_end(&receiver);
+            pool.join().expect("it was terminated");
+        }
+        "terminate-join" => {
+            pool.terminate();
+            pool.join().expect("it was terminated");
+            expect_end(&receiver);
+            drop(pool);
+        }
+        "drop" => {
+            drop(pool);
+            expect_end(&receiver);
+        }
+        other => panic!("no such way: {other}"),
+    }
+    println!("gone");
+}

@@ -1,0 +1,88 @@
+//! `init` in the middle of a test harness that runs other tests, and none at all.
+//!
+//! One of the tests runs this program once more, in a group of its own, and counts how often each of the
+//! others has run there: an executed copy of it must run none of them.
+
+mod support;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use proc_core::{Context, Error, Pool, Process};
+use support::Running;
+
+/// Where the tests write their names when they are counted.
+const COUNTED: &str = "PROC_TESTS_COUNTED";
+
+const NAMES: [&str; 4] =
+    ["a_bystander", "calls_init_itself", "calls_no_init", "spawns_without_init"];
+
+/// Notes that the test runs. False where it is not to go on: in cargo's own run, or in a copy, which would
+/// make more copies.
+fn is_first(name: &str) -> bool {
+    let Some(path) = std::env::var_os(COUNTED) else { return false };
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    let line = format!("{name}\n");
+    file.expect("it can be written").write_all(line.as_bytes()).expect("there is room");
+    !before.lines().any(|line| line == name)
+}
+
+fn use_both(context: Context) -> Result<(), Error> {
+    for x in 0..10 {
+        let child = Process::new(|x: u32| x + 1, x).context(context).start()?;
+        assert_eq!(child.join()?, x + 1);
+    }
+    let pool = Pool::builder().processes(2).context(context).build()?;
+    assert_eq!(pool.map(|x: u32| x + 1, [1, 2, 3])?, [2, 3, 4]);
+    Ok(())
+}
+
+#[test]
+fn a_bystander() {
+    is_first("a_bystander");
+}
+
+#[test]
+fn calls_init_itself() -> Result<(), Error> {
+    if !is_first("calls_init_itself") {
+        return Ok(());
+    }
+    proc_core::init();
+    use_both(Context::Forkserver)
+}
+
+#[test]
+fn calls_no_init() -> Result<(), Error> {
+    if !is_first("calls_no_init") {
+        return Ok(());
+    }
+    use_both(Context::Forkserver)
+}
+
+#[test]
+fn spawns_without_init() -> Result<(), Error> {
+    if !is_first("spawns_without_init") {
+        return Ok(());
+    }
+    use_both(Context::Spawn)
+}
+
+#[test]
+fn each_test_runs_once() {
+    if std::env::var_os(COUNTED).is_some() {
+        return; // this is the program that is counted, or a copy of it
+    }
+    for threads in ["1", "4"] {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let counted = directory.path().join("counted");
+        let mut command = Command::new(std::env::current_exe().expect("a test has a file"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").expect("there is a PATH"));
+        command.env(COUNTED, &counted).env("RUST_TEST_THREADS", threads).stdout(Stdio::piped());
+        let finished = Running::start(command).finish();
+        let written = std::fs::read_to_string(&counted).unwrap_or_default();
+        let mut names: Vec<&str> = written.lines().collect();
+        names.sort_unstable();
+        assert_eq!(names, NAMES, "{}{}", finished.stdout, finished.stderr);
+        assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
+    }
+}
