@@ -61,6 +61,8 @@ impl Default for Context {
 #[derive(Default)]
 struct Program {
     initialized: bool,
+    /// It makes no more templates.
+    ends: bool,
     /// Made by `init`, or in a child, the one it was forked by.
     main: Option<Arc<Template>>,
     spawned: Option<Arc<Template>>,
@@ -82,6 +84,12 @@ struct Known {
 }
 
 impl Program {
+    /// Has no more templates made; those that there are.
+    fn end(&mut self) -> Vec<Known> {
+        self.ends = true;
+        std::mem::take(&mut self.children)
+    }
+
     fn collect_ended(&mut self) {
         self.children.retain(|child| !child.ends || sys::reap_one(child.pid).is_none());
     }
@@ -225,21 +233,34 @@ extern "C" fn end_at_exit() {
     // Another thread may hold the lock for long, and goes on while this one ends the program.
     let children = loop {
         match PROGRAM.get().try_lock() {
-            Ok(mut program) => break std::mem::take(&mut program.children),
-            Err(TryLockError::Poisoned(program)) => {
-                break std::mem::take(&mut program.into_inner().children);
-            }
+            Ok(mut program) => break program.end(),
+            Err(TryLockError::Poisoned(program)) => break program.into_inner().end(),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::yield_now(),
             Err(TryLockError::WouldBlock) => return,
         }
     };
-    for line in children.iter().filter_map(|child| child.line.as_ref()) {
+    end_templates(children, deadline);
+    // A thread may have been making one meanwhile; it makes no other.
+    while MAKING.get().try_lock().is_err_and(|error| matches!(error, TryLockError::WouldBlock))
+        && Instant::now() < deadline
+    {
+        std::thread::yield_now();
+    }
+    if let Ok(mut program) = PROGRAM.get().try_lock() {
+        let children = program.end();
+        drop(program);
+        end_templates(children, deadline);
+    }
+}
+
+fn end_templates(templates: Vec<Known>, deadline: Instant) {
+    for line in templates.iter().filter_map(|template| template.line.as_ref()) {
         let _ = line.order_end();
     }
-    for child in children {
-        if sys::reap_until(child.pid, deadline).is_none() {
-            sys::signal_child(child.pid, Signal::SIGKILL);
-            sys::reap_until(child.pid, Instant::now() + FAREWELL);
+    for template in templates {
+        if sys::reap_until(template.pid, deadline).is_none() {
+            sys::signal_child(template.pid, Signal::SIGKILL);
+            sys::reap_until(template.pid, Instant::now() + FAREWELL);
         }
     }
 }
@@ -299,6 +320,9 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
     sys::fill_standard_streams();
     let mut program = program();
     program.collect_ended();
+    if program.ends {
+        return Err(cannot(io::Error::other("the program is ending")));
+    }
     if context == Context::Fork {
         drop(program);
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
@@ -323,13 +347,18 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
     make_template(context).map_err(cannot)
 }
 
+/// Held while a template is made: one at a time, and without the lock of the program, since it takes a
+/// while.
+static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
+
 /// Makes a template for all that is started from now on.
 fn make_template(context: Context) -> io::Result<Arc<Template>> {
-    /// One at a time, and without the lock of the program, since it takes a while.
-    static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
     let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(spawned) = &program().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
+    }
+    if program().ends {
+        return Err(io::Error::other("the program is ending"));
     }
     panics::install_hook();
     if let Some(error) = template::why_not_executed() {

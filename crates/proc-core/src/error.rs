@@ -328,7 +328,11 @@ impl Display for Error {
                 write!(f, "cannot start {what}: {source}{}", sys::hint(source))
             }
             Kind::TemplateGone => {
-                write!(f, "cannot start a process: the template was killed or lost the request")
+                write!(
+                    f,
+                    "cannot start a process: the template, which makes processes, was killed, or there \
+                     were too many open files for the request (raise the limit, ulimit -n)"
+                )
             }
             Kind::ForkWithThreads(threads) => {
                 write!(f, "cannot fork a process with ")?;

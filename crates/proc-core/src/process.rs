@@ -26,7 +26,7 @@ use crate::streams::Streams;
 use crate::surroundings::Overrides;
 use crate::sys;
 use crate::template::Template;
-use crate::wire::{Job, Key, Payload, Report, Start};
+use crate::wire::{self, Job, Key, Payload, Report, Start};
 
 /// The exit code of a process whose function panicked: the one Rust gives a panicking `main`.
 const PANICKED: i32 = 101;
@@ -385,7 +385,12 @@ pub(crate) fn child_main(function: Name, mut arguments: Payload, report: &IpcSen
         .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))
         .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
     // Where the parent no longer listens, nobody misses the result.
-    let _ = report.send(Report::Returned(result));
+    if let Err(error) = report.send(Report::Returned(result))
+        && let Some(why) = wire::why_not_sent(error)
+    {
+        let fault = Payload::encode(&Fault::Result(why)).expect("a fault is text");
+        let _ = report.send(Report::Returned(Err(fault)));
+    }
     ending::end();
     sys::exit_now(code)
 }

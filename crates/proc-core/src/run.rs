@@ -208,13 +208,19 @@ impl<'a> Run<'a> {
     #[cold]
     fn send_apart(&mut self, handles: Option<Handles>) {
         self.out.gather();
-        let value = Payload::new(std::mem::take(&mut **self.out), handles).unwrap_or_else(|why| {
+        let refused = |why| {
             let mut record = Sink::default();
             record::append_fault(&mut record, &Fault::Result(why));
             Payload::new(record.into_bytes(), None).expect("a short text needs no shared memory")
-        });
+        };
+        let value = Payload::new(std::mem::take(&mut **self.out), handles).unwrap_or_else(refused);
         let (ticket, task) = (self.ticket, self.task);
-        if self.report.send(Report::Worker(News::Apart { ticket, task, value })).is_err() {
+        let send = |value| self.report.send(Report::Worker(News::Apart { ticket, task, value }));
+        let sent = send(value).or_else(|error| match wire::why_not_sent(error) {
+            Some(why) => send(refused(why)).map_err(drop),
+            None => Err(()),
+        });
+        if sent.is_err() {
             // The parent is gone, and the template is about to notice.
             sys::exit_now(1);
         }

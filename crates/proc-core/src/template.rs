@@ -451,6 +451,8 @@ impl Server {
         panics::install_hook();
         panics::set_echo(Echo::Never);
         let Ok(mask) = sys::block_signals(&sys::template_signals()) else { sys::exit_now(1) };
+        // It holds descriptors for all its children, which get the program's limit back.
+        let files = sys::raise_limit_of_open_files();
         // Threads of libraries that were there before `main` would take the signal that tells of exits.
         let exits = if sys::has_one_thread() { ExitBell::new().ok() } else { None };
         let children = FxHashMap::default();
@@ -466,6 +468,7 @@ impl Server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
+        sys::restore_limit_of_open_files(files);
         last_words::say_to(&line.line, start.limits.bounds_memory());
         context::adopt(line);
         become_process(alone, start, streams)
@@ -577,7 +580,13 @@ impl Server {
     fn receive(&self) -> Option<Request> {
         // A message whose channel ends did not fit this process's descriptors is lost; the asker
         // sees its channel closed.
-        panics::catch(|| self.ears.requests.try_recv()).ok()?.ok()
+        match panics::catch(|| self.ears.requests.try_recv()) {
+            Ok(received) => received.ok(),
+            Err(_) => {
+                wire::close_arrived(wire::MAX_HANDLES);
+                None
+            }
+        }
     }
 
     /// Forks; the child gets `start` back, with its streams.

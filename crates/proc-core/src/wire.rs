@@ -15,12 +15,14 @@ mod codec;
 mod descriptor;
 
 pub(crate) use self::bulk::{number, number_size};
+use self::descriptor::Arriving;
 pub(crate) use self::descriptor::{Descriptor, fd_of, receiver_of, sender_of};
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use ipc_channel::ipc::{self, IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -37,7 +39,7 @@ use crate::sys;
 use crate::sys::memory::{self, Frozen};
 
 /// ipc-channel panics when one message has more channel ends or regions than this.
-const MAX_HANDLES: usize = 64;
+pub(crate) const MAX_HANDLES: usize = 64;
 
 /// Bodies above this go through shared memory: one ipc-channel message carries 212,448 bytes, and
 /// what is longer blocks its sender for ever when the receiver dies in the middle.
@@ -135,6 +137,18 @@ fn no_memory(error: &io::Error) -> String {
     format!("no shared memory: {}", explain(error))
 }
 
+/// Why a message cannot be sent; `None` where nobody is left to receive it.
+pub(crate) fn why_not_sent(error: ipc_channel::IpcError) -> Option<String> {
+    match error {
+        ipc_channel::IpcError::Io(error) => match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => None,
+            _ => Some(cannot_send(&error)),
+        },
+        ipc_channel::IpcError::Disconnected => None,
+        error => Some(cannot_send(&io::Error::other(error))),
+    }
+}
+
 /// An error of the system, and what to do about it where that is known.
 pub(crate) fn explain(error: &io::Error) -> String {
     format!("{error}{}", sys::hint(error))
@@ -149,6 +163,10 @@ pub(crate) fn explain(error: &io::Error) -> String {
 /// There are no descriptors, or ipc-channel is of a version that is not known.
 pub(crate) fn warm_up() -> io::Result<()> {
     descriptor::check()?;
+    if NOBODY.get().is_none() {
+        let (sender, _) = ipc::channel()?;
+        let _ = NOBODY.set(sender);
+    }
     let sent = panics::catch_quietly(|| {
         let (sender, _receiver) = ipc::channel::<()>().ok()?;
         sender.send(()).ok()
@@ -156,9 +174,21 @@ pub(crate) fn warm_up() -> io::Result<()> {
     sent.ok().flatten().ok_or_else(none_left)
 }
 
+/// A channel that nobody receives from. Sending to it fails, and is the only way to empty ipc-channel's lists
+/// of channel ends, which needs no new descriptor in this way.
+static NOBODY: OnceLock<IpcSender<Handful>> = OnceLock::new();
+
+/// Forgets the channel ends that this thread's encoding has met: the next message would take them along.
+fn empty_lists() {
+    if let Some(nobody) = NOBODY.get() {
+        // So many that they do not fit one message make it panic.
+        let _ = panics::catch_quietly(|| nobody.send(Handful::default()).is_ok());
+    }
+}
+
 /// The channel ends and shared memory of one value: a channel that holds one message with them.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Handles(OpaqueIpcReceiver);
+pub(crate) struct Handles(Arriving<OpaqueIpcReceiver>);
 
 /// Appends `value` to `out` and returns the channel ends that were part of it.
 pub(crate) fn encode_into<T: Message>(
@@ -223,13 +253,18 @@ pub(crate) fn encode_or_panic<T: Message>(
 /// After a value's encoding has panicked: forgets the channel ends that it had met.
 #[cold]
 pub(crate) fn drop_collected_handles() {
-    let _ = collect_handles();
+    empty_lists();
 }
 
 /// Moves the channel ends that this thread's encoding has met into a message of their own.
 fn collect_handles() -> Result<Option<Handles>, String> {
     // ipc-channel panics where it finds no descriptor.
-    panics::catch_quietly(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())))
+    let moved =
+        panics::catch_quietly(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())));
+    if !matches!(moved, Ok(Some(_))) {
+        empty_lists();
+    }
+    moved
 }
 
 fn cannot_send(error: &io::Error) -> String {
@@ -248,30 +283,24 @@ fn move_handles() -> Result<Option<Handles>, String> {
     // The list shows its length only to an encoder: one more of each kind tells its own index.
     let channels = index_of(&sender)?;
     // A process that may not make files has no shared memory that could be among them.
-    let regions = match memory::largest_file() {
-        0 => 0,
-        _ => index_of(&IpcSharedMemory::from_byte(0, 1))?,
-    };
+    let has_regions = memory::largest_file() > 0;
+    let regions = if has_regions { index_of(&IpcSharedMemory::from_byte(0, 1))? } else { 0 };
     if channels == 0 && regions == 0 {
-        drop(receiver);
-        // Fails, as nobody can receive it, and empties the lists.
-        let _ = sender.send(Handful { channels: 0 });
         return Ok(None);
     }
     if channels + regions + 2 > MAX_HANDLES {
-        // Sending is the only way to empty the lists, and so many make it panic.
-        let _ = panics::catch_quietly(|| drop(sender.send(Handful { channels: 0 })));
         return Err(format!(
             "it holds {channels} channels and {regions} regions of shared memory, and one message \
              takes {} in all: send them in several",
             MAX_HANDLES - 2
         ));
     }
-    sender.send(Handful { channels: channels + 1 }).map_err(|error| match error {
+    let (channels, regions) = (channels + 1, regions + usize::from(has_regions));
+    sender.send(Handful { channels, regions }).map_err(|error| match error {
         ipc_channel::IpcError::Io(error) => cannot_send(&error),
         error => cannot_send(&io::Error::other(error)),
     })?;
-    Ok(Some(Handles(receiver.to_opaque())))
+    Ok(Some(Handles(Arriving::new(receiver.to_opaque()))))
 }
 
 fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
@@ -280,24 +309,38 @@ fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
     codec::decode(&bytes).map(|(index, _)| index).map_err(|error| error.to_string())
 }
 
-/// What the message with the channel ends says of them: how many there are.
-#[derive(Serialize, Deserialize)]
+/// What the message with the channel ends says of them: how many there are. The last of each kind is none
+/// of the value's: where there are too few descriptors, the last ones do not arrive.
+#[derive(Default, Serialize, Deserialize)]
 struct Handful {
     channels: usize,
+    regions: usize,
+}
+
+impl Handful {
+    /// Whether all have arrived, which takes the last ones.
+    fn is_whole(&self) -> bool {
+        let last_channel = self.channels.checked_sub(1);
+        let last_region = self.regions.checked_sub(1);
+        last_channel.is_none_or(|last| decode_bytes::<OpaqueIpcReceiver>(&varint(last)).is_ok())
+            && last_region.is_none_or(|last| decode_bytes::<IpcSharedMemory>(&varint(last)).is_ok())
+    }
 }
 
 /// Decodes a value and gives it its channel ends; the error is the reason in serde's words.
 pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<T, String> {
     let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
+    let carrier = carrier.take().map_err(|error| not_arrived(&error))?;
     BYTES.set(bytes.to_vec());
     let received = panics::catch_quietly(|| carrier.to::<WithHandles<T>>().recv());
     match received {
         Ok(Ok(WithHandles(value))) => value,
-        Ok(Err(ipc_channel::IpcError::Io(error))) => {
-            Err(format!("its channels did not arrive: {}", explain(&error)))
+        Ok(Err(ipc_channel::IpcError::Io(error))) => Err(not_arrived(&error)),
+        Ok(Err(error)) => Err(not_arrived(&io::Error::other(error))),
+        Err(_) => {
+            close_arrived(MAX_HANDLES);
+            Err(not_arrived(&none_left()))
         }
-        Ok(Err(error)) => Err(format!("its channels did not arrive: {error}")),
-        Err(_) => Err(format!("its channels did not arrive: {}", explain(&none_left()))),
     }
 }
 
@@ -353,14 +396,28 @@ struct WithHandles<T>(Result<T, String>);
 
 impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Handful { channels } = Handful::deserialize(deserializer)?;
-        let value = decode_bytes(&BYTES.take());
-        for index in 0..channels.min(MAX_HANDLES) {
-            // Whatever the value left over is closed; what it took is an empty receiver by now.
-            drop(decode_bytes::<OpaqueIpcReceiver>(&varint(index)));
-        }
+        let handful = Handful::deserialize(deserializer)?;
+        let bytes = BYTES.take();
+        let value = match handful.is_whole() {
+            true => decode_bytes(&bytes),
+            false => Err(not_arrived(&none_left())),
+        };
+        close_arrived(handful.channels.min(MAX_HANDLES));
         Ok(WithHandles(value))
     }
+}
+
+fn not_arrived(error: &io::Error) -> String {
+    format!("its channels did not arrive: {}", explain(error))
+}
+
+/// Closes the channel ends of the message that this thread is receiving, or has failed to receive: what
+/// nobody takes of them ipc-channel neither closes nor lets go in silence.
+///
+/// What was taken is an empty receiver by now.
+pub(crate) fn close_arrived(count: usize) {
+    let close = |index| decode_bytes::<OpaqueIpcReceiver>(&varint(index)).map(drop);
+    let _ = panics::catch_quietly(|| (0..count).try_for_each(close));
 }
 
 impl<T> Serialize for WithHandles<T> {

@@ -43,8 +43,8 @@ pub(crate) enum Mail {
     Wake,
     /// The next region of the arena.
     Region(Descriptor),
-    /// The channel ends that were asked for.
-    Handles(Option<Handles>),
+    /// The channel ends that were asked for, or why there are none.
+    Handles(Result<Option<Handles>, String>),
 }
 
 /// What a worker sends to its parent.
@@ -169,7 +169,7 @@ struct Worker<'a> {
     report: &'a IpcSender<Report>,
     regions: Vec<Arc<Region>>,
     /// Channel ends that have come in answer to our asking.
-    handles: Option<Option<Handles>>,
+    handles: Option<Result<Option<Handles>, String>>,
     /// The last function resolved.
     resolved: Option<(Name, &'static Code)>,
     /// Tasks until this worker is to be replaced.
@@ -290,7 +290,11 @@ impl Worker<'_> {
             self.read_mail();
         }
         let code = self.resolve(chunk.name);
-        let handles = if chunk.asks { self.ask(ticket) } else { None };
+        let handles = if chunk.asks { self.ask(ticket) } else { Ok(None) };
+        let (handles, code) = match handles {
+            Ok(handles) => (handles, code),
+            Err(why) => (None, Err(Fault::Arguments(why))),
+        };
         let region = &self.regions[chunk.region as usize];
         let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
         let Some(arguments) = arguments else { sys::exit_now(1) };
@@ -334,7 +338,7 @@ impl Worker<'_> {
     }
 
     /// Gets the channel ends that are part of this chunk's arguments.
-    fn ask(&mut self, ticket: TicketId) -> Option<Handles> {
+    fn ask(&mut self, ticket: TicketId) -> Result<Option<Handles>, String> {
         self.tell(News::Asks(ticket));
         loop {
             if let Some(handles) = self.handles.take() {

@@ -114,6 +114,8 @@ fn affinity(arguments: &Arguments) {
             assert_eq!(seen, chosen, "the worker was started later");
             pool.resize(2).expect("there can be more");
             pool.resize(1).expect("there can be fewer");
+            // One that is dismissed may still take a task that it has found.
+            crate::marks::wait_until(|| pool.workers().len() == 1);
         }
         if !alone && arguments.context != proc_core::Context::Fork {
             let later = builder().build().expect("it can be built");

@@ -323,6 +323,19 @@ pub(crate) fn limit_of_open_files() -> usize {
     limit.map_or(usize::MAX, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
+/// Lets this process have as many descriptors as the hard limit says; the limit that it had.
+pub(crate) fn raise_limit_of_open_files() -> Option<(u64, u64)> {
+    let (soft, hard) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    (soft < hard && set_limit(Resource::RLIMIT_NOFILE, hard, hard).is_ok()).then_some((soft, hard))
+}
+
+/// Puts back a limit that was raised.
+pub(crate) fn restore_limit_of_open_files(before: Option<(u64, u64)>) {
+    if let Some((soft, hard)) = before {
+        let _ = set_limit(Resource::RLIMIT_NOFILE, soft, hard);
+    }
+}
+
 /// What to do about an error of the system, for the end of a sentence; empty where nothing is known.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {

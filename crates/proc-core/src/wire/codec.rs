@@ -79,7 +79,7 @@ impl From<Plain> for CodecError {
                  and flatten do), which this encoding is not: leave these attributes away, or send \
                  the value as text, say as a JSON string"
             }
-            Plain::SerializeBufferFull => "there is not enough memory for its bytes",
+            Plain::SerializeBufferFull => "there is not enough memory for it",
             other => return CodecError(format!("postcard refused it: {other}").into()),
         })
     }
@@ -344,12 +344,25 @@ impl<'de> de::Deserializer<'de> for De<'_, 'de> {
         deserialize_i64: i64 => visit_i64; deserialize_u64: u64 => visit_u64;
         deserialize_i128: i128 => visit_i128; deserialize_u128: u128 => visit_u128;
         deserialize_f32: f32 => visit_f32; deserialize_f64: f64 => visit_f64;
-        deserialize_str: &'de str => visit_borrowed_str; deserialize_string: &'de str => visit_str;
+        deserialize_str: &'de str => visit_borrowed_str;
         deserialize_bytes: &'de [u8] => visit_borrowed_bytes;
-        deserialize_byte_buf: &'de [u8] => visit_bytes;
     }
 
     visits! { self visitor
+        deserialize_string() => {
+            let text = self.from.take::<&'de str>()?;
+            let mut owned = String::new();
+            owned.try_reserve_exact(text.len()).map_err(|_| Plain::SerializeBufferFull)?;
+            owned.push_str(text);
+            visitor.visit_string(owned)
+        };
+        deserialize_byte_buf() => {
+            let bytes = self.from.take::<&'de [u8]>()?;
+            let mut owned = Vec::new();
+            owned.try_reserve_exact(bytes.len()).map_err(|_| Plain::SerializeBufferFull)?;
+            owned.extend_from_slice(bytes);
+            visitor.visit_byte_buf(owned)
+        };
         deserialize_option() => match self.from.take::<Option<()>>()? {
             None => visitor.visit_none(),
             Some(()) => visitor.visit_some(self.below()?),

@@ -11,13 +11,57 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcReceiver, IpcSender};
-use serde::{Deserialize, Serialize};
+use nix::errno::Errno;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
-use crate::sys;
+use crate::{panics, sys};
 
 /// A copy of a descriptor, on its way. It can be sent once.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Descriptor(IpcBytesReceiver);
+pub(crate) struct Descriptor(Arriving<IpcBytesReceiver>);
+
+/// A channel end of a message, which may not have arrived with it: a process without a descriptor left for
+/// it receives the rest. ipc-channel panics then.
+#[derive(Debug)]
+pub(crate) struct Arriving<T>(Option<T>);
+
+impl<T> Arriving<T> {
+    pub(crate) fn new(end: T) -> Arriving<T> {
+        Arriving(Some(end))
+    }
+
+    /// What has arrived.
+    ///
+    /// # Errors
+    ///
+    /// Nothing has.
+    pub(crate) fn get(&self) -> io::Result<&T> {
+        self.0.as_ref().ok_or_else(|| Errno::EMFILE.into())
+    }
+
+    /// The same, given away.
+    pub(crate) fn take(self) -> io::Result<T> {
+        self.0.ok_or_else(|| Errno::EMFILE.into())
+    }
+}
+
+impl<T: Serialize> Serialize for Arriving<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(end) => end.serialize(serializer),
+            None => Err(ser::Error::custom("it has not arrived here")),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Arriving<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Arriving<T>, D::Error> {
+        match panics::catch_quietly(|| T::deserialize(deserializer)) {
+            Ok(end) => Ok(Arriving(Some(end?))),
+            Err(_) => Ok(Arriving(None)),
+        }
+    }
+}
 
 impl Descriptor {
     /// Prepares a copy of `fd` for sending, which cannot fail for its sake any more.
@@ -29,7 +73,7 @@ impl Descriptor {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;
         sys::put_into(number_of(&sender)?, fd)?;
-        Ok(Descriptor(receiver))
+        Ok(Descriptor(Arriving::new(receiver)))
     }
 
     /// The descriptor that has arrived.
@@ -38,7 +82,7 @@ impl Descriptor {
     ///
     /// None has, or there are no descriptors left.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
-        sys::take_out(number_of(&self.0)?, sys::Taking::Whole)
+        sys::take_out(number_of(self.0.get()?)?, sys::Taking::Whole)
     }
 
     /// A copy of the descriptor that has arrived.
@@ -47,7 +91,7 @@ impl Descriptor {
     ///
     /// As for [`into_fd`](Descriptor::into_fd).
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
-        sys::take_out(number_of(&self.0)?, sys::Taking::Copy)
+        sys::take_out(number_of(self.0.get()?)?, sys::Taking::Copy)
     }
 }
 

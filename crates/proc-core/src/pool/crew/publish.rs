@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::queue::{Arena, Block, Chunk, Lease, SMALLEST, TicketId};
 use crate::record;
 use crate::sink::Lender;
-use crate::worker::Mail;
 
 /// The most room that a chunk gets for large results; what does not fit comes by message.
 const MOST_ROOM: usize = 16 << 20;
@@ -122,7 +121,7 @@ impl Crew {
 
     pub(super) fn wake(&self, state: &mut State, most: usize) {
         for owner in self.board.pick_sleepers(state.owners(), most) {
-            state.mail(owner, Mail::Wake);
+            state.call(owner);
         }
     }
 

@@ -14,6 +14,7 @@ use super::{Crew, Doom, Out, Phase, State, unlock};
 use crate::error::{Error, Place};
 use crate::process::Handle;
 use crate::queue::{Owner, TicketId};
+use crate::wire;
 use crate::worker::{Leaving, Mail};
 
 /// A worker's place in the pool.
@@ -114,10 +115,19 @@ impl State {
     }
 
     /// Sends to a worker; one that is gone needs no mail.
-    pub(super) fn mail(&mut self, owner: Owner, mail: Mail) {
-        if let Some(sender) = self.seats.get(owner as usize).and_then(|seat| seat.mail.as_ref()) {
-            let _ = sender.send(mail);
-        }
+    ///
+    /// # Errors
+    ///
+    /// What is to be sent with the message cannot be.
+    pub(super) fn mail(&mut self, owner: Owner, mail: Mail) -> Result<(), String> {
+        let sender = self.seats.get(owner as usize).and_then(|seat| seat.mail.as_ref());
+        let sent = sender.map_or(Ok(()), |sender| sender.send(mail));
+        sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
+    }
+
+    /// Wakes a worker.
+    pub(super) fn call(&mut self, owner: Owner) {
+        let _ = self.mail(owner, Mail::Wake); // which takes nothing along
     }
 }
 
@@ -263,7 +273,7 @@ impl Crew {
         self.processes.store(wanted, Ordering::Relaxed);
         self.board.admit(wanted);
         for owner in self.board.pick_sleepers(wanted..state.owners().end, usize::MAX) {
-            state.mail(owner, Mail::Wake);
+            state.call(owner);
         }
         self.revive_all(state);
         self.pump(state);

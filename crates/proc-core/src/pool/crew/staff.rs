@@ -155,6 +155,11 @@ impl Crew {
     ) -> Result<T, Error> {
         let own = self.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
+            Some(template) if !template.has_our_rights() => {
+                let why = "the program has other rights now than when it made this pool, of whose copy of \
+                           the program all its workers are copies: build the pool after that";
+                Err(Error::start("a worker", std::io::Error::other(why)))
+            }
             Some(template) => start(&template),
             None => context::with_template(self.plan.context, &Streams::default(), start),
         }
@@ -290,7 +295,11 @@ impl Crew {
             News::Asks(ticket) => {
                 let mut state = self.lock();
                 let handles = state.out.get_mut(&ticket).and_then(|out| out.handles.take());
-                state.mail(owner, Mail::Handles(handles.and_then(WaitingHandles::take)));
+                let sent =
+                    state.mail(owner, Mail::Handles(Ok(handles.and_then(WaitingHandles::take))));
+                if let Err(why) = sent {
+                    let _ = state.mail(owner, Mail::Handles(Err(why)));
+                }
             }
             News::Apart { ticket, task, value } => {
                 let mut news = Vec::new();
