@@ -329,13 +329,15 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
         return Template::fork(alone, streams).map(Arc::new).map_err(cannot);
     }
     if let (Context::Forkserver, Some(main)) = (context, &program.main)
-        && main.has_our_rights()
+        && main.has_our_rights()?
     {
         return Ok(Arc::clone(main));
     }
     // A program that has given up rights since must not get processes that have them.
-    let outdated = program.spawned.take_if(|spawned| !spawned.has_our_rights());
-    if outdated.is_some() {
+    if let Some(spawned) = &program.spawned
+        && !spawned.has_our_rights()?
+    {
+        let outdated = program.spawned.take();
         drop(program);
         drop(outdated);
         return template_for(context, streams);

@@ -56,14 +56,14 @@ pub(crate) fn set_witness(witness: fn(&PanicReport)) {
     let _ = WITNESS.set(witness);
 }
 
+/// Where our hook lies, once it is set.
+static OURS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
 /// Makes panics inside [`catch`] leave a report, also where the user has set a hook since the last call.
 ///
 /// Called where code of the user's has run that may have set one; threads that panic at the same time
 /// may find the default hook.
 pub(crate) fn install_hook() {
-    /// Where our hook lies, once it is set.
-    static OURS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
-
     if std::thread::panicking() {
         return; // the hook cannot be looked at now
     }
@@ -143,7 +143,10 @@ pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
 
 /// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is printed.
 pub(crate) fn catch_quietly<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
-    install_hook();
+    // Not each time: a panic of another thread meanwhile would find the default hook.
+    if OURS.load(Ordering::Acquire).is_null() {
+        install_hook();
+    }
     let before = QUIET.replace(true);
     let outcome = catch(f);
     QUIET.set(before);

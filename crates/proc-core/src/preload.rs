@@ -62,7 +62,7 @@ pub(crate) fn start(
     let mut streams = Streams::default();
     streams.set(BELL.into(), bell.into());
     streams.set(RING.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
-    let base = Snapshot::now();
+    let base = Snapshot::now().map_err(cannot)?;
     let setup = Setup { function, arguments, requests, sender: sender.clone() };
     let attributes = Attributes { tie: Tie::Worker, streams, ..Attributes::default() };
     let job = Job::Preload(Box::new(setup));
@@ -129,7 +129,8 @@ pub(crate) fn main(setup: Setup, doorbell: Vec<(u8, OwnedFd)>, report: IpcSender
     let heard = report.send(Report::Returned(told)).is_ok();
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
-    let line = Template::own(Line::new(sender, ring.into()), Snapshot::now());
+    let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
+    let line = Template::own(Line::new(sender, ring.into()), base);
     // It ends with the template that has made it.
     let ears = Ears { requests, bell: bell.into(), life: None };
     Server::run(alone, sys::parent_pid(), ears, line)

@@ -3,6 +3,7 @@
 //! A template is older than what it is asked for, so each new process is told what differs.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -78,13 +79,16 @@ impl Overrides {
 }
 
 impl Snapshot {
-    pub(crate) fn now() -> Snapshot {
-        Snapshot {
+    /// # Errors
+    ///
+    /// There is no descriptor for asking.
+    pub(crate) fn now() -> io::Result<Snapshot> {
+        Ok(Snapshot {
             environment: std::env::vars_os().collect(),
             directory: current_directory(),
             processors: sys::affinity(),
-            rights: Rights::now(),
-        }
+            rights: Rights::now()?,
+        })
     }
 
     /// What a process must change to have today's surroundings with `overrides` instead of these.

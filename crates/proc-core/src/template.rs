@@ -143,7 +143,7 @@ impl Template {
         let (ring, bell) = sys::doorbell()?;
         let (owners_life, life) = std::io::pipe()?;
         let owner = sys::pid();
-        let base = Snapshot::now();
+        let base = Snapshot::now()?;
         match sys::fork(alone)? {
             Forked::Parent { child } => {
                 let line = Line::new(sender, ring);
@@ -164,6 +164,7 @@ impl Template {
     /// Executes this program again, which becomes the template before its `main` begins.
     pub(crate) fn spawn() -> io::Result<Template> {
         sys::fill_standard_streams();
+        wire::warm_up()?;
         // Read, so that no linker leaves it out.
         std::hint::black_box(BECOME_TEMPLATE);
         let (sender, requests) = ipc::channel::<Request>()?;
@@ -184,7 +185,7 @@ impl Template {
             sys::pass_on(&owners_life, &mut command)?,
             sys::pass_on(&stdin, &mut command)?,
         ];
-        let base = Snapshot::now();
+        let base = Snapshot::now()?;
         let numbers = fds.map(|number| number.to_string()).join(":");
         let child = command
             .env(VARIABLE, format!("{}:{numbers}", base.rights.capabilities().to_words()))
@@ -225,13 +226,14 @@ impl Template {
                 numbers.map(|number| sys::take_over(number?)).collect();
             let fds = <[OwnedFd; 6]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
             let [bell, ring, requests, sender, owners_life, stdin] = fds;
+            wire::warm_up()?;
             let requests = wire::receiver_of(requests)?;
             let sender = wire::sender_of(sender)?;
             // What the program reads is its own until then.
             sys::put_stream(0, stdin)?;
             let bell = Bell::from(bell);
             bell.greet(Image::get().identity())?;
-            let line = Template::own(Line::new(sender, ring.into()), Snapshot::now());
+            let line = Template::own(Line::new(sender, ring.into()), Snapshot::now()?);
             Ok((Ears { requests, bell, life: Some(owners_life) }, line))
         };
         match born() {
@@ -294,8 +296,13 @@ impl Template {
     }
 
     /// Whether the template still has this thread's rights, and so may make its children.
-    pub(crate) fn has_our_rights(&self) -> bool {
-        self.base.rights == Rights::now()
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for asking.
+    pub(crate) fn has_our_rights(&self) -> Result<bool, Error> {
+        let now = Rights::now().map_err(|error| Error::start("a process", error))?;
+        Ok(self.base.rights == now)
     }
 
     /// Ends a template of which nothing more is wanted, and waits for that: what it holds is gone then.

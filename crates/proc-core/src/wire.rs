@@ -163,10 +163,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
 /// There are no descriptors, or ipc-channel is of a version that is not known.
 pub(crate) fn warm_up() -> io::Result<()> {
     descriptor::check()?;
-    if NOBODY.get().is_none() {
-        let (sender, _) = ipc::channel()?;
-        let _ = NOBODY.set(sender);
-    }
+    nobody()?;
     let sent = panics::catch_quietly(|| {
         let (sender, _receiver) = ipc::channel::<()>().ok()?;
         sender.send(()).ok()
@@ -178,9 +175,17 @@ pub(crate) fn warm_up() -> io::Result<()> {
 /// of channel ends, which needs no new descriptor in this way.
 static NOBODY: OnceLock<IpcSender<Handful>> = OnceLock::new();
 
+fn nobody() -> io::Result<&'static IpcSender<Handful>> {
+    if NOBODY.get().is_none() {
+        let (sender, _) = ipc::channel()?;
+        let _ = NOBODY.set(sender);
+    }
+    NOBODY.get().ok_or_else(none_left)
+}
+
 /// Forgets the channel ends that this thread's encoding has met: the next message would take them along.
 fn empty_lists() {
-    if let Some(nobody) = NOBODY.get() {
+    if let Ok(nobody) = nobody() {
         // So many that they do not fit one message make it panic.
         let _ = panics::catch_quietly(|| nobody.send(Handful::default()).is_ok());
     }

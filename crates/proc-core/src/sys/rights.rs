@@ -41,12 +41,20 @@ const NAMESPACES: [&str; 8] =
 
 impl Rights {
     /// What the calling thread may do now.
-    pub(crate) fn now() -> Rights {
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for asking.
+    pub(crate) fn now() -> io::Result<Rights> {
         Rights::of("thread-self")
     }
 
-    fn of(thread: &str) -> Rights {
-        let status = std::fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    fn of(thread: &str) -> io::Result<Rights> {
+        // Where /proc is not mounted, nothing is told.
+        let status = match std::fs::read_to_string(format!("/proc/{thread}/status")) {
+            Err(error) if super::is_shortage(&error) => return Err(error),
+            status => status.unwrap_or_default(),
+        };
         let says = |line: &&str| LINES.iter().any(|start| line.starts_with(start));
         let told = status.lines().filter(says).map(str::to_owned).collect();
         let root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
@@ -54,7 +62,7 @@ impl Rights {
             let link = std::fs::read_link(format!("/proc/{thread}/ns/{name}"));
             link.ok().map(PathBuf::into_os_string)
         };
-        Rights { told, root, namespaces: NAMESPACES.iter().map(namespace).collect() }
+        Ok(Rights { told, root, namespaces: NAMESPACES.iter().map(namespace).collect() })
     }
 
     /// The sets of capabilities among them.
@@ -105,7 +113,7 @@ impl Capabilities {
     /// The kernel refuses.
     #[cfg(target_os = "linux")]
     pub(crate) fn keep_no_more(self) -> io::Result<()> {
-        let now = Rights::now().capabilities();
+        let now = Rights::now()?.capabilities();
         let beyond = |now: u64, kept: u64| (0..64).filter(move |bit| now & !kept & 1 << bit != 0);
         for capability in beyond(now.bounding, self.bounding) {
             prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
@@ -158,8 +166,8 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
     if !processors.is_empty() && processors != super::affinity() {
         super::set_affinity(&processors)?;
     }
-    let main = Rights::of("self");
-    if main == Rights::now() {
+    let main = Rights::of("self")?;
+    if main == Rights::now()? {
         return Ok(());
     }
     main.capabilities().keep_no_more()?;
@@ -167,7 +175,7 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
     if main.told.iter().any(has_none_new) {
         prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
     }
-    if main == Rights::now() {
+    if main == Rights::now()? {
         return Ok(());
     }
     Err(io::Error::new(
@@ -186,9 +194,13 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn now() -> Rights {
+        Rights::now().expect("there is a descriptor")
+    }
+
     #[test]
     fn capabilities_come_back() {
-        let sets = Rights::now().capabilities();
+        let sets = now().capabilities();
         assert_eq!(Capabilities::from_words(&sets.to_words()), Some(sets));
         assert_eq!(Capabilities::from_words("1.2.3"), None);
         assert!(sets.effective & !sets.permitted == 0, "{sets:?}");
@@ -196,8 +208,8 @@ mod tests {
 
     #[test]
     fn rights_stay_the_same() {
-        assert_eq!(Rights::now(), Rights::now());
-        assert_eq!(Rights::now().told.len(), LINES.len());
-        Rights::now().capabilities().keep_no_more().expect("there is nothing to take");
+        assert_eq!(now(), now());
+        assert_eq!(now().told.len(), LINES.len());
+        now().capabilities().keep_no_more().expect("there is nothing to take");
     }
 }

@@ -133,7 +133,11 @@ impl Crew {
         let Some(preload) = preload else { return self.with_maker(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // One that has more rights than the program has now makes no more workers.
-        preloaded.take_if(|template| !template.has_our_rights());
+        if let Some(template) = &*preloaded
+            && !template.has_our_rights()?
+        {
+            *preloaded = None;
+        }
         if let Some(template) = &*preloaded {
             match start(template) {
                 Err(error) if error.is_template_gone() => *preloaded = None,
@@ -155,7 +159,7 @@ impl Crew {
     ) -> Result<T, Error> {
         let own = self.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
-            Some(template) if !template.has_our_rights() => {
+            Some(template) if !template.has_our_rights()? => {
                 let why = "the program has other rights now than when it made this pool, of whose copy of \
                            the program all its workers are copies: build the pool after that";
                 Err(Error::start("a worker", std::io::Error::other(why)))
