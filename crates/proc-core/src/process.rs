@@ -281,6 +281,7 @@ impl Link {
         job: Job,
     ) -> Result<Link, Error> {
         let cannot = |source| Error::start("the process", source);
+        sys::keep_reserve();
         let (report, reports) = ipc::channel().map_err(cannot)?;
         let key = Key { owner: sys::pid(), serial };
         let Attributes { tie, overrides, limits, streams } = attributes;
@@ -332,6 +333,12 @@ impl Link {
             return Received::Report(report);
         }
         loop {
+            if !sys::has_memory_for_a_message() {
+                match self.receive_with_reserve(deadline) {
+                    Some(received) => return received,
+                    None => continue,
+                }
+            }
             let received = panics::catch(|| match deadline {
                 None => self.reports.recv().map_err(TryRecvError::IpcError),
                 Some(deadline) => {
@@ -354,6 +361,30 @@ impl Link {
                 }
                 Ok(Err(_)) | Err(_) => return Received::Rubbish,
             }
+        }
+    }
+}
+
+impl Link {
+    /// Waits for a message before there is a buffer for it, and receives it with the memory that is kept for
+    /// that. `None` if it has not come, or is to be tried again.
+    #[cold]
+    fn receive_with_reserve(&self, deadline: Option<Instant>) -> Option<Received> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match wire::wait_for_message(&self.reports, left) {
+            Ok(true) => {}
+            Ok(false) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return Some(Received::Nothing);
+            }
+            _ => return None,
+        }
+        match sys::with_reserve(|| panics::catch(|| self.reports.try_recv())) {
+            Ok(Ok(report)) => Some(Received::Report(report)),
+            Ok(Err(TryRecvError::Empty)) => None,
+            Ok(Err(TryRecvError::IpcError(ipc_channel::IpcError::Disconnected))) => {
+                Some(Received::End)
+            }
+            _ => Some(Received::Rubbish),
         }
     }
 }

@@ -62,7 +62,9 @@ fn append_after<const HEAD: usize, T, E>(
 /// Makes room for a length that needs eight bytes more.
 #[cold]
 fn lengthen(out: &mut Sink, at: usize, len: usize) {
-    out.gather();
+    // So long a value has no large pieces elsewhere.
+    let gathered = out.gather();
+    debug_assert_eq!(gathered, Ok(()));
     out[at..at + LEN].copy_from_slice(&LONG.to_le_bytes());
     out.splice(at + LEN..at + LEN, (len as u64).to_le_bytes());
 }

@@ -207,13 +207,14 @@ impl<'a> Run<'a> {
     /// What goes is a whole record, so a fault that is too long for the room arrives as well.
     #[cold]
     fn send_apart(&mut self, handles: Option<Handles>) {
-        self.out.gather();
+        let gathered = self.out.gather();
         let refused = |why| {
             let mut record = Sink::default();
             record::append_fault(&mut record, &Fault::Result(why));
             Payload::new(record.into_bytes(), None).expect("a short text needs no shared memory")
         };
-        let value = Payload::new(std::mem::take(&mut **self.out), handles).unwrap_or_else(refused);
+        let bytes = std::mem::take(&mut **self.out);
+        let value = gathered.and_then(|()| Payload::new(bytes, handles)).unwrap_or_else(refused);
         let (ticket, task) = (self.ticket, self.task);
         let send = |value| self.report.send(Report::Worker(News::Apart { ticket, task, value }));
         let sent = send(value).or_else(|error| match wire::why_not_sent(error) {

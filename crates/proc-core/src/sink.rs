@@ -9,12 +9,17 @@ use std::fmt::{self, Debug};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use crate::queue::Lease;
 use crate::record;
-use crate::sys::memory;
+use crate::sys::{self, memory};
 
 /// From here on a piece is large: a copy of it costs more than finding a place for it.
 pub(crate) const LARGE: usize = 64 << 10;
+
+/// Room that is had beside what was asked for.
+const SLACK: usize = 64;
 
 /// Values with large pieces are not longer: their length takes four bytes, whatever comes later.
 const MOST: usize = 2 << 30;
@@ -46,6 +51,8 @@ pub(crate) struct Sink {
     beside: usize,
     /// Whether something was written that may be the index of a channel end.
     indexed: bool,
+    /// What there was too little of, where there was.
+    shortage: Option<String>,
 }
 
 impl Sink {
@@ -109,9 +116,26 @@ impl Sink {
     #[cold]
     pub(crate) fn try_grow(&mut self, more: usize) -> postcard::Result<()> {
         // Where no pages are left for what can be reserved, the kernel kills.
-        let is_there = more < LARGE || memory::check_available(more).is_ok();
-        let reserved = is_there && self.bytes.try_reserve(more).is_ok();
-        reserved.then_some(()).ok_or(postcard::Error::SerializeBufferFull)
+        let is_there = if more < LARGE { Ok(()) } else { memory::check_available(more) };
+        // The head of the next record is written without asking.
+        let more = more.saturating_add(SLACK);
+        let mut reserved = || {
+            let doubled = self.bytes.try_reserve(more);
+            doubled.or_else(|_| self.bytes.try_reserve_exact(more)).is_ok()
+        };
+        let shortage = match is_there {
+            Ok(()) if reserved() => return Ok(()),
+            Ok(()) => Errno::ENOMEM.into(),
+            Err(error) => error,
+        };
+        self.shortage = Some(format!("{shortage}{}", sys::hint(&shortage)));
+        Err(postcard::Error::SerializeBufferFull)
+    }
+
+    /// What there was too little of since the last call.
+    #[cold]
+    pub(crate) fn take_shortage(&mut self) -> Option<String> {
+        self.shortage.take()
     }
 
     /// Copies a large piece to its place; false if there is none.
@@ -201,16 +225,26 @@ impl Sink {
     }
 
     /// Brings large pieces back among the others, for a value that goes another way.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for them.
     #[cold]
-    pub(crate) fn gather(&mut self) {
-        let Some(room) = &self.room else { return };
-        let mut whole = self.bytes[..self.base].to_vec();
+    pub(crate) fn gather(&mut self) -> Result<(), String> {
+        let Some(room) = &self.room else { return Ok(()) };
+        let mut whole = Vec::new();
+        let total = self.bytes.len() + self.beside;
+        if self.beside == 0 {
+            return Ok(());
+        }
+        whole.try_reserve_exact(total).map_err(|_| "there is not enough memory for it")?;
+        whole.extend_from_slice(&self.bytes[..self.base]);
         let (mut from, mut at) = (self.base, self.start);
         for &(to, large) in &self.large {
             whole.extend_from_slice(&self.bytes[from..to]);
             at += to - from;
             let read = room.read(at, large, &mut whole);
-            debug_assert!(read, "it was written there");
+            debug_assert!(read, "it was written there, and there is room for it");
             at += large;
             from = to;
         }
@@ -218,6 +252,7 @@ impl Sink {
         self.bytes = whole;
         self.large.clear();
         self.beside = 0;
+        Ok(())
     }
 
     /// Shortens the vector, and forgets large pieces that came later.

@@ -16,7 +16,7 @@ mod descriptor;
 
 pub(crate) use self::bulk::{number, number_size};
 use self::descriptor::Arriving;
-pub(crate) use self::descriptor::{Descriptor, fd_of, receiver_of, sender_of};
+pub(crate) use self::descriptor::{Descriptor, fd_of, receiver_of, sender_of, wait_for_message};
 
 use std::cell::{OnceCell, RefCell};
 use std::io;
@@ -87,7 +87,7 @@ impl Payload {
     /// Encodes a value that holds no channel ends, without the look for them.
     pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
         let mut bytes = Sink::default();
-        codec::encode_into(value, &mut bytes).map_err(|error| error.to_string())?;
+        codec::encode_into(value, &mut bytes).map_err(|e| why_not_encoded(&e, &mut bytes))?;
         Payload::new(bytes.into_bytes(), None)
     }
 
@@ -233,8 +233,10 @@ pub(crate) fn encode_or_panic<T: Message>(
     out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
     if let Some(bytes) = bulk::bytes_of(value) {
-        out.append(bytes).map_err(|error| codec::CodecError::from(error).to_string())?;
-        return Ok(None);
+        return match out.append(bytes) {
+            Ok(()) => Ok(None),
+            Err(error) => Err(why_not_encoded(&error.into(), out)),
+        };
     }
     let start = out.len();
     let _before = out.take_index();
@@ -244,15 +246,20 @@ pub(crate) fn encode_or_panic<T: Message>(
     if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out.take_index()) {
         return match encoded {
             Ok(()) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(why_not_encoded(&error, out)),
         };
     }
     let handles = collect_handles();
-    let result = encoded.map_err(|error| error.to_string()).and(handles);
+    let result = encoded.map_err(|error| why_not_encoded(&error, out)).and(handles);
     if result.is_err() {
         out.truncate(start);
     }
     result
+}
+
+#[cold]
+fn why_not_encoded(error: &codec::CodecError, out: &mut Sink) -> String {
+    out.take_shortage().unwrap_or_else(|| error.to_string())
 }
 
 /// After a value's encoding has panicked: forgets the channel ends that it had met.

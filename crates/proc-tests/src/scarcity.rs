@@ -58,6 +58,17 @@ fn memory_now(field: &str) -> u64 {
 }
 
 /// Four values of 3 MiB, in an address space (or data) that may grow by so many KiB.
+/// Whether all threads but the calling one wait for something.
+fn other_threads_sleep() -> bool {
+    let own = nix::unistd::gettid().to_string();
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc is mounted");
+    let mut others = tasks.flatten().filter(|task| *task.file_name() != *own);
+    others.all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+    })
+}
+
 fn address_space(arguments: &Arguments) {
     let [way, margin, kind] = &arguments.rest[..] else { panic!("three words") };
     let (resource, field) = match kind.as_str() {
@@ -76,6 +87,8 @@ fn address_space(arguments: &Arguments) {
     if let Some(pool) = &pool {
         pool.map(length, [ByteBuf::new()]).expect("nothing fails");
     }
+    // A thread that is only beginning wants memory of its own, and Rust aborts where there is none.
+    crate::marks::wait_until(other_threads_sleep);
     let process = |value| Process::new(length, value).context(arguments.context).name("p");
     limit(resource, memory_now(field) + margin);
     match (way.as_str(), &pool) {

@@ -191,7 +191,7 @@ impl Feed {
                     holds_many = has_many_handles();
                 }
                 if sink.has_placed() {
-                    self.pack(&mut sink);
+                    self.pack(&mut sink)?;
                 }
                 whole = sink.len();
                 self.left += 1;
@@ -206,10 +206,12 @@ impl Feed {
             Ok(())
         });
         let encoded = caught.unwrap_or_else(|panic| {
-            sink.truncate(whole);
             wire::drop_collected_handles();
             Err(wire::serialize_panicked(&panic.message))
         });
+        if encoded.is_err() {
+            sink.truncate(whole);
+        }
         self.bytes = sink.into_bytes();
         encoded.map_err(Error::encode_argument)
     }
@@ -231,13 +233,14 @@ impl Feed {
 
     /// Closes the block of a large argument; an empty record keeps its place.
     #[cold]
-    fn pack(&mut self, sink: &mut Sink) {
+    fn pack(&mut self, sink: &mut Sink) -> Result<(), String> {
         let settled = sink.settle();
         match settled.and_then(|len| Some(Parcel { lease: sink.take_room()?, len })) {
             Some(parcel) => {
                 self.in_parcels += parcel.len;
                 self.parcels.push_back((self.next + self.left, parcel));
                 sink.extend_from_slice(&[0; 4]);
+                Ok(())
             }
             None => sink.gather(),
         }

@@ -30,6 +30,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -317,6 +318,44 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     Ok(wait_readable(&[fd], Some(Duration::ZERO))?[0])
 }
 
+/// What ipc-channel's buffer for a message takes.
+const LONGEST_MESSAGE: usize = 256 << 10;
+
+/// Memory that is kept for receiving messages where there is no other left. Nothing of it is used before
+/// that, so it takes address space only.
+static RESERVE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Whether there is memory for the buffer with which ipc-channel receives a message, which aborts the process
+/// where it is not to be had.
+pub(crate) fn has_memory_for_a_message() -> bool {
+    let mut buffer = Vec::<u8>::new();
+    let is_there = buffer.try_reserve_exact(LONGEST_MESSAGE).is_ok();
+    std::hint::black_box(buffer); // else a compiler may see that nobody uses it
+    is_there
+}
+
+/// Sets the reserve aside, if it is not there.
+pub(crate) fn keep_reserve() {
+    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = reserve.try_reserve_exact(LONGEST_MESSAGE);
+}
+
+/// Runs `f` with the reserve given up for it.
+pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
+    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    *reserve = Vec::new();
+    let result = f();
+    let _ = reserve.try_reserve_exact(LONGEST_MESSAGE);
+    result
+}
+
+/// Waits until something can be read from the open descriptor `number`, or `timeout` has passed.
+pub(crate) fn wait_at(number: i32, timeout: Option<Duration>) -> io::Result<bool> {
+    // SAFETY: as in `copy_at`.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(wait_readable(&[fd], timeout)?[0])
+}
+
 /// How many descriptors this process may have.
 pub(crate) fn limit_of_open_files() -> usize {
     let limit = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE);
@@ -350,7 +389,8 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
              (ulimit -n), or send fewer at a time"
         }
         Some(libc::EAGAIN) => {
-            "; raise the limit of processes (ulimit -u, pids.max of the cgroup) or start fewer"
+            "; raise the limit of processes (ulimit -u, pids.max of the cgroup) or of memory (ulimit -v), \
+             or start fewer"
         }
         Some(libc::ENOMEM) => {
             "; raise the limit of address space (ulimit -v, Limits::address_space) if there is one, \

@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcReceiver, IpcSender};
 use nix::errno::Errno;
@@ -115,6 +116,15 @@ pub(crate) fn sender_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcSender<T>> {
 pub(crate) fn fd_of(end: &impl Debug) -> io::Result<OwnedFd> {
     check()?;
     sys::copy_at(number_of(end)?)
+}
+
+/// Waits until there is a message to be received, or nobody is left to send one; false if `timeout` has
+/// passed.
+pub(crate) fn wait_for_message<T: Debug>(
+    receiver: &IpcReceiver<T>,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
+    sys::wait_at(number_of(receiver)?, timeout)
 }
 
 /// What a channel carries.
