@@ -23,7 +23,7 @@ const LONGEST_BACKTRACE: usize = 2 << 10;
 pub(crate) enum LastWords {
     /// It panicked; where that cannot unwind, it is aborted.
     Panicked(PanicReport),
-    /// It was about to die, and the last system call that had failed wanted memory.
+    /// It was about to die, and the last system call that had failed in its thread wanted memory.
     NoMemory,
 }
 
@@ -55,18 +55,17 @@ impl Exit {
     }
 }
 
-/// In a new process: has its template told why it crashes, where that is known: by a panic that cannot
-/// unwind, and if its memory is limited, for want of memory.
-pub(crate) fn say_to(line: &Arc<Line>, is_limited: bool) {
+/// In a template: has its children say at `line` why they crash, where that is known: by a panic that cannot
+/// unwind, or for want of memory. They inherit what is set here.
+pub(crate) fn have_children_say_to(line: &Arc<Line>) {
     panics::set_witness(|report| {
         // The panic that cannot unwind tells more than what says that it could not.
         if !report.is_about_unwinding() {
-            sys::prepare_last_words(encode(&LastWords::Panicked(shortened(report))));
+            sys::prepare_last_words(&encode(&LastWords::Panicked(shortened(report))));
         }
     });
-    let of_memory = is_limited.then(|| encode(&LastWords::NoMemory));
-    sys::say_last_words(line.ring(), of_memory);
-    // The descriptor is used as long as the process lives.
+    sys::say_last_words_at(line.ring(), encode(&LastWords::NoMemory));
+    // The descriptor is used as long as there are children.
     std::mem::forget(Arc::clone(line));
 }
 
@@ -82,14 +81,14 @@ fn shortened(report: &PanicReport) -> PanicReport {
     }
 }
 
-/// The pid of the calling process, then what it says.
 fn encode(words: &LastWords) -> Vec<u8> {
-    postcard::to_stdvec(&(sys::pid(), words)).unwrap_or_default()
+    postcard::to_stdvec(words).unwrap_or_default()
 }
 
 /// In a template: whose words these are, and what they say.
 pub(crate) fn decode(said: &[u8]) -> Option<(u32, LastWords)> {
-    postcard::from_bytes(said).ok()
+    let (pid, words) = said.split_first_chunk()?;
+    Some((u32::from_le_bytes(*pid), postcard::from_bytes(words).ok()?))
 }
 
 #[cfg(test)]
@@ -104,7 +103,8 @@ mod tests {
             backtrace: None,
         };
         for words in [LastWords::Panicked(report), LastWords::NoMemory] {
-            assert_eq!(decode(&encode(&words)), Some((sys::pid(), words)));
+            let said = [&42_u32.to_le_bytes(), &encode(&words)[..]].concat();
+            assert_eq!(decode(&said), Some((42, words)));
         }
         assert_eq!(decode(b"rubbish"), None);
     }

@@ -127,11 +127,6 @@ impl Limits {
         Ok(())
     }
 
-    /// Whether memory is limited.
-    pub(crate) fn bounds_memory(&self) -> bool {
-        self.address_space.is_some()
-    }
-
     /// The limit that a process has passed, as far as is known: by the way it ended, and by whether it
     /// was refused memory just before.
     pub(crate) fn passed(&self, status: ExitStatus, had_no_memory: bool) -> Option<String> {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{self, Rights, SingleThread};
+use crate::sys::{self, Affinity, Rights, SingleThread};
 
 /// Environment, working directory, processors and rights of a moment.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct Snapshot {
     // A map with random keys would have all workers begin with the same ones.
     environment: FxHashMap<OsString, OsString>,
     directory: Option<OsString>,
-    processors: Vec<usize>,
+    processors: Option<Affinity>,
     pub(crate) rights: Rights,
 }
 
@@ -107,7 +107,8 @@ impl Snapshot {
             Some(asked) => Some(PathBuf::from(now.unwrap_or_default()).join(asked).into()),
             None => now.filter(|now| self.directory.as_ref() != Some(now)),
         };
-        let processors = Some(sys::affinity()).filter(|now| *now != self.processors);
+        let processors = sys::affinity().filter(|now| Some(*now) != self.processors);
+        let processors = processors.map(|now| now.numbers());
         let without_others = overrides.without_inherited;
         Ok(Surroundings { without_others, environment, directory, processors })
     }

@@ -188,7 +188,7 @@ impl Template {
         let base = Snapshot::now()?;
         let numbers = fds.map(|number| number.to_string()).join(":");
         let child = command
-            .env(VARIABLE, format!("{}:{numbers}", base.rights.capabilities().to_words()))
+            .env(VARIABLE, format!("{}:{numbers}", sys::Capabilities::now()?.to_words()))
             .stdin(sys::empty_stdin()?)
             .spawn();
         let mut child = child.map_err(cannot_execute)?;
@@ -462,6 +462,7 @@ impl Server {
         let files = sys::raise_limit_of_open_files();
         // Threads of libraries that were there before `main` would take the signal that tells of exits.
         let exits = if sys::has_one_thread() { ExitBell::new().ok() } else { None };
+        last_words::have_children_say_to(&line.line);
         let children = FxHashMap::default();
         let streams = Arrived::default();
         let (retiring, is_rung) = (false, false);
@@ -476,7 +477,6 @@ impl Server {
         }
         sys::restore_signals(&mask);
         sys::restore_limit_of_open_files(files);
-        last_words::say_to(&line.line, start.limits.bounds_memory());
         context::adopt(line);
         become_process(alone, start, streams)
     }

@@ -22,7 +22,7 @@ const KIND: SockType =
 pub(crate) type Tag = [u8; 13];
 
 /// What begins the message of somebody who may be about to die: longer than any other message.
-const LAST_WORDS: [u8; 14] = [0xff; 14];
+pub(super) const LAST_WORDS: [u8; 14] = [0xff; 14];
 
 /// The longest message.
 const LONGEST: usize = 4 << 10;
@@ -178,10 +178,11 @@ fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
     }
 }
 
-/// The message that says `words`, which are cut off where they are too long.
+/// The message that says `words`, with room for a pid before them; they are cut off where they are too long.
 pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
-    let words = &words[..words.len().min(LONGEST - LAST_WORDS.len())];
-    [&LAST_WORDS, words].concat()
+    let head = [&LAST_WORDS[..], &[0; size_of::<u32>()]].concat();
+    let words = &words[..words.len().min(LONGEST - head.len())];
+    [&head, words].concat()
 }
 
 /// What a doorbell brings.

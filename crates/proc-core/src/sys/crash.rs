@@ -9,7 +9,7 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 use super::Ring;
-use super::bell::last_words;
+use super::bell::{LAST_WORDS, last_words};
 
 /// The signals by which a process dies that panics where it must not, or is refused memory: an abort of
 /// Rust's, or a pointer of a library's that nobody looked at.
@@ -17,8 +17,8 @@ const SIGNALS: [Signal; 3] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
 
 struct Farewell {
     ring: i32,
-    /// What is to be said of want of memory, if anything.
-    of_memory: Option<Vec<u8>>,
+    /// What is to be said of want of memory.
+    of_memory: Vec<u8>,
     /// What each of [`SIGNALS`] did before.
     before: [SigAction; 3],
 }
@@ -32,8 +32,8 @@ thread_local! {
 }
 
 /// Has `words` said if this thread aborts while it panics.
-pub(crate) fn prepare_last_words(words: Vec<u8>) {
-    let before = PREPARED.replace(Box::into_raw(Box::new(last_words(&words))));
+pub(crate) fn prepare_last_words(words: &[u8]) {
+    let before = PREPARED.replace(Box::into_raw(Box::new(last_words(words))));
     if !before.is_null() {
         // SAFETY: from `Box::into_raw` above, and nobody has it any more.
         drop(unsafe { Box::from_raw(before) });
@@ -45,21 +45,23 @@ fn farewell() -> Option<&'static Farewell> {
     unsafe { FAREWELL.load(Ordering::Acquire).as_ref() }
 }
 
-/// Has what is prepared said at `ring`, which must stay open, if this process is about to be ended by a
-/// signal; and `of_memory` if a system call of the same thread had failed for want of memory before.
-pub(crate) fn say_last_words(ring: &Ring, of_memory: Option<Vec<u8>>) {
-    let of_memory = of_memory.map(|words| last_words(&words));
+/// Has what is prepared said at `ring`, which must stay open, if this process or a child of it is about to be
+/// ended by a signal; and `of_memory` if a system call of the same thread had failed for want of memory.
+pub(crate) fn say_last_words_at(ring: &Ring, of_memory: Vec<u8>) {
+    let of_memory = last_words(&of_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // In a copy of a process that has a handler of ours already, what was there before that.
-    let mut before = farewell().map_or([default; 3], |farewell| farewell.before);
-    let is_first = farewell().is_none();
-    let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
-    let action = SigAction::new(SigHandler::SigAction(say), flags, SigSet::empty());
-    if is_first {
-        for (signal, place) in SIGNALS.iter().zip(&mut before) {
-            // SAFETY: `say` only calls functions that are async-signal-safe; without a farewell it does
-            // nothing.
-            *place = unsafe { sigaction(*signal, &action) }.unwrap_or(default);
+    let mut before = [default; 3];
+    match farewell() {
+        // A copy of a process that has handlers of ours already: what was there before these.
+        Some(farewell) => before = farewell.before,
+        None => {
+            let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
+            let action = SigAction::new(SigHandler::SigAction(say), flags, SigSet::empty());
+            for (signal, place) in SIGNALS.iter().zip(&mut before) {
+                // SAFETY: `say` only calls functions that are async-signal-safe; without a farewell it
+                // does nothing.
+                *place = unsafe { sigaction(*signal, &action) }.unwrap_or(default);
+            }
         }
     }
     let farewell = Farewell { ring: ring.as_raw_fd(), of_memory, before };
@@ -74,12 +76,10 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc:
         // SAFETY: from `Box::into_raw`, and freed only by this thread, which is here.
         Some(unsafe { &*prepared })
     } else {
-        farewell.of_memory.as_ref().filter(|_| had_no_memory)
+        Some(&farewell.of_memory).filter(|_| had_no_memory)
     };
     if let Some(words) = words {
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        // SAFETY: the words are borrowed.
-        unsafe { libc::send(farewell.ring, words.as_ptr().cast(), words.len(), flags) };
+        send(farewell.ring, words);
     }
     let known = SIGNALS.iter().zip(&farewell.before).find(|(known, _)| **known as i32 == signal);
     let Some((signal, before)) = known else { return };
@@ -91,4 +91,24 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc:
     if code <= 0 {
         let _ = raise(*signal);
     }
+}
+
+/// Sends the words with the pid of this process in their place; async-signal-safe.
+fn send(ring: i32, words: &[u8]) {
+    // SAFETY: it only asks.
+    let pid = unsafe { libc::getpid() } as u32;
+    let (start, end) = words.split_at(LAST_WORDS.len());
+    let end = &end[size_of::<u32>()..];
+    let pid = pid.to_le_bytes();
+    let piece = |bytes: &[u8]| libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let mut pieces = [piece(start), piece(&pid), piece(end)];
+    // SAFETY: all zero is a message of nothing to nobody.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.as_mut_ptr();
+    message.msg_iovlen = pieces.len() as _;
+    // SAFETY: the pieces live until the call returns, which only reads them.
+    unsafe { libc::sendmsg(ring, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
 }

@@ -48,19 +48,25 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// The processors that the calling thread may run on; empty where that cannot be known.
-pub(crate) fn affinity() -> Vec<usize> {
-    affinity_of(Pid::from_raw(0))
+/// The processors that the calling thread may run on.
+pub(crate) fn affinity() -> Option<Affinity> {
+    sched_getaffinity(Pid::from_raw(0)).ok().map(Affinity)
 }
 
 /// The processors that the main thread may run on.
-pub(crate) fn affinity_of_main_thread() -> Vec<usize> {
-    affinity_of(nix::unistd::getpid())
+pub(crate) fn affinity_of_main_thread() -> Option<Affinity> {
+    sched_getaffinity(nix::unistd::getpid()).ok().map(Affinity)
 }
 
-fn affinity_of(thread: Pid) -> Vec<usize> {
-    let Ok(set) = sched_getaffinity(thread) else { return Vec::new() };
-    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).collect()
+/// Processors to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Affinity(CpuSet);
+
+impl Affinity {
+    /// Their numbers, counted from 0.
+    pub(crate) fn numbers(&self) -> Vec<usize> {
+        (0..CpuSet::count()).filter(|cpu| self.0.is_set(*cpu) == Ok(true)).collect()
+    }
 }
 
 /// A file without a name and without a byte, whose size can be sealed.

@@ -43,10 +43,11 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus};
 use nix::unistd::{ForkResult, Pid};
 
 pub(crate) use bell::{Bell, Heard, Ring, Tag, Taking, doorbell, put_into, take_out};
-pub(crate) use crash::{prepare_last_words, say_last_words};
+pub(crate) use crash::{prepare_last_words, say_last_words_at};
 pub(crate) use identity::{PerProcess, pid};
 pub(crate) use os::{
-    ExitBell, affinity, die_with_parent, name_process, set_affinity, thread_count, watch_process,
+    Affinity, ExitBell, affinity, die_with_parent, name_process, set_affinity, thread_count,
+    watch_process,
 };
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
 pub(crate) use startup::{
@@ -354,6 +355,23 @@ pub(crate) fn wait_at(number: i32, timeout: Option<Duration>) -> io::Result<bool
     // SAFETY: as in `copy_at`.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(wait_readable(&[fd], timeout)?[0])
+}
+
+/// The supplementary groups of the calling thread.
+fn groups() -> io::Result<Vec<u32>> {
+    // nix reads a file first, to learn how many there may be.
+    loop {
+        // SAFETY: with a size of 0 nothing is written.
+        let count = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let mut groups = vec![0; count];
+        // SAFETY: there is room for so many.
+        match unsafe { libc::getgroups(count as libc::c_int, groups.as_mut_ptr()) } {
+            found if usize::try_from(found) == Ok(count) => return Ok(groups),
+            -1 if Errno::last() != Errno::EINVAL => return Err(io::Error::last_os_error()),
+            _ => {} // they have changed meanwhile
+        }
+    }
 }
 
 /// How many descriptors this process may have.

@@ -31,8 +31,18 @@ pub(crate) fn set_affinity(_: &[usize]) -> io::Result<()> {
 }
 
 /// There is no common way to ask.
-pub(crate) fn affinity() -> Vec<usize> {
-    Vec::new()
+pub(crate) fn affinity() -> Option<Affinity> {
+    None
+}
+
+/// Processors to run on, which cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Affinity;
+
+impl Affinity {
+    pub(crate) fn numbers(&self) -> Vec<usize> {
+        Vec::new()
+    }
 }
 
 /// Shared memory of POSIX, which loses its name at once.

@@ -6,17 +6,112 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 #[cfg(target_os = "linux")]
+use nix::fcntl::OFlag;
+#[cfg(target_os = "linux")]
 use nix::libc;
+#[cfg(target_os = "linux")]
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, getresgid, getresuid};
 
 /// Rights of a moment, to be compared with those of another.
 ///
-/// Not among them is what the kernel tells nobody: rules of Landlock and of other security modules, and
-/// the contents of seccomp filters.
+/// Asked for with each process that is started, so what cannot have changed is not asked for. Not among them
+/// is what the kernel tells nobody: rules of Landlock and of other security modules, and the contents of
+/// seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
-    /// The lines of /proc/PID/status that say something of rights.
-    told: Vec<String>,
+    users: [u32; 3],
+    groups: [u32; 3],
+    other_groups: Vec<u32>,
+    /// Effective, permitted and inheritable ones, by halves, as capget gives them.
+    capabilities: [u32; 6],
+    bounding: u64,
+    ambient: u64,
+    no_new_privileges: bool,
+    seccomp: i32,
     root: Option<(u64, u64)>,
+    namespaces: Vec<Option<OsString>>,
+}
+
+/// Capabilities of include/uapi/linux/capability.h.
+#[cfg(target_os = "linux")]
+const CAP_SETPCAP: u32 = 8;
+#[cfg(target_os = "linux")]
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// See namespaces(7). The first can be left without any rights, the others only by an administrator.
+#[cfg(target_os = "linux")]
+const NAMESPACES: [&str; 8] =
+    ["user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];
+
+impl Rights {
+    /// What the calling thread may do now.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for asking.
+    pub(crate) fn now() -> io::Result<Rights> {
+        let mut rights = Rights::default();
+        if let (Ok(users), Ok(groups)) = (getresuid(), getresgid()) {
+            rights.users = [users.real, users.effective, users.saved].map(Uid::as_raw);
+            rights.groups = [groups.real, groups.effective, groups.saved].map(Gid::as_raw);
+        }
+        rights.other_groups = super::groups()?;
+        rights.root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
+        #[cfg(target_os = "linux")]
+        rights.ask_linux()?;
+        Ok(rights)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn ask_linux(&mut self) -> io::Result<()> {
+        let header = CAPABILITIES_OF_CALLER;
+        let sets = self.capabilities.as_mut_ptr();
+        // SAFETY: the kernel reads a header of two words, and writes six words for this version.
+        unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets) };
+        let [effective, permitted, inheritable, ..] = self.capabilities;
+        let has = |capability: u32| (effective | permitted) >> capability & 1 == 1;
+        for capability in 0..63 {
+            if has(CAP_SETPCAP) {
+                match prctl(libc::PR_CAPBSET_READ, capability, 0) {
+                    Ok(is_set) => self.bounding |= (is_set as u64) << capability,
+                    Err(_) => break,
+                }
+            }
+            if inheritable | self.capabilities[5] != 0 {
+                let is_set = libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong;
+                let ambient = prctl(libc::PR_CAP_AMBIENT, is_set, capability).unwrap_or(0);
+                self.ambient |= (ambient as u64) << capability;
+            }
+        }
+        self.no_new_privileges = prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).is_ok_and(|set| set == 1);
+        self.seccomp = prctl(libc::PR_GET_SECCOMP, 0, 0).unwrap_or(0);
+        let count = if has(CAP_SYS_ADMIN) { NAMESPACES.len() } else { 1 };
+        let directory = match nix::fcntl::open(
+            "/proc/thread-self/ns",
+            OFlag::O_PATH | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(directory) => directory,
+            Err(errno) if super::is_shortage(&errno.into()) => return Err(errno.into()),
+            // Where /proc is not mounted, nothing is told.
+            Err(_) => return Ok(()),
+        };
+        let namespace = |name: &&str| nix::fcntl::readlinkat(&directory, *name).ok();
+        self.namespaces = NAMESPACES[..count].iter().map(namespace).collect();
+        Ok(())
+    }
+}
+
+/// A header of capget and capset: version 3, the calling thread.
+#[cfg(target_os = "linux")]
+const CAPABILITIES_OF_CALLER: [u32; 2] = [0x2008_0522, 0];
+
+/// The same as text, which there is of other threads too.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    /// The lines of /proc/PID/status that say something of rights.
+    status: Vec<String>,
     namespaces: Vec<Option<OsString>>,
 }
 
@@ -35,40 +130,29 @@ const LINES: [&str; 11] = [
     "Seccomp_filters:",
 ];
 
-/// See namespaces(7).
-const NAMESPACES: [&str; 8] =
-    ["cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts"];
-
-impl Rights {
-    /// What the calling thread may do now.
-    ///
-    /// # Errors
-    ///
-    /// There is no descriptor for asking.
-    pub(crate) fn now() -> io::Result<Rights> {
-        Rights::of("thread-self")
-    }
-
-    fn of(thread: &str) -> io::Result<Rights> {
+impl Told {
+    /// Of the calling thread: `thread-self`; of the main thread: `self`.
+    fn of(thread: &str) -> io::Result<Told> {
         // Where /proc is not mounted, nothing is told.
         let status = match std::fs::read_to_string(format!("/proc/{thread}/status")) {
             Err(error) if super::is_shortage(&error) => return Err(error),
             status => status.unwrap_or_default(),
         };
         let says = |line: &&str| LINES.iter().any(|start| line.starts_with(start));
-        let told = status.lines().filter(says).map(str::to_owned).collect();
-        let root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
+        let status = status.lines().filter(says).map(str::to_owned).collect();
+        #[cfg(not(target_os = "linux"))]
+        const NAMESPACES: [&str; 0] = [];
         let namespace = |name: &&str| {
             let link = std::fs::read_link(format!("/proc/{thread}/ns/{name}"));
             link.ok().map(PathBuf::into_os_string)
         };
-        Ok(Rights { told, root, namespaces: NAMESPACES.iter().map(namespace).collect() })
+        Ok(Told { status, namespaces: NAMESPACES.iter().map(namespace).collect() })
     }
 
     /// The sets of capabilities among them.
-    pub(crate) fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self) -> Capabilities {
         let set = |start: &str| {
-            let line = self.told.iter().find_map(|line| line.strip_prefix(start));
+            let line = self.status.iter().find_map(|line| line.strip_prefix(start));
             line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(u64::MAX)
         };
         Capabilities {
@@ -92,6 +176,15 @@ pub(crate) struct Capabilities {
 }
 
 impl Capabilities {
+    /// Those of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for asking.
+    pub(crate) fn now() -> io::Result<Capabilities> {
+        Ok(Told::of("thread-self")?.capabilities())
+    }
+
     /// As words for the environment of a program.
     pub(crate) fn to_words(self) -> String {
         let Capabilities { effective, permitted, inheritable, bounding, ambient } = self;
@@ -113,7 +206,7 @@ impl Capabilities {
     /// The kernel refuses.
     #[cfg(target_os = "linux")]
     pub(crate) fn keep_no_more(self) -> io::Result<()> {
-        let now = Rights::now()?.capabilities();
+        let now = Capabilities::now()?;
         let beyond = |now: u64, kept: u64| (0..64).filter(move |bit| now & !kept & 1 << bit != 0);
         for capability in beyond(now.bounding, self.bounding) {
             prctl(libc::PR_CAPBSET_DROP, capability, 0)?;
@@ -129,8 +222,7 @@ impl Capabilities {
         if kept == [now.effective, now.permitted, now.inheritable] {
             return Ok(());
         }
-        // Of include/uapi/linux/capability.h: version 3 and the calling thread; the sets by halves.
-        let header: [u32; 2] = [0x2008_0522, 0];
+        let header = CAPABILITIES_OF_CALLER;
         let halves = [0, 32].map(|shift| kept.map(|set| (set >> shift) as u32)).concat();
         // SAFETY: the kernel reads a header of two words, and six words for this version.
         match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), halves.as_ptr()) } {
@@ -146,11 +238,11 @@ impl Capabilities {
 }
 
 #[cfg(target_os = "linux")]
-fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io::Result<()> {
+fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io::Result<i32> {
     // SAFETY: the options asked for here read integers and write nothing.
     match unsafe { libc::prctl(option, first, second, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+        value => Ok(value),
     }
 }
 
@@ -163,19 +255,19 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
 #[cfg(target_os = "linux")]
 pub(crate) fn follow_main_thread() -> io::Result<()> {
     let processors = super::os::affinity_of_main_thread();
-    if !processors.is_empty() && processors != super::affinity() {
-        super::set_affinity(&processors)?;
+    if let Some(processors) = processors.filter(|main| Some(*main) != super::affinity()) {
+        super::set_affinity(&processors.numbers())?;
     }
-    let main = Rights::of("self")?;
-    if main == Rights::now()? {
+    let main = Told::of("self")?;
+    if main == Told::of("thread-self")? {
         return Ok(());
     }
     main.capabilities().keep_no_more()?;
     let has_none_new = |told: &String| told.starts_with("NoNewPrivs:") && told.ends_with('1');
-    if main.told.iter().any(has_none_new) {
+    if main.status.iter().any(has_none_new) {
         prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
     }
-    if main == Rights::now()? {
+    if main == Told::of("thread-self")? {
         return Ok(());
     }
     Err(io::Error::new(
@@ -194,22 +286,20 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn now() -> Rights {
-        Rights::now().expect("there is a descriptor")
-    }
-
     #[test]
     fn capabilities_come_back() {
-        let sets = now().capabilities();
+        let sets = Capabilities::now().expect("there is a descriptor");
         assert_eq!(Capabilities::from_words(&sets.to_words()), Some(sets));
         assert_eq!(Capabilities::from_words("1.2.3"), None);
         assert!(sets.effective & !sets.permitted == 0, "{sets:?}");
+        sets.keep_no_more().expect("there is nothing to take");
     }
 
     #[test]
-    fn rights_stay_the_same() {
+    fn rights_stay_the_same_and_are_told_whole() {
+        let now = || Rights::now().expect("there is a descriptor");
         assert_eq!(now(), now());
-        assert_eq!(now().told.len(), LINES.len());
-        now().capabilities().keep_no_more().expect("there is nothing to take");
+        assert!(!now().namespaces.is_empty() && now().root.is_some());
+        assert_eq!(Told::of("self").expect("there is a descriptor").status.len(), LINES.len());
     }
 }
