@@ -27,10 +27,13 @@
 //!
 //! # Five things to know
 //!
-//! 1. **`init()` is the first line of `main`.** It forks a small *template* process, while the
-//!    program has one thread; the template makes all other processes
-//!    (with `Fork` and `Spawn` there is one more for each process or pool). It plays the part of Python's
-//!    `if __name__ == "__main__":`. In tests, [`init_tests!`] does it.
+//! 1. **`init()` is the recommended first line of `main`.** It forks a small *template* process, while the
+//!    program has one thread; the template makes all other processes. Without `init`, or where there are
+//!    other threads by then (`#[tokio::main]`), the first use executes the program again, and that copy
+//!    becomes the template before its `main` begins: it costs about a millisecond, and nothing of the
+//!    program runs twice. Tests need no preparation. [`Context::Fork`] makes a template for each process
+//!    or pool, of the program as it is then, and needs a program with one thread. What a process
+//!    inherits in each case is in the table of `docs/new-processes.md` of the repository.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
 //!    anything else does not build (`cargo check` alone does not see it). What it needs becomes part
 //!    of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over `xs.map(|x| (x, k))`. If
@@ -42,8 +45,9 @@
 //!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
 //!    finish, the worker is replaced.
 //! 5. **Nothing is left behind.** The end of `main` waits for processes that are no
-//!    [daemons](Process::daemon), as in Python. However the program ends, nothing that it has started
-//!    here outlives it (what a task itself executes is its own affair).
+//!    [daemons](Process::daemon), as in Python. However the program ends, also where it executes another
+//!    one, nothing that it has started here outlives it (what a task itself executes is its own affair).
+//!    A thread that a function leaves behind is killed with its process.
 //!
 //! # When not to use it
 //!
@@ -76,7 +80,9 @@
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
-//! How it works inside is told in `ARCHITECTURE.md` of the repository.
+//! What a new process inherits, and what to know before real use (signals, seeds, forks of your own,
+//! libraries that another program loads, limits), is told in `docs/new-processes.md` of the repository.
+//! How it works inside is told in `ARCHITECTURE.md`.
 
 mod child;
 mod context;
