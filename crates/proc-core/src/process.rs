@@ -208,8 +208,8 @@ where
     ///
     /// # Errors
     ///
-    /// The argument cannot be encoded, the process cannot be started, what was asked for makes no
-    /// sense ([`Error::is_invalid`]), or [`init`](crate::init) is missing.
+    /// The argument cannot be encoded, the process cannot be started, or what was asked for makes no
+    /// sense ([`Error::is_invalid`]).
     pub fn start(self) -> Result<Child<R>, Error> {
         let _ = self.function;
         let serial = next_serial();

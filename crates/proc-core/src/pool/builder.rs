@@ -306,8 +306,8 @@ impl<S> PoolBuilder<S> {
     ///
     /// # Errors
     ///
-    /// A number makes no sense, the initializer's argument cannot be encoded, a worker cannot be
-    /// started (what was started is ended), or [`init`](crate::init) is missing.
+    /// A number makes no sense, the initializer's argument cannot be encoded, or a worker cannot be
+    /// started (what was started is ended).
     pub fn build(self) -> Result<Pool<S>, Error> {
         let Settings {
             processes,

@@ -28,6 +28,7 @@ use crate::context::{self, Context};
 use crate::error::Error;
 use crate::function::Name;
 use crate::limits::Limits;
+use crate::panics;
 use crate::queue::{Arena, Block, Board, Chunk, Layout, Owner, Returned, TicketId};
 use crate::streams::Streams;
 use crate::sys;
@@ -83,6 +84,8 @@ pub(crate) struct Crew {
     initializes: bool,
     /// The process that built it.
     maker: u32,
+    /// Whether the main thread built it: then its own threads have the rights and processors of that.
+    is_of_main_thread: bool,
     board: Board,
     state: Mutex<State>,
     /// How many seats are to have workers; written under the lock.
@@ -210,6 +213,8 @@ impl Crew {
             }
             _ => None,
         };
+        // The program may have set a hook of its own since `init`.
+        panics::install_hook();
         let layout = Layout::for_workers(plan.processes);
         let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
@@ -225,6 +230,7 @@ impl Crew {
             resizing: Mutex::new(()),
             called: Condvar::new(),
             maker: sys::pid(),
+            is_of_main_thread: sys::is_main_thread(),
             board,
             state: Mutex::new(state),
             ended: Condvar::new(),

@@ -12,7 +12,7 @@ use crate::panics;
 use crate::queue::Lease;
 use crate::record;
 use crate::sink::{Lender, Sink};
-use crate::sys;
+use crate::sys::{self, PerProcess};
 use crate::wire::{self, Handles};
 
 /// In how many steps a worker takes a chunk's tasks, so that an idle one can have the rest of them.
@@ -23,20 +23,20 @@ const STEPS: usize = 8;
 pub(crate) struct WaitingHandles(Option<Handles>);
 
 /// How many of them there are in this process.
-static WAITING_HANDLES: AtomicUsize = AtomicUsize::new(0);
+static WAITING_HANDLES: PerProcess<AtomicUsize> = PerProcess::new();
 
 /// No more of them are made ahead, whatever the limit of open files.
 const MAX_WAITING_HANDLES: usize = 64;
 
 /// Whether so many descriptors are in use for arguments on their way that calls are to wait, if they can.
 pub(crate) fn has_many_handles() -> bool {
-    let waiting = WAITING_HANDLES.load(Ordering::Relaxed);
+    let waiting = WAITING_HANDLES.get().load(Ordering::Relaxed);
     waiting > 0 && waiting >= (sys::limit_of_open_files() / 8).clamp(2, MAX_WAITING_HANDLES)
 }
 
 impl WaitingHandles {
     fn new(handles: Handles) -> WaitingHandles {
-        WAITING_HANDLES.fetch_add(1, Ordering::Relaxed);
+        WAITING_HANDLES.get().fetch_add(1, Ordering::Relaxed);
         WaitingHandles(Some(handles))
     }
 
@@ -48,7 +48,9 @@ impl WaitingHandles {
 
 impl Drop for WaitingHandles {
     fn drop(&mut self) {
-        WAITING_HANDLES.fetch_sub(1, Ordering::Relaxed);
+        // In a copy of the process that has made it, it was not counted.
+        let waiting = WAITING_HANDLES.get();
+        let _ = waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     }
 }
 

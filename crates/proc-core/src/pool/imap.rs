@@ -176,6 +176,11 @@ where
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Result<R, Error>> {
+        // What has come before counts as little in a copy as what is to come.
+        if let Err(error) = self.arriving.crew.check_maker() {
+            self.early.clear();
+            return (!std::mem::replace(&mut self.arriving.over, true)).then_some(Err(error));
+        }
         loop {
             if let Some(result) = self.early.remove(&self.turn) {
                 self.turn += 1;

@@ -58,8 +58,7 @@ pub(crate) fn say_last_words_at(ring: &Ring, of_memory: Vec<u8>) {
             let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
             let action = SigAction::new(SigHandler::SigAction(say), flags, SigSet::empty());
             for (signal, place) in SIGNALS.iter().zip(&mut before) {
-                // SAFETY: `say` only calls functions that are async-signal-safe; without a farewell it
-                // does nothing.
+                // SAFETY: `say` only calls functions that are async-signal-safe.
                 *place = unsafe { sigaction(*signal, &action) }.unwrap_or(default);
             }
         }
@@ -70,7 +69,16 @@ pub(crate) fn say_last_words_at(ring: &Ring, of_memory: Vec<u8>) {
 
 extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let had_no_memory = Errno::last() == Errno::ENOMEM;
-    let Some(farewell) = farewell() else { return };
+    let Some(farewell) = farewell() else {
+        // Before it is known what was there: as if nothing had been.
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        if let Ok(signal) = Signal::try_from(signal) {
+            // SAFETY: the default action runs no code.
+            let _ = unsafe { sigaction(signal, &default) };
+            let _ = raise(signal);
+        }
+        return;
+    };
     let prepared = PREPARED.get();
     let words = if signal == libc::SIGABRT && std::thread::panicking() && !prepared.is_null() {
         // SAFETY: from `Box::into_raw`, and freed only by this thread, which is here.

@@ -74,7 +74,7 @@ impl SingleThread {
         }
     }
 
-    /// For a process that has executed nothing but the way to `init()`.
+    /// For a process that has executed nothing but constructors.
     ///
     /// Threads that a C library starts before `main` are the one exception; they are in every
     /// image of such a program, so there is no better process to fork.
@@ -134,17 +134,17 @@ pub(crate) fn flush_line() {
 /// A thread that a task left behind may hold a stream for ever (C's input streams while they wait);
 /// where there are threads, another one flushes, and is waited for no longer than `patience`.
 pub(crate) fn flush(patience: Duration) {
-    static STUCK: AtomicBool = AtomicBool::new(false);
+    static STUCK: PerProcess<AtomicBool> = PerProcess::new();
     if has_one_thread() {
         return flush_all();
     }
-    if STUCK.swap(true, Ordering::SeqCst) {
+    if STUCK.get().swap(true, Ordering::SeqCst) {
         return;
     }
     let (done, flushed) = std::sync::mpsc::channel();
     let flusher = std::thread::Builder::new().name("proc-core flush".into()).spawn(move || {
         flush_all();
-        STUCK.store(false, Ordering::SeqCst);
+        STUCK.get().store(false, Ordering::SeqCst);
         let _ = done.send(());
     });
     if flusher.is_ok() {
@@ -324,7 +324,7 @@ const LONGEST_MESSAGE: usize = 256 << 10;
 
 /// Memory that is kept for receiving messages where there is no other left. Nothing of it is used before
 /// that, so it takes address space only.
-static RESERVE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+static RESERVE: PerProcess<Mutex<Vec<u8>>> = PerProcess::new();
 
 /// Whether there is memory for the buffer with which ipc-channel receives a message, which aborts the process
 /// where it is not to be had.
@@ -337,13 +337,13 @@ pub(crate) fn has_memory_for_a_message() -> bool {
 
 /// Sets the reserve aside, if it is not there.
 pub(crate) fn keep_reserve() {
-    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
     let _ = reserve.try_reserve_exact(LONGEST_MESSAGE);
 }
 
 /// Runs `f` with the reserve given up for it.
 pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
-    let mut reserve = RESERVE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
     *reserve = Vec::new();
     let result = f();
     let _ = reserve.try_reserve_exact(LONGEST_MESSAGE);
@@ -372,6 +372,14 @@ fn groups() -> io::Result<Vec<u32>> {
             _ => {} // they have changed meanwhile
         }
     }
+}
+
+/// Whether the calling thread is the one that has begun the program.
+pub(crate) fn is_main_thread() -> bool {
+    #[cfg(target_os = "linux")]
+    return nix::unistd::gettid() == nix::unistd::getpid();
+    #[cfg(not(target_os = "linux"))]
+    return false;
 }
 
 /// How many descriptors this process may have.

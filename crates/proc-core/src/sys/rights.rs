@@ -246,7 +246,7 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
     }
 }
 
-/// In a thread of ours, which has the rights and processors that the program had when it was made: takes
+/// In a thread of ours, which has the rights and processors that the main thread had when it made it: takes
 /// over what the main thread has now.
 ///
 /// # Errors

@@ -260,7 +260,8 @@ impl Crew {
     fn rehire(&self, owner: Owner) -> Result<Link, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let followed = sys::follow_main_thread().map_err(|e| Error::start("a worker", e));
+            let followed = if self.is_of_main_thread { sys::follow_main_thread() } else { Ok(()) };
+            let followed = followed.map_err(|error| Error::start("a worker", error));
             let error = match followed.and_then(|()| self.hire(owner)) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
