@@ -13,7 +13,7 @@ use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::PerProcess;
+use crate::sys::{self, PerProcess};
 use crate::{context, panics};
 
 /// What becomes of a process at the end of the one that started it.
@@ -136,7 +136,7 @@ pub(crate) fn end_at_exit() {
     }
     // This thread has lost its thread-locals, without which ipc-channel cannot send: another one
     // does it. Where there is none to be had, waiting needs no thread-locals.
-    let thread = std::thread::Builder::new().name("proc-core end".into()).spawn(end);
+    let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end);
     let _ = match thread {
         Ok(thread) => thread.join().ok(),
         Err(_) => panics::contain(end),

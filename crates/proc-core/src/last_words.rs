@@ -23,7 +23,8 @@ const LONGEST_BACKTRACE: usize = 2 << 10;
 pub(crate) enum LastWords {
     /// It panicked; where that cannot unwind, it is aborted.
     Panicked(PanicReport),
-    /// It was about to die, and the last system call that had failed in its thread wanted memory.
+    /// It was about to die, and the last system call that had failed in its thread wanted memory, or an
+    /// allocation of Rust's had failed.
     NoMemory,
 }
 

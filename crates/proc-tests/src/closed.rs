@@ -17,8 +17,8 @@ pub(crate) fn is_without_init(name: &str) -> bool {
 
 /// Prints go nowhere, and do not end up in what carries values.
 fn work(values: Vec<u64>) -> Vec<u64> {
-    println!("{values:?}");
-    eprintln!("{values:?}");
+    println!("{} values", values.len());
+    eprintln!("{} values", values.len());
     values.into_iter().map(|value| value + 1).collect()
 }
 
@@ -34,7 +34,7 @@ fn closed(arguments: &Arguments) {
     let pool = build().expect("it can be built");
     for _ in 0..5 {
         // The largest has memory of its own, beside what all workers share.
-        let lengths = [0, 1, 1000, 300_000];
+        let lengths = [0, 1, 1000, 30_000];
         let results = pool.try_map(work, lengths.map(values));
         for (result, length) in results.into_iter().zip(lengths) {
             assert!(result.expect("nothing fails") == vec![8; length]);

@@ -65,14 +65,14 @@ fn streams_that_main_closes_are_no_hindrance(context: &str) {
 fn inner_pool_works() -> Result<(), Error> {
     for context in [Context::Forkserver, Context::Spawn] {
         let work = |values: Vec<u64>| {
-            println!("{values:?}");
-            eprintln!("{values:?}");
+            println!("{} values", values.len());
+            eprintln!("{} values", values.len());
             values.into_iter().map(|value| value + 1).collect::<Vec<u64>>()
         };
         let pool = Pool::builder().processes(2).context(context).build()?;
         for _ in 0..5 {
-            let results = pool.map(work, [vec![7; 300_000], vec![], vec![7; 10]])?;
-            assert!(results == [vec![8; 300_000], vec![], vec![8; 10]]);
+            let results = pool.map(work, [vec![7; 30_000], vec![], vec![7; 10]])?;
+            assert!(results == [vec![8; 30_000], vec![], vec![8; 10]]);
         }
         let child = Process::new(work, vec![1, 2]).context(context).start()?;
         assert_eq!(child.join()?, [2, 3]);

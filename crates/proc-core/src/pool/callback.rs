@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::panics;
-use crate::sys::PerProcess;
+use crate::sys::{self, PerProcess};
 
 /// Calls `callback` with what `task` becomes.
 pub fn when_done<T>(task: T, callback: impl FnOnce(T::Output) + Send + 'static)
@@ -57,7 +57,7 @@ where
             let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
             let run = move || callbacks.into_iter().for_each(Run::run);
             // Where no thread can be had, callbacks are not called; the tasks are done all the same.
-            let _ = std::thread::Builder::new().name("proc-core callbacks".into()).spawn(run);
+            let _ = sys::spawn_thread("proc-core callbacks", sys::USUAL_STACK, run);
             Mutex::new(sender)
         });
         let _ = thread.lock().unwrap_or_else(PoisonError::into_inner).send(self);

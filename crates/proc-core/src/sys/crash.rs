@@ -67,8 +67,9 @@ pub(crate) fn say_last_words_at(ring: &Ring, of_memory: Vec<u8>) {
     FAREWELL.store(Box::into_raw(Box::new(farewell)), Ordering::Release);
 }
 
-extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    let had_no_memory = Errno::last() == Errno::ENOMEM;
+extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let had_no_memory = Errno::last() == Errno::ENOMEM
+        || (signal == libc::SIGABRT && is_called_for_want_of_memory(context.cast()));
     let Some(farewell) = farewell() else {
         // Before it is known what was there: as if nothing had been.
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -119,4 +120,36 @@ fn send(ring: i32, words: &[u8]) {
     message.msg_iovlen = pieces.len() as _;
     // SAFETY: the pieces live until the call returns, which only reads them.
     unsafe { libc::sendmsg(ring, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+}
+
+/// Whether Rust's runtime aborts since an allocation has failed, as the stack tells: what it prints before may
+/// have changed the number of the last error.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn is_called_for_want_of_memory(context: *const libc::ucontext_t) -> bool {
+    /// How many pieces of the stack are looked at, of how many words (the handler's own stack is small), and
+    /// how long the function may be, in bytes.
+    const PIECES: usize = 64;
+    const WORDS: usize = 128;
+    const LONGEST: usize = 256;
+    // SAFETY: the kernel passes a valid context with SA_SIGINFO.
+    let stack = unsafe { (*context).uc_mcontext.gregs[libc::REG_RSP as usize] } as usize;
+    let function = std::alloc::handle_alloc_error as fn(std::alloc::Layout) -> ! as usize;
+    // SAFETY: it only asks.
+    let pid = unsafe { libc::getpid() };
+    let mut words = [0_usize; WORDS];
+    let len = size_of_val(&words);
+    (0..PIECES).any(|piece| {
+        let here = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
+        let place = (stack + piece * len) as *mut libc::c_void;
+        let there = libc::iovec { iov_base: place, iov_len: len };
+        // SAFETY: the kernel writes to `words` alone, and says so where there is less to be read.
+        let read = unsafe { libc::process_vm_readv(pid, &here, 1, &there, 1, 0) };
+        let read = usize::try_from(read).unwrap_or(0) / size_of::<usize>();
+        words[..read].iter().any(|word| (function..function + LONGEST).contains(word))
+    })
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn is_called_for_want_of_memory(_: *const libc::ucontext_t) -> bool {
+    false
 }

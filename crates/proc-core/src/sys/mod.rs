@@ -142,7 +142,7 @@ pub(crate) fn flush(patience: Duration) {
         return;
     }
     let (done, flushed) = std::sync::mpsc::channel();
-    let flusher = std::thread::Builder::new().name("proc-core flush".into()).spawn(move || {
+    let flusher = spawn_thread("proc-core flush", SMALL_STACK, move || {
         flush_all();
         STUCK.get().store(false, Ordering::SeqCst);
         let _ = done.send(());
@@ -372,6 +372,31 @@ fn groups() -> io::Result<Vec<u32>> {
             _ => {} // they have changed meanwhile
         }
     }
+}
+
+/// The stack of a thread that calls little, and of one that calls functions of the user's: Rust's own size.
+pub(crate) const SMALL_STACK: usize = 256 << 10;
+pub(crate) const USUAL_STACK: usize = 2 << 20;
+
+/// Starts a thread of ours.
+///
+/// # Errors
+///
+/// There are no threads or no memory to be had.
+pub(crate) fn spawn_thread<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<T>> {
+    // What a thread wants beside its stack when it begins, Rust's runtime aborts the process without.
+    const AT_ITS_BEGINNING: usize = 1 << 20;
+    let mut probe = Vec::<u8>::new();
+    let is_there = probe.try_reserve_exact(stack + AT_ITS_BEGINNING).is_ok();
+    drop(std::hint::black_box(probe));
+    if !is_there {
+        return Err(Errno::ENOMEM.into());
+    }
+    std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(run)
 }
 
 /// Whether the calling thread is the one that has begun the program.

@@ -90,10 +90,8 @@ impl Crew {
             return Ok(());
         }
         let crew = Arc::clone(self);
-        let thread = std::thread::Builder::new()
-            .name(format!("{}-warden", self.plan.name))
-            .stack_size(256 << 10)
-            .spawn(move || crew.watch());
+        let name = format!("{}-warden", self.plan.name);
+        let thread = sys::spawn_thread(&name, sys::SMALL_STACK, move || crew.watch());
         match thread {
             Ok(thread) => {
                 state.threads.push(thread);

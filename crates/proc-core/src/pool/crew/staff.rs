@@ -187,7 +187,7 @@ impl Crew {
             }
         };
         let name = format!("{}-{owner}", self.plan.name);
-        let thread = std::thread::Builder::new().name(name).stack_size(256 << 10).spawn(attendant);
+        let thread = sys::spawn_thread(&name, sys::SMALL_STACK, attendant);
         let mut state = self.lock();
         match thread {
             Ok(thread) => {
