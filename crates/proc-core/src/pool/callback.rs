@@ -20,6 +20,9 @@ where
 /// A task and what to do with its result; being woken sends it to the callbacks' thread.
 struct Callback<T, F>(Mutex<Option<(T, F)>>);
 
+/// The way to the callbacks' thread.
+type ToThread = Mutex<Sender<Arc<dyn Run>>>;
+
 trait Run: Send + Sync {
     /// Looks whether the result is there, and if so hands it over.
     fn run(self: Arc<Self>);
@@ -52,7 +55,7 @@ where
 {
     fn wake(self: Arc<Self>) {
         // A copy of this process has no copy of its threads.
-        static THREAD: PerProcess<OnceLock<Mutex<Sender<Arc<dyn Run>>>>> = PerProcess::new();
+        static THREAD: PerProcess<OnceLock<ToThread>> = PerProcess::new();
         let thread = THREAD.get().get_or_init(|| {
             let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
             let run = move || callbacks.into_iter().for_each(Run::run);

@@ -36,8 +36,9 @@ pub use task::Task;
 ///
 /// A task that panics, or kills its worker, costs that task's result and nothing else: the worker is
 /// replaced, the other results arrive, the pool goes on. Where no new worker can be had for more than
-/// a second (no memory, processes or descriptors), the pool goes on with fewer until a later call, and
-/// ends with the reason when none is left; see also
+/// a second (no memory, processes or descriptors), the pool goes on with fewer until a later call; when
+/// none is left, open calls fail with the reason, and a later call tries again. A worker that ends again
+/// and again before it has begun a task is replaced more and more slowly. See also
 /// [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool ends it like
 /// [`terminate`](Pool::terminate), always in bounded time.
 ///

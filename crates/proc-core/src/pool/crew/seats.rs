@@ -181,13 +181,20 @@ impl Crew {
         }
     }
 
-    /// Lets retired seats try again, if somebody is there to go on where they cannot.
+    /// Lets retired seats try again, if somebody is there to go on where they cannot, or if none is trying.
     ///
     /// Else seats could take turns to fail for ever, with nobody at work.
     pub(super) fn revive(&self, state: &mut State) {
-        if state.waiting > 0 && state.seats.iter().any(|seat| seat.handle.is_some()) {
+        let has_worker = state.seats.iter().any(|seat| seat.handle.is_some());
+        if state.waiting > 0 && (has_worker || self.has_given_up(state)) {
             self.revive_all(state);
         }
+    }
+
+    /// Whether no seat has a worker, or waits for one.
+    fn has_given_up(&self, state: &State) -> bool {
+        let failed = |seat: &Seat| matches!(seat.standing, Standing::Retired | Standing::Broken);
+        state.seats[..self.processes()].iter().all(failed)
     }
 
     fn revive_all(&self, state: &mut State) {
@@ -216,19 +223,42 @@ impl Crew {
         called
     }
 
-    /// Goes on without a worker on a seat, or ends the pool if no seat has one or waits for one.
+    /// Goes on without a worker on a seat. Where no seat has one or waits for one, calls fail: those that are
+    /// open, and where no seat is to be tried again, all that come.
     pub(super) fn give_up_seat(&self, owner: Owner, standing: Standing, error: Error) {
         let mut state = self.lock();
         if self.keeps(&state, owner) {
             state.stand(owner, standing);
-            let failed = |seat| matches!(seat, Standing::Retired | Standing::Broken);
-            if state.seats[..self.processes()].iter().all(|seat| failed(seat.standing)) {
-                self.end(&mut state, Some(error));
+            if self.has_given_up(&state) {
+                let seats = &state.seats[..self.processes()];
+                let tries_again = matches!(state.phase, Phase::Open)
+                    && seats.iter().any(|seat| seat.standing == Standing::Retired);
+                match tries_again {
+                    true => self.fail_open_calls(&mut state, &error),
+                    false => self.end(&mut state, Some(error)),
+                }
             }
             // Another seat may be called in its place.
             self.pump(&mut state);
         }
         unlock(state, Vec::new());
+    }
+
+    /// Fails what was asked for, where nobody is left to do it; the pool stays open.
+    fn fail_open_calls(&self, state: &mut State, error: &Error) {
+        for feed in std::mem::take(&mut state.feeds) {
+            state.wakers.extend(feed.inbox.close(error.clone()));
+        }
+        state.again.clear();
+        let tickets: Vec<TicketId> = state.out.keys().copied().collect();
+        for ticket in tickets {
+            if let Some(out) = state.out.get(&ticket) {
+                self.board.retract(ticket, out.position);
+            }
+            if let Some(out) = self.retire(state, ticket) {
+                state.wakers.extend(out.inbox.close(error.clone()));
+            }
+        }
     }
 
     /// Changes the number of workers; see [`Pool::resize`](crate::Pool::resize).
