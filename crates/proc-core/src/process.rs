@@ -333,7 +333,7 @@ impl Link {
             return Received::Report(report);
         }
         loop {
-            if !sys::has_memory_for_a_message() {
+            if !sys::has_memory_for_messages() {
                 match self.receive_with_reserve(deadline) {
                     Some(received) => return received,
                     None => continue,

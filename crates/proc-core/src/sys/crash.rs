@@ -90,15 +90,18 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
     if let Some(words) = words {
         send(farewell.ring, words);
     }
-    let known = SIGNALS.iter().zip(&farewell.before).find(|(known, _)| **known as i32 == signal);
-    let Some((signal, before)) = known else { return };
-    // SAFETY: this action was in force before ours.
-    let _ = unsafe { sigaction(*signal, before) };
+    // All is said: what was there before goes on, on a stack that may be nearly full.
+    for (known, before) in SIGNALS.iter().zip(&farewell.before) {
+        // SAFETY: this action was in force before ours.
+        let _ = unsafe { sigaction(*known, before) };
+    }
     // SAFETY: the kernel passes a valid info with SA_SIGINFO.
     let code = unsafe { (*info).si_code };
     // A fault comes again by itself as soon as this returns; what somebody sent does not.
-    if code <= 0 {
-        let _ = raise(*signal);
+    if code <= 0
+        && let Ok(signal) = Signal::try_from(signal)
+    {
+        let _ = raise(signal);
     }
 }
 

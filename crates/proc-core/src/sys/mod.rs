@@ -326,11 +326,13 @@ const LONGEST_MESSAGE: usize = 256 << 10;
 /// that, so it takes address space only.
 static RESERVE: PerProcess<Mutex<Vec<u8>>> = PerProcess::new();
 
-/// Whether there is memory for the buffer with which ipc-channel receives a message, which aborts the process
-/// where it is not to be had.
-pub(crate) fn has_memory_for_a_message() -> bool {
+/// Whether there is ample memory for the buffer with which ipc-channel receives a message, which aborts the
+/// process where it is not to be had.
+pub(crate) fn has_memory_for_messages() -> bool {
+    // Other threads may take theirs between this look and the receiving.
+    const AMPLE: usize = 16 * LONGEST_MESSAGE;
     let mut buffer = Vec::<u8>::new();
-    let is_there = buffer.try_reserve_exact(LONGEST_MESSAGE).is_ok();
+    let is_there = buffer.try_reserve_exact(AMPLE).is_ok();
     std::hint::black_box(buffer); // else a compiler may see that nobody uses it
     is_there
 }

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::super::feed::WaitingHandles;
 use super::seats::Standing;
 use super::{Crew, Initializer, unlock};
-use crate::context;
+use crate::context::{self, Context};
 use crate::ending::Tie;
 use crate::error::{Error, Place};
 use crate::last_words::Exit;
@@ -240,6 +240,10 @@ impl Crew {
             self.slow_down(owner);
             match self.rehire(owner) {
                 Ok(link) => return Some(link),
+                // The copy of the program from which all workers of a Fork pool come is not made again.
+                Err(error) if error.is_template_gone() && self.plan.context == Context::Fork => {
+                    self.give_up_seat(owner, Standing::Broken, error);
+                }
                 Err(error) => self.give_up_seat(owner, Standing::Retired, error),
             }
         }
