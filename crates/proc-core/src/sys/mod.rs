@@ -330,11 +330,28 @@ static RESERVE: PerProcess<Mutex<Vec<u8>>> = PerProcess::new();
 /// process where it is not to be had.
 pub(crate) fn has_memory_for_messages() -> bool {
     // Other threads may take theirs between this look and the receiving.
-    const AMPLE: usize = 16 * LONGEST_MESSAGE;
-    let mut buffer = Vec::<u8>::new();
-    let is_there = buffer.try_reserve_exact(AMPLE).is_ok();
-    std::hint::black_box(buffer); // else a compiler may see that nobody uses it
-    is_there
+    has_address_space(16 * LONGEST_MESSAGE)
+}
+
+/// Whether the limits of this process let it have so many bytes more. Nothing is tried: what other threads want
+/// meanwhile would not be there.
+fn has_address_space(wanted: usize) -> bool {
+    let limits = [(Resource::RLIMIT_AS, 0), (Resource::RLIMIT_DATA, 5)];
+    limits.into_iter().all(|(limit, field)| {
+        let Ok((soft, _)) = nix::sys::resource::getrlimit(limit) else { return true };
+        soft == nix::sys::resource::RLIM_INFINITY
+            || mapped(field).is_none_or(|mapped| soft.saturating_sub(mapped) >= wanted as u64)
+    })
+}
+
+/// Bytes that this process has mapped, by the field of /proc/self/statm: 0 for all, 5 for data and stacks.
+fn mapped(field: usize) -> Option<u64> {
+    use std::io::Read;
+    let mut text = [0; 128]; // there may be no memory for a string
+    let len = std::fs::File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
+    let pages = std::str::from_utf8(&text[..len]).ok()?.split_ascii_whitespace().nth(field)?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages.parse::<u64>().ok()? * page as u64)
 }
 
 /// Sets the reserve aside, if it is not there.
@@ -392,10 +409,7 @@ pub(crate) fn spawn_thread<T: Send + 'static>(
 ) -> io::Result<std::thread::JoinHandle<T>> {
     // What a thread wants beside its stack when it begins, Rust's runtime aborts the process without.
     const AT_ITS_BEGINNING: usize = 1 << 20;
-    let mut probe = Vec::<u8>::new();
-    let is_there = probe.try_reserve_exact(stack + AT_ITS_BEGINNING).is_ok();
-    drop(std::hint::black_box(probe));
-    if !is_there {
+    if !has_address_space(stack + AT_ITS_BEGINNING) {
         return Err(Errno::ENOMEM.into());
     }
     std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(run)

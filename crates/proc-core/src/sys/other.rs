@@ -35,6 +35,11 @@ pub(crate) fn affinity() -> Option<Affinity> {
     None
 }
 
+/// There is no common way to ask.
+pub(crate) fn affinity_of_main_thread() -> Option<Affinity> {
+    None
+}
+
 /// Processors to run on, which cannot be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Affinity;
