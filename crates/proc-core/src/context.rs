@@ -368,7 +368,8 @@ fn make_template(context: Context) -> io::Result<Arc<Template>> {
         let alone = SingleThread::prove().ok().filter(|_| context == Context::Forkserver);
         let alone = alone.ok_or(error)?;
         let main = Arc::new(Template::fork(alone, &Streams::default())?);
-        program().main = Some(Arc::clone(&main));
+        let outdated = program().main.replace(Arc::clone(&main));
+        drop(outdated); // without the lock: its drop may ask for the program
         return Ok(main);
     }
     let spawned = Arc::new(Template::spawn()?);

@@ -186,17 +186,24 @@ struct Out {
     stuck: Option<(u32, Instant)>,
 }
 
-/// A task that was stopped by killing its worker.
+/// Why the pool has killed a worker: another task that the worker has at hand is not to blame for it.
 #[derive(Debug)]
-struct Doom {
-    inbox: Arc<Inbox>,
-    task: usize,
-    error: Error,
+enum Doom {
+    /// For the sake of one task, which fails with this error.
+    Task { inbox: Arc<Inbox>, task: usize, error: Error },
+    /// The worker is of no use any more.
+    Worker,
 }
 
 impl Doom {
-    fn is_for(&self, inbox: &Arc<Inbox>, task: usize) -> bool {
-        Arc::ptr_eq(&self.inbox, inbox) && self.task == task
+    /// The error of a task, if the worker was killed for its sake.
+    fn error_of(&self, inbox: &Arc<Inbox>, task: usize) -> Option<&Error> {
+        match self {
+            Doom::Task { inbox: of, task: doomed, error } => {
+                (Arc::ptr_eq(of, inbox) && *doomed == task).then_some(error)
+            }
+            Doom::Worker => None,
+        }
     }
 }
 

@@ -3,8 +3,6 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
 use super::super::feed::Feed;
 use super::super::job::{Delivery, Inbox};
 use super::settle::read_arguments;
@@ -37,9 +35,8 @@ impl Crew {
             for (ticket, owner) in self.running(&state) {
                 let Some(out) = state.out.get(&ticket) else { continue };
                 if Arc::ptr_eq(&out.inbox, inbox) && !out.waits_for_apart {
-                    let doom =
-                        Doom { inbox: Arc::clone(inbox), task: out.first, error: error.clone() };
-                    state.kill(owner, doom);
+                    let (inbox, task, error) = (Arc::clone(inbox), out.first, error.clone());
+                    state.kill(owner, Doom::Task { inbox, task, error });
                 }
             }
         }
@@ -152,7 +149,7 @@ impl Crew {
                 let inbox = Arc::clone(&out.inbox);
                 let task = out.first + progress.done as usize;
                 let error = Error::timeout(timeout).at(state.place_of(owner));
-                state.kill(owner, Doom { inbox, task, error });
+                state.kill(owner, Doom::Task { inbox, task, error });
             }
         }
         self.fail_the_neglected(state);
@@ -180,23 +177,22 @@ impl Crew {
             }
         }
         for (ticket, timeout) in neglected {
-            self.fail_unclaimed(state, ticket, timeout);
-            for owner in &free {
-                if let Some(handle) = &state.seats[*owner as usize].handle {
-                    handle.signal(Signal::SIGKILL);
-                }
+            if self.fail_unclaimed(state, ticket, timeout) {
+                // One of them may have taken something by now: that is run again.
+                free.iter().for_each(|owner| state.kill(*owner, Doom::Worker));
             }
         }
     }
 
-    /// Fails the first task of a ticket that nobody has claimed; the others wait for their turn.
-    fn fail_unclaimed(&self, state: &mut State, ticket: TicketId, timeout: Duration) {
-        let Some(out) = state.out.get(&ticket) else { return };
+    /// Fails the first task of a ticket that nobody has claimed, and lets the others wait for their
+    /// turn; false if somebody has claimed it by now.
+    fn fail_unclaimed(&self, state: &mut State, ticket: TicketId, timeout: Duration) -> bool {
+        let Some(out) = state.out.get(&ticket) else { return false };
         if !self.board.retract(ticket, out.position) {
-            return;
+            return false;
         }
         let arguments = read_arguments(&state.arena, out);
-        let Some(out) = self.retire(state, ticket) else { return };
+        let Some(out) = self.retire(state, ticket) else { return false };
         let place = Place { task: Some(out.first), ..Place::default() };
         let error = Error::timeout(timeout).at(place);
         let failed = Delivery::Failed { task: out.first, error };
@@ -212,6 +208,7 @@ impl Crew {
             }
         }
         self.pump(state);
+        true
     }
 }
 

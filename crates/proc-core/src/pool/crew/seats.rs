@@ -72,7 +72,7 @@ impl State {
         0..self.seats.len() as Owner
     }
 
-    /// Ends a worker for the sake of one task, once.
+    /// Ends a worker, once.
     pub(super) fn kill(&mut self, owner: Owner, doom: Doom) {
         if let Some(seat) = self.seats.get_mut(owner as usize)
             && seat.doom.is_none()

@@ -181,7 +181,9 @@ impl Crew {
         let seat = &mut state.seats[owner as usize];
         let was_ready = std::mem::take(&mut seat.ready);
         let had_worked = std::mem::take(&mut seat.has_worked);
-        let doom = seat.doom.take();
+        let ended_itself = exit.status.is_some_and(|s| s.signal() != Some(nix::libc::SIGKILL));
+        let was_ours = |doom: &Doom| !(ended_itself && matches!(doom, Doom::Worker));
+        let doom = seat.doom.take().filter(was_ours);
         let leaving = seat.leaving.take();
         seat.mail = None;
         seat.handle = None;
@@ -280,7 +282,7 @@ impl Crew {
         let progress = self.board.progress(ticket);
         let done = (progress.done as usize).min(out.count);
         let mut begun = (progress.begun as usize).clamp(done, done + 1).min(out.count);
-        if end.doom.is_some_and(|doom| doom.is_for(&inbox, out.first + done)) {
+        if end.doom.and_then(|doom| doom.error_of(&inbox, out.first + done)).is_some() {
             // It was stopped before it began the task, which has had its time all the same.
             begun = (done + 1).min(out.count);
         }
@@ -308,10 +310,10 @@ impl Crew {
         let mut retry = None;
         if begun > done {
             let task = out.first + done;
-            let error = match end.doom {
-                Some(doom) if doom.is_for(&inbox, task) => Some(&doom.error),
-                // We killed the worker for another task, which it had just finished.
-                Some(_) if can_repeat => None,
+            let error = match end.doom.map(|doom| doom.error_of(&inbox, task)) {
+                Some(Some(error)) => Some(error),
+                // We killed the worker, and not because of this task.
+                Some(None) if can_repeat => None,
                 _ => Some(end.death),
             };
             if let Some(error) = error {

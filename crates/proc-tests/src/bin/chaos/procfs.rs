@@ -45,6 +45,16 @@ pub(crate) fn children(parent: u32) -> Vec<Seen> {
     pids.into_iter().filter_map(Seen::look).collect()
 }
 
+/// Whether all threads of this process but the calling one sleep: none is only beginning.
+pub(crate) fn other_threads_sleep() -> bool {
+    let own = nix::unistd::gettid().to_string();
+    let tasks = read_dir("/proc/self/task").into_iter().flatten().flatten();
+    tasks.filter(|task| *task.file_name() != *own).all(|task| {
+        let stat = read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('S'))
+    })
+}
+
 /// The templates of this process that live.
 pub(crate) fn templates() -> Vec<Seen> {
     let mut children = children(std::process::id());

@@ -74,6 +74,10 @@ impl Limit {
 
     /// Does something under the limit.
     fn during<R>(self, act: impl FnOnce() -> R) -> R {
+        // A thread that is only beginning wants memory of its own, and Rust aborts where there is none.
+        while !procfs::other_threads_sleep() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let (before, hard) = getrlimit(self.resource).expect("everybody may ask");
         let set = |soft| setrlimit(self.resource, soft, hard).expect("up to the hard limit");
         let used = match self.resource {
