@@ -20,6 +20,7 @@ mod crash;
 mod identity;
 pub(crate) mod image;
 pub(crate) mod memory;
+mod reserve;
 mod rights;
 mod startup;
 
@@ -30,7 +31,6 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -49,6 +49,8 @@ pub(crate) use os::{
     Affinity, ExitBell, affinity, die_with_parent, name_process, set_affinity, thread_count,
     watch_process,
 };
+use reserve::has_address_space;
+pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
 pub(crate) use startup::{
     Arguments, Constructor, before_main, empty_stdin, fill_standard_streams, run_constructors_after,
@@ -317,61 +319,6 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     }
     nix::sys::socket::send(one, &[0], nix::sys::socket::MsgFlags::MSG_NOSIGNAL)?;
     Ok(wait_readable(&[fd], Some(Duration::ZERO))?[0])
-}
-
-/// What ipc-channel's buffer for a message takes.
-const LONGEST_MESSAGE: usize = 256 << 10;
-
-/// Memory that is kept for receiving messages where there is no other left. Nothing of it is used before
-/// that, so it takes address space only.
-static RESERVE: PerProcess<Mutex<Vec<u8>>> = PerProcess::new();
-
-/// Whether there is ample memory for the buffer with which ipc-channel receives a message, which aborts the
-/// process where it is not to be had.
-pub(crate) fn has_memory_for_messages() -> bool {
-    // Other threads may take theirs between this look and the receiving. To compare the limit with what is mapped
-    // is not enough: tests/scarcity.rs fails with that.
-    const AMPLE: usize = 16 * LONGEST_MESSAGE;
-    let mut buffer = Vec::<u8>::new();
-    let is_there = buffer.try_reserve_exact(AMPLE).is_ok();
-    std::hint::black_box(buffer); // else a compiler may see that nobody uses it
-    is_there
-}
-
-/// Whether the limits of this process let it have so many bytes more. Nothing is tried: what other threads want
-/// meanwhile would not be there.
-fn has_address_space(wanted: usize) -> bool {
-    let limits = [(Resource::RLIMIT_AS, 0), (Resource::RLIMIT_DATA, 5)];
-    limits.into_iter().all(|(limit, field)| {
-        let Ok((soft, _)) = nix::sys::resource::getrlimit(limit) else { return true };
-        soft == nix::sys::resource::RLIM_INFINITY
-            || mapped(field).is_none_or(|mapped| soft.saturating_sub(mapped) >= wanted as u64)
-    })
-}
-
-/// Bytes that this process has mapped, by the field of /proc/self/statm: 0 for all, 5 for data and stacks.
-fn mapped(field: usize) -> Option<u64> {
-    use std::io::Read;
-    let mut text = [0; 128]; // there may be no memory for a string
-    let len = std::fs::File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
-    let pages = std::str::from_utf8(&text[..len]).ok()?.split_ascii_whitespace().nth(field)?;
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages.parse::<u64>().ok()? * page as u64)
-}
-
-/// Sets the reserve aside, if it is not there.
-pub(crate) fn keep_reserve() {
-    let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
-    let _ = reserve.try_reserve_exact(LONGEST_MESSAGE);
-}
-
-/// Runs `f` with the reserve given up for it.
-pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
-    let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
-    *reserve = Vec::new();
-    let result = f();
-    let _ = reserve.try_reserve_exact(LONGEST_MESSAGE);
-    result
 }
 
 /// Waits until something can be read from the open descriptor `number`, or `timeout` has passed.

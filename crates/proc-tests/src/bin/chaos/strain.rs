@@ -125,19 +125,19 @@ pub(crate) fn forbid_panics() {
     }));
 }
 
-/// Room in the heap that the system does not get back: what is small does not fail under a limit.
+/// Room in the heap that the system does not get back: what is small does not fail under a limit. It lies in
+/// pieces with something between them, so that nothing large takes it.
 struct Cushion {
-    /// Above the room.
-    _pin: Vec<u8>,
+    _between: Vec<Vec<u8>>,
 }
 
 impl Cushion {
     fn new() -> Cushion {
         const PIECE: usize = 64 << 10;
-        let pieces: Vec<Vec<u8>> = (0..64).map(|_| vec![1; PIECE]).collect();
-        let pin = vec![1; PIECE];
+        let pairs = (0..64).map(|_| (vec![1; PIECE], vec![1; 256]));
+        let (pieces, between): (Vec<Vec<u8>>, Vec<Vec<u8>>) = pairs.unzip();
         drop(pieces);
-        Cushion { _pin: pin }
+        Cushion { _between: between }
     }
 }
 

@@ -1,0 +1,108 @@
+//! Memory that is kept for receiving messages under a limit of memory.
+//!
+//! ipc-channel takes a buffer for each message that it receives, and Rust aborts the process where it is not
+//! to be had. So what is left is asked for first, and where that is little, a reserve is given up for the
+//! buffer, one message at a time.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::libc::c_void;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::PerProcess;
+
+/// What ipc-channel's buffer for a message takes at most, in bytes.
+const LONGEST_MESSAGE: usize = 256 << 10;
+
+/// Bytes that are kept: glibc maps a mebibyte (`MMAP_AS_MORECORE_SIZE` of its malloc.c) where a heap cannot
+/// grow, and wants a margin.
+const RESERVED: NonZeroUsize = NonZeroUsize::new(2 << 20).expect("it is not 0");
+
+static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
+
+/// Address space that is mapped and not used. It is not taken from the heap, since what is given back to a heap
+/// need not be there for another thread.
+#[derive(Debug)]
+struct Reserved(NonNull<c_void>);
+
+// SAFETY: the mapping belongs to the process; any thread may unmap it.
+unsafe impl Send for Reserved {}
+
+impl Reserved {
+    fn new() -> io::Result<Reserved> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the kernel chooses an address where nothing is.
+        let start = unsafe { mmap_anonymous(None, RESERVED, protection, MapFlags::MAP_PRIVATE) }?;
+        Ok(Reserved(start))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // SAFETY: `new` mapped it, and nobody else knows the address.
+        let _ = unsafe { munmap(self.0, RESERVED.get()) };
+    }
+}
+
+/// Sets the reserve aside, if it is not there.
+pub(crate) fn keep_reserve() {
+    let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
+    if reserve.is_none() {
+        *reserve = Reserved::new().ok();
+    }
+}
+
+/// Runs `f`, which receives one message, with the reserve given up for it. Waits for a while where the memory is
+/// not there even so: the message stays in its channel.
+pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
+    *reserve = None;
+    let begun = Instant::now();
+    while !heap_has(LONGEST_MESSAGE) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let result = f();
+    *reserve = Reserved::new().ok();
+    result
+}
+
+/// Whether the heap of this thread has so many bytes. It keeps what it has got for that.
+fn heap_has(wanted: usize) -> bool {
+    let mut buffer = Vec::<u8>::new();
+    let has = buffer.try_reserve_exact(wanted).is_ok();
+    drop(std::hint::black_box(buffer)); // else a compiler may see that nobody uses it
+    has
+}
+
+/// Whether there is so much memory that other threads do not use it up before a message is received.
+pub(crate) fn has_memory_for_messages() -> bool {
+    has_address_space(64 << 20)
+}
+
+/// Whether the limits of this process let it have so many bytes more. Nothing is tried: what other threads
+/// want meanwhile would not be there.
+pub(crate) fn has_address_space(wanted: usize) -> bool {
+    let limits = [(Resource::RLIMIT_AS, 0), (Resource::RLIMIT_DATA, 5)];
+    limits.into_iter().all(|(limit, field)| {
+        let Ok((soft, _)) = getrlimit(limit) else { return true };
+        soft == RLIM_INFINITY
+            || mapped(field).is_none_or(|mapped| soft.saturating_sub(mapped) >= wanted as u64)
+    })
+}
+
+/// Bytes that this process has mapped, by the field of /proc/self/statm: 0 for all, 5 for data and stacks.
+fn mapped(field: usize) -> Option<u64> {
+    use std::io::Read;
+    let mut text = [0; 128]; // there may be no memory for a string
+    let len = std::fs::File::open("/proc/self/statm").ok()?.read(&mut text).ok()?;
+    let pages = std::str::from_utf8(&text[..len]).ok()?.split_ascii_whitespace().nth(field)?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages.parse::<u64>().ok()? * page as u64)
+}
