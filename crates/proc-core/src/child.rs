@@ -22,8 +22,9 @@ use crate::wire::{Payload, Report};
 
 /// A process that was started.
 ///
-/// Dropping it without joining leaves the process running. As in Python, the end of the program waits
-/// for it, unless it is a [daemon](crate::Process::daemon); how it ended is then told to nobody.
+/// Dropping it without joining leaves the process running. As in Python, the end of the program
+/// waits for it, unless it is a [daemon](crate::Process::daemon); how it ended is then told to
+/// nobody.
 #[must_use = "whether it succeeded is told only to whoever joins it"]
 pub struct Child<R> {
     handle: Handle,
@@ -135,8 +136,8 @@ impl<R: Message> Child<R> {
 
     /// Whether the process has not ended yet.
     ///
-    /// In a copy of the process that has started it (the child of a `fork` of yours) nothing is known of
-    /// it: it counts as alive, and other calls are errors.
+    /// In a copy of the process that has started it (the child of a `fork` of yours) nothing is
+    /// known of it: it counts as alive, and other calls are errors.
     pub fn is_alive(&mut self) -> bool {
         self.check_owner().is_err() || !self.course.known().advance(Some(Instant::now()))
     }
@@ -195,9 +196,9 @@ impl<R: Message> Child<R> {
 
     /// Ends the process and waits for it: SIGTERM, and after `grace` SIGKILL.
     ///
-    /// For a process that may have work to finish but must not refuse. It is joined in either case, so
-    /// a function that has returned meanwhile, or made a handler for SIGTERM that lets it return, has
-    /// its result given back.
+    /// For a process that may have work to finish but must not refuse. It is joined in either case,
+    /// so a function that has returned meanwhile, or made a handler for SIGTERM that lets it
+    /// return, has its result given back.
     ///
     /// # Errors
     ///

@@ -28,7 +28,8 @@ use crate::{ending, panics};
 /// (where these have changed since `init`, a template is executed anew). What else it has is in the
 /// table of `docs/new-processes.md`: resource limits, umask, niceness and signal mask are the
 /// template's, as old as `init` with `Forkserver`, and so are statics, loggers and panic hooks (set
-/// these in a pool's initializer). `std::env::args` is the program's name alone in a spawned process.
+/// these in a pool's initializer). `std::env::args` is the program's name alone in a spawned
+/// process.
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,11 +44,12 @@ pub enum Context {
     /// writes. Refused where the caller has more than one thread: a lock that another thread holds
     /// would stay locked in the copy for ever.
     Fork,
-    /// The template is the same program, executed again; its `main` does not begin. The default elsewhere.
+    /// The template is the same program, executed again; its `main` does not begin. The default
+    /// elsewhere.
     ///
     /// Works on every Unix (only Linux is tested), and is what `Forkserver` falls back to without
-    /// [`init`], where `init` found other threads, and where its template was killed or has other rights
-    /// than the program has now.
+    /// [`init`], where `init` found other threads, and where its template was killed or has other
+    /// rights than the program has now.
     Spawn,
 }
 
@@ -95,8 +97,8 @@ impl Program {
     }
 }
 
-/// A copy of this process, made by a user's `fork`, begins without templates: those of its parent serve
-/// its parent.
+/// A copy of this process, made by a user's `fork`, begins without templates: those of its parent
+/// serve its parent.
 static PROGRAM: PerProcess<Mutex<Program>> = PerProcess::new();
 
 fn program() -> MutexGuard<'static, Program> {
@@ -106,10 +108,11 @@ fn program() -> MutexGuard<'static, Program> {
 /// Prepares this program for processes; best called first thing in `main`.
 ///
 /// Forks the template while the program is small and has one thread, which makes the first process
-/// start a millisecond sooner. Nothing depends on it: without it, or where other threads exist by then
-/// (`#[tokio::main]`), the first use executes the program again, and that copy becomes the template
-/// *before* its `main`, so nothing of the program runs twice. What `main` did before `init` is in the
-/// memory of every process; without it, processes begin with what the program has before `main`.
+/// start a millisecond sooner. Nothing depends on it: without it, or where other threads exist by
+/// then (`#[tokio::main]`), the first use executes the program again, and that copy becomes the
+/// template *before* its `main`, so nothing of the program runs twice. What `main` did before
+/// `init` is in the memory of every process; without it, processes begin with what the program has
+/// before `main`.
 ///
 /// Calling it again, also in a child, does nothing. It corresponds to Python's
 /// `if __name__ == "__main__":`.
@@ -142,12 +145,14 @@ pub fn init() {
     program().main = main.map(Arc::new);
 }
 
-/// Runs [`init`] in tests, before the harness starts its threads; one line at the top level of a test file.
+/// Runs [`init`] in tests, before the harness starts its threads; one line at the top level of a
+/// test file.
 ///
-/// Tests need it no more than programs need [`init`]: with it the template is forked, without it the
-/// test binary is executed again for it, and no test runs twice either way. It works under `cargo test`
-/// and `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in each file of `tests/`.
-/// A crate that *forbids* unsafe code cannot use it (life before `main` is unsafe); let it *deny* it.
+/// Tests need it no more than programs need [`init`]: with it the template is forked, without it
+/// the test binary is executed again for it, and no test runs twice either way. It works under
+/// `cargo test` and `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in
+/// each file of `tests/`. A crate that *forbids* unsafe code cannot use it (life before `main` is
+/// unsafe); let it *deny* it.
 ///
 /// ```no_run
 /// #[cfg(test)]
@@ -195,7 +200,8 @@ pub(crate) fn note_template(pid: u32, line: &Arc<Line>) {
     program().children.push(Known { pid, line, ends: false, has_daemons: false });
 }
 
-/// Has this process end in order: what is left when `main` returns, or `exit` is called, is seen to.
+/// Has this process end in order: what is left when `main` returns, or `exit` is called, is seen
+/// to.
 pub(crate) fn tidy_at_exit() {
     static IS_REGISTERED: PerProcess<AtomicBool> = PerProcess::new();
     if !IS_REGISTERED.get().swap(true, Ordering::Relaxed) {
@@ -349,8 +355,8 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
     make_template(context).map_err(cannot)
 }
 
-/// Held while a template is made: one at a time, and without the lock of the program, since it takes a
-/// while.
+/// Held while a template is made: one at a time, and without the lock of the program, since it
+/// takes a while.
 static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 
 /// Makes a template for all that is started from now on.

@@ -1,9 +1,9 @@
 //! The end of a process: its daemons are told to end, its other children are waited for.
 //!
 //! From its start to its death a child holds a copy of a *lifeline*, a channel on which nothing is
-//! ever sent. At its own end the parent lets go of its copy and waits for the channel to close: then
-//! they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is killed
-//! waits for nobody; what it has started is ended by its templates.
+//! ever sent. At its own end the parent lets go of its copy and waits for the channel to close:
+//! then they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is
+//! killed waits for nobody; what it has started is ended by its templates.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,7 +44,8 @@ struct Lifelines {
     tie: Tie,
 }
 
-/// A copy of this process, made by a user's `fork`, has none: children are waited for by their parent.
+/// A copy of this process, made by a user's `fork`, has none: children are waited for by their
+/// parent.
 static LIFELINES: PerProcess<Mutex<Lifelines>> = PerProcess::new();
 
 fn lifelines() -> MutexGuard<'static, Lifelines> {

@@ -178,7 +178,8 @@ impl Error {
 
     /// The process passed one of its [`Limits`], and was ended by that.
     ///
-    /// Of memory that is said where the system had refused some to the process just before it crashed.
+    /// Of memory that is said where the system had refused some to the process just before it
+    /// crashed.
     pub fn is_limit(&self) -> bool {
         match &*self.0.kind {
             Kind::Died { passed, .. } => passed.is_some(),
@@ -232,7 +233,8 @@ impl Error {
         matches!(*self.0.kind, Kind::Invalid(_))
     }
 
-    /// There is no fleet of machines to do it: no server, or no agent of this build (`proc-cluster`).
+    /// There is no fleet of machines to do it: no server, or no agent of this build
+    /// (`proc-cluster`).
     pub fn is_fleet(&self) -> bool {
         matches!(*self.0.kind, Kind::Fleet(_))
     }
@@ -246,8 +248,8 @@ impl Error {
         }
     }
 
-    /// What the function said when it panicked, also where that ended its process: in a function that
-    /// cannot unwind, say.
+    /// What the function said when it panicked, also where that ended its process: in a function
+    /// that cannot unwind, say.
     pub fn panic_message(&self) -> Option<&str> {
         self.panic_report().map(|report| report.message.as_str())
     }

@@ -1,7 +1,8 @@
-//! What a process says of its death while it still can: the panic that ends it, or that it got no memory.
+//! What a process says of its death while it still can: the panic that ends it, or that it got no
+//! memory.
 //!
-//! A handler of the signal that ends it says it, by the doorbell of its template, in one system call, since a
-//! dying process can do no more. The template tells it to the parent, with the exit.
+//! A handler of the signal that ends it says it, by the doorbell of its template, in one system
+//! call, since a dying process can do no more. The template tells it to the parent, with the exit.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -23,8 +24,8 @@ const LONGEST_BACKTRACE: usize = 2 << 10;
 pub(crate) enum LastWords {
     /// It panicked; where that cannot unwind, it is aborted.
     Panicked(PanicReport),
-    /// It was about to die, and the last system call that had failed in its thread wanted memory, or an
-    /// allocation of Rust's had failed.
+    /// It was about to die, and the last system call that had failed in its thread wanted memory,
+    /// or an allocation of Rust's had failed.
     NoMemory,
 }
 
@@ -56,8 +57,8 @@ impl Exit {
     }
 }
 
-/// In a template: has its children say at `line` why they crash, where that is known: by a panic that cannot
-/// unwind, or for want of memory. They inherit what is set here.
+/// In a template: has its children say at `line` why they crash, where that is known: by a panic
+/// that cannot unwind, or for want of memory. They inherit what is set here.
 pub(crate) fn have_children_say_to(line: &Arc<Line>) {
     panics::set_witness(|report| {
         // The panic that cannot unwind tells more than what says that it could not.

@@ -27,32 +27,35 @@
 //!
 //! # Five things to know
 //!
-//! 1. **`init()` is the recommended first line of `main`.** It forks a small *template* process, while the
-//!    program has one thread; the template makes all other processes. Without `init`, or where there are
-//!    other threads by then (`#[tokio::main]`), the first use executes the program again, and that copy
-//!    becomes the template before its `main` begins: it costs about a millisecond, and nothing of the
-//!    program runs twice. Tests need no preparation. [`Context::Fork`] makes a template for each process
-//!    or pool, of the program as it is then, and needs a program with one thread. What a process
-//!    inherits in each case is in the table of `docs/new-processes.md` of the repository.
+//! 1. **`init()` is the recommended first line of `main`.** It forks a small *template* process,
+//!    while the program has one thread; the template makes all other processes. Without `init`, or
+//!    where there are other threads by then (`#[tokio::main]`), the first use executes the program
+//!    again, and that copy becomes the template before its `main` begins: it costs about a
+//!    millisecond, and nothing of the program runs twice. Tests need no preparation.
+//!    [`Context::Fork`] makes a template for each process or pool, of the program as it is then,
+//!    and needs a program with one thread. What a process inherits in each case is in the table of
+//!    `docs/new-processes.md` of the repository.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
-//!    anything else does not build (`cargo check` alone does not see it). What it needs becomes part
-//!    of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over `xs.map(|x| (x, k))`. If
-//!    the compiler advises `move`, do not. (A captured value without bytes is let through, and made
-//!    anew on the other side: do not capture tokens that prove something of one process.)
-//! 3. **Arguments and results are copies**, but for [`Shared`]. Whatever serde can write and read back
-//!    may cross, see [`Message`]; ipc-channel's senders, receivers and shared memory may be part of it.
+//!    anything else does not build (`cargo check` alone does not see it). What it needs becomes
+//!    part of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over
+//!    `xs.map(|x| (x, k))`. If the compiler advises `move`, do not. (A captured value without bytes
+//!    is let through, and made anew on the other side: do not capture tokens that prove something
+//!    of one process.)
+//! 3. **Arguments and results are copies**, but for [`Shared`]. Whatever serde can write and read
+//!    back may cross, see [`Message`]; ipc-channel's senders, receivers and shared memory may be
+//!    part of it.
 //! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
 //!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
 //!    finish, the worker is replaced.
 //! 5. **Nothing is left behind.** The end of `main` waits for processes that are no
-//!    [daemons](Process::daemon), as in Python. However the program ends, also where it executes another
-//!    one, nothing that it has started here outlives it (what a task itself executes is its own affair).
-//!    A thread that a function leaves behind is killed with its process.
+//!    [daemons](Process::daemon), as in Python. However the program ends, also where it executes
+//!    another one, nothing that it has started here outlives it (what a task itself executes is its
+//!    own affair). A thread that a function leaves behind is killed with its process.
 //!
 //! # When not to use it
 //!
-//! Rust's threads run in parallel and share memory, so for pure computing threads (or rayon) are the
-//! first answer. Processes are for what must be *contained*: code that may crash, leak or hang,
+//! Rust's threads run in parallel and share memory, so for pure computing threads (or rayon) are
+//! the first answer. Processes are for what must be *contained*: code that may crash, leak or hang,
 //! and state that must not be shared. (It is no sandbox: workers have your program's rights.)
 //!
 //! # Side by side with Python
@@ -80,9 +83,9 @@
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
-//! What a new process inherits, and what to know before real use (signals, seeds, forks of your own,
-//! libraries that another program loads, limits), is told in `docs/new-processes.md` of the repository.
-//! How it works inside is told in `ARCHITECTURE.md`.
+//! What a new process inherits, and what to know before real use (signals, seeds, forks of your
+//! own, libraries that another program loads, limits), is told in `docs/new-processes.md` of the
+//! repository. How it works inside is told in `ARCHITECTURE.md`.
 
 mod child;
 mod context;
@@ -119,8 +122,8 @@ pub use process::Process;
 pub use sentinel::{Sentinel, wait};
 pub use shared::Shared;
 
-/// The channels that may be part of arguments and results: those of the ipc-channel that this crate is built
-/// with. Ends of another version's cannot cross.
+/// The channels that may be part of arguments and results: those of the ipc-channel that this crate
+/// is built with. Ends of another version's cannot cross.
 ///
 /// ```
 /// use proc_core::ipc::{self, IpcSender};

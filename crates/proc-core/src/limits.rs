@@ -12,11 +12,12 @@ use crate::sys;
 
 /// Limits for a process, or for each worker of a pool; without one, what the program has holds.
 ///
-/// They cannot be raised again by what runs under them. A process that passes its limit of memory or
-/// processor time is ended by it, and its error says so ([`Error::is_limit`](crate::Error::is_limit)):
-/// of memory where the process was refused some by the system just before it died;
-/// in a pool that costs one task, and the worker's replacement has the same limits. A limit that
-/// cannot be set is an error of [`join`](crate::Child::join), or of the pool's calls.
+/// They cannot be raised again by what runs under them. A process that passes its limit of memory
+/// or processor time is ended by it, and its error says so
+/// ([`Error::is_limit`](crate::Error::is_limit)): of memory where the process was refused some by
+/// the system just before it died; in a pool that costs one task, and the worker's replacement has
+/// the same limits. A limit that cannot be set is an error of [`join`](crate::Child::join), or of
+/// the pool's calls.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -127,8 +128,8 @@ impl Limits {
         Ok(())
     }
 
-    /// The limit that a process has passed, as far as is known: by the way it ended, and by whether it
-    /// was refused memory just before.
+    /// The limit that a process has passed, as far as is known: by the way it ended, and by whether
+    /// it was refused memory just before.
     pub(crate) fn passed(&self, status: ExitStatus, had_no_memory: bool) -> Option<String> {
         match Signal::try_from(status.signal()?).ok()? {
             Signal::SIGXCPU => {

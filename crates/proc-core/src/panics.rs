@@ -59,10 +59,11 @@ pub(crate) fn set_witness(witness: fn(&PanicReport)) {
 /// Where our hook lies, once it is set.
 static OURS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Makes panics inside [`catch`] leave a report, also where the user has set a hook since the last call.
+/// Makes panics inside [`catch`] leave a report, also where the user has set a hook since the last
+/// call.
 ///
-/// Called where code of the user's has run that may have set one; threads that panic at the same time
-/// may find the default hook.
+/// Called where code of the user's has run that may have set one; threads that panic at the same
+/// time may find the default hook.
 pub(crate) fn install_hook() {
     if std::thread::panicking() {
         return; // the hook cannot be looked at now
@@ -141,7 +142,8 @@ pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
     outcome
 }
 
-/// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is printed.
+/// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is
+/// printed.
 pub(crate) fn catch_quietly<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     // Not each time: a panic of another thread meanwhile would find the default hook.
     if OURS.load(Ordering::Acquire).is_null() {

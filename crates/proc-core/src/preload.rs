@@ -1,9 +1,9 @@
 //! A template of a pool's own, which has run a function before it forks workers.
 //!
-//! It is made by another template, as any process is, and becomes one once the function has returned: so
-//! what the function leaves in memory is there in every worker, without a copy until either writes. It is
-//! the one template that has run code of the user's. That code must have ended all threads, which is
-//! looked at; a lock that it left locked is locked in the workers.
+//! It is made by another template, as any process is, and becomes one once the function has
+//! returned: so what the function leaves in memory is there in every worker, without a copy until
+//! either writes. It is the one template that has run code of the user's. That code must have ended
+//! all threads, which is looked at; a lock that it left locked is locked in the workers.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -48,8 +48,8 @@ pub(crate) struct Setup {
 ///
 /// # Errors
 ///
-/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or is stopped as
-/// nobody waits for it ([`Error::is_closed`]).
+/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or is stopped
+/// as nobody waits for it ([`Error::is_closed`]).
 pub(crate) fn start(
     maker: &Arc<Template>,
     function: Name,

@@ -100,10 +100,11 @@ where
 
     /// Makes the process a daemon, or not, as it is without this.
     ///
-    /// When a program ends, by the return of `main`, by `std::process::exit` or by a panic of `main`, its
-    /// daemons are told to end (SIGTERM), and killed after half a second; the other processes that it
-    /// has started are waited for. The same holds for a process at the end of its function. A pool's
-    /// workers do not wait: what a task has started and not joined ends with its worker.
+    /// When a program ends, by the return of `main`, by `std::process::exit` or by a panic of
+    /// `main`, its daemons are told to end (SIGTERM), and killed after half a second; the other
+    /// processes that it has started are waited for. The same holds for a process at the end of its
+    /// function. A pool's workers do not wait: what a task has started and not joined ends with its
+    /// worker.
     ///
     /// A daemon may start processes of its own, which Python refuses; they end with it.
     ///
@@ -164,8 +165,9 @@ where
 
     /// Gives the process another stdin: a file, or the reading end of [`std::io::pipe`].
     ///
-    /// With [`Context::Fork`] the process is a copy of the caller: it has what the caller has read ahead
-    /// from its own stdin, and sees the end of a pipe only if the caller had closed the other end.
+    /// With [`Context::Fork`] the process is a copy of the caller: it has what the caller has read
+    /// ahead from its own stdin, and sees the end of a pipe only if the caller had closed the other
+    /// end.
     pub fn stdin(mut self, stream: impl Into<OwnedFd>) -> Self {
         self.attributes.streams.set(0, stream.into());
         self
@@ -203,13 +205,13 @@ where
     /// Starts the process.
     ///
     /// It has the working directory and environment that the caller has now, and shares the
-    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`Context`] for the
-    /// rest. Returns when it exists; what its function does is not waited for.
+    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`Context`] for
+    /// the rest. Returns when it exists; what its function does is not waited for.
     ///
     /// # Errors
     ///
-    /// The argument cannot be encoded, the process cannot be started, or what was asked for makes no
-    /// sense ([`Error::is_invalid`]).
+    /// The argument cannot be encoded, the process cannot be started, or what was asked for makes
+    /// no sense ([`Error::is_invalid`]).
     pub fn start(self) -> Result<Child<R>, Error> {
         let _ = self.function;
         let serial = next_serial();
@@ -366,8 +368,8 @@ impl Link {
 }
 
 impl Link {
-    /// Waits for a message before there is a buffer for it, and receives it with the memory that is kept for
-    /// that. `None` if it has not come, or is to be tried again.
+    /// Waits for a message before there is a buffer for it, and receives it with the memory that is
+    /// kept for that. `None` if it has not come, or is to be tried again.
     #[cold]
     fn receive_with_reserve(&self, deadline: Option<Instant>) -> Option<Received> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

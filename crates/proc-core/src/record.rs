@@ -131,8 +131,8 @@ pub(crate) fn append_fault(out: &mut Sink, fault: &Fault) {
 
 /// Copies a result's record to its place; false if it does not fit.
 ///
-/// In the pieces in which it was put together just now: a processor has these at hand, and waits for any
-/// other piece until it has stored them.
+/// In the pieces in which it was put together just now: a processor has these at hand, and waits
+/// for any other piece until it has stored them.
 #[inline]
 pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
     let Some((tag, rest)) = record.split_first_chunk::<1>() else { return false };

@@ -133,8 +133,8 @@ impl<'a> Run<'a> {
         Input { bytes, handles: self.handles.take() }
     }
 
-    /// Puts a result that is a number in its place, and counts the task as done; false if it is none, or
-    /// does not fit.
+    /// Puts a result that is a number in its place, and counts the task as done; false if it is
+    /// none, or does not fit.
     #[inline(always)]
     fn end_number<R: Message>(&mut self, result: &R) -> bool {
         let Some(bytes) = wire::number(result) else { return false };
@@ -179,7 +179,8 @@ impl<'a> Run<'a> {
         self.count(len);
     }
 
-    /// Whether there is room for a result so long: every later one needs at least its tag and length.
+    /// Whether there is room for a result so long: every later one needs at least its tag and
+    /// length.
     #[inline]
     fn fits(&self, len: usize) -> bool {
         let spare = LEAST * u64::from(self.chunk.count - self.task - 1);

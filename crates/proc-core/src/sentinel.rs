@@ -34,7 +34,8 @@ impl Sentinel {
 /// Waits until at least one of the processes has ended, for ever or for `timeout`.
 ///
 /// Gives the places in `sentinels` of all that have ended, in order: none when the time is over, or
-/// there is nothing to wait for, as in a copy of the process that has started them. A child among them can be joined without waiting.
+/// there is nothing to wait for, as in a copy of the process that has started them. A child among
+/// them can be joined without waiting.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {

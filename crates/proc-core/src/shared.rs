@@ -1,8 +1,9 @@
 //! Read-only data that processes share: copied once, never again.
 //!
-//! A [`Shared`] crosses as its number and two pieces of shared memory: the data, which nobody can write to
-//! any more, and a word that says whether its maker still has it. A worker keeps what it has mapped for the next task that brings the
-//! same number, until the maker has let go of it or there are too many.
+//! A [`Shared`] crosses as its number and two pieces of shared memory: the data, which nobody can
+//! write to any more, and a word that says whether its maker still has it. A worker keeps what it
+//! has mapped for the next task that brings the same number, until the maker has let go of it or
+//! there are too many.
 
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher, RandomState};
@@ -27,8 +28,9 @@ use crate::wire::{self, Descriptor};
 /// Making one copies the data once, into shared memory. As an argument, as part of one, or as the
 /// argument of a pool's [`initializer`](crate::PoolBuilder::initializer) or
 /// [`state`](crate::PoolBuilder::state) it crosses without being copied, whatever its size; clones
-/// cost nothing either. A worker keeps one mapping of it, so that a task that brings it again costs a few
-/// system calls, and lets go of it soon after the last clone in the process that made it is dropped: when it next runs out of work.
+/// cost nothing either. A worker keeps one mapping of it, so that a task that brings it again costs
+/// a few system calls, and lets go of it soon after the last clone in the process that made it is
+/// dropped: when it next runs out of work.
 ///
 /// `T` is what bytemuck calls plain old data: integers, floats, arrays of these, and types of yours
 /// that derive `bytemuck::Pod`.
@@ -51,9 +53,9 @@ use crate::wire::{self, Descriptor};
 ///
 /// # Who can write
 ///
-/// Nobody, not even who made it: on Linux the memory is sealed against writing before it is sent, and a
-/// process that receives memory without that seal refuses it. Other systems have no such seals: there,
-/// take one from processes that run your code, not from one that has been taken over.
+/// Nobody, not even who made it: on Linux the memory is sealed against writing before it is sent,
+/// and a process that receives memory without that seal refuses it. Other systems have no such
+/// seals: there, take one from processes that run your code, not from one that has been taken over.
 pub struct Shared<T> {
     /// Nothing is shared of an empty one.
     memory: Option<Arc<Memory>>,

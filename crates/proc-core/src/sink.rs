@@ -1,9 +1,9 @@
 //! Where values are encoded to: a vector, and beside it a place where large pieces go at once.
 //!
 //! A large piece of bytes in a value (a vector of numbers, a string, what `serde_bytes` wraps) is
-//! copied once, straight to where the other process reads it. The vector gets all that is small, and
-//! [`Sink::settle`] writes that around the large pieces when the value is whole. Where there is no
-//! place for large pieces they are like any others.
+//! copied once, straight to where the other process reads it. The vector gets all that is small,
+//! and [`Sink::settle`] writes that around the large pieces when the value is whole. Where there is
+//! no place for large pieces they are like any others.
 
 use std::fmt::{self, Debug};
 use std::ops::{Deref, DerefMut};
@@ -85,7 +85,8 @@ impl Sink {
         self.start = start;
     }
 
-    /// The bytes of the present value and of those before it that are in the vector, and large pieces.
+    /// The bytes of the present value and of those before it that are in the vector, and large
+    /// pieces.
     #[inline]
     pub(crate) fn total(&self) -> usize {
         self.bytes.len() + self.beside

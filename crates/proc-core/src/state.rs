@@ -8,7 +8,8 @@ use crate::sink::Sink;
 use crate::sys;
 use crate::wire::Payload;
 
-/// What a worker keeps from task to task, of whatever type its pool says; `()` where that says none.
+/// What a worker keeps from task to task, of whatever type its pool says; `()` where that says
+/// none.
 pub(crate) struct State {
     value: Option<Box<dyn Any>>,
     /// A task has it. If that has panicked, it may have left it half changed.

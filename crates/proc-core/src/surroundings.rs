@@ -1,4 +1,5 @@
-//! The environment, working directory and processors of a new process: its parent's, with what was asked for.
+//! The environment, working directory and processors of a new process: its parent's, with what was
+//! asked for.
 //!
 //! A template is older than what it is asked for, so each new process is told what differs.
 

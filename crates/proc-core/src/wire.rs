@@ -2,13 +2,13 @@
 //!
 //! Three layers, read from below: `codec` turns a value into bytes, `bulk` one whose memory is its
 //! encoding; a [`Payload`] is bytes plus the channel ends and shared memory that were part of the
-//! value; [`Request`], [`Mail`] and [`Report`] are what program, template and workers tell each other.
-//! Starting processes is not done here.
+//! value; [`Request`], [`Mail`] and [`Report`] are what program, template and workers tell each
+//! other. Starting processes is not done here.
 //!
 //! ipc-channel keeps the channel ends it meets while encoding in a list of the encoding thread, and
 //! the next `send` of that thread takes the whole list along; a receiver that does not take all of
-//! them out again leaks them. So every value is encoded on its own, its channel ends go at once into
-//! one message of their own (see [`Handles`]), and no failure leaves any behind.
+//! them out again leaks them. So every value is encoded on its own, its channel ends go at once
+//! into one message of their own (see [`Handles`]), and no failure leaves any behind.
 
 mod bulk;
 mod codec;
@@ -171,8 +171,8 @@ pub(crate) fn warm_up() -> io::Result<()> {
     sent.ok().flatten().ok_or_else(none_left)
 }
 
-/// A channel that nobody receives from. Sending to it fails, and is the only way to empty ipc-channel's lists
-/// of channel ends, which needs no new descriptor in this way.
+/// A channel that nobody receives from. Sending to it fails, and is the only way to empty
+/// ipc-channel's lists of channel ends, which needs no new descriptor in this way.
 static NOBODY: OnceLock<IpcSender<Handful>> = OnceLock::new();
 
 fn nobody() -> io::Result<&'static IpcSender<Handful>> {
@@ -183,7 +183,8 @@ fn nobody() -> io::Result<&'static IpcSender<Handful>> {
     NOBODY.get().ok_or_else(none_left)
 }
 
-/// Forgets the channel ends that this thread's encoding has met: the next message would take them along.
+/// Forgets the channel ends that this thread's encoding has met: the next message would take them
+/// along.
 fn empty_lists() {
     if let Ok(nobody) = nobody() {
         // So many that they do not fit one message make it panic.
@@ -215,7 +216,8 @@ pub(crate) fn serialize_panicked(message: &str) -> String {
 
 /// Why a value could not be decoded whose `Deserialize` panicked.
 pub(crate) fn deserialize_panicked(message: &str) -> String {
-    // What ipc-channel looks for in a list of its own that is empty, as another version has filled its.
+    // What ipc-channel looks for in a list of its own that is empty, as another version has filled
+    // its.
     let hint = if message.starts_with("index out of bounds") {
         "; channel ends in it must be of the ipc-channel that proc-core is built with, which \
          proc_core::ipc is"
@@ -241,8 +243,8 @@ pub(crate) fn encode_or_panic<T: Message>(
     let start = out.len();
     let _before = out.take_index();
     let encoded = codec::encode_into(value, out);
-    // A channel end has a destructor, and the first one is written as its index, which is 0: without
-    // either there is none, and the costly look can be saved.
+    // A channel end has a destructor, and the first one is written as its index, which is 0:
+    // without either there is none, and the costly look can be saved.
     if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out.take_index()) {
         return match encoded {
             Ok(()) => Ok(None),
@@ -321,8 +323,8 @@ fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
     codec::decode(&bytes).map(|(index, _)| index).map_err(|error| error.to_string())
 }
 
-/// What the message with the channel ends says of them: how many there are. The last of each kind is none
-/// of the value's: where there are too few descriptors, the last ones do not arrive.
+/// What the message with the channel ends says of them: how many there are. The last of each kind
+/// is none of the value's: where there are too few descriptors, the last ones do not arrive.
 #[derive(Default, Serialize, Deserialize)]
 struct Handful {
     channels: usize,
@@ -382,8 +384,8 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// Decodes the value at `place` of shared memory, where vectors of numbers, strings and byte buffers
-/// are copied once.
+/// Decodes the value at `place` of shared memory, where vectors of numbers, strings and byte
+/// buffers are copied once.
 ///
 /// Whoever wrote it may write again meanwhile: so nothing is looked at but a copy.
 pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Result<T, String> {
@@ -423,8 +425,8 @@ fn not_arrived(error: &io::Error) -> String {
     format!("its channels did not arrive: {}", explain(error))
 }
 
-/// Closes the channel ends of the message that this thread is receiving, or has failed to receive: what
-/// nobody takes of them ipc-channel neither closes nor lets go in silence.
+/// Closes the channel ends of the message that this thread is receiving, or has failed to receive:
+/// what nobody takes of them ipc-channel neither closes nor lets go in silence.
 ///
 /// What was taken is an empty receiver by now.
 pub(crate) fn close_arrived(count: usize) {
@@ -504,7 +506,8 @@ pub(crate) enum Report {
     NotStarted { errno: i32 },
     /// It could not take the surroundings or limits that it was to start with.
     NotReady(String),
-    /// Its function has returned, or failed in a way that it survived: a [`Fault`](crate::function).
+    /// Its function has returned, or failed in a way that it survived: a
+    /// [`Fault`](crate::function).
     Returned(Result<Payload, Payload>),
     /// The template has reaped it: a raw wait status, and what it said before that explains it.
     Exited { status: i32, last_words: Option<LastWords> },

@@ -78,10 +78,12 @@ pub(crate) enum Leaving {
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
 
-/// Where tasks take less, they cost less than a look at what each has printed: one for a chunk is enough.
+/// Where tasks take less, they cost less than a look at what each has printed: one for a chunk is
+/// enough.
 const BRISK: u64 = 10_000; // nanoseconds
 
-/// How often a worker looks for work before it sleeps: some microseconds, in which other processors may bring some.
+/// How often a worker looks for work before it sleeps: some microseconds, in which other processors
+/// may bring some.
 const LOOKS: u32 = 200;
 
 /// How much room for results a worker keeps for the next chunk.
@@ -221,8 +223,8 @@ impl Worker<'_> {
         match received {
             Ok(mail) => self.take(mail),
             Err(TryRecvError::IpcError(error)) => self.miss(&error),
-            // Nobody has picked this worker, nor will: it can go without being missed. Work that was
-            // published since finds others, or calls for one when this one is known to be gone.
+            // Nobody has picked this worker, nor will: it can go without being missed. Work that
+            // was published since finds others, or calls for one when this one is known to be gone.
             Err(TryRecvError::Empty) if self.board.wake_up(self.owner) => return false,
             // Picked at the last moment: the message is on its way.
             Err(TryRecvError::Empty) => self.read_mail(),

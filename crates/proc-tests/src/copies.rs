@@ -1,4 +1,5 @@
-//! Copies of the program that the user's `fork` makes: they have copies of pools, which are not theirs.
+//! Copies of the program that the user's `fork` makes: they have copies of pools, which are not
+//! theirs.
 
 use std::sync::mpsc;
 use std::time::Duration;

@@ -8,9 +8,9 @@ use nix::unistd::{ForkResult, Pid};
 
 /// Forks the caller; `None` in the copy.
 pub(crate) fn fork() -> Option<Pid> {
-    // SAFETY: where other threads exist, the copy only uses locks that these threads do not hold for
-    // longer than they need (the allocator's is taken care of by the C library). What it may not use
-    // is what the scenarios find out.
+    // SAFETY: where other threads exist, the copy only uses locks that these threads do not hold
+    // for longer than they need (the allocator's is taken care of by the C library). What it may
+    // not use is what the scenarios find out.
     match unsafe { nix::unistd::fork() }.expect("there is room for a copy") {
         ForkResult::Parent { child } => Some(child),
         ForkResult::Child => None,

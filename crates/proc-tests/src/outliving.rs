@@ -137,8 +137,8 @@ fn ends_somehow(arguments: &Arguments) {
     }
 }
 
-/// A parent that orphans are given to and that collects only what it has started itself, as a program
-/// that is pid 1 of a container.
+/// A parent that orphans are given to and that collects only what it has started itself, as a
+/// program that is pid 1 of a container.
 fn subreaper(arguments: &Arguments) {
     let [way, context] = &arguments.rest[..] else { panic!("a way and a context") };
     nix::sys::prctl::set_child_subreaper(true).expect("Linux can");

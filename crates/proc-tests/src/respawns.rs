@@ -17,7 +17,8 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] =
 /// More workers than a pool of two may try before it gives up; a few thousand a second is spinning.
 const MOST: usize = 300;
 
-/// Workers have too few descriptors, or too little address space, to begin. Some limits let them work.
+/// Workers have too few descriptors, or too little address space, to begin. Some limits let them
+/// work.
 fn too_limited(arguments: &Arguments) {
     for count in [0, 1, 3, 4, 5, 6, 8, 10, 12, 16] {
         watched(arguments, Limits::new().open_files(count), |_| {});

@@ -25,7 +25,8 @@ fn make(len: usize) -> ByteBuf {
     ByteBuf::from(vec![7; len])
 }
 
-/// Like [`tell`], of a process that may have this one's limits, and end where its own work passes them.
+/// Like [`tell`], of a process that may have this one's limits, and end where its own work passes
+/// them.
 fn tell_end<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
     match result {
         Err(error) if error.is_death() => println!("{what}: refused"),

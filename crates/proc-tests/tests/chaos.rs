@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use support::Running;
 
-// Without limits of the address space: under them Rust still aborts the program at times, where a thread of it
-// has no memory for something small. `chaos --only address-space` shows it.
+// Without limits of the address space: under them Rust still aborts the program at times, where a
+// thread of it has no memory for something small. `chaos --only address-space` shows it.
 #[test]
 fn nothing_is_lost_in_chaos() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));

@@ -63,8 +63,8 @@ fn task_that_ends_its_process_is_told_by_its_exit_status(context: &str) {
     for chunksize in ["1", "3", "8"] {
         let finished = scenario("task-exits", context, &[chunksize]);
         assert!(finished.status.success(), "{}", finished.stderr);
-        // Rust's runtime, which tells a stack overflow from another wild access, prepares for that at the
-        // beginning of `main`. The program that is executed again never gets there.
+        // Rust's runtime, which tells a stack overflow from another wild access, prepares for that
+        // at the beginning of `main`. The program that is executed again never gets there.
         let is_executed = context == "spawn";
         let is_told = finished.stderr.contains("has overflowed its stack");
         assert_eq!(is_told, !is_executed, "{}", finished.stderr);

@@ -53,7 +53,8 @@ fn long_names_start(context: &str) {
     assert_eq!(scenario("long-names", context, &[]).succeeded(), "process 42\npool 1\n");
 }
 
-/// What it was forked from is the same program, whatever became of its file; what is executed is not.
+/// What it was forked from is the same program, whatever became of its file; what is executed is
+/// not.
 #[test]
 fn touched_program_goes_on() {
     let directory = tempfile::tempdir().expect("a directory can be made");

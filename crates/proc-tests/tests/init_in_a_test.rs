@@ -1,7 +1,7 @@
 //! `init` in the middle of a test harness that runs other tests, and none at all.
 //!
-//! One of the tests runs this program once more, in a group of its own, and counts how often each of the
-//! others has run there: an executed copy of it must run none of them.
+//! One of the tests runs this program once more, in a group of its own, and counts how often each
+//! of the others has run there: an executed copy of it must run none of them.
 
 mod support;
 use std::io::Write;
@@ -16,8 +16,8 @@ const COUNTED: &str = "PROC_TESTS_COUNTED";
 const NAMES: [&str; 4] =
     ["a_bystander", "calls_init_itself", "calls_no_init", "spawns_without_init"];
 
-/// Notes that the test runs. False where it is not to go on: in cargo's own run, or in a copy, which would
-/// make more copies.
+/// Notes that the test runs. False where it is not to go on: in cargo's own run, or in a copy,
+/// which would make more copies.
 fn is_first(name: &str) -> bool {
     let Some(path) = std::env::var_os(COUNTED) else { return false };
     let before = std::fs::read_to_string(&path).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What a program has started ends with it, also where it executes another, or they have other users.
+//! What a program has started ends with it, also where it executes another, or they have other
+//! users.
 
 mod support;
 use std::io::Write as _;

@@ -90,7 +90,8 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(context: &str) {
     }
 }
 
-/// A cgroup with a limit of memory, and one inside that has none of its own; both go with this object.
+/// A cgroup with a limit of memory, and one inside that has none of its own; both go with this
+/// object.
 struct Cgroup(PathBuf);
 
 /// Where a program runs.

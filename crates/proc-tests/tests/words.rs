@@ -1,4 +1,5 @@
-//! Where something is missing, it works all the same, or the error says what is missing and what to do.
+//! Where something is missing, it works all the same, or the error says what is missing and what to
+//! do.
 
 mod support;
 use std::io::Write as _;

@@ -73,21 +73,22 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// What workers are called in `ps`, before their number; 15 bytes are shown. `worker` without it.
+    /// What workers are called in `ps`, before their number; 15 bytes are shown. `worker` without
+    /// it.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
         self
     }
 
-    /// A function that is called once for the whole pool, in the process from which its workers are then
-    /// copied: what it leaves in memory, say in a static, every worker has, and none has a copy of its
-    /// own before it writes.
+    /// A function that is called once for the whole pool, in the process from which its workers are
+    /// then copied: what it leaves in memory, say in a static, every worker has, and none has a
+    /// copy of its own before it writes.
     ///
     /// For what is costly to make or large, and the same in all workers. It is called in
-    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a template, has
-    /// died. The template is a copy of the program as it was in [`init`](crate::init), and with
-    /// [`Context::Fork`] as it is in `build`. Where the function panics, ends its process or leaves threads
-    /// running, `build` fails with its error ([`Error::is_initializer`]).
+    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a template,
+    /// has died. The template is a copy of the program as it was in [`init`](crate::init), and with
+    /// [`Context::Fork`] as it is in `build`. Where the function panics, ends its process or leaves
+    /// threads running, `build` fails with its error ([`Error::is_initializer`]).
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -221,8 +222,8 @@ impl<S> PoolBuilder<S> {
     /// Ends a worker that had nothing to do for so long; when there is work for it, the pool starts
     /// another. Without it, workers wait for ever.
     ///
-    /// [`Pool::workers`] shows who is there. A pool whose workers have all left serves the next call
-    /// as promptly as a process can be started.
+    /// [`Pool::workers`] shows who is there. A pool whose workers have all left serves the next
+    /// call as promptly as a process can be started.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -275,16 +276,16 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// How many bytes of arguments and results lie in memory that the pool shares with its workers, at a
-    /// time. Without it, as many as come together.
+    /// How many bytes of arguments and results lie in memory that the pool shares with its workers,
+    /// at a time. Without it, as many as come together.
     ///
     /// Calls wait before they encode more ([`Pool::map`], [`Pool::imap`] and their like; with the
     /// `_async` calls, which never wait, what is ahead is kept by the caller). An argument that is
-    /// larger than the bound is sent alone, and what was called after it waits until it has gone; a result that does not fit comes by a message of its own; and a
-    /// chunk may have fewer tasks than were asked for.
-    /// Results that have come are the caller's, and do not count. What counts is what is in use: memory
-    /// that was is kept for the next values of about its size until the pool ends, and the pool itself
-    /// takes 100 KiB and half a KiB for each worker.
+    /// larger than the bound is sent alone, and what was called after it waits until it has gone; a
+    /// result that does not fit comes by a message of its own; and a chunk may have fewer tasks
+    /// than were asked for. Results that have come are the caller's, and do not count. What counts
+    /// is what is in use: memory that was is kept for the next values of about its size until the
+    /// pool ends, and the pool itself takes 100 KiB and half a KiB for each worker.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {

@@ -59,7 +59,8 @@ where
         let thread = THREAD.get().get_or_init(|| {
             let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
             let run = move || callbacks.into_iter().for_each(Run::run);
-            // Where no thread can be had, callbacks are not called; the tasks are done all the same.
+            // Where no thread can be had, callbacks are not called; the tasks are done all the
+            // same.
             let _ = sys::spawn_thread("proc-core callbacks", sys::USUAL_STACK, run);
             Mutex::new(sender)
         });

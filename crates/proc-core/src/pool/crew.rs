@@ -84,7 +84,8 @@ pub(crate) struct Crew {
     initializes: bool,
     /// The process that built it.
     maker: u32,
-    /// Whether the main thread built it: then its own threads have the rights and processors of that.
+    /// Whether the main thread built it: then its own threads have the rights and processors of
+    /// that.
     is_of_main_thread: bool,
     board: Board,
     state: Mutex<State>,
@@ -182,11 +183,13 @@ struct Out {
     apart: HashMap<u32, Payload>,
     /// Finished, but not all messages have come.
     waits_for_apart: bool,
-    /// Since when it makes no progress though a worker could see to it, and how many tasks were done then.
+    /// Since when it makes no progress though a worker could see to it, and how many tasks were
+    /// done then.
     stuck: Option<(u32, Instant)>,
 }
 
-/// Why the pool has killed a worker: another task that the worker has at hand is not to blame for it.
+/// Why the pool has killed a worker: another task that the worker has at hand is not to blame for
+/// it.
 #[derive(Debug)]
 enum Doom {
     /// For the sake of one task, which fails with this error.
@@ -314,7 +317,8 @@ impl Crew {
         unlock(state, Vec::new());
     }
 
-    /// Waits until every worker has ended. False if the pool was not closed, which would be for ever.
+    /// Waits until every worker has ended. False if the pool was not closed, which would be for
+    /// ever.
     pub(crate) fn join(&self) -> Result<bool, Error> {
         self.check_maker()?;
         let state = self.lock();
@@ -383,8 +387,9 @@ impl Crew {
         self.let_go();
     }
 
-    /// When no worker will be started any more: drops what they were to be started with, since somebody
-    /// may wait for the end of a channel that is part of it, and ends the pool's own templates.
+    /// When no worker will be started any more: drops what they were to be started with, since
+    /// somebody may wait for the end of a channel that is part of it, and ends the pool's own
+    /// templates.
     fn let_go(&self) {
         let lock = |mutex: &Mutex<Option<Arc<Template>>>| {
             mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -421,8 +426,8 @@ impl Crew {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            // Sleep is ended by a delivery; looking now and then as well costs nothing, and no defect
-            // of a worker can make it last for ever.
+            // Sleep is ended by a delivery; looking now and then as well costs nothing, and no
+            // defect of a worker can make it last for ever.
             let belt = Instant::now() + BELT;
             inbox.sleep(wanted, Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
             if belt <= Instant::now() {
@@ -431,8 +436,8 @@ impl Crew {
         }
     }
 
-    /// Ends the pool if a worker, dead or alive, has overwritten the board; wakes all workers that sleep
-    /// while there is work.
+    /// Ends the pool if a worker, dead or alive, has overwritten the board; wakes all workers that
+    /// sleep while there is work.
     fn check_board(&self) {
         let mut state = self.lock();
         self.wake_for_neglected(&mut state);

@@ -28,7 +28,8 @@ static WAITING_HANDLES: PerProcess<AtomicUsize> = PerProcess::new();
 /// No more of them are made ahead, whatever the limit of open files.
 const MAX_WAITING_HANDLES: usize = 64;
 
-/// Whether so many descriptors are in use for arguments on their way that calls are to wait, if they can.
+/// Whether so many descriptors are in use for arguments on their way that calls are to wait, if
+/// they can.
 pub(crate) fn has_many_handles() -> bool {
     let waiting = WAITING_HANDLES.get().load(Ordering::Relaxed);
     waiting > 0 && waiting >= (sys::limit_of_open_files() / 8).clamp(2, MAX_WAITING_HANDLES)
@@ -164,8 +165,8 @@ impl Feed {
         self.push_all(std::slice::from_ref(argument), usize::MAX, lender)
     }
 
-    /// Appends whole chunks until they have `most` bytes, or tasks up to the first whose argument cannot
-    /// be encoded, which leaves no trace. Large ones go to memory of `lender`'s.
+    /// Appends whole chunks until they have `most` bytes, or tasks up to the first whose argument
+    /// cannot be encoded, which leaves no trace. Large ones go to memory of `lender`'s.
     pub(crate) fn push_all<A: Message>(
         &mut self,
         arguments: &[A],
@@ -270,8 +271,8 @@ impl Feed {
         self.left += 1;
     }
 
-    /// The shared memory that the next task needs, if its result is as large as its argument, or has
-    /// `result` bytes; large arguments are there already.
+    /// The shared memory that the next task needs, if its result is as large as its argument, or
+    /// has `result` bytes; large arguments are there already.
     pub(crate) fn next_cost(&self, result: usize) -> usize {
         if self.parcels.front().is_some_and(|(task, _)| *task == self.next) {
             return 0;
@@ -279,8 +280,8 @@ impl Feed {
         record::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record.len(), result))
     }
 
-    /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most` bytes
-    /// of shared memory (as for [`next_cost`](Feed::next_cost)).
+    /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most`
+    /// bytes of shared memory (as for [`next_cost`](Feed::next_cost)).
     pub(crate) fn cut(&mut self, workers: usize, most: usize, result: usize) -> Option<Cut<'_>> {
         let wanted = self.chunk_size(workers);
         let step = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
@@ -304,7 +305,8 @@ impl Feed {
         Some(Cut { first, count, step, bytes, handles, parcel })
     }
 
-    /// Goes over the next tasks, as far as they are one chunk: how many, their bytes, and what goes beside.
+    /// Goes over the next tasks, as far as they are one chunk: how many, their bytes, and what goes
+    /// beside.
     fn walk(
         &mut self,
         wanted: usize,
@@ -347,8 +349,8 @@ impl Feed {
         (count, all.len() - rest.len(), handles, parcel)
     }
 
-    /// About two milliseconds' worth, and never more than a fair share of the rest; where a chunk size is
-    /// asked for, as many such chunks, of which a worker takes one after the other.
+    /// About two milliseconds' worth, and never more than a fair share of the rest; where a chunk
+    /// size is asked for, as many such chunks, of which a worker takes one after the other.
     ///
     /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
     fn chunk_size(&self, workers: usize) -> usize {
@@ -364,7 +366,8 @@ impl Feed {
     }
 }
 
-/// The shared memory that a task needs for an argument of so many bytes, and such a result or as large a one.
+/// The shared memory that a task needs for an argument of so many bytes, and such a result or as
+/// large a one.
 #[inline]
 fn cost(argument: usize, result: usize) -> usize {
     argument + result.max(argument) + 64

@@ -1,4 +1,5 @@
-//! Hostile bytes: whatever a worker leaves in shared memory or sends, its parent reads without harm.
+//! Hostile bytes: whatever a worker leaves in shared memory or sends, its parent reads without
+//! harm.
 //!
 //! Valid results are damaged at random and read as values of many types. Nothing may panic outside
 //! of a type's own code, get lost, or take more memory than the bytes account for. For longer runs:
@@ -29,8 +30,8 @@ use crate::sink::Sink;
 use crate::wire::{self, Payload, Report};
 use crate::worker::{Leaving, News};
 
-/// Memory that reading takes for each byte read, at most: some types are far wider than their bytes,
-/// and a collection that grows holds its old memory and its new.
+/// Memory that reading takes for each byte read, at most: some types are far wider than their
+/// bytes, and a collection that grows holds its old memory and its new.
 const WIDTH: usize = 2048;
 
 /// What reading takes beside that.
@@ -99,7 +100,8 @@ fn open_as<R: Message>(
             apart: apart.into_iter().filter_map(|(n, payload)| Some((n, payload.ok()?))).collect(),
             place: Place::default(),
         };
-        // Channel ends that did not come make ipc-channel panic, which is caught, but not in silence.
+        // Channel ends that did not come make ipc-channel panic, which is caught, but not in
+        // silence.
         let _ = panics::catch_quietly(|| {
             delivery.open(|task, result: Result<R, Error>| {
                 told.push((task, result.err().map(|error| error.to_string())));

@@ -18,7 +18,8 @@ use crate::wire::{self, Handles, Payload};
 /// How long a chunk should take: long against the cost of handing it over, short for people.
 const CHUNK_TIME: f64 = 2e6; // nanoseconds
 
-/// So many bytes of results are worth waking somebody who waits for more tasks, to decode meanwhile.
+/// So many bytes of results are worth waking somebody who waits for more tasks, to decode
+/// meanwhile.
 const WORTH_WAKING: usize = 256 << 10;
 
 /// Results as a worker has left them.
@@ -224,7 +225,8 @@ struct InboxState {
     /// Tasks and bytes of the deliveries.
     tasks: usize,
     bytes: usize,
-    /// For how many tasks a thread waits in `sleep`: without one, no system call is needed to wake it.
+    /// For how many tasks a thread waits in `sleep`: without one, no system call is needed to wake
+    /// it.
     wanted: Option<usize>,
 }
 
@@ -316,8 +318,8 @@ impl Inbox {
         self.lock().next()
     }
 
-    /// Sleeps until there are results of `wanted` tasks to poll, or many bytes of them, or nothing will
-    /// come any more, or the deadline is there.
+    /// Sleeps until there are results of `wanted` tasks to poll, or many bytes of them, or nothing
+    /// will come any more, or the deadline is there.
     pub(crate) fn sleep(&self, wanted: usize, deadline: Option<Instant>) {
         let mut state = self.lock();
         while !state.has(wanted) {

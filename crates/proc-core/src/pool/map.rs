@@ -156,8 +156,8 @@ impl<R: Message> Map<'_, R> {
         delivery.open(|task, result| {
             let fate = &mut self.fates[task];
             if fate.is_none() {
-                // A value goes straight to its place: of a result put together before, it would be copied
-                // in other pieces, for which a processor waits.
+                // A value goes straight to its place: of a result put together before, it would be
+                // copied in other pieces, for which a processor waits.
                 *fate = match result {
                     Ok(value) => Some(Ok(value)),
                     Err(error) => Some(Err(error)),

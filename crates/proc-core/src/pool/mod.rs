@@ -34,11 +34,11 @@ pub use task::Task;
 
 /// Worker processes that run functions over inputs.
 ///
-/// A task that panics, or kills its worker, costs that task's result and nothing else: the worker is
-/// replaced, the other results arrive, the pool goes on. Where no new worker can be had for more than
-/// a second (no memory, processes or descriptors), the pool goes on with fewer until a later call; when
-/// none is left, open calls fail with the reason, and a later call tries again. A worker that ends again
-/// and again before it has begun a task is replaced more and more slowly. See also
+/// A task that panics, or kills its worker, costs that task's result and nothing else: the worker
+/// is replaced, the other results arrive, the pool goes on. Where no new worker can be had for more
+/// than a second (no memory, processes or descriptors), the pool goes on with fewer until a later
+/// call; when none is left, open calls fail with the reason, and a later call tries again. A worker
+/// that ends again and again before it has begun a task is replaced more and more slowly. See also
 /// [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool ends it like
 /// [`terminate`](Pool::terminate), always in bounded time.
 ///
@@ -46,8 +46,8 @@ pub use task::Task;
 /// number of threads may call at once. `S` is the state that each worker keeps for functions that
 /// want one, see [`with_state`](Pool::with_state).
 ///
-/// What a task prints without a newline is written out when the task ends; where tasks take less than
-/// 10 us each, when their chunk does, which a worker that is killed may not live to see.
+/// What a task prints without a newline is written out when the task ends; where tasks take less
+/// than 10 us each, when their chunk does, which a worker that is killed may not live to see.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -93,8 +93,8 @@ impl<S> Pool<S> {
     /// Calls of functions that are lent their worker's state, beside their argument.
     ///
     /// The state is what [`PoolBuilder::state`] says; `()` without it. A worker has one task at a
-    /// time, so nothing is locked. A task that panics may have left its worker's state half changed:
-    /// it is dropped, and made anew before the next task.
+    /// time, so nothing is locked. A task that panics may have left its worker's state half
+    /// changed: it is dropped, and made anew before the next task.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -296,8 +296,8 @@ impl<S> Pool<S> {
     ///
     /// # Errors
     ///
-    /// The pool is still open, so that this would take for ever; it had to give up; the calling process
-    /// is a copy of the one that has built it.
+    /// The pool is still open, so that this would take for ever; it had to give up; the calling
+    /// process is a copy of the one that has built it.
     pub fn join(&self) -> Result<(), Error> {
         if self.crew.join()? {
             Ok(())

@@ -59,7 +59,8 @@ impl Returned {
     }
 }
 
-/// A block in the hands of whoever writes or reads it without the pool's lock; it goes back by itself.
+/// A block in the hands of whoever writes or reads it without the pool's lock; it goes back by
+/// itself.
 #[derive(Debug)]
 pub(crate) struct Lease {
     region: Arc<Region>,
@@ -187,8 +188,8 @@ impl Arena {
         if self.regions.last().is_none_or(|last| (last.len() as u64 - self.uncut) < size as u64) {
             self.free_rest();
             let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
-            // Above a gigabyte a region is as large as what asked for it, and so it is where more cannot
-            // be had.
+            // Above a gigabyte a region is as large as what asked for it, and so it is where more
+            // cannot be had.
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
             let region = Region::new(len).or_else(|error| match len > size {
                 true => Region::new(size),

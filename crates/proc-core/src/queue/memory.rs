@@ -106,7 +106,8 @@ impl Region {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let Some(mut target) = self.range(offset, len) else { return false };
         for piece in pieces {
-            // SAFETY: the range lies in the mapping, and what comes before this piece in it was skipped.
+            // SAFETY: the range lies in the mapping, and what comes before this piece in it was
+            // skipped.
             unsafe { copy(piece, target) };
             // SAFETY: as above; within the range, or at its end.
             target = unsafe { target.add(piece.len()) };
@@ -114,8 +115,8 @@ impl Region {
         true
     }
 
-    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many, or there is no
-    /// memory for the copy.
+    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many, or there
+    /// is no memory for the copy.
     pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
         let Some(source) = self.range(offset, len) else { return false };
         if out.try_reserve(len).is_err() {
@@ -130,8 +131,8 @@ impl Region {
         true
     }
 
-    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so many,
-    /// or there is no memory for the copy.
+    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so
+    /// many, or there is no memory for the copy.
     pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
         &self,
         offset: usize,

@@ -178,7 +178,8 @@ fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
     }
 }
 
-/// The message that says `words`, with room for a pid before them; they are cut off where they are too long.
+/// The message that says `words`, with room for a pid before them; they are cut off where they are
+/// too long.
 pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
     let head = [&LAST_WORDS[..], &[0; size_of::<u32>()]].concat();
     let words = &words[..words.len().min(LONGEST - head.len())];

@@ -1,11 +1,13 @@
 //! How much memory the cgroups of this process leave it.
 //!
-//! A process is in one cgroup for each hierarchy, and every cgroup above that may have a limit too. See
-//! cgroups(7), and for the files "Memory" in the kernel's cgroup-v2 and cgroup-v1 documentation.
+//! A process is in one cgroup for each hierarchy, and every cgroup above that may have a limit too.
+//! See cgroups(7), and for the files "Memory" in the kernel's cgroup-v2 and cgroup-v1
+//! documentation.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes that this process may still take before a limit of its cgroups is reached; `None` without one.
+/// Bytes that this process may still take before a limit of its cgroups is reached; `None` without
+/// one.
 pub(crate) fn available() -> Option<usize> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;

@@ -1,4 +1,5 @@
-//! Saying one thing before a crash: which panic it is that cannot unwind, or that there was no memory.
+//! Saying one thing before a crash: which panic it is that cannot unwind, or that there was no
+//! memory.
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
@@ -11,8 +12,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 use super::Ring;
 use super::bell::{LAST_WORDS, last_words};
 
-/// The signals by which a process dies that panics where it must not, or is refused memory: an abort of
-/// Rust's, or a pointer of a library's that nobody looked at.
+/// The signals by which a process dies that panics where it must not, or is refused memory: an
+/// abort of Rust's, or a pointer of a library's that nobody looked at.
 const SIGNALS: [Signal; 3] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
 
 struct Farewell {
@@ -45,8 +46,9 @@ fn farewell() -> Option<&'static Farewell> {
     unsafe { FAREWELL.load(Ordering::Acquire).as_ref() }
 }
 
-/// Has what is prepared said at `ring`, which must stay open, if this process or a child of it is about to be
-/// ended by a signal; and `of_memory` if a system call of the same thread had failed for want of memory.
+/// Has what is prepared said at `ring`, which must stay open, if this process or a child of it is
+/// about to be ended by a signal; and `of_memory` if a system call of the same thread had failed
+/// for want of memory.
 pub(crate) fn say_last_words_at(ring: &Ring, of_memory: Vec<u8>) {
     let of_memory = last_words(&of_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
@@ -125,12 +127,12 @@ fn send(ring: i32, words: &[u8]) {
     unsafe { libc::sendmsg(ring, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
 }
 
-/// Whether Rust's runtime aborts since an allocation has failed, as the stack tells: what it prints before may
-/// have changed the number of the last error.
+/// Whether Rust's runtime aborts since an allocation has failed, as the stack tells: what it prints
+/// before may have changed the number of the last error.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn is_called_for_want_of_memory(context: *const libc::ucontext_t) -> bool {
-    /// How many pieces of the stack are looked at, of how many words (the handler's own stack is small), and
-    /// how long the function may be, in bytes.
+    /// How many pieces of the stack are looked at, of how many words (the handler's own stack is
+    /// small), and how long the function may be, in bytes.
     const PIECES: usize = 64;
     const WORDS: usize = 128;
     const LONGEST: usize = 256;

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::os;
 
-/// The pid of this process, in a page that the kernel empties in the child of a fork; null before the
-/// first call, and where the system has no such pages.
+/// The pid of this process, in a page that the kernel empties in the child of a fork; null before
+/// the first call, and where the system has no such pages.
 static CACHED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The pid of this process.
 ///
-/// Cheap enough to be asked for each task. A copy that a user's `fork` makes finds its own pid here,
-/// which is how a copy is told from the process that it is a copy of.
+/// Cheap enough to be asked for each task. A copy that a user's `fork` makes finds its own pid
+/// here, which is how a copy is told from the process that it is a copy of.
 #[inline]
 pub(crate) fn pid() -> u32 {
     let page = CACHED.load(Ordering::Acquire);
@@ -45,8 +45,9 @@ fn fill() -> u32 {
     pid
 }
 
-/// A value of which each process has its own: a copy that a user's `fork` makes begins with a new one,
-/// since what lies in the old one belongs to the other process, and its locks may be held for ever.
+/// A value of which each process has its own: a copy that a user's `fork` makes begins with a new
+/// one, since what lies in the old one belongs to the other process, and its locks may be held for
+/// ever.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Entry<T>>);
 
@@ -82,7 +83,8 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
         }
     }
 
-    /// In a child that was forked while its parent had one thread: takes over the copy of its value.
+    /// In a child that was forked while its parent had one thread: takes over the copy of its
+    /// value.
     pub(crate) fn inherit(&'static self) {
         if let Some(entry) = entry_at(self.0.load(Ordering::Acquire)) {
             entry.owner.store(pid(), Ordering::Relaxed);

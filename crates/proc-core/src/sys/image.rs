@@ -20,7 +20,7 @@ impl Image {
     /// This process's image, looked up once.
     pub(crate) fn get() -> &'static Image {
         static IMAGE: OnceLock<Image> = OnceLock::new();
-        IMAGE.get_or_init(|| Image { readable: segments(anchor()), identity: identity() })
+        IMAGE.get_or_init(|| Image { readable: loaded::segments(anchor()), identity: identity() })
     }
 
     /// Equal in two processes exactly if they execute the same file, unchanged.
@@ -82,9 +82,9 @@ fn identity() -> u64 {
     hasher.finish()
 }
 
-/// Whether executing this process's program again loads this image: it is the program, or one of the
-/// libraries that the program is linked with. A library that was loaded later is part of a program that
-/// is not ours, and that nothing is known of.
+/// Whether executing this process's program again loads this image: it is the program, or one of
+/// the libraries that the program is linked with. A library that was loaded later is part of a
+/// program that is not ours, and that nothing is known of.
 pub(crate) fn is_of_our_program() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| loaded::is_linked_with(anchor()))
@@ -95,7 +95,7 @@ pub(crate) fn constructors() -> Vec<Constructor> {
     loaded::constructors(anchor())
 }
 
-/// Without a list of what is loaded: taken for granted.
+/// Without a list of what is loaded: guessed.
 #[cfg(not(target_os = "linux"))]
 mod loaded {
     pub(super) fn is_linked_with(_: usize) -> bool {
@@ -105,12 +105,18 @@ mod loaded {
     pub(super) fn constructors(_: usize) -> Vec<super::Constructor> {
         Vec::new()
     }
+
+    /// The two gigabytes around an address that a program's image spans.
+    pub(super) fn segments(address: usize) -> Vec<std::ops::Range<usize>> {
+        vec![address.saturating_sub(1 << 30)..address.saturating_add(1 << 30)]
+    }
 }
 
 /// What the loader has loaded, and what each object says it needs.
 #[cfg(target_os = "linux")]
 mod loaded {
     use std::ffi::{CStr, OsStr};
+    use std::ops::Range;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 
@@ -123,10 +129,13 @@ mod loaded {
         name: Vec<u8>,
         needs: Vec<Vec<u8>>,
         constructors: Vec<Constructor>,
+        /// What can be read.
+        segments: Vec<Range<usize>>,
         holds_address: bool,
     }
 
-    /// Whether the object that holds `address` is the program, or needed by it, or by what it needs.
+    /// Whether the object that holds `address` is the program, or needed by it, or by what it
+    /// needs.
     pub(super) fn is_linked_with(address: usize) -> bool {
         let objects = objects(address);
         // The program comes first.
@@ -148,8 +157,17 @@ mod loaded {
 
     /// The constructors of the object that holds `address`.
     pub(super) fn constructors(address: usize) -> Vec<Constructor> {
+        holder(address).constructors
+    }
+
+    /// The readable segments of the object that holds `address`.
+    pub(super) fn segments(address: usize) -> Vec<Range<usize>> {
+        holder(address).segments
+    }
+
+    fn holder(address: usize) -> Object {
         let ours = objects(address).into_iter().find(|object| object.holds_address);
-        ours.unwrap_or_default().constructors
+        ours.unwrap_or_default()
     }
 
     /// What is loaded, the program first.
@@ -173,11 +191,14 @@ mod loaded {
         let headers =
             unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         let base = info.dlpi_addr as usize;
-        let holds_address = headers.iter().any(|header| {
+        let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+        let segments = loaded.map(|header| {
             let start = base + header.p_vaddr as usize;
-            header.p_type == libc::PT_LOAD
-                && (start..start + header.p_memsz as usize).contains(address)
+            (header.p_flags, start..start + header.p_memsz as usize)
         });
+        let segments: Vec<_> = segments.collect();
+        let holds_address = segments.iter().any(|(_, range)| range.contains(address));
+        let readable = segments.into_iter().filter(|(flags, _)| flags & libc::PF_R != 0);
         let path = match info.dlpi_name.is_null() {
             true => &[],
             // SAFETY: the loader names each object by a string.
@@ -191,6 +212,7 @@ mod loaded {
             name: name.unwrap_or_default().to_vec(),
             needs: section.needs(),
             constructors: if holds_address { section.constructors() } else { Vec::new() },
+            segments: readable.map(|(_, range)| range).collect(),
             holds_address,
         });
         0
@@ -252,7 +274,8 @@ mod loaded {
             let (Some(array), Some(size)) = (array, size) else { return Vec::new() };
             let read = |place: usize| {
                 let place = (array + place * size_of::<usize>()) as *const Option<Constructor>;
-                // SAFETY: the loader calls what is in this array of so many functions; a null is none.
+                // SAFETY: the loader calls what is in this array of so many functions; a null is
+                // none.
                 unsafe { place.read() }
             };
             // Some linkers fill it up with -1.
@@ -260,55 +283,6 @@ mod loaded {
             (0..size / size_of::<usize>()).filter_map(read).filter(is_one).collect()
         }
     }
-}
-
-/// The readable segments of the loaded object that holds `address`.
-#[cfg(target_os = "linux")]
-fn segments(address: usize) -> Vec<Range<usize>> {
-    use nix::libc;
-
-    struct Search {
-        address: usize,
-        found: Vec<Range<usize>>,
-    }
-
-    extern "C" fn visit(
-        info: *mut libc::dl_phdr_info,
-        _: libc::size_t,
-        data: *mut libc::c_void,
-    ) -> libc::c_int {
-        // SAFETY: the loader passes a valid info for the duration of this call.
-        let info = unsafe { &*info };
-        // SAFETY: data is the Search that segments() lent to dl_iterate_phdr.
-        let search = unsafe { &mut *data.cast::<Search>() };
-        // SAFETY: the loader's table has dlpi_phnum headers.
-        let headers =
-            unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-        let ranges: Vec<Range<usize>> = headers
-            .iter()
-            .filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_R != 0)
-            .map(|h| {
-                let start = info.dlpi_addr as usize + h.p_vaddr as usize;
-                start..start + h.p_memsz as usize
-            })
-            .collect();
-        let ours = ranges.iter().any(|r| r.contains(&search.address));
-        if ours {
-            search.found = ranges;
-        }
-        libc::c_int::from(ours)
-    }
-
-    let mut search = Search { address, found: Vec::new() };
-    // SAFETY: visit matches the signature, and search outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    search.found
-}
-
-/// Without a list of segments: the two gigabytes around the anchor that a program's image spans.
-#[cfg(not(target_os = "linux"))]
-fn segments(address: usize) -> Vec<Range<usize>> {
-    vec![address.saturating_sub(1 << 30)..address.saturating_add(1 << 30)]
 }
 
 #[cfg(test)]

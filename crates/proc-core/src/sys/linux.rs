@@ -119,15 +119,16 @@ pub(crate) fn keep_from_copies(mapping: &Mapping) {
 
 /// Puts a copy of one open descriptor in the place of another.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
-    // SAFETY: dup3 takes three integers; what it closes belongs to the caller, who has the copy instead.
+    // SAFETY: dup3 takes three integers; what it closes belongs to the caller, who has the copy
+    // instead.
     match unsafe { libc::dup3(from, to, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// A page of zeros that is a page of zeros again in each child of a fork; `None` where the kernel has
-/// none (before 4.14).
+/// A page of zeros that is a page of zeros again in each child of a fork; `None` where the kernel
+/// has none (before 4.14).
 pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
     const LEN: NonZeroUsize = NonZeroUsize::new(1).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

@@ -72,7 +72,8 @@ pub(crate) fn check_available(len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Sees to it that nobody changes the size any more, and that nobody writes if it is only to be read.
+/// Sees to it that nobody changes the size any more, and that nobody writes if it is only to be
+/// read.
 ///
 /// # Errors
 ///

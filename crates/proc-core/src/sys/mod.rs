@@ -180,9 +180,9 @@ fn flush_all() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// In a copy of this process that a function of the user's has forked, and that has returned from it:
-/// ends the copy, which has no business in what comes then. `known` is the pid of the process that has
-/// called the function.
+/// In a copy of this process that a function of the user's has forked, and that has returned from
+/// it: ends the copy, which has no business in what comes then. `known` is the pid of the process
+/// that has called the function.
 #[inline]
 pub(crate) fn end_copy_of(known: u32) {
     if pid() != known {
@@ -310,7 +310,8 @@ pub(crate) fn copy_at(number: i32) -> io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
 
-/// Whether what is written to one of two open descriptors comes out at the other, where nothing is yet.
+/// Whether what is written to one of two open descriptors comes out at the other, where nothing is
+/// yet.
 pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     // SAFETY: as in `copy_at`.
     let fd = unsafe { BorrowedFd::borrow_raw(other) };
@@ -345,7 +346,8 @@ fn groups() -> io::Result<Vec<u32>> {
     }
 }
 
-/// The stack of a thread that calls little, and of one that calls functions of the user's: Rust's own size.
+/// The stack of a thread that calls little, and of one that calls functions of the user's: Rust's
+/// own size.
 pub(crate) const SMALL_STACK: usize = 256 << 10;
 pub(crate) const USUAL_STACK: usize = 2 << 20;
 
@@ -359,7 +361,8 @@ pub(crate) fn spawn_thread<T: Send + 'static>(
     stack: usize,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<T>> {
-    // What a thread wants beside its stack when it begins, Rust's runtime aborts the process without.
+    // What a thread wants beside its stack when it begins, Rust's runtime aborts the process
+    // without.
     const AT_ITS_BEGINNING: usize = 1 << 20;
     if !has_address_space(stack + AT_ITS_BEGINNING) {
         return Err(Errno::ENOMEM.into());
@@ -394,7 +397,8 @@ pub(crate) fn restore_limit_of_open_files(before: Option<(u64, u64)>) {
     }
 }
 
-/// What to do about an error of the system, for the end of a sentence; empty where nothing is known.
+/// What to do about an error of the system, for the end of a sentence; empty where nothing is
+/// known.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EMFILE) => {

@@ -88,7 +88,8 @@ pub(crate) fn keep_from_copies(_: &Mapping) {}
 
 /// In two steps, between which another thread may execute a program that inherits the copy.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
-    // SAFETY: dup2 takes two integers; what it closes belongs to the caller, who has the copy instead.
+    // SAFETY: dup2 takes two integers; what it closes belongs to the caller, who has the copy
+    // instead.
     if unsafe { libc::dup2(from, to) } == -1 {
         return Err(io::Error::last_os_error());
     }

@@ -1,8 +1,8 @@
 //! Memory that is kept for receiving messages under a limit of memory.
 //!
-//! ipc-channel takes a buffer for each message that it receives, and Rust aborts the process where it is not
-//! to be had. So what is left is asked for first, and where that is little, a reserve is given up for the
-//! buffer, one message at a time.
+//! ipc-channel takes a buffer for each message that it receives, and Rust aborts the process where
+//! it is not to be had. So what is left is asked for first, and where that is little, a reserve is
+//! given up for the buffer, one message at a time.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -20,14 +20,14 @@ use super::PerProcess;
 /// What ipc-channel's buffer for a message takes at most, in bytes.
 const LONGEST_MESSAGE: usize = 256 << 10;
 
-/// Bytes that are kept: glibc maps a mebibyte (`MMAP_AS_MORECORE_SIZE` of its malloc.c) where a heap cannot
-/// grow, and wants a margin.
+/// Bytes that are kept: glibc maps a mebibyte (`MMAP_AS_MORECORE_SIZE` of its malloc.c) where a
+/// heap cannot grow, and wants a margin.
 const RESERVED: NonZeroUsize = NonZeroUsize::new(2 << 20).expect("it is not 0");
 
 static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
 
-/// Address space that is mapped and not used. It is not taken from the heap, since what is given back to a heap
-/// need not be there for another thread.
+/// Address space that is mapped and not used. It is not taken from the heap, since what is given
+/// back to a heap need not be there for another thread.
 #[derive(Debug)]
 struct Reserved(NonNull<c_void>);
 
@@ -58,8 +58,8 @@ pub(crate) fn keep_reserve() {
     }
 }
 
-/// Runs `f`, which receives one message, with the reserve given up for it. Waits for a while where the memory is
-/// not there even so: the message stays in its channel.
+/// Runs `f`, which receives one message, with the reserve given up for it. Waits for a while where
+/// the memory is not there even so: the message stays in its channel.
 pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
     const PATIENCE: Duration = Duration::from_secs(10);
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,13 +81,14 @@ fn heap_has(wanted: usize) -> bool {
     has
 }
 
-/// Whether there is so much memory that other threads do not use it up before a message is received.
+/// Whether there is so much memory that other threads do not use it up before a message is
+/// received.
 pub(crate) fn has_memory_for_messages() -> bool {
     has_address_space(64 << 20)
 }
 
-/// Whether the limits of this process let it have so many bytes more. Nothing is tried: what other threads
-/// want meanwhile would not be there.
+/// Whether the limits of this process let it have so many bytes more. Nothing is tried: what other
+/// threads want meanwhile would not be there.
 pub(crate) fn has_address_space(wanted: usize) -> bool {
     let limits = [(Resource::RLIMIT_AS, 0), (Resource::RLIMIT_DATA, 5)];
     limits.into_iter().all(|(limit, field)| {
@@ -97,7 +98,8 @@ pub(crate) fn has_address_space(wanted: usize) -> bool {
     })
 }
 
-/// Bytes that this process has mapped, by the field of /proc/self/statm: 0 for all, 5 for data and stacks.
+/// Bytes that this process has mapped, by the field of /proc/self/statm: 0 for all, 5 for data and
+/// stacks.
 fn mapped(field: usize) -> Option<u64> {
     use std::io::Read;
     let mut text = [0; 128]; // there may be no memory for a string

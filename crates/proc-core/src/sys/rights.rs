@@ -15,9 +15,9 @@ use nix::unistd::{Gid, Uid, getresgid, getresuid};
 
 /// Rights of a moment, to be compared with those of another.
 ///
-/// Asked for with each process that is started, so what cannot have changed is not asked for. Not among them
-/// is what the kernel tells nobody: rules of Landlock and of other security modules, and the contents of
-/// seccomp filters.
+/// Asked for with each process that is started, so what cannot have changed is not asked for. Not
+/// among them is what the kernel tells nobody: rules of Landlock and of other security modules, and
+/// the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
     users: [u32; 3],
@@ -39,7 +39,8 @@ const CAP_SETPCAP: u32 = 8;
 #[cfg(target_os = "linux")]
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// See namespaces(7). The first can be left without any rights, the others only by an administrator.
+/// See namespaces(7). The first can be left without any rights, the others only by an
+/// administrator.
 #[cfg(target_os = "linux")]
 const NAMESPACES: [&str; 8] =
     ["user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];
@@ -198,8 +199,8 @@ impl Capabilities {
         Some(Capabilities { effective, permitted, inheritable, bounding, ambient })
     }
 
-    /// Takes from the calling thread what is not among these: root gets all that it is not forbidden when
-    /// it executes a program.
+    /// Takes from the calling thread what is not among these: root gets all that it is not
+    /// forbidden when it executes a program.
     ///
     /// # Errors
     ///
@@ -246,8 +247,8 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
     }
 }
 
-/// In a thread of ours, which has the rights and processors that the main thread had when it made it: takes
-/// over what the main thread has now.
+/// In a thread of ours, which has the rights and processors that the main thread had when it made
+/// it: takes over what the main thread has now.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! What runs before `main`: how an executed copy of the program takes its role before its `main` begins.
+//! What runs before `main`: how an executed copy of the program takes its role before its `main`
+//! begins.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,10 +19,11 @@ pub(crate) struct Arguments {
 pub(crate) type Constructor =
     extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
 
-/// Has `$function`, which takes [`Arguments`], called before `main`, among the constructors of the program.
+/// Has `$function`, which takes [`Arguments`], called before `main`, among the constructors of the
+/// program.
 ///
-/// The value of `$name` is to be read where the function is counted on: a linker leaves out what nobody
-/// refers to.
+/// The value of `$name` is to be read where the function is counted on: a linker leaves out what
+/// nobody refers to.
 macro_rules! before_main {
     ($name:ident: $function:path) => {
         #[used]
@@ -42,10 +44,11 @@ macro_rules! before_main {
 }
 pub(crate) use before_main;
 
-/// Calls the constructors of this image that the loader would call after `this`, which does not return.
+/// Calls the constructors of this image that the loader would call after `this`, which does not
+/// return.
 ///
-/// They are in the order in which the linker met them, so those of libraries in other languages may be
-/// among them. Constructors of shared libraries have run before.
+/// They are in the order in which the linker met them, so those of libraries in other languages may
+/// be among them. Constructors of shared libraries have run before.
 pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     let Arguments { count, values, environment } = arguments;
     let others = super::image::constructors();
@@ -55,10 +58,11 @@ pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     }
 }
 
-/// Opens what is closed of stdin, stdout and stderr, so that nothing else gets their numbers and has
-/// somebody's output written into it.
+/// Opens what is closed of stdin, stdout and stderr, so that nothing else gets their numbers and
+/// has somebody's output written into it.
 ///
-/// Rust's runtime does so before `main`; not before constructors, nor in a program of another language.
+/// Rust's runtime does so before `main`; not before constructors, nor in a program of another
+/// language.
 pub(crate) fn fill_standard_streams() {
     for number in 0..3 {
         // SAFETY: the number is only asked about.

@@ -1,9 +1,10 @@
-//! Plain numbers, vectors of them, strings and byte buffers, whose memory is their encoding: copied whole.
+//! Plain numbers, vectors of them, strings and byte buffers, whose memory is their encoding: copied
+//! whole.
 //!
 //! serde shows a vector element by element, which for megabytes costs more than everything else on
-//! their way, and a number a byte at a time. Here such a value is known by its type alone; both sides
-//! are the same program, so they agree. What holds one among other things takes serde's way (or
-//! `serde_bytes`).
+//! their way, and a number a byte at a time. Here such a value is known by its type alone; both
+//! sides are the same program, so they agree. What holds one among other things takes serde's way
+//! (or `serde_bytes`).
 
 use std::any::{Any, TypeId};
 
@@ -112,8 +113,8 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
     text.or_else(|| value.downcast_ref::<ByteBuf>().map(|bytes| &bytes[..]))
 }
 
-/// The value that has these bytes, if it is of a type that `bytes_of` knows; an error where they are
-/// no whole number of numbers, or no UTF-8.
+/// The value that has these bytes, if it is of a type that `bytes_of` knows; an error where they
+/// are no whole number of numbers, or no UTF-8.
 #[inline]
 pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, String>> {
     let mut value: Option<T> = None;

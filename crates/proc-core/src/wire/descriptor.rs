@@ -1,9 +1,9 @@
 //! Open descriptors as part of a message.
 //!
-//! ipc-channel sends its own channel ends and nothing else (what is no socket it takes for its own shared
-//! memory). So a descriptor travels in a channel that is made for it alone: it is put in at the one end,
-//! and the other end is sent. ipc-channel tells the numbers of its descriptors in its `Debug` texts alone;
-//! [`check`] sees once that they are right.
+//! ipc-channel sends its own channel ends and nothing else (what is no socket it takes for its own
+//! shared memory). So a descriptor travels in a channel that is made for it alone: it is put in at
+//! the one end, and the other end is sent. ipc-channel tells the numbers of its descriptors in its
+//! `Debug` texts alone; [`check`] sees once that they are right.
 
 use std::fmt::Debug;
 use std::io;
@@ -21,8 +21,8 @@ use crate::{panics, sys};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Descriptor(Arriving<IpcBytesReceiver>);
 
-/// A channel end of a message, which may not have arrived with it: a process without a descriptor left for
-/// it receives the rest. ipc-channel panics then.
+/// A channel end of a message, which may not have arrived with it: a process without a descriptor
+/// left for it receives the rest. ipc-channel panics then.
 #[derive(Debug)]
 pub(crate) struct Arriving<T>(Option<T>);
 
@@ -118,8 +118,8 @@ pub(crate) fn fd_of(end: &impl Debug) -> io::Result<OwnedFd> {
     sys::copy_at(number_of(end)?)
 }
 
-/// Waits until there is a message to be received, or nobody is left to send one; false if `timeout` has
-/// passed.
+/// Waits until there is a message to be received, or nobody is left to send one; false if `timeout`
+/// has passed.
 pub(crate) fn wait_for_message<T: Debug>(
     receiver: &IpcReceiver<T>,
     timeout: Option<Duration>,

@@ -110,8 +110,8 @@ impl Crew {
         }
     }
 
-    /// Kills workers whose task has had its time, and wakes others for work that a stopped one does not
-    /// do, until the pool is over.
+    /// Kills workers whose task has had its time, and wakes others for work that a stopped one does
+    /// not do, until the pool is over.
     fn watch(&self) {
         let mut state = self.lock();
         while !matches!(state.phase, Phase::Over(_)) && state.attendants > 0 {
@@ -213,8 +213,8 @@ impl Crew {
 }
 
 impl Out {
-    /// Whether nothing has come of it for as long as `timeout` since it was first found with so many
-    /// tasks done, and nobody at the next.
+    /// Whether nothing has come of it for as long as `timeout` since it was first found with so
+    /// many tasks done, and nobody at the next.
     fn waits(&mut self, done: u32, timeout: Duration) -> bool {
         match self.stuck {
             Some((then, since)) if then == done => since.elapsed() >= timeout,

@@ -15,14 +15,15 @@ use crate::sink::Lender;
 /// The most room that a chunk gets for large results; what does not fit comes by message.
 const MOST_ROOM: usize = 16 << 20;
 
-/// The most room for results as large as their arguments: of huge ones, nothing is wasted on a guess.
+/// The most room for results as large as their arguments: of huge ones, nothing is wasted on a
+/// guess.
 const MOST_GUESSED: usize = 1 << 30;
 
 /// Memory in use above which large results are copied out at once, twice.
 const MOST_LENT: usize = 512 << 20;
 
-/// So many bytes are enough to have ready, at least and for each worker: more would only cost memory,
-/// and be out of the processor's caches before it is read.
+/// So many bytes are enough to have ready, at least and for each worker: more would only cost
+/// memory, and be out of the processor's caches before it is read.
 const ENOUGH: usize = 16 << 20;
 const ENOUGH_EACH: usize = 4 << 20;
 
@@ -125,7 +126,8 @@ impl Crew {
         }
     }
 
-    /// Takes back, for workers that sleep, what others have claimed and not begun. False if nothing.
+    /// Takes back, for workers that sleep, what others have claimed and not begun. False if
+    /// nothing.
     fn share(&self, state: &mut State) -> bool {
         let before = state.feeds.len();
         let mut sleepers = match state.phase {
@@ -177,8 +179,8 @@ impl Crew {
         }
         let workers = self.processes();
         let feed = state.feeds.front()?;
-        // Chunks that adapt are published just ahead of the workers, so that they can; and so are the
-        // first ones, until it is known how much room results need.
+        // Chunks that adapt are published just ahead of the workers, so that they can; and so are
+        // the first ones, until it is known how much room results need.
         let settled = feed.is_one_chunk() && feed.inbox.result_size().is_some();
         let ahead = if settled { usize::MAX } else { 2 * workers + 2 };
         if state.out.len() >= ahead {
@@ -293,8 +295,8 @@ impl Crew {
         self.plan.memory.map_or(usize::MAX, |bound| bound.saturating_sub(arguments))
     }
 
-    /// Whether a call that has `open` chunks on their way is to wait before it encodes more: as much is
-    /// encoded as may be, or as is enough to keep all workers busy.
+    /// Whether a call that has `open` chunks on their way is to wait before it encodes more: as
+    /// much is encoded as may be, or as is enough to keep all workers busy.
     pub(crate) fn is_full(&self, open: usize) -> bool {
         let workers = self.processes();
         let enough = ENOUGH.max(workers * ENOUGH_EACH);

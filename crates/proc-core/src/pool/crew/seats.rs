@@ -1,4 +1,5 @@
-//! The seats of a pool: whether each has a worker, who is called when work comes, how many there are.
+//! The seats of a pool: whether each has a worker, who is called when work comes, how many there
+//! are.
 //!
 //! A seat's attendant waits here while the seat is empty, so that calling a worker is a word to it.
 
@@ -181,7 +182,8 @@ impl Crew {
         }
     }
 
-    /// Lets retired seats try again, if somebody is there to go on where they cannot, or if none is trying.
+    /// Lets retired seats try again, if somebody is there to go on where they cannot, or if none is
+    /// trying.
     ///
     /// Else seats could take turns to fail for ever, with nobody at work.
     pub(super) fn revive(&self, state: &mut State) {
@@ -223,8 +225,8 @@ impl Crew {
         called
     }
 
-    /// Goes on without a worker on a seat. Where no seat has one or waits for one, calls fail: those that are
-    /// open, and where no seat is to be tried again, all that come.
+    /// Goes on without a worker on a seat. Where no seat has one or waits for one, calls fail:
+    /// those that are open, and where no seat is to be tried again, all that come.
     pub(super) fn give_up_seat(&self, owner: Owner, standing: Standing, error: Error) {
         let mut state = self.lock();
         if self.keeps(&state, owner) {
@@ -295,7 +297,8 @@ impl Crew {
         staffed
     }
 
-    /// Says how many seats there are. Workers on the others finish their chunk, and are not replaced.
+    /// Says how many seats there are. Workers on the others finish their chunk, and are not
+    /// replaced.
     fn admit(&self, state: &mut State, wanted: u32) {
         if state.seats.len() < wanted as usize {
             state.seats.resize_with(wanted as usize, Seat::default);

@@ -108,7 +108,8 @@ impl Crew {
         news.push((out.inbox, delivery));
     }
 
-    /// Takes the panicked ones of a chunk's first `count` tasks out of its results, to be tried again.
+    /// Takes the panicked ones of a chunk's first `count` tasks out of its results, to be tried
+    /// again.
     ///
     /// Returns the results of the others, one delivery each.
     fn retry_panicked(
@@ -201,7 +202,8 @@ impl Crew {
         }
         let keeps = self.keeps(&state, owner);
         let mut broken = None;
-        // Who had nothing to do, was killed by us, or went down with its template, was not to blame.
+        // Who had nothing to do, was killed by us, or went down with its template, was not to
+        // blame.
         let is_blamed = leaving != Some(Leaving::Idle) && doom.is_none() && status.is_some();
         let seat = &mut state.seats[owner as usize];
         seat.fruitless = match had_worked || begun || !was_ready || !is_blamed {
@@ -348,7 +350,8 @@ impl Crew {
         state.feeds.extend(retry);
     }
 
-    /// Whether the board still shows what was published. A worker that dies may have overwritten it.
+    /// Whether the board still shows what was published. A worker that dies may have overwritten
+    /// it.
     pub(super) fn is_sane(&self, state: &State) -> bool {
         state.out.iter().all(|(ticket, out)| {
             out.owner.is_some()

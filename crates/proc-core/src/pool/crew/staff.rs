@@ -124,7 +124,8 @@ impl Crew {
         }
     }
 
-    /// Runs `start` with the template that makes this pool's workers, and again if it was found dead.
+    /// Runs `start` with the template that makes this pool's workers, and again if it was found
+    /// dead.
     fn with_template<T>(
         &self,
         mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
@@ -234,13 +235,15 @@ impl Crew {
         self.bury(owner, exit, failure, place);
     }
 
-    /// The next worker on a seat, when there is to be one; `None` when there is to be none any more.
+    /// The next worker on a seat, when there is to be one; `None` when there is to be none any
+    /// more.
     fn refill(&self, owner: Owner) -> Option<Link> {
         while self.is_called(owner) {
             self.slow_down(owner);
             match self.rehire(owner) {
                 Ok(link) => return Some(link),
-                // The copy of the program from which all workers of a Fork pool come is not made again.
+                // The copy of the program from which all workers of a Fork pool come is not made
+                // again.
                 Err(error) if error.is_template_gone() && self.plan.context == Context::Fork => {
                     self.give_up_seat(owner, Standing::Broken, error);
                 }
@@ -250,7 +253,8 @@ impl Crew {
         None
     }
 
-    /// Waits a while where one worker after the other ends before it has begun a task, unless the pool ends.
+    /// Waits a while where one worker after the other ends before it has begun a task, unless the
+    /// pool ends.
     fn slow_down(&self, owner: Owner) {
         let state = self.lock();
         let fruitless = state.seats[owner as usize].fruitless;

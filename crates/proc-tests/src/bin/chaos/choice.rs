@@ -13,7 +13,8 @@ pub(crate) enum Fault {
     Stops,
     /// Templates get SIGKILL.
     Templates,
-    /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be sent.
+    /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be
+    /// sent.
     Accidents,
     /// Tasks fork and return on both sides.
     Forks,

@@ -3,10 +3,11 @@
 //!     cargo run --release -p proc-tests --bin chaos -- --help
 //!
 //! `tasks` is what tasks do and which fates of theirs are right; `station` is a pool with random
-//! settings; `plays` makes the calls and judges; `choice` is which faults there are
-//! to be, `faults` sends signals and knows which deaths they explain; `life` runs rounds in one process and
-//! looks that nothing is left between them; `twins` is what forks; `strain` is rounds under limits; `watch` ends what hangs. This file supervises: each life
-//! is a process of its own, after which nothing of its group may live and no file be left.
+//! settings; `plays` makes the calls and judges; `choice` is which faults there are to be, `faults`
+//! sends signals and knows which deaths they explain; `life` runs rounds in one process and looks
+//! that nothing is left between them; `twins` is what forks; `strain` is rounds under limits;
+//! `watch` ends what hangs. This file supervises: each life is a process of its own, after which
+//! nothing of its group may live and no file be left.
 
 mod choice;
 mod faults;
@@ -37,9 +38,9 @@ use life::Plan;
 
 /// Random calls of pools and processes under random faults; checks every result.
 ///
-/// Ends after about so many tasks or seconds, whichever comes first, with a table of what happened; or at
-/// the first thing that is wrong, with the command that repeats it. (The same seed makes the same
-/// calls and faults; when they meet is up to the machine.)
+/// Ends after about so many tasks or seconds, whichever comes first, with a table of what happened;
+/// or at the first thing that is wrong, with the command that repeats it. (The same seed makes the
+/// same calls and faults; when they meet is up to the machine.)
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {

@@ -1,8 +1,9 @@
-//! Rounds under limits: the program has little address space, few descriptors or small files for a while.
+//! Rounds under limits: the program has little address space, few descriptors or small files for a
+//! while.
 //!
-//! One thread calls, so that whatever fails is the library's doing: inputs are made before, and the heap
-//! keeps room for what is small. Whatever a limit does to a call, it is a typed error, and none is left
-//! when the limit is lifted.
+//! One thread calls, so that whatever fails is the library's doing: inputs are made before, and the
+//! heap keeps room for what is small. Whatever a limit does to a call, it is a typed error, and
+//! none is left when the limit is lifted.
 
 use std::backtrace::Backtrace;
 use std::fmt::{self, Display, Formatter};
@@ -74,7 +75,8 @@ impl Limit {
 
     /// Does something under the limit.
     fn during<R>(self, act: impl FnOnce() -> R) -> R {
-        // A thread that is only beginning wants memory of its own, and Rust aborts where there is none.
+        // A thread that is only beginning wants memory of its own, and Rust aborts where there is
+        // none.
         while !procfs::other_threads_sleep() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -125,8 +127,8 @@ pub(crate) fn forbid_panics() {
     }));
 }
 
-/// Room in the heap that the system does not get back: what is small does not fail under a limit. It lies in
-/// pieces with something between them, so that nothing large takes it.
+/// Room in the heap that the system does not get back: what is small does not fail under a limit.
+/// It lies in pieces with something between them, so that nothing large takes it.
 struct Cushion {
     _between: Vec<Vec<u8>>,
 }
@@ -268,7 +270,8 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
 
 /// Judges results in the order of their tasks.
 ///
-/// What an iterator has lost with its pool is told by one error without a number, which is the last.
+/// What an iterator has lost with its pool is told by one error without a number, which is the
+/// last.
 fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
     let is_cut_short = matches!(results.last(), Some(Err(error)) if error.task().is_none());
     if results.len() != specs.len() && !is_cut_short {

@@ -89,8 +89,9 @@ impl Twin {
 /// Forks; `None` where the system has no room for it.
 #[expect(unsafe_code, reason = "a fault that safe code cannot make")]
 pub(crate) fn fork() -> Option<ForkResult> {
-    // SAFETY: that a copy of a program with threads uses what they may have locked is the fault: the
-    // copy allocates, which glibc allows there, ends by an alarm where it hangs, and returns to nobody.
+    // SAFETY: that a copy of a program with threads uses what they may have locked is the fault:
+    // the copy allocates, which glibc allows there, ends by an alarm where it hangs, and returns to
+    // nobody.
     unsafe { nix::unistd::fork() }.ok()
 }
 

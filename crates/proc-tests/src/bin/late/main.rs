@@ -1,4 +1,5 @@
-//! A program that has done something before `init`, or never calls it: `LATE_WAY=… LATE_CONTEXT=… late`.
+//! A program that has done something before `init`, or never calls it:
+//! `LATE_WAY=… LATE_CONTEXT=… late`.
 //!
 //! A copy that is executed again has the same environment, so it would do the same again; that main
 //! runs once is checked in each way.

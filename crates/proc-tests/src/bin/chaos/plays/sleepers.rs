@@ -9,7 +9,8 @@ use crate::ledger::FAULTS;
 use crate::station::Station;
 use crate::watch::broken;
 
-/// How long a call may take while idle workers are stopped. Some seconds, on a machine with much to do.
+/// How long a call may take while idle workers are stopped. Some seconds, on a machine with much to
+/// do.
 const SLEEPERS_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long workers are stopped that nobody continues or kills before.
@@ -18,8 +19,8 @@ const LONG: Duration = Duration::from_secs(3600);
 impl Caller<'_> {
     /// Stops workers of a pool that has nothing to do, and calls.
     ///
-    /// Where one is left, it does the work; where none is left, the time limit ends the tasks, or the
-    /// workers go on after a while.
+    /// Where one is left, it does the work; where none is left, the time limit ends the tasks, or
+    /// the workers go on after a while.
     pub(super) fn sleepers(&mut self) {
         let on_the_way = self.begin("pool whose workers are stopped");
         let station = Station::build(self.round, &mut self.rng);
