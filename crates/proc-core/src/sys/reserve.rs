@@ -4,7 +4,6 @@
 //! it is not to be had. So what is left is asked for first, and where that is little, a reserve is
 //! given up for the buffer, one message at a time.
 
-use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
@@ -22,39 +21,51 @@ const LONGEST_MESSAGE: usize = 256 << 10;
 
 /// Bytes that are kept: glibc maps a mebibyte (`MMAP_AS_MORECORE_SIZE` of its malloc.c) where a
 /// heap cannot grow, and wants a margin.
-const RESERVED: NonZeroUsize = NonZeroUsize::new(2 << 20).expect("it is not 0");
+const RESERVED: usize = 2 << 20;
 
 static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
 
 /// Address space that is mapped and not used. It is not taken from the heap, since what is given
 /// back to a heap need not be there for another thread.
 #[derive(Debug)]
-struct Reserved(NonNull<c_void>);
+struct Reserved {
+    start: NonNull<c_void>,
+    len: NonZeroUsize,
+}
 
 // SAFETY: the mapping belongs to the process; any thread may unmap it.
 unsafe impl Send for Reserved {}
 
 impl Reserved {
-    fn new() -> io::Result<Reserved> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: the kernel chooses an address where nothing is.
-        let start = unsafe { mmap_anonymous(None, RESERVED, protection, MapFlags::MAP_PRIVATE) }?;
-        Ok(Reserved(start))
+    /// As much as can be had, for one message at least; a heap may have kept some of what it was
+    /// given.
+    fn new() -> Option<Reserved> {
+        let halves = std::iter::successors(Some(RESERVED), |len| Some(len / 2));
+        halves.take_while(|len| *len >= LONGEST_MESSAGE).find_map(|len| {
+            let len = NonZeroUsize::new(len)?;
+            let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: the kernel chooses an address where nothing is.
+            let start = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) };
+            Some(Reserved { start: start.ok()?, len })
+        })
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         // SAFETY: `new` mapped it, and nobody else knows the address.
-        let _ = unsafe { munmap(self.0, RESERVED.get()) };
+        let _ = unsafe { munmap(self.start, self.len.get()) };
     }
 }
 
-/// Sets the reserve aside, if it is not there.
+/// Sets the reserve aside, as far as it is not there.
 pub(crate) fn keep_reserve() {
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
-    if reserve.is_none() {
-        *reserve = Reserved::new().ok();
+    let kept = reserve.as_ref().map_or(0, |reserve| reserve.len.get());
+    if kept < RESERVED
+        && let Some(larger) = Reserved::new().filter(|new| new.len.get() > kept)
+    {
+        *reserve = Some(larger);
     }
 }
 
@@ -69,7 +80,7 @@ pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
         std::thread::sleep(Duration::from_millis(1));
     }
     let result = f();
-    *reserve = Reserved::new().ok();
+    *reserve = Reserved::new();
     result
 }
 
