@@ -321,11 +321,23 @@ impl Link {
                     return Err(cannot(std::io::Error::from_raw_os_error(errno)));
                 }
                 Received::Report(report) => early.push_back(report),
-                _ => {
+                received => {
                     template.forget(key);
+                    if !matches!(received, Received::End) {
+                        // It may exist all the same, and nobody would know it.
+                        link.handle.signal(Signal::SIGKILL);
+                        link.wait_for_end();
+                    }
                     return Err(Error::template_gone());
                 }
             }
+        }
+    }
+
+    /// Reads what is said until the process is gone.
+    pub(crate) fn wait_for_end(&self) {
+        while !matches!(self.receive(None), Received::End | Received::Report(Report::Exited { .. }))
+        {
         }
     }
 

@@ -138,15 +138,20 @@ fn no_memory(error: &io::Error) -> String {
 }
 
 /// Why a message cannot be sent; `None` where nobody is left to receive it.
-pub(crate) fn why_not_sent(error: ipc_channel::IpcError) -> Option<String> {
+pub(crate) fn send_error(error: ipc_channel::IpcError) -> Option<io::Error> {
     match error {
         ipc_channel::IpcError::Io(error) => match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => None,
-            _ => Some(cannot_send(&error)),
+            _ => Some(error),
         },
         ipc_channel::IpcError::Disconnected => None,
-        error => Some(cannot_send(&io::Error::other(error))),
+        error => Some(io::Error::other(error)),
     }
+}
+
+/// The same in words.
+pub(crate) fn why_not_sent(error: ipc_channel::IpcError) -> Option<String> {
+    send_error(error).map(|error| cannot_send(&error))
 }
 
 /// An error of the system, and what to do about it where that is known.

@@ -189,7 +189,41 @@ fn copy_tasks(arguments: &Arguments) {
         assert!(seen.into_iter().eq(1..41));
         expect_unharmed(&pool, &before);
     }
+    drop(pool); // with Fork, a pool is built while there is one thread
+    copy_of_what_has_come(arguments);
     println!("unharmed");
+}
+
+/// An iterator whose pool is gone has results left after a gap: they are not for a copy.
+fn copy_of_what_has_come(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let marks = Marks::new();
+    let owner = std::process::id();
+    let task = |(x, mark): (u32, std::path::PathBuf)| {
+        if x == 0 {
+            crate::work_for_ever();
+        }
+        if x == 9 {
+            marks::leave(&mark);
+        }
+        x
+    };
+    let inputs = (0..10).map(|x| (x, marks.path("last")));
+    let mut results = pool.options().chunksize(1).imap(task, inputs);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            marks::wait_for(&marks.path("last"));
+            pool.terminate();
+        });
+        assert_eq!(results.next().expect("results are left").expect("it has come"), 1);
+    });
+    expect_success(in_copy(|| {
+        expect_refused(results.next().expect("an error"), owner);
+        assert!(results.next().is_none(), "it is told once");
+    }));
+    let rest: Vec<Result<u32, Error>> = results.collect();
+    assert!(rest.iter().filter_map(|result| result.as_ref().ok()).is_sorted());
+    assert!(rest.last().is_some_and(|last| last.is_err()));
 }
 
 /// A copy drops one thing of all that it has.

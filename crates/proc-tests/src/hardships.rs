@@ -2,15 +2,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{self, Gid, Pid, Uid};
-use proc_core::{Child, Context, Pool, Process};
+use proc_core::{Child, Context, Pool, Process, Task};
+use serde_bytes::ByteBuf;
 
 use crate::life::{children, children_of};
 use crate::marks::{self, Marks};
@@ -28,6 +33,8 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("stopped-template", stopped_template),
     ("given-up-rights", given_up_rights),
     ("no-processes", no_processes),
+    ("no-threads", no_threads),
+    ("descriptors-under-way", descriptors_under_way),
     ("no-temporary-directory", no_temporary_directory),
     ("scribble", scribble),
 ];
@@ -287,14 +294,74 @@ fn rights(_: ()) -> [u32; 4] {
     [users[0], users[1], groups[0], groups[1]]
 }
 
-/// There are no more processes to be had, first while a pool starts, then for a replacement.
-fn no_processes(arguments: &Arguments) {
-    // The limit does not bind root, and counts all processes of a user: be one that has no others.
+/// Becomes a user that has no other processes: limits for users do not bind root.
+fn become_somebody() {
     let user = 30_000 + std::process::id() % 20_000;
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(std::env::temp_dir(), open).expect("it is ours");
     unistd::setgid(Gid::from_raw(user)).expect("root may");
     unistd::setuid(Uid::from_raw(user)).expect("root may");
+}
+
+/// Workers that a pool has started and no thread can attend are ended, and what they had begun is
+/// done by others.
+fn no_threads(arguments: &Arguments) {
+    become_somebody();
+    let pool = arguments.pool(1);
+    let first = pool.apply(|()| std::process::id(), ()).expect("it returns");
+    let marks = Marks::new();
+    let go = marks.path("go");
+    let only_there = |(first, go): (u32, PathBuf)| {
+        if std::process::id() != first {
+            crate::work_for_ever();
+        }
+        marks::wait_for(&go);
+    };
+    let waits = pool.options().chunksize(1).map_async(only_there, vec![(first, go.clone()); 6]);
+    let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
+    setrlimit(Resource::RLIMIT_NPROC, 1, most).expect("less is allowed");
+    println!("{}", describe(&pool.resize(4).expect_err("there is no thread for it")));
+    setrlimit(Resource::RLIMIT_NPROC, most, most).expect("the hard limit stayed");
+    assert_eq!(pool.workers(), [first]);
+    marks::leave(&go);
+    waits.and_then(Task::get).expect("the first worker does all");
+    pool.resize(3).expect("there are threads again");
+    println!("{:?}", pool.map(increment, 0..3).expect("nothing fails"));
+}
+
+/// The kernel bounds how many descriptors of a user are on their way: memory cannot be sent to
+/// workers then.
+fn descriptors_under_way(arguments: &Arguments) {
+    become_somebody();
+    let pool = arguments.pool(2);
+    pool.map(increment, 0..100).expect("nothing fails");
+    let before = pool.workers();
+    let (soft, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
+    setrlimit(Resource::RLIMIT_NOFILE, 100, most).expect("less is allowed");
+    let (ours, theirs) = UnixStream::pair().expect("a pair can be made");
+    let fds = [ours.as_raw_fd(); 50];
+    for _ in 0..3 {
+        let (bytes, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&fds)]);
+        // Those of other processes' starts are on their way for a moment.
+        marks::wait_until(|| {
+            sendmsg::<()>(ours.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).is_ok()
+        });
+    }
+    let large = |bytes: ByteBuf| bytes.len();
+    for result in
+        pool.options().chunksize(1).try_map(large, vec![ByteBuf::from(vec![1; 9 << 20]); 4])
+    {
+        println!("{}", describe(&result.expect_err("no memory can be sent to a worker")));
+    }
+    drop((ours, theirs));
+    setrlimit(Resource::RLIMIT_NOFILE, soft, most).expect("the hard limit stayed");
+    assert_eq!(pool.workers(), before, "no worker is to blame");
+    println!("{}", pool.apply(large, ByteBuf::from(vec![1; 9 << 20])).expect("nothing fails"));
+}
+
+/// There are no more processes to be had, first while a pool starts, then for a replacement.
+fn no_processes(arguments: &Arguments) {
+    become_somebody();
     let context = arguments.context;
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
     // The limit of whoever forks counts: a template, and with Fork this process, which it copies.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proc_core::{Pool, Task};
 
@@ -15,6 +15,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("cancel-running", cancel_running),
     ("cancel-some", cancel_some),
     ("cancel-done", cancel_done),
+    ("cancel-at-start", cancel_at_start),
     ("futures", futures),
 ];
 
@@ -124,6 +125,23 @@ fn cancel_some(arguments: &Arguments) {
     println!("{}", describe(&task.get().expect_err("it is cancelled")));
     println!("other {}", other.get().expect("nothing fails"));
     print_fates(pool.try_map(same, 0..3));
+}
+
+/// A task is cancelled when a worker that is only beginning may have claimed it, at many moments.
+fn cancel_at_start(arguments: &Arguments) {
+    let pool = Pool::builder().processes(1).context(arguments.context).max_tasks_per_child(1);
+    let pool = pool.build().expect("it can be built");
+    let for_ever = |_: ()| work_for_ever();
+    for microseconds in 0..1500 {
+        pool.apply(same, 1).expect("its worker does one task and is replaced");
+        let task = pool.apply_async(for_ever, ()).expect("it is accepted");
+        let due = Instant::now() + Duration::from_micros(microseconds);
+        while Instant::now() < due {
+            std::hint::spin_loop();
+        }
+        assert!(task.cancel(), "it never ends by itself");
+    }
+    println!("afterwards {:?}", pool.map(same, 0..3).expect("there is a worker"));
 }
 
 fn cancel_done(arguments: &Arguments) {

@@ -5,15 +5,10 @@ use std::process::{Command, Stdio};
 
 use support::Running;
 
-// Without limits of the address space: under them Rust still aborts the program at times, where a
-// thread of it has no memory for something small. `chaos --only address-space` shows it.
 #[test]
 fn nothing_is_lost_in_chaos() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));
-    command
-        .env_clear()
-        .args(["--seconds", "9", "--limit", "20", "--without", "address-space"])
-        .stdout(Stdio::piped());
+    command.env_clear().args(["--seconds", "9", "--limit", "20"]).stdout(Stdio::piped());
     let finished = Running::start(command).finish();
     let told = finished.succeeded();
     for context in ["forkserver", "spawn", "fork"] {

@@ -18,6 +18,8 @@ in_contexts! {
     pool_of_a_stopped_template_ends: forkserver spawn fork;
     rights_given_up_are_given_up_for_all: forkserver spawn fork;
     processes_that_cannot_be_had_are_told: forkserver spawn fork;
+    workers_without_a_thread_are_ended: forkserver spawn fork;
+    descriptors_under_way_cost_no_worker: forkserver spawn fork;
     worker_that_overwrites_memory_is_told: forkserver spawn fork;
 }
 
@@ -118,15 +120,32 @@ fn rights_given_up_are_given_up_for_all(context: &str) {
     );
 }
 
-fn processes_that_cannot_be_had_are_told(context: &str) {
-    if !nix::unistd::geteuid().is_root() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: only root can become a user who has no other processes"
-        );
-        return;
+/// Whether root runs this, who can become a user that has no other processes.
+fn can_be_somebody() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        let _ = writeln!(std::io::stderr(), "skipped: only root can become another user");
     }
-    assert_told("no_processes", 4, scenario("no-processes", context, &[]).succeeded());
+    is_root
+}
+
+fn processes_that_cannot_be_had_are_told(context: &str) {
+    if can_be_somebody() {
+        assert_told("no_processes", 4, scenario("no-processes", context, &[]).succeeded());
+    }
+}
+
+fn workers_without_a_thread_are_ended(context: &str) {
+    if can_be_somebody() {
+        assert_told("no_threads", 1, scenario("no-threads", context, &[]).succeeded());
+    }
+}
+
+fn descriptors_under_way_cost_no_worker(context: &str) {
+    if can_be_somebody() {
+        let finished = scenario("descriptors-under-way", context, &[]);
+        assert_told("descriptors_under_way", 2, finished.succeeded());
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ in_contexts! {
     cancelled_task_that_runs_is_stopped: forkserver spawn fork;
     call_is_cancelled_as_a_whole: forkserver spawn fork;
     task_that_is_done_is_not_cancelled: forkserver spawn fork;
+    task_of_a_worker_that_is_only_starting_is_cancelled: forkserver spawn fork;
     tasks_are_futures: forkserver spawn fork;
 }
 
@@ -31,6 +32,11 @@ fn cancelled_task_that_runs_is_stopped(context: &str) {
 
 fn call_is_cancelled_as_a_whole(context: &str) {
     assert_told("cancel_some", 2, scenario("cancel-some", context, &[]).succeeded());
+}
+
+fn task_of_a_worker_that_is_only_starting_is_cancelled(context: &str) {
+    let finished = scenario("cancel-at-start", context, &[]);
+    assert_eq!(finished.succeeded(), "afterwards [0, 1, 2]\n");
 }
 
 fn task_that_is_done_is_not_cancelled(context: &str) {

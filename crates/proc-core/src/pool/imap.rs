@@ -178,8 +178,10 @@ where
     fn next(&mut self) -> Option<Result<R, Error>> {
         // What has come before counts as little in a copy as what is to come.
         if let Err(error) = self.arriving.crew.check_maker() {
+            let was_over = std::mem::replace(&mut self.arriving.over, true);
+            let lost = !was_over || !self.early.is_empty();
             self.early.clear();
-            return (!std::mem::replace(&mut self.arriving.over, true)).then_some(Err(error));
+            return lost.then_some(Err(error));
         }
         loop {
             if let Some(result) = self.early.remove(&self.turn) {

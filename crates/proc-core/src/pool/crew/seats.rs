@@ -21,7 +21,9 @@ use crate::worker::{Leaving, Mail};
 /// A worker's place in the pool.
 #[derive(Default)]
 pub(super) struct Seat {
+    /// There from the moment at which its worker is asked for.
     pub(super) mail: Option<IpcSender<Mail>>,
+    /// There once the worker's pid is known.
     pub(super) handle: Option<Handle>,
     /// How many regions its worker knows.
     pub(super) regions: usize,
@@ -54,6 +56,15 @@ pub(super) enum Standing {
     Broken,
 }
 
+impl Seat {
+    /// Kills the worker if that was decided and its pid is known.
+    pub(super) fn obey_doom(&self) {
+        if let (Some(_), Some(handle)) = (&self.doom, &self.handle) {
+            handle.signal(Signal::SIGKILL);
+        }
+    }
+}
+
 impl Standing {
     fn waits(self) -> bool {
         matches!(self, Standing::Vacant | Standing::Retired)
@@ -73,14 +84,15 @@ impl State {
         0..self.seats.len() as Owner
     }
 
-    /// Ends a worker, once.
+    /// Ends a worker, once. A worker that is only being started may have claimed a task already: it
+    /// is ended as soon as its pid is known.
     pub(super) fn kill(&mut self, owner: Owner, doom: Doom) {
         if let Some(seat) = self.seats.get_mut(owner as usize)
             && seat.doom.is_none()
-            && let Some(handle) = &seat.handle
+            && seat.mail.is_some()
         {
-            handle.signal(Signal::SIGKILL);
             seat.doom = Some(doom);
+            seat.obey_doom();
         }
     }
 
@@ -93,7 +105,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// There are no descriptors; what was not told is told the next time.
+    /// There are no descriptors, or a message cannot be sent; what was not told is told the next
+    /// time.
     pub(super) fn announce(&mut self) -> io::Result<()> {
         let regions = self.arena.regions();
         if self.announced == regions.len() {
@@ -102,11 +115,10 @@ impl State {
         for seat in &mut self.seats {
             let Some(mail) = &seat.mail else { continue };
             for region in &regions[seat.regions.min(regions.len())..] {
-                if mail.send(Mail::Region(region.share()?)).is_err()
-                    && let Some(handle) = &seat.handle
-                {
-                    // It is gone, or would wait for that for ever: the next one knows all.
-                    handle.signal(Signal::SIGKILL);
+                // A worker that is gone needs no region: its successor is told all at its start.
+                let sent = mail.send(Mail::Region(region.share()?));
+                if let Some(error) = sent.err().and_then(wire::send_error) {
+                    return Err(error);
                 }
                 seat.regions += 1;
             }

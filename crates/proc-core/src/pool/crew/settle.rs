@@ -188,18 +188,11 @@ impl Crew {
         let leaving = seat.leaving.take();
         seat.mail = None;
         seat.handle = None;
-        self.board.bury(owner);
         let status = exit.status;
         let death = failure.unwrap_or_else(|| Error::died(exit, &self.plan.limits));
         let death = death.at(place.clone());
-        let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
-        left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
-        left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
-        let begun = left.iter().any(|ticket| self.board.progress(*ticket).begun > 0);
-        for ticket in left {
-            let end = End { death: &death, place: &place, doom: doom.as_ref() };
-            self.settle_claimed(&mut state, ticket, &end, &mut news);
-        }
+        let end = End { death: &death, place: &place, doom: doom.as_ref() };
+        let begun = self.settle_all_claimed(&mut state, owner, &end, &mut news);
         let keeps = self.keeps(&state, owner);
         let mut broken = None;
         // Who had nothing to do, was killed by us, or went down with its template, was not to
@@ -254,6 +247,42 @@ impl Crew {
         if let Some(standing) = broken {
             self.give_up_seat(owner, standing, blamed);
         }
+    }
+
+    /// Settles what a worker left that came to nothing before its pid was known: its template may
+    /// have died in between. It may have begun a task by then.
+    pub(super) fn write_off(&self, owner: Owner) {
+        let mut news = Vec::new();
+        let mut state = self.lock();
+        self.collect_finished(&mut state, &mut news);
+        let seat = &mut state.seats[owner as usize];
+        seat.mail = None;
+        let doom = seat.doom.take();
+        let place = state.place_of(owner);
+        let death = Error::died(Exit::default(), &self.plan.limits).at(place.clone());
+        let end = End { death: &death, place: &place, doom: doom.as_ref() };
+        self.settle_all_claimed(&mut state, owner, &end, &mut news);
+        self.pump(&mut state);
+        unlock(state, news);
+    }
+
+    /// Settles all that a dead worker had claimed; whether it had begun any of it.
+    fn settle_all_claimed(
+        &self,
+        state: &mut State,
+        owner: Owner,
+        end: &End<'_>,
+        news: &mut Deliveries,
+    ) -> bool {
+        self.board.bury(owner);
+        let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
+        left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
+        left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
+        let begun = left.iter().any(|ticket| self.board.progress(*ticket).begun > 0);
+        for ticket in left {
+            self.settle_claimed(state, ticket, end, news);
+        }
+        begun
     }
 
     /// Notes that a worker died of itself; the error that ends the pool if too many did.

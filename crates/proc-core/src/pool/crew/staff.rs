@@ -1,6 +1,6 @@
 //! Starting workers, attending them to their end, and what to do where one cannot be started.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::ipc;
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::super::feed::WaitingHandles;
 use super::seats::Standing;
-use super::{Crew, Initializer, unlock};
+use super::{Crew, Doom, Initializer, unlock};
 use crate::context::{self, Context};
 use crate::ending::Tie;
 use crate::error::{Error, Place};
@@ -61,8 +61,10 @@ impl Crew {
     /// Starts a worker on seat `owner`.
     fn hire(&self, owner: Owner) -> Result<Link, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_quietly(|| self.start_worker(owner))
-            .unwrap_or_else(|panic| Err(cannot(std::io::Error::other(panic.message))))
+        panics::catch_quietly(|| self.start_worker(owner)).unwrap_or_else(|panic| {
+            self.write_off(owner);
+            Err(cannot(std::io::Error::other(panic.message)))
+        })
     }
 
     fn start_worker(&self, owner: Owner) -> Result<Link, Error> {
@@ -107,21 +109,15 @@ impl Crew {
                 ..Attributes::default()
             };
             Link::start(template, serial, &name, &attributes, Job::Work(Box::new(setup)))
+                .inspect_err(|_| self.write_off(owner))
         };
-        let link = self.with_template(start);
+        let link = self.with_template(start).map_err(|error| error.at(place))?;
         let mut state = self.lock();
         let seat = &mut state.seats[owner as usize];
-        match link {
-            Ok(link) => {
-                seat.ready = false;
-                seat.handle = Some(link.handle.clone());
-                Ok(link)
-            }
-            Err(error) => {
-                seat.mail = None;
-                Err(error.at(place))
-            }
-        }
+        seat.ready = false;
+        seat.handle = Some(link.handle.clone());
+        seat.obey_doom();
+        Ok(link)
     }
 
     /// Runs `start` with the template that makes this pool's workers, and again if it was found
@@ -177,9 +173,15 @@ impl Crew {
         state.attendants += 1;
         state.seats[owner as usize].attended = true;
         drop(state);
+        // A thread that is not to be had gives nothing back.
+        let first = Arc::new(Mutex::new(Some(link)));
+        let firsts = Arc::clone(&first);
+        let take = |first: &Mutex<Option<Link>>| {
+            first.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
         let attendant = move || {
             let Attendant(crew) = &Attendant(crew);
-            let mut link = Some(link);
+            let mut link = take(&firsts);
             while let Some(worker) = link.take() {
                 if let Err(panic) = panics::catch(|| crew.attend_one(owner, &worker)) {
                     crew.fail_seat(owner, &worker, panic.message);
@@ -200,6 +202,11 @@ impl Crew {
             Err(error) => {
                 state.attendants -= 1;
                 state.seats[owner as usize].attended = false;
+                state.kill(owner, Doom::Worker);
+                drop(state);
+                if let Some(link) = take(&first) {
+                    self.bury_killed(owner, &link, None);
+                }
                 Err(Error::start("a worker's attendant", error))
             }
         }
@@ -335,14 +342,17 @@ impl Crew {
     /// After a panic of its attendant: ends the worker, settles what it had, and does without it.
     fn fail_seat(&self, owner: Owner, link: &Link, why: String) {
         link.handle.signal(Signal::SIGKILL);
-        while !matches!(link.receive(None), Received::End | Received::Report(Report::Exited { .. }))
-        {
-        }
         let error = Error::start("a worker again", std::io::Error::other(why));
+        self.bury_killed(owner, link, Some(error.clone()));
+        self.give_up_seat(owner, Standing::Broken, error);
+    }
+
+    /// Waits for the end of a worker that was killed, and settles what it had.
+    fn bury_killed(&self, owner: Owner, link: &Link, failure: Option<Error>) {
+        link.wait_for_end();
         let pid = Some(link.handle.pid);
         let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
-        self.bury(owner, Exit::default(), Some(error.clone()), place);
-        self.give_up_seat(owner, Standing::Broken, error);
+        self.bury(owner, Exit::default(), failure, place);
     }
 }
 

@@ -47,7 +47,8 @@ impl Caller<'_> {
         let mut twin = None;
         let fork_at = self.wants_copies().then(|| self.rng.usize(..count.max(1)));
         while seen.len() < wanted {
-            if fork_at == Some(seen.len()) && twin.is_none() {
+            // Once it was cut short there may be nothing left that could be an error.
+            if fork_at == Some(seen.len()) && twin.is_none() && !is_cut_short {
                 twin = self.copy(|misuse| {
                     misuse.fails("next of an imap", || match results.next() {
                         Some(Err(error)) => Err(error),
