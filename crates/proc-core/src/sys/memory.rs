@@ -13,7 +13,12 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::os;
+use super::{has_address_space, os};
+
+/// Bytes of address space that shared memory leaves to the threads of the program. A thread that
+/// has begun under a limit may have no heap: glibc maps a page for each of its allocations then
+/// (`sysmalloc` of its malloc.c).
+const MIN_REST: usize = 2 << 20;
 
 /// What others may do with memory that they are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +122,10 @@ impl Mapping {
         let size = nix::sys::stat::fstat(fd)?.st_size;
         let len = usize::try_from(size).ok().and_then(NonZeroUsize::new);
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        // Rust aborts the program where a thread has no room for something small.
+        if !has_address_space(len.get().saturating_add(MIN_REST)) {
+            return Err(nix::errno::Errno::ENOMEM.into());
+        }
         let protection = match access {
             Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
             Access::Read => ProtFlags::PROT_READ,

@@ -23,6 +23,9 @@ const LONGEST_MESSAGE: usize = 256 << 10;
 /// heap cannot grow, and wants a margin.
 const RESERVED: usize = 2 << 20;
 
+/// Bytes that are left to other threads for what is small.
+const MIN_REST: usize = 512 << 10;
+
 static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
 
 /// Address space that is mapped and not used. It is not taken from the heap, since what is given
@@ -42,7 +45,8 @@ impl Reserved {
     fn new() -> Option<Reserved> {
         let halves = std::iter::successors(Some(RESERVED), |len| Some(len / 2));
         halves.take_while(|len| *len >= LONGEST_MESSAGE).find_map(|len| {
-            let len = NonZeroUsize::new(len)?;
+            let len =
+                NonZeroUsize::new(len).filter(|len| has_address_space(len.get() + MIN_REST))?;
             let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
             // SAFETY: the kernel chooses an address where nothing is.
             let start = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) };

@@ -136,7 +136,9 @@ struct Cushion {
 impl Cushion {
     fn new() -> Cushion {
         const PIECE: usize = 64 << 10;
-        let pairs = (0..64).map(|_| (vec![1; PIECE], vec![1; 256]));
+        // A pin is too large for the cache of a thread, which would keep it when it is dropped.
+        const PIN: usize = 2 << 10;
+        let pairs = (0..64).map(|_| (vec![1; PIECE], vec![1; PIN]));
         let (pieces, between): (Vec<Vec<u8>>, Vec<Vec<u8>>) = pairs.unzip();
         drop(pieces);
         Cushion { _between: between }
