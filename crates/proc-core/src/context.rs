@@ -33,7 +33,7 @@ use crate::{ending, panics};
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Context {
+pub enum StartMethod {
     /// The template is a copy of the program as it was in [`init`]. The default on Linux.
     ///
     /// Fast, and safe whatever threads and locks the program has later.
@@ -53,9 +53,9 @@ pub enum Context {
     Spawn,
 }
 
-impl Default for Context {
-    fn default() -> Context {
-        if cfg!(target_os = "linux") { Context::Forkserver } else { Context::Spawn }
+impl Default for StartMethod {
+    fn default() -> StartMethod {
+        if cfg!(target_os = "linux") { StartMethod::Forkserver } else { StartMethod::Spawn }
     }
 }
 
@@ -306,13 +306,13 @@ pub(crate) fn signal_daemons(signal: Signal) {
 ///
 /// A template that is a copy of this process has no copy of `streams`.
 pub(crate) fn with_template<T>(
-    context: Context,
+    context: StartMethod,
     streams: &Streams,
     mut start: impl FnMut(&Arc<Template>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let template = template_for(context, streams)?;
     match start(&template) {
-        Err(error) if error.is_template_gone() && context != Context::Fork => {
+        Err(error) if error.is_template_gone() && context != StartMethod::Fork => {
             forget(&template);
             start(&template_for(context, streams)?)
         }
@@ -320,7 +320,7 @@ pub(crate) fn with_template<T>(
     }
 }
 
-fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Error> {
+fn template_for(context: StartMethod, streams: &Streams) -> Result<Arc<Template>, Error> {
     let cannot = |error| Error::start("a template", error);
     // What `main` has closed of them must not become a channel.
     sys::fill_standard_streams();
@@ -329,12 +329,12 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
     if program.ends {
         return Err(cannot(io::Error::other("the program is ending")));
     }
-    if context == Context::Fork {
+    if context == StartMethod::Fork {
         drop(program);
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
         return Template::fork(alone, streams).map(Arc::new).map_err(cannot);
     }
-    if let (Context::Forkserver, Some(main)) = (context, &program.main)
+    if let (StartMethod::Forkserver, Some(main)) = (context, &program.main)
         && main.has_our_rights()?
     {
         return Ok(Arc::clone(main));
@@ -360,7 +360,7 @@ fn template_for(context: Context, streams: &Streams) -> Result<Arc<Template>, Er
 static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 
 /// Makes a template for all that is started from now on.
-fn make_template(context: Context) -> io::Result<Arc<Template>> {
+fn make_template(context: StartMethod) -> io::Result<Arc<Template>> {
     let _making = MAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(spawned) = &program().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
@@ -371,7 +371,7 @@ fn make_template(context: Context) -> io::Result<Arc<Template>> {
     panics::install_hook();
     if let Some(error) = template::why_not_executed() {
         // In a library the template is a copy of the program that has loaded it, as late as this.
-        let alone = SingleThread::prove().ok().filter(|_| context == Context::Forkserver);
+        let alone = SingleThread::prove().ok().filter(|_| context == StartMethod::Forkserver);
         let alone = alone.ok_or(error)?;
         let main = Arc::new(Template::fork(alone, &Streams::default())?);
         let outdated = program().main.replace(Arc::clone(&main));

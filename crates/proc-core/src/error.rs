@@ -345,7 +345,7 @@ impl Display for Error {
                 write!(
                     f,
                     ", a lock held by one of them would never open in the copy; use \
-                     Context::Forkserver, or start it before the first thread and pool"
+                     StartMethod::Forkserver, or start it before the first thread and pool"
                 )
             }
             Kind::Initializer(_) => write!(f, "the pool's initializer failed"),

@@ -32,7 +32,7 @@
 //!    where there are other threads by then (`#[tokio::main]`), the first use executes the program
 //!    again, and that copy becomes the template before its `main` begins: it costs about a
 //!    millisecond, and nothing of the program runs twice. Tests need no preparation.
-//!    [`Context::Fork`] makes a template for each process or pool, of the program as it is then,
+//!    [`StartMethod::Fork`] makes a template for each process or pool, of the program as it is then,
 //!    and needs a program with one thread. What a process inherits in each case is in the table of
 //!    `docs/new-processes.md` of the repository.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
@@ -71,14 +71,14 @@
 //! | `daemon=True` | [`.daemon(true)`](Process::daemon) |
 //! | `Popen(env=…, cwd=…, stdout=…)` | [`.env("K", "v")`](Process::env), [`.current_dir(path)`](Process::current_dir), [`.stdout(file)`](Process::stdout) |
 //! | `Pool(5, f, (x,), 100)` | [`Pool::builder()`](Pool::builder)`.processes(5).initializer(f, x).max_tasks_per_child(100).build()?` |
-//! | `get_context("spawn")` | [`Context::Spawn`] |
+//! | `get_context("spawn")` | [`StartMethod::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
 //! | `set_forkserver_preload([…])` | [`preload(f, x)`](PoolBuilder::preload): run once, in memory of every worker |
 //! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
 //! | `shared_memory`, `Array` (read-only here) | [`Shared::from_slice(&data)?`](Shared), as part of an argument |
 //! | (a pool has the size it has) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
-//! | (a pool holds what it is given) | [`memory(bytes)`](PoolBuilder::memory): at most so much at a time |
+//! | (a pool holds what it is given) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): at most so much at a time |
 //! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
@@ -113,7 +113,7 @@ mod wire;
 mod worker;
 
 pub use child::Child;
-pub use context::{Context, init};
+pub use context::{StartMethod, init};
 pub use error::Error;
 pub use function::Message;
 pub use limits::Limits;

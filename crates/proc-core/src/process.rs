@@ -14,7 +14,7 @@ use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 
 use crate::child::Child;
-use crate::context::{self, Context};
+use crate::context::{self, StartMethod};
 use crate::ending::{self, Tie};
 use crate::error::{Error, Place};
 use crate::function::{Fault, Input, Message, Name, refuse_captures};
@@ -56,7 +56,7 @@ pub struct Process<F, A> {
     function: F,
     argument: A,
     name: Option<String>,
-    context: Context,
+    context: StartMethod,
     attributes: Attributes,
 }
 
@@ -80,7 +80,7 @@ where
     #[doc(alias = "args")]
     pub fn new(function: F, argument: A) -> Self {
         refuse_captures!(F);
-        let (context, attributes) = (Context::default(), Attributes::default());
+        let (context, attributes) = (StartMethod::default(), Attributes::default());
         Process { function, argument, name: None, context, attributes }
     }
 
@@ -93,7 +93,8 @@ where
     }
 
     /// Chooses how the process comes into being.
-    pub fn context(mut self, context: Context) -> Self {
+    #[doc(alias = "context")]
+    pub fn start_method(mut self, context: StartMethod) -> Self {
         self.context = context;
         self
     }
@@ -165,7 +166,7 @@ where
 
     /// Gives the process another stdin: a file, or the reading end of [`std::io::pipe`].
     ///
-    /// With [`Context::Fork`] the process is a copy of the caller: it has what the caller has read
+    /// With [`StartMethod::Fork`] the process is a copy of the caller: it has what the caller has read
     /// ahead from its own stdin, and sees the end of a pipe only if the caller had closed the other
     /// end.
     pub fn stdin(mut self, stream: impl Into<OwnedFd>) -> Self {
@@ -205,7 +206,7 @@ where
     /// Starts the process.
     ///
     /// It has the working directory and environment that the caller has now, and shares the
-    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`Context`] for
+    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`StartMethod`] for
     /// the rest. Returns when it exists; what its function does is not waited for.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The template: a process with one thread that runs no user code, so that forking it is always
 //! safe.
 //!
-//! A template is born in one of three ways (see [`Context`](crate::Context)): forked at the top of
+//! A template is born in one of three ways (see [`StartMethod`](crate::StartMethod)): forked at the top of
 //! `main`, forked from the caller as it is now, or by executing the program again, which becomes a
 //! template before its `main` begins. From then on all are alike: a request arrives, the template
 //! forks, tells the new process's pid, and when it has reaped the process tells its exit status.
@@ -394,7 +394,7 @@ pub(crate) fn why_not_executed() -> Option<io::Error> {
             format!(
                 "this library was loaded by {}, a program that knows nothing of proc_core and is not \
                  executed again: call proc_core::init() in the library while the program has one thread \
-                 (at best when it is loaded), or use Context::Fork while it has one",
+                 (at best when it is loaded), or use StartMethod::Fork while it has one",
                 program.display()
             ),
         )

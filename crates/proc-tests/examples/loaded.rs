@@ -1,15 +1,15 @@
 //! A library that another program loads: Python, in `tests/loaded.rs`.
 #![allow(unsafe_code, reason = "a function that is found by its name")]
 
-use proc_core::{Child, Context, Error, Pool, Process};
+use proc_core::{Child, Error, Pool, Process, StartMethod};
 
 fn increment(x: u32) -> u32 {
     x + 1
 }
 
-fn use_both(context: Context) -> Result<Vec<u32>, Error> {
-    let child = Process::new(increment, 41).context(context).start().and_then(Child::join)?;
-    let pool = Pool::builder().processes(2).context(context).build()?;
+fn use_both(context: StartMethod) -> Result<Vec<u32>, Error> {
+    let child = Process::new(increment, 41).start_method(context).start().and_then(Child::join)?;
+    let pool = Pool::builder().processes(2).start_method(context).build()?;
     let mut results = pool.map(increment, [1, 2])?;
     results.push(child);
     Ok(results)
@@ -23,13 +23,14 @@ pub extern "C" fn use_processes(context: i32, is_to_init: i32) {
         proc_core::init();
     }
     let context = match context {
-        0 => Context::Forkserver,
-        1 => Context::Spawn,
-        _ => Context::Fork,
+        0 => StartMethod::Forkserver,
+        1 => StartMethod::Spawn,
+        _ => StartMethod::Fork,
     };
     match context {
-        Context::Fork => {
-            let child = Process::new(increment, 41).context(context).start().and_then(Child::join);
+        StartMethod::Fork => {
+            let child =
+                Process::new(increment, 41).start_method(context).start().and_then(Child::join);
             match child {
                 Ok(result) => println!("result {result}"),
                 Err(error) => println!("error {} {error}", kind(&error)),

@@ -85,7 +85,7 @@ fn check(what: &str, way: u32, error: &Error) {
 fn panic_cannot_unwind(arguments: &Arguments) {
     let way = arguments.number() as u32;
     let context = arguments.context;
-    let child = Process::new(panic_without_unwinding, way).context(context).start();
+    let child = Process::new(panic_without_unwinding, way).start_method(context).start();
     let error = child.and_then(Child::join).expect_err("it aborts");
     check("process", way, &error);
     let pool = arguments.pool(2);
@@ -146,7 +146,7 @@ fn abort_after_panic(arguments: &Arguments) {
         assert!(!words.iter().any(|word| told.contains(word)), "{told}");
     };
     for way in 1..=3 {
-        let child = Process::new(task, way).context(arguments.context).start();
+        let child = Process::new(task, way).start_method(arguments.context).start();
         check(child.and_then(Child::join).expect_err("it aborts"));
     }
     let pool = arguments.pool(1);
@@ -201,9 +201,11 @@ fn crash_under_limit(arguments: &Arguments) {
         let is_blamed = way != "kill" && blames.iter().any(|word| told.contains(word));
         assert!(!is_blamed, "{told}");
     };
-    let child = Process::new(crash, way.to_owned()).limits(limits()).context(arguments.context);
+    let child =
+        Process::new(crash, way.to_owned()).limits(limits()).start_method(arguments.context);
     check("process", child.start().and_then(Child::join).expect_err("it crashes"));
-    let pool = Pool::builder().processes(1).limits(limits()).context(arguments.context).build();
+    let pool =
+        Pool::builder().processes(1).limits(limits()).start_method(arguments.context).build();
     let pool = pool.expect("it can be built");
     check("task", pool.apply(crash, way.to_owned()).expect_err("it crashes"));
     println!("told");
@@ -217,11 +219,12 @@ fn allocation_under_limit(arguments: &Arguments) {
         _ => std::thread::spawn(|| vec![1_u8; 2 << 30].len()).join().unwrap_or_default(),
     };
     for way in 0..3 {
-        let child = Process::new(allocate, way).limits(limits()).context(arguments.context);
+        let child = Process::new(allocate, way).limits(limits()).start_method(arguments.context);
         let error = child.start().and_then(Child::join).expect_err("it is too much");
         assert!(error.is_limit() && error.is_death(), "{way}: {}", describe(&error));
     }
-    let pool = Pool::builder().processes(1).limits(limits()).context(arguments.context).build();
+    let pool =
+        Pool::builder().processes(1).limits(limits()).start_method(arguments.context).build();
     let pool = pool.expect("it can be built");
     for way in 0..3 {
         // One that was caught before is not blamed.

@@ -40,7 +40,7 @@ fn window(workers: usize) -> usize {
 fn max_tasks(arguments: &Arguments) {
     let pool = Pool::builder()
         .processes(1)
-        .context(arguments.context)
+        .start_method(arguments.context)
         .max_tasks_per_child(2)
         .build()
         .expect("the pool can be built");
@@ -306,7 +306,7 @@ fn huge_values(arguments: &Arguments) {
 /// Numbers that make no pool.
 fn refused_numbers(arguments: &Arguments) {
     let build = |processes, tasks: Option<u64>| {
-        let builder = Pool::builder().processes(processes).context(arguments.context);
+        let builder = Pool::builder().processes(processes).start_method(arguments.context);
         let builder = match tasks {
             Some(tasks) => builder.max_tasks_per_child(tasks),
             None => builder,

@@ -26,11 +26,11 @@ fn work(values: Vec<u64>) -> Vec<u64> {
 fn closed(arguments: &Arguments) {
     let values = |length| vec![7_u64; length];
     for length in [0, 1, 1000] {
-        let child = Process::new(work, values(length)).context(arguments.context).start();
+        let child = Process::new(work, values(length)).start_method(arguments.context).start();
         let result = child.and_then(Child::join).expect("it returns");
         assert!(result == vec![8; length]);
     }
-    let build = || Pool::builder().processes(2).context(arguments.context).build();
+    let build = || Pool::builder().processes(2).start_method(arguments.context).build();
     let pool = build().expect("it can be built");
     for _ in 0..5 {
         // The largest has memory of its own, beside what all workers share.

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use proc_core::{Child, Context, Error, Pool, Process, Sentinel, Shared, Task};
+use proc_core::{Child, Error, Pool, Process, Sentinel, Shared, StartMethod, Task};
 
 use crate::fork::{expect_success, fork, in_copy};
 use crate::marks::{self, Marks};
@@ -45,7 +45,7 @@ fn expect_refused<T>(result: Result<T, Error>, owner: u32) {
 }
 
 fn stateful_pool(arguments: &Arguments) -> Pool<u32> {
-    let builder = Pool::builder().processes(2).context(arguments.context);
+    let builder = Pool::builder().processes(2).start_method(arguments.context);
     builder.state(|first: u32| first, 7).build().expect("it can be built")
 }
 
@@ -55,7 +55,7 @@ fn expect_unharmed<S: 'static>(pool: &Pool<S>, before: &[u32]) {
         let results = pool.options().chunksize(1).map(increment, 0..50);
         assert!(results.expect("nothing fails").into_iter().eq(1..51));
     }
-    assert_eq!(pool.workers(), before, "a worker has left");
+    assert_eq!(pool.worker_pids(), before, "a worker has left");
 }
 
 /// Each call of the pool, in a copy each, and all in one.
@@ -97,12 +97,12 @@ fn copy_calls(arguments: &Arguments) {
         |pool, _| pool.terminate(),
         |pool, _| {
             // What they say is of no interest; that they return is.
-            let _ = (pool.processes(), pool.workers(), format!("{pool:?}"));
+            let _ = (pool.processes(), pool.worker_pids(), format!("{pool:?}"));
         },
     ];
     let pool = stateful_pool(arguments);
     pool.map(increment, 0..50).expect("nothing fails");
-    let (owner, before) = (std::process::id(), pool.workers());
+    let (owner, before) = (std::process::id(), pool.worker_pids());
     for call in CALLS {
         expect_success(in_copy(|| {
             call(&pool, owner);
@@ -149,7 +149,7 @@ fn use_task(way: usize, mut task: Task<u32>, owner: u32) {
 fn copy_tasks(arguments: &Arguments) {
     let pool = arguments.pool(2);
     pool.map(increment, 0..50).expect("nothing fails");
-    let (owner, before) = (std::process::id(), pool.workers());
+    let (owner, before) = (std::process::id(), pool.worker_pids());
     for way in 0..6 {
         let mut tasks: Vec<Task<u32>> =
             (0..20).map(|x| pool.apply_async(nap, x).expect("the pool is open")).collect();
@@ -232,7 +232,7 @@ fn copy_drops(arguments: &Arguments) {
     pool.map(increment, 0..50).expect("nothing fails");
     let shared = Shared::from_slice(&[1_u32, 2, 3]).expect("there is memory");
     let sum = |shared: Shared<u32>| shared.iter().sum::<u32>();
-    let before = pool.workers();
+    let before = pool.worker_pids();
     for what in 0..5 {
         let task = pool.apply_async(nap, 1).expect("the pool is open");
         let mut ordered = pool.imap(nap, 0..40);
@@ -274,7 +274,7 @@ fn copy_children(arguments: &Arguments) {
     };
     let start = |name: &str| -> (Child<u32>, Sentinel) {
         // Only the first process can be forked beside threads, and a child makes none.
-        let process = Process::new(wait, marks.path(name)).context(arguments.context);
+        let process = Process::new(wait, marks.path(name)).start_method(arguments.context);
         let child = process.start().expect("it can be started");
         let sentinel = child.sentinel();
         (child, sentinel)
@@ -315,7 +315,7 @@ fn copy_children(arguments: &Arguments) {
 fn copy_busy(arguments: &Arguments) {
     let pool = arguments.pool(2);
     pool.map(increment, 0..50).expect("nothing fails");
-    let (owner, before) = (std::process::id(), pool.workers());
+    let (owner, before) = (std::process::id(), pool.worker_pids());
     let (stop, stopped) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -350,11 +350,11 @@ fn copy_busy(arguments: &Arguments) {
 fn copy_ends(arguments: &Arguments) {
     let marks = Marks::new();
     let wait = |go: std::path::PathBuf| marks::wait_for(&go);
-    let child = Process::new(wait, marks.path("go")).context(arguments.context).start();
+    let child = Process::new(wait, marks.path("go")).start_method(arguments.context).start();
     let child = child.expect("it can be started");
     let pool = arguments.pool(2);
     pool.map(increment, 0..50).expect("nothing fails");
-    let before = pool.workers();
+    let before = pool.worker_pids();
     for way in 0..4 {
         let mut results = pool.imap(nap, 0..40);
         assert_eq!(results.next().expect("40 results").expect("nothing fails"), 1);
@@ -377,13 +377,13 @@ fn copy_ends(arguments: &Arguments) {
     println!("unharmed");
 }
 
-fn use_anew(context: Context) {
-    let child = Process::new(increment, 41).context(context).start();
+fn use_anew(context: StartMethod) {
+    let child = Process::new(increment, 41).start_method(context).start();
     assert_eq!(child.and_then(Child::join).expect("it returns"), 42);
-    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
     assert!(pool.map(increment, 0..20).expect("nothing fails").into_iter().eq(1..21));
     drop(pool);
-    let child = Process::new(increment, 1).context(Context::Forkserver).start();
+    let child = Process::new(increment, 1).start_method(StartMethod::Forkserver).start();
     assert_eq!(child.and_then(Child::join).expect("it returns"), 2);
 }
 
@@ -393,7 +393,7 @@ fn copy_anew(arguments: &Arguments) {
     expect_success(in_copy(|| use_anew(context)));
     let pool = arguments.pool(2);
     pool.map(increment, 0..50).expect("nothing fails");
-    let before = pool.workers();
+    let before = pool.worker_pids();
     for _ in 0..3 {
         expect_success(in_copy(|| {
             use_anew(context);

@@ -21,7 +21,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn builder(arguments: &Arguments) -> PoolBuilder {
-    Pool::builder().processes(2).context(arguments.context)
+    Pool::builder().processes(2).start_method(arguments.context)
 }
 
 fn build(builder: PoolBuilder) -> Pool {
@@ -190,7 +190,7 @@ fn mapped() -> usize {
 /// Maps of far more than may be there at a time, in and out, also of values larger than the bound.
 fn bound(arguments: &Arguments) {
     for bound in [1, 100_000, 4 << 20] {
-        let pool = build(builder(arguments).memory(bound));
+        let pool = build(builder(arguments).memory_limit(bound));
         let sent = pool.map(|x: Vec<u8>| x.len(), (0..20).map(|_| bytes(1 << 20)));
         assert_eq!(sent.expect("nothing fails"), vec![1 << 20; 20]);
         let made = pool.map(|len: usize| vec![1_u8; len], vec![1 << 20; 20]);
@@ -214,7 +214,7 @@ fn bound(arguments: &Arguments) {
 /// An iterator whose consumer makes other calls meanwhile.
 fn bound_and_slow(arguments: &Arguments) {
     for bound in [100, 300_000] {
-        let pool = build(builder(arguments).memory(bound));
+        let pool = build(builder(arguments).memory_limit(bound));
         let mut seen = 0;
         for result in pool.imap(|x: Vec<u8>| x, (0..200).map(|_| bytes(100_000))) {
             assert_eq!(result.expect("nothing fails").len(), 100_000);
@@ -236,7 +236,7 @@ fn bound_and_slow(arguments: &Arguments) {
 }
 
 fn bound_and_two(arguments: &Arguments) {
-    let pool = build(builder(arguments).memory(250_000));
+    let pool = build(builder(arguments).memory_limit(250_000));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for len in [1000, 100_000, 400_000] {
@@ -254,7 +254,7 @@ fn bound_and_two(arguments: &Arguments) {
 }
 
 fn bound_and_retries(arguments: &Arguments) {
-    let pool = build(builder(arguments).memory(150_000));
+    let pool = build(builder(arguments).memory_limit(150_000));
     let moody = |x: Vec<u8>| {
         static TIMES: AtomicBool = AtomicBool::new(false);
         assert!(x[0] != 0 || TIMES.swap(true, Ordering::Relaxed), "once in each worker");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender, IpcSharedMemory};
-use proc_core::{Child, Context, Pool, Process};
+use proc_core::{Child, Pool, Process, StartMethod};
 use serde::{Deserialize, Serialize};
 
 use crate::failures::{Odd, PANICS_WHEN_READ, PANICS_WHEN_WRITTEN, UNREADABLE, UNWRITABLE};
@@ -20,7 +20,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 fn worker_descriptors(arguments: &Arguments) {
     let pool = Pool::builder()
         .processes(arguments.number())
-        .context(arguments.context)
+        .start_method(arguments.context)
         .initializer(|()| println!("{}", descriptors()), ())
         .build()
         .expect("the pool can be built");
@@ -101,7 +101,7 @@ fn check((questions, parcel, answers): (IpcSender<u32>, Parcel, IpcReceiver<u32>
 /// Channel ends and shared memory as arguments and results, of processes and of tasks.
 fn channels(arguments: &Arguments) {
     let (parcel_1, ends) = parcel(1);
-    let child = Process::new(answer, parcel_1).context(arguments.context).start();
+    let child = Process::new(answer, parcel_1).start_method(arguments.context).start();
     let child = child.expect("it can be started");
     ends.questions.send(100).expect("the child has the other end");
     assert_eq!(ends.answers.recv().expect("the child answers"), 101);
@@ -109,12 +109,12 @@ fn channels(arguments: &Arguments) {
     // Nobody holds the child's ends any more, the template included. That of a forked process is a
     // copy of the caller with its descriptors, and ends in its own time.
     match arguments.context {
-        Context::Fork => marks::wait_until(|| ends.questions.send(1).is_err()),
+        StartMethod::Fork => marks::wait_until(|| ends.questions.send(1).is_err()),
         _ => assert!(ends.questions.send(1).is_err()),
     }
     assert!(matches!(ends.answers.recv(), Err(ipc_channel::IpcError::Disconnected)));
 
-    let child = Process::new(make, 2).context(arguments.context).start();
+    let child = Process::new(make, 2).start_method(arguments.context).start();
     check(child.and_then(Child::join).expect("it returns"));
 
     let pool = arguments.pool(2);
@@ -190,7 +190,7 @@ fn too_many_channels(arguments: &Arguments) {
 /// What is open before there is a pool, and so must be all when it is gone.
 fn descriptors_without_a_pool(arguments: &Arguments) -> String {
     // Where templates are executed, the first process leaves one.
-    let child = Process::new(|()| (), ()).context(arguments.context).start();
+    let child = Process::new(|()| (), ()).start_method(arguments.context).start();
     child.and_then(Child::join).expect("it returns");
     descriptors()
 }

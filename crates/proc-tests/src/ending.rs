@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use proc_core::{Context, Process};
+use proc_core::{Process, StartMethod};
 
 use crate::marks::{self, Marks};
 use crate::{Arguments, Scenario, work_for_ever};
@@ -47,7 +47,7 @@ fn outlive(mark: &Path) {
 fn children_at_the_end(arguments: &Arguments) {
     let mark = mark_the_end();
     // That its template is a copy of this process must hold up nobody.
-    let done = Process::new(|()| (), ()).context(arguments.context).start();
+    let done = Process::new(|()| (), ()).start_method(arguments.context).start();
     let mut done = done.expect("it can be started");
     marks::wait_until(|| !done.is_alive());
     std::mem::forget(done);
@@ -62,10 +62,10 @@ fn children_at_the_end(arguments: &Arguments) {
             std::fs::remove_file(mark).expect("it is there");
         }
     };
-    let first = Process::new(work, (mark.clone(), None)).context(arguments.context);
+    let first = Process::new(work, (mark.clone(), None)).start_method(arguments.context);
     drop(first.start().expect("it can be started"));
     let other = Some(mark.with_extension("1"));
-    let second = Process::new(work, (mark, other)).context(arguments.context);
+    let second = Process::new(work, (mark, other)).start_method(arguments.context);
     std::mem::forget(second.start().expect("it can be started"));
     println!("main ends");
     match arguments.word() {
@@ -93,14 +93,14 @@ fn stuck_at_the_end(arguments: &Arguments) {
         println!("main is over");
         work_for_ever();
     };
-    let child = Process::new(work, mark_the_end()).context(arguments.context).start();
+    let child = Process::new(work, mark_the_end()).start_method(arguments.context).start();
     drop(child.expect("it can be started"));
 }
 
 /// Daemons that end when they are told to, in their own way, and one that does not; and a child.
 fn daemons_at_the_end(arguments: &Arguments) {
     let mark = mark_the_end();
-    let plain = Process::new(|()| work_for_ever(), ()).daemon(true).context(arguments.context);
+    let plain = Process::new(|()| work_for_ever(), ()).daemon(true).start_method(arguments.context);
     drop(plain.start().expect("it can be started"));
     let polite = |ready: PathBuf| {
         let signals: SigSet = [Signal::SIGTERM].into_iter().collect();
@@ -111,7 +111,7 @@ fn daemons_at_the_end(arguments: &Arguments) {
         std::fs::remove_file(&ready).expect("it is there");
     };
     let told = mark.with_extension("polite");
-    let polite = Process::new(polite, told.clone()).daemon(true).context(arguments.context);
+    let polite = Process::new(polite, told.clone()).daemon(true).start_method(arguments.context);
     let polite = polite.start().expect("it can be started");
     marks::wait_for(&told);
     match arguments.word() {
@@ -125,7 +125,7 @@ fn daemons_at_the_end(arguments: &Arguments) {
         work_for_ever();
     };
     let ready = mark.with_extension("deaf");
-    let deaf = Process::new(deaf, ready.clone()).daemon(true).context(arguments.context);
+    let deaf = Process::new(deaf, ready.clone()).daemon(true).start_method(arguments.context);
     drop(deaf.start().expect("it can be started"));
     marks::wait_for(&ready);
     std::fs::remove_file(&ready).expect("it is there");
@@ -135,7 +135,8 @@ fn daemons_at_the_end(arguments: &Arguments) {
         std::fs::remove_file(&mark).expect("it is there");
         println!("child is done");
     };
-    let child = Process::new(work, (mark, told)).daemon(false).context(arguments.context).start();
+    let child =
+        Process::new(work, (mark, told)).daemon(false).start_method(arguments.context).start();
     drop(child.expect("it can be started"));
     println!("main ends");
 }
@@ -144,9 +145,9 @@ fn daemons_at_the_end(arguments: &Arguments) {
 fn grandchildren(arguments: &Arguments) {
     let work = |(context, returns): (u8, PathBuf)| {
         let context = match context {
-            0 => Context::Forkserver,
-            1 => Context::Spawn,
-            _ => Context::Fork,
+            0 => StartMethod::Forkserver,
+            1 => StartMethod::Spawn,
+            _ => StartMethod::Fork,
         };
         let last = |returns: PathBuf| {
             outlive(&returns);
@@ -154,23 +155,23 @@ fn grandchildren(arguments: &Arguments) {
         };
         drop(
             Process::new(last, returns.clone())
-                .context(context)
+                .start_method(context)
                 .start()
                 .expect("it can be started"),
         );
-        let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).context(context);
+        let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).start_method(context);
         drop(daemon.start().expect("it can be started"));
         println!("child returns");
         marks::leave(&returns);
     };
     let marks = Marks::new();
     let context = match arguments.context {
-        Context::Forkserver => 0,
-        Context::Spawn => 1,
-        Context::Fork => 2,
+        StartMethod::Forkserver => 0,
+        StartMethod::Spawn => 1,
+        StartMethod::Fork => 2,
     };
     let argument = (context, marks.path("returns"));
-    let child = Process::new(work, argument).context(arguments.context).start();
+    let child = Process::new(work, argument).start_method(arguments.context).start();
     child.and_then(proc_core::Child::join).expect("it returns");
     println!("joined");
 }

@@ -182,10 +182,10 @@ fn odd_values(arguments: &Arguments) {
         let pool = Pool::builder().processes(1).initializer(|_: Odd| (), Odd(odd));
         // The first pool's threads are there, so Fork could not be.
         let context = match arguments.context {
-            proc_core::Context::Fork => proc_core::Context::Forkserver,
+            proc_core::StartMethod::Fork => proc_core::StartMethod::Forkserver,
             other => other,
         };
-        pool.context(context).build().and_then(|pool| pool.apply(pid, 0))
+        pool.start_method(context).build().and_then(|pool| pool.apply(pid, 0))
     };
     for odd in [UNWRITABLE, PANICS_WHEN_WRITTEN, UNREADABLE, PANICS_WHEN_READ] {
         println!("{}", describe(&with(odd).expect_err("it cannot cross")));
@@ -213,7 +213,7 @@ fn initializer_fails(arguments: &Arguments) {
     };
     let pool = Pool::builder()
         .processes(2)
-        .context(arguments.context)
+        .start_method(arguments.context)
         .initializer(initializer, way)
         .build()
         .expect("initializers are not waited for");
@@ -238,7 +238,7 @@ fn initializer_fails_once(arguments: &Arguments) {
     };
     let pool = Pool::builder()
         .processes(2)
-        .context(arguments.context)
+        .start_method(arguments.context)
         .initializer(initializer, marks.path("first"))
         .build()
         .expect("initializers are not waited for");

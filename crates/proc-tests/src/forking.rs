@@ -205,7 +205,7 @@ static PRELOADED: OnceLock<u32> = OnceLock::new();
 
 /// What a pool runs beside tasks: initializer, maker of the state, worker_exit, preload.
 fn forking_set_up(arguments: &Arguments) {
-    let builder = || Pool::builder().processes(2).context(arguments.context);
+    let builder = || Pool::builder().processes(2).start_method(arguments.context);
     let stateless = || match arguments.word() {
         "initializer" => builder().initializer(|()| fork_here(), ()).build(),
         _ => builder()
@@ -220,7 +220,7 @@ fn forking_set_up(arguments: &Arguments) {
         }
     };
     // Only the first pool can be forked.
-    let rounds = if arguments.context == proc_core::Context::Fork { 1 } else { 10 };
+    let rounds = if arguments.context == proc_core::StartMethod::Fork { 1 } else { 10 };
     for _ in 0..rounds {
         match arguments.word() {
             "initializer" | "preload" => {
@@ -230,7 +230,7 @@ fn forking_set_up(arguments: &Arguments) {
                     let told = pool.map(|_: u32| PRELOADED.get().copied(), 0..20);
                     assert_eq!(told.expect("nothing fails"), [Some(7); 20]);
                 }
-                assert_eq!(pool.workers().len(), 2);
+                assert_eq!(pool.worker_pids().len(), 2);
                 pool.close();
                 pool.join().expect("the workers end");
             }
@@ -240,7 +240,7 @@ fn forking_set_up(arguments: &Arguments) {
                     let told = pool.with_state().map(|state: &mut u32, x: u32| *state + x, 0..20);
                     assert!(told.expect("nothing fails").into_iter().eq(7..27));
                 }
-                assert_eq!(pool.workers().len(), 2);
+                assert_eq!(pool.worker_pids().len(), 2);
                 pool.close();
                 pool.join().expect("the workers end");
             }
@@ -255,9 +255,9 @@ fn forking_processes(arguments: &Arguments) {
     for round in 0..ROUNDS {
         let context = arguments.context;
         let child = match round % 3 {
-            0 => Process::new(returns, 1).context(context).start(),
-            1 => Process::new(forks_twice, 1).context(context).start(),
-            _ => Process::new(thread_returns, 1).context(context).start(),
+            0 => Process::new(returns, 1).start_method(context).start(),
+            1 => Process::new(forks_twice, 1).start_method(context).start(),
+            _ => Process::new(thread_returns, 1).start_method(context).start(),
         };
         assert_eq!(child.and_then(Child::join).expect("it returns"), 1, "round {round}");
     }

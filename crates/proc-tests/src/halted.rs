@@ -62,7 +62,7 @@ fn halted_one(arguments: &Arguments) {
         let halted = match round % 3 {
             // The one that is given a task first, if it is the one that had the last.
             0 => pool.apply(|()| std::process::id(), ()).expect("nothing fails"),
-            place => pool.workers()[place - 1],
+            place => pool.worker_pids()[place - 1],
         };
         halt(halted);
         for x in 0..4 {
@@ -81,7 +81,7 @@ fn halted_one(arguments: &Arguments) {
 fn halted_some(arguments: &Arguments) {
     let pool = idle_pool(arguments, 4);
     for round in 0..4 {
-        let workers = pool.workers();
+        let workers = pool.worker_pids();
         let halted: Vec<u32> =
             (0..4).filter(|number| *number != round).map(|number| workers[number]).collect();
         halted.iter().for_each(|pid| halt(*pid));
@@ -104,7 +104,7 @@ fn halted_alone(arguments: &Arguments) {
     let options = pool.options().timeout(TIMEOUT);
     let task = || options.apply_async(increment, 1).expect("the pool is open");
     for _ in 0..2 {
-        let before = pool.workers();
+        let before = pool.worker_pids();
         halt(before[0]);
         let error = soon("the time-out", || match arguments.word() {
             "get" => task().get().map(drop),
@@ -134,7 +134,7 @@ fn halted_alone(arguments: &Arguments) {
         assert!(error.is_timeout(), "{}", describe(&error));
         let results = soon("what comes after it", || pool.map(increment, 0..5));
         assert_eq!(results.expect("the worker was replaced"), [1, 2, 3, 4, 5]);
-        assert_ne!(pool.workers(), before, "it was killed and replaced");
+        assert_ne!(pool.worker_pids(), before, "it was killed and replaced");
         marks::wait_until(|| !marks::lives(before[0]));
     }
     println!("told");
@@ -152,7 +152,7 @@ fn halted_between(arguments: &Arguments) {
             seen.extend(taken.map(|result| result.expect("nothing fails")));
         };
         take(50 + 10 * round);
-        let halted = pool.workers()[round % 2];
+        let halted = pool.worker_pids()[round % 2];
         halt(halted);
         // It may be at one task, and have nothing else that only it can do.
         soon("what others can do", || take(TASKS as usize - 51 - 10 * round));

@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{self, Gid, Pid, Uid};
-use proc_core::{Child, Context, Pool, Process, Task};
+use proc_core::{Child, Pool, Process, StartMethod, Task};
 use serde_bytes::ByteBuf;
 
 use crate::life::{children, children_of};
@@ -45,7 +45,7 @@ fn increment(x: u32) -> u32 {
 
 /// A process and a pool do what they are for.
 fn use_both(arguments: &Arguments) {
-    let child = Process::new(increment, 41).context(arguments.context).start();
+    let child = Process::new(increment, 41).start_method(arguments.context).start();
     println!("process {}", child.and_then(Child::join).expect("it returns"));
     let pool = arguments.pool(2);
     println!("pool {:?}", pool.map(increment, 0..3).expect("nothing fails"));
@@ -71,18 +71,18 @@ fn long_environment(arguments: &Arguments) {
         let ours = std::env::vars().filter(|(name, _)| name.starts_with("PROC_TESTS_"));
         ours.map(|(_, value)| value.len()).sum::<usize>()
     };
-    let child = Process::new(total, ()).context(arguments.context).start();
+    let child = Process::new(total, ()).start_method(arguments.context).start();
     println!("process {}", child.and_then(Child::join).expect("it returns"));
     println!("pool {}", arguments.pool(1).apply(total, ()).expect("it returns"));
 }
 
 fn long_names(arguments: &Arguments) {
     let name = "x".repeat(1_000_000);
-    let process = Process::new(increment, 41).context(arguments.context).name(name.clone());
+    let process = Process::new(increment, 41).start_method(arguments.context).name(name.clone());
     let child = process.start().expect("it can be started");
     assert_eq!(child.name(), name);
     println!("process {}", child.join().expect("it returns"));
-    let pool = Pool::builder().processes(1).context(arguments.context).name(name).build();
+    let pool = Pool::builder().processes(1).start_method(arguments.context).name(name).build();
     let result = pool.expect("it can be built").apply(increment, 0);
     println!("pool {}", result.expect("it returns"));
 }
@@ -92,12 +92,12 @@ fn touched_program(arguments: &Arguments) {
     let path = std::env::current_exe().expect("/proc is mounted");
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     File::open(path).and_then(|file| file.set_modified(date)).expect("it is ours");
-    let child = Process::new(increment, 41).context(arguments.context).start();
+    let child = Process::new(increment, 41).start_method(arguments.context).start();
     match child.and_then(Child::join) {
         Ok(result) => println!("process {result}"),
         Err(error) => println!("process {}", describe(&error)),
     }
-    let pool = Pool::builder().processes(1).context(arguments.context).build();
+    let pool = Pool::builder().processes(1).start_method(arguments.context).build();
     match pool.and_then(|pool| pool.apply(increment, 0)) {
         Ok(result) => println!("pool {result}"),
         Err(error) => println!("pool {}", describe(&error)),
@@ -117,12 +117,12 @@ fn held_stream(arguments: &Arguments) {
     drop(pool);
     let context = match arguments.context {
         // There were threads.
-        Context::Fork => Context::Forkserver,
+        StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };
     let child = match arguments.word() {
-        "stdout" => Process::new(hold_stdout, ()).context(context).start(),
-        _ => Process::new(hold_stdin, ()).context(context).start(),
+        "stdout" => Process::new(hold_stdout, ()).start_method(context).start(),
+        _ => Process::new(hold_stdin, ()).start_method(context).start(),
     };
     println!("process {}", child.and_then(Child::join).expect("it returns"));
 }
@@ -168,7 +168,7 @@ fn unspeakable_directory(arguments: &Arguments) {
         File::create_new(mark).expect("it is new");
         std::env::current_dir().expect("it exists").into_os_string()
     };
-    let child = Process::new(visit, "a".to_owned()).context(arguments.context).start();
+    let child = Process::new(visit, "a".to_owned()).start_method(arguments.context).start();
     let seen = child.and_then(Child::join).expect("it returns");
     assert_eq!(seen, std::env::current_dir().expect("it exists"));
     assert!(seen.into_vec().ends_with(b"/d\xff\xfe"));
@@ -276,14 +276,14 @@ fn stopped_template(arguments: &Arguments) {
 /// The program was started as root and is somebody else now.
 fn given_up_rights(arguments: &Arguments) {
     const NOBODY: u32 = 65534;
-    let before = Process::new(rights, ()).context(arguments.context).start();
+    let before = Process::new(rights, ()).start_method(arguments.context).start();
     println!("before {:?}", before.and_then(Child::join).expect("it returns"));
     // Templates that are executed need it.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(std::env::temp_dir(), open).expect("it is ours");
     unistd::setgid(Gid::from_raw(NOBODY)).expect("root may");
     unistd::setuid(Uid::from_raw(NOBODY)).expect("root may");
-    let after = Process::new(rights, ()).context(arguments.context).start();
+    let after = Process::new(rights, ()).start_method(arguments.context).start();
     println!("process {:?}", after.and_then(Child::join).expect("it returns"));
     println!("worker {:?}", arguments.pool(1).apply(rights, ()).expect("it returns"));
 }
@@ -322,7 +322,7 @@ fn no_threads(arguments: &Arguments) {
     setrlimit(Resource::RLIMIT_NPROC, 1, most).expect("less is allowed");
     println!("{}", describe(&pool.resize(4).expect_err("there is no thread for it")));
     setrlimit(Resource::RLIMIT_NPROC, most, most).expect("the hard limit stayed");
-    assert_eq!(pool.workers(), [first]);
+    assert_eq!(pool.worker_pids(), [first]);
     marks::leave(&go);
     waits.and_then(Task::get).expect("the first worker does all");
     pool.resize(3).expect("there are threads again");
@@ -335,7 +335,7 @@ fn descriptors_under_way(arguments: &Arguments) {
     become_somebody();
     let pool = arguments.pool(2);
     pool.map(increment, 0..100).expect("nothing fails");
-    let before = pool.workers();
+    let before = pool.worker_pids();
     let (soft, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
     setrlimit(Resource::RLIMIT_NOFILE, 100, most).expect("less is allowed");
     let (ours, theirs) = UnixStream::pair().expect("a pair can be made");
@@ -355,7 +355,7 @@ fn descriptors_under_way(arguments: &Arguments) {
     }
     drop((ours, theirs));
     setrlimit(Resource::RLIMIT_NOFILE, soft, most).expect("the hard limit stayed");
-    assert_eq!(pool.workers(), before, "no worker is to blame");
+    assert_eq!(pool.worker_pids(), before, "no worker is to blame");
     println!("{}", pool.apply(large, ByteBuf::from(vec![1; 9 << 20])).expect("nothing fails"));
 }
 
@@ -372,16 +372,16 @@ fn no_processes(arguments: &Arguments) {
         }
     };
     let grandchildren = || children().into_iter().flat_map(children_of).count();
-    let child = Process::new(increment, 1).context(context).start();
+    let child = Process::new(increment, 1).start_method(context).start();
     child.and_then(Child::join).expect("it returns");
     marks::wait_until(|| grandchildren() == 0);
     // This one, the template, and two workers of four.
     limit(4);
-    let pool = Pool::builder().processes(4).context(context).build();
+    let pool = Pool::builder().processes(4).start_method(context).build();
     println!("{}", describe(&pool.expect_err("there is no third worker")));
     marks::wait_until(|| grandchildren() == 0);
     limit(most);
-    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
     limit(0);
     let die = |task: u32| {
         if task == 0 {
@@ -399,12 +399,12 @@ fn no_processes(arguments: &Arguments) {
 
 /// There is no directory for temporary files.
 fn no_temporary_directory(arguments: &Arguments) {
-    let child = Process::new(increment, 41).context(arguments.context).start();
+    let child = Process::new(increment, 41).start_method(arguments.context).start();
     match child.and_then(Child::join) {
         Ok(result) => println!("process {result}"),
         Err(error) => println!("process {}", describe(&error)),
     }
-    let pool = Pool::builder().processes(1).context(arguments.context).build();
+    let pool = Pool::builder().processes(1).start_method(arguments.context).build();
     match pool.and_then(|pool| pool.apply(increment, 0)) {
         Ok(result) => println!("pool {result}"),
         Err(error) => println!("pool {}", describe(&error)),

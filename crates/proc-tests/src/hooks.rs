@@ -40,14 +40,14 @@ fn hooks(arguments: &Arguments) {
         set_hook(());
     }
     proc_core::init();
-    let builder = || Pool::builder().processes(1).context(arguments.context);
+    let builder = || Pool::builder().processes(1).start_method(arguments.context);
     if place == "process" {
         let both = |x: u32| {
             set_hook(());
             thread_panics(x);
             panics(x)
         };
-        let child = Process::new(both, 1).context(arguments.context).start();
+        let child = Process::new(both, 1).start_method(arguments.context).start();
         // A hook that is set within the call itself has the place to itself; the message arrives.
         let error = child.and_then(Child::join).expect_err("it panics");
         assert!(error.is_panic(), "{}", describe(&error));
@@ -90,7 +90,7 @@ fn hook_twice(arguments: &Arguments) {
             previous(info);
         }));
     };
-    let pool = Pool::builder().processes(1).context(arguments.context);
+    let pool = Pool::builder().processes(1).start_method(arguments.context);
     let pool = pool.initializer(chain, ()).build().expect("it can be built");
     let passing = |x: u32| {
         let previous = std::panic::take_hook();

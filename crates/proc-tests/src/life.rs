@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
-use proc_core::{Child, Context, Pool, Process};
+use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::descriptors::count_descriptors;
 use crate::marks::{self, Marks};
@@ -49,7 +49,7 @@ fn stay(arguments: &Arguments) {
             let pool = arguments.pool(2);
             // A context does not cross between processes, so it is part of the function.
             match arguments.context {
-                Context::Spawn => pool.map(nested::<true>, 0..2),
+                StartMethod::Spawn => pool.map(nested::<true>, 0..2),
                 _ => pool.map(nested::<false>, 0..2),
             }
             .expect("it is ended from outside");
@@ -64,13 +64,13 @@ fn busy(_: u32) {
 }
 
 fn nested<const SPAWN: bool>(_: u32) {
-    let context = if SPAWN { Context::Spawn } else { Context::Forkserver };
+    let context = if SPAWN { StartMethod::Spawn } else { StartMethod::Forkserver };
     let asleep = |()| {
         println!("asleep");
         work_for_ever()
     };
     let children: Vec<_> = (0..2)
-        .map(|_| Process::new(asleep, ()).context(context).start().expect("it can be started"))
+        .map(|_| Process::new(asleep, ()).start_method(context).start().expect("it can be started"))
         .collect();
     for child in children {
         child.join().expect("it is ended from outside");
@@ -83,14 +83,15 @@ fn thread_ends(arguments: &Arguments) {
     let context = arguments.context;
     let path = marks.path("go");
     let make = move || {
-        let pool = Pool::builder().processes(2).context(context).build();
+        let pool = Pool::builder().processes(2).start_method(context).build();
         let pool = pool.expect("it can be built");
         let pids = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
         let wait = |mark: PathBuf| {
             marks::wait_for(&mark);
             7
         };
-        let child = Process::new(wait, path).context(context).start().expect("it can be started");
+        let child =
+            Process::new(wait, path).start_method(context).start().expect("it can be started");
         (pool, pids, child)
     };
     let (pool, mut pids, child) = std::thread::spawn(make).join().expect("it does not panic");
@@ -129,7 +130,7 @@ fn deaf_task(arguments: &Arguments) {
 fn terminate_times(arguments: &Arguments) {
     let context = match arguments.context {
         // Only the first pool can be forked: then there are threads, for a moment longer than it.
-        Context::Fork => Context::Forkserver,
+        StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };
     let quickly = |what: &str, pool: Pool| {
@@ -139,7 +140,7 @@ fn terminate_times(arguments: &Arguments) {
         assert!(took < Duration::from_millis(400), "{what}: {took:?}");
     };
     let marks = Marks::new();
-    let pool = |processes| Pool::builder().processes(processes).context(context).build();
+    let pool = |processes| Pool::builder().processes(processes).start_method(context).build();
     quickly("just built", arguments.pool(4));
     let idle = pool(4).expect("it can be built");
     idle.map(|x: u32| x, 0..100).expect("nothing fails");
@@ -313,7 +314,7 @@ fn busy_threads(arguments: &Arguments) {
                 println!("{text}");
                 text.len()
             };
-            let child = Process::new(work, number).context(arguments.context).start();
+            let child = Process::new(work, number).start_method(arguments.context).start();
             child.and_then(Child::join).expect("it returns");
         }
         stop.store(true, Ordering::Relaxed);
@@ -392,7 +393,7 @@ fn many_lives(arguments: &Arguments) {
     let context = arguments.context;
     let live = |pools: usize| {
         for round in 0..pools {
-            let pool = Pool::builder().processes(2).context(context).build();
+            let pool = Pool::builder().processes(2).start_method(context).build();
             let pool = pool.expect("it can be built");
             let results = pool.map(|x: usize| x + 1, 0..20).expect("nothing fails");
             assert!(results.into_iter().eq(1..21));
@@ -409,7 +410,7 @@ fn many_lives(arguments: &Arguments) {
             }
         }
         for number in 0..10 * pools {
-            let child = Process::new(|x: usize| x, number).context(context).start();
+            let child = Process::new(|x: usize| x, number).start_method(context).start();
             let child = child.expect("it can be started");
             if number % 10 == 9 {
                 drop(child);
@@ -461,7 +462,7 @@ fn is_running(pid: u32) -> bool {
 /// Templates are killed, and processes are started at once, or when the template is gone.
 fn template_killed(arguments: &Arguments) {
     let start = || {
-        let child = Process::new(|x: u32| x + 1, 41).context(arguments.context).start();
+        let child = Process::new(|x: u32| x + 1, 41).start_method(arguments.context).start();
         child.and_then(Child::join).expect("another template takes over")
     };
     assert_eq!(start(), 42);
@@ -475,7 +476,7 @@ fn template_killed(arguments: &Arguments) {
             marks::wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
         }
         assert_eq!(start(), 42);
-        let pool = Pool::builder().processes(2).context(arguments.context).build();
+        let pool = Pool::builder().processes(2).start_method(arguments.context).build();
         let results = pool.and_then(|pool| pool.map(|x: u32| x + 1, [1, 2]));
         assert_eq!(results.expect("another template takes over"), [2, 3]);
     }
@@ -485,7 +486,8 @@ fn template_killed(arguments: &Arguments) {
 /// A pool's template is killed, and with it its workers: idle first, then in tasks.
 fn template_killed_under_a_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
-    let child = Process::new(|()| work_for_ever(), ()).context(Context::Forkserver).start();
+    let child =
+        Process::new(|()| work_for_ever(), ()).start_method(StartMethod::Forkserver).start();
     let child = child.expect("it can be started");
     let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
     let kill_all = || {

@@ -49,12 +49,12 @@ fn limits_set(arguments: &Arguments) {
         println!("{what}: {}", text.replace(&format!("cpus [{cpu}]"), "cpus [C]"));
     };
     let start = |limits: Limits| {
-        let process = Process::new(look, ()).limits(limits).context(arguments.context);
+        let process = Process::new(look, ()).limits(limits).start_method(arguments.context);
         process.start().and_then(Child::join).expect("it returns")
     };
     tell("process", &start(limits.clone()));
     assert_eq!(start(Limits::new()), look(()), "none is set where none was asked for");
-    let pool = Pool::builder().processes(1).limits(limits).context(arguments.context);
+    let pool = Pool::builder().processes(1).limits(limits).start_method(arguments.context);
     let pool = pool.build().expect("it can be built");
     tell("worker", &pool.apply(look, ()).expect("it returns"));
     assert!(pool.apply(|()| std::process::exit(1), ()).map(|(): ()| ()).is_err());
@@ -74,14 +74,15 @@ fn limits_passed(arguments: &Arguments) {
     };
     // Before there are threads.
     let process = |task| {
-        let process = Process::new(work, task).limits(limits.clone()).context(arguments.context);
+        let process =
+            Process::new(work, task).limits(limits.clone()).start_method(arguments.context);
         let error = process.start().and_then(Child::join).expect_err("it passes a limit");
         assert!(error.is_limit() && error.is_death(), "{error}");
         println!("{}", describe(&error).replace("Process-1", "P").replace("Process-2", "P"));
     };
     process(2);
     process(4);
-    let pool = Pool::builder().processes(2).limits(limits.clone()).context(arguments.context);
+    let pool = Pool::builder().processes(2).limits(limits.clone()).start_method(arguments.context);
     let pool = pool.build().expect("it can be built");
     print_fates(pool.options().chunksize(3).try_map(work, 0..6));
     let error = pool.apply(work, 2).expect_err("the replacements are limited too");
@@ -96,14 +97,15 @@ fn limits_refused(arguments: &Arguments) {
         Limits::new().cpus([1_000_000]),
     ];
     for limits in refused.clone() {
-        let process = Process::new(look, ()).limits(limits).context(arguments.context).name("p");
+        let process =
+            Process::new(look, ()).limits(limits).start_method(arguments.context).name("p");
         println!(
             "{}",
             describe(&process.start().and_then(Child::join).expect_err("it is refused"))
         );
     }
     let [limits, ..] = refused;
-    let pool = Pool::builder().processes(1).limits(limits).context(arguments.context).build();
+    let pool = Pool::builder().processes(1).limits(limits).start_method(arguments.context).build();
     let error = pool.and_then(|pool| pool.apply(look, ())).expect_err("it is refused");
     println!("{}", describe(&error));
 }

@@ -43,14 +43,14 @@ mod waiting;
 mod words;
 
 use nix::sys::signal::Signal;
-use proc_core::{Context, Error, Pool};
+use proc_core::{Error, Pool, StartMethod};
 
 /// A scenario, with what the command line says.
 type Scenario = fn(&Arguments);
 
 /// What a scenario is told.
 struct Arguments {
-    context: Context,
+    context: StartMethod,
     rest: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ impl Arguments {
     fn pool(&self, processes: usize) -> Pool {
         Pool::builder()
             .processes(processes)
-            .context(self.context)
+            .start_method(self.context)
             .build()
             .expect("the pool can be built")
     }
@@ -81,16 +81,16 @@ fn main() {
         // Nothing is left behind where the test itself is killed. Children do not inherit it.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
     }
-    // A program that is executed again by Context::Spawn sees no arguments, so it ends up here too.
+    // A program that is executed again by StartMethod::Spawn sees no arguments, so it ends up here too.
     match name.as_deref() {
         Some(name) if start::is_without_init(name) || closed::is_without_init(name) => {}
         _ => proc_core::init(),
     }
     let name = name.expect("a scenario is named");
     let context = match arguments.next().as_deref() {
-        Some("forkserver") => Context::Forkserver,
-        Some("spawn") => Context::Spawn,
-        Some("fork") => Context::Fork,
+        Some("forkserver") => StartMethod::Forkserver,
+        Some("spawn") => StartMethod::Spawn,
+        Some("fork") => StartMethod::Fork,
         other => panic!("no context: {other:?}"),
     };
     let lists = [

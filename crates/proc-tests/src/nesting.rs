@@ -1,6 +1,6 @@
 //! Pools in tasks, and processes that start processes.
 
-use proc_core::{Child, Context, Pool, Process};
+use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::{Arguments, Scenario, describe};
 
@@ -14,7 +14,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 fn leaves<const CONTEXT: u8>(depth: u32) -> Vec<u32> {
     let mut pids = vec![std::process::id()];
     if depth > 0 {
-        let pool = Pool::builder().processes(2).context(context::<CONTEXT>()).build();
+        let pool = Pool::builder().processes(2).start_method(context::<CONTEXT>()).build();
         let pool = pool.expect("a worker can build a pool");
         let below = pool.options().chunksize(1).map(leaves::<CONTEXT>, [depth - 1; 2]);
         pids.extend(below.expect("nothing fails").into_iter().flatten());
@@ -25,19 +25,19 @@ fn leaves<const CONTEXT: u8>(depth: u32) -> Vec<u32> {
 }
 
 /// A context does not cross between processes, so it is part of the function.
-fn context<const CONTEXT: u8>() -> Context {
+fn context<const CONTEXT: u8>() -> StartMethod {
     match CONTEXT {
-        0 => Context::Forkserver,
-        1 => Context::Spawn,
-        _ => Context::Fork,
+        0 => StartMethod::Forkserver,
+        1 => StartMethod::Spawn,
+        _ => StartMethod::Fork,
     }
 }
 
 fn nested_pools(arguments: &Arguments) {
     let pids = match arguments.context {
-        Context::Forkserver => leaves::<0>(3),
-        Context::Spawn => leaves::<1>(3),
-        Context::Fork => leaves::<2>(3),
+        StartMethod::Forkserver => leaves::<0>(3),
+        StartMethod::Spawn => leaves::<1>(3),
+        StartMethod::Fork => leaves::<2>(3),
     };
     // 1 + 2 + 4 + 8 answers, where one worker of a pool may have given both of its.
     assert_eq!(pids.len(), 15);
@@ -51,7 +51,7 @@ fn chain<const CONTEXT: u8>(depth: u32) -> Vec<(u32, String)> {
     if depth > 0 {
         let below = Process::new(chain::<CONTEXT>, depth - 1)
             .name(format!("link-{}", depth - 1))
-            .context(context::<CONTEXT>())
+            .start_method(context::<CONTEXT>())
             .start();
         answers.extend(below.and_then(Child::join).expect("a process can start one"));
     }
@@ -60,9 +60,9 @@ fn chain<const CONTEXT: u8>(depth: u32) -> Vec<(u32, String)> {
 
 fn nested_processes(arguments: &Arguments) {
     let answers = match arguments.context {
-        Context::Forkserver => chain::<0>(5),
-        Context::Spawn => chain::<1>(5),
-        Context::Fork => chain::<2>(5),
+        StartMethod::Forkserver => chain::<0>(5),
+        StartMethod::Spawn => chain::<1>(5),
+        StartMethod::Fork => chain::<2>(5),
     };
     println!("{answers:?}");
 }

@@ -31,7 +31,7 @@ fn executes(arguments: &Arguments) {
     let [state, program] = &arguments.rest[..] else { panic!("a state and a program") };
     let start = |daemon| {
         let asleep = |()| work_for_ever();
-        Process::new(asleep, ()).context(arguments.context).daemon(daemon).start()
+        Process::new(asleep, ()).start_method(arguments.context).daemon(daemon).start()
     };
     let children = [false, true].map(|daemon| start(daemon).expect("it can be started"));
     let pool = arguments.pool(2);
@@ -49,9 +49,9 @@ fn executes(arguments: &Arguments) {
         "sleep" => Command::new("sleep").arg("1000").exec(),
         _ => {
             let name = match arguments.context {
-                proc_core::Context::Forkserver => "forkserver",
-                proc_core::Context::Spawn => "spawn",
-                proc_core::Context::Fork => "fork",
+                proc_core::StartMethod::Forkserver => "forkserver",
+                proc_core::StartMethod::Spawn => "spawn",
+                proc_core::StartMethod::Fork => "fork",
             };
             let own = std::env::current_exe().expect("/proc is mounted");
             Command::new(own).args(["stay", name, "idle"]).exec()
@@ -66,7 +66,7 @@ fn become_nobody(_: ()) {
 
 /// Workers have another user than the program and the template, from their set-up on.
 fn other_user(arguments: &Arguments) {
-    let builder = Pool::builder().processes(2).context(arguments.context);
+    let builder = Pool::builder().processes(2).start_method(arguments.context);
     let is_nobody = |_: u32| {
         assert_eq!(unistd::getuid().as_raw(), 65534);
         busy(0);
@@ -108,15 +108,15 @@ fn ends_somehow(arguments: &Arguments) {
             std::mem::forget(pool.map_async(|_: u32| work_for_ever(), 0..4));
         }
         "daemon" => {
-            let daemon = Process::new(sleep, ()).context(context).daemon(true).start();
+            let daemon = Process::new(sleep, ()).start_method(context).daemon(true).start();
             drop(daemon.expect("it can be started"));
         }
         "child" => {
-            let child = Process::new(increment, 1).context(context).start();
+            let child = Process::new(increment, 1).start_method(context).start();
             assert_eq!(child.and_then(Child::join).expect("it returns"), 2);
         }
         "waited-for" => {
-            let child = Process::new(increment, 1).context(context).start();
+            let child = Process::new(increment, 1).start_method(context).start();
             drop(child.expect("it can be started"));
         }
         "nothing" => {}

@@ -37,7 +37,7 @@ fn unfinished_line_pool(arguments: &Arguments) {
 fn unfinished_line_brisk(arguments: &Arguments) {
     let pool = proc_core::Pool::builder()
         .processes(1)
-        .context(arguments.context)
+        .start_method(arguments.context)
         .max_tasks_per_child(3000);
     let pool = pool.build().expect("it is built");
     let tasks: Vec<u32> = (0..arguments.number() as u32).collect();
@@ -50,7 +50,7 @@ fn unfinished_line_brisk(arguments: &Arguments) {
 
 fn unfinished_line_process(arguments: &Arguments) {
     let child = Process::new(print_and, arguments.word().to_owned())
-        .context(arguments.context)
+        .start_method(arguments.context)
         .name("printer")
         .start()
         .expect("it can be started");
@@ -72,7 +72,7 @@ fn closed_stdout(arguments: &Arguments) {
     assert!(results.into_iter().map(|r| r.expect("it returns")).eq(0..4));
     let error = pool.apply(|()| println!("unheard"), ()).expect_err("println panics");
     eprintln!("{}", error.panic_message().expect("it is a panic"));
-    let child = Process::new(|()| print!("unheard"), ()).context(arguments.context).start();
+    let child = Process::new(|()| print!("unheard"), ()).start_method(arguments.context).start();
     child.and_then(proc_core::Child::join).expect("it returns");
     drop(pool);
     let written = writeln!(std::io::stdout(), "unheard");

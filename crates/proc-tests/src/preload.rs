@@ -28,7 +28,7 @@ fn look(at: usize) -> (u32, u32, u64) {
 }
 
 fn builder(arguments: &Arguments) -> PoolBuilder {
-    Pool::builder().processes(2).context(arguments.context)
+    Pool::builder().processes(2).start_method(arguments.context)
 }
 
 /// It is run once, in the parent of all workers, also of those that come later.

@@ -38,7 +38,7 @@ fn comm_and_pid(_: ()) -> (String, u32) {
 
 fn names(arguments: &Arguments) {
     let start = |name: Option<&str>| {
-        let process = Process::new(comm_and_pid, ()).context(arguments.context);
+        let process = Process::new(comm_and_pid, ()).start_method(arguments.context);
         let process = match name {
             Some(name) => process.name(name),
             None => process,
@@ -56,7 +56,7 @@ fn names(arguments: &Arguments) {
     start(Some("with\0nul"));
     start(Some(""));
     start(None);
-    let pool = proc_core::Pool::builder().processes(1).name("crew").context(arguments.context);
+    let pool = proc_core::Pool::builder().processes(1).name("crew").start_method(arguments.context);
     let pool = pool.build().expect("it can be built");
     println!("{:?}", pool.apply(comm, ()).expect("it returns"));
 }
@@ -74,7 +74,7 @@ fn surroundings(arguments: &Arguments) {
         )
     }
     let look_in_child = || -> Seen {
-        let child = Process::new(look, ()).context(arguments.context).start();
+        let child = Process::new(look, ()).start_method(arguments.context).start();
         child.and_then(Child::join).expect("it returns")
     };
     assert_eq!(look(()).2.as_deref(), Some("yes"), "the test sets it");
@@ -134,7 +134,8 @@ fn ends(arguments: &Arguments) {
     }
     let ways = "returns,panics,exits 0,exits 7,exits 300,aborts,SIGTERM,SIGKILL,SIGINT,SIGUSR1";
     for way in ways.split(',') {
-        let process = Process::new(end, way.to_owned()).context(arguments.context).name("ender");
+        let process =
+            Process::new(end, way.to_owned()).start_method(arguments.context).name("ender");
         let mut child = process.start().expect("it can be started");
         marks::wait_until(|| !child.is_alive());
         let status = child.exit_status().expect("it has ended");
@@ -155,11 +156,12 @@ fn ends(arguments: &Arguments) {
         println!("{way}: {:?} {:?}: {joined}", status.code(), status.signal());
     }
     for (name, odd) in [("unreadable argument", UNREADABLE), ("unwritable argument", UNWRITABLE)] {
-        let child = Process::new(|odd: Odd| odd.0, Odd(odd)).context(arguments.context).start();
+        let child =
+            Process::new(|odd: Odd| odd.0, Odd(odd)).start_method(arguments.context).start();
         println!("{name}: {}", without_pid(child.and_then(Child::join).expect_err("it fails")));
     }
     for (name, odd) in [("unreadable result", UNREADABLE), ("unwritable result", UNWRITABLE)] {
-        let child = Process::new(Odd, odd).context(arguments.context).start();
+        let child = Process::new(Odd, odd).start_method(arguments.context).start();
         let error = child.and_then(Child::join).map(|odd| odd.0).expect_err("it fails");
         println!("{name}: {}", without_pid(error));
     }
@@ -180,7 +182,7 @@ fn join_timeout(arguments: &Arguments) {
         marks::wait_for(&mark);
         5
     };
-    let start = || Process::new(wait, marks.path("go")).context(arguments.context).start();
+    let start = || Process::new(wait, marks.path("go")).start_method(arguments.context).start();
     let (mut child, doomed) = (start().expect("it starts"), start().expect("it starts"));
     let pid = child.pid();
     for timeout in [0, 1, 50] {
@@ -203,7 +205,10 @@ fn join_timeout(arguments: &Arguments) {
 fn signals(arguments: &Arguments) {
     let marks = Marks::new();
     let start = || {
-        Process::new(|()| work_for_ever(), ()).context(arguments.context).name("worker bee").start()
+        Process::new(|()| work_for_ever(), ())
+            .start_method(arguments.context)
+            .name("worker bee")
+            .start()
     };
     let mut child = start().expect("it can be started");
     assert!(child.is_alive());
@@ -221,7 +226,7 @@ fn signals(arguments: &Arguments) {
         3
     };
     let process = Process::new(deaf, (marks.path("deaf"), marks.path("go")));
-    let mut child = process.context(arguments.context).start().expect("it can be started");
+    let mut child = process.start_method(arguments.context).start().expect("it can be started");
     marks::wait_for(&marks.path("deaf"));
     child.terminate().expect("it is alive");
     assert!(child.is_alive());
@@ -232,7 +237,7 @@ fn signals(arguments: &Arguments) {
 /// `stop` gives a process that ends, one that finishes when it is told to, and one that refuses.
 fn stopped(arguments: &Arguments) {
     let marks = Marks::new();
-    let polite = Process::new(obey, marks.path("polite")).context(arguments.context).start();
+    let polite = Process::new(obey, marks.path("polite")).start_method(arguments.context).start();
     let polite = polite.expect("it can be started");
     marks::wait_for(&marks.path("polite"));
     println!("polite: {:?}", polite.stop(Duration::MAX).expect("it returns"));
@@ -241,17 +246,18 @@ fn stopped(arguments: &Arguments) {
         marks::leave(&mark);
         work_for_ever();
     };
-    let deaf = Process::new(deaf, marks.path("deaf")).context(arguments.context).start();
+    let deaf = Process::new(deaf, marks.path("deaf")).start_method(arguments.context).start();
     let deaf = deaf.expect("it can be started");
     marks::wait_for(&marks.path("deaf"));
     let grace = Duration::from_millis(100);
     let begin = Instant::now();
     println!("deaf: {}", without_pid(deaf.stop(grace).expect_err("it is killed")));
     assert!(begin.elapsed() >= grace);
-    let simple = Process::new(|()| work_for_ever(), ()).context(arguments.context).start();
+    let simple = Process::new(|()| work_for_ever(), ()).start_method(arguments.context).start();
     let simple = simple.expect("it can be started");
     println!("simple: {}", without_pid(simple.stop(Duration::MAX).expect_err("it is ended")));
-    let mut done = Process::new(|()| 8, ()).context(arguments.context).start().expect("it starts");
+    let mut done =
+        Process::new(|()| 8, ()).start_method(arguments.context).start().expect("it starts");
     marks::wait_until(|| !done.is_alive());
     println!("done: {:?}", done.stop(Duration::ZERO).expect("it has returned"));
 }
@@ -277,7 +283,7 @@ fn overrides(arguments: &Arguments) {
         assert_eq!(below, look(()));
         below
     };
-    let process = Process::new(look_from_below, ()).context(arguments.context);
+    let process = Process::new(look_from_below, ()).start_method(arguments.context);
     let seen = |process: Process<_, _>| process.start().and_then(Child::join).expect("it returns");
     let (here, inherited) = look(());
     assert_eq!(seen(process.clone()), (here.clone(), inherited.clone()));
@@ -321,14 +327,15 @@ fn dropped_child(arguments: &Arguments) {
         marks::leave(&done);
     };
     let process = Process::new(work, (marks.path("go"), marks.path("done")));
-    let child = process.context(arguments.context).start().expect("it can be started");
+    let child = process.start_method(arguments.context).start().expect("it can be started");
     let stat = format!("/proc/{}/stat", child.pid());
     drop(child);
     marks::leave(&marks.path("go"));
     marks::wait_for(&marks.path("done"));
     marks::wait_until(|| !std::fs::exists(&stat).expect("/proc is mounted"));
     // A daemon that never ends goes with its program.
-    let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).context(arguments.context);
+    let daemon =
+        Process::new(|()| work_for_ever(), ()).daemon(true).start_method(arguments.context);
     drop(daemon.start().expect("it can be started"));
     println!("dropped");
 }
@@ -337,9 +344,10 @@ fn dropped_child(arguments: &Arguments) {
 fn fork_with_threads(_: &Arguments) {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || stopped.recv());
-    let process = Process::new(comm, ()).context(proc_core::Context::Fork);
+    let process = Process::new(comm, ()).start_method(proc_core::StartMethod::Fork);
     println!("{}", describe(&process.start().expect_err("it is refused")));
-    let pool = proc_core::Pool::builder().processes(2).context(proc_core::Context::Fork).build();
+    let pool =
+        proc_core::Pool::builder().processes(2).start_method(proc_core::StartMethod::Fork).build();
     println!("{}", describe(&pool.expect_err("it is refused")));
     drop(stop);
     assert!(thread.join().expect("it does not panic").is_err());
@@ -352,10 +360,10 @@ fn fork_sees_memory(arguments: &Arguments) {
     print!("unfinished ");
     MEMORY.store(2, Ordering::Relaxed);
     let read = |()| MEMORY.load(Ordering::Relaxed);
-    let child = Process::new(read, ()).context(arguments.context).start();
+    let child = Process::new(read, ()).start_method(arguments.context).start();
     println!("process {}", child.and_then(Child::join).expect("it returns"));
     MEMORY.store(3, Ordering::Relaxed);
-    let child = Process::new(read, ()).context(arguments.context).start();
+    let child = Process::new(read, ()).start_method(arguments.context).start();
     println!("process {}", child.and_then(Child::join).expect("it returns"));
     let pool = arguments.pool(1);
     MEMORY.store(4, Ordering::Relaxed);
@@ -380,7 +388,10 @@ fn large_and_killed(arguments: &Arguments) {
                 let _ = std::io::stdout().flush();
                 ByteBuf::from(vec![bytes[0] + 100; LARGE])
             };
-            Process::new(work, large(byte)).context(arguments.context).start().expect("it starts")
+            Process::new(work, large(byte))
+                .start_method(arguments.context)
+                .start()
+                .expect("it starts")
         })
         .collect();
     for (child, byte) in children.into_iter().zip(0..) {
@@ -392,7 +403,7 @@ fn large_and_killed(arguments: &Arguments) {
     // Killed at any moment of sending its result.
     for round in 0..20 {
         let work = |round: u64| ByteBuf::from(vec![1; (round as usize) << 20]);
-        let child = Process::new(work, round).context(arguments.context).start();
+        let child = Process::new(work, round).start_method(arguments.context).start();
         let child = child.expect("it can be started");
         std::thread::sleep(Duration::from_micros(100 * round)); // not to wait for anything
         child.kill().expect("it may be alive");

@@ -26,7 +26,7 @@ fn build(
     arguments: &Arguments,
     sender: Sender,
 ) -> Result<Pool<Option<Sender>>, Error> {
-    let builder = Pool::builder().processes(2).context(arguments.context);
+    let builder = Pool::builder().processes(2).start_method(arguments.context);
     match place {
         "initializer" => builder.initializer(tell, sender).state(|()| None, ()).build(),
         "preload" => builder.preload(tell, sender).state(|()| None, ()).build(),
@@ -62,7 +62,7 @@ fn released(arguments: &Arguments) {
     let first = receiver.recv().expect("it was set up");
     if place != "preload" {
         // A worker that comes later is given it too.
-        let before = pool.workers();
+        let before = pool.worker_pids();
         assert!(before.contains(&first));
         kill(Pid::from_raw(first as i32), Signal::SIGKILL).expect("it is alive");
         while before.contains(&receiver.recv().expect("its replacement is set up")) {}

@@ -63,7 +63,7 @@ fn watched(arguments: &Arguments, limits: Limits, look_at: impl Fn(u32) + Sync) 
 
 /// Each task has a result or an error.
 fn use_pool(arguments: &Arguments, limits: Limits) -> Result<usize, Error> {
-    let builder = Pool::builder().processes(2).context(arguments.context).limits(limits);
+    let builder = Pool::builder().processes(2).start_method(arguments.context).limits(limits);
     let results = builder.build()?.try_map(|x: u32| x, 0..4);
     assert_eq!(results.len(), 4);
     for (result, x) in results.iter().zip(0..) {

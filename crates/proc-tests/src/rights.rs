@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, setgroups};
-use proc_core::{Child, Context, Error, Pool, Process};
+use proc_core::{Child, Error, Pool, Process, StartMethod};
 use serde::{Deserialize, Serialize};
 
 use crate::{Arguments, Scenario, describe, raw, signal_self};
@@ -172,7 +172,7 @@ fn rights(arguments: &Arguments) {
     proc_core::init();
     let context = arguments.context;
     let is_asked = |stage: &str| stages.iter().any(|asked| asked == stage);
-    let builder = || Pool::builder().processes(1).context(context);
+    let builder = || Pool::builder().processes(1).start_method(context);
     let before = |pool: Result<Pool, Error>| {
         let pool = pool.expect("it can be built");
         let pid = pool.apply(look, ()).expect("nothing fails").pid;
@@ -183,19 +183,22 @@ fn rights(arguments: &Arguments) {
         is_asked("preloaded").then(|| before(builder().preload(|_: ()| (), ()).build()));
     if is_asked("template") {
         // So that one has been executed, where templates are.
-        let first = Process::new(look, ()).context(context).start().and_then(Child::join);
+        let first = Process::new(look, ()).start_method(context).start().and_then(Child::join);
         first.expect("it returns");
     }
     give_up(way);
     if is_asked("process") {
-        judge("process", Process::new(look, ()).context(context).start().and_then(Child::join));
+        judge(
+            "process",
+            Process::new(look, ()).start_method(context).start().and_then(Child::join),
+        );
     }
     if is_asked("nested") {
         let nested = |()| {
-            let child = Process::new(look, ()).context(Context::Forkserver).start();
+            let child = Process::new(look, ()).start_method(StartMethod::Forkserver).start();
             child.and_then(Child::join).map_err(|error| error.to_string())
         };
-        let child = Process::new(nested, ()).context(context).start().and_then(Child::join);
+        let child = Process::new(nested, ()).start_method(context).start().and_then(Child::join);
         judge("nested", child.map(|nested| nested.expect("a child may have children")));
     }
     if is_asked("pool") {

@@ -90,7 +90,7 @@ fn address_space(arguments: &Arguments) {
     }
     // A thread that is only beginning wants memory of its own, and Rust aborts where there is none.
     crate::marks::wait_until(other_threads_sleep);
-    let process = |value| Process::new(length, value).context(arguments.context).name("p");
+    let process = |value| Process::new(length, value).start_method(arguments.context).name("p");
     limit(resource, memory_now(field) + margin);
     match (way.as_str(), &pool) {
         ("map", Some(pool)) => tell("map", pool.map(length, values), NAMES),
@@ -134,7 +134,7 @@ fn address_space(arguments: &Arguments) {
             }
         }
         ("process-result", None) => {
-            let child = Process::new(make, LEN).context(arguments.context).name("p").start();
+            let child = Process::new(make, LEN).start_method(arguments.context).name("p").start();
             tell_end("process-result", child.and_then(Child::join), NAMES);
         }
         (other, _) => panic!("no such way: {other}"),
@@ -170,11 +170,12 @@ fn worker_address_space(arguments: &Arguments) {
             println!("{what}: refused");
         }
     };
-    let process = Process::new(length, make(LEN)).limits(limits()).context(arguments.context);
+    let process = Process::new(length, make(LEN)).limits(limits()).start_method(arguments.context);
     tell("process", process.start().and_then(Child::join).map(|_| ()));
-    let process = Process::new(make, LEN).limits(limits()).context(arguments.context);
+    let process = Process::new(make, LEN).limits(limits()).start_method(arguments.context);
     tell("process result", process.start().and_then(Child::join).map(drop));
-    let pool = Pool::builder().processes(1).limits(limits()).context(arguments.context).build();
+    let pool =
+        Pool::builder().processes(1).limits(limits()).start_method(arguments.context).build();
     let pool = match pool {
         Ok(pool) => pool,
         Err(error) => return tell("pool", Err(error)),
@@ -202,14 +203,14 @@ fn file_sizes(arguments: &Arguments) {
     }
     let context = arguments.context;
     // Processes come first: they can be forked only while there is one thread.
-    let small = Process::new(|x: u32| x + 1, 41).context(context).start();
+    let small = Process::new(|x: u32| x + 1, 41).start_method(context).start();
     tell("small process", small.and_then(Child::join), NAMES);
-    let process = Process::new(length, make(LEN)).context(context).start();
+    let process = Process::new(length, make(LEN)).start_method(context).start();
     tell("process", process.and_then(Child::join), NAMES);
-    let process = Process::new(make, LEN).context(context).start();
+    let process = Process::new(make, LEN).start_method(context).start();
     tell("process result", process.and_then(Child::join), NAMES);
     tell("shared", Shared::from_slice(&make(LEN)), NAMES);
-    let pool = Pool::builder().processes(2).context(context).build();
+    let pool = Pool::builder().processes(2).start_method(context).build();
     let pool = match pool {
         Ok(pool) => pool,
         Err(error) => return tell("pool", Err::<(), _>(error), NAMES),
@@ -257,7 +258,7 @@ fn cgroup_large(arguments: &Arguments) {
     const LEN: usize = 800 * MIB;
     const NAMES: &[&str] = &["cgroup", "memory"];
     let zeros = || ByteBuf::from(vec![0; LEN]);
-    let process = Process::new(length, zeros()).context(arguments.context).start();
+    let process = Process::new(length, zeros()).start_method(arguments.context).start();
     tell("process", process.and_then(Child::join), NAMES);
     let pool = arguments.pool(2);
     tell("apply", pool.apply(length, zeros()), NAMES);

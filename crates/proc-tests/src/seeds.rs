@@ -30,7 +30,7 @@ fn seeds(arguments: &Arguments) {
     let context = arguments.context;
     let mut drawn: Vec<(&str, Vec<u64>)> = Vec::new();
     for _ in 0..3 {
-        let child = Process::new(draw, ()).context(context).start();
+        let child = Process::new(draw, ()).start_method(context).start();
         drawn.push(("process", child.and_then(Child::join).expect("it returns")));
     }
     let nested = |()| {
@@ -38,11 +38,11 @@ fn seeds(arguments: &Arguments) {
         (draw(()), child)
     };
     for _ in 0..2 {
-        let child = Process::new(nested, ()).context(context).start();
+        let child = Process::new(nested, ()).start_method(context).start();
         let (outer, inner) = child.and_then(Child::join).expect("it returns");
         drawn.extend([("outer", outer), ("inner", inner)]);
     }
-    let builder = || Pool::builder().processes(1).context(context);
+    let builder = || Pool::builder().processes(1).start_method(context);
     // Each task has a worker of its own.
     let pool = builder().max_tasks_per_child(1).build().expect("it can be built");
     let draws = pool.options().chunksize(1).map(draw, [(); 6]).expect("nothing fails");
@@ -92,19 +92,20 @@ fn run_on(processors: &[usize]) {
 fn affinity(arguments: &Arguments) {
     let all = processors(());
     let [first, .., last] = all[..] else { return println!("one processor") };
-    let builder = || Pool::builder().processes(1).context(arguments.context);
+    let builder = || Pool::builder().processes(1).start_method(arguments.context);
     let alone = arguments.rest.first().is_some_and(|word| word == "process");
     // With Fork, only one of the two can be.
     let earlier = (!alone).then(|| builder().build().expect("it can be built"));
-    let preloaded = (!alone && arguments.context != proc_core::Context::Fork)
+    let preloaded = (!alone && arguments.context != proc_core::StartMethod::Fork)
         .then(|| builder().preload(|_: ()| (), ()).build().expect("it can be built"));
     for chosen in [vec![last], vec![first], all.clone()] {
         run_on(&chosen);
         if alone {
-            let child = Process::new(processors, ()).context(arguments.context).start();
+            let child = Process::new(processors, ()).start_method(arguments.context).start();
             assert_eq!(child.and_then(Child::join).expect("it returns"), chosen);
             let limits = Limits::new().cpus([first]);
-            let limited = Process::new(processors, ()).limits(limits).context(arguments.context);
+            let limited =
+                Process::new(processors, ()).limits(limits).start_method(arguments.context);
             assert_eq!(limited.start().and_then(Child::join).expect("it returns"), [first]);
         }
         for pool in earlier.iter().chain(&preloaded) {
@@ -115,9 +116,9 @@ fn affinity(arguments: &Arguments) {
             pool.resize(2).expect("there can be more");
             pool.resize(1).expect("there can be fewer");
             // One that is dismissed may still take a task that it has found.
-            crate::marks::wait_until(|| pool.workers().len() == 1);
+            crate::marks::wait_until(|| pool.worker_pids().len() == 1);
         }
-        if !alone && arguments.context != proc_core::Context::Fork {
+        if !alone && arguments.context != proc_core::StartMethod::Fork {
             let later = builder().build().expect("it can be built");
             assert_eq!(later.apply(processors, ()).expect("nothing fails"), chosen);
         }

@@ -31,7 +31,7 @@ fn shared(arguments: &Arguments) {
     let sum = Process::new(|data: Shared<u64>| data.iter().sum::<u64>(), share(&[20, 22]));
     println!(
         "process {}",
-        sum.context(arguments.context).start().and_then(|c| c.join()).expect("it runs")
+        sum.start_method(arguments.context).start().and_then(|c| c.join()).expect("it runs")
     );
     let pool = arguments.pool(2);
     let numbers: Vec<u64> = (0..100_000).collect();
@@ -59,7 +59,7 @@ fn shared_state(arguments: &Arguments) {
     let data = share(&[3_u16; 5000]);
     let pool = Pool::builder()
         .processes(2)
-        .context(arguments.context)
+        .start_method(arguments.context)
         .initializer(|data| drop(DATA.set(data)), data.clone())
         .state(|data: Shared<u16>| data, data)
         .max_tasks_per_child(3)
@@ -86,7 +86,7 @@ fn shared_many(arguments: &Arguments) {
     // A worker lets go when it has nothing more to do.
     let rest = || pool.apply(|x: u64| x, 4).expect("it runs");
     rest();
-    let held = || held(&[&pool.workers()[..], &[std::process::id()]].concat());
+    let held = || held(&[&pool.worker_pids()[..], &[std::process::id()]].concat());
     let before = held();
     for n in 0..100 {
         let data = share(&vec![n; 1000]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use proc_core::{Context, Error, Pool, PoolBuilder};
+use proc_core::{Error, Pool, PoolBuilder, StartMethod};
 
 use crate::hardships::leave_descriptors;
 use crate::marks::{self, Marks};
@@ -27,7 +27,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 fn builder(arguments: &Arguments, processes: usize) -> PoolBuilder {
-    Pool::builder().processes(processes).context(arguments.context)
+    Pool::builder().processes(processes).start_method(arguments.context)
 }
 
 fn build(builder: PoolBuilder) -> Pool {
@@ -47,7 +47,7 @@ fn meet((mine, other): (PathBuf, PathBuf)) -> u32 {
 
 /// Waits until the pool has so many workers.
 fn wait_for_workers(pool: &Pool, count: usize) {
-    marks::wait_until(|| pool.workers().len() == count);
+    marks::wait_until(|| pool.worker_pids().len() == count);
 }
 
 /// Grows and shrinks; each number of workers is really there.
@@ -56,7 +56,7 @@ fn resize(arguments: &Arguments) {
     for size in [1, 4, 2, 6, 1, 3] {
         pool.resize(size).expect("the number is good");
         assert_eq!(pool.processes(), size);
-        assert!(pool.workers().len() >= size);
+        assert!(pool.worker_pids().len() >= size);
         // All at once, or none would return.
         let marks = Marks::new();
         let all: Vec<PathBuf> = (0..size).map(|i| marks.path(&i.to_string())).collect();
@@ -84,7 +84,7 @@ fn resize_busy(arguments: &Arguments) {
     let task = pool.options().chunksize(1).map_async(meet, pairs).expect("it is accepted");
     begun.iter().for_each(|mark| marks::wait_for(mark));
     pool.resize(1).expect("the number is good");
-    println!("processes {}, workers {}", pool.processes(), pool.workers().len());
+    println!("processes {}, workers {}", pool.processes(), pool.worker_pids().len());
     marks::leave(&go);
     println!("results {}", task.get().expect("they are finished").len());
     wait_for_workers(&pool, 1);
@@ -143,7 +143,7 @@ fn idle(arguments: &Arguments) {
         let start = Instant::now();
         pool.apply(same, 1).expect("a worker is started for it");
         assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-        assert!(pool.workers().len() <= 1, "one was enough for one task");
+        assert!(pool.worker_pids().len() <= 1, "one was enough for one task");
         let mark = |name: &str| marks.path(&format!("{name}{round}"));
         let both = [(mark("a"), mark("b")), (mark("b"), mark("a"))];
         let pids = pool.options().chunksize(1).map(meet, both).expect("two are started");
@@ -178,26 +178,26 @@ fn idle_exit(arguments: &Arguments) {
         .worker_exit(|from| println!("bye {from}"))
         .build()
         .expect("it can be built");
-    marks::wait_until(|| pool.workers().is_empty());
+    marks::wait_until(|| pool.worker_pids().is_empty());
     // Said by the worker, as what it says at its end: the caller may hear of it later than that.
     let count = |from: &mut u32, more: u32| {
         *from += more;
         println!("counted {from}");
     };
     pool.with_state().apply(count, 2).expect("nothing fails");
-    marks::wait_until(|| pool.workers().is_empty());
+    marks::wait_until(|| pool.worker_pids().is_empty());
 }
 
 /// A pool whose workers have left is ended in each way.
 fn idle_end(arguments: &Arguments) {
     let context = match arguments.context {
-        Context::Fork => None, // the threads of the first pool would be in the way
+        StartMethod::Fork => None, // the threads of the first pool would be in the way
         other => Some(other),
     };
     for (round, context) in
         [Some(arguments.context), context, context].into_iter().flatten().enumerate()
     {
-        let pool = build(Pool::builder().processes(2).context(context).idle_timeout(PATIENCE));
+        let pool = build(Pool::builder().processes(2).start_method(context).idle_timeout(PATIENCE));
         wait_for_workers(&pool, 0);
         match round {
             0 => {
@@ -310,12 +310,12 @@ fn retired(arguments: &Arguments) {
     assert!(death.is_death(), "{}", describe(&death));
     // What is given up is only known by its time: some more than a second.
     marks::wait_until(|| before.elapsed() > Duration::from_millis(2500));
-    println!("workers {}", pool.workers().len());
+    println!("workers {}", pool.worker_pids().len());
     drop(files);
     let marks = Marks::new();
     let (a, b) = (marks.path("a"), marks.path("b"));
     let both = [(a.clone(), b.clone()), (b, a)];
     let pids = pool.options().chunksize(1).map(meet, both).expect("nothing fails");
     assert_ne!(pids[0], pids[1]);
-    println!("workers {}", pool.workers().len());
+    println!("workers {}", pool.worker_pids().len());
 }

@@ -37,7 +37,7 @@ fn add(sum: &mut Sum, more: u32) -> u32 {
 }
 
 fn builder(arguments: &Arguments, processes: usize) -> PoolBuilder {
-    Pool::builder().processes(processes).context(arguments.context)
+    Pool::builder().processes(processes).start_method(arguments.context)
 }
 
 /// Every call with state, beside calls without; a panic makes the state anew.

@@ -1,6 +1,6 @@
 //! `init`: missing, late, repeated.
 
-use proc_core::{Context, Pool, Process};
+use proc_core::{Pool, Process, StartMethod};
 
 use crate::{Arguments, Scenario};
 
@@ -50,20 +50,20 @@ fn init_twice(arguments: &Arguments) {
 fn init_in_child(arguments: &Arguments) {
     let nested = |x: u32| {
         proc_core::init();
-        use_everything(Context::Forkserver);
+        use_everything(StartMethod::Forkserver);
         proc_core::init();
         x
     };
-    let child = Process::new(nested, 5).context(arguments.context).start();
+    let child = Process::new(nested, 5).start_method(arguments.context).start();
     println!("process {}", child.and_then(proc_core::Child::join).expect("init is harmless"));
-    let pool = Pool::builder().processes(1).context(arguments.context).build();
+    let pool = Pool::builder().processes(1).start_method(arguments.context).build();
     println!("pool {}", pool.and_then(|pool| pool.apply(nested, 6)).expect("init is harmless"));
 }
 
-fn use_everything(context: Context) {
-    let child = Process::new(double, 21).context(context).start().expect("it can be started");
+fn use_everything(context: StartMethod) {
+    let child = Process::new(double, 21).start_method(context).start().expect("it can be started");
     assert_eq!(child.join().expect("it returns"), 42);
-    let pool = Pool::builder().processes(2).context(context).build();
+    let pool = Pool::builder().processes(2).start_method(context).build();
     let pool = pool.expect("it can be built");
     assert_eq!(pool.map(double, 0..10).expect("nothing fails").iter().sum::<u32>(), 90);
     println!("used");

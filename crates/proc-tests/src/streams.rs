@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use proc_core::{Child, Context, Pool, Process};
+use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::descriptors::descriptors;
 use crate::hardships::leave_descriptors;
@@ -62,7 +62,7 @@ fn redirected(arguments: &Arguments) {
     writer.write_all(b"some input").expect("the child will read");
     drop(writer); // of which a forked process would have a copy
     let process = Process::new(copy, ()).stdin(reader).stdout(stdout).stderr(stderr);
-    let child = process.context(arguments.context).start().expect("it can be started");
+    let child = process.start_method(arguments.context).start().expect("it can be started");
     assert_eq!(child.join().expect("it returns"), 10);
     println!("a line");
     println!("{:?} {:?}", read(out_path), read(err_path));
@@ -71,7 +71,7 @@ fn redirected(arguments: &Arguments) {
     let twice = both.try_clone().expect("there is room");
     let empty = File::open("/dev/null").expect("it exists");
     let process = Process::new(copy, ()).stdin(empty).stdout(both).stderr(twice);
-    let child = process.context(arguments.context).start();
+    let child = process.start_method(arguments.context).start();
     assert_eq!(child.and_then(Child::join).expect("it returns"), 0);
     println!("{:?}", read(path));
 }
@@ -86,18 +86,18 @@ fn redirected_ends(arguments: &Arguments) {
     let panics = |()| -> () { panic!("told to") };
     let many = |()| (0..20_000).for_each(|line| println!("line {line}"));
     let context = arguments.context;
-    println!("{:?}", written(Process::new(returns, ()).context(context), "stdout").0);
-    println!("{:?}", written(Process::new(exits, ()).context(context), "stdout").0);
-    let (text, joined) = written(Process::new(panics, ()).context(context), "stderr");
+    println!("{:?}", written(Process::new(returns, ()).start_method(context), "stdout").0);
+    println!("{:?}", written(Process::new(exits, ()).start_method(context), "stdout").0);
+    let (text, joined) = written(Process::new(panics, ()).start_method(context), "stderr");
     assert!(joined.expect_err("it panics").is_panic());
     println!("{}", text.matches("told to").count());
-    let (text, _) = written(Process::new(many, ()).context(context), "stdout");
+    let (text, _) = written(Process::new(many, ()).start_method(context), "stdout");
     assert!(text.lines().eq((0..20_000).map(|line| format!("line {line}"))));
     // Nobody reads.
     let (reader, writer) = std::io::pipe().expect("a pipe can be made");
     drop(reader);
     let write = |()| writeln!(std::io::stdout(), "lost").map_err(|error| error.to_string());
-    let child = Process::new(write, ()).stdout(writer).context(context).start();
+    let child = Process::new(write, ()).stdout(writer).start_method(context).start();
     println!("{:?}", child.and_then(Child::join).expect("it returns"));
 }
 
@@ -105,8 +105,8 @@ fn redirected_ends(arguments: &Arguments) {
 fn redirected_below(arguments: &Arguments) {
     let work = |()| {
         println!("child");
-        for context in [Context::Forkserver, Context::Spawn, Context::Fork] {
-            let below = Process::new(|()| println!("grandchild"), ()).context(context).start();
+        for context in [StartMethod::Forkserver, StartMethod::Spawn, StartMethod::Fork] {
+            let below = Process::new(|()| println!("grandchild"), ()).start_method(context).start();
             below.and_then(Child::join).expect("it returns");
         }
         let pool = Pool::builder().processes(1).build().expect("it can be built");
@@ -116,14 +116,14 @@ fn redirected_below(arguments: &Arguments) {
         below.and_then(Child::join).expect("it returns");
         println!("{}", std::io::read_to_string(reader).expect("it is text"));
     };
-    let (text, joined) = written(Process::new(work, ()).context(arguments.context), "stdout");
+    let (text, joined) = written(Process::new(work, ()).start_method(arguments.context), "stdout");
     joined.expect("it returns");
     println!("{text:?}");
 }
 
 /// Neither the program, its templates nor the process keep a copy.
 fn streams_are_closed(arguments: &Arguments) {
-    let plain = Process::new(|()| descriptors(), ()).context(arguments.context);
+    let plain = Process::new(|()| descriptors(), ()).start_method(arguments.context);
     let expected = plain.clone().start().and_then(Child::join).expect("it returns");
     let of_templates = || -> usize {
         let links = |pid: u32| Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
@@ -151,7 +151,7 @@ fn streams_are_closed(arguments: &Arguments) {
 fn no_room_for_streams(arguments: &Arguments) {
     let start = || {
         let null = || File::open("/dev/null");
-        let process = Process::new(|()| 7, ()).context(arguments.context);
+        let process = Process::new(|()| 7, ()).start_method(arguments.context);
         let streams = (null(), null(), null());
         let (Ok(a), Ok(b), Ok(c)) = streams else { return None };
         let process = process.stdin(a).stdout(b).stderr(c);

@@ -88,18 +88,18 @@ fn cancel_running(arguments: &Arguments) {
     let neighbour = pool.apply_async(neighbour, (mine.clone(), go.clone()));
     let neighbour = neighbour.expect("it is accepted");
     marks::wait_for(&mine);
-    let before = pool.workers();
+    let before = pool.worker_pids();
     let task = begun(&pool, marks.path("task"));
     println!("{}", task.cancel());
     println!("{}", describe(&task.get().expect_err("it is cancelled")));
     // One that is not there any more, and one that was not there before.
     marks::wait_until(|| {
-        let now = pool.workers();
+        let now = pool.worker_pids();
         now.len() == 2 && now != before
     });
     marks::leave(&go);
     let pid = neighbour.get().expect("nothing fails");
-    let kept = before.iter().filter(|pid| pool.workers().contains(pid));
+    let kept = before.iter().filter(|pid| pool.worker_pids().contains(pid));
     println!("kept {}", kept.eq([&pid]));
     let mut others = before.iter().filter(|other| **other != pid);
     println!("ended {}", others.all(|other| !marks::lives(*other)));
@@ -129,7 +129,7 @@ fn cancel_some(arguments: &Arguments) {
 
 /// A task is cancelled when a worker that is only beginning may have claimed it, at many moments.
 fn cancel_at_start(arguments: &Arguments) {
-    let pool = Pool::builder().processes(1).context(arguments.context).max_tasks_per_child(1);
+    let pool = Pool::builder().processes(1).start_method(arguments.context).max_tasks_per_child(1);
     let pool = pool.build().expect("it can be built");
     let for_ever = |_: ()| work_for_ever();
     for microseconds in 0..1500 {
@@ -146,7 +146,7 @@ fn cancel_at_start(arguments: &Arguments) {
 
 fn cancel_done(arguments: &Arguments) {
     let pool = arguments.pool(1);
-    let before = pool.workers();
+    let before = pool.worker_pids();
     let mut task = pool.apply_async(same, 7).expect("it is accepted");
     marks::wait_until(|| task.is_ready());
     println!("fetched {}", task.cancel());
@@ -156,7 +156,7 @@ fn cancel_done(arguments: &Arguments) {
     pool.apply(same, 9).expect("it comes after the other");
     println!("unfetched {}", task.cancel());
     println!("{}", task.get().expect("it is done"));
-    println!("same worker {}", pool.workers() == before);
+    println!("same worker {}", pool.worker_pids() == before);
 }
 
 /// Tasks are awaited under the executor that is named.

@@ -19,12 +19,12 @@ fn sentinels(arguments: &Arguments) {
             marks::wait_for(&mark);
             7
         };
-        let process = Process::new(work, mark).context(arguments.context);
+        let process = Process::new(work, mark).start_method(arguments.context);
         process.start().expect("it can be started")
     };
     assert!(wait(&[], None).is_empty());
     let (first, second) = (start(marks.path("first")), start(marks.path("second")));
-    let other = Process::new(|()| "text".to_owned(), ()).context(arguments.context).start();
+    let other = Process::new(|()| "text".to_owned(), ()).start_method(arguments.context).start();
     let other = other.expect("it can be started");
     let descriptors = count_descriptors();
     let all = [first.sentinel(), other.sentinel(), second.sentinel()];
@@ -67,7 +67,7 @@ fn many_sentinels(arguments: &Arguments) {
                 }
                 number
             };
-            let process = Process::new(work, number).context(arguments.context);
+            let process = Process::new(work, number).start_method(arguments.context);
             process.start().expect("it can be started")
         })
         .collect();

@@ -32,9 +32,9 @@ fn tell<T>(what: &str, result: Result<T, Error>) {
 
 /// A process, a pool, and shared memory.
 fn words_use(arguments: &Arguments) {
-    let child = Process::new(increment, 41).context(arguments.context).start();
+    let child = Process::new(increment, 41).start_method(arguments.context).start();
     tell("process", child.and_then(Child::join));
-    let pool = Pool::builder().processes(2).context(arguments.context).build();
+    let pool = Pool::builder().processes(2).start_method(arguments.context).build();
     tell("pool", pool.and_then(|pool| pool.map(increment, 0..3)));
     tell("shared", Shared::from_slice(&[1, 2, 3]));
 }
@@ -121,10 +121,10 @@ fn self_describing(arguments: &Arguments) {
         ($($name:literal $kind:ty: $value:expr;)*) => {
             $( {
                 let take = |_: $kind| ();
-                let child = Process::new(take, $value).context(arguments.context).start();
+                let child = Process::new(take, $value).start_method(arguments.context).start();
                 tell(concat!($name, " argument of a process"), child.and_then(Child::join));
                 let make = |()| -> $kind { $value };
-                let child = Process::new(make, ()).context(arguments.context).start();
+                let child = Process::new(make, ()).start_method(arguments.context).start();
                 tell(concat!($name, " result of a process"), child.and_then(Child::join));
             } )*
             let pool = arguments.pool(1);
@@ -161,23 +161,29 @@ fn few_descriptors(arguments: &Arguments) {
     match way.as_str() {
         "process" => {
             // The first of a program may make a template.
-            let first = Process::new(increment, 1).context(context).start();
+            let first = Process::new(increment, 1).start_method(context).start();
             first.and_then(Child::join).expect("it returns");
             let _files = leave_descriptors(count);
-            tell(way, Process::new(increment, 1).context(context).start().and_then(Child::join));
+            tell(
+                way,
+                Process::new(increment, 1).start_method(context).start().and_then(Child::join),
+            );
         }
         "first process" => {
             let _files = leave_descriptors(count);
-            tell(way, Process::new(increment, 1).context(context).start().and_then(Child::join));
+            tell(
+                way,
+                Process::new(increment, 1).start_method(context).start().and_then(Child::join),
+            );
         }
         "sender of a process" => {
             let _files = leave_descriptors(count);
-            let child = Process::new(take_sender, sender).context(context).start();
+            let child = Process::new(take_sender, sender).start_method(context).start();
             tell(way, child.and_then(Child::join));
         }
         "build" => {
             let _files = leave_descriptors(count);
-            let pool = Pool::builder().processes(2).context(context).build();
+            let pool = Pool::builder().processes(2).start_method(context).build();
             tell(way, pool.and_then(|pool| pool.map(increment, 0..3)));
         }
         "share" => {
@@ -215,11 +221,12 @@ fn few_descriptors_in_worker(arguments: &Arguments) {
         made.map(|(sender, _)| sender).collect()
     };
     let take = |senders: Vec<IpcSender<u32>>| senders.len();
-    let process = Process::new(increment, 1).limits(limits()).context(arguments.context);
+    let process = Process::new(increment, 1).limits(limits()).start_method(arguments.context);
     tell("process", process.start().and_then(Child::join));
-    let process = Process::new(make, 50).limits(limits()).context(arguments.context);
+    let process = Process::new(make, 50).limits(limits()).start_method(arguments.context);
     tell("process result", process.start().and_then(Child::join));
-    let pool = Pool::builder().processes(1).limits(limits()).context(arguments.context).build();
+    let pool =
+        Pool::builder().processes(1).limits(limits()).start_method(arguments.context).build();
     let pool = match pool {
         Ok(pool) => pool,
         Err(error) => return tell("pool", Err::<(), _>(error)),

@@ -4,7 +4,7 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use proc_core::{Context, Error, Pool, Process};
+use proc_core::{Error, Pool, Process, StartMethod};
 use support::Running;
 
 proc_core::init_tests!();
@@ -63,18 +63,18 @@ fn streams_that_main_closes_are_no_hindrance(context: &str) {
 /// What the program that runs with closed streams does; as a test, with those there are.
 #[test]
 fn inner_pool_works() -> Result<(), Error> {
-    for context in [Context::Forkserver, Context::Spawn] {
+    for context in [StartMethod::Forkserver, StartMethod::Spawn] {
         let work = |values: Vec<u64>| {
             println!("{} values", values.len());
             eprintln!("{} values", values.len());
             values.into_iter().map(|value| value + 1).collect::<Vec<u64>>()
         };
-        let pool = Pool::builder().processes(2).context(context).build()?;
+        let pool = Pool::builder().processes(2).start_method(context).build()?;
         for _ in 0..5 {
             let results = pool.map(work, [vec![7; 30_000], vec![], vec![7; 10]])?;
             assert!(results == [vec![8; 30_000], vec![], vec![8; 10]]);
         }
-        let child = Process::new(work, vec![1, 2]).context(context).start()?;
+        let child = Process::new(work, vec![1, 2]).start_method(context).start()?;
         assert_eq!(child.join()?, [2, 3]);
     }
     Ok(())

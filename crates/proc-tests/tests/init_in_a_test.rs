@@ -7,7 +7,7 @@ mod support;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use proc_core::{Context, Error, Pool, Process};
+use proc_core::{Error, Pool, Process, StartMethod};
 use support::Running;
 
 /// Where the tests write their names when they are counted.
@@ -27,12 +27,12 @@ fn is_first(name: &str) -> bool {
     !before.lines().any(|line| line == name)
 }
 
-fn use_both(context: Context) -> Result<(), Error> {
+fn use_both(context: StartMethod) -> Result<(), Error> {
     for x in 0..10 {
-        let child = Process::new(|x: u32| x + 1, x).context(context).start()?;
+        let child = Process::new(|x: u32| x + 1, x).start_method(context).start()?;
         assert_eq!(child.join()?, x + 1);
     }
-    let pool = Pool::builder().processes(2).context(context).build()?;
+    let pool = Pool::builder().processes(2).start_method(context).build()?;
     assert_eq!(pool.map(|x: u32| x + 1, [1, 2, 3])?, [2, 3, 4]);
     Ok(())
 }
@@ -48,7 +48,7 @@ fn calls_init_itself() -> Result<(), Error> {
         return Ok(());
     }
     proc_core::init();
-    use_both(Context::Forkserver)
+    use_both(StartMethod::Forkserver)
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn calls_no_init() -> Result<(), Error> {
     if !is_first("calls_no_init") {
         return Ok(());
     }
-    use_both(Context::Forkserver)
+    use_both(StartMethod::Forkserver)
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn spawns_without_init() -> Result<(), Error> {
     if !is_first("spawns_without_init") {
         return Ok(());
     }
-    use_both(Context::Spawn)
+    use_both(StartMethod::Spawn)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proc_core::{Context, Error, Pool, Process};
+use proc_core::{Error, Pool, Process, StartMethod};
 
 proc_core::init_tests!();
 
@@ -27,10 +27,10 @@ fn process_in_a_test() -> Result<(), Error> {
 #[test]
 fn executed_process_in_a_test() -> Result<(), Error> {
     for _ in 0..2 {
-        let child = Process::new(square, 5).context(Context::Spawn).start()?;
+        let child = Process::new(square, 5).start_method(StartMethod::Spawn).start()?;
         assert_eq!(child.join()?, 25);
     }
-    let pool = Pool::builder().processes(2).context(Context::Spawn).build()?;
+    let pool = Pool::builder().processes(2).start_method(StartMethod::Spawn).build()?;
     assert_eq!(pool.map(square, [6, 7])?, [36, 49]);
     Ok(())
 }

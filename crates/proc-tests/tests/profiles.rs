@@ -15,17 +15,17 @@ const MAIN: &str = r#"
 fn main() {
     println!("main");
     std::thread::spawn(|| loop { std::thread::park() });
-    for context in [proc_core::Context::Forkserver, proc_core::Context::Spawn] {
+    for context in [proc_core::StartMethod::Forkserver, proc_core::StartMethod::Spawn] {
         println!("{:?}", profiled::used(context));
     }
 }
 "#;
 
 const LIB: &str = r#"
-use proc_core::{Child, Context, Error, Pool, Process};
-pub fn used(context: Context) -> Result<(u32, Vec<u32>), Error> {
-    let child = Process::new(|x: u32| x + 1, 41).context(context).start();
-    let pool = Pool::builder().processes(2).context(context).build()?;
+use proc_core::{Child, StartMethod, Error, Pool, Process};
+pub fn used(context: StartMethod) -> Result<(u32, Vec<u32>), Error> {
+    let child = Process::new(|x: u32| x + 1, 41).start_method(context).start();
+    let pool = Pool::builder().processes(2).start_method(context).build()?;
     Ok((child.and_then(Child::join)?, pool.map(|x: u32| x * x, 0..4)?))
 }
 "#;

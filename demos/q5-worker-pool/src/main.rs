@@ -6,7 +6,7 @@
 // ANCHOR: program
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use proc_core::{Context, Pool};
+use proc_core::{Pool, StartMethod};
 
 /// A global, so each process has its own. In the parent it stays 1 for ever.
 static EXPONENT: AtomicU32 = AtomicU32::new(1);
@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         // After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
         .max_tasks_per_child(max_tasks_per_child.into())
         // Where the memory of a new worker comes from; otherwise the system's default.
-        .context(context)
+        .start_method(context)
         .build()?;
 
     // Use, as often as you like: results come in the order of the numbers, whoever was faster.
@@ -79,18 +79,18 @@ struct Arguments {
 
     /// How workers come into being: forkserver, fork or spawn
     #[arg(long, default_value = "forkserver", value_parser = context)]
-    context: Context,
+    context: StartMethod,
 
     /// Let each worker tell on stderr when it is ready
     #[arg(long)]
     verbose: bool,
 }
 
-fn context(name: &str) -> Result<Context, String> {
+fn context(name: &str) -> Result<StartMethod, String> {
     match name {
-        "forkserver" => Ok(Context::Forkserver),
-        "fork" => Ok(Context::Fork),
-        "spawn" => Ok(Context::Spawn),
+        "forkserver" => Ok(StartMethod::Forkserver),
+        "fork" => Ok(StartMethod::Fork),
+        "spawn" => Ok(StartMethod::Spawn),
         _ => Err("it is none of forkserver, fork and spawn".into()),
     }
 }

@@ -35,9 +35,9 @@ const NO_FLEETS: &str = "not built in: cargo run --release -p proc-bench --featu
 pub(crate) enum Contender {
     /// Ours, the default start method; what all others are compared with
     ProcCore,
-    /// Ours, `Context::Fork`
+    /// Ours, `StartMethod::Fork`
     ProcCoreFork,
-    /// Ours, `Context::Spawn`
+    /// Ours, `StartMethod::Spawn`
     ProcCoreSpawn,
     /// What the machine needs without any library: fork, pipe, memcpy, plain loops
     Limit,
@@ -111,7 +111,7 @@ impl Contender {
 
     /// Is this contender until nobody asks any more.
     pub(crate) fn serve(self) -> Result<()> {
-        use proc_core::Context::{Fork, Forkserver, Spawn};
+        use proc_core::StartMethod::{Fork, Forkserver, Spawn};
         match self {
             Contender::ProcCore => serve("proc-core", |asked| ours::run(Forkserver, asked)),
             Contender::ProcCoreFork => serve("proc-core", |asked| ours::run(Fork, asked)),

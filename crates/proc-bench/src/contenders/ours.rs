@@ -7,22 +7,22 @@ use std::sync::{OnceLock, RwLock};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use proc_core::{Context, Pool, PoolBuilder, Process, Shared};
+use proc_core::{Pool, PoolBuilder, Process, Shared, StartMethod};
 
 use super::tasks::{compute, increment, read_pages, spin};
 use super::{Samples, timed, timed_with};
 use crate::workload::{INITIALIZER, LARGE, Request, SHARED, TABLE, skewed};
 
-pub(super) fn run(context: Context, asked: &Request) -> Result<Samples> {
+pub(super) fn run(context: StartMethod, asked: &Request) -> Result<Samples> {
     let Request { workers, tasks, repetitions, .. } = *asked;
-    let builder = || Pool::builder().processes(workers).context(context);
+    let builder = || Pool::builder().processes(workers).start_method(context);
     let count = tasks as u64;
     // Once a pool is there, what came before does not matter any more.
-    let other = context != Context::Forkserver;
+    let other = context != StartMethod::Forkserver;
     match asked.workload.as_str() {
-        "start" => {
-            timed(repetitions, || Ok(Process::new(|()| (), ()).context(context).start()?.join()?))
-        }
+        "start" => timed(repetitions, || {
+            Ok(Process::new(|()| (), ()).start_method(context).start()?.join()?)
+        }),
         "pool" | "large" => timed(repetitions, || {
             let results = builder().build()?.map(increment, 0..count)?;
             ensure!(results.len() == tasks);
@@ -30,7 +30,7 @@ pub(super) fn run(context: Context, asked: &Request) -> Result<Samples> {
         }),
         "up" => up(builder, repetitions),
         "memory" => memory(&builder().build()?),
-        "shared" if context == Context::Fork => shared_by_fork(builder, tasks, repetitions),
+        "shared" if context == StartMethod::Fork => shared_by_fork(builder, tasks, repetitions),
         _ if other => Ok(None),
         "shared" => shared(builder, tasks, repetitions),
         "initializer" => timed(repetitions, || {
@@ -167,7 +167,7 @@ fn memory(pool: &Pool) -> Result<Samples> {
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
         Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
     };
-    Ok(pool.workers().into_iter().map(size).collect())
+    Ok(pool.worker_pids().into_iter().map(size).collect())
 }
 
 fn q6() -> Result<()> {

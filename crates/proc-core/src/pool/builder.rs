@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Pool;
 use super::crew::{Crew, Initializer, Intensity, Plan, Recipes};
-use crate::context::Context;
+use crate::context::StartMethod;
 use crate::error::Error;
 use crate::function::{Message, Name};
 use crate::limits::Limits;
@@ -41,7 +41,7 @@ pub struct PoolBuilder<S = ()> {
 #[derive(Default)]
 struct Settings {
     processes: Option<usize>,
-    context: Context,
+    context: StartMethod,
     name: Option<String>,
     preload: Option<Initializer>,
     initializer: Option<Initializer>,
@@ -68,7 +68,8 @@ impl<S> PoolBuilder<S> {
     }
 
     /// How workers come into being.
-    pub fn context(mut self, context: Context) -> Self {
+    #[doc(alias = "context")]
+    pub fn start_method(mut self, context: StartMethod) -> Self {
         self.settings.context = context;
         self
     }
@@ -87,7 +88,7 @@ impl<S> PoolBuilder<S> {
     /// For what is costly to make or large, and the same in all workers. It is called in
     /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a template,
     /// has died. The template is a copy of the program as it was in [`init`](crate::init), and with
-    /// [`Context::Fork`] as it is in `build`. Where the function panics, ends its process or leaves
+    /// [`StartMethod::Fork`] as it is in `build`. Where the function panics, ends its process or leaves
     /// threads running, `build` fails with its error ([`Error::is_initializer`]).
     ///
     /// ```
@@ -222,7 +223,7 @@ impl<S> PoolBuilder<S> {
     /// Ends a worker that had nothing to do for so long; when there is work for it, the pool starts
     /// another. Without it, workers wait for ever.
     ///
-    /// [`Pool::workers`] shows who is there. A pool whose workers have all left serves the next
+    /// [`Pool::worker_pids`] shows who is there. A pool whose workers have all left serves the next
     /// call as promptly as a process can be started.
     ///
     /// ```
@@ -231,7 +232,7 @@ impl<S> PoolBuilder<S> {
     /// # use std::time::Duration;
     /// let patience = Duration::from_millis(10);
     /// let pool = proc_core::Pool::builder().processes(2).idle_timeout(patience).build()?;
-    /// while !pool.workers().is_empty() {
+    /// while !pool.worker_pids().is_empty() {
     ///     std::thread::sleep(patience);
     /// }
     /// assert_eq!(pool.map(|x: u32| x + 1, [1, 2])?, [2, 3]);
@@ -290,13 +291,13 @@ impl<S> PoolBuilder<S> {
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
     /// # proc_core::init();
-    /// let pool = proc_core::Pool::builder().processes(2).memory(8 << 20).build()?;
+    /// let pool = proc_core::Pool::builder().processes(2).memory_limit(8 << 20).build()?;
     /// let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, some 4 at a time
     /// assert_eq!(pool.map(|page: Vec<u8>| page.len(), pages)?, [1 << 20; 64]);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn memory(mut self, bytes: usize) -> Self {
+    pub fn memory_limit(mut self, bytes: usize) -> Self {
         self.settings.memory = Some(bytes);
         self
     }

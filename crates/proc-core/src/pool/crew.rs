@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use self::seats::Seat;
 use super::feed::{Feed, WaitingHandles};
 use super::job::{Delivery, Inbox};
-use crate::context::{self, Context};
+use crate::context::{self, StartMethod};
 use crate::error::Error;
 use crate::function::Name;
 use crate::limits::Limits;
@@ -50,7 +50,7 @@ pub(crate) type Initializer = Arc<dyn Fn() -> Result<(Name, Payload), Error> + S
 /// What a pool is made with.
 pub(crate) struct Plan {
     pub(crate) processes: u32,
-    pub(crate) context: Context,
+    pub(crate) context: StartMethod,
     pub(crate) name: String,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
@@ -217,9 +217,9 @@ impl Crew {
     /// Makes the pool and starts its workers; if one cannot be started, ends the others.
     pub(crate) fn build(plan: Plan, recipes: Recipes) -> Result<Arc<Crew>, Error> {
         let template = match plan.context {
-            Context::Fork => {
+            StartMethod::Fork => {
                 let keep = |template: &Arc<Template>| Ok(Arc::clone(template));
-                Some(context::with_template(Context::Fork, &Streams::default(), keep)?)
+                Some(context::with_template(StartMethod::Fork, &Streams::default(), keep)?)
             }
             _ => None,
         };

@@ -117,7 +117,7 @@ impl<S> Pool<S> {
     }
 
     /// How many workers the pool has, not counting that some may be away: see
-    /// [`workers`](Pool::workers).
+    /// [`workers`](Pool::worker_pids).
     pub fn processes(&self) -> usize {
         self.crew.processes()
     }
@@ -125,8 +125,8 @@ impl<S> Pool<S> {
     /// The pids of the workers that are there now.
     ///
     /// One that has just died may be among them, and one that is just being started missing.
-    pub fn workers(&self) -> Vec<u32> {
-        self.crew.workers()
+    pub fn worker_pids(&self) -> Vec<u32> {
+        self.crew.worker_pids()
     }
 
     /// Changes the number of workers.
@@ -139,7 +139,7 @@ impl<S> Pool<S> {
     /// # proc_core::init();
     /// let pool = proc_core::Pool::builder().processes(1).build()?;
     /// pool.resize(3)?;
-    /// assert_eq!((pool.processes(), pool.workers().len()), (3, 3));
+    /// assert_eq!((pool.processes(), pool.worker_pids().len()), (3, 3));
     /// pool.resize(1)?;
     /// assert_eq!(pool.map(|x: u32| x * x, [2, 3])?, [4, 9]);
     /// # Ok(())

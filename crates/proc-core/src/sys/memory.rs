@@ -68,7 +68,7 @@ pub(crate) fn check_available(len: usize) -> io::Result<()> {
         if let Some(available) = available.filter(|available| *available < len) {
             return Err(io::Error::other(format!(
                 "{} MiB of memory are wanted, and {place} has {} MiB left: send smaller values, or \
-                 fewer at a time (PoolBuilder::memory)",
+                 fewer at a time (PoolBuilder::memory_limit)",
                 len >> 20,
                 available >> 20
             )));

@@ -417,7 +417,7 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
         }
         Some(libc::ENOMEM) => {
             "; raise the limit of address space (ulimit -v, Limits::address_space) if there is one, \
-             send smaller values, or fewer at a time (PoolBuilder::memory)"
+             send smaller values, or fewer at a time (PoolBuilder::memory_limit)"
         }
         Some(libc::EFBIG) => {
             "; shared memory counts as a file here: raise the limit of file sizes (ulimit -f), or send \

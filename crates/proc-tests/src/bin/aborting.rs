@@ -1,13 +1,13 @@
 //! A program whose panics end it: the tests build it with `-C panic=abort`.
 
-use proc_core::{Child, Context, Error, Pool, Process};
+use proc_core::{Child, Error, Pool, Process, StartMethod};
 
 fn main() {
     proc_core::init();
     let context = match std::env::args().nth(1).as_deref() {
-        Some("forkserver") => Context::Forkserver,
-        Some("spawn") => Context::Spawn,
-        Some("fork") => Context::Fork,
+        Some("forkserver") => StartMethod::Forkserver,
+        Some("spawn") => StartMethod::Spawn,
+        Some("fork") => StartMethod::Fork,
         other => panic!("no context: {other:?}"),
     };
     if !cfg!(panic = "abort") {
@@ -35,10 +35,10 @@ fn main() {
         }
     };
     for x in [3, 4] {
-        let child = Process::new(task, x).context(context).start();
+        let child = Process::new(task, x).start_method(context).start();
         tell("process", child.and_then(Child::join));
     }
-    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
     for result in pool.options().chunksize(2).try_map(task, 0..6) {
         tell("task", result);
     }

@@ -150,7 +150,7 @@ impl Crew {
     }
 
     /// The pids of the workers that have not ended.
-    pub(crate) fn workers(&self) -> Vec<u32> {
+    pub(crate) fn worker_pids(&self) -> Vec<u32> {
         if !self.is_ours() {
             return Vec::new();
         }

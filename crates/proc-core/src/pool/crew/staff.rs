@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use super::super::feed::WaitingHandles;
 use super::seats::Standing;
 use super::{Crew, Doom, Initializer, unlock};
-use crate::context::{self, Context};
+use crate::context::{self, StartMethod};
 use crate::ending::Tie;
 use crate::error::{Error, Place};
 use crate::last_words::Exit;
@@ -251,7 +251,9 @@ impl Crew {
                 Ok(link) => return Some(link),
                 // The copy of the program from which all workers of a Fork pool come is not made
                 // again.
-                Err(error) if error.is_template_gone() && self.plan.context == Context::Fork => {
+                Err(error)
+                    if error.is_template_gone() && self.plan.context == StartMethod::Fork =>
+                {
                     self.give_up_seat(owner, Standing::Broken, error);
                 }
                 Err(error) => self.give_up_seat(owner, Standing::Retired, error),

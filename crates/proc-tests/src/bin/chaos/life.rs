@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use proc_core::{Child, Context, Pool, Process};
+use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, Templates};
@@ -19,7 +19,7 @@ use crate::{procfs, strain};
 /// What one life is to be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    pub(crate) context: Context,
+    pub(crate) context: StartMethod,
     pub(crate) faults: Choice,
     pub(crate) seed: u64,
     pub(crate) workers: usize,
@@ -44,7 +44,7 @@ pub(crate) fn live(plan: Plan) {
     let mut known: HashMap<usize, Holdings> = HashMap::new();
     let mut memory: Option<u64> = None;
     let mut rounds = 0;
-    if plan.context != Context::Fork {
+    if plan.context != StartMethod::Fork {
         start_callbacks(plan.context);
     }
     while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
@@ -74,8 +74,8 @@ pub(crate) fn live(plan: Plan) {
 }
 
 /// The thread that calls back stays once it was needed.
-fn start_callbacks(context: Context) {
-    let pool = Pool::builder().processes(1).context(context).build();
+fn start_callbacks(context: StartMethod) {
+    let pool = Pool::builder().processes(1).start_method(context).build();
     let task = pool.as_ref().map(|pool| pool.apply_async(mix, 7));
     let (sender, result) = mpsc::channel();
     match task {
@@ -106,7 +106,7 @@ fn round(
         tasks: plan.tasks,
     };
     // Only a process without threads can be forked.
-    let pools = if plan.context == Context::Fork { 1 } else { rng.usize(1..=2) };
+    let pools = if plan.context == StartMethod::Fork { 1 } else { rng.usize(1..=2) };
     let stations: Vec<Station> = (0..pools).filter_map(|_| Station::build(&round, rng)).collect();
     let callers: Vec<fastrand::Rng> = (0..rng.usize(1..=4)).map(|_| rng.fork()).collect();
     let injector = rng.fork();
@@ -174,17 +174,17 @@ impl Holdings {
 }
 
 /// Waits until nothing is left of a round. What is held with so many templates stays the same.
-fn settle(context: Context, known: &mut HashMap<usize, Holdings>) {
+fn settle(context: StartMethod, known: &mut HashMap<usize, Holdings>) {
     let start = Instant::now();
     // A killed template that nobody asks is not missed: ask each.
-    let contexts: &[Context] = match context {
-        Context::Spawn => &[Context::Forkserver, Context::Spawn],
-        _ => &[Context::Forkserver],
+    let contexts: &[StartMethod] = match context {
+        StartMethod::Spawn => &[StartMethod::Forkserver, StartMethod::Spawn],
+        _ => &[StartMethod::Forkserver],
     };
     loop {
         // Starting a process makes the template that there is to be, and collects those that ended.
         for context in contexts {
-            let child = Process::new(mix, 7).context(*context).start();
+            let child = Process::new(mix, 7).start_method(*context).start();
             match child.and_then(Child::join) {
                 Ok(value) if value == mix(7) => {}
                 other => broken(&format!("a process between rounds gives {other:?}")),

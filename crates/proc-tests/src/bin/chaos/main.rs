@@ -30,7 +30,7 @@ use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use proc_core::Context;
+use proc_core::StartMethod;
 
 use choice::Chosen;
 use ledger::{FATES, Ledger};
@@ -79,11 +79,11 @@ enum Contexts {
 }
 
 impl Contexts {
-    fn each(self) -> &'static [(Contexts, Context)] {
-        const EACH: [(Contexts, Context); 3] = [
-            (Contexts::Forkserver, Context::Forkserver),
-            (Contexts::Spawn, Context::Spawn),
-            (Contexts::Fork, Context::Fork),
+    fn each(self) -> &'static [(Contexts, StartMethod)] {
+        const EACH: [(Contexts, StartMethod); 3] = [
+            (Contexts::Forkserver, StartMethod::Forkserver),
+            (Contexts::Spawn, StartMethod::Spawn),
+            (Contexts::Fork, StartMethod::Fork),
         ];
         match self {
             Contexts::Forkserver => &EACH[..1],

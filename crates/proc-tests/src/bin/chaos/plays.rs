@@ -11,7 +11,7 @@ mod verdicts;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proc_core::{Context, Options};
+use proc_core::{Options, StartMethod};
 
 use crate::choice::Fault;
 use crate::ledger::{CALLS, FATES, FAULTS};
@@ -59,10 +59,10 @@ impl<'a> Caller<'a> {
             let Some(station) = self.rng.choice(open) else { return };
             match self.rng.u32(..100) {
                 0..2 => self.terminate(station),
-                2..8 if self.round.context != Context::Fork => self.own_pool(),
+                2..8 if self.round.context != StartMethod::Fork => self.own_pool(),
                 8..14 => self.process(),
                 14..20
-                    if self.round.context != Context::Fork
+                    if self.round.context != StartMethod::Fork
                         && self.round.faults.has(Fault::Sleepers) =>
                 {
                     self.sleepers();

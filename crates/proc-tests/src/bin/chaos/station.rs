@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use proc_core::{Context, Pool};
+use proc_core::{Pool, StartMethod};
 
 use crate::choice::Fault;
 use crate::faults::Faults;
@@ -16,7 +16,7 @@ pub(crate) struct Round<'a> {
     pub(crate) watch: &'a Watch,
     pub(crate) ledger: &'a Ledger,
     pub(crate) faults: Faults<'a>,
-    pub(crate) context: Context,
+    pub(crate) context: StartMethod,
     /// The most workers of a pool.
     pub(crate) workers: usize,
     pub(crate) end: Instant,
@@ -27,7 +27,7 @@ pub(crate) struct Round<'a> {
 /// A pool, and what can be expected of it.
 pub(crate) struct Station {
     pub(crate) pool: Pool,
-    pub(crate) context: Context,
+    pub(crate) context: StartMethod,
     pub(crate) workers: usize,
     /// Its initializer fails now and then, so it may have to give up.
     pub(crate) is_flaky: bool,
@@ -43,7 +43,7 @@ impl Station {
     /// Builds a pool with random settings; `None` where killed templates explain that it fails.
     pub(crate) fn build(round: &Round<'_>, rng: &mut fastrand::Rng) -> Option<Station> {
         let workers = rng.usize(1..=round.workers);
-        let mut builder = Pool::builder().processes(workers).context(round.context);
+        let mut builder = Pool::builder().processes(workers).start_method(round.context);
         let max_tasks = [None, None, None, Some(1), Some(10), Some(1000)][rng.usize(..6)];
         if let Some(tasks) = max_tasks {
             builder = builder.max_tasks_per_child(tasks);

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcSender};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use proc_core::{Context, Error, Pool, Process, Task};
+use proc_core::{Error, Pool, Process, StartMethod, Task};
 
 use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, Templates};
@@ -209,7 +209,7 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
     let pool = &station.pool;
     // A process with threads cannot be forked.
     let context = match station.context {
-        Context::Fork => Context::Forkserver,
+        StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };
     let first = rng.u64(..);
@@ -249,17 +249,15 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
             drop(receiver);
             judge_tiny(results)
         }
-        Way::NewPool => {
-            judge_tiny(limit.during(
-                || match Pool::builder().processes(2).context(context).build() {
-                    Ok(pool) => pool.try_map(mix, 0..20),
-                    Err(error) => vec![Err(error)],
-                },
-            ))
-        }
+        Way::NewPool => judge_tiny(limit.during(|| {
+            match Pool::builder().processes(2).start_method(context).build() {
+                Ok(pool) => pool.try_map(mix, 0..20),
+                Err(error) => vec![Err(error)],
+            }
+        })),
         Way::Process => {
             let results = limit.during(|| {
-                let start = |order| Process::new(obey_quietly, order).context(context).start();
+                let start = |order| Process::new(obey_quietly, order).start_method(context).start();
                 orders
                     .into_iter()
                     .map(|order| start(order).and_then(|child| child.join()))

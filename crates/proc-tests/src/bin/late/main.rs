@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use proc_core::{Child, Context, Error, Pool, Process};
+use proc_core::{Child, Error, Pool, Process, StartMethod};
 
 /// How often this process has run this program's constructor.
 static CONSTRUCTED: AtomicU32 = AtomicU32::new(0);
@@ -52,9 +52,9 @@ fn main() {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
     let way = std::env::var("LATE_WAY").expect("a way is given");
     let context = match std::env::var("LATE_CONTEXT").as_deref() {
-        Ok("spawn") => Context::Spawn,
-        Ok("fork") => Context::Fork,
-        _ => Context::Forkserver,
+        Ok("spawn") => StartMethod::Spawn,
+        Ok("fork") => StartMethod::Fork,
+        _ => StartMethod::Forkserver,
     };
     match way.as_str() {
         "parked" | "parked-no-init" | "deaf" => {
@@ -74,13 +74,13 @@ fn main() {
             thread.join().expect("it does not panic");
         }
         "fork-no-init" => {
-            let pool = Pool::builder().processes(2).context(Context::Fork).build();
+            let pool = Pool::builder().processes(2).start_method(StartMethod::Fork).build();
             let results = pool.and_then(|pool| pool.map(increment, 0..3));
             assert_eq!(results.expect("there was one thread"), [1, 2, 3]);
         }
         "fork-threads" => {
             std::thread::spawn(|| park(false));
-            let child = Process::new(increment, 1).context(Context::Fork).start();
+            let child = Process::new(increment, 1).start_method(StartMethod::Fork).start();
             let error = child.map(drop).expect_err("there are two threads");
             assert!(error.is_start() && error.to_string().contains("threads"), "{error}");
         }
@@ -111,9 +111,9 @@ fn main() {
         }
         "constructors" => {
             assert_eq!(constructed(()), 1);
-            let child = Process::new(constructed, ()).context(context).start();
+            let child = Process::new(constructed, ()).start_method(context).start();
             assert_eq!(child.and_then(Child::join).expect("it returns"), 1);
-            let pool = Pool::builder().processes(2).context(context).build();
+            let pool = Pool::builder().processes(2).start_method(context).build();
             let pool = pool.expect("it can be built");
             assert_eq!(pool.map(constructed, [(); 10]).expect("nothing fails"), [1; 10]);
         }
@@ -159,12 +159,12 @@ fn sleep(_: u32) {
 const ROUNDS: u32 = 20;
 
 /// Exits are noticed, and time-outs kept.
-fn use_everything(context: Context) {
+fn use_everything(context: StartMethod) {
     for x in 0..ROUNDS {
-        let child = Process::new(increment, x).context(context).start();
+        let child = Process::new(increment, x).start_method(context).start();
         assert_eq!(child.and_then(Child::join).expect("it returns"), x + 1);
     }
-    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
     for x in 0..ROUNDS {
         assert_eq!(pool.map(increment, [x, 5]).expect("nothing fails"), [x + 1, 6]);
         expect_death(pool.apply(die, 7));
@@ -174,16 +174,16 @@ fn use_everything(context: Context) {
         assert!(task.cancel());
         assert!(task.get().expect_err("it was cancelled").is_cancelled());
     }
-    let child = Process::new(sleep, 1).context(context).start().expect("it can be started");
+    let child = Process::new(sleep, 1).start_method(context).start().expect("it can be started");
     let Err(child) = child.join_timeout(Duration::from_millis(10)) else { panic!("it sleeps") };
     assert!(child.stop(Duration::from_secs(20)).expect_err("it was stopped").is_death());
 }
 
-async fn use_async(context: Context, is_to_init: bool) {
+async fn use_async(context: StartMethod, is_to_init: bool) {
     if is_to_init {
         proc_core::init();
     }
-    let pool = Pool::builder().processes(2).context(context).build().expect("it can be built");
+    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
     for x in 0..ROUNDS {
         let task = pool.apply_async(increment, x).expect("the pool is open");
         assert_eq!(task.await.expect("nothing fails"), x + 1);
@@ -194,7 +194,7 @@ async fn use_async(context: Context, is_to_init: bool) {
         let task = pool.apply_async(sleep, x).expect("the pool is open");
         assert!(task.cancel());
         assert!(task.await.expect_err("it was cancelled").is_cancelled());
-        let child = Process::new(increment, x).context(context).start();
+        let child = Process::new(increment, x).start_method(context).start();
         assert_eq!(child.and_then(Child::join).expect("it returns"), x + 1);
     }
     use_everything(context);

@@ -1,6 +1,6 @@
 //! Copies of the program, in which every call is an error, and which the original does not notice.
 
-use proc_core::{Context, Error, Task};
+use proc_core::{Error, StartMethod, Task};
 
 use super::{Caller, Mood, Terms};
 use crate::choice::Fault;
@@ -28,7 +28,7 @@ impl Caller<'_> {
     /// Calls of pools in a copy of the program, and in the original meanwhile and afterwards.
     pub(super) fn copies(&mut self, station: &Station) {
         let on_the_way = self.begin("calls in a copy of the program");
-        let has_own = self.rng.bool() && self.round.context != Context::Fork;
+        let has_own = self.rng.bool() && self.round.context != StartMethod::Fork;
         let mut own = if has_own { Station::build(self.round, &mut self.rng) } else { None };
         let mut uses = USES;
         self.rng.shuffle(&mut uses);

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ipc_channel::ipc::{self, IpcSender};
-use proc_core::{Context, Task};
+use proc_core::{StartMethod, Task};
 
 use super::copies::join;
 use super::verdicts::Tally;
@@ -83,7 +83,7 @@ impl Caller<'_> {
                 }
                 4 => pollster::block_on(task),
                 // A thread for callbacks would be in the way of forking.
-                5 if station.context != Context::Fork => {
+                5 if station.context != StartMethod::Fork => {
                     let (sender, result) = mpsc::channel();
                     task.on_done(move |result| drop(sender.send(result)));
                     match result.recv() {

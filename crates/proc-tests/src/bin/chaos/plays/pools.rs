@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proc_core::{Context, Process, Task};
+use proc_core::{Process, StartMethod, Task};
 
 use super::verdicts::{Tally, kind};
 use super::{Caller, Mood};
@@ -16,11 +16,11 @@ impl Caller<'_> {
         let spec = self.specs(1, Mood::Mixed)[0];
         // There are threads.
         let context = match self.round.context {
-            Context::Fork => Context::Forkserver,
+            StartMethod::Fork => StartMethod::Forkserver,
             other => other,
         };
         let killed = self.round.faults.templates_killed();
-        let started = Process::new(obey_quietly, spec.order()).context(context).start();
+        let started = Process::new(obey_quietly, spec.order()).start_method(context).start();
         let mut tally = Tally::default();
         let result = match started {
             Ok(child) => match self.rng.u32(..4) {

@@ -28,7 +28,7 @@ impl Caller<'_> {
         let Some(station) = station else { return };
         // Has all of them started, and idle afterwards.
         self.try_map(&station, Mood::Calm, Terms::Plain);
-        let mut stopped = station.pool.workers();
+        let mut stopped = station.pool.worker_pids();
         self.rng.shuffle(&mut stopped);
         let all = stopped.len();
         stopped.truncate(self.rng.usize(1..=all.max(1)));
@@ -60,7 +60,7 @@ impl Caller<'_> {
             }
             1 => {
                 // A time limit has replaced those that are not there any more.
-                let workers = station.pool.workers();
+                let workers = station.pool.worker_pids();
                 for worker in stopped.iter().filter(|worker| workers.contains(worker)) {
                     self.round.faults.kill_worker(*worker, Signal::SIGKILL);
                 }

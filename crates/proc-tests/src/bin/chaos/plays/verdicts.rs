@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use proc_core::{Context, Error};
+use proc_core::{Error, StartMethod};
 
 use super::{Caller, Terms};
 use crate::ledger::{FATES, Ledger};
@@ -47,7 +47,7 @@ impl Caller<'_> {
             Ok(kind(error))
         } else {
             station.is_spent.store(true, Ordering::SeqCst);
-            let is_forked = station.context == Context::Fork;
+            let is_forked = station.context == StartMethod::Fork;
             let explained = (error.is_closed() && station.is_ended.load(Ordering::SeqCst))
                 || (error.is_initializer() && station.is_flaky)
                 || (error.is_start() && is_forked && faults.templates_killed() > 0);
