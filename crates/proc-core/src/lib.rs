@@ -87,40 +87,24 @@
 //! own, libraries that another program loads, limits), is told in `docs/new-processes.md` of the
 //! repository. How it works inside is told in `ARCHITECTURE.md`.
 
-mod child;
-mod context;
-mod ending;
+// From above to below: a module uses what stands further down, and nothing above it.
+mod call;
 mod error;
-mod function;
-mod last_words;
-mod limits;
+mod forkserver;
+mod memory;
 mod panics;
 mod pool;
-mod preload;
 mod process;
-mod queue;
-mod record;
-mod run;
-mod sentinel;
-mod shared;
-mod sink;
-mod state;
-mod streams;
-mod surroundings;
+mod sync;
 mod sys;
-mod template;
 mod wire;
-mod worker;
 
-pub use child::Child;
-pub use context::{StartMethod, init};
 pub use error::Error;
-pub use function::Message;
-pub use limits::Limits;
+pub use forkserver::{Limits, StartMethod, init};
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
-pub use process::Process;
-pub use sentinel::{Sentinel, wait};
-pub use shared::Shared;
+pub use process::{Child, Process, Sentinel, wait};
+pub use sync::Shared;
+pub use wire::Message;
 
 /// The channels that may be part of arguments and results: those of the ipc-channel that this crate
 /// is built with. Ends of another version's cannot cross.

@@ -65,7 +65,10 @@ fn nothing_outlives_exec_of_the_same_program(context: &str) {
         running.wait_for_members("the old program's processes should be gone", |members| {
             !members.iter().any(is_old)
         });
-        assert_eq!(running.members().iter().filter(|m| m.comm.starts_with("worker-")).count(), 2);
+        // A new worker takes its name in its first moments.
+        running.wait_for_members("the new program has two workers", |members| {
+            members.iter().filter(|m| m.comm.starts_with("worker-")).count() == 2
+        });
         running.signal(Signal::SIGKILL);
         running.finish().was_killed_by(Signal::SIGKILL);
     }

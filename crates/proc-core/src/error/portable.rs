@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Kind, Place};
 use crate::panics::PanicReport;
-use crate::sink::Sink;
-use crate::wire;
+use crate::wire::{self, Sink};
 
 /// [`Error`], as it is written.
 #[derive(Serialize, Deserialize)]
@@ -135,9 +134,8 @@ impl Portable {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_error_comes_back_as_it_was() {

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::crew::{Crew, Initializer, Intensity, Plan, Recipes};
-use crate::context::StartMethod;
+use crate::call::Name;
 use crate::error::Error;
-use crate::function::{Message, Name};
-use crate::limits::Limits;
-use crate::queue::Layout;
+use crate::forkserver::{Limits, StartMethod};
+use crate::pool::board::Layout;
+use crate::pool::scheduler::{Crew, Initializer, Intensity, Plan, Recipes};
 use crate::sys;
-use crate::wire::Payload;
+use crate::wire::{Message, Payload};
 
 /// The settings of a pool that is to be built; all have Python's defaults.
 ///

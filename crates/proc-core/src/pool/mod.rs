@@ -4,33 +4,31 @@
 //! encoded tasks and results, `crew` publishes, collects and replaces the dead. There are no system
 //! calls here and no bytes.
 
+pub(crate) mod board;
 mod builder;
-mod callback;
-mod caller;
-mod crew;
-mod feed;
+mod calls;
 #[cfg(test)]
-mod hostile;
-mod imap;
+mod fuzz;
 mod job;
-mod map;
 mod options;
+mod records;
 #[doc(hidden)]
 pub mod remote;
-mod stateful;
-mod task;
+mod scheduler;
+mod with_state;
+pub(crate) mod worker;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::error::Error;
-use crate::function::Message;
-
 pub use builder::PoolBuilder;
-pub use imap::{Imap, ImapUnordered};
+pub use calls::{Imap, ImapUnordered, Task};
 pub use options::Options;
-pub use stateful::WithState;
-pub use task::Task;
+pub use with_state::WithState;
+
+use self::scheduler::Crew;
+use crate::error::Error;
+use crate::wire::Message;
 
 /// Worker processes that run functions over inputs.
 ///
@@ -64,7 +62,7 @@ pub use task::Task;
 /// # }
 /// ```
 pub struct Pool<S = ()> {
-    crew: Arc<crew::Crew>,
+    crew: Arc<Crew>,
     state: PhantomData<fn() -> S>,
 }
 

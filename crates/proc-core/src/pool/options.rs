@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::caller::Caller;
-use super::imap::{Imap, ImapUnordered};
-use super::job::Terms;
 use super::{Pool, Task, WithState};
 use crate::error::Error;
-use crate::function::{Message, Name};
+use crate::pool::calls::{Caller, Imap, ImapUnordered};
+use crate::pool::job::Terms;
+use crate::pool::worker;
+use crate::wire::Message;
 
 /// A pool's calls with settings of their own; made by [`Pool::options`].
 ///
@@ -80,7 +80,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.map(Name::of::<F, A, R>(), inputs)
+        self.caller.map(worker::task::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
@@ -92,7 +92,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.try_map(Name::of::<F, A, R>(), inputs)
+        self.caller.try_map(worker::task::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`].
@@ -119,7 +119,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.imap_unordered(Name::of::<F, A, R>(), inputs)
+        self.caller.imap_unordered(worker::task::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::apply_async`].
@@ -134,7 +134,7 @@ impl<'a, S> Options<'a, S> {
         R: Message,
     {
         let _ = function;
-        self.caller.apply_async(Name::of::<F, A, R>(), argument)
+        self.caller.apply_async(worker::task::<F, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`].
@@ -150,7 +150,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.map_async(Name::of::<F, A, R>(), inputs)
+        self.caller.map_async(worker::task::<F, A, R>(), inputs)
     }
 }
 

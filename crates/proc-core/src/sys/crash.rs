@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 use super::Ring;
-use super::bell::{LAST_WORDS, last_words};
+use crate::sys::bell::{LAST_WORDS, last_words};
 
 /// The signals by which a process dies that panics where it must not, or is refused memory: an
 /// abort of Rust's, or a pointer of a library's that nobody looked at.

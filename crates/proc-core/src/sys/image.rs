@@ -54,7 +54,8 @@ impl Image {
             return None;
         }
         // SAFETY: readable and aligned as checked by `holds`; `check` has found the mark that only
-        // a T carries in an image that was made from the same file.
+        // entries carry, which all have the layout of T, in an image that was made from the same
+        // file.
         Some(unsafe { &*(address as *const T) })
     }
 
@@ -115,14 +116,12 @@ mod loaded {
 /// What the loader has loaded, and what each object says it needs.
 #[cfg(target_os = "linux")]
 mod loaded {
+    use super::Constructor;
+    use nix::libc;
     use std::ffi::{CStr, OsStr};
     use std::ops::Range;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
-
-    use nix::libc;
-
-    use super::Constructor;
 
     #[derive(Default)]
     struct Object {

@@ -16,8 +16,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
-pub(crate) use super::cgroup::available as cgroup_memory;
-use super::memory::{Access, Mapping};
+pub(crate) use crate::sys::cgroup::available as cgroup_memory;
+use crate::sys::memory::{Access, Mapping};
 
 /// The number of threads of this process, `None` where `/proc` is not mounted.
 pub(crate) fn thread_count() -> Option<usize> {

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 
-use super::memory::{Access, Mapping};
+use crate::sys::memory::{Access, Mapping};
 
 /// Threads cannot be counted portably, so `init` never forks and everything is spawned.
 pub(crate) fn thread_count() -> Option<usize> {

@@ -10,7 +10,7 @@ use std::any::{Any, TypeId};
 
 use serde_bytes::ByteBuf;
 
-use crate::queue::Part;
+use crate::memory::Part;
 
 /// Where the bytes of a value are.
 #[derive(Clone, Copy)]

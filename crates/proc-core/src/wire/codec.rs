@@ -6,13 +6,14 @@
 
 use std::fmt::{self, Display, Write};
 
+use postcard::Error as Plain;
 use postcard::de_flavors::Slice;
-use postcard::{Error as Plain, ser_flavors::Flavor};
+use postcard::ser_flavors::Flavor;
 use serde::de::value::U32Deserializer;
-use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer, ser};
+use serde::de::{DeserializeSeed, IntoDeserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer, de, ser};
 
-use crate::sink::Sink;
+use super::Sink;
 
 /// How many levels decoded values may nest, since hostile bytes could else overflow the stack.
 const DEPTH: u32 = 256;

@@ -7,12 +7,10 @@ use std::cell::Cell;
 use std::fmt::{self, Formatter};
 use std::marker::PhantomData;
 
-use serde::de::{self, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::function::Message;
-use crate::sink::Sink;
-use crate::wire;
+use crate::wire::{self, Message, Sink};
 
 /// One attempt at one task of a call on a fleet.
 ///

@@ -1,0 +1,11 @@
+//! Functions named across processes, how they are called, and how a call fails.
+
+mod fault;
+mod function;
+mod state;
+
+pub(crate) use fault::{Fault, Stage};
+pub(crate) use function::{
+    Callable, Code, Entry, Input, Name, Plain, Stateful, refuse_captures, write,
+};
+pub(crate) use state::State;

@@ -1,0 +1,413 @@
+//! The one public error: opaque, told apart by questions, with everything the reader needs in it.
+
+mod exit;
+mod portable;
+
+use std::fmt::{self, Display, Formatter};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use exit::{Exit, LastWords};
+use serde::{Deserialize, Serialize};
+
+use crate::call::Fault;
+use crate::panics::PanicReport;
+use crate::sys;
+use crate::wire::Payload;
+
+/// Why a process, a pool or a task did not give a result.
+///
+/// The message names the task, the worker and the pid where there are any, and says what to do. Ask
+/// the `is_…` methods which kind it is. Cloning is cheap.
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+/// On the heap as a whole, so that results are no larger for it.
+#[derive(Clone)]
+struct Inner {
+    kind: Arc<Kind>,
+    place: Place,
+}
+
+/// Where it happened, as far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) host: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) worker: Option<usize>,
+    pub(crate) task: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Panicked(PanicReport),
+    Died { status: Option<ExitStatus>, passed: Option<String>, panic: Option<PanicReport> },
+    Timeout(Duration),
+    Cancelled,
+    Encode { what: &'static str, why: String },
+    Decode { what: &'static str, why: String },
+    Start { what: String, source: io::Error },
+    TemplateGone,
+    ForkWithThreads(Option<usize>),
+    Initializer(Error),
+    Closed,
+    Overwritten,
+    Restarts { restarts: u32, period: Duration, last: Error },
+    Invalid(String),
+    Lost(String),
+    Fleet(String),
+}
+
+impl Error {
+    fn new(kind: Kind) -> Error {
+        Error(Box::new(Inner { kind: Arc::new(kind), place: Place::default() }))
+    }
+
+    /// The same error, with its place filled in where it was open.
+    pub(crate) fn at(mut self, place: Place) -> Error {
+        let Place { host, name, pid, worker, task } = place;
+        self.0.place.host = self.0.place.host.or(host);
+        self.0.place.name = self.0.place.name.or(name);
+        self.0.place.pid = self.0.place.pid.or(pid);
+        self.0.place.worker = self.0.place.worker.or(worker);
+        self.0.place.task = self.0.place.task.or(task);
+        self
+    }
+
+    pub(crate) fn from_fault(fault: Fault) -> Error {
+        Error::new(match fault {
+            Fault::Panicked(report) => Kind::Panicked(report),
+            Fault::Arguments(why) => Kind::Decode { what: "argument", why },
+            Fault::Result(why) => Kind::Encode { what: "result", why },
+            Fault::Unknown(why) => Kind::Invalid(why),
+        })
+    }
+
+    /// What a process has sent of a fault.
+    pub(crate) fn from_fault_payload(fault: Payload) -> Error {
+        fault.decode().map_or_else(Error::decode_result, Error::from_fault)
+    }
+
+    /// A death; `passed` is the limit that the process has passed, in words.
+    pub(crate) fn died(exit: Exit, passed: Option<String>) -> Error {
+        let panic = match exit.last_words {
+            Some(LastWords::Panicked(report)) => Some(report),
+            _ => None,
+        };
+        Error::new(Kind::Died { status: exit.status, passed, panic })
+    }
+
+    pub(crate) fn timeout(after: Duration) -> Error {
+        Error::new(Kind::Timeout(after))
+    }
+
+    pub(crate) fn cancelled() -> Error {
+        Error::new(Kind::Cancelled)
+    }
+
+    pub(crate) fn encode_argument(why: String) -> Error {
+        Error::new(Kind::Encode { what: "argument", why })
+    }
+
+    pub(crate) fn encode_result(why: impl Into<String>) -> Error {
+        Error::new(Kind::Encode { what: "result", why: why.into() })
+    }
+
+    pub(crate) fn decode_result(why: String) -> Error {
+        Error::new(Kind::Decode { what: "result", why })
+    }
+
+    pub(crate) fn start(what: impl Into<String>, source: io::Error) -> Error {
+        Error::new(Kind::Start { what: what.into(), source })
+    }
+
+    pub(crate) fn template_gone() -> Error {
+        Error::new(Kind::TemplateGone)
+    }
+
+    pub(crate) fn fork_with_threads(threads: Option<usize>) -> Error {
+        Error::new(Kind::ForkWithThreads(threads))
+    }
+
+    pub(crate) fn initializer(cause: Error) -> Error {
+        Error::new(Kind::Initializer(cause))
+    }
+
+    pub(crate) fn closed() -> Error {
+        Error::new(Kind::Closed)
+    }
+
+    pub(crate) fn overwritten() -> Error {
+        Error::new(Kind::Overwritten)
+    }
+
+    pub(crate) fn restarts(restarts: u32, period: Duration, last: Error) -> Error {
+        Error::new(Kind::Restarts { restarts, period, last })
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Error {
+        Error::new(Kind::Invalid(what.into()))
+    }
+
+    pub(crate) fn lost(what: impl Into<String>) -> Error {
+        Error::new(Kind::Lost(what.into()))
+    }
+
+    pub(crate) fn fleet(what: impl Into<String>) -> Error {
+        Error::new(Kind::Fleet(what.into()))
+    }
+
+    pub(crate) fn is_template_gone(&self) -> bool {
+        matches!(*self.0.kind, Kind::TemplateGone)
+    }
+
+    /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
+    pub fn is_panic(&self) -> bool {
+        matches!(*self.0.kind, Kind::Panicked(_))
+    }
+
+    /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
+    pub fn is_death(&self) -> bool {
+        matches!(*self.0.kind, Kind::Died { .. } | Kind::Lost(_))
+    }
+
+    /// The process passed one of its [`Limits`], and was ended by that.
+    ///
+    /// Of memory that is said where the system had refused some to the process just before it
+    /// crashed.
+    pub fn is_limit(&self) -> bool {
+        match &*self.0.kind {
+            Kind::Died { passed, .. } => passed.is_some(),
+            Kind::Initializer(cause) => cause.is_limit(),
+            _ => false,
+        }
+    }
+
+    /// The time that the caller allowed has passed.
+    pub fn is_timeout(&self) -> bool {
+        matches!(*self.0.kind, Kind::Timeout(_))
+    }
+
+    /// The caller took the task back.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(*self.0.kind, Kind::Cancelled)
+    }
+
+    /// An argument or result could not be encoded.
+    pub fn is_encode(&self) -> bool {
+        matches!(*self.0.kind, Kind::Encode { .. })
+    }
+
+    /// An argument or result could not be decoded.
+    pub fn is_decode(&self) -> bool {
+        matches!(*self.0.kind, Kind::Decode { .. })
+    }
+
+    /// A process could not be started.
+    pub fn is_start(&self) -> bool {
+        matches!(*self.0.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
+    }
+
+    /// The pool's initializer failed in every worker that was tried.
+    pub fn is_initializer(&self) -> bool {
+        matches!(*self.0.kind, Kind::Initializer(_))
+    }
+
+    /// The pool was closed, terminated or dropped, or a worker has destroyed what it rests on.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.0.kind, Kind::Closed | Kind::Overwritten)
+    }
+
+    /// More of the pool's workers died than [`restart_intensity`](crate::PoolBuilder) allows.
+    pub fn is_restart_limit(&self) -> bool {
+        matches!(*self.0.kind, Kind::Restarts { .. })
+    }
+
+    /// A number or combination that makes no sense, such as a pool of no processes.
+    pub fn is_invalid(&self) -> bool {
+        matches!(*self.0.kind, Kind::Invalid(_))
+    }
+
+    /// There is no fleet of machines to do it: no server, or no agent of this build
+    /// (`proc-cluster`).
+    pub fn is_fleet(&self) -> bool {
+        matches!(*self.0.kind, Kind::Fleet(_))
+    }
+
+    /// How the process ended, where that is the error.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        match &*self.0.kind {
+            Kind::Died { status, .. } => *status,
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.exit_status(),
+            _ => None,
+        }
+    }
+
+    /// What the function said when it panicked, also where that ended its process: in a function
+    /// that cannot unwind, say.
+    pub fn panic_message(&self) -> Option<&str> {
+        self.panic_report().map(|report| report.message.as_str())
+    }
+
+    /// Where the function panicked: `file:line:column`.
+    pub fn panic_location(&self) -> Option<&str> {
+        self.panic_report().and_then(|report| report.location.as_deref())
+    }
+
+    /// The panic's backtrace, where `RUST_BACKTRACE` asked for one.
+    pub fn backtrace(&self) -> Option<&str> {
+        self.panic_report().and_then(|report| report.backtrace.as_deref())
+    }
+
+    fn panic_report(&self) -> Option<&PanicReport> {
+        match &*self.0.kind {
+            Kind::Panicked(report) | Kind::Died { panic: Some(report), .. } => Some(report),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.panic_report(),
+            _ => None,
+        }
+    }
+
+    /// The machine on which it happened, where that is another one (`proc-cluster`).
+    pub fn host(&self) -> Option<&str> {
+        self.0.place.host.as_deref()
+    }
+
+    /// The process in which it happened.
+    pub fn pid(&self) -> Option<u32> {
+        self.0.place.pid
+    }
+
+    /// The worker of the pool, counted from 0.
+    pub fn worker(&self) -> Option<usize> {
+        self.0.place.worker
+    }
+
+    /// The task's place in the input, counted from 0.
+    pub fn task(&self) -> Option<usize> {
+        self.0.place.task
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0.kind {
+            Kind::Start { source, .. } => Some(source),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Inner { kind, place } = &*self.0;
+        if let Some(task) = place.task {
+            write!(f, "task {task}: ")?;
+        }
+        match &**kind {
+            Kind::Panicked(PanicReport { message, location: Some(location), .. }) => {
+                write!(f, "panicked at {location}: {message}")
+            }
+            Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
+            Kind::Died { status, passed, panic } => {
+                describe_death(*status, f)?;
+                if let Some(PanicReport { message, location, .. }) = panic {
+                    let place = location.as_deref().unwrap_or("an unknown place");
+                    write!(f, "; before that it panicked at {place}: {message}")?;
+                }
+                passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
+            }
+            Kind::Timeout(after) => write!(f, "no result within {after:?}"),
+            Kind::Cancelled => write!(f, "cancelled"),
+            Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
+            Kind::Decode { what, why } => write!(f, "the {what} cannot be decoded: {why}"),
+            Kind::Start { what, source } => {
+                write!(f, "cannot start {what}: {source}{}", sys::hint(source))
+            }
+            Kind::TemplateGone => {
+                write!(
+                    f,
+                    "cannot start a process: the template, which makes processes, was killed, or there \
+                     were too many open files for the request (raise the limit, ulimit -n)"
+                )
+            }
+            Kind::ForkWithThreads(threads) => {
+                write!(f, "cannot fork a process with ")?;
+                match threads {
+                    Some(threads) => write!(f, "{threads} threads")?,
+                    None => write!(f, "an unknown number of threads")?,
+                }
+                write!(
+                    f,
+                    ", a lock held by one of them would never open in the copy; use \
+                     StartMethod::Forkserver, or start it before the first thread and pool"
+                )
+            }
+            Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
+            Kind::Closed => write!(f, "the pool is closed"),
+            Kind::Overwritten => write!(
+                f,
+                "the pool has ended: a worker overwrote the memory that it shares with the others; \
+                 build the pool anew, and give such work a pool of its own"
+            ),
+            Kind::Restarts { restarts, period, .. } => write!(
+                f,
+                "the pool has ended: more than {restarts} of its workers died within {period:?}; \
+                 mend what kills them, or allow more with restart_intensity"
+            ),
+            Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
+        }?;
+        write_place(place, f)?;
+        match &**kind {
+            Kind::Initializer(cause) => write!(f, ": {cause}"),
+            Kind::Restarts { last, .. } => write!(f, ": at last {last}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// ` (host node7, process "even", worker 1, pid 4242)`
+fn write_place(place: &Place, f: &mut Formatter<'_>) -> fmt::Result {
+    let parts = [
+        place.host.as_ref().map(|host| format!("host {host}")),
+        place.name.as_ref().map(|name| format!("process {name:?}")),
+        place.worker.map(|worker| format!("worker {worker}")),
+        place.pid.map(|pid| format!("pid {pid}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { Ok(()) } else { write!(f, " ({})", parts.join(", ")) }
+}
+
+fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Result {
+    let Some(status) = status else {
+        return write!(f, "the process is gone, and so is the template that knew how it ended");
+    };
+    match (status.code(), status.signal()) {
+        (Some(code), _) => write!(f, "the process exited with code {code} before it had a result"),
+        (None, Some(signal)) => {
+            write!(f, "the process was killed by signal {signal} ({})", sys::signal_name(signal))?;
+            if status.core_dumped() {
+                write!(f, ", core dumped")?;
+            }
+            if signal == nix::libc::SIGKILL {
+                write!(
+                    f,
+                    "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
+                     out-of-memory killer)"
+                )?;
+            }
+            Ok(())
+        }
+        (None, None) => write!(f, "the process ended before it had a result"),
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error").field("kind", &self.0.kind).field("place", &self.0.place).finish()
+    }
+}

@@ -1,0 +1,203 @@
+//! What a process may use: [`Limits`], set in the new process before it does anything else.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use nix::sys::resource::Resource;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Exit, LastWords};
+use crate::sys;
+
+/// Limits for a process, or for each worker of a pool; without one, what the program has holds.
+///
+/// They cannot be raised again by what runs under them. A process that passes its limit of memory
+/// or processor time is ended by it, and its error says so
+/// ([`Error::is_limit`](crate::Error::is_limit)): of memory where the process was refused some by
+/// the system just before it died; in a pool that costs one task, and the worker's replacement has
+/// the same limits. A limit that cannot be set is an error of [`join`](crate::Child::join), or of
+/// the pool's calls.
+///
+/// ```
+/// # fn main() -> Result<(), proc_core::Error> {
+/// # proc_core::init();
+/// use proc_core::{Limits, Pool};
+///
+/// let greedy = |bytes: usize| vec![1_u8; bytes].len();
+///
+/// let limits = Limits::new().address_space(1 << 30).no_core_dumps();
+/// let pool = Pool::builder().processes(1).limits(limits).build()?;
+/// assert!(pool.apply(greedy, 2 << 30).is_err_and(|error| error.is_limit()));
+/// assert_eq!(pool.apply(greedy, 1 << 20)?, 1 << 20);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use = "limits do nothing until they are given to a process or a pool"]
+pub struct Limits {
+    address_space: Option<u64>,
+    cpu_time: Option<Duration>,
+    open_files: Option<u64>,
+    core_dumps: Option<u64>,
+    niceness: Option<i32>,
+    cpus: Option<Vec<usize>>,
+}
+
+impl Limits {
+    /// No limits yet.
+    pub fn new() -> Limits {
+        Limits::default()
+    }
+
+    /// Bytes of memory that may be mapped, the program's own image and threads' stacks included.
+    ///
+    /// Rust aborts where an allocation fails. Shared memory of a pool's queue counts too: leave a
+    /// pool's workers some hundred MiB.
+    #[doc(alias = "RLIMIT_AS")]
+    pub fn address_space(mut self, bytes: u64) -> Limits {
+        self.address_space = Some(bytes);
+        self
+    }
+
+    /// Processor time in whole seconds, rounded up, over the whole life of the process.
+    #[doc(alias = "RLIMIT_CPU")]
+    pub fn cpu_time(mut self, time: Duration) -> Limits {
+        self.cpu_time = Some(time);
+        self
+    }
+
+    /// How many files, pipes and sockets may be open; proc-core itself needs about twenty.
+    #[doc(alias = "RLIMIT_NOFILE")]
+    pub fn open_files(mut self, count: u64) -> Limits {
+        self.open_files = Some(count);
+        self
+    }
+
+    /// A crash writes no core file.
+    #[doc(alias = "RLIMIT_CORE")]
+    pub fn no_core_dumps(mut self) -> Limits {
+        self.core_dumps = Some(0);
+        self
+    }
+
+    /// The nice value, from -20 (first served) to 19; below the program's own only for root.
+    #[doc(alias = "setpriority")]
+    pub fn niceness(mut self, niceness: i32) -> Limits {
+        self.niceness = Some(niceness);
+        self
+    }
+
+    /// The processors to run on, counted from 0. Linux only; elsewhere an error.
+    #[doc(alias = "sched_setaffinity")]
+    pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Limits {
+        self.cpus = Some(cpus.into_iter().collect());
+        self
+    }
+
+    /// In a new process: sets them. The error names the limit.
+    pub(crate) fn set(&self) -> Result<(), String> {
+        let Limits { address_space, cpu_time, open_files, core_dumps, niceness, cpus } = self;
+        let told = |what: String, set: std::io::Result<()>| {
+            set.map_err(|error| format!("cannot limit {what}: {error}"))
+        };
+        if let Some(niceness) = niceness {
+            told(format!("its niceness to {niceness}"), sys::set_niceness(*niceness))?;
+        }
+        if let Some(cpus) = cpus {
+            told(format!("it to processors {cpus:?}"), sys::set_affinity(cpus))?;
+        }
+        if let Some(size) = core_dumps {
+            let set = sys::set_limit(Resource::RLIMIT_CORE, *size, *size);
+            told("its core dumps".into(), set)?;
+        }
+        if let Some(time) = cpu_time {
+            let seconds = whole_seconds(*time);
+            // Who ignores SIGXCPU has one second more.
+            let set = sys::set_limit(Resource::RLIMIT_CPU, seconds, seconds.saturating_add(1));
+            told(format!("its processor time to {seconds} s"), set)?;
+        }
+        if let Some(count) = open_files {
+            let set = sys::set_limit(Resource::RLIMIT_NOFILE, *count, *count);
+            told(format!("its open files to {count}"), set)?;
+        }
+        if let Some(bytes) = address_space {
+            let set = sys::set_limit(Resource::RLIMIT_AS, *bytes, *bytes);
+            told(format!("its address space to {}", in_words(*bytes)), set)?;
+        }
+        Ok(())
+    }
+
+    /// The limit that a process has passed, as far as is known: by the way it ended, and by whether
+    /// it was refused memory just before.
+    pub(crate) fn passed(&self, exit: &Exit) -> Option<String> {
+        let had_no_memory = exit.last_words == Some(LastWords::NoMemory);
+        match Signal::try_from(exit.status?.signal()?).ok()? {
+            Signal::SIGXCPU => {
+                let seconds = whole_seconds(self.cpu_time?);
+                Some(format!("its processor time was limited to {seconds} s"))
+            }
+            Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS if had_no_memory => Some(format!(
+                "its address space was limited to {}, and it had just been refused memory",
+                in_words(self.address_space?)
+            )),
+            _ => None,
+        }
+    }
+
+    /// The error of a process with these limits that has ended so.
+    pub(crate) fn died(&self, exit: Exit) -> Error {
+        let passed = self.passed(&exit);
+        Error::died(exit, passed)
+    }
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+/// Bytes in the largest unit that leaves no fraction.
+fn in_words(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fits = |(shift, _): &(u32, &str)| bytes > 0 && bytes.is_multiple_of(1 << shift);
+    units.into_iter().find(fits).map_or_else(
+        || format!("{bytes} bytes"),
+        |(shift, unit)| format!("{} {unit}", bytes >> shift),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_told_in_words() {
+        let told = [0, 1, 1 << 10, 3 << 20, 4 << 30, (1 << 30) + 1].map(in_words);
+        let expected = ["0 bytes", "1 bytes", "1 KiB", "3 MiB", "4 GiB", "1073741825 bytes"];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn time_is_rounded_up() {
+        let told = [0, 1, 1000, 1001].map(|millis| whole_seconds(Duration::from_millis(millis)));
+        assert_eq!(told, [1, 1, 1, 2]);
+        assert_eq!(whole_seconds(Duration::MAX - Duration::from_nanos(999_999_999)), u64::MAX);
+    }
+
+    #[test]
+    fn only_a_limit_that_was_set_is_blamed() {
+        let limits = Limits::new().cpu_time(Duration::from_secs(2)).open_files(10);
+        let exit = |status: i32, had_no_memory: bool| {
+            Exit::told(status, had_no_memory.then_some(LastWords::NoMemory))
+        };
+        let passed = |limits: &Limits, signal| limits.passed(&exit(signal as i32, true));
+        assert!(passed(&limits, Signal::SIGXCPU).is_some_and(|text| text.contains("2 s")));
+        assert_eq!(passed(&limits, Signal::SIGABRT), None);
+        let limits = Limits::new().address_space(1 << 30);
+        assert_eq!(passed(&limits, Signal::SIGXCPU), None);
+        assert_eq!(passed(&limits, Signal::SIGKILL), None);
+        assert!(passed(&limits, Signal::SIGSEGV).is_some_and(|text| text.contains("1 GiB")));
+        assert_eq!(limits.passed(&exit(Signal::SIGSEGV as i32, false)), None, "a wild pointer");
+        assert_eq!(limits.passed(&exit(1 << 8, true)), None);
+    }
+}

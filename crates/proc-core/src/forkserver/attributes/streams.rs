@@ -1,0 +1,201 @@
+//! Standard streams of a new process that are not its parent's: files, or ends of pipes.
+//!
+//! Descriptors go ahead of the request to start, beside it on the template's doorbell. The template
+//! keeps them until the request comes, hands them to the new process, and closes its copies.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rustc_hash::FxHashMap;
+
+use crate::forkserver::Key;
+use crate::sys::{self, Ring, Tag};
+
+/// One bit for each stream that this process was given: its children are to have it too, and their
+/// template does not.
+static GIVEN: AtomicU8 = AtomicU8::new(0);
+
+/// What a process is to have for stdin, stdout and stderr, where that is not what its parent has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Streams([Option<Arc<OwnedFd>>; 5]);
+
+/// What travels like a stream and is none: the doorbell of a process that is to be a template.
+pub(crate) const BELL: u8 = 3;
+pub(crate) const RING: u8 = 4;
+
+impl Streams {
+    /// Sets the stream with this number.
+    pub(crate) fn set(&mut self, number: usize, fd: OwnedFd) {
+        self.0[number] = Some(Arc::new(fd));
+    }
+
+    /// The same, with what this process was given itself in the places that are left.
+    pub(crate) fn or_inherited(&self) -> io::Result<Streams> {
+        let mut streams = self.clone();
+        let given = GIVEN.load(Ordering::Relaxed);
+        for number in (0..3).filter(|number| given & 1 << number != 0) {
+            if streams.0[number].is_none() {
+                streams.set(number, sys::own_stream(number)?);
+            }
+        }
+        Ok(streams)
+    }
+
+    /// In a template that is a copy of this process: closes them, since nobody else there will.
+    pub(crate) fn close_copies(&self) {
+        for fd in self.0.iter().flatten() {
+            sys::close_copy(fd.as_fd());
+        }
+    }
+
+    /// How many are given.
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().flatten().count()
+    }
+
+    /// Sends them ahead of the request to start process `key`.
+    pub(crate) fn pass(&self, ring: &Ring, key: Key) -> io::Result<()> {
+        for (number, fd) in (0..).zip(&self.0) {
+            if let Some(fd) = fd {
+                ring.pass(&tag(key, number), fd.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tag(Key { owner, serial }: Key, number: u8) -> Tag {
+    let mut tag = Tag::default();
+    tag[..4].copy_from_slice(&owner.to_le_bytes());
+    tag[4..12].copy_from_slice(&serial.to_le_bytes());
+    tag[12] = number;
+    tag
+}
+
+fn untag(tag: Tag) -> (Key, u8) {
+    let [a, b, c, d, serial @ .., number] = tag;
+    (Key { owner: u32::from_le_bytes([a, b, c, d]), serial: u64::from_le_bytes(serial) }, number)
+}
+
+/// Streams that have come to a template, each with its number.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived(FxHashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
+
+impl Arrived {
+    /// Keeps what has come until its process is started.
+    pub(crate) fn keep(&mut self, tag: Tag, fd: io::Result<OwnedFd>) {
+        let (key, number) = untag(tag);
+        self.0.entry(key).or_default().push((number, fd));
+    }
+
+    /// The `count` streams of process `key`.
+    pub(crate) fn take(&mut self, key: Key, count: usize) -> io::Result<Vec<(u8, OwnedFd)>> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let streams = self.0.remove(&key).unwrap_or_default();
+        if streams.len() != count {
+            return Err(nix::errno::Errno::EBADF.into());
+        }
+        streams.into_iter().map(|(number, fd)| Ok((number, fd?))).collect()
+    }
+
+    /// Closes what will not be asked for any more.
+    pub(crate) fn forget(&mut self, is_over: impl Fn(Key) -> bool) {
+        self.0.retain(|key, _| !is_over(*key));
+    }
+}
+
+/// In a new process: puts streams in their places.
+pub(crate) fn put(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
+    for (number, fd) in streams {
+        sys::put_stream(number, fd)
+            .map_err(|error| format!("standard stream {number}: {error}"))?;
+        GIVEN.fetch_or(1 << number, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Bell, Heard};
+    use std::io::{Read, Write};
+
+    const KEY: Key = Key { owner: 0x0102_0304, serial: u64::MAX - 5 };
+
+    /// Keeps what comes before the next ring; false if there is none.
+    fn hear(arrived: &mut Arrived, bell: &Bell) -> bool {
+        loop {
+            match bell.hear() {
+                None => return false,
+                Some(Heard::Descriptor(tag, fd)) => arrived.keep(tag, fd),
+                Some(_) => return true,
+            }
+        }
+    }
+
+    #[test]
+    fn tags_lead_back_to_their_process() {
+        assert_eq!(untag(tag(KEY, 2)), (KEY, 2));
+    }
+
+    #[test]
+    fn streams_arrive_between_rings_and_are_closed_when_forgotten() {
+        let (ring, bell) = sys::doorbell().expect("sockets can be made");
+        let (mut reader, writer) = std::io::pipe().expect("a pipe can be made");
+        let mut streams = Streams::default();
+        streams.set(1, writer.into());
+        ring.ring().expect("somebody listens");
+        streams.pass(&ring, KEY).expect("there is room");
+        ring.ring().expect("somebody listens");
+        let mut arrived = Arrived::default();
+        assert!(hear(&mut arrived, &bell), "the first ring");
+        let other = Key { owner: 1, ..KEY };
+        assert!(hear(&mut arrived, &bell), "the second ring");
+        assert!(arrived.take(other, 1).is_err(), "these are not its own");
+        let mut taken = arrived.take(KEY, 1).expect("they were sent");
+        let (number, fd) = taken.pop().expect("there is one");
+        assert_eq!(number, 1);
+        std::fs::File::from(fd).write_all(b"hello").expect("it is a pipe");
+        streams.pass(&ring, KEY).expect("there is room");
+        drop(streams);
+        assert!(!hear(&mut arrived, &bell));
+        arrived.forget(|key| key == KEY);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("nobody holds the other end");
+        assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn a_stream_waits_for_room() {
+        let (ring, bell) = sys::doorbell().expect("sockets can be made");
+        for _ in 0..100_000 {
+            ring.ring().expect("a ring too many is none");
+        }
+        let mut streams = Streams::default();
+        streams.set(0, std::fs::File::open("/dev/null").expect("it exists").into());
+        let taken = std::thread::scope(|scope| {
+            scope.spawn(|| streams.pass(&ring, KEY).expect("there is room soon"));
+            let mut arrived = Arrived::default();
+            while arrived.0.is_empty() {
+                let _ = sys::wait_readable(&[bell.as_fd()], None);
+                hear(&mut arrived, &bell);
+            }
+            arrived.take(KEY, 1)
+        });
+        assert_eq!(taken.expect("it was sent").len(), 1);
+    }
+
+    #[test]
+    fn a_full_doorbell_still_rings_and_a_gone_one_says_so() {
+        let (ring, bell) = sys::doorbell().expect("sockets can be made");
+        for _ in 0..100_000 {
+            ring.ring().expect("a ring too many is none");
+        }
+        drop(bell);
+        assert!(ring.ring().is_err());
+    }
+}

@@ -1,0 +1,78 @@
+//! What a process says of its death while it still can: the panic that ends it, or that it got no
+//! memory.
+//!
+//! A handler of the signal that ends it says it, by the doorbell of its template, in one system
+//! call, since a dying process can do no more. The template tells it to the parent, with the exit.
+
+use std::sync::Arc;
+
+use super::Line;
+use crate::error::LastWords;
+use crate::panics::{self, PanicReport};
+use crate::sys;
+
+/// The longest message of a panic that is told in this way, in bytes.
+const LONGEST_MESSAGE: usize = 1 << 10;
+const LONGEST_BACKTRACE: usize = 2 << 10;
+
+/// In a template: has its children say at `line` why they crash, where that is known: by a panic
+/// that cannot unwind, or for want of memory. They inherit what is set here.
+pub(crate) fn have_children_say_to(line: &Arc<Line>) {
+    panics::set_witness(|report| {
+        // The panic that cannot unwind tells more than what says that it could not.
+        if !report.is_about_unwinding() {
+            sys::prepare_last_words(&encode(&LastWords::Panicked(shortened(report))));
+        }
+    });
+    sys::say_last_words_at(line.ring(), encode(&LastWords::NoMemory));
+    // The descriptor is used as long as there are children.
+    std::mem::forget(Arc::clone(line));
+}
+
+fn shortened(report: &PanicReport) -> PanicReport {
+    let cut = |text: &str, longest: usize| {
+        let end = (0..=longest.min(text.len())).rfind(|end| text.is_char_boundary(*end));
+        text[..end.unwrap_or(0)].to_owned()
+    };
+    PanicReport {
+        message: cut(&report.message, LONGEST_MESSAGE),
+        location: report.location.as_ref().map(|location| cut(location, LONGEST_MESSAGE)),
+        backtrace: report.backtrace.as_ref().map(|trace| cut(trace, LONGEST_BACKTRACE)),
+    }
+}
+
+fn encode(words: &LastWords) -> Vec<u8> {
+    postcard::to_stdvec(words).unwrap_or_default()
+}
+
+/// In a template: whose words these are, and what they say.
+pub(crate) fn decode(said: &[u8]) -> Option<(u32, LastWords)> {
+    let (pid, words) = said.split_first_chunk()?;
+    Some((u32::from_le_bytes(*pid), postcard::from_bytes(words).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_back() {
+        let report = PanicReport {
+            message: "no".into(),
+            location: Some("a.rs:1:2".into()),
+            backtrace: None,
+        };
+        for words in [LastWords::Panicked(report), LastWords::NoMemory] {
+            let said = [&42_u32.to_le_bytes(), &encode(&words)[..]].concat();
+            assert_eq!(decode(&said), Some((42, words)));
+        }
+        assert_eq!(decode(b"rubbish"), None);
+    }
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        let report = PanicReport { message: "ä".repeat(2000), location: None, backtrace: None };
+        let cut = shortened(&report);
+        assert_eq!(cut.message, "ä".repeat(512));
+    }
+}

@@ -1,0 +1,143 @@
+//! The end of a process: its daemons are told to end, its other children are waited for.
+//!
+//! From its start to its death a child holds a copy of a *lifeline*, a channel on which nothing is
+//! ever sent. At its own end the parent lets go of its copy and waits for the channel to close:
+//! then they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is
+//! killed waits for nobody; what it has started is ended by its templates.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use ipc_channel::{TryRecvError, ipc};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::known;
+use crate::panics;
+use crate::sys::{self, PerProcess};
+
+/// What becomes of a process at the end of the one that started it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tie {
+    /// It is waited for.
+    #[default]
+    Awaited,
+    /// It is told to end, and killed if it has not soon: Python's daemon.
+    Daemon,
+    /// It is killed: a pool's worker, whose results nobody can fetch any more.
+    Worker,
+}
+
+/// How long daemons that were told to end may take.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// A copy of the end that children hold, and the end that tells when nobody does.
+type Lifeline = (IpcSender<()>, IpcReceiver<()>);
+
+/// The lifelines of this process.
+#[derive(Default)]
+struct Lifelines {
+    awaited: Option<Lifeline>,
+    daemons: Option<Lifeline>,
+    #[expect(dead_code, reason = "held for this process's own parent, nothing more")]
+    held: Option<IpcSender<()>>,
+    tie: Tie,
+}
+
+/// A copy of this process, made by a user's `fork`, has none: children are waited for by their
+/// parent.
+static LIFELINES: PerProcess<Mutex<Lifelines>> = PerProcess::new();
+
+fn lifelines() -> MutexGuard<'static, Lifelines> {
+    LIFELINES.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a new child of this process is to hold.
+pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
+    let mut lifelines = lifelines();
+    // A worker can be told to end at any time, and takes its children with it.
+    if lifelines.tie == Tie::Worker {
+        return Ok(None);
+    }
+    let line = match tie {
+        Tie::Awaited => &mut lifelines.awaited,
+        Tie::Daemon => &mut lifelines.daemons,
+        Tie::Worker => return Ok(None),
+    };
+    let line = match line {
+        Some(line) => line,
+        None => line.insert(ipc::channel()?),
+    };
+    Ok(Some(line.0.clone()))
+}
+
+/// In a new process: holds its lifeline until its death.
+pub(crate) fn hold(tie: Tie, held: Option<IpcSender<()>>) {
+    LIFELINES.inherit();
+    *lifelines() = Lifelines { held, tie, ..Lifelines::default() };
+}
+
+/// In a new template: lets go of all that the process it is a copy of had.
+pub(crate) fn let_go() {
+    LIFELINES.inherit();
+    *lifelines() = Lifelines::default();
+}
+
+/// Tells daemons to end and waits for the other children, as Python does when a process ends.
+pub(crate) fn end() {
+    loop {
+        let (daemons, awaited) = {
+            let mut lifelines = lifelines();
+            (lifelines.daemons.take(), lifelines.awaited.take())
+        };
+        // Other threads may go on and start more.
+        if daemons.is_none() && awaited.is_none() {
+            return;
+        }
+        if let Some(line) = daemons {
+            known::signal_daemons(Signal::SIGTERM);
+            wait(line, Instant::now().checked_add(GRACE));
+            known::signal_daemons(Signal::SIGKILL);
+        }
+        if let Some(line) = awaited {
+            wait(line, None);
+        }
+    }
+}
+
+/// Waits until nobody holds the line, for ever or until `deadline`.
+fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
+    drop(sender);
+    loop {
+        let received = match deadline {
+            None => receiver.recv().map_err(TryRecvError::IpcError),
+            Some(deadline) => {
+                receiver.try_recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            }
+        };
+        match received {
+            Err(TryRecvError::IpcError(ipc_channel::IpcError::Io(error)))
+                if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(TryRecvError::Empty) if deadline.is_some_and(|d| Instant::now() < d) => {}
+            _ => return,
+        }
+    }
+}
+
+/// [`end`], when `main` has returned or somebody has called `exit`.
+pub(crate) fn end_at_exit() {
+    {
+        let lifelines = lifelines();
+        if lifelines.daemons.is_none() && lifelines.awaited.is_none() {
+            return;
+        }
+    }
+    // This thread has lost its thread-locals, without which ipc-channel cannot send: another one
+    // does it. Where there is none to be had, waiting needs no thread-locals.
+    let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end);
+    let _ = match thread {
+        Ok(thread) => thread.join().ok(),
+        Err(_) => panics::contain(end),
+    };
+}

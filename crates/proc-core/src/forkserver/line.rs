@@ -1,0 +1,43 @@
+//! The way to a fork server: requests, and the bell that announces them.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipc_channel::IpcError;
+use ipc_channel::ipc::IpcSender;
+
+use super::Request;
+use crate::sys::Ring;
+
+/// The way to a template: requests, and the bell that announces them.
+#[derive(Debug)]
+pub(crate) struct Line {
+    requests: Mutex<IpcSender<Request>>,
+    ring: Ring,
+}
+
+impl Line {
+    pub(crate) fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
+        Arc::new(Line { requests: Mutex::new(requests), ring })
+    }
+
+    /// Orders the template to kill its children and to end.
+    pub(crate) fn order_end(&self) -> io::Result<()> {
+        self.ring.order_end()
+    }
+
+    /// For who can do no more than one system call.
+    pub(crate) fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    pub(crate) fn ask(&self, request: Request) -> io::Result<()> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.send(request).map_err(|error| match error {
+            IpcError::Io(error) => error,
+            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
+            error => io::Error::other(error),
+        })?;
+        self.ring.ring()
+    }
+}

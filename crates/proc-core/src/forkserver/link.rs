@@ -1,0 +1,178 @@
+//! A started process, seen by the process that asked for it: its reports, and the way to signal it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc::IpcReceiver;
+use ipc_channel::{TryRecvError, ipc};
+use nix::sys::signal::Signal;
+
+use super::client::{ForkServer, Handle};
+use super::{Attributes, Job, Key, Report, Start, exit, lifeline};
+use crate::error::Error;
+use crate::memory::wait_for_message;
+use crate::wire::{Message, Payload};
+use crate::{panics, sys};
+
+/// Counts the processes of this program, for names and keys.
+pub(crate) fn next_serial() -> u64 {
+    static SERIAL: AtomicU64 = AtomicU64::new(1);
+    SERIAL.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A started process, seen from its parent: the way to signal it, and its reports.
+#[derive(Debug)]
+pub(crate) struct Link<T> {
+    pub(crate) handle: Handle,
+    reports: IpcReceiver<Report<T>>,
+    /// What a quick process said before the template told its pid.
+    early: RefCell<VecDeque<Report<T>>>,
+}
+
+impl<T: Message + Debug> Link<T> {
+    /// Asks `template` for a process and waits until it exists.
+    pub(crate) fn start(
+        template: &Arc<ForkServer>,
+        serial: u64,
+        name: &str,
+        attributes: &Attributes,
+        job: Job,
+    ) -> Result<Link<T>, Error> {
+        let cannot = |source| Error::start("the process", source);
+        sys::keep_reserve();
+        exit::tidy_at_exit();
+        let (report, reports) = ipc::channel::<Report<T>>().map_err(cannot)?;
+        let report = report.to_opaque().to();
+        let key = Key { owner: sys::pid(), serial };
+        let Attributes { tie, overrides, limits, streams } = attributes;
+        let (tie, limits) = (*tie, limits.clone());
+        let streams = streams.or_inherited().map_err(cannot)?;
+        let surroundings = template.surroundings(overrides).map_err(Error::invalid)?;
+        let surroundings = Payload::encode_plain(&surroundings)
+            .map_err(|why| cannot(std::io::Error::other(why)))?;
+        let lifeline = lifeline::lifeline(tie).map_err(cannot)?;
+        // More is not shown anywhere; errors have the whole name.
+        let name = name.chars().take(16).collect();
+        let start = Start {
+            key,
+            name,
+            report,
+            tie,
+            lifeline,
+            surroundings,
+            limits,
+            streams: streams.count(),
+            job,
+        };
+        template.start(start, &streams)?;
+        let handle = Handle::new(key, template);
+        let mut link = Link { handle, reports, early: RefCell::default() };
+        let mut early = VecDeque::new();
+        loop {
+            match link.receive(None) {
+                Received::Report(Report::Started { pid }) => {
+                    link.handle.pid = pid;
+                    link.early.replace(early);
+                    return Ok(link);
+                }
+                Received::Report(Report::NotStarted { errno }) => {
+                    return Err(cannot(std::io::Error::from_raw_os_error(errno)));
+                }
+                Received::Report(report) => early.push_back(report),
+                received => {
+                    template.forget(key);
+                    if !matches!(received, Received::End) {
+                        // It may exist all the same, and nobody would know it.
+                        link.handle.signal(Signal::SIGKILL);
+                        link.wait_for_end();
+                    }
+                    return Err(Error::template_gone());
+                }
+            }
+        }
+    }
+
+    /// Reads what is said until the process is gone.
+    pub(crate) fn wait_for_end(&self) {
+        while !matches!(self.receive(None), Received::End | Received::Report(Report::Exited { .. }))
+        {
+        }
+    }
+
+    /// Waits for the next report, for ever or until `deadline`.
+    pub(crate) fn receive(&self, deadline: Option<Instant>) -> Received<T> {
+        if let Some(report) = self.early.borrow_mut().pop_front() {
+            return Received::Report(report);
+        }
+        loop {
+            if !sys::has_memory_for_messages() {
+                match self.receive_with_reserve(deadline) {
+                    Some(received) => return received,
+                    None => continue,
+                }
+            }
+            let received = panics::catch(|| match deadline {
+                None => self.reports.recv().map_err(TryRecvError::IpcError),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    // poll counts whole milliseconds: round up, or the last one is spent spinning.
+                    let left = left + Duration::from_micros(999);
+                    self.reports.try_recv_timeout(left.min(Duration::from_secs(1 << 20)))
+                }
+            });
+            match received {
+                Ok(Ok(report)) => return Received::Report(report),
+                Ok(Err(TryRecvError::Empty)) if deadline.is_some_and(|d| d <= Instant::now()) => {
+                    return Received::Nothing;
+                }
+                Ok(Err(TryRecvError::Empty)) => {}
+                Ok(Err(TryRecvError::IpcError(ipc_channel::IpcError::Io(error))))
+                    if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Ok(Err(TryRecvError::IpcError(ipc_channel::IpcError::Disconnected))) => {
+                    return Received::End;
+                }
+                Ok(Err(_)) | Err(_) => return Received::Rubbish,
+            }
+        }
+    }
+}
+
+impl<T: Message + Debug> Link<T> {
+    /// Waits for a message before there is a buffer for it, and receives it with the memory that is
+    /// kept for that. `None` if it has not come, or is to be tried again.
+    #[cold]
+    fn receive_with_reserve(&self, deadline: Option<Instant>) -> Option<Received<T>> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match wait_for_message(&self.reports, left) {
+            Ok(true) => {}
+            Ok(false) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                return Some(Received::Nothing);
+            }
+            _ => return None,
+        }
+        match sys::with_reserve(|| panics::catch(|| self.reports.try_recv())) {
+            Ok(Ok(report)) => Some(Received::Report(report)),
+            Ok(Err(TryRecvError::Empty)) => None,
+            Ok(Err(TryRecvError::IpcError(ipc_channel::IpcError::Disconnected))) => {
+                Some(Received::End)
+            }
+            _ => Some(Received::Rubbish),
+        }
+    }
+}
+
+/// What waiting for a report can bring.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    Report(Report<T>),
+    /// The deadline came first.
+    Nothing,
+    /// Nobody is left who could report: process and template are gone.
+    End,
+    /// Something that is no report.
+    Rubbish,
+}

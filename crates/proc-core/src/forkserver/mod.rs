@@ -1,0 +1,27 @@
+//! How processes come into being: a fork server, a small copy of the program, makes them on request.
+
+pub(crate) mod attributes;
+mod client;
+pub(crate) mod exit;
+pub(crate) mod known;
+pub(crate) mod last_words;
+pub(crate) mod lifeline;
+mod line;
+mod link;
+mod newborn;
+pub(crate) mod preload;
+mod protocol;
+mod server;
+mod spawn;
+pub(crate) mod start_method;
+
+pub use attributes::limits::Limits;
+pub(crate) use attributes::{Attributes, environment, streams};
+pub(crate) use client::{ForkServer, Handle};
+pub(crate) use lifeline::Tie;
+pub(crate) use line::Line;
+pub(crate) use link::{Link, Received, next_serial};
+pub(crate) use newborn::{Birth, Main};
+pub(crate) use protocol::{Job, Key, Report, Request, Start};
+pub(crate) use server::{Ears, Newborn};
+pub use start_method::{StartMethod, init};

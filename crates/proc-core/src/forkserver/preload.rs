@@ -1,0 +1,149 @@
+//! A template of a pool's own, which has run a function before it forks workers.
+//!
+//! It is made by another template, as any process is, and becomes one once the function has
+//! returned: so what the function leaves in memory is there in every worker, without a copy until
+//! either writes. It is the one template that has run code of the user's. That code must have ended
+//! all threads, which is looked at; a lock that it left locked is locked in the workers.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc;
+use nix::sys::signal::Signal;
+
+use super::environment::Snapshot;
+use super::start_method::become_process;
+use super::streams::{BELL, RING, Streams};
+use super::{
+    Attributes, Birth, Ears, ForkServer, Job, Line, Link, Main, Received, Report, Request, Tie,
+    next_serial,
+};
+use crate::call::{Entry, Fault, Input, Name, State};
+use crate::error::{Error, Exit};
+use crate::panics::{self, Echo};
+use crate::sys::{self, SingleThread};
+use crate::wire::{Payload, Sink};
+
+/// How often it is asked whether the template is still wanted.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// How long output waits for whoever holds the stream.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Has `maker` make a template that has run `function`, unless it is not wanted any more.
+///
+/// # Errors
+///
+/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or is stopped
+/// as nobody waits for it ([`Error::is_closed`]).
+pub(crate) fn start(
+    maker: &Arc<ForkServer>,
+    function: Name,
+    arguments: Payload,
+    is_wanted: impl Fn() -> bool,
+) -> Result<Arc<ForkServer>, Error> {
+    let cannot = |error| Error::start("a template", error);
+    let (sender, requests) = ipc::channel::<Request>().map_err(cannot)?;
+    let (ring, bell) = sys::doorbell().map_err(cannot)?;
+    let mut streams = Streams::default();
+    streams.set(BELL.into(), bell.into());
+    streams.set(RING.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
+    let base = Snapshot::now().map_err(cannot)?;
+    let setup = Payload::encode_plain(&function).map_err(|why| cannot(io::Error::other(why)))?;
+    let job = Job {
+        main: Name::of_entry::<fn(), _>(MAIN).map_err(|why| cannot(io::Error::other(why)))?,
+        setup,
+        payloads: vec![arguments],
+        receivers: vec![requests.to_opaque()],
+        senders: vec![sender.clone().to_opaque()],
+        memory: Vec::new(),
+    };
+    let attributes = Attributes { tie: Tie::Worker, streams, ..Attributes::default() };
+    let link = Link::start(maker, next_serial(), "template", &attributes, job)?;
+    // With our copy of the bell, nobody could tell that the template has died.
+    drop(attributes);
+    let failed = loop {
+        match link.receive(Some(Instant::now() + GLANCE)) {
+            Received::Report(Report::Said(Ok(()))) => {
+                let line = Line::new(sender, ring);
+                return Ok(Arc::new(ForkServer::made(line, base, link.handle)));
+            }
+            Received::Report(Report::Said(Err(fault))) => {
+                break Error::from_fault_payload(fault);
+            }
+            Received::Report(Report::NotReady(why)) => {
+                return Err(cannot(io::Error::other(why)));
+            }
+            Received::Report(Report::Exited { status, last_words }) => {
+                break Error::died(Exit::told(status, last_words), None);
+            }
+            Received::Nothing if !is_wanted() => {
+                link.handle.signal(Signal::SIGKILL);
+                return Err(Error::closed());
+            }
+            Received::Report(_) | Received::Nothing => {}
+            Received::End => return Err(Error::template_gone()),
+            Received::Rubbish => {
+                link.handle.signal(Signal::SIGKILL);
+                break Error::died(Exit::default(), None);
+            }
+        }
+    };
+    Err(Error::initializer(failed))
+}
+
+/// What the new process says: whether the function has returned, or a fault.
+type Said = Result<(), Payload>;
+
+struct Preload;
+const MAIN: &Entry<Main> = &Entry::new::<Preload>(main);
+
+/// The new process: runs the function, says what came of it, and is a fork server from then on.
+fn main(birth: Birth) -> ! {
+    panics::set_echo(Echo::Reported);
+    let report = birth.report::<Said>();
+    let Birth { mut job, doorbell, report: first } = birth;
+    drop(first);
+    let (mut bell, mut ring) = (None, None);
+    for (number, fd) in doorbell {
+        *if number == BELL { &mut bell } else { &mut ring } = Some(fd);
+    }
+    let (Some(bell), Some(ring)) = (bell, ring) else { sys::exit_now(1) };
+    let given = (job.payloads.pop(), job.receivers.pop(), job.senders.pop());
+    let (Some(mut arguments), Some(requests), Some(sender)) = given else { sys::exit_now(1) };
+    let me = sys::pid();
+    let done = job.setup.decode::<Name>().map_err(Fault::Unknown).and_then(|function| {
+        let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
+        function.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
+    });
+    sys::end_copy_of(me);
+    // Where the function has changed the user, the kernel has forgotten that.
+    sys::die_with_parent();
+    // What it has printed would be printed again by every copy.
+    sys::flush(FLUSH_PATIENCE);
+    let alone = done.and_then(|_| SingleThread::prove().map_err(threads_left));
+    let (told, alone) = match alone {
+        Ok(alone) => (Ok(()), Some(alone)),
+        Err(fault) => (Err(Payload::encode(&fault).expect("a fault is text")), None),
+    };
+    // The function may have set a panic hook.
+    panics::install_hook();
+    let heard = report.send(Report::Said(told)).is_ok();
+    drop((report, arguments));
+    let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
+    let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
+    let own = ForkServer::own(Line::new(sender.to(), ring.into()), base);
+    // It ends with the fork server that has made it.
+    let ears = Ears { requests: requests.to(), bell: bell.into(), life: None };
+    own.serve(alone, sys::parent_pid(), ears, become_process)
+}
+
+fn threads_left(threads: Option<usize>) -> Fault {
+    let count = threads.map_or("an unknown number of".into(), |threads| (threads - 1).to_string());
+    Fault::Unknown(format!(
+        "it left {count} threads running, which copies of its process do not have: end them before it \
+         returns"
+    ))
+}

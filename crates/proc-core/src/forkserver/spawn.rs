@@ -1,0 +1,164 @@
+//! A fork server that is this program executed again: how it is started, and how it begins.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc;
+
+use super::environment::Snapshot;
+use super::{Ears, ForkServer, Line, Newborn, Request};
+use crate::memory::{fd_of, receiver_of, sender_of};
+use crate::sys::image::{self, Image};
+use crate::sys::{self, Bell, Ring, SingleThread};
+use crate::wire;
+
+/// Tells an executed program that it is to be a template, and the numbers of the descriptors that
+/// it is given for that: the two ends of the doorbell, the requests and who sends them, its owner's
+/// life, and stdin.
+const VARIABLE: &str = "PROC_CORE_TEMPLATE";
+
+/// How long an executed template may take to begin.
+const BIRTH: Duration = Duration::from_secs(30);
+
+/// Whether this process was executed to be a template, and is none yet.
+pub(crate) fn is_executed_for_it() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// Executes this program again, which becomes the template before its `main` begins.
+pub(super) fn spawn() -> io::Result<ForkServer> {
+    sys::fill_standard_streams();
+    wire::warm_up()?;
+    let (sender, requests) = ipc::channel::<Request>()?;
+    let (ring, bell) = sys::doorbell()?;
+    let (owners_life, life) = std::io::pipe()?;
+    let sender_of_its_own = fd_of(&sender)?;
+    let requests = fd_of(&requests)?;
+    let stdin = sys::own_stream(0)?;
+    let mut command = Command::new(own_executable()?);
+    if let Some(name) = std::env::args_os().next() {
+        command.arg0(name);
+    }
+    let fds = [
+        sys::pass_on(&bell, &mut command)?,
+        sys::pass_on(&ring, &mut command)?,
+        sys::pass_on(&requests, &mut command)?,
+        sys::pass_on(&sender_of_its_own, &mut command)?,
+        sys::pass_on(&owners_life, &mut command)?,
+        sys::pass_on(&stdin, &mut command)?,
+    ];
+    let base = Snapshot::now()?;
+    let numbers = fds.map(|number| number.to_string()).join(":");
+    let child = command
+        .env(VARIABLE, format!("{}:{numbers}", sys::Capabilities::now()?.to_words()))
+        .stdin(sys::empty_stdin()?)
+        .spawn();
+    let mut child = child.map_err(cannot_execute)?;
+    // With our copies, nobody could tell that the template has died.
+    drop((bell, requests, sender_of_its_own, owners_life, stdin, command));
+    match await_birth(&ring, &mut child) {
+        Ok(()) => Ok(ForkServer::executed(Line::new(sender, ring), base, child.id(), life.into())),
+        Err(why) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(io::Error::other(format!("the program was executed again, but {why}")))
+        }
+    }
+}
+
+/// In an executed program: becomes the template that it was executed to be.
+pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
+    sys::fill_standard_streams();
+    let alone = SingleThread::fresh_image();
+    let value = std::env::var(VARIABLE).unwrap_or_default();
+    sys::set_env(alone, VARIABLE.as_ref(), None);
+    let owner = sys::parent_pid();
+    let born = || -> io::Result<_> {
+        let (capabilities, numbers) = value.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+        let capabilities = sys::Capabilities::from_words(capabilities);
+        capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
+        let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
+        let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();
+        let fds = <[OwnedFd; 6]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let [bell, ring, requests, sender, owners_life, stdin] = fds;
+        wire::warm_up()?;
+        let requests = receiver_of(requests)?;
+        let sender = sender_of(sender)?;
+        // What the program reads is its own until then.
+        sys::put_stream(0, stdin)?;
+        let bell = Bell::from(bell);
+        bell.greet(Image::get().identity())?;
+        let own = ForkServer::own(Line::new(sender, ring.into()), Snapshot::now()?);
+        Ok((Ears { requests, bell, life: Some(owners_life) }, own))
+    };
+    match born() {
+        Ok((ears, own)) => own.serve(alone, owner, ears, become_process),
+        Err(error) => {
+            eprintln!(
+                "proc-core: {VARIABLE} is set, but the program that set it cannot be reached: \
+                 {error}; do not set this variable yourself"
+            );
+            sys::exit_now(1)
+        }
+    }
+}
+
+/// What executes this program again.
+fn own_executable() -> io::Result<PathBuf> {
+    // Unlike current_exe()'s path, this still runs the same file after it was replaced on disk.
+    let link = PathBuf::from("/proc/self/exe");
+    // It must be followed: where /proc is not mounted, another file may be there.
+    match std::fs::metadata(&link) {
+        Ok(_) => Ok(link),
+        Err(error) => Err(cannot_execute(error)),
+    }
+}
+
+fn cannot_execute(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => io::Error::new(
+            error.kind(),
+            format!(
+                "the program cannot be executed again ({error}): mount /proc, and let the program's file \
+                 and what it is linked with be found and executed where it runs now (also in a chroot), or \
+                 make proc_core::init() the first line of main, so that nothing is executed"
+            ),
+        ),
+        _ => error,
+    }
+}
+
+/// Waits until an executed copy of the program says that it is a template.
+fn await_birth(ring: &Ring, child: &mut Child) -> Result<(), String> {
+    let told =
+        ring.await_greeting(child, Instant::now() + BIRTH).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => format!("did not become a template within {BIRTH:?}"),
+            _ => format!("did not become a template: {error}"),
+        })?;
+    match told == Image::get().identity() {
+        true => Ok(()),
+        false => {
+            Err("the program file has changed since this process was started: start it anew".into())
+        }
+    }
+}
+
+/// Why this process cannot be made anew by executing its program; `None` if it can.
+pub(crate) fn why_not_executed() -> Option<io::Error> {
+    (!image::is_of_our_program()).then(|| {
+        let program = std::env::current_exe().unwrap_or_default();
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "this library was loaded by {}, a program that knows nothing of proc_core and is not \
+                 executed again: call proc_core::init() in the library while the program has one thread \
+                 (at best when it is loaded), or use StartMethod::Fork while it has one",
+                program.display()
+            ),
+        )
+    })
+}

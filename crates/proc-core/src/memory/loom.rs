@@ -1,0 +1,103 @@
+//! Loom's atomics, used by workers that can be killed before any operation.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+pub(crate) use loom::sync::atomic::fence;
+
+loom::thread_local! {
+    /// How many operations the current thread may do until it is killed.
+    static LEFT: Cell<usize> = Cell::new(usize::MAX);
+}
+
+/// How a killed thread unwinds.
+struct Killed;
+
+/// Runs `worker`, but no further than before its operation number `life` (from 0).
+///
+/// False if it was killed.
+pub(crate) fn live(life: usize, worker: impl FnOnce()) -> bool {
+    LEFT.with(|left| left.set(life));
+    let end = catch_unwind(AssertUnwindSafe(worker));
+    LEFT.with(|left| left.set(usize::MAX));
+    match end {
+        Ok(()) => true,
+        Err(payload) if payload.is::<Killed>() => false,
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
+/// One operation that others can see: the last moment to be killed before it.
+pub(crate) fn step() {
+    let killed = LEFT.with(|left| {
+        let now = left.get();
+        left.set(now.saturating_sub(1));
+        now == 0
+    });
+    if killed {
+        resume_unwind(Box::new(Killed));
+    }
+}
+
+macro_rules! atomics {
+    ($($name:ident: $word:ty;)*) => { $(
+        /// Its namesake in loom; each use of it is a step.
+        #[derive(Debug, Default)]
+        pub(crate) struct $name(loom::sync::atomic::$name);
+
+        impl $name {
+            pub(crate) fn new(value: $word) -> Self {
+                Self(loom::sync::atomic::$name::new(value))
+            }
+
+            /// A swap: loom knows that nothing comes between a swap and the store that it read, but
+            /// not that a plain store after the one is after the other, and finds wake-ups lost that
+            /// no processor loses.
+            pub(crate) fn store(&self, value: $word, order: Ordering) {
+                self.swap(value, order);
+            }
+        }
+
+        impl Deref for $name {
+            type Target = loom::sync::atomic::$name;
+
+            fn deref(&self) -> &Self::Target {
+                step();
+                &self.0
+            }
+        }
+    )* };
+}
+
+atomics! {
+    AtomicU32: u32;
+    AtomicU64: u64;
+}
+
+/// What lies in a region, by offset: loom's atomics are larger than words and cannot lie in its bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Objects(OnceLock<(usize, Box<dyn Any + Send + Sync>, Box<Objects>)>);
+
+impl Objects {
+    /// The objects at `offset`, made where nothing was asked for yet.
+    pub(crate) fn at<T: Default + Send + Sync + 'static>(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> &[T] {
+        let make = || {
+            let objects: Vec<T> = std::iter::repeat_with(T::default).take(count).collect();
+            (offset, Box::new(objects) as Box<dyn Any + Send + Sync>, Box::default())
+        };
+        let (known, objects, rest) = self.0.get_or_init(make);
+        if *known == offset {
+            objects.downcast_ref::<Vec<T>>().expect("one type lies at an offset")
+        } else {
+            rest.at(offset, count)
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Memory that several processes map: regions of it, an arena of blocks, and atomics in it.
+
+mod arena;
+pub(crate) mod atomics;
+mod descriptor;
+#[cfg(all(test, loom))]
+pub(crate) mod loom;
+mod region;
+
+pub(crate) use arena::{Arena, Block, Lease, Part, Returned, SMALLEST};
+pub(crate) use descriptor::{
+    Arriving, Descriptor, check, fd_of, receiver_of, sender_of, wait_for_message,
+};
+pub(crate) use region::{AllAtomic, Region, shared_struct};

@@ -1,0 +1,294 @@
+//! Shared memory as bytes and as the board's counters; all of the queue's `unsafe` is here.
+//!
+//! Every process of a pool maps the same memory, so nothing is ever lent out as a plain reference
+//! that another process may write to meanwhile: counters are atomics, and bytes are copied out
+//! before anybody looks at them, except by the worker that has claimed them.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use super::Descriptor;
+use super::atomics::{AtomicU32, AtomicU64};
+use crate::sys;
+use crate::sys::memory::{Access, Mapping};
+
+/// What a processor copies in one go.
+const WORD: usize = size_of::<u64>();
+
+/// One piece of memory that several processes have mapped.
+#[derive(Debug)]
+pub(crate) struct Region {
+    start: *mut u8,
+    len: usize,
+    #[expect(dead_code, reason = "keeps what `start` points to")]
+    mapping: Mapping,
+    /// What other processes map it by; its maker keeps it to give it to them.
+    fd: Option<OwnedFd>,
+    #[cfg(all(test, loom))]
+    objects: super::loom::Objects,
+}
+
+// SAFETY: `start` points into `mapping`, which any thread may use.
+unsafe impl Send for Region {}
+// SAFETY: as above; the methods copy, or hand out atomics.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// Makes a region of `len` zero bytes, of which none takes memory before it is written to.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor, address space or memory for it.
+    pub(crate) fn new(len: usize) -> io::Result<Region> {
+        sys::memory::check_available(len)?;
+        let fd = sys::memory::create(len)?;
+        sys::memory::seal(&fd, Access::Write)?;
+        let mapping = Mapping::of_own(fd.as_fd(), Access::Write)?;
+        Ok(Region::of(mapping, Some(fd)))
+    }
+
+    /// Maps a region that another process has made.
+    ///
+    /// # Errors
+    ///
+    /// It is none, or there is no address space for it.
+    pub(crate) fn map(fd: OwnedFd) -> io::Result<Region> {
+        Ok(Region::of(Mapping::new(fd.as_fd(), Access::Write)?, None))
+    }
+
+    fn of(mapping: Mapping, fd: Option<OwnedFd>) -> Region {
+        // The address alone: others have the memory too, so there is never a slice of all of it.
+        let (start, len) = (mapping.start().as_ptr(), mapping.len());
+        Region {
+            start,
+            len,
+            mapping,
+            fd,
+            #[cfg(all(test, loom))]
+            objects: Default::default(),
+        }
+    }
+
+    /// What a process that is to map the region too is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for it, or another process has made it.
+    pub(crate) fn share(&self) -> io::Result<Descriptor> {
+        let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Descriptor::new(fd.as_fd())
+    }
+
+    /// The size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn range(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let end = offset.checked_add(len)?;
+        // SAFETY: offset is within the mapping, or one past its end.
+        (end <= self.len).then(|| unsafe { self.start.add(offset) })
+    }
+
+    /// Copies `bytes` to `offset`; false, and nothing is copied, if they do not fit.
+    #[inline]
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        self.write_all(offset, [bytes])
+    }
+
+    /// The same for several pieces that come one after another.
+    #[inline]
+    pub(crate) fn write_all<const N: usize>(&self, offset: usize, pieces: [&[u8]; N]) -> bool {
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let Some(mut target) = self.range(offset, len) else { return false };
+        for piece in pieces {
+            // SAFETY: the range lies in the mapping, and what comes before this piece in it was
+            // skipped.
+            unsafe { copy(piece, target) };
+            // SAFETY: as above; within the range, or at its end.
+            target = unsafe { target.add(piece.len()) };
+        }
+        true
+    }
+
+    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many, or there
+    /// is no memory for the copy.
+    pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
+        let Some(source) = self.range(offset, len) else { return false };
+        if out.try_reserve(len).is_err() {
+            return false;
+        }
+        let end = out.len();
+        let target = out.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+        // SAFETY: `try_reserve` made the room; the source lies in the mapping.
+        unsafe { target.copy_from_nonoverlapping(source, len) };
+        // SAFETY: the bytes up to the new length were written just now.
+        unsafe { out.set_len(end + len) };
+        true
+    }
+
+    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so
+    /// many, or there is no memory for the copy.
+    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
+        &self,
+        offset: usize,
+        count: usize,
+    ) -> Option<Vec<T>> {
+        let len = count.checked_mul(size_of::<T>())?;
+        let source = self.range(offset, len)?;
+        let mut numbers = Vec::<T>::new();
+        numbers.try_reserve_exact(count).ok()?;
+        let target = numbers.as_mut_ptr().cast::<u8>();
+        // SAFETY: `try_reserve_exact` made the room; the source lies in the mapping.
+        unsafe { target.copy_from_nonoverlapping(source, len) };
+        // SAFETY: so many were written just now, and any bytes are a value of T.
+        unsafe { numbers.set_len(count) };
+        Some(numbers)
+    }
+
+    /// The bytes of a chunk, for the worker that has claimed it.
+    ///
+    /// The claim gives it to this worker alone: the parent does not write to a claimed chunk, and
+    /// other workers have no business there.
+    pub(crate) fn claimed_bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
+        let source = self.range(offset, len)?;
+        // SAFETY: the range lies in the mapping and, by the claim, nobody writes to it.
+        Some(unsafe { std::slice::from_raw_parts(source, len) })
+    }
+
+    /// Raises the flag that the first word is, in a region that is for nothing else.
+    pub(crate) fn raise(&self) {
+        if let Some([flag]) = self.atomics::<AtomicU64>(0, 1) {
+            flag.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether anybody has raised the flag; also where there is no room for one.
+    pub(crate) fn is_raised(&self) -> bool {
+        !matches!(self.atomics::<AtomicU64>(0, 1), Some([flag]) if flag.load(Ordering::Relaxed) == 0)
+    }
+
+    /// `count` objects of a type that is made of atomics, at `offset`.
+    #[cfg(not(all(test, loom)))]
+    pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let source = self.range(offset, count.checked_mul(size_of::<T>())?)?.cast::<T>();
+        // SAFETY: the range lies in the mapping; T is valid for any bytes and may be shared with
+        // other processes, as AllAtomic promises; alignment is checked here.
+        source.is_aligned().then(|| unsafe { std::slice::from_raw_parts(source, count) })
+    }
+
+    /// The same of a model's atomics, which lie beside the bytes.
+    #[cfg(all(test, loom))]
+    pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        Some(self.objects.at(offset, count))
+    }
+}
+
+/// Copies `bytes` to `target`.
+///
+/// # Safety
+///
+/// There are so many bytes of a region, in which no Rust object but atomics lives.
+#[inline]
+unsafe fn copy(bytes: &[u8], target: *mut u8) {
+    match (bytes.first_chunk::<WORD>(), bytes.last_chunk::<WORD>()) {
+        // Two words that overlap, without a call: so small are most results.
+        (Some(first), Some(last)) if bytes.len() <= 2 * WORD => {
+            // SAFETY: the caller's promise: a word at least.
+            unsafe { target.copy_from_nonoverlapping(first.as_ptr(), WORD) };
+            // SAFETY: as above; a word before the end.
+            let end = unsafe { target.add(bytes.len() - WORD) };
+            // SAFETY: as above.
+            unsafe { end.copy_from_nonoverlapping(last.as_ptr(), WORD) };
+        }
+        // SAFETY: the caller's promise.
+        _ => unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) },
+    }
+}
+
+/// Types that consist of atomic integers and padding, `repr(C)`; all zero by default.
+///
+/// # Safety
+///
+/// Any bytes must be a valid value, and every field must be an atomic.
+pub(crate) unsafe trait AllAtomic: Default + Send + Sync + 'static {}
+
+// SAFETY: it is an atomic integer.
+unsafe impl AllAtomic for AtomicU32 {}
+// SAFETY: it is an atomic integer.
+unsafe impl AllAtomic for AtomicU64 {}
+// SAFETY: there is nothing in it but what is all atomic.
+unsafe impl<T: AllAtomic, const N: usize> AllAtomic for [T; N] where [T; N]: Default {}
+
+/// Declares a struct that may lie in shared memory: its fields are [`AllAtomic`], which the compiler
+/// checks.
+macro_rules! shared_struct {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$about:meta])* $field_vis:vis $field:ident: $type:ty,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Default)]
+        #[repr(C)]
+        $vis struct $name { $($(#[$about])* $field_vis $field: $type,)* }
+        $crate::memory::shared_struct! { @check $name: $($type,)* }
+    };
+    ($(#[$meta:meta])* $vis:vis struct $name:ident($type:ty);) => {
+        $(#[$meta])*
+        #[derive(Default)]
+        #[repr(C)]
+        $vis struct $name($type);
+        $crate::memory::shared_struct! { @check $name: $type, }
+    };
+    (@check $name:ident: $($type:ty,)*) => {
+        const _: () = {
+            const fn is_all_atomic<T: $crate::memory::AllAtomic>() {}
+            $(is_all_atomic::<$type>();)*
+        };
+        // SAFETY: it is `repr(C)`, and the line above holds only if each of its fields is all
+        // atomic.
+        #[allow(unsafe_code)]
+        unsafe impl $crate::memory::AllAtomic for $name {}
+    };
+}
+pub(crate) use shared_struct;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_comes_back() {
+        let region = Region::new(100).expect("there is memory");
+        let bytes: Vec<u8> = (1..=40).collect();
+        for len in 0..=bytes.len() {
+            assert!(region.write(7, &[0xff; 42]));
+            assert!(region.write(8, &bytes[..len]));
+            let mut out = Vec::new();
+            assert!(region.read(7, len + 2, &mut out));
+            assert_eq!(out, [&[0xff], &bytes[..len], &[0xff]].concat());
+            assert!(region.write(100 - len, &bytes[..len]));
+            assert!(len == 0 || !region.write(101 - len, &bytes[..len]));
+            assert!(len == 0 || !region.write(usize::MAX - len + 1, &bytes[..len]));
+        }
+    }
+
+    #[test]
+    fn bytes_come_back_and_bounds_hold() {
+        let region = Region::new(100).expect("there is memory");
+        assert!(region.write(90, b"0123456789"));
+        assert!(!region.write(91, b"0123456789"));
+        assert!(!region.write(usize::MAX, b"0"));
+        let mut out = b"x".to_vec();
+        assert!(region.read(90, 10, &mut out));
+        assert_eq!(out, b"x0123456789");
+        assert!(!region.read(91, 10, &mut out));
+        assert!(!region.read(usize::MAX, 2, &mut out));
+        assert_eq!(region.claimed_bytes(99, 2), None);
+        assert!(region.atomics::<std::sync::atomic::AtomicU64>(1, 1).is_none(), "not aligned");
+        assert!(region.atomics::<std::sync::atomic::AtomicU64>(0, usize::MAX).is_none());
+    }
+}

@@ -1,0 +1,168 @@
+//! The protocol: tickets, the ring in which they are claimed, and the list of finished ones.
+//!
+//! See README.md beside this file for the states. One parent publishes and collects (its calls are
+//! serialized by the pool's lock); any number of workers claim and finish; anybody may be killed
+//! between any two instructions.
+
+#[cfg(all(test, loom))]
+mod model;
+mod parent;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod ticket;
+mod words;
+mod worker;
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::ticket::{Chunk, Claim, Progress, Ticket};
+use crate::memory::atomics::{AtomicU32, AtomicU64};
+use crate::memory::{Descriptor, Region, shared_struct};
+
+/// A worker's number in the pool.
+pub(crate) type Owner = u32;
+
+/// A ticket's number.
+pub(crate) type TicketId = u32;
+
+/// How many tickets and workers a board has; both sides must agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Layout {
+    pub(crate) tickets: u32,
+    pub(crate) workers: u32,
+}
+
+impl Layout {
+    /// The most workers that fit an entry's owner field.
+    pub(crate) const MOST_WORKERS: u32 = 1 << 12;
+
+    /// Room for a pool of so many workers, and for at least twice as many later.
+    pub(crate) fn for_workers(workers: u32) -> Layout {
+        let tickets = (4 * workers).next_power_of_two().max(256);
+        Layout { tickets, workers: (tickets / 2).min(Layout::MOST_WORKERS) }
+    }
+
+    fn sleepers(self) -> usize {
+        size_of::<Header>()
+    }
+
+    fn ring(self) -> usize {
+        let end_of_sleepers = self.sleepers() + self.workers as usize * size_of::<Sleeper>();
+        end_of_sleepers.next_multiple_of(align_of::<Line>())
+    }
+
+    fn ticket_table(self) -> usize {
+        let end_of_ring = self.ring() + self.tickets as usize * size_of::<AtomicU64>();
+        end_of_ring.next_multiple_of(align_of::<Ticket>())
+    }
+
+    fn size(self) -> usize {
+        self.ticket_table() + self.tickets as usize * size_of::<Ticket>()
+    }
+}
+
+shared_struct! {
+    /// Counters that everybody shares, each on a cache line of its own.
+    #[repr(align(128))]
+    pub(crate) struct Header {
+        /// How many entries were ever published.
+        tail: Line,
+        /// Where to look for the next unclaimed entry: never too far ahead, perhaps behind.
+        head: Line,
+        /// The last finished ticket + 1, or 0; each ticket points on to the one before.
+        finished: Line,
+        /// 1 while the parent wants a message when a ticket is finished.
+        listening: Line,
+        /// Workers with numbers below it may go on; 0 once nothing more will be published.
+        admitted: Line,
+        /// 1 while a claimed ticket may have tasks that its claimer has not taken.
+        shareable: Line,
+        /// 1 when a worker that found nothing could have some of these.
+        hungry: Line,
+    }
+}
+
+shared_struct! {
+    #[repr(align(128))]
+    struct Line(AtomicU64);
+}
+
+shared_struct! {
+    /// One worker's "wake me": 1 from before it looks a last time until somebody promises a message, or
+    /// it takes it back. They lie side by side, since they change only where somebody sleeps anyway.
+    pub(crate) struct Sleeper(AtomicU32);
+}
+
+/// The shared board, as the parent and as each worker has it mapped.
+#[derive(Debug)]
+pub(crate) struct Board {
+    layout: Layout,
+    region: Region,
+    /// The parent's own count of publications: what is in shared memory is only told to workers.
+    published: AtomicU64,
+}
+
+impl Board {
+    /// A new board, empty.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory for it.
+    pub(crate) fn new(layout: Layout) -> io::Result<Board> {
+        let board =
+            Board { layout, region: Region::new(layout.size())?, published: AtomicU64::new(0) };
+        board.header().listening.0.store(1, Ordering::Relaxed);
+        board.admit(layout.workers);
+        Ok(board)
+    }
+
+    /// A worker's view of its parent's board; `None` if the memory is not of that layout.
+    pub(crate) fn map(layout: Layout, region: Region) -> Option<Board> {
+        let published = AtomicU64::new(0);
+        (region.len() >= layout.size()).then_some(Board { layout, region, published })
+    }
+
+    /// What to send to a worker.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Board::new).
+    pub(crate) fn share(&self) -> io::Result<Descriptor> {
+        self.region.share()
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    // The layout was checked against the region's size when the board was made.
+    fn header(&self) -> &Header {
+        &self.region.atomics(0, 1).expect("the board holds its layout")[0]
+    }
+
+    fn sleepers(&self) -> &[Sleeper] {
+        let Layout { workers, .. } = self.layout;
+        self.region
+            .atomics(self.layout.sleepers(), workers as usize)
+            .expect("the board holds its layout")
+    }
+
+    fn entry(&self, position: u64) -> &AtomicU64 {
+        let ring: &[AtomicU64] = self
+            .region
+            .atomics(self.layout.ring(), self.layout.tickets as usize)
+            .expect("the board holds its layout");
+        &ring[position as usize & (self.layout.tickets as usize - 1)]
+    }
+
+    fn ticket(&self, ticket: TicketId) -> &Ticket {
+        let tickets: &[Ticket] = self
+            .region
+            .atomics(self.layout.ticket_table(), self.layout.tickets as usize)
+            .expect("the board holds its layout");
+        &tickets[ticket as usize]
+    }
+}

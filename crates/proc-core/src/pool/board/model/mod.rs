@@ -1,0 +1,80 @@
+//! Model check of the protocol: loom runs it in every order that its memory model allows.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom pool::board::model`
+//!
+//! `parts` takes the promises of the board one by one, `pool` all together with workers that are
+//! killed before each of their operations. README.md says what is checked and what cannot be.
+
+mod parts;
+mod pool;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use loom::model::Builder;
+use loom::sync::{Condvar, Mutex};
+
+use super::{Board, Chunk, Layout};
+use crate::call::Name;
+
+/// Runs `model` in every order in which threads interrupt each other at most `interruptions` times,
+/// or as often as `LOOM_MAX_PREEMPTIONS` says.
+fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound.get_or_insert(interruptions);
+    builder.max_branches = 10_000;
+    builder.check(model);
+}
+
+/// A board of the smallest size: with two tickets, the third publication uses a place again.
+fn board(tickets: u32, workers: u32) -> Arc<Board> {
+    let board = Board::new(Layout { tickets, workers }).expect("there is memory");
+    // Loom's atomics are made when they are first asked for, which is to be before there are threads.
+    assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
+    assert!(!board.wake_up(0));
+    Arc::new(board)
+}
+
+/// A chunk whose tasks count from `first`, noted as the place of its bytes.
+fn chunk(first: usize, count: usize) -> Chunk {
+    let name = Name::from_words([1, 2, 3]);
+    Chunk {
+        name,
+        region: 4,
+        offset: first as u64,
+        arguments: 5,
+        room: 6,
+        count: count as u32,
+        step: 1,
+        asks: false,
+        timed: false,
+        measured: true,
+    }
+}
+
+/// A channel as ipc-channel makes it: a message stays until it is received, and no sender waits.
+struct Channel<T> {
+    messages: Mutex<VecDeque<T>>,
+    sent: Condvar,
+}
+
+impl<T> Channel<T> {
+    fn new() -> Arc<Channel<T>> {
+        Arc::new(Channel { messages: Mutex::new(VecDeque::new()), sent: Condvar::new() })
+    }
+
+    fn send(&self, message: T) {
+        self.messages.lock().expect("nobody dies here").push_back(message);
+        self.sent.notify_one();
+    }
+
+    fn receive(&self) -> T {
+        let mut messages = self.messages.lock().expect("nobody dies here");
+        loop {
+            match messages.pop_front() {
+                Some(message) => return message,
+                None => messages = self.sent.wait(messages).expect("nobody dies here"),
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The promises of the board, each in the smallest setting in which it could be broken.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use loom::thread;
+
+use super::{Channel, board, check, chunk};
+use crate::memory::loom::AtomicU32;
+use crate::pool::board::{Board, Owner, TicketId};
+
+/// Publishes a chunk of one task under `ticket`.
+fn publish(board: &Board, ticket: TicketId) {
+    let first = board.position() as usize;
+    assert!(board.publish(ticket, &chunk(first, 1), |_, _| ()), "there is room");
+}
+
+/// Claims until there is nothing more; gives the numbers under which the chunks were published.
+fn claim_all(board: &Board, owner: Owner) -> Vec<(TicketId, u64)> {
+    std::iter::from_fn(|| board.claim(owner))
+        .map(|ticket| {
+            let told = board.chunk(ticket);
+            assert_eq!(told, chunk(told.offset as usize, 1), "what was published is seen whole");
+            (ticket, told.offset)
+        })
+        .collect()
+}
+
+#[test]
+fn each_chunk_is_claimed_once_by_the_owner_on_record() {
+    check(3, || {
+        let board = board(4, 3);
+        publish(&board, 0);
+        let claimers = [0, 1].map(|owner| {
+            let board = Arc::clone(&board);
+            thread::spawn(move || claim_all(&board, owner))
+        });
+        publish(&board, 1);
+        publish(&board, 2);
+        let mut claims = Vec::new();
+        for (owner, claimer) in claimers.into_iter().enumerate() {
+            let claimed = claimer.join().expect("it returns");
+            claims.extend(claimed.into_iter().map(|(ticket, _)| (ticket, owner as Owner)));
+        }
+        claims.extend(claim_all(&board, 2).into_iter().map(|(ticket, _)| (ticket, 2)));
+        claims.sort_unstable();
+        assert!(claims.iter().map(|(ticket, _)| *ticket).eq(0..3), "{claims:?}");
+        assert!(board.claims().eq(claims));
+    });
+}
+
+#[test]
+fn claimer_that_slept_claims_no_later_chunk_in_the_same_place() {
+    check(3, || {
+        // Ticket 0 comes again in the place where it was: only its number tells it from before.
+        let board = board(1, 2);
+        publish(&board, 0);
+        let claimer = {
+            let board = Arc::clone(&board);
+            thread::spawn(move || claim_all(&board, 0))
+        };
+        let mut ours = claim_all(&board, 1);
+        if !ours.is_empty() {
+            board.forget_claim(0, 0);
+            publish(&board, 0);
+            ours.extend(claim_all(&board, 1));
+        }
+        let published = board.position();
+        let theirs = claimer.join().expect("it returns");
+        ours.extend(claim_all(&board, 1));
+        let mut numbers: Vec<u64> = theirs.iter().chain(&ours).map(|(_, number)| *number).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..published), "{theirs:?} {ours:?}");
+        let last = (0, published - 1);
+        let owner = if theirs.contains(&last) { 0 } else { 1 };
+        assert_eq!(board.claimer(last.0, last.1), Some(owner), "the last claim is on record");
+    });
+}
+
+#[test]
+fn parent_is_told_of_the_claim_whose_place_it_uses_again() {
+    check(3, || {
+        let board = board(2, 2);
+        publish(&board, 0);
+        let claimer = {
+            let board = Arc::clone(&board);
+            thread::spawn(move || board.claim(0))
+        };
+        publish(&board, 1);
+        let claimed = board.claim(1);
+        let mut kept = Vec::new();
+        // Whichever of the two was claimed keeps its ticket; the other one comes again.
+        let other = claimed.map_or(0, |ticket| 1 - ticket);
+        let published = board.publish(other, &chunk(2, 1), |ticket, owner| {
+            kept.push((ticket, owner));
+        });
+        assert_eq!(published, !kept.is_empty(), "a place is full or held a claim");
+        let theirs = claimer.join().expect("it returns");
+        for (ticket, owner) in kept {
+            assert_eq!(ticket, 0, "it has the place");
+            assert_eq!(if owner == 0 { theirs } else { claimed }, Some(0));
+        }
+    });
+}
+
+#[test]
+fn chunk_is_taken_back_or_claimed() {
+    check(4, || {
+        let board = board(2, 2);
+        publish(&board, 0);
+        let claimers = [0, 1].map(|owner| {
+            let board = Arc::clone(&board);
+            thread::spawn(move || board.claim(owner))
+        });
+        let taken_back = board.retract(0, 0);
+        let claims = claimers.map(|claimer| claimer.join().expect("it returns"));
+        let claimed = claims.iter().flatten().count();
+        assert_eq!(usize::from(taken_back) + claimed, 1);
+        assert_eq!(board.shows(0, 0), !taken_back);
+        assert_eq!(board.claimer(0, 0).is_some(), !taken_back);
+        assert!(!board.has_ready() || claimed == 0, "whoever claims goes on");
+    });
+}
+
+#[test]
+fn task_is_taken_by_the_claimer_or_taken_back() {
+    check(4, || {
+        let board = board(2, 1);
+        assert!(board.publish(0, &chunk(0, 4), |_, _| ()));
+        let claimer = {
+            let board = Arc::clone(&board);
+            thread::spawn(move || {
+                assert_eq!(board.claim(0), Some(0));
+                let claim = board.claimed(0, 42);
+                std::iter::from_fn(|| claim.take()).flatten().collect::<Vec<_>>()
+            })
+        };
+        let mut count = 4;
+        while let Some(limit) = board.shorten(0, count, 1) {
+            assert!(
+                0 < limit && limit < count,
+                "one is kept by whoever may have claimed it just now"
+            );
+            count = limit;
+        }
+        let taken = claimer.join().expect("it returns");
+        assert!(taken.into_iter().eq(0..count));
+        assert_eq!(board.untaken(0, count), 0);
+    });
+}
+
+#[test]
+fn hungry_sleeper_is_heard_of_and_found() {
+    check(4, || {
+        let board = board(2, 1);
+        board.set_shareable(true);
+        board.stop_listening();
+        let reports = Channel::new();
+        let worker = {
+            let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
+            thread::spawn(move || {
+                if board.fall_asleep(0) && board.hunger() {
+                    reports.send(());
+                }
+            })
+        };
+        while !board.take_hunger() {
+            if board.listen() {
+                reports.receive();
+            }
+        }
+        assert_eq!(board.sleeping(0..1), 1);
+        worker.join().expect("it returns");
+    });
+}
+
+#[test]
+fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
+    check(4, || {
+        let board = board(2, 1);
+        let (mail, reports) = (Channel::new(), Channel::new());
+        let worker = {
+            let (board, mail, reports) = (Arc::clone(&board), mail.clone(), reports.clone());
+            thread::spawn(move || {
+                while !board.is_dismissed(0) {
+                    if let Some(ticket) = board.claim(0) {
+                        reports.send(ticket);
+                    } else if board.fall_asleep(0) {
+                        mail.receive();
+                        board.wake_up(0);
+                    }
+                }
+            })
+        };
+        let wake = || board.pick_sleepers(0..1, usize::MAX).iter().for_each(|_| mail.send(()));
+        for ticket in [0, 1] {
+            publish(&board, ticket);
+            wake();
+        }
+        assert_eq!([reports.receive(), reports.receive()], [0, 1]);
+        board.admit(0);
+        wake();
+        worker.join().expect("it returns");
+    });
+}
+
+#[test]
+fn sleeper_that_leaves_is_not_picked_and_one_that_is_picked_is_told() {
+    check(4, || {
+        let board = board(2, 1);
+        let mail = Channel::new();
+        let worker = {
+            let (board, mail) = (Arc::clone(&board), Arc::clone(&mail));
+            thread::spawn(move || {
+                let sleeps = board.fall_asleep(0);
+                let leaves = sleeps && board.wake_up(0);
+                if sleeps && !leaves {
+                    mail.receive();
+                }
+                leaves
+            })
+        };
+        publish(&board, 0);
+        let picked = board.pick_sleepers(0..1, 1);
+        picked.iter().for_each(|_| mail.send(()));
+        let left = worker.join().expect("it returns");
+        assert!(!left || picked.is_empty());
+        assert!(board.pick_sleepers(0..1, 1).is_empty(), "it is awake or gone");
+    });
+}
+
+#[test]
+fn parent_that_listens_is_told_of_each_finished_chunk() {
+    check(3, || {
+        let board = board(2, 2);
+        board.stop_listening();
+        let (reports, results) = (Channel::new(), Arc::new([0, 1].map(AtomicU32::new)));
+        let workers = [0, 1].map(|owner| {
+            publish(&board, owner);
+            assert_eq!(board.claim(owner), Some(owner));
+            let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
+            let results = Arc::clone(&results);
+            thread::spawn(move || {
+                let claim = board.claimed(owner, 42);
+                claim.begin(0, Some(7));
+                results[owner as usize].store(10 + owner, Relaxed);
+                claim.end(0, 20);
+                if board.finish(owner, 30) {
+                    reports.send(());
+                }
+            })
+        });
+        let mut finished = Vec::new();
+        while finished.len() < 2 {
+            for ticket in board.take_finished() {
+                let progress = board.progress(ticket);
+                assert_eq!((progress.begun, progress.done), (1, 1));
+                assert_eq!((progress.results, progress.nanoseconds), (20, 30));
+                assert_eq!(progress.began_at, 7);
+                assert_eq!(results[ticket as usize].load(Relaxed), 10 + ticket);
+                finished.push(ticket);
+            }
+            if finished.len() < 2 && board.listen() {
+                reports.receive();
+            }
+        }
+        workers.into_iter().for_each(|worker| worker.join().expect("it returns"));
+        finished.sort_unstable();
+        assert_eq!(finished, [0, 1]);
+        assert!(!board.has_news());
+    });
+}

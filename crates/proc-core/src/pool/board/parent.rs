@@ -1,0 +1,254 @@
+//! The parent's part: publish, collect, take back, listen, bury.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::{Board, Chunk, Owner, Progress, TicketId};
+use crate::memory::atomics::fence;
+use crate::pool::board::words::{Entry, Extent};
+
+impl Board {
+    /// Publishes `chunk` under `ticket`, which must be free. False if the ring is full.
+    ///
+    /// Where the place in the ring still names the owner of another ticket, `keep` is told.
+    pub(crate) fn publish(
+        &self,
+        ticket: TicketId,
+        chunk: &Chunk,
+        mut keep: impl FnMut(TicketId, Owner),
+    ) -> bool {
+        let header = self.header();
+        let position = self.position();
+        let entry = self.entry(position);
+        match Entry::unpack(entry.load(Ordering::Acquire)) {
+            Entry::Ready { .. } => return false,
+            Entry::Taken { ticket, owner, .. } => keep(ticket, owner),
+            Entry::Empty => {}
+        }
+        let slot = self.ticket(ticket);
+        slot.region.store(chunk.region, Ordering::Relaxed);
+        slot.count.store(chunk.count, Ordering::Relaxed);
+        slot.step.store(chunk.step, Ordering::Relaxed);
+        let extent = Extent { taken: 0, limit: chunk.count };
+        slot.extent.store(extent.pack(), Ordering::Relaxed);
+        slot.offset.store(chunk.offset, Ordering::Relaxed);
+        slot.arguments.store(chunk.arguments, Ordering::Relaxed);
+        slot.room.store(chunk.room, Ordering::Relaxed);
+        for (word, value) in slot.name.iter().zip(chunk.name.to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot.flags.store(chunk.flags(), Ordering::Relaxed);
+        slot.began_at.store(0, Ordering::Relaxed);
+        slot.begun.store(0, Ordering::Relaxed);
+        slot.done.store(0, Ordering::Relaxed);
+        slot.apart.store(0, Ordering::Relaxed);
+        slot.results.store(0, Ordering::Relaxed);
+        slot.nanoseconds.store(0, Ordering::Relaxed);
+        let ready = Entry::Ready { seq: position as u32, ticket };
+        entry.store(ready.pack(), Ordering::Release);
+        self.published.store(position + 1, Ordering::Relaxed);
+        header.tail.0.store(position + 1, Ordering::Release);
+        true
+    }
+
+    /// Picks up to `most` sleepers `among` the workers, each of which must now be sent a message.
+    pub(crate) fn pick_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
+        // Pairs with the fence in `fall_asleep`: either we see the sleeper, or it sees the work, or
+        // that it is dismissed.
+        fence(Ordering::SeqCst);
+        let mut picked = Vec::new();
+        let sleepers = self.sleepers();
+        for owner in among {
+            if picked.len() == most {
+                break;
+            }
+            let sleeper = &sleepers[owner as usize];
+            if sleeper.0.load(Ordering::Relaxed) == 1 && sleeper.0.swap(0, Ordering::AcqRel) == 1 {
+                picked.push(owner);
+            }
+        }
+        picked
+    }
+
+    /// Takes all finished tickets, oldest first.
+    ///
+    /// The numbers come from memory that workers can write: they are in range, but may be wrong.
+    pub(crate) fn take_finished(&self) -> Vec<TicketId> {
+        let mut finished = Vec::new();
+        if self.header().finished.0.load(Ordering::Relaxed) == 0 {
+            return finished;
+        }
+        let mut next = self.header().finished.0.swap(0, Ordering::Acquire);
+        while next != 0 && finished.len() < self.layout.tickets as usize {
+            let Some(ticket) = u32::try_from(next - 1).ok().filter(|t| *t < self.layout.tickets)
+            else {
+                break;
+            };
+            finished.push(ticket);
+            next = u64::from(self.ticket(ticket).next.load(Ordering::Relaxed));
+        }
+        finished.reverse();
+        finished
+    }
+
+    /// Whether a ticket is finished, or a worker could have some of what others have claimed.
+    pub(crate) fn has_news(&self) -> bool {
+        let header = self.header();
+        header.finished.0.load(Ordering::Acquire) != 0
+            || header.hungry.0.load(Ordering::Relaxed) != 0
+    }
+
+    /// Says whether there may be claimed tasks that others can have.
+    pub(crate) fn set_shareable(&self, shareable: bool) {
+        self.header().shareable.0.store(u64::from(shareable), Ordering::Relaxed);
+    }
+
+    /// Whether a worker has asked for a share since the last call.
+    pub(crate) fn take_hunger(&self) -> bool {
+        let hungry = &self.header().hungry.0;
+        hungry.load(Ordering::Relaxed) != 0 && hungry.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// How many of the workers sleep.
+    pub(crate) fn sleeping(&self, among: Range<Owner>) -> usize {
+        let sleepers = &self.sleepers()[among.start as usize..among.end as usize];
+        sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == 1).count()
+    }
+
+    /// Takes back the later half of the steps that the claimer of a ticket has not taken.
+    ///
+    /// `count` and `step` are the ticket's. Returns the first task taken back, which ends the ticket
+    /// from now on. One that was claimed just now keeps its first step.
+    pub(crate) fn shorten(&self, ticket: TicketId, count: u32, step: u32) -> Option<u32> {
+        let word = &self.ticket(ticket).extent;
+        let mut bits = word.load(Ordering::Relaxed);
+        loop {
+            let Extent { taken, limit } = Extent::unpack(bits);
+            if limit != count || taken >= count {
+                return None; // all is taken, or not what a worker of ours writes
+            }
+            let steps = (count - taken).div_ceil(step);
+            let kept = if taken == 0 { steps.div_ceil(2) } else { steps / 2 };
+            let limit = taken + kept.saturating_mul(step).min(count - taken);
+            if limit == count {
+                return None;
+            }
+            let shorter = Extent { taken, limit }.pack();
+            match word.compare_exchange(bits, shorter, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(limit),
+                Err(now) => bits = now,
+            }
+        }
+    }
+
+    /// How many tasks of a ticket its claimer has not taken, of `count`.
+    pub(crate) fn untaken(&self, ticket: TicketId, count: u32) -> u32 {
+        count.saturating_sub(
+            Extent::unpack(self.ticket(ticket).extent.load(Ordering::Relaxed)).taken,
+        )
+    }
+
+    /// Whether published work waits for a worker.
+    pub(crate) fn has_ready(&self) -> bool {
+        let header = self.header();
+        header.head.0.load(Ordering::Acquire) < header.tail.0.load(Ordering::Acquire)
+    }
+
+    /// How far a ticket's worker has come. The numbers are the worker's word.
+    pub(crate) fn progress(&self, ticket: TicketId) -> Progress {
+        let slot = self.ticket(ticket);
+        let done = slot.done.load(Ordering::Acquire);
+        Progress {
+            begun: slot.begun.load(Ordering::Acquire),
+            done,
+            apart: slot.apart.load(Ordering::Relaxed),
+            pid: slot.pid.load(Ordering::Relaxed),
+            began_at: slot.began_at.load(Ordering::Relaxed),
+            results: slot.results.load(Ordering::Relaxed),
+            nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The tickets that the ring shows as claimed by `owner`.
+    pub(crate) fn claimed_by(&self, owner: Owner) -> Vec<TicketId> {
+        self.claims().filter(|(_, other)| *other == owner).map(|(ticket, _)| ticket).collect()
+    }
+
+    /// All claims the ring shows.
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (TicketId, Owner)> + '_ {
+        (0..u64::from(self.layout.tickets)).filter_map(|position| {
+            match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
+                Entry::Taken { ticket, owner, .. } if ticket < self.layout.tickets => {
+                    Some((ticket, owner))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Who has claimed a ticket, as far as its place in the ring still shows it.
+    pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<Owner> {
+        match Entry::unpack(self.entry(position).load(Ordering::Relaxed)) {
+            Entry::Taken { ticket: taken, seq, owner }
+                if taken == ticket && seq == position as u32 =>
+            {
+                Some(owner)
+            }
+            _ => None,
+        }
+    }
+
+    /// Wipes the claim of a ticket that is finished with, so that it is not taken for a later one.
+    pub(crate) fn forget_claim(&self, ticket: TicketId, position: u64) {
+        if self.claimer(ticket, position).is_some() {
+            self.entry(position).store(Entry::Empty.pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes back a published ticket; false if a worker has claimed it.
+    pub(crate) fn retract(&self, ticket: TicketId, position: u64) -> bool {
+        let ready = Entry::Ready { seq: position as u32, ticket }.pack();
+        let empty = Entry::Empty.pack();
+        self.entry(position)
+            .compare_exchange(ready, empty, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// The number that the next publication will have.
+    pub(crate) fn position(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// Whether the ring shows a ticket where it was published, claimed or not.
+    pub(crate) fn shows(&self, ticket: TicketId, position: u64) -> bool {
+        match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
+            Entry::Ready { seq, ticket: other } | Entry::Taken { seq, ticket: other, .. } => {
+                seq == position as u32 && other == ticket
+            }
+            Entry::Empty => false,
+        }
+    }
+
+    /// Asks for a message at the next finished ticket, or hungry worker. False if there is one already.
+    pub(crate) fn listen(&self) -> bool {
+        self.header().listening.0.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `is_listened_to`.
+        fence(Ordering::SeqCst);
+        !self.has_news()
+    }
+
+    /// Wants no messages for now: somebody looks all the time.
+    pub(crate) fn stop_listening(&self) {
+        self.header().listening.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Says which workers are to go on: those with a lower number. The others finish their chunk.
+    pub(crate) fn admit(&self, workers: u32) {
+        self.header().admitted.0.store(u64::from(workers), Ordering::Release);
+    }
+
+    /// In place of a dead worker: it will wake no more.
+    pub(crate) fn bury(&self, owner: Owner) {
+        self.sleepers()[owner as usize].0.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,127 @@
+//! A ticket: what the parent says of a chunk, and what its claimer says of its tasks.
+
+use std::ops::Range;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use crate::call::Name;
+use crate::memory::atomics::{AtomicU32, AtomicU64};
+use crate::memory::shared_struct;
+use crate::pool::board::words::Extent;
+
+shared_struct! {
+    /// One chunk on its way: where its bytes are, and how far its worker has come.
+    #[repr(align(128))]
+    pub(crate) struct Ticket {
+        pub(super) region: AtomicU32,
+        pub(super) count: AtomicU32,
+        pub(super) offset: AtomicU64,
+        pub(super) arguments: AtomicU64,
+        pub(super) room: AtomicU64,
+        pub(super) name: [AtomicU64; 3],
+        pub(super) flags: AtomicU64,
+        pub(super) next: AtomicU32,
+        pub(super) begun: AtomicU32,
+        pub(super) done: AtomicU32,
+        pub(super) apart: AtomicU32,
+        pub(super) pid: AtomicU32,
+        pub(super) step: AtomicU32,
+        /// How many tasks the claimer has taken, and how many are its own: see [`Extent`].
+        pub(super) extent: AtomicU64,
+        pub(super) results: AtomicU64,
+        pub(super) nanoseconds: AtomicU64,
+        pub(super) began_at: AtomicU64,
+    }
+}
+
+/// What the parent tells a worker of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) name: Name,
+    pub(crate) region: u32,
+    pub(crate) offset: u64,
+    /// Bytes of arguments at `offset`; the room for results follows them.
+    pub(crate) arguments: u64,
+    pub(crate) room: u64,
+    pub(crate) count: u32,
+    /// How many tasks the claimer takes at a time; what it has not taken, others may get.
+    pub(crate) step: u32,
+    /// Whether channel ends that are part of the arguments must be asked for.
+    pub(crate) asks: bool,
+    /// Whether the worker must note when each task begins.
+    pub(crate) timed: bool,
+    /// Whether the worker must note how long the chunk takes.
+    pub(crate) measured: bool,
+}
+
+impl Chunk {
+    pub(super) fn flags(&self) -> u64 {
+        u64::from(self.asks) | u64::from(self.timed) << 1 | u64::from(self.measured) << 2
+    }
+}
+
+/// How far the worker of a chunk has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Tasks whose function was called.
+    pub(crate) begun: u32,
+    /// Tasks whose results are complete.
+    pub(crate) done: u32,
+    /// Results that went by message.
+    pub(crate) apart: u32,
+    /// The claimer's pid, as it says: its parent may not have heard of it yet.
+    pub(crate) pid: u32,
+    /// Bytes of results.
+    pub(crate) results: u64,
+    /// Time spent on the chunk, written when it is finished.
+    pub(crate) nanoseconds: u64,
+    /// When the last task began, by the system's monotonic clock, in nanoseconds; 0 if not noted.
+    pub(crate) began_at: u64,
+}
+
+/// A claimed ticket, as its claimer counts its tasks on it.
+pub(crate) struct Claim<'a>(pub(super) &'a Ticket);
+
+impl Claim<'_> {
+    /// Takes the next tasks, a step of them. From now on nobody else gets these.
+    pub(crate) fn take(&self) -> Option<Range<u32>> {
+        let step = self.0.step.load(Ordering::Relaxed);
+        let word = &self.0.extent;
+        let mut bits = word.load(Ordering::Relaxed);
+        loop {
+            let Extent { taken, limit } = Extent::unpack(bits);
+            if taken >= limit {
+                return None;
+            }
+            let next = taken.saturating_add(step).min(limit);
+            let longer = Extent { taken: next, limit }.pack();
+            match word.compare_exchange_weak(bits, longer, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(taken..next),
+                Err(now) => bits = now,
+            }
+        }
+    }
+
+    /// Says that the function of one more task is about to be called, and when, if that is wanted.
+    #[inline]
+    pub(crate) fn begin(&self, task: u32, timed: Option<u64>) {
+        if let Some(now) = timed {
+            self.0.began_at.store(now, Ordering::Relaxed);
+        }
+        self.0.begun.store(task + 1, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Says that one more task has its result, `results` bytes now in all.
+    #[inline]
+    pub(crate) fn end(&self, task: u32, results: u64) {
+        self.0.results.store(results, Ordering::Relaxed);
+        self.0.done.store(task + 1, Ordering::Release);
+    }
+
+    /// Says that one more result went by message.
+    pub(crate) fn went_apart(&self) {
+        // Only the claimer writes it, before it counts the task as done.
+        let before = self.0.apart.load(Ordering::Relaxed);
+        self.0.apart.store(before + 1, Ordering::Relaxed);
+    }
+}

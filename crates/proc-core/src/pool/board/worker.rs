@@ -1,0 +1,134 @@
+//! A worker's part: claim, hand over, fall asleep.
+
+use std::sync::atomic::Ordering;
+
+use super::{Board, Chunk, Claim, Owner, TicketId};
+use crate::call::Name;
+use crate::memory::atomics::{AtomicU64, fence};
+use crate::pool::board::words::Entry;
+
+impl Board {
+    /// Claims the oldest ready ticket, by one compare-and-swap that also records the owner.
+    pub(crate) fn claim(&self, owner: Owner) -> Option<TicketId> {
+        let header = self.header();
+        loop {
+            let head = header.head.0.load(Ordering::Acquire);
+            if head >= header.tail.0.load(Ordering::Acquire) {
+                return None;
+            }
+            let entry = self.entry(head);
+            let bits = entry.load(Ordering::Acquire);
+            let claimed = match Entry::unpack(bits) {
+                Entry::Ready { seq, ticket } if seq == head as u32 => {
+                    let taken = Entry::Taken { seq, ticket, owner }.pack();
+                    entry
+                        .compare_exchange(bits, taken, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok()
+                        .then_some(ticket)
+                }
+                // Claimed, taken back, or long since used again: `head` lags behind.
+                _ => None,
+            };
+            // Whoever sees it claimed moves on, so that a claimer killed here holds up nobody.
+            let _ =
+                header.head.0.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
+            if claimed.is_some() {
+                return claimed;
+            }
+        }
+    }
+
+    /// What the parent wrote on a claimed ticket.
+    pub(crate) fn chunk(&self, ticket: TicketId) -> Chunk {
+        let slot = self.ticket(ticket);
+        let [image, offset, types] = &slot.name;
+        let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let flags = word(&slot.flags);
+        Chunk {
+            name: Name::from_words([word(image), word(offset), word(types)]),
+            region: slot.region.load(Ordering::Relaxed),
+            offset: word(&slot.offset),
+            arguments: word(&slot.arguments),
+            room: word(&slot.room),
+            count: slot.count.load(Ordering::Relaxed),
+            step: slot.step.load(Ordering::Relaxed),
+            asks: flags & 1 != 0,
+            timed: flags & 2 != 0,
+            measured: flags & 4 != 0,
+        }
+    }
+
+    /// Where the claimer of a ticket counts its tasks, signed with its pid.
+    pub(crate) fn claimed(&self, ticket: TicketId, pid: u32) -> Claim<'_> {
+        let slot = self.ticket(ticket);
+        slot.pid.store(pid, Ordering::Relaxed);
+        Claim(slot)
+    }
+
+    /// Hands a completed ticket to the parent; true if it must now be sent a message.
+    pub(crate) fn finish(&self, ticket: TicketId, nanoseconds: u64) -> bool {
+        let slot = self.ticket(ticket);
+        slot.nanoseconds.store(nanoseconds, Ordering::Relaxed);
+        let finished = &self.header().finished.0;
+        let mut last = finished.load(Ordering::Relaxed);
+        loop {
+            slot.next.store(last as u32, Ordering::Relaxed);
+            match finished.compare_exchange_weak(
+                last,
+                u64::from(ticket) + 1,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break,
+                Err(now) => last = now,
+            }
+        }
+        self.is_listened_to()
+    }
+
+    /// Asks for a share of what others have claimed; true if the parent must now be sent a message.
+    ///
+    /// For one that has announced sleep, so that it is found when there is a share.
+    pub(crate) fn hunger(&self) -> bool {
+        let header = self.header();
+        if header.shareable.0.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        header.hungry.0.store(1, Ordering::Relaxed);
+        self.is_listened_to()
+    }
+
+    /// Whether the parent must be told of what was written just now. One is told that it must.
+    fn is_listened_to(&self) -> bool {
+        // Pairs with the fence in `listen`: either the parent sees the news, or we see it listen.
+        fence(Ordering::SeqCst);
+        let listening = &self.header().listening.0;
+        listening.load(Ordering::Relaxed) == 1 && listening.swap(0, Ordering::AcqRel) == 1
+    }
+
+    /// Announces sleep. False if there is work after all, or the worker is to go.
+    pub(crate) fn fall_asleep(&self, owner: Owner) -> bool {
+        let sleeper = &self.sleepers()[owner as usize].0;
+        sleeper.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `pick_sleepers`, which comes after what is looked for here.
+        fence(Ordering::SeqCst);
+        if self.has_ready() || self.is_dismissed(owner) {
+            // If somebody picked us meanwhile, their message is on its way and wakes nobody.
+            self.wake_up(owner);
+            return false;
+        }
+        true
+    }
+
+    /// Withdraws the announcement of sleep. False if it was seen, so that a message is on its way.
+    ///
+    /// One swap against that of `pick_sleepers`: of the two, exactly one finds the 1.
+    pub(crate) fn wake_up(&self, owner: Owner) -> bool {
+        self.sleepers()[owner as usize].0.swap(0, Ordering::AcqRel) == 1
+    }
+
+    /// Whether the worker is to go: the pool is smaller now, or nothing more will be published.
+    pub(crate) fn is_dismissed(&self, owner: Owner) -> bool {
+        u64::from(owner) >= self.header().admitted.0.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,427 @@
+//! Where a call's results come in: the [`Inbox`], and what is delivered to it.
+//!
+//! It does not know the types; [`Delivery::open`] decodes on the side of whoever waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Place};
+use crate::memory::Part;
+use crate::panics::{self, PanicReport};
+use crate::pool::records::{self, Outcome};
+use crate::wire::{self, Handles, Message, Payload};
+
+/// How long a chunk should take: long against the cost of handing it over, short for people.
+const CHUNK_TIME: f64 = 2e6; // nanoseconds
+
+/// So many bytes of results are worth waking somebody who waits for more tasks, to decode
+/// meanwhile.
+const WORTH_WAKING: usize = 256 << 10;
+
+/// Results as a worker has left them.
+#[derive(Debug)]
+pub(crate) enum Results {
+    /// Copied.
+    Own(Vec<u8>),
+    /// Large: where they were written, so that they are copied once.
+    Lent(Part),
+}
+
+impl From<Vec<u8>> for Results {
+    fn from(bytes: Vec<u8>) -> Results {
+        Results::Own(bytes)
+    }
+}
+
+impl Results {
+    fn len(&self) -> usize {
+        match self {
+            Results::Own(bytes) => bytes.len(),
+            Results::Lent(part) => part.len(),
+        }
+    }
+
+    /// A copy of all, unless it is one already.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Results::Own(bytes) => bytes,
+            Results::Lent(part) => {
+                let mut bytes = Vec::new();
+                part.read(0, part.len(), &mut bytes);
+                bytes
+            }
+        }
+    }
+}
+
+/// Results of one chunk, still encoded, or one failure.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Results {
+        first: usize,
+        count: usize,
+        bytes: Results,
+        apart: HashMap<u32, Payload>,
+        place: Place,
+    },
+    Failed {
+        task: usize,
+        error: Error,
+    },
+}
+
+impl Delivery {
+    /// How many bytes it has.
+    fn len(&self) -> usize {
+        match self {
+            Delivery::Results { bytes, apart, .. } => {
+                bytes.len() + apart.values().map(Payload::len).sum::<usize>()
+            }
+            Delivery::Failed { .. } => 0,
+        }
+    }
+
+    /// How many tasks it settles.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Delivery::Results { count, .. } => *count,
+            Delivery::Failed { .. } => 1,
+        }
+    }
+
+    /// Decodes; `settle` gets each task's number and fate.
+    pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
+        let (first, count, bytes, mut apart, place) = match self {
+            Delivery::Results { first, count, bytes, apart, place } => {
+                (first, count, bytes, apart, place)
+            }
+            Delivery::Failed { task, error } => return settle(task, Err(error)),
+        };
+        let mut settle = |index: usize, result: Result<R, Error>| {
+            let task = first + index;
+            let at = |error: Error| error.at(Place { task: Some(task), ..place.clone() });
+            settle(task, result.map_err(at));
+        };
+        let mut decode_apart = |index: usize| decode_apart(apart.remove(&(index as u32)));
+        match bytes {
+            Results::Own(bytes) => {
+                let mut rest = &bytes[..];
+                settle_each(count, settle, |index| match records::take_result(&mut rest) {
+                    Some(Outcome::Value(value)) => decode(value, None),
+                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
+            }
+            Results::Lent(part) => {
+                let mut at = 0;
+                // Large ones: beside them a call is nothing.
+                let settle: &mut dyn FnMut(usize, Result<R, Error>) = &mut settle;
+                settle_each(count, settle, |index| match records::take_shared(&part, &mut at) {
+                    Some(Outcome::Value(value)) => {
+                        wire::decode_shared(&part, value).map_err(Error::decode_result)
+                    }
+                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
+            }
+        }
+    }
+}
+
+/// Settles `count` results, each as `next` decodes it.
+#[inline]
+fn settle_each<R>(
+    count: usize,
+    mut settle: impl FnMut(usize, Result<R, Error>),
+    mut next: impl FnMut(usize) -> Result<R, Error>,
+) {
+    let mut index = 0;
+    // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
+    while index < count {
+        let caught = panics::catch(|| {
+            while index < count {
+                index += 1;
+                settle(index - 1, next(index - 1));
+            }
+        });
+        if let Err(panic) = caught {
+            settle_panic(index - 1, &panic, &mut settle);
+        }
+    }
+}
+
+#[cold]
+fn settle_panic<R>(
+    index: usize,
+    panic: &PanicReport,
+    settle: &mut dyn FnMut(usize, Result<R, Error>),
+) {
+    let why = wire::deserialize_panicked(&panic.message);
+    settle(index, Err(Error::decode_result(why)));
+}
+
+#[inline]
+fn decode<R: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    wire::decode_or_panic(bytes, handles).map_err(Error::decode_result)
+}
+
+#[cold]
+fn rubbish() -> Error {
+    Error::decode_result("the worker left rubbish in its place".into())
+}
+
+/// A result that was to come by message.
+#[cold]
+fn decode_apart<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
+    let Some(mut payload) = payload else {
+        return Err(Error::decode_result("it did not arrive".into()));
+    };
+    let (bytes, handles) = payload.parts().map_err(Error::decode_result)?;
+    decode_record(bytes, handles)
+}
+
+fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    match records::take_result(&mut bytes) {
+        Some(Outcome::Value(value)) => decode(value, handles),
+        Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+        _ => Err(Error::decode_result("the worker sent rubbish in its place".into())),
+    }
+}
+
+/// What a call asks for beside results.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// How long each task may run.
+    pub(crate) timeout: Option<Duration>,
+    /// How often a task that failed is tried again.
+    pub(crate) retries: u32,
+}
+
+/// Where a call's results arrive.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    pub(crate) terms: Terms,
+    state: Mutex<InboxState>,
+    arrived: Condvar,
+    /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
+    cost: AtomicU64,
+    /// Bytes of a task's result, rather too many than too few; 0 before the first.
+    size: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct InboxState {
+    deliveries: VecDeque<Delivery>,
+    closed: Option<Error>,
+    /// Whether results are unwanted as well: some may be on their way when a call is taken back.
+    discarded: bool,
+    waker: Option<Waker>,
+    /// Tasks and bytes of the deliveries.
+    tasks: usize,
+    bytes: usize,
+    /// For how many tasks a thread waits in `sleep`: without one, no system call is needed to wake
+    /// it.
+    wanted: Option<usize>,
+}
+
+impl InboxState {
+    fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        match self.deliveries.pop_front() {
+            Some(delivery) => {
+                self.tasks -= delivery.count();
+                self.bytes -= delivery.len();
+                Some(Ok(delivery))
+            }
+            None => self.closed.clone().map(Err),
+        }
+    }
+
+    /// Whether there is what somebody wants who waits for so many tasks.
+    fn has(&self, wanted: usize) -> bool {
+        self.closed.is_some() || self.tasks >= wanted || self.bytes >= WORTH_WAKING
+    }
+}
+
+impl Inbox {
+    pub(crate) fn new(terms: Terms) -> Arc<Inbox> {
+        Arc::new(Inbox { terms, ..Inbox::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over a delivery. Once the inbox is closed, its reason explains every failure.
+    pub(crate) fn deliver(&self, delivery: Delivery) {
+        if let Some(waker) = self.accept(delivery) {
+            waker.wake();
+        }
+    }
+
+    /// Takes in a delivery. The waker is to be woken when no lock is held.
+    pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
+        let mut state = self.lock();
+        let failed = matches!(delivery, Delivery::Failed { .. });
+        if state.discarded || (state.closed.is_some() && failed) {
+            return None;
+        }
+        state.tasks += delivery.count();
+        state.bytes += delivery.len();
+        state.deliveries.push_back(delivery);
+        if state.wanted.is_some_and(|wanted| state.has(wanted)) {
+            self.arrived.notify_all();
+        }
+        state.waker.take()
+    }
+
+    /// Nothing more will come. The waker is to be woken when no lock is held.
+    pub(crate) fn close(&self, error: Error) -> Option<Waker> {
+        let mut state = self.lock();
+        state.closed.get_or_insert(error);
+        self.arrived.notify_all();
+        state.waker.take()
+    }
+
+    /// Throws away what has come and what may yet come, and closes.
+    pub(crate) fn discard(&self, error: Error) -> Option<Waker> {
+        let mut state = self.lock();
+        state.discarded = true;
+        state.deliveries.clear();
+        (state.tasks, state.bytes) = (0, 0);
+        drop(state);
+        self.close(error)
+    }
+
+    /// Whether nothing more is wanted.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
+    /// Like [`poll`](Inbox::poll); where there is nothing, `waker` is told when there is.
+    pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
+        let mut state = self.lock();
+        let next = state.next();
+        if next.is_none() {
+            state.waker = Some(waker.clone());
+        }
+        next
+    }
+
+    /// The next delivery, if there is one; the reason if none will come any more.
+    pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
+        self.lock().next()
+    }
+
+    /// Sleeps until there are results of `wanted` tasks to poll, or many bytes of them, or nothing
+    /// will come any more, or the deadline is there.
+    pub(crate) fn sleep(&self, wanted: usize, deadline: Option<Instant>) {
+        let mut state = self.lock();
+        while !state.has(wanted) {
+            let left = deadline.map_or(Duration::from_secs(3600), |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                break;
+            }
+            state.wanted = Some(wanted);
+            let woken = self.arrived.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.wanted = None;
+    }
+
+    /// Learns what a task costs from a finished chunk.
+    pub(crate) fn learn(&self, nanoseconds: u64, count: usize) {
+        let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
+        let old = f64::from_bits(self.cost.load(Ordering::Relaxed));
+        // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
+        let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
+        self.cost.store(cost.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Learns how many bytes a task's result has: growth counts at once, shrinking by and by.
+    pub(crate) fn learn_size(&self, bytes: usize) {
+        let old = self.size.load(Ordering::Relaxed);
+        self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
+    }
+
+    /// Before anything was learned: results are as they were in an earlier call.
+    pub(crate) fn expect_size(&self, bytes: usize) {
+        let _ = self.size.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// How many bytes a task's result is likely to have, once one is known.
+    pub(crate) fn result_size(&self) -> Option<usize> {
+        Some(self.size.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
+    /// How many tasks make a chunk of the right length; 1 before anything is known.
+    pub(super) fn timely(&self) -> usize {
+        let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
+        if cost == 0.0 { 1 } else { (CHUNK_TIME / cost).max(1.0) as usize }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Delivery {
+        results_of(0)
+    }
+
+    fn results_of(bytes: usize) -> Delivery {
+        let (bytes, apart, place) = (vec![0; bytes].into(), HashMap::new(), Place::default());
+        Delivery::Results { first: 0, count: 1, bytes, apart, place }
+    }
+
+    #[test]
+    fn who_waits_for_several_tasks_is_not_woken_for_each() {
+        let inbox = Inbox::new(Terms::default());
+        let has = |wanted| inbox.lock().has(wanted);
+        inbox.deliver(results_of(100));
+        assert!(has(1) && !has(2));
+        inbox.deliver(results_of(100));
+        assert!(has(2) && !has(3));
+        assert!(inbox.poll().is_some() && has(1) && !has(2));
+        inbox.deliver(results_of(WORTH_WAKING));
+        assert!(has(3), "so much is worth decoding meanwhile");
+        assert!(inbox.poll().is_some() && inbox.poll().is_some() && !has(1));
+        let _ = inbox.close(Error::closed());
+        assert!(has(1), "nothing more will come");
+    }
+
+    #[test]
+    fn what_is_expected_gives_way_to_what_is_learned() {
+        let inbox = Inbox::new(Terms::default());
+        inbox.expect_size(1000);
+        assert_eq!(inbox.result_size(), Some(1000));
+        inbox.learn_size(8);
+        inbox.expect_size(1000);
+        assert_eq!(inbox.result_size(), Some(750));
+    }
+
+    #[test]
+    fn results_that_arrive_after_a_call_was_taken_back_are_unwanted() {
+        let inbox = Inbox::new(Terms::default());
+        inbox.deliver(results());
+        let _ = inbox.discard(Error::cancelled());
+        inbox.deliver(results());
+        let next = inbox.poll().expect("it is closed");
+        assert!(next.expect_err("nothing is delivered").is_cancelled());
+    }
+
+    #[test]
+    fn results_that_arrive_after_the_pool_has_ended_count() {
+        let inbox = Inbox::new(Terms::default());
+        let _ = inbox.close(Error::closed());
+        inbox.deliver(results());
+        assert!(inbox.poll().is_some_and(|next| next.is_ok()));
+        assert!(inbox.poll().is_some_and(|next| next.is_err()));
+    }
+}

@@ -1,0 +1,279 @@
+//! What an engine needs that carries calls to other machines; for `proc-cluster`, not for users.
+//!
+//! Between machines a call is a [`Function`] and bytes. A function is named by its place in the
+//! image, so both sides must run the same build: the engine has to see to that, since what tells
+//! files apart on one machine (inode, time) does not on two. A call that slips through all the same
+//! is refused by the checks that every call passes. Sending bytes about is the engine's affair.
+
+mod attempt;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use attempt::Argument;
+pub use attempt::{Attempt, attempt};
+use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
+
+use super::{Pool, Task};
+use crate::call::{Name, refuse_captures};
+use crate::error::{Error, Place};
+pub use crate::pool::calls::callback::when_done;
+use crate::pool::job::{Delivery, Feed, Inbox, Terms};
+use crate::pool::records::{self, Outcome};
+use crate::pool::worker;
+use crate::sys::image::Image;
+use crate::wire::{self, Message, Sink};
+
+/// A function, as told to the same build of the program on another machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Function {
+    offset: u64,
+    types: u64,
+}
+
+impl Function {
+    /// The name of a function that captures nothing; while it runs, `attempt` tells at what.
+    ///
+    /// # Errors
+    ///
+    /// Its code lies outside the image that holds this crate.
+    pub fn of<F, A, R>(function: F) -> Result<Function, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        refuse_captures!(F);
+        Function::of_wrapper(move |argument: Argument<A>| argument.give_to(function))
+    }
+
+    fn of_wrapper<F, A, R>(_: F) -> Result<Function, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        let [_, offset, types] = worker::task::<F, A, R>().map_err(Error::invalid)?.to_words();
+        Ok(Function { offset, types })
+    }
+
+    fn here(self) -> Name {
+        Name::from_words([Image::get().identity(), self.offset, self.types])
+    }
+}
+
+/// Appends one task's argument to `out`, as a record.
+///
+/// # Errors
+///
+/// serde's, and channel ends among the argument; nothing is appended then.
+pub fn encode<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
+    let mut sink = Sink::from(std::mem::take(out));
+    let encoded = records::append(&mut sink, |out| match wire::encode_into(argument, out)? {
+        None => Ok(()),
+        Some(_) => Err("it holds channel ends or shared memory, which end at this machine".into()),
+    });
+    *out = sink.into_bytes();
+    encoded.map_err(Error::encode_argument)
+}
+
+/// How many bytes the first record of `bytes` takes, if there is a whole one.
+pub fn record_len(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    records::take(&mut rest).map(|_| bytes.len() - rest.len())
+}
+
+/// Tasks that follow each other in a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// What is called.
+    pub function: Function,
+    /// The call, for `attempt`.
+    pub job: u128,
+    /// How often the tasks were handed out before, for `attempt`.
+    pub number: u32,
+    /// The number of the first task.
+    pub first: usize,
+    /// How many there are.
+    pub count: usize,
+    /// How many of them run one after the other in one worker.
+    pub chunksize: usize,
+    /// Their arguments, as [`encode`] wrote them, possibly by a stranger.
+    pub arguments: &'a [u8],
+    /// How long each may run.
+    pub timeout: Option<Duration>,
+    /// How often each is tried again.
+    pub retries: u32,
+}
+
+/// Gives a chunk to a pool; the result is every task's fate, for [`open`].
+///
+/// # Errors
+///
+/// The arguments are not those of `count` tasks, or the pool is closed.
+pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
+    let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
+    let inbox = Inbox::new(Terms { timeout: chunk.timeout, retries: chunk.retries });
+    let mut feed = Feed::new(function.here(), &inbox, first, Some(chunksize));
+    let mut rest = chunk.arguments;
+    while let Some(argument) = records::take(&mut rest) {
+        let attempt = Attempt { job, task: first.saturating_add(feed.left), number };
+        let whole = postcard::to_stdvec(Bytes::new(&attempt.before(argument)));
+        feed.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
+    }
+    if !rest.is_empty() || feed.left != count || count == 0 {
+        return Err(Error::invalid("the chunk's bytes are not those of its tasks"));
+    }
+    let mut open = count;
+    let mut fates = BTreeMap::new();
+    let gather = move |delivery: Delivery| {
+        open = open.saturating_sub(delivery.count());
+        let (first, bytes) = close(delivery);
+        fates.insert(first, bytes);
+        (open == 0).then(|| {
+            let in_order: Vec<Vec<u8>> = std::mem::take(&mut fates).into_values().collect();
+            Ok(in_order.concat())
+        })
+    };
+    pool.crew.submit(feed)?;
+    Ok(Task::new(&pool.crew, inbox, Box::new(gather)))
+}
+
+/// Takes back what was [`submit`]ted where no worker has come to it; whether it was so.
+///
+/// Tasks of a chunk that was divided among workers are not taken back.
+pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
+    task.withdraw()
+}
+
+const VALUE: u8 = 0;
+const ERROR: u8 = 1;
+
+/// The fates of the tasks of a delivery, as bytes, and the number of the first.
+fn close(delivery: Delivery) -> (usize, Vec<u8>) {
+    let mut out = Sink::default();
+    let (first, count, bytes, mut apart, place) = match delivery {
+        Delivery::Results { first, count, bytes, apart, place } => {
+            (first, count, bytes, apart, place)
+        }
+        Delivery::Failed { task, error } => {
+            append(&mut out, Err(error));
+            return (task, out.into_bytes());
+        }
+    };
+    let bytes = bytes.into_bytes();
+    let mut rest = &bytes[..];
+    for index in 0..count {
+        let payload;
+        let fate = match records::take_result(&mut rest) {
+            Some(Outcome::Value(value)) => Ok(value),
+            Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+            Some(Outcome::Apart) => match apart.remove(&(index as u32)) {
+                Some(mut whole) => {
+                    let (_, handles) = whole.parts().unwrap_or_default();
+                    payload = whole;
+                    match (handles, records::take_result(&mut payload.bytes().unwrap_or_default()))
+                    {
+                        (None, Some(Outcome::Value(value))) => Ok(value),
+                        (None, Some(Outcome::Fault(fault))) => Err(Error::from_fault(fault)),
+                        (Some(_), _) => Err(Error::encode_result(
+                            "it holds channel ends or shared memory, which end at this machine",
+                        )),
+                        _ => Err(Error::decode_result("the worker sent rubbish".into())),
+                    }
+                }
+                None => Err(Error::decode_result("it did not arrive".into())),
+            },
+            None => Err(Error::decode_result("the worker left rubbish in its place".into())),
+        };
+        append(&mut out, fate.map_err(|error| error.at(place.clone())));
+    }
+    (first, out.into_bytes())
+}
+
+fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
+    let text;
+    let (tag, bytes) = match fate {
+        Ok(value) => (VALUE, value),
+        Err(error) => {
+            text = error.to_bytes();
+            (ERROR, &text[..])
+        }
+    };
+    out.push(tag);
+    let copied = records::append(out, |out| {
+        out.extend_from_slice(bytes);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let Ok(()) = copied;
+}
+
+/// Every task's fate, from what [`submit`] gave on another machine; the bytes may be anybody's.
+///
+/// `settle` is called exactly once for each task, in order.
+pub fn open<R: Message>(
+    fates: &[u8],
+    first: usize,
+    count: usize,
+    host: &str,
+    mut settle: impl FnMut(usize, Result<R, Error>),
+) {
+    let mut rest = fates;
+    for task in first..first + count {
+        let fate = match take(&mut rest) {
+            Some((VALUE, value)) => wire::decode(value, None).map_err(Error::decode_result),
+            Some((ERROR, error)) => Err(Error::from_bytes(error)),
+            _ => Err(Error::decode_result("the machine sent rubbish in its place".into())),
+        };
+        settle(task, fate.map_err(|error| at(error, Some(task), Some(host))));
+    }
+}
+
+/// How many of the fates that [`submit`] gave are errors.
+pub fn count_errors(mut fates: &[u8]) -> u64 {
+    let tags = std::iter::from_fn(|| take(&mut fates).map(|(tag, _)| tag));
+    tags.filter(|tag| *tag == ERROR).count() as u64
+}
+
+fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (tag, mut rest) = bytes.split_first()?;
+    let record = records::take(&mut rest)?;
+    *bytes = rest;
+    Some((*tag, record))
+}
+
+/// The same error, with its place filled in where it was open.
+pub fn at(error: Error, task: Option<usize>, host: Option<&str>) -> Error {
+    error.at(Place { task, host: host.map(str::to_owned), ..Place::default() })
+}
+
+/// The error as bytes, which [`error_from_bytes`] reads on another machine.
+pub fn error_to_bytes(error: &Error) -> Vec<u8> {
+    error.to_bytes()
+}
+
+/// The error that became these bytes; rubbish is an error as well.
+pub fn error_from_bytes(bytes: &[u8]) -> Error {
+    Error::from_bytes(bytes)
+}
+
+/// No fleet: no server, or nobody who could do the work.
+pub fn fleet_error(why: impl Into<String>) -> Error {
+    Error::fleet(why)
+}
+
+/// Every machine that began it was lost.
+pub fn lost_error(why: impl Into<String>) -> Error {
+    Error::lost(why)
+}
+
+/// A number or setting that makes no sense.
+pub fn invalid_error(why: impl Into<String>) -> Error {
+    Error::invalid(why)
+}
+
+/// Taken back by the caller.
+pub fn cancelled_error() -> Error {
+    Error::cancelled()
+}

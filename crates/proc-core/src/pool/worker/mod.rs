@@ -1,0 +1,318 @@
+//! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
+//! At its end in order, what its state needs for that.
+
+mod mail;
+mod run;
+mod state;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipc_channel::ipc::{IpcReceiver, IpcSender};
+use ipc_channel::{IpcError, TryRecvError};
+
+pub(crate) use self::mail::{Leaving, Mail, News, Setup};
+use self::run::{Run, RunFn};
+pub(crate) use self::run::{stateful_task, task};
+use self::state::WorkerState;
+use crate::call::{Entry, Fault, Input, Name, State};
+use crate::forkserver::{Birth, Main, Report};
+use crate::memory::{Block, Descriptor, Lease, Region};
+use crate::panics::{self, Echo};
+use crate::pool::board::{Board, Owner, TicketId};
+use crate::sync::shared;
+use crate::sys;
+use crate::wire::{self, Handles, Payload, Sink};
+
+/// How long a finished chunk waits for threads that its tasks left holding an output stream.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Where tasks take less, they cost less than a look at what each has printed: one for a chunk is
+/// enough.
+const BRISK: u64 = 10_000; // nanoseconds
+
+/// How often a worker looks for work before it sleeps: some microseconds, in which other processors
+/// may bring some.
+const LOOKS: u32 = 200;
+
+/// How much room for results a worker keeps for the next chunk.
+const MOST_KEPT: usize = 4 << 20;
+
+/// More than poll can count is not slept at a time.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
+
+struct Work;
+/// What a worker does: it serves a pool until that closes or the worker has done its share.
+pub(crate) const MAIN: &Entry<Main> = &Entry::new::<Work>(main);
+
+fn main(birth: Birth) -> ! {
+    let report = &birth.report();
+    let Some(setup) = Setup::from_job(birth.job) else { sys::exit_now(1) };
+    panics::set_echo(Echo::Reported);
+    sys::shrug_off_interrupt();
+    shared::keep();
+    let map = |descriptor| map(descriptor).unwrap_or_else(|why| cannot_go_on(report, why));
+    let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
+    let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
+    let state = initialize(setup.initializer)
+        .and_then(|()| WorkerState::new(setup.state))
+        .unwrap_or_else(|fault| give_up(report, &fault));
+    let mut worker = Worker {
+        owner: setup.owner,
+        pid: sys::pid(),
+        board,
+        mail: setup.mail,
+        report,
+        regions,
+        handles: None,
+        resolved: None,
+        left: setup.max_tasks.unwrap_or(u64::MAX),
+        brisk: false,
+        idle_timeout: setup.idle_timeout,
+        out: Sink::default(),
+        state,
+    };
+    keep_ties();
+    worker.tell(News::Ready);
+    let why = worker.serve();
+    worker.tell(News::Leaves(why));
+    worker.state.end(setup.worker_exit);
+    sys::exit_now(0)
+}
+
+/// After code of the user's: what it may have undone holds again.
+fn keep_ties() {
+    // A change of the user makes the kernel forget that the worker is to die with its template.
+    sys::die_with_parent();
+    panics::install_hook();
+}
+
+fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
+    let Some((name, mut arguments)) = initializer else { return Ok(()) };
+    let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
+    let me = sys::pid();
+    let called = name.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default());
+    sys::end_copy_of(me);
+    called.map(|_| ())
+}
+
+fn map(descriptor: Descriptor) -> Result<Region, String> {
+    descriptor.into_fd().and_then(Region::map).map_err(|error| wire::explain(&error))
+}
+
+/// Ends a worker that cannot have the memory that it shares with its pool.
+fn cannot_go_on(report: &IpcSender<Report<News>>, why: String) -> ! {
+    let why = format!("it cannot map the memory of its pool: {why}");
+    // Where the parent is gone, nobody needs to know.
+    let _ = report.send(Report::NotReady(why));
+    sys::exit_now(1)
+}
+
+/// Ends a worker that cannot be initialized.
+fn give_up(report: &IpcSender<Report<News>>, why: &Fault) -> ! {
+    let why = Payload::encode(why).expect("a fault is text");
+    // Where the parent is gone, nobody needs to know.
+    let _ = report.send(Report::Said(News::InitializerFailed(why)));
+    sys::exit_now(1)
+}
+
+struct Worker<'a> {
+    owner: Owner,
+    pid: u32,
+    board: Board,
+    mail: IpcReceiver<Mail>,
+    report: &'a IpcSender<Report<News>>,
+    regions: Vec<Arc<Region>>,
+    /// Channel ends that have come in answer to our asking.
+    handles: Option<Result<Option<Handles>, String>>,
+    /// The last function resolved.
+    resolved: Option<(Name, &'static RunFn)>,
+    /// Tasks until this worker is to be replaced.
+    left: u64,
+    /// Whether tasks of the last chunk took less than [`BRISK`].
+    brisk: bool,
+    idle_timeout: Option<Duration>,
+    /// Room for a result before it goes to shared memory.
+    out: Sink,
+    state: WorkerState,
+}
+
+impl Worker<'_> {
+    fn serve(&mut self) -> Leaving {
+        while self.left > 0 {
+            if self.board.is_dismissed(self.owner) {
+                return Leaving::Dismissed;
+            }
+            match self.claim() {
+                Some(ticket) => self.run(ticket),
+                None => {
+                    shared::let_go();
+                    keep_ties();
+                    if !self.board.fall_asleep(self.owner) {
+                        continue;
+                    }
+                    if self.board.hunger() {
+                        self.tell(News::Look);
+                    }
+                    if !self.sleep() {
+                        return Leaving::Idle;
+                    }
+                }
+            }
+        }
+        Leaving::Done
+    }
+
+    /// Sleeps until a message comes. False if none did for so long that the worker is to leave.
+    fn sleep(&mut self) -> bool {
+        let received = match self.idle_timeout {
+            None => self.mail.recv().map_err(TryRecvError::IpcError),
+            Some(patience) => {
+                // Rounded up, since what waits counts in whole milliseconds.
+                let patience = patience.saturating_add(Duration::from_micros(999));
+                self.mail.try_recv_timeout(patience.min(LONGEST_SLEEP))
+            }
+        };
+        match received {
+            Ok(mail) => self.take(mail),
+            Err(TryRecvError::IpcError(error)) => self.miss(&error),
+            // Nobody has picked this worker, nor will: it can go without being missed. Work that
+            // was published since finds others, or calls for one when this one is known to be gone.
+            Err(TryRecvError::Empty) if self.board.wake_up(self.owner) => return false,
+            // Picked at the last moment: the message is on its way.
+            Err(TryRecvError::Empty) => self.read_mail(),
+        }
+        self.board.wake_up(self.owner);
+        true
+    }
+
+    /// Claims a chunk, looking for one some while.
+    fn claim(&self) -> Option<TicketId> {
+        for look in 0..LOOKS {
+            let ticket = self.board.claim(self.owner);
+            if ticket.is_some() || self.board.is_dismissed(self.owner) {
+                return ticket;
+            }
+            if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        None
+    }
+
+    /// Waits for a message and acts on it.
+    fn read_mail(&mut self) {
+        match self.mail.recv() {
+            Ok(mail) => self.take(mail),
+            Err(error) => self.miss(&error),
+        }
+    }
+
+    fn take(&mut self, mail: Mail) {
+        match mail {
+            Mail::Wake => {}
+            Mail::Region(region) => {
+                let region = map(region).unwrap_or_else(|why| cannot_go_on(self.report, why));
+                self.regions.push(Arc::new(region));
+            }
+            Mail::Handles(handles) => self.handles = Some(handles),
+        }
+    }
+
+    /// Where no message comes because nobody is left to send one, it is over.
+    fn miss(&self, error: &IpcError) {
+        match error {
+            IpcError::Io(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => sys::exit_now(1),
+        }
+    }
+
+    fn tell(&self, news: News) {
+        if self.report.send(Report::Said(news)).is_err() {
+            // The parent is gone, and the template is about to notice.
+            sys::exit_now(1);
+        }
+    }
+
+    /// Runs a chunk's tasks one after the other and hands it over.
+    ///
+    /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
+    /// parent publishes the rest again.
+    fn run(&mut self, ticket: TicketId) {
+        // A task of the last chunk may have set a hook.
+        panics::install_hook();
+        let chunk = self.board.chunk(ticket);
+        let start = chunk.measured.then(Instant::now);
+        while self.regions.len() <= chunk.region as usize {
+            self.read_mail();
+        }
+        let code = self.resolve(chunk.name);
+        let handles = if chunk.asks { self.ask(ticket) } else { Ok(None) };
+        let (handles, code) = match handles {
+            Ok(handles) => (handles, code),
+            Err(why) => (None, Err(Fault::Arguments(why))),
+        };
+        let region = &self.regions[chunk.region as usize];
+        let arguments = region.claimed_bytes(chunk.offset as usize, chunk.arguments as usize);
+        let Some(arguments) = arguments else { sys::exit_now(1) };
+        let offset = chunk.offset + chunk.arguments;
+        let room = Block { region: chunk.region, offset, len: chunk.room };
+        self.out.set_room(Some(Lease::claimed(region, room)));
+        let mut run = Run {
+            claim: self.board.claimed(ticket, self.pid),
+            pid: self.pid,
+            ticket,
+            chunk,
+            region,
+            arguments,
+            brisk: self.brisk,
+            handles,
+            report: self.report,
+            give_up,
+            state: &mut self.state,
+            left: &mut self.left,
+            out: &mut self.out,
+            task: 0,
+            taken: 0,
+            written: 0,
+        };
+        match code {
+            Ok(code) => code(&mut run),
+            Err(fault) => run.each(|_, _, _| Err::<(), _>(fault.clone())),
+        }
+        if !run.is_done() {
+            return;
+        }
+        let done = run.task;
+        sys::flush(FLUSH_PATIENCE);
+        self.out.clear();
+        self.out.set_room(None);
+        self.out.shrink_to(MOST_KEPT);
+        let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
+        self.brisk = nanoseconds > 0 && nanoseconds < BRISK * u64::from(done);
+        if self.board.finish(ticket, nanoseconds) {
+            self.tell(News::Look);
+        }
+    }
+
+    /// Gets the channel ends that are part of this chunk's arguments.
+    fn ask(&mut self, ticket: TicketId) -> Result<Option<Handles>, String> {
+        self.tell(News::Asks(ticket));
+        loop {
+            if let Some(handles) = self.handles.take() {
+                return handles;
+            }
+            self.read_mail();
+        }
+    }
+
+    fn resolve(&mut self, name: Name) -> Result<&'static RunFn, Fault> {
+        match self.resolved {
+            Some((known, code)) if known == name => Ok(code),
+            _ => {
+                let code = name.resolve()?;
+                self.brisk = false; // nothing is known of this one
+                self.resolved = Some((name, code));
+                Ok(code)
+            }
+        }
+    }
+}

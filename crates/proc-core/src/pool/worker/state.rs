@@ -1,0 +1,52 @@
+//! A worker's state: made when the worker begins, and again when a panic has spoilt it.
+
+use crate::call::{Fault, Input, Name, State};
+use crate::sys;
+use crate::wire::{Payload, Sink};
+
+/// The state that tasks are lent, and what makes it.
+pub(crate) struct WorkerState {
+    pub(super) current: State,
+    /// With its argument.
+    maker: Option<(Name, Payload)>,
+}
+
+impl WorkerState {
+    /// The state of a new worker; `()` where nothing makes one.
+    ///
+    /// # Errors
+    ///
+    /// The function that makes it failed.
+    pub(crate) fn new(maker: Option<(Name, Payload)>) -> Result<WorkerState, Fault> {
+        let mut state = WorkerState { current: State::none(), maker };
+        state.renew()?;
+        Ok(state)
+    }
+
+    /// Replaces a state that a panic has spoilt. A panic while the old one is dropped is caught.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](WorkerState::new).
+    pub(crate) fn renew(&mut self) -> Result<(), Fault> {
+        self.current.clear();
+        self.current.put(());
+        let Some((name, mut argument)) = self.maker.take() else { return Ok(()) };
+        let me = sys::pid();
+        let made = argument.parts().map_err(Fault::Arguments).and_then(|(bytes, handles)| {
+            name.call(Input { bytes, handles }, &mut self.current, &mut Sink::default())
+        });
+        sys::end_copy_of(me);
+        self.maker = Some((name, argument));
+        made.map(|_| ())
+    }
+
+    /// Gives the state to the function that is to have it last. Nobody waits for its result.
+    pub(crate) fn end(mut self, worker_exit: Option<Name>) {
+        if let Some(name) = worker_exit {
+            let nothing = Input { bytes: &[], handles: None };
+            let _ = name.call(nothing, &mut self.current, &mut Sink::default());
+        }
+        self.current.clear();
+    }
+}

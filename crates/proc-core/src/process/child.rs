@@ -1,0 +1,207 @@
+//! A started process, in its parent's hands: [`Child`].
+//!
+//! A child has one channel back, on which the template tells its pid and its exit status and the
+//! child its result. Reading that channel is all that `join` does; there is no thread behind it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::main::Said;
+use super::outcome::{Course, Known, Returned};
+use crate::error::{Error, Place};
+use crate::forkserver::{Handle, Limits, Link};
+use crate::process::wait::Sentinel;
+use crate::sys;
+use crate::wire::Message;
+
+/// A process that was started.
+///
+/// Dropping it without joining leaves the process running. As in Python, the end of the program
+/// waits for it, unless it is a [daemon](crate::Process::daemon); how it ended is then told to
+/// nobody.
+#[must_use = "whether it succeeded is told only to whoever joins it"]
+pub struct Child<R> {
+    handle: Handle,
+    name: String,
+    course: Arc<Course>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: Message> Child<R> {
+    pub(crate) fn new(link: Link<Said>, name: String, limits: Limits) -> Child<R> {
+        let handle = link.handle.clone();
+        let course =
+            Arc::new(Course(Mutex::new(Known { link, limits, returned: None, exited: None })));
+        Child { handle, name, course, result: PhantomData }
+    }
+
+    /// The process's pid.
+    pub fn pid(&self) -> u32 {
+        self.handle.pid
+    }
+
+    /// The process's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An error in a copy of the process that has started it, which is told nothing.
+    fn check_owner(&self) -> Result<(), Error> {
+        let owner = self.handle.owner();
+        if owner == sys::pid() {
+            return Ok(());
+        }
+        let place = Place { name: Some(self.name.clone()), ..Place::default() };
+        Err(Error::invalid(format!(
+            "the child belongs to process {owner}, and this one is a copy of it: start another"
+        ))
+        .at(place))
+    }
+
+    /// Whether the process has not ended yet.
+    ///
+    /// In a copy of the process that has started it (the child of a `fork` of yours) nothing is
+    /// known of it: it counts as alive, and other calls are errors.
+    pub fn is_alive(&mut self) -> bool {
+        self.check_owner().is_err() || !self.course.known().advance(Some(Instant::now()))
+    }
+
+    /// How the process ended: its exit code or its signal; `None` while it is alive.
+    ///
+    /// A function that returned ends its process with code 0, one that panicked with 101.
+    #[doc(alias = "exitcode")]
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.check_owner().ok()?;
+        let mut known = self.course.known();
+        known.advance(Some(Instant::now()));
+        known.exited.as_ref()?.status
+    }
+
+    /// What tells of the process's end, for [`wait`](crate::wait); also when the child is joined or
+    /// dropped.
+    pub fn sentinel(&self) -> Sentinel {
+        Sentinel::new(&self.course, self.pid(), self.handle.owner())
+    }
+
+    /// Waits for the process to end and gives back what its function returned.
+    ///
+    /// # Errors
+    ///
+    /// The function panicked, its result could not be sent, or the process ended without a result.
+    pub fn join(self) -> Result<R, Error> {
+        self.check_owner()?;
+        self.course.known().advance(None);
+        self.finish()
+    }
+
+    /// Like [`join`](Child::join), for at most `timeout`; then the child comes back as the error.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// let nap = |()| std::thread::sleep(Duration::from_secs(60));
+    /// let child = proc_core::Process::new(nap, ()).start()?;
+    /// match child.join_timeout(Duration::from_millis(10)) {
+    ///     Ok(result) => result?,
+    ///     Err(child) => child.kill()?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn join_timeout(self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
+        if let Err(error) = self.check_owner() {
+            return Ok(Err(error));
+        }
+        let deadline = Instant::now().checked_add(timeout);
+        let ended = self.course.known().advance(deadline);
+        if ended { Ok(self.finish()) } else { Err(self) }
+    }
+
+    /// Ends the process and waits for it: SIGTERM, and after `grace` SIGKILL.
+    ///
+    /// For a process that may have work to finish but must not refuse. It is joined in either case,
+    /// so a function that has returned meanwhile, or made a handler for SIGTERM that lets it
+    /// return, has its result given back.
+    ///
+    /// # Errors
+    ///
+    /// As for [`join`](Child::join); mostly that the process was killed by a signal.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # use std::time::Duration;
+    /// let server = |()| std::thread::sleep(Duration::from_secs(60));
+    /// let child = proc_core::Process::new(server, ()).start()?;
+    /// let error = child.stop(Duration::from_secs(1)).expect_err("it had not finished");
+    /// assert!(error.to_string().contains("SIGTERM"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop(self, grace: Duration) -> Result<R, Error> {
+        self.terminate()?;
+        match self.join_timeout(grace) {
+            Ok(result) => result,
+            Err(child) => {
+                child.kill()?;
+                child.join()
+            }
+        }
+    }
+
+    /// Asks the process to end, by SIGTERM. It may take its time, or refuse.
+    ///
+    /// Does nothing if it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// The calling process is a copy of the one that has started it.
+    pub fn terminate(&self) -> Result<(), Error> {
+        self.check_owner()?;
+        self.handle.signal(Signal::SIGTERM);
+        Ok(())
+    }
+
+    /// Ends the process, by SIGKILL. Does nothing if it has ended already.
+    ///
+    /// # Errors
+    ///
+    /// As for [`terminate`](Child::terminate).
+    pub fn kill(&self) -> Result<(), Error> {
+        self.check_owner()?;
+        self.handle.signal(Signal::SIGKILL);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<R, Error> {
+        let place = Place { name: Some(self.name), pid: Some(self.handle.pid), ..Place::default() };
+        let mut known = self.course.known();
+        match known.returned.take() {
+            Some(Returned::Value(value)) => value.decode().map_err(Error::decode_result),
+            Some(Returned::Fault(fault)) => Err(Error::from_fault_payload(fault)),
+            Some(Returned::NotStarted(why)) => {
+                Err(Error::start("the process", std::io::Error::other(why)))
+            }
+            None => {
+                let exit = known.exited.take().unwrap_or_default();
+                Err(known.limits.died(exit))
+            }
+        }
+        .map_err(|error| error.at(place))
+    }
+}
+
+impl<R> fmt::Debug for Child<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child")
+            .field("name", &self.name)
+            .field("pid", &self.handle.pid)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,60 @@
+//! A process from inside: it calls its function, reports the result, and ends.
+
+use crate::call::{Entry, Fault, Input, Name, State};
+use crate::forkserver::{Birth, Job, Main, Report, lifeline};
+use crate::panics::{self, Echo};
+use crate::sys;
+use crate::wire::{self, Payload, Sink};
+
+/// The exit code of a process whose function panicked: the one Rust gives a panicking `main`.
+const PANICKED: i32 = 101;
+
+/// What the process says: what its function has returned, or a [`Fault`] that it survived.
+pub(super) type Said = Result<Payload, Payload>;
+
+struct Call;
+const MAIN: &Entry<Main> = &Entry::new::<Call>(main);
+
+/// What a process does that calls `function`.
+///
+/// # Errors
+///
+/// The function lies outside the program, in words.
+pub(super) fn job(function: Name, arguments: Payload) -> Result<Job, String> {
+    Ok(Job {
+        main: Name::of_entry::<fn(), _>(MAIN)?,
+        setup: Payload::encode_plain(&function)?,
+        payloads: vec![arguments],
+        receivers: Vec::new(),
+        senders: Vec::new(),
+        memory: Vec::new(),
+    })
+}
+
+fn main(birth: Birth) -> ! {
+    panics::set_echo(Echo::Print);
+    let report = birth.report::<Said>();
+    let Birth { job, .. } = birth;
+    let Job { setup, mut payloads, .. } = job;
+    let mut out = Sink::default();
+    let me = sys::pid();
+    let result = setup.decode::<Name>().map_err(Fault::Unknown).and_then(|function| {
+        let arguments = payloads.first_mut().ok_or_else(|| Fault::Unknown("no argument".into()))?;
+        let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
+        function.call(Input { bytes, handles }, &mut State::none(), &mut out)
+    });
+    sys::end_copy_of(me);
+    let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
+    let result = result
+        .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))
+        .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
+    // Where the parent no longer listens, nobody misses the result.
+    if let Err(error) = report.send(Report::Said(result))
+        && let Some(why) = wire::why_not_sent(error)
+    {
+        let fault = Payload::encode(&Fault::Result(why)).expect("a fault is text");
+        let _ = report.send(Report::Said(Err(fault)));
+    }
+    lifeline::end();
+    sys::exit_now(code)
+}

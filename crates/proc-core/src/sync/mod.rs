@@ -1,0 +1,5 @@
+//! What processes share.
+
+pub(crate) mod shared;
+
+pub use shared::Shared;

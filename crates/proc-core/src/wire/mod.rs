@@ -1,0 +1,449 @@
+//! What crosses between processes: values as bytes, channel ends beside them, and the messages.
+//!
+//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one whose memory is its
+//! encoding; a [`Payload`] is bytes plus the channel ends and shared memory that were part of the
+//! value; [`Request`], [`Mail`] and [`Report`] are what program, template and workers tell each
+//! other. Starting processes is not done here.
+//!
+//! ipc-channel keeps the channel ends it meets while encoding in a list of the encoding thread, and
+//! the next `send` of that thread takes the whole list along; a receiver that does not take all of
+//! them out again leaks them. So every value is encoded on its own, its channel ends go at once
+//! into one message of their own (see [`Handles`]), and no failure leaves any behind.
+
+mod bulk;
+mod codec;
+mod message;
+mod sink;
+
+use std::cell::{OnceCell, RefCell};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
+
+use ipc_channel::ipc;
+use ipc_channel::ipc::{IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use self::bulk::Source;
+pub(crate) use self::bulk::{number, number_size};
+pub use self::message::Message;
+pub(crate) use self::sink::{LARGE, Lender, Sink};
+use crate::memory as shared;
+use crate::memory::{Arriving, Descriptor, Part};
+use crate::panics;
+use crate::sys;
+use crate::sys::memory::{self, Frozen};
+
+/// ipc-channel panics when one message has more channel ends or regions than this.
+pub(crate) const MAX_HANDLES: usize = 64;
+
+/// Bodies above this go through shared memory: one ipc-channel message carries 212,448 bytes, and
+/// what is longer blocks its sender for ever when the receiver dies in the middle.
+const MAX_INLINE: usize = 64 << 10;
+
+/// An encoded value that can be sent on any channel without blocking or breaking it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Payload {
+    body: Body,
+    handles: Option<Handles>,
+    /// What has arrived of a large body, once it was asked for.
+    #[serde(skip)]
+    arrived: OnceCell<Result<Frozen, String>>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Body {
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Memory that nobody can write to any more.
+    Large(Descriptor),
+}
+
+impl Payload {
+    /// Wraps what [`encode_into`] produced.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory for so many bytes.
+    pub(crate) fn new(bytes: Vec<u8>, handles: Option<Handles>) -> Result<Payload, String> {
+        let body = if bytes.len() <= MAX_INLINE {
+            Body::Inline(bytes)
+        } else {
+            Body::Large(freeze(&bytes).map_err(|error| no_memory(&error))?)
+        };
+        Ok(Payload { body, handles, arrived: OnceCell::new() })
+    }
+
+    /// Encodes `value`; the error is the reason in serde's words.
+    pub(crate) fn encode<T: Message>(value: &T) -> Result<Payload, String> {
+        let mut bytes = Sink::default();
+        let handles = encode_into(value, &mut bytes)?;
+        Payload::new(bytes.into_bytes(), handles)
+    }
+
+    /// Encodes a value that holds no channel ends, without the look for them.
+    pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
+        let mut bytes = Sink::default();
+        codec::encode_into(value, &mut bytes).map_err(|e| why_not_encoded(&e, &mut bytes))?;
+        Payload::new(bytes.into_bytes(), None)
+    }
+
+    /// The encoded value, as it has arrived.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or address space for a large one, or it is not what it should be.
+    pub(crate) fn bytes(&self) -> Result<&[u8], String> {
+        let descriptor = match &self.body {
+            Body::Inline(bytes) => return Ok(bytes),
+            Body::Large(descriptor) => descriptor,
+        };
+        let map = || descriptor.try_clone().and_then(Frozen::map).map_err(|e| no_memory(&e));
+        self.arrived.get_or_init(map).as_deref().map_err(Clone::clone)
+    }
+
+    /// How many bytes the encoded value has, 0 if it has not arrived whole.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes().map_or(0, <[u8]>::len)
+    }
+
+    /// The bytes and the channel ends.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bytes`](Payload::bytes).
+    pub(crate) fn parts(&mut self) -> Result<(&[u8], Option<Handles>), String> {
+        let handles = self.handles.take();
+        Ok((self.bytes()?, handles))
+    }
+
+    /// Decodes the value.
+    pub(crate) fn decode<T: Message>(mut self) -> Result<T, String> {
+        let (bytes, handles) = self.parts()?;
+        decode(bytes, handles)
+    }
+}
+
+fn freeze(bytes: &[u8]) -> io::Result<Descriptor> {
+    memory::check_available(bytes.len())?;
+    let frozen = Frozen::build(bytes.len(), |memory| memory.copy_from_slice(bytes))?;
+    Descriptor::new(frozen.as_fd())
+}
+
+fn no_memory(error: &io::Error) -> String {
+    format!("no shared memory: {}", explain(error))
+}
+
+/// Why a message cannot be sent; `None` where nobody is left to receive it.
+pub(crate) fn send_error(error: ipc_channel::IpcError) -> Option<io::Error> {
+    match error {
+        ipc_channel::IpcError::Io(error) => match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => None,
+            _ => Some(error),
+        },
+        ipc_channel::IpcError::Disconnected => None,
+        error => Some(io::Error::other(error)),
+    }
+}
+
+/// The same in words.
+pub(crate) fn why_not_sent(error: ipc_channel::IpcError) -> Option<String> {
+    send_error(error).map(|error| cannot_send(&error))
+}
+
+/// An error of the system, and what to do about it where that is known.
+pub(crate) fn explain(error: &io::Error) -> String {
+    format!("{error}{}", sys::hint(error))
+}
+
+/// Has ipc-channel measure a socket now, as it does with the first message of a program.
+///
+/// Later there may be no descriptor for that, and it panics; and a child need not do it again.
+///
+/// # Errors
+///
+/// There are no descriptors, or ipc-channel is of a version that is not known.
+pub(crate) fn warm_up() -> io::Result<()> {
+    shared::check()?;
+    nobody()?;
+    let sent = panics::catch_quietly(|| {
+        let (sender, _receiver) = ipc::channel::<()>().ok()?;
+        sender.send(()).ok()
+    });
+    sent.ok().flatten().ok_or_else(none_left)
+}
+
+/// A channel that nobody receives from. Sending to it fails, and is the only way to empty
+/// ipc-channel's lists of channel ends, which needs no new descriptor in this way.
+static NOBODY: OnceLock<IpcSender<Handful>> = OnceLock::new();
+
+fn nobody() -> io::Result<&'static IpcSender<Handful>> {
+    if NOBODY.get().is_none() {
+        let (sender, _) = ipc::channel()?;
+        let _ = NOBODY.set(sender);
+    }
+    NOBODY.get().ok_or_else(none_left)
+}
+
+/// Forgets the channel ends that this thread's encoding has met: the next message would take them
+/// along.
+fn empty_lists() {
+    if let Ok(nobody) = nobody() {
+        // So many that they do not fit one message make it panic.
+        let _ = panics::catch_quietly(|| nobody.send(Handful::default()).is_ok());
+    }
+}
+
+/// The channel ends and shared memory of one value: a channel that holds one message with them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Handles(Arriving<OpaqueIpcReceiver>);
+
+/// Appends `value` to `out` and returns the channel ends that were part of it.
+pub(crate) fn encode_into<T: Message>(
+    value: &T,
+    out: &mut Sink,
+) -> Result<Option<Handles>, String> {
+    let start = out.len();
+    panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
+        out.truncate(start);
+        drop_collected_handles();
+        Err(serialize_panicked(&panic.message))
+    })
+}
+
+/// Why a value could not be encoded whose `Serialize` panicked.
+pub(crate) fn serialize_panicked(message: &str) -> String {
+    format!("its Serialize panicked: {message}")
+}
+
+/// Why a value could not be decoded whose `Deserialize` panicked.
+pub(crate) fn deserialize_panicked(message: &str) -> String {
+    // What ipc-channel looks for in a list of its own that is empty, as another version has filled
+    // its.
+    let hint = if message.starts_with("index out of bounds") {
+        "; channel ends in it must be of the ipc-channel that proc-core is built with, which \
+         proc_core::ipc is"
+    } else {
+        ""
+    };
+    format!("its Deserialize panicked: {message}{hint}")
+}
+
+/// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller, who is then
+/// to call [`drop_collected_handles`] and to shorten `out`.
+#[inline]
+pub(crate) fn encode_or_panic<T: Message>(
+    value: &T,
+    out: &mut Sink,
+) -> Result<Option<Handles>, String> {
+    if let Some(bytes) = bulk::bytes_of(value) {
+        return match out.append(bytes) {
+            Ok(()) => Ok(None),
+            Err(error) => Err(why_not_encoded(&error.into(), out)),
+        };
+    }
+    let start = out.len();
+    let _before = out.take_index();
+    let encoded = codec::encode_into(value, out);
+    // A channel end has a destructor, and the first one is written as its index, which is 0:
+    // without either there is none, and the costly look can be saved.
+    if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out.take_index()) {
+        return match encoded {
+            Ok(()) => Ok(None),
+            Err(error) => Err(why_not_encoded(&error, out)),
+        };
+    }
+    let handles = collect_handles();
+    let result = encoded.map_err(|error| why_not_encoded(&error, out)).and(handles);
+    if result.is_err() {
+        out.truncate(start);
+    }
+    result
+}
+
+#[cold]
+fn why_not_encoded(error: &codec::CodecError, out: &mut Sink) -> String {
+    out.take_shortage().unwrap_or_else(|| error.to_string())
+}
+
+/// After a value's encoding has panicked: forgets the channel ends that it had met.
+#[cold]
+pub(crate) fn drop_collected_handles() {
+    empty_lists();
+}
+
+/// Moves the channel ends that this thread's encoding has met into a message of their own.
+fn collect_handles() -> Result<Option<Handles>, String> {
+    // ipc-channel panics where it finds no descriptor.
+    let moved =
+        panics::catch_quietly(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())));
+    if !matches!(moved, Ok(Some(_))) {
+        empty_lists();
+    }
+    moved
+}
+
+fn cannot_send(error: &io::Error) -> String {
+    format!("its channels cannot be sent: {}", explain(error))
+}
+
+/// Why ipc-channel panics where it asks for a descriptor or a mapping.
+fn none_left() -> io::Error {
+    let error = io::Error::last_os_error();
+    let is_known = sys::is_shortage(&error);
+    if is_known { error } else { nix::errno::Errno::EMFILE.into() }
+}
+
+fn move_handles() -> Result<Option<Handles>, String> {
+    let (sender, receiver) = ipc::channel::<Handful>().map_err(|error| cannot_send(&error))?;
+    // The list shows its length only to an encoder: one more of each kind tells its own index.
+    let channels = index_of(&sender)?;
+    // A process that may not make files has no shared memory that could be among them.
+    let has_regions = memory::largest_file() > 0;
+    let regions = if has_regions { index_of(&IpcSharedMemory::from_byte(0, 1))? } else { 0 };
+    if channels == 0 && regions == 0 {
+        return Ok(None);
+    }
+    if channels + regions + 2 > MAX_HANDLES {
+        return Err(format!(
+            "it holds {channels} channels and {regions} regions of shared memory, and one message \
+             takes {} in all: send them in several",
+            MAX_HANDLES - 2
+        ));
+    }
+    let (channels, regions) = (channels + 1, regions + usize::from(has_regions));
+    sender.send(Handful { channels, regions }).map_err(|error| match error {
+        ipc_channel::IpcError::Io(error) => cannot_send(&error),
+        error => cannot_send(&io::Error::other(error)),
+    })?;
+    Ok(Some(Handles(Arriving::new(receiver.to_opaque()))))
+}
+
+fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
+    let mut bytes = Sink::default();
+    codec::encode_into(probe, &mut bytes).map_err(|error| error.to_string())?;
+    codec::decode(&bytes).map(|(index, _)| index).map_err(|error| error.to_string())
+}
+
+/// What the message with the channel ends says of them: how many there are. The last of each kind
+/// is none of the value's: where there are too few descriptors, the last ones do not arrive.
+#[derive(Default, Serialize, Deserialize)]
+struct Handful {
+    channels: usize,
+    regions: usize,
+}
+
+impl Handful {
+    /// Whether all have arrived, which takes the last ones.
+    fn is_whole(&self) -> bool {
+        let last_channel = self.channels.checked_sub(1);
+        let last_region = self.regions.checked_sub(1);
+        last_channel.is_none_or(|last| decode_bytes::<OpaqueIpcReceiver>(&varint(last)).is_ok())
+            && last_region.is_none_or(|last| decode_bytes::<IpcSharedMemory>(&varint(last)).is_ok())
+    }
+}
+
+/// Decodes a value and gives it its channel ends; the error is the reason in serde's words.
+pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<T, String> {
+    let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
+    let carrier = carrier.take().map_err(|error| not_arrived(&error))?;
+    BYTES.set(bytes.to_vec());
+    let received = panics::catch_quietly(|| carrier.to::<WithHandles<T>>().recv());
+    match received {
+        Ok(Ok(WithHandles(value))) => value,
+        Ok(Err(ipc_channel::IpcError::Io(error))) => Err(not_arrived(&error)),
+        Ok(Err(error)) => Err(not_arrived(&io::Error::other(error))),
+        Err(_) => {
+            close_arrived(MAX_HANDLES);
+            Err(not_arrived(&none_left()))
+        }
+    }
+}
+
+fn decode_bytes<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    panics::catch(|| decode_plain(bytes))
+        .unwrap_or_else(|panic| Err(deserialize_panicked(&panic.message)))
+}
+
+/// Like [`decode`], but a panic of the type's `Deserialize` goes on to the caller.
+#[inline]
+pub(crate) fn decode_or_panic<T: Message>(
+    bytes: &[u8],
+    handles: Option<Handles>,
+) -> Result<T, String> {
+    if handles.is_some() { decode(bytes, handles) } else { decode_plain(bytes) }
+}
+
+#[inline]
+fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
+    if let Some(value) = bulk::from_bytes(Source::Own(bytes)) {
+        return value;
+    }
+    match codec::decode(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Decodes the value at `place` of shared memory, where vectors of numbers, strings and byte
+/// buffers are copied once.
+///
+/// Whoever wrote it may write again meanwhile: so nothing is looked at but a copy.
+pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Result<T, String> {
+    let (at, len) = (place.start, place.len());
+    if let Some(value) = bulk::from_bytes(Source::Shared { part, at, len }) {
+        return value;
+    }
+    let mut copy = Vec::new();
+    if !part.read(at, len, &mut copy) {
+        return Err("the data end too early, or there is no memory for them".into());
+    }
+    decode_plain(&copy)
+}
+
+thread_local! {
+    /// The bytes to decode when the message with their channel ends is received.
+    static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Received as a [`Handful`]: decodes [`BYTES`] while ipc-channel holds the channel ends ready.
+struct WithHandles<T>(Result<T, String>);
+
+impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let handful = Handful::deserialize(deserializer)?;
+        let bytes = BYTES.take();
+        let value = match handful.is_whole() {
+            true => decode_bytes(&bytes),
+            false => Err(not_arrived(&none_left())),
+        };
+        close_arrived(handful.channels.min(MAX_HANDLES));
+        Ok(WithHandles(value))
+    }
+}
+
+fn not_arrived(error: &io::Error) -> String {
+    format!("its channels did not arrive: {}", explain(error))
+}
+
+/// Closes the channel ends of the message that this thread is receiving, or has failed to receive:
+/// what nobody takes of them ipc-channel neither closes nor lets go in silence.
+///
+/// What was taken is an empty receiver by now.
+pub(crate) fn close_arrived(count: usize) {
+    let close = |index| decode_bytes::<OpaqueIpcReceiver>(&varint(index)).map(drop);
+    let _ = panics::catch_quietly(|| (0..count).try_for_each(close));
+}
+
+impl<T> Serialize for WithHandles<T> {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("only ever received"))
+    }
+}
+
+fn varint(index: usize) -> Sink {
+    let mut bytes = Sink::default();
+    codec::encode_into(&index, &mut bytes).expect("an integer can be encoded");
+    bytes
+}
