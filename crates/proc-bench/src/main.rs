@@ -93,7 +93,7 @@ fn main() -> Result<()> {
     let record = match &arguments.render {
         Some(file) => {
             let record = Record::read(file)?;
-            print!("{}", table::page(&record)?);
+            print!("{}", table::page(&record, &aims::table(&record)?)?);
             record
         }
         None => run::run(&plan(&arguments))?,

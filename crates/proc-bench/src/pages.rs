@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use crate::record::Record;
-use crate::{plot, table};
+use crate::{aims, plot, table};
 
 const BEGIN: &str = "<!-- benchmark: made from ";
 const END: &str = "<!-- benchmark: end -->\n";
@@ -26,7 +26,8 @@ fn check(run: &str, other: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let record = Record::read(&root.join(format!("{run}.json"))).expect("a recorded run");
     let own = format!("{run}.md");
-    hold(root.join(&own), |old| with(old, run, &table::page(&record).expect("a page of the run")));
+    let page = aims::table(&record).and_then(|aims| table::page(&record, &aims));
+    hold(root.join(&own), |old| with(old, run, page.as_ref().expect("a page of the run")));
     let summary = table::summary(&record).expect("a summary of the run");
     hold(root.join(other), |old| with(old, run, &summary));
     hold(root.join(format!("{run}.svg")), |_| plot::svg(&record).expect("a plot of the run"));

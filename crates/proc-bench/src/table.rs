@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use crate::aims;
 use crate::contenders::Contender;
 use crate::fit::{Fit, points};
 use crate::record::{Measured, Outcome, Presence, Record, show};
@@ -39,9 +38,8 @@ pub(crate) fn fits(record: &Record) -> String {
 }
 
 /// All of a run, in Markdown.
-pub(crate) fn page(record: &Record) -> Result<String> {
+pub(crate) fn page(record: &Record, aims: &str) -> Result<String> {
     let mut text = format!("{}\n{}", summary(record)?, attendance(record));
-    let aims = aims::table(record)?;
     if !aims.is_empty() {
         let _ = write!(text, "\n### What was asked, and what this run reached\n\n{aims}");
         text.push_str("\nMedians against medians; what was missed is in bold.\n");

@@ -7,17 +7,21 @@
 
 mod environment;
 mod errand;
+mod shared;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Event, Message, StatusCode};
+use async_nats::jetstream::Context;
+use async_nats::{Client, Event, Message, StatusCode, jetstream};
 use bytes::Bytes;
+pub(crate) use environment::serve_if_asked;
+use errand::{Cancel, Course, Errand};
 use futures_util::StreamExt;
 use proc_core::remote::fleet_error;
 use proc_core::{Error, Pool, PoolBuilder};
+use shared::{DEPTH, Place, Shared};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -25,9 +29,6 @@ use crate::build_id;
 use crate::connection::{Settings, is_connected};
 use crate::data::Store;
 use crate::message::{self, Beat, Counts, Names, Outcome, Presence, Work};
-use errand::{Cancel, Course, Errand};
-
-pub(crate) use environment::serve_if_asked;
 
 /// How long a request for work waits at the server.
 const ASK: Duration = Duration::from_secs(20);
@@ -41,16 +42,11 @@ const TICK: Duration = Duration::from_millis(500);
 /// How long the work that is at hand may go on after the agent was told to leave.
 const FAREWELL: Duration = Duration::from_secs(20);
 
-/// How many chunks a worker may have at hand where they take no time, and what that means.
-const DEPTH: usize = 32;
 const NO_TIME: f64 = 2e6; // nanoseconds
 
 /// How long chunks take at most where the next one is asked for while one runs: the way there and
 /// back, which a worker would else wait for, counts for little beside more.
 const LONG: f64 = 50e6; // nanoseconds
-
-/// How long what was asked for ahead may wait for a worker, before another machine is to have it.
-const WAIT: Duration = Duration::from_millis(200);
 
 /// Serves a fleet with a pool, until SIGTERM or SIGINT; then finishes what it has begun.
 ///
@@ -78,25 +74,6 @@ pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     let served = runtime.block_on(async { Agent::connect(&settings, pool).await?.serve().await });
     runtime.shutdown_background();
     served
-}
-
-/// What all errands of an agent share.
-struct Shared {
-    client: Client,
-    store: Store,
-    names: Names,
-    pool: Pool,
-    host: String,
-    /// Room for errands; one that must be alone takes it all.
-    room: Semaphore,
-}
-
-impl Shared {
-    /// How many chunks each worker has to do with, those that wait for it included.
-    fn chunks_a_worker(&self) -> usize {
-        let workers = self.pool.processes();
-        (workers * DEPTH).saturating_sub(self.room.available_permits()).div_ceil(workers).max(1)
-    }
 }
 
 struct Agent {
@@ -488,25 +465,6 @@ impl AtHand {
         if let Some(cancel) = self.cancel.take() {
             let _ = cancel.send(why); // if it has just ended, all the better
         }
-    }
-}
-
-/// Where in the stream some work lies.
-struct Place {
-    acknowledge: String,
-    sequence: u64,
-    delivered: u64,
-}
-
-impl Place {
-    fn of(message: &Message) -> Option<Place> {
-        let acknowledge = message.reply.as_ref()?.to_string();
-        let fields: Vec<&str> = acknowledge.strip_prefix("$JS.ACK.")?.split('.').collect();
-        // Newer servers put domain and account before the stream.
-        let from_stream = fields.get(if fields.len() >= 9 { 2.. } else { 0.. })?;
-        let [_, _, delivered, sequence, ..] = from_stream else { return None };
-        let (delivered, sequence) = (delivered.parse().ok()?, sequence.parse().ok()?);
-        Some(Place { acknowledge, sequence, delivered })
     }
 }
 

@@ -1,8 +1,7 @@
 //! A fleet in the caller's hand, and its settings.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use proc_core::remote::{fleet_error, invalid_error};
@@ -77,7 +76,7 @@ impl Cluster {
 
     /// Calls with other settings than the cluster's.
     pub fn options(&self) -> Options<'_> {
-        Options::new(self)
+        Options::new(&self.link, self.runtime.as_ref().map(Runtime::handle))
     }
 
     /// Who is there: agents of this build and of others, and how each fares.
@@ -242,14 +241,6 @@ impl Cluster {
             Some(limit) => wait.recv_timeout(limit).is_ok(),
             None => wait.recv().is_ok(),
         };
-    }
-
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
-    pub(crate) fn runtime(&self) -> Result<&tokio::runtime::Handle, Error> {
-        self.runtime.as_ref().map(Runtime::handle).ok_or_else(crate::link::closed)
     }
 }
 

@@ -8,26 +8,30 @@
 //! is lost on the way is handed out again. What the server itself has lost is found by looking.
 
 mod feed;
+mod note;
 mod publication;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proc_core::Error;
-use proc_core::remote::{self, Function};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+pub(crate) use feed::Batch;
+use feed::Feed;
+use proc_core::remote::Function;
+use proc_core::{Error, remote};
+use publication::Publication;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use self::note::PATIENCE;
+pub(crate) use self::note::{Note, Terms};
 use crate::connection::is_connected;
 use crate::lease;
 use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
-pub(crate) use feed::Batch;
-use feed::Feed;
-use publication::Publication;
 
 /// How many chunks may be handed out beyond what workers have, where chunks take no time.
 const MOST_CHUNKS: usize = 512;
@@ -46,29 +50,6 @@ const LOSSES: u32 = 3;
 
 /// Into how many parts a chunk is cut that was with a lost machine.
 const PARTS: usize = 64;
-
-/// How long the server may take over a request that nobody waits for.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a job is told.
-#[derive(Debug)]
-pub(crate) enum Note {
-    /// More tasks to do.
-    Tasks(Batch),
-    /// There will be no more.
-    End,
-    Reply(Reply),
-    /// Nobody waits any more; whoever still does gets the reason.
-    Close(Error),
-}
-
-/// What a call asks for beside results.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Terms {
-    pub(crate) chunksize: Option<usize>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retries: u32,
-}
 
 /// A job as its caller sees it. Dropping it calls off what is not done, unless it is to go on.
 #[derive(Debug)]

@@ -1,21 +1,24 @@
 //! Calls, with their settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use proc_core::remote::{self, Function};
-use proc_core::{Error, Message};
+use proc_core::remote::Function;
+use proc_core::{Error, Message, remote};
 
-use crate::cluster::Cluster;
 use crate::imap::{Imap, ImapUnordered};
 use crate::job::{self, Batch, Handle, Note, Terms};
+use crate::link::Link;
 use crate::mailbox::Delivery;
 use crate::task::Task;
 
-/// A cluster's calls with settings of their own; made by [`Cluster::options`].
+/// A cluster's calls with settings of their own; made by [`Cluster::options`](crate::Cluster::options).
 #[derive(Clone, Copy)]
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a> {
-    cluster: &'a Cluster,
+    link: &'a Arc<Link>,
+    /// `None` once the cluster has ended.
+    runtime: Option<&'a tokio::runtime::Handle>,
     terms: Terms,
     progress: Option<&'a dyn Fn(Progress)>,
 }
@@ -30,8 +33,11 @@ pub struct Progress {
 }
 
 impl<'a> Options<'a> {
-    pub(crate) fn new(cluster: &'a Cluster) -> Options<'a> {
-        Options { cluster, terms: Terms::default(), progress: None }
+    pub(crate) fn new(
+        link: &'a Arc<Link>,
+        runtime: Option<&'a tokio::runtime::Handle>,
+    ) -> Options<'a> {
+        Options { link, runtime, terms: Terms::default(), progress: None }
     }
 
     /// How many tasks run one after the other in one worker.
@@ -79,11 +85,11 @@ impl<'a> Options<'a> {
         self
     }
 
-    /// See [`Cluster::map`].
+    /// See [`Cluster::map`](crate::Cluster::map).
     ///
     /// # Errors
     ///
-    /// As for [`Cluster::map`], and a chunksize of zero.
+    /// As for [`Cluster::map`](crate::Cluster::map), and a chunksize of zero.
     pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -94,7 +100,7 @@ impl<'a> Options<'a> {
         self.try_map(function, inputs).into_iter().collect()
     }
 
-    /// See [`Cluster::try_map`]. A chunksize of zero is every input's error.
+    /// See [`Cluster::try_map`](crate::Cluster::try_map). A chunksize of zero is every input's error.
     pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -164,7 +170,7 @@ impl<'a> Options<'a> {
         Ok(())
     }
 
-    /// See [`Cluster::imap`].
+    /// See [`Cluster::imap`](crate::Cluster::imap).
     pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, F, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -175,7 +181,7 @@ impl<'a> Options<'a> {
         Imap::new(self.imap_unordered(function, inputs))
     }
 
-    /// See [`Cluster::imap_unordered`].
+    /// See [`Cluster::imap_unordered`](crate::Cluster::imap_unordered).
     pub fn imap_unordered<F, A, R, I>(
         self,
         function: F,
@@ -188,14 +194,14 @@ impl<'a> Options<'a> {
         I: IntoIterator<Item = A>,
     {
         let job = self.start::<F, A, R>(function);
-        ImapUnordered::new(self.cluster.link(), job, inputs.into_iter(), self.terms.chunksize)
+        ImapUnordered::new(self.link, job, inputs.into_iter(), self.terms.chunksize)
     }
 
-    /// See [`Cluster::apply_async`].
+    /// See [`Cluster::apply_async`](crate::Cluster::apply_async).
     ///
     /// # Errors
     ///
-    /// As for [`Cluster::apply_async`].
+    /// As for [`Cluster::apply_async`](crate::Cluster::apply_async).
     pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -215,11 +221,11 @@ impl<'a> Options<'a> {
         Ok(Task::new(job, 1, Box::new(gather)))
     }
 
-    /// See [`Cluster::map_async`].
+    /// See [`Cluster::map_async`](crate::Cluster::map_async).
     ///
     /// # Errors
     ///
-    /// As for [`Cluster::map_async`].
+    /// As for [`Cluster::map_async`](crate::Cluster::map_async).
     pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -262,7 +268,8 @@ impl<'a> Options<'a> {
             return Err(remote::invalid_error(what));
         }
         let function = Function::of(function)?;
-        job::start(self.cluster.runtime()?, self.cluster.link(), function, self.terms)
+        let runtime = self.runtime.ok_or_else(crate::link::closed)?;
+        job::start(runtime, self.link, function, self.terms)
     }
 }
 

@@ -55,7 +55,10 @@ fn rubbish(arguments: &Arguments) {
     println!("called back");
 }
 
-/// The numbers are those of the variants of proc-core's `Report` and `News`.
+/// The numbers of variants of proc-core's `Report`; what follows [`SAID`] are those of its `News`.
+const EXITED: u8 = 3;
+const SAID: u8 = 4;
+
 fn write_rubbish(kind: &str) {
     let report = report_channel();
     // Its first number is that of no report.
@@ -67,31 +70,34 @@ fn write_rubbish(kind: &str) {
         // Not even the carrier's own header: it waits for the rest.
         "headless" => write(report, &noise(1000)),
         "boast" => {
-            let mut boast = framed(&[5, 0]);
+            let mut boast = framed(&[SAID, 0]);
             boast[8..16].copy_from_slice(&(1_u64 << 40).to_le_bytes());
             write(report, &boast);
         }
-        "exit" => write(report, &framed(&[4, 0, 0])),
+        "exit" => write(report, &framed(&[EXITED, 0, 0])),
         // Asks for channel ends, and results, of tickets and tasks that there are not.
         "numbers" => {
             for ticket in [&[0][..], &[200, 1], &[255, 255, 255, 255, 15]] {
-                write(report, &framed(&[&[5, 4], ticket].concat()));
+                write(report, &framed(&[&[SAID, 4], ticket].concat()));
                 for task in [&[0][..], &[7], &[255, 255, 255, 255, 15]] {
-                    write(report, &framed(&[&[5, 5], ticket, task, &[0, 3, 1, 2, 3, 0]].concat()));
+                    write(
+                        report,
+                        &framed(&[&[SAID, 5], ticket, task, &[0, 3, 1, 2, 3, 0]].concat()),
+                    );
                 }
             }
             return;
         }
         "news" => {
             for news in [&[0][..], &[3], &[2, 0], &[1, 0, 1, 9, 0]] {
-                write(report, &framed(&[&[5], news].concat()));
+                write(report, &framed(&[&[SAID], news].concat()));
             }
             write(report, &framed(&[0, 9]));
             write(report, &framed(&[2, 3, 65, 66, 67]));
             return;
         }
         "flood" => loop {
-            write(report, &framed(&[5, 3]));
+            write(report, &framed(&[SAID, 3]));
         },
         other => panic!("no such rubbish: {other}"),
     }

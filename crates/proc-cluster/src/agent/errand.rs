@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use proc_core::remote;
-use proc_core::{Error, Task};
+use proc_core::{Error, Task, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::{DEPTH, Place, Shared, WAIT};
+use super::shared::{DEPTH, Place, Shared, WAIT};
 use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 

@@ -10,7 +10,7 @@ use proc_core::Error;
 use proc_core::remote::{Function, fleet_error};
 use tracing::warn;
 
-use super::{PATIENCE, Terms};
+use super::note::{PATIENCE, Terms};
 use crate::connection::is_connected;
 use crate::link::Link;
 use crate::message::{self, Chunk, Work};

@@ -11,23 +11,11 @@ use std::time::{Duration, Instant};
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{TryRecvError, ipc};
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 
 use super::known;
+use super::protocol::Tie;
 use crate::panics;
 use crate::sys::{self, PerProcess};
-
-/// What becomes of a process at the end of the one that started it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Tie {
-    /// It is waited for.
-    #[default]
-    Awaited,
-    /// It is told to end, and killed if it has not soon: Python's daemon.
-    Daemon,
-    /// It is killed: a pool's worker, whose results nobody can fetch any more.
-    Worker,
-}
 
 /// How long daemons that were told to end may take.
 const GRACE: Duration = Duration::from_millis(500);

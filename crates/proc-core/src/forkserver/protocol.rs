@@ -3,7 +3,7 @@
 use ipc_channel::ipc::{IpcSender, OpaqueIpcReceiver, OpaqueIpcSender};
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, Tie};
+use super::Limits;
 use crate::call::Name;
 use crate::error::LastWords;
 use crate::memory::Descriptor;
@@ -29,6 +29,18 @@ pub(crate) enum Request {
     Forget(Key),
     /// Start nothing more; end when the last process has.
     Retire,
+}
+
+/// What becomes of a process at the end of the one that started it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tie {
+    /// It is waited for.
+    #[default]
+    Awaited,
+    /// It is told to end, and killed if it has not soon: Python's daemon.
+    Daemon,
+    /// It is killed: a pool's worker, whose results nobody can fetch any more.
+    Worker,
 }
 
 /// A process to be started.

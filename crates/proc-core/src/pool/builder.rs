@@ -8,7 +8,7 @@ use super::Pool;
 use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Limits, StartMethod};
-use crate::pool::board::Layout;
+use crate::pool::board::MAX_WORKERS;
 use crate::pool::scheduler::{Crew, Initializer, Intensity, Plan, Recipes};
 use crate::sys;
 use crate::wire::{Message, Payload};
@@ -51,6 +51,22 @@ struct Settings {
     idle_timeout: Option<Duration>,
     intensity: Option<Intensity>,
     memory: Option<usize>,
+}
+
+impl Pool {
+    /// A pool of as many workers as this process may use processors: affinity and cgroup count.
+    ///
+    /// # Errors
+    ///
+    /// See [`PoolBuilder::build`].
+    pub fn new() -> Result<Pool, Error> {
+        Pool::builder().build()
+    }
+
+    /// A pool with other settings.
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::default()
+    }
 }
 
 impl Default for PoolBuilder {
@@ -324,7 +340,7 @@ impl<S> PoolBuilder<S> {
             intensity,
             memory,
         } = self.settings;
-        let most = Layout::MOST_WORKERS as usize;
+        let most = MAX_WORKERS as usize;
         let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process"));

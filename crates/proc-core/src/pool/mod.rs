@@ -26,6 +26,7 @@ pub use calls::{Imap, ImapUnordered, Task};
 pub use options::Options;
 pub use with_state::WithState;
 
+use self::calls::Caller;
 use self::scheduler::Crew;
 use crate::error::Error;
 use crate::wire::Message;
@@ -66,26 +67,10 @@ pub struct Pool<S = ()> {
     state: PhantomData<fn() -> S>,
 }
 
-impl Pool {
-    /// A pool of as many workers as this process may use processors: affinity and cgroup count.
-    ///
-    /// # Errors
-    ///
-    /// See [`PoolBuilder::build`].
-    pub fn new() -> Result<Pool, Error> {
-        Pool::builder().build()
-    }
-
-    /// A pool with other settings.
-    pub fn builder() -> PoolBuilder {
-        PoolBuilder::default()
-    }
-}
-
 impl<S> Pool<S> {
     /// Calls with other settings than the pool's.
     pub fn options(&self) -> Options<'_, S> {
-        Options::new(self)
+        Options::new(Caller::new(&self.crew))
     }
 
     /// Calls of functions that are lent their worker's state, beside their argument.

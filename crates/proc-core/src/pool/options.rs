@@ -3,10 +3,9 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::{Pool, Task, WithState};
+use super::{Task, WithState};
 use crate::error::Error;
 use crate::pool::calls::{Caller, Imap, ImapUnordered};
-use crate::pool::job::Terms;
 use crate::pool::worker;
 use crate::wire::Message;
 
@@ -28,8 +27,7 @@ pub struct Options<'a, S = ()> {
 }
 
 impl<'a, S> Options<'a, S> {
-    pub(super) fn new(pool: &'a Pool<S>) -> Options<'a, S> {
-        let caller = Caller { crew: &pool.crew, chunksize: None, terms: Terms::default() };
+    pub(super) fn new(caller: Caller<'a>) -> Options<'a, S> {
         Options { caller, state: PhantomData }
     }
 

@@ -60,7 +60,7 @@ impl Ring {
 
     /// Waits for the greeting of the listener, until `deadline` or the end of `other`.
     pub(crate) fn await_greeting(&self, other: &mut Child, deadline: Instant) -> io::Result<u64> {
-        let end = super::watch_process(other.id());
+        let end = super::os::watch_process(other.id());
         loop {
             let mut greeting = [0; 8];
             match recv(self.0.as_raw_fd(), &mut greeting, MsgFlags::empty()) {
@@ -79,7 +79,7 @@ impl Ring {
             let mut fds = vec![self.0.as_fd()];
             fds.extend(end.as_ref().map(OwnedFd::as_fd));
             let longest = if fds.len() == 2 { deadline - now } else { Duration::from_millis(10) };
-            super::wait_readable(&fds, Some(longest))?;
+            super::descriptors::wait_readable(&fds, Some(longest))?;
         }
     }
 

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
-use super::Ring;
+use super::bell::Ring;
 use crate::sys::bell::{LAST_WORDS, last_words};
 
 /// The signals by which a process dies that panics where it must not, or is refused memory: an

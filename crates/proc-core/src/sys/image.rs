@@ -4,7 +4,11 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
-use super::Constructor;
+use nix::libc;
+
+/// A constructor, as the loader calls it.
+pub(crate) type Constructor =
+    extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
 
 /// A place in every copy of this image: addresses are told between processes as distances from it.
 static ANCHOR: u8 = 0;

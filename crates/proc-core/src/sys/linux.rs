@@ -16,8 +16,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use super::access::Access;
 pub(crate) use crate::sys::cgroup::available as cgroup_memory;
-use crate::sys::memory::{Access, Mapping};
 
 /// The number of threads of this process, `None` where `/proc` is not mounted.
 pub(crate) fn thread_count() -> Option<usize> {
@@ -111,10 +111,10 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, access: Access) -> bool {
 }
 
 /// Keeps a mapping out of the children of a fork.
-pub(crate) fn keep_from_copies(mapping: &Mapping) {
-    let start = mapping.start().as_ptr().cast();
+pub(crate) fn keep_from_copies(start: std::ptr::NonNull<u8>, len: usize) {
+    let start = start.as_ptr().cast();
     // SAFETY: the range is one mapping of this process; the advice changes nothing in it.
-    let _ = unsafe { libc::madvise(start, mapping.len(), libc::MADV_DONTFORK) };
+    let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTFORK) };
 }
 
 /// Puts a copy of one open descriptor in the place of another.

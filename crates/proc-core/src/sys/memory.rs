@@ -13,21 +13,14 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{has_address_space, os};
+pub(crate) use super::access::Access;
+use super::os;
+use super::reserve::has_address_space;
 
 /// Bytes of address space that shared memory leaves to the threads of the program. A thread that
 /// has begun under a limit may have no heap: glibc maps a page for each of its allocations then
 /// (`sysmalloc` of its malloc.c).
 const MIN_REST: usize = 2 << 20;
-
-/// What others may do with memory that they are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// Everybody may write.
-    Write,
-    /// Nobody can write any more.
-    Read,
-}
 
 /// Makes memory of `len` zero bytes, to which everybody may write until it is [sealed](seal).
 ///
@@ -170,7 +163,7 @@ impl Frozen {
         let fd = create(len)?;
         let mapping = Mapping::of_own(fd.as_fd(), Access::Write)?;
         // A copy of this process that is forked meanwhile would keep it from being sealed.
-        os::keep_from_copies(&mapping);
+        os::keep_from_copies(mapping.start, len);
         // SAFETY: the mapping has so many bytes, and nobody else has its descriptor yet.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.start.as_ptr(), len) });
         drop(mapping);

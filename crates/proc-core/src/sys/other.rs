@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::mman::{shm_open, shm_unlink};
 use nix::sys::stat::Mode;
 
-use crate::sys::memory::{Access, Mapping};
+use super::access::Access;
 
 /// Threads cannot be counted portably, so `init` never forks and everything is spawned.
 pub(crate) fn thread_count() -> Option<usize> {
@@ -53,7 +53,8 @@ impl Affinity {
 /// Shared memory of POSIX, which loses its name at once.
 pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     static MADE: AtomicU64 = AtomicU64::new(0);
-    let name = format!("/proc-core.{}.{}", super::pid(), MADE.fetch_add(1, Ordering::Relaxed));
+    let name =
+        format!("/proc-core.{}.{}", super::identity::pid(), MADE.fetch_add(1, Ordering::Relaxed));
     let fd = shm_open(
         name.as_str(),
         OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL,
@@ -84,7 +85,7 @@ pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
 }
 
 /// Without seals it does not matter.
-pub(crate) fn keep_from_copies(_: &Mapping) {}
+pub(crate) fn keep_from_copies(_: std::ptr::NonNull<u8>, _: usize) {}
 
 /// In two steps, between which another thread may execute a program that inherits the copy.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {

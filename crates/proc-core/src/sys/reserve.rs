@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::PerProcess;
+use super::identity::PerProcess;
 
 /// What ipc-channel's buffer for a message takes at most, in bytes.
 const LONGEST_MESSAGE: usize = 256 << 10;

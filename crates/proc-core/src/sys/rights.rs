@@ -57,7 +57,7 @@ impl Rights {
             rights.users = [users.real, users.effective, users.saved].map(Uid::as_raw);
             rights.groups = [groups.real, groups.effective, groups.saved].map(Gid::as_raw);
         }
-        rights.other_groups = super::groups()?;
+        rights.other_groups = groups()?;
         rights.root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
         #[cfg(target_os = "linux")]
         rights.ask_linux()?;
@@ -94,7 +94,7 @@ impl Rights {
             Mode::empty(),
         ) {
             Ok(directory) => directory,
-            Err(errno) if super::is_shortage(&errno.into()) => return Err(errno.into()),
+            Err(errno) if super::shortage::is_shortage(&errno.into()) => return Err(errno.into()),
             // Where /proc is not mounted, nothing is told.
             Err(_) => return Ok(()),
         };
@@ -136,7 +136,7 @@ impl Told {
     fn of(thread: &str) -> io::Result<Told> {
         // Where /proc is not mounted, nothing is told.
         let status = match std::fs::read_to_string(format!("/proc/{thread}/status")) {
-            Err(error) if super::is_shortage(&error) => return Err(error),
+            Err(error) if super::shortage::is_shortage(&error) => return Err(error),
             status => status.unwrap_or_default(),
         };
         let says = |line: &&str| LINES.iter().any(|start| line.starts_with(start));
@@ -256,8 +256,8 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
 #[cfg(target_os = "linux")]
 pub(crate) fn follow_main_thread() -> io::Result<()> {
     let processors = super::os::affinity_of_main_thread();
-    if let Some(processors) = processors.filter(|main| Some(*main) != super::affinity()) {
-        super::set_affinity(&processors.numbers())?;
+    if let Some(processors) = processors.filter(|main| Some(*main) != super::os::affinity()) {
+        super::os::set_affinity(&processors.numbers())?;
     }
     let main = Told::of("self")?;
     if main == Told::of("thread-self")? {
@@ -281,6 +281,25 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn follow_main_thread() -> io::Result<()> {
     Ok(())
+}
+
+/// The supplementary groups of the calling thread.
+fn groups() -> io::Result<Vec<u32>> {
+    // nix reads a file first, to learn how many there may be.
+    loop {
+        // SAFETY: with a size of 0 nothing is written.
+        let count = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let mut groups = vec![0; count];
+        // SAFETY: there is room for so many.
+        match unsafe { libc::getgroups(count as libc::c_int, groups.as_mut_ptr()) } {
+            found if usize::try_from(found) == Ok(count) => return Ok(groups),
+            -1 if nix::errno::Errno::last() != nix::errno::Errno::EINVAL => {
+                return Err(io::Error::last_os_error());
+            }
+            _ => {} // they have changed meanwhile
+        }
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use super::image::{self, Constructor};
+
 /// What the loader gives to each constructor: the program's arguments and its environment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments {
@@ -14,10 +16,6 @@ pub(crate) struct Arguments {
     pub(crate) values: *const *const libc::c_char,
     pub(crate) environment: *const *const libc::c_char,
 }
-
-/// A constructor, as the loader calls it.
-pub(crate) type Constructor =
-    extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
 
 /// Has `$function`, which takes [`Arguments`], called before `main`, among the constructors of the
 /// program.
@@ -51,7 +49,7 @@ pub(crate) use before_main;
 /// be among them. Constructors of shared libraries have run before.
 pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     let Arguments { count, values, environment } = arguments;
-    let others = super::image::constructors();
+    let others = image::constructors();
     let place = others.iter().position(|other| *other as usize == this as usize);
     for constructor in place.map_or(&[][..], |place| &others[place + 1..]) {
         constructor(count, values, environment);

@@ -19,14 +19,9 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::ticket::{Chunk, Claim, Progress, Ticket};
+pub(crate) use self::words::{MAX_WORKERS, Owner, TicketId};
 use crate::memory::atomics::{AtomicU32, AtomicU64};
 use crate::memory::{Descriptor, Region, shared_struct};
-
-/// A worker's number in the pool.
-pub(crate) type Owner = u32;
-
-/// A ticket's number.
-pub(crate) type TicketId = u32;
 
 /// How many tickets and workers a board has; both sides must agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +31,10 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The most workers that fit an entry's owner field.
-    pub(crate) const MOST_WORKERS: u32 = 1 << 12;
-
     /// Room for a pool of so many workers, and for at least twice as many later.
     pub(crate) fn for_workers(workers: u32) -> Layout {
         let tickets = (4 * workers).next_power_of_two().max(256);
-        Layout { tickets, workers: (tickets / 2).min(Layout::MOST_WORKERS) }
+        Layout { tickets, workers: (tickets / 2).min(MAX_WORKERS) }
     }
 
     fn sleepers(self) -> usize {

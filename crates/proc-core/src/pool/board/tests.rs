@@ -28,7 +28,7 @@ fn board(workers: u32) -> Board {
 fn every_number_of_workers_has_a_layout() {
     for workers in (1..70).chain([4095, 4096]) {
         let board = board(workers);
-        assert!(board.layout.workers >= (2 * workers).clamp(128, Layout::MOST_WORKERS));
+        assert!(board.layout.workers >= (2 * workers).clamp(128, MAX_WORKERS));
         assert!(board.publish(board.layout.tickets - 1, &chunk(1), |_, _| ()));
         assert_eq!(board.claim(workers - 1), Some(board.layout.tickets - 1));
         assert_eq!(board.claims().collect::<Vec<_>>(), [(board.layout.tickets - 1, workers - 1)]);
@@ -40,7 +40,7 @@ fn entries_survive_packing() {
     for entry in [
         Entry::Empty,
         Entry::Ready { seq: u32::MAX, ticket: (1 << TICKET_BITS) - 1 },
-        Entry::Taken { seq: 7, ticket: 0, owner: Layout::MOST_WORKERS - 1 },
+        Entry::Taken { seq: 7, ticket: 0, owner: MAX_WORKERS - 1 },
     ] {
         assert_eq!(Entry::unpack(entry.pack()), entry);
     }

@@ -1,6 +1,13 @@
 //! The words that are exchanged by compare-and-swap, packed and unpacked.
 
-use super::{Layout, Owner, TicketId};
+/// A worker's number in the pool.
+pub(crate) type Owner = u32;
+
+/// A ticket's number.
+pub(crate) type TicketId = u32;
+
+/// The most workers that fit an entry's owner field.
+pub(crate) const MAX_WORKERS: u32 = 1 << 12;
 
 /// An entry of the ring, unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +46,7 @@ impl Entry {
     pub(super) fn unpack(bits: u64) -> Entry {
         let seq = bits as u32;
         let ticket = (bits >> 32) as u32 & ((1 << TICKET_BITS) - 1);
-        let owner = (bits >> (32 + TICKET_BITS)) as u32 & (Layout::MOST_WORKERS - 1);
+        let owner = (bits >> (32 + TICKET_BITS)) as u32 & (MAX_WORKERS - 1);
         match bits & (3 << 62) {
             KIND_READY => Entry::Ready { seq, ticket },
             KIND_TAKEN => Entry::Taken { seq, ticket, owner },

@@ -22,6 +22,11 @@ pub(crate) struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
+    /// Calls of a pool, with the settings that hold where nothing else is said.
+    pub(crate) fn new(crew: &'a Arc<Crew>) -> Caller<'a> {
+        Caller { crew, chunksize: None, terms: Terms::default() }
+    }
+
     pub(crate) fn map<A, R>(
         self,
         name: Result<Name, String>,
@@ -31,7 +36,7 @@ impl<'a> Caller<'a> {
         A: Message,
         R: Message,
     {
-        let (results, call) = map::run(self, self.checked(name), inputs.into_iter());
+        let (results, call) = self.run(name, inputs.into_iter());
         call?;
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(Error::closed()))).collect()
     }
@@ -45,7 +50,7 @@ impl<'a> Caller<'a> {
         A: Message,
         R: Message,
     {
-        let (results, call) = map::run(self, self.checked(name), inputs.into_iter());
+        let (results, call) = self.run(name, inputs.into_iter());
         let lost = call.err().unwrap_or_else(Error::closed);
         let fill = |(task, result): (usize, Option<_>)| {
             let place = Place { task: Some(task), ..Place::default() };
@@ -117,6 +122,15 @@ impl<'a> Caller<'a> {
         };
         self.crew.submit(feed)?;
         Ok(Task::new(self.crew, inbox, Box::new(gather)))
+    }
+
+    fn run<A: Message, R: Message>(
+        self,
+        name: Result<Name, String>,
+        inputs: impl Iterator<Item = A>,
+    ) -> (map::Fates<R>, Result<(), Error>) {
+        let Caller { crew, chunksize, terms } = self;
+        map::run(crew, &Inbox::new(terms), chunksize, self.checked(name), inputs)
     }
 
     /// The function's name, if it has one and the settings make sense.

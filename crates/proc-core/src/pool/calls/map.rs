@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::call::Name;
 use crate::error::{Error, Place};
-use crate::pool::calls::Caller;
 use crate::pool::job::{Delivery, Feed, Inbox, feed};
 use crate::pool::scheduler::Crew;
 use crate::wire::Message;
@@ -25,13 +24,15 @@ pub(crate) type Fates<R> = Vec<Option<Result<R, Error>>>;
 
 /// Runs all inputs. The results there are, and what ended the call as a whole.
 pub(crate) fn run<A: Message, R: Message>(
-    Caller { crew, chunksize, terms }: Caller<'_>,
+    crew: &Arc<Crew>,
+    inbox: &Arc<Inbox>,
+    chunksize: Option<usize>,
     name: Result<Name, Error>,
     mut inputs: impl Iterator<Item = A>,
 ) -> (Fates<R>, Result<(), Error>) {
     // As many as are promised, within reason: an iterator may promise what it does not keep.
     let fates = Vec::with_capacity(inputs.size_hint().0.min(MOST_PROMISED));
-    let mut map = Map { crew, inbox: Inbox::new(terms), fates, open: 0 };
+    let mut map = Map { crew, inbox: Arc::clone(inbox), fates, open: 0 };
     let done = name.and_then(|name| {
         crew.check_maker()?;
         map.send(name, chunksize, &mut inputs)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use super::{Crew, Out, Phase, State, settle, unlock};
+use super::state::{Crew, Out, Phase, State, read_arguments, unlock};
 use crate::error::Error;
 use crate::memory::{Arena, Block, Lease, SMALLEST};
 use crate::pool::board::{Chunk, TicketId};
@@ -47,6 +47,50 @@ impl Lender for Crew {
 }
 
 impl Crew {
+    /// Calls everything off: open tasks fail, workers are to go.
+    pub(super) fn end(&self, state: &mut State, cause: Option<Error>) {
+        if matches!(state.phase, Phase::Over(_)) {
+            return;
+        }
+        state.phase = Phase::Over(cause.clone());
+        let error = || cause.clone().unwrap_or_else(Error::closed);
+        let State { feeds, out, wakers, .. } = state;
+        for feed in feeds.drain(..) {
+            wakers.extend(feed.inbox.close(error()));
+        }
+        for (ticket, out) in out {
+            self.board.retract(*ticket, out.position);
+            wakers.extend(out.inbox.close(error()));
+        }
+        self.board.admit(0);
+        self.wake(state, usize::MAX);
+        self.timed.notify_all();
+        self.called.notify_all();
+    }
+
+    /// Wakes all workers that sleep if work waits: the one that was woken for it may be stopped.
+    pub(super) fn wake_for_neglected(&self, state: &mut State) {
+        if self.board.has_ready() {
+            self.wake(state, usize::MAX);
+        }
+    }
+
+    /// Gives back a ticket and its block.
+    pub(super) fn retire(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
+        let out = self.take_out(state, ticket)?;
+        state.arena.release(out.block);
+        Some(out)
+    }
+
+    /// Gives back a ticket; its block is the caller's.
+    pub(super) fn take_out(&self, state: &mut State, ticket: TicketId) -> Option<Out> {
+        let out = state.out.remove(&ticket)?;
+        self.board.forget_claim(ticket, out.position);
+        self.count_shareable(state, out.shareable, -1);
+        state.free.push(ticket);
+        Some(out)
+    }
+
     /// Takes over a call's tasks.
     pub(crate) fn submit(self: &Arc<Self>, feed: Feed) -> Result<(), Error> {
         self.check_maker()?;
@@ -161,7 +205,7 @@ impl Crew {
         let tasks = out.first + limit..out.first + out.count;
         (out.count, out.chunk.count) = (limit, limit as u32);
         // Arguments lie in memory that workers can write: read once, checked.
-        let arguments = settle::read_arguments(&state.arena, out);
+        let arguments = read_arguments(&state.arena, out);
         let inbox = Arc::clone(&out.inbox);
         let rest = Feed::rest(out.chunk.name, &inbox, tasks, arguments, limit);
         let Some(mut feed) = rest else {

@@ -5,71 +5,14 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
-use ipc_channel::ipc::IpcSender;
-use nix::sys::signal::Signal;
-
-use super::{Crew, Doom, Out, Phase, State, unlock};
-use crate::error::{Error, Place};
-use crate::forkserver::Handle;
+use super::state::{Crew, Doom, Out, Phase, Seat, Standing, State};
+use crate::error::Place;
 use crate::pool::board::{Owner, TicketId};
-use crate::pool::worker::{Leaving, Mail};
+use crate::pool::worker::Mail;
 use crate::wire;
-
-/// A worker's place in the pool.
-#[derive(Default)]
-pub(super) struct Seat {
-    /// There from the moment at which its worker is asked for.
-    pub(super) mail: Option<IpcSender<Mail>>,
-    /// There once the worker's pid is known.
-    pub(super) handle: Option<Handle>,
-    /// How many regions its worker knows.
-    pub(super) regions: usize,
-    pub(super) failed_starts: u32,
-    pub(super) ready: bool,
-    /// Whether its worker has begun a task.
-    pub(super) has_worked: bool,
-    /// How many workers in a row were ready, and ended before they had begun a task.
-    pub(super) fruitless: u32,
-    /// Why the worker was killed, if it was by us.
-    pub(super) doom: Option<Doom>,
-    /// Why the worker says it ends.
-    pub(super) leaving: Option<Leaving>,
-    pub(super) standing: Standing,
-    /// Whether a thread sees to it that what `standing` says comes true.
-    pub(super) attended: bool,
-}
-
-/// Whether a seat is to have a worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It has one, or one is being started.
-    #[default]
-    Filled,
-    /// The last one had nothing to do: more work than the others can take calls the next.
-    Vacant,
-    /// None could be started: the next call tries again, if others are there to go on meanwhile.
-    Retired,
-    /// Too many died here before they were ready.
-    Broken,
-}
-
-impl Seat {
-    /// Kills the worker if that was decided and its pid is known.
-    pub(super) fn obey_doom(&self) {
-        if let (Some(_), Some(handle)) = (&self.doom, &self.handle) {
-            handle.signal(Signal::SIGKILL);
-        }
-    }
-}
-
-impl Standing {
-    fn waits(self) -> bool {
-        matches!(self, Standing::Vacant | Standing::Retired)
-    }
-}
 
 impl State {
     pub(super) fn stand(&mut self, owner: Owner, standing: Standing) {
@@ -206,12 +149,12 @@ impl Crew {
     }
 
     /// Whether no seat has a worker, or waits for one.
-    fn has_given_up(&self, state: &State) -> bool {
+    pub(super) fn has_given_up(&self, state: &State) -> bool {
         let failed = |seat: &Seat| matches!(seat.standing, Standing::Retired | Standing::Broken);
         state.seats[..self.processes()].iter().all(failed)
     }
 
-    fn revive_all(&self, state: &mut State) {
+    pub(super) fn revive_all(&self, state: &mut State) {
         for owner in state.owners() {
             if state.seats[owner as usize].standing == Standing::Retired {
                 state.stand(owner, Standing::Vacant);
@@ -235,93 +178,5 @@ impl Crew {
             }
         }
         called
-    }
-
-    /// Goes on without a worker on a seat. Where no seat has one or waits for one, calls fail:
-    /// those that are open, and where no seat is to be tried again, all that come.
-    pub(super) fn give_up_seat(&self, owner: Owner, standing: Standing, error: Error) {
-        let mut state = self.lock();
-        if self.keeps(&state, owner) {
-            state.stand(owner, standing);
-            if self.has_given_up(&state) {
-                let seats = &state.seats[..self.processes()];
-                let tries_again = matches!(state.phase, Phase::Open)
-                    && seats.iter().any(|seat| seat.standing == Standing::Retired);
-                match tries_again {
-                    true => self.fail_open_calls(&mut state, &error),
-                    false => self.end(&mut state, Some(error)),
-                }
-            }
-            // Another seat may be called in its place.
-            self.pump(&mut state);
-        }
-        unlock(state, Vec::new());
-    }
-
-    /// Fails what was asked for, where nobody is left to do it; the pool stays open.
-    fn fail_open_calls(&self, state: &mut State, error: &Error) {
-        for feed in std::mem::take(&mut state.feeds) {
-            state.wakers.extend(feed.inbox.close(error.clone()));
-        }
-        state.again.clear();
-        let tickets: Vec<TicketId> = state.out.keys().copied().collect();
-        for ticket in tickets {
-            if let Some(out) = state.out.get(&ticket) {
-                self.board.retract(ticket, out.position);
-            }
-            if let Some(out) = self.retire(state, ticket) {
-                state.wakers.extend(out.inbox.close(error.clone()));
-            }
-        }
-    }
-
-    /// Changes the number of workers; see [`Pool::resize`](crate::Pool::resize).
-    pub(crate) fn resize(self: &Arc<Self>, processes: usize) -> Result<(), Error> {
-        let most = self.board.layout().workers;
-        let wanted = u32::try_from(processes).ok().filter(|wanted| *wanted <= most);
-        let wanted = wanted.ok_or_else(|| {
-            Error::invalid(format!(
-                "this pool can grow to {most} processes, not to {processes}: build one that is \
-                 larger from the beginning"
-            ))
-        })?;
-        self.check_maker()?;
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = self.lock();
-        state.phase.check_open()?;
-        let before = self.processes() as u32;
-        self.admit(&mut state, wanted);
-        let is_empty = |owner: &Owner| !state.seats[*owner as usize].attended;
-        let empty: Vec<Owner> = (0..wanted).filter(is_empty).collect();
-        for owner in &empty {
-            state.seats[*owner as usize].failed_starts = 0;
-            state.stand(*owner, Standing::Filled);
-        }
-        unlock(state, Vec::new());
-        let staffed = self.staff(empty);
-        if staffed.is_err() {
-            let mut state = self.lock();
-            if state.phase.check_open().is_ok() {
-                self.admit(&mut state, before);
-            }
-            unlock(state, Vec::new());
-        }
-        staffed
-    }
-
-    /// Says how many seats there are. Workers on the others finish their chunk, and are not
-    /// replaced.
-    fn admit(&self, state: &mut State, wanted: u32) {
-        if state.seats.len() < wanted as usize {
-            state.seats.resize_with(wanted as usize, Seat::default);
-        }
-        self.processes.store(wanted, Ordering::Relaxed);
-        self.board.admit(wanted);
-        for owner in self.board.pick_sleepers(wanted..state.owners().end, usize::MAX) {
-            state.call(owner);
-        }
-        self.revive_all(state);
-        self.pump(state);
-        self.called.notify_all();
     }
 }

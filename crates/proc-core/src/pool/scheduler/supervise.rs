@@ -1,21 +1,21 @@
 //! Starting workers, attending them to their end, and what to do where one cannot be started.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::{Crew, Doom, Initializer, unlock};
+use super::state::{Crew, Doom, Initializer, Phase, Seat, Standing, State, unlock};
 use crate::error::{Error, Exit, Place};
 use crate::forkserver::streams::Streams;
 use crate::forkserver::{
     Attributes, ForkServer, Link, Received, Report, StartMethod, Tie, next_serial, preload,
     start_method,
 };
-use crate::pool::board::Owner;
+use crate::pool::board::{Owner, TicketId};
 use crate::pool::job::WaitingHandles;
-use crate::pool::scheduler::seats::Standing;
 use crate::pool::worker::{self, Mail, News, Setup};
 use crate::{panics, sys};
 
@@ -32,6 +32,94 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_REGIONS_AT_START: usize = 32;
 
 impl Crew {
+    /// Goes on without a worker on a seat. Where no seat has one or waits for one, calls fail:
+    /// those that are open, and where no seat is to be tried again, all that come.
+    pub(super) fn give_up_seat(&self, owner: Owner, standing: Standing, error: Error) {
+        let mut state = self.lock();
+        if self.keeps(&state, owner) {
+            state.stand(owner, standing);
+            if self.has_given_up(&state) {
+                let seats = &state.seats[..self.processes()];
+                let tries_again = matches!(state.phase, Phase::Open)
+                    && seats.iter().any(|seat| seat.standing == Standing::Retired);
+                match tries_again {
+                    true => self.fail_open_calls(&mut state, &error),
+                    false => self.end(&mut state, Some(error)),
+                }
+            }
+            // Another seat may be called in its place.
+            self.pump(&mut state);
+        }
+        unlock(state, Vec::new());
+    }
+
+    /// Fails what was asked for, where nobody is left to do it; the pool stays open.
+    fn fail_open_calls(&self, state: &mut State, error: &Error) {
+        for feed in std::mem::take(&mut state.feeds) {
+            state.wakers.extend(feed.inbox.close(error.clone()));
+        }
+        state.again.clear();
+        let tickets: Vec<TicketId> = state.out.keys().copied().collect();
+        for ticket in tickets {
+            if let Some(out) = state.out.get(&ticket) {
+                self.board.retract(ticket, out.position);
+            }
+            if let Some(out) = self.retire(state, ticket) {
+                state.wakers.extend(out.inbox.close(error.clone()));
+            }
+        }
+    }
+
+    /// Changes the number of workers; see [`Pool::resize`](crate::Pool::resize).
+    pub(crate) fn resize(self: &Arc<Self>, processes: usize) -> Result<(), Error> {
+        let most = self.board.layout().workers;
+        let wanted = u32::try_from(processes).ok().filter(|wanted| *wanted <= most);
+        let wanted = wanted.ok_or_else(|| {
+            Error::invalid(format!(
+                "this pool can grow to {most} processes, not to {processes}: build one that is \
+                 larger from the beginning"
+            ))
+        })?;
+        self.check_maker()?;
+        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
+        state.phase.check_open()?;
+        let before = self.processes() as u32;
+        self.admit(&mut state, wanted);
+        let is_empty = |owner: &Owner| !state.seats[*owner as usize].attended;
+        let empty: Vec<Owner> = (0..wanted).filter(is_empty).collect();
+        for owner in &empty {
+            state.seats[*owner as usize].failed_starts = 0;
+            state.stand(*owner, Standing::Filled);
+        }
+        unlock(state, Vec::new());
+        let staffed = self.staff(empty);
+        if staffed.is_err() {
+            let mut state = self.lock();
+            if state.phase.check_open().is_ok() {
+                self.admit(&mut state, before);
+            }
+            unlock(state, Vec::new());
+        }
+        staffed
+    }
+
+    /// Says how many seats there are. Workers on the others finish their chunk, and are not
+    /// replaced.
+    fn admit(&self, state: &mut State, wanted: u32) {
+        if state.seats.len() < wanted as usize {
+            state.seats.resize_with(wanted as usize, Seat::default);
+        }
+        self.processes.store(wanted, Ordering::Relaxed);
+        self.board.admit(wanted);
+        for owner in self.board.pick_sleepers(wanted..state.owners().end, usize::MAX) {
+            state.call(owner);
+        }
+        self.revive_all(state);
+        self.pump(state);
+        self.called.notify_all();
+    }
+
     /// Starts workers on seats, with attendants for all that could be started.
     pub(super) fn staff(
         self: &Arc<Self>,

@@ -3,11 +3,10 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{BELT, Crew, Doom, Out, Phase, State, unlock};
+use super::state::{BELT, Crew, Doom, Out, Phase, State, read_arguments, unlock};
 use crate::error::{Error, Place};
 use crate::pool::board::{Owner, TicketId};
 use crate::pool::job::{Delivery, Feed, Inbox};
-use crate::pool::scheduler::settle::read_arguments;
 use crate::sys;
 
 /// How often running tasks' timeouts are looked at.

@@ -1,0 +1,41 @@
+//! What the system has too little of, and what to do about it.
+
+use std::io;
+
+use nix::libc;
+
+/// What to do about an error of the system, for the end of a sentence; empty where nothing is
+/// known.
+pub(crate) fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            "; raise the limit of open files (ulimit -n), or have fewer of them open at a time"
+        }
+        Some(libc::ENFILE) => {
+            "; the system has no more open files to give: raise fs.file-max, or have fewer open"
+        }
+        Some(libc::ETOOMANYREFS) => {
+            "; too many descriptors are on their way between processes: raise the limit of open files \
+             (ulimit -n), or send fewer at a time"
+        }
+        Some(libc::EAGAIN) => {
+            "; raise the limit of processes (ulimit -u, pids.max of the cgroup) or of memory (ulimit -v), \
+             or start fewer"
+        }
+        Some(libc::ENOMEM) => {
+            "; raise the limit of address space (ulimit -v, Limits::address_space) if there is one, \
+             send smaller values, or fewer at a time (PoolBuilder::memory_limit)"
+        }
+        Some(libc::EFBIG) => {
+            "; shared memory counts as a file here: raise the limit of file sizes (ulimit -f), or send \
+             smaller values"
+        }
+        _ => "",
+    }
+}
+
+/// Whether an error means that there is not enough of something.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EFBIG, libc::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))
+}

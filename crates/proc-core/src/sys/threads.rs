@@ -1,0 +1,67 @@
+//! Threads: how many there are, and starting one.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::errno::Errno;
+
+use super::os::thread_count;
+use super::reserve::has_address_space;
+
+/// Whether this process is known to have one thread now.
+pub(crate) fn has_one_thread() -> bool {
+    never_had_threads() || thread_count() == Some(1)
+}
+
+/// Whether this process has had one thread all its life, as far as the C library tells.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(super) fn never_had_threads() -> bool {
+    unsafe extern "C" {
+        /// Of glibc 2.32 and newer; false as soon as there was a second thread.
+        safe static __libc_single_threaded: AtomicBool;
+    }
+    __libc_single_threaded.load(Ordering::Relaxed)
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub(super) fn never_had_threads() -> bool {
+    false
+}
+
+/// The stack of a thread that calls little, and of one that calls functions of the user's: Rust's
+/// own size.
+pub(crate) const SMALL_STACK: usize = 256 << 10;
+
+pub(crate) const USUAL_STACK: usize = 2 << 20;
+
+/// Starts a thread of ours.
+///
+/// # Errors
+///
+/// There are no threads or no memory to be had.
+pub(crate) fn spawn_thread<T: Send + 'static>(
+    name: &str,
+    stack: usize,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<std::thread::JoinHandle<T>> {
+    // What a thread wants beside its stack when it begins, Rust's runtime aborts the process
+    // without.
+    const AT_ITS_BEGINNING: usize = 1 << 20;
+    if !has_address_space(stack + AT_ITS_BEGINNING) {
+        return Err(Errno::ENOMEM.into());
+    }
+    std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(run)
+}
+
+/// Whether the calling thread is the one that has begun the program.
+pub(crate) fn is_main_thread() -> bool {
+    #[cfg(target_os = "linux")]
+    return nix::unistd::gettid() == nix::unistd::getpid();
+    #[cfg(not(target_os = "linux"))]
+    return false;
+}
+
+/// How many processors this process may use: affinity and cgroup quota count.
+pub(crate) fn available_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
