@@ -104,6 +104,8 @@ fn halted_alone(arguments: &Arguments) {
     let options = pool.options().timeout(TIMEOUT);
     let task = || options.apply_async(increment, 1).expect("the pool is open");
     for _ in 0..2 {
+        // A worker may have done tasks before its pool knows its pid.
+        marks::wait_until(|| pool.worker_pids().len() == 1);
         let before = pool.worker_pids();
         halt(before[0]);
         let error = soon("the time-out", || match arguments.word() {
