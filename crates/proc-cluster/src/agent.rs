@@ -1,12 +1,12 @@
 //! An agent: takes work from the server as fast as its pool can do it, and sends what comes of it.
 //!
 //! It holds as many chunks as it has workers, one more for each that is at work where chunks are short,
-//! and more only where they take no time; so little is lost with it. Each chunk is a task of its own here, see `errand`; this module asks for work, hears
+//! and more only where they take no time; so little is lost with it. Each chunk is a task of its own here, see `execution`; this module asks for work, hears
 //! from drivers and tells of itself. It acknowledges nothing: that is the driver's to do, once it has
 //! the result.
 
 mod environment;
-mod errand;
+mod execution;
 mod shared;
 
 use std::collections::{HashMap, HashSet};
@@ -17,36 +17,36 @@ use async_nats::jetstream::Context;
 use async_nats::{Client, Event, Message, StatusCode, jetstream};
 use bytes::Bytes;
 pub(crate) use environment::serve_if_asked;
-use errand::{Cancel, Course, Errand};
+use execution::{Cancel, Course, Execution};
 use futures_util::StreamExt;
 use proc_core::remote::fleet_error;
 use proc_core::{Error, Pool, PoolBuilder};
-use shared::{DEPTH, Place, Shared};
+use shared::{MAX_CHUNKS_PER_WORKER, Place, Shared};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::build_id;
 use crate::connection::{Settings, is_connected};
 use crate::data::Store;
-use crate::message::{self, Beat, Counts, Names, Outcome, Presence, Work};
+use crate::message::{self, AgentHeartbeat, Counts, DriverHeartbeat, Names, Outcome, Work};
 
 /// How long a request for work waits at the server.
-const ASK: Duration = Duration::from_secs(20);
+const REQUEST_EXPIRY: Duration = Duration::from_secs(20);
 
 /// How long an agent waits for a server that is not there.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often an agent tells of itself, and looks after what nobody tells it.
-const TICK: Duration = Duration::from_millis(500);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the work that is at hand may go on after the agent was told to leave.
-const FAREWELL: Duration = Duration::from_secs(20);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-const NO_TIME: f64 = 2e6; // nanoseconds
+const FAST_CHUNK_NANOS: f64 = 2e6; // nanoseconds
 
 /// How long chunks take at most where the next one is asked for while one runs: the way there and
 /// back, which a worker would else wait for, counts for little beside more.
-const LONG: f64 = 50e6; // nanoseconds
+const LONG_CHUNK_NANOS: f64 = 50e6; // nanoseconds
 
 /// Serves a fleet with a pool, until SIGTERM or SIGINT; then finishes what it has begun.
 ///
@@ -78,11 +78,11 @@ pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
 
 struct Agent {
     shared: Arc<Shared>,
-    presence: Presence,
+    heartbeat: AgentHeartbeat,
     inbox: Inbox,
-    beats: async_nats::Subscriber,
+    heartbeats: async_nats::Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
-    done: (mpsc::UnboundedSender<errand::Done>, mpsc::UnboundedReceiver<errand::Done>),
+    done: (mpsc::UnboundedSender<execution::Done>, mpsc::UnboundedReceiver<execution::Done>),
     /// Chunks that were asked for and have not come.
     asked: usize,
     asked_at: Instant,
@@ -125,7 +125,7 @@ impl Inbox {
     async fn close(&mut self) {
         if self.state == InboxState::Open {
             // A client that cannot take this, for want of a connection, gets nothing anyway.
-            let drained = tokio::time::timeout(TICK, self.work.drain()).await;
+            let drained = tokio::time::timeout(HEARTBEAT_INTERVAL, self.work.drain()).await;
             let will_end = matches!(drained, Ok(Ok(())));
             self.state = if will_end { InboxState::Closing } else { InboxState::Closed };
         }
@@ -168,15 +168,17 @@ impl Agent {
         let names = Names::new(settings.fleet.as_deref().unwrap_or("default"))?;
         let build = build_id::get()?;
         let (send_event, events) = mpsc::unbounded_channel();
-        let client =
-            settings.connect("agent", PATIENCE, move |event| drop(send_event.send(event))).await?;
+        let client = settings
+            .connect("agent", SERVER_TIMEOUT, move |event| drop(send_event.send(event)))
+            .await?;
         let context: Context = jetstream::new(client.clone());
         let store = Store::new(&context, &names.data()).await?;
-        let (inbox, beats) = (Inbox::open(&client).await?, listen(&client, names.beats()).await?);
+        let (inbox, heartbeats) =
+            (Inbox::open(&client).await?, listen(&client, names.heartbeats()).await?);
         let host = nix::unistd::gethostname()
             .map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
         let workers = pool.processes();
-        let presence = Presence {
+        let heartbeat = AgentHeartbeat {
             agent: crate::nonce(),
             host: host.clone(),
             pid: std::process::id(),
@@ -186,12 +188,12 @@ impl Agent {
             leaving: false,
         };
         info!(build, workers, host, "agent connected");
-        let room = Semaphore::new(workers * DEPTH);
+        let room = Semaphore::new(workers * MAX_CHUNKS_PER_WORKER);
         Ok(Agent {
             shared: Arc::new(Shared { client, store, names, pool, host, room }),
-            presence,
+            heartbeat,
             inbox,
-            beats,
+            heartbeats,
             events,
             done: mpsc::unbounded_channel(),
             asked: 0,
@@ -205,7 +207,7 @@ impl Agent {
     }
 
     async fn serve(mut self) -> Result<(), Error> {
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(HEARTBEAT_INTERVAL);
         let mut leave = std::pin::pin!(told_to_leave()?);
         let mut deadline = None;
         loop {
@@ -228,10 +230,10 @@ impl Agent {
                         self.take(message).await;
                     }
                 }
-                Some(message) = self.beats.next() => self.hear(&message).await,
-                Some(event) = self.events.recv() => self.heed(event),
+                Some(message) = self.heartbeats.next() => self.hear(&message).await,
+                Some(event) = self.events.recv() => self.on_event(event),
                 _ = tick.tick() => {
-                    self.look_after();
+                    self.housekeep();
                     self.tell().await;
                     if deadline.is_some_and(|deadline| deadline < Instant::now()) {
                         for at_hand in self.at_hand.values_mut() {
@@ -241,20 +243,20 @@ impl Agent {
                 }
                 () = &mut leave, if deadline.is_none() => {
                     info!(at_hand = self.at_hand.len(), "agent leaves");
-                    deadline = Some(Instant::now() + FAREWELL);
+                    deadline = Some(Instant::now() + LEAVE_TIMEOUT);
                     self.leave().await;
                 }
             }
         }
         self.tell().await;
         // Without a connection there is nobody to tell.
-        let _ = tokio::time::timeout(TICK, self.shared.client.flush()).await;
+        let _ = tokio::time::timeout(HEARTBEAT_INTERVAL, self.shared.client.flush()).await;
         self.over.map_or(Ok(()), Err)
     }
 
     /// Takes no more work; what still arrives is handed back at once.
     async fn leave(&mut self) {
-        self.presence.leaving = true;
+        self.heartbeat.leaving = true;
         self.tell().await;
         self.inbox.close().await;
     }
@@ -266,22 +268,22 @@ impl Agent {
 
     /// Asks for as many chunks as there is room for, unless enough are asked for.
     async fn ask(&mut self) {
-        if self.asked > 0 && self.asked_at.elapsed() > ASK + TICK {
+        if self.asked > 0 && self.asked_at.elapsed() > REQUEST_EXPIRY + HEARTBEAT_INTERVAL {
             self.asked = 0; // the answer was lost
         }
         let client = &self.shared.client;
         if Instant::now() < self.ask_again || !is_connected(client) || !self.can_listen().await {
             return;
         }
-        let allowed = most_at_hand(self.presence.workers, self.at_hand.len(), self.cost);
+        let allowed = most_at_hand(self.heartbeat.workers, self.at_hand.len(), self.cost);
         let free = allowed.saturating_sub(self.at_hand.len() + self.asked);
         if free == 0 || (self.asked > 0 && free < allowed / 2) {
             return;
         }
         let names = &self.shared.names;
-        let (stream, consumer) = (names.tasks(), &self.presence.build);
+        let (stream, consumer) = (names.tasks(), &self.heartbeat.build);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        let request = format!(r#"{{"batch":{free},"expires":{}}}"#, ASK.as_nanos());
+        let request = format!(r#"{{"batch":{free},"expires":{}}}"#, REQUEST_EXPIRY.as_nanos());
         let sent = self.shared.client.publish_with_reply(
             subject,
             self.inbox.subject.clone(),
@@ -296,7 +298,7 @@ impl Agent {
     /// Takes work, or word that there is none.
     async fn take(&mut self, message: Message) {
         if let Some(status) = message.status {
-            self.mind(status, &message);
+            self.on_status(status, &message);
             return;
         }
         self.asked = self.asked.saturating_sub(1);
@@ -310,7 +312,7 @@ impl Agent {
             self.answer(&place, "+TERM").await;
             return;
         };
-        if work.build != self.presence.build {
+        if work.build != self.heartbeat.build {
             self.answer(&place, "-NAK {\"delay\":1000000000}").await;
             return;
         }
@@ -320,7 +322,7 @@ impl Agent {
             newest: 0,
             open: HashSet::new(),
         });
-        let silent = driver.heard.elapsed() > 2 * work.lease.max(TICK);
+        let silent = driver.heard.elapsed() > 2 * work.lease.max(HEARTBEAT_INTERVAL);
         if driver.has_given_up(work.job) || (place.delivered > 1 && silent) {
             self.answer(&place, "+TERM").await;
             return;
@@ -328,18 +330,19 @@ impl Agent {
         let (cancel, cancelled) = oneshot::channel();
         let (sequence, suspect) = (place.sequence, place.delivered > 1);
         let (driver, job, lease, chunk) = (work.driver, work.job, work.lease, work.chunk);
-        let ahead = self.at_hand.len() >= self.presence.workers;
-        let errand = Errand { shared: Arc::clone(&self.shared), work, place, ahead, cancelled };
+        let ahead = self.at_hand.len() >= self.heartbeat.workers;
+        let execution =
+            Execution { shared: Arc::clone(&self.shared), work, place, ahead, cancelled };
         if suspect {
-            return errand.reply(Outcome::Suspect).await;
+            return execution.reply(Outcome::Suspect).await;
         }
         if self.inbox.state != InboxState::Open {
-            return errand.reply(Outcome::Busy).await;
+            return execution.reply(Outcome::Busy).await;
         }
         let tasks = chunk.count as u64;
-        self.presence.counts.in_flight += tasks;
+        self.heartbeat.counts.in_flight += tasks;
         if chunk.attempt > 0 {
-            self.presence.counts.redelivered += tasks;
+            self.heartbeat.counts.redelivered += tasks;
         }
         let alone = chunk.must_be_alone();
         if alone {
@@ -349,7 +352,7 @@ impl Agent {
         let cancel = Some(cancel);
         self.at_hand.insert(sequence, AtHand { driver, job, tasks, lease, alone, cancel });
         let done = self.done.0.clone();
-        tokio::spawn(async move { drop(done.send(errand.run().await)) });
+        tokio::spawn(async move { drop(done.send(execution.run().await)) });
     }
 
     /// Whether what is asked for has somewhere to arrive: not beside what is to run alone.
@@ -365,7 +368,7 @@ impl Agent {
     }
 
     /// A request for work has ended without it.
-    fn mind(&mut self, status: StatusCode, message: &Message) {
+    fn on_status(&mut self, status: StatusCode, message: &Message) {
         let header =
             message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
         let pending: Option<usize> = header.and_then(|value| value.as_str().parse().ok());
@@ -374,7 +377,7 @@ impl Agent {
             // Nobody has work for this build yet (503), or the server is about to forget (409).
             None if status != StatusCode::IDLE_HEARTBEAT => {
                 self.asked = 0;
-                self.ask_again = Instant::now() + TICK;
+                self.ask_again = Instant::now() + HEARTBEAT_INTERVAL;
             }
             None => {}
         }
@@ -386,10 +389,10 @@ impl Agent {
         let _ = self.shared.client.publish(place.acknowledge.clone(), answer).await;
     }
 
-    fn settle(&mut self, done: errand::Done) {
+    fn settle(&mut self, done: execution::Done) {
         self.over = self.over.take().or(done.over);
         if let Some(at_hand) = self.at_hand.remove(&done.sequence) {
-            let counts = &mut self.presence.counts;
+            let counts = &mut self.heartbeat.counts;
             counts.in_flight -= at_hand.tasks;
             match done.course {
                 Course::Took { nanoseconds, errors } => {
@@ -400,7 +403,7 @@ impl Agent {
                         if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
                 }
                 // Something takes longer than was known: nothing is asked for ahead for now.
-                Course::NoRoom => self.cost = self.cost.max(LONG),
+                Course::NoRoom => self.cost = self.cost.max(LONG_CHUNK_NANOS),
                 Course::Failed => counts.failed += at_hand.tasks,
                 Course::BrokenOff => {}
             }
@@ -409,21 +412,21 @@ impl Agent {
 
     /// Hears a driver: what it has given up is not gone on with.
     async fn hear(&mut self, message: &Message) {
-        let Some(beat) = message::decode::<Beat>(&message.payload) else { return };
-        let open = beat.open.into_iter().collect();
-        let driver = Driver { heard: Instant::now(), newest: beat.newest, open };
+        let Some(heartbeat) = message::decode::<DriverHeartbeat>(&message.payload) else { return };
+        let open = heartbeat.open.into_iter().collect();
+        let driver = Driver { heard: Instant::now(), newest: heartbeat.newest, open };
         for at_hand in self.at_hand.values_mut() {
-            if at_hand.driver == beat.driver && driver.has_given_up(at_hand.job) {
+            if at_hand.driver == heartbeat.driver && driver.has_given_up(at_hand.job) {
                 at_hand.cancel(Cancel::Unwanted);
             }
         }
-        if self.drivers.insert(beat.driver, driver).is_none() {
+        if self.drivers.insert(heartbeat.driver, driver).is_none() {
             self.tell().await;
         }
         self.ask_again = Instant::now(); // where there was nobody to ask, there may be now
     }
 
-    fn heed(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event) {
         info!(%event, "connection");
         if matches!(event, Event::Connected) {
             // The server has forgotten what was asked; drivers could not be heard.
@@ -433,13 +436,14 @@ impl Agent {
     }
 
     /// Drops what belongs to drivers that are gone.
-    fn look_after(&mut self) {
+    fn housekeep(&mut self) {
         if !is_connected(&self.shared.client) {
             return;
         }
         for at_hand in self.at_hand.values_mut() {
             let driver = self.drivers.get(&at_hand.driver);
-            if driver.is_some_and(|d| d.heard.elapsed() > 2 * at_hand.lease.max(TICK)) {
+            if driver.is_some_and(|d| d.heard.elapsed() > 2 * at_hand.lease.max(HEARTBEAT_INTERVAL))
+            {
                 at_hand.cancel(Cancel::Unwanted);
             }
         }
@@ -452,10 +456,10 @@ impl Agent {
     async fn tell(&self) {
         // Not while there is no connection: it is told again soon.
         if is_connected(&self.shared.client)
-            && let Ok(presence) = message::encode(&self.presence)
+            && let Ok(heartbeat) = message::encode(&self.heartbeat)
         {
             let subject = self.shared.names.presences();
-            let _ = self.shared.client.publish(subject, presence.into()).await;
+            let _ = self.shared.client.publish(subject, heartbeat.into()).await;
         }
     }
 }
@@ -470,7 +474,11 @@ impl AtHand {
 
 /// How many chunks a worker may be given at once that take so many nanoseconds; 0 where nothing is known.
 fn depth(cost: f64) -> usize {
-    if cost == 0.0 { 1 } else { ((NO_TIME / cost) as usize).clamp(1, DEPTH) }
+    if cost == 0.0 {
+        1
+    } else {
+        ((FAST_CHUNK_NANOS / cost) as usize).clamp(1, MAX_CHUNKS_PER_WORKER)
+    }
 }
 
 /// How many chunks may be at hand or asked for, where so many are at hand.
@@ -478,7 +486,7 @@ fn depth(cost: f64) -> usize {
 /// What is ahead is asked for only as workers begin: the server serves requests in their order, so
 /// machines with nothing to do come first.
 fn most_at_hand(workers: usize, at_hand: usize, cost: f64) -> usize {
-    let ahead = if cost > 0.0 && cost < LONG { at_hand.min(workers) } else { 0 };
+    let ahead = if cost > 0.0 && cost < LONG_CHUNK_NANOS { at_hand.min(workers) } else { 0 };
     workers * depth(cost) + ahead
 }
 
@@ -513,6 +521,6 @@ mod tests {
         assert_eq!(most_at_hand(2, 1, 5.0 * ms), 3);
         assert_eq!([2, 3, 4].map(|at_hand| most_at_hand(2, at_hand, 5.0 * ms)), [4; 3]);
         assert_eq!(most_at_hand(2, 2, 60.0 * ms), 2, "it would wait for long");
-        assert_eq!(most_at_hand(2, 0, 0.001 * ms), 2 * DEPTH, "they take no time");
+        assert_eq!(most_at_hand(2, 0, 0.001 * ms), 2 * MAX_CHUNKS_PER_WORKER, "they take no time");
     }
 }

@@ -11,8 +11,8 @@ use tokio::runtime::Runtime;
 use crate::connection::{Plaintext, Settings};
 use crate::fleet::Fleet;
 use crate::imap::{Imap, ImapUnordered};
-use crate::link::{Link, Manners};
-use crate::message::LONGEST_LEASE;
+use crate::link::{DriverConfig, Link};
+use crate::message::MAX_LEASE;
 use crate::options::Options;
 use crate::task::Task;
 
@@ -20,7 +20,7 @@ use crate::task::Task;
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// How long a cluster that is ended waits until the server has forgotten its calls.
-const FAREWELL: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A fleet of machines that runs functions over inputs; a [`Pool`](proc_core::Pool) of them.
 ///
@@ -225,7 +225,7 @@ impl Cluster {
     /// not the cluster's.
     pub fn terminate(&self) {
         self.link.terminate();
-        self.wait_for_jobs(Some(FAREWELL));
+        self.wait_for_jobs(Some(END_TIMEOUT));
     }
 
     fn wait_for_jobs(&self, limit: Option<Duration>) {
@@ -336,11 +336,11 @@ impl ClusterBuilder {
     /// ([`Error::is_fleet`]). That there are no agents is no error: they may come.
     pub fn connect(self) -> Result<Cluster, Error> {
         let settings = self.settings?;
-        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&self.lease) {
+        if !(SHORTEST_LEASE..=MAX_LEASE).contains(&self.lease) {
             return Err(invalid_error("a lease is 100 milliseconds at least and a day at most"));
         }
-        let manners =
-            Manners { lease: self.lease, patience: self.patience, replicas: self.replicas };
+        let config =
+            DriverConfig { lease: self.lease, patience: self.patience, replicas: self.replicas };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("proc-cluster")
@@ -348,7 +348,7 @@ impl ClusterBuilder {
             .build()
             .map_err(|error| fleet_error(format!("no thread for the connection: {error}")))?;
         let (sender, connected) = mpsc::channel();
-        runtime.spawn(async move { drop(sender.send(Link::connect(&settings, manners).await)) });
+        runtime.spawn(async move { drop(sender.send(Link::connect(&settings, config).await)) });
         let link = connected.recv().unwrap_or_else(|_| Err(crate::link::closed()));
         match link {
             Ok(link) => Ok(Cluster { link, runtime: Some(runtime) }),

@@ -16,7 +16,7 @@ const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 27);
 const PING: Duration = Duration::from_secs(5);
 
 /// How long to wait before a server that does not answer is tried again.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Where the server is, and who we are to it.
 #[derive(Clone, Debug, Default)]
@@ -93,7 +93,7 @@ impl Settings {
                 Ok(client) => break client,
                 Err(error) if is_absence(error.kind()) && started.elapsed() < patience => {
                     debug!(%error, "the server is not there yet");
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
                 Err(error) => {
                     return Err(fleet_error(format!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::message::Presence;
+use crate::message::AgentHeartbeat;
 
 /// How long an agent that says nothing still counts; they tell of themselves twice a second.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -18,8 +18,8 @@ const MEMORY: Duration = Duration::from_secs(600);
 const RECOUNT: Duration = Duration::from_millis(100);
 
 /// More workers than any machine has, and more agents than any fleet has: so many are not believed.
-const MOST_WORKERS: usize = 1 << 16;
-const MOST_AGENTS: usize = 1 << 16;
+const MAX_WORKERS: usize = 1 << 16;
+const MAX_AGENTS: usize = 1 << 16;
 
 /// The agents of a fleet at one moment; made by [`Cluster::fleet`](crate::Cluster::fleet).
 ///
@@ -113,24 +113,24 @@ impl Display for Fleet {
 /// What was heard of agents.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
-    heard: HashMap<u64, (Presence, Instant)>,
+    heard: HashMap<u64, (AgentHeartbeat, Instant)>,
     /// How many workers there were for a build, and when they were counted.
     counted: Option<(String, usize, Instant)>,
 }
 
 impl Roster {
-    pub(crate) fn hear(&mut self, presence: Presence) {
+    pub(crate) fn hear(&mut self, heartbeat: AgentHeartbeat) {
         let now = Instant::now();
-        let (workers, leaving) = (presence.workers, presence.leaving);
-        let known = self.heard.get(&presence.agent).map(|(p, _)| (p.workers, p.leaving));
+        let (workers, leaving) = (heartbeat.workers, heartbeat.leaving);
+        let known = self.heard.get(&heartbeat.agent).map(|(p, _)| (p.workers, p.leaving));
         if known.is_none() {
             self.forget();
         }
         // Whoever may speak as an agent can say anything.
-        if workers > MOST_WORKERS || (known.is_none() && self.heard.len() >= MOST_AGENTS) {
+        if workers > MAX_WORKERS || (known.is_none() && self.heard.len() >= MAX_AGENTS) {
             return;
         }
-        self.heard.insert(presence.agent, (presence, now));
+        self.heard.insert(heartbeat.agent, (heartbeat, now));
         if known != Some((workers, leaving)) {
             self.counted = None;
         }
@@ -149,8 +149,8 @@ impl Roster {
 
     /// Whether an agent of `build` that has not said good-bye was not heard of for so long.
     pub(crate) fn has_lost(&self, build: &str, silence: Duration) -> bool {
-        let is_lost = |(presence, heard): &(Presence, Instant)| {
-            presence.build == build && !presence.leaving && heard.elapsed() > silence
+        let is_lost = |(heartbeat, heard): &(AgentHeartbeat, Instant)| {
+            heartbeat.build == build && !heartbeat.leaving && heard.elapsed() > silence
         };
         self.heard.values().any(is_lost)
     }
@@ -172,29 +172,29 @@ impl Roster {
     }
 
     fn count(&self, build: &str) -> usize {
-        let up = |(presence, heard): &&(Presence, Instant)| {
-            presence.build == build && !presence.leaving && heard.elapsed() <= SILENCE
+        let up = |(heartbeat, heard): &&(AgentHeartbeat, Instant)| {
+            heartbeat.build == build && !heartbeat.leaving && heard.elapsed() <= SILENCE
         };
-        self.heard.values().filter(up).map(|(presence, _)| presence.workers).sum()
+        self.heard.values().filter(up).map(|(heartbeat, _)| heartbeat.workers).sum()
     }
 
     pub(crate) fn fleet(&mut self, build: &str) -> Fleet {
         self.forget();
-        let status = |(presence, heard): &(Presence, Instant)| AgentStatus {
-            host: presence.host.clone(),
-            pid: presence.pid,
-            build: presence.build.clone(),
-            same_build: presence.build == build,
-            state: match presence.leaving {
+        let status = |(heartbeat, heard): &(AgentHeartbeat, Instant)| AgentStatus {
+            host: heartbeat.host.clone(),
+            pid: heartbeat.pid,
+            build: heartbeat.build.clone(),
+            same_build: heartbeat.build == build,
+            state: match heartbeat.leaving {
                 true => AgentState::Leaving,
                 false if heard.elapsed() > SILENCE => AgentState::Silent,
                 false => AgentState::Up,
             },
-            workers: presence.workers,
-            in_flight: presence.counts.in_flight,
-            done: presence.counts.done,
-            failed: presence.counts.failed,
-            redelivered: presence.counts.redelivered,
+            workers: heartbeat.workers,
+            in_flight: heartbeat.counts.in_flight,
+            done: heartbeat.counts.done,
+            failed: heartbeat.counts.failed,
+            redelivered: heartbeat.counts.redelivered,
         };
         let mut agents: Vec<AgentStatus> = self.heard.values().map(status).collect();
         agents.sort_by(|a, b| (&a.host, a.pid).cmp(&(&b.host, b.pid)));
@@ -224,35 +224,36 @@ mod tests {
     use super::*;
     use crate::message::Counts;
 
-    fn presence(agent: u64, host: &str, build: &str) -> Presence {
+    fn heartbeat(agent: u64, host: &str, build: &str) -> AgentHeartbeat {
         let counts = Counts { in_flight: 2, done: 1000 * agent, failed: 0, redelivered: agent };
         let (host, build) = (host.to_owned(), build.to_owned());
-        Presence { agent, host, pid: 4242, build, workers: 2, counts, leaving: agent == 3 }
+        AgentHeartbeat { agent, host, pid: 4242, build, workers: 2, counts, leaving: agent == 3 }
     }
 
     #[test]
     fn numbers_that_no_machine_has_are_not_believed() {
         let mut roster = Roster::default();
-        roster.hear(Presence { workers: usize::MAX / 2 + 1, ..presence(1, "node1", "aaaa") });
+        roster
+            .hear(AgentHeartbeat { workers: usize::MAX / 2 + 1, ..heartbeat(1, "node1", "aaaa") });
         assert_eq!(roster.workers("aaaa"), 0);
-        for agent in 10..10 + 2 * MOST_AGENTS as u64 {
-            roster.heard.entry(agent).or_insert((presence(agent, "n", "aaaa"), Instant::now()));
-            if roster.heard.len() == MOST_AGENTS {
+        for agent in 10..10 + 2 * MAX_AGENTS as u64 {
+            roster.heard.entry(agent).or_insert((heartbeat(agent, "n", "aaaa"), Instant::now()));
+            if roster.heard.len() == MAX_AGENTS {
                 break;
             }
         }
-        roster.hear(presence(9, "one too many", "aaaa"));
-        assert_eq!(roster.count("aaaa"), 2 * MOST_AGENTS);
+        roster.hear(heartbeat(9, "one too many", "aaaa"));
+        assert_eq!(roster.count("aaaa"), 2 * MAX_AGENTS);
     }
 
     #[test]
     fn an_agent_is_lost_that_falls_silent_without_a_word() {
         let mut roster = Roster::default();
         let long_ago = Instant::now().checked_sub(SILENCE).expect("the machine runs for so long");
-        roster.heard.insert(3, (presence(3, "n3", "aaaa"), long_ago));
-        roster.hear(presence(1, "node1", "aaaa"));
+        roster.heard.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
+        roster.hear(heartbeat(1, "node1", "aaaa"));
         assert!(!roster.has_lost("aaaa", SILENCE / 2), "one has said good-bye, one is there");
-        roster.heard.insert(2, (presence(2, "node2", "aaaa"), long_ago));
+        roster.heard.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
         assert!(roster.has_lost("aaaa", SILENCE / 2) && !roster.has_lost("bbbb", SILENCE / 2));
     }
 
@@ -261,7 +262,7 @@ mod tests {
         let mut roster = Roster::default();
         for (agent, host, build) in [(1, "node1", "aaaa"), (2, "node10", "bbbb"), (3, "n3", "aaaa")]
         {
-            roster.hear(presence(agent, host, build));
+            roster.hear(heartbeat(agent, host, build));
         }
         let fleet = roster.fleet("aaaa");
         assert_eq!(
@@ -280,7 +281,7 @@ mod tests {
     fn who_is_there_instead_is_named() {
         let mut roster = Roster::default();
         assert!(roster.absence("aaaa").contains("PROC_CLUSTER_AGENT"));
-        roster.hear(presence(2, "node10", "bbbb"));
+        roster.hear(heartbeat(2, "node10", "bbbb"));
         assert!(
             roster.absence("aaaa").contains("node10 (build bbbb)"),
             "{}",

@@ -12,7 +12,7 @@ use crate::link::Link;
 
 /// How many inputs may be on their way for each worker, and how many at least.
 const WINDOW_PER_WORKER: usize = 16;
-const LEAST_WINDOW: usize = 64;
+const MIN_WINDOW: usize = 64;
 
 /// Results in the order in which they arrive; made by
 /// [`Cluster::imap_unordered`](crate::Cluster::imap_unordered).
@@ -63,7 +63,7 @@ where
     /// Takes the next chunk of inputs, if `held` results held back elsewhere leave room for it.
     fn take_chunk(&mut self, held: usize) -> bool {
         let Ok(job) = &self.job else { return false };
-        let window = (WINDOW_PER_WORKER * self.link.workers()).max(LEAST_WINDOW);
+        let window = (WINDOW_PER_WORKER * self.link.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.open + self.ready.len() + held;
         if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {

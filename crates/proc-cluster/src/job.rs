@@ -25,7 +25,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use self::note::PATIENCE;
+use self::note::REQUEST_TIMEOUT;
 pub(crate) use self::note::{Note, Terms};
 use crate::connection::is_connected;
 use crate::lease;
@@ -34,13 +34,13 @@ use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
 
 /// How many chunks may be handed out beyond what workers have, where chunks take no time.
-const MOST_CHUNKS: usize = 512;
+const MAX_CHUNKS: usize = 512;
 
 /// How long the work of one job that waits at the server should take.
 const AHEAD: f64 = 50e6; // nanoseconds
 
 /// How many bytes of arguments may be handed out at once, beside one chunk.
-const MOST_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// How often a chunk is given back or lost before its tasks count as lost, whatever the reasons.
 const RETURNS: u32 = 20;
@@ -181,7 +181,7 @@ impl Job {
                         self.take_fetched(reply, fates).await;
                     }
                 }
-                _ = tick.tick() => self.look_after().await,
+                _ = tick.tick() => self.housekeep().await,
             }
         }
         self.clean_up().await;
@@ -195,7 +195,7 @@ impl Job {
     fn hand_out(&mut self) {
         let workers = self.link.workers().max(1);
         while self.out.len() < self.window(workers)
-            && (self.out_bytes < MOST_BYTES || self.out.is_empty())
+            && (self.out_bytes < MAX_BYTES || self.out.is_empty())
         {
             let next = self.next_again().or_else(|| self.feed.cut(workers));
             let Some((chunk, arguments)) = next else { return };
@@ -224,7 +224,7 @@ impl Job {
     /// How many chunks may be out: two for each worker, and more where they take no time.
     fn window(&self, workers: usize) -> usize {
         let cheap = self.feed.chunk_cost().map_or(0, |cost| (AHEAD / cost) as usize);
-        2 * workers + workers.saturating_mul(cheap).min(MOST_CHUNKS)
+        2 * workers + workers.saturating_mul(cheap).min(MAX_CHUNKS)
     }
 
     fn publish(&mut self, chunk: Chunk, arguments: &Arc<Vec<u8>>) {
@@ -308,7 +308,7 @@ impl Job {
             if !lease::is_place(&reply.acknowledge) {
                 return (reply, fetched.await);
             }
-            let renewed = lease::renew(&link.client, &reply.acknowledge, link.manners.lease);
+            let renewed = lease::renew(&link.client, &reply.acknowledge, link.config.lease);
             let fates = tokio::select! {
                 fates = fetched => fates,
                 never = renewed => match never {},
@@ -383,7 +383,7 @@ impl Job {
     }
 
     /// Looks for what the server has lost, and whether anybody is there to do the work.
-    async fn look_after(&mut self) {
+    async fn housekeep(&mut self) {
         if self.is_done() || !is_connected(&self.link.client) {
             return;
         }
@@ -394,7 +394,7 @@ impl Job {
     }
 
     fn look_every(&self) -> Duration {
-        (self.link.manners.lease / 2).min(Duration::from_secs(2))
+        (self.link.config.lease / 2).min(Duration::from_secs(2))
     }
 
     /// Hands out anew what the server has had for some time, and has no more.
@@ -410,11 +410,11 @@ impl Job {
         }
         // So it was looked after the server had confirmed what is old.
         let look = self.link.work_at_the_server(every / 2);
-        let there = match tokio::time::timeout(PATIENCE, look).await {
+        let there = match tokio::time::timeout(REQUEST_TIMEOUT, look).await {
             Ok(Ok(there)) => there,
             Ok(Err(error)) => {
                 warn!(%error, "the queue cannot be looked at");
-                let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
+                let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.link.make_streams()).await;
                 return;
             }
             Err(_) => return,
@@ -447,12 +447,12 @@ impl Job {
         self.link.close_job(self.number, self.leaves);
         // What is on its way to the server must be there before it can be removed.
         let all_published = async { while self.publishing.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(PATIENCE, all_published).await;
+        let _ = tokio::time::timeout(REQUEST_TIMEOUT, all_published).await;
         self.publishing.shutdown().await;
         self.fetching.shutdown().await;
         if self.leaves {
             let purged = self.link.purge(self.number);
-            match tokio::time::timeout(PATIENCE, purged).await {
+            match tokio::time::timeout(REQUEST_TIMEOUT, purged).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!(%error, "something may be left at the server"),
                 Err(_) => warn!("something may be left at the server, which does not answer"),

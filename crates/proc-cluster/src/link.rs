@@ -20,10 +20,10 @@ use crate::data::Store;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
 use crate::lease;
-use crate::message::{self, Beat, Names, Presence, Reply};
+use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Reply};
 
 /// How long a driver waits for a server that is not there.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the server keeps what no driver looks after any more.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
@@ -36,7 +36,7 @@ const MAX_WAITING: i64 = 100_000;
 
 /// What a driver asks of its fleet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manners {
+pub(crate) struct DriverConfig {
     /// Within which an agent must give word of what it has.
     pub(crate) lease: Duration,
     /// How long calls wait for an agent where there is none.
@@ -54,7 +54,7 @@ pub(crate) struct Link {
     pub(crate) build: String,
     /// This driver's own number.
     pub(crate) driver: u64,
-    pub(crate) manners: Manners,
+    pub(crate) config: DriverConfig,
     jobs: Mutex<Jobs>,
     roster: Mutex<Roster>,
     /// Signalled when an agent was heard.
@@ -82,12 +82,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     /// Connects and starts to listen; to be called on the runtime that is to do so.
-    pub(crate) async fn connect(settings: &Settings, manners: Manners) -> Result<Arc<Link>, Error> {
+    pub(crate) async fn connect(
+        settings: &Settings,
+        config: DriverConfig,
+    ) -> Result<Arc<Link>, Error> {
         let names = Names::new(settings.fleet.as_deref().unwrap_or("default"))?;
         let build = build_id::get()?.to_owned();
         let (send_event, mut events) = mpsc::unbounded_channel();
-        let client =
-            settings.connect("driver", PATIENCE, move |event| drop(send_event.send(event))).await?;
+        let client = settings
+            .connect("driver", REQUEST_TIMEOUT, move |event| drop(send_event.send(event)))
+            .await?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(Duration::from_secs(5));
         let store = Store::new(&context, &names.data()).await?;
@@ -98,7 +102,7 @@ impl Link {
             names,
             build,
             driver: crate::nonce(),
-            manners,
+            config,
             jobs: Mutex::default(),
             roster: Mutex::default(),
             heard: Condvar::new(),
@@ -112,7 +116,7 @@ impl Link {
         // Each ends when the runtime does.
         tokio::spawn(Arc::clone(&link).read_replies(replies));
         tokio::spawn(Arc::clone(&link).read_presences(presences));
-        tokio::spawn(Arc::clone(&link).beat());
+        tokio::spawn(Arc::clone(&link).heartbeat());
         let heedful = Arc::clone(&link);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
@@ -142,7 +146,7 @@ impl Link {
             subjects: vec![self.names.all_work()],
             retention: RetentionPolicy::WorkQueue,
             storage: StorageType::File,
-            num_replicas: self.manners.replicas,
+            num_replicas: self.config.replicas,
             max_age: LEFT_OVER,
             ..stream::Config::default()
         };
@@ -150,7 +154,7 @@ impl Link {
             name: self.names.data(),
             subjects: vec![self.names.all_data()],
             storage: StorageType::File,
-            num_replicas: self.manners.replicas,
+            num_replicas: self.config.replicas,
             max_age: LEFT_OVER,
             max_messages_per_subject: 1, // what is sent again takes the first one's place
             allow_direct: true,
@@ -168,7 +172,7 @@ impl Link {
         let consumer = pull::Config {
             durable_name: Some(self.build.clone()),
             filter_subject: self.names.work_of_build(&self.build),
-            ack_wait: self.manners.lease,
+            ack_wait: self.config.lease,
             max_ack_pending: MAX_ACK_PENDING,
             max_waiting: MAX_WAITING,
             inactive_threshold: LEFT_OVER,
@@ -264,7 +268,7 @@ impl Link {
 
     /// Whether a machine may have been lost: an agent has missed three of its words, or a lease of them.
     pub(crate) fn has_lost_a_machine(&self) -> bool {
-        let silence = Duration::from_millis(1500).min(self.manners.lease);
+        let silence = Duration::from_millis(1500).min(self.config.lease);
         lock(&self.roster).has_lost(&self.build, silence)
     }
 
@@ -275,7 +279,7 @@ impl Link {
         if self.workers() > 0 {
             *served = Instant::now();
         }
-        let gone = begin.max(*served).elapsed() > self.manners.patience;
+        let gone = begin.max(*served).elapsed() > self.config.patience;
         gone.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
     }
 
@@ -362,16 +366,16 @@ impl Link {
 
     async fn read_presences(self: Arc<Link>, mut presences: async_nats::Subscriber) {
         while let Some(Message { payload, .. }) = presences.next().await {
-            if let Some(presence) = message::decode::<Presence>(&payload) {
-                lock(&self.roster).hear(presence);
+            if let Some(heartbeat) = message::decode::<AgentHeartbeat>(&payload) {
+                lock(&self.roster).hear(heartbeat);
                 self.heard.notify_all();
             }
         }
     }
 
     /// Tells agents that we live, and of which jobs.
-    async fn beat(self: Arc<Link>) {
-        let every = (self.manners.lease / 4).min(Duration::from_secs(1));
+    async fn heartbeat(self: Arc<Link>) {
+        let every = (self.config.lease / 4).min(Duration::from_secs(1));
         loop {
             self.send_beat().await;
             tokio::select! {
@@ -385,16 +389,16 @@ impl Link {
         if !is_connected(&self.client) {
             return; // it is said again soon
         }
-        let beat = {
+        let heartbeat = {
             let jobs = lock(&self.jobs);
-            Beat {
+            DriverHeartbeat {
                 driver: self.driver,
                 newest: jobs.newest,
                 open: jobs.open.keys().copied().collect(),
             }
         };
-        if let Ok(beat) = message::encode(&beat) {
-            let _ = self.client.publish(self.names.beats(), beat.into()).await;
+        if let Ok(heartbeat) = message::encode(&heartbeat) {
+            let _ = self.client.publish(self.names.heartbeats(), heartbeat.into()).await;
         }
     }
 }

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) const PIECE: usize = 512 << 10;
 
 /// The longest time within which an agent must give word.
-pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// The most tasks of a chunk.
-const MOST_TASKS: u64 = 1 << 32;
+const MAX_TASKS: u64 = 1 << 32;
 
 /// Some tasks, on their way to an agent.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub(crate) struct Work {
 impl Work {
     /// Whether times and counts can be reckoned with; no driver of ours says anything else.
     pub(crate) fn is_within_reason(&self) -> bool {
-        self.lease <= LONGEST_LEASE && self.chunk.count as u64 <= MOST_TASKS
+        self.lease <= MAX_LEASE && self.chunk.count as u64 <= MAX_TASKS
     }
 }
 
@@ -102,7 +102,7 @@ pub(crate) enum Outcome {
 
 /// A driver lives, and waits for these jobs.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Beat {
+pub(crate) struct DriverHeartbeat {
     pub(crate) driver: u64,
     /// Jobs after this one are not told of.
     pub(crate) newest: u64,
@@ -111,7 +111,7 @@ pub(crate) struct Beat {
 
 /// An agent lives, and how it fares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Presence {
+pub(crate) struct AgentHeartbeat {
     pub(crate) agent: u64,
     pub(crate) host: String,
     pub(crate) pid: u32,
@@ -228,7 +228,7 @@ impl Names {
     }
 
     /// Where drivers say that they live.
-    pub(crate) fn beats(&self) -> String {
+    pub(crate) fn heartbeats(&self) -> String {
         self.subject(format_args!("driver"))
     }
 
@@ -255,11 +255,15 @@ mod tests {
 
     #[test]
     fn rubbish_is_no_message() {
-        let beat = encode(&Beat { driver: 1, newest: 2, open: vec![1, 2] }).expect("numbers");
-        assert!(decode::<Beat>(&beat).is_some());
-        assert!(decode::<Beat>(&beat[..beat.len() - 1]).is_none(), "cut off");
-        assert!(decode::<Beat>(&[&beat[..], &[0]].concat()).is_none(), "something is left over");
+        let heartbeat =
+            encode(&DriverHeartbeat { driver: 1, newest: 2, open: vec![1, 2] }).expect("numbers");
+        assert!(decode::<DriverHeartbeat>(&heartbeat).is_some());
+        assert!(decode::<DriverHeartbeat>(&heartbeat[..heartbeat.len() - 1]).is_none(), "cut off");
+        assert!(
+            decode::<DriverHeartbeat>(&[&heartbeat[..], &[0]].concat()).is_none(),
+            "something is left over"
+        );
         let endless = [1, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
-        assert!(decode::<Beat>(&endless).is_none(), "a length of nearly 2^64");
+        assert!(decode::<DriverHeartbeat>(&endless).is_none(), "a length of nearly 2^64");
     }
 }

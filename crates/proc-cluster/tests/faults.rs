@@ -191,7 +191,7 @@ fn workers_that_are_killed_cost_their_own_task() {
     assert_eq!(fates.iter().filter(|fate| fate.is_err()).count(), 10);
 }
 
-/// Kills the machine it runs on: the agent, its template and all workers.
+/// Kills the machine it runs on: the agent, its fork server and all workers.
 fn poison((directory, task): (String, u32)) -> u32 {
     if task == 17 {
         mark(&directory, &format!("poisoned-{}", std::process::id()));

@@ -27,12 +27,12 @@
 //!
 //! # Five things to know
 //!
-//! 1. **`init()` is the recommended first line of `main`.** It forks a small *template* process,
-//!    while the program has one thread; the template makes all other processes. Without `init`, or
+//! 1. **`init()` is the recommended first line of `main`.** It forks a small *fork server* process,
+//!    while the program has one thread; the fork server makes all other processes. Without `init`, or
 //!    where there are other threads by then (`#[tokio::main]`), the first use executes the program
-//!    again, and that copy becomes the template before its `main` begins: it costs about a
+//!    again, and that copy becomes the fork server before its `main` begins: it costs about a
 //!    millisecond, and nothing of the program runs twice. Tests need no preparation.
-//!    [`StartMethod::Fork`] makes a template for each process or pool, of the program as it is then,
+//!    [`StartMethod::Fork`] makes a fork server for each process or pool, of the program as it is then,
 //!    and needs a program with one thread. What a process inherits in each case is in the table of
 //!    `docs/new-processes.md` of the repository.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;

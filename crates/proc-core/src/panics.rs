@@ -37,16 +37,16 @@ thread_local! {
 /// What becomes of a panic's message in this process, beside the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Echo {
+pub(crate) enum PanicOutput {
     /// As in any program.
     Print,
     /// Printed unless it is reported. As Python's `Pool` does: whoever called gets it.
     Reported,
-    /// Never printed: a template has nothing to say.
+    /// Never printed: a fork server has nothing to say.
     Never,
 }
 
-static ECHO: AtomicU8 = AtomicU8::new(Echo::Reported as u8);
+static ECHO: AtomicU8 = AtomicU8::new(PanicOutput::Reported as u8);
 
 /// Is shown each panic of this process, as it may be the end of it.
 static WITNESS: OnceLock<fn(&PanicReport)> = OnceLock::new();
@@ -92,14 +92,15 @@ fn note(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send 
         CAUGHT.set(Some(report));
     }
     let echo = ECHO.load(Ordering::Relaxed);
-    let is_printed = echo == Echo::Print as u8 || (echo == Echo::Reported as u8 && !caught);
+    let is_printed =
+        echo == PanicOutput::Print as u8 || (echo == PanicOutput::Reported as u8 && !caught);
     if is_printed {
         previous(info);
     }
 }
 
 /// Chooses for this process.
-pub(crate) fn set_echo(echo: Echo) {
+pub(crate) fn set_panic_output(echo: PanicOutput) {
     ECHO.store(echo as u8, Ordering::Relaxed);
 }
 
@@ -135,7 +136,7 @@ fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
 }
 
 /// Runs `f`; a panic in it is printed as in any thread and goes no further.
-pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn catch_and_print<T>(f: impl FnOnce() -> T) -> Option<T> {
     let nested = CATCHING.replace(false);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok();
     CATCHING.set(nested);
@@ -144,7 +145,7 @@ pub(crate) fn contain<T>(f: impl FnOnce() -> T) -> Option<T> {
 
 /// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is
 /// printed.
-pub(crate) fn catch_quietly<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
+pub(crate) fn catch_silently<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     // Not each time: a panic of another thread meanwhile would find the default hook.
     if OURS.load(Ordering::Acquire).is_null() {
         install_hook();

@@ -317,7 +317,7 @@ fn refused_numbers(arguments: &Arguments) {
     build(10_000, None);
     build(usize::MAX, None);
     build(2, Some(0));
-    // Nothing was started: only the template that init made is there.
+    // Nothing was started: only the fork server that init made is there.
     println!("children {}", children().len());
 }
 

@@ -106,7 +106,7 @@ fn channels(arguments: &Arguments) {
     ends.questions.send(100).expect("the child has the other end");
     assert_eq!(ends.answers.recv().expect("the child answers"), 101);
     assert_eq!(child.join().expect("it returns"), 1);
-    // Nobody holds the child's ends any more, the template included. That of a forked process is a
+    // Nobody holds the child's ends any more, the fork server included. That of a forked process is a
     // copy of the caller with its descriptors, and ends in its own time.
     match arguments.context {
         StartMethod::Fork => marks::wait_until(|| ends.questions.send(1).is_err()),
@@ -189,7 +189,7 @@ fn too_many_channels(arguments: &Arguments) {
 
 /// What is open before there is a pool, and so must be all when it is gone.
 fn descriptors_without_a_pool(arguments: &Arguments) -> String {
-    // Where templates are executed, the first process leaves one.
+    // Where fork servers are executed, the first process leaves one.
     let child = Process::new(|()| (), ()).start_method(arguments.context).start();
     child.and_then(Child::join).expect("it returns");
     descriptors()

@@ -46,7 +46,7 @@ fn outlive(mark: &Path) {
 /// The program ends in the way that is named, with children that nobody joins.
 fn children_at_the_end(arguments: &Arguments) {
     let mark = mark_the_end();
-    // That its template is a copy of this process must hold up nobody.
+    // That its fork server is a copy of this process must hold up nobody.
     let done = Process::new(|()| (), ()).start_method(arguments.context).start();
     let mut done = done.expect("it can be started");
     marks::wait_until(|| !done.is_alive());

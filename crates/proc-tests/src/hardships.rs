@@ -30,7 +30,7 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("unspeakable-directory", unspeakable_directory),
     ("slow-input", slow_input),
     ("no-descriptors", no_descriptors),
-    ("stopped-template", stopped_template),
+    ("stopped-fork-server", stopped_fork_server),
     ("given-up-rights", given_up_rights),
     ("no-processes", no_processes),
     ("no-threads", no_threads),
@@ -61,7 +61,7 @@ fn ignored_exits(arguments: &Arguments) {
     use_both(arguments);
 }
 
-/// More than one message of the carrier is changed after the template was made.
+/// More than one message of the carrier is changed after the fork server was made.
 fn long_environment(arguments: &Arguments) {
     let variables = (0..10).map(|number| (format!("PROC_TESTS_{number}"), "x".repeat(100_000)));
     for (name, value) in variables {
@@ -253,8 +253,8 @@ fn no_descriptors(arguments: &Arguments) {
     println!("both");
 }
 
-/// The templates do not run while the pool is dropped, with a task that never ends.
-fn stopped_template(arguments: &Arguments) {
+/// The fork servers do not run while the pool is dropped, with a task that never ends.
+fn stopped_fork_server(arguments: &Arguments) {
     let marks = Marks::new();
     let pool = arguments.pool(1);
     let task = |mark: PathBuf| {
@@ -278,7 +278,7 @@ fn given_up_rights(arguments: &Arguments) {
     const NOBODY: u32 = 65534;
     let before = Process::new(rights, ()).start_method(arguments.context).start();
     println!("before {:?}", before.and_then(Child::join).expect("it returns"));
-    // Templates that are executed need it.
+    // Fork servers that are executed need it.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(std::env::temp_dir(), open).expect("it is ours");
     unistd::setgid(Gid::from_raw(NOBODY)).expect("root may");
@@ -364,18 +364,18 @@ fn no_processes(arguments: &Arguments) {
     become_somebody();
     let context = arguments.context;
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
-    // The limit of whoever forks counts: a template, and with Fork this process, which it copies.
+    // The limit of whoever forks counts: a fork server, and with Fork this process, which it copies.
     let limit = |processes: u64| {
         setrlimit(Resource::RLIMIT_NPROC, processes, most).expect("less is allowed");
-        for template in children() {
-            dangerous::limit_processes(template, processes, most);
+        for fork_server in children() {
+            dangerous::limit_processes(fork_server, processes, most);
         }
     };
     let grandchildren = || children().into_iter().flat_map(children_of).count();
     let child = Process::new(increment, 1).start_method(context).start();
     child.and_then(Child::join).expect("it returns");
     marks::wait_until(|| grandchildren() == 0);
-    // This one, the template, and two workers of four.
+    // This one, the fork server, and two workers of four.
     limit(4);
     let pool = Pool::builder().processes(4).start_method(context).build();
     println!("{}", describe(&pool.expect_err("there is no third worker")));
@@ -457,7 +457,7 @@ mod dangerous {
     /// Limits the processes of the user of process `pid`, as far as that one may start them.
     pub(super) fn limit_processes(pid: u32, soft: u64, hard: u64) {
         let limit = nix::libc::rlimit { rlim_cur: soft, rlim_max: hard };
-        // SAFETY: the kernel reads one rlimit and writes none. A template of another user is not
+        // SAFETY: the kernel reads one rlimit and writes none. A fork server of another user is not
         // ours to limit, which is no harm.
         let _ = unsafe {
             nix::libc::prlimit(pid as i32, nix::libc::RLIMIT_NPROC, &limit, std::ptr::null_mut())

@@ -26,9 +26,9 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("panic-in-the-middle", panic_in_the_middle),
     ("busy-threads", busy_threads),
     ("many-lives", many_lives),
-    ("template-killed", template_killed),
-    ("template-killed-under-a-pool", template_killed_under_a_pool),
-    ("fork-template-killed", fork_template_killed),
+    ("fork-server-killed", fork_server_killed),
+    ("fork-server-killed-under-a-pool", fork_server_killed_under_a_pool),
+    ("fork-fork-server-killed", fork_fork_server_killed),
 ];
 
 /// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on for ever.
@@ -328,13 +328,13 @@ struct Holdings {
     threads: usize,
     /// Of this program and its templates: living, and ended but not collected.
     processes: usize,
-    template_descriptors: Vec<usize>,
+    fork_server_descriptors: Vec<usize>,
     temporary_files: usize,
 }
 
 impl Holdings {
     fn now() -> Holdings {
-        let templates = children();
+        let fork_servers = children();
         let count = |pid: &u32| {
             let links = std::fs::read_dir(format!("/proc/{pid}/fd"));
             links.map(Iterator::count).unwrap_or_default()
@@ -343,9 +343,9 @@ impl Holdings {
         Holdings {
             descriptors: count_descriptors(),
             threads: entries("/proc/self/task"),
-            processes: templates.len()
-                + templates.iter().map(|pid| children_of(*pid).len()).sum::<usize>(),
-            template_descriptors: templates.iter().map(count).collect(),
+            processes: fork_servers.len()
+                + fork_servers.iter().map(|pid| children_of(*pid).len()).sum::<usize>(),
+            fork_server_descriptors: fork_servers.iter().map(count).collect(),
             temporary_files: std::fs::read_dir(std::env::temp_dir()).map_or(0, Iterator::count),
         }
     }
@@ -445,13 +445,13 @@ fn many_lives(arguments: &Arguments) {
     println!("flat");
 }
 
-/// The template of this program that is older than its sibling.
-fn templates() -> Vec<Pid> {
-    let is_template = |pid: &u32| {
+/// The fork server of this program that is older than its sibling.
+fn fork_servers() -> Vec<Pid> {
+    let is_fork_server = |pid: &u32| {
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm == "template\n") && is_running(*pid)
+        comm.is_ok_and(|comm| comm == "forkserver\n") && is_running(*pid)
     };
-    children().into_iter().filter(is_template).map(|pid| Pid::from_raw(pid as i32)).collect()
+    children().into_iter().filter(is_fork_server).map(|pid| Pid::from_raw(pid as i32)).collect()
 }
 
 fn is_running(pid: u32) -> bool {
@@ -459,18 +459,18 @@ fn is_running(pid: u32) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.starts_with(" Z") && !rest.is_empty())
 }
 
-/// Templates are killed, and processes are started at once, or when the template is gone.
-fn template_killed(arguments: &Arguments) {
+/// Fork servers are killed, and processes are started at once, or when the fork server is gone.
+fn fork_server_killed(arguments: &Arguments) {
     let start = || {
         let child = Process::new(|x: u32| x + 1, 41).start_method(arguments.context).start();
-        child.and_then(Child::join).expect("another template takes over")
+        child.and_then(Child::join).expect("another fork server takes over")
     };
     assert_eq!(start(), 42);
     for round in 0..20 {
-        let doomed = templates();
+        let doomed = fork_servers();
         assert!(!doomed.is_empty(), "round {round}");
-        for template in &doomed {
-            kill(*template, Signal::SIGKILL).expect("it is our child");
+        for fork_server in &doomed {
+            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
         }
         if round % 2 == 0 {
             marks::wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
@@ -478,29 +478,29 @@ fn template_killed(arguments: &Arguments) {
         assert_eq!(start(), 42);
         let pool = Pool::builder().processes(2).start_method(arguments.context).build();
         let results = pool.and_then(|pool| pool.map(|x: u32| x + 1, [1, 2]));
-        assert_eq!(results.expect("another template takes over"), [2, 3]);
+        assert_eq!(results.expect("another fork server takes over"), [2, 3]);
     }
-    println!("templates {}", templates().len());
+    println!("fork servers {}", fork_servers().len());
 }
 
-/// A pool's template is killed, and with it its workers: idle first, then in tasks.
-fn template_killed_under_a_pool(arguments: &Arguments) {
+/// A pool's fork server is killed, and with it its workers: idle first, then in tasks.
+fn fork_server_killed_under_a_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let child =
         Process::new(|()| work_for_ever(), ()).start_method(StartMethod::Forkserver).start();
     let child = child.expect("it can be started");
     let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
     let kill_all = || {
-        let doomed = templates();
-        for template in &doomed {
-            kill(*template, Signal::SIGKILL).expect("it is our child");
+        let doomed = fork_servers();
+        for fork_server in &doomed {
+            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
         }
         doomed
     };
     let doomed = kill_all();
     marks::wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
     marks::wait_until(|| before.iter().all(|pid| !is_running(*pid)));
-    println!("child: {}", describe(&child.join().expect_err("it went with its template")));
+    println!("child: {}", describe(&child.join().expect_err("it went with its fork server")));
     let after = pool.map(|_: u32| std::process::id(), 0..50).expect("the pool goes on");
     assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
 
@@ -524,12 +524,12 @@ fn template_killed_under_a_pool(arguments: &Arguments) {
     println!("{:?}", pool.map(|x: u32| x + 1, [1, 2]).expect("the pool goes on"));
 }
 
-/// The template of a forked pool cannot be made again: there are threads now.
-fn fork_template_killed(arguments: &Arguments) {
+/// The fork server of a forked pool cannot be made again: there are threads now.
+fn fork_fork_server_killed(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
-    for template in templates() {
-        kill(template, Signal::SIGKILL).expect("it is our child");
+    for fork_server in fork_servers() {
+        kill(fork_server, Signal::SIGKILL).expect("it is our child");
     }
     marks::wait_until(|| before.iter().all(|pid| !is_running(*pid)));
     println!("{}", describe(&pool.map(|x: u32| x, 0..5).expect_err("nobody can work")));
@@ -537,5 +537,5 @@ fn fork_template_killed(arguments: &Arguments) {
     println!("{}", describe(&pool.join().expect_err("it is over")));
     drop(pool);
     let child = Process::new(|x: u32| x + 1, 41).start();
-    println!("{}", child.and_then(Child::join).expect("another template takes over"));
+    println!("{}", child.and_then(Child::join).expect("another fork server takes over"));
 }

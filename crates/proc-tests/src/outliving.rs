@@ -64,7 +64,7 @@ fn become_nobody(_: ()) {
     unistd::setuid(Uid::from_raw(65534)).expect("root may");
 }
 
-/// Workers have another user than the program and the template, from their set-up on.
+/// Workers have another user than the program and the fork server, from their set-up on.
 fn other_user(arguments: &Arguments) {
     let builder = Pool::builder().processes(2).start_method(arguments.context);
     let is_nobody = |_: u32| {

@@ -37,12 +37,12 @@ fn preload(arguments: &Arguments) {
     let pool = pool.expect("it can be built");
     let seen = pool.options().chunksize(1).map(look, vec![999; 20]).expect("nothing fails");
     println!("values {:?}", BTreeSet::from_iter(seen.iter().map(|(.., value)| value)));
-    println!("templates {}", BTreeSet::from_iter(seen.iter().map(|(pid, ..)| pid)).len());
+    println!("fork servers {}", BTreeSet::from_iter(seen.iter().map(|(pid, ..)| pid)).len());
     println!("parents {}", seen.iter().all(|(pid, parent, _)| pid == parent));
     println!("here {}", TABLE.get().is_some());
-    let template = seen[0].0;
+    let fork_server = seen[0].0;
     drop(pool);
-    marks::wait_until(|| !marks::lives(template));
+    marks::wait_until(|| !marks::lives(fork_server));
     println!("gone");
 }
 
@@ -65,7 +65,7 @@ fn preload_fails(arguments: &Arguments) {
     println!("{:?}", pool.map(|x: u32| x + 1, 0..4).expect("nothing fails"));
 }
 
-/// After the template has died, the next worker has another, which has run it again.
+/// After the fork server has died, the next worker has another, which has run it again.
 fn preload_again(arguments: &Arguments) {
     let marks = Marks::new();
     let run = |mark: PathBuf| {
@@ -76,14 +76,14 @@ fn preload_again(arguments: &Arguments) {
     let pool = pool.expect("it can be built");
     let length = |()| (TABLE.get().map(|(pid, table)| (*pid, table.len())), std::process::id());
     let (first, _) = pool.apply(length, ()).expect("it runs");
-    let (template, len) = first.expect("it was filled");
+    let (fork_server, len) = first.expect("it was filled");
     println!("first {len}");
-    kill(Pid::from_raw(template as i32), Signal::SIGKILL).expect("it lives");
+    kill(Pid::from_raw(fork_server as i32), Signal::SIGKILL).expect("it lives");
     // The worker goes down with it; a task that it was given meanwhile is lost.
     let mut again = pool.apply(length, ());
     marks::wait_until(|| {
         let is_new =
-            again.as_ref().is_ok_and(|(found, _)| found.is_some_and(|(pid, _)| pid != template));
+            again.as_ref().is_ok_and(|(found, _)| found.is_some_and(|(pid, _)| pid != fork_server));
         if !is_new {
             again = pool.apply(length, ());
         }

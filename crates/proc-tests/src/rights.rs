@@ -181,8 +181,8 @@ fn rights(arguments: &Arguments) {
     let plain = is_asked("replaced").then(|| before(builder().build()));
     let preloaded =
         is_asked("preloaded").then(|| before(builder().preload(|_: ()| (), ()).build()));
-    if is_asked("template") {
-        // So that one has been executed, where templates are.
+    if is_asked("forkserver") {
+        // So that one has been executed, where fork servers are.
         let first = Process::new(look, ()).start_method(context).start().and_then(Child::join);
         first.expect("it returns");
     }

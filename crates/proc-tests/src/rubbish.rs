@@ -119,20 +119,20 @@ fn write(channel: RawFd, bytes: &[u8]) {
     }
 }
 
-/// This worker's way to report: the socket that its template has as well, and no sibling.
+/// This worker's way to report: the socket that its fork server has as well, and no sibling.
 fn report_channel() -> RawFd {
-    let template = parent_id();
+    let fork_server = parent_id();
     let this = std::process::id();
     let mut found = Vec::new();
-    // A sibling that was forked just now still has copies of all that the template has.
+    // A sibling that was forked just now still has copies of all that the fork server has.
     marks::wait_until(|| {
-        let sibling = children_of(template).into_iter().find(|pid| *pid != this);
+        let sibling = children_of(fork_server).into_iter().find(|pid| *pid != this);
         let others = sockets(sibling.expect("there are two workers"));
         let others: HashSet<String> = others.into_iter().map(|(_, name)| name).collect();
-        let templates = sockets(template).into_iter().map(|(_, name)| name);
-        let templates: HashSet<String> = templates.collect();
+        let fork_servers = sockets(fork_server).into_iter().map(|(_, name)| name);
+        let fork_servers: HashSet<String> = fork_servers.collect();
         found = sockets(this);
-        found.retain(|(_, name)| templates.contains(name) && !others.contains(name));
+        found.retain(|(_, name)| fork_servers.contains(name) && !others.contains(name));
         found.len() == 1
     });
     found[0].0

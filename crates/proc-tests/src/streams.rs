@@ -121,19 +121,19 @@ fn redirected_below(arguments: &Arguments) {
     println!("{text:?}");
 }
 
-/// Neither the program, its templates nor the process keep a copy.
+/// Neither the program, its fork servers nor the process keep a copy.
 fn streams_are_closed(arguments: &Arguments) {
     let plain = Process::new(|()| descriptors(), ()).start_method(arguments.context);
     let expected = plain.clone().start().and_then(Child::join).expect("it returns");
-    let of_templates = || -> usize {
+    let of_fork_servers = || -> usize {
         let links = |pid: u32| Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
         children().into_iter().filter_map(links).sum()
     };
-    // A template closes its end of a report just after it has told the exit.
-    let before = (descriptors(), of_templates());
+    // A fork server closes its end of a report just after it has told the exit.
+    let before = (descriptors(), of_fork_servers());
     for _ in 0..50 {
         let null = || OwnedFd::from(File::open("/dev/null").expect("it exists"));
-        // Templates have the same, so that the kinds of descriptors are the same too.
+        // Fork servers have the same, so that the kinds of descriptors are the same too.
         let process = plain.clone().stdin(null());
         let seen = process.start().and_then(Child::join).expect("it returns");
         assert_eq!(seen, expected);
@@ -143,11 +143,11 @@ fn streams_are_closed(arguments: &Arguments) {
         drop(reader);
     }
     assert_eq!(descriptors(), before.0);
-    marks::wait_until(|| of_templates() <= before.1);
+    marks::wait_until(|| of_fork_servers() <= before.1);
     println!("flat");
 }
 
-/// A template that is born with so many descriptors left; the context is Fork.
+/// A fork server that is born with so many descriptors left; the context is Fork.
 fn no_room_for_streams(arguments: &Arguments) {
     let start = || {
         let null = || File::open("/dev/null");

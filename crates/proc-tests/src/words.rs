@@ -160,7 +160,7 @@ fn few_descriptors(arguments: &Arguments) {
     let context = arguments.context;
     match way.as_str() {
         "process" => {
-            // The first of a program may make a template.
+            // The first of a program may make a fork server.
             let first = Process::new(increment, 1).start_method(context).start();
             first.and_then(Child::join).expect("it returns");
             let _files = leave_descriptors(count);

@@ -15,7 +15,7 @@ in_contexts! {
     directory_need_not_be_text: forkserver spawn fork;
     results_do_not_wait_for_slow_inputs: forkserver spawn fork;
     worker_is_replaced_when_there_are_descriptors_again: forkserver spawn;
-    pool_of_a_stopped_template_ends: forkserver spawn fork;
+    pool_of_a_stopped_fork_server_ends: forkserver spawn fork;
     rights_given_up_are_given_up_for_all: forkserver spawn fork;
     processes_that_cannot_be_had_are_told: forkserver spawn fork;
     workers_without_a_thread_are_ended: forkserver spawn fork;
@@ -71,7 +71,7 @@ fn touched_program_goes_on() {
     };
     assert_eq!(touched("forkserver"), "process 42\npool 1\n");
     assert_eq!(touched("fork"), "process 42\npool 1\n");
-    let why = "cannot start a template: the program was executed again, but the program \
+    let why = "cannot start a fork server: the program was executed again, but the program \
                file has changed since this process was started: start it anew";
     assert_eq!(touched("spawn"), refused(why));
 }
@@ -102,8 +102,8 @@ fn worker_is_replaced_when_there_are_descriptors_again(context: &str) {
     }
 }
 
-fn pool_of_a_stopped_template_ends(context: &str) {
-    let finished = scenario("stopped-template", context, &[]);
+fn pool_of_a_stopped_fork_server_ends(context: &str) {
+    let finished = scenario("stopped-fork-server", context, &[]);
     assert_eq!(finished.succeeded(), "closed | the pool is closed\n");
 }
 

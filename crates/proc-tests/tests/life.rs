@@ -22,9 +22,9 @@ in_contexts! {
     panic_ends_everything: forkserver spawn fork;
     processes_start_while_threads_allocate: forkserver spawn;
     nothing_grows_with_pools_and_processes: forkserver spawn;
-    killed_template_is_replaced: forkserver spawn;
-    pool_outlives_its_template: forkserver spawn;
-    forked_pool_ends_with_its_template: fork;
+    killed_fork_server_is_replaced: forkserver spawn;
+    pool_outlives_its_fork_server: forkserver spawn;
+    forked_pool_ends_with_its_fork_server: fork;
 }
 
 fn idle(context: &str) -> Running {
@@ -46,7 +46,7 @@ fn nested(context: &str) -> Running {
     program.lines(4, "asleep");
     let mut more = vec!["Process-1", "Process-1", "Process-2", "Process-2"];
     if context == "spawn" {
-        more.extend(["template", "template"]);
+        more.extend(["forkserver", "forkserver"]);
     }
     expect_population(&mut program, context, &more);
     program
@@ -54,13 +54,13 @@ fn nested(context: &str) -> Running {
 
 /// Who is there to be outlived: the test would be worth nothing without them.
 fn expect_population(program: &mut Running, context: &str, more: &[&str]) {
-    let mut expected = vec!["scenario", "template", "worker-0", "worker-1"];
+    let mut expected = vec!["scenario", "forkserver", "worker-0", "worker-1"];
     expected.extend(more);
     if context != "forkserver" {
-        expected.push("template");
+        expected.push("forkserver");
     }
     expected.sort_unstable();
-    // A template that nobody needs takes its name in its own time.
+    // A fork server that nobody needs takes its name in its own time.
     program.wait_for_members(&format!("there should be {expected:?}"), |members| {
         let mut names: Vec<&str> = members.iter().map(|member| member.comm.as_str()).collect();
         names.sort_unstable();
@@ -177,16 +177,16 @@ fn nothing_grows_with_a_thousand_pools() {
     }
 }
 
-fn killed_template_is_replaced(context: &str) {
-    assert_eq!(scenario("template-killed", context, &[]).succeeded(), "templates 1\n");
+fn killed_fork_server_is_replaced(context: &str) {
+    assert_eq!(scenario("fork-server-killed", context, &[]).succeeded(), "fork servers 1\n");
 }
 
-fn pool_outlives_its_template(context: &str) {
-    let finished = scenario("template-killed-under-a-pool", context, &[]);
-    assert_told("killed_template", 2, finished.succeeded());
+fn pool_outlives_its_fork_server(context: &str) {
+    let finished = scenario("fork-server-killed-under-a-pool", context, &[]);
+    assert_told("killed_fork_server", 2, finished.succeeded());
 }
 
-fn forked_pool_ends_with_its_template(context: &str) {
-    let finished = scenario("fork-template-killed", context, &[]);
-    assert_told("killed_fork_template", 2, finished.succeeded());
+fn forked_pool_ends_with_its_fork_server(context: &str) {
+    let finished = scenario("fork-fork-server-killed", context, &[]);
+    assert_told("killed_fork_server_of_a_fork_pool", 2, finished.succeeded());
 }

@@ -13,7 +13,7 @@ in_contexts! {
     nothing_outlives_exec_when_busy: forkserver spawn fork;
     nothing_outlives_exec_of_the_same_program: forkserver spawn fork;
     workers_of_another_user_end_with_the_program: forkserver spawn fork;
-    workers_of_another_user_end_with_the_template: forkserver spawn fork;
+    workers_of_another_user_end_with_the_fork_server: forkserver spawn fork;
     no_zombie_is_left_to_a_subreaper: forkserver spawn fork;
 }
 
@@ -30,7 +30,7 @@ fn executed(context: &str, state: &str, program: &str) -> (Running, Vec<Member>)
     assert_eq!(said, ready);
     running.wait_for_members("two workers and two processes", |members| {
         let count = |name: &str| members.iter().filter(|m| m.comm.starts_with(name)).count();
-        (count("worker-"), count("Process-")) == (2, 2) && count("template") > 0
+        (count("worker-"), count("Process-")) == (2, 2) && count("forkserver") > 0
     });
     let before = running.members();
     std::fs::File::create_new(running.directory().join("go")).expect("it waits for that");
@@ -98,13 +98,13 @@ fn workers_of_another_user_end_with_the_program(context: &str) {
     }
 }
 
-fn workers_of_another_user_end_with_the_template(context: &str) {
+fn workers_of_another_user_end_with_the_fork_server(context: &str) {
     for running in other_users(context) {
         let mut running = running.limited_to(Duration::from_secs(20));
         let before = running.members();
         let is_old = |pid| before.iter().any(|member: &Member| member.pid == pid);
-        for template in before.iter().filter(|member| member.comm == "template") {
-            running.signal_member(template, Signal::SIGKILL);
+        for fork_server in before.iter().filter(|member| member.comm == "forkserver") {
+            running.signal_member(fork_server, Signal::SIGKILL);
         }
         running.wait_for_members("the workers should be gone", |members| {
             !members.iter().any(|m| m.comm.starts_with("worker-") && is_old(m.pid))

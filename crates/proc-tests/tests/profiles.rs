@@ -1,4 +1,4 @@
-//! The linker keeps the constructor that a template needs, however a program is built.
+//! The linker keeps the constructor that a fork server needs, however a program is built.
 //!
 //! Each test builds a small workspace of its own: a program, and a library that calls proc-core for
 //! it. That takes minutes, so these tests are run by `.ci/run` alone.
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use support::Running;
 
-/// Has a thread before it uses anything, so a template can only come to be by the constructor.
+/// Has a thread before it uses anything, so a fork server can only come to be by the constructor.
 const MAIN: &str = r#"
 fn main() {
     println!("main");

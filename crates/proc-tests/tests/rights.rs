@@ -30,7 +30,7 @@ fn check(context: &str, ways: &[&str]) {
         let run = |stages: &[&str]| {
             let finished = scenario("rights", context, &[&[*way], stages].concat());
             let told = finished.succeeded();
-            assert_eq!(told.lines().count(), stages.iter().filter(|s| **s != "template").count());
+            assert_eq!(told.lines().count(), stages.iter().filter(|s| **s != "forkserver").count());
             for line in told.lines() {
                 let (what, came) = line.split_once(": ").expect("each line names a stage");
                 assert!(!came.starts_with("MORE"), "{way}: {line}");
@@ -48,7 +48,7 @@ fn check(context: &str, ways: &[&str]) {
             LATER.iter().chain(&EARLIER).for_each(|stage| run(&[stage]));
         } else {
             run(&LATER);
-            run(&[&["template"], &LATER[..]].concat());
+            run(&[&["forkserver"], &LATER[..]].concat());
             run(&EARLIER);
         }
     }

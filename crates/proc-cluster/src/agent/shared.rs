@@ -10,19 +10,19 @@ use crate::data::Store;
 use crate::message::Names;
 
 /// How many chunks a worker may have at hand where they take no time, and what that means.
-pub(super) const DEPTH: usize = 32;
+pub(super) const MAX_CHUNKS_PER_WORKER: usize = 32;
 
 /// How long what was asked for ahead may wait for a worker, before another machine is to have it.
-pub(super) const WAIT: Duration = Duration::from_millis(200);
+pub(super) const MAX_WAIT_AHEAD: Duration = Duration::from_millis(200);
 
-/// What all errands of an agent share.
+/// What all executions of an agent share.
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) store: Store,
     pub(super) names: Names,
     pub(super) pool: Pool,
     pub(super) host: String,
-    /// Room for errands; one that must be alone takes it all.
+    /// Room for executions; one that must be alone takes it all.
     pub(super) room: Semaphore,
 }
 
@@ -30,7 +30,10 @@ impl Shared {
     /// How many chunks each worker has to do with, those that wait for it included.
     pub(super) fn chunks_a_worker(&self) -> usize {
         let workers = self.pool.processes();
-        (workers * DEPTH).saturating_sub(self.room.available_permits()).div_ceil(workers).max(1)
+        (workers * MAX_CHUNKS_PER_WORKER)
+            .saturating_sub(self.room.available_permits())
+            .div_ceil(workers)
+            .max(1)
     }
 }
 

@@ -20,7 +20,7 @@ const TOGETHER: usize = 64;
 const SHARES: usize = 6;
 
 /// How long the smallest chunk should take, if its size is up to us: less is not worth the way.
-const LEAST_TIME: f64 = 0.25e6; // nanoseconds
+const MIN_CHUNK_NANOS: f64 = 0.25e6; // nanoseconds
 
 /// How many bytes a chunk has at most, unless one task has more.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -101,7 +101,7 @@ impl Feed {
     fn timely(&self, fair: usize) -> usize {
         let lasting = |time: f64| self.cost.map_or(1, |cost| (time / cost) as usize);
         match self.chunksize {
-            None => lasting(CHUNK_TIME).min(fair.max(lasting(LEAST_TIME))).max(1),
+            None => lasting(CHUNK_TIME).min(fair.max(lasting(MIN_CHUNK_NANOS))).max(1),
             Some(tasks) => tasks * (lasting(TOGETHER_TIME).min(fair).min(TOGETHER) / tasks).max(1),
         }
     }

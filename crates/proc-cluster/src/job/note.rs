@@ -8,7 +8,7 @@ use super::feed::Batch;
 use crate::message::Reply;
 
 /// How long the server may take over a request that nobody waits for.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a job is told.
 #[derive(Debug)]

@@ -10,13 +10,13 @@ use proc_core::Error;
 use proc_core::remote::{Function, fleet_error};
 use tracing::warn;
 
-use super::note::{PATIENCE, Terms};
+use super::note::{REQUEST_TIMEOUT, Terms};
 use crate::connection::is_connected;
 use crate::link::Link;
 use crate::message::{self, Chunk, Work};
 
 /// How long after a try comes the next one.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A chunk on its way to the server.
 pub(super) struct Publication {
@@ -39,7 +39,7 @@ impl Publication {
             if !is_connected(&self.link.client) {
                 // Each try would wait in the client, and all of them go out in the end.
                 refused = None;
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
             let error = match unpanicked(self.send()).await {
@@ -47,13 +47,13 @@ impl Publication {
                 Err(error) => error,
             };
             let since = refused.get_or_insert_with(Instant::now);
-            if is_connected(&self.link.client) && since.elapsed() > self.link.manners.patience {
+            if is_connected(&self.link.client) && since.elapsed() > self.link.config.patience {
                 return Err((self.chunk, error));
             }
             warn!(job = self.job, %error, "work was not confirmed and is sent again");
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
             // Somebody may have removed the streams, or the server lost them.
-            let _ = tokio::time::timeout(PATIENCE, self.link.make_streams()).await;
+            let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.link.make_streams()).await;
         }
     }
 
@@ -69,7 +69,7 @@ impl Publication {
             chunksize: self.terms.chunksize,
             timeout: self.terms.timeout,
             retries: self.terms.retries,
-            lease: link.manners.lease,
+            lease: link.config.lease,
             arguments: link.store.put(&self.arguments, &place).await?,
         };
         let mut headers = HeaderMap::new();

@@ -155,7 +155,7 @@ where
     #[inline]
     fn task(input: Input<'_>, _: &mut State, stage: &Cell<Stage>) -> Result<R, Fault> {
         let argument = read(input, stage)?;
-        Ok(crate::sys::conjure::<F>()(argument))
+        Ok(crate::sys::zst_value::<F>()(argument))
     }
 }
 
@@ -174,7 +174,7 @@ where
     #[inline]
     fn task(input: Input<'_>, state: &mut State, stage: &Cell<Stage>) -> Result<R, Fault> {
         let argument = read(input, stage)?;
-        let result = crate::sys::conjure::<F>()(state.lend()?, argument);
+        let result = crate::sys::zst_value::<F>()(state.lend()?, argument);
         state.take_back();
         Ok(result)
     }
@@ -193,7 +193,7 @@ where
 
     fn task(input: Input<'_>, state: &mut State, stage: &Cell<Stage>) -> Result<(), Fault> {
         let argument = read(input, stage)?;
-        state.put(crate::sys::conjure::<F>()(argument));
+        state.put(crate::sys::zst_value::<F>()(argument));
         Ok(())
     }
 }
@@ -211,7 +211,7 @@ where
     fn task(_: Input<'_>, state: &mut State, _: &Cell<Stage>) -> Result<(), Fault> {
         let state = state.take()?;
         // Nobody waits for it, so the message of a panic is printed as in any thread.
-        let _ = panics::contain(|| crate::sys::conjure::<F>()(*state));
+        let _ = panics::catch_and_print(|| crate::sys::zst_value::<F>()(*state));
         Ok(())
     }
 

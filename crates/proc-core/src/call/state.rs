@@ -49,7 +49,7 @@ impl State {
     pub(crate) fn clear(&mut self) {
         self.lent = false;
         let value = self.value.take();
-        let _ = panics::contain(|| drop(value));
+        let _ = panics::catch_and_print(|| drop(value));
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Exit {
 }
 
 impl Exit {
-    /// As a template tells it.
+    /// As a fork server tells it.
     pub(crate) fn told(status: i32, last_words: Option<LastWords>) -> Exit {
         Exit { status: Some(ExitStatus::from_raw(status)), last_words }
     }

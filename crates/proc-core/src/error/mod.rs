@@ -29,12 +29,12 @@ pub struct Error(Box<Inner>);
 #[derive(Clone)]
 struct Inner {
     kind: Arc<Kind>,
-    place: Place,
+    origin: Origin,
 }
 
 /// Where it happened, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct Origin {
     pub(crate) host: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) pid: Option<u32>,
@@ -51,7 +51,7 @@ enum Kind {
     Encode { what: &'static str, why: String },
     Decode { what: &'static str, why: String },
     Start { what: String, source: io::Error },
-    TemplateGone,
+    ForkServerGone,
     ForkWithThreads(Option<usize>),
     Initializer(Error),
     Closed,
@@ -64,17 +64,17 @@ enum Kind {
 
 impl Error {
     fn new(kind: Kind) -> Error {
-        Error(Box::new(Inner { kind: Arc::new(kind), place: Place::default() }))
+        Error(Box::new(Inner { kind: Arc::new(kind), origin: Origin::default() }))
     }
 
     /// The same error, with its place filled in where it was open.
-    pub(crate) fn at(mut self, place: Place) -> Error {
-        let Place { host, name, pid, worker, task } = place;
-        self.0.place.host = self.0.place.host.or(host);
-        self.0.place.name = self.0.place.name.or(name);
-        self.0.place.pid = self.0.place.pid.or(pid);
-        self.0.place.worker = self.0.place.worker.or(worker);
-        self.0.place.task = self.0.place.task.or(task);
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Error {
+        let Origin { host, name, pid, worker, task } = origin;
+        self.0.origin.host = self.0.origin.host.or(host);
+        self.0.origin.name = self.0.origin.name.or(name);
+        self.0.origin.pid = self.0.origin.pid.or(pid);
+        self.0.origin.worker = self.0.origin.worker.or(worker);
+        self.0.origin.task = self.0.origin.task.or(task);
         self
     }
 
@@ -125,8 +125,8 @@ impl Error {
         Error::new(Kind::Start { what: what.into(), source })
     }
 
-    pub(crate) fn template_gone() -> Error {
-        Error::new(Kind::TemplateGone)
+    pub(crate) fn fork_server_gone() -> Error {
+        Error::new(Kind::ForkServerGone)
     }
 
     pub(crate) fn fork_with_threads(threads: Option<usize>) -> Error {
@@ -161,8 +161,8 @@ impl Error {
         Error::new(Kind::Fleet(what.into()))
     }
 
-    pub(crate) fn is_template_gone(&self) -> bool {
-        matches!(*self.0.kind, Kind::TemplateGone)
+    pub(crate) fn is_fork_server_gone(&self) -> bool {
+        matches!(*self.0.kind, Kind::ForkServerGone)
     }
 
     /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
@@ -209,7 +209,7 @@ impl Error {
 
     /// A process could not be started.
     pub fn is_start(&self) -> bool {
-        matches!(*self.0.kind, Kind::Start { .. } | Kind::TemplateGone | Kind::ForkWithThreads(_))
+        matches!(*self.0.kind, Kind::Start { .. } | Kind::ForkServerGone | Kind::ForkWithThreads(_))
     }
 
     /// The pool's initializer failed in every worker that was tried.
@@ -273,22 +273,22 @@ impl Error {
 
     /// The machine on which it happened, where that is another one (`proc-cluster`).
     pub fn host(&self) -> Option<&str> {
-        self.0.place.host.as_deref()
+        self.0.origin.host.as_deref()
     }
 
     /// The process in which it happened.
     pub fn pid(&self) -> Option<u32> {
-        self.0.place.pid
+        self.0.origin.pid
     }
 
     /// The worker of the pool, counted from 0.
     pub fn worker(&self) -> Option<usize> {
-        self.0.place.worker
+        self.0.origin.worker
     }
 
     /// The task's place in the input, counted from 0.
     pub fn task(&self) -> Option<usize> {
-        self.0.place.task
+        self.0.origin.task
     }
 }
 
@@ -304,8 +304,8 @@ impl std::error::Error for Error {
 
 impl Display for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Inner { kind, place } = &*self.0;
-        if let Some(task) = place.task {
+        let Inner { kind, origin } = &*self.0;
+        if let Some(task) = origin.task {
             write!(f, "task {task}: ")?;
         }
         match &**kind {
@@ -316,8 +316,8 @@ impl Display for Error {
             Kind::Died { status, passed, panic } => {
                 describe_death(*status, f)?;
                 if let Some(PanicReport { message, location, .. }) = panic {
-                    let place = location.as_deref().unwrap_or("an unknown place");
-                    write!(f, "; before that it panicked at {place}: {message}")?;
+                    let origin = location.as_deref().unwrap_or("an unknown place");
+                    write!(f, "; before that it panicked at {origin}: {message}")?;
                 }
                 passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
             }
@@ -328,10 +328,10 @@ impl Display for Error {
             Kind::Start { what, source } => {
                 write!(f, "cannot start {what}: {source}{}", sys::hint(source))
             }
-            Kind::TemplateGone => {
+            Kind::ForkServerGone => {
                 write!(
                     f,
-                    "cannot start a process: the template, which makes processes, was killed, or there \
+                    "cannot start a process: the fork_server, which makes processes, was killed, or there \
                      were too many open files for the request (raise the limit, ulimit -n)"
                 )
             }
@@ -361,7 +361,7 @@ impl Display for Error {
             ),
             Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
         }?;
-        write_place(place, f)?;
+        write_origin(origin, f)?;
         match &**kind {
             Kind::Initializer(cause) => write!(f, ": {cause}"),
             Kind::Restarts { last, .. } => write!(f, ": at last {last}"),
@@ -371,12 +371,12 @@ impl Display for Error {
 }
 
 /// ` (host node7, process "even", worker 1, pid 4242)`
-fn write_place(place: &Place, f: &mut Formatter<'_>) -> fmt::Result {
+fn write_origin(origin: &Origin, f: &mut Formatter<'_>) -> fmt::Result {
     let parts = [
-        place.host.as_ref().map(|host| format!("host {host}")),
-        place.name.as_ref().map(|name| format!("process {name:?}")),
-        place.worker.map(|worker| format!("worker {worker}")),
-        place.pid.map(|pid| format!("pid {pid}")),
+        origin.host.as_ref().map(|host| format!("host {host}")),
+        origin.name.as_ref().map(|name| format!("process {name:?}")),
+        origin.worker.map(|worker| format!("worker {worker}")),
+        origin.pid.map(|pid| format!("pid {pid}")),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { Ok(()) } else { write!(f, " ({})", parts.join(", ")) }
@@ -384,7 +384,7 @@ fn write_place(place: &Place, f: &mut Formatter<'_>) -> fmt::Result {
 
 fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Result {
     let Some(status) = status else {
-        return write!(f, "the process is gone, and so is the template that knew how it ended");
+        return write!(f, "the process is gone, and so is the fork server that knew how it ended");
     };
     match (status.code(), status.signal()) {
         (Some(code), _) => write!(f, "the process exited with code {code} before it had a result"),
@@ -408,6 +408,6 @@ fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Res
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.0.kind).field("place", &self.0.place).finish()
+        f.debug_struct("Error").field("kind", &self.0.kind).field("place", &self.0.origin).finish()
     }
 }

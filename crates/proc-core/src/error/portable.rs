@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Kind, Place};
+use super::{Error, Kind, Origin};
 use crate::panics::PanicReport;
 use crate::wire::{self, Sink};
 
@@ -15,7 +15,7 @@ use crate::wire::{self, Sink};
 #[derive(Serialize, Deserialize)]
 struct Portable {
     kind: PortableKind,
-    place: Place,
+    origin: Origin,
 }
 
 /// [`Kind`], member by member: statuses as numbers, the system's errors as number and text.
@@ -30,7 +30,7 @@ enum PortableKind {
     DecodeArgument(String),
     DecodeResult(String),
     Start { what: String, errno: Option<i32>, text: String },
-    TemplateGone,
+    ForkServerGone,
     ForkWithThreads(Option<usize>),
     Initializer(Box<Portable>),
     Closed,
@@ -77,7 +77,7 @@ impl Portable {
                 errno: source.raw_os_error(),
                 text: source.to_string(),
             },
-            Kind::TemplateGone => PortableKind::TemplateGone,
+            Kind::ForkServerGone => PortableKind::ForkServerGone,
             Kind::ForkWithThreads(threads) => PortableKind::ForkWithThreads(*threads),
             Kind::Initializer(cause) => PortableKind::Initializer(Box::new(Portable::of(cause))),
             Kind::Closed => PortableKind::Closed,
@@ -91,13 +91,13 @@ impl Portable {
             Kind::Lost(what) => PortableKind::Lost(what.clone()),
             Kind::Fleet(what) => PortableKind::Fleet(what.clone()),
         };
-        Portable { kind, place: error.0.place.clone() }
+        Portable { kind, origin: error.0.origin.clone() }
     }
 }
 
 impl Portable {
     fn into_error(self) -> Error {
-        let Portable { kind, place } = self;
+        let Portable { kind, origin } = self;
         let encode = |what, why| Kind::Encode { what, why };
         let decode = |what, why| Kind::Decode { what, why };
         let kind = match kind {
@@ -116,7 +116,7 @@ impl Portable {
                     errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
                 Kind::Start { what, source }
             }
-            PortableKind::TemplateGone => Kind::TemplateGone,
+            PortableKind::ForkServerGone => Kind::ForkServerGone,
             PortableKind::ForkWithThreads(threads) => Kind::ForkWithThreads(threads),
             PortableKind::Initializer(cause) => Kind::Initializer(cause.into_error()),
             PortableKind::Closed => Kind::Closed,
@@ -128,7 +128,7 @@ impl Portable {
             PortableKind::Lost(what) => Kind::Lost(what),
             PortableKind::Fleet(what) => Kind::Fleet(what),
         };
-        Error::new(kind).at(place)
+        Error::new(kind).with_origin(origin)
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
             location: Some("a.rs:1:2".into()),
             backtrace: None,
         };
-        let place = Place { worker: Some(1), pid: Some(42), task: Some(7), ..Place::default() };
+        let origin = Origin { worker: Some(1), pid: Some(42), task: Some(7), ..Origin::default() };
         for kind in [
             Kind::Panicked(panic.clone()),
             Kind::Died {
@@ -166,7 +166,7 @@ mod tests {
             Kind::Decode { what: "result", why: "d".into() },
             Kind::Start { what: "a worker".into(), source: io::Error::from_raw_os_error(11) },
             Kind::Start { what: "a worker".into(), source: io::Error::other("no luck") },
-            Kind::TemplateGone,
+            Kind::ForkServerGone,
             Kind::ForkWithThreads(Some(3)),
             Kind::Initializer(Error::new(Kind::Panicked(panic))),
             Kind::Closed,
@@ -175,7 +175,7 @@ mod tests {
             Kind::Lost("gone".into()),
             Kind::Fleet("none".into()),
         ] {
-            let error = Error::new(kind).at(place.clone());
+            let error = Error::new(kind).with_origin(origin.clone());
             let back = Error::from_bytes(&error.to_bytes());
             assert_eq!(format!("{error:?}"), format!("{back:?}"));
         }

@@ -8,33 +8,33 @@ use std::time::Instant;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::environment::{Overrides, Snapshot, Surroundings};
-use super::server::{Ears, FUNERAL, Newborn, Server};
+use super::environment::{EnvironmentChanges, Overrides, Snapshot};
+use super::server::{Ears, Newborn, REAP_TIMEOUT, Server};
 use super::streams::Streams;
-use super::{Key, Line, Request, Start, Tie, known};
+use super::{Key, Lifetime, Request, ServerLink, Start, known};
 use crate::error::Error;
 use crate::sys::{self, Forked, Rights, SingleThread};
 use crate::wire;
 
-/// A template, for whoever asks it for processes.
+/// A fork server, for whoever asks it for processes.
 #[derive(Debug)]
 pub(crate) struct ForkServer {
-    line: Arc<Line>,
-    /// Where the template is a child: its pid and its parent, who tells it to end and collects it.
+    line: Arc<ServerLink>,
+    /// Where the fork server is a child: its pid and its parent, who tells it to end and collects it.
     child: Option<(u32, u32)>,
-    /// Where another template has made it: how to end it.
+    /// Where another fork server has made it: how to end it.
     handle: Option<Handle>,
-    /// What the template's own environment looks like.
+    /// What the fork server's own environment looks like.
     base: Snapshot,
-    /// Closed when this process ends, or executes another program: then the template ends.
-    #[expect(dead_code, reason = "held for the template, nothing more")]
+    /// Closed when this process ends, or executes another program: then the fork server ends.
+    #[expect(dead_code, reason = "held for the fork server, nothing more")]
     life: Option<OwnedFd>,
 }
 
 impl ForkServer {
     /// One that is a child of this process, and was told nothing yet.
     pub(super) fn executed(
-        line: Arc<Line>,
+        line: Arc<ServerLink>,
         base: Snapshot,
         child: u32,
         life: OwnedFd,
@@ -43,17 +43,17 @@ impl ForkServer {
         ForkServer { line, child: Some((child, sys::pid())), handle: None, base, life: Some(life) }
     }
 
-    /// One that was made by another template.
-    pub(crate) fn made(line: Arc<Line>, base: Snapshot, handle: Handle) -> ForkServer {
+    /// One that was made by another fork server.
+    pub(crate) fn made(line: Arc<ServerLink>, base: Snapshot, handle: Handle) -> ForkServer {
         ForkServer { line, child: None, handle: Some(handle), base, life: None }
     }
 
     /// In a template: itself, as its children see it.
-    pub(crate) fn own(line: Arc<Line>, base: Snapshot) -> ForkServer {
+    pub(crate) fn own(line: Arc<ServerLink>, base: Snapshot) -> ForkServer {
         ForkServer { line, child: None, handle: None, base, life: None }
     }
 
-    /// Forks a template from this process as it is now, but for `streams`.
+    /// Forks a fork server from this process as it is now, but for `streams`.
     pub(crate) fn fork(
         alone: SingleThread,
         streams: &Streams,
@@ -62,13 +62,13 @@ impl ForkServer {
         sys::fill_standard_streams();
         wire::warm_up()?;
         let (sender, requests) = ipc::channel()?;
-        let (ring, bell) = sys::doorbell()?;
+        let (ring, bell) = sys::fd_channel()?;
         let (owners_life, life) = std::io::pipe()?;
         let owner = sys::pid();
         let base = Snapshot::now()?;
         match sys::fork(alone)? {
             Forked::Parent { child } => {
-                let line = Line::new(sender, ring);
+                let line = ServerLink::new(sender, ring);
                 known::note(child, &line);
                 let child = Some((child, owner));
                 Ok(ForkServer { line, child, handle: None, base, life: Some(life.into()) })
@@ -76,7 +76,7 @@ impl ForkServer {
             Forked::Child => {
                 drop(life);
                 streams.close_copies();
-                let own = ForkServer::own(Line::new(sender, ring), base);
+                let own = ForkServer::own(ServerLink::new(sender, ring), base);
                 let ears = Ears { requests, bell, life: Some(owners_life.into()) };
                 own.serve(alone, owner, ears, become_process)
             }
@@ -95,14 +95,14 @@ impl ForkServer {
         become_process(self, newborn)
     }
 
-    /// What a new process must change to have today's surroundings, with `overrides`.
-    pub(crate) fn surroundings(&self, overrides: &Overrides) -> Result<Surroundings, String> {
+    /// What a new process must change to have today's environment, with `overrides`.
+    pub(crate) fn environment(&self, overrides: &Overrides) -> Result<EnvironmentChanges, String> {
         self.base.changes(overrides)
     }
 
     /// Asks for a process.
     pub(crate) fn start(&self, start: Start, streams: &Streams) -> Result<(), Error> {
-        if start.tie == Tie::Daemon {
+        if start.lifetime == Lifetime::Daemon {
             known::note_daemon(self.child.map(|(pid, _)| pid), &self.line);
         }
         let key = start.key;
@@ -111,7 +111,7 @@ impl ForkServer {
             self.forget(key);
             match error.kind() {
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                    Error::template_gone()
+                    Error::fork_server_gone()
                 }
                 _ => Error::start("the process", error),
             }
@@ -125,11 +125,11 @@ impl ForkServer {
 
     /// Sends a signal to a process that was asked for here, unless it has ended.
     pub(crate) fn signal(&self, to: Key, signal: Signal) {
-        // Where the template is gone, so are its children.
+        // Where the fork server is gone, so are its children.
         let _ = self.ask(Request::Signal { to, signal: signal as i32 });
     }
 
-    /// Kills the template where it is this process's child.
+    /// Kills the fork server where it is this process's child.
     pub(crate) fn kill(&self) {
         // Only this process collects it, and not before this value is dropped.
         if let Some((child, parent)) = self.child
@@ -142,7 +142,7 @@ impl ForkServer {
         }
     }
 
-    /// Whether the template still has this thread's rights, and so may make its children.
+    /// Whether the fork server still has this thread's rights, and so may make its children.
     ///
     /// # Errors
     ///
@@ -152,20 +152,20 @@ impl ForkServer {
         Ok(self.base.rights == now)
     }
 
-    /// Ends a template of which nothing more is wanted, and waits for that: what it holds is gone
+    /// Ends a fork server of which nothing more is wanted, and waits for that: what it holds is gone
     /// then.
-    pub(crate) fn end(template: Arc<ForkServer>) {
-        let handle = template.handle.as_ref().map(|handle| handle.pid);
-        let child = template.child.map(|(pid, _)| pid);
+    pub(crate) fn end(fork_server: Arc<ForkServer>) {
+        let handle = fork_server.handle.as_ref().map(|handle| handle.pid);
+        let child = fork_server.child.map(|(pid, _)| pid);
         let end = handle.and_then(sys::watch_process);
         // Others may hold it until they have ended their last process.
-        drop(template);
-        let deadline = Instant::now() + FUNERAL;
+        drop(fork_server);
+        let deadline = Instant::now() + REAP_TIMEOUT;
         if let Some(pid) = child {
             known::collect_until(pid, deadline);
         }
         if let Some(end) = end {
-            let _ = sys::wait_readable(&[end.as_fd()], Some(FUNERAL));
+            let _ = sys::wait_readable(&[end.as_fd()], Some(REAP_TIMEOUT));
         }
     }
 
@@ -197,18 +197,18 @@ impl Drop for ForkServer {
 pub(crate) struct Handle {
     pub(crate) pid: u32,
     key: Key,
-    template: Arc<ForkServer>,
+    fork_server: Arc<ForkServer>,
 }
 
 impl Handle {
     /// Of a process whose pid is not known yet.
-    pub(super) fn new(key: Key, template: &Arc<ForkServer>) -> Handle {
-        Handle { pid: 0, key, template: Arc::clone(template) }
+    pub(super) fn new(key: Key, fork_server: &Arc<ForkServer>) -> Handle {
+        Handle { pid: 0, key, fork_server: Arc::clone(fork_server) }
     }
 
     /// Sends a signal, unless the process has been reaped.
     pub(crate) fn signal(&self, signal: Signal) {
-        self.template.signal(self.key, signal);
+        self.fork_server.signal(self.key, signal);
     }
 
     /// The process that asked for it.
@@ -221,8 +221,8 @@ impl Handle {
         self.owner() == sys::pid()
     }
 
-    /// Ends the template that made the process, and with it all that it made.
-    pub(crate) fn kill_template(&self) {
-        self.template.kill();
+    /// Ends the fork server that made the process, and with it all that it made.
+    pub(crate) fn kill_fork_server(&self) {
+        self.fork_server.kill();
     }
 }

@@ -11,7 +11,7 @@ use super::lifeline;
 use crate::sys::{self, PerProcess};
 
 /// How long the end of a program waits for the end of its fork servers.
-const FAREWELL: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Has this process end in order: what is left when `main` returns, or `exit` is called, is seen
 /// to.
@@ -27,7 +27,7 @@ pub(crate) fn tidy_at_exit() {
 /// reap.
 extern "C" fn end_at_exit() {
     lifeline::end_at_exit();
-    let deadline = Instant::now() + FAREWELL;
+    let deadline = Instant::now() + END_TIMEOUT;
     // Another thread may hold the lock for long, and goes on while this one ends the program.
     let Some(children) = known::end(deadline) else { return };
     end_fork_servers(children, deadline);
@@ -47,7 +47,7 @@ fn end_fork_servers(fork_servers: Vec<Known>, deadline: Instant) {
     for known in fork_servers {
         if sys::reap_until(known.pid, deadline).is_none() {
             sys::signal_child(known.pid, Signal::SIGKILL);
-            sys::reap_until(known.pid, Instant::now() + FAREWELL);
+            sys::reap_until(known.pid, Instant::now() + END_TIMEOUT);
         }
     }
 }

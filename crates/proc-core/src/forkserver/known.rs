@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::{Line, Request};
+use super::{Request, ServerLink};
 use crate::sys::{self, PerProcess};
 
 #[derive(Default)]
@@ -17,14 +17,14 @@ struct ForkServers {
     /// Those that are children of this process and not collected yet.
     children: Vec<Known>,
     /// The way to those of others that have made daemons of ours.
-    of_daemons: Vec<Arc<Line>>,
+    of_daemons: Vec<Arc<ServerLink>>,
 }
 
 /// A fork server that is a child of this process.
 pub(super) struct Known {
     pub(super) pid: u32,
     /// `None` once there is nothing more to tell it.
-    pub(super) line: Option<Arc<Line>>,
+    pub(super) line: Option<Arc<ServerLink>>,
     /// It was told to end, or was found dead.
     ends: bool,
     /// It has made daemons of this process.
@@ -84,36 +84,37 @@ pub(super) fn check_open() -> io::Result<()> {
 }
 
 /// Notes a new fork server that is a child of this process, to be collected.
-pub(super) fn note(pid: u32, line: &Arc<Line>) {
+pub(super) fn note(pid: u32, line: &Arc<ServerLink>) {
     let line = Some(Arc::clone(line));
     fork_servers().children.push(Known { pid, line, ends: false, has_daemons: false });
 }
 
-/// Notes a template, told to end, whose exit is to be collected when convenient.
-pub(super) fn collect_later(template: u32) {
+/// Notes a fork server, told to end, whose exit is to be collected when convenient.
+pub(super) fn collect_later(fork_server: u32) {
     let mut known = fork_servers();
-    for child in known.children.iter_mut().filter(|child| child.pid == template) {
+    for child in known.children.iter_mut().filter(|child| child.pid == fork_server) {
         child.ends = true;
         child.line.take_if(|_| !child.has_daemons);
     }
     known.collect_ended();
 }
 
-/// Waits for the exit of a template that was told to end.
-pub(super) fn collect_until(template: u32, deadline: Instant) {
-    let is_known = |known: &ForkServers| known.children.iter().any(|child| child.pid == template);
+/// Waits for the exit of a fork server that was told to end.
+pub(super) fn collect_until(fork_server: u32, deadline: Instant) {
+    let is_known =
+        |known: &ForkServers| known.children.iter().any(|child| child.pid == fork_server);
     // Somebody else may have collected it.
-    if is_known(&fork_servers()) && sys::reap_until(template, deadline).is_some() {
-        fork_servers().children.retain(|child| child.pid != template);
+    if is_known(&fork_servers()) && sys::reap_until(fork_server, deadline).is_some() {
+        fork_servers().children.retain(|child| child.pid != fork_server);
     }
 }
 
-/// Notes that a template is asked for a daemon, which is told to end also when the template is out
+/// Notes that a fork server is asked for a daemon, which is told to end also when the fork server is out
 /// of use.
-pub(super) fn note_daemon(template: Option<u32>, line: &Arc<Line>) {
+pub(super) fn note_daemon(fork_server: Option<u32>, line: &Arc<ServerLink>) {
     let mut known = fork_servers();
     let ForkServers { children, of_daemons, .. } = &mut *known;
-    match children.iter_mut().find(|child| Some(child.pid) == template) {
+    match children.iter_mut().find(|child| Some(child.pid) == fork_server) {
         Some(child) => child.has_daemons = true,
         None if of_daemons.iter().any(|known| Arc::ptr_eq(known, line)) => {}
         None => of_daemons.push(Arc::clone(line)),
@@ -123,14 +124,14 @@ pub(super) fn note_daemon(template: Option<u32>, line: &Arc<Line>) {
 /// Sends a signal to all daemons of this process.
 pub(super) fn signal_daemons(signal: Signal) {
     let of = sys::pid();
-    // The lock is not held while sending, which waits where a template is stopped.
-    let lines: Vec<Arc<Line>> = {
+    // The lock is not held while sending, which waits where a fork server is stopped.
+    let lines: Vec<Arc<ServerLink>> = {
         let known = fork_servers();
         let children = known.children.iter().filter(|child| child.has_daemons);
         children.filter_map(|child| child.line.as_ref()).chain(&known.of_daemons).cloned().collect()
     };
     for line in lines {
-        // Where the template is gone, so are its children.
+        // Where the fork server is gone, so are its children.
         let _ = line.ask(Request::SignalDaemons { of, signal: signal as i32 });
     }
 }

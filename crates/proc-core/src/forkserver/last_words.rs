@@ -1,23 +1,23 @@
 //! What a process says of its death while it still can: the panic that ends it, or that it got no
 //! memory.
 //!
-//! A handler of the signal that ends it says it, by the doorbell of its template, in one system
-//! call, since a dying process can do no more. The template tells it to the parent, with the exit.
+//! A handler of the signal that ends it says it, by the descriptor channel of its fork server, in one system
+//! call, since a dying process can do no more. The fork server tells it to the parent, with the exit.
 
 use std::sync::Arc;
 
-use super::Line;
+use super::ServerLink;
 use crate::error::LastWords;
 use crate::panics::{self, PanicReport};
 use crate::sys;
 
 /// The longest message of a panic that is told in this way, in bytes.
-const LONGEST_MESSAGE: usize = 1 << 10;
-const LONGEST_BACKTRACE: usize = 2 << 10;
+const MAX_MESSAGE_BYTES: usize = 1 << 10;
+const MAX_BACKTRACE_BYTES: usize = 2 << 10;
 
 /// In a template: has its children say at `line` why they crash, where that is known: by a panic
 /// that cannot unwind, or for want of memory. They inherit what is set here.
-pub(crate) fn have_children_say_to(line: &Arc<Line>) {
+pub(crate) fn have_children_say_to(line: &Arc<ServerLink>) {
     panics::set_witness(|report| {
         // The panic that cannot unwind tells more than what says that it could not.
         if !report.is_about_unwinding() {
@@ -35,9 +35,9 @@ fn shortened(report: &PanicReport) -> PanicReport {
         text[..end.unwrap_or(0)].to_owned()
     };
     PanicReport {
-        message: cut(&report.message, LONGEST_MESSAGE),
-        location: report.location.as_ref().map(|location| cut(location, LONGEST_MESSAGE)),
-        backtrace: report.backtrace.as_ref().map(|trace| cut(trace, LONGEST_BACKTRACE)),
+        message: cut(&report.message, MAX_MESSAGE_BYTES),
+        location: report.location.as_ref().map(|location| cut(location, MAX_MESSAGE_BYTES)),
+        backtrace: report.backtrace.as_ref().map(|trace| cut(trace, MAX_BACKTRACE_BYTES)),
     }
 }
 

@@ -3,7 +3,7 @@
 //! From its start to its death a child holds a copy of a *lifeline*, a channel on which nothing is
 //! ever sent. At its own end the parent lets go of its copy and waits for the channel to close:
 //! then they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is
-//! killed waits for nobody; what it has started is ended by its templates.
+//! killed waits for nobody; what it has started is ended by its fork servers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,12 +13,12 @@ use ipc_channel::{TryRecvError, ipc};
 use nix::sys::signal::Signal;
 
 use super::known;
-use super::protocol::Tie;
+use super::protocol::Lifetime;
 use crate::panics;
 use crate::sys::{self, PerProcess};
 
 /// How long daemons that were told to end may take.
-const GRACE: Duration = Duration::from_millis(500);
+const DAEMON_GRACE_PERIOD: Duration = Duration::from_millis(500);
 
 /// A copy of the end that children hold, and the end that tells when nobody does.
 type Lifeline = (IpcSender<()>, IpcReceiver<()>);
@@ -30,7 +30,7 @@ struct Lifelines {
     daemons: Option<Lifeline>,
     #[expect(dead_code, reason = "held for this process's own parent, nothing more")]
     held: Option<IpcSender<()>>,
-    tie: Tie,
+    lifetime: Lifetime,
 }
 
 /// A copy of this process, made by a user's `fork`, has none: children are waited for by their
@@ -42,16 +42,16 @@ fn lifelines() -> MutexGuard<'static, Lifelines> {
 }
 
 /// What a new child of this process is to hold.
-pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
+pub(crate) fn lifeline(lifetime: Lifetime) -> std::io::Result<Option<IpcSender<()>>> {
     let mut lifelines = lifelines();
     // A worker can be told to end at any time, and takes its children with it.
-    if lifelines.tie == Tie::Worker {
+    if lifelines.lifetime == Lifetime::Worker {
         return Ok(None);
     }
-    let line = match tie {
-        Tie::Awaited => &mut lifelines.awaited,
-        Tie::Daemon => &mut lifelines.daemons,
-        Tie::Worker => return Ok(None),
+    let line = match lifetime {
+        Lifetime::Joined => &mut lifelines.awaited,
+        Lifetime::Daemon => &mut lifelines.daemons,
+        Lifetime::Worker => return Ok(None),
     };
     let line = match line {
         Some(line) => line,
@@ -61,9 +61,9 @@ pub(crate) fn lifeline(tie: Tie) -> std::io::Result<Option<IpcSender<()>>> {
 }
 
 /// In a new process: holds its lifeline until its death.
-pub(crate) fn hold(tie: Tie, held: Option<IpcSender<()>>) {
+pub(crate) fn hold(lifetime: Lifetime, held: Option<IpcSender<()>>) {
     LIFELINES.inherit();
-    *lifelines() = Lifelines { held, tie, ..Lifelines::default() };
+    *lifelines() = Lifelines { held, lifetime, ..Lifelines::default() };
 }
 
 /// In a new template: lets go of all that the process it is a copy of had.
@@ -85,7 +85,7 @@ pub(crate) fn end() {
         }
         if let Some(line) = daemons {
             known::signal_daemons(Signal::SIGTERM);
-            wait(line, Instant::now().checked_add(GRACE));
+            wait(line, Instant::now().checked_add(DAEMON_GRACE_PERIOD));
             known::signal_daemons(Signal::SIGKILL);
         }
         if let Some(line) = awaited {
@@ -126,6 +126,6 @@ pub(crate) fn end_at_exit() {
     let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end);
     let _ = match thread {
         Ok(thread) => thread.join().ok(),
-        Err(_) => panics::contain(end),
+        Err(_) => panics::catch_and_print(end),
     };
 }

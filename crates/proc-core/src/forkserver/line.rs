@@ -1,4 +1,4 @@
-//! The way to a fork server: requests, and the bell that announces them.
+//! The way to a fork server: requests, and the listener that announces them.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,27 +7,27 @@ use ipc_channel::IpcError;
 use ipc_channel::ipc::IpcSender;
 
 use super::Request;
-use crate::sys::Ring;
+use crate::sys::Notifier;
 
-/// The way to a template: requests, and the bell that announces them.
+/// The way to a template: requests, and the listener that announces them.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct ServerLink {
     requests: Mutex<IpcSender<Request>>,
-    ring: Ring,
+    ring: Notifier,
 }
 
-impl Line {
-    pub(crate) fn new(requests: IpcSender<Request>, ring: Ring) -> Arc<Line> {
-        Arc::new(Line { requests: Mutex::new(requests), ring })
+impl ServerLink {
+    pub(crate) fn new(requests: IpcSender<Request>, ring: Notifier) -> Arc<ServerLink> {
+        Arc::new(ServerLink { requests: Mutex::new(requests), ring })
     }
 
-    /// Orders the template to kill its children and to end.
+    /// Orders the fork server to kill its children and to end.
     pub(crate) fn order_end(&self) -> io::Result<()> {
         self.ring.order_end()
     }
 
     /// For who can do no more than one system call.
-    pub(crate) fn ring(&self) -> &Ring {
+    pub(crate) fn ring(&self) -> &Notifier {
         &self.ring
     }
 

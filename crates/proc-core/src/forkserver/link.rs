@@ -29,14 +29,14 @@ pub(crate) fn next_serial() -> u64 {
 pub(crate) struct Link<T> {
     pub(crate) handle: Handle,
     reports: IpcReceiver<Report<T>>,
-    /// What a quick process said before the template told its pid.
+    /// What a quick process said before the fork server told its pid.
     early: RefCell<VecDeque<Report<T>>>,
 }
 
 impl<T: Message + Debug> Link<T> {
-    /// Asks `template` for a process and waits until it exists.
+    /// Asks `fork_server` for a process and waits until it exists.
     pub(crate) fn start(
-        template: &Arc<ForkServer>,
+        fork_server: &Arc<ForkServer>,
         serial: u64,
         name: &str,
         attributes: &Attributes,
@@ -48,28 +48,28 @@ impl<T: Message + Debug> Link<T> {
         let (report, reports) = ipc::channel::<Report<T>>().map_err(cannot)?;
         let report = report.to_opaque().to();
         let key = Key { owner: sys::pid(), serial };
-        let Attributes { tie, overrides, limits, streams } = attributes;
-        let (tie, limits) = (*tie, limits.clone());
+        let Attributes { lifetime, overrides, limits, streams } = attributes;
+        let (lifetime, limits) = (*lifetime, limits.clone());
         let streams = streams.or_inherited().map_err(cannot)?;
-        let surroundings = template.surroundings(overrides).map_err(Error::invalid)?;
-        let surroundings = Payload::encode_plain(&surroundings)
+        let environment = fork_server.environment(overrides).map_err(Error::invalid)?;
+        let environment = Payload::encode_plain(&environment)
             .map_err(|why| cannot(std::io::Error::other(why)))?;
-        let lifeline = lifeline::lifeline(tie).map_err(cannot)?;
+        let lifeline = lifeline::lifeline(lifetime).map_err(cannot)?;
         // More is not shown anywhere; errors have the whole name.
         let name = name.chars().take(16).collect();
         let start = Start {
             key,
             name,
             report,
-            tie,
+            lifetime,
             lifeline,
-            surroundings,
+            environment,
             limits,
             streams: streams.count(),
             job,
         };
-        template.start(start, &streams)?;
-        let handle = Handle::new(key, template);
+        fork_server.start(start, &streams)?;
+        let handle = Handle::new(key, fork_server);
         let mut link = Link { handle, reports, early: RefCell::default() };
         let mut early = VecDeque::new();
         loop {
@@ -84,13 +84,13 @@ impl<T: Message + Debug> Link<T> {
                 }
                 Received::Report(report) => early.push_back(report),
                 received => {
-                    template.forget(key);
+                    fork_server.forget(key);
                     if !matches!(received, Received::End) {
                         // It may exist all the same, and nobody would know it.
                         link.handle.signal(Signal::SIGKILL);
                         link.wait_for_end();
                     }
-                    return Err(Error::template_gone());
+                    return Err(Error::fork_server_gone());
                 }
             }
         }
@@ -171,7 +171,7 @@ pub(crate) enum Received<T> {
     Report(Report<T>),
     /// The deadline came first.
     Nothing,
-    /// Nobody is left who could report: process and template are gone.
+    /// Nobody is left who could report: process and fork server are gone.
     End,
     /// Something that is no report.
     Rubbish,

@@ -1,11 +1,11 @@
-//! A new process before its own work: it takes the name and the surroundings it was given, and finds
+//! A new process before its own work: it takes the name and the environment it was given, and finds
 //! what it is to do.
 
 use std::os::fd::OwnedFd;
 
 use ipc_channel::ipc::IpcSender;
 
-use super::environment::Surroundings;
+use super::environment::EnvironmentChanges;
 use super::streams::{self, BELL};
 use super::{Job, Newborn, Report, Start, lifeline};
 use crate::call::Code;
@@ -20,8 +20,8 @@ impl Code for Main {}
 /// What a new process begins with.
 pub(crate) struct Birth {
     pub(crate) job: Job,
-    /// The two ends of the doorbell of a process that is to be a fork server.
-    pub(crate) doorbell: Vec<(u8, OwnedFd)>,
+    /// The two ends of the descriptor channel of a process that is to be a fork server.
+    pub(crate) fd_channel: Vec<(u8, OwnedFd)>,
     pub(crate) report: IpcSender<Report<()>>,
 }
 
@@ -34,17 +34,17 @@ impl Birth {
 
 /// Does what every new process does before its own work, and then that.
 pub(super) fn run(Newborn { alone, start, streams }: Newborn) -> ! {
-    let Start { name, report, tie, lifeline, surroundings, limits, job, .. } = start;
+    let Start { name, report, lifetime, lifeline, environment, limits, job, .. } = start;
     sys::name_process(&name);
-    let (streams, doorbell) = streams.into_iter().partition(|(number, _)| *number < BELL);
-    lifeline::hold(tie, lifeline);
-    let taken = streams::put(streams).and_then(|()| surroundings.decode());
-    let taken = taken.and_then(|surroundings: Surroundings| surroundings.take(alone));
+    let (streams, fd_channel) = streams.into_iter().partition(|(number, _)| *number < BELL);
+    lifeline::hold(lifetime, lifeline);
+    let taken = streams::put(streams).and_then(|()| environment.decode());
+    let taken = taken.and_then(|environment: EnvironmentChanges| environment.take(alone));
     let taken = taken.and_then(|()| limits.set());
     let main =
         taken.and_then(|()| job.main.resolve::<Main>().map_err(|fault| format!("{fault:?}")));
     match main {
-        Ok(main) => main(Birth { job, doorbell, report }),
+        Ok(main) => main(Birth { job, fd_channel, report }),
         Err(why) => {
             let _ = report.send(Report::NotReady(why));
             sys::exit_now(1)

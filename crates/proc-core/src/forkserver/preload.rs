@@ -1,8 +1,8 @@
-//! A template of a pool's own, which has run a function before it forks workers.
+//! A fork server of a pool's own, which has run a function before it forks workers.
 //!
-//! It is made by another template, as any process is, and becomes one once the function has
+//! It is made by another fork server, as any process is, and becomes one once the function has
 //! returned: so what the function leaves in memory is there in every worker, without a copy until
-//! either writes. It is the one template that has run code of the user's. That code must have ended
+//! either writes. It is the one fork server that has run code of the user's. That code must have ended
 //! all threads, which is looked at; a lock that it left locked is locked in the workers.
 
 use std::io;
@@ -17,22 +17,22 @@ use super::environment::Snapshot;
 use super::start_method::become_process;
 use super::streams::{BELL, RING, Streams};
 use super::{
-    Attributes, Birth, Ears, ForkServer, Job, Line, Link, Main, Received, Report, Request, Tie,
-    next_serial,
+    Attributes, Birth, Ears, ForkServer, Job, Lifetime, Link, Main, Received, Report, Request,
+    ServerLink, next_serial,
 };
 use crate::call::{Entry, Fault, Input, Name, State};
 use crate::error::{Error, Exit};
-use crate::panics::{self, Echo};
+use crate::panics::{self, PanicOutput};
 use crate::sys::{self, SingleThread};
 use crate::wire::{Payload, Sink};
 
-/// How often it is asked whether the template is still wanted.
-const GLANCE: Duration = Duration::from_millis(20);
+/// How often it is asked whether the fork server is still wanted.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long output waits for whoever holds the stream.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Has `maker` make a template that has run `function`, unless it is not wanted any more.
+/// Has `maker` make a fork server that has run `function`, unless it is not wanted any more.
 ///
 /// # Errors
 ///
@@ -44,9 +44,9 @@ pub(crate) fn start(
     arguments: Payload,
     is_wanted: impl Fn() -> bool,
 ) -> Result<Arc<ForkServer>, Error> {
-    let cannot = |error| Error::start("a template", error);
+    let cannot = |error| Error::start("a fork server", error);
     let (sender, requests) = ipc::channel::<Request>().map_err(cannot)?;
-    let (ring, bell) = sys::doorbell().map_err(cannot)?;
+    let (ring, bell) = sys::fd_channel().map_err(cannot)?;
     let mut streams = Streams::default();
     streams.set(BELL.into(), bell.into());
     streams.set(RING.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
@@ -60,14 +60,14 @@ pub(crate) fn start(
         senders: vec![sender.clone().to_opaque()],
         memory: Vec::new(),
     };
-    let attributes = Attributes { tie: Tie::Worker, streams, ..Attributes::default() };
-    let link = Link::start(maker, next_serial(), "template", &attributes, job)?;
-    // With our copy of the bell, nobody could tell that the template has died.
+    let attributes = Attributes { lifetime: Lifetime::Worker, streams, ..Attributes::default() };
+    let link = Link::start(maker, next_serial(), "forkserver", &attributes, job)?;
+    // With our copy of the listener, nobody could tell that the fork server has died.
     drop(attributes);
     let failed = loop {
-        match link.receive(Some(Instant::now() + GLANCE)) {
+        match link.receive(Some(Instant::now() + POLL_INTERVAL)) {
             Received::Report(Report::Said(Ok(()))) => {
-                let line = Line::new(sender, ring);
+                let line = ServerLink::new(sender, ring);
                 return Ok(Arc::new(ForkServer::made(line, base, link.handle)));
             }
             Received::Report(Report::Said(Err(fault))) => {
@@ -84,7 +84,7 @@ pub(crate) fn start(
                 return Err(Error::closed());
             }
             Received::Report(_) | Received::Nothing => {}
-            Received::End => return Err(Error::template_gone()),
+            Received::End => return Err(Error::fork_server_gone()),
             Received::Rubbish => {
                 link.handle.signal(Signal::SIGKILL);
                 break Error::died(Exit::default(), None);
@@ -102,12 +102,12 @@ const MAIN: &Entry<Main> = &Entry::new::<Preload>(main);
 
 /// The new process: runs the function, says what came of it, and is a fork server from then on.
 fn main(birth: Birth) -> ! {
-    panics::set_echo(Echo::Reported);
+    panics::set_panic_output(PanicOutput::Reported);
     let report = birth.report::<Said>();
-    let Birth { mut job, doorbell, report: first } = birth;
+    let Birth { mut job, fd_channel, report: first } = birth;
     drop(first);
     let (mut bell, mut ring) = (None, None);
-    for (number, fd) in doorbell {
+    for (number, fd) in fd_channel {
         *if number == BELL { &mut bell } else { &mut ring } = Some(fd);
     }
     let (Some(bell), Some(ring)) = (bell, ring) else { sys::exit_now(1) };
@@ -122,7 +122,7 @@ fn main(birth: Birth) -> ! {
     // Where the function has changed the user, the kernel has forgotten that.
     sys::die_with_parent();
     // What it has printed would be printed again by every copy.
-    sys::flush(FLUSH_PATIENCE);
+    sys::flush(FLUSH_TIMEOUT);
     let alone = done.and_then(|_| SingleThread::prove().map_err(threads_left));
     let (told, alone) = match alone {
         Ok(alone) => (Ok(()), Some(alone)),
@@ -134,7 +134,7 @@ fn main(birth: Birth) -> ! {
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
-    let own = ForkServer::own(Line::new(sender.to(), ring.into()), base);
+    let own = ForkServer::own(ServerLink::new(sender.to(), ring.into()), base);
     // It ends with the fork server that has made it.
     let ears = Ears { requests: requests.to(), bell: bell.into(), life: None };
     own.serve(alone, sys::parent_pid(), ears, become_process)

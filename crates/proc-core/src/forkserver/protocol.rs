@@ -16,7 +16,7 @@ pub(crate) struct Key {
     pub(crate) serial: u64,
 }
 
-/// What a program, or a process of its tree, asks of its template.
+/// What a program, or a process of its tree, asks of its fork server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Start a process and report on it.
@@ -33,10 +33,10 @@ pub(crate) enum Request {
 
 /// What becomes of a process at the end of the one that started it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Tie {
+pub(crate) enum Lifetime {
     /// It is waited for.
     #[default]
-    Awaited,
+    Joined,
     /// It is told to end, and killed if it has not soon: Python's daemon.
     Daemon,
     /// It is killed: a pool's worker, whose results nobody can fetch any more.
@@ -50,11 +50,11 @@ pub(crate) struct Start {
     /// What `ps` shows.
     pub(crate) name: String,
     pub(crate) report: IpcSender<Report<()>>,
-    pub(crate) tie: Tie,
+    pub(crate) lifetime: Lifetime,
     /// What the process is to hold until its death.
     pub(crate) lifeline: Option<IpcSender<()>>,
-    /// [`Surroundings`](super::environment::Surroundings), which may be long.
-    pub(crate) surroundings: Payload,
+    /// [`EnvironmentChanges`](super::environment::EnvironmentChanges), which may be long.
+    pub(crate) environment: Payload,
     pub(crate) limits: Limits,
     /// How many standard streams of its own have gone ahead.
     pub(crate) streams: usize,
@@ -84,7 +84,7 @@ pub(crate) enum Report<T> {
     Started { pid: u32 },
     /// The fork server could not make it: the system's error number.
     NotStarted { errno: i32 },
-    /// It could not take the surroundings or limits that it was to start with.
+    /// It could not take the environment or limits that it was to start with.
     NotReady(String),
     /// It has been reaped: a raw wait status, and what it said before that explains it.
     Exited { status: i32, last_words: Option<LastWords> },

@@ -11,36 +11,36 @@ use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
 use super::streams::Arrived;
-use super::{Key, Line, Report, Request, Start, Tie, last_words, lifeline};
+use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
 use crate::error::LastWords;
-use crate::panics::{self, Echo};
-use crate::sys::{self, Bell, ExitBell, Forked, Heard, SingleThread};
+use crate::panics::{self, PanicOutput};
+use crate::sys::{self, ChildExits, Forked, Heard, Listener, SingleThread};
 use crate::wire;
 
 /// How long a fork server that ends waits for the children that it has killed, and its parent for
 /// it.
-pub(super) const FUNERAL: Duration = Duration::from_secs(1);
+pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a template looks for its parent and its children where no descriptor tells it.
-const GLANCE: Duration = Duration::from_millis(20);
+/// How often a fork server looks for its parent and its children where no descriptor tells it.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Where a template hears of what it is to do.
+/// Where a fork server hears of what it is to do.
 pub(crate) struct Ears {
     pub(crate) requests: IpcReceiver<Request>,
-    pub(crate) bell: Bell,
-    /// Closed when the owner ends or executes another program; without it, the template is another
-    /// template's child and ends with that.
+    pub(crate) bell: Listener,
+    /// Closed when the owner ends or executes another program; without it, the fork server is another
+    /// fork server's child and ends with that.
     pub(crate) life: Option<OwnedFd>,
 }
 
-/// The template's side.
+/// The fork server's side.
 pub(crate) struct Server {
     alone: SingleThread,
-    /// The process that this template serves, its parent.
+    /// The process that this fork server serves, its parent.
     owner: u32,
     ears: Ears,
     /// Tells of exits, unless each child has to be watched by itself.
-    exits: Option<ExitBell>,
+    exits: Option<ChildExits>,
     children: FxHashMap<u32, Running>,
     streams: Arrived,
     retiring: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Newborn {
 /// A child that has not been reaped.
 struct Running {
     key: Key,
-    tie: Tie,
+    lifetime: Lifetime,
     report: IpcSender<Report<()>>,
     /// Readable when it has ended, where nothing else tells that.
     end: Option<OwnedFd>,
@@ -68,38 +68,43 @@ struct Running {
 
 impl Running {
     fn is_daemon_of(&self, owner: u32) -> bool {
-        self.tie == Tie::Daemon && self.key.owner == owner
+        self.lifetime == Lifetime::Daemon && self.key.owner == owner
     }
 }
 
 impl Server {
-    /// Becomes the template; what returns from `serve` is a child, which ends here too.
-    pub(crate) fn run(alone: SingleThread, owner: u32, ears: Ears, line: &Arc<Line>) -> Newborn {
+    /// Becomes the fork server; what returns from `serve` is a child, which ends here too.
+    pub(crate) fn run(
+        alone: SingleThread,
+        owner: u32,
+        ears: Ears,
+        line: &Arc<ServerLink>,
+    ) -> Newborn {
         lifeline::let_go();
         sys::ignore_sigpipe();
-        sys::hear_children();
-        sys::name_process("template");
+        sys::reset_sigchld();
+        sys::name_process("forkserver");
         // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
         panics::install_hook();
-        panics::set_echo(Echo::Never);
-        let Ok(mask) = sys::block_signals(&sys::template_signals()) else { sys::exit_now(1) };
+        panics::set_panic_output(PanicOutput::Never);
+        let Ok(mask) = sys::block_signals(&sys::fork_server_signals()) else { sys::exit_now(1) };
         // It holds descriptors for all its children, which get the program's limit back.
         let files = sys::raise_limit_of_open_files();
         // Threads of libraries that were there before `main` would take the signal that tells of
         // exits.
-        let exits = if sys::has_one_thread() { ExitBell::new().ok() } else { None };
+        let exits = if sys::has_one_thread() { ChildExits::new().ok() } else { None };
         last_words::have_children_say_to(line);
         let children = FxHashMap::default();
         let streams = Arrived::default();
         let (retiring, is_rung) = (false, false);
         let mut server = Server { alone, owner, ears, exits, children, streams, retiring, is_rung };
-        let template = sys::pid();
+        let fork_server = sys::pid();
         let (start, streams) = server.serve();
         // From here on this is a child. It must not hold its siblings' channels, nor the
-        // template's.
+        // fork server's.
         drop(server);
         sys::die_with_parent();
-        if sys::parent_pid() != template {
+        if sys::parent_pid() != fork_server {
             sys::exit_now(0);
         }
         sys::restore_signals(&mask);
@@ -134,7 +139,7 @@ impl Server {
                 Some(exits) => exits.descriptor().is_some(),
                 None => self.children.values().all(|child| child.end.is_some()),
             };
-            let glance = (!watched || watch.is_none()).then_some(GLANCE);
+            let glance = (!watched || watch.is_none()).then_some(POLL_INTERVAL);
             // What was rung while something else was waited for is not waited for again.
             let glance = if self.is_rung { Some(Duration::ZERO) } else { glance };
             let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
@@ -158,12 +163,12 @@ impl Server {
         }
     }
 
-    /// Hears what was said at the doorbell, up to the next ring; false if there was none.
+    /// Hears what was said at the descriptor channel, up to the next ring; false if there was none.
     fn hear(&mut self) -> bool {
         loop {
             match self.ears.bell.hear() {
                 None => return false,
-                Some(Heard::Ring) => return true,
+                Some(Heard::Notifier) => return true,
                 Some(Heard::End) => self.end(),
                 Some(Heard::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
                 Some(Heard::LastWords(words)) => {
@@ -197,13 +202,13 @@ impl Server {
         None
     }
 
-    /// Nobody is left to work for: ends the children, and the template.
+    /// Nobody is left to work for: ends the children, and the fork server.
     fn end(&mut self) -> ! {
         for pid in self.children.keys() {
             sys::signal_child(*pid, Signal::SIGKILL);
         }
         // Those who are not reaped here would stay with a first process that does not reap.
-        let deadline = Instant::now() + FUNERAL;
+        let deadline = Instant::now() + REAP_TIMEOUT;
         for pid in self.children.keys() {
             sys::reap_until(*pid, deadline);
         }
@@ -224,7 +229,7 @@ impl Server {
 
     /// Forks; the child gets `start` back, with its streams.
     fn start(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
-        // They were sent before the request, but perhaps after the doorbell was last heard.
+        // They were sent before the request, but perhaps after the descriptor channel was last heard.
         while start.streams > 0 && self.hear() {
             self.is_rung = true;
         }
@@ -233,9 +238,9 @@ impl Server {
         match forked {
             Ok((Forked::Parent { child: pid }, _)) => {
                 let _ = start.report.send(Report::Started { pid });
-                let Start { key, tie, report, .. } = start;
+                let Start { key, lifetime, report, .. } = start;
                 let end = if self.exits.is_none() { sys::watch_process(pid) } else { None };
-                self.children.insert(pid, Running { key, tie, report, end, last_words: None });
+                self.children.insert(pid, Running { key, lifetime, report, end, last_words: None });
                 None
             }
             Ok((Forked::Child, streams)) => Some((start, streams)),

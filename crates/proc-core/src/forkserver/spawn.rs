@@ -10,31 +10,31 @@ use std::time::{Duration, Instant};
 use ipc_channel::ipc;
 
 use super::environment::Snapshot;
-use super::{Ears, ForkServer, Line, Newborn, Request};
+use super::{Ears, ForkServer, Newborn, Request, ServerLink};
 use crate::memory::{fd_of, receiver_of, sender_of};
 use crate::sys::image::{self, Image};
-use crate::sys::{self, Bell, Ring, SingleThread};
+use crate::sys::{self, Listener, Notifier, SingleThread};
 use crate::wire;
 
-/// Tells an executed program that it is to be a template, and the numbers of the descriptors that
-/// it is given for that: the two ends of the doorbell, the requests and who sends them, its owner's
+/// Tells an executed program that it is to be a fork server, and the numbers of the descriptors that
+/// it is given for that: the two ends of the descriptor channel, the requests and who sends them, its owner's
 /// life, and stdin.
-const VARIABLE: &str = "PROC_CORE_TEMPLATE";
+const VARIABLE: &str = "PROC_CORE_FORKSERVER";
 
-/// How long an executed template may take to begin.
-const BIRTH: Duration = Duration::from_secs(30);
+/// How long an executed fork server may take to begin.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whether this process was executed to be a template, and is none yet.
+/// Whether this process was executed to be a fork server, and is none yet.
 pub(crate) fn is_executed_for_it() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// Executes this program again, which becomes the template before its `main` begins.
+/// Executes this program again, which becomes the fork server before its `main` begins.
 pub(super) fn spawn() -> io::Result<ForkServer> {
     sys::fill_standard_streams();
     wire::warm_up()?;
     let (sender, requests) = ipc::channel::<Request>()?;
-    let (ring, bell) = sys::doorbell()?;
+    let (ring, bell) = sys::fd_channel()?;
     let (owners_life, life) = std::io::pipe()?;
     let sender_of_its_own = fd_of(&sender)?;
     let requests = fd_of(&requests)?;
@@ -58,10 +58,12 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         .stdin(sys::empty_stdin()?)
         .spawn();
     let mut child = child.map_err(cannot_execute)?;
-    // With our copies, nobody could tell that the template has died.
+    // With our copies, nobody could tell that the fork server has died.
     drop((bell, requests, sender_of_its_own, owners_life, stdin, command));
     match await_birth(&ring, &mut child) {
-        Ok(()) => Ok(ForkServer::executed(Line::new(sender, ring), base, child.id(), life.into())),
+        Ok(()) => {
+            Ok(ForkServer::executed(ServerLink::new(sender, ring), base, child.id(), life.into()))
+        }
         Err(why) => {
             let _ = child.kill();
             let _ = child.wait();
@@ -70,7 +72,7 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     }
 }
 
-/// In an executed program: becomes the template that it was executed to be.
+/// In an executed program: becomes the fork server that it was executed to be.
 pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
     sys::fill_standard_streams();
     let alone = SingleThread::fresh_image();
@@ -90,9 +92,9 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
         let sender = sender_of(sender)?;
         // What the program reads is its own until then.
         sys::put_stream(0, stdin)?;
-        let bell = Bell::from(bell);
+        let bell = Listener::from(bell);
         bell.greet(Image::get().identity())?;
-        let own = ForkServer::own(Line::new(sender, ring.into()), Snapshot::now()?);
+        let own = ForkServer::own(ServerLink::new(sender, ring.into()), Snapshot::now()?);
         Ok((Ears { requests, bell, life: Some(owners_life) }, own))
     };
     match born() {
@@ -132,13 +134,17 @@ fn cannot_execute(error: io::Error) -> io::Error {
     }
 }
 
-/// Waits until an executed copy of the program says that it is a template.
-fn await_birth(ring: &Ring, child: &mut Child) -> Result<(), String> {
+/// Waits until an executed copy of the program says that it is a fork server.
+fn await_birth(ring: &Notifier, child: &mut Child) -> Result<(), String> {
     let told =
-        ring.await_greeting(child, Instant::now() + BIRTH).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => format!("did not become a template within {BIRTH:?}"),
-            _ => format!("did not become a template: {error}"),
-        })?;
+        ring.await_greeting(child, Instant::now() + STARTUP_TIMEOUT).map_err(
+            |error| match error.kind() {
+                io::ErrorKind::TimedOut => {
+                    format!("did not become a fork server within {STARTUP_TIMEOUT:?}")
+                }
+                _ => format!("did not become a fork server: {error}"),
+            },
+        )?;
     match told == Image::get().identity() {
         true => Ok(()),
         false => {

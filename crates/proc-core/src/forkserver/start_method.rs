@@ -14,35 +14,35 @@ use crate::sys::{self, PerProcess, SingleThread};
 
 /// How a new process comes into being; Python's start methods, under their names.
 ///
-/// In all three a small *template* process forks the new process on request. They differ in where
-/// the template comes from, and so in what memory the new process starts with.
+/// In all three a small *fork server* process forks the new process on request. They differ in where
+/// the fork server comes from, and so in what memory the new process starts with.
 ///
 /// Whatever the start method, a new process has the working directory, the environment and the
 /// processors that the caller has when it asks, and no more rights than the calling thread has then
-/// (where these have changed since `init`, a template is executed anew). What else it has is in the
+/// (where these have changed since `init`, a fork server is executed anew). What else it has is in the
 /// table of `docs/new-processes.md`: resource limits, umask, niceness and signal mask are the
-/// template's, as old as `init` with `Forkserver`, and so are statics, loggers and panic hooks (set
+/// fork server's, as old as `init` with `Forkserver`, and so are statics, loggers and panic hooks (set
 /// these in a pool's initializer). `std::env::args` is the program's name alone in a spawned
 /// process.
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StartMethod {
-    /// The template is a copy of the program as it was in [`init`]. The default on Linux.
+    /// The fork server is a copy of the program as it was in [`init`]. The default on Linux.
     ///
     /// Fast, and safe whatever threads and locks the program has later.
     Forkserver,
-    /// The template is a copy of the caller as it is now, made for this process or pool.
+    /// The fork server is a copy of the caller as it is now, made for this process or pool.
     ///
     /// The new process sees everything the caller had in memory, without a copy until either side
     /// writes. Refused where the caller has more than one thread: a lock that another thread holds
     /// would stay locked in the copy for ever.
     Fork,
-    /// The template is the same program, executed again; its `main` does not begin. The default
+    /// The fork server is the same program, executed again; its `main` does not begin. The default
     /// elsewhere.
     ///
     /// Works on every Unix (only Linux is tested), and is what `Forkserver` falls back to without
-    /// [`init`], where `init` found other threads, and where its template was killed or has other
+    /// [`init`], where `init` found other threads, and where its fork server was killed or has other
     /// rights than the program has now.
     Spawn,
 }
@@ -53,7 +53,7 @@ impl Default for StartMethod {
     }
 }
 
-/// The templates of this process.
+/// The fork servers of this process.
 #[derive(Default)]
 struct Program {
     initialized: bool,
@@ -72,10 +72,10 @@ fn program() -> MutexGuard<'static, Program> {
 
 /// Prepares this program for processes; best called first thing in `main`.
 ///
-/// Forks the template while the program is small and has one thread, which makes the first process
+/// Forks the fork server while the program is small and has one thread, which makes the first process
 /// start a millisecond sooner. Nothing depends on it: without it, or where other threads exist by
 /// then (`#[tokio::main]`), the first use executes the program again, and that copy becomes the
-/// template *before* its `main`, so nothing of the program runs twice. What `main` did before
+/// fork server *before* its `main`, so nothing of the program runs twice. What `main` did before
 /// `init` is in the memory of every process; without it, processes begin with what the program has
 /// before `main`.
 ///
@@ -91,7 +91,7 @@ fn program() -> MutexGuard<'static, Program> {
 /// }
 /// ```
 pub fn init() {
-    // A constructor of the program has called it, in a process that is about to be a template.
+    // A constructor of the program has called it, in a process that is about to be a fork server.
     if spawn::is_executed_for_it() {
         return;
     }
@@ -103,7 +103,7 @@ pub fn init() {
     // Before the fork: the file may be touched any time later.
     Image::get();
     panics::install_hook();
-    // Without a template of its own the program spawns one when it needs it, and tells then if that
+    // Without a fork server of its own the program spawns one when it needs it, and tells then if that
     // fails too.
     let main = SingleThread::prove()
         .ok()
@@ -114,7 +114,7 @@ pub fn init() {
 /// Runs [`init`] in tests, before the harness starts its threads; one line at the top level of a
 /// test file.
 ///
-/// Tests need it no more than programs need [`init`]: with it the template is forked, without it
+/// Tests need it no more than programs need [`init`]: with it the fork server is forked, without it
 /// the test binary is executed again for it, and no test runs twice either way. It works under
 /// `cargo test` and `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in
 /// each file of `tests/`. A crate that *forbids* unsafe code cannot use it (life before `main` is
@@ -168,26 +168,26 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
     }
 }
 
-/// Runs `start` with the template for `context`, and again with a new one if that was found dead.
+/// Runs `start` with the fork server for `context`, and again with a new one if that was found dead.
 ///
-/// A template that is a copy of this process has no copy of `streams`.
-pub(crate) fn with_template<T>(
+/// A fork server that is a copy of this process has no copy of `streams`.
+pub(crate) fn with_fork_server<T>(
     context: StartMethod,
     streams: &Streams,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let template = template_for(context, streams)?;
-    match start(&template) {
-        Err(error) if error.is_template_gone() && context != StartMethod::Fork => {
-            forget(&template);
-            start(&template_for(context, streams)?)
+    let fork_server = fork_server_for(context, streams)?;
+    match start(&fork_server) {
+        Err(error) if error.is_fork_server_gone() && context != StartMethod::Fork => {
+            forget(&fork_server);
+            start(&fork_server_for(context, streams)?)
         }
         result => result,
     }
 }
 
-fn template_for(context: StartMethod, streams: &Streams) -> Result<Arc<ForkServer>, Error> {
-    let cannot = |error| Error::start("a template", error);
+fn fork_server_for(context: StartMethod, streams: &Streams) -> Result<Arc<ForkServer>, Error> {
+    let cannot = |error| Error::start("a fork server", error);
     // What `main` has closed of them must not become a channel.
     sys::fill_standard_streams();
     known::check_open().map_err(cannot)?;
@@ -209,17 +209,17 @@ fn template_for(context: StartMethod, streams: &Streams) -> Result<Arc<ForkServe
         let outdated = program.spawned.take();
         drop(program);
         drop(outdated);
-        return template_for(context, streams);
+        return fork_server_for(context, streams);
     }
     if let Some(spawned) = &program.spawned {
         return Ok(Arc::clone(spawned));
     }
     drop(program);
-    make_template(context).map_err(cannot)
+    make_fork_server(context).map_err(cannot)
 }
 
-/// Makes a template for all that is started from now on.
-fn make_template(context: StartMethod) -> io::Result<Arc<ForkServer>> {
+/// Makes a fork server for all that is started from now on.
+fn make_fork_server(context: StartMethod) -> io::Result<Arc<ForkServer>> {
     let _making = known::make();
     if let Some(spawned) = &program().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
@@ -229,7 +229,7 @@ fn make_template(context: StartMethod) -> io::Result<Arc<ForkServer>> {
     // Read, so that no linker leaves it out.
     std::hint::black_box(BECOME_FORK_SERVER);
     if let Some(error) = spawn::why_not_executed() {
-        // In a library the template is a copy of the program that has loaded it, as late as this.
+        // In a library the fork server is a copy of the program that has loaded it, as late as this.
         let alone = SingleThread::prove().ok().filter(|_| context == StartMethod::Forkserver);
         let alone = alone.ok_or(error)?;
         let main = Arc::new(ForkServer::fork(alone, &Streams::default(), become_process)?);
@@ -242,13 +242,13 @@ fn make_template(context: StartMethod) -> io::Result<Arc<ForkServer>> {
     Ok(spawned)
 }
 
-/// Takes a dead template out of use.
+/// Takes a dead fork server out of use.
 fn forget(dead: &Arc<ForkServer>) {
     let mut program = program();
     let Program { main, spawned, .. } = &mut *program;
     let mut gone = Vec::new();
     for place in [main, spawned] {
-        gone.extend(place.take_if(|template| Arc::ptr_eq(template, dead)));
+        gone.extend(place.take_if(|fork_server| Arc::ptr_eq(fork_server, dead)));
     }
     // Dropping one notes its pid, for which the lock must be free.
     drop(program);

@@ -13,7 +13,7 @@ use crate::sys;
 const FIRST_REGION: usize = 64 << 10;
 
 /// The smallest block; larger ones have four sizes for each doubling, so that little is wasted.
-pub(crate) const SMALLEST: usize = 512;
+pub(crate) const MIN_BLOCK_BYTES: usize = 512;
 
 /// A piece of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +258,7 @@ impl Arena {
     fn free_rest(&mut self) {
         let Some(last) = self.regions.last() else { return };
         let mut left = last.len() as u64 - self.uncut;
-        while left >= SMALLEST as u64 {
+        while left >= MIN_BLOCK_BYTES as u64 {
             let len = 1 << left.ilog2();
             let block = Block { region: self.regions.len() as u32 - 1, offset: self.uncut, len };
             self.put(block);
@@ -270,9 +270,9 @@ impl Arena {
 
 /// `len` rounded up to a size of blocks, if there is one.
 fn block_size(len: usize) -> Option<usize> {
-    let len = len.max(SMALLEST);
+    let len = len.max(MIN_BLOCK_BYTES);
     let power = len.checked_next_power_of_two()?;
-    Some(len.next_multiple_of((power / 8).max(SMALLEST)))
+    Some(len.next_multiple_of((power / 8).max(MIN_BLOCK_BYTES)))
 }
 
 /// The number of a size of blocks, smaller ones first.

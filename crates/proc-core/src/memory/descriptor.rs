@@ -58,7 +58,7 @@ impl<T: Serialize> Serialize for Arriving<T> {
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Arriving<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Arriving<T>, D::Error> {
-        match panics::catch_quietly(|| T::deserialize(deserializer)) {
+        match panics::catch_silently(|| T::deserialize(deserializer)) {
             Ok(end) => Ok(Arriving(Some(end?))),
             Err(_) => Ok(Arriving(None)),
         }

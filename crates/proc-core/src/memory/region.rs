@@ -43,7 +43,7 @@ impl Region {
     ///
     /// There is no descriptor, address space or memory for it.
     pub(crate) fn new(len: usize) -> io::Result<Region> {
-        sys::memory::check_available(len)?;
+        sys::memory::check_memory(len)?;
         let fd = sys::memory::create(len)?;
         sys::memory::seal(&fd, Access::Write)?;
         let mapping = Mapping::of_own(fd.as_fd(), Access::Write)?;

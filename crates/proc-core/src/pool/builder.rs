@@ -9,7 +9,7 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Limits, StartMethod};
 use crate::pool::board::MAX_WORKERS;
-use crate::pool::scheduler::{Crew, Initializer, Intensity, Plan, Recipes};
+use crate::pool::scheduler::{Initializer, Intensity, PoolConfig, Recipes, Scheduler};
 use crate::sys;
 use crate::wire::{Message, Payload};
 
@@ -101,8 +101,8 @@ impl<S> PoolBuilder<S> {
     /// copy of its own before it writes.
     ///
     /// For what is costly to make or large, and the same in all workers. It is called in
-    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a template,
-    /// has died. The template is a copy of the program as it was in [`init`](crate::init), and with
+    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a fork server,
+    /// has died. The fork server is a copy of the program as it was in [`init`](crate::init), and with
     /// [`StartMethod::Fork`] as it is in `build`. Where the function panics, ends its process or leaves
     /// threads running, `build` fails with its error ([`Error::is_initializer`]).
     ///
@@ -263,7 +263,7 @@ impl<S> PoolBuilder<S> {
     ///
     /// As in OTP's supervisors. All open calls then fail with [`Error::is_restart_limit`], which
     /// names the last death. A worker that ends in order does not count, nor one that the pool ends
-    /// because its task was cancelled or late, nor one that goes down with its template.
+    /// because its task was cancelled or late, nor one that goes down with its fork server.
     ///
     /// Without it, a worker that dies at a task costs that task and is replaced at once, however
     /// often; one that dies before it is ready is tried 20 times, or 3 times where there is an
@@ -352,7 +352,7 @@ impl<S> PoolBuilder<S> {
         if max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
-        let plan = Plan {
+        let config = PoolConfig {
             processes: processes as u32,
             context,
             name: name.unwrap_or_else(|| "worker".into()),
@@ -363,8 +363,8 @@ impl<S> PoolBuilder<S> {
             intensity,
             memory,
         };
-        let crew = Crew::build(plan, Recipes { preload, initializer, state })?;
-        Ok(Pool { crew, state: PhantomData })
+        let scheduler = Scheduler::build(config, Recipes { preload, initializer, state })?;
+        Ok(Pool { scheduler, state: PhantomData })
     }
 }
 

@@ -23,12 +23,12 @@ use serde_bytes::ByteBuf;
 
 use super::records;
 use crate::call::Fault;
-use crate::error::{Error, Place};
+use crate::error::{Error, Origin};
 use crate::forkserver::Report;
 use crate::memory::Arena;
 use crate::panics::{self, PanicReport};
 use crate::pool::job::{Delivery, Results};
-use crate::pool::worker::{Leaving, News};
+use crate::pool::worker::{FromWorker, LeaveReason};
 use crate::wire::{self, Message, Payload, Sink};
 
 /// Memory that reading takes for each byte read, at most: some types are far wider than their
@@ -92,18 +92,22 @@ fn open_as<R: Message>(
     let name = std::any::type_name::<R>();
     let mut told = Vec::new();
     let spent = measure(|| {
-        let apart = [(0, bytes), (3, &bytes[bytes.len() / 2..])];
-        let apart = apart.map(|(task, bytes)| (task, Payload::new(bytes.to_vec(), None)));
+        let out_of_band = [(0, bytes), (3, &bytes[bytes.len() / 2..])];
+        let out_of_band =
+            out_of_band.map(|(task, bytes)| (task, Payload::new(bytes.to_vec(), None)));
         let delivery = Delivery::Results {
             first: 7,
             count,
             bytes: results,
-            apart: apart.into_iter().filter_map(|(n, payload)| Some((n, payload.ok()?))).collect(),
-            place: Place::default(),
+            out_of_band: out_of_band
+                .into_iter()
+                .filter_map(|(n, payload)| Some((n, payload.ok()?)))
+                .collect(),
+            place: Origin::default(),
         };
         // Channel ends that did not come make ipc-channel panic, which is caught, but not in
         // silence.
-        let _ = panics::catch_quietly(|| {
+        let _ = panics::catch_silently(|| {
             delivery.open(|task, result: Result<R, Error>| {
                 told.push((task, result.err().map(|error| error.to_string())));
             });
@@ -184,7 +188,7 @@ fn valid_chunks() -> Vec<Vec<u8>> {
     let mut chunk = Sink::default();
     for value in valid_values() {
         chunk.extend(result_of(&value));
-        records::append_apart(&mut chunk);
+        records::append_out_of_band(&mut chunk);
         let _ = records::append_result::<()>(&mut chunk, |_| Err(Fault::Panicked(report())));
     }
     vec![Vec::new(), chunk.into_bytes()]
@@ -320,15 +324,15 @@ fn hostile_reports_are_read_without_harm() {
     ];
     fuzz_reports::<Result<Payload, Payload>>(&of_a_process, |said| said.err());
     let of_a_worker = [
-        Report::Said(News::Ready),
-        Report::Said(News::Leaves(Leaving::Idle)),
-        Report::Said(News::Look),
-        Report::Said(News::InitializerFailed(value())),
-        Report::Said(News::Asks(3)),
-        Report::Said(News::Apart { ticket: 1, task: 2, value: value() }),
+        Report::Said(FromWorker::Ready),
+        Report::Said(FromWorker::Leaves(LeaveReason::Idle)),
+        Report::Said(FromWorker::Look),
+        Report::Said(FromWorker::InitializerFailed(value())),
+        Report::Said(FromWorker::NeedsHandles(3)),
+        Report::Said(FromWorker::OutOfBand { ticket: 1, task: 2, value: value() }),
     ];
     fuzz_reports(&of_a_worker, |news| match news {
-        News::InitializerFailed(fault) => Some(fault),
+        FromWorker::InitializerFailed(fault) => Some(fault),
         _ => None,
     });
 }
@@ -352,7 +356,7 @@ fn fuzz_reports<T: Message>(valid: &[Report<T>], fault: fn(T) -> Option<Payload>
         let mut received = None;
         // What the carrier itself panics at is no more than an error, as it is for whoever attends.
         let receive = || receiver.try_recv().ok();
-        let spent = measure(|| received = panics::catch_quietly(receive).ok().flatten());
+        let spent = measure(|| received = panics::catch_silently(receive).ok().flatten());
         let most = BASE + WIDTH * len + (1 << 20); // the carrier's own buffer
         assert!(spent.bytes_max <= most as u64, "{} bytes of memory for {len}", spent.bytes_max);
         if let Some(Report::Said(said)) = received

@@ -1,7 +1,7 @@
 //! A pool of worker processes that outlives its workers.
 //!
 //! This module is the surface: calls, their options and what they return. `job` holds a call's
-//! encoded tasks and results, `crew` publishes, collects and replaces the dead. There are no system
+//! encoded tasks and results, `scheduler` publishes, collects and replaces the dead. There are no system
 //! calls here and no bytes.
 
 pub(crate) mod board;
@@ -26,8 +26,8 @@ pub use calls::{Imap, ImapUnordered, Task};
 pub use options::Options;
 pub use with_state::WithState;
 
-use self::calls::Caller;
-use self::scheduler::Crew;
+use self::calls::Call;
+use self::scheduler::Scheduler;
 use crate::error::Error;
 use crate::wire::Message;
 
@@ -63,14 +63,14 @@ use crate::wire::Message;
 /// # }
 /// ```
 pub struct Pool<S = ()> {
-    crew: Arc<Crew>,
+    scheduler: Arc<Scheduler>,
     state: PhantomData<fn() -> S>,
 }
 
 impl<S> Pool<S> {
     /// Calls with other settings than the pool's.
     pub fn options(&self) -> Options<'_, S> {
-        Options::new(Caller::new(&self.crew))
+        Options::new(Call::new(&self.scheduler))
     }
 
     /// Calls of functions that are lent their worker's state, beside their argument.
@@ -102,14 +102,14 @@ impl<S> Pool<S> {
     /// How many workers the pool has, not counting that some may be away: see
     /// [`workers`](Pool::worker_pids).
     pub fn processes(&self) -> usize {
-        self.crew.processes()
+        self.scheduler.processes()
     }
 
     /// The pids of the workers that are there now.
     ///
     /// One that has just died may be among them, and one that is just being started missing.
     pub fn worker_pids(&self) -> Vec<u32> {
-        self.crew.worker_pids()
+        self.scheduler.worker_pids()
     }
 
     /// Changes the number of workers.
@@ -138,7 +138,7 @@ impl<S> Pool<S> {
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process: close it to end it"));
         }
-        self.crew.resize(processes)
+        self.scheduler.resize(processes)
     }
 
     /// Calls `function` with each input and returns the results in the order of the inputs.
@@ -272,7 +272,7 @@ impl<S> Pool<S> {
 
     /// Accepts no more calls. What was asked for is still done, then the workers end.
     pub fn close(&self) {
-        self.crew.close();
+        self.scheduler.close();
     }
 
     /// Waits until all workers have ended.
@@ -282,7 +282,7 @@ impl<S> Pool<S> {
     /// The pool is still open, so that this would take for ever; it had to give up; the calling
     /// process is a copy of the one that has built it.
     pub fn join(&self) -> Result<(), Error> {
-        if self.crew.join()? {
+        if self.scheduler.join()? {
             Ok(())
         } else {
             Err(Error::invalid("an open pool cannot be joined: call close or terminate first"))
@@ -294,13 +294,13 @@ impl<S> Pool<S> {
     /// Idle workers end by themselves; busy ones get SIGTERM, and SIGKILL after half a second.
     /// Returns when all have ended.
     pub fn terminate(&self) {
-        self.crew.terminate();
+        self.scheduler.terminate();
     }
 }
 
 impl<S> Drop for Pool<S> {
     fn drop(&mut self) {
-        self.crew.terminate();
+        self.scheduler.terminate();
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Task, WithState};
 use crate::error::Error;
-use crate::pool::calls::{Caller, Imap, ImapUnordered};
+use crate::pool::calls::{Call, Imap, ImapUnordered};
 use crate::pool::worker;
 use crate::wire::Message;
 
@@ -22,20 +22,20 @@ use crate::wire::Message;
 /// ```
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a, S = ()> {
-    caller: Caller<'a>,
+    call: Call<'a>,
     state: PhantomData<fn() -> S>,
 }
 
 impl<'a, S> Options<'a, S> {
-    pub(super) fn new(caller: Caller<'a>) -> Options<'a, S> {
-        Options { caller, state: PhantomData }
+    pub(super) fn new(call: Call<'a>) -> Options<'a, S> {
+        Options { call, state: PhantomData }
     }
 
     /// The same settings for calls of functions that are lent the worker's state.
     ///
     /// See [`Pool::with_state`].
     pub fn with_state(self) -> WithState<'a, S> {
-        WithState::new(self.caller)
+        WithState::new(self.call)
     }
 
     /// How many tasks a worker takes at a time: what it has not taken, another that is idle gets.
@@ -44,7 +44,7 @@ impl<'a, S> Options<'a, S> {
     /// the end, which are shared out in eighths; `imap` and `imap_unordered`, which may be fed slowly, take
     /// one at a time, as Python's do. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
-        self.caller.chunksize = Some(tasks);
+        self.call.chunksize = Some(tasks);
         self
     }
 
@@ -53,7 +53,7 @@ impl<'a, S> Options<'a, S> {
     /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
     /// A task that this worker has begun in the meantime, microseconds ago, is begun anew elsewhere.
     pub fn timeout(mut self, each: Duration) -> Self {
-        self.caller.terms.timeout = Some(each);
+        self.call.options.timeout = Some(each);
         self
     }
 
@@ -61,7 +61,7 @@ impl<'a, S> Options<'a, S> {
     ///
     /// Without it, never. A task whose arguments hold channel ends is not tried again: they are gone.
     pub fn retries(mut self, times: u32) -> Self {
-        self.caller.terms.retries = times;
+        self.call.options.retries = times;
         self
     }
 
@@ -78,7 +78,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.map(worker::task::<F, A, R>(), inputs)
+        self.call.map(worker::task::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
@@ -90,7 +90,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.try_map(worker::task::<F, A, R>(), inputs)
+        self.call.try_map(worker::task::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`].
@@ -117,7 +117,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.imap_unordered(worker::task::<F, A, R>(), inputs)
+        self.call.imap_unordered(worker::task::<F, A, R>(), inputs)
     }
 
     /// See [`Pool::apply_async`].
@@ -132,7 +132,7 @@ impl<'a, S> Options<'a, S> {
         R: Message,
     {
         let _ = function;
-        self.caller.apply_async(worker::task::<F, A, R>(), argument)
+        self.call.apply_async(worker::task::<F, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`].
@@ -148,7 +148,7 @@ impl<'a, S> Options<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.map_async(worker::task::<F, A, R>(), inputs)
+        self.call.map_async(worker::task::<F, A, R>(), inputs)
     }
 }
 
@@ -163,8 +163,8 @@ impl<S> Copy for Options<'_, S> {}
 impl<S> std::fmt::Debug for Options<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
-            .field("chunksize", &self.caller.chunksize)
-            .field("terms", &self.caller.terms)
+            .field("chunksize", &self.call.chunksize)
+            .field("terms", &self.call.options)
             .finish_non_exhaustive()
     }
 }

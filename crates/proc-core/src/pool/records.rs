@@ -14,13 +14,13 @@ use crate::wire::Sink;
 const LEN: usize = 4;
 
 /// The length that says "the real one follows in eight bytes".
-const LONG: u32 = u32::MAX;
+const LONG_TAG: u32 = u32::MAX;
 
 /// A result's tag and the longest length.
-const LONGEST_HEAD: usize = 13;
+const MAX_HEAD_BYTES: usize = 13;
 
 /// The least room that each result needs: a tag and the length of nothing.
-pub(crate) const LEAST_RESULT: usize = 5;
+pub(crate) const MIN_RESULT_BYTES: usize = 5;
 
 /// Appends a record with the bytes that `write` appends. On an error nothing is left of it.
 #[inline]
@@ -45,7 +45,7 @@ fn append_after<const HEAD: usize, T, E>(
         Ok(value) => {
             let len = out.total() - before;
             match (u32::try_from(len), out.get_mut(at..at + LEN)) {
-                (Ok(short), Some(place)) if short != LONG => {
+                (Ok(short), Some(place)) if short != LONG_TAG => {
                     place.copy_from_slice(&short.to_le_bytes());
                 }
                 _ => lengthen(out, at, len),
@@ -63,9 +63,9 @@ fn append_after<const HEAD: usize, T, E>(
 #[cold]
 fn lengthen(out: &mut Sink, at: usize, len: usize) {
     // So long a value has no large pieces elsewhere.
-    let gathered = out.gather();
+    let gathered = out.inline_large();
     debug_assert_eq!(gathered, Ok(()));
-    out[at..at + LEN].copy_from_slice(&LONG.to_le_bytes());
+    out[at..at + LEN].copy_from_slice(&LONG_TAG.to_le_bytes());
     out.splice(at + LEN..at + LEN, (len as u64).to_le_bytes());
 }
 
@@ -85,7 +85,7 @@ fn take_len(bytes: &mut &[u8]) -> Option<u64> {
     let (len, rest) = bytes.split_first_chunk::<LEN>()?;
     *bytes = rest;
     let len = u32::from_le_bytes(*len);
-    if len != LONG {
+    if len != LONG_TAG {
         return Some(u64::from(len));
     }
     let (len, rest) = bytes.split_first_chunk::<8>()?;
@@ -99,7 +99,7 @@ pub(crate) enum Outcome<V> {
     /// The encoded value, or where it is.
     Value(V),
     /// The value came, or comes, in a message: it is large or holds channel ends.
-    Apart,
+    OutOfBand,
     Fault(Fault),
 }
 
@@ -161,7 +161,7 @@ pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
 }
 
 /// Says that the result goes another way.
-pub(crate) fn append_apart(out: &mut Vec<u8>) {
+pub(crate) fn append_out_of_band(out: &mut Vec<u8>) {
     out.extend_from_slice(&[APART, 0, 0, 0, 0]);
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>>
     let record = take(&mut rest)?;
     let outcome = match *tag {
         VALUE => Outcome::Value(record),
-        APART => Outcome::Apart,
+        APART => Outcome::OutOfBand,
         FAULT => Outcome::Fault(read_fault(record)?),
         _ => return None,
     };
@@ -184,8 +184,8 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>>
 /// Takes the result at `at` of shared memory, and moves `at` on: a value's place, or a copy of what
 /// else it is. `None` if there is no whole one.
 pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<usize>>> {
-    let mut head = Vec::with_capacity(LONGEST_HEAD);
-    part.read(*at, LONGEST_HEAD.min(part.len().checked_sub(*at)?), &mut head);
+    let mut head = Vec::with_capacity(MAX_HEAD_BYTES);
+    part.read(*at, MAX_HEAD_BYTES.min(part.len().checked_sub(*at)?), &mut head);
     let (tag, mut rest) = head.split_first()?;
     let len = usize::try_from(take_len(&mut rest)?).ok()?;
     let start = *at + head.len() - rest.len();
@@ -196,7 +196,7 @@ pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<u
         let mut copy = Vec::new();
         part.read(*at, end - *at, &mut copy);
         match take_result(&mut &copy[..])? {
-            Outcome::Apart => Outcome::Apart,
+            Outcome::OutOfBand => Outcome::OutOfBand,
             Outcome::Fault(fault) => Outcome::Fault(fault),
             // It was something else a moment ago.
             Outcome::Value(_) => return None,

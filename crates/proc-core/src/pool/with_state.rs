@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::Task;
 use crate::error::Error;
-use crate::pool::calls::{Caller, Imap, ImapUnordered};
+use crate::pool::calls::{Call, Imap, ImapUnordered};
 use crate::pool::worker;
 use crate::wire::Message;
 
@@ -14,13 +14,13 @@ use crate::wire::Message;
 /// Each call is that of [`Pool`](crate::Pool) with the same name.
 #[must_use = "it does nothing without a call"]
 pub struct WithState<'a, S> {
-    caller: Caller<'a>,
+    call: Call<'a>,
     state: PhantomData<fn() -> S>,
 }
 
 impl<'a, S> WithState<'a, S> {
-    pub(super) fn new(caller: Caller<'a>) -> WithState<'a, S> {
-        WithState { caller, state: PhantomData }
+    pub(super) fn new(call: Call<'a>) -> WithState<'a, S> {
+        WithState { call, state: PhantomData }
     }
 }
 
@@ -38,7 +38,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.map(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.call.map(worker::stateful_task::<F, S, A, R>(), inputs)
     }
 
     /// See [`Pool::try_map`](crate::Pool::try_map). A chunksize of zero is every input's error.
@@ -50,7 +50,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.try_map(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.call.try_map(worker::stateful_task::<F, S, A, R>(), inputs)
     }
 
     /// See [`Pool::imap`](crate::Pool::imap).
@@ -77,7 +77,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.imap_unordered(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.call.imap_unordered(worker::stateful_task::<F, S, A, R>(), inputs)
     }
 
     /// See [`Pool::apply`](crate::Pool::apply).
@@ -106,7 +106,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         R: Message,
     {
         let _ = function;
-        self.caller.apply_async(worker::stateful_task::<F, S, A, R>(), argument)
+        self.call.apply_async(worker::stateful_task::<F, S, A, R>(), argument)
     }
 
     /// See [`Pool::map_async`](crate::Pool::map_async).
@@ -122,7 +122,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         I: IntoIterator<Item = A>,
     {
         let _ = function;
-        self.caller.map_async(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.call.map_async(worker::stateful_task::<F, S, A, R>(), inputs)
     }
 }
 
@@ -137,8 +137,8 @@ impl<S> Copy for WithState<'_, S> {}
 impl<S> std::fmt::Debug for WithState<'_, S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WithState")
-            .field("chunksize", &self.caller.chunksize)
-            .field("terms", &self.caller.terms)
+            .field("chunksize", &self.call.chunksize)
+            .field("terms", &self.call.options)
             .finish_non_exhaustive()
     }
 }

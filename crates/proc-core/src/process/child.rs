@@ -1,6 +1,6 @@
 //! A started process, in its parent's hands: [`Child`].
 //!
-//! A child has one channel back, on which the template tells its pid and its exit status and the
+//! A child has one channel back, on which the fork server tells its pid and its exit status and the
 //! child its result. Reading that channel is all that `join` does; there is no thread behind it.
 
 use std::fmt;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::main::Said;
-use super::outcome::{Course, Known, Returned};
-use crate::error::{Error, Place};
+use super::outcome::{FunctionResult, Observed, Outcome};
+use crate::error::{Error, Origin};
 use crate::forkserver::{Handle, Limits, Link};
 use crate::process::wait::Sentinel;
 use crate::sys;
@@ -28,16 +28,16 @@ use crate::wire::Message;
 pub struct Child<R> {
     handle: Handle,
     name: String,
-    course: Arc<Course>,
+    outcome: Arc<Outcome>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: Message> Child<R> {
     pub(crate) fn new(link: Link<Said>, name: String, limits: Limits) -> Child<R> {
         let handle = link.handle.clone();
-        let course =
-            Arc::new(Course(Mutex::new(Known { link, limits, returned: None, exited: None })));
-        Child { handle, name, course, result: PhantomData }
+        let outcome =
+            Arc::new(Outcome(Mutex::new(Observed { link, limits, returned: None, exited: None })));
+        Child { handle, name, outcome, result: PhantomData }
     }
 
     /// The process's pid.
@@ -56,11 +56,11 @@ impl<R: Message> Child<R> {
         if owner == sys::pid() {
             return Ok(());
         }
-        let place = Place { name: Some(self.name.clone()), ..Place::default() };
+        let place = Origin { name: Some(self.name.clone()), ..Origin::default() };
         Err(Error::invalid(format!(
             "the child belongs to process {owner}, and this one is a copy of it: start another"
         ))
-        .at(place))
+        .with_origin(place))
     }
 
     /// Whether the process has not ended yet.
@@ -68,7 +68,7 @@ impl<R: Message> Child<R> {
     /// In a copy of the process that has started it (the child of a `fork` of yours) nothing is
     /// known of it: it counts as alive, and other calls are errors.
     pub fn is_alive(&mut self) -> bool {
-        self.check_owner().is_err() || !self.course.known().advance(Some(Instant::now()))
+        self.check_owner().is_err() || !self.outcome.observed().advance(Some(Instant::now()))
     }
 
     /// How the process ended: its exit code or its signal; `None` while it is alive.
@@ -77,15 +77,15 @@ impl<R: Message> Child<R> {
     #[doc(alias = "exitcode")]
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.check_owner().ok()?;
-        let mut known = self.course.known();
-        known.advance(Some(Instant::now()));
-        known.exited.as_ref()?.status
+        let mut observed = self.outcome.observed();
+        observed.advance(Some(Instant::now()));
+        observed.exited.as_ref()?.status
     }
 
     /// What tells of the process's end, for [`wait`](crate::wait); also when the child is joined or
     /// dropped.
     pub fn sentinel(&self) -> Sentinel {
-        Sentinel::new(&self.course, self.pid(), self.handle.owner())
+        Sentinel::new(&self.outcome, self.pid(), self.handle.owner())
     }
 
     /// Waits for the process to end and gives back what its function returned.
@@ -95,7 +95,7 @@ impl<R: Message> Child<R> {
     /// The function panicked, its result could not be sent, or the process ended without a result.
     pub fn join(self) -> Result<R, Error> {
         self.check_owner()?;
-        self.course.known().advance(None);
+        self.outcome.observed().advance(None);
         self.finish()
     }
 
@@ -119,7 +119,7 @@ impl<R: Message> Child<R> {
             return Ok(Err(error));
         }
         let deadline = Instant::now().checked_add(timeout);
-        let ended = self.course.known().advance(deadline);
+        let ended = self.outcome.observed().advance(deadline);
         if ended { Ok(self.finish()) } else { Err(self) }
     }
 
@@ -180,20 +180,21 @@ impl<R: Message> Child<R> {
     }
 
     fn finish(self) -> Result<R, Error> {
-        let place = Place { name: Some(self.name), pid: Some(self.handle.pid), ..Place::default() };
-        let mut known = self.course.known();
-        match known.returned.take() {
-            Some(Returned::Value(value)) => value.decode().map_err(Error::decode_result),
-            Some(Returned::Fault(fault)) => Err(Error::from_fault_payload(fault)),
-            Some(Returned::NotStarted(why)) => {
+        let place =
+            Origin { name: Some(self.name), pid: Some(self.handle.pid), ..Origin::default() };
+        let mut observed = self.outcome.observed();
+        match observed.returned.take() {
+            Some(FunctionResult::Value(value)) => value.decode().map_err(Error::decode_result),
+            Some(FunctionResult::Fault(fault)) => Err(Error::from_fault_payload(fault)),
+            Some(FunctionResult::NotStarted(why)) => {
                 Err(Error::start("the process", std::io::Error::other(why)))
             }
             None => {
-                let exit = known.exited.take().unwrap_or_default();
-                Err(known.limits.died(exit))
+                let exit = observed.exited.take().unwrap_or_default();
+                Err(observed.limits.died(exit))
             }
         }
-        .map_err(|error| error.at(place))
+        .map_err(|error| error.with_origin(place))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::call::{Entry, Fault, Input, Name, State};
 use crate::forkserver::{Birth, Job, Main, Report, lifeline};
-use crate::panics::{self, Echo};
+use crate::panics::{self, PanicOutput};
 use crate::sys;
 use crate::wire::{self, Payload, Sink};
 
@@ -32,7 +32,7 @@ pub(super) fn job(function: Name, arguments: Payload) -> Result<Job, String> {
 }
 
 fn main(birth: Birth) -> ! {
-    panics::set_echo(Echo::Print);
+    panics::set_panic_output(PanicOutput::Print);
     let report = birth.report::<Said>();
     let Birth { job, .. } = birth;
     let Job { setup, mut payloads, .. } = job;

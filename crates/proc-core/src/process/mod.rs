@@ -12,8 +12,10 @@ use std::path::PathBuf;
 pub use self::child::Child;
 pub use self::wait::{Sentinel, wait};
 use crate::call::{Name, refuse_captures};
-use crate::error::{Error, Place};
-use crate::forkserver::{Attributes, Limits, Link, StartMethod, Tie, next_serial, start_method};
+use crate::error::{Error, Origin};
+use crate::forkserver::{
+    Attributes, Lifetime, Limits, Link, StartMethod, next_serial, start_method,
+};
 use crate::wire::{Message, Payload};
 
 /// A function and its argument, to be run in a process of their own.
@@ -100,7 +102,7 @@ where
     /// # }
     /// ```
     pub fn daemon(mut self, daemon: bool) -> Self {
-        self.attributes.tie = if daemon { Tie::Daemon } else { Tie::Awaited };
+        self.attributes.lifetime = if daemon { Lifetime::Daemon } else { Lifetime::Joined };
         self
     }
 
@@ -193,14 +195,14 @@ where
         let _ = self.function;
         let serial = next_serial();
         let name = self.name.unwrap_or_else(|| format!("Process-{serial}"));
-        let place = || Place { name: Some(name.clone()), ..Place::default() };
+        let place = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        start_method::with_template(self.context, &self.attributes.streams, |template| {
+        start_method::with_fork_server(self.context, &self.attributes.streams, |fork_server| {
             let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
             let job = main::job(function, arguments).map_err(Error::invalid)?;
-            let link = Link::start(template, serial, &name, &self.attributes, job)?;
+            let link = Link::start(fork_server, serial, &name, &self.attributes, job)?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })
-        .map_err(|error| error.at(place()))
+        .map_err(|error| error.with_origin(place()))
     }
 }

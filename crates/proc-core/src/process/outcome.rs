@@ -12,20 +12,20 @@ use crate::wire::Payload;
 
 /// What becomes of a process, for its child and its sentinels.
 #[derive(Debug)]
-pub(crate) struct Course(pub(super) Mutex<Known>);
+pub(crate) struct Outcome(pub(super) Mutex<Observed>);
 
 /// What its reports have told so far.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Observed {
     pub(super) link: Link<Said>,
     pub(super) limits: Limits,
-    pub(super) returned: Option<Returned>,
+    pub(super) returned: Option<FunctionResult>,
     pub(super) exited: Option<Exit>,
 }
 
 /// What a function has returned, not decoded yet.
 #[derive(Debug)]
-pub(super) enum Returned {
+pub(super) enum FunctionResult {
     Value(Payload),
     /// It failed in a way that its process survived.
     Fault(Payload),
@@ -33,8 +33,8 @@ pub(super) enum Returned {
     NotStarted(String),
 }
 
-impl Course {
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+impl Outcome {
+    pub(super) fn observed(&self) -> MutexGuard<'_, Observed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -44,18 +44,18 @@ impl Course {
     pub(crate) fn has_ended(&self) -> bool {
         // Who holds it for long is waiting for the end, which has not come then.
         match self.0.try_lock() {
-            Ok(mut known) => known.advance(Some(Instant::now())),
+            Ok(mut observed) => observed.advance(Some(Instant::now())),
             Err(_) => false,
         }
     }
 
     /// Reads reports until the end or the deadline.
     pub(crate) fn wait_for_end(&self, deadline: Instant) {
-        self.known().advance(Some(deadline));
+        self.observed().advance(Some(deadline));
     }
 }
 
-impl Known {
+impl Observed {
     /// Reads reports until the end or the deadline; whether it was the end.
     pub(super) fn advance(&mut self, deadline: Option<Instant>) -> bool {
         while self.exited.is_none() {
@@ -65,11 +65,11 @@ impl Known {
                 }
                 Received::End => self.exited = Some(Exit::default()),
                 Received::Report(Report::Said(result)) => {
-                    let returned = result.map_or_else(Returned::Fault, Returned::Value);
+                    let returned = result.map_or_else(FunctionResult::Fault, FunctionResult::Value);
                     self.returned.get_or_insert(returned);
                 }
                 Received::Report(Report::NotReady(why)) => {
-                    self.returned = Some(Returned::NotStarted(why));
+                    self.returned = Some(FunctionResult::NotStarted(why));
                 }
                 Received::Report(_) => {}
                 Received::Rubbish => self.link.handle.signal(Signal::SIGKILL),

@@ -4,21 +4,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::process::outcome::Course;
+use crate::process::outcome::Outcome;
 use crate::sys;
 
 /// How often a look is taken where no descriptor tells that a process has ended, and how long its
-/// template's word is waited for where one does.
-const GLANCE: Duration = Duration::from_millis(10);
+/// fork server's word is waited for where one does.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long is waited at most before every child is looked at, whatever its descriptor says: it is
 /// opened by pid, and a child that ended before may have left that to another process.
-const BELT: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells whether a process has ended, apart from its [`Child`](crate::Child); for [`wait`].
 #[derive(Clone, Debug)]
 pub struct Sentinel {
-    course: Arc<Course>,
+    outcome: Arc<Outcome>,
     /// The process that has started it.
     owner: u32,
     /// Readable when the process has ended, where the system has that.
@@ -26,8 +26,8 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    pub(crate) fn new(course: &Arc<Course>, pid: u32, owner: u32) -> Sentinel {
-        Sentinel { course: Arc::clone(course), owner, end: sys::watch_process(pid).map(Arc::new) }
+    pub(crate) fn new(outcome: &Arc<Outcome>, pid: u32, owner: u32) -> Sentinel {
+        Sentinel { outcome: Arc::clone(outcome), owner, end: sys::watch_process(pid).map(Arc::new) }
     }
 }
 
@@ -62,9 +62,9 @@ pub fn wait(sentinels: &[Sentinel], timeout: Option<Duration>) -> Vec<usize> {
     let ends: Vec<_> =
         sentinels.iter().filter_map(|s| Some((s, s.end.as_ref()?.as_fd()))).collect();
     let fds: Vec<_> = ends.iter().map(|(_, fd)| *fd).collect();
-    let longest = if fds.len() == sentinels.len() { BELT } else { GLANCE };
+    let longest = if fds.len() == sentinels.len() { RECHECK_INTERVAL } else { POLL_INTERVAL };
     loop {
-        let has_ended = |(_, sentinel): &(usize, &Sentinel)| sentinel.course.has_ended();
+        let has_ended = |(_, sentinel): &(usize, &Sentinel)| sentinel.outcome.has_ended();
         let ended: Vec<usize> =
             sentinels.iter().enumerate().filter(has_ended).map(|(place, _)| place).collect();
         let now = Instant::now();
@@ -74,7 +74,7 @@ pub fn wait(sentinels: &[Sentinel], timeout: Option<Duration>) -> Vec<usize> {
         let left = deadline.map_or(longest, |d| (d - now).min(longest));
         let Ok(ready) = sys::wait_readable(&fds, Some(left)) else { continue };
         for ((sentinel, _), _) in ends.iter().zip(ready).filter(|(_, ready)| *ready) {
-            sentinel.course.wait_for_end(Instant::now() + GLANCE);
+            sentinel.outcome.wait_for_end(Instant::now() + POLL_INTERVAL);
         }
     }
 }

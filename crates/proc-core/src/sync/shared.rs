@@ -90,7 +90,7 @@ impl Memory {
     fn new(bytes: &[u8]) -> Result<Memory, Error> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let cannot = |error| Error::start("shared memory", error);
-        memory::check_available(bytes.len()).map_err(cannot)?;
+        memory::check_memory(bytes.len()).map_err(cannot)?;
         let fill = |memory: &mut [u8]| memory.copy_from_slice(bytes);
         let data = Frozen::build(bytes.len(), fill).map_err(cannot)?;
         let gone = Gone::new().map_err(cannot)?;
@@ -201,7 +201,7 @@ fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
         .position(|known| known.number == memory.number && known.data.len() == memory.data.len());
     let memory = place.map_or(memory, |place| kept.remove(place));
     kept.retain(|known| !known.is_gone());
-    if kept.len() == MOST_KEPT {
+    if kept.len() == MAX_KEPT_BUFFERS {
         kept.remove(0);
     }
     kept.push(Arc::clone(&memory));
@@ -209,7 +209,7 @@ fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
 }
 
 /// How many buffers a worker keeps mapped for tasks to come.
-const MOST_KEPT: usize = 16;
+const MAX_KEPT_BUFFERS: usize = 16;
 
 /// Whether this process keeps what arrives: only workers, of which each does many tasks.
 static KEEPS: AtomicBool = AtomicBool::new(false);

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
-use super::bell::Ring;
-use crate::sys::bell::{LAST_WORDS, last_words};
+use super::fd_channel::Notifier;
+use crate::sys::fd_channel::{LAST_WORDS, last_words};
 
 /// The signals by which a process dies that panics where it must not, or is refused memory: an
 /// abort of Rust's, or a pointer of a library's that nobody looked at.
@@ -49,7 +49,7 @@ fn farewell() -> Option<&'static Farewell> {
 /// Has what is prepared said at `ring`, which must stay open, if this process or a child of it is
 /// about to be ended by a signal; and `of_memory` if a system call of the same thread had failed
 /// for want of memory.
-pub(crate) fn say_last_words_at(ring: &Ring, of_memory: Vec<u8>) {
+pub(crate) fn say_last_words_at(ring: &Notifier, of_memory: Vec<u8>) {
     let of_memory = last_words(&of_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let mut before = [default; 3];

@@ -11,7 +11,7 @@ use super::threads::{SMALL_STACK, has_one_thread, never_had_threads, spawn_threa
 
 /// Writes out stdout and C's buffers and ends the process without running anybody's exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
-    flush(PATIENCE);
+    flush(FLUSH_TIMEOUT);
     // SAFETY: _exit only ends the process.
     unsafe { libc::_exit(code) }
 }
@@ -24,7 +24,7 @@ pub(crate) fn at_exit(run: extern "C" fn()) {
 }
 
 /// How long a dying process waits for threads that hold its output streams.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Writes out what stdout holds.
 pub(super) fn flush_stdout() {

@@ -26,7 +26,7 @@ pub(crate) fn thread_count() -> Option<usize> {
 
 /// Asks for SIGKILL at the death of the thread that forked this process.
 ///
-/// Only meant for children of a template, whose one thread is its life.
+/// Only meant for children of a fork server, whose one thread is its life.
 pub(crate) fn die_with_parent() {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
 }
@@ -158,13 +158,13 @@ pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
 
 /// Readable when a child may have ended. SIGCHLD must be blocked.
 #[derive(Debug)]
-pub(crate) struct ExitBell(SignalFd);
+pub(crate) struct ChildExits(SignalFd);
 
-impl ExitBell {
-    pub(crate) fn new() -> io::Result<ExitBell> {
+impl ChildExits {
+    pub(crate) fn new() -> io::Result<ChildExits> {
         let set: SigSet = [Signal::SIGCHLD].into_iter().collect();
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(ExitBell(SignalFd::with_flags(&set, flags)?))
+        Ok(ChildExits(SignalFd::with_flags(&set, flags)?))
     }
 
     /// Forgets the exits so far, to be called before collecting them.

@@ -50,7 +50,7 @@ pub(crate) fn largest_file() -> usize {
 /// # Errors
 ///
 /// There is not enough in the system, or in what this process's cgroup may take.
-pub(crate) fn check_available(len: usize) -> io::Result<()> {
+pub(crate) fn check_memory(len: usize) -> io::Result<()> {
     // Less is not worth a look into half a dozen files.
     const WORTH_ASKING: usize = 32 << 20;
     if len < WORTH_ASKING {

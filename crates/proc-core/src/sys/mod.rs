@@ -14,13 +14,13 @@ mod os;
 mod os;
 
 mod access;
-mod bell;
 #[cfg(all(target_os = "linux", not(proc_core_portable)))]
 mod cgroup;
 mod children;
 mod crash;
 mod descriptors;
 mod exit;
+mod fd_channel;
 mod fork;
 mod identity;
 pub(crate) mod image;
@@ -34,7 +34,6 @@ mod startup;
 mod threads;
 mod value;
 
-pub(crate) use bell::{Bell, Heard, Ring, Tag, Taking, doorbell, put_into, take_out};
 pub(crate) use children::{parent_pid, reap, reap_one, reap_until, signal_child};
 pub(crate) use crash::{prepare_last_words, say_last_words_at};
 pub(crate) use descriptors::{
@@ -42,6 +41,9 @@ pub(crate) use descriptors::{
     wait_readable,
 };
 pub(crate) use exit::{at_exit, end_copy_of, exit_now, flush, flush_line};
+pub(crate) use fd_channel::{
+    Heard, Listener, Notifier, Tag, Taking, fd_channel, put_into, take_out,
+};
 pub(crate) use fork::{Forked, SingleThread, fork, set_env};
 pub(crate) use identity::{PerProcess, pid};
 pub(crate) use image::Constructor;
@@ -50,14 +52,14 @@ pub(crate) use limits::{
     set_niceness,
 };
 pub(crate) use os::{
-    Affinity, ExitBell, affinity, die_with_parent, name_process, set_affinity, watch_process,
+    Affinity, ChildExits, affinity, die_with_parent, name_process, set_affinity, watch_process,
 };
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
 pub(crate) use shortage::{hint, is_shortage};
 pub(crate) use signals::{
-    block_signals, hear_children, ignore_sigpipe, restore_signals, shrug_off_interrupt,
-    signal_name, template_signals,
+    block_signals, fork_server_signals, ignore_sigpipe, reset_sigchld, restore_signals,
+    signal_name, survive_sigint,
 };
 pub(crate) use startup::{
     Arguments, before_main, empty_stdin, fill_standard_streams, run_constructors_after,
@@ -65,4 +67,4 @@ pub(crate) use startup::{
 pub(crate) use threads::{
     SMALL_STACK, USUAL_STACK, available_processors, has_one_thread, is_main_thread, spawn_thread,
 };
-pub(crate) use value::{conjure, monotonic};
+pub(crate) use value::{monotonic, zst_value};

@@ -19,7 +19,7 @@ pub(crate) fn thread_count() -> Option<usize> {
     None
 }
 
-/// There is no such request; the template kills its children when it sees its program gone.
+/// There is no such request; the fork server kills its children when it sees its program gone.
 pub(crate) fn die_with_parent() {}
 
 /// There is no common way to rename a process.
@@ -106,18 +106,18 @@ pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
     None
 }
 
-/// There is no such descriptor; the template looks at its parent's pid now and then.
+/// There is no such descriptor; the fork server looks at its parent's pid now and then.
 pub(crate) fn watch_process(_: u32) -> Option<OwnedFd> {
     None
 }
 
-/// Without a descriptor for exits the template looks for them at every turn.
+/// Without a descriptor for exits the fork server looks for them at every turn.
 #[derive(Debug)]
-pub(crate) struct ExitBell;
+pub(crate) struct ChildExits;
 
-impl ExitBell {
-    pub(crate) fn new() -> io::Result<ExitBell> {
-        Ok(ExitBell)
+impl ChildExits {
+    pub(crate) fn new() -> io::Result<ChildExits> {
+        Ok(ChildExits)
     }
 
     pub(crate) fn quiet(&self) {}

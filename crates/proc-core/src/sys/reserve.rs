@@ -17,14 +17,14 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::identity::PerProcess;
 
 /// What ipc-channel's buffer for a message takes at most, in bytes.
-const LONGEST_MESSAGE: usize = 256 << 10;
+const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
 /// Bytes that are kept: glibc maps a mebibyte (`MMAP_AS_MORECORE_SIZE` of its malloc.c) where a
 /// heap cannot grow, and wants a margin.
-const RESERVED: usize = 2 << 20;
+const RESERVE_BYTES: usize = 2 << 20;
 
 /// Bytes that are left to other threads for what is small.
-const MIN_REST: usize = 512 << 10;
+const MIN_REST_BYTES: usize = 512 << 10;
 
 static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
 
@@ -43,10 +43,10 @@ impl Reserved {
     /// As much as can be had, for one message at least; a heap may have kept some of what it was
     /// given.
     fn new() -> Option<Reserved> {
-        let halves = std::iter::successors(Some(RESERVED), |len| Some(len / 2));
-        halves.take_while(|len| *len >= LONGEST_MESSAGE).find_map(|len| {
-            let len =
-                NonZeroUsize::new(len).filter(|len| has_address_space(len.get() + MIN_REST))?;
+        let halves = std::iter::successors(Some(RESERVE_BYTES), |len| Some(len / 2));
+        halves.take_while(|len| *len >= MAX_MESSAGE_BYTES).find_map(|len| {
+            let len = NonZeroUsize::new(len)
+                .filter(|len| has_address_space(len.get() + MIN_REST_BYTES))?;
             let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
             // SAFETY: the kernel chooses an address where nothing is.
             let start = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) };
@@ -66,7 +66,7 @@ impl Drop for Reserved {
 pub(crate) fn keep_reserve() {
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
     let kept = reserve.as_ref().map_or(0, |reserve| reserve.len.get());
-    if kept < RESERVED
+    if kept < RESERVE_BYTES
         && let Some(larger) = Reserved::new().filter(|new| new.len.get() > kept)
     {
         *reserve = Some(larger);
@@ -76,11 +76,11 @@ pub(crate) fn keep_reserve() {
 /// Runs `f`, which receives one message, with the reserve given up for it. Waits for a while where
 /// the memory is not there even so: the message stays in its channel.
 pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
     *reserve = None;
     let begun = Instant::now();
-    while !heap_has(LONGEST_MESSAGE) && begun.elapsed() < PATIENCE {
+    while !heap_has(MAX_MESSAGE_BYTES) && begun.elapsed() < MEMORY_TIMEOUT {
         std::thread::sleep(Duration::from_millis(1));
     }
     let result = f();

@@ -5,8 +5,8 @@ use std::io;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 
-/// The signals a template does not take: it ends when its program does, not by Ctrl-C.
-pub(crate) fn template_signals() -> SigSet {
+/// The signals a fork server does not take: it ends when its program does, not by Ctrl-C.
+pub(crate) fn fork_server_signals() -> SigSet {
     [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
         .into_iter()
         .collect()
@@ -26,7 +26,7 @@ pub(crate) fn restore_signals(mask: &SigSet) {
 ///
 /// A handler that does nothing, unlike "ignore", is forgotten by exec. A handler the program
 /// installed is left alone.
-pub(crate) fn shrug_off_interrupt() {
+pub(crate) fn survive_sigint() {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, so it is async-signal-safe.
@@ -40,14 +40,14 @@ pub(crate) fn shrug_off_interrupt() {
 }
 
 /// Makes exits of children reported, also where the program was started with SIGCHLD ignored.
-pub(crate) fn hear_children() {
+pub(crate) fn reset_sigchld() {
     // SAFETY: the default action runs no code.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
 /// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.
 ///
-/// Needed where a template is born before Rust's start-up has run.
+/// Needed where a fork server is born before Rust's start-up has run.
 pub(crate) fn ignore_sigpipe() {
     // SAFETY: ignoring a signal runs no code.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 /// The value of a type that has only one: how a function item comes back to life from its type.
-pub(crate) fn conjure<F: Copy>() -> F {
+pub(crate) fn zst_value<F: Copy>() -> F {
     assert!(size_of::<F>() == 0, "refused by the compiler where the function was given");
     // SAFETY: F has no bytes to read, a dangling pointer is valid and aligned for it, and F is
     // inhabited and free to copy: this code is only reached through a name made from a value.

@@ -2,7 +2,7 @@
 //!
 //! Three layers, read from below: `codec` turns a value into bytes, `bulk` one whose memory is its
 //! encoding; a [`Payload`] is bytes plus the channel ends and shared memory that were part of the
-//! value; [`Request`], [`Mail`] and [`Report`] are what program, template and workers tell each
+//! value; [`Request`], [`Mail`] and [`Report`] are what program, fork server and workers tell each
 //! other. Starting processes is not done here.
 //!
 //! ipc-channel keeps the channel ends it meets while encoding in a list of the encoding thread, and
@@ -125,7 +125,7 @@ impl Payload {
 }
 
 fn freeze(bytes: &[u8]) -> io::Result<Descriptor> {
-    memory::check_available(bytes.len())?;
+    memory::check_memory(bytes.len())?;
     let frozen = Frozen::build(bytes.len(), |memory| memory.copy_from_slice(bytes))?;
     Descriptor::new(frozen.as_fd())
 }
@@ -166,7 +166,7 @@ pub(crate) fn explain(error: &io::Error) -> String {
 pub(crate) fn warm_up() -> io::Result<()> {
     shared::check()?;
     nobody()?;
-    let sent = panics::catch_quietly(|| {
+    let sent = panics::catch_silently(|| {
         let (sender, _receiver) = ipc::channel::<()>().ok()?;
         sender.send(()).ok()
     });
@@ -190,7 +190,7 @@ fn nobody() -> io::Result<&'static IpcSender<Handful>> {
 fn empty_lists() {
     if let Ok(nobody) = nobody() {
         // So many that they do not fit one message make it panic.
-        let _ = panics::catch_quietly(|| nobody.send(Handful::default()).is_ok());
+        let _ = panics::catch_silently(|| nobody.send(Handful::default()).is_ok());
     }
 }
 
@@ -276,7 +276,7 @@ pub(crate) fn drop_collected_handles() {
 fn collect_handles() -> Result<Option<Handles>, String> {
     // ipc-channel panics where it finds no descriptor.
     let moved =
-        panics::catch_quietly(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())));
+        panics::catch_silently(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())));
     if !matches!(moved, Ok(Some(_))) {
         empty_lists();
     }
@@ -348,7 +348,7 @@ pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Resu
     let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
     let carrier = carrier.take().map_err(|error| not_arrived(&error))?;
     BYTES.set(bytes.to_vec());
-    let received = panics::catch_quietly(|| carrier.to::<WithHandles<T>>().recv());
+    let received = panics::catch_silently(|| carrier.to::<WithHandles<T>>().recv());
     match received {
         Ok(Ok(WithHandles(value))) => value,
         Ok(Err(ipc_channel::IpcError::Io(error))) => Err(not_arrived(&error)),
@@ -433,7 +433,7 @@ fn not_arrived(error: &io::Error) -> String {
 /// What was taken is an empty receiver by now.
 pub(crate) fn close_arrived(count: usize) {
     let close = |index| decode_bytes::<OpaqueIpcReceiver>(&varint(index)).map(drop);
-    let _ = panics::catch_quietly(|| (0..count).try_for_each(close));
+    let _ = panics::catch_silently(|| (0..count).try_for_each(close));
 }
 
 impl<T> Serialize for WithHandles<T> {

@@ -18,10 +18,10 @@ use crate::sys::{self, memory};
 pub(crate) const LARGE: usize = 64 << 10;
 
 /// Room that is had beside what was asked for.
-const SLACK: usize = 64;
+const SLACK_BYTES: usize = 64;
 
 /// Values with large pieces are not longer: their length takes four bytes, whatever comes later.
-const MOST: usize = 2 << 30;
+const MAX_LARGE_BYTES: usize = 2 << 30;
 
 /// Who has memory that other processes see.
 pub(crate) trait Lender: Send + Sync {
@@ -81,7 +81,7 @@ impl Sink {
 
     /// Forgets all values, which have no large pieces, and begins one.
     #[inline]
-    pub(crate) fn begin_anew(&mut self, start: usize) {
+    pub(crate) fn reset(&mut self, start: usize) {
         debug_assert!(self.large.is_empty() && self.beside == 0 && self.base == 0);
         self.bytes.clear();
         self.start = start;
@@ -119,9 +119,9 @@ impl Sink {
     #[cold]
     pub(crate) fn try_grow(&mut self, more: usize) -> postcard::Result<()> {
         // Where no pages are left for what can be reserved, the kernel kills.
-        let is_there = if more < LARGE { Ok(()) } else { memory::check_available(more) };
+        let is_there = if more < LARGE { Ok(()) } else { memory::check_memory(more) };
         // The head of the next record is written without asking.
-        let more = more.saturating_add(SLACK);
+        let more = more.saturating_add(SLACK_BYTES);
         let mut reserved = || {
             let doubled = self.bytes.try_reserve(more);
             doubled.or_else(|_| self.bytes.try_reserve_exact(more)).is_ok()
@@ -146,7 +146,7 @@ impl Sink {
     fn place(&mut self, piece: &[u8]) -> bool {
         let at = self.start + self.total() - self.base;
         let end = at + piece.len();
-        if end > MOST || !(self.fits(end) || self.grow(end, at)) {
+        if end > MAX_LARGE_BYTES || !(self.fits(end) || self.grow(end, at)) {
             return false;
         }
         let placed = self.room.as_ref().is_some_and(|room| room.write(at, piece));
@@ -198,7 +198,7 @@ impl Sink {
 
     /// Puts the rest of the present value into the room, around its large pieces, and forgets it.
     /// The length that it has there; `None` if it does not fit, which changes nothing.
-    pub(crate) fn settle(&mut self) -> Option<usize> {
+    pub(crate) fn finish(&mut self) -> Option<usize> {
         let len = self.total() - self.base;
         let spare = self.lender.as_ref().map_or(0, |lender| lender.spare());
         let end = self.start + len;
@@ -222,7 +222,7 @@ impl Sink {
     }
 
     /// The room, which is somebody else's now.
-    pub(crate) fn take_room(&mut self) -> Option<Lease> {
+    pub(crate) fn take_block(&mut self) -> Option<Lease> {
         self.room.take()
     }
 
@@ -232,7 +232,7 @@ impl Sink {
     ///
     /// There is no memory for them.
     #[cold]
-    pub(crate) fn gather(&mut self) -> Result<(), String> {
+    pub(crate) fn inline_large(&mut self) -> Result<(), String> {
         let Some(room) = &self.room else { return Ok(()) };
         let mut whole = Vec::new();
         let total = self.bytes.len() + self.beside;

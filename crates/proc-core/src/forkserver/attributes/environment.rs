@@ -1,7 +1,7 @@
 //! The environment, working directory and processors of a new process: its parent's, with what was
 //! asked for.
 //!
-//! A template is older than what it is asked for, so each new process is told what differs.
+//! A fork server is older than what it is asked for, so each new process is told what differs.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -31,9 +31,9 @@ pub(crate) struct Overrides {
     directory: Option<PathBuf>,
 }
 
-/// What a new process changes: it begins with what its template has, which is as old as that.
+/// What a new process changes: it begins with what its fork server has, which is as old as that.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Surroundings {
+pub(crate) struct EnvironmentChanges {
     /// Whether only the variables given here are to remain.
     without_others: bool,
     environment: Vec<(OsString, Option<OsString>)>,
@@ -92,26 +92,26 @@ impl Snapshot {
         })
     }
 
-    /// What a process must change to have today's surroundings with `overrides` instead of these.
+    /// What a process must change to have today's environment with `overrides` instead of these.
     ///
     /// # Errors
     ///
     /// The overrides make no sense.
-    pub(crate) fn changes(&self, overrides: &Overrides) -> Result<Surroundings, String> {
+    pub(crate) fn changes(&self, overrides: &Overrides) -> Result<EnvironmentChanges, String> {
         overrides.check()?;
         let mut environment =
             if overrides.without_inherited { Vec::new() } else { self.changed_variables() };
         environment.extend_from_slice(&overrides.environment);
         let now = current_directory();
         let directory = match &overrides.directory {
-            // A relative one begins where the caller is, which need not be where the template is.
+            // A relative one begins where the caller is, which need not be where the fork server is.
             Some(asked) => Some(PathBuf::from(now.unwrap_or_default()).join(asked).into()),
             None => now.filter(|now| self.directory.as_ref() != Some(now)),
         };
         let processors = sys::affinity().filter(|now| Some(*now) != self.processors);
         let processors = processors.map(|now| now.numbers());
         let without_others = overrides.without_inherited;
-        Ok(Surroundings { without_others, environment, directory, processors })
+        Ok(EnvironmentChanges { without_others, environment, directory, processors })
     }
 
     fn changed_variables(&self) -> Vec<(OsString, Option<OsString>)> {
@@ -135,7 +135,7 @@ impl Snapshot {
     }
 }
 
-impl Surroundings {
+impl EnvironmentChanges {
     /// In a new process: takes them.
     pub(crate) fn take(&self, alone: SingleThread) -> Result<(), String> {
         if self.without_others {

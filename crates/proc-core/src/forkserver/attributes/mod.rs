@@ -8,12 +8,12 @@ use environment::Overrides;
 use limits::Limits;
 use streams::Streams;
 
-use super::Tie;
+use super::Lifetime;
 
 /// What a process is started with beside its job.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attributes {
-    pub(crate) tie: Tie,
+    pub(crate) lifetime: Lifetime,
     pub(crate) overrides: Overrides,
     pub(crate) limits: Limits,
     pub(crate) streams: Streams,

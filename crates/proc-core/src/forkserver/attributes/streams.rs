@@ -1,6 +1,6 @@
 //! Standard streams of a new process that are not its parent's: files, or ends of pipes.
 //!
-//! Descriptors go ahead of the request to start, beside it on the template's doorbell. The template
+//! Descriptors go ahead of the request to start, beside it on the fork server's descriptor channel. The fork server
 //! keeps them until the request comes, hands them to the new process, and closes its copies.
 
 use std::io;
@@ -11,17 +11,17 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rustc_hash::FxHashMap;
 
 use crate::forkserver::Key;
-use crate::sys::{self, Ring, Tag};
+use crate::sys::{self, Notifier, Tag};
 
 /// One bit for each stream that this process was given: its children are to have it too, and their
-/// template does not.
+/// fork server does not.
 static GIVEN: AtomicU8 = AtomicU8::new(0);
 
 /// What a process is to have for stdin, stdout and stderr, where that is not what its parent has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Streams([Option<Arc<OwnedFd>>; 5]);
 
-/// What travels like a stream and is none: the doorbell of a process that is to be a template.
+/// What travels like a stream and is none: the descriptor channel of a process that is to be a fork server.
 pub(crate) const BELL: u8 = 3;
 pub(crate) const RING: u8 = 4;
 
@@ -43,7 +43,7 @@ impl Streams {
         Ok(streams)
     }
 
-    /// In a template that is a copy of this process: closes them, since nobody else there will.
+    /// In a fork server that is a copy of this process: closes them, since nobody else there will.
     pub(crate) fn close_copies(&self) {
         for fd in self.0.iter().flatten() {
             sys::close_copy(fd.as_fd());
@@ -56,7 +56,7 @@ impl Streams {
     }
 
     /// Sends them ahead of the request to start process `key`.
-    pub(crate) fn pass(&self, ring: &Ring, key: Key) -> io::Result<()> {
+    pub(crate) fn pass(&self, ring: &Notifier, key: Key) -> io::Result<()> {
         for (number, fd) in (0..).zip(&self.0) {
             if let Some(fd) = fd {
                 ring.pass(&tag(key, number), fd.as_fd())?;
@@ -79,7 +79,7 @@ fn untag(tag: Tag) -> (Key, u8) {
     (Key { owner: u32::from_le_bytes([a, b, c, d]), serial: u64::from_le_bytes(serial) }, number)
 }
 
-/// Streams that have come to a template, each with its number.
+/// Streams that have come to a fork server, each with its number.
 #[derive(Debug, Default)]
 pub(crate) struct Arrived(FxHashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
 
@@ -121,13 +121,13 @@ pub(crate) fn put(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Bell, Heard};
+    use crate::sys::{Heard, Listener};
     use std::io::{Read, Write};
 
     const KEY: Key = Key { owner: 0x0102_0304, serial: u64::MAX - 5 };
 
     /// Keeps what comes before the next ring; false if there is none.
-    fn hear(arrived: &mut Arrived, bell: &Bell) -> bool {
+    fn hear(arrived: &mut Arrived, bell: &Listener) -> bool {
         loop {
             match bell.hear() {
                 None => return false,
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn streams_arrive_between_rings_and_are_closed_when_forgotten() {
-        let (ring, bell) = sys::doorbell().expect("sockets can be made");
+        let (ring, bell) = sys::fd_channel().expect("sockets can be made");
         let (mut reader, writer) = std::io::pipe().expect("a pipe can be made");
         let mut streams = Streams::default();
         streams.set(1, writer.into());
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_room() {
-        let (ring, bell) = sys::doorbell().expect("sockets can be made");
+        let (ring, bell) = sys::fd_channel().expect("sockets can be made");
         for _ in 0..100_000 {
             ring.ring().expect("a ring too many is none");
         }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_full_doorbell_still_rings_and_a_gone_one_says_so() {
-        let (ring, bell) = sys::doorbell().expect("sockets can be made");
+        let (ring, bell) = sys::fd_channel().expect("sockets can be made");
         for _ in 0..100_000 {
             ring.ring().expect("a ring too many is none");
         }

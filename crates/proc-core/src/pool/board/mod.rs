@@ -71,9 +71,9 @@ shared_struct! {
         /// Workers with numbers below it may go on; 0 once nothing more will be published.
         admitted: Line,
         /// 1 while a claimed ticket may have tasks that its claimer has not taken.
-        shareable: Line,
+        stealable: Line,
         /// 1 when a worker that found nothing could have some of these.
-        hungry: Line,
+        starving: Line,
     }
 }
 

@@ -28,7 +28,7 @@ impl Board {
         let slot = self.ticket(ticket);
         slot.region.store(chunk.region, Ordering::Relaxed);
         slot.count.store(chunk.count, Ordering::Relaxed);
-        slot.step.store(chunk.step, Ordering::Relaxed);
+        slot.grain.store(chunk.grain, Ordering::Relaxed);
         let extent = Extent { taken: 0, limit: chunk.count };
         slot.extent.store(extent.pack(), Ordering::Relaxed);
         slot.offset.store(chunk.offset, Ordering::Relaxed);
@@ -41,7 +41,7 @@ impl Board {
         slot.began_at.store(0, Ordering::Relaxed);
         slot.begun.store(0, Ordering::Relaxed);
         slot.done.store(0, Ordering::Relaxed);
-        slot.apart.store(0, Ordering::Relaxed);
+        slot.out_of_band.store(0, Ordering::Relaxed);
         slot.results.store(0, Ordering::Relaxed);
         slot.nanoseconds.store(0, Ordering::Relaxed);
         let ready = Entry::Ready { seq: position as u32, ticket };
@@ -52,7 +52,7 @@ impl Board {
     }
 
     /// Picks up to `most` sleepers `among` the workers, each of which must now be sent a message.
-    pub(crate) fn pick_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
+    pub(crate) fn take_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
         // Pairs with the fence in `fall_asleep`: either we see the sleeper, or it sees the work, or
         // that it is dismissed.
         fence(Ordering::SeqCst);
@@ -95,18 +95,18 @@ impl Board {
     pub(crate) fn has_news(&self) -> bool {
         let header = self.header();
         header.finished.0.load(Ordering::Acquire) != 0
-            || header.hungry.0.load(Ordering::Relaxed) != 0
+            || header.starving.0.load(Ordering::Relaxed) != 0
     }
 
     /// Says whether there may be claimed tasks that others can have.
-    pub(crate) fn set_shareable(&self, shareable: bool) {
-        self.header().shareable.0.store(u64::from(shareable), Ordering::Relaxed);
+    pub(crate) fn set_shareable(&self, stealable: bool) {
+        self.header().stealable.0.store(u64::from(stealable), Ordering::Relaxed);
     }
 
     /// Whether a worker has asked for a share since the last call.
-    pub(crate) fn take_hunger(&self) -> bool {
-        let hungry = &self.header().hungry.0;
-        hungry.load(Ordering::Relaxed) != 0 && hungry.swap(0, Ordering::AcqRel) != 0
+    pub(crate) fn take_starving(&self) -> bool {
+        let starving = &self.header().starving.0;
+        starving.load(Ordering::Relaxed) != 0 && starving.swap(0, Ordering::AcqRel) != 0
     }
 
     /// How many of the workers sleep.
@@ -119,7 +119,7 @@ impl Board {
     ///
     /// `count` and `step` are the ticket's. Returns the first task taken back, which ends the ticket
     /// from now on. One that was claimed just now keeps its first step.
-    pub(crate) fn shorten(&self, ticket: TicketId, count: u32, step: u32) -> Option<u32> {
+    pub(crate) fn split(&self, ticket: TicketId, count: u32, grain: u32) -> Option<u32> {
         let word = &self.ticket(ticket).extent;
         let mut bits = word.load(Ordering::Relaxed);
         loop {
@@ -127,9 +127,9 @@ impl Board {
             if limit != count || taken >= count {
                 return None; // all is taken, or not what a worker of ours writes
             }
-            let steps = (count - taken).div_ceil(step);
-            let kept = if taken == 0 { steps.div_ceil(2) } else { steps / 2 };
-            let limit = taken + kept.saturating_mul(step).min(count - taken);
+            let grains = (count - taken).div_ceil(grain);
+            let kept = if taken == 0 { grains.div_ceil(2) } else { grains / 2 };
+            let limit = taken + kept.saturating_mul(grain).min(count - taken);
             if limit == count {
                 return None;
             }
@@ -161,7 +161,7 @@ impl Board {
         Progress {
             begun: slot.begun.load(Ordering::Acquire),
             done,
-            apart: slot.apart.load(Ordering::Relaxed),
+            out_of_band: slot.out_of_band.load(Ordering::Relaxed),
             pid: slot.pid.load(Ordering::Relaxed),
             began_at: slot.began_at.load(Ordering::Relaxed),
             results: slot.results.load(Ordering::Relaxed),

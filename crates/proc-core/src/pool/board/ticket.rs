@@ -22,9 +22,9 @@ shared_struct! {
         pub(super) next: AtomicU32,
         pub(super) begun: AtomicU32,
         pub(super) done: AtomicU32,
-        pub(super) apart: AtomicU32,
+        pub(super) out_of_band: AtomicU32,
         pub(super) pid: AtomicU32,
-        pub(super) step: AtomicU32,
+        pub(super) grain: AtomicU32,
         /// How many tasks the claimer has taken, and how many are its own: see [`Extent`].
         pub(super) extent: AtomicU64,
         pub(super) results: AtomicU64,
@@ -44,9 +44,9 @@ pub(crate) struct Chunk {
     pub(crate) room: u64,
     pub(crate) count: u32,
     /// How many tasks the claimer takes at a time; what it has not taken, others may get.
-    pub(crate) step: u32,
+    pub(crate) grain: u32,
     /// Whether channel ends that are part of the arguments must be asked for.
-    pub(crate) asks: bool,
+    pub(crate) needs_handles: bool,
     /// Whether the worker must note when each task begins.
     pub(crate) timed: bool,
     /// Whether the worker must note how long the chunk takes.
@@ -55,7 +55,7 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     pub(super) fn flags(&self) -> u64 {
-        u64::from(self.asks) | u64::from(self.timed) << 1 | u64::from(self.measured) << 2
+        u64::from(self.needs_handles) | u64::from(self.timed) << 1 | u64::from(self.measured) << 2
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Progress {
     /// Tasks whose results are complete.
     pub(crate) done: u32,
     /// Results that went by message.
-    pub(crate) apart: u32,
+    pub(crate) out_of_band: u32,
     /// The claimer's pid, as it says: its parent may not have heard of it yet.
     pub(crate) pid: u32,
     /// Bytes of results.
@@ -84,7 +84,7 @@ pub(crate) struct Claim<'a>(pub(super) &'a Ticket);
 impl Claim<'_> {
     /// Takes the next tasks, a step of them. From now on nobody else gets these.
     pub(crate) fn take(&self) -> Option<Range<u32>> {
-        let step = self.0.step.load(Ordering::Relaxed);
+        let grain = self.0.grain.load(Ordering::Relaxed);
         let word = &self.0.extent;
         let mut bits = word.load(Ordering::Relaxed);
         loop {
@@ -92,7 +92,7 @@ impl Claim<'_> {
             if taken >= limit {
                 return None;
             }
-            let next = taken.saturating_add(step).min(limit);
+            let next = taken.saturating_add(grain).min(limit);
             let longer = Extent { taken: next, limit }.pack();
             match word.compare_exchange_weak(bits, longer, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Some(taken..next),
@@ -119,9 +119,9 @@ impl Claim<'_> {
     }
 
     /// Says that one more result went by message.
-    pub(crate) fn went_apart(&self) {
+    pub(crate) fn went_out_of_band(&self) {
         // Only the claimer writes it, before it counts the task as done.
-        let before = self.0.apart.load(Ordering::Relaxed);
-        self.0.apart.store(before + 1, Ordering::Relaxed);
+        let before = self.0.out_of_band.load(Ordering::Relaxed);
+        self.0.out_of_band.store(before + 1, Ordering::Relaxed);
     }
 }

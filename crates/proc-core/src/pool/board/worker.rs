@@ -51,8 +51,8 @@ impl Board {
             arguments: word(&slot.arguments),
             room: word(&slot.room),
             count: slot.count.load(Ordering::Relaxed),
-            step: slot.step.load(Ordering::Relaxed),
-            asks: flags & 1 != 0,
+            grain: slot.grain.load(Ordering::Relaxed),
+            needs_handles: flags & 1 != 0,
             timed: flags & 2 != 0,
             measured: flags & 4 != 0,
         }
@@ -89,12 +89,12 @@ impl Board {
     /// Asks for a share of what others have claimed; true if the parent must now be sent a message.
     ///
     /// For one that has announced sleep, so that it is found when there is a share.
-    pub(crate) fn hunger(&self) -> bool {
+    pub(crate) fn report_starving(&self) -> bool {
         let header = self.header();
-        if header.shareable.0.load(Ordering::Relaxed) == 0 {
+        if header.stealable.0.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        header.hungry.0.store(1, Ordering::Relaxed);
+        header.starving.0.store(1, Ordering::Relaxed);
         self.is_listened_to()
     }
 
@@ -107,14 +107,14 @@ impl Board {
     }
 
     /// Announces sleep. False if there is work after all, or the worker is to go.
-    pub(crate) fn fall_asleep(&self, owner: Owner) -> bool {
+    pub(crate) fn announce_sleep(&self, owner: Owner) -> bool {
         let sleeper = &self.sleepers()[owner as usize].0;
         sleeper.store(1, Ordering::Relaxed);
         // Pairs with the fence in `pick_sleepers`, which comes after what is looked for here.
         fence(Ordering::SeqCst);
         if self.has_ready() || self.is_dismissed(owner) {
             // If somebody picked us meanwhile, their message is on its way and wakes nobody.
-            self.wake_up(owner);
+            self.cancel_sleep(owner);
             return false;
         }
         true
@@ -123,7 +123,7 @@ impl Board {
     /// Withdraws the announcement of sleep. False if it was seen, so that a message is on its way.
     ///
     /// One swap against that of `pick_sleepers`: of the two, exactly one finds the 1.
-    pub(crate) fn wake_up(&self, owner: Owner) -> bool {
+    pub(crate) fn cancel_sleep(&self, owner: Owner) -> bool {
         self.sleepers()[owner as usize].0.swap(0, Ordering::AcqRel) == 1
     }
 

@@ -42,7 +42,7 @@ where
             Poll::Ready(result) => {
                 drop(place);
                 // Its message is on stderr, and there is nobody else to tell.
-                let _ = panics::contain(|| callback(result));
+                let _ = panics::catch_and_print(|| callback(result));
             }
         }
     }

@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::call::Name;
-use crate::error::{Error, Place};
-use crate::pool::job::{Feed, Inbox, feed};
-use crate::pool::scheduler::Crew;
+use crate::error::{Error, Origin};
+use crate::pool::job::{Inbox, TaskQueue, queue};
+use crate::pool::scheduler::Scheduler;
 use crate::wire::Message;
 
 /// How many inputs may be on their way for each worker, and how many at least.
 const WINDOW_PER_WORKER: usize = 16;
-const LEAST_WINDOW: usize = 64;
+const MIN_WINDOW: usize = 64;
 
 /// Results in the order in which they arrive; made by [`Pool::imap_unordered`](crate::Pool).
 #[must_use = "an iterator does nothing before it is asked"]
 pub struct ImapUnordered<'a, R, I> {
-    crew: &'a Arc<Crew>,
+    scheduler: &'a Arc<Scheduler>,
     inbox: Arc<Inbox>,
     /// What is called, or why nothing more is.
     name: Result<Name, Error>,
@@ -39,14 +39,14 @@ where
     I: Iterator<Item = A>,
 {
     pub(crate) fn new(
-        crew: &'a Arc<Crew>,
+        scheduler: &'a Arc<Scheduler>,
         inbox: Arc<Inbox>,
         name: Result<Name, Error>,
         inputs: I,
         chunksize: Option<usize>,
     ) -> Self {
         ImapUnordered {
-            crew,
+            scheduler,
             inbox,
             name,
             inputs: inputs.fuse(),
@@ -61,29 +61,29 @@ where
     /// Takes the next chunk of inputs, if `held` results held back elsewhere leave room for it.
     fn take_chunk(&mut self, held: usize) -> bool {
         let Ok(name) = self.name else { return false };
-        let window = (WINDOW_PER_WORKER * self.crew.processes()).max(LEAST_WINDOW);
+        let window = (WINDOW_PER_WORKER * self.scheduler.processes()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.open + self.ready.len() + held;
         if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
             return false;
         }
-        if ahead > 0 && (self.crew.is_full(1) || feed::has_many_handles()) {
+        if ahead > 0 && (self.scheduler.is_full(1) || queue::has_many_handles()) {
             return false;
         }
         let first = self.taken;
-        let mut feed = Feed::new(name, &self.inbox, first, Some(self.chunksize));
-        while feed.left < self.chunksize {
+        let mut queue = TaskQueue::new(name, &self.inbox, first, Some(self.chunksize));
+        while queue.left < self.chunksize {
             let Some(input) = self.inputs.next() else { break };
             let task = self.taken;
             self.taken += 1;
-            if let Err(error) = feed.push(&input, self.crew.clone()) {
-                let place = Place { task: Some(task), ..Place::default() };
-                self.ready.push_back((task, Err(error.at(place))));
+            if let Err(error) = queue.push(&input, self.scheduler.clone()) {
+                let place = Origin { task: Some(task), ..Origin::default() };
+                self.ready.push_back((task, Err(error.with_origin(place))));
                 break;
             }
         }
-        let pushed = feed.left;
-        match self.crew.submit(feed) {
+        let pushed = queue.left;
+        match self.scheduler.submit(queue) {
             Ok(()) => self.open += pushed,
             Err(error) => self.name = Err(error),
         }
@@ -92,7 +92,7 @@ where
 
     /// The next result with its number; `held` more are held back by the caller.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
-        if let Err(error) = self.crew.check_maker()
+        if let Err(error) = self.scheduler.check_maker()
             && !std::mem::replace(&mut self.over, true)
         {
             return Some((usize::MAX, Err(error)));
@@ -108,7 +108,7 @@ where
                     more = self.take_chunk(held);
                     continue;
                 }
-                None if self.open > 0 => self.crew.wait(&self.inbox, 1, None),
+                None if self.open > 0 => self.scheduler.wait(&self.inbox, 1, None),
                 arrived => arrived,
             };
             match arrived {
@@ -148,7 +148,7 @@ where
 
 impl<R, I> Drop for ImapUnordered<'_, R, I> {
     fn drop(&mut self) {
-        self.crew.drop_feeds(&self.inbox);
+        self.scheduler.drop_queues(&self.inbox);
     }
 }
 
@@ -177,7 +177,7 @@ where
 
     fn next(&mut self) -> Option<Result<R, Error>> {
         // What has come before counts as little in a copy as what is to come.
-        if let Err(error) = self.arriving.crew.check_maker() {
+        if let Err(error) = self.arriving.scheduler.check_maker() {
             let was_over = std::mem::replace(&mut self.arriving.over, true);
             let lost = !was_over || !self.early.is_empty();
             self.early.clear();

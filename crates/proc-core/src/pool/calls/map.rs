@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::call::Name;
-use crate::error::{Error, Place};
-use crate::pool::job::{Delivery, Feed, Inbox, feed};
-use crate::pool::scheduler::Crew;
+use crate::error::{Error, Origin};
+use crate::pool::job::{Delivery, Inbox, TaskQueue, queue};
+use crate::pool::scheduler::Scheduler;
 use crate::wire::Message;
 
 /// How many inputs the first batch takes, or whole chunks: few, as nothing is known of them yet.
@@ -17,27 +17,27 @@ const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 
 /// For how many inputs there is room at once if the iterator says that it has so many.
-const MOST_PROMISED: usize = 1 << 20;
+const MAX_PREALLOCATED: usize = 1 << 20;
 
 /// What came of each input; what has no fate is lost with the call.
 pub(crate) type Fates<R> = Vec<Option<Result<R, Error>>>;
 
 /// Runs all inputs. The results there are, and what ended the call as a whole.
 pub(crate) fn run<A: Message, R: Message>(
-    crew: &Arc<Crew>,
+    scheduler: &Arc<Scheduler>,
     inbox: &Arc<Inbox>,
     chunksize: Option<usize>,
     name: Result<Name, Error>,
     mut inputs: impl Iterator<Item = A>,
 ) -> (Fates<R>, Result<(), Error>) {
     // As many as are promised, within reason: an iterator may promise what it does not keep.
-    let fates = Vec::with_capacity(inputs.size_hint().0.min(MOST_PROMISED));
-    let mut map = Map { crew, inbox: Arc::clone(inbox), fates, open: 0 };
+    let fates = Vec::with_capacity(inputs.size_hint().0.min(MAX_PREALLOCATED));
+    let mut map = Map { scheduler, inbox: Arc::clone(inbox), fates, open: 0 };
     let done = name.and_then(|name| {
-        crew.check_maker()?;
+        scheduler.check_maker()?;
         map.send(name, chunksize, &mut inputs)?;
         while map.open > 0 {
-            if let Some(delivery) = crew.wait(&map.inbox, map.open, None) {
+            if let Some(delivery) = scheduler.wait(&map.inbox, map.open, None) {
                 map.take_in(delivery?);
             }
         }
@@ -52,7 +52,7 @@ pub(crate) fn run<A: Message, R: Message>(
 
 /// One map on its way.
 struct Map<'a, R> {
-    crew: &'a Arc<Crew>,
+    scheduler: &'a Arc<Scheduler>,
     inbox: Arc<Inbox>,
     fates: Fates<R>,
     /// How many inputs were sent and have no fate yet.
@@ -108,26 +108,26 @@ impl<R: Message> Map<'_, R> {
         batch: &[A],
         more: usize,
     ) -> (usize, usize, Result<(), Error>) {
-        let crew = self.crew;
+        let scheduler = self.scheduler;
         if let Err(error) = self.wait_for_room(chunksize.unwrap_or(1)) {
             return (0, 0, Err(error));
         }
         let first = self.fates.len();
         let mut bytes = 0;
-        let done = crew.looking(|| {
-            let mut feed = Feed::new(name, &self.inbox, first, chunksize);
-            let pushed = feed.push_all(batch, BATCH_BYTES, crew.clone());
-            let sent = feed.left;
+        let done = scheduler.looking(|| {
+            let mut queue = TaskQueue::new(name, &self.inbox, first, chunksize);
+            let pushed = queue.push_all(batch, BATCH_BYTES, scheduler.clone());
+            let sent = queue.left;
             self.open += sent;
             self.fates.resize_with(first + sent, || None);
             if let Err(error) = pushed {
-                let place = Place { task: Some(first + sent), ..Place::default() };
-                self.fates.push(Some(Err(error.at(place))));
+                let place = Origin { task: Some(first + sent), ..Origin::default() };
+                self.fates.push(Some(Err(error.with_origin(place))));
             }
-            feed.more = first + batch.len() - self.fates.len() + more;
-            bytes = feed.len();
-            self.crew.submit(feed)?;
-            crew.collect_if_any();
+            queue.more = first + batch.len() - self.fates.len() + more;
+            bytes = queue.len();
+            self.scheduler.submit(queue)?;
+            scheduler.collect_if_any();
             while let Some(delivery) = self.inbox.poll() {
                 self.take_in(delivery?);
             }
@@ -140,12 +140,13 @@ impl<R: Message> Map<'_, R> {
     ///
     /// Only as long as results of this call are to come, so that it never waits for others alone.
     fn wait_for_room(&mut self, chunksize: usize) -> Result<(), Error> {
-        self.crew.check_maker()?;
+        self.scheduler.check_maker()?;
         let is_full = |open: usize| {
-            (open > 0 && feed::has_many_handles()) || self.crew.is_full(open.div_ceil(chunksize))
+            (open > 0 && queue::has_many_handles())
+                || self.scheduler.is_full(open.div_ceil(chunksize))
         };
         while is_full(self.open) {
-            if let Some(delivery) = self.crew.wait(&self.inbox, 1, None) {
+            if let Some(delivery) = self.scheduler.wait(&self.inbox, 1, None) {
                 self.take_in(delivery?);
             }
         }
@@ -172,7 +173,7 @@ impl<R> Drop for Map<'_, R> {
     fn drop(&mut self) {
         // Not all was taken in: the input panicked, or the pool has ended.
         if self.open > 0 {
-            self.crew.drop_feeds(&self.inbox);
+            self.scheduler.drop_queues(&self.inbox);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::pool::calls::callback::when_done;
 use crate::pool::job::{Delivery, Inbox};
-use crate::pool::scheduler::Crew;
+use crate::pool::scheduler::Scheduler;
 
 /// The result of [`Pool::apply_async`](crate::Pool::apply_async) or
 /// [`map_async`](crate::Pool::map_async), now or later.
@@ -36,7 +36,7 @@ use crate::pool::scheduler::Crew;
 #[doc(alias = "AsyncResult")]
 #[must_use = "the result of the task is here"]
 pub struct Task<T> {
-    crew: Arc<Crew>,
+    scheduler: Arc<Scheduler>,
     inbox: Arc<Inbox>,
     gather: Gather<T>,
     result: Option<Result<T, Error>>,
@@ -46,13 +46,22 @@ pub struct Task<T> {
 pub(crate) type Gather<T> = Box<dyn FnMut(Delivery) -> Option<Result<T, Error>> + Send>;
 
 impl<T> Task<T> {
-    pub(crate) fn new(crew: &Arc<Crew>, inbox: Arc<Inbox>, gather: Gather<T>) -> Task<T> {
-        Task { crew: Arc::clone(crew), inbox, gather, result: None }
+    pub(crate) fn new(scheduler: &Arc<Scheduler>, inbox: Arc<Inbox>, gather: Gather<T>) -> Task<T> {
+        Task { scheduler: Arc::clone(scheduler), inbox, gather, result: None }
     }
 
     /// A task that never was: nothing to do, or refused.
-    pub(crate) fn settled(crew: &Arc<Crew>, inbox: Arc<Inbox>, result: Result<T, Error>) -> Self {
-        Task { crew: Arc::clone(crew), inbox, gather: Box::new(|_| None), result: Some(result) }
+    pub(crate) fn settled(
+        scheduler: &Arc<Scheduler>,
+        inbox: Arc<Inbox>,
+        result: Result<T, Error>,
+    ) -> Self {
+        Task {
+            scheduler: Arc::clone(scheduler),
+            inbox,
+            gather: Box::new(|_| None),
+            result: Some(result),
+        }
     }
 
     /// Waits for the result.
@@ -66,7 +75,7 @@ impl<T> Task<T> {
             if let Some(result) = self.result.take() {
                 return result;
             }
-            let delivery = self.crew.wait(&self.inbox, 1, None);
+            let delivery = self.scheduler.wait(&self.inbox, 1, None);
             self.take_in(delivery);
         }
     }
@@ -90,11 +99,11 @@ impl<T> Task<T> {
     ///
     /// False if it was done before. Else [`get`](Task::get) says that it was cancelled.
     pub fn cancel(&self) -> bool {
-        self.result.is_none() && self.crew.cancel(&self.inbox)
+        self.result.is_none() && self.scheduler.cancel(&self.inbox)
     }
 
     pub(crate) fn withdraw(&self) -> bool {
-        self.result.is_none() && self.crew.cancel_unclaimed(&self.inbox)
+        self.result.is_none() && self.scheduler.cancel_unclaimed(&self.inbox)
     }
 
     /// Calls `callback` with the result when it is there, in a thread that all callbacks share.
@@ -111,7 +120,7 @@ impl<T> Task<T> {
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
         while self.result.is_none() {
-            let delivery = self.crew.wait(&self.inbox, 1, deadline);
+            let delivery = self.scheduler.wait(&self.inbox, 1, deadline);
             if delivery.is_none() {
                 return;
             }
@@ -139,12 +148,12 @@ impl<T> Future for Task<T> {
             if let Some(result) = self.result.take() {
                 return Poll::Ready(result);
             }
-            if let Err(error) = self.crew.check_maker() {
+            if let Err(error) = self.scheduler.check_maker() {
                 return Poll::Ready(Err(error));
             }
             let delivery = self.inbox.poll_or_wake(context.waker());
             if delivery.is_none() {
-                self.crew.watch_over_futures();
+                self.scheduler.watch_over_futures();
                 return Poll::Pending;
             }
             self.take_in(delivery);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Place};
+use crate::error::{Error, Origin};
 use crate::memory::Part;
 use crate::panics::{self, PanicReport};
 use crate::pool::records::{self, Outcome};
@@ -64,8 +64,8 @@ pub(crate) enum Delivery {
         first: usize,
         count: usize,
         bytes: Results,
-        apart: HashMap<u32, Payload>,
-        place: Place,
+        out_of_band: HashMap<u32, Payload>,
+        place: Origin,
     },
     Failed {
         task: usize,
@@ -77,8 +77,8 @@ impl Delivery {
     /// How many bytes it has.
     fn len(&self) -> usize {
         match self {
-            Delivery::Results { bytes, apart, .. } => {
-                bytes.len() + apart.values().map(Payload::len).sum::<usize>()
+            Delivery::Results { bytes, out_of_band, .. } => {
+                bytes.len() + out_of_band.values().map(Payload::len).sum::<usize>()
             }
             Delivery::Failed { .. } => 0,
         }
@@ -94,24 +94,24 @@ impl Delivery {
 
     /// Decodes; `settle` gets each task's number and fate.
     pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
-        let (first, count, bytes, mut apart, place) = match self {
-            Delivery::Results { first, count, bytes, apart, place } => {
-                (first, count, bytes, apart, place)
+        let (first, count, bytes, mut out_of_band, place) = match self {
+            Delivery::Results { first, count, bytes, out_of_band, place } => {
+                (first, count, bytes, out_of_band, place)
             }
             Delivery::Failed { task, error } => return settle(task, Err(error)),
         };
         let mut settle = |index: usize, result: Result<R, Error>| {
             let task = first + index;
-            let at = |error: Error| error.at(Place { task: Some(task), ..place.clone() });
+            let at = |error: Error| error.with_origin(Origin { task: Some(task), ..place.clone() });
             settle(task, result.map_err(at));
         };
-        let mut decode_apart = |index: usize| decode_apart(apart.remove(&(index as u32)));
+        let mut decode_apart = |index: usize| decode_apart(out_of_band.remove(&(index as u32)));
         match bytes {
             Results::Own(bytes) => {
                 let mut rest = &bytes[..];
                 settle_each(count, settle, |index| match records::take_result(&mut rest) {
                     Some(Outcome::Value(value)) => decode(value, None),
-                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::OutOfBand) => decode_apart(index),
                     Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
                     None => Err(rubbish()),
                 });
@@ -124,7 +124,7 @@ impl Delivery {
                     Some(Outcome::Value(value)) => {
                         wire::decode_shared(&part, value).map_err(Error::decode_result)
                     }
-                    Some(Outcome::Apart) => decode_apart(index),
+                    Some(Outcome::OutOfBand) => decode_apart(index),
                     Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
                     None => Err(rubbish()),
                 });
@@ -195,7 +195,7 @@ fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Resu
 
 /// What a call asks for beside results.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Terms {
+pub(crate) struct CallOptions {
     /// How long each task may run.
     pub(crate) timeout: Option<Duration>,
     /// How often a task that failed is tried again.
@@ -205,7 +205,7 @@ pub(crate) struct Terms {
 /// Where a call's results arrive.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    pub(crate) terms: Terms,
+    pub(crate) options: CallOptions,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
@@ -248,8 +248,8 @@ impl InboxState {
 }
 
 impl Inbox {
-    pub(crate) fn new(terms: Terms) -> Arc<Inbox> {
-        Arc::new(Inbox { terms, ..Inbox::default() })
+    pub(crate) fn new(options: CallOptions) -> Arc<Inbox> {
+        Arc::new(Inbox { options, ..Inbox::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, InboxState> {
@@ -376,13 +376,14 @@ mod tests {
     }
 
     fn results_of(bytes: usize) -> Delivery {
-        let (bytes, apart, place) = (vec![0; bytes].into(), HashMap::new(), Place::default());
-        Delivery::Results { first: 0, count: 1, bytes, apart, place }
+        let (bytes, out_of_band, place) =
+            (vec![0; bytes].into(), HashMap::new(), Origin::default());
+        Delivery::Results { first: 0, count: 1, bytes, out_of_band, place }
     }
 
     #[test]
     fn who_waits_for_several_tasks_is_not_woken_for_each() {
-        let inbox = Inbox::new(Terms::default());
+        let inbox = Inbox::new(CallOptions::default());
         let has = |wanted| inbox.lock().has(wanted);
         inbox.deliver(results_of(100));
         assert!(has(1) && !has(2));
@@ -398,7 +399,7 @@ mod tests {
 
     #[test]
     fn what_is_expected_gives_way_to_what_is_learned() {
-        let inbox = Inbox::new(Terms::default());
+        let inbox = Inbox::new(CallOptions::default());
         inbox.expect_size(1000);
         assert_eq!(inbox.result_size(), Some(1000));
         inbox.learn_size(8);
@@ -408,7 +409,7 @@ mod tests {
 
     #[test]
     fn results_that_arrive_after_a_call_was_taken_back_are_unwanted() {
-        let inbox = Inbox::new(Terms::default());
+        let inbox = Inbox::new(CallOptions::default());
         inbox.deliver(results());
         let _ = inbox.discard(Error::cancelled());
         inbox.deliver(results());
@@ -418,7 +419,7 @@ mod tests {
 
     #[test]
     fn results_that_arrive_after_the_pool_has_ended_count() {
-        let inbox = Inbox::new(Terms::default());
+        let inbox = Inbox::new(CallOptions::default());
         let _ = inbox.close(Error::closed());
         inbox.deliver(results());
         assert!(inbox.poll().is_some_and(|next| next.is_ok()));

@@ -1,7 +1,7 @@
 //! The tasks of one call on their way out, and their results on their way in.
 
-pub(crate) mod feed;
 mod inbox;
+pub(crate) mod queue;
 
-pub(crate) use feed::{Cut, Feed, Parcel, WaitingHandles};
-pub(crate) use inbox::{Delivery, Inbox, Results, Terms};
+pub(crate) use inbox::{CallOptions, Delivery, Inbox, Results};
+pub(crate) use queue::{ChunkCut, LargeArg, TaskQueue, WaitingHandles};

@@ -17,9 +17,9 @@ use serde_bytes::Bytes;
 
 use super::{Pool, Task};
 use crate::call::{Name, refuse_captures};
-use crate::error::{Error, Place};
+use crate::error::{Error, Origin};
 pub use crate::pool::calls::callback::when_done;
-use crate::pool::job::{Delivery, Feed, Inbox, Terms};
+use crate::pool::job::{CallOptions, Delivery, Inbox, TaskQueue};
 use crate::pool::records::{self, Outcome};
 use crate::pool::worker;
 use crate::sys::image::Image;
@@ -114,15 +114,15 @@ pub struct Chunk<'a> {
 /// The arguments are not those of `count` tasks, or the pool is closed.
 pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
     let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
-    let inbox = Inbox::new(Terms { timeout: chunk.timeout, retries: chunk.retries });
-    let mut feed = Feed::new(function.here(), &inbox, first, Some(chunksize));
+    let inbox = Inbox::new(CallOptions { timeout: chunk.timeout, retries: chunk.retries });
+    let mut queue = TaskQueue::new(function.here(), &inbox, first, Some(chunksize));
     let mut rest = chunk.arguments;
     while let Some(argument) = records::take(&mut rest) {
-        let attempt = Attempt { job, task: first.saturating_add(feed.left), number };
+        let attempt = Attempt { job, task: first.saturating_add(queue.left), number };
         let whole = postcard::to_stdvec(Bytes::new(&attempt.before(argument)));
-        feed.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
+        queue.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
     }
-    if !rest.is_empty() || feed.left != count || count == 0 {
+    if !rest.is_empty() || queue.left != count || count == 0 {
         return Err(Error::invalid("the chunk's bytes are not those of its tasks"));
     }
     let mut open = count;
@@ -136,8 +136,8 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
             Ok(in_order.concat())
         })
     };
-    pool.crew.submit(feed)?;
-    Ok(Task::new(&pool.crew, inbox, Box::new(gather)))
+    pool.scheduler.submit(queue)?;
+    Ok(Task::new(&pool.scheduler, inbox, Box::new(gather)))
 }
 
 /// Takes back what was [`submit`]ted where no worker has come to it; whether it was so.
@@ -153,9 +153,9 @@ const ERROR: u8 = 1;
 /// The fates of the tasks of a delivery, as bytes, and the number of the first.
 fn close(delivery: Delivery) -> (usize, Vec<u8>) {
     let mut out = Sink::default();
-    let (first, count, bytes, mut apart, place) = match delivery {
-        Delivery::Results { first, count, bytes, apart, place } => {
-            (first, count, bytes, apart, place)
+    let (first, count, bytes, mut out_of_band, place) = match delivery {
+        Delivery::Results { first, count, bytes, out_of_band, place } => {
+            (first, count, bytes, out_of_band, place)
         }
         Delivery::Failed { task, error } => {
             append(&mut out, Err(error));
@@ -169,7 +169,7 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
         let fate = match records::take_result(&mut rest) {
             Some(Outcome::Value(value)) => Ok(value),
             Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-            Some(Outcome::Apart) => match apart.remove(&(index as u32)) {
+            Some(Outcome::OutOfBand) => match out_of_band.remove(&(index as u32)) {
                 Some(mut whole) => {
                     let (_, handles) = whole.parts().unwrap_or_default();
                     payload = whole;
@@ -187,7 +187,7 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
             },
             None => Err(Error::decode_result("the worker left rubbish in its place".into())),
         };
-        append(&mut out, fate.map_err(|error| error.at(place.clone())));
+        append(&mut out, fate.map_err(|error| error.with_origin(place.clone())));
     }
     (first, out.into_bytes())
 }
@@ -245,7 +245,7 @@ fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
 
 /// The same error, with its place filled in where it was open.
 pub fn at(error: Error, task: Option<usize>, host: Option<&str>) -> Error {
-    error.at(Place { task, host: host.map(str::to_owned), ..Place::default() })
+    error.with_origin(Origin { task, host: host.map(str::to_owned), ..Origin::default() })
 }
 
 /// The error as bytes, which [`error_from_bytes`] reads on another machine.

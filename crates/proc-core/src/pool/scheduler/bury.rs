@@ -7,77 +7,80 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::state::{
-    Crew, Deliveries, Doom, Intensity, Standing, State, read_arguments, read_results, unlock,
+    Deliveries, Intensity, KillReason, Scheduler, SlotState, State, read_arguments, read_results,
+    unlock,
 };
-use crate::error::{Error, Exit, Place};
+use crate::error::{Error, Exit, Origin};
 use crate::pool::board::{Owner, TicketId};
-use crate::pool::job::{Delivery, Feed};
+use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
-use crate::pool::worker::Leaving;
+use crate::pool::worker::LeaveReason;
 
-/// How often a seat's initializer may fail before it is believed.
+/// How often a slot's initializer may fail before it is believed.
 const INITIALIZER_ATTEMPTS: u32 = 3;
 
-/// How often a seat's worker may die before it is ready without an initializer to blame.
+/// How often a slot's worker may die before it is ready without an initializer to blame.
 const START_ATTEMPTS: u32 = 20;
 
-/// How many workers of a seat may end in a row without having begun a task, though they were ready.
+/// How many workers of a slot may end in a row without having begun a task, though they were ready.
 const FRUITLESS_ATTEMPTS: u32 = 20;
 
 /// How a worker ended.
 struct End<'a> {
     death: &'a Error,
-    place: &'a Place,
-    doom: Option<&'a Doom>,
+    place: &'a Origin,
+    kill_reason: Option<&'a KillReason>,
 }
 
-impl Crew {
-    /// Settles what a dead worker left, and says what its seat is to have.
-    pub(super) fn bury(&self, owner: Owner, exit: Exit, failure: Option<Error>, place: Place) {
-        let mut news = Vec::new();
+impl Scheduler {
+    /// Settles what a dead worker left, and says what its slot is to have.
+    pub(super) fn bury(&self, owner: Owner, exit: Exit, failure: Option<Error>, place: Origin) {
+        let mut deliveries = Vec::new();
         let mut state = self.lock();
         // As long as it is known who did it.
-        self.collect_finished(&mut state, &mut news);
-        let seat = &mut state.seats[owner as usize];
-        let was_ready = std::mem::take(&mut seat.ready);
-        let had_worked = std::mem::take(&mut seat.has_worked);
+        self.collect_finished(&mut state, &mut deliveries);
+        let slot = &mut state.slots[owner as usize];
+        let was_ready = std::mem::take(&mut slot.ready);
+        let had_worked = std::mem::take(&mut slot.has_worked);
         let ended_itself = exit.status.is_some_and(|s| s.signal() != Some(nix::libc::SIGKILL));
-        let was_ours = |doom: &Doom| !(ended_itself && matches!(doom, Doom::Worker));
-        let doom = seat.doom.take().filter(was_ours);
-        let leaving = seat.leaving.take();
-        seat.mail = None;
-        seat.handle = None;
+        let was_ours =
+            |kill_reason: &KillReason| !(ended_itself && matches!(kill_reason, KillReason::Worker));
+        let kill_reason = slot.kill_reason.take().filter(was_ours);
+        let leaving = slot.leaving.take();
+        slot.mail = None;
+        slot.handle = None;
         let status = exit.status;
-        let death = failure.unwrap_or_else(|| self.plan.limits.died(exit));
-        let death = death.at(place.clone());
-        let end = End { death: &death, place: &place, doom: doom.as_ref() };
-        let begun = self.settle_all_claimed(&mut state, owner, &end, &mut news);
+        let death = failure.unwrap_or_else(|| self.config.limits.died(exit));
+        let death = death.with_origin(place.clone());
+        let end = End { death: &death, place: &place, kill_reason: kill_reason.as_ref() };
+        let begun = self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
         let keeps = self.keeps(&state, owner);
         let mut broken = None;
-        // Who had nothing to do, was killed by us, or went down with its template, was not to
+        // Who had nothing to do, was killed by us, or went down with its fork server, was not to
         // blame.
-        let is_blamed = leaving != Some(Leaving::Idle) && doom.is_none() && status.is_some();
-        let seat = &mut state.seats[owner as usize];
-        seat.fruitless = match had_worked || begun || !was_ready || !is_blamed {
+        let is_blamed =
+            leaving != Some(LeaveReason::Idle) && kill_reason.is_none() && status.is_some();
+        let slot = &mut state.slots[owner as usize];
+        slot.fruitless = match had_worked || begun || !was_ready || !is_blamed {
             true => 0,
-            false => seat.fruitless + 1,
+            false => slot.fruitless + 1,
         };
-        let fruitless = seat.fruitless;
-        if keeps && leaving == Some(Leaving::Idle) {
-            state.stand(owner, Standing::Vacant);
-        } else if keeps && !was_ready && doom.is_none() {
-            let seat = &mut state.seats[owner as usize];
-            seat.failed_starts += 1;
+        let fruitless = slot.fruitless;
+        if keeps && leaving == Some(LeaveReason::Idle) {
+            state.set_slot_state(owner, SlotState::Vacant);
+        } else if keeps && !was_ready && kill_reason.is_none() {
+            let slot = &mut state.slots[owner as usize];
+            slot.failed_starts += 1;
             let attempts = if self.initializes { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
-            broken = (seat.failed_starts >= attempts).then_some(Standing::Broken);
+            broken = (slot.failed_starts >= attempts).then_some(SlotState::Broken);
         } else if keeps && fruitless >= FRUITLESS_ATTEMPTS {
-            state.seats[owner as usize].fruitless = 0;
-            broken = Some(Standing::Retired);
+            state.slots[owner as usize].fruitless = 0;
+            broken = Some(SlotState::Retired);
         }
         let initializes = !was_ready && self.initializes;
         let blamed = if initializes { Error::initializer(death) } else { death };
         let blamed = match broken {
-            Some(Standing::Retired) => Error::start(
+            Some(SlotState::Retired) => Error::start(
                 "a worker that stays",
                 std::io::Error::other(format!(
                     "{fruitless} in a row ended before they had begun a task; the last one: {blamed}"
@@ -85,14 +88,14 @@ impl Crew {
             ),
             _ => blamed,
         };
-        // One that went down with its template was not to blame.
-        let unasked = keeps && leaving.is_none() && doom.is_none() && status.is_some();
+        // One that went down with its fork server was not to blame.
+        let unasked = keeps && leaving.is_none() && kill_reason.is_none() && status.is_some();
         if unasked && let Some(error) = self.count_death(&mut state, &blamed) {
-            state.take_in(&mut news);
+            state.take_in(&mut deliveries);
             self.end(&mut state, Some(error));
         }
         if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
-            let error = Error::overwritten().at(place.clone());
+            let error = Error::overwritten().with_origin(place.clone());
             self.end(&mut state, Some(error));
         }
         self.pump(&mut state);
@@ -100,29 +103,29 @@ impl Crew {
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
-        unlock(state, news);
+        unlock(state, deliveries);
         // The dead worker may have promised a message that it did not live to send.
         self.listen();
-        if let Some(standing) = broken {
-            self.give_up_seat(owner, standing, blamed);
+        if let Some(slot_state) = broken {
+            self.give_up_slot(owner, slot_state, blamed);
         }
     }
 
-    /// Settles what a worker left that came to nothing before its pid was known: its template may
+    /// Settles what a worker left that came to nothing before its pid was known: its fork server may
     /// have died in between. It may have begun a task by then.
     pub(super) fn write_off(&self, owner: Owner) {
-        let mut news = Vec::new();
+        let mut deliveries = Vec::new();
         let mut state = self.lock();
-        self.collect_finished(&mut state, &mut news);
-        let seat = &mut state.seats[owner as usize];
-        seat.mail = None;
-        let doom = seat.doom.take();
-        let place = state.place_of(owner);
-        let death = Error::died(Exit::default(), None).at(place.clone());
-        let end = End { death: &death, place: &place, doom: doom.as_ref() };
-        self.settle_all_claimed(&mut state, owner, &end, &mut news);
+        self.collect_finished(&mut state, &mut deliveries);
+        let slot = &mut state.slots[owner as usize];
+        slot.mail = None;
+        let kill_reason = slot.kill_reason.take();
+        let place = state.origin_of(owner);
+        let death = Error::died(Exit::default(), None).with_origin(place.clone());
+        let end = End { death: &death, place: &place, kill_reason: kill_reason.as_ref() };
+        self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
         self.pump(&mut state);
-        unlock(state, news);
+        unlock(state, deliveries);
     }
 
     /// Settles all that a dead worker had claimed; whether it had begun any of it.
@@ -131,22 +134,28 @@ impl Crew {
         state: &mut State,
         owner: Owner,
         end: &End<'_>,
-        news: &mut Deliveries,
+        deliveries: &mut Deliveries,
     ) -> bool {
         self.board.bury(owner);
         let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
-        left.retain(|t| state.out.get(t).is_some_and(|out| out.owner.is_none()));
-        left.extend(state.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
+        left.retain(|t| state.in_flight.get(t).is_some_and(|in_flight| in_flight.owner.is_none()));
+        left.extend(
+            state
+                .in_flight
+                .iter()
+                .filter(|(_, in_flight)| in_flight.owner == Some(owner))
+                .map(|(t, _)| *t),
+        );
         let begun = left.iter().any(|ticket| self.board.progress(*ticket).begun > 0);
         for ticket in left {
-            self.settle_claimed(state, ticket, end, news);
+            self.settle_claimed(state, ticket, end, deliveries);
         }
         begun
     }
 
     /// Notes that a worker died of itself; the error that ends the pool if too many did.
     fn count_death(&self, state: &mut State, death: &Error) -> Option<Error> {
-        let Intensity { restarts, period } = self.plan.intensity?;
+        let Intensity { restarts, period } = self.config.intensity?;
         let now = Instant::now();
         state.deaths.push_back(now);
         state.deaths.retain(|then| now.duration_since(*then) <= period);
@@ -161,46 +170,52 @@ impl Crew {
         state: &mut State,
         ticket: TicketId,
         end: &End<'_>,
-        news: &mut Deliveries,
+        deliveries: &mut Deliveries,
     ) {
-        let Some(out) = state.out.get_mut(&ticket) else { return };
-        if out.inbox.is_closed() {
+        let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
+        if in_flight.inbox.is_closed() {
             self.retire(state, ticket);
             return;
         }
-        let inbox = Arc::clone(&out.inbox);
+        let inbox = Arc::clone(&in_flight.inbox);
         let progress = self.board.progress(ticket);
-        let done = (progress.done as usize).min(out.count);
-        let mut begun = (progress.begun as usize).clamp(done, done + 1).min(out.count);
-        if end.doom.and_then(|doom| doom.error_of(&inbox, out.first + done)).is_some() {
+        let done = (progress.done as usize).min(in_flight.count);
+        let mut begun = (progress.begun as usize).clamp(done, done + 1).min(in_flight.count);
+        if end
+            .kill_reason
+            .and_then(|kill_reason| kill_reason.error_of(&inbox, in_flight.first + done))
+            .is_some()
+        {
             // It was stopped before it began the task, which has had its time all the same.
-            begun = (done + 1).min(out.count);
+            begun = (done + 1).min(in_flight.count);
         }
         if done > 0 {
             let mut bytes = Vec::new();
-            read_results(&state.arena, out, progress.results, &mut bytes);
-            let first = out.first;
+            read_results(&state.arena, in_flight, progress.results, &mut bytes);
+            let first = in_flight.first;
             let others = self.retry_panicked(state, ticket, done, &bytes, end.place);
-            let Some(out) = state.out.get_mut(&ticket) else { return };
-            let (apart, place) = (std::mem::take(&mut out.apart), end.place.clone());
+            let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
+            let (out_of_band, place) =
+                (std::mem::take(&mut in_flight.out_of_band), end.place.clone());
             let bytes = bytes.into();
-            let all = Delivery::Results { first, count: done, bytes, apart, place };
-            news.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
+            let all = Delivery::Results { first, count: done, bytes, out_of_band, place };
+            deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
         }
-        let Some(out) = state.out.get_mut(&ticket) else { return };
+        let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
         // Arguments lie in memory that the dead worker could write: read once, checked.
-        let arguments = read_arguments(&state.arena, out);
+        let arguments = read_arguments(&state.arena, in_flight);
         let mut rest = &arguments[..];
         let mut whole = (0..done).all(|_| records::take(&mut rest).is_some());
-        let can_repeat = !(out.chunk.asks && out.handles.is_none());
+        let can_repeat = !(in_flight.chunk.needs_handles && in_flight.handles.is_none());
         let failed = |task, error: &Error| {
-            let place = Place { task: Some(task), ..Place::default() };
-            (Arc::clone(&inbox), Delivery::Failed { task, error: error.clone().at(place) })
+            let place = Origin { task: Some(task), ..Origin::default() };
+            (Arc::clone(&inbox), Delivery::Failed { task, error: error.clone().with_origin(place) })
         };
         let mut retry = None;
         if begun > done {
-            let task = out.first + done;
-            let error = match end.doom.map(|doom| doom.error_of(&inbox, task)) {
+            let task = in_flight.first + done;
+            let error = match end.kill_reason.map(|kill_reason| kill_reason.error_of(&inbox, task))
+            {
                 Some(Some(error)) => Some(error),
                 // We killed the worker, and not because of this task.
                 Some(None) if can_repeat => None,
@@ -210,41 +225,50 @@ impl Crew {
                 let argument = records::take(&mut rest);
                 whole &= argument.is_some();
                 match argument {
-                    Some(argument) if can_repeat && out.attempts < inbox.terms.retries => {
-                        let attempts = out.attempts + 1;
-                        retry = Some(Feed::again(out.chunk.name, &inbox, task, argument, attempts));
+                    Some(argument) if can_repeat && in_flight.attempts < inbox.options.retries => {
+                        let attempts = in_flight.attempts + 1;
+                        retry = Some(TaskQueue::again(
+                            in_flight.chunk.name,
+                            &inbox,
+                            task,
+                            argument,
+                            attempts,
+                        ));
                     }
-                    _ => news.push(failed(task, error)),
+                    _ => deliveries.push(failed(task, error)),
                 }
             } else {
                 begun = done;
             }
         }
-        if begun < out.count && whole && can_repeat {
+        if begun < in_flight.count && whole && can_repeat {
             let skipped = (arguments.len() - rest.len()) as u64;
-            out.first += begun;
-            out.count -= begun;
-            out.chunk.offset += skipped;
-            out.chunk.arguments -= skipped;
-            out.chunk.count -= begun as u32;
-            self.board.forget_claim(ticket, out.position);
-            out.owner = None;
-            out.waits_for_apart = false;
-            state.again.push_back(ticket);
+            in_flight.first += begun;
+            in_flight.count -= begun;
+            in_flight.chunk.offset += skipped;
+            in_flight.chunk.arguments -= skipped;
+            in_flight.chunk.count -= begun as u32;
+            self.board.forget_claim(ticket, in_flight.position);
+            in_flight.owner = None;
+            in_flight.waits_for_out_of_band = false;
+            state.requeued.push_back(ticket);
         } else {
-            news.extend((out.first + begun..out.first + out.count).map(|t| failed(t, end.death)));
+            deliveries.extend(
+                (in_flight.first + begun..in_flight.first + in_flight.count)
+                    .map(|t| failed(t, end.death)),
+            );
             self.retire(state, ticket);
         }
-        state.feeds.extend(retry);
+        state.queues.extend(retry);
     }
 
     /// Whether the board still shows what was published. A worker that dies may have overwritten
     /// it.
     pub(super) fn is_sane(&self, state: &State) -> bool {
-        state.out.iter().all(|(ticket, out)| {
-            out.owner.is_some()
-                || state.again.contains(ticket)
-                || self.board.shows(*ticket, out.position)
+        state.in_flight.iter().all(|(ticket, in_flight)| {
+            in_flight.owner.is_some()
+                || state.requeued.contains(ticket)
+                || self.board.shows(*ticket, in_flight.position)
         })
     }
 }

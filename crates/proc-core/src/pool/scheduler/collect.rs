@@ -6,15 +6,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::state::{Crew, Deliveries, State, read_arguments, read_results, unlock};
+use super::state::{Deliveries, Scheduler, State, read_arguments, read_results, unlock};
 use crate::call::Fault;
-use crate::error::Place;
+use crate::error::Origin;
 use crate::pool::board::TicketId;
-use crate::pool::job::{Delivery, Feed, Results};
+use crate::pool::job::{Delivery, Results, TaskQueue};
 use crate::pool::records;
 use crate::wire::{LARGE, Payload};
 
-impl Crew {
+impl Scheduler {
     /// Sees to it that somebody is told of the next finished ticket, unless somebody looks anyway.
     pub(super) fn listen(&self) {
         while self.lookers.load(Ordering::SeqCst) == 0 && !self.board.listen() {
@@ -24,16 +24,16 @@ impl Crew {
 
     /// Takes what workers have finished and delivers it.
     pub(crate) fn collect(&self) {
-        let mut news = Vec::new();
+        let mut deliveries = Vec::new();
         let mut state = self.lock();
-        self.collect_finished(&mut state, &mut news);
+        self.collect_finished(&mut state, &mut deliveries);
         self.pump(&mut state);
-        unlock(state, news);
+        unlock(state, deliveries);
     }
 
-    pub(super) fn collect_finished(&self, state: &mut State, news: &mut Deliveries) {
+    pub(super) fn collect_finished(&self, state: &mut State, deliveries: &mut Deliveries) {
         for ticket in self.board.take_finished() {
-            self.settle_finished(state, ticket, news);
+            self.settle_finished(state, ticket, deliveries);
         }
     }
 
@@ -42,55 +42,60 @@ impl Crew {
         &self,
         state: &mut State,
         ticket: TicketId,
-        news: &mut Deliveries,
+        deliveries: &mut Deliveries,
     ) {
-        let Some(out) = state.out.get_mut(&ticket) else { return };
+        let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
         let progress = self.board.progress(ticket);
-        if progress.done as usize != out.count {
+        if progress.done as usize != in_flight.count {
             return; // not what a worker of ours writes; its death will settle it
         }
-        if out.apart.len() < progress.apart as usize {
-            out.waits_for_apart = true;
+        if in_flight.out_of_band.len() < progress.out_of_band as usize {
+            in_flight.waits_for_out_of_band = true;
             return;
         }
-        let len = progress.results.min(out.chunk.room) as usize;
-        if out.chunk.measured {
-            out.inbox.learn(progress.nanoseconds, out.count);
+        let len = progress.results.min(in_flight.chunk.room) as usize;
+        if in_flight.chunk.measured {
+            in_flight.inbox.learn(progress.nanoseconds, in_flight.count);
         }
-        let apart: usize = out.apart.values().map(Payload::len).sum();
-        out.inbox.learn_size((len + apart).div_ceil(out.count));
-        state.sizes.extend(out.inbox.result_size().map(|size| (out.chunk.name, size)));
-        let count = out.count;
-        let owner = out.owner.or_else(|| self.board.claimer(ticket, out.position));
-        let place = Place {
+        let out_of_band: usize = in_flight.out_of_band.values().map(Payload::len).sum();
+        in_flight.inbox.learn_size((len + out_of_band).div_ceil(in_flight.count));
+        state.sizes.extend(in_flight.inbox.result_size().map(|size| (in_flight.chunk.name, size)));
+        let count = in_flight.count;
+        let owner = in_flight.owner.or_else(|| self.board.claimer(ticket, in_flight.position));
+        let place = Origin {
             worker: owner.map(|owner| owner as usize),
             pid: Some(progress.pid),
-            ..Place::default()
+            ..Origin::default()
         };
-        if let Some(seat) = owner.and_then(|owner| state.seats.get_mut(owner as usize)) {
+        if let Some(slot) = owner.and_then(|owner| state.slots.get_mut(owner as usize)) {
             // That it is ready may be a message that nobody has read yet.
-            (seat.ready, seat.has_worked) = (true, true);
+            (slot.ready, slot.has_worked) = (true, true);
         }
-        let retries = out.attempts < out.inbox.terms.retries;
+        let retries = in_flight.attempts < in_flight.inbox.options.retries;
         if !retries && len >= LARGE.saturating_mul(count) && self.may_lend(&mut state.arena) {
-            let Some(out) = self.take_out(state, ticket) else { return };
-            let start = (out.chunk.offset - out.block.offset + out.chunk.arguments) as usize;
-            let bytes = Results::Lent(state.arena.lease(out.block).part(start, len));
-            let (first, apart) = (out.first, out.apart);
-            news.push((out.inbox, Delivery::Results { first, count, bytes, apart, place }));
+            let Some(in_flight) = self.take_out(state, ticket) else { return };
+            let start = (in_flight.chunk.offset - in_flight.block.offset
+                + in_flight.chunk.arguments) as usize;
+            let bytes = Results::Lent(state.arena.lease(in_flight.block).part(start, len));
+            let (first, out_of_band) = (in_flight.first, in_flight.out_of_band);
+            deliveries.push((
+                in_flight.inbox,
+                Delivery::Results { first, count, bytes, out_of_band, place },
+            ));
             return;
         }
         let mut bytes = Vec::new();
-        read_results(&state.arena, out, progress.results, &mut bytes);
+        read_results(&state.arena, in_flight, progress.results, &mut bytes);
         let others = self.retry_panicked(state, ticket, count, &bytes, &place);
-        let Some(out) = self.retire(state, ticket) else { return };
+        let Some(in_flight) = self.retire(state, ticket) else { return };
         if let Some(others) = others {
-            news.extend(others);
+            deliveries.extend(others);
             return;
         }
-        let (first, bytes) = (out.first, bytes.into());
-        let delivery = Delivery::Results { first, count, bytes, apart: out.apart, place };
-        news.push((out.inbox, delivery));
+        let (first, bytes) = (in_flight.first, bytes.into());
+        let delivery =
+            Delivery::Results { first, count, bytes, out_of_band: in_flight.out_of_band, place };
+        deliveries.push((in_flight.inbox, delivery));
     }
 
     /// Takes the panicked ones of a chunk's first `count` tasks out of its results, to be tried
@@ -103,16 +108,17 @@ impl Crew {
         ticket: TicketId,
         count: usize,
         bytes: &[u8],
-        place: &Place,
+        place: &Origin,
     ) -> Option<Deliveries> {
-        let out = state.out.get_mut(&ticket)?;
-        if out.attempts >= out.inbox.terms.retries || out.chunk.asks {
+        let in_flight = state.in_flight.get_mut(&ticket)?;
+        if in_flight.attempts >= in_flight.inbox.options.retries || in_flight.chunk.needs_handles {
             return None;
         }
-        let (first, attempts, name) = (out.first, out.attempts + 1, out.chunk.name);
-        let inbox = Arc::clone(&out.inbox);
-        let mut apart = std::mem::take(&mut out.apart);
-        let arguments = read_arguments(&state.arena, out);
+        let (first, attempts, name) =
+            (in_flight.first, in_flight.attempts + 1, in_flight.chunk.name);
+        let inbox = Arc::clone(&in_flight.inbox);
+        let mut out_of_band = std::mem::take(&mut in_flight.out_of_band);
+        let arguments = read_arguments(&state.arena, in_flight);
         let (mut arguments, mut rest) = (&arguments[..], bytes);
         let mut others = Vec::new();
         for index in 0..count as u32 {
@@ -121,33 +127,35 @@ impl Crew {
             let before = rest;
             let Some(outcome) = records::take_result(&mut rest) else {
                 // Rubbish from here on, which is told of each.
-                let (bytes, apart, place) = (Vec::new().into(), HashMap::new(), place.clone());
+                let (bytes, out_of_band, place) =
+                    (Vec::new().into(), HashMap::new(), place.clone());
                 let count = count - index as usize;
-                let delivery = Delivery::Results { first: task, count, bytes, apart, place };
+                let delivery = Delivery::Results { first: task, count, bytes, out_of_band, place };
                 others.push((Arc::clone(&inbox), delivery));
                 break;
             };
             if let Some(argument) = argument
-                && is_panic(&outcome, apart.get(&index))
+                && is_panic(&outcome, out_of_band.get(&index))
             {
-                state.feeds.push_front(Feed::again(name, &inbox, task, argument, attempts));
+                state.queues.push_front(TaskQueue::again(name, &inbox, task, argument, attempts));
                 continue;
             }
             let bytes = before[..before.len() - rest.len()].to_vec().into();
-            let apart = apart.remove(&index).map(|value| (0, value)).into_iter().collect();
+            let out_of_band =
+                out_of_band.remove(&index).map(|value| (0, value)).into_iter().collect();
             let place = place.clone();
-            let delivery = Delivery::Results { first: task, count: 1, bytes, apart, place };
+            let delivery = Delivery::Results { first: task, count: 1, bytes, out_of_band, place };
             others.push((Arc::clone(&inbox), delivery));
         }
         Some(others)
     }
 }
 
-/// Whether a task panicked; a long message goes apart like any long result.
-fn is_panic(outcome: &records::Outcome<&[u8]>, apart: Option<&Payload>) -> bool {
+/// Whether a task panicked; a long message is sent out of band like any long result.
+fn is_panic(outcome: &records::Outcome<&[u8]>, out_of_band: Option<&Payload>) -> bool {
     match outcome {
         records::Outcome::Fault(Fault::Panicked(_)) => true,
-        records::Outcome::Apart => apart
+        records::Outcome::OutOfBand => out_of_band
             .and_then(|payload| records::take_result(&mut payload.bytes().ok()?))
             .is_some_and(|outcome| is_panic(&outcome, None)),
         _ => false,

@@ -1,6 +1,6 @@
 //! What keeps a pool going: publishing work, collecting results, and replacing the dead.
 //!
-//! Each worker has an *attendant*, a thread that reads the worker's reports, nearly always asleep.
+//! Each worker has an *supervisor*, a thread that reads the worker's reports, nearly always asleep.
 //! It collects results when told, and when its worker has ended it settles what the worker left and
 //! starts the next one. Whoever waits for results collects too, so that a quick task wakes nobody.
 //! All bookkeeping is in [`State`], under one lock; results are delivered after it is released.
@@ -9,7 +9,7 @@ mod bury;
 mod cancel;
 mod collect;
 mod publish;
-mod seats;
+mod slots;
 mod state;
 mod supervise;
 
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use self::state::{BELT, Phase, Seat, State, unlock};
-pub(crate) use self::state::{Crew, Initializer, Intensity, Plan, Recipes};
+pub(crate) use self::state::{Initializer, Intensity, PoolConfig, Recipes, Scheduler};
+use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::streams::Streams;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
@@ -31,32 +31,32 @@ use crate::pool::job::{Delivery, Inbox};
 use crate::{panics, sys};
 
 /// How long a worker that was asked to end may take before it is killed.
-const GRACE: Duration = Duration::from_millis(500);
+const TERMINATE_GRACE_PERIOD: Duration = Duration::from_millis(500);
 
 /// How often whoever waits looks for results before it sleeps.
-const LOOKS: u32 = 400;
+const MAX_SPINS: u32 = 400;
 
-impl Crew {
+impl Scheduler {
     /// Makes the pool and starts its workers; if one cannot be started, ends the others.
-    pub(crate) fn build(plan: Plan, recipes: Recipes) -> Result<Arc<Crew>, Error> {
-        let template = match plan.context {
+    pub(crate) fn build(config: PoolConfig, recipes: Recipes) -> Result<Arc<Scheduler>, Error> {
+        let fork_server = match config.context {
             StartMethod::Fork => {
-                let keep = |template: &Arc<ForkServer>| Ok(Arc::clone(template));
-                Some(start_method::with_template(StartMethod::Fork, &Streams::default(), keep)?)
+                let keep = |fork_server: &Arc<ForkServer>| Ok(Arc::clone(fork_server));
+                Some(start_method::with_fork_server(StartMethod::Fork, &Streams::default(), keep)?)
             }
             _ => None,
         };
         // The program may have set a hook of its own since `init`.
         panics::install_hook();
-        let layout = Layout::for_workers(plan.processes);
+        let layout = Layout::for_workers(config.processes);
         let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
-        state.seats.resize_with(plan.processes as usize, Seat::default);
+        state.slots.resize_with(config.processes as usize, Slot::default);
         let returned = state.arena.returned();
-        let processes = plan.processes;
+        let processes = config.processes;
         let initializes = recipes.initializer.is_some() || recipes.state.is_some();
-        let crew = Arc::new(Crew {
-            plan,
+        let scheduler = Arc::new(Scheduler {
+            config,
             recipes: Mutex::new(recipes),
             initializes,
             processes: AtomicU32::new(processes),
@@ -69,15 +69,15 @@ impl Crew {
             ended: Condvar::new(),
             timed: Condvar::new(),
             lookers: AtomicUsize::new(0),
-            template: Mutex::new(template),
+            fork_server: Mutex::new(fork_server),
             preloaded: Mutex::default(),
             returned,
         });
-        let result = crew.staff(0..processes);
+        let result = scheduler.staff(0..processes);
         if result.is_err() {
-            crew.terminate();
+            scheduler.terminate();
         }
-        result.map(|()| crew)
+        result.map(|()| scheduler)
     }
 
     /// Accepts no more calls; workers end when all work is done.
@@ -101,7 +101,7 @@ impl Crew {
         if matches!(state.phase, Phase::Open) {
             return Ok(false);
         }
-        let wait = self.ended.wait_while(state, |state| state.attendants > 0);
+        let wait = self.ended.wait_while(state, |state| state.supervisors > 0);
         let mut state = wait.unwrap_or_else(PoisonError::into_inner);
         let threads = std::mem::take(&mut state.threads);
         let failed = match &state.phase {
@@ -121,39 +121,39 @@ impl Crew {
         }
         let mut state = self.lock();
         // What is finished by now counts.
-        let mut news = Vec::new();
-        self.collect_finished(&mut state, &mut news);
-        state.take_in(&mut news);
+        let mut deliveries = Vec::new();
+        self.collect_finished(&mut state, &mut deliveries);
+        state.take_in(&mut deliveries);
         self.end(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
         let busy: HashSet<Owner> = self
             .board
             .claims()
-            .filter_map(|(ticket, owner)| state.out.contains_key(&ticket).then_some(owner))
-            .chain(state.out.values().filter_map(|out| out.owner))
+            .filter_map(|(ticket, owner)| state.in_flight.contains_key(&ticket).then_some(owner))
+            .chain(state.in_flight.values().filter_map(|in_flight| in_flight.owner))
             .collect();
-        let seats = state.seats.iter().enumerate();
-        for handle in seats
-            .filter(|(owner, seat)| busy.contains(&(*owner as Owner)) || !seat.ready)
-            .filter_map(|(_, seat)| seat.handle.as_ref())
+        let slots = state.slots.iter().enumerate();
+        for handle in slots
+            .filter(|(owner, slot)| busy.contains(&(*owner as Owner)) || !slot.ready)
+            .filter_map(|(_, slot)| slot.handle.as_ref())
         {
             handle.signal(Signal::SIGTERM);
         }
-        let over = Instant::now() + GRACE;
-        let hopeless = over + 4 * GRACE;
-        while state.attendants > 0 {
+        let over = Instant::now() + TERMINATE_GRACE_PERIOD;
+        let hopeless = over + 4 * TERMINATE_GRACE_PERIOD;
+        while state.supervisors > 0 {
             let left = over.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                for handle in state.seats.iter().filter_map(|seat| seat.handle.as_ref()) {
+                for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
                     handle.signal(Signal::SIGKILL);
-                    // A template that is stopped passes nothing on; its end is its children's.
+                    // A fork server that is stopped passes nothing on; its end is its children's.
                     if hopeless < Instant::now() {
-                        handle.kill_template();
+                        handle.kill_fork_server();
                     }
                 }
             }
-            let left = if left.is_zero() { GRACE } else { left };
+            let left = if left.is_zero() { TERMINATE_GRACE_PERIOD } else { left };
             let woken = self.ended.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -165,16 +165,16 @@ impl Crew {
 
     /// When no worker will be started any more: drops what they were to be started with, since
     /// somebody may wait for the end of a channel that is part of it, and ends the pool's own
-    /// templates.
+    /// fork servers.
     fn let_go(&self) {
         let lock = |mutex: &Mutex<Option<Arc<ForkServer>>>| {
             mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
         };
         let recipes = std::mem::take(&mut *self.recipes());
-        let templates = [lock(&self.preloaded), lock(&self.template)];
+        let fork_servers = [lock(&self.preloaded), lock(&self.fork_server)];
         drop(recipes);
-        for template in templates.into_iter().flatten() {
-            ForkServer::end(template);
+        for fork_server in fork_servers.into_iter().flatten() {
+            ForkServer::end(fork_server);
         }
     }
 
@@ -199,7 +199,7 @@ impl Crew {
             }
             // Sleep is ended by a delivery; looking now and then as well costs nothing, and no
             // defect of a worker can make it last for ever.
-            let belt = Instant::now() + BELT;
+            let belt = Instant::now() + RECHECK_INTERVAL;
             inbox.sleep(wanted, Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
             if belt <= Instant::now() {
                 self.check_board();
@@ -214,7 +214,7 @@ impl Crew {
         self.wake_for_neglected(&mut state);
         if !self.is_sane(&state) {
             self.end(&mut state, Some(Error::overwritten()));
-            for handle in state.seats.iter().filter_map(|seat| seat.handle.as_ref()) {
+            for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
                 handle.signal(Signal::SIGKILL);
             }
         }
@@ -227,7 +227,7 @@ impl Crew {
             return Some(delivery);
         }
         let found = self.looking(|| {
-            for look in 0..LOOKS {
+            for look in 0..MAX_SPINS {
                 self.collect_if_any();
                 let found = inbox.poll();
                 if found.is_some() {
@@ -243,7 +243,7 @@ impl Crew {
     /// Runs `look`, which collects what is finished by itself: workers need send no messages.
     pub(crate) fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
         /// A looker, until it leaves, be it by a panic.
-        struct Looker<'a>(&'a Crew);
+        struct Looker<'a>(&'a Scheduler);
         impl Drop for Looker<'_> {
             fn drop(&mut self) {
                 // What is looked for may be user code that forks.
@@ -268,7 +268,7 @@ impl Crew {
             return;
         }
         // With a bound on memory, what came back from whoever decoded results makes room for more.
-        if self.board.has_news() || (self.plan.memory.is_some() && self.returned.any()) {
+        if self.board.has_news() || (self.config.memory.is_some() && self.returned.any()) {
             self.collect();
         }
     }
@@ -277,7 +277,7 @@ impl Crew {
 /// Waits until threads that have nothing left to do are gone, for whoever counts threads next.
 fn end_threads(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
-        // An attendant that panicked has said so on stderr; the others are to be waited for.
+        // An supervisor that panicked has said so on stderr; the others are to be waited for.
         let _ = thread.join();
     }
 }

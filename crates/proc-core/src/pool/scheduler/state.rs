@@ -18,19 +18,19 @@ use crate::error::Error;
 use crate::forkserver::{ForkServer, Handle, Limits, StartMethod};
 use crate::memory::{Arena, Block, Returned};
 use crate::pool::board::{Board, Chunk, Owner, TicketId};
-use crate::pool::job::{Delivery, Feed, Inbox, WaitingHandles};
-use crate::pool::worker::{Leaving, Mail};
+use crate::pool::job::{Delivery, Inbox, TaskQueue, WaitingHandles};
+use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::Payload;
 
 /// How long a waiting call sleeps at most before it looks for itself.
-pub(super) const BELT: Duration = Duration::from_millis(250);
+pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Encodes a function and its argument anew for each worker, which calls it before its first task.
 pub(crate) type Initializer = Arc<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
 /// What a pool is made with.
-pub(crate) struct Plan {
+pub(crate) struct PoolConfig {
     pub(crate) processes: u32,
     pub(crate) context: StartMethod,
     pub(crate) name: String,
@@ -58,9 +58,9 @@ pub(crate) struct Recipes {
     pub(crate) state: Option<Initializer>,
 }
 
-/// A pool, shared by its handle, its attendants and whoever waits for results.
-pub(crate) struct Crew {
-    pub(super) plan: Plan,
+/// A pool, shared by its handle, its supervisors and whoever waits for results.
+pub(crate) struct Scheduler {
+    pub(super) config: PoolConfig,
     pub(super) recipes: Mutex<Recipes>,
     /// Whether workers call functions of the user's before they are ready.
     pub(super) initializes: bool,
@@ -71,21 +71,21 @@ pub(crate) struct Crew {
     pub(super) is_of_main_thread: bool,
     pub(super) board: Board,
     pub(super) state: Mutex<State>,
-    /// How many seats are to have workers; written under the lock.
+    /// How many slots are to have workers; written under the lock.
     pub(super) processes: AtomicU32,
-    /// Held while the number of seats changes.
+    /// Held while the number of slots changes.
     pub(super) resizing: Mutex<()>,
-    /// Signalled when a seat is to have a worker again, or never more.
+    /// Signalled when a slot is to have a worker again, or never more.
     pub(super) called: Condvar,
-    /// Signalled when an attendant has ended.
+    /// Signalled when an supervisor has ended.
     pub(super) ended: Condvar,
     /// Signalled when there are timeouts to watch over, or none any more.
     pub(super) timed: Condvar,
     /// How many threads look for results all the time.
     pub(super) lookers: AtomicUsize,
-    /// The template of a `Fork` pool, which is its own.
-    pub(super) template: Mutex<Option<Arc<ForkServer>>>,
-    /// The template that has run the function to preload, as long as it lives.
+    /// The fork server of a `Fork` pool, which is its own.
+    pub(super) fork_server: Mutex<Option<Arc<ForkServer>>>,
+    /// The fork server that has run the function to preload, as long as it lives.
     pub(super) preloaded: Mutex<Option<Arc<ForkServer>>>,
     /// Blocks on their way back to the arena.
     pub(super) returned: Arc<Returned>,
@@ -95,27 +95,27 @@ pub(crate) struct Crew {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) arena: Arena,
-    /// Feeds in turn: the front one is cut next, then goes to the back.
-    pub(super) feeds: VecDeque<Feed>,
+    /// Queues in turn: the front one is cut next, then goes to the back.
+    pub(super) queues: VecDeque<TaskQueue>,
     /// Chunks whose worker died before it began them, to be published again first.
-    pub(super) again: VecDeque<TicketId>,
+    pub(super) requeued: VecDeque<TicketId>,
     /// Tickets not in use.
     pub(super) free: Vec<TicketId>,
-    pub(super) out: FxHashMap<TicketId, Out>,
-    pub(super) seats: Vec<Seat>,
-    /// How many seats wait for somebody to call a worker.
+    pub(super) in_flight: FxHashMap<TicketId, InFlight>,
+    pub(super) slots: Vec<Slot>,
+    /// How many slots wait for somebody to call a worker.
     pub(super) waiting: usize,
     /// When workers died of themselves, as far back as counts.
     pub(super) deaths: VecDeque<Instant>,
-    /// Attendants that have not ended.
-    pub(super) attendants: usize,
+    /// Supervisors that have not ended.
+    pub(super) supervisors: usize,
     pub(super) threads: Vec<JoinHandle<()>>,
     /// Whether a thread watches over timeouts.
-    pub(super) warden: bool,
+    pub(super) timeout_watcher: bool,
     /// Futures to be woken when the lock is released.
     pub(super) wakers: Vec<Waker>,
     /// How many tickets in use have more than one step.
-    pub(super) shareable: usize,
+    pub(super) stealable: usize,
     /// How many regions all workers know.
     pub(super) announced: usize,
     /// How many bytes a function's result had last, for room in its next call.
@@ -144,7 +144,7 @@ impl Phase {
 }
 
 /// A ticket that is in use.
-pub(super) struct Out {
+pub(super) struct InFlight {
     pub(super) inbox: Arc<Inbox>,
     pub(super) first: usize,
     pub(super) count: usize,
@@ -155,16 +155,16 @@ pub(super) struct Out {
     /// As the call asks, if it does.
     pub(super) chunksize: Option<usize>,
     /// Whether it was published with more than one step.
-    pub(super) shareable: bool,
+    pub(super) stealable: bool,
     /// Its place in the ring, once published.
     pub(super) position: u64,
     /// Its claimer, once the ring no longer shows it.
     pub(super) owner: Option<Owner>,
     pub(super) handles: Option<WaitingHandles>,
     /// Results that came by message.
-    pub(super) apart: HashMap<u32, Payload>,
+    pub(super) out_of_band: HashMap<u32, Payload>,
     /// Finished, but not all messages have come.
-    pub(super) waits_for_apart: bool,
+    pub(super) waits_for_out_of_band: bool,
     /// Since when it makes no progress though a worker could see to it, and how many tasks were
     /// done then.
     pub(super) stuck: Option<(u32, Instant)>,
@@ -173,21 +173,21 @@ pub(super) struct Out {
 /// Why the pool has killed a worker: another task that the worker has at hand is not to blame for
 /// it.
 #[derive(Debug)]
-pub(super) enum Doom {
+pub(super) enum KillReason {
     /// For the sake of one task, which fails with this error.
     Task { inbox: Arc<Inbox>, task: usize, error: Error },
     /// The worker is of no use any more.
     Worker,
 }
 
-impl Doom {
+impl KillReason {
     /// The error of a task, if the worker was killed for its sake.
     pub(super) fn error_of(&self, inbox: &Arc<Inbox>, task: usize) -> Option<&Error> {
         match self {
-            Doom::Task { inbox: of, task: doomed, error } => {
-                (Arc::ptr_eq(of, inbox) && *doomed == task).then_some(error)
+            KillReason::Task { inbox: of, task: task_to_kill, error } => {
+                (Arc::ptr_eq(of, inbox) && *task_to_kill == task).then_some(error)
             }
-            Doom::Worker => None,
+            KillReason::Worker => None,
         }
     }
 }
@@ -197,22 +197,22 @@ pub(super) type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
 
 impl State {
     pub(super) fn is_idle(&self) -> bool {
-        self.feeds.is_empty() && self.out.is_empty()
+        self.queues.is_empty() && self.in_flight.is_empty()
     }
 
     /// Puts deliveries into their inboxes now, before these are closed.
-    pub(super) fn take_in(&mut self, news: &mut Deliveries) {
-        for (inbox, delivery) in news.drain(..) {
+    pub(super) fn take_in(&mut self, deliveries: &mut Deliveries) {
+        for (inbox, delivery) in deliveries.drain(..) {
             self.wakers.extend(inbox.accept(delivery));
         }
     }
 }
 
 /// Releases the lock, then tells whoever waits: what they do about it is their own.
-pub(super) fn unlock(mut state: MutexGuard<'_, State>, news: Deliveries) {
+pub(super) fn unlock(mut state: MutexGuard<'_, State>, deliveries: Deliveries) {
     let wakers = std::mem::take(&mut state.wakers);
     drop(state);
-    for (inbox, delivery) in news {
+    for (inbox, delivery) in deliveries {
         inbox.deliver(delivery);
     }
     wakers.into_iter().for_each(Waker::wake);
@@ -220,9 +220,9 @@ pub(super) fn unlock(mut state: MutexGuard<'_, State>, news: Deliveries) {
 
 /// A worker's place in the pool.
 #[derive(Default)]
-pub(super) struct Seat {
+pub(super) struct Slot {
     /// There from the moment at which its worker is asked for.
-    pub(super) mail: Option<IpcSender<Mail>>,
+    pub(super) mail: Option<IpcSender<ToWorker>>,
     /// There once the worker's pid is known.
     pub(super) handle: Option<Handle>,
     /// How many regions its worker knows.
@@ -234,26 +234,26 @@ pub(super) struct Seat {
     /// How many workers in a row were ready, and ended before they had begun a task.
     pub(super) fruitless: u32,
     /// Why the worker was killed, if it was by us.
-    pub(super) doom: Option<Doom>,
+    pub(super) kill_reason: Option<KillReason>,
     /// Why the worker says it ends.
-    pub(super) leaving: Option<Leaving>,
-    pub(super) standing: Standing,
+    pub(super) leaving: Option<LeaveReason>,
+    pub(super) slot_state: SlotState,
     /// Whether a thread sees to it that what `standing` says comes true.
-    pub(super) attended: bool,
+    pub(super) supervised: bool,
 }
 
-impl Seat {
+impl Slot {
     /// Kills the worker if that was decided and its pid is known.
-    pub(super) fn obey_doom(&self) {
-        if let (Some(_), Some(handle)) = (&self.doom, &self.handle) {
+    pub(super) fn obey_kill(&self) {
+        if let (Some(_), Some(handle)) = (&self.kill_reason, &self.handle) {
             handle.signal(Signal::SIGKILL);
         }
     }
 }
 
-/// Whether a seat is to have a worker.
+/// Whether a slot is to have a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SlotState {
     /// It has one, or one is being started.
     #[default]
     Filled,
@@ -265,13 +265,13 @@ pub(super) enum Standing {
     Broken,
 }
 
-impl Standing {
+impl SlotState {
     pub(super) fn waits(self) -> bool {
-        matches!(self, Standing::Vacant | Standing::Retired)
+        matches!(self, SlotState::Vacant | SlotState::Retired)
     }
 }
 
-impl Crew {
+impl Scheduler {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -298,16 +298,16 @@ impl Crew {
 }
 
 /// Copies a chunk's arguments out of shared memory.
-pub(super) fn read_arguments(arena: &Arena, out: &Out) -> Vec<u8> {
+pub(super) fn read_arguments(arena: &Arena, in_flight: &InFlight) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let len = out.chunk.arguments as usize;
-    arena.region(out.block).read(out.chunk.offset as usize, len, &mut bytes);
+    let len = in_flight.chunk.arguments as usize;
+    arena.region(in_flight.block).read(in_flight.chunk.offset as usize, len, &mut bytes);
     bytes
 }
 
 /// Copies a chunk's results out of shared memory, never more than its room.
-pub(super) fn read_results(arena: &Arena, out: &Out, len: u64, bytes: &mut Vec<u8>) {
-    let len = len.min(out.chunk.room) as usize;
-    let start = (out.chunk.offset + out.chunk.arguments) as usize;
-    arena.region(out.block).read(start, len, bytes);
+pub(super) fn read_results(arena: &Arena, in_flight: &InFlight, len: u64, bytes: &mut Vec<u8>) {
+    let len = len.min(in_flight.chunk.room) as usize;
+    let start = (in_flight.chunk.offset + in_flight.chunk.arguments) as usize;
+    arena.region(in_flight.block).read(start, len, bytes);
 }

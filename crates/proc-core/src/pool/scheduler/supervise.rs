@@ -7,20 +7,20 @@ use std::time::Duration;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::state::{Crew, Doom, Initializer, Phase, Seat, Standing, State, unlock};
-use crate::error::{Error, Exit, Place};
+use super::state::{Initializer, KillReason, Phase, Scheduler, Slot, SlotState, State, unlock};
+use crate::error::{Error, Exit, Origin};
 use crate::forkserver::streams::Streams;
 use crate::forkserver::{
-    Attributes, ForkServer, Link, Received, Report, StartMethod, Tie, next_serial, preload,
+    Attributes, ForkServer, Lifetime, Link, Received, Report, StartMethod, next_serial, preload,
     start_method,
 };
 use crate::pool::board::{Owner, TicketId};
 use crate::pool::job::WaitingHandles;
-use crate::pool::worker::{self, Mail, News, Setup};
+use crate::pool::worker::{self, FromWorker, Setup, ToWorker};
 use crate::{panics, sys};
 
-/// After waiting so long for a replacement to become possible, its seat is given up.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After waiting so long for a replacement to become possible, its slot is given up.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many workers in a row that end before they have begun a task are replaced at once.
 const QUICK_REPLACEMENTS: u32 = 4;
@@ -31,23 +31,23 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// As many regions go with the message that starts a worker, which carries 64 descriptors at most.
 const MAX_REGIONS_AT_START: usize = 32;
 
-impl Crew {
-    /// Goes on without a worker on a seat. Where no seat has one or waits for one, calls fail:
-    /// those that are open, and where no seat is to be tried again, all that come.
-    pub(super) fn give_up_seat(&self, owner: Owner, standing: Standing, error: Error) {
+impl Scheduler {
+    /// Goes on without a worker on a slot. Where no slot has one or waits for one, calls fail:
+    /// those that are open, and where no slot is to be tried again, all that come.
+    pub(super) fn give_up_slot(&self, owner: Owner, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
         if self.keeps(&state, owner) {
-            state.stand(owner, standing);
+            state.set_slot_state(owner, slot_state);
             if self.has_given_up(&state) {
-                let seats = &state.seats[..self.processes()];
+                let slots = &state.slots[..self.processes()];
                 let tries_again = matches!(state.phase, Phase::Open)
-                    && seats.iter().any(|seat| seat.standing == Standing::Retired);
+                    && slots.iter().any(|slot| slot.slot_state == SlotState::Retired);
                 match tries_again {
                     true => self.fail_open_calls(&mut state, &error),
                     false => self.end(&mut state, Some(error)),
                 }
             }
-            // Another seat may be called in its place.
+            // Another slot may be called in its place.
             self.pump(&mut state);
         }
         unlock(state, Vec::new());
@@ -55,17 +55,17 @@ impl Crew {
 
     /// Fails what was asked for, where nobody is left to do it; the pool stays open.
     fn fail_open_calls(&self, state: &mut State, error: &Error) {
-        for feed in std::mem::take(&mut state.feeds) {
-            state.wakers.extend(feed.inbox.close(error.clone()));
+        for queue in std::mem::take(&mut state.queues) {
+            state.wakers.extend(queue.inbox.close(error.clone()));
         }
-        state.again.clear();
-        let tickets: Vec<TicketId> = state.out.keys().copied().collect();
+        state.requeued.clear();
+        let tickets: Vec<TicketId> = state.in_flight.keys().copied().collect();
         for ticket in tickets {
-            if let Some(out) = state.out.get(&ticket) {
-                self.board.retract(ticket, out.position);
+            if let Some(in_flight) = state.in_flight.get(&ticket) {
+                self.board.retract(ticket, in_flight.position);
             }
-            if let Some(out) = self.retire(state, ticket) {
-                state.wakers.extend(out.inbox.close(error.clone()));
+            if let Some(in_flight) = self.retire(state, ticket) {
+                state.wakers.extend(in_flight.inbox.close(error.clone()));
             }
         }
     }
@@ -86,11 +86,11 @@ impl Crew {
         state.phase.check_open()?;
         let before = self.processes() as u32;
         self.admit(&mut state, wanted);
-        let is_empty = |owner: &Owner| !state.seats[*owner as usize].attended;
+        let is_empty = |owner: &Owner| !state.slots[*owner as usize].supervised;
         let empty: Vec<Owner> = (0..wanted).filter(is_empty).collect();
         for owner in &empty {
-            state.seats[*owner as usize].failed_starts = 0;
-            state.stand(*owner, Standing::Filled);
+            state.slots[*owner as usize].failed_starts = 0;
+            state.set_slot_state(*owner, SlotState::Filled);
         }
         unlock(state, Vec::new());
         let staffed = self.staff(empty);
@@ -104,15 +104,15 @@ impl Crew {
         staffed
     }
 
-    /// Says how many seats there are. Workers on the others finish their chunk, and are not
+    /// Says how many slots there are. Workers on the others finish their chunk, and are not
     /// replaced.
     fn admit(&self, state: &mut State, wanted: u32) {
-        if state.seats.len() < wanted as usize {
-            state.seats.resize_with(wanted as usize, Seat::default);
+        if state.slots.len() < wanted as usize {
+            state.slots.resize_with(wanted as usize, Slot::default);
         }
         self.processes.store(wanted, Ordering::Relaxed);
         self.board.admit(wanted);
-        for owner in self.board.pick_sleepers(wanted..state.owners().end, usize::MAX) {
+        for owner in self.board.take_sleepers(wanted..state.owners().end, usize::MAX) {
             state.call(owner);
         }
         self.revive_all(state);
@@ -120,7 +120,7 @@ impl Crew {
         self.called.notify_all();
     }
 
-    /// Starts workers on seats, with attendants for all that could be started.
+    /// Starts workers on slots, with supervisors for all that could be started.
     pub(super) fn staff(
         self: &Arc<Self>,
         owners: impl IntoIterator<Item = Owner>,
@@ -137,24 +137,24 @@ impl Crew {
             }
         }
         for (owner, link) in hired {
-            result = result.and(self.attend(owner, link));
+            result = result.and(self.supervise(owner, link));
         }
         result
     }
 
-    /// Starts a worker on seat `owner`.
-    fn hire(&self, owner: Owner) -> Result<Link<News>, Error> {
+    /// Starts a worker on slot `owner`.
+    fn hire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_quietly(|| self.start_worker(owner)).unwrap_or_else(|panic| {
+        panics::catch_silently(|| self.start_worker(owner)).unwrap_or_else(|panic| {
             self.write_off(owner);
             Err(cannot(std::io::Error::other(panic.message)))
         })
     }
 
-    fn start_worker(&self, owner: Owner) -> Result<Link<News>, Error> {
+    fn start_worker(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
-        let place = Place { worker: Some(owner as usize), ..Place::default() };
-        let start = |template: &Arc<ForkServer>| {
+        let place = Origin { worker: Some(owner as usize), ..Origin::default() };
+        let start = |fork_server: &Arc<ForkServer>| {
             let encode =
                 |function: Option<Initializer>| function.map(|encode| encode()).transpose();
             let (initializer, state) = {
@@ -168,8 +168,8 @@ impl Crew {
                 let mut state = self.lock();
                 // The others are announced by mail.
                 let known = state.arena.regions().len().min(MAX_REGIONS_AT_START);
-                let seat = &mut state.seats[owner as usize];
-                (seat.mail, seat.regions) = (Some(sender), known);
+                let slot = &mut state.slots[owner as usize];
+                (slot.mail, slot.regions) = (Some(sender), known);
                 state.announced = state.announced.min(known);
                 let regions = &state.arena.regions()[..known];
                 let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
@@ -181,34 +181,34 @@ impl Crew {
                     regions: shared.map_err(cannot)?,
                     initializer,
                     state: maker,
-                    worker_exit: self.plan.worker_exit,
-                    max_tasks: self.plan.max_tasks,
-                    idle_timeout: self.plan.idle_timeout,
+                    worker_exit: self.config.worker_exit,
+                    max_tasks: self.config.max_tasks,
+                    idle_timeout: self.config.idle_timeout,
                 }
             };
-            let name = format!("{}-{owner}", self.plan.name);
+            let name = format!("{}-{owner}", self.config.name);
             let attributes = Attributes {
-                tie: Tie::Worker,
-                limits: self.plan.limits.clone(),
+                lifetime: Lifetime::Worker,
+                limits: self.config.limits.clone(),
                 ..Attributes::default()
             };
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
-            Link::start(template, serial, &name, &attributes, job)
+            Link::start(fork_server, serial, &name, &attributes, job)
                 .inspect_err(|_| self.write_off(owner))
         };
-        let link = self.with_template(start).map_err(|error| error.at(place))?;
+        let link = self.with_fork_server(start).map_err(|error| error.with_origin(place))?;
         let mut state = self.lock();
-        let seat = &mut state.seats[owner as usize];
-        seat.ready = false;
-        seat.handle = Some(link.handle.clone());
-        seat.obey_doom();
+        let slot = &mut state.slots[owner as usize];
+        slot.ready = false;
+        slot.handle = Some(link.handle.clone());
+        slot.obey_kill();
         Ok(link)
     }
 
-    /// Runs `start` with the template that makes this pool's workers, and again if it was found
+    /// Runs `start` with the fork server that makes this pool's workers, and again if it was found
     /// dead.
-    fn with_template<T>(
+    fn with_fork_server<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -216,14 +216,14 @@ impl Crew {
         let Some(preload) = preload else { return self.with_maker(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // One that has more rights than the program has now makes no more workers.
-        if let Some(template) = &*preloaded
-            && !template.has_our_rights()?
+        if let Some(fork_server) = &*preloaded
+            && !fork_server.has_our_rights()?
         {
             *preloaded = None;
         }
-        if let Some(template) = &*preloaded {
-            match start(template) {
-                Err(error) if error.is_template_gone() => *preloaded = None,
+        if let Some(fork_server) = &*preloaded {
+            match start(fork_server) {
+                Err(error) if error.is_fork_server_gone() => *preloaded = None,
                 result => return result,
             }
         }
@@ -235,48 +235,48 @@ impl Crew {
         start(preloaded.insert(made?))
     }
 
-    /// The same with the template that was there before the pool, or was made for a `Fork` pool.
+    /// The same with the fork server that was there before the pool, or was made for a `Fork` pool.
     fn with_maker<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let own = self.template.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let own = self.fork_server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
-            Some(template) if !template.has_our_rights()? => {
+            Some(fork_server) if !fork_server.has_our_rights()? => {
                 let why = "the program has other rights now than when it made this pool, of whose copy of \
                            the program all its workers are copies: build the pool after that";
                 Err(Error::start("a worker", std::io::Error::other(why)))
             }
-            Some(template) => start(&template),
-            None => start_method::with_template(self.plan.context, &Streams::default(), start),
+            Some(fork_server) => start(&fork_server),
+            None => start_method::with_fork_server(self.config.context, &Streams::default(), start),
         }
     }
 
-    /// Starts the attendant of seat `owner` and its first worker.
-    fn attend(self: &Arc<Self>, owner: Owner, link: Link<News>) -> Result<(), Error> {
-        let crew = Arc::clone(self);
+    /// Starts the supervisor of slot `owner` and its first worker.
+    fn supervise(self: &Arc<Self>, owner: Owner, link: Link<FromWorker>) -> Result<(), Error> {
+        let scheduler = Arc::clone(self);
         let mut state = self.lock();
-        state.attendants += 1;
-        state.seats[owner as usize].attended = true;
+        state.supervisors += 1;
+        state.slots[owner as usize].supervised = true;
         drop(state);
         // A thread that is not to be had gives nothing back.
         let first = Arc::new(Mutex::new(Some(link)));
         let firsts = Arc::clone(&first);
-        let take = |first: &Mutex<Option<Link<News>>>| {
+        let take = |first: &Mutex<Option<Link<FromWorker>>>| {
             first.lock().unwrap_or_else(PoisonError::into_inner).take()
         };
-        let attendant = move || {
-            let Attendant(crew) = &Attendant(crew);
+        let supervisor = move || {
+            let Supervisor(scheduler) = &Supervisor(scheduler);
             let mut link = take(&firsts);
             while let Some(worker) = link.take() {
-                if let Err(panic) = panics::catch(|| crew.attend_one(owner, &worker)) {
-                    crew.fail_seat(owner, &worker, panic.message);
+                if let Err(panic) = panics::catch(|| scheduler.supervise_one(owner, &worker)) {
+                    scheduler.fail_slot(owner, &worker, panic.message);
                 }
-                link = crew.refill(owner);
+                link = scheduler.refill(owner);
             }
         };
-        let name = format!("{}-{owner}", self.plan.name);
-        let thread = sys::spawn_thread(&name, sys::SMALL_STACK, attendant);
+        let name = format!("{}-{owner}", self.config.name);
+        let thread = sys::spawn_thread(&name, sys::SMALL_STACK, supervisor);
         let mut state = self.lock();
         match thread {
             Ok(thread) => {
@@ -286,9 +286,9 @@ impl Crew {
                 Ok(())
             }
             Err(error) => {
-                state.attendants -= 1;
-                state.seats[owner as usize].attended = false;
-                state.kill(owner, Doom::Worker);
+                state.supervisors -= 1;
+                state.slots[owner as usize].supervised = false;
+                state.kill(owner, KillReason::Worker);
                 drop(state);
                 if let Some(link) = take(&first) {
                     self.bury_killed(owner, &link, None);
@@ -299,12 +299,14 @@ impl Crew {
     }
 
     /// Attends one worker until its end.
-    fn attend_one(&self, owner: Owner, link: &Link<News>) {
+    fn supervise_one(&self, owner: Owner, link: &Link<FromWorker>) {
         let mut failure = None;
         let mut is_over = false;
         let exit = loop {
             match link.receive(None) {
-                Received::Report(Report::Said(news)) => self.hear(owner, news, &mut failure),
+                Received::Report(Report::Said(message)) => {
+                    self.on_message(owner, message, &mut failure)
+                }
                 Received::Report(Report::Exited { status, last_words }) => {
                     break Exit::told(status, last_words);
                 }
@@ -324,13 +326,13 @@ impl Crew {
         // A worker that only said that it had ended must not go on beside the next one.
         link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
-        let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
+        let place = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
         self.bury(owner, exit, failure, place);
     }
 
-    /// The next worker on a seat, when there is to be one; `None` when there is to be none any
+    /// The next worker on a slot, when there is to be one; `None` when there is to be none any
     /// more.
-    fn refill(&self, owner: Owner) -> Option<Link<News>> {
+    fn refill(&self, owner: Owner) -> Option<Link<FromWorker>> {
         while self.is_called(owner) {
             self.slow_down(owner);
             match self.rehire(owner) {
@@ -338,11 +340,11 @@ impl Crew {
                 // The copy of the program from which all workers of a Fork pool come is not made
                 // again.
                 Err(error)
-                    if error.is_template_gone() && self.plan.context == StartMethod::Fork =>
+                    if error.is_fork_server_gone() && self.config.context == StartMethod::Fork =>
                 {
-                    self.give_up_seat(owner, Standing::Broken, error);
+                    self.give_up_slot(owner, SlotState::Broken, error);
                 }
-                Err(error) => self.give_up_seat(owner, Standing::Retired, error),
+                Err(error) => self.give_up_slot(owner, SlotState::Retired, error),
             }
         }
         None
@@ -352,7 +354,7 @@ impl Crew {
     /// pool ends.
     fn slow_down(&self, owner: Owner) {
         let state = self.lock();
-        let fruitless = state.seats[owner as usize].fruitless;
+        let fruitless = state.slots[owner as usize].fruitless;
         if fruitless > QUICK_REPLACEMENTS {
             let pause = FIRST_PAUSE * 2_u32.pow((fruitless - QUICK_REPLACEMENTS).min(6));
             drop(self.called.wait_timeout_while(state, pause, |state| self.keeps(state, owner)));
@@ -360,7 +362,7 @@ impl Crew {
     }
 
     /// Starts a replacement, patiently: processes and descriptors may come free.
-    fn rehire(&self, owner: Owner) -> Result<Link<News>, Error> {
+    fn rehire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
             let followed = if self.is_of_main_thread { sys::follow_main_thread() } else { Ok(()) };
@@ -370,7 +372,7 @@ impl Crew {
                 Err(error) => error,
             };
             let state = self.lock();
-            if pause > LONGEST_PAUSE || !self.keeps(&state, owner) {
+            if pause > MAX_PAUSE || !self.keeps(&state, owner) {
                 return Err(error);
             }
             drop(self.ended.wait_timeout(state, pause));
@@ -378,78 +380,81 @@ impl Crew {
         }
     }
 
-    fn hear(&self, owner: Owner, news: News, failure: &mut Option<Error>) {
-        match news {
-            News::Ready => {
+    fn on_message(&self, owner: Owner, message: FromWorker, failure: &mut Option<Error>) {
+        match message {
+            FromWorker::Ready => {
                 let mut state = self.lock();
-                let seat = &mut state.seats[owner as usize];
-                seat.ready = true;
-                seat.failed_starts = 0;
+                let slot = &mut state.slots[owner as usize];
+                slot.ready = true;
+                slot.failed_starts = 0;
             }
-            News::InitializerFailed(fault) => *failure = Some(Error::from_fault_payload(fault)),
-            News::Leaves(why) => {
+            FromWorker::InitializerFailed(fault) => {
+                *failure = Some(Error::from_fault_payload(fault))
+            }
+            FromWorker::Leaves(why) => {
                 let mut state = self.lock();
-                state.seats[owner as usize].leaving = Some(why);
+                state.slots[owner as usize].leaving = Some(why);
                 // A message sent to it since wakes nobody.
                 if self.board.has_ready() {
                     self.wake(&mut state, 1);
                 }
                 unlock(state, Vec::new());
             }
-            News::Look => {
+            FromWorker::Look => {
                 self.collect();
                 self.listen();
             }
-            News::Asks(ticket) => {
+            FromWorker::NeedsHandles(ticket) => {
                 let mut state = self.lock();
-                let handles = state.out.get_mut(&ticket).and_then(|out| out.handles.take());
-                let sent =
-                    state.mail(owner, Mail::Handles(Ok(handles.and_then(WaitingHandles::take))));
+                let handles =
+                    state.in_flight.get_mut(&ticket).and_then(|in_flight| in_flight.handles.take());
+                let sent = state
+                    .mail(owner, ToWorker::Handles(Ok(handles.and_then(WaitingHandles::take))));
                 if let Err(why) = sent {
-                    let _ = state.mail(owner, Mail::Handles(Err(why)));
+                    let _ = state.mail(owner, ToWorker::Handles(Err(why)));
                 }
             }
-            News::Apart { ticket, task, value } => {
-                let mut news = Vec::new();
+            FromWorker::OutOfBand { ticket, task, value } => {
+                let mut deliveries = Vec::new();
                 let mut state = self.lock();
                 // Of a task that there is: else a worker gone wrong could fill our memory.
-                if let Some(out) = state.out.get_mut(&ticket)
-                    && (task as usize) < out.count
+                if let Some(in_flight) = state.in_flight.get_mut(&ticket)
+                    && (task as usize) < in_flight.count
                 {
-                    out.apart.insert(task, value);
-                    if out.waits_for_apart {
-                        self.settle_finished(&mut state, ticket, &mut news);
+                    in_flight.out_of_band.insert(task, value);
+                    if in_flight.waits_for_out_of_band {
+                        self.settle_finished(&mut state, ticket, &mut deliveries);
                     }
                 }
                 self.pump(&mut state);
-                unlock(state, news);
+                unlock(state, deliveries);
             }
         }
     }
 
-    /// After a panic of its attendant: ends the worker, settles what it had, and does without it.
-    fn fail_seat(&self, owner: Owner, link: &Link<News>, why: String) {
+    /// After a panic of its supervisor: ends the worker, settles what it had, and does without it.
+    fn fail_slot(&self, owner: Owner, link: &Link<FromWorker>, why: String) {
         link.handle.signal(Signal::SIGKILL);
         let error = Error::start("a worker again", std::io::Error::other(why));
         self.bury_killed(owner, link, Some(error.clone()));
-        self.give_up_seat(owner, Standing::Broken, error);
+        self.give_up_slot(owner, SlotState::Broken, error);
     }
 
     /// Waits for the end of a worker that was killed, and settles what it had.
-    fn bury_killed(&self, owner: Owner, link: &Link<News>, failure: Option<Error>) {
+    fn bury_killed(&self, owner: Owner, link: &Link<FromWorker>, failure: Option<Error>) {
         link.wait_for_end();
         let pid = Some(link.handle.pid);
-        let place = Place { worker: Some(owner as usize), pid, ..Place::default() };
+        let place = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
         self.bury(owner, Exit::default(), failure, place);
     }
 }
 
-/// A running attendant thread. However it ends, whoever waits for that is told.
-struct Attendant(Arc<Crew>);
+/// A running supervisor thread. However it ends, whoever waits for that is told.
+struct Supervisor(Arc<Scheduler>);
 
-impl Drop for Attendant {
+impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.0.lock().attendants -= 1;
+        self.0.lock().supervisors -= 1;
         self.0.ended.notify_all();
         self.0.timed.notify_all();
     }

@@ -15,7 +15,7 @@ use crate::wire::{Handles, Payload};
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) owner: Owner,
-    pub(crate) mail: IpcReceiver<Mail>,
+    pub(crate) mail: IpcReceiver<ToWorker>,
     pub(crate) layout: Layout,
     pub(crate) board: Descriptor,
     pub(crate) regions: Vec<Descriptor>,
@@ -31,7 +31,7 @@ pub(crate) struct Setup {
 
 /// What the parent sends to one worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Mail {
+pub(crate) enum ToWorker {
     /// Look at the board.
     Wake,
     /// The next region of the arena.
@@ -42,24 +42,24 @@ pub(crate) enum Mail {
 
 /// What a worker sends to its parent.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum News {
+pub(crate) enum FromWorker {
     /// The initializer has returned, and the state is made.
     Ready,
     /// The initializer, or what makes the state, failed: a [`Fault`].
     InitializerFailed(Payload),
     /// It claims no more, and ends once it has put its state away.
-    Leaves(Leaving),
+    Leaves(LeaveReason),
     /// A ticket is finished, or a worker could have a share of one, and the parent wanted to know.
     Look,
     /// The arguments of this chunk hold channel ends: send them.
-    Asks(TicketId),
-    /// The result of a task that goes apart from the chunk's other results.
-    Apart { ticket: TicketId, task: u32, value: Payload },
+    NeedsHandles(TicketId),
+    /// The result of a task that is sent out of band from the chunk's other results.
+    OutOfBand { ticket: TicketId, task: u32, value: Payload },
 }
 
 /// Why a worker ends in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Leaving {
+pub(crate) enum LeaveReason {
     /// It has done as many tasks as it was to do.
     Done,
     /// It had nothing to do for as long as it was to wait.

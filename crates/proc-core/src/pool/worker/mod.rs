@@ -11,35 +11,35 @@ use std::time::{Duration, Instant};
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
 
-pub(crate) use self::mail::{Leaving, Mail, News, Setup};
+pub(crate) use self::mail::{FromWorker, LeaveReason, Setup, ToWorker};
 use self::run::{Run, RunFn};
 pub(crate) use self::run::{stateful_task, task};
 use self::state::WorkerState;
 use crate::call::{Entry, Fault, Input, Name, State};
 use crate::forkserver::{Birth, Main, Report};
 use crate::memory::{Block, Descriptor, Lease, Region};
-use crate::panics::{self, Echo};
+use crate::panics::{self, PanicOutput};
 use crate::pool::board::{Board, Owner, TicketId};
 use crate::sync::shared;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Sink};
 
 /// How long a finished chunk waits for threads that its tasks left holding an output stream.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(50);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Where tasks take less, they cost less than a look at what each has printed: one for a chunk is
 /// enough.
-const BRISK: u64 = 10_000; // nanoseconds
+const FAST_TASK_NANOS: u64 = 10_000; // nanoseconds
 
 /// How often a worker looks for work before it sleeps: some microseconds, in which other processors
 /// may bring some.
-const LOOKS: u32 = 200;
+const MAX_SPINS: u32 = 200;
 
 /// How much room for results a worker keeps for the next chunk.
-const MOST_KEPT: usize = 4 << 20;
+const MAX_KEPT_BYTES: usize = 4 << 20;
 
 /// More than poll can count is not slept at a time.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1 << 20);
+const MAX_POLL_TIMEOUT: Duration = Duration::from_secs(1 << 20);
 
 struct Work;
 /// What a worker does: it serves a pool until that closes or the worker has done its share.
@@ -48,8 +48,8 @@ pub(crate) const MAIN: &Entry<Main> = &Entry::new::<Work>(main);
 fn main(birth: Birth) -> ! {
     let report = &birth.report();
     let Some(setup) = Setup::from_job(birth.job) else { sys::exit_now(1) };
-    panics::set_echo(Echo::Reported);
-    sys::shrug_off_interrupt();
+    panics::set_panic_output(PanicOutput::Reported);
+    sys::survive_sigint();
     shared::keep();
     let map = |descriptor| map(descriptor).unwrap_or_else(|why| cannot_go_on(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
@@ -67,22 +67,22 @@ fn main(birth: Birth) -> ! {
         handles: None,
         resolved: None,
         left: setup.max_tasks.unwrap_or(u64::MAX),
-        brisk: false,
+        has_fast_tasks: false,
         idle_timeout: setup.idle_timeout,
         out: Sink::default(),
         state,
     };
     keep_ties();
-    worker.tell(News::Ready);
+    worker.tell(FromWorker::Ready);
     let why = worker.serve();
-    worker.tell(News::Leaves(why));
+    worker.tell(FromWorker::Leaves(why));
     worker.state.end(setup.worker_exit);
     sys::exit_now(0)
 }
 
 /// After code of the user's: what it may have undone holds again.
 fn keep_ties() {
-    // A change of the user makes the kernel forget that the worker is to die with its template.
+    // A change of the user makes the kernel forget that the worker is to die with its fork server.
     sys::die_with_parent();
     panics::install_hook();
 }
@@ -101,7 +101,7 @@ fn map(descriptor: Descriptor) -> Result<Region, String> {
 }
 
 /// Ends a worker that cannot have the memory that it shares with its pool.
-fn cannot_go_on(report: &IpcSender<Report<News>>, why: String) -> ! {
+fn cannot_go_on(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
     let why = format!("it cannot map the memory of its pool: {why}");
     // Where the parent is gone, nobody needs to know.
     let _ = report.send(Report::NotReady(why));
@@ -109,10 +109,10 @@ fn cannot_go_on(report: &IpcSender<Report<News>>, why: String) -> ! {
 }
 
 /// Ends a worker that cannot be initialized.
-fn give_up(report: &IpcSender<Report<News>>, why: &Fault) -> ! {
+fn give_up(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
     // Where the parent is gone, nobody needs to know.
-    let _ = report.send(Report::Said(News::InitializerFailed(why)));
+    let _ = report.send(Report::Said(FromWorker::InitializerFailed(why)));
     sys::exit_now(1)
 }
 
@@ -120,8 +120,8 @@ struct Worker<'a> {
     owner: Owner,
     pid: u32,
     board: Board,
-    mail: IpcReceiver<Mail>,
-    report: &'a IpcSender<Report<News>>,
+    mail: IpcReceiver<ToWorker>,
+    report: &'a IpcSender<Report<FromWorker>>,
     regions: Vec<Arc<Region>>,
     /// Channel ends that have come in answer to our asking.
     handles: Option<Result<Option<Handles>, String>>,
@@ -129,8 +129,8 @@ struct Worker<'a> {
     resolved: Option<(Name, &'static RunFn)>,
     /// Tasks until this worker is to be replaced.
     left: u64,
-    /// Whether tasks of the last chunk took less than [`BRISK`].
-    brisk: bool,
+    /// Whether tasks of the last chunk took less than [`FAST_TASK_NANOS`].
+    has_fast_tasks: bool,
     idle_timeout: Option<Duration>,
     /// Room for a result before it goes to shared memory.
     out: Sink,
@@ -138,29 +138,29 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn serve(&mut self) -> Leaving {
+    fn serve(&mut self) -> LeaveReason {
         while self.left > 0 {
             if self.board.is_dismissed(self.owner) {
-                return Leaving::Dismissed;
+                return LeaveReason::Dismissed;
             }
             match self.claim() {
                 Some(ticket) => self.run(ticket),
                 None => {
                     shared::let_go();
                     keep_ties();
-                    if !self.board.fall_asleep(self.owner) {
+                    if !self.board.announce_sleep(self.owner) {
                         continue;
                     }
-                    if self.board.hunger() {
-                        self.tell(News::Look);
+                    if self.board.report_starving() {
+                        self.tell(FromWorker::Look);
                     }
                     if !self.sleep() {
-                        return Leaving::Idle;
+                        return LeaveReason::Idle;
                     }
                 }
             }
         }
-        Leaving::Done
+        LeaveReason::Done
     }
 
     /// Sleeps until a message comes. False if none did for so long that the worker is to leave.
@@ -170,7 +170,7 @@ impl Worker<'_> {
             Some(patience) => {
                 // Rounded up, since what waits counts in whole milliseconds.
                 let patience = patience.saturating_add(Duration::from_micros(999));
-                self.mail.try_recv_timeout(patience.min(LONGEST_SLEEP))
+                self.mail.try_recv_timeout(patience.min(MAX_POLL_TIMEOUT))
             }
         };
         match received {
@@ -178,17 +178,17 @@ impl Worker<'_> {
             Err(TryRecvError::IpcError(error)) => self.miss(&error),
             // Nobody has picked this worker, nor will: it can go without being missed. Work that
             // was published since finds others, or calls for one when this one is known to be gone.
-            Err(TryRecvError::Empty) if self.board.wake_up(self.owner) => return false,
+            Err(TryRecvError::Empty) if self.board.cancel_sleep(self.owner) => return false,
             // Picked at the last moment: the message is on its way.
             Err(TryRecvError::Empty) => self.read_mail(),
         }
-        self.board.wake_up(self.owner);
+        self.board.cancel_sleep(self.owner);
         true
     }
 
     /// Claims a chunk, looking for one some while.
     fn claim(&self) -> Option<TicketId> {
-        for look in 0..LOOKS {
+        for look in 0..MAX_SPINS {
             let ticket = self.board.claim(self.owner);
             if ticket.is_some() || self.board.is_dismissed(self.owner) {
                 return ticket;
@@ -206,14 +206,14 @@ impl Worker<'_> {
         }
     }
 
-    fn take(&mut self, mail: Mail) {
+    fn take(&mut self, mail: ToWorker) {
         match mail {
-            Mail::Wake => {}
-            Mail::Region(region) => {
+            ToWorker::Wake => {}
+            ToWorker::Region(region) => {
                 let region = map(region).unwrap_or_else(|why| cannot_go_on(self.report, why));
                 self.regions.push(Arc::new(region));
             }
-            Mail::Handles(handles) => self.handles = Some(handles),
+            ToWorker::Handles(handles) => self.handles = Some(handles),
         }
     }
 
@@ -225,9 +225,9 @@ impl Worker<'_> {
         }
     }
 
-    fn tell(&self, news: News) {
+    fn tell(&self, news: FromWorker) {
         if self.report.send(Report::Said(news)).is_err() {
-            // The parent is gone, and the template is about to notice.
+            // The parent is gone, and the fork server is about to notice.
             sys::exit_now(1);
         }
     }
@@ -245,7 +245,7 @@ impl Worker<'_> {
             self.read_mail();
         }
         let code = self.resolve(chunk.name);
-        let handles = if chunk.asks { self.ask(ticket) } else { Ok(None) };
+        let handles = if chunk.needs_handles { self.ask(ticket) } else { Ok(None) };
         let (handles, code) = match handles {
             Ok(handles) => (handles, code),
             Err(why) => (None, Err(Fault::Arguments(why))),
@@ -263,7 +263,7 @@ impl Worker<'_> {
             chunk,
             region,
             arguments,
-            brisk: self.brisk,
+            has_fast_tasks: self.has_fast_tasks,
             handles,
             report: self.report,
             give_up,
@@ -282,20 +282,20 @@ impl Worker<'_> {
             return;
         }
         let done = run.task;
-        sys::flush(FLUSH_PATIENCE);
+        sys::flush(FLUSH_TIMEOUT);
         self.out.clear();
         self.out.set_room(None);
-        self.out.shrink_to(MOST_KEPT);
+        self.out.shrink_to(MAX_KEPT_BYTES);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
-        self.brisk = nanoseconds > 0 && nanoseconds < BRISK * u64::from(done);
+        self.has_fast_tasks = nanoseconds > 0 && nanoseconds < FAST_TASK_NANOS * u64::from(done);
         if self.board.finish(ticket, nanoseconds) {
-            self.tell(News::Look);
+            self.tell(FromWorker::Look);
         }
     }
 
     /// Gets the channel ends that are part of this chunk's arguments.
     fn ask(&mut self, ticket: TicketId) -> Result<Option<Handles>, String> {
-        self.tell(News::Asks(ticket));
+        self.tell(FromWorker::NeedsHandles(ticket));
         loop {
             if let Some(handles) = self.handles.take() {
                 return handles;
@@ -309,7 +309,7 @@ impl Worker<'_> {
             Some((known, code)) if known == name => Ok(code),
             _ => {
                 let code = name.resolve()?;
-                self.brisk = false; // nothing is known of this one
+                self.has_fast_tasks = false; // nothing is known of this one
                 self.resolved = Some((name, code));
                 Ok(code)
             }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 
 use ipc_channel::ipc::IpcSender;
 
-use super::mail::News;
+use super::mail::FromWorker;
 use super::state::WorkerState;
 use crate::call::{self, Callable, Code, Entry, Fault, Input, Name, Plain, Stage, State, Stateful};
 use crate::forkserver::Report;
@@ -68,12 +68,12 @@ pub(crate) struct Run<'a> {
     /// What is left of the chunk's arguments.
     pub(crate) arguments: &'a [u8],
     /// Whether tasks take so little time that what they print may wait for the chunk's end.
-    pub(crate) brisk: bool,
+    pub(crate) has_fast_tasks: bool,
     /// Channel ends of the next task's argument.
     pub(crate) handles: Option<Handles>,
-    pub(crate) report: &'a IpcSender<Report<News>>,
+    pub(crate) report: &'a IpcSender<Report<FromWorker>>,
     /// Ends a worker whose state cannot be made anew.
-    pub(crate) give_up: fn(&IpcSender<Report<News>>, &Fault) -> !,
+    pub(crate) give_up: fn(&IpcSender<Report<FromWorker>>, &Fault) -> !,
     pub(crate) state: &'a mut WorkerState,
     /// Tasks until the worker is to be replaced.
     pub(crate) left: &'a mut u64,
@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
                     stage.set(Stage::Arguments);
                     let result = task(input, &mut self.state.current, &stage);
                     if !result.as_ref().is_ok_and(|value| self.end_number(value)) {
-                        self.out.begin_anew(self.written as usize);
+                        self.out.reset(self.written as usize);
                         let encode = |out: &mut Sink| call::write(result?, out, &stage);
                         let done = records::append_result(self.out, encode);
                         self.end(done.unwrap_or(None));
@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
     fn end_number<R: Message>(&mut self, result: &R) -> bool {
         let Some(bytes) = wire::number(result) else { return false };
         sys::end_copy_of(self.pid);
-        let len = records::LEAST_RESULT + bytes.len();
+        let len = records::MIN_RESULT_BYTES + bytes.len();
         let is_placed = self.fits(len) && records::place_value(self.region, self.place(), bytes);
         if is_placed {
             self.count(len);
@@ -183,11 +183,11 @@ impl<'a> Run<'a> {
     #[cold]
     fn end_otherwise(&mut self, handles: Option<Handles>) {
         if handles.is_some() || !self.fits(self.out.total()) {
-            self.send_apart(handles);
+            self.send_out_of_band(handles);
         }
         let len = self.out.total();
         let written = if self.out.has_placed() {
-            self.out.settle().is_some()
+            self.out.finish().is_some()
         } else {
             self.region.write(self.place(), self.out)
         };
@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
     /// length.
     #[inline]
     fn fits(&self, len: usize) -> bool {
-        let spare = LEAST * u64::from(self.chunk.count - self.task - 1);
+        let spare = MIN_RESULT * u64::from(self.chunk.count - self.task - 1);
         self.written + len as u64 + spare <= self.chunk.room
     }
 
@@ -214,7 +214,7 @@ impl<'a> Run<'a> {
 
     #[inline]
     fn count(&mut self, len: usize) {
-        if !self.brisk {
+        if !self.has_fast_tasks {
             sys::flush_line();
         }
         self.written += len as u64;
@@ -226,8 +226,8 @@ impl<'a> Run<'a> {
     ///
     /// What goes is a whole record, so a fault that is too long for the room arrives as well.
     #[cold]
-    fn send_apart(&mut self, handles: Option<Handles>) {
-        let gathered = self.out.gather();
+    fn send_out_of_band(&mut self, handles: Option<Handles>) {
+        let gathered = self.out.inline_large();
         let refused = |why| {
             let mut record = Sink::default();
             records::append_fault(&mut record, &Fault::Result(why));
@@ -236,18 +236,19 @@ impl<'a> Run<'a> {
         let bytes = std::mem::take(&mut **self.out);
         let value = gathered.and_then(|()| Payload::new(bytes, handles)).unwrap_or_else(refused);
         let (ticket, task) = (self.ticket, self.task);
-        let send = |value| self.report.send(Report::Said(News::Apart { ticket, task, value }));
+        let send =
+            |value| self.report.send(Report::Said(FromWorker::OutOfBand { ticket, task, value }));
         let sent = send(value).or_else(|error| match wire::why_not_sent(error) {
             Some(why) => send(refused(why)).map_err(drop),
             None => Err(()),
         });
         if sent.is_err() {
-            // The parent is gone, and the template is about to notice.
+            // The parent is gone, and the fork server is about to notice.
             sys::exit_now(1);
         }
-        self.claim.went_apart();
-        records::append_apart(self.out);
+        self.claim.went_out_of_band();
+        records::append_out_of_band(self.out);
     }
 }
 
-const LEAST: u64 = records::LEAST_RESULT as u64;
+const MIN_RESULT: u64 = records::MIN_RESULT_BYTES as u64;

@@ -9,10 +9,10 @@ use clap::{Args, ValueEnum};
 pub(crate) enum Fault {
     /// Workers get SIGKILL or SIGTERM.
     Kills,
-    /// Workers and templates are stopped for some milliseconds.
+    /// Workers and fork servers are stopped for some milliseconds.
     Stops,
-    /// Templates get SIGKILL.
-    Templates,
+    /// Fork servers get SIGKILL.
+    ForkServers,
     /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be
     /// sent.
     Accidents,

@@ -1,4 +1,4 @@
-//! Faults from outside: signals to workers and templates, and which deaths they explain.
+//! Faults from outside: signals to workers and fork servers, and which deaths they explain.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::choice::{Choice, Fault};
 use crate::ledger::{FAULTS, Ledger};
 use crate::procfs;
 
-/// How long templates are let live at least: one is executed anew in some tens of milliseconds.
+/// How long fork servers are let live at least: one is executed anew in some tens of milliseconds.
 const TRUCE: Duration = Duration::from_millis(400);
 
 /// A round's faults.
@@ -22,18 +22,18 @@ pub(crate) struct Faults<'a> {
     /// The mean time between two.
     gap: Duration,
     choice: Choice,
-    /// Whether templates are killed too by now.
-    templates: Templates,
+    /// Whether fork servers are killed too by now.
+    fork_servers: ForkServers,
     over: AtomicBool,
     /// The processes that were sent a deadly signal, and whether that explained a death.
     killed: Mutex<HashMap<u32, Used>>,
     /// The processes that are stopped, and when they are to go on.
     stopped: Mutex<Vec<(u32, Instant)>>,
-    templates_killed: AtomicU64,
+    fork_servers_killed: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Templates {
+pub(crate) enum ForkServers {
     Spared,
     Killed,
 }
@@ -49,17 +49,17 @@ impl<'a> Faults<'a> {
         ledger: &'a Ledger,
         gap: Duration,
         choice: Choice,
-        templates: Templates,
+        fork_servers: ForkServers,
     ) -> Faults<'a> {
         Faults {
             ledger,
             gap,
             choice,
-            templates,
+            fork_servers,
             over: AtomicBool::new(false),
             killed: Mutex::default(),
             stopped: Mutex::default(),
-            templates_killed: AtomicU64::new(0),
+            fork_servers_killed: AtomicU64::new(0),
         }
     }
 
@@ -76,42 +76,42 @@ impl<'a> Faults<'a> {
                     break;
                 }
             }
-            let templates = procfs::templates();
-            let mut workers: Vec<u32> = templates
+            let fork_servers = procfs::fork_servers();
+            let mut workers: Vec<u32> = fork_servers
                 .iter()
-                .flat_map(|template| procfs::children(template.pid))
+                .flat_map(|fork_server| procfs::children(fork_server.pid))
                 .filter(procfs::Seen::is_alive)
                 .map(|worker| worker.pid)
                 .collect();
             rng.shuffle(&mut workers);
-            let template = rng.choice(&templates).map(|template| template.pid);
+            let fork_server = rng.choice(&fork_servers).map(|fork_server| fork_server.pid);
             let soon = Instant::now() + Duration::from_micros(rng.u64(100..20_000));
             let fault = rng.u32(..12);
             let kind = match fault {
                 0..7 => Fault::Kills,
                 7..11 => Fault::Stops,
-                _ => Fault::Templates,
+                _ => Fault::ForkServers,
             };
             if !self.has(kind) {
                 continue;
             }
-            match (fault, workers.first(), template) {
+            match (fault, workers.first(), fork_server) {
                 (0..5, Some(worker), _) => self.kill_worker(*worker, Signal::SIGKILL),
                 (5..7, Some(worker), _) => self.kill_worker(*worker, Signal::SIGTERM),
                 (7..10, Some(worker), _) => {
                     self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of a worker", 1);
                     self.stop(*worker, soon);
                 }
-                (10, _, Some(template)) => {
-                    self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of the template", 1);
-                    self.stop(template, soon);
+                (10, _, Some(fork_server)) => {
+                    self.ledger.add(FAULTS, "SIGSTOP and SIGCONT of the fork server", 1);
+                    self.stop(fork_server, soon);
                 }
-                (11, _, Some(template))
-                    if self.templates == Templates::Killed && truce < Instant::now() =>
+                (11, _, Some(fork_server))
+                    if self.fork_servers == ForkServers::Killed && truce < Instant::now() =>
                 {
-                    self.ledger.add(FAULTS, "SIGKILL of the template", 1);
-                    self.templates_killed.fetch_add(1, Ordering::SeqCst);
-                    send(template, Signal::SIGKILL);
+                    self.ledger.add(FAULTS, "SIGKILL of the fork server", 1);
+                    self.fork_servers_killed.fetch_add(1, Ordering::SeqCst);
+                    send(fork_server, Signal::SIGKILL);
                     truce = Instant::now() + TRUCE;
                 }
                 _ => {}
@@ -163,9 +163,9 @@ impl<'a> Faults<'a> {
         killed.entry(pid).or_insert(Used::Not);
     }
 
-    /// How many templates were killed so far.
-    pub(crate) fn templates_killed(&self) -> u64 {
-        self.templates_killed.load(Ordering::SeqCst)
+    /// How many fork servers were killed so far.
+    pub(crate) fn fork_servers_killed(&self) -> u64 {
+        self.fork_servers_killed.load(Ordering::SeqCst)
     }
 
     /// Whether a fault explains that a task's process died, which each death does for one task.
@@ -175,10 +175,10 @@ impl<'a> Faults<'a> {
         let mut killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         let signal = death.exit_status().map(|status| status.signal());
         match signal {
-            None if self.templates_killed() > 0 => {
+            None if self.fork_servers_killed() > 0 => {
                 killed.entry(pid).or_insert(Used::Not);
             }
-            None => return Err("no template was killed".into()),
+            None => return Err("no fork server was killed".into()),
             Some(Some(libc_signal))
                 if [Signal::SIGKILL as i32, Signal::SIGTERM as i32].contains(&libc_signal) => {}
             Some(_) => return Err("nobody sent that".into()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::choice::{Choice, Fault};
-use crate::faults::{Faults, Templates};
+use crate::faults::{Faults, ForkServers};
 use crate::ledger::{FATES, Ledger};
 use crate::plays::Caller;
 use crate::station::{Round, Station};
@@ -48,15 +48,15 @@ pub(crate) fn live(plan: Plan) {
         start_callbacks(plan.context);
     }
     while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
-        // A template that was killed is not forked again but executed: some time must be without.
+        // A fork server that was killed is not forked again but executed: some time must be without.
         let halfway = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
-        let is_time = halfway && plan.faults.has(Fault::Templates);
-        let templates = if is_time { Templates::Killed } else { Templates::Spared };
+        let is_time = halfway && plan.faults.has(Fault::ForkServers);
+        let fork_servers = if is_time { ForkServers::Killed } else { ForkServers::Spared };
         let end = Instant::now() + Duration::from_millis(rng.u64(200..2000));
         if strain::is_chosen(plan.faults) && rng.bool() {
             strain::round(&plan, &mut rng, &ledger);
         } else {
-            round(&plan, templates, end.min(start + plan.time), &mut rng, &ledger);
+            round(&plan, fork_servers, end.min(start + plan.time), &mut rng, &ledger);
         }
         rounds += 1;
         settle(plan.context, &mut known);
@@ -89,7 +89,7 @@ fn start_callbacks(context: StartMethod) {
 
 fn round(
     plan: &Plan,
-    templates: Templates,
+    fork_servers: ForkServers,
     end: Instant,
     rng: &mut fastrand::Rng,
     ledger: &Ledger,
@@ -99,7 +99,7 @@ fn round(
     let round = Round {
         watch: &watch,
         ledger,
-        faults: Faults::new(ledger, gap, plan.faults, templates),
+        faults: Faults::new(ledger, gap, plan.faults, fork_servers),
         context: plan.context,
         workers: plan.workers,
         end,
@@ -173,16 +173,16 @@ impl Holdings {
     }
 }
 
-/// Waits until nothing is left of a round. What is held with so many templates stays the same.
+/// Waits until nothing is left of a round. What is held with so many fork servers stays the same.
 fn settle(context: StartMethod, known: &mut HashMap<usize, Holdings>) {
     let start = Instant::now();
-    // A killed template that nobody asks is not missed: ask each.
+    // A killed fork server that nobody asks is not missed: ask each.
     let contexts: &[StartMethod] = match context {
         StartMethod::Spawn => &[StartMethod::Forkserver, StartMethod::Spawn],
         _ => &[StartMethod::Forkserver],
     };
     loop {
-        // Starting a process makes the template that there is to be, and collects those that ended.
+        // Starting a process makes the fork server that there is to be, and collects those that ended.
         for context in contexts {
             let child = Process::new(mix, 7).start_method(*context).start();
             match child.and_then(Child::join) {
@@ -191,9 +191,9 @@ fn settle(context: StartMethod, known: &mut HashMap<usize, Holdings>) {
             }
         }
         let now = Holdings::now();
-        let are_templates = now.processes.iter().all(|name| name == "template");
+        let are_fork_servers = now.processes.iter().all(|name| name == "forkserver");
         // What is counted one after another belongs together only where nothing changes meanwhile.
-        if are_templates && now == Holdings::now() {
+        if are_fork_servers && now == Holdings::now() {
             let before = known.entry(now.processes.len()).or_insert_with(|| now.clone());
             // A thread that was joined is counted for a moment longer: the first time may be such.
             before.threads = before.threads.min(now.threads);

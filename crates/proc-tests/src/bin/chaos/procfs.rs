@@ -55,10 +55,10 @@ pub(crate) fn other_threads_sleep() -> bool {
     })
 }
 
-/// The templates of this process that live.
-pub(crate) fn templates() -> Vec<Seen> {
+/// The fork servers of this process that live.
+pub(crate) fn fork_servers() -> Vec<Seen> {
     let mut children = children(std::process::id());
-    children.retain(|child| child.name == "template" && child.is_alive());
+    children.retain(|child| child.name == "forkserver" && child.is_alive());
     children
 }
 

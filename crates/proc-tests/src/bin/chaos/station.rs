@@ -40,7 +40,7 @@ pub(crate) struct Station {
 }
 
 impl Station {
-    /// Builds a pool with random settings; `None` where killed templates explain that it fails.
+    /// Builds a pool with random settings; `None` where killed fork servers explain that it fails.
     pub(crate) fn build(round: &Round<'_>, rng: &mut fastrand::Rng) -> Option<Station> {
         let workers = rng.usize(1..=round.workers);
         let mut builder = Pool::builder().processes(workers).start_method(round.context);
@@ -53,7 +53,7 @@ impl Station {
         if let Some(every) = every {
             builder = builder.initializer(initialize, every);
         }
-        let killed = round.faults.templates_killed();
+        let killed = round.faults.fork_servers_killed();
         match builder.build() {
             Ok(pool) => Some(Station {
                 pool,
@@ -64,8 +64,8 @@ impl Station {
                 is_ended: AtomicBool::new(false),
                 is_spent: AtomicBool::new(false),
             }),
-            Err(error) if error.is_start() && killed < round.faults.templates_killed() => {
-                round.ledger.add(CALLS, "build, while the template was killed", 1);
+            Err(error) if error.is_start() && killed < round.faults.fork_servers_killed() => {
+                round.ledger.add(CALLS, "build, while the fork server was killed", 1);
                 None
             }
             Err(error) => broken(&format!("a pool cannot be built: {error}")),

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proc_core::{Error, Pool, Process, StartMethod, Task};
 
 use crate::choice::{Choice, Fault};
-use crate::faults::{Faults, Templates};
+use crate::faults::{Faults, ForkServers};
 use crate::ledger::{CALLS, FATES, FAULTS, Ledger};
 use crate::life::Plan;
 use crate::procfs;
@@ -151,7 +151,7 @@ pub(crate) fn round(plan: &Plan, rng: &mut fastrand::Rng, ledger: &Ledger) {
     let round = Round {
         watch: &watch,
         ledger,
-        faults: Faults::new(ledger, Duration::MAX, Choice::NONE, Templates::Spared),
+        faults: Faults::new(ledger, Duration::MAX, Choice::NONE, ForkServers::Spared),
         context: plan.context,
         workers: plan.workers,
         end: Instant::now(),

@@ -31,7 +31,7 @@ fn board(tickets: u32, workers: u32) -> Arc<Board> {
     let board = Board::new(Layout { tickets, workers }).expect("there is memory");
     // Loom's atomics are made when they are first asked for, which is to be before there are threads.
     assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
-    assert!(!board.wake_up(0));
+    assert!(!board.cancel_sleep(0));
     Arc::new(board)
 }
 
@@ -45,8 +45,8 @@ fn chunk(first: usize, count: usize) -> Chunk {
         arguments: 5,
         room: 6,
         count: count as u32,
-        step: 1,
-        asks: false,
+        grain: 1,
+        needs_handles: false,
         timed: false,
         measured: true,
     }

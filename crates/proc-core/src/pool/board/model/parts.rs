@@ -136,7 +136,7 @@ fn task_is_taken_by_the_claimer_or_taken_back() {
             })
         };
         let mut count = 4;
-        while let Some(limit) = board.shorten(0, count, 1) {
+        while let Some(limit) = board.split(0, count, 1) {
             assert!(
                 0 < limit && limit < count,
                 "one is kept by whoever may have claimed it just now"
@@ -159,12 +159,12 @@ fn hungry_sleeper_is_heard_of_and_found() {
         let worker = {
             let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
             thread::spawn(move || {
-                if board.fall_asleep(0) && board.hunger() {
+                if board.announce_sleep(0) && board.report_starving() {
                     reports.send(());
                 }
             })
         };
-        while !board.take_hunger() {
+        while !board.take_starving() {
             if board.listen() {
                 reports.receive();
             }
@@ -185,14 +185,14 @@ fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
                 while !board.is_dismissed(0) {
                     if let Some(ticket) = board.claim(0) {
                         reports.send(ticket);
-                    } else if board.fall_asleep(0) {
+                    } else if board.announce_sleep(0) {
                         mail.receive();
-                        board.wake_up(0);
+                        board.cancel_sleep(0);
                     }
                 }
             })
         };
-        let wake = || board.pick_sleepers(0..1, usize::MAX).iter().for_each(|_| mail.send(()));
+        let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| mail.send(()));
         for ticket in [0, 1] {
             publish(&board, ticket);
             wake();
@@ -212,8 +212,8 @@ fn sleeper_that_leaves_is_not_picked_and_one_that_is_picked_is_told() {
         let worker = {
             let (board, mail) = (Arc::clone(&board), Arc::clone(&mail));
             thread::spawn(move || {
-                let sleeps = board.fall_asleep(0);
-                let leaves = sleeps && board.wake_up(0);
+                let sleeps = board.announce_sleep(0);
+                let leaves = sleeps && board.cancel_sleep(0);
                 if sleeps && !leaves {
                     mail.receive();
                 }
@@ -221,11 +221,11 @@ fn sleeper_that_leaves_is_not_picked_and_one_that_is_picked_is_told() {
             })
         };
         publish(&board, 0);
-        let picked = board.pick_sleepers(0..1, 1);
+        let picked = board.take_sleepers(0..1, 1);
         picked.iter().for_each(|_| mail.send(()));
         let left = worker.join().expect("it returns");
         assert!(!left || picked.is_empty());
-        assert!(board.pick_sleepers(0..1, 1).is_empty(), "it is awake or gone");
+        assert!(board.take_sleepers(0..1, 1).is_empty(), "it is awake or gone");
     });
 }
 

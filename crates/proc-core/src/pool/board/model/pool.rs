@@ -1,4 +1,4 @@
-//! A whole pool: workers as in `worker.rs`, a parent as in `pool/crew`, reduced to what touches the
+//! A whole pool: workers as in `worker.rs`, a parent as in `pool/scheduler`, reduced to what touches the
 //! board, with workers that are killed before each of their operations in turn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -14,7 +14,7 @@ use crate::pool::board::{Board, Owner, TicketId};
 
 /// What a model runs.
 #[derive(Clone, Copy)]
-struct Plan {
+struct PoolConfig {
     tickets: u32,
     workers: u32,
     /// How many tasks each chunk has.
@@ -66,16 +66,16 @@ fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
     while !board.is_dismissed(owner) {
         if let Some(ticket) = board.claim(owner) {
             run(shared, ticket);
-        } else if board.fall_asleep(owner) {
+        } else if board.announce_sleep(owner) {
             if shared.start == Start::WhenAllSleep {
                 shared.reports.send(Report::Asleep);
             }
-            if board.hunger() {
+            if board.report_starving() {
                 atomics::step();
                 shared.reports.send(Report::Look);
             }
             mail.receive();
-            board.wake_up(owner);
+            board.cancel_sleep(owner);
         }
     }
 }
@@ -85,7 +85,7 @@ fn run(shared: &Shared, ticket: TicketId) {
     let told = board.chunk(ticket);
     assert_eq!(told, chunk(told.offset as usize, told.count as usize));
     let claim = board.claimed(ticket, 42);
-    while let Some(index) = claim.take().map(|step| step.start) {
+    while let Some(index) = claim.take().map(|grain| grain.start) {
         let task = told.offset as usize + index as usize;
         shared.seen[task].begun.store(true, Ordering::Relaxed);
         claim.begin(index, None);
@@ -122,22 +122,22 @@ struct Parent {
     free: Vec<TicketId>,
     out: HashMap<TicketId, Out>,
     fates: Vec<Fate>,
-    seats: Vec<Option<Arc<Channel<()>>>>,
+    slots: Vec<Option<Arc<Channel<()>>>>,
     threads: Vec<JoinHandle<()>>,
     deaths: usize,
 }
 
 impl Parent {
-    fn new(plan: Plan) -> Parent {
+    fn new(config: PoolConfig) -> Parent {
         let mut tasks = 0;
         let mut chunks = VecDeque::new();
-        for count in plan.chunks {
+        for count in config.chunks {
             chunks.push_back((tasks, *count));
             tasks += count;
         }
         let shared = Arc::new(Shared {
-            start: plan.start,
-            board: board(plan.tickets, plan.workers),
+            start: config.start,
+            board: board(config.tickets, config.workers),
             reports: Channel::new(),
             results: (0..tasks).map(|_| AtomicU32::default()).collect(),
             seen: (0..tasks).map(|_| Seen::default()).collect(),
@@ -146,10 +146,10 @@ impl Parent {
             shared,
             chunks,
             again: VecDeque::new(),
-            free: (0..plan.tickets).rev().collect(),
+            free: (0..config.tickets).rev().collect(),
             out: HashMap::new(),
             fates: vec![Fate::Open; tasks],
-            seats: vec![None; plan.workers as usize],
+            slots: vec![None; config.workers as usize],
             threads: Vec::new(),
             deaths: 0,
         }
@@ -158,7 +158,7 @@ impl Parent {
     /// Starts a worker that may do so many operations.
     fn hire(&mut self, owner: Owner, life: usize) {
         let (shared, mail) = (Arc::clone(&self.shared), Channel::new());
-        self.seats[owner as usize] = Some(Arc::clone(&mail));
+        self.slots[owner as usize] = Some(Arc::clone(&mail));
         self.threads.push(thread::spawn(move || {
             live(life, || serve(&shared, owner, &mail));
             shared.reports.send(Report::Exited(owner));
@@ -170,7 +170,7 @@ impl Parent {
         if self.shared.start == Start::WhenAllSleep {
             let chunks = std::mem::take(&mut self.chunks);
             // Who sleeps cannot be killed, so each worker is heard of once.
-            (0..self.seats.len()).for_each(|_| self.hear());
+            (0..self.slots.len()).for_each(|_| self.hear());
             self.chunks = chunks;
         }
         self.pump();
@@ -197,7 +197,7 @@ impl Parent {
                 self.deaths += 1;
                 self.bury(owner);
                 // One that lives suffices, and keeps the model small.
-                if self.seats.len() == 1 {
+                if self.slots.len() == 1 {
                     self.hire(owner, usize::MAX);
                 }
             }
@@ -205,27 +205,27 @@ impl Parent {
     }
 
     fn pump(&mut self) {
-        let hungry = self.shared.board.take_hunger();
+        let starving = self.shared.board.take_starving();
         self.publish_all();
-        if hungry && self.share() {
+        if starving && self.share() {
             self.publish_all();
         }
     }
 
     fn publish_all(&mut self) {
-        let mut steps = 0;
+        let mut grains = 0;
         while let Some(more) = self.publish_one() {
-            steps += more;
+            grains += more;
         }
-        if steps > 0 {
-            self.wake(steps);
+        if grains > 0 {
+            self.wake(grains);
         }
     }
 
     fn share(&mut self) -> bool {
         let board = &self.shared.board;
         let before = self.chunks.len();
-        let mut sleepers = board.sleeping(0..self.seats.len() as Owner);
+        let mut sleepers = board.sleeping(0..self.slots.len() as Owner);
         while sleepers > 0 {
             let untaken = |(ticket, out): (&TicketId, &Out)| {
                 (board.untaken(*ticket, out.count as u32), *ticket)
@@ -234,7 +234,7 @@ impl Parent {
             most.sort_unstable_by(|a, b| b.cmp(a));
             let shorter = |(_, ticket)| {
                 let count = self.out[&ticket].count as u32;
-                board.shorten(ticket, count, 1).map(|limit| (ticket, limit))
+                board.split(ticket, count, 1).map(|limit| (ticket, limit))
             };
             let Some((ticket, limit)) = most.into_iter().find_map(shorter) else { break };
             let out = self.out.get_mut(&ticket).expect("it is in use");
@@ -247,8 +247,8 @@ impl Parent {
     }
 
     fn wake(&mut self, most: usize) {
-        for owner in self.shared.board.pick_sleepers(0..self.seats.len() as Owner, most) {
-            if let Some(mail) = &self.seats[owner as usize] {
+        for owner in self.shared.board.take_sleepers(0..self.slots.len() as Owner, most) {
+            if let Some(mail) = &self.slots[owner as usize] {
                 mail.send(());
             }
         }
@@ -270,7 +270,7 @@ impl Parent {
         entry.position = self.shared.board.position();
         let chunk = chunk(entry.first, entry.count);
         // A lone worker has nobody to share with.
-        if entry.count > 1 && self.seats.len() > 1 {
+        if entry.count > 1 && self.slots.len() > 1 {
             self.shared.board.set_shareable(true);
         }
         let published = self.shared.board.publish(ticket, &chunk, |ticket, owner| {
@@ -326,7 +326,7 @@ impl Parent {
 
     /// Settles what a dead worker left.
     fn bury(&mut self, owner: Owner) {
-        self.seats[owner as usize] = None;
+        self.slots[owner as usize] = None;
         self.shared.board.bury(owner);
         self.collect_finished();
         let mut left: HashSet<TicketId> = self.shared.board.claimed_by(owner).into_iter().collect();
@@ -381,27 +381,27 @@ impl Parent {
     }
 }
 
-/// Runs the plan with nobody killed.
-fn check_alive(interruptions: usize, plan: Plan) {
+/// Runs the config with nobody killed.
+fn check_alive(interruptions: usize, config: PoolConfig) {
     check(interruptions, move || {
-        let mut parent = Parent::new(plan);
-        (0..plan.workers).for_each(|owner| parent.hire(owner, usize::MAX));
+        let mut parent = Parent::new(config);
+        (0..config.workers).for_each(|owner| parent.hire(owner, usize::MAX));
         parent.run();
         parent.check();
         assert_eq!(parent.deaths, 0);
     });
 }
 
-/// Runs the plan again and again, with the first worker killed ever one operation later.
-fn check_killed(interruptions: usize, plan: Plan) {
+/// Runs the config again and again, with the first worker killed ever one operation later.
+fn check_killed(interruptions: usize, config: PoolConfig) {
     let mut moments = 0;
     loop {
         let deaths = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&deaths);
         check(interruptions, move || {
-            let mut parent = Parent::new(plan);
+            let mut parent = Parent::new(config);
             parent.hire(0, moments);
-            (1..plan.workers).for_each(|owner| parent.hire(owner, usize::MAX));
+            (1..config.workers).for_each(|owner| parent.hire(owner, usize::MAX));
             parent.run();
             parent.check();
             count.fetch_add(parent.deaths, Ordering::Relaxed);
@@ -418,36 +418,36 @@ fn check_killed(interruptions: usize, plan: Plan) {
 #[test]
 fn every_task_has_a_result() {
     let start = Start::AtOnce;
-    check_alive(1, Plan { tickets: 2, workers: 2, chunks: &[1, 1, 1], start });
+    check_alive(1, PoolConfig { tickets: 2, workers: 2, chunks: &[1, 1, 1], start });
 }
 
 #[test]
 fn idle_worker_has_a_share_of_what_another_has_claimed() {
     let start = Start::AtOnce;
-    check_alive(1, Plan { tickets: 2, workers: 2, chunks: &[3], start });
+    check_alive(1, PoolConfig { tickets: 2, workers: 2, chunks: &[3], start });
 }
 
 #[test]
 fn one_of_two_workers_that_share_killed_at_any_operation_costs_one_task() {
     let start = Start::AtOnce;
-    check_killed(0, Plan { tickets: 2, workers: 2, chunks: &[2], start });
+    check_killed(0, PoolConfig { tickets: 2, workers: 2, chunks: &[2], start });
 }
 
 #[test]
 fn lone_worker_killed_at_any_operation_costs_one_task() {
     let start = Start::AtOnce;
-    check_killed(2, Plan { tickets: 2, workers: 1, chunks: &[2, 1], start });
+    check_killed(2, PoolConfig { tickets: 2, workers: 1, chunks: &[2, 1], start });
 }
 
 #[test]
 fn one_of_two_workers_killed_at_any_operation_costs_one_task() {
     let start = Start::AtOnce;
-    check_killed(0, Plan { tickets: 2, workers: 2, chunks: &[1, 1], start });
+    check_killed(0, PoolConfig { tickets: 2, workers: 2, chunks: &[1, 1], start });
 }
 
 #[test]
 fn one_of_two_sleepers_killed_before_or_after_it_is_woken_holds_up_nobody() {
     let start = Start::WhenAllSleep;
     // With one ticket, the second chunk is published when the first one is done.
-    check_killed(0, Plan { tickets: 1, workers: 2, chunks: &[1, 1], start });
+    check_killed(0, PoolConfig { tickets: 1, workers: 2, chunks: &[1, 1], start });
 }

@@ -19,7 +19,7 @@ impl Caller<'_> {
             StartMethod::Fork => StartMethod::Forkserver,
             other => other,
         };
-        let killed = self.round.faults.templates_killed();
+        let killed = self.round.faults.fork_servers_killed();
         let started = Process::new(obey_quietly, spec.order()).start_method(context).start();
         let mut tally = Tally::default();
         let result = match started {
@@ -32,8 +32,8 @@ impl Caller<'_> {
                 1 => return drop(child),
                 _ => child.join(),
             },
-            Err(error) if error.is_start() && killed < self.round.faults.templates_killed() => {
-                tally.add("start, while the template was killed");
+            Err(error) if error.is_start() && killed < self.round.faults.fork_servers_killed() => {
+                tally.add("start, while the fork server was killed");
                 return tally.book(self.round.ledger);
             }
             Err(error) => Err(error),

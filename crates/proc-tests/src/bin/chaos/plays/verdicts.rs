@@ -50,7 +50,7 @@ impl Caller<'_> {
             let is_forked = station.context == StartMethod::Fork;
             let explained = (error.is_closed() && station.is_ended.load(Ordering::SeqCst))
                 || (error.is_initializer() && station.is_flaky)
-                || (error.is_start() && is_forked && faults.templates_killed() > 0);
+                || (error.is_start() && is_forked && faults.fork_servers_killed() > 0);
             if explained { Ok(kind(error)) } else { Err("nothing explains it".to_owned()) }
         };
         match excuse {
@@ -70,7 +70,7 @@ pub(super) fn kind(error: &Error) -> &'static str {
         (error.is_cancelled(), "cancelled"),
         (error.is_encode(), "not encoded"),
         (error.is_decode(), "not decoded"),
-        (error.is_start(), "start, of a pool without its template"),
+        (error.is_start(), "start, of a pool without its fork server"),
         (error.is_initializer(), "initializer"),
         (error.is_closed(), "closed"),
     ];

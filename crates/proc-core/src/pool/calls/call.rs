@@ -6,25 +6,25 @@ use std::sync::Arc;
 
 use super::map;
 use crate::call::Name;
-use crate::error::{Error, Place};
+use crate::error::{Error, Origin};
 use crate::pool::calls::ImapUnordered;
 use crate::pool::calls::task::Task;
-use crate::pool::job::{Delivery, Feed, Inbox, Terms};
-use crate::pool::scheduler::Crew;
+use crate::pool::job::{CallOptions, Delivery, Inbox, TaskQueue};
+use crate::pool::scheduler::Scheduler;
 use crate::wire::Message;
 
 /// The settings of calls, and the pool that is to run them.
 #[derive(Clone, Copy)]
-pub(crate) struct Caller<'a> {
-    pub(crate) crew: &'a Arc<Crew>,
+pub(crate) struct Call<'a> {
+    pub(crate) scheduler: &'a Arc<Scheduler>,
     pub(crate) chunksize: Option<usize>,
-    pub(crate) terms: Terms,
+    pub(crate) options: CallOptions,
 }
 
-impl<'a> Caller<'a> {
+impl<'a> Call<'a> {
     /// Calls of a pool, with the settings that hold where nothing else is said.
-    pub(crate) fn new(crew: &'a Arc<Crew>) -> Caller<'a> {
-        Caller { crew, chunksize: None, terms: Terms::default() }
+    pub(crate) fn new(scheduler: &'a Arc<Scheduler>) -> Call<'a> {
+        Call { scheduler, chunksize: None, options: CallOptions::default() }
     }
 
     pub(crate) fn map<A, R>(
@@ -53,8 +53,8 @@ impl<'a> Caller<'a> {
         let (results, call) = self.run(name, inputs.into_iter());
         let lost = call.err().unwrap_or_else(Error::closed);
         let fill = |(task, result): (usize, Option<_>)| {
-            let place = Place { task: Some(task), ..Place::default() };
-            result.unwrap_or_else(|| Err(lost.clone().at(place)))
+            let place = Origin { task: Some(task), ..Origin::default() };
+            result.unwrap_or_else(|| Err(lost.clone().with_origin(place)))
         };
         results.into_iter().enumerate().map(fill).collect()
     }
@@ -69,8 +69,14 @@ impl<'a> Caller<'a> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let inbox = Inbox::new(self.terms);
-        ImapUnordered::new(self.crew, inbox, self.checked(name), inputs.into_iter(), self.chunksize)
+        let inbox = Inbox::new(self.options);
+        ImapUnordered::new(
+            self.scheduler,
+            inbox,
+            self.checked(name),
+            inputs.into_iter(),
+            self.chunksize,
+        )
     }
 
     pub(crate) fn apply_async<A, R>(
@@ -82,16 +88,16 @@ impl<'a> Caller<'a> {
         A: Message,
         R: Message,
     {
-        let inbox = Inbox::new(self.terms);
-        let mut feed = Feed::new(self.checked(name)?, &inbox, 0, Some(1));
-        feed.push(&argument, self.crew.clone())?;
-        self.crew.submit(feed)?;
+        let inbox = Inbox::new(self.options);
+        let mut queue = TaskQueue::new(self.checked(name)?, &inbox, 0, Some(1));
+        queue.push(&argument, self.scheduler.clone())?;
+        self.scheduler.submit(queue)?;
         let gather = |delivery: Delivery| {
             let mut only = None;
             delivery.open(|_, result| only = Some(result));
             only
         };
-        Ok(Task::new(self.crew, inbox, Box::new(gather)))
+        Ok(Task::new(self.scheduler, inbox, Box::new(gather)))
     }
 
     pub(crate) fn map_async<A, R>(
@@ -103,15 +109,17 @@ impl<'a> Caller<'a> {
         A: Message,
         R: Message + Send,
     {
-        let inbox = Inbox::new(self.terms);
-        let mut feed = Feed::new(self.checked(name)?, &inbox, 0, self.chunksize);
+        let inbox = Inbox::new(self.options);
+        let mut queue = TaskQueue::new(self.checked(name)?, &inbox, 0, self.chunksize);
         for argument in inputs {
-            let place = Place { task: Some(feed.left), ..Place::default() };
-            feed.push(&argument, self.crew.clone()).map_err(|error| error.at(place))?;
+            let place = Origin { task: Some(queue.left), ..Origin::default() };
+            queue
+                .push(&argument, self.scheduler.clone())
+                .map_err(|error| error.with_origin(place))?;
         }
-        let mut open = feed.left;
+        let mut open = queue.left;
         if open == 0 {
-            return Ok(Task::settled(self.crew, inbox, Ok(Vec::new())));
+            return Ok(Task::settled(self.scheduler, inbox, Ok(Vec::new())));
         }
         let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
         results.resize_with(open, || None);
@@ -120,8 +128,8 @@ impl<'a> Caller<'a> {
             delivery.open(|task, result| results[task] = Some(result));
             (open == 0).then(|| results.drain(..).flatten().collect())
         };
-        self.crew.submit(feed)?;
-        Ok(Task::new(self.crew, inbox, Box::new(gather)))
+        self.scheduler.submit(queue)?;
+        Ok(Task::new(self.scheduler, inbox, Box::new(gather)))
     }
 
     fn run<A: Message, R: Message>(
@@ -129,8 +137,8 @@ impl<'a> Caller<'a> {
         name: Result<Name, String>,
         inputs: impl Iterator<Item = A>,
     ) -> (map::Fates<R>, Result<(), Error>) {
-        let Caller { crew, chunksize, terms } = self;
-        map::run(crew, &Inbox::new(terms), chunksize, self.checked(name), inputs)
+        let Call { scheduler, chunksize, options } = self;
+        map::run(scheduler, &Inbox::new(options), chunksize, self.checked(name), inputs)
     }
 
     /// The function's name, if it has one and the settings make sense.

@@ -1,4 +1,4 @@
-//! A call's arguments going out: the [`Feed`], from which chunks are cut.
+//! A call's arguments going out: the [`Queue`], from which chunks are cut.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -56,7 +56,7 @@ impl Drop for WaitingHandles {
 
 /// Encoded tasks that wait to be published.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub(crate) struct TaskQueue {
     pub(crate) name: Name,
     pub(crate) inbox: Arc<Inbox>,
     /// The number of the next task in its call.
@@ -65,7 +65,7 @@ pub(crate) struct Feed {
     pub(crate) left: usize,
     /// How often these tasks were tried before.
     pub(crate) attempts: u32,
-    /// How many tasks of the call are known to follow in feeds of their own.
+    /// How many tasks of the call are known to follow in queues of their own.
     pub(crate) more: usize,
     pub(crate) chunksize: Option<usize>,
     bytes: Vec<u8>,
@@ -74,39 +74,39 @@ pub(crate) struct Feed {
     even: Option<usize>,
     handles: VecDeque<(usize, WaitingHandles)>,
     /// Tasks whose argument is large, and lies in shared memory already.
-    parcels: VecDeque<(usize, Parcel)>,
+    parcels: VecDeque<(usize, LargeArg)>,
     /// The length of these in all.
     in_parcels: usize,
 }
 
 /// The record of one large argument, in a block with room for its result.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct LargeArg {
     pub(crate) lease: Lease,
     pub(crate) len: usize,
 }
 
-/// A piece cut from a feed.
-pub(crate) struct Cut<'a> {
+/// A piece cut from a queue.
+pub(crate) struct ChunkCut<'a> {
     pub(crate) first: usize,
     pub(crate) count: usize,
     /// How many tasks the worker takes at a time.
-    pub(crate) step: usize,
+    pub(crate) grain: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<WaitingHandles>,
     /// Where the arguments are if not among the bytes.
-    pub(crate) parcel: Option<Parcel>,
+    pub(crate) parcel: Option<LargeArg>,
 }
 
-impl Feed {
-    /// An empty feed whose tasks count from `first`.
+impl TaskQueue {
+    /// An empty queue whose tasks count from `first`.
     pub(crate) fn new(
         name: Name,
         inbox: &Arc<Inbox>,
         first: usize,
         chunksize: Option<usize>,
-    ) -> Feed {
-        Feed {
+    ) -> TaskQueue {
+        TaskQueue {
             name,
             inbox: Arc::clone(inbox),
             next: first,
@@ -130,10 +130,10 @@ impl Feed {
         task: usize,
         argument: &[u8],
         attempts: u32,
-    ) -> Feed {
-        let mut feed = Feed::new(name, inbox, task, Some(1));
-        feed.push_encoded(argument);
-        Feed { attempts, ..feed }
+    ) -> TaskQueue {
+        let mut queue = TaskQueue::new(name, inbox, task, Some(1));
+        queue.push_encoded(argument);
+        TaskQueue { attempts, ..queue }
     }
 
     /// The rest of a chunk, to be shared out: what follows the first `skipped` of its arguments.
@@ -145,14 +145,14 @@ impl Feed {
         tasks: Range<usize>,
         arguments: Vec<u8>,
         skipped: usize,
-    ) -> Option<Feed> {
+    ) -> Option<TaskQueue> {
         let mut rest = &arguments[..];
         for _ in 0..skipped {
             records::take(&mut rest)?;
         }
         let at = arguments.len() - rest.len();
-        let feed = Feed::new(name, inbox, tasks.start, None);
-        Some(Feed { left: tasks.len(), bytes: arguments, at, ..feed })
+        let queue = TaskQueue::new(name, inbox, tasks.start, None);
+        Some(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
     }
 
     /// Appends one task. One whose argument cannot be encoded leaves no trace.
@@ -236,15 +236,15 @@ impl Feed {
     /// Closes the block of a large argument; an empty record keeps its place.
     #[cold]
     fn pack(&mut self, sink: &mut Sink) -> Result<(), String> {
-        let settled = sink.settle();
-        match settled.and_then(|len| Some(Parcel { lease: sink.take_room()?, len })) {
+        let settled = sink.finish();
+        match settled.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
             Some(parcel) => {
                 self.in_parcels += parcel.len;
                 self.parcels.push_back((self.next + self.left, parcel));
                 sink.extend_from_slice(&[0; 4]);
                 Ok(())
             }
-            None => sink.gather(),
+            None => sink.inline_large(),
         }
     }
 
@@ -280,10 +280,15 @@ impl Feed {
     }
 
     /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most`
-    /// bytes of shared memory (as for [`next_cost`](Feed::next_cost)).
-    pub(crate) fn cut(&mut self, workers: usize, most: usize, result: usize) -> Option<Cut<'_>> {
+    /// bytes of shared memory (as for [`next_cost`](Queue::next_cost)).
+    pub(crate) fn cut(
+        &mut self,
+        workers: usize,
+        most: usize,
+        result: usize,
+    ) -> Option<ChunkCut<'_>> {
         let wanted = self.chunk_size(workers);
-        let step = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
+        let grain = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
         let (first, start) = (self.next, self.at);
         let (count, bytes, handles, parcel) = match self.even {
             // There is nothing that could lie between them.
@@ -301,7 +306,7 @@ impl Feed {
         self.next += count;
         self.left -= count;
         let bytes = &self.bytes[start..self.at];
-        Some(Cut { first, count, step, bytes, handles, parcel })
+        Some(ChunkCut { first, count, grain, bytes, handles, parcel })
     }
 
     /// Goes over the next tasks, as far as they are one chunk: how many, their bytes, and what goes
@@ -311,7 +316,7 @@ impl Feed {
         wanted: usize,
         most: usize,
         result: usize,
-    ) -> (usize, usize, Option<WaitingHandles>, Option<Parcel>) {
+    ) -> (usize, usize, Option<WaitingHandles>, Option<LargeArg>) {
         let first = self.next;
         let all = &self.bytes[self.at..];
         let mut rest = all;
@@ -375,7 +380,7 @@ fn cost(argument: usize, result: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::job::Terms;
+    use crate::pool::job::CallOptions;
     use crate::pool::worker;
     use proptest::prelude::*;
 
@@ -397,8 +402,8 @@ mod tests {
     }
 
     /// The chunks that are cut: the first task of each, and its bytes.
-    fn cuts(mut feed: Feed, most: usize) -> Vec<(usize, Vec<u8>)> {
-        let cut = || feed.cut(3, most, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
+    fn cuts(mut queue: TaskQueue, most: usize) -> Vec<(usize, Vec<u8>)> {
+        let cut = || queue.cut(3, most, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
         std::iter::from_fn(cut).collect()
     }
 
@@ -410,11 +415,11 @@ mod tests {
             bytes in 0_usize..2000,
             most in 0_usize..3000,
         ) {
-            let inbox = Inbox::new(Terms::default());
+            let inbox = Inbox::new(CallOptions::default());
             let fill = || {
-                let mut feed = Feed::new(name(|x| x), &inbox, 7, chunksize);
-                feed.push_all(&numbers, bytes, Arc::new(Nobody)).expect("numbers can be encoded");
-                feed
+                let mut queue = TaskQueue::new(name(|x| x), &inbox, 7, chunksize);
+                queue.push_all(&numbers, bytes, Arc::new(Nobody)).expect("numbers can be encoded");
+                queue
             };
             let (even, mut walked) = (fill(), fill());
             walked.even = None;

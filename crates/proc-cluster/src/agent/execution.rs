@@ -8,7 +8,7 @@ use proc_core::{Error, Task, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::shared::{DEPTH, Place, Shared, WAIT};
+use super::shared::{MAX_CHUNKS_PER_WORKER, MAX_WAIT_AHEAD, Place, Shared};
 use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 
@@ -16,7 +16,7 @@ use crate::message::{self, Outcome, Reply, Work};
 const STORE_TRIES: u32 = 5;
 
 /// What carries one chunk out.
-pub(super) struct Errand {
+pub(super) struct Execution {
     pub(super) shared: Arc<Shared>,
     pub(super) work: Work,
     pub(super) place: Place,
@@ -25,7 +25,7 @@ pub(super) struct Errand {
     pub(super) cancelled: oneshot::Receiver<Cancel>,
 }
 
-/// Why an errand is broken off.
+/// Why an execution is broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cancel {
     /// Its driver does not want it any more, or is gone.
@@ -34,7 +34,7 @@ pub(super) enum Cancel {
     Leaving,
 }
 
-/// An errand has ended.
+/// An execution has ended.
 pub(super) struct Done {
     pub(super) sequence: u64,
     pub(super) course: Course,
@@ -42,7 +42,7 @@ pub(super) struct Done {
     pub(super) over: Option<Error>,
 }
 
-/// How an errand went.
+/// How an execution went.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Course {
     /// A worker took so long over it, and so many of its tasks failed.
@@ -55,7 +55,7 @@ pub(super) enum Course {
     BrokenOff,
 }
 
-/// What comes of an errand.
+/// What comes of an execution.
 enum End {
     Reply(Outcome),
     /// A reply with results, of which so many are errors.
@@ -72,10 +72,10 @@ enum End {
     Over(Error),
 }
 
-impl Errand {
+impl Execution {
     pub(super) async fn run(mut self) -> Done {
         let end = {
-            let Errand { shared, work, place, ahead, cancelled } = &mut self;
+            let Execution { shared, work, place, ahead, cancelled } = &mut self;
             let renewed = lease::renew(&shared.client, &place.acknowledge, work.lease);
             tokio::select! {
                 end = carry_out(shared, work, place, *ahead, cancelled) => end,
@@ -111,7 +111,7 @@ impl Errand {
 
     /// A reply that is lost is made again: the work is handed out until the driver has one.
     pub(super) async fn reply(&self, outcome: Outcome) {
-        let Errand { shared, work, place, .. } = self;
+        let Execution { shared, work, place, .. } = self;
         debug!(job = work.job, first = work.chunk.first, count = work.chunk.count, "reply");
         let reply = message::encode(&Reply {
             job: work.job,
@@ -150,7 +150,11 @@ async fn carry_out(
             return End::Reply(Outcome::Returned);
         }
     };
-    let places = if work.chunk.must_be_alone() { shared.pool.processes() * DEPTH } else { 1 };
+    let places = if work.chunk.must_be_alone() {
+        shared.pool.processes() * MAX_CHUNKS_PER_WORKER
+    } else {
+        1
+    };
     let room = tokio::select! {
         room = shared.room.acquire_many(places as u32) => room,
         why = &mut *cancelled => return broken_off(why),
@@ -204,7 +208,7 @@ async fn run(
         }
         Err(error) => return Err(End::Over(error)),
     };
-    let mut in_time = std::pin::pin!(tokio::time::sleep(WAIT));
+    let mut in_time = std::pin::pin!(tokio::time::sleep(MAX_WAIT_AHEAD));
     let mut may_wait = !ahead;
     loop {
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The doorbell beside a channel: a pair of sockets that says "there is a message" and carries open
+//! The descriptor channel beside a channel: a pair of sockets that says "there is a message" and carries open
 //! descriptors, since ipc-channel does neither.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -25,29 +25,29 @@ pub(crate) type Tag = [u8; 13];
 pub(super) const LAST_WORDS: [u8; 14] = [0xff; 14];
 
 /// The longest message.
-const LONGEST: usize = 4 << 10;
+const MAX_LAST_WORDS_BYTES: usize = 4 << 10;
 
 /// Orders the listener to end everything.
 const END: [u8; 2] = [0xff; 2];
 
-/// How long a descriptor waits for room; a template takes it at once unless it is stopped.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a descriptor waits for room; a fork server takes it at once unless it is stopped.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a doorbell.
-pub(crate) fn doorbell() -> io::Result<(Ring, Bell)> {
+/// Makes a descriptor channel.
+pub(crate) fn fd_channel() -> io::Result<(Notifier, Listener)> {
     let (bell, ring) = socketpair(AddressFamily::Unix, KIND, None, SockFlag::empty())?;
     for fd in [&bell, &ring] {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    Ok((Ring(ring), Bell(bell)))
+    Ok((Notifier(ring), Listener(bell)))
 }
 
-/// The end of a doorbell that rings.
+/// The end of a descriptor channel that rings.
 #[derive(Debug)]
-pub(crate) struct Ring(OwnedFd);
+pub(crate) struct Notifier(OwnedFd);
 
-impl Ring {
+impl Notifier {
     /// Rings; an error means that nobody is left to hear it.
     pub(crate) fn ring(&self) -> io::Result<()> {
         self.send(&[0])
@@ -98,7 +98,7 @@ impl Ring {
     pub(crate) fn pass(&self, tag: &Tag, fd: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + SEND_TIMEOUT;
         loop {
             let body = [IoSlice::new(tag)];
             match sendmsg::<()>(self.0.as_raw_fd(), &body, &rights, quietly(), None) {
@@ -109,7 +109,10 @@ impl Ring {
                     let _ = poll(&mut room, PollTimeout::from(100_u8));
                 }
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, "its template is stuck"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "its fork server is stuck",
+                    ));
                 }
                 Err(errno) => return Err(errno.into()),
             }
@@ -182,14 +185,14 @@ fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
 /// too long.
 pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
     let head = [&LAST_WORDS[..], &[0; size_of::<u32>()]].concat();
-    let words = &words[..words.len().min(LONGEST - head.len())];
+    let words = &words[..words.len().min(MAX_LAST_WORDS_BYTES - head.len())];
     [&head, words].concat()
 }
 
-/// What a doorbell brings.
+/// What a descriptor channel brings.
 pub(crate) enum Heard {
     /// Somebody rang.
-    Ring,
+    Notifier,
     /// The order to end everything.
     End,
     /// What somebody said who may be dead by now.
@@ -198,11 +201,11 @@ pub(crate) enum Heard {
     Descriptor(Tag, io::Result<OwnedFd>),
 }
 
-/// The end of a doorbell that is heard.
+/// The end of a descriptor channel that is heard.
 #[derive(Debug)]
-pub(crate) struct Bell(OwnedFd);
+pub(crate) struct Listener(OwnedFd);
 
-impl Bell {
+impl Listener {
     /// Tells whoever rings that somebody listens.
     pub(crate) fn greet(&self, greeting: u64) -> io::Result<()> {
         send(self.0.as_raw_fd(), &greeting.to_le_bytes(), quietly())?;
@@ -213,7 +216,7 @@ impl Bell {
     pub(crate) fn hear(&self) -> Option<Heard> {
         // One descriptor a message: where there is no room for it, nothing has arrived by halves.
         let mut space = nix::cmsg_space!(std::os::fd::RawFd);
-        let mut text = [0; LONGEST];
+        let mut text = [0; MAX_LAST_WORDS_BYTES];
         let mut body = [IoSliceMut::new(&mut text)];
         let received = loop {
             match recvmsg::<()>(self.0.as_raw_fd(), &mut body, Some(&mut space), RECEIVE) {
@@ -225,7 +228,7 @@ impl Bell {
         let fd = descriptor_in(&received);
         match bytes {
             0 => None, // nobody is left to ring
-            1 => Some(Heard::Ring),
+            1 => Some(Heard::Notifier),
             2 => Some(Heard::End),
             len if len >= LAST_WORDS.len() => {
                 Some(Heard::LastWords(text[LAST_WORDS.len()..len].to_vec()))
@@ -253,37 +256,37 @@ fn close_on_exec(fd: OwnedFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-impl From<OwnedFd> for Bell {
-    fn from(fd: OwnedFd) -> Bell {
-        Bell(fd)
+impl From<OwnedFd> for Listener {
+    fn from(fd: OwnedFd) -> Listener {
+        Listener(fd)
     }
 }
 
-impl From<Bell> for OwnedFd {
-    fn from(bell: Bell) -> OwnedFd {
+impl From<Listener> for OwnedFd {
+    fn from(bell: Listener) -> OwnedFd {
         bell.0
     }
 }
 
-impl From<OwnedFd> for Ring {
-    fn from(fd: OwnedFd) -> Ring {
-        Ring(fd)
+impl From<OwnedFd> for Notifier {
+    fn from(fd: OwnedFd) -> Notifier {
+        Notifier(fd)
     }
 }
 
-impl AsRawFd for Ring {
+impl AsRawFd for Notifier {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
-impl AsFd for Ring {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -1,0 +1,183 @@
+//! The slots of a pool: whether each has a worker, who is called when work comes, how many there
+//! are.
+//!
+//! A slot's supervisor waits here while the slot is empty, so that calling a worker is a word to it.
+
+use std::io;
+use std::ops::Range;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::state::{InFlight, KillReason, Phase, Scheduler, Slot, SlotState, State};
+use crate::error::Origin;
+use crate::pool::board::{Owner, TicketId};
+use crate::pool::worker::ToWorker;
+use crate::wire;
+
+impl State {
+    pub(super) fn set_slot_state(&mut self, owner: Owner, slot_state: SlotState) {
+        let slot = &mut self.slots[owner as usize];
+        self.waiting += usize::from(slot_state.waits());
+        self.waiting -= usize::from(slot.slot_state.waits());
+        slot.slot_state = slot_state;
+    }
+
+    /// The numbers of all slots that there ever were.
+    pub(super) fn owners(&self) -> Range<Owner> {
+        0..self.slots.len() as Owner
+    }
+
+    /// Ends a worker, once. A worker that is only being started may have claimed a task already: it
+    /// is ended as soon as its pid is known.
+    pub(super) fn kill(&mut self, owner: Owner, kill_reason: KillReason) {
+        if let Some(slot) = self.slots.get_mut(owner as usize)
+            && slot.kill_reason.is_none()
+            && slot.mail.is_some()
+        {
+            slot.kill_reason = Some(kill_reason);
+            slot.obey_kill();
+        }
+    }
+
+    pub(super) fn origin_of(&self, owner: Owner) -> Origin {
+        let handle = self.slots.get(owner as usize).and_then(|slot| slot.handle.as_ref());
+        Origin { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Origin::default() }
+    }
+
+    /// Tells workers of the regions that they do not know, in order.
+    ///
+    /// # Errors
+    ///
+    /// There are no descriptors, or a message cannot be sent; what was not told is told the next
+    /// time.
+    pub(super) fn announce(&mut self) -> io::Result<()> {
+        let regions = self.arena.regions();
+        if self.announced == regions.len() {
+            return Ok(());
+        }
+        for slot in &mut self.slots {
+            let Some(mail) = &slot.mail else { continue };
+            for region in &regions[slot.regions.min(regions.len())..] {
+                // A worker that is gone needs no region: its successor is told all at its start.
+                let sent = mail.send(ToWorker::Region(region.share()?));
+                if let Some(error) = sent.err().and_then(wire::send_error) {
+                    return Err(error);
+                }
+                slot.regions += 1;
+            }
+        }
+        self.announced = regions.len();
+        Ok(())
+    }
+
+    /// Sends to a worker; one that is gone needs no mail.
+    ///
+    /// # Errors
+    ///
+    /// What is to be sent with the message cannot be.
+    pub(super) fn mail(&mut self, owner: Owner, mail: ToWorker) -> Result<(), String> {
+        let sender = self.slots.get(owner as usize).and_then(|slot| slot.mail.as_ref());
+        let sent = sender.map_or(Ok(()), |sender| sender.send(mail));
+        sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
+    }
+
+    /// Wakes a worker.
+    pub(super) fn call(&mut self, owner: Owner) {
+        let _ = self.mail(owner, ToWorker::Wake); // which takes nothing along
+    }
+}
+
+impl Scheduler {
+    pub(crate) fn processes(&self) -> usize {
+        self.processes.load(Ordering::Relaxed) as usize
+    }
+
+    /// The pids of the workers that have not ended.
+    pub(crate) fn worker_pids(&self) -> Vec<u32> {
+        if !self.is_ours() {
+            return Vec::new();
+        }
+        let state = self.lock();
+        state.slots.iter().filter_map(|slot| Some(slot.handle.as_ref()?.pid)).collect()
+    }
+
+    /// Whether a slot may have a worker again.
+    pub(super) fn keeps(&self, state: &State, owner: Owner) -> bool {
+        let goes_on = match state.phase {
+            Phase::Open => true,
+            Phase::Closing => !state.is_idle(),
+            Phase::Over(_) => false,
+        };
+        goes_on && (owner as usize) < self.processes()
+    }
+
+    /// Calls workers to vacant slots while more steps are out than there are workers.
+    pub(super) fn call_workers(&self, state: &mut State) {
+        if state.waiting == 0 {
+            return;
+        }
+        let slots = &state.slots[..self.processes()];
+        let filled = slots.iter().filter(|slot| slot.slot_state == SlotState::Filled).count();
+        let grains = |(ticket, in_flight): (&TicketId, &InFlight)| {
+            let untaken = self.board.untaken(*ticket, in_flight.chunk.count);
+            // What is taken keeps one worker busy.
+            untaken.div_ceil(in_flight.chunk.grain) + u32::from(untaken < in_flight.chunk.count)
+        };
+        let open = state.in_flight.iter().map(grains).sum::<u32>() as usize;
+        let missing = open.saturating_sub(filled);
+        let is_vacant = |owner: &Owner| {
+            slots.get(*owner as usize).is_some_and(|slot| slot.slot_state == SlotState::Vacant)
+        };
+        let called: Vec<Owner> = state.owners().filter(is_vacant).take(missing).collect();
+        for owner in &called {
+            state.set_slot_state(*owner, SlotState::Filled);
+        }
+        if !called.is_empty() {
+            self.called.notify_all();
+        }
+    }
+
+    /// Lets retired slots try again, if somebody is there to go on where they cannot, or if none is
+    /// trying.
+    ///
+    /// Else slots could take turns to fail for ever, with nobody at work.
+    pub(super) fn revive(&self, state: &mut State) {
+        let has_worker = state.slots.iter().any(|slot| slot.handle.is_some());
+        if state.waiting > 0 && (has_worker || self.has_given_up(state)) {
+            self.revive_all(state);
+        }
+    }
+
+    /// Whether no slot has a worker, or waits for one.
+    pub(super) fn has_given_up(&self, state: &State) -> bool {
+        let failed =
+            |slot: &Slot| matches!(slot.slot_state, SlotState::Retired | SlotState::Broken);
+        state.slots[..self.processes()].iter().all(failed)
+    }
+
+    pub(super) fn revive_all(&self, state: &mut State) {
+        for owner in state.owners() {
+            if state.slots[owner as usize].slot_state == SlotState::Retired {
+                state.set_slot_state(owner, SlotState::Vacant);
+            }
+        }
+    }
+
+    /// Waits until a slot is to have a worker. False if its supervisor is to end.
+    pub(super) fn is_called(&self, owner: Owner) -> bool {
+        let waits = |state: &mut State| {
+            self.keeps(state, owner) && state.slots[owner as usize].slot_state.waits()
+        };
+        let wait = self.called.wait_while(self.lock(), waits);
+        let mut state = wait.unwrap_or_else(PoisonError::into_inner);
+        let slot_state = state.slots[owner as usize].slot_state;
+        let called = self.keeps(&state, owner) && slot_state == SlotState::Filled;
+        if !called {
+            state.slots[owner as usize].supervised = false;
+            if slot_state.waits() {
+                state.set_slot_state(owner, SlotState::Filled);
+            }
+        }
+        called
+    }
+}
