@@ -1,9 +1,11 @@
-//! An agent: takes work from the server as fast as its pool can do it, and sends what comes of it.
+//! An agent: takes work from the server as fast as its pool can do it, and sends the results.
 //!
-//! It holds as many chunks as it has workers, one more for each that is at work where chunks are short,
-//! and more only where they take no time; so little is lost with it. Each chunk is a task of its own here, see `execution`; this module asks for work, hears
-//! from drivers and tells of itself. It acknowledges nothing: that is the driver's to do, once it has
-//! the result.
+//! Chunks in hand: one for each worker; two if chunks take less than 50 ms; up to 32 if they take
+//! less than 2 ms. So little work is lost if the agent dies.
+//!
+//! Each chunk runs in a runtime task of its own, see `execution`. This module asks for work,
+//! receives the heartbeats of drivers and sends the heartbeats of the agent. An agent never
+//! acknowledges finished work. The driver does that, when it has the result.
 
 mod environment;
 mod execution;
@@ -30,28 +32,32 @@ use crate::connection::{Settings, is_connected};
 use crate::data::Store;
 use crate::message::{self, AgentHeartbeat, Counts, DriverHeartbeat, Names, Outcome, Work};
 
-/// How long a request for work waits at the server.
+/// How long a request for work stays open at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(20);
 
-/// How long an agent waits for a server that is not there.
+/// How long a starting agent tries to reach the server.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often an agent tells of itself, and looks after what nobody tells it.
+/// How often an agent sends a heartbeat, and checks whether its drivers have fallen silent.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long the work that is at hand may go on after the agent was told to leave.
+/// How long the chunks in hand may still run after the agent was told to leave.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// If chunks take less than this, the agent requests several for each worker: as many as take this
+/// long together.
 const FAST_CHUNK_NANOS: f64 = 2e6; // nanoseconds
 
-/// How long chunks take at most where the next one is asked for while one runs: the way there and
-/// back, which a worker would else wait for, counts for little beside more.
+/// If chunks take less than this, the agent requests the next chunk for a worker while one runs. A
+/// worker would otherwise wait for the way to the server and back. Beside a longer chunk, that wait
+/// counts for little.
 const LONG_CHUNK_NANOS: f64 = 50e6; // nanoseconds
 
-/// Serves a fleet with a pool, until SIGTERM or SIGINT; then finishes what it has begun.
+/// Serves a fleet with a pool until SIGTERM or SIGINT, then finishes the work that it has begun.
 ///
-/// For programs that want another pool than [`init`](crate::init) makes. Credentials and all else are
-/// heeded as there; the pool's initializer runs in each worker.
+/// This function is for programs whose agents need another pool than [`init`](crate::init) makes.
+/// Credentials and the other settings of the connection come from the environment, as with `init`.
+/// The pool's initializer runs in each worker.
 ///
 /// ```no_run
 /// proc_core::init();
@@ -64,10 +70,11 @@ const LONG_CHUNK_NANOS: f64 = 50e6; // nanoseconds
 ///
 /// # Errors
 ///
-/// The pool cannot be built, or has ended; the server cannot be reached, or refuses.
+/// The pool cannot be built, or has ended; or the server cannot be reached, or refuses.
 pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     let settings = Settings::from_env(address)?;
-    // The pool first: what it forks has nothing of the client.
+    // The pool is built before the client, so that the pool's processes do not inherit anything of
+    // the client.
     let pool = pool.build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| fleet_error(format!("the agent cannot start: {e}")))?;
@@ -83,21 +90,21 @@ struct Agent {
     heartbeats: async_nats::Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
     done: (mpsc::UnboundedSender<execution::Done>, mpsc::UnboundedReceiver<execution::Done>),
-    /// Chunks that were asked for and have not come.
+    /// How many chunks were requested and have not arrived.
     asked: usize,
     asked_at: Instant,
-    /// Before then there is nobody to ask, as far as is known.
+    /// The agent sends no request before this time, because the last request found no work.
     ask_again: Instant,
-    /// What is at hand, by its place in the stream.
+    /// The chunks in hand, by their sequence number in the stream.
     at_hand: HashMap<u64, AtHand>,
     drivers: HashMap<u64, Driver>,
-    /// Nanoseconds that a chunk takes.
+    /// Nanoseconds that a chunk takes; 0 while that is unknown.
     cost: f64,
-    /// Why the pool has ended.
+    /// The reason, if the pool has ended.
     over: Option<Error>,
 }
 
-/// Where work arrives.
+/// The subject on which requested work arrives.
 struct Inbox {
     subject: String,
     work: async_nats::Subscriber,
@@ -106,32 +113,34 @@ struct Inbox {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InboxState {
-    /// Work that was asked for may come.
+    /// Requested work may arrive.
     Open,
-    /// The server is told to send nothing more, whatever was asked for; something may be on its way.
+    /// The server was told to send nothing more. Work that it sent before may still arrive.
     Closing,
     Closed,
 }
 
 impl Inbox {
     async fn open(client: &Client) -> Result<Inbox, Error> {
-        // A name of its own each time, so that the server sends here only what was asked for since.
+        // Each inbox has a new subject, so that only work that this inbox has requested arrives in
+        // it.
         let subject = client.new_inbox();
         let work = listen(client, subject.clone()).await?;
         Ok(Inbox { subject, work, state: InboxState::Open })
     }
 
-    /// Withdraws the requests that wait at the server: it drops those to which nobody listens.
+    /// Withdraws the requests that are open at the server, which drops requests for subjects
+    /// without a subscriber.
     async fn close(&mut self) {
         if self.state == InboxState::Open {
-            // A client that cannot take this, for want of a connection, gets nothing anyway.
+            // If this fails for want of a connection, nothing can arrive either.
             let drained = tokio::time::timeout(HEARTBEAT_INTERVAL, self.work.drain()).await;
             let will_end = matches!(drained, Ok(Ok(())));
             self.state = if will_end { InboxState::Closing } else { InboxState::Closed };
         }
     }
 
-    /// What arrives, until the inbox is closed.
+    /// Returns the next message; `None` when the inbox is closed.
     async fn next(&mut self) -> Option<Message> {
         let message = self.work.next().await;
         if message.is_none() {
@@ -141,6 +150,7 @@ impl Inbox {
     }
 }
 
+/// A chunk in hand.
 struct AtHand {
     driver: u64,
     job: u64,
@@ -150,7 +160,7 @@ struct AtHand {
     cancel: Option<oneshot::Sender<Cancel>>,
 }
 
-/// What is known of a driver.
+/// What the agent knows about a driver, from the driver's heartbeats.
 struct Driver {
     heard: Instant,
     newest: u64,
@@ -249,27 +259,27 @@ impl Agent {
             }
         }
         self.tell().await;
-        // Without a connection there is nobody to tell.
+        // A failure is no error: without a connection, nobody can receive the heartbeat.
         let _ = tokio::time::timeout(HEARTBEAT_INTERVAL, self.shared.client.flush()).await;
         self.over.map_or(Ok(()), Err)
     }
 
-    /// Takes no more work; what still arrives is handed back at once.
+    /// Requests no more work. Chunks that still arrive are handed back at once.
     async fn leave(&mut self) {
         self.heartbeat.leaving = true;
         self.tell().await;
         self.inbox.close().await;
     }
 
-    /// Whether nothing is on its way here any more: without a connection it is lost to us anyway.
+    /// Whether no more work can arrive, because the inbox is closed or there is no connection.
     fn hears_no_more(&self) -> bool {
         self.inbox.state == InboxState::Closed || !is_connected(&self.shared.client)
     }
 
-    /// Asks for as many chunks as there is room for, unless enough are asked for.
+    /// Requests as many chunks as there is room for, unless enough are requested already.
     async fn ask(&mut self) {
         if self.asked > 0 && self.asked_at.elapsed() > REQUEST_EXPIRY + HEARTBEAT_INTERVAL {
-            self.asked = 0; // the answer was lost
+            self.asked = 0; // the answer to the request was lost
         }
         let client = &self.shared.client;
         if Instant::now() < self.ask_again || !is_connected(client) || !self.can_listen().await {
@@ -295,7 +305,7 @@ impl Agent {
         }
     }
 
-    /// Takes work, or word that there is none.
+    /// Handles a message in the inbox: a chunk of work, or the end of a request without work.
     async fn take(&mut self, message: Message) {
         if let Some(status) = message.status {
             self.on_status(status, &message);
@@ -304,7 +314,7 @@ impl Agent {
         self.asked = self.asked.saturating_sub(1);
         let Some(place) = Place::of(&message) else { return };
         if self.at_hand.contains_key(&place.sequence) {
-            return; // the lease ran out, but we have it still
+            return; // the lease expired, but the chunk is still in hand
         }
         let work = message::decode::<Work>(&message.payload);
         let Some(work) = work.filter(Work::is_within_reason) else {
@@ -355,7 +365,8 @@ impl Agent {
         tokio::spawn(async move { drop(done.send(execution.run().await)) });
     }
 
-    /// Whether what is asked for has somewhere to arrive: not beside what is to run alone.
+    /// Whether the inbox is open, so that requested work can arrive. Opens a new inbox if the last
+    /// one is closed, unless a chunk in hand must run alone.
     async fn can_listen(&mut self) -> bool {
         let has_one_alone = self.at_hand.values().any(|at_hand| at_hand.alone);
         if self.inbox.state == InboxState::Closed
@@ -367,14 +378,15 @@ impl Agent {
         self.inbox.state == InboxState::Open
     }
 
-    /// A request for work has ended without it.
+    /// Handles the end of a request for work that was not fulfilled, or not fulfilled completely.
     fn on_status(&mut self, status: StatusCode, message: &Message) {
         let header =
             message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
         let pending: Option<usize> = header.and_then(|value| value.as_str().parse().ok());
         match pending {
             Some(pending) => self.asked = self.asked.saturating_sub(pending),
-            // Nobody has work for this build yet (503), or the server is about to forget (409).
+            // No driver has work for this build yet (503), or the server is about to forget the
+            // requests (409).
             None if status != StatusCode::IDLE_HEARTBEAT => {
                 self.asked = 0;
                 self.ask_again = Instant::now() + HEARTBEAT_INTERVAL;
@@ -384,7 +396,7 @@ impl Agent {
     }
 
     async fn answer(&self, place: &Place, kind: &'static str) {
-        // One that is lost is given again with the next delivery.
+        // If this answer is lost, the agent answers again at the next delivery.
         let answer = Bytes::from_static(kind.as_bytes());
         let _ = self.shared.client.publish(place.acknowledge.clone(), answer).await;
     }
@@ -402,7 +414,8 @@ impl Agent {
                     self.cost =
                         if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
                 }
-                // Something takes longer than was known: nothing is asked for ahead for now.
+                // Some chunks take longer than estimated, so the agent requests no chunks ahead for
+                // now.
                 Course::NoRoom => self.cost = self.cost.max(LONG_CHUNK_NANOS),
                 Course::Failed => counts.failed += at_hand.tasks,
                 Course::BrokenOff => {}
@@ -410,7 +423,7 @@ impl Agent {
         }
     }
 
-    /// Hears a driver: what it has given up is not gone on with.
+    /// Handles a driver's heartbeat: cancels the chunks of jobs that the driver has given up.
     async fn hear(&mut self, message: &Message) {
         let Some(heartbeat) = message::decode::<DriverHeartbeat>(&message.payload) else { return };
         let open = heartbeat.open.into_iter().collect();
@@ -423,19 +436,21 @@ impl Agent {
         if self.drivers.insert(heartbeat.driver, driver).is_none() {
             self.tell().await;
         }
-        self.ask_again = Instant::now(); // where there was nobody to ask, there may be now
+        self.ask_again = Instant::now(); // this driver may have work
     }
 
     fn on_event(&mut self, event: Event) {
         info!(%event, "connection");
         if matches!(event, Event::Connected) {
-            // The server has forgotten what was asked; drivers could not be heard.
+            // The server has forgotten the requests. Heartbeats of drivers could not arrive, so
+            // their silence counts from now.
             self.asked = 0;
             self.drivers.values_mut().for_each(|driver| driver.heard = Instant::now());
         }
     }
 
-    /// Drops what belongs to drivers that are gone.
+    /// Cancels the chunks of drivers that have fallen silent. Forgets drivers that were silent for
+    /// an hour and have no chunk in hand here.
     fn housekeep(&mut self) {
         if !is_connected(&self.shared.client) {
             return;
@@ -454,7 +469,7 @@ impl Agent {
     }
 
     async fn tell(&self) {
-        // Not while there is no connection: it is told again soon.
+        // Without a connection this heartbeat is left out: the next one follows soon.
         if is_connected(&self.shared.client)
             && let Ok(heartbeat) = message::encode(&self.heartbeat)
         {
@@ -467,12 +482,13 @@ impl Agent {
 impl AtHand {
     fn cancel(&mut self, why: Cancel) {
         if let Some(cancel) = self.cancel.take() {
-            let _ = cancel.send(why); // if it has just ended, all the better
+            let _ = cancel.send(why); // fails if the execution has just ended
         }
     }
 }
 
-/// How many chunks a worker may be given at once that take so many nanoseconds; 0 where nothing is known.
+/// How many chunks a worker may be given at once, if a chunk takes `cost` nanoseconds (0 if that is
+/// unknown).
 fn depth(cost: f64) -> usize {
     if cost == 0.0 {
         1
@@ -481,10 +497,10 @@ fn depth(cost: f64) -> usize {
     }
 }
 
-/// How many chunks may be at hand or asked for, where so many are at hand.
+/// How many chunks may be in hand or requested, if `at_hand` of them are in hand.
 ///
-/// What is ahead is asked for only as workers begin: the server serves requests in their order, so
-/// machines with nothing to do come first.
+/// The agent requests a chunk ahead only for a worker that has one already. The server serves
+/// requests in their order, so idle machines get work first.
 fn most_at_hand(workers: usize, at_hand: usize, cost: f64) -> usize {
     let ahead = if cost > 0.0 && cost < LONG_CHUNK_NANOS { at_hand.min(workers) } else { 0 };
     workers * depth(cost) + ahead

@@ -1,4 +1,5 @@
-//! Which build of the program this is: equal on two machines exactly if they run equal files.
+//! Identifies the build of this program. Two machines have equal build identifiers exactly if they
+//! run equal files.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +9,7 @@ use proc_core::Error;
 use proc_core::remote;
 use sha2::{Digest, Sha256};
 
-/// The first 16 hexadecimal digits of the SHA-256 of the executed file.
+/// Returns the first 16 hexadecimal digits of the SHA-256 of the executed file.
 ///
 /// # Errors
 ///
@@ -24,7 +25,7 @@ pub(crate) fn get() -> Result<&'static str, Error> {
 }
 
 fn hash() -> io::Result<String> {
-    // /proc/self/exe leads to the executed file even after it was replaced on disk.
+    // `/proc/self/exe` opens the executed file even if another file has replaced it on disk.
     let mut file =
         File::open("/proc/self/exe").or_else(|_| File::open(std::env::current_exe()?))?;
     let mut hasher = Sha256::new();

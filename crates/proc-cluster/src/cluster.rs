@@ -1,4 +1,4 @@
-//! A fleet in the caller's hand, and its settings.
+//! `Cluster`, through which a program uses a fleet, and `ClusterBuilder` with its settings.
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -16,17 +16,18 @@ use crate::message::MAX_LEASE;
 use crate::options::Options;
 use crate::task::Task;
 
-/// The shortest time within which an agent must give word.
+/// The shortest lease that a driver may ask for.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// How long a cluster that is ended waits until the server has forgotten its calls.
+/// How long `terminate` waits until the server has removed the work of the cluster's calls.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A fleet of machines that runs functions over inputs; a [`Pool`](proc_core::Pool) of them.
+/// A fleet of machines that runs functions over inputs, as a [`Pool`](proc_core::Pool) does on one
+/// machine.
 ///
-/// All calls are those of the pool, under its names: they take a function that captures nothing, with
-/// one argument. Any number of threads may call at once. Dropping a
-/// cluster ends it like [`terminate`](Cluster::terminate).
+/// The calls have the names that they have in a pool. Each takes a function that captures nothing
+/// and has one argument. Any number of threads may call at once. Dropping a cluster ends it like
+/// [`terminate`](Cluster::terminate).
 ///
 /// ```no_run
 /// # fn main() -> Result<(), proc_cluster::Error> {
@@ -54,8 +55,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster of the agents at a server, with what else the environment says (see
-    /// [`init`](crate::init)).
+    /// Connects to the server at `address`, whose agents are the fleet. The other settings come
+    /// from the environment (see [`init`](crate::init)).
     ///
     /// # Errors
     ///
@@ -64,7 +65,7 @@ impl Cluster {
         Cluster::builder(address).connect()
     }
 
-    /// A cluster with other settings.
+    /// Returns a builder, for a cluster with other settings.
     pub fn builder(address: &str) -> ClusterBuilder {
         ClusterBuilder {
             settings: Settings::from_env(address),
@@ -74,25 +75,26 @@ impl Cluster {
         }
     }
 
-    /// Calls with other settings than the cluster's.
+    /// Returns the cluster's calls with settings of their own, such as a timeout for each task.
     pub fn options(&self) -> Options<'_> {
         Options::new(&self.link, self.runtime.as_ref().map(Runtime::handle))
     }
 
-    /// Who is there: agents of this build and of others, and how each fares.
+    /// Returns the agents that are there, of this build and of others, and the state of each.
     ///
-    /// Agents tell of themselves twice a second, so just after connecting some may be missing.
+    /// Agents send a heartbeat twice a second, so some may be missing just after `connect`.
     pub fn fleet(&self) -> Fleet {
         self.link.fleet()
     }
 
-    /// Waits until there are so many workers for this build, for at most `timeout`.
+    /// Waits, for at most `timeout`, until the agents of this build have at least `workers`
+    /// workers.
     ///
-    /// Calls need not wait for this: they begin with whoever is there.
+    /// Calls do not require this: a call begins with the agents that are there.
     ///
     /// # Errors
     ///
-    /// There are fewer when the time is over; the error says who is there.
+    /// There are fewer workers when the time is over; the error says which agents are there.
     pub fn wait_for_workers(&self, workers: usize, timeout: Duration) -> Result<(), Error> {
         self.link.wait_for_workers(workers, timeout)
     }
@@ -101,8 +103,8 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// The error of the first input (by order, not by time) that failed. All inputs are run; where
-    /// the other results matter, use [`try_map`](Cluster::try_map).
+    /// The error of the first input that failed (first in the order of the inputs, not in time).
+    /// All inputs run in any case; [`try_map`](Cluster::try_map) also returns the other results.
     #[doc(alias = "starmap")]
     pub fn map<F, A, R, I>(&self, function: F, inputs: I) -> Result<Vec<R>, Error>
     where
@@ -114,7 +116,7 @@ impl Cluster {
         self.options().map(function, inputs)
     }
 
-    /// Like [`map`](Cluster::map), with each input's own fate.
+    /// Like [`map`](Cluster::map), but returns a result or an error for each input.
     pub fn try_map<F, A, R, I>(&self, function: F, inputs: I) -> Vec<Result<R, Error>>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -125,11 +127,12 @@ impl Cluster {
         self.options().try_map(function, inputs)
     }
 
-    /// Results one by one, in the order of the inputs, while later ones are still being worked on.
+    /// Returns an iterator over the results, in the order of the inputs. Later tasks run meanwhile.
     ///
-    /// Inputs are taken lazily, never more than a window ahead of the results taken: 16 for each
-    /// worker of the fleet, and at least 64. An endless input is fine. Dropping the iterator calls off
-    /// the rest.
+    /// The iterator takes inputs lazily, never more than a window ahead of the results that the
+    /// caller has taken. The window is 16 inputs for each worker of the fleet, and at least 64.
+    /// There may be endlessly many inputs. Dropping the iterator cancels the tasks that are not
+    /// done.
     pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, F, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -140,7 +143,7 @@ impl Cluster {
         self.options().imap(function, inputs)
     }
 
-    /// Like [`imap`](Cluster::imap), in the order in which results arrive.
+    /// Like [`imap`](Cluster::imap), but in the order in which the results arrive.
     pub fn imap_unordered<F, A, R, I>(
         &self,
         function: F,
@@ -159,7 +162,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// The task's own, as in a pool; there is no fleet to do it.
+    /// The error of the task, as in a pool; or there are no agents to run the task.
     pub fn apply<F, A, R>(&self, function: F, argument: A) -> Result<R, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -183,8 +186,8 @@ impl Cluster {
         self.options().apply_async(function, argument)
     }
 
-    /// Calls `function` with each input, without waiting; the task's result is that of
-    /// [`map`](Cluster::map).
+    /// Calls `function` with each input, without waiting. The result of the returned task is what
+    /// [`map`](Cluster::map) returns.
     ///
     /// # Errors
     ///
@@ -199,16 +202,16 @@ impl Cluster {
         self.options().map_async(function, inputs)
     }
 
-    /// Accepts no more calls. What was asked for is still done.
+    /// Accepts no more calls. Calls that were made before still run to their end.
     pub fn close(&self) {
         self.link.close();
     }
 
-    /// Waits until all calls have ended, and the server has forgotten them.
+    /// Waits until all calls have ended, and the server has removed their work.
     ///
     /// # Errors
     ///
-    /// The cluster is still open, so that there may be more calls.
+    /// The cluster is still open, so more calls could follow.
     pub fn join(&self) -> Result<(), Error> {
         if !self.link.is_closed() {
             let what = "an open cluster cannot be joined: call close or terminate first";
@@ -218,11 +221,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// Calls off what is open, and accepts no more calls. Those who wait get an error
+    /// Cancels all open calls, and accepts no more. Threads that wait for a result get an error
     /// ([`Error::is_fleet`]).
     ///
-    /// Returns when the server has forgotten the calls, or after five seconds. Agents go on: they are
-    /// not the cluster's.
+    /// Returns when the server has removed the work of the calls, or after five seconds. The agents
+    /// keep running, since they do not belong to the cluster.
     pub fn terminate(&self) {
         self.link.terminate();
         self.wait_for_jobs(Some(END_TIMEOUT));
@@ -236,7 +239,7 @@ impl Cluster {
             link.join().await;
             drop(done);
         });
-        // Ends when `done` is dropped.
+        // Returns when the runtime's task drops `done`.
         let _ = match limit {
             Some(limit) => wait.recv_timeout(limit).is_ok(),
             None => wait.recv().is_ok(),
@@ -259,10 +262,10 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// The settings of a cluster that is to be connected.
+/// The settings of a cluster that is not connected yet.
 ///
-/// What the environment says of credentials and certificates (see [`init`](crate::init)) holds unless
-/// it is said here.
+/// Settings from the environment (see [`init`](crate::init)), such as credentials and certificates,
+/// hold unless they are set here.
 #[must_use = "nothing is connected before `connect`"]
 #[derive(Debug)]
 pub struct ClusterBuilder {
@@ -273,67 +276,72 @@ pub struct ClusterBuilder {
 }
 
 impl ClusterBuilder {
-    /// Which fleet of the server; those of one name share their agents. `default` without it.
+    /// Sets the name of the fleet, by default `default`. Clusters with the same name at one server
+    /// share their agents.
     pub fn fleet(self, name: &str) -> Self {
         self.set(|settings| settings.fleet = Some(name.to_owned()))
     }
 
-    /// A file with credentials as `nsc` writes them, or with a seed alone.
+    /// Sets a file with credentials as `nsc` writes them, or with a seed alone.
     pub fn credentials(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
         self.set(|settings| settings.credentials = Some(file))
     }
 
-    /// A file with certificates to trust beside the system's.
+    /// Sets a file with certificates to trust in addition to the system's.
     pub fn authority(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
         self.set(|settings| settings.authority = Some(file))
     }
 
-    /// Files with a certificate of our own and its key, where the server asks for one.
+    /// Sets files with a client certificate and its key, for a server that asks for one.
     pub fn identity(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         let files = (certificate.into(), key.into());
         self.set(|settings| settings.identity = Some(files))
     }
 
-    /// Lets arguments and results cross the network in plain text: it is trusted, or encrypts itself.
+    /// Allows arguments and results to cross the network in plain text, because the network is
+    /// trusted or encrypts all traffic itself.
     ///
-    /// Without it only a server on this machine may be spoken to without TLS.
+    /// Without this setting, only a connection to a server on this machine may be without TLS.
     pub fn plaintext_anywhere(self) -> Self {
         self.set(|settings| settings.plaintext = Plaintext::Anywhere)
     }
 
-    /// Within what time an agent must give word of what it has at hand, before others get it.
+    /// Sets the lease: an agent must renew its claim on a chunk within this time. Otherwise another
+    /// agent receives the chunk.
     ///
-    /// 30 seconds without it, 100 milliseconds at least and a day at most. Agents give word three times
-    /// as often. All drivers of one build should agree on it.
+    /// The default is 30 seconds, the minimum 100 milliseconds, the maximum one day. Agents renew
+    /// three times during each lease. All drivers of one build should use the same lease.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How long calls wait for an agent of this build where there is none, before they fail
-    /// ([`Error::is_fleet`]). One minute without it.
+    /// Sets how long a call waits while there is no agent of this build, before the call fails
+    /// ([`Error::is_fleet`]). The default is one minute.
     ///
-    /// Time in which the server is away does not count: calls go on when it is back.
+    /// Time in which the server is unreachable does not count: calls continue when the server is
+    /// back.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// On how many servers of a NATS cluster the work is stored, when the streams are first made: 3
-    /// survive the loss of one server. One without it.
+    /// Sets on how many servers of a NATS cluster the work is stored, by default on one. Three
+    /// servers survive the loss of one. The setting takes effect when the streams are first
+    /// created.
     pub fn replicas(mut self, servers: usize) -> Self {
         self.replicas = servers;
         self
     }
 
-    /// Connects to the server, and makes its queue where that is missing.
+    /// Connects to the server, and creates the queue there if it is missing.
     ///
     /// # Errors
     ///
-    /// A setting makes no sense; the server cannot be reached, is too old, or refuses
-    /// ([`Error::is_fleet`]). That there are no agents is no error: they may come.
+    /// A setting is invalid; or the server cannot be reached, is too old, or refuses
+    /// ([`Error::is_fleet`]). It is no error if there are no agents: they may come later.
     pub fn connect(self) -> Result<Cluster, Error> {
         let settings = self.settings?;
         if !(SHORTEST_LEASE..=MAX_LEASE).contains(&self.lease) {

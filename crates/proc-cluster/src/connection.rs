@@ -1,4 +1,5 @@
-//! How the server is reached: address, credentials, encryption; and what is refused.
+//! Connects to the server: address, credentials and encryption. Refuses addresses that would need
+//! plain text on a network, and servers that are too old.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,46 +10,46 @@ use proc_core::Error;
 use proc_core::remote::{fleet_error, invalid_error};
 use tracing::debug;
 
-/// The oldest server that keeps what it confirmed (2.9 was seen to stall for good).
+/// The oldest server that keeps the work it has confirmed (2.9 was seen to stall for good).
 const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 27);
 
-/// How often the server is asked whether it is there; a link that is cut shows after three times this.
+/// How often the client pings the server. A broken connection is noticed after three intervals.
 const PING: Duration = Duration::from_secs(5);
 
-/// How long to wait before a server that does not answer is tried again.
+/// How long to wait before another attempt to reach a server that does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Where the server is, and who we are to it.
+/// How to reach the server, and with which identity.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
-    /// `nats://host:port` or `tls://host:port`, several divided by commas.
+    /// `nats://host:port` or `tls://host:port`; several addresses are separated by commas.
     pub(crate) address: String,
     pub(crate) fleet: Option<String>,
     /// A file with the user's credentials or seed.
     pub(crate) credentials: Option<PathBuf>,
-    /// A file with certificates to trust beside the system's.
+    /// A file with certificates to trust in addition to the system's.
     pub(crate) authority: Option<PathBuf>,
-    /// Files with a certificate of our own, and its key.
+    /// Files with a client certificate and its key.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
     pub(crate) plaintext: Plaintext,
 }
 
-/// Where what is sent may be read on the way.
+/// Where messages may travel without encryption.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Plaintext {
-    /// Only inside this machine.
+    /// Only within this machine.
     #[default]
     Loopback,
-    /// Anywhere: the network is trusted, or encrypts by itself.
+    /// On any network: it is trusted, or encrypts all traffic itself.
     Anywhere,
 }
 
 impl Settings {
-    /// What the environment says, under an address.
+    /// The settings for the server at `address`, all others read from the environment.
     ///
     /// # Errors
     ///
-    /// A key without its certificate, or the other way round.
+    /// There is a key without its certificate, or a certificate without its key.
     pub(crate) fn from_env(address: &str) -> Result<Settings, Error> {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let file = |name: &str| text(name).map(PathBuf::from);
@@ -73,13 +74,15 @@ impl Settings {
         })
     }
 
-    /// Connects, and tells `events` what happens to the connection from then on.
+    /// Connects, and passes all later events of the connection to `events`.
     ///
-    /// A server that cannot be reached may be about to start: it is tried for as long as `patience`.
+    /// A server that cannot be reached may be about to start. `connect` therefore tries again until
+    /// `patience` is over.
     ///
     /// # Errors
     ///
-    /// The server cannot be reached, refuses us, is too old, or would be spoken to in plain text.
+    /// The server cannot be reached, refuses the client, or is too old; or the connection would be
+    /// in plain text where that is not allowed.
     pub(crate) async fn connect(
         &self,
         role: &str,
@@ -132,9 +135,11 @@ impl Settings {
                 events(event);
                 async {}
             });
-        // Other servers of a cluster, which the first one names, are to be encrypted as well.
+        // The first server names the other servers of its cluster. If all addresses use TLS, those
+        // servers must use TLS as well.
         options = options.require_tls(addresses.iter().all(ServerAddr::tls_required));
-        // Where only this machine may be spoken to in plain text, a server's word is no reason to go on.
+        // If plain text is allowed within this machine only, the client must not follow a server
+        // that names other machines.
         let encrypted = addresses.iter().all(ServerAddr::tls_required);
         if self.plaintext == Plaintext::Loopback && !encrypted {
             options = options.ignore_discovered_servers();
@@ -181,7 +186,7 @@ impl Settings {
         self.address.split(',').map(parse).collect()
     }
 
-    /// The address without a password.
+    /// The address without user name and password, for error messages.
     fn shown_address(&self) -> String {
         let without = |address: &str| match address.rsplit_once('@') {
             Some((_, host)) => host.to_owned(),
@@ -191,12 +196,13 @@ impl Settings {
     }
 }
 
-/// Whether what is sent now goes out: else it waits in the client, and what waits is bounded.
+/// Whether there is a connection. Without one, messages wait in the client, which keeps only a
+/// limited number of them.
 pub(crate) fn is_connected(client: &Client) -> bool {
     client.connection_state() == async_nats::connection::State::Connected
 }
 
-/// Whether nobody answered, rather than somebody refusing.
+/// Whether the error means that no server answered, rather than that a server refused.
 fn is_absence(kind: ConnectErrorKind) -> bool {
     use ConnectErrorKind::{Dns, Io, TimedOut};
     matches!(kind, Dns | Io | TimedOut)
@@ -207,7 +213,7 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
-/// A file holds what `nsc` writes (a token and a seed), or a seed alone.
+/// Adds the credentials in `file`: what `nsc` writes (a token and a seed), or a seed alone.
 fn with_credentials(options: ConnectOptions, file: &PathBuf) -> Result<ConnectOptions, Error> {
     let refused = |error: &dyn std::fmt::Display| {
         invalid_error(format!("the credentials in {} cannot be used: {error}", file.display()))

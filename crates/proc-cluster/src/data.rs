@@ -1,7 +1,8 @@
-//! Arguments and results that are too large for one message: pieces in a stream of their own.
+//! Stores arguments and results that are too large for one message, as pieces in a stream of their
+//! own.
 //!
-//! The pieces of a job lie under its subject, so one request removes them all; what a lost driver
-//! left goes with the stream's age.
+//! One subject pattern covers all pieces of a job, so that one request removes them. The pieces of
+//! a lost driver are removed when they reach the stream's maximum age.
 
 use async_nats::jetstream::{Context, stream::Stream};
 use bytes::Bytes;
@@ -11,13 +12,13 @@ use proc_core::remote::fleet_error;
 
 use crate::message::{Body, PIECE};
 
-/// How many pieces are on their way at once.
+/// How many pieces are sent or fetched at once.
 const AHEAD: usize = 8;
 
-/// The largest value that is fetched; what claims to be larger is not believed.
+/// The largest value that is fetched, in bytes. A message that announces more is not believed.
 const LARGEST: u64 = 64 << 30;
 
-/// Where pieces lie.
+/// The stream of pieces.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     context: Context,
@@ -25,14 +26,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The store in the stream of this name, which need not exist yet.
+    /// A store that uses the stream of this name; the stream need not exist yet.
     pub(crate) async fn new(context: &Context, name: &str) -> Result<Store, Error> {
         let stream = context.get_stream_no_info(name).await;
         let stream = stream.map_err(|error| fleet_error(format!("no stream of data: {error}")))?;
         Ok(Store { context: context.clone(), stream })
     }
 
-    /// The bytes as part of a message: themselves where they are few, else stored under `subject`.
+    /// Returns a body for a message. Up to [`PIECE`] bytes travel in the body itself. More bytes
+    /// are stored under `subject`, and the body refers to them.
     ///
     /// # Errors
     ///
@@ -60,11 +62,11 @@ impl Store {
         Ok(Body::Stored { pieces: pieces as u32, len })
     }
 
-    /// The bytes behind part of a message.
+    /// Returns the bytes of a body that [`put`](Store::put) made with the same `subject`.
     ///
     /// # Errors
     ///
-    /// A piece is not there, or they are not as many as was said.
+    /// A piece is missing, or the number of bytes differs from the number that the body announces.
     pub(crate) async fn get(&self, body: Body, subject: &str) -> Result<Vec<u8>, Error> {
         let (pieces, len) = match body {
             Body::Inline(bytes) => return Ok(bytes),

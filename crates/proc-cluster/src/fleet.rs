@@ -1,4 +1,4 @@
-//! The fleet as a driver sees it: who is there, with what build, and how each fares.
+//! The fleet as a driver sees it: which agents are there, with which build, and in which state.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter};
@@ -8,51 +8,52 @@ use serde::Serialize;
 
 use crate::message::AgentHeartbeat;
 
-/// How long an agent that says nothing still counts; they tell of themselves twice a second.
+/// How long a silent agent still counts as there. Agents send a heartbeat twice a second.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long one that went is still shown.
+/// How long an agent that is gone is still shown.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// How long a count of workers holds where nobody comes or goes.
+/// How long a count of workers is valid while no agent comes or goes.
 const RECOUNT: Duration = Duration::from_millis(100);
 
-/// More workers than any machine has, and more agents than any fleet has: so many are not believed.
+/// More workers than any machine has, and more agents than any fleet has. Heartbeats beyond these
+/// limits are not believed.
 const MAX_WORKERS: usize = 1 << 16;
 const MAX_AGENTS: usize = 1 << 16;
 
-/// The agents of a fleet at one moment; made by [`Cluster::fleet`](crate::Cluster::fleet).
+/// The agents of a fleet at one moment; returned by [`Cluster::fleet`](crate::Cluster::fleet).
 ///
-/// `Display` prints a table; with serde it becomes JSON, a list of agents.
+/// `Display` prints a table. serde turns a fleet into a list of agents, for example in JSON.
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Fleet {
     agents: Vec<AgentStatus>,
 }
 
-/// One agent, as it last told of itself. Counts are of tasks.
+/// One agent, according to its last heartbeat. The counts are of tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AgentStatus {
-    /// The machine's name.
+    /// The name of the agent's machine.
     pub host: String,
-    /// The agent's process there.
+    /// The pid of the agent's process.
     pub pid: u32,
-    /// Which build of the program it runs: 16 digits of the file's SHA-256.
+    /// The build of the program that the agent runs: the first 16 digits of the file's SHA-256.
     pub build: String,
-    /// Whether that is the build that asks, so that it can get its work.
+    /// Whether the driver that asks has the same build. Only then the agent gets the driver's work.
     pub same_build: bool,
-    /// Whether it takes work: `up`, `leaving` or `silent`.
+    /// Whether the agent takes work: `up`, `leaving` or `silent`.
     pub state: AgentState,
-    /// How many worker processes it has.
+    /// How many worker processes the agent has.
     pub workers: usize,
-    /// Tasks that it has at hand.
+    /// Tasks that the agent has in hand.
     pub in_flight: u64,
-    /// Tasks whose results it has sent.
+    /// Tasks whose results the agent has sent.
     pub done: u64,
-    /// Tasks whose errors it has sent: those that panicked, died or were late.
+    /// Tasks whose errors the agent has sent: a panic, the death of the worker or a timeout.
     pub failed: u64,
-    /// Tasks that had been handed out before, here or elsewhere.
+    /// Tasks that had been handed out before, to this agent or to another.
     pub redelivered: u64,
 }
 
@@ -60,11 +61,11 @@ pub struct AgentStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
-    /// It does.
+    /// The agent takes work.
     Up,
-    /// It finishes what it has, or has ended.
+    /// The agent finishes the work that it has, or has ended.
     Leaving,
-    /// It was not heard for five seconds: lost, or cut off.
+    /// The agent sent no heartbeat for five seconds: it is lost, or its connection is cut.
     Silent,
 }
 
@@ -79,12 +80,13 @@ impl Display for AgentState {
 }
 
 impl Fleet {
-    /// The agents, by host and pid.
+    /// The agents, sorted by host and pid.
     pub fn agents(&self) -> &[AgentStatus] {
         &self.agents
     }
 
-    /// How many workers there are for the build that asks.
+    /// How many workers this driver can use: those of agents that are up and have the driver's
+    /// build.
     pub fn workers(&self) -> usize {
         let ready = |agent: &&AgentStatus| agent.same_build && agent.state == AgentState::Up;
         self.agents.iter().filter(ready).map(|agent| agent.workers).sum()
@@ -110,11 +112,11 @@ impl Display for Fleet {
     }
 }
 
-/// What was heard of agents.
+/// The heartbeats that a driver has received from agents.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     heard: HashMap<u64, (AgentHeartbeat, Instant)>,
-    /// How many workers there were for a build, and when they were counted.
+    /// The last count of workers: for which build, how many, and when.
     counted: Option<(String, usize, Instant)>,
 }
 
@@ -126,7 +128,7 @@ impl Roster {
         if known.is_none() {
             self.forget();
         }
-        // Whoever may speak as an agent can say anything.
+        // Any client with an agent's rights can send any number.
         if workers > MAX_WORKERS || (known.is_none() && self.heard.len() >= MAX_AGENTS) {
             return;
         }
@@ -140,14 +142,14 @@ impl Roster {
         self.heard.retain(|_, (_, heard)| heard.elapsed() < MEMORY);
     }
 
-    /// What was heard counts from now: nobody could be heard before.
+    /// Counts the silence of all agents from now, since no heartbeat could arrive before.
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.heard.values_mut().for_each(|(_, heard)| *heard = now);
         self.counted = None;
     }
 
-    /// Whether an agent of `build` that has not said good-bye was not heard of for so long.
+    /// Whether an agent of `build` has been silent for longer than `silence`, and was not leaving.
     pub(crate) fn has_lost(&self, build: &str, silence: Duration) -> bool {
         let is_lost = |(heartbeat, heard): &(AgentHeartbeat, Instant)| {
             heartbeat.build == build && !heartbeat.leaving && heard.elapsed() > silence
@@ -155,10 +157,11 @@ impl Roster {
         self.heard.values().any(is_lost)
     }
 
-    /// How many workers there are for `build`.
+    /// How many workers the agents of `build` have.
     ///
-    /// This is asked for each chunk and result, so they are not counted each time: when somebody comes
-    /// or goes, and now and then, since others fall silent.
+    /// This is called for each chunk and each result, so the workers are not counted each time.
+    /// They are counted when an agent comes or goes, and every `RECOUNT`, since agents may fall
+    /// silent.
     pub(crate) fn workers(&mut self, build: &str) -> usize {
         if let Some((of, workers, when)) = &self.counted
             && of == build
@@ -201,7 +204,7 @@ impl Roster {
         Fleet { agents }
     }
 
-    /// Why nobody does the work of `build`.
+    /// The reason why no agent does the work of `build`, as text of an error.
     pub(crate) fn absence(&mut self, build: &str) -> String {
         let fleet = self.fleet(build);
         let others: BTreeSet<String> = fleet

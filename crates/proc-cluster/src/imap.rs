@@ -1,4 +1,5 @@
-//! Results as an iterator, inputs taken only a window ahead of them.
+//! `Imap` and `ImapUnordered`: iterators over results. They take inputs only a window ahead of the
+//! results that the caller has taken.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
@@ -10,7 +11,7 @@ use proc_core::{Error, Message};
 use crate::job::{Batch, Handle, Note};
 use crate::link::Link;
 
-/// How many inputs may be on their way for each worker, and how many at least.
+/// The size of the window: how many inputs for each worker, and how many in all at least.
 const WINDOW_PER_WORKER: usize = 16;
 const MIN_WINDOW: usize = 64;
 
@@ -19,17 +20,17 @@ const MIN_WINDOW: usize = 64;
 #[must_use = "an iterator does nothing before it is asked"]
 pub struct ImapUnordered<'a, F, R, I> {
     link: &'a Arc<Link>,
-    /// The call, or why there is none any more.
+    /// The call, or the error with which it ended.
     job: Result<Handle, Error>,
     inputs: std::iter::Fuse<I>,
     chunksize: usize,
     /// How many inputs were taken.
     taken: usize,
-    /// How many of them have no result yet.
+    /// How many of the inputs taken have no result yet.
     open: usize,
-    /// Whether the last result was handed on.
+    /// Whether the last result was returned.
     over: bool,
-    /// Results that are not handed on yet.
+    /// Results that have arrived and were not returned yet.
     ready: VecDeque<(usize, Result<R, Error>)>,
     function: PhantomData<fn() -> F>,
 }
@@ -60,7 +61,10 @@ where
         }
     }
 
-    /// Takes the next chunk of inputs, if `held` results held back elsewhere leave room for it.
+    /// Takes the next chunk of inputs, if the window has room for it. Returns whether it took any.
+    ///
+    /// `held` is the number of results that the caller keeps back; they count as part of the
+    /// window.
     fn take_chunk(&mut self, held: usize) -> bool {
         let Ok(job) = &self.job else { return false };
         let window = (WINDOW_PER_WORKER * self.link.workers()).max(MIN_WINDOW);
@@ -86,9 +90,12 @@ where
         self.taken > first
     }
 
-    /// The next result with its number; `held` more are held back by the caller.
+    /// Returns the next result with the number of its task.
+    ///
+    /// `held` is the number of results that the caller keeps back.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
-        // Two for each result taken: the window fills, and a slow input does not hold up results.
+        // Takes two chunks of inputs for each result. So the window fills, while slow inputs do not
+        // delay the results that have arrived.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
             if let Some(result) = self.ready.pop_front() {
@@ -118,7 +125,8 @@ where
                 None => {}
             }
             if self.open == 0 && self.ready.is_empty() && !self.take_chunk(held) {
-                // One error stands for all that is lost with the fleet, and is the last.
+                // If the call ended as a whole, its error stands for all tasks without a result,
+                // and is the last item.
                 self.over = true;
                 return self.job.as_ref().err().map(|error| (usize::MAX, Err(error.clone())));
             }
@@ -145,8 +153,9 @@ where
 #[must_use = "an iterator does nothing before it is asked"]
 pub struct Imap<'a, F, R, I> {
     arriving: ImapUnordered<'a, F, R, I>,
-    /// Results that are ahead of their turn.
+    /// Results that arrived before their turn, by the number of their task.
     early: BTreeMap<usize, Result<R, Error>>,
+    /// The number of the task whose result is next.
     turn: usize,
 }
 
@@ -173,7 +182,8 @@ where
             }
             match self.arriving.next_numbered(self.early.len()) {
                 Some((task, result)) => self.early.insert(task, result),
-                // After the fleet is lost there are gaps: what came after them still counts.
+                // If the call ended as a whole, some tasks have no result. The results of later
+                // tasks are still returned.
                 None => {
                     return self.early.pop_first().map(|(task, result)| {
                         self.turn = task.saturating_add(1);

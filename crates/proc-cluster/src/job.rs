@@ -1,11 +1,14 @@
-//! One call's work: cut into chunks, handed out a window at a time, until each task has its fate.
+//! A job: the work of one call. The job cuts its tasks into chunks and hands the chunks out, a
+//! window at a time, until each task has its fate (a result or an error).
 //!
-//! A job is a task of the driver's runtime. The caller only encodes, sends [`Note`]s, and waits at
-//! its mailbox. The window does three things at once: it bounds what lies at the server, it lets
-//! other jobs in between, and it leaves the size of later chunks open until a task's cost is known.
+//! A job runs in a task of the driver's runtime. The caller only encodes inputs, sends [`Note`]s to
+//! the job, and waits at the job's mailbox. The window has three effects: it bounds the work that
+//! lies at the server, it lets other jobs hand out chunks in between, and it leaves the size of
+//! later chunks open until the cost of a task is known.
 //!
-//! Work leaves the server when this side says so, which it does when it has the reply; so whatever
-//! is lost on the way is handed out again. What the server itself has lost is found by looking.
+//! The server keeps a chunk until the driver acknowledges it, and the driver does so when it has
+//! the reply. So the server redelivers chunks that are lost on the way. The job also asks the
+//! server regularly which chunks it has, and hands out again those that the server itself has lost.
 
 mod feed;
 mod note;
@@ -33,25 +36,26 @@ use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
 
-/// How many chunks may be handed out beyond what workers have, where chunks take no time.
+/// How many more chunks than two for each worker may be out, if chunks take almost no time.
 const MAX_CHUNKS: usize = 512;
 
-/// How long the work of one job that waits at the server should take.
+/// The work of one job that waits at the server should keep each worker busy for this long.
 const AHEAD: f64 = 50e6; // nanoseconds
 
-/// How many bytes of arguments may be handed out at once, beside one chunk.
+/// How many bytes of arguments may be out at once. A single chunk may always be out.
 const MAX_BYTES: usize = 64 << 20;
 
-/// How often a chunk is given back or lost before its tasks count as lost, whatever the reasons.
+/// How often a chunk may be returned or lost, for any reason, before its tasks fail as lost.
 const RETURNS: u32 = 20;
 
-/// How many machines a task may have been with when they were lost.
+/// A task fails when this many machines were lost while they had it.
 const LOSSES: u32 = 3;
 
-/// Into how many parts a chunk is cut that was with a lost machine.
+/// After a machine was lost with a chunk, the chunk is cut into at most this many parts.
 const PARTS: usize = 64;
 
-/// A job as its caller sees it. Dropping it calls off what is not done, unless it is to go on.
+/// A job as its caller sees it. Dropping the handle cancels the tasks that are not done, unless
+/// [`that_goes_on`](Handle::that_goes_on) was called.
 #[derive(Debug)]
 pub(crate) struct Handle {
     notes: UnboundedSender<Note>,
@@ -60,13 +64,14 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    /// Lets the job continue when the handle is dropped.
     pub(crate) fn that_goes_on(mut self) -> Handle {
         self.goes_on = true;
         self
     }
 
     pub(crate) fn send(&self, note: Note) {
-        // A job that has ended has said why in the mailbox.
+        // If the job has ended, the mailbox holds the reason.
         let _ = self.notes.send(note);
     }
 }
@@ -79,13 +84,13 @@ impl Drop for Handle {
     }
 }
 
-/// A chunk that is handed out.
+/// A chunk that is out: it is handed out, and its tasks have no fates yet.
 struct Out {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
-    /// Since when the server has it for sure.
+    /// When the server confirmed that it has the chunk.
     confirmed: Option<Instant>,
-    /// It was not at the server when that was last asked.
+    /// Whether the server did not have the chunk when it was last asked.
     missing: bool,
 }
 
@@ -98,20 +103,20 @@ struct Job {
     mailbox: Arc<Mailbox>,
     notes: UnboundedReceiver<Note>,
     feed: Feed,
-    /// To be handed out anew, before all else.
+    /// Chunks that must be handed out again, before new ones.
     again: VecDeque<(Chunk, Arc<Vec<u8>>)>,
-    /// By the number of the first task.
+    /// The chunks that are out, by the number of their first task.
     out: HashMap<usize, Out>,
     out_bytes: usize,
     publishing: JoinSet<Result<Chunk, (Chunk, Error)>>,
     fetching: JoinSet<(Reply, Result<Vec<u8>, Error>)>,
     /// No more tasks will come.
     ended: bool,
-    /// Pieces of large values, or chunks handed out twice, may be left at the server.
+    /// Whether pieces of large values, or chunks that were handed out twice, may be at the server.
     leaves: bool,
 }
 
-/// Starts a job on the link's runtime.
+/// Starts a job on the driver's runtime.
 ///
 /// # Errors
 ///
@@ -148,7 +153,7 @@ pub(crate) fn start(
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // However it ends, nobody waits for more.
+        // The job may end in any way, also by a panic: its caller must not wait for ever.
         self.mailbox.close(crate::link::closed());
     }
 }
@@ -173,7 +178,8 @@ impl Job {
                 Some(published) = self.publishing.join_next() => match published {
                     Ok(Ok(chunk)) => self.confirm(chunk),
                     Ok(Err((chunk, error))) => self.fail(chunk, error),
-                    // Aborted, which happens only as the job ends: panics are errors of their own.
+                    // The publication was aborted, which happens only when the job ends. A panic in
+                    // it arrives as an error, see `unpanicked`.
                     Err(_) => {}
                 },
                 Some(fetched) = self.fetching.join_next() => {
@@ -207,10 +213,11 @@ impl Job {
         }
     }
 
-    /// The next chunk that is to be handed out anew.
+    /// Returns the next chunk that must be handed out again.
     ///
-    /// Of those that must be alone one is out at a time: an agent that asks for several chunks would
-    /// else be sent two of them, and one that takes machines down would look like two.
+    /// Of the chunks that must run alone, only one is out at a time. Otherwise an agent that
+    /// requests several chunks could receive two of them, and if one took the machine down, both
+    /// would be suspect.
     fn next_again(&mut self) -> Option<(Chunk, Arc<Vec<u8>>)> {
         if self.again.is_empty() {
             return None;
@@ -221,7 +228,7 @@ impl Job {
         self.again.remove(next)
     }
 
-    /// How many chunks may be out: two for each worker, and more where they take no time.
+    /// How many chunks may be out: two for each worker, and more if chunks take almost no time.
     fn window(&self, workers: usize) -> usize {
         let cheap = self.feed.chunk_cost().map_or(0, |cost| (AHEAD / cost) as usize);
         2 * workers + workers.saturating_mul(cheap).min(MAX_CHUNKS)
@@ -245,7 +252,8 @@ impl Job {
         }
     }
 
-    /// Takes out what a reply is for; nothing if that has its fate, or is out in other parts now.
+    /// Removes the chunk that a reply is for from `out`, and returns it. Returns `None` if its
+    /// tasks have their fates already, or are now out in other chunks.
     fn settle(&mut self, chunk: Chunk) -> Option<Out> {
         self.out.get(&chunk.first).filter(|out| out.chunk.count == chunk.count)?;
         let out = self.out.remove(&chunk.first)?;
@@ -258,7 +266,7 @@ impl Job {
     }
 
     fn fail(&mut self, chunk: Chunk, error: Error) {
-        // Not what was handed out anew since.
+        // Does nothing if the tasks were handed out again since.
         let is_out = self.out.get(&chunk.first).is_some_and(|out| out.chunk == chunk);
         if is_out && self.settle(chunk).is_some() {
             self.deliver(chunk, String::new(), Err(error));
@@ -297,7 +305,7 @@ impl Job {
         }
     }
 
-    /// Fetches stored results in the background; meanwhile the work is ours.
+    /// Fetches stored results in the background, and renews the lease of the chunk meanwhile.
     fn fetch(&mut self, reply: Reply, body: Body) {
         self.leaves = true;
         let link = Arc::clone(&self.link);
@@ -329,14 +337,14 @@ impl Job {
         self.link.acknowledge(reply.acknowledge).await;
     }
 
-    /// Hands out a chunk for which a machine had no room; it is as good as before.
+    /// Hands out again a chunk for which a machine had no room. This is not counted as a return.
     fn hand_on(&mut self, chunk: Chunk) {
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
         debug!(job = self.number, ?chunk, "handed on");
         self.again.push_back((Chunk { attempt: chunk.attempt + 1, ..chunk }, arguments));
     }
 
-    /// Hands out a chunk that was given back or lost.
+    /// Hands out again a chunk that was returned or lost, unless that has happened too often.
     fn hand_out_anew(&mut self, chunk: Chunk) {
         let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
         debug!(job = self.number, ?chunk, "handed out anew");
@@ -350,12 +358,12 @@ impl Job {
         self.again.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
-    /// A machine was lost that had this chunk; a task of it may be why, or may not.
+    /// Handles the loss of a machine that had this chunk. One of the tasks may be the cause.
     ///
-    /// Tasks go on in smaller and smaller parts, then each with nothing beside it, until the one that
-    /// takes machines down is found.
+    /// The tasks are handed out again in smaller and smaller parts, and at last each alone on a
+    /// machine, until the task that takes machines down is found.
     fn suspect(&mut self, chunk: Chunk, host: String) {
-        // Where a server was away, its word to prolong the lease is what was lost.
+        // No machine is missing: the server was away, and only the renewals of the lease were lost.
         if !self.link.has_lost_a_machine() {
             return self.hand_out_anew(chunk);
         }
@@ -369,7 +377,7 @@ impl Job {
             ));
             return self.deliver(chunk, host, Err(error));
         }
-        // A part has one more chance, whatever it was part of.
+        // Each part gets at least one more attempt, however often its chunk was lost.
         let losses = losses.min(LOSSES - 1);
         let part = chunk.count.div_ceil(PARTS);
         let mut rest = &arguments[..];
@@ -382,7 +390,7 @@ impl Job {
         }
     }
 
-    /// Looks for what the server has lost, and whether anybody is there to do the work.
+    /// Looks for chunks that the server has lost. Ends the job if no agent was there for too long.
     async fn housekeep(&mut self) {
         if self.is_done() || !is_connected(&self.link.client) {
             return;
@@ -393,13 +401,15 @@ impl Job {
         self.look_for_what_is_lost().await;
     }
 
+    /// How often the job looks for chunks that the server has lost.
     fn look_every(&self) -> Duration {
         (self.link.config.lease / 2).min(Duration::from_secs(2))
     }
 
-    /// Hands out anew what the server has had for some time, and has no more.
+    /// Hands out again the chunks that the server confirmed some time ago and no longer has.
     ///
-    /// Work is there until we acknowledge it, also while it runs; what is answered soon is never asked for.
+    /// The server keeps a chunk until the driver acknowledges it, also while the chunk runs. The
+    /// job never asks for chunks that are answered soon.
     async fn look_for_what_is_lost(&mut self) {
         let every = self.look_every();
         let is_old = |out: &Out| out.confirmed.is_some_and(|since| since.elapsed() >= every);
@@ -408,7 +418,8 @@ impl Job {
         if old.is_empty() {
             return;
         }
-        // So it was looked after the server had confirmed what is old.
+        // The list is younger than the confirmations of the old chunks. So an old chunk that is not
+        // in the list is missing at the server.
         let look = self.link.work_at_the_server(every / 2);
         let there = match tokio::time::timeout(REQUEST_TIMEOUT, look).await {
             Ok(Ok(there)) => there,
@@ -423,7 +434,8 @@ impl Job {
             let Link { names, build, driver, .. } = &*self.link;
             let missing = !there.contains(&names.work(build, *driver, self.number, chunk));
             let Some(out) = self.out.get_mut(&chunk.first) else { continue };
-            // Twice, since another server of a cluster may not know yet.
+            // The chunk must be missing twice, since another server of a cluster may not know it
+            // yet.
             if std::mem::replace(&mut out.missing, missing) && missing {
                 warn!(job = self.number, ?chunk, "the server has lost work");
                 self.hand_out_anew(chunk);
@@ -431,7 +443,7 @@ impl Job {
         }
     }
 
-    /// Ends all that is open, for one reason.
+    /// Ends all open tasks with one error.
     fn give_up(&mut self, error: Error) {
         self.leaves |= !self.out.is_empty();
         self.mailbox.close(error);
@@ -441,11 +453,11 @@ impl Job {
         self.ended = true;
     }
 
-    /// Leaves nothing of the job at the server.
+    /// Removes everything of the job from the server.
     async fn clean_up(mut self) {
         self.mailbox.close(crate::link::closed());
         self.link.close_job(self.number, self.leaves);
-        // What is on its way to the server must be there before it can be removed.
+        // Chunks on their way to the server must arrive before they can be removed.
         let all_published = async { while self.publishing.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(REQUEST_TIMEOUT, all_published).await;
         self.publishing.shutdown().await;
@@ -458,7 +470,7 @@ impl Job {
                 Err(_) => warn!("something may be left at the server, which does not answer"),
             }
         }
-        // Whoever waits for the end waits for this channel to close.
+        // `Link::join` waits until this channel is closed.
         self.notes.close();
     }
 }

@@ -1,4 +1,5 @@
-//! Work is somebody's as long as they say so to the server; then it is handed out again.
+//! Leases: work belongs to an agent while the agent keeps renewing it. When renewals stop, the
+//! server redelivers the work.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,14 +9,17 @@ use bytes::Bytes;
 
 use crate::connection::is_connected;
 
-/// Says that the work is at hand, as long as this is polled.
+/// Renews the lease of one chunk, three times during each `lease`, as long as this future is
+/// polled.
+///
+/// `acknowledge` is the subject on which the server expects acknowledgements of the chunk.
 pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -> Infallible {
     let every = (lease / 3).max(Duration::from_millis(10));
     let mut tick = tokio::time::interval(every);
-    tick.tick().await; // the first is at once
+    tick.tick().await; // the first tick is immediate
     loop {
         tick.tick().await;
-        // Lost while the connection is: then the lease ends, as it should.
+        // Without a connection no renewal is sent. The lease then expires, as it should.
         if is_connected(client) {
             let kind = Bytes::from_static(b"+WPI");
             let _ = client.publish(acknowledge.to_owned(), kind).await;
@@ -23,7 +27,8 @@ pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -
     }
 }
 
-/// Whether this is where work is acknowledged; drivers have the subject from an agent.
+/// Whether the server expects acknowledgements of work on `subject`. Drivers receive the subject
+/// from an agent, so they check it.
 pub(crate) fn is_place(subject: &str) -> bool {
     subject.starts_with("$JS.ACK.") && !subject.contains(['*', '>', ' '])
 }

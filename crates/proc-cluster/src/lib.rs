@@ -1,4 +1,4 @@
-//! proc-core's pool over many machines: the same `map`, on a fleet of them.
+//! The calls of proc-core's pool, such as `map`, on a fleet of machines.
 //!
 //! ```no_run
 //! use proc_cluster::Cluster;
@@ -18,23 +18,26 @@
 //!
 //! # Three parts
 //!
-//! - **The server** is NATS with JetStream, 2.10.27 or newer: `nats-server -js`. It keeps the work
-//!   that is handed out until its results have arrived.
-//! - **Agents** do the work: *the same program*, started on each machine with the server's address in
-//!   its environment: `PROC_CLUSTER_AGENT=nats://server:4222 ./program`. [`init`] sees it, and serves
-//!   with a pool of one worker for each processor. Agents may come and go at any time.
-//! - **The driver** is the program as ever, with a [`Cluster`] for its [`Pool`](proc_core::Pool).
+//! - **The server** is NATS with JetStream, version 2.10.27 or newer: `nats-server -js`. It stores
+//!   work from the driver until the driver has received the results.
+//! - **Agents** do the work. An agent is *the same program*, started on each machine with the
+//!   server's address in the environment: `PROC_CLUSTER_AGENT=nats://server:4222 ./program`.
+//!   [`init`] reads that variable, and serves with a pool of one worker for each processor. Agents
+//!   may join and leave at any time.
+//! - **The driver** is the program itself, with a [`Cluster`] in place of its
+//!   [`Pool`](proc_core::Pool).
 //!
 //! # What is kept, whatever fails
 //!
-//! Each input gets exactly one result or one error. What a lost machine had runs elsewhere when its
-//! *lease* is over (30 seconds, [`ClusterBuilder::lease`]); a task that kills its worker fails alone, as
-//! in a pool; one that takes its machines down fails alone, after three of them. A server that restarts
-//! with its data loses nothing, and what one has lost is handed out anew.
+//! Each input gets exactly one result or one error. If a machine is lost, its tasks run on another
+//! machine after their *lease* has expired (30 seconds by default, see [`ClusterBuilder::lease`]).
+//! A task that kills its worker fails alone, as in a pool. A task that takes its machine down fails
+//! alone, after three machines were lost with it. A server that restarts with its data loses
+//! nothing. If a server has lost work, the driver hands that work out again.
 //!
-//! So a task may *run* more than once, though it counts once: let it do nothing that must not be
-//! repeated, or let it notice. [`attempt`] tells a running task which task of which call it is, and how
-//! often that was handed out before:
+//! So a task may *run* more than once, although it has one result. Write tasks that may be
+//! repeated, or that recognise a repetition. [`attempt`] tells a running task which task of which
+//! call it is, and how often the task was handed out before:
 //!
 //! ```
 //! fn charge(order: u64) -> String {
@@ -47,12 +50,14 @@
 //!
 //! # What is different from a pool
 //!
-//! - Driver and agents must be the same file; an agent of another build gets nothing, and errors name it.
-//! - Channel ends and shared memory cannot be among arguments or results: they end at the machine.
-//! - A timeout counts a task's time on its agent, not its way there.
+//! - Driver and agents must run the same file. An agent of another build gets no work, and errors
+//!   name it.
+//! - Arguments and results cannot contain channel ends or shared memory, since both work within one
+//!   machine only.
+//! - A timeout counts the time that a task runs on its agent, not the time of its transport.
 //!
-//! How it works inside is told in `ARCHITECTURE.md` of the repository, how a fleet is run in
-//! `docs/cluster.md`.
+//! In the repository, `ARCHITECTURE.md` explains how this crate works inside, and `docs/cluster.md`
+//! explains how to run a fleet.
 
 mod agent;
 mod build_id;
@@ -76,33 +81,34 @@ pub use imap::{Imap, ImapUnordered};
 pub use options::{Options, Progress};
 #[doc(inline)]
 pub use proc_core::remote::{Attempt, attempt};
-pub use proc_core::{Error, Message};
+pub use proc_core::{Error, ErrorKind, Message};
 pub use task::Task;
 
-/// What macros of this crate need where they are used; not part of its interface.
+/// Items that the expansions of this crate's macros use; not part of its interface.
 #[doc(hidden)]
 pub mod __private {
     pub use proc_core::__private::ctor;
 }
 
-/// Prepares this program for processes, and makes it an agent where the environment says so; to be
-/// called first thing in `main`.
+/// Prepares this program for processes, and makes it an agent if the environment says so. Call it
+/// in the first line of `main`.
 ///
-/// It calls [`proc_core::init`]. With `PROC_CLUSTER_AGENT=nats://server:4222` in the environment it
-/// serves as an agent and does not return; it ends at SIGTERM or SIGINT, after at most 20 seconds for
-/// what it has begun. Beside the address it heeds
+/// `init` calls [`proc_core::init`]. If the environment contains
+/// `PROC_CLUSTER_AGENT=nats://server:4222`, `init` serves as an agent and does not return. The
+/// agent ends at SIGTERM or SIGINT, and has at most 20 seconds to finish the work that it has
+/// begun. Besides the address, an agent reads these variables:
 ///
 /// | variable | what |
 /// |---|---|
-/// | `PROC_CLUSTER_WORKERS` | how many worker processes; as many as there are processors without it |
-/// | `PROC_CLUSTER_FLEET` | which fleet of the server; `default` without it |
+/// | `PROC_CLUSTER_WORKERS` | the number of worker processes; by default the number of processors |
+/// | `PROC_CLUSTER_FLEET` | the name of the fleet; by default `default` |
 /// | `PROC_CLUSTER_CREDENTIALS` | a file with credentials or a seed |
 /// | `PROC_CLUSTER_CA` | a file with certificates to trust |
-/// | `PROC_CLUSTER_CERT`, `PROC_CLUSTER_KEY` | files with a certificate of its own, and its key |
-/// | `PROC_CLUSTER_PLAINTEXT` | `anywhere`: the network is trusted, no TLS is needed |
+/// | `PROC_CLUSTER_CERT`, `PROC_CLUSTER_KEY` | files with a client certificate and its key |
+/// | `PROC_CLUSTER_PLAINTEXT` | `anywhere`: the network is trusted, and TLS is not needed |
 ///
-/// Drivers heed all but the number of workers, too. A program that wants another pool for its agents
-/// (with an initializer, say) calls [`serve`] itself.
+/// Drivers read the same variables, except `PROC_CLUSTER_WORKERS`. A program whose agents need
+/// another pool (for example one with an initializer) calls [`serve`] itself.
 pub fn init() {
     proc_core::init();
     agent::serve_if_asked();
@@ -110,8 +116,8 @@ pub fn init() {
 
 /// Lets the tests of a crate use a fleet; one line at the top level of a test file.
 ///
-/// Like [`proc_core::init_tests!`]; and a test binary that is started with `PROC_CLUSTER_AGENT` is an
-/// agent, so that tests can start agents of their own build.
+/// This macro works like [`proc_core::init_tests!`]. In addition, a test binary that is started
+/// with `PROC_CLUSTER_AGENT` becomes an agent, so that tests can start agents of their own build.
 ///
 /// ```no_run
 /// #[cfg(test)]
@@ -131,9 +137,9 @@ macro_rules! init_tests {
     };
 }
 
-/// A number that nobody else draws.
+/// A random number, which identifies a driver or an agent.
 fn nonce() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    // The keys come from the system's source of randomness.
+    // The keys of `RandomState` come from the system's source of randomness.
     RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()))
 }

@@ -1,4 +1,5 @@
-//! A driver's connection: its streams, the jobs that replies belong to, and the fleet it hears.
+//! A driver's connection: creates the streams, passes replies to the jobs, and records the
+//! heartbeats of the fleet.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,48 +23,48 @@ use crate::job::Note;
 use crate::lease;
 use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Reply};
 
-/// How long a driver waits for a server that is not there.
+/// How long a connecting driver tries to reach the server.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the server keeps what no driver looks after any more.
+/// How long the server keeps work and data that no driver looks after any more.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 
-/// How many chunks of one build may be with agents, in all.
+/// How many chunks of one build agents may have in hand, in all.
 const MAX_ACK_PENDING: i64 = 1_000_000;
 
-/// How many requests for work may wait, in all: one or two for each agent.
+/// How many requests for work may be open at the server, in all: one or two for each agent.
 const MAX_WAITING: i64 = 100_000;
 
-/// What a driver asks of its fleet.
+/// A driver's settings for its work.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DriverConfig {
-    /// Within which an agent must give word of what it has.
+    /// The time within which an agent must renew its claim on a chunk.
     pub(crate) lease: Duration,
-    /// How long calls wait for an agent where there is none.
+    /// How long calls wait while there is no agent of this build.
     pub(crate) patience: Duration,
-    /// On how many servers of a cluster the work is stored.
+    /// On how many servers of a NATS cluster the work is stored.
     pub(crate) replicas: usize,
 }
 
-/// Everything a driver's calls share.
+/// Everything that the calls of a driver share.
 pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) context: Context,
     pub(crate) store: Store,
     pub(crate) names: Names,
     pub(crate) build: String,
-    /// This driver's own number.
+    /// The number that identifies this driver.
     pub(crate) driver: u64,
     pub(crate) config: DriverConfig,
     jobs: Mutex<Jobs>,
     roster: Mutex<Roster>,
-    /// Signalled when an agent was heard.
+    /// Notified when an agent's heartbeat has arrived.
     heard: Condvar,
-    /// When an agent of our build was last there.
+    /// When an agent of this build was last there.
     served: Mutex<Instant>,
-    /// What the server had of our work, when that was last asked.
+    /// The last list of this driver's chunks at the server (their subjects), and its time.
     looked: tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
-    /// Something is to be said to agents at once.
+    /// Notified when a heartbeat must be sent at once.
     urgent: Notify,
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Link {
 struct Jobs {
     newest: u64,
     open: HashMap<u64, mpsc::UnboundedSender<Note>>,
-    /// Those that may still remove what they left at the server.
+    /// Jobs without a caller, which may still be removing their work from the server.
     ending: Vec<mpsc::UnboundedSender<Note>>,
     closed: bool,
 }
@@ -81,7 +82,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    /// Connects and starts to listen; to be called on the runtime that is to do so.
+    /// Connects and starts to listen, on the runtime on which it is called.
     pub(crate) async fn connect(
         settings: &Settings,
         config: DriverConfig,
@@ -113,7 +114,7 @@ impl Link {
         link.make_streams().await?;
         let replies = link.listen(link.names.replies(link.driver)).await?;
         let presences = link.listen(link.names.presences()).await?;
-        // Each ends when the runtime does.
+        // These tasks end when the runtime ends.
         tokio::spawn(Arc::clone(&link).read_replies(replies));
         tokio::spawn(Arc::clone(&link).read_presences(presences));
         tokio::spawn(Arc::clone(&link).heartbeat());
@@ -135,11 +136,11 @@ impl Link {
         heard.map_err(|error| fleet_error(format!("cannot listen: {error}")))
     }
 
-    /// Makes what is not there: the streams, and the consumer of this build.
+    /// Creates the streams and the consumer of this build, if they are missing.
     ///
     /// # Errors
     ///
-    /// The server has no JetStream, or we have no right to it.
+    /// The server has no JetStream, or this user has no right to use it.
     pub(crate) async fn make_streams(&self) -> Result<(), Error> {
         let tasks = stream::Config {
             name: self.names.tasks(),
@@ -156,7 +157,7 @@ impl Link {
             storage: StorageType::File,
             num_replicas: self.config.replicas,
             max_age: LEFT_OVER,
-            max_messages_per_subject: 1, // what is sent again takes the first one's place
+            max_messages_per_subject: 1, // a piece sent twice is stored once
             allow_direct: true,
             ..stream::Config::default()
         };
@@ -182,7 +183,7 @@ impl Link {
         made.map(drop).map_err(|error| failed(&error))
     }
 
-    /// A number for a new job, whose replies go to `notes`.
+    /// Opens a new job, whose replies go to `notes`, and returns its number.
     ///
     /// # Errors
     ///
@@ -198,7 +199,8 @@ impl Link {
         Ok(job)
     }
 
-    /// Nobody waits for the job any more. Agents that may still have some of it (`left`) are to stop.
+    /// Closes a job whose caller does not wait any more. If agents may still have some of its work
+    /// (`left`), they are told at once to stop.
     pub(crate) fn close_job(&self, job: u64, left: bool) {
         let mut jobs = lock(&self.jobs);
         jobs.ending.retain(|notes| !notes.is_closed());
@@ -209,7 +211,7 @@ impl Link {
         }
     }
 
-    /// Takes no more jobs.
+    /// Accepts no more jobs.
     pub(crate) fn close(&self) {
         lock(&self.jobs).closed = true;
     }
@@ -218,16 +220,16 @@ impl Link {
         lock(&self.jobs).closed
     }
 
-    /// Ends all jobs, and takes no more.
+    /// Ends all jobs, and accepts no more.
     pub(crate) fn terminate(&self) {
         let mut jobs = lock(&self.jobs);
         jobs.closed = true;
         for notes in jobs.open.values() {
-            let _ = notes.send(Note::Close(closed())); // it may have ended by itself
+            let _ = notes.send(Note::Close(closed())); // fails if the job has ended
         }
     }
 
-    /// Waits until all jobs have ended and cleaned up.
+    /// Waits until all jobs have ended and have removed their work from the server.
     pub(crate) async fn join(&self) {
         let jobs: Vec<_> = {
             let jobs = lock(&self.jobs);
@@ -244,7 +246,7 @@ impl Link {
         lock(&self.roster).fleet(&self.build)
     }
 
-    /// How many workers there are for us.
+    /// How many workers the agents of this build have.
     pub(crate) fn workers(&self) -> usize {
         lock(&self.roster).workers(&self.build)
     }
@@ -266,14 +268,18 @@ impl Link {
         Err(fleet_error(who))
     }
 
-    /// Whether a machine may have been lost: an agent has missed three of its words, or a lease of them.
+    /// Whether a machine may have been lost: an agent of this build has been silent for three
+    /// heartbeats, or for a lease if that is shorter.
     pub(crate) fn has_lost_a_machine(&self) -> bool {
         let silence = Duration::from_millis(1500).min(self.config.lease);
         lock(&self.roster).has_lost(&self.build, silence)
     }
 
-    /// Why nobody does our work, if that has been so, since a call that began then, for longer than is
-    /// to be borne.
+    /// Returns the error which says why no agent of this build is there, if that has lasted for
+    /// longer than `patience`.
+    ///
+    /// The time counts from when an agent was last there, or from the begin of the call (`begin`)
+    /// if that is later.
     pub(crate) fn absence(&self, begin: Instant) -> Option<Error> {
         let mut served = lock(&self.served);
         if self.workers() > 0 {
@@ -283,17 +289,19 @@ impl Link {
         gone.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
     }
 
-    /// Says that a reply has arrived, and the work need not be done again.
+    /// Acknowledges a chunk whose reply has arrived, so that the server removes the chunk.
     pub(crate) async fn acknowledge(&self, subject: String) {
         if lease::is_place(&subject) {
-            // One that is lost is made good by the next delivery.
+            // If the acknowledgement is lost, the server redelivers the chunk, and the next reply
+            // is acknowledged.
             let _ = self.client.publish(subject, "+ACK".into()).await;
         }
     }
 
-    /// The subjects under which the server has some of our work, at an agent or not, at most so long ago.
+    /// The subjects of this driver's chunks that the server has, including chunks that are with
+    /// agents. The list is at most `ago` old.
     ///
-    /// All jobs ask; the server is asked once for them.
+    /// All jobs share the list, so that the server is asked once for all of them.
     pub(crate) async fn work_at_the_server(
         &self,
         ago: Duration,
@@ -310,16 +318,19 @@ impl Link {
         Ok(there)
     }
 
-    /// Looks what the server has, and makes it go on where it has stopped.
+    /// Asks the server for the list of this driver's chunks, and repairs a consumer that delivers
+    /// nothing.
     ///
-    /// nats-server 2.10.27 that was killed may come back with an empty stream that counts from one again, but with
-    /// the consumer's old place in it, and then delivers nothing below that: such a consumer is made
-    /// anew. One that is gone is an error, which has everything made that is not there.
+    /// When nats-server 2.10.27 was killed, it may come back with an empty stream, which counts
+    /// from one again, while the consumer still has its old position in the stream. The consumer
+    /// then delivers nothing below that position, so it is created anew. A missing consumer is an
+    /// error; the caller then creates everything that is missing.
     async fn look(&self) -> Result<HashSet<String>, Error> {
         let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
         let stream = self.context.get_stream_no_info(self.names.tasks()).await;
         let stream = stream.map_err(|error| failed(&error))?;
-        // The place first: the stream is never behind it then.
+        // The consumer's position is read first, and the end of the stream after it. Streams only
+        // grow, so the position is beyond the end only if the server has lost count.
         let consumer = stream.consumer_info(&self.build).await.map_err(|error| failed(&error))?;
         let filter = self.names.work_of_driver(&self.build, self.driver);
         let subjects = stream.info_with_subjects(filter).await.map_err(|error| failed(&error))?;
@@ -333,7 +344,7 @@ impl Link {
         Ok(counts.into_iter().map(|(subject, _)| subject).collect())
     }
 
-    /// Removes a job's work and data.
+    /// Removes the work and the data of a job from the server.
     pub(crate) async fn purge(&self, job: u64) -> Result<(), Error> {
         for (stream, filter) in [
             (self.names.tasks(), self.names.work_of_job(&self.build, self.driver, job)),
@@ -359,7 +370,7 @@ impl Link {
                 None => Some(Note::Reply(reply)),
             };
             if let Some(Note::Reply(reply)) = left {
-                self.acknowledge(reply.acknowledge).await; // nobody waits for it any more
+                self.acknowledge(reply.acknowledge).await; // the job has ended
             }
         }
     }
@@ -373,7 +384,7 @@ impl Link {
         }
     }
 
-    /// Tells agents that we live, and of which jobs.
+    /// Tells agents regularly that this driver is alive, and for which jobs it waits.
     async fn heartbeat(self: Arc<Link>) {
         let every = (self.config.lease / 4).min(Duration::from_secs(1));
         loop {
@@ -387,7 +398,7 @@ impl Link {
 
     async fn send_beat(&self) {
         if !is_connected(&self.client) {
-            return; // it is said again soon
+            return; // the next heartbeat follows soon
         }
         let heartbeat = {
             let jobs = lock(&self.jobs);

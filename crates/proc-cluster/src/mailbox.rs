@@ -1,4 +1,5 @@
-//! Where a call's results arrive, still encoded, for whoever waits in whatever way.
+//! The mailbox of a call: receives the call's results, still encoded, and wakes the caller, who
+//! waits in a thread or as a future.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,18 +9,19 @@ use std::time::{Duration, Instant};
 use proc_core::remote;
 use proc_core::{Error, Message};
 
-/// What has become of `count` tasks from `first`.
+/// The fates (results or errors) of `count` tasks, from task `first`.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) first: usize,
     pub(crate) count: usize,
+    /// The machine that ran the tasks; empty if no machine did.
     pub(crate) host: String,
-    /// Each task's fate, or one error for all.
+    /// Each task's fate, encoded; or one error for all tasks.
     pub(crate) fates: Result<Vec<u8>, Error>,
 }
 
 impl Delivery {
-    /// Decodes; `settle` gets each task's number and fate.
+    /// Decodes the fates, and calls `settle` with the number and the fate of each task.
     pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
         let Delivery { first, count, host, fates } = self;
         match fates {
@@ -72,7 +74,9 @@ impl Mailbox {
         });
     }
 
-    /// Takes in nothing more, unless all tasks were delivered; whether that is so.
+    /// Closes the mailbox with the error of a cancelled task, and returns true. Returns false and
+    /// does nothing if the mailbox is already closed, or if all tasks of the job (`all`) were
+    /// delivered.
     pub(crate) fn cancel(&self, all: usize) -> bool {
         let mut cancelled = false;
         self.change(|state| {
@@ -84,7 +88,8 @@ impl Mailbox {
         cancelled
     }
 
-    /// Nothing more will come; `error` is why, unless that was said before.
+    /// Closes the mailbox: nothing more will arrive. `error` is the reason, unless the mailbox
+    /// already has one.
     pub(crate) fn close(&self, error: Error) {
         self.change(|state| {
             state.closed.get_or_insert(error);
@@ -102,12 +107,14 @@ impl Mailbox {
         }
     }
 
-    /// The next delivery, if there is one; the reason if none will come any more.
+    /// Returns the next delivery, if there is one; or the reason, if the mailbox is closed and
+    /// empty.
     pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
         self.lock().next()
     }
 
-    /// Like [`poll`](Mailbox::poll); where there is nothing, `waker` is told when there is.
+    /// Like [`poll`](Mailbox::poll). If there is nothing to return, `waker` is woken when there may
+    /// be something.
     pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
         let mut state = self.lock();
         let next = state.next();
@@ -117,7 +124,8 @@ impl Mailbox {
         next
     }
 
-    /// Waits for the next delivery; `None` if the deadline comes first.
+    /// Waits for the next delivery, or for the reason why none will come. Returns `None` if the
+    /// deadline passes first.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Result<Delivery, Error>> {
         let mut state = self.lock();
         loop {

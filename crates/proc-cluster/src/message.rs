@@ -1,7 +1,7 @@
-//! What drivers and agents tell each other, and under which subjects.
+//! The messages between drivers and agents, and the subjects on which they are sent.
 //!
-//! Everything decoded here may have been sent by anybody whom the server lets in: decoding is
-//! strict, and what it gives is checked where it is used.
+//! Any client that the server admits can send the bytes that are decoded here. Decoding is
+//! therefore strict, and decoded values are checked where they are used.
 
 use std::time::Duration;
 
@@ -10,16 +10,17 @@ use proc_core::remote::{self, Function};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Bodies above this are stored in pieces of this size, since a server takes messages of 1 MiB.
+/// The most bytes of a body that travel in the message itself. Larger bodies are stored in pieces
+/// of this size, since a server accepts messages of at most 1 MiB.
 pub(crate) const PIECE: usize = 512 << 10;
 
-/// The longest time within which an agent must give word.
+/// The longest lease that a driver may ask for.
 pub(crate) const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// The most tasks of a chunk.
+/// The most tasks in one chunk.
 const MAX_TASKS: u64 = 1 << 32;
 
-/// Some tasks, on their way to an agent.
+/// A chunk of tasks, sent from a driver to an agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Work {
     pub(crate) build: String,
@@ -27,89 +28,94 @@ pub(crate) struct Work {
     pub(crate) job: u64,
     pub(crate) chunk: Chunk,
     pub(crate) function: Function,
-    /// How many of the tasks run one after the other in one worker; all of them without it.
+    /// How many of the tasks run one after the other in one worker; `None` means all.
     pub(crate) chunksize: Option<usize>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
-    /// Within which an agent must give word of them.
+    /// The time within which an agent must renew its claim on the chunk.
     pub(crate) lease: Duration,
     pub(crate) arguments: Body,
 }
 
 impl Work {
-    /// Whether times and counts can be reckoned with; no driver of ours says anything else.
+    /// Whether lease and count are small enough to calculate with. A driver of this crate never
+    /// exceeds these limits.
     pub(crate) fn is_within_reason(&self) -> bool {
         self.lease <= MAX_LEASE && self.chunk.count as u64 <= MAX_TASKS
     }
 }
 
-/// Names tasks of a job: `count` from `first`, handed out for the `attempt`-th time.
+/// Names a chunk of a job: the `count` tasks from `first`, handed out `attempt` times before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Chunk {
     pub(crate) first: usize,
     pub(crate) count: usize,
     pub(crate) attempt: u32,
-    /// How many of these attempts were given back or lost, rather than met by a machine without room.
+    /// How many of these attempts were returned or lost. Attempts for which a machine had no room
+    /// do not count.
     pub(crate) returns: u32,
-    /// How many machines were lost that had these tasks.
+    /// How many machines were lost while they had these tasks.
     pub(crate) losses: u32,
 }
 
 impl Chunk {
-    /// Whether it is to run with nothing beside it, so that it takes nothing with it.
+    /// Whether the chunk must be the only one on its machine, so that no other work is lost if the
+    /// machine is lost.
     pub(crate) fn must_be_alone(&self) -> bool {
         self.losses >= 2
     }
 }
 
-/// Encoded arguments or fates.
+/// Encoded arguments, or the encoded fates (results or errors) of tasks.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Body {
     Inline(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// `pieces` messages in the stream of data.
+    /// `pieces` messages in the stream of data, of `len` bytes in all.
     Stored {
         pieces: u32,
         len: u64,
     },
 }
 
-/// What has become of [`Work`], from agent to driver.
+/// The answer to [`Work`], sent from an agent to a driver.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reply {
     pub(crate) job: u64,
     pub(crate) chunk: Chunk,
-    /// How often the server had handed it out by then.
+    /// How often the server had delivered the work, including this time.
     pub(crate) delivered: u64,
     pub(crate) host: String,
-    /// Where the driver acknowledges the work, once it has this reply.
+    /// The subject on which the driver acknowledges the work, when it has this reply.
     pub(crate) acknowledge: String,
     pub(crate) outcome: Outcome,
 }
 
+/// How an agent has dealt with [`Work`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// Each task's fate, and how long all took, in nanoseconds.
+    /// All tasks have run: the fate of each task, and how many nanoseconds all of them took.
     Done { fates: Body, nanoseconds: u64 },
-    /// No task has a result, for one reason.
+    /// No task has a result. All tasks have this error, encoded.
     Failed(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// Not done, through no fault of the tasks: to be handed out anew.
+    /// The chunk was not done, through no fault of its tasks. The driver must hand it out again.
     Returned,
-    /// Not even begun, since there is no room for it here: the same, and no sign of anything.
+    /// The chunk was not begun, because this agent has no room. The driver must hand it out again,
+    /// and does not count this among the returns.
     Busy,
-    /// The machine that had it was lost, and one of its tasks may be why.
+    /// A machine that had the chunk was lost, and one of the tasks may be the cause.
     Suspect,
 }
 
-/// A driver lives, and waits for these jobs.
+/// Says that a driver is alive, and for which jobs it waits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DriverHeartbeat {
     pub(crate) driver: u64,
-    /// Jobs after this one are not told of.
+    /// The newest job. The heartbeat says nothing about later jobs.
     pub(crate) newest: u64,
     pub(crate) open: Vec<u64>,
 }
 
-/// An agent lives, and how it fares.
+/// Says that an agent is alive, and how much work it has and has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentHeartbeat {
     pub(crate) agent: u64,
@@ -118,11 +124,11 @@ pub(crate) struct AgentHeartbeat {
     pub(crate) build: String,
     pub(crate) workers: usize,
     pub(crate) counts: Counts,
-    /// It takes no more work.
+    /// Whether the agent takes no more work.
     pub(crate) leaving: bool,
 }
 
-/// What an agent has done so far, in tasks.
+/// How many tasks an agent has in hand, and has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub(crate) in_flight: u64,
@@ -132,13 +138,13 @@ pub(crate) struct Counts {
     pub(crate) redelivered: u64,
 }
 
-/// The message as bytes.
+/// Encodes a message.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
     postcard::to_stdvec(message)
         .map_err(|error| remote::invalid_error(format!("a message cannot be encoded: {error}")))
 }
 
-/// The message that became these bytes, if it is one and nothing more.
+/// Decodes a message. Returns `None` if the bytes are not exactly one message.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     match postcard::take_from_bytes(bytes) {
         Ok((message, [])) => Some(message),
@@ -146,16 +152,18 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     }
 }
 
-/// The subjects and streams of a fleet.
+/// The names of a fleet's subjects and streams.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     fleet: String,
 }
 
 impl Names {
+    /// The names for the fleet that is called `fleet`.
+    ///
     /// # Errors
     ///
-    /// The name has a character that means something in subjects.
+    /// The fleet's name is empty, too long, or contains a character that is special in subjects.
     pub(crate) fn new(fleet: &str) -> Result<Names, Error> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if fleet.is_empty() || fleet.len() > 64 || !fleet.chars().all(plain) {
@@ -170,12 +178,12 @@ impl Names {
         format!("proc.{}.{rest}", self.fleet)
     }
 
-    /// The stream of work.
+    /// The name of the stream of work.
     pub(crate) fn tasks(&self) -> String {
         format!("proc-{}-tasks", self.fleet)
     }
 
-    /// The stream of large arguments and results.
+    /// The name of the stream of large arguments and results.
     pub(crate) fn data(&self) -> String {
         format!("proc-{}-data", self.fleet)
     }
@@ -188,7 +196,8 @@ impl Names {
         self.subject(format_args!("task.{build}.>"))
     }
 
-    /// Where a chunk lies; each has a place of its own, so that the server can be asked for it.
+    /// The subject of a chunk. Each chunk has its own, so that a driver can ask the server whether
+    /// it has the chunk.
     pub(crate) fn work(&self, build: &str, driver: u64, job: u64, chunk: Chunk) -> String {
         let Chunk { first, count, attempt, .. } = chunk;
         let rest = format_args!("{first}.{count}.{attempt}");
@@ -222,17 +231,17 @@ impl Names {
         self.subject(format_args!("data.out.{driver:016x}.{job}.{rest}"))
     }
 
-    /// Where a driver hears of its work.
+    /// The subject on which a driver receives replies.
     pub(crate) fn replies(&self, driver: u64) -> String {
         self.subject(format_args!("reply.{driver:016x}"))
     }
 
-    /// Where drivers say that they live.
+    /// The subject of the heartbeats of drivers.
     pub(crate) fn heartbeats(&self) -> String {
         self.subject(format_args!("driver"))
     }
 
-    /// Where agents say that they live.
+    /// The subject of the heartbeats of agents.
     pub(crate) fn presences(&self) -> String {
         self.subject(format_args!("agent"))
     }

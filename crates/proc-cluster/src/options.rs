@@ -1,4 +1,4 @@
-//! Calls, with their settings.
+//! `Options`: a cluster's calls with settings of their own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,23 +12,24 @@ use crate::link::Link;
 use crate::mailbox::Delivery;
 use crate::task::Task;
 
-/// A cluster's calls with settings of their own; made by [`Cluster::options`](crate::Cluster::options).
+/// A cluster's calls with settings of their own; returned by
+/// [`Cluster::options`](crate::Cluster::options).
 #[derive(Clone, Copy)]
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a> {
     link: &'a Arc<Link>,
-    /// `None` once the cluster has ended.
+    /// `None` after the cluster has ended.
     runtime: Option<&'a tokio::runtime::Handle>,
     terms: Terms,
     progress: Option<&'a dyn Fn(Progress)>,
 }
 
-/// How far a call has come, in tasks.
+/// The progress of a call, counted in tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// How many have a result or an error.
+    /// How many tasks have a result or an error.
     pub done: usize,
-    /// How many there are.
+    /// How many tasks the call has.
     pub all: usize,
 }
 
@@ -40,36 +41,40 @@ impl<'a> Options<'a> {
         Options { link, runtime, terms: Terms::default(), progress: None }
     }
 
-    /// How many tasks run one after the other in one worker.
+    /// Sets the chunksize: how many tasks run one after the other in one worker.
     ///
-    /// Without it the cluster measures, and makes chunks of about ten milliseconds that shrink
-    /// towards the end. Chunks that take next to no time travel together all the same, at most 64 tasks
-    /// or a millisecond's work, and are dealt out one by one where they arrive. Tasks of more than 256
-    /// KiB together travel apart in any case. Zero is an error of the call.
+    /// Without this setting the cluster measures the tasks, and makes chunks of about ten
+    /// milliseconds, which become smaller towards the end of the call. Chunks of an explicit size
+    /// that take almost no time still travel together in one message, at most 64 tasks or a
+    /// millisecond's work. The agent gives these chunks to its workers one by one. One message
+    /// carries at most 256 KiB of arguments, unless a single task has more. A chunksize of zero is
+    /// an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.terms.chunksize = Some(tasks);
         self
     }
 
-    /// How long each task may run, from when a worker calls its function.
+    /// Sets how long each task may run. The time counts from when a worker calls the function.
     ///
-    /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
+    /// When the time is over, the worker is killed and replaced, and the task fails
+    /// ([`Error::is_timeout`]).
     pub fn timeout(mut self, each: Duration) -> Self {
         self.terms.timeout = Some(each);
         self
     }
 
-    /// How often a task is tried again, on the same machine, that panicked, whose worker died, or that
-    /// ran out of time.
+    /// Sets how often a task is tried again, on the same machine, after it panicked, its worker
+    /// died or its time ran out.
     ///
-    /// Without it, never. Loss of a machine is no failure of its tasks, and is made good in any case.
+    /// The default is zero. The loss of a machine is not a failure of its tasks: they run on
+    /// another machine in any case.
     pub fn retries(mut self, times: u32) -> Self {
         self.terms.retries = times;
         self
     }
 
-    /// What [`map`](Options::map) and [`try_map`](Options::try_map) call, in the calling thread, whenever
-    /// results have arrived.
+    /// Sets a function that [`map`](Options::map) and [`try_map`](Options::try_map) call whenever
+    /// results have arrived. It runs in the calling thread.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), proc_cluster::Error> {
@@ -89,7 +94,7 @@ impl<'a> Options<'a> {
     ///
     /// # Errors
     ///
-    /// As for [`Cluster::map`](crate::Cluster::map), and a chunksize of zero.
+    /// As for [`Cluster::map`](crate::Cluster::map); or the chunksize is zero.
     pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -100,7 +105,8 @@ impl<'a> Options<'a> {
         self.try_map(function, inputs).into_iter().collect()
     }
 
-    /// See [`Cluster::try_map`](crate::Cluster::try_map). A chunksize of zero is every input's error.
+    /// See [`Cluster::try_map`](crate::Cluster::try_map). If the chunksize is zero, each input gets
+    /// that error.
     pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -117,7 +123,11 @@ impl<'a> Options<'a> {
         results.into_iter().enumerate().map(fill).collect()
     }
 
-    /// Runs all inputs; the error is what ended the call as a whole.
+    /// Runs all inputs.
+    ///
+    /// # Errors
+    ///
+    /// The call ended as a whole, before all tasks had a result or an error.
     fn run<F, A, R, I>(
         self,
         function: F,

@@ -6,16 +6,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use proc_core::Error;
-use proc_core::remote::{cancelled_error, when_done};
+use proc_core::remote::{self, cancelled_error, when_done};
 
 use crate::job::{Handle, Note};
 use crate::mailbox::Delivery;
 
 /// The result of [`Cluster::apply_async`](crate::Cluster::apply_async) or
-/// [`map_async`](crate::Cluster::map_async), now or later.
+/// [`map_async`](crate::Cluster::map_async), which may not have arrived yet.
 ///
-/// It is also a `Future`, which any executor can wait for. Dropping it drops the result; the task
-/// runs all the same, as long as its cluster is there.
+/// A `Task` is also a `Future`, which any executor can wait for. Dropping a `Task` drops its
+/// result; the task itself still runs, as long as its cluster exists.
 #[doc(alias = "AsyncResult")]
 #[must_use = "the result of the task is here"]
 pub struct Task<T> {
@@ -24,52 +24,80 @@ pub struct Task<T> {
     all: usize,
     gather: Gather<T>,
     result: Option<Result<T, Error>>,
+    /// Whether the result was returned to the caller.
+    is_taken: bool,
 }
 
-/// Takes in a delivery; the result once all have come.
+/// Takes in one delivery. Returns the result of the call when all deliveries have arrived.
 pub(crate) type Gather<T> = Box<dyn FnMut(Delivery) -> Option<Result<T, Error>> + Send>;
 
 impl<T> Task<T> {
     pub(crate) fn new(job: Handle, all: usize, gather: Gather<T>) -> Task<T> {
-        Task { job: Some(job.that_goes_on()), all, gather, result: None }
+        Task { job: Some(job.that_goes_on()), all, gather, result: None, is_taken: false }
     }
 
-    /// A task with nothing to do.
+    /// A task whose result is known from the start.
     pub(crate) fn settled(result: Result<T, Error>) -> Task<T> {
-        Task { job: None, all: 0, gather: Box::new(|_| None), result: Some(result) }
+        Task {
+            job: None,
+            all: 0,
+            gather: Box::new(|_| None),
+            result: Some(result),
+            is_taken: false,
+        }
     }
 
     /// Waits for the result.
     ///
     /// # Errors
     ///
-    /// As for [`Cluster::apply`](crate::Cluster::apply) or [`Cluster::map`](crate::Cluster::map); that
-    /// it was cancelled; that the cluster is closed.
+    /// As for [`Cluster::apply`](crate::Cluster::apply) or [`Cluster::map`](crate::Cluster::map);
+    /// or the task was cancelled; or the cluster is closed.
     pub fn get(mut self) -> Result<T, Error> {
         self.wait_until(None);
-        self.result.take().unwrap_or_else(|| Err(cancelled_error()))
+        self.take().unwrap_or_else(|| Err(cancelled_error()))
     }
 
-    /// Waits for the result, for at most `timeout`; then the task comes back as the error.
+    /// Waits for the result, for at most `timeout`. Returns `None` if the result has not arrived by
+    /// then; the task continues to run in that case.
     ///
-    /// It goes on all the same.
-    pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<T, Error>, Task<T>> {
+    /// # Errors
+    ///
+    /// As for [`get`](Task::get). The result, or the error in its place, is returned only once.
+    /// Every later call returns an [`Invalid`](crate::ErrorKind::Invalid) error.
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<Option<T>, Error> {
         self.wait_until(Instant::now().checked_add(timeout));
-        self.result.take().ok_or(self)
+        match self.take() {
+            Some(result) => result.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the result the first time, and an error after that; `None` if there is no result
+    /// yet.
+    fn take(&mut self) -> Option<Result<T, Error>> {
+        let was_taken = self.is_taken;
+        self.is_taken |= self.result.is_some();
+        match was_taken {
+            true => Some(Err(remote::already_taken_error())),
+            false => self.result.take(),
+        }
     }
 
     /// Whether [`get`](Task::get) would return at once.
     #[doc(alias = "ready")]
     pub fn is_ready(&mut self) -> bool {
         self.wait_until(Some(Instant::now()));
-        self.result.is_some()
+        self.is_taken || self.result.is_some()
     }
 
-    /// Takes the task back, wherever it is: queued, it never runs; running, its worker is stopped.
+    /// Cancels the task. If the task is queued, it never runs; if it is running, its worker is
+    /// stopped.
     ///
-    /// False if its result has arrived. Else [`get`](Task::get) says that it was cancelled.
+    /// Returns false if the result has already arrived. Otherwise [`get`](Task::get) returns an
+    /// error which says that the task was cancelled.
     pub fn cancel(&self) -> bool {
-        let open = self.job.as_ref().filter(|_| self.result.is_none());
+        let open = self.job.as_ref().filter(|_| !self.is_taken && self.result.is_none());
         open.is_some_and(|job| {
             let cancelled = job.mailbox.cancel(self.all);
             if cancelled {
@@ -79,9 +107,9 @@ impl<T> Task<T> {
         })
     }
 
-    /// Calls `callback` with the result when it is there, in a thread that all callbacks share.
+    /// Calls `callback` with the result when the result has arrived. One thread runs all callbacks.
     ///
-    /// A callback that panics spoils nothing but itself; its message goes to stderr.
+    /// A panic in a callback affects nothing but that callback; its message goes to stderr.
     #[doc(alias = "callback")]
     #[doc(alias = "error_callback")]
     pub fn on_done(self, callback: impl FnOnce(Result<T, Error>) + Send + 'static)
@@ -92,7 +120,8 @@ impl<T> Task<T> {
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
-        while self.result.is_none()
+        while !self.is_taken
+            && self.result.is_none()
             && let Some(job) = &self.job
         {
             let delivery = job.mailbox.wait(deadline);
@@ -112,7 +141,7 @@ impl<T> Task<T> {
     }
 }
 
-/// Nothing is pinned in it.
+/// No field of a `Task` must stay pinned.
 impl<T> Unpin for Task<T> {}
 
 impl<T> Future for Task<T> {
@@ -120,7 +149,7 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            if let Some(result) = self.result.take() {
+            if let Some(result) = self.take() {
                 return Poll::Ready(result);
             }
             let Some(job) = &self.job else { return Poll::Ready(Err(cancelled_error())) };

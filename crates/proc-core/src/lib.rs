@@ -87,20 +87,40 @@
 //! own, libraries that another program loads, limits), is told in `docs/new-processes.md` of the
 //! repository. How it works inside is told in `ARCHITECTURE.md`.
 
-// From above to below: a module uses what stands further down, and nothing above it.
-mod call;
-mod error;
-mod forkserver;
-mod memory;
-mod panics;
+// The layers: a module uses those that stand below it, and none that stands above it.
+
+// A pool: many calls on few processes.
 mod pool;
-mod process;
+
+// What processes share.
 mod sync;
-mod sys;
+
+// One function in one process.
+mod process;
+
+// How processes come into being.
+mod forkserver;
+
+// What can go wrong, in words and as data.
+mod error;
+
+// A function that is named across processes, how it is called, and how a call fails.
+mod call;
+
+// A value as bytes, with its channel ends beside it.
 mod wire;
 
-pub use error::Error;
-pub use forkserver::{Limits, StartMethod, init};
+// Memory that several processes map.
+mod memory;
+
+// System calls.
+mod sys;
+
+// A panic as data.
+mod panics;
+
+pub use error::{Error, ErrorKind};
+pub use forkserver::{Limits, StartMethod, Stdio, init};
 pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
 pub use process::{Child, Process, Sentinel, wait};
 pub use sync::Shared;

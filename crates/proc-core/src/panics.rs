@@ -1,4 +1,4 @@
-//! A panic as data: message, place and backtrace, for the process that waits for the result.
+//! Turns panics into data (message, location, backtrace) for the process that waits for the result.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// What a panic left behind.
+/// Describes one panic, in a form that can be sent to another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PanicReport {
     pub(crate) message: String,
-    /// `file:line:column`
+    /// Source position of the panic, as `file:line:column`.
     pub(crate) location: Option<String>,
-    /// Present where `RUST_BACKTRACE` asks for it.
+    /// Backtrace of the panic; present if `RUST_BACKTRACE` asks for one.
     pub(crate) backtrace: Option<String>,
 }
 
@@ -34,39 +34,41 @@ thread_local! {
     static CAUGHT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
-/// What becomes of a panic's message in this process, beside the report.
+/// Says whether this process prints the message of a panic, besides reporting the panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum PanicOutput {
-    /// As in any program.
+    /// Prints every panic, as any program does.
     Print,
-    /// Printed unless it is reported. As Python's `Pool` does: whoever called gets it.
+    /// Prints a panic unless a report contains it: the caller then gets the message from the
+    /// report. Python's `Pool` does the same.
     Reported,
-    /// Never printed: a fork server has nothing to say.
+    /// Prints no panic. Fork servers use this: they have nothing to tell the user.
     Never,
 }
 
 static ECHO: AtomicU8 = AtomicU8::new(PanicOutput::Reported as u8);
 
-/// Is shown each panic of this process, as it may be the end of it.
+/// Function that is called with each panic of this process, because any panic may end the process.
 static WITNESS: OnceLock<fn(&PanicReport)> = OnceLock::new();
 
-/// Has `witness` shown each panic from now on.
+/// Sets the function that is called with each panic of this process from now on. Only the first
+/// call has an effect.
 pub(crate) fn set_witness(witness: fn(&PanicReport)) {
     let _ = WITNESS.set(witness);
 }
 
-/// Where our hook lies, once it is set.
+/// Address of our panic hook; null before the hook is set.
 static OURS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Makes panics inside [`catch`] leave a report, also where the user has set a hook since the last
-/// call.
+/// Installs our panic hook, so that a panic inside [`catch`] leaves a report. Installs the hook
+/// again if the user has set another one since the last call.
 ///
-/// Called where code of the user's has run that may have set one; threads that panic at the same
-/// time may find the default hook.
+/// Call this after user code that may have set a hook. While the hook is exchanged, another thread
+/// that panics may find Rust's default hook.
 pub(crate) fn install_hook() {
     if std::thread::panicking() {
-        return; // the hook cannot be looked at now
+        return; // `take_hook` must not be called in a thread that panics
     }
     let present = std::panic::take_hook();
     let address = (&raw const *present).cast_mut().cast();
@@ -99,7 +101,7 @@ fn note(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send 
     }
 }
 
-/// Chooses for this process.
+/// Sets what this process prints of its panics.
 pub(crate) fn set_panic_output(echo: PanicOutput) {
     ECHO.store(echo as u8, Ordering::Relaxed);
 }
@@ -113,7 +115,7 @@ fn describe(info: &PanicHookInfo<'_>) -> PanicReport {
     }
 }
 
-/// Runs `f`; a panic in it becomes a report.
+/// Runs `f`. Returns a panic in `f` as a report.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     let nested = CATCHING.replace(true);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(report_of);
@@ -124,18 +126,19 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
 #[cold]
 fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
     let message = message_of(&*payload);
-    // The last report may be of a panic that `f` or a destructor caught by itself.
+    // The last report may belong to an earlier panic, which `f` or a destructor has caught itself.
     let report = CAUGHT.take().filter(|report| report.message == message);
     let is_noted = report.is_some();
     let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
     discard(payload);
     if !is_noted && !QUIET.get() {
-        install_hook(); // a task has set one of its own: the next report has its place again
+        install_hook(); // a task has set its own hook: with ours, the next report has a location
     }
     report
 }
 
-/// Runs `f`; a panic in it is printed as in any thread and goes no further.
+/// Runs `f`. A panic in `f` is printed, as in any thread, and goes no further: the result is
+/// `None`.
 pub(crate) fn catch_and_print<T>(f: impl FnOnce() -> T) -> Option<T> {
     let nested = CATCHING.replace(false);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok();
@@ -143,10 +146,11 @@ pub(crate) fn catch_and_print<T>(f: impl FnOnce() -> T) -> Option<T> {
     outcome
 }
 
-/// Runs `f`, which may panic inside a library of ours; a panic becomes a report, and nothing is
-/// printed.
+/// Runs `f`, which may panic inside a library that we use. Returns the panic as a report and prints
+/// nothing.
 pub(crate) fn catch_silently<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
-    // Not each time: a panic of another thread meanwhile would find the default hook.
+    // Do not install the hook each time: another thread that panics meanwhile would find Rust's
+    // default hook.
     if OURS.load(Ordering::Acquire).is_null() {
         install_hook();
     }
@@ -156,7 +160,8 @@ pub(crate) fn catch_silently<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport>
     outcome
 }
 
-/// Drops a panic's payload, whose destructor may panic in turn, and that one's payload again.
+/// Drops the payload of a panic. The payload's destructor may panic with another payload, which is
+/// dropped in the same way. After `DEPTH` payloads the last one is leaked.
 fn discard(mut payload: Box<dyn Any + Send>) {
     const DEPTH: usize = 8;
     for _ in 0..DEPTH {

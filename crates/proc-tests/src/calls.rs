@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use proc_core::Pool;
+use proc_core::{ErrorKind, Pool};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -364,13 +364,18 @@ fn apply_async(arguments: &Arguments) {
     let mut task = pool.apply_async(wait, marks.path("go")).expect("the pool is open");
     assert!(!task.is_ready());
     let start = Instant::now();
-    let mut task = task.get_timeout(Duration::from_millis(50)).expect_err("it waits for the mark");
+    let early = task.get_timeout(Duration::from_millis(50)).expect("it runs");
+    assert_eq!(early, None, "it waits for the mark");
     assert!(start.elapsed() >= Duration::from_millis(50));
     assert!(!task.is_ready());
-    let task = pool.apply_async(wait, marks.path("go")).expect("the pool is open");
+    let mut task = pool.apply_async(wait, marks.path("go")).expect("the pool is open");
     marks::leave(&marks.path("go"));
-    let result = task.get_timeout(Duration::from_secs(30)).expect("the mark is there");
-    println!("{:?}", result.expect("it returns"));
+    let result = task.get_timeout(Duration::from_secs(30)).expect("it returns");
+    println!("{:?}", result.expect("the mark is there"));
+    assert!(task.is_ready() && !task.cancel());
+    let again = task.get_timeout(Duration::from_secs(30)).expect_err("it was given");
+    assert_eq!(again.kind(), ErrorKind::Invalid, "{again}");
+    println!("{}", describe(&pollster::block_on(task).expect_err("it was given")));
     let mut task = pool.apply_async(|x: u32| x, 1).expect("the pool is open");
     marks::wait_until(|| task.is_ready());
     println!("{:?}", task.get().expect("it returns"));

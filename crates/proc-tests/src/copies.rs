@@ -123,8 +123,9 @@ fn use_task(way: usize, mut task: Task<u32>, owner: u32) {
     match way {
         0 => expect_refused(task.get(), owner),
         1 => {
-            let result = task.get_timeout(Duration::from_secs(5));
-            expect_refused(result.expect("the error comes at once"), owner);
+            let start = std::time::Instant::now();
+            expect_refused(task.get_timeout(Duration::from_secs(600)), owner);
+            assert!(start.elapsed() < Duration::from_secs(300), "the error comes at once");
         }
         2 => expect_refused(pollster::block_on(task), owner),
         3 => {
@@ -287,7 +288,7 @@ fn copy_children(arguments: &Arguments) {
                 0 => drop(child.join().expect_err("it is another process's child")),
                 1 => {
                     let result = child.join_timeout(Duration::from_millis(10));
-                    assert!(!matches!(result, Ok(Ok(_))), "it is another process's child");
+                    assert!(result.is_err(), "it is another process's child");
                 }
                 2 => drop(child.stop(Duration::ZERO).expect_err("it is another process's child")),
                 3 => drop(child.terminate()),

@@ -43,7 +43,7 @@ mod waiting;
 mod words;
 
 use nix::sys::signal::Signal;
-use proc_core::{Error, Pool, StartMethod};
+use proc_core::{Error, ErrorKind, Pool, StartMethod};
 
 /// A scenario, with what the command line says.
 type Scenario = fn(&Arguments);
@@ -138,24 +138,10 @@ fn main() {
     scenario(&Arguments { context, rest: arguments.collect() });
 }
 
-/// An error as one line: each kind it says it is, what it carries, and its text.
+/// An error as one line: its kind, what it carries, and its text with those of its causes.
 fn describe(error: &Error) -> String {
-    let kinds = [
-        (error.is_panic(), "panic"),
-        (error.is_death(), "death"),
-        (error.is_limit(), "limit"),
-        (error.is_timeout(), "timeout"),
-        (error.is_cancelled(), "cancelled"),
-        (error.is_encode(), "encode"),
-        (error.is_decode(), "decode"),
-        (error.is_start(), "start"),
-        (error.is_initializer(), "initializer"),
-        (error.is_closed(), "closed"),
-        (error.is_restart_limit(), "restart-limit"),
-        (error.is_invalid(), "invalid"),
-    ];
-    let mut line: Vec<String> =
-        kinds.iter().filter(|(is, _)| *is).map(|(_, kind)| (*kind).to_owned()).collect();
+    let mut line = vec![kind_of(error).to_owned()];
+    line.extend(error.is_limit().then(|| "limit".to_owned()));
     if let Some(status) = error.exit_status() {
         use std::os::unix::process::ExitStatusExt;
         line.extend(status.code().map(|code| format!("code={code}")));
@@ -170,7 +156,31 @@ fn describe(error: &Error) -> String {
     assert!(error.pid().is_none_or(|pid| text.contains(&format!("pid {pid})"))), "{text}");
     assert!(error.worker().is_none_or(|w| text.contains(&format!("(worker {w}"))), "{text}");
     assert!(error.task().is_none_or(|task| text.starts_with(&format!("task {task}: "))), "{text}");
-    format!("{} | {text}", line.join(" "))
+    format!("{} | {}", line.join(" "), chain(error))
+}
+
+/// The text of an error, and those of its causes.
+fn chain(error: &Error) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<String>>().join(": ")
+}
+
+/// The kind of an error, in a word.
+fn kind_of(error: &Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::Panic => "panic",
+        ErrorKind::Death => "death",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Encode => "encode",
+        ErrorKind::Decode => "decode",
+        ErrorKind::Start => "start",
+        ErrorKind::Initializer => "initializer",
+        ErrorKind::Closed => "closed",
+        ErrorKind::RestartLimit => "restart-limit",
+        ErrorKind::Invalid => "invalid",
+        other => panic!("no process gives {other:?}"),
+    }
 }
 
 /// Prints the fate of each task in turn.

@@ -40,6 +40,11 @@ fn executes(arguments: &Arguments) {
     if state == "busy" {
         tasks.extend((0..4).map(|x| pool.apply_async(busy, x).expect("the pool is open")));
     }
+    // Nobody wants anything of the fork server of a Fork process whose child was dropped.
+    let mut children = Vec::from(children);
+    if state == "dropped" {
+        children.clear();
+    }
     println!("ready");
     // The test has seen everything alive when there is this mark.
     let go = std::env::temp_dir().join("go");

@@ -7,7 +7,7 @@ use std::process;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use proc_core::{Child, Process};
+use proc_core::{Child, ErrorKind, Process};
 
 use crate::failures::{Odd, UNREADABLE, UNWRITABLE};
 use crate::marks::{self, Marks};
@@ -183,23 +183,29 @@ fn join_timeout(arguments: &Arguments) {
         5
     };
     let start = || Process::new(wait, marks.path("go")).start_method(arguments.context).start();
-    let (mut child, doomed) = (start().expect("it starts"), start().expect("it starts"));
+    let (mut child, mut doomed) = (start().expect("it starts"), start().expect("it starts"));
     let pid = child.pid();
     for timeout in [0, 1, 50] {
         let begin = Instant::now();
         let timeout = Duration::from_millis(timeout);
-        child = child.join_timeout(timeout).expect_err("it waits for the mark");
+        assert_eq!(child.join_timeout(timeout).expect("it runs"), None, "it waits for the mark");
         assert!(begin.elapsed() >= timeout);
         assert_eq!(child.pid(), pid);
         assert!(child.is_alive());
         assert_eq!(child.exit_status(), None);
     }
-    let doomed = doomed.join_timeout(Duration::from_millis(1)).expect_err("it waits for the mark");
+    assert_eq!(doomed.join_timeout(Duration::from_millis(1)).expect("it runs"), None);
     doomed.kill().expect("it is alive");
-    let killed = doomed.join_timeout(Duration::MAX).expect("it is dead");
+    let killed = doomed.join_timeout(Duration::MAX);
     println!("{}", without_pid(killed.expect_err("it was killed")));
     marks::leave(&marks.path("go"));
     println!("{:?}", child.join_timeout(Duration::from_secs(3600)).expect("it returns"));
+    for mut taken in [child, doomed] {
+        let again = taken.join_timeout(Duration::ZERO).expect_err("it was given");
+        assert_eq!(again.kind(), ErrorKind::Invalid, "{again}");
+        let again = taken.join().expect_err("it was given");
+        println!("{}", without_pid(again));
+    }
 }
 
 fn signals(arguments: &Arguments) {

@@ -317,5 +317,7 @@ fn retired(arguments: &Arguments) {
     let both = [(a.clone(), b.clone()), (b, a)];
     let pids = pool.options().chunksize(1).map(meet, both).expect("nothing fails");
     assert_ne!(pids[0], pids[1]);
+    // A worker may have done its task before the pool knows its pid.
+    wait_for_workers(&pool, 2);
     println!("workers {}", pool.worker_pids().len());
 }

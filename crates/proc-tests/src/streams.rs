@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use proc_core::{Child, Pool, Process, StartMethod};
+use proc_core::{Child, Pool, Process, StartMethod, Stdio};
 
 use crate::descriptors::descriptors;
 use crate::hardships::leave_descriptors;
@@ -16,6 +16,8 @@ use crate::{Arguments, Scenario, describe};
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("redirected", redirected),
     ("redirected-ends", redirected_ends),
+    ("stdio", stdio),
+    ("stdio-of-workers", stdio_of_workers),
     ("redirected-below", redirected_below),
     ("streams-are-closed", streams_are_closed),
     ("no-room-for-streams", no_room_for_streams),
@@ -74,6 +76,88 @@ fn redirected(arguments: &Arguments) {
     let child = process.start_method(arguments.context).start();
     assert_eq!(child.and_then(Child::join).expect("it returns"), 0);
     println!("{:?}", read(path));
+}
+
+fn read_all(_: ()) -> String {
+    std::io::read_to_string(std::io::stdin()).expect("it is text")
+}
+
+/// Each [`Stdio`] for each stream; this program's stdin has "some input".
+fn stdio(arguments: &Arguments) {
+    let process = || Process::new(read_all, ()).start_method(arguments.context);
+    let joined = |child: Result<Child<String>, proc_core::Error>| {
+        child.and_then(Child::join).expect("it returns")
+    };
+    println!("default {:?}", joined(process().start()));
+    println!("null {:?}", joined(process().stdin(Stdio::null()).start()));
+    let mut child = process().stdin(Stdio::piped()).start().expect("it can be started");
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    assert!(child.stdout.is_none() && child.stderr.is_none());
+    stdin.write_all(b"through a pipe").expect("somebody reads");
+    drop(stdin);
+    println!("piped {:?}", child.join().expect("it returns"));
+    let copy = |()| {
+        std::io::copy(&mut std::io::stdin(), &mut std::io::stdout()).expect("both are there");
+        eprint!("done");
+    };
+    let copy = Process::new(copy, ()).start_method(arguments.context);
+    let all = copy.clone().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = all.start().expect("it can be started");
+    let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else { panic!("all are there") };
+    stdin.write_all(b"there and back").expect("somebody reads");
+    drop(stdin);
+    let text = |reader| std::io::read_to_string(reader).expect("it is text");
+    println!("all {:?} {:?}", text(stdout), text(stderr));
+    child.join().expect("it returns");
+    let dropped = copy.stdout(Stdio::null()).stderr(Stdio::null()).start();
+    dropped.and_then(Child::join).expect("it returns");
+    // A process that was given an input has it for itself.
+    let below = |()| {
+        let below = |stdin: Option<Stdio>| {
+            let process = Process::new(read_all, ());
+            let process = match stdin {
+                Some(stdin) => process.stdin(stdin),
+                None => process,
+            };
+            process.start().and_then(Child::join).expect("it returns")
+        };
+        (below(None), below(Some(Stdio::inherit())))
+    };
+    let (reader, mut writer) = std::io::pipe().expect("a pipe can be made");
+    writer.write_all(b"given").expect("there is room");
+    drop(writer);
+    let child = Process::new(below, ()).start_method(arguments.context).stdin(reader).start();
+    println!("below {:?}", child.and_then(Child::join).expect("it returns"));
+    println!("inherited {:?}", joined(process().stdin(Stdio::inherit()).start()));
+}
+
+/// Workers have the streams, environment and directory that their pool was given.
+fn stdio_of_workers(arguments: &Arguments) {
+    let builder = || Pool::builder().processes(1).start_method(arguments.context);
+    let pool = builder().build().expect("it can be built");
+    println!("default {:?}", pool.apply(read_all, ()).expect("it returns"));
+    drop(pool);
+    for (name, piped) in [
+        ("stdin", builder().stdin(Stdio::piped())),
+        ("stdout", builder().stdout(Stdio::piped())),
+        ("stderr", builder().stderr(Stdio::piped())),
+    ] {
+        println!("{name} {}", describe(&piped.build().expect_err("nobody would hold its end")));
+    }
+    let (out, to_out) = std::io::pipe().expect("a pipe can be made");
+    let (err, to_err) = std::io::pipe().expect("a pipe can be made");
+    let pool = builder().stdin(Stdio::inherit()).stdout(to_out).stderr(to_err);
+    let pool = pool.env("GREETING", "hello").current_dir("/").build().expect("it can be built");
+    let work = |()| {
+        println!("{}", std::env::var("GREETING").expect("it is set"));
+        eprintln!("{}", std::env::current_dir().expect("it is there").display());
+        read_all(())
+    };
+    println!("inherited {:?}", pool.apply(work, ()).expect("it returns"));
+    drop(pool);
+    let text = |reader| std::io::read_to_string(reader).expect("it is text");
+    println!("{:?} {:?}", text(out), text(err));
 }
 
 /// What is written arrives whole, however the process ends.
@@ -142,7 +226,11 @@ fn streams_are_closed(arguments: &Arguments) {
         assert!(process.start().and_then(Child::join).is_err());
         drop(reader);
     }
-    assert_eq!(descriptors(), before.0);
+    // A Fork process's fork server is collected, and its pipe closed, at a later start.
+    marks::wait_until(|| {
+        plain.clone().start().and_then(Child::join).expect("it returns");
+        descriptors() == before.0
+    });
     marks::wait_until(|| of_fork_servers() <= before.1);
     println!("flat");
 }

@@ -23,9 +23,9 @@ fn sentinels(arguments: &Arguments) {
         process.start().expect("it can be started")
     };
     assert!(wait(&[], None).is_empty());
-    let (first, second) = (start(marks.path("first")), start(marks.path("second")));
+    let (mut first, second) = (start(marks.path("first")), start(marks.path("second")));
     let other = Process::new(|()| "text".to_owned(), ()).start_method(arguments.context).start();
-    let other = other.expect("it can be started");
+    let mut other = other.expect("it can be started");
     let descriptors = count_descriptors();
     let all = [first.sentinel(), other.sentinel(), second.sentinel()];
     assert_eq!(wait(&all, None), [1]);
@@ -38,9 +38,8 @@ fn sentinels(arguments: &Arguments) {
 
     marks::leave(&marks.path("first"));
     assert_eq!(wait(&[first.sentinel(), second.sentinel()], None), [0]);
-    let joined = first.join_timeout(Duration::ZERO).expect("it is known to have ended");
-    assert_eq!(joined.expect("it returns"), 7);
-    assert_eq!(other.join_timeout(Duration::ZERO).expect("also this").expect("it returns"), "text");
+    assert_eq!(first.join_timeout(Duration::ZERO).expect("it returns"), Some(7));
+    assert_eq!(other.join_timeout(Duration::ZERO).expect("also this").as_deref(), Some("text"));
     assert_eq!(wait(&all, Some(Duration::ZERO)), [0, 1], "also when they are joined");
     println!("another");
 
@@ -78,10 +77,11 @@ fn many_sentinels(arguments: &Arguments) {
     while !children.is_empty() {
         let sentinels: Vec<Sentinel> = children.iter().map(|child| child.sentinel()).collect();
         for place in wait(&sentinels, None).into_iter().rev() {
-            match children.swap_remove(place).join_timeout(Duration::ZERO) {
-                Ok(Ok(number)) => sum += number,
-                Ok(Err(error)) => assert!(error.is_death(), "{error}"),
-                Err(child) => panic!("{} has not ended", child.name()),
+            let mut child = children.swap_remove(place);
+            match child.join_timeout(Duration::ZERO) {
+                Ok(Some(number)) => sum += number,
+                Ok(None) => panic!("{} has not ended", child.name()),
+                Err(error) => assert!(error.is_death(), "{error}"),
             }
         }
     }

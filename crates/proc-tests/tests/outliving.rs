@@ -11,6 +11,7 @@ use support::{Member, Running, scenario, start};
 in_contexts! {
     nothing_outlives_exec_when_idle: forkserver spawn fork;
     nothing_outlives_exec_when_busy: forkserver spawn fork;
+    nothing_outlives_exec_when_children_were_dropped: forkserver spawn fork;
     nothing_outlives_exec_of_the_same_program: forkserver spawn fork;
     workers_of_another_user_end_with_the_program: forkserver spawn fork;
     workers_of_another_user_end_with_the_fork_server: forkserver spawn fork;
@@ -52,6 +53,10 @@ fn nothing_outlives_exec_when_idle(context: &str) {
 
 fn nothing_outlives_exec_when_busy(context: &str) {
     nothing_outlives_exec(context, "busy");
+}
+
+fn nothing_outlives_exec_when_children_were_dropped(context: &str) {
+    nothing_outlives_exec(context, "dropped");
 }
 
 /// The new program has the old one's pid, and a pool of its own.

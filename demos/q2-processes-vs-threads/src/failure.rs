@@ -26,13 +26,14 @@ fn run<A: Message>(
     argument: A,
     patience: Duration,
 ) -> Result<Fate> {
-    let child = Process::new(program, argument).name("program").start()?;
+    let mut child = Process::new(program, argument).name("program").start()?;
     let outcome = match child.join_timeout(patience) {
-        Ok(outcome) => outcome,
-        Err(stuck) => {
-            stuck.kill()?;
-            stuck.join()
+        Ok(Some(said)) => Ok(said),
+        Ok(None) => {
+            child.kill()?; // it is stuck
+            child.join()
         }
+        Err(error) => Err(error),
     };
     match outcome {
         Ok(said) => Ok(Fate::WentOn(said)),
@@ -132,13 +133,13 @@ fn end_deadlock(patience: Duration) -> Result<String> {
         heard
     };
     let ((to_left, left), (to_right, right)) = (ipc::channel()?, ipc::channel()?);
-    let left = Process::new(after_you, (left, to_right)).start()?;
+    let mut left = Process::new(after_you, (left, to_right)).start()?;
     let right = Process::new(after_you, (right, to_left)).start()?;
-    Ok(match left.join_timeout(patience) {
-        Ok(_) => "the processes were not stuck".into(),
-        Err(stuck) => {
-            stuck.kill()?;
-            let end = stuck.join().err().and_then(|error| error.exit_status());
+    Ok(match left.join_timeout(patience)? {
+        Some(_) => "the processes were not stuck".into(),
+        None => {
+            left.kill()?;
+            let end = left.join().err().and_then(|error| error.exit_status());
             let end = end.map_or("it returned".into(), |status| status.to_string());
             let heard = if right.join()? { "got its word" } else { "stopped waiting for it" };
             format!("one was ended from outside ({end}), the other {heard}")

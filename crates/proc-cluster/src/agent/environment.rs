@@ -1,10 +1,11 @@
-//! Agents by environment: the same program, started on each machine with an address.
+//! Starts agents: the same program runs on each machine, with the address of a server in its
+//! environment.
 
 use proc_core::{Error, Pool};
 
 use super::serve;
 
-/// Becomes an agent and does not return, if the environment names a server.
+/// Serves as an agent and does not return, if the environment names a server.
 pub(crate) fn serve_if_asked() {
     let Ok(address) = std::env::var("PROC_CLUSTER_AGENT") else { return };
     if let Err(error) = serve_address(&address) {

@@ -1,4 +1,5 @@
-//! One chunk on an agent: fetched, run by the pool, its lease renewed meanwhile, its reply sent.
+//! The execution of one chunk on an agent: fetches the arguments, lets the pool run the tasks,
+//! renews the lease meanwhile, and sends the reply.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,63 +13,65 @@ use super::shared::{MAX_CHUNKS_PER_WORKER, MAX_WAIT_AHEAD, Place, Shared};
 use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 
-/// How often results are sent to the store before that is left to another delivery.
+/// How often the agent tries to store results. After that it sends no reply, so that the server
+/// redelivers the chunk.
 const STORE_TRIES: u32 = 5;
 
-/// What carries one chunk out.
+/// The execution of one chunk.
 pub(super) struct Execution {
     pub(super) shared: Arc<Shared>,
     pub(super) work: Work,
     pub(super) place: Place,
-    /// All workers had something to do when it came.
+    /// Whether all workers had work when the chunk arrived.
     pub(super) ahead: bool,
     pub(super) cancelled: oneshot::Receiver<Cancel>,
 }
 
-/// Why an execution is broken off.
+/// Why an execution is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cancel {
-    /// Its driver does not want it any more, or is gone.
+    /// The driver has given up the job, or is gone.
     Unwanted,
-    /// The agent ends: others are to do it.
+    /// The agent ends, so another agent must run the chunk.
     Leaving,
 }
 
-/// An execution has ended.
+/// Tells the agent that an execution has ended.
 pub(super) struct Done {
     pub(super) sequence: u64,
     pub(super) course: Course,
-    /// The pool has ended, and why.
+    /// The reason, if the pool has ended.
     pub(super) over: Option<Error>,
 }
 
-/// How an execution went.
+/// How an execution went, for the agent's counts and for its estimate of the cost of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Course {
-    /// A worker took so long over it, and so many of its tasks failed.
+    /// The tasks ran. `nanoseconds` is the worker time that they took, `errors` how many failed.
     Took { nanoseconds: u64, errors: u64 },
-    /// It waited in vain for a worker.
+    /// No worker was free in time.
     NoRoom,
-    /// The same error for all of its tasks.
+    /// All tasks have the same error.
     Failed,
-    /// Others do it, or nobody.
+    /// This agent has no results. Another agent runs the chunk, or the chunk is not wanted any
+    /// more.
     BrokenOff,
 }
 
-/// What comes of an execution.
+/// How an execution ended, for the message that the agent must send, if any.
 enum End {
     Reply(Outcome),
-    /// A reply with results, of which so many are errors.
+    /// A reply with the fates of all tasks, of which `errors` are errors.
     Done {
         outcome: Outcome,
         nanoseconds: u64,
         errors: u64,
     },
-    /// Nobody wants to know.
+    /// The driver does not want the results; the server can drop the chunk.
     Unwanted,
-    /// The server is to hand it out again.
+    /// No message, so that the server redelivers the chunk.
     Nothing,
-    /// The pool has ended.
+    /// The pool has ended, for this reason.
     Over(Error),
 }
 
@@ -109,7 +112,8 @@ impl Execution {
         Done { sequence: self.place.sequence, course, over }
     }
 
-    /// A reply that is lost is made again: the work is handed out until the driver has one.
+    /// Sends a reply to the driver. If the reply is lost, the server redelivers the chunk, until
+    /// the driver has a reply.
     pub(super) async fn reply(&self, outcome: Outcome) {
         let Execution { shared, work, place, .. } = self;
         debug!(job = work.job, first = work.chunk.first, count = work.chunk.count, "reply");
@@ -165,7 +169,8 @@ async fn carry_out(
         Ok(fates) => fates,
         Err(end) => return end,
     };
-    // Its share of the worker's time: it waited for those before it.
+    // The time includes the wait for other chunks of the same worker. The quotient is this chunk's
+    // share of the worker's time.
     let took = start.elapsed().as_nanos() / at_once as u128;
     let nanoseconds = u64::try_from(took).unwrap_or(u64::MAX);
     let errors = remote::count_errors(&fates);
@@ -182,7 +187,8 @@ async fn carry_out(
     End::Nothing
 }
 
-/// Lets the pool run the tasks; stops them where they are not wanted any more.
+/// Lets the pool run the tasks, and stops them if the execution is cancelled. Returns the encoded
+/// fates, or how the execution ended without fates.
 async fn run(
     shared: &Shared,
     work: &Work,
@@ -221,7 +227,7 @@ async fn run(
                 if remote::withdraw(&task) {
                     return Err(End::Reply(Outcome::Busy));
                 }
-                may_wait = true; // a worker has begun it
+                may_wait = true; // a worker has begun the chunk
             }
         }
     }

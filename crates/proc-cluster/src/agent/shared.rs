@@ -1,4 +1,4 @@
-//! What all chunks of an agent share, and where one lies in the stream.
+//! State that all executions of an agent share, and the position of a chunk in the stream of work.
 
 use std::time::Duration;
 
@@ -9,25 +9,26 @@ use tokio::sync::Semaphore;
 use crate::data::Store;
 use crate::message::Names;
 
-/// How many chunks a worker may have at hand where they take no time, and what that means.
+/// The most chunks in hand for each worker. Only chunks that take almost no time reach this limit.
 pub(super) const MAX_CHUNKS_PER_WORKER: usize = 32;
 
-/// How long what was asked for ahead may wait for a worker, before another machine is to have it.
+/// How long a chunk that was requested ahead may wait for a worker, before the driver hands the
+/// chunk to another machine.
 pub(super) const MAX_WAIT_AHEAD: Duration = Duration::from_millis(200);
 
-/// What all executions of an agent share.
+/// State that all executions of an agent share.
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) store: Store,
     pub(super) names: Names,
     pub(super) pool: Pool,
     pub(super) host: String,
-    /// Room for executions; one that must be alone takes it all.
+    /// One permit for each execution that may run. A chunk that must run alone takes all permits.
     pub(super) room: Semaphore,
 }
 
 impl Shared {
-    /// How many chunks each worker has to do with, those that wait for it included.
+    /// How many chunks each worker has, including chunks that wait for it.
     pub(super) fn chunks_a_worker(&self) -> usize {
         let workers = self.pool.processes();
         (workers * MAX_CHUNKS_PER_WORKER)
@@ -37,7 +38,8 @@ impl Shared {
     }
 }
 
-/// Where in the stream some work lies.
+/// One delivery of a chunk: where to acknowledge it, its sequence number in the stream, and how
+/// often the server has delivered it.
 pub(super) struct Place {
     pub(super) acknowledge: String,
     pub(super) sequence: u64,
@@ -48,7 +50,7 @@ impl Place {
     pub(super) fn of(message: &Message) -> Option<Place> {
         let acknowledge = message.reply.as_ref()?.to_string();
         let fields: Vec<&str> = acknowledge.strip_prefix("$JS.ACK.")?.split('.').collect();
-        // Newer servers put domain and account before the stream.
+        // Newer servers put a domain and an account before the stream's name.
         let from_stream = fields.get(if fields.len() >= 9 { 2.. } else { 0.. })?;
         let [_, _, delivered, sequence, ..] = from_stream else { return None };
         let (delivered, sequence) = (delivered.parse().ok()?, sequence.parse().ok()?);

@@ -1,4 +1,4 @@
-//! A job's tasks that are not handed out yet, and how large the next chunk is to be.
+//! The tasks of a job that are not handed out yet, and the size of the next chunk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,25 +7,27 @@ use proc_core::remote;
 
 use crate::message::Chunk;
 
-/// How long a chunk should take: long against the way to another machine, short for people.
+/// How long a chunk should take: long compared with the way to another machine, but short for
+/// people who wait.
 const CHUNK_TIME: f64 = 10e6; // nanoseconds
 
-/// How long chunks of a size that was asked for may take together to travel as one, and how many tasks
-/// that are at most.
+/// Chunks of an explicit chunksize travel together in one message if they are short. These are the
+/// longest time that they may take together, and the most tasks.
 const TOGETHER_TIME: f64 = 1e6; // nanoseconds
 const TOGETHER: usize = 64;
 
-/// Into how many chunks for each worker what is left is cut at least: so much less is lost with a
-/// machine, or waits for the last one.
+/// The remaining tasks are cut into at least this many chunks for each worker. The smaller a chunk
+/// is, the less is lost with a machine, and the shorter is the wait for the last chunk.
 const SHARES: usize = 6;
 
-/// How long the smallest chunk should take, if its size is up to us: less is not worth the way.
+/// How long the smallest chunk should take, unless the caller has set a chunksize. Less is not
+/// worth the way to another machine.
 const MIN_CHUNK_NANOS: f64 = 0.25e6; // nanoseconds
 
-/// How many bytes a chunk has at most, unless one task has more.
+/// How many bytes of arguments a chunk has at most, unless a single task has more.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Encoded tasks whose numbers follow each other.
+/// Encoded tasks with consecutive numbers.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) first: usize,
@@ -33,13 +35,14 @@ pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
 }
 
+/// The tasks of a job that are not handed out yet.
 #[derive(Debug)]
 pub(super) struct Feed {
     chunksize: Option<usize>,
-    /// The front one with how many of its bytes are gone.
+    /// Each batch with the number of bytes that are already cut off; 0 for all but the front batch.
     batches: VecDeque<(Batch, usize)>,
     left: usize,
-    /// Nanoseconds that a task takes.
+    /// Nanoseconds that a task takes, if that is known.
     cost: Option<f64>,
 }
 
@@ -52,7 +55,8 @@ impl Feed {
         self.left += batch.count;
         match self.batches.back_mut() {
             _ if batch.count == 0 => {}
-            // Small ones that follow each other are one, so that their tasks can travel together.
+            // Small batches with consecutive numbers become one, so that their tasks can travel
+            // together.
             Some((last, _))
                 if last.first + last.count == batch.first && last.bytes.len() < CHUNK_BYTES =>
             {
@@ -67,7 +71,7 @@ impl Feed {
         self.batches.is_empty()
     }
 
-    /// Cuts off the next chunk, for a fleet of `workers`.
+    /// Cuts off the next chunk, for a fleet with `workers` workers.
     pub(super) fn cut(&mut self, workers: usize) -> Option<(Chunk, Arc<Vec<u8>>)> {
         let wanted = self.chunk_size(workers);
         let (batch, at) = self.batches.front_mut()?;
@@ -90,14 +94,16 @@ impl Feed {
         Some((Chunk { first, count, attempt: 0, returns: 0, losses: 0 }, Arc::new(bytes)))
     }
 
-    /// As many as take the right time, and never more than a fair share.
+    /// The size of the next chunk: as many tasks as take the right time, up to a fair share of the
+    /// remaining tasks.
     ///
-    /// Before anything is known, one for each worker tells.
+    /// The first chunks are as small as possible, and show how long a task takes.
     fn chunk_size(&self, workers: usize) -> usize {
         self.timely(self.left.div_ceil(SHARES * workers))
     }
 
-    /// As many as take the right time, up to a `fair` share; whole chunks where a size is asked for.
+    /// As many tasks as take `CHUNK_TIME`, up to a `fair` share, but at least as many as take
+    /// `MIN_CHUNK_NANOS`. With an explicit chunksize, a multiple of the chunksize.
     fn timely(&self, fair: usize) -> usize {
         let lasting = |time: f64| self.cost.map_or(1, |cost| (time / cost) as usize);
         match self.chunksize {
@@ -106,21 +112,22 @@ impl Feed {
         }
     }
 
-    /// Learns what a task costs from a finished chunk.
+    /// Learns from a finished chunk how long a task takes.
     pub(super) fn learn(&mut self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
-        // The way to the worker is part of it, which on a busy machine is most of a small chunk's: less is
-        // believed at once, so that chunks grow and the way counts for less; more only by and by.
+        // The time includes the way to the worker, which on a busy machine is most of the time of a
+        // small chunk. A shorter time is therefore believed at once: chunks then grow, and the way
+        // counts for less. A longer time is believed only gradually.
         self.cost = Some(self.cost.map_or(now, |old| now.min(0.75 * old + 0.25 * now)));
     }
 
-    /// Nanoseconds that a chunk takes, once that is known.
+    /// Nanoseconds that a chunk takes, if that is known.
     pub(super) fn chunk_cost(&self) -> Option<f64> {
         self.cost.map(|cost| cost * self.timely(usize::MAX) as f64)
     }
 }
 
-/// Takes the bytes of `count` records off `bytes`; all there are, where there are fewer.
+/// Takes the first `count` records off `bytes` and returns them; all records, if there are fewer.
 pub(super) fn take_records<'a>(bytes: &mut &'a [u8], count: usize) -> &'a [u8] {
     let mut len = 0;
     for _ in 0..count {

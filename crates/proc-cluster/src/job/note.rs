@@ -1,4 +1,4 @@
-//! What a job is told, and what its call asks for.
+//! The messages to a job, and the settings of its call.
 
 use std::time::Duration;
 
@@ -7,22 +7,23 @@ use proc_core::Error;
 use super::feed::Batch;
 use crate::message::Reply;
 
-/// How long the server may take over a request that nobody waits for.
+/// How long the server may take to answer a request for which no caller waits.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a job is told.
+/// A message to a job, from its caller or from the connection.
 #[derive(Debug)]
 pub(crate) enum Note {
     /// More tasks to do.
     Tasks(Batch),
-    /// There will be no more.
+    /// There will be no more tasks.
     End,
+    /// The answer of an agent to a chunk.
     Reply(Reply),
-    /// Nobody waits any more; whoever still does gets the reason.
+    /// The job must end. A caller who still waits gets the error.
     Close(Error),
 }
 
-/// What a call asks for beside results.
+/// The settings of a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Terms {
     pub(crate) chunksize: Option<usize>,

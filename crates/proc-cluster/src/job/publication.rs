@@ -1,4 +1,4 @@
-//! A chunk on its way to the server, until that has confirmed it.
+//! Sends a chunk to the server, until the server has confirmed the chunk.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::connection::is_connected;
 use crate::link::Link;
 use crate::message::{self, Chunk, Work};
 
-/// How long after a try comes the next one.
+/// How long to wait between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A chunk on its way to the server.
@@ -29,15 +29,17 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// Sends until the server has confirmed it; it counts what comes twice once.
+    /// Sends the chunk until the server has confirmed it. The server stores a chunk that it
+    /// receives twice only once.
     ///
-    /// A server that is away is waited for, as everything else of a job does; one that is there and
-    /// refuses is tried for as long as a call waits for agents.
+    /// While the server is away, the publication waits, as all parts of a job do. If the server is
+    /// there and refuses, the publication tries for as long as a call waits for agents
+    /// (`patience`).
     pub(super) async fn run(self) -> Result<Chunk, (Chunk, Error)> {
         let mut refused = None;
         loop {
             if !is_connected(&self.link.client) {
-                // Each try would wait in the client, and all of them go out in the end.
+                // The client would keep each attempt, and send all of them when it is connected.
                 refused = None;
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
@@ -52,7 +54,7 @@ impl Publication {
             }
             warn!(job = self.job, %error, "work was not confirmed and is sent again");
             tokio::time::sleep(RETRY_INTERVAL).await;
-            // Somebody may have removed the streams, or the server lost them.
+            // A user may have removed the streams, or the server may have lost them.
             let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.link.make_streams()).await;
         }
     }
@@ -90,7 +92,7 @@ impl Publication {
     }
 }
 
-/// A panic as an error like others: whoever waits for this is to hear of it.
+/// Turns a panic of `send` into an error, so that the waiting caller is told of it.
 async fn unpanicked(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let sent = AssertUnwindSafe(send).catch_unwind().await;
     sent.unwrap_or_else(|_| Err(fleet_error("work cannot be sent: that panicked; see the log")))

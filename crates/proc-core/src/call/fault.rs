@@ -1,11 +1,11 @@
-//! What can go wrong in a call that its process survives.
+//! Describes what can go wrong in a call that its process survives.
 
 use serde::{Deserialize, Serialize};
 
 use crate::panics::PanicReport;
 use crate::wire;
 
-/// What can go wrong inside a worker that lives on.
+/// Fault of a call that its process survives.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Fault {
     Panicked(PanicReport),
@@ -13,11 +13,11 @@ pub(crate) enum Fault {
     Arguments(String),
     /// The result could not be encoded.
     Result(String),
-    /// The function is not the one that was meant.
+    /// The function is not the one that was meant, or was not found.
     Unknown(String),
 }
 
-/// What a task is at, to tell what a panic means.
+/// Stage of a task, which tells what a panic means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Arguments,
@@ -26,7 +26,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// What a panic at this stage is to the caller.
+    /// Returns the fault that the caller gets for a panic at this stage.
     pub(crate) fn fault(self, panic: PanicReport) -> Fault {
         match self {
             Stage::Arguments => Fault::Arguments(wire::deserialize_panicked(&panic.message)),

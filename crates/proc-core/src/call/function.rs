@@ -1,12 +1,12 @@
-//! How a function crosses to another process: by the place of its descriptor in the program image.
+//! Names a function for another process, by the place of the function's entry in the program image.
 //!
-//! For each function type the compiler makes one constant [`Entry`], marked by [`MAGIC`]. A
+//! The compiler makes one constant [`Entry`] for each function type, marked by [`MAGIC`]. A
 //! [`Name`] is the distance of that entry from a fixed place in the image, with a fingerprint of
-//! the types. The receiver accepts it only if both run the same file, the distance leads to
-//! readable, aligned memory of the image, the mark is there and the types agree.
+//! the types. The receiver accepts a name only if both processes run the same file, the distance
+//! leads to readable, aligned memory of the image, the mark is there, and the types agree.
 //!
-//! There is no registry and no macro: the function's type alone says which code to run, which is
-//! why it must capture nothing.
+//! There is no registry and no macro. The function's type alone says which code to run, so the
+//! function must capture nothing.
 
 use std::any::TypeId;
 use std::cell::Cell;
@@ -21,7 +21,7 @@ use crate::panics;
 use crate::sys::image::Image;
 use crate::wire::{self, Handles, Message, Sink};
 
-/// Stops the compiler, in words for the caller, where a function carries data.
+/// Stops the compiler, with advice for the user, if a function carries data.
 macro_rules! refuse_captures {
     ($F:ty) => {
         const {
@@ -38,8 +38,8 @@ pub(crate) use refuse_captures;
 
 const MAGIC: [u8; 16] = *b"proc-core entry\x01";
 
-/// Whether `head` is [`MAGIC`], told from its complement, so that the mark itself stands nowhere in
-/// the image but in entries.
+/// Whether `head` is [`MAGIC`]. Compares it with the complement of the mark, so that only entries
+/// in the image contain the mark itself.
 fn is_marked(head: &[u8; 16]) -> bool {
     const COMPLEMENT: [u8; 16] = {
         let mut bytes = MAGIC;
@@ -55,13 +55,15 @@ fn is_marked(head: &[u8; 16]) -> bool {
         .all(|(byte, complement)| *byte == !complement)
 }
 
-/// What an entry leads to: a function pointer. So entries of all kinds have one layout, and what is
-/// found by its mark may be read as one of another kind until its types are compared.
+/// Type of the code in an entry, which is a function pointer. So entries of all kinds have the same
+/// layout: an entry that is found by its mark may be read as one of another kind, until the types
+/// are compared.
 pub(crate) trait Code: Copy + 'static {}
 
 impl Code for CallFn {}
 
-/// Everything another process needs to do with a function what `C` is for.
+/// Entry of a function: everything that another process needs in order to use the function. `C` is
+/// the type of the code, which says what the entry is for.
 #[repr(C)]
 pub(crate) struct Entry<C: Code> {
     magic: [u8; 16],
@@ -70,25 +72,26 @@ pub(crate) struct Entry<C: Code> {
 }
 
 impl<C: Code> Entry<C> {
-    /// The entry of what `T` stands for.
+    /// Makes the entry of the function that `T` stands for.
     pub(crate) const fn new<T: 'static>(code: C) -> Entry<C> {
         Entry { magic: MAGIC, types: types::<(T, C)>, code }
     }
 }
 
-/// Decodes an argument, calls, and appends the encoded result.
+/// Decodes an argument, calls the function, and appends the encoded result.
 pub(crate) type CallFn = fn(Input<'_>, &mut State, &mut Sink) -> Called;
 
-/// What came of a call: the channel ends of its result, which is written.
+/// Result of a call: the channel ends of the returned value, whose bytes are written already, or a
+/// fault.
 pub(crate) type Called = Result<Option<Handles>, Fault>;
 
-/// Encoded arguments, and the channel ends among them.
+/// Encoded arguments and the channel ends among them.
 pub(crate) struct Input<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<Handles>,
 }
 
-/// A function, as told to another process of the same program.
+/// Name of a function for another process of the same program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Name {
     image: u64,
@@ -96,13 +99,14 @@ pub(crate) struct Name {
     types: u64,
 }
 
-/// A way to call a function; each has an entry for each set of types.
+/// Way to call a function. Each way has an entry for each set of types.
 pub(crate) trait Callable: Sized + 'static {
     const CALL: &'static Entry<CallFn> = &Entry::new::<Self>(Self::call);
 
     type Result: Message;
 
-    /// May panic: `stage` then says what was being done.
+    /// Decodes the arguments and calls the function. May panic; `stage` then says what it was
+    /// doing.
     fn task(
         input: Input<'_>,
         state: &mut State,
@@ -116,7 +120,7 @@ pub(crate) trait Callable: Sized + 'static {
     }
 }
 
-/// A fingerprint of the types that are part of `T`.
+/// Returns a fingerprint of the types that are part of `T`.
 fn types<T: 'static>() -> u64 {
     let mut hasher = DefaultHasher::new();
     TypeId::of::<T>().hash(&mut hasher);
@@ -130,18 +134,18 @@ fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
     Ok(argument)
 }
 
-/// Encodes a result, and drops it. May panic, as a task may.
+/// Encodes a result and drops it. May panic, as a task may.
 #[inline]
 pub(crate) fn write<R: Message>(result: R, out: &mut Sink, stage: &Cell<Stage>) -> Called {
     stage.set(Stage::Result);
     let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
-    // What its destructor does is the function's business.
+    // A panic in the destructor of the result counts as a panic of the function.
     stage.set(Stage::Function);
     drop(result);
     encoded
 }
 
-/// A function of its argument alone.
+/// Function of its argument alone.
 pub(crate) struct Plain<F, A, R>(PhantomData<fn(F, A) -> R>);
 
 impl<F, A, R> Callable for Plain<F, A, R>
@@ -159,7 +163,7 @@ where
     }
 }
 
-/// A function of the worker's state and its argument.
+/// Function of the worker's state and its argument.
 pub(crate) struct Stateful<F, S, A, R>(PhantomData<fn(F, S, A) -> R>);
 
 impl<F, S, A, R> Callable for Stateful<F, S, A, R>
@@ -180,7 +184,7 @@ where
     }
 }
 
-/// A function that makes the worker's state.
+/// Function that makes the worker's state.
 struct Maker<F, A, S>(PhantomData<fn(F, A) -> S>);
 
 impl<F, A, S> Callable for Maker<F, A, S>
@@ -198,7 +202,7 @@ where
     }
 }
 
-/// A function that is given the worker's state at its end.
+/// Function that is given the worker's state when the worker ends.
 struct Taker<F, S>(PhantomData<fn(F, S)>);
 
 impl<F, S> Callable for Taker<F, S>
@@ -210,7 +214,7 @@ where
 
     fn task(_: Input<'_>, state: &mut State, _: &Cell<Stage>) -> Result<(), Fault> {
         let state = state.take()?;
-        // Nobody waits for it, so the message of a panic is printed as in any thread.
+        // Nobody waits for this call, so the message of a panic is printed, as in any thread.
         let _ = panics::catch_and_print(|| crate::sys::zst_value::<F>()(*state));
         Ok(())
     }
@@ -221,7 +225,8 @@ where
 }
 
 impl Name {
-    /// The name of `F`; an error where its code lies outside the image that holds this crate.
+    /// Returns the name of `F`; an error if its code lies outside the image that contains this
+    /// crate.
     pub(crate) fn of<F, A, R>() -> Result<Name, String>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -232,7 +237,7 @@ impl Name {
         Name::of_entry::<F, _>(Plain::<F, A, R>::CALL)
     }
 
-    /// The name of a function that makes the worker's state.
+    /// Returns the name of a function that makes the worker's state.
     pub(crate) fn of_maker<F, A, S>() -> Result<Name, String>
     where
         F: Fn(A) -> S + Copy + 'static,
@@ -243,7 +248,7 @@ impl Name {
         Name::of_entry::<F, _>(Maker::<F, A, S>::CALL)
     }
 
-    /// The name of a function that is given the worker's state at its end.
+    /// Returns the name of a function that is given the worker's state when the worker ends.
     pub(crate) fn of_taker<F, S>() -> Result<Name, String>
     where
         F: Fn(S) + Copy + 'static,
@@ -253,7 +258,7 @@ impl Name {
         Name::of_entry::<F, _>(Taker::<F, S>::CALL)
     }
 
-    /// The name of an entry of `F`.
+    /// Returns the name of an entry of `F`.
     pub(crate) fn of_entry<F, C: Code>(entry: &'static Entry<C>) -> Result<Name, String> {
         let image = Image::get();
         let offset = image.offset_of(entry).ok_or_else(|| {
@@ -266,17 +271,17 @@ impl Name {
         Ok(Name { image: image.identity(), offset, types: (entry.types)() })
     }
 
-    /// The name as plain words, for shared memory.
+    /// Returns the name as plain words, for shared memory.
     pub(crate) fn to_words(self) -> [u64; 3] {
         [self.image, self.offset as u64, self.types]
     }
 
-    /// The name that became these words.
+    /// Returns the name that [`to_words`](Name::to_words) turned into these words.
     pub(crate) fn from_words([image, offset, types]: [u64; 3]) -> Name {
         Name { image, offset: offset as i64, types }
     }
 
-    /// What is behind a name, checked before anything is called.
+    /// Returns the code that the name leads to. Checks the name before anything is called.
     pub(crate) fn resolve<C: Code>(&self) -> Result<&'static C, Fault> {
         const { assert!(size_of::<C>() == size_of::<fn()>(), "it is a function pointer") };
         let image = Image::get();
@@ -294,7 +299,7 @@ impl Name {
         Ok(&entry.code)
     }
 
-    /// Calls what is behind a name, which is a [`Callable`].
+    /// Calls the function that the name leads to, which must be a [`Callable`].
     pub(crate) fn call(&self, input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
         self.resolve::<CallFn>()?(input, state, out)
     }
@@ -327,7 +332,7 @@ mod tests {
         *count
     }
 
-    /// What `count` gives for `by`, as a worker calls it.
+    /// Calls `count` as a worker does, and returns its result for `by`.
     fn counted(state: &mut State, by: u32) -> Result<u32, Fault> {
         fn name_of<F: Fn(&mut u32, u32) -> u32 + Copy + 'static>(_: F) -> Name {
             let entry = Stateful::<F, u32, u32, u32>::CALL;

@@ -1,4 +1,4 @@
-//! Functions named across processes, how they are called, and how a call fails.
+//! Names functions across processes, calls them, and describes how a call fails.
 
 mod fault;
 mod function;

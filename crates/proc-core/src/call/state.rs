@@ -1,20 +1,21 @@
-//! A worker's state: made in the worker, lent to its tasks, and never sent.
+//! Keeps a worker's state, which is made in the worker, lent to its tasks, and never sent.
 
 use std::any::Any;
 
 use super::Fault;
 use crate::panics;
 
-/// What a worker keeps from task to task, of whatever type its pool says; `()` where that says
-/// none.
+/// State that a worker keeps from task to task. The pool chooses its type; without a choice it is
+/// `()`.
 pub(crate) struct State {
     value: Option<Box<dyn Any>>,
-    /// A task has it. If that has panicked, it may have left it half changed.
+    /// Whether a task has the value. If that task has panicked, it may have left the value half
+    /// changed.
     lent: bool,
 }
 
 impl State {
-    /// For what is called without.
+    /// Makes an empty state, for calls that need none.
     pub(crate) fn none() -> State {
         State { value: None, lent: false }
     }
@@ -23,7 +24,7 @@ impl State {
         self.value = Some(Box::new(value));
     }
 
-    /// Lends the state, until it is taken back.
+    /// Lends the state until [`take_back`](State::take_back) is called.
     pub(crate) fn lend<S: 'static>(&mut self) -> Result<&mut S, Fault> {
         let value = self.value.as_mut().and_then(|value| value.downcast_mut());
         let value = value.ok_or_else(wrong_type)?;
@@ -35,17 +36,17 @@ impl State {
         self.lent = false;
     }
 
-    /// Whether it was lent to a task that did not return.
+    /// Whether the state was lent to a task that did not return.
     pub(crate) fn is_spoilt(&self) -> bool {
         self.lent
     }
 
-    /// Gives it away for good.
+    /// Gives the state away for good.
     pub(crate) fn take<S: 'static>(&mut self) -> Result<Box<S>, Fault> {
         self.value.take().and_then(|value| value.downcast().ok()).ok_or_else(wrong_type)
     }
 
-    /// Drops it. A panic in its destructor is printed, as in any thread.
+    /// Drops the state. A panic in its destructor is printed, as in any thread.
     pub(crate) fn clear(&mut self) {
         self.lent = false;
         let value = self.value.take();

@@ -1,4 +1,4 @@
-//! How a process ended, and what it said of that before.
+//! Describes how a process ended, and which last words it sent before.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::panics::PanicReport;
 
-/// What a process has said.
+/// Last words of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LastWords {
-    /// It panicked; where that cannot unwind, it is aborted.
+    /// The process panicked. A panic that cannot unwind aborts the process.
     Panicked(PanicReport),
-    /// It was about to die, and the last system call that had failed in its thread wanted memory,
-    /// or an allocation of Rust's had failed.
+    /// The process was about to die after memory was refused: the last system call that had failed
+    /// in its thread wanted memory, or an allocation of Rust's had failed.
     NoMemory,
 }
 
 impl LastWords {
-    /// Whether a process that said this may have died of it in this way.
+    /// Whether a process that ended with `status` may have died of what these last words say.
     pub(crate) fn explains(&self, status: ExitStatus) -> bool {
         let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
         match self {
@@ -31,16 +31,16 @@ impl LastWords {
     }
 }
 
-/// How a process ended, as far as it is known.
+/// End of a process, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exit {
-    /// `None` where nobody is left who knew it.
+    /// Exit status; `None` if no process is left that knew it.
     pub(crate) status: Option<ExitStatus>,
     pub(crate) last_words: Option<LastWords>,
 }
 
 impl Exit {
-    /// As a fork server tells it.
+    /// Makes the exit that a fork server has reported. `status` is a raw wait status.
     pub(crate) fn told(status: i32, last_words: Option<LastWords>) -> Exit {
         Exit { status: Some(ExitStatus::from_raw(status)), last_words }
     }

@@ -18,10 +18,40 @@ use crate::panics::PanicReport;
 use crate::sys;
 use crate::wire::Payload;
 
+/// What kind an [`Error`] is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The function panicked; its process lives on.
+    Panic,
+    /// The process ended before it gave a result.
+    Death,
+    /// The time that the caller allowed has passed.
+    Timeout,
+    /// The caller took the task back.
+    Cancelled,
+    /// An argument or a result cannot be encoded.
+    Encode,
+    /// An argument or a result cannot be decoded.
+    Decode,
+    /// A process, a thread or shared memory cannot be had.
+    Start,
+    /// The pool's initializer failed in every worker that was tried.
+    Initializer,
+    /// The pool was closed, terminated or dropped, or a worker has overwritten its memory.
+    Closed,
+    /// More of the pool's workers died than its restart intensity allows.
+    RestartLimit,
+    /// A number or a combination makes no sense, such as a pool of no processes.
+    Invalid,
+    /// There is no fleet of machines that could do it (`proc-cluster`).
+    Fleet,
+}
+
 /// Why a process, a pool or a task did not give a result.
 ///
-/// The message names the task, the worker and the pid where there are any, and says what to do. Ask
-/// the `is_…` methods which kind it is. Cloning is cheap.
+/// The message names the task, the worker and the pid where there are any, and says what to do. [`kind`](Error::kind) is for matching.
+/// Cloning is cheap.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -149,6 +179,11 @@ impl Error {
         Error::new(Kind::Restarts { restarts, period, last })
     }
 
+    /// A result that was asked for again.
+    pub(crate) fn already_taken() -> Error {
+        Error::invalid("the result was taken already: it is given once")
+    }
+
     pub(crate) fn invalid(what: impl Into<String>) -> Error {
         Error::new(Kind::Invalid(what.into()))
     }
@@ -165,17 +200,53 @@ impl Error {
         matches!(*self.0.kind, Kind::ForkServerGone)
     }
 
+    /// What kind of error it is, to match on.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// use proc_core::{ErrorKind, Pool};
+    ///
+    /// let pool = Pool::builder().processes(1).build()?;
+    /// let half = |x: u32| x.is_multiple_of(2).then_some(x / 2).expect("it is odd");
+    /// match pool.apply(half, 7).map_err(|error| error.kind()) {
+    ///     Ok(half) => println!("{half}"),
+    ///     Err(ErrorKind::Panic) => println!("7 is odd"),
+    ///     Err(other) => println!("{other:?}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0.kind {
+            Kind::Panicked(_) => ErrorKind::Panic,
+            Kind::Died { .. } | Kind::Lost(_) => ErrorKind::Death,
+            Kind::Timeout(_) => ErrorKind::Timeout,
+            Kind::Cancelled => ErrorKind::Cancelled,
+            Kind::Encode { .. } => ErrorKind::Encode,
+            Kind::Decode { .. } => ErrorKind::Decode,
+            Kind::Start { .. } | Kind::ForkServerGone | Kind::ForkWithThreads(_) => {
+                ErrorKind::Start
+            }
+            Kind::Initializer(_) => ErrorKind::Initializer,
+            Kind::Closed | Kind::Overwritten => ErrorKind::Closed,
+            Kind::Restarts { .. } => ErrorKind::RestartLimit,
+            Kind::Invalid(_) => ErrorKind::Invalid,
+            Kind::Fleet(_) => ErrorKind::Fleet,
+        }
+    }
+
     /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
     pub fn is_panic(&self) -> bool {
-        matches!(*self.0.kind, Kind::Panicked(_))
+        self.kind() == ErrorKind::Panic
     }
 
     /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
-        matches!(*self.0.kind, Kind::Died { .. } | Kind::Lost(_))
+        self.kind() == ErrorKind::Death
     }
 
-    /// The process passed one of its [`Limits`], and was ended by that.
+    /// The process passed one of its [`Limits`](crate::Limits), and was ended by that.
     ///
     /// Of memory that is said where the system had refused some to the process just before it
     /// crashed.
@@ -189,53 +260,53 @@ impl Error {
 
     /// The time that the caller allowed has passed.
     pub fn is_timeout(&self) -> bool {
-        matches!(*self.0.kind, Kind::Timeout(_))
+        self.kind() == ErrorKind::Timeout
     }
 
     /// The caller took the task back.
     pub fn is_cancelled(&self) -> bool {
-        matches!(*self.0.kind, Kind::Cancelled)
+        self.kind() == ErrorKind::Cancelled
     }
 
     /// An argument or result could not be encoded.
     pub fn is_encode(&self) -> bool {
-        matches!(*self.0.kind, Kind::Encode { .. })
+        self.kind() == ErrorKind::Encode
     }
 
     /// An argument or result could not be decoded.
     pub fn is_decode(&self) -> bool {
-        matches!(*self.0.kind, Kind::Decode { .. })
+        self.kind() == ErrorKind::Decode
     }
 
     /// A process could not be started.
     pub fn is_start(&self) -> bool {
-        matches!(*self.0.kind, Kind::Start { .. } | Kind::ForkServerGone | Kind::ForkWithThreads(_))
+        self.kind() == ErrorKind::Start
     }
 
     /// The pool's initializer failed in every worker that was tried.
     pub fn is_initializer(&self) -> bool {
-        matches!(*self.0.kind, Kind::Initializer(_))
+        self.kind() == ErrorKind::Initializer
     }
 
     /// The pool was closed, terminated or dropped, or a worker has destroyed what it rests on.
     pub fn is_closed(&self) -> bool {
-        matches!(*self.0.kind, Kind::Closed | Kind::Overwritten)
+        self.kind() == ErrorKind::Closed
     }
 
     /// More of the pool's workers died than [`restart_intensity`](crate::PoolBuilder) allows.
     pub fn is_restart_limit(&self) -> bool {
-        matches!(*self.0.kind, Kind::Restarts { .. })
+        self.kind() == ErrorKind::RestartLimit
     }
 
     /// A number or combination that makes no sense, such as a pool of no processes.
     pub fn is_invalid(&self) -> bool {
-        matches!(*self.0.kind, Kind::Invalid(_))
+        self.kind() == ErrorKind::Invalid
     }
 
     /// There is no fleet of machines to do it: no server, or no agent of this build
     /// (`proc-cluster`).
     pub fn is_fleet(&self) -> bool {
-        matches!(*self.0.kind, Kind::Fleet(_))
+        self.kind() == ErrorKind::Fleet
     }
 
     /// How the process ended, where that is the error.
@@ -295,7 +366,7 @@ impl Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0.kind {
-            Kind::Start { source, .. } => Some(source),
+            // The text tells what the system has said.
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
             _ => None,
         }
@@ -331,7 +402,7 @@ impl Display for Error {
             Kind::ForkServerGone => {
                 write!(
                     f,
-                    "cannot start a process: the fork_server, which makes processes, was killed, or there \
+                    "cannot start a process: the fork server, which makes processes, was killed, or there \
                      were too many open files for the request (raise the limit, ulimit -n)"
                 )
             }
@@ -361,12 +432,7 @@ impl Display for Error {
             ),
             Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
         }?;
-        write_origin(origin, f)?;
-        match &**kind {
-            Kind::Initializer(cause) => write!(f, ": {cause}"),
-            Kind::Restarts { last, .. } => write!(f, ": at last {last}"),
-            _ => Ok(()),
-        }
+        write_origin(origin, f)
     }
 }
 
@@ -406,8 +472,15 @@ fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Res
     }
 }
 
+/// What `main` and `unwrap` print: the text, and then each cause in a line of its own.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.0.kind).field("place", &self.0.origin).finish()
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, "\ncaused by: {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

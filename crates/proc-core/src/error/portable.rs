@@ -1,4 +1,4 @@
-//! An error as bytes, for the wire between machines; it comes back as the same error.
+//! Encodes an error as bytes, to send it between machines. Decoding makes the same error again.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -11,14 +11,15 @@ use super::{Error, Kind, Origin};
 use crate::panics::PanicReport;
 use crate::wire::{self, Sink};
 
-/// [`Error`], as it is written.
+/// Encoded form of an [`Error`].
 #[derive(Serialize, Deserialize)]
 struct Portable {
     kind: PortableKind,
     origin: Origin,
 }
 
-/// [`Kind`], member by member: statuses as numbers, the system's errors as number and text.
+/// Encoded form of a [`Kind`], member by member. A status is a number; an error of the system is a
+/// number and a text.
 #[derive(Serialize, Deserialize)]
 enum PortableKind {
     Panicked(PanicReport),
@@ -42,7 +43,7 @@ enum PortableKind {
 }
 
 impl Error {
-    /// The error as bytes.
+    /// Returns the error as bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Sink::default();
         // Texts and numbers can always be encoded.
@@ -50,7 +51,7 @@ impl Error {
         bytes.into_bytes()
     }
 
-    /// The error that became these bytes, which may be anybody's.
+    /// Returns the error that became these bytes. The bytes may come from anybody.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Error {
         wire::decode::<Portable>(bytes, None)
             .map_or_else(Error::decode_result, Portable::into_error)

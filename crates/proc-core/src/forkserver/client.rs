@@ -1,4 +1,4 @@
-//! A fork server, for whoever asks it for processes, and the processes that it has made.
+//! Asks a fork server for processes, and signals the processes that it has made.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,6 +8,7 @@ use std::time::Instant;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
+use super::StdioConfig;
 use super::environment::{EnvironmentChanges, Overrides, Snapshot};
 use super::server::{Ears, Newborn, REAP_TIMEOUT, Server};
 use super::streams::Streams;
@@ -16,23 +17,24 @@ use crate::error::Error;
 use crate::sys::{self, Forked, Rights, SingleThread};
 use crate::wire;
 
-/// A fork server, for whoever asks it for processes.
+/// Fork server, as seen by the processes that ask it for processes.
 #[derive(Debug)]
 pub(crate) struct ForkServer {
     line: Arc<ServerLink>,
-    /// Where the fork server is a child: its pid and its parent, who tells it to end and collects it.
+    /// Pid of the fork server and pid of its parent, if the parent is the process that it serves.
+    /// Only the parent tells the fork server to end, and reaps it.
     child: Option<(u32, u32)>,
-    /// Where another fork server has made it: how to end it.
+    /// Handle by which the fork server is ended, if another fork server has made it.
     handle: Option<Handle>,
-    /// What the fork server's own environment looks like.
+    /// Environment and rights of the fork server itself.
     base: Snapshot,
-    /// Closed when this process ends, or executes another program: then the fork server ends.
-    #[expect(dead_code, reason = "held for the fork server, nothing more")]
+    /// Pipe end that is closed when this process ends or executes another program. The fork server
+    /// ends then.
     life: Option<OwnedFd>,
 }
 
 impl ForkServer {
-    /// One that is a child of this process, and was told nothing yet.
+    /// Represents a fork server that is a child of this process, and that has no requests yet.
     pub(super) fn executed(
         line: Arc<ServerLink>,
         base: Snapshot,
@@ -43,20 +45,21 @@ impl ForkServer {
         ForkServer { line, child: Some((child, sys::pid())), handle: None, base, life: Some(life) }
     }
 
-    /// One that was made by another fork server.
+    /// Represents a fork server that another fork server has made.
     pub(crate) fn made(line: Arc<ServerLink>, base: Snapshot, handle: Handle) -> ForkServer {
         ForkServer { line, child: None, handle: Some(handle), base, life: None }
     }
 
-    /// In a template: itself, as its children see it.
+    /// In a fork server: represents the fork server itself, for its children.
     pub(crate) fn own(line: Arc<ServerLink>, base: Snapshot) -> ForkServer {
         ForkServer { line, child: None, handle: None, base, life: None }
     }
 
-    /// Forks a fork server from this process as it is now, but for `streams`.
+    /// Forks a fork server from this process as it is now. The fork server closes its copies of the
+    /// descriptors that were given for standard streams.
     pub(crate) fn fork(
         alone: SingleThread,
-        streams: &Streams,
+        stdio: &StdioConfig,
         become_process: fn(ForkServer, Newborn) -> !,
     ) -> io::Result<ForkServer> {
         sys::fill_standard_streams();
@@ -75,7 +78,12 @@ impl ForkServer {
             }
             Forked::Child => {
                 drop(life);
-                streams.close_copies();
+                stdio.close_copies();
+                // Children of the fork server begin with an empty stdin: the program's input is for
+                // the program alone.
+                if sys::null_stream(0).and_then(|null| sys::put_stream(0, null)).is_err() {
+                    sys::exit_now(1);
+                }
                 let own = ForkServer::own(ServerLink::new(sender, ring), base);
                 let ears = Ears { requests, bell, life: Some(owners_life.into()) };
                 own.serve(alone, owner, ears, become_process)
@@ -83,7 +91,7 @@ impl ForkServer {
         }
     }
 
-    /// In a fork server: serves its owner; what `become_process` gets is a new process.
+    /// In a fork server: serves its owner. Each new process calls `become_process`.
     pub(crate) fn serve(
         self,
         alone: SingleThread,
@@ -95,12 +103,13 @@ impl ForkServer {
         become_process(self, newborn)
     }
 
-    /// What a new process must change to have today's environment, with `overrides`.
+    /// Returns what a new process must change to have the current environment of the caller, with
+    /// `overrides`.
     pub(crate) fn environment(&self, overrides: &Overrides) -> Result<EnvironmentChanges, String> {
         self.base.changes(overrides)
     }
 
-    /// Asks for a process.
+    /// Asks the fork server for a process.
     pub(crate) fn start(&self, start: Start, streams: &Streams) -> Result<(), Error> {
         if start.lifetime == Lifetime::Daemon {
             known::note_daemon(self.child.map(|(pid, _)| pid), &self.line);
@@ -118,20 +127,21 @@ impl ForkServer {
         })
     }
 
-    /// Takes back what a process was to have whose start has failed.
+    /// Takes back the streams of a process whose start has failed.
     pub(crate) fn forget(&self, key: Key) {
         let _ = self.ask(Request::Forget(key));
     }
 
-    /// Sends a signal to a process that was asked for here, unless it has ended.
+    /// Sends a signal to a process that this fork server has made, unless the process has ended.
     pub(crate) fn signal(&self, to: Key, signal: Signal) {
-        // Where the fork server is gone, so are its children.
+        // If the fork server is gone, so are its children.
         let _ = self.ask(Request::Signal { to, signal: signal as i32 });
     }
 
-    /// Kills the fork server where it is this process's child.
+    /// Kills the fork server, if this process can: as its parent, or through the handle.
     pub(crate) fn kill(&self) {
-        // Only this process collects it, and not before this value is dropped.
+        // The pid is still that of the fork server: only this process reaps it, and not before this
+        // value is dropped.
         if let Some((child, parent)) = self.child
             && parent == sys::pid()
         {
@@ -142,23 +152,24 @@ impl ForkServer {
         }
     }
 
-    /// Whether the fork server still has this thread's rights, and so may make its children.
+    /// Whether the fork server still has the rights of this thread, and so may make processes for
+    /// this thread.
     ///
     /// # Errors
     ///
-    /// There is no descriptor for asking.
+    /// There is no descriptor left to read the rights.
     pub(crate) fn has_our_rights(&self) -> Result<bool, Error> {
         let now = Rights::now().map_err(|error| Error::start("a process", error))?;
         Ok(self.base.rights == now)
     }
 
-    /// Ends a fork server of which nothing more is wanted, and waits for that: what it holds is gone
-    /// then.
+    /// Ends a fork server that is no longer wanted, and waits for its end. Everything that it held
+    /// is free then.
     pub(crate) fn end(fork_server: Arc<ForkServer>) {
         let handle = fork_server.handle.as_ref().map(|handle| handle.pid);
         let child = fork_server.child.map(|(pid, _)| pid);
         let end = handle.and_then(sys::watch_process);
-        // Others may hold it until they have ended their last process.
+        // Other holders may keep the fork server until their last process has ended.
         drop(fork_server);
         let deadline = Instant::now() + REAP_TIMEOUT;
         if let Some(pid) = child {
@@ -179,12 +190,12 @@ impl ForkServer {
 
 impl Drop for ForkServer {
     fn drop(&mut self) {
-        // A fork of the parent drops a copy of this, which must have no effect.
+        // A copy of the parent, made by a fork, drops this value too. That must have no effect.
         if let Some((child, parent)) = self.child.take()
             && parent == sys::pid()
         {
             let _ = self.ask(Request::Retire);
-            known::collect_later(child);
+            known::collect_later(child, self.life.take());
         }
         if self.handle.as_ref().is_some_and(Handle::is_ours) {
             let _ = self.ask(Request::Retire);
@@ -192,7 +203,7 @@ impl Drop for ForkServer {
     }
 }
 
-/// Names a started process, and knows who may signal it.
+/// Handle of a started process: names it, and knows the fork server that may signal it.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     pub(crate) pid: u32,
@@ -201,27 +212,27 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Of a process whose pid is not known yet.
+    /// Makes the handle of a process whose pid is not known yet.
     pub(super) fn new(key: Key, fork_server: &Arc<ForkServer>) -> Handle {
         Handle { pid: 0, key, fork_server: Arc::clone(fork_server) }
     }
 
-    /// Sends a signal, unless the process has been reaped.
+    /// Sends a signal to the process, unless it has been reaped.
     pub(crate) fn signal(&self, signal: Signal) {
         self.fork_server.signal(self.key, signal);
     }
 
-    /// The process that asked for it.
+    /// Returns the pid of the process that asked for this one.
     pub(crate) fn owner(&self) -> u32 {
         self.key.owner
     }
 
-    /// Whether this process asked for it, and is no copy of the one that did.
+    /// Whether this process asked for it. False in a copy of the process that asked.
     pub(crate) fn is_ours(&self) -> bool {
         self.owner() == sys::pid()
     }
 
-    /// Ends the fork server that made the process, and with it all that it made.
+    /// Ends the fork server that made the process, and with it all processes that it made.
     pub(crate) fn kill_fork_server(&self) {
         self.fork_server.kill();
     }

@@ -1,5 +1,5 @@
-//! The end of this process, in order: its daemons are told to end, its other children are waited for,
-//! and its fork servers are collected.
+//! Ends this process in order: tells its daemons to end, waits for its other children, and reaps
+//! its fork servers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,11 +10,10 @@ use super::known::{self, Known};
 use super::lifeline;
 use crate::sys::{self, PerProcess};
 
-/// How long the end of a program waits for the end of its fork servers.
+/// How long a program that ends waits for the end of its fork servers.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Has this process end in order: what is left when `main` returns, or `exit` is called, is seen
-/// to.
+/// Registers the orderly end of this process, which runs when `main` returns or `exit` is called.
 pub(crate) fn tidy_at_exit() {
     static IS_REGISTERED: PerProcess<AtomicBool> = PerProcess::new();
     if !IS_REGISTERED.get().swap(true, Ordering::Relaxed) {
@@ -22,16 +21,17 @@ pub(crate) fn tidy_at_exit() {
     }
 }
 
-/// Runs when `main` has returned or somebody has called `exit`: ends what is left, and collects the
-/// fork servers, which would else stay as zombies where the first process of the system does not
-/// reap.
+/// Ends the children that are left, and reaps the fork servers. Runs when `main` has returned or
+/// somebody has called `exit`. A fork server that is not reaped stays as a zombie if the first
+/// process of the system does not reap.
 extern "C" fn end_at_exit() {
     lifeline::end_at_exit();
     let deadline = Instant::now() + END_TIMEOUT;
-    // Another thread may hold the lock for long, and goes on while this one ends the program.
+    // Another thread may hold the lock for long: that thread goes on while this one ends the
+    // program.
     let Some(children) = known::end(deadline) else { return };
     end_fork_servers(children, deadline);
-    // A thread may have been making one meanwhile; it makes no other.
+    // Another thread may have been making a fork server meanwhile. It makes no more after that.
     while known::is_making() && Instant::now() < deadline {
         std::thread::yield_now();
     }
@@ -45,7 +45,8 @@ fn end_fork_servers(fork_servers: Vec<Known>, deadline: Instant) {
         let _ = line.order_end();
     }
     for known in fork_servers {
-        if sys::reap_until(known.pid, deadline).is_none() {
+        // Somebody else may have collected it: then its pid may be another process's.
+        if sys::reap_until(known.pid, deadline).is_none() && sys::is_child(known.pid) {
             sys::signal_child(known.pid, Signal::SIGKILL);
             sys::reap_until(known.pid, Instant::now() + END_TIMEOUT);
         }

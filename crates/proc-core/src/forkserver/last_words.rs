@@ -1,8 +1,9 @@
-//! What a process says of its death while it still can: the panic that ends it, or that it got no
+//! Lets a process say why it dies, while it still can: which panic ends it, or that it got no
 //! memory.
 //!
-//! A handler of the signal that ends it says it, by the descriptor channel of its fork server, in one system
-//! call, since a dying process can do no more. The fork server tells it to the parent, with the exit.
+//! The handler of the signal that ends the process sends these last words through the descriptor
+//! channel of the fork server. It uses one system call, since a dying process can do no more. The
+//! fork server reports the last words to the parent, together with the exit.
 
 use std::sync::Arc;
 
@@ -11,21 +12,23 @@ use crate::error::LastWords;
 use crate::panics::{self, PanicReport};
 use crate::sys;
 
-/// The longest message of a panic that is told in this way, in bytes.
+/// Longest message of a panic in last words, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1 << 10;
+/// Longest backtrace in last words, in bytes.
 const MAX_BACKTRACE_BYTES: usize = 2 << 10;
 
-/// In a template: has its children say at `line` why they crash, where that is known: by a panic
-/// that cannot unwind, or for want of memory. They inherit what is set here.
+/// In a fork server: makes its children send through `line` why they crash, if they know it: a
+/// panic that cannot unwind, or a lack of memory. The children inherit what is set here.
 pub(crate) fn have_children_say_to(line: &Arc<ServerLink>) {
     panics::set_witness(|report| {
-        // The panic that cannot unwind tells more than what says that it could not.
+        // After a panic that cannot unwind, the runtime panics again to say so. The first panic
+        // tells more, so keep the first.
         if !report.is_about_unwinding() {
             sys::prepare_last_words(&encode(&LastWords::Panicked(shortened(report))));
         }
     });
     sys::say_last_words_at(line.ring(), encode(&LastWords::NoMemory));
-    // The descriptor is used as long as there are children.
+    // Leak a reference: children use the descriptor as long as they live.
     std::mem::forget(Arc::clone(line));
 }
 
@@ -45,7 +48,7 @@ fn encode(words: &LastWords) -> Vec<u8> {
     postcard::to_stdvec(words).unwrap_or_default()
 }
 
-/// In a template: whose words these are, and what they say.
+/// In a fork server: returns the pid of the process that sent these last words, and what they say.
 pub(crate) fn decode(said: &[u8]) -> Option<(u32, LastWords)> {
     let (pid, words) = said.split_first_chunk()?;
     Some((u32::from_le_bytes(*pid), postcard::from_bytes(words).ok()?))

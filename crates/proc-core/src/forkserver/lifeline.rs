@@ -1,9 +1,11 @@
-//! The end of a process: its daemons are told to end, its other children are waited for.
+//! Ends the children of a process together with it: tells its daemons to end, and waits for the
+//! others.
 //!
-//! From its start to its death a child holds a copy of a *lifeline*, a channel on which nothing is
-//! ever sent. At its own end the parent lets go of its copy and waits for the channel to close:
-//! then they are all gone, also those whose [`Child`](crate::Child) was dropped. A program that is
-//! killed waits for nobody; what it has started is ended by its fork servers.
+//! A child holds a copy of a *lifeline* from its start to its death. A lifeline is a channel on
+//! which nothing is ever sent. When the parent ends, it drops its own copy and waits until the
+//! channel is closed. Then all children are gone, also those whose [`Child`](crate::Child) was
+//! dropped. A program that is killed waits for nobody; its fork servers end the processes that it
+//! has started.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,13 +19,13 @@ use super::protocol::Lifetime;
 use crate::panics;
 use crate::sys::{self, PerProcess};
 
-/// How long daemons that were told to end may take.
+/// How long daemons may still run after they were told to end.
 const DAEMON_GRACE_PERIOD: Duration = Duration::from_millis(500);
 
-/// A copy of the end that children hold, and the end that tells when nobody does.
+/// Sending end, of which children hold copies, and receiving end, which tells when no copy is left.
 type Lifeline = (IpcSender<()>, IpcReceiver<()>);
 
-/// The lifelines of this process.
+/// Lifelines of this process.
 #[derive(Default)]
 struct Lifelines {
     awaited: Option<Lifeline>,
@@ -33,18 +35,18 @@ struct Lifelines {
     lifetime: Lifetime,
 }
 
-/// A copy of this process, made by a user's `fork`, has none: children are waited for by their
-/// parent.
+/// Lifelines of this process. A copy that a user's `fork` makes has none: children are waited for
+/// by their parent.
 static LIFELINES: PerProcess<Mutex<Lifelines>> = PerProcess::new();
 
 fn lifelines() -> MutexGuard<'static, Lifelines> {
     LIFELINES.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a new child of this process is to hold.
+/// Returns the lifeline that a new child of this process must hold, if it needs one.
 pub(crate) fn lifeline(lifetime: Lifetime) -> std::io::Result<Option<IpcSender<()>>> {
     let mut lifelines = lifelines();
-    // A worker can be told to end at any time, and takes its children with it.
+    // A worker can be told to end at any time, and its children end with it.
     if lifelines.lifetime == Lifetime::Worker {
         return Ok(None);
     }
@@ -66,7 +68,7 @@ pub(crate) fn hold(lifetime: Lifetime, held: Option<IpcSender<()>>) {
     *lifelines() = Lifelines { held, lifetime, ..Lifelines::default() };
 }
 
-/// In a new template: lets go of all that the process it is a copy of had.
+/// In a new fork server: drops all lifelines of the process that it is a copy of.
 pub(crate) fn let_go() {
     LIFELINES.inherit();
     *lifelines() = Lifelines::default();
@@ -79,7 +81,7 @@ pub(crate) fn end() {
             let mut lifelines = lifelines();
             (lifelines.daemons.take(), lifelines.awaited.take())
         };
-        // Other threads may go on and start more.
+        // Look again: other threads may go on and start more children.
         if daemons.is_none() && awaited.is_none() {
             return;
         }
@@ -94,7 +96,7 @@ pub(crate) fn end() {
     }
 }
 
-/// Waits until nobody holds the line, for ever or until `deadline`.
+/// Waits until nobody holds the sending end, or until `deadline` if there is one.
 fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     drop(sender);
     loop {
@@ -113,7 +115,7 @@ fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     }
 }
 
-/// [`end`], when `main` has returned or somebody has called `exit`.
+/// Calls [`end`] when `main` has returned or somebody has called `exit`.
 pub(crate) fn end_at_exit() {
     {
         let lifelines = lifelines();
@@ -121,8 +123,9 @@ pub(crate) fn end_at_exit() {
             return;
         }
     }
-    // This thread has lost its thread-locals, without which ipc-channel cannot send: another one
-    // does it. Where there is none to be had, waiting needs no thread-locals.
+    // This thread has lost its thread-locals, without which ipc-channel cannot send. So another
+    // thread calls `end`. If there can be no other thread, call it here: waiting needs no
+    // thread-locals.
     let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end);
     let _ = match thread {
         Ok(thread) => thread.join().ok(),

@@ -1,4 +1,4 @@
-//! The way to a fork server: requests, and the listener that announces them.
+//! Defines the link to a fork server: requests, and the notifier that announces them.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use ipc_channel::ipc::IpcSender;
 use super::Request;
 use crate::sys::Notifier;
 
-/// The way to a template: requests, and the listener that announces them.
+/// Link to a fork server: requests, and the notifier that announces them.
 #[derive(Debug)]
 pub(crate) struct ServerLink {
     requests: Mutex<IpcSender<Request>>,
@@ -26,7 +26,8 @@ impl ServerLink {
         self.ring.order_end()
     }
 
-    /// For who can do no more than one system call.
+    /// Returns the notifier, for descriptors and for last words: a dying process can do no more
+    /// than one system call.
     pub(crate) fn ring(&self) -> &Notifier {
         &self.ring
     }

@@ -1,4 +1,5 @@
-//! A started process, seen by the process that asked for it: its reports, and the way to signal it.
+//! Connects a started process with the process that asked for it: its reports, and its handle for
+//! signals.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,29 +13,31 @@ use ipc_channel::{TryRecvError, ipc};
 use nix::sys::signal::Signal;
 
 use super::client::{ForkServer, Handle};
-use super::{Attributes, Job, Key, Report, Start, exit, lifeline};
+use super::{Attributes, Job, Key, Pipes, Report, Start, exit, lifeline};
 use crate::error::Error;
 use crate::memory::wait_for_message;
 use crate::wire::{Message, Payload};
 use crate::{panics, sys};
 
-/// Counts the processes of this program, for names and keys.
+/// Returns the next serial number of a process of this program, for names and keys.
 pub(crate) fn next_serial() -> u64 {
     static SERIAL: AtomicU64 = AtomicU64::new(1);
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A started process, seen from its parent: the way to signal it, and its reports.
+/// Link to a started process, held by its parent: the handle for signals, and the reports.
 #[derive(Debug)]
 pub(crate) struct Link<T> {
     pub(crate) handle: Handle,
     reports: IpcReceiver<Report<T>>,
-    /// What a quick process said before the fork server told its pid.
+    /// Reports that a quick process sent before the fork server told its pid.
     early: RefCell<VecDeque<Report<T>>>,
+    /// Parent's ends of the pipes that it asked for.
+    pub(crate) pipes: Pipes,
 }
 
 impl<T: Message + Debug> Link<T> {
-    /// Asks `fork_server` for a process and waits until it exists.
+    /// Asks `fork_server` for a process, and waits until the process exists.
     pub(crate) fn start(
         fork_server: &Arc<ForkServer>,
         serial: u64,
@@ -48,14 +51,15 @@ impl<T: Message + Debug> Link<T> {
         let (report, reports) = ipc::channel::<Report<T>>().map_err(cannot)?;
         let report = report.to_opaque().to();
         let key = Key { owner: sys::pid(), serial };
-        let Attributes { lifetime, overrides, limits, streams } = attributes;
+        let Attributes { lifetime, overrides, limits, stdio, streams } = attributes;
         let (lifetime, limits) = (*lifetime, limits.clone());
-        let streams = streams.or_inherited().map_err(cannot)?;
+        let mut streams = streams.clone();
+        let pipes = stdio.open(&mut streams).map_err(cannot)?;
         let environment = fork_server.environment(overrides).map_err(Error::invalid)?;
         let environment = Payload::encode_plain(&environment)
             .map_err(|why| cannot(std::io::Error::other(why)))?;
         let lifeline = lifeline::lifeline(lifetime).map_err(cannot)?;
-        // More is not shown anywhere; errors have the whole name.
+        // Nothing shows more characters of the name; errors have the whole name.
         let name = name.chars().take(16).collect();
         let start = Start {
             key,
@@ -70,7 +74,7 @@ impl<T: Message + Debug> Link<T> {
         };
         fork_server.start(start, &streams)?;
         let handle = Handle::new(key, fork_server);
-        let mut link = Link { handle, reports, early: RefCell::default() };
+        let mut link = Link { handle, reports, early: RefCell::default(), pipes };
         let mut early = VecDeque::new();
         loop {
             match link.receive(None) {
@@ -86,7 +90,7 @@ impl<T: Message + Debug> Link<T> {
                 received => {
                     fork_server.forget(key);
                     if !matches!(received, Received::End) {
-                        // It may exist all the same, and nobody would know it.
+                        // The process may exist all the same, and nobody would know of it.
                         link.handle.signal(Signal::SIGKILL);
                         link.wait_for_end();
                     }
@@ -96,14 +100,14 @@ impl<T: Message + Debug> Link<T> {
         }
     }
 
-    /// Reads what is said until the process is gone.
+    /// Reads reports until the process is gone.
     pub(crate) fn wait_for_end(&self) {
         while !matches!(self.receive(None), Received::End | Received::Report(Report::Exited { .. }))
         {
         }
     }
 
-    /// Waits for the next report, for ever or until `deadline`.
+    /// Waits for the next report, forever or until `deadline`.
     pub(crate) fn receive(&self, deadline: Option<Instant>) -> Received<T> {
         if let Some(report) = self.early.borrow_mut().pop_front() {
             return Received::Report(report);
@@ -119,7 +123,8 @@ impl<T: Message + Debug> Link<T> {
                 None => self.reports.recv().map_err(TryRecvError::IpcError),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    // poll counts whole milliseconds: round up, or the last one is spent spinning.
+                    // poll counts whole milliseconds. Round up; otherwise the last millisecond is
+                    // spent spinning.
                     let left = left + Duration::from_micros(999);
                     self.reports.try_recv_timeout(left.min(Duration::from_secs(1 << 20)))
                 }
@@ -142,8 +147,8 @@ impl<T: Message + Debug> Link<T> {
 }
 
 impl<T: Message + Debug> Link<T> {
-    /// Waits for a message before there is a buffer for it, and receives it with the memory that is
-    /// kept for that. `None` if it has not come, or is to be tried again.
+    /// Waits for a message before there is a buffer for it, then receives it with the reserve of
+    /// memory. Returns `None` if the caller must try again.
     #[cold]
     fn receive_with_reserve(&self, deadline: Option<Instant>) -> Option<Received<T>> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -165,14 +170,14 @@ impl<T: Message + Debug> Link<T> {
     }
 }
 
-/// What waiting for a report can bring.
+/// Result of waiting for a report.
 #[derive(Debug)]
 pub(crate) enum Received<T> {
     Report(Report<T>),
     /// The deadline came first.
     Nothing,
-    /// Nobody is left who could report: process and fork server are gone.
+    /// Nobody is left who could report: the process and its fork server are gone.
     End,
-    /// Something that is no report.
+    /// A message that is no report.
     Rubbish,
 }

@@ -1,4 +1,4 @@
-//! How processes come into being: a fork server, a small copy of the program, makes them on request.
+//! Starts processes: a fork server, which is a small copy of the program, forks them on request.
 
 pub(crate) mod attributes;
 mod client;
@@ -16,6 +16,8 @@ mod spawn;
 pub(crate) mod start_method;
 
 pub use attributes::limits::Limits;
+pub use attributes::stdio::Stdio;
+pub(crate) use attributes::stdio::{Pipes, StdioConfig};
 pub(crate) use attributes::{Attributes, environment, streams};
 pub(crate) use client::{ForkServer, Handle};
 pub(crate) use line::ServerLink;

@@ -1,42 +1,42 @@
-//! A new process before its own work: it takes the name and the environment it was given, and finds
-//! what it is to do.
+//! Prepares a new process for its own work: the process takes the name and the environment that it
+//! was given, and finds its main function.
 
 use std::os::fd::OwnedFd;
 
 use ipc_channel::ipc::IpcSender;
 
 use super::environment::EnvironmentChanges;
-use super::streams::{self, BELL};
+use super::streams::{self, LISTENER};
 use super::{Job, Newborn, Report, Start, lifeline};
 use crate::call::Code;
 use crate::sys;
 use crate::wire::Message;
 
-/// What a new process calls; it ends the process.
+/// Main function of a new process. It ends the process.
 pub(crate) type Main = fn(Birth) -> !;
 
 impl Code for Main {}
 
-/// What a new process begins with.
+/// Birth of a process: everything that its main function is given.
 pub(crate) struct Birth {
     pub(crate) job: Job,
-    /// The two ends of the descriptor channel of a process that is to be a fork server.
+    /// Both ends of the descriptor channel, for a process that becomes a fork server.
     pub(crate) fd_channel: Vec<(u8, OwnedFd)>,
     pub(crate) report: IpcSender<Report<()>>,
 }
 
 impl Birth {
-    /// Where reports go that say more than a fork server can.
+    /// Returns the sender for the process's own reports, which a fork server cannot make.
     pub(crate) fn report<T: Message>(&self) -> IpcSender<Report<T>> {
         self.report.clone().to_opaque().to()
     }
 }
 
-/// Does what every new process does before its own work, and then that.
+/// Prepares the new process, and calls its main function.
 pub(super) fn run(Newborn { alone, start, streams }: Newborn) -> ! {
     let Start { name, report, lifetime, lifeline, environment, limits, job, .. } = start;
     sys::name_process(&name);
-    let (streams, fd_channel) = streams.into_iter().partition(|(number, _)| *number < BELL);
+    let (streams, fd_channel) = streams.into_iter().partition(|(number, _)| *number < LISTENER);
     lifeline::hold(lifetime, lifeline);
     let taken = streams::put(streams).and_then(|()| environment.decode());
     let taken = taken.and_then(|environment: EnvironmentChanges| environment.take(alone));

@@ -1,9 +1,10 @@
-//! A fork server of a pool's own, which has run a function before it forks workers.
+//! Makes a fork server for one pool, which has run a function before it forks workers.
 //!
-//! It is made by another fork server, as any process is, and becomes one once the function has
-//! returned: so what the function leaves in memory is there in every worker, without a copy until
-//! either writes. It is the one fork server that has run code of the user's. That code must have ended
-//! all threads, which is looked at; a lock that it left locked is locked in the workers.
+//! Another fork server makes this one, like any process. The new process becomes a fork server when
+//! the function has returned. So everything that the function leaves in memory is there in each
+//! worker, without a copy until either side writes. No other fork server has run the user's code.
+//! That code must have ended all its threads, which is checked. A lock that it left locked is
+//! locked in the workers.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::environment::Snapshot;
 use super::start_method::become_process;
-use super::streams::{BELL, RING, Streams};
+use super::streams::{LISTENER, NOTIFIER, Streams};
 use super::{
     Attributes, Birth, Ears, ForkServer, Job, Lifetime, Link, Main, Received, Report, Request,
     ServerLink, next_serial,
@@ -26,18 +27,18 @@ use crate::panics::{self, PanicOutput};
 use crate::sys::{self, SingleThread};
 use crate::wire::{Payload, Sink};
 
-/// How often it is asked whether the fork server is still wanted.
+/// How often `start` asks whether the fork server is still wanted.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long output waits for whoever holds the stream.
+/// How long flushing waits for a thread that holds the stream.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Has `maker` make a fork server that has run `function`, unless it is not wanted any more.
+/// Asks `maker` for a fork server that has run `function`, unless it is no longer wanted.
 ///
 /// # Errors
 ///
-/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or is stopped
-/// as nobody waits for it ([`Error::is_closed`]).
+/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or the
+/// function was stopped because nobody waits for it ([`Error::is_closed`]).
 pub(crate) fn start(
     maker: &Arc<ForkServer>,
     function: Name,
@@ -48,8 +49,8 @@ pub(crate) fn start(
     let (sender, requests) = ipc::channel::<Request>().map_err(cannot)?;
     let (ring, bell) = sys::fd_channel().map_err(cannot)?;
     let mut streams = Streams::default();
-    streams.set(BELL.into(), bell.into());
-    streams.set(RING.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
+    streams.set(LISTENER.into(), bell.into());
+    streams.set(NOTIFIER.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
     let base = Snapshot::now().map_err(cannot)?;
     let setup = Payload::encode_plain(&function).map_err(|why| cannot(io::Error::other(why)))?;
     let job = Job {
@@ -62,7 +63,7 @@ pub(crate) fn start(
     };
     let attributes = Attributes { lifetime: Lifetime::Worker, streams, ..Attributes::default() };
     let link = Link::start(maker, next_serial(), "forkserver", &attributes, job)?;
-    // With our copy of the listener, nobody could tell that the fork server has died.
+    // Close our copy of the listener: with it, nobody could tell that the fork server has died.
     drop(attributes);
     let failed = loop {
         match link.receive(Some(Instant::now() + POLL_INTERVAL)) {
@@ -94,13 +95,14 @@ pub(crate) fn start(
     Err(Error::initializer(failed))
 }
 
-/// What the new process says: whether the function has returned, or a fault.
+/// Report of the new process: the function has returned, or a fault.
 type Said = Result<(), Payload>;
 
 struct Preload;
 const MAIN: &Entry<Main> = &Entry::new::<Preload>(main);
 
-/// The new process: runs the function, says what came of it, and is a fork server from then on.
+/// Main function of the new process: runs the user's function, reports its end, and then is a fork
+/// server.
 fn main(birth: Birth) -> ! {
     panics::set_panic_output(PanicOutput::Reported);
     let report = birth.report::<Said>();
@@ -108,7 +110,7 @@ fn main(birth: Birth) -> ! {
     drop(first);
     let (mut bell, mut ring) = (None, None);
     for (number, fd) in fd_channel {
-        *if number == BELL { &mut bell } else { &mut ring } = Some(fd);
+        *if number == LISTENER { &mut bell } else { &mut ring } = Some(fd);
     }
     let (Some(bell), Some(ring)) = (bell, ring) else { sys::exit_now(1) };
     let given = (job.payloads.pop(), job.receivers.pop(), job.senders.pop());
@@ -119,23 +121,23 @@ fn main(birth: Birth) -> ! {
         function.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
     });
     sys::end_copy_of(me);
-    // Where the function has changed the user, the kernel has forgotten that.
+    // If the function has changed the user, the kernel has forgotten this setting.
     sys::die_with_parent();
-    // What it has printed would be printed again by every copy.
+    // Otherwise every copy would print again what the function has printed.
     sys::flush(FLUSH_TIMEOUT);
     let alone = done.and_then(|_| SingleThread::prove().map_err(threads_left));
     let (told, alone) = match alone {
         Ok(alone) => (Ok(()), Some(alone)),
         Err(fault) => (Err(Payload::encode(&fault).expect("a fault is text")), None),
     };
-    // The function may have set a panic hook.
+    // The function may have set another panic hook.
     panics::install_hook();
     let heard = report.send(Report::Said(told)).is_ok();
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
     let own = ForkServer::own(ServerLink::new(sender.to(), ring.into()), base);
-    // It ends with the fork server that has made it.
+    // It has no pipe: it ends with the fork server that has made it.
     let ears = Ears { requests: requests.to(), bell: bell.into(), life: None };
     own.serve(alone, sys::parent_pid(), ears, become_process)
 }

@@ -1,4 +1,4 @@
-//! The fork server's side: it hears requests, forks, and tells how its children ended.
+//! Runs a fork server: receives requests, forks, and reports how its children ended.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -17,52 +17,54 @@ use crate::panics::{self, PanicOutput};
 use crate::sys::{self, ChildExits, Forked, Heard, Listener, SingleThread};
 use crate::wire;
 
-/// How long a fork server that ends waits for the children that it has killed, and its parent for
-/// it.
+/// How long a fork server that ends waits for the children that it has killed, and how long its
+/// parent waits for it.
 pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a fork server looks for its parent and its children where no descriptor tells it.
+/// How often a fork server looks for its parent and its children if no descriptor tells of them.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Where a fork server hears of what it is to do.
+/// Inputs of a fork server.
 pub(crate) struct Ears {
+    /// Requests, each of which is announced by a notification.
     pub(crate) requests: IpcReceiver<Request>,
+    /// Listener of the descriptor channel.
     pub(crate) bell: Listener,
-    /// Closed when the owner ends or executes another program; without it, the fork server is another
-    /// fork server's child and ends with that.
+    /// Pipe end that tells when the owner ends or executes another program. Without it, this fork
+    /// server is the child of another fork server, and ends together with that one.
     pub(crate) life: Option<OwnedFd>,
 }
 
-/// The fork server's side.
+/// State of a running fork server.
 pub(crate) struct Server {
     alone: SingleThread,
-    /// The process that this fork server serves, its parent.
+    /// Pid of the process that this fork server serves, which is its parent.
     owner: u32,
     ears: Ears,
-    /// Tells of exits, unless each child has to be watched by itself.
+    /// Tells of exits; `None` if each child has a descriptor of its own for that.
     exits: Option<ChildExits>,
     children: FxHashMap<u32, Running>,
     streams: Arrived,
     retiring: bool,
-    /// Whether a ring was heard whose request is not read yet.
+    /// Whether a notification was received whose request is not read yet.
     is_rung: bool,
 }
 
-/// A new process that has done nothing yet.
+/// New process that has done nothing yet.
 pub(crate) struct Newborn {
     pub(super) alone: SingleThread,
     pub(super) start: Start,
     pub(super) streams: Vec<(u8, OwnedFd)>,
 }
 
-/// A child that has not been reaped.
+/// Child that has not been reaped.
 struct Running {
     key: Key,
     lifetime: Lifetime,
     report: IpcSender<Report<()>>,
-    /// Readable when it has ended, where nothing else tells that.
+    /// Readable when the child has ended; `None` if `Server::exits` tells that.
     end: Option<OwnedFd>,
-    /// What it said that it may die of.
+    /// Last words of the child, which say what it may die of.
     last_words: Option<LastWords>,
 }
 
@@ -73,7 +75,7 @@ impl Running {
 }
 
 impl Server {
-    /// Becomes the fork server; what returns from `serve` is a child, which ends here too.
+    /// Runs the fork server. Returns only in a new child, with what the child must do.
     pub(crate) fn run(
         alone: SingleThread,
         owner: u32,
@@ -88,10 +90,10 @@ impl Server {
         panics::install_hook();
         panics::set_panic_output(PanicOutput::Never);
         let Ok(mask) = sys::block_signals(&sys::fork_server_signals()) else { sys::exit_now(1) };
-        // It holds descriptors for all its children, which get the program's limit back.
+        // The fork server holds descriptors for all its children. The children get the program's
+        // limit back.
         let files = sys::raise_limit_of_open_files();
-        // Threads of libraries that were there before `main` would take the signal that tells of
-        // exits.
+        // Threads that libraries started before `main` would take the signal that tells of exits.
         let exits = if sys::has_one_thread() { ChildExits::new().ok() } else { None };
         last_words::have_children_say_to(line);
         let children = FxHashMap::default();
@@ -100,8 +102,8 @@ impl Server {
         let mut server = Server { alone, owner, ears, exits, children, streams, retiring, is_rung };
         let fork_server = sys::pid();
         let (start, streams) = server.serve();
-        // From here on this is a child. It must not hold its siblings' channels, nor the
-        // fork server's.
+        // From here on this process is a child. It must not hold the channels of its siblings, nor
+        // those of the fork server.
         drop(server);
         sys::die_with_parent();
         if sys::parent_pid() != fork_server {
@@ -112,7 +114,7 @@ impl Server {
         Newborn { alone, start, streams }
     }
 
-    /// Serves requests; returns in each new child, with what it is to do.
+    /// Serves requests. Returns only in a new child, with its [`Start`] and its streams.
     fn serve(&mut self) -> (Start, Vec<(u8, OwnedFd)>) {
         let watch = sys::watch_process(self.owner);
         loop {
@@ -124,8 +126,7 @@ impl Server {
             }
             let mut fds = vec![self.ears.bell.as_fd()];
             fds.extend(watch.as_ref().map(OwnedFd::as_fd));
-            // One that retires no longer has an owner who keeps its pipe open.
-            let life = self.ears.life.as_ref().filter(|_| !self.retiring);
+            let life = self.ears.life.as_ref();
             fds.extend(life.map(OwnedFd::as_fd));
             let first_exit = fds.len();
             match &self.exits {
@@ -140,16 +141,17 @@ impl Server {
                 None => self.children.values().all(|child| child.end.is_some()),
             };
             let glance = (!watched || watch.is_none()).then_some(POLL_INTERVAL);
-            // What was rung while something else was waited for is not waited for again.
+            // Do not wait if a notification came while something else was waited for.
             let glance = if self.is_rung { Some(Duration::ZERO) } else { glance };
             let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
             let lost_owner = life.is_some() && ready[first_exit - 1];
-            // One ring a turn: each has its request in the channel by now, and costs no more.
+            // Take one notification in each turn. Each has its request in the channel by now, so
+            // taking more at once would save nothing.
             let is_rung = std::mem::take(&mut self.is_rung) | (ready[0] && self.hear());
             if is_rung && let Some(start) = self.obey() {
                 return start;
             }
-            if lost_owner && !self.retiring {
+            if lost_owner {
                 self.end();
             }
             if !watched || ready[first_exit..].contains(&true) {
@@ -163,7 +165,7 @@ impl Server {
         }
     }
 
-    /// Hears what was said at the descriptor channel, up to the next ring; false if there was none.
+    /// Reads the descriptor channel up to the next notification. Returns false if there was none.
     fn hear(&mut self) -> bool {
         loop {
             match self.ears.bell.hear() {
@@ -182,7 +184,8 @@ impl Server {
         }
     }
 
-    /// Does what is asked for; in a new child, what it is to do.
+    /// Carries out the requests that have come. In a new child, returns its [`Start`] and its
+    /// streams.
     fn obey(&mut self) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
         while let Some(request) = self.receive() {
             match request {
@@ -202,12 +205,13 @@ impl Server {
         None
     }
 
-    /// Nobody is left to work for: ends the children, and the fork server.
+    /// Ends the children and the fork server, since nobody is left to work for.
     fn end(&mut self) -> ! {
         for pid in self.children.keys() {
             sys::signal_child(*pid, Signal::SIGKILL);
         }
-        // Those who are not reaped here would stay with a first process that does not reap.
+        // A child that is not reaped here would stay as a zombie if the system's first process does
+        // not reap.
         let deadline = Instant::now() + REAP_TIMEOUT;
         for pid in self.children.keys() {
             sys::reap_until(*pid, deadline);
@@ -216,8 +220,8 @@ impl Server {
     }
 
     fn receive(&self) -> Option<Request> {
-        // A message whose channel ends did not fit this process's descriptors is lost; the asker
-        // sees its channel closed.
+        // A message is lost if its channel ends did not fit into this process's descriptors. The
+        // process that sent it sees its report channel closed.
         match panics::catch(|| self.ears.requests.try_recv()) {
             Ok(received) => received.ok(),
             Err(_) => {
@@ -227,9 +231,10 @@ impl Server {
         }
     }
 
-    /// Forks; the child gets `start` back, with its streams.
+    /// Forks. In the new child, returns its [`Start`] and its streams.
     fn start(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
-        // They were sent before the request, but perhaps after the descriptor channel was last heard.
+        // The streams were sent before the request, but perhaps after the descriptor channel was
+        // last read.
         while start.streams > 0 && self.hear() {
             self.is_rung = true;
         }
@@ -261,7 +266,7 @@ impl Server {
 
     fn report_exit(&mut self, pid: u32, status: ExitStatus) {
         if status.code().is_none() {
-            // What it said before it died has come by now.
+            // The last words of the child have come by now.
             while self.hear() {
                 self.is_rung = true;
             }

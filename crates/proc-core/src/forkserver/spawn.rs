@@ -1,4 +1,4 @@
-//! A fork server that is this program executed again: how it is started, and how it begins.
+//! Makes a fork server by executing this program again, and begins that fork server.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,20 +16,21 @@ use crate::sys::image::{self, Image};
 use crate::sys::{self, Listener, Notifier, SingleThread};
 use crate::wire;
 
-/// Tells an executed program that it is to be a fork server, and the numbers of the descriptors that
-/// it is given for that: the two ends of the descriptor channel, the requests and who sends them, its owner's
-/// life, and stdin.
+/// Environment variable that tells an executed program to become a fork server. It contains the
+/// capabilities that the program may keep, and the numbers of the descriptors that it is given: the
+/// two ends of the descriptor channel, the receiver and the sender of requests, and the pipe end
+/// that tells when its owner ends.
 const VARIABLE: &str = "PROC_CORE_FORKSERVER";
 
 /// How long an executed fork server may take to begin.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Whether this process was executed to be a fork server, and is none yet.
+/// Whether this process was executed to be a fork server, and is not one yet.
 pub(crate) fn is_executed_for_it() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// Executes this program again, which becomes the fork server before its `main` begins.
+/// Executes this program again. The new process becomes the fork server before its `main` begins.
 pub(super) fn spawn() -> io::Result<ForkServer> {
     sys::fill_standard_streams();
     wire::warm_up()?;
@@ -38,7 +39,6 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     let (owners_life, life) = std::io::pipe()?;
     let sender_of_its_own = fd_of(&sender)?;
     let requests = fd_of(&requests)?;
-    let stdin = sys::own_stream(0)?;
     let mut command = Command::new(own_executable()?);
     if let Some(name) = std::env::args_os().next() {
         command.arg0(name);
@@ -49,17 +49,16 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         sys::pass_on(&requests, &mut command)?,
         sys::pass_on(&sender_of_its_own, &mut command)?,
         sys::pass_on(&owners_life, &mut command)?,
-        sys::pass_on(&stdin, &mut command)?,
     ];
     let base = Snapshot::now()?;
     let numbers = fds.map(|number| number.to_string()).join(":");
     let child = command
         .env(VARIABLE, format!("{}:{numbers}", sys::Capabilities::now()?.to_words()))
-        .stdin(sys::empty_stdin()?)
+        .stdin(sys::null_stream(0)?)
         .spawn();
     let mut child = child.map_err(cannot_execute)?;
-    // With our copies, nobody could tell that the fork server has died.
-    drop((bell, requests, sender_of_its_own, owners_life, stdin, command));
+    // Close our copies: with them, nobody could tell that the fork server has died.
+    drop((bell, requests, sender_of_its_own, owners_life, command));
     match await_birth(&ring, &mut child) {
         Ok(()) => {
             Ok(ForkServer::executed(ServerLink::new(sender, ring), base, child.id(), life.into()))
@@ -85,13 +84,11 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
         capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
         let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
         let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();
-        let fds = <[OwnedFd; 6]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let [bell, ring, requests, sender, owners_life, stdin] = fds;
+        let fds = <[OwnedFd; 5]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let [bell, ring, requests, sender, owners_life] = fds;
         wire::warm_up()?;
         let requests = receiver_of(requests)?;
         let sender = sender_of(sender)?;
-        // What the program reads is its own until then.
-        sys::put_stream(0, stdin)?;
         let bell = Listener::from(bell);
         bell.greet(Image::get().identity())?;
         let own = ForkServer::own(ServerLink::new(sender, ring.into()), Snapshot::now()?);
@@ -109,11 +106,12 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
     }
 }
 
-/// What executes this program again.
+/// Returns the path by which this program is executed again.
 fn own_executable() -> io::Result<PathBuf> {
-    // Unlike current_exe()'s path, this still runs the same file after it was replaced on disk.
+    // Unlike the path of `current_exe`, this path leads to the same file after it was replaced on
+    // disk.
     let link = PathBuf::from("/proc/self/exe");
-    // It must be followed: where /proc is not mounted, another file may be there.
+    // Check where the link leads: if /proc is not mounted, another file may be in its place.
     match std::fs::metadata(&link) {
         Ok(_) => Ok(link),
         Err(error) => Err(cannot_execute(error)),
@@ -153,7 +151,7 @@ fn await_birth(ring: &Notifier, child: &mut Child) -> Result<(), String> {
     }
 }
 
-/// Why this process cannot be made anew by executing its program; `None` if it can.
+/// Returns why a new process cannot be made by executing this program again; `None` if it can.
 pub(crate) fn why_not_executed() -> Option<io::Error> {
     (!image::is_of_our_program()).then(|| {
         let program = std::env::current_exe().unwrap_or_default();

@@ -1,49 +1,53 @@
-//! Start methods, and the one call that makes them possible: [`init`].
+//! Defines the start methods, and [`init`], the one call that makes them possible.
 //!
-//! Which fork server serves which start method is decided here. No messages are sent here.
+//! This module decides which fork server serves which start method. It sends no messages.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::streams::Streams;
+use super::StdioConfig;
 use super::{ForkServer, Newborn, exit, known, newborn, spawn};
 use crate::error::Error;
 use crate::panics;
 use crate::sys::image::Image;
 use crate::sys::{self, PerProcess, SingleThread};
 
-/// How a new process comes into being; Python's start methods, under their names.
+/// Start method: how a new process comes into being. The variants are Python's start methods, under
+/// their names.
 ///
-/// In all three a small *fork server* process forks the new process on request. They differ in where
-/// the fork server comes from, and so in what memory the new process starts with.
+/// With all three, a small *fork server* process forks the new process on request. They differ in
+/// where the fork server comes from, and so in the memory with which the new process starts.
 ///
-/// Whatever the start method, a new process has the working directory, the environment and the
-/// processors that the caller has when it asks, and no more rights than the calling thread has then
-/// (where these have changed since `init`, a fork server is executed anew). What else it has is in the
-/// table of `docs/new-processes.md`: resource limits, umask, niceness and signal mask are the
-/// fork server's, as old as `init` with `Forkserver`, and so are statics, loggers and panic hooks (set
-/// these in a pool's initializer). `std::env::args` is the program's name alone in a spawned
-/// process.
+/// With each start method, a new process has the working directory, the environment and the
+/// processors that the caller has when it asks for the process. The new process never has more
+/// rights than the calling thread has at that moment: if the rights have changed since `init`, a
+/// new fork server is executed.
+///
+/// Everything else is in the table of `docs/new-processes.md`. Resource limits, umask, niceness and
+/// signal mask are those of the fork server, which is as old as `init` with `Forkserver`. The same
+/// is true of statics, loggers and panic hooks; set these in a pool's initializer. In a spawned
+/// process, `std::env::args` is the program's name alone.
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StartMethod {
-    /// The fork server is a copy of the program as it was in [`init`]. The default on Linux.
+    /// The fork server is a copy of the program as it was in [`init`]. This is the default on
+    /// Linux.
     ///
-    /// Fast, and safe whatever threads and locks the program has later.
+    /// It is fast, and it is safe whatever threads and locks the program has later.
     Forkserver,
-    /// The fork server is a copy of the caller as it is now, made for this process or pool.
+    /// The fork server is a copy of the caller as it is now, made for this one process or pool.
     ///
-    /// The new process sees everything the caller had in memory, without a copy until either side
-    /// writes. Refused where the caller has more than one thread: a lock that another thread holds
-    /// would stay locked in the copy for ever.
+    /// The new process sees everything that the caller had in memory, without a copy until either
+    /// side writes. A start is an error if the caller has more than one thread: a lock that another
+    /// thread holds would stay locked in the copy forever.
     Fork,
-    /// The fork server is the same program, executed again; its `main` does not begin. The default
-    /// elsewhere.
+    /// The fork server is the same program, executed again; its `main` does not begin. This is the
+    /// default on systems other than Linux.
     ///
-    /// Works on every Unix (only Linux is tested), and is what `Forkserver` falls back to without
-    /// [`init`], where `init` found other threads, and where its fork server was killed or has other
-    /// rights than the program has now.
+    /// It works on every Unix (only Linux is tested). `Forkserver` falls back to it in three cases:
+    /// without [`init`], if `init` found other threads, and if the fork server was killed or has
+    /// other rights than the program has now.
     Spawn,
 }
 
@@ -53,33 +57,35 @@ impl Default for StartMethod {
     }
 }
 
-/// The fork servers of this process.
+/// Fork servers of this process.
 #[derive(Default)]
 struct Program {
     initialized: bool,
-    /// Made by `init`, or in a child, the one it was forked by.
+    /// Fork server that `init` has made; in a child, the one that forked the child.
     main: Option<Arc<ForkServer>>,
+    /// Fork server that was executed.
     spawned: Option<Arc<ForkServer>>,
 }
 
-/// A copy of this process, made by a user's `fork`, begins without templates: those of its parent
-/// serve its parent.
+/// Fork servers of this process. A copy that a user's `fork` makes begins with none: the fork
+/// servers of its parent serve the parent.
 static PROGRAM: PerProcess<Mutex<Program>> = PerProcess::new();
 
 fn program() -> MutexGuard<'static, Program> {
     PROGRAM.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Prepares this program for processes; best called first thing in `main`.
+/// Prepares this program for starting processes. It is best called first in `main`.
 ///
-/// Forks the fork server while the program is small and has one thread, which makes the first process
-/// start a millisecond sooner. Nothing depends on it: without it, or where other threads exist by
-/// then (`#[tokio::main]`), the first use executes the program again, and that copy becomes the
-/// fork server *before* its `main`, so nothing of the program runs twice. What `main` did before
-/// `init` is in the memory of every process; without it, processes begin with what the program has
-/// before `main`.
+/// It forks the fork server while the program is small and has one thread. The first process then
+/// starts a millisecond sooner.
 ///
-/// Calling it again, also in a child, does nothing. It corresponds to Python's
+/// Nothing depends on this call. Without it, or if other threads exist by then (`#[tokio::main]`),
+/// the first use executes the program again. That copy becomes the fork server *before* its `main`,
+/// so nothing of the program runs twice. Every process has in its memory what `main` did before
+/// `init`. Without `init`, a process begins with what the program has before `main`.
+///
+/// A second call does nothing, also in a child. `init` corresponds to Python's
 /// `if __name__ == "__main__":`.
 ///
 /// ```
@@ -91,34 +97,34 @@ fn program() -> MutexGuard<'static, Program> {
 /// }
 /// ```
 pub fn init() {
-    // A constructor of the program has called it, in a process that is about to be a fork server.
+    // A constructor of the program has called this, in a process that is about to be a fork server.
     if spawn::is_executed_for_it() {
         return;
     }
-    // The lock is not held while forking: it would stay locked in the copy.
+    // Do not hold the lock while forking: it would stay locked in the copy.
     if std::mem::replace(&mut program().initialized, true) {
         return;
     }
     exit::tidy_at_exit();
-    // Before the fork: the file may be touched any time later.
+    // Look up the image before the fork: the program's file may change at any time later.
     Image::get();
     panics::install_hook();
-    // Without a fork server of its own the program spawns one when it needs it, and tells then if that
-    // fails too.
+    // If this fails, the program spawns a fork server when it needs one, and reports an error if
+    // that fails too.
     let main = SingleThread::prove()
         .ok()
-        .and_then(|alone| ForkServer::fork(alone, &Streams::default(), become_process).ok());
+        .and_then(|alone| ForkServer::fork(alone, &StdioConfig::default(), become_process).ok());
     program().main = main.map(Arc::new);
 }
 
-/// Runs [`init`] in tests, before the harness starts its threads; one line at the top level of a
-/// test file.
+/// Runs [`init`] in tests, before the test harness starts its threads. Write it as one line at the
+/// top level of a test file.
 ///
-/// Tests need it no more than programs need [`init`]: with it the fork server is forked, without it
-/// the test binary is executed again for it, and no test runs twice either way. It works under
-/// `cargo test` and `cargo nextest run` alike, for unit tests (in `lib.rs` or `main.rs`) and in
-/// each file of `tests/`. A crate that *forbids* unsafe code cannot use it (life before `main` is
-/// unsafe); let it *deny* it.
+/// Tests need it no more than programs need [`init`]. With it, the fork server is forked; without
+/// it, the test binary is executed again to be the fork server. No test runs twice in either case.
+/// It works with `cargo test` and with `cargo nextest run`, for unit tests (in `lib.rs` or
+/// `main.rs`) and in each file of `tests/`. A crate that *forbids* unsafe code cannot use it,
+/// because code before `main` is unsafe: let the crate *deny* unsafe code instead.
 ///
 /// ```no_run
 /// #[cfg(test)]
@@ -145,12 +151,13 @@ macro_rules! init_tests {
     };
 }
 
-/// In a new process: the fork server that made it serves it too.
+/// In a new process: keeps the fork server that made it, for processes of its own, and runs its
+/// job.
 pub(crate) fn become_process(maker: ForkServer, newborn: Newborn) -> ! {
     known::begin();
     PROGRAM.inherit();
     let ours = Program { initialized: true, main: Some(Arc::new(maker)), ..Program::default() };
-    // What the parent had is dropped with the lock free.
+    // Drop the values of the parent without holding the lock.
     let inherited = std::mem::replace(&mut *program(), ours);
     drop(inherited);
     newborn::run(newborn)
@@ -158,43 +165,44 @@ pub(crate) fn become_process(maker: ForkServer, newborn: Newborn) -> ! {
 
 sys::before_main! { BECOME_FORK_SERVER: become_fork_server_if_asked }
 
-/// In an executed program, before its `main` begins: becomes the fork server if it was executed for
-/// that.
+/// In an executed program, before its `main` begins: becomes the fork server if the program was
+/// executed for that.
 fn become_fork_server_if_asked(arguments: sys::Arguments) {
     if spawn::is_executed_for_it() {
-        // What they prepare is there in every process of the program.
+        // Every process of the program has what the other constructors prepare.
         sys::run_constructors_after(BECOME_FORK_SERVER, arguments);
         spawn::serve(become_process);
     }
 }
 
-/// Runs `start` with the fork server for `context`, and again with a new one if that was found dead.
+/// Runs `start` with the fork server for a start method. Runs it again with a new fork server if
+/// the first one was found dead.
 ///
-/// A fork server that is a copy of this process has no copy of `streams`.
+/// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(
     context: StartMethod,
-    streams: &Streams,
+    stdio: &StdioConfig,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let fork_server = fork_server_for(context, streams)?;
+    let fork_server = fork_server_for(context, stdio)?;
     match start(&fork_server) {
         Err(error) if error.is_fork_server_gone() && context != StartMethod::Fork => {
             forget(&fork_server);
-            start(&fork_server_for(context, streams)?)
+            start(&fork_server_for(context, stdio)?)
         }
         result => result,
     }
 }
 
-fn fork_server_for(context: StartMethod, streams: &Streams) -> Result<Arc<ForkServer>, Error> {
+fn fork_server_for(context: StartMethod, stdio: &StdioConfig) -> Result<Arc<ForkServer>, Error> {
     let cannot = |error| Error::start("a fork server", error);
-    // What `main` has closed of them must not become a channel.
+    // If `main` has closed a standard stream, its number must not become that of a channel.
     sys::fill_standard_streams();
     known::check_open().map_err(cannot)?;
     exit::tidy_at_exit();
     if context == StartMethod::Fork {
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
-        return ForkServer::fork(alone, streams, become_process).map(Arc::new).map_err(cannot);
+        return ForkServer::fork(alone, stdio, become_process).map(Arc::new).map_err(cannot);
     }
     let mut program = program();
     if let (StartMethod::Forkserver, Some(main)) = (context, &program.main)
@@ -202,14 +210,15 @@ fn fork_server_for(context: StartMethod, streams: &Streams) -> Result<Arc<ForkSe
     {
         return Ok(Arc::clone(main));
     }
-    // A program that has given up rights since must not get processes that have them.
+    // A program that has given up rights since that fork server was made must not get processes
+    // that have these rights.
     if let Some(spawned) = &program.spawned
         && !spawned.has_our_rights()?
     {
         let outdated = program.spawned.take();
         drop(program);
         drop(outdated);
-        return fork_server_for(context, streams);
+        return fork_server_for(context, stdio);
     }
     if let Some(spawned) = &program.spawned {
         return Ok(Arc::clone(spawned));
@@ -218,7 +227,7 @@ fn fork_server_for(context: StartMethod, streams: &Streams) -> Result<Arc<ForkSe
     make_fork_server(context).map_err(cannot)
 }
 
-/// Makes a fork server for all that is started from now on.
+/// Makes a fork server for all processes that are started from now on.
 fn make_fork_server(context: StartMethod) -> io::Result<Arc<ForkServer>> {
     let _making = known::make();
     if let Some(spawned) = &program().spawned {
@@ -226,15 +235,16 @@ fn make_fork_server(context: StartMethod) -> io::Result<Arc<ForkServer>> {
     }
     known::check_open()?;
     panics::install_hook();
-    // Read, so that no linker leaves it out.
+    // Read the value, so that no linker leaves it out.
     std::hint::black_box(BECOME_FORK_SERVER);
     if let Some(error) = spawn::why_not_executed() {
-        // In a library the fork server is a copy of the program that has loaded it, as late as this.
+        // In a library, the fork server is a copy of the program that has loaded the library, as it
+        // is now.
         let alone = SingleThread::prove().ok().filter(|_| context == StartMethod::Forkserver);
         let alone = alone.ok_or(error)?;
-        let main = Arc::new(ForkServer::fork(alone, &Streams::default(), become_process)?);
+        let main = Arc::new(ForkServer::fork(alone, &StdioConfig::default(), become_process)?);
         let outdated = program().main.replace(Arc::clone(&main));
-        drop(outdated); // without the lock: its drop may ask for the program
+        drop(outdated); // without the lock, which its destructor may need
         return Ok(main);
     }
     let spawned = Arc::new(spawn::spawn()?);
@@ -250,6 +260,6 @@ fn forget(dead: &Arc<ForkServer>) {
     for place in [main, spawned] {
         gone.extend(place.take_if(|fork_server| Arc::ptr_eq(fork_server, dead)));
     }
-    // Dropping one notes its pid, for which the lock must be free.
+    // Dropping a fork server notes its pid, for which the lock must be free.
     drop(program);
 }

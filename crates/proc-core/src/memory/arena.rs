@@ -1,6 +1,8 @@
-//! Memory for chunks: blocks of a few sizes, cut from regions that grow by doubling.
+//! Allocates memory for chunks: blocks of a few sizes, cut from regions. Each region is twice as
+//! large as the one before.
 //!
-//! Only the parent allocates, so this is plain private bookkeeping; workers are told the place.
+//! Only the parent allocates, so the bookkeeping is ordinary private data. The parent tells workers
+//! where a block lies.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Region;
 use crate::sys;
 
-/// The size of the first region. A page of it takes memory from when it is first used.
+/// Size of the first region, in bytes. A page of it takes memory from its first use on.
 const FIRST_REGION: usize = 64 << 10;
 
-/// The smallest block; larger ones have four sizes for each doubling, so that little is wasted.
+/// Size of the smallest block, in bytes. Larger blocks have four sizes for each doubling, so that
+/// little memory is wasted.
 pub(crate) const MIN_BLOCK_BYTES: usize = 512;
 
-/// A piece of a region.
+/// Block: a piece of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) region: u32,
@@ -23,24 +26,24 @@ pub(crate) struct Block {
     pub(crate) len: u64,
 }
 
-/// The regions of a pool, and which of their blocks are free.
+/// Regions of a pool, and the free blocks in them.
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     regions: Vec<Arc<Region>>,
-    /// What is not cut yet of the last region.
+    /// Offset in the last region from which on nothing is cut into blocks yet.
     uncut: u64,
     /// Free blocks by size class.
     free: Vec<Vec<Block>>,
     /// Bytes of blocks that are not free.
     used: usize,
-    /// Blocks whose lease is over.
+    /// Blocks whose leases have ended.
     returned: Arc<Returned>,
 }
 
-/// Blocks on their way back.
+/// Blocks whose leases have ended and that the arena has not taken back yet.
 #[derive(Debug)]
 pub(crate) struct Returned {
-    /// The process whose arena it is: in a copy of that, blocks return to nobody.
+    /// Pid of the process that has the arena. In a copy of that process, blocks are not returned.
     owner: u32,
     blocks: Mutex<Vec<Block>>,
     any: AtomicBool,
@@ -53,44 +56,46 @@ impl Default for Returned {
 }
 
 impl Returned {
-    /// Whether there are any.
+    /// Whether any block waits for the arena to take it back.
     pub(crate) fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
     }
 }
 
-/// A block in the hands of whoever writes or reads it without the pool's lock; it goes back by
-/// itself.
+/// Lease of a block, for writing or reading it without the pool's lock. The block goes back to its
+/// arena when the lease is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     region: Arc<Region>,
     block: Block,
-    /// Where it goes, until it is handed on.
+    /// Where the block goes back to; `None` if the lease does not return it.
     back: Option<Arc<Returned>>,
 }
 
 impl Lease {
-    /// A worker's claimed piece of a region, which is not to go back.
+    /// Leases a piece of a region that a worker has claimed. The piece does not go back.
     pub(crate) fn claimed(region: &Arc<Region>, block: Block) -> Lease {
         Lease { region: Arc::clone(region), block, back: None }
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     pub(crate) fn len(&self) -> usize {
         self.block.len as usize
     }
 
-    /// Copies `bytes` to place `at`; false if they do not fit.
+    /// Copies `bytes` to offset `at`. Returns false if they do not fit.
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> bool {
         self.place(at, bytes.len()).is_some_and(|place| self.region.write(place, bytes))
     }
 
-    /// Appends a copy of the bytes at `at` to `out`; false if there are not so many.
+    /// Appends a copy of `len` bytes at offset `at` to `out`. Returns false if there are fewer
+    /// bytes, or no memory for the copy.
     pub(crate) fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) -> bool {
         self.place(at, len).is_some_and(|place| self.region.read(place, len, out))
     }
 
-    /// A copy of the bytes at `at` as numbers; `None` if there are not so many.
+    /// Returns a copy of `count` numbers at offset `at`; `None` if there are fewer, or no memory
+    /// for the copy.
     pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
         &self,
         at: usize,
@@ -104,12 +109,13 @@ impl Lease {
         (at.checked_add(len)? <= self.len()).then(|| self.block.offset as usize + at)
     }
 
-    /// The part that starts at `at`, of `len` bytes at most; the whole block goes back with it.
+    /// Returns the part of the block that starts at offset `at` and has at most `len` bytes. The
+    /// whole block goes back when the part is dropped.
     pub(crate) fn part(self, at: usize, len: usize) -> Part {
         Part { at: at.min(self.len()), len: len.min(self.len().saturating_sub(at)), lease: self }
     }
 
-    /// Keeps the block from going back: somebody else sees to that.
+    /// Gives up the lease without returning the block. Other code returns it.
     pub(crate) fn keep(mut self) -> Block {
         self.back = None;
         self.block
@@ -127,7 +133,7 @@ impl Drop for Lease {
     }
 }
 
-/// Some of a leased block.
+/// Part of a leased block.
 #[derive(Debug)]
 pub(crate) struct Part {
     lease: Lease,
@@ -136,17 +142,19 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// The size in bytes.
+    /// Returns the size in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Appends a copy of the bytes at `at` to `out`; false if there are not so many.
+    /// Appends a copy of `len` bytes at offset `at` to `out`. Returns false if there are fewer
+    /// bytes, or no memory for the copy.
     pub(crate) fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) -> bool {
         self.holds(at, len) && self.lease.read(self.at + at, len, out)
     }
 
-    /// A copy of the bytes at `at` as numbers; `None` if there are not so many.
+    /// Returns a copy of `count` numbers at offset `at`; `None` if there are fewer, or no memory
+    /// for the copy.
     pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
         &self,
         at: usize,
@@ -166,11 +174,11 @@ fn lock(returned: &Returned) -> MutexGuard<'_, Vec<Block>> {
 }
 
 impl Arena {
-    /// A block of at least `len` bytes.
+    /// Allocates a block of at least `len` bytes.
     ///
     /// # Errors
     ///
-    /// No memory for another region.
+    /// There is no memory for another region.
     pub(crate) fn allocate(&mut self, len: usize) -> io::Result<Block> {
         let size = block_size(len).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         self.take_returned();
@@ -180,7 +188,8 @@ impl Arena {
         cut
     }
 
-    /// A block of `size` bytes, which is one of the sizes of blocks.
+    /// Takes a free block of `size` bytes, or cuts a new one. `size` must be one of the block
+    /// sizes.
     fn cut(&mut self, size: usize) -> io::Result<Block> {
         if let Some(block) = self.free.get_mut(class(size)).and_then(Vec::pop) {
             return Ok(block);
@@ -188,8 +197,8 @@ impl Arena {
         if self.regions.last().is_none_or(|last| (last.len() as u64 - self.uncut) < size as u64) {
             self.free_rest();
             let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
-            // Above a gigabyte a region is as large as what asked for it, and so it is where more
-            // cannot be had.
+            // If doubling would exceed a gigabyte, the region gets only the requested size. It also
+            // gets that size if there is no memory for a larger one.
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
             let region = Region::new(len).or_else(|error| match len > size {
                 true => Region::new(size),
@@ -210,18 +219,18 @@ impl Arena {
         self.put(block);
     }
 
-    /// Where blocks are whose lease is over.
+    /// Returns the list of blocks whose leases have ended.
     pub(crate) fn returned(&self) -> Arc<Returned> {
         Arc::clone(&self.returned)
     }
 
-    /// Lends a block that was allocated; it comes back by itself.
+    /// Leases a block that was allocated. It goes back when the lease is dropped.
     pub(crate) fn lease(&self, block: Block) -> Lease {
         let region = Arc::clone(&self.regions[block.region as usize]);
         Lease { region, block, back: Some(Arc::clone(&self.returned)) }
     }
 
-    /// Bytes of blocks that are in use, leased ones among them.
+    /// Returns how many bytes of blocks are in use, including leased blocks.
     pub(crate) fn used(&mut self) -> usize {
         self.take_returned();
         self.used
@@ -235,7 +244,7 @@ impl Arena {
         returned.into_iter().for_each(|block| self.release(block));
     }
 
-    /// Puts a block among the free ones.
+    /// Adds a block to the free ones.
     fn put(&mut self, block: Block) {
         let class = class(block.len as usize);
         if self.free.len() <= class {
@@ -244,17 +253,17 @@ impl Arena {
         self.free[class].push(block);
     }
 
-    /// The regions, in the order of their numbers.
+    /// Returns the regions in the order of their numbers.
     pub(crate) fn regions(&self) -> &[Arc<Region>] {
         &self.regions
     }
 
-    /// The region that holds `block`.
+    /// Returns the region that contains `block`.
     pub(crate) fn region(&self, block: Block) -> &Region {
         &self.regions[block.region as usize]
     }
 
-    /// Cuts what is left of the last region into free blocks, largest first.
+    /// Cuts the rest of the last region into free blocks, the largest first.
     fn free_rest(&mut self) {
         let Some(last) = self.regions.last() else { return };
         let mut left = last.len() as u64 - self.uncut;
@@ -268,14 +277,14 @@ impl Arena {
     }
 }
 
-/// `len` rounded up to a size of blocks, if there is one.
+/// Rounds `len` up to a block size; `None` if there is none.
 fn block_size(len: usize) -> Option<usize> {
     let len = len.max(MIN_BLOCK_BYTES);
     let power = len.checked_next_power_of_two()?;
     Some(len.next_multiple_of((power / 8).max(MIN_BLOCK_BYTES)))
 }
 
-/// The number of a size of blocks, smaller ones first.
+/// Returns the number of a block size; smaller sizes have smaller numbers.
 fn class(size: usize) -> usize {
     let power = size.next_power_of_two();
     4 * power.ilog2() as usize + size * 8 / power - 5

@@ -1,4 +1,4 @@
-//! The atomics of shared memory: the processor's, and in a model check those of loom.
+//! Exports the atomics for shared memory: those of std, or those of loom in a model check.
 
 #[cfg(not(all(test, loom)))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};

@@ -1,9 +1,10 @@
-//! Open descriptors as part of a message.
+//! Sends open descriptors as part of a message.
 //!
-//! ipc-channel sends its own channel ends and nothing else (what is no socket it takes for its own
-//! shared memory). So a descriptor travels in a channel that is made for it alone: it is put in at
-//! the one end, and the other end is sent. ipc-channel tells the numbers of its descriptors in its
-//! `Debug` texts alone; [`check`] sees once that they are right.
+//! ipc-channel sends its own channel ends and no other descriptors (it takes every descriptor that
+//! is no socket for its own shared memory). So a descriptor travels in a channel that is made for
+//! it alone: the descriptor is put into one end, and the other end is sent. ipc-channel shows the
+//! numbers of its descriptors only in its `Debug` texts; [`check`] verifies once that these numbers
+//! are right.
 
 use std::fmt::Debug;
 use std::io;
@@ -18,12 +19,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
 
 use crate::{panics, sys};
 
-/// A copy of a descriptor, on its way. It can be sent once.
+/// Copy of a descriptor on its way to another process. It can be sent once.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Descriptor(Arriving<IpcBytesReceiver>);
 
-/// A channel end of a message, which may not have arrived with it: a process without a descriptor
-/// left for it receives the rest. ipc-channel panics then.
+/// Channel end in a message, which may be missing when the message arrives. A process that has no
+/// descriptor left for the end receives the rest of the message; ipc-channel panics in that case.
 #[derive(Debug)]
 pub(crate) struct Arriving<T>(Option<T>);
 
@@ -32,16 +33,16 @@ impl<T> Arriving<T> {
         Arriving(Some(end))
     }
 
-    /// What has arrived.
+    /// Returns the end that has arrived.
     ///
     /// # Errors
     ///
-    /// Nothing has.
+    /// The end has not arrived.
     pub(crate) fn get(&self) -> io::Result<&T> {
         self.0.as_ref().ok_or_else(|| Errno::EMFILE.into())
     }
 
-    /// The same, given away.
+    /// Returns the end that has arrived, by value.
     pub(crate) fn take(self) -> io::Result<T> {
         self.0.ok_or_else(|| Errno::EMFILE.into())
     }
@@ -66,11 +67,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Arriving<T> {
 }
 
 impl Descriptor {
-    /// Prepares a copy of `fd` for sending, which cannot fail for its sake any more.
+    /// Prepares a copy of `fd` for sending. After this, sending cannot fail because of the
+    /// descriptor.
     ///
     /// # Errors
     ///
-    /// There are no descriptors left; ipc-channel is of a version that hides its own.
+    /// There are no descriptors left, or this version of ipc-channel does not show its own.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Descriptor> {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;
@@ -78,16 +80,16 @@ impl Descriptor {
         Ok(Descriptor(Arriving::new(receiver)))
     }
 
-    /// The descriptor that has arrived.
+    /// Returns the descriptor that has arrived.
     ///
     /// # Errors
     ///
-    /// None has, or there are no descriptors left.
+    /// No descriptor has arrived, or there are no descriptors left.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
         sys::take_out(number_of(self.0.get()?)?, sys::Taking::Whole)
     }
 
-    /// A copy of the descriptor that has arrived.
+    /// Returns a copy of the descriptor that has arrived.
     ///
     /// # Errors
     ///
@@ -97,7 +99,7 @@ impl Descriptor {
     }
 }
 
-/// Makes a channel's receiving end of a descriptor that is one.
+/// Makes the receiving end of a channel from its descriptor.
 pub(crate) fn receiver_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcReceiver<T>> {
     check()?;
     let (_, receiver) = ipc::channel::<T>()?;
@@ -105,7 +107,7 @@ pub(crate) fn receiver_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcReceiver<T>> {
     Ok(receiver)
 }
 
-/// Makes a channel's sending end of a descriptor that is one.
+/// Makes the sending end of a channel from its descriptor.
 pub(crate) fn sender_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcSender<T>> {
     check()?;
     let (sender, _) = ipc::channel::<T>()?;
@@ -113,14 +115,14 @@ pub(crate) fn sender_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcSender<T>> {
     Ok(sender)
 }
 
-/// A copy of the descriptor of a channel's end, which may then be dropped.
+/// Returns a copy of the descriptor of a channel end. The end may be dropped after that.
 pub(crate) fn fd_of(end: &impl Debug) -> io::Result<OwnedFd> {
     check()?;
     sys::copy_at(number_of(end)?)
 }
 
-/// Waits until there is a message to be received, or nobody is left to send one; false if `timeout`
-/// has passed.
+/// Waits until a message can be received or no sender is left. Returns false if `timeout` has
+/// passed.
 pub(crate) fn wait_for_message<T: Debug>(
     receiver: &IpcReceiver<T>,
     timeout: Option<Duration>,
@@ -128,12 +130,12 @@ pub(crate) fn wait_for_message<T: Debug>(
     sys::wait_at(number_of(receiver)?, timeout)
 }
 
-/// What a channel carries.
+/// Type of value that a channel carries.
 pub(crate) trait Kind: for<'de> Deserialize<'de> + Serialize + Debug {}
 
 impl<T: for<'de> Deserialize<'de> + Serialize + Debug> Kind for T {}
 
-/// The number of the one descriptor that a channel's end has.
+/// Returns the number of the one descriptor that a channel end has.
 fn number_of(end: &impl Debug) -> io::Result<i32> {
     let text = format!("{end:?}");
     let after = |start, stop| {
@@ -147,14 +149,15 @@ fn number_of(end: &impl Debug) -> io::Result<i32> {
     }
 }
 
-/// Sees to it, once in a program, that the numbers of a channel's ends are those that are told.
+/// Checks, once in a program, that the descriptor numbers in the `Debug` texts of channel ends are
+/// right.
 pub(crate) fn check() -> io::Result<()> {
     static ARE_TOLD: OnceLock<bool> = OnceLock::new();
     if let Some(are_told) = ARE_TOLD.get() {
         return if *are_told { Ok(()) } else { Err(hidden()) };
     }
     let (sender, receiver) = ipc::channel::<()>()?;
-    // What is written to the one end comes out at the other.
+    // A byte that is written to one end must arrive at the other.
     let are_told = sys::are_joined(number_of(&sender)?, number_of(&receiver)?)?;
     ARE_TOLD.get_or_init(|| are_told);
     check()

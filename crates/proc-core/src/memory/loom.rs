@@ -1,4 +1,4 @@
-//! Loom's atomics, used by workers that can be killed before any operation.
+//! Wraps loom's atomics for a model check in which a worker can be killed before any operation.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -10,16 +10,16 @@ use std::sync::atomic::Ordering;
 pub(crate) use loom::sync::atomic::fence;
 
 loom::thread_local! {
-    /// How many operations the current thread may do until it is killed.
+    /// Number of operations that the current thread may still do before it is killed.
     static LEFT: Cell<usize> = Cell::new(usize::MAX);
 }
 
-/// How a killed thread unwinds.
+/// Payload with which a killed thread unwinds.
 struct Killed;
 
-/// Runs `worker`, but no further than before its operation number `life` (from 0).
+/// Runs `worker`, and kills it before its operation number `life` (counted from 0).
 ///
-/// False if it was killed.
+/// Returns false if it was killed.
 pub(crate) fn live(life: usize, worker: impl FnOnce()) -> bool {
     LEFT.with(|left| left.set(life));
     let end = catch_unwind(AssertUnwindSafe(worker));
@@ -31,7 +31,7 @@ pub(crate) fn live(life: usize, worker: impl FnOnce()) -> bool {
     }
 }
 
-/// One operation that others can see: the last moment to be killed before it.
+/// Stands before an operation that other threads can see. The thread may be killed here.
 pub(crate) fn step() {
     let killed = LEFT.with(|left| {
         let now = left.get();
@@ -45,7 +45,7 @@ pub(crate) fn step() {
 
 macro_rules! atomics {
     ($($name:ident: $word:ty;)*) => { $(
-        /// Its namesake in loom; each use of it is a step.
+        /// Wraps the atomic of the same name in loom. Each use of it is a step.
         #[derive(Debug, Default)]
         pub(crate) struct $name(loom::sync::atomic::$name);
 
@@ -54,9 +54,10 @@ macro_rules! atomics {
                 Self(loom::sync::atomic::$name::new(value))
             }
 
-            /// A swap: loom knows that nothing comes between a swap and the store that it read, but
-            /// not that a plain store after the one is after the other, and finds wake-ups lost that
-            /// no processor loses.
+            /// Stores by a swap. Loom knows that nothing comes between a swap and the store that
+            /// the swap has read. But loom does not know that a plain store after the swap is also
+            /// after the store that the swap has read. With plain stores it reports lost wake-ups
+            /// that no processor has.
             pub(crate) fn store(&self, value: $word, order: Ordering) {
                 self.swap(value, order);
             }
@@ -78,12 +79,13 @@ atomics! {
     AtomicU64: u64;
 }
 
-/// What lies in a region, by offset: loom's atomics are larger than words and cannot lie in its bytes.
+/// Objects in a region, by offset. Loom's atomics are larger than words, so they cannot lie in the
+/// region's bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Objects(OnceLock<(usize, Box<dyn Any + Send + Sync>, Box<Objects>)>);
 
 impl Objects {
-    /// The objects at `offset`, made where nothing was asked for yet.
+    /// Returns the objects at `offset`. The first call for an offset makes them.
     pub(crate) fn at<T: Default + Send + Sync + 'static>(
         &self,
         offset: usize,

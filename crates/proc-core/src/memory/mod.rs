@@ -1,4 +1,5 @@
-//! Memory that several processes map: regions of it, an arena of blocks, and atomics in it.
+//! Manages memory that several processes map: regions, an arena of blocks, and atomics in them.
+//! Also sends open descriptors in messages.
 
 mod arena;
 pub(crate) mod atomics;

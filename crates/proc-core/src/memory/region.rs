@@ -1,8 +1,9 @@
-//! Shared memory as bytes and as the board's counters; all of the queue's `unsafe` is here.
+//! Provides regions: shared memory as bytes and as the counters of the board. All `unsafe` code of
+//! the work queue is here.
 //!
-//! Every process of a pool maps the same memory, so nothing is ever lent out as a plain reference
-//! that another process may write to meanwhile: counters are atomics, and bytes are copied out
-//! before anybody looks at them, except by the worker that has claimed them.
+//! Every process of a pool maps the same memory. So no plain reference is ever handed out to bytes
+//! that another process may write meanwhile: counters are atomics, and bytes are copied before
+//! anything reads them. The exception is the worker that has claimed the bytes.
 
 #![allow(unsafe_code)]
 
@@ -15,17 +16,18 @@ use super::atomics::{AtomicU32, AtomicU64};
 use crate::sys;
 use crate::sys::memory::{Access, Mapping};
 
-/// What a processor copies in one go.
+/// Size of the piece that a processor copies at once, in bytes.
 const WORD: usize = size_of::<u64>();
 
-/// One piece of memory that several processes have mapped.
+/// Region: one piece of memory that several processes have mapped.
 #[derive(Debug)]
 pub(crate) struct Region {
     start: *mut u8,
     len: usize,
     #[expect(dead_code, reason = "keeps what `start` points to")]
     mapping: Mapping,
-    /// What other processes map it by; its maker keeps it to give it to them.
+    /// Descriptor by which other processes map the region. The process that made the region keeps
+    /// it, to send copies of it; `None` in other processes.
     fd: Option<OwnedFd>,
     #[cfg(all(test, loom))]
     objects: super::loom::Objects,
@@ -33,11 +35,11 @@ pub(crate) struct Region {
 
 // SAFETY: `start` points into `mapping`, which any thread may use.
 unsafe impl Send for Region {}
-// SAFETY: as above; the methods copy, or hand out atomics.
+// SAFETY: as above; the methods copy bytes, or hand out atomics.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Makes a region of `len` zero bytes, of which none takes memory before it is written to.
+    /// Makes a region of `len` zero bytes. None of them takes memory before it is written to.
     ///
     /// # Errors
     ///
@@ -54,13 +56,14 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// It is none, or there is no address space for it.
+    /// The descriptor is not that of a region, or there is no address space for it.
     pub(crate) fn map(fd: OwnedFd) -> io::Result<Region> {
         Ok(Region::of(Mapping::new(fd.as_fd(), Access::Write)?, None))
     }
 
     fn of(mapping: Mapping, fd: Option<OwnedFd>) -> Region {
-        // The address alone: others have the memory too, so there is never a slice of all of it.
+        // Keep only the address, never a slice of the whole memory: other processes write to it
+        // too.
         let (start, len) = (mapping.start().as_ptr(), mapping.len());
         Region {
             start,
@@ -72,17 +75,17 @@ impl Region {
         }
     }
 
-    /// What a process that is to map the region too is to be sent.
+    /// Returns a descriptor to send to a process that is to map the region too.
     ///
     /// # Errors
     ///
-    /// There is no descriptor for it, or another process has made it.
+    /// There is no descriptor left, or another process has made the region.
     pub(crate) fn share(&self) -> io::Result<Descriptor> {
         let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Descriptor::new(fd.as_fd())
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -94,29 +97,29 @@ impl Region {
         (end <= self.len).then(|| unsafe { self.start.add(offset) })
     }
 
-    /// Copies `bytes` to `offset`; false, and nothing is copied, if they do not fit.
+    /// Copies `bytes` to `offset`. Returns false and copies nothing if they do not fit.
     #[inline]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) -> bool {
         self.write_all(offset, [bytes])
     }
 
-    /// The same for several pieces that come one after another.
+    /// Copies several pieces one after another to `offset`, as [`write`](Region::write) copies one.
     #[inline]
     pub(crate) fn write_all<const N: usize>(&self, offset: usize, pieces: [&[u8]; N]) -> bool {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let Some(mut target) = self.range(offset, len) else { return false };
         for piece in pieces {
-            // SAFETY: the range lies in the mapping, and what comes before this piece in it was
-            // skipped.
+            // SAFETY: the range lies in the mapping, and `target` is after the pieces that come
+            // before this one.
             unsafe { copy(piece, target) };
-            // SAFETY: as above; within the range, or at its end.
+            // SAFETY: as above; the result is within the range, or at its end.
             target = unsafe { target.add(piece.len()) };
         }
         true
     }
 
-    /// Appends a copy of the bytes at `offset` to `out`; false if there are not so many, or there
-    /// is no memory for the copy.
+    /// Appends a copy of `len` bytes at `offset` to `out`. Returns false if there are fewer bytes,
+    /// or no memory for the copy.
     pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
         let Some(source) = self.range(offset, len) else { return false };
         if out.try_reserve(len).is_err() {
@@ -131,8 +134,8 @@ impl Region {
         true
     }
 
-    /// A copy of `count` numbers at `offset`, which need not be aligned; `None` if there are not so
-    /// many, or there is no memory for the copy.
+    /// Returns a copy of `count` numbers at `offset`, which need not be aligned; `None` if there
+    /// are fewer numbers, or no memory for the copy.
     pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
         &self,
         offset: usize,
@@ -145,34 +148,35 @@ impl Region {
         let target = numbers.as_mut_ptr().cast::<u8>();
         // SAFETY: `try_reserve_exact` made the room; the source lies in the mapping.
         unsafe { target.copy_from_nonoverlapping(source, len) };
-        // SAFETY: so many were written just now, and any bytes are a value of T.
+        // SAFETY: `count` values were written just now, and any bytes are a value of T.
         unsafe { numbers.set_len(count) };
         Some(numbers)
     }
 
-    /// The bytes of a chunk, for the worker that has claimed it.
+    /// Returns the bytes of a chunk to the worker that has claimed it.
     ///
-    /// The claim gives it to this worker alone: the parent does not write to a claimed chunk, and
-    /// other workers have no business there.
+    /// The claim gives the chunk to this worker alone: the parent does not write to a claimed
+    /// chunk, and other workers do not touch it.
     pub(crate) fn claimed_bytes(&self, offset: usize, len: usize) -> Option<&[u8]> {
         let source = self.range(offset, len)?;
         // SAFETY: the range lies in the mapping and, by the claim, nobody writes to it.
         Some(unsafe { std::slice::from_raw_parts(source, len) })
     }
 
-    /// Raises the flag that the first word is, in a region that is for nothing else.
+    /// Sets the flag in the first word. The region must be used for nothing else.
     pub(crate) fn raise(&self) {
         if let Some([flag]) = self.atomics::<AtomicU64>(0, 1) {
             flag.store(1, Ordering::Relaxed);
         }
     }
 
-    /// Whether anybody has raised the flag; also where there is no room for one.
+    /// Whether any process has set the flag. Also true if the region has no room for a flag.
     pub(crate) fn is_raised(&self) -> bool {
         !matches!(self.atomics::<AtomicU64>(0, 1), Some([flag]) if flag.load(Ordering::Relaxed) == 0)
     }
 
-    /// `count` objects of a type that is made of atomics, at `offset`.
+    /// Returns `count` objects at `offset`, of a type that is made of atomics; `None` if the region
+    /// has no room for them there, or the offset is not aligned.
     #[cfg(not(all(test, loom)))]
     pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let source = self.range(offset, count.checked_mul(size_of::<T>())?)?.cast::<T>();
@@ -181,7 +185,7 @@ impl Region {
         source.is_aligned().then(|| unsafe { std::slice::from_raw_parts(source, count) })
     }
 
-    /// The same of a model's atomics, which lie beside the bytes.
+    /// Returns objects of a model check, which lie beside the bytes of the region.
     #[cfg(all(test, loom))]
     pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
         Some(self.objects.at(offset, count))
@@ -192,40 +196,42 @@ impl Region {
 ///
 /// # Safety
 ///
-/// There are so many bytes of a region, in which no Rust object but atomics lives.
+/// `target` points to at least `bytes.len()` bytes of a region, in which no Rust object but atomics
+/// lives.
 #[inline]
 unsafe fn copy(bytes: &[u8], target: *mut u8) {
     match (bytes.first_chunk::<WORD>(), bytes.last_chunk::<WORD>()) {
-        // Two words that overlap, without a call: so small are most results.
+        // Copy two words that overlap, without calling a function: most results are that small.
         (Some(first), Some(last)) if bytes.len() <= 2 * WORD => {
-            // SAFETY: the caller's promise: a word at least.
+            // SAFETY: by the caller's promise there are `bytes.len()` bytes, which is a word at
+            // least.
             unsafe { target.copy_from_nonoverlapping(first.as_ptr(), WORD) };
-            // SAFETY: as above; a word before the end.
+            // SAFETY: as above; the result is a word before the end.
             let end = unsafe { target.add(bytes.len() - WORD) };
             // SAFETY: as above.
             unsafe { end.copy_from_nonoverlapping(last.as_ptr(), WORD) };
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: by the caller's promise there are `bytes.len()` bytes.
         _ => unsafe { target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) },
     }
 }
 
-/// Types that consist of atomic integers and padding, `repr(C)`; all zero by default.
+/// Type that consists of atomic integers and padding, is `repr(C)`, and is all zero by default.
 ///
 /// # Safety
 ///
 /// Any bytes must be a valid value, and every field must be an atomic.
 pub(crate) unsafe trait AllAtomic: Default + Send + Sync + 'static {}
 
-// SAFETY: it is an atomic integer.
+// SAFETY: the type is an atomic integer.
 unsafe impl AllAtomic for AtomicU32 {}
-// SAFETY: it is an atomic integer.
+// SAFETY: the type is an atomic integer.
 unsafe impl AllAtomic for AtomicU64 {}
-// SAFETY: there is nothing in it but what is all atomic.
+// SAFETY: an array consists of its elements, which are all atomic.
 unsafe impl<T: AllAtomic, const N: usize> AllAtomic for [T; N] where [T; N]: Default {}
 
-/// Declares a struct that may lie in shared memory: its fields are [`AllAtomic`], which the compiler
-/// checks.
+/// Declares a struct that may lie in shared memory. Its fields must be [`AllAtomic`], which the
+/// compiler checks.
 macro_rules! shared_struct {
     ($(#[$meta:meta])* $vis:vis struct $name:ident {
         $($(#[$about:meta])* $field_vis:vis $field:ident: $type:ty,)*
@@ -248,8 +254,8 @@ macro_rules! shared_struct {
             const fn is_all_atomic<T: $crate::memory::AllAtomic>() {}
             $(is_all_atomic::<$type>();)*
         };
-        // SAFETY: it is `repr(C)`, and the line above holds only if each of its fields is all
-        // atomic.
+        // SAFETY: the struct is `repr(C)`, and the constant above compiles only if each of its
+        // fields is all atomic.
         #[allow(unsafe_code)]
         unsafe impl $crate::memory::AllAtomic for $name {}
     };

@@ -1,13 +1,15 @@
 //! The settings of a pool.
 
+use std::ffi::OsStr;
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
 use crate::call::Name;
 use crate::error::Error;
-use crate::forkserver::{Limits, StartMethod};
+use crate::forkserver::{Attributes, Lifetime, Limits, StartMethod, Stdio};
 use crate::pool::board::MAX_WORKERS;
 use crate::pool::scheduler::{Initializer, Intensity, PoolConfig, Recipes, Scheduler};
 use crate::sys;
@@ -40,14 +42,14 @@ pub struct PoolBuilder<S = ()> {
 #[derive(Default)]
 struct Settings {
     processes: Option<usize>,
-    context: StartMethod,
+    start_method: StartMethod,
     name: Option<String>,
     preload: Option<Initializer>,
     initializer: Option<Initializer>,
     state: Option<Initializer>,
     worker_exit: Option<Result<Name, String>>,
     max_tasks: Option<u64>,
-    limits: Limits,
+    attributes: Attributes,
     idle_timeout: Option<Duration>,
     intensity: Option<Intensity>,
     memory: Option<usize>,
@@ -84,8 +86,8 @@ impl<S> PoolBuilder<S> {
 
     /// How workers come into being.
     #[doc(alias = "context")]
-    pub fn start_method(mut self, context: StartMethod) -> Self {
-        self.settings.context = context;
+    pub fn start_method(mut self, start_method: StartMethod) -> Self {
+        self.settings.start_method = start_method;
         self
     }
 
@@ -231,7 +233,65 @@ impl<S> PoolBuilder<S> {
 
     /// Limits what each worker may use, the replacements included.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.settings.limits = limits;
+        self.settings.attributes.limits = limits;
+        self
+    }
+
+    /// Sets an environment variable of each worker, as [`Process::env`](crate::Process::env).
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.settings.attributes.overrides.set(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the environment of each worker.
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.settings.attributes.overrides.set(name.as_ref(), None);
+        self
+    }
+
+    /// Gives each worker an empty environment, but for what is set after this.
+    pub fn env_clear(mut self) -> Self {
+        self.settings.attributes.overrides.clear();
+        self
+    }
+
+    /// Sets the working directory of each worker. A relative path begins at the directory that the
+    /// program has when the worker starts.
+    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.settings.attributes.overrides.enter(directory.into());
+        self
+    }
+
+    /// Gives all workers a stdin, which they share; without one it is empty.
+    ///
+    /// A pipe that [`Stdio::piped`](Stdio) makes is an error of [`build`](PoolBuilder::build):
+    /// workers come and go.
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.settings.attributes.stdio.set(0, stdin.into());
+        self
+    }
+
+    /// Gives all workers another stdout than the program's, which they share.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # proc_core::init();
+    /// let (reader, writer) = std::io::pipe()?;
+    /// let pool = proc_core::Pool::builder().processes(1).stdout(writer).build()?;
+    /// pool.apply(|name: String| println!("hello, {name}"), "you".to_owned())?;
+    /// drop(pool);
+    /// assert_eq!(std::io::read_to_string(reader)?, "hello, you\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.settings.attributes.stdio.set(1, stdout.into());
+        self
+    }
+
+    /// Gives all workers another stderr than the program's, which they share.
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.settings.attributes.stdio.set(2, stderr.into());
         self
     }
 
@@ -328,14 +388,14 @@ impl<S> PoolBuilder<S> {
     pub fn build(self) -> Result<Pool<S>, Error> {
         let Settings {
             processes,
-            context,
+            start_method,
             name,
             preload,
             initializer,
             state,
             worker_exit,
             max_tasks,
-            limits,
+            attributes,
             idle_timeout,
             intensity,
             memory,
@@ -352,13 +412,20 @@ impl<S> PoolBuilder<S> {
         if max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
+        if attributes.stdio.is_piped() {
+            return Err(Error::invalid(
+                "the workers of a pool cannot have pipes of their own, since they come and go: give \
+                 them a file, an end of std::io::pipe, Stdio::null() or Stdio::inherit()",
+            ));
+        }
+        let attributes = Attributes { lifetime: Lifetime::Worker, ..attributes };
         let config = PoolConfig {
             processes: processes as u32,
-            context,
+            start_method,
             name: name.unwrap_or_else(|| "worker".into()),
             worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
             max_tasks,
-            limits,
+            attributes,
             idle_timeout,
             intensity,
             memory,
@@ -372,7 +439,7 @@ impl<S> std::fmt::Debug for PoolBuilder<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PoolBuilder")
             .field("processes", &self.settings.processes)
-            .field("context", &self.settings.context)
+            .field("start_method", &self.settings.start_method)
             .field("max_tasks", &self.settings.max_tasks)
             .finish_non_exhaustive()
     }

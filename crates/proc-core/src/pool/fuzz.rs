@@ -1,8 +1,9 @@
-//! Hostile bytes: whatever a worker leaves in shared memory or sends, its parent reads without
-//! harm.
+//! Fuzz tests with hostile bytes: whatever a worker leaves in shared memory or sends, its parent
+//! must read it without harm.
 //!
-//! Valid results are damaged at random and read as values of many types. Nothing may panic outside
-//! of a type's own code, get lost, or take more memory than the bytes account for. For longer runs:
+//! The tests damage valid results at random and read them as values of many types. Nothing may
+//! panic outside a type's own code, no task may go missing, and reading must not take more memory
+//! than the bytes account for. For longer runs:
 //!
 //!     PROC_CORE_FUZZ_SECONDS=600 cargo test --release -p proc-core --lib hostile -- --nocapture
 
@@ -31,17 +32,17 @@ use crate::pool::job::{Delivery, Results};
 use crate::pool::worker::{FromWorker, LeaveReason};
 use crate::wire::{self, Message, Payload, Sink};
 
-/// Memory that reading takes for each byte read, at most: some types are far wider than their
-/// bytes, and a collection that grows holds its old memory and its new.
+/// The most memory that reading may take for each byte read. Some types are far wider than their
+/// bytes, and a collection that grows holds its old and its new memory at once.
 const WIDTH: usize = 2048;
 
-/// What reading takes beside that.
+/// The memory that reading may take in addition to that.
 const BASE: usize = 256 << 10;
 
-/// How many elements without bytes the decoder lets pass.
+/// How many elements without bytes the decoder accepts.
 const EMPTY: usize = 1 << 16;
 
-/// How many inputs are tried where no time is given.
+/// How many inputs are tried if no time is given.
 const INPUTS: usize = 200;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,7 +54,7 @@ enum Shape {
     Named(String, ByteBuf),
 }
 
-/// Fills memory and no byte.
+/// A type whose values fill memory but have no bytes when encoded.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Hollow {
     #[serde(skip)]
@@ -61,13 +62,13 @@ struct Hollow {
     filler: [u64; 16],
 }
 
-/// Makes a list of what can be done with each of many types.
+/// Lists the function `$do` for each of many types.
 macro_rules! for_each_type {
     ($do:ident: $($of:ty),* $(,)?) => { [$($do::<$of> as fn(&[u8], usize) -> usize),*] };
 }
 
-/// Reads `bytes` as the results of `count` tasks, copied and where they lie, which must come to the
-/// same; gives the memory that took.
+/// Reads `bytes` as the results of `count` tasks, once from a copy and once from shared memory.
+/// Both must give the same outcomes. Returns the memory that reading took.
 fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
     static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
     let lent = || {
@@ -83,7 +84,8 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
     spent.max(spent_lent)
 }
 
-/// What is told of each task, and the memory that took.
+/// Reads results as values of type `R`. Returns the outcome of each task, and the memory that
+/// reading took.
 fn open_as<R: Message>(
     bytes: &[u8],
     results: Results,
@@ -105,8 +107,8 @@ fn open_as<R: Message>(
                 .collect(),
             place: Origin::default(),
         };
-        // Channel ends that did not come make ipc-channel panic, which is caught, but not in
-        // silence.
+        // ipc-channel panics if channel ends are missing. The panic is caught anyway;
+        // `catch_silently` also keeps it from being printed.
         let _ = panics::catch_silently(|| {
             delivery.open(|task, result: Result<R, Error>| {
                 told.push((task, result.err().map(|error| error.to_string())));
@@ -124,7 +126,7 @@ fn open_as<R: Message>(
     (told, usize::try_from(spent.bytes_max).expect("memory has an end"))
 }
 
-/// Values of types each of whose elements fills a byte at least.
+/// Readers for types whose elements have at least one byte each.
 fn dense() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
     for_each_type! { open:
         (), bool, char, u8, i8, u16, i16, u32, i32, u64, i64, u128, i128, usize, f32, f64,
@@ -140,12 +142,12 @@ fn dense() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
     }
 }
 
-/// Values of types whose elements may fill no byte.
+/// Readers for types whose elements may have no bytes.
 fn hollow() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
     for_each_type! { open: Vec<()>, Vec<Vec<()>>, HashMap<(), ()>, Vec<Hollow>, Vec<Vec<Hollow>> }
 }
 
-/// The bytes of valid results, one of each kind of value.
+/// The bytes of valid values, one of each kind.
 fn valid_values() -> Vec<Vec<u8>> {
     fn encode<T: Message>(value: T) -> Vec<u8> {
         let mut out = Sink::default();
@@ -183,7 +185,7 @@ fn report() -> PanicReport {
     PanicReport { message: "a message".into(), location, backtrace: None }
 }
 
-/// Whole chunks of valid results.
+/// The bytes of whole chunks of valid results.
 fn valid_chunks() -> Vec<Vec<u8>> {
     let mut chunk = Sink::default();
     for value in valid_values() {
@@ -194,7 +196,7 @@ fn valid_chunks() -> Vec<Vec<u8>> {
     vec![Vec::new(), chunk.into_bytes()]
 }
 
-/// A result with these bytes for its value.
+/// The record of a result whose value has these bytes.
 fn result_of(value: &[u8]) -> Vec<u8> {
     let mut out = Sink::default();
     let copied = records::append_result(&mut out, |out| {
@@ -205,14 +207,14 @@ fn result_of(value: &[u8]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Damages bytes in some of the ways in which bytes can be wrong.
+/// Damages bytes in one of several ways.
 fn damage(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
     const NUMBERS: [&[u8]; 7] = [
         &[255, 255, 255, 255, 255, 255, 255, 255, 255, 1], // the largest number
         &[128, 128, 128, 128, 16],                         // 4 GiB
         &[255, 255, 3],                                    // 65,535
         &[128, 128, 4],                                    // 65,536
-        &[255; 20],                                        // no number at all
+        &[255; 20],                                        // not a number
         &[255, 255, 255, 255],                             // "a long length follows"
         &[0; 9],
     ];
@@ -233,7 +235,7 @@ fn damage(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
     }
 }
 
-/// Random bytes, rather of the small numbers that tags and lengths are.
+/// Random bytes, often small numbers as in tags and lengths.
 fn noise(rng: &mut fastrand::Rng) -> Vec<u8> {
     let most = rng.choice([2, 4, 16, 255]).expect("there are some");
     let most_bytes = 1 << rng.u32(..14);
@@ -241,7 +243,7 @@ fn noise(rng: &mut fastrand::Rng) -> Vec<u8> {
     std::iter::repeat_with(|| rng.u8(..=most)).take(len).collect()
 }
 
-/// Calls `try_one` with ever new random numbers, for the time that is asked for.
+/// Calls `try_one` with new random numbers again and again, for as long as is asked for.
 fn fuzz(mut try_one: impl FnMut(&mut fastrand::Rng)) {
     let seconds = std::env::var("PROC_CORE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
     let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -258,7 +260,7 @@ fn fuzz(mut try_one: impl FnMut(&mut fastrand::Rng)) {
     println!("{tried} inputs");
 }
 
-/// Tells the seed if the input is never done with.
+/// Prints the seed when dropped, which happens only if `try_one` panics.
 struct Tell(u64);
 
 impl Drop for Tell {
@@ -282,7 +284,7 @@ fn hostile_results_are_read_without_harm() {
         for _ in 0..rng.u32(..6) {
             damage(rng, &mut bytes, others);
         }
-        // A value is wrapped whole, so that the damage reaches its type.
+        // The whole value becomes one result, so that the damage reaches the value's type.
         if kind < 2 && rng.bool() {
             bytes = result_of(&bytes);
         }
@@ -300,7 +302,7 @@ fn hostile_results_are_read_without_harm() {
     });
 }
 
-/// Bytes that are sent as they are, whatever the receiver takes them for.
+/// Bytes that are sent as they are, whatever type the receiver expects.
 struct Raw(Vec<u8>);
 
 impl Serialize for Raw {
@@ -337,7 +339,7 @@ fn hostile_reports_are_read_without_harm() {
     });
 }
 
-/// Reads reports that were valid once; `fault` finds the fault in what is said.
+/// Damages valid reports and reads them. `fault` finds the encoded fault in a message that has one.
 fn fuzz_reports<T: Message>(valid: &[Report<T>], fault: fn(T) -> Option<Payload>) {
     let encode = |report| postcard::to_stdvec(report).expect("it has no channel ends");
     let valid: Vec<Vec<u8>> = valid.iter().map(encode).collect();
@@ -354,10 +356,10 @@ fn fuzz_reports<T: Message>(valid: &[Report<T>], fault: fn(T) -> Option<Payload>
         sender.send(Raw(bytes)).expect("somebody receives it");
         let receiver = receiver.to_opaque().to::<Report<T>>();
         let mut received = None;
-        // What the carrier itself panics at is no more than an error, as it is for whoever attends.
+        // A panic inside ipc-channel is only an error, as it is for a supervisor.
         let receive = || receiver.try_recv().ok();
         let spent = measure(|| received = panics::catch_silently(receive).ok().flatten());
-        let most = BASE + WIDTH * len + (1 << 20); // the carrier's own buffer
+        let most = BASE + WIDTH * len + (1 << 20); // ipc-channel's own buffer
         assert!(spent.bytes_max <= most as u64, "{} bytes of memory for {len}", spent.bytes_max);
         if let Some(Report::Said(said)) = received
             && let Some(fault) = fault(said)

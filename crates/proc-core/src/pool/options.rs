@@ -9,7 +9,7 @@ use crate::pool::calls::{Call, Imap, ImapUnordered};
 use crate::pool::worker;
 use crate::wire::Message;
 
-/// A pool's calls with settings of their own; made by [`Pool::options`].
+/// A pool's calls with settings of their own; made by [`Pool::options`](crate::Pool::options).
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -33,7 +33,7 @@ impl<'a, S> Options<'a, S> {
 
     /// The same settings for calls of functions that are lent the worker's state.
     ///
-    /// See [`Pool::with_state`].
+    /// See [`Pool::with_state`](crate::Pool::with_state).
     pub fn with_state(self) -> WithState<'a, S> {
         WithState::new(self.call)
     }
@@ -65,11 +65,11 @@ impl<'a, S> Options<'a, S> {
         self
     }
 
-    /// See [`Pool::map`].
+    /// See [`Pool::map`](crate::Pool::map).
     ///
     /// # Errors
     ///
-    /// As for [`Pool::map`], and a chunksize of zero.
+    /// As for [`Pool::map`](crate::Pool::map), and a chunksize of zero.
     pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -81,7 +81,7 @@ impl<'a, S> Options<'a, S> {
         self.call.map(worker::task::<F, A, R>(), inputs)
     }
 
-    /// See [`Pool::try_map`]. A chunksize of zero is every input's error.
+    /// See [`Pool::try_map`](crate::Pool::try_map). A chunksize of zero is every input's error.
     pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -93,7 +93,7 @@ impl<'a, S> Options<'a, S> {
         self.call.try_map(worker::task::<F, A, R>(), inputs)
     }
 
-    /// See [`Pool::imap`].
+    /// See [`Pool::imap`](crate::Pool::imap).
     pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, R, I::IntoIter>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -104,7 +104,7 @@ impl<'a, S> Options<'a, S> {
         Imap::new(self.imap_unordered(function, inputs))
     }
 
-    /// See [`Pool::imap_unordered`].
+    /// See [`Pool::imap_unordered`](crate::Pool::imap_unordered).
     pub fn imap_unordered<F, A, R, I>(
         self,
         function: F,
@@ -120,11 +120,11 @@ impl<'a, S> Options<'a, S> {
         self.call.imap_unordered(worker::task::<F, A, R>(), inputs)
     }
 
-    /// See [`Pool::apply_async`].
+    /// See [`Pool::apply_async`](crate::Pool::apply_async).
     ///
     /// # Errors
     ///
-    /// As for [`Pool::apply_async`].
+    /// As for [`Pool::apply_async`](crate::Pool::apply_async).
     pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -135,11 +135,11 @@ impl<'a, S> Options<'a, S> {
         self.call.apply_async(worker::task::<F, A, R>(), argument)
     }
 
-    /// See [`Pool::map_async`].
+    /// See [`Pool::map_async`](crate::Pool::map_async).
     ///
     /// # Errors
     ///
-    /// As for [`Pool::map_async`].
+    /// As for [`Pool::map_async`](crate::Pool::map_async).
     pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,

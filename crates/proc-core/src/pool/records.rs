@@ -1,7 +1,7 @@
-//! How tasks lie in a chunk's bytes: arguments one after another, and results likewise.
+//! The layout of tasks in a chunk's bytes: arguments one after another, and results likewise.
 //!
-//! An argument is its length (4 or, from 4 GiB, 12 bytes) and its bytes. A result is a tag, its
-//! length and its bytes. Everything read here may have been written by a worker gone wrong, so
+//! An argument is its length (4 bytes, or 12 bytes from 4 GiB) and its bytes. A result is a tag,
+//! its length and its bytes. A corrupt worker may have written anything that is read here, so
 //! reading is checked and borrows from private copies only.
 
 use std::ops::Range;
@@ -10,19 +10,19 @@ use crate::call::Fault;
 use crate::memory::{Part, Region};
 use crate::wire::Sink;
 
-/// How many bytes a length takes, if it is not a long one.
+/// Size of a short length, in bytes.
 const LEN: usize = 4;
 
-/// The length that says "the real one follows in eight bytes".
+/// The short length that means "the real length follows in eight bytes".
 const LONG_TAG: u32 = u32::MAX;
 
-/// A result's tag and the longest length.
+/// The size of a result's tag and a long length.
 const MAX_HEAD_BYTES: usize = 13;
 
-/// The least room that each result needs: a tag and the length of nothing.
+/// The least room that each result needs: its tag, and the length of an empty value.
 pub(crate) const MIN_RESULT_BYTES: usize = 5;
 
-/// Appends a record with the bytes that `write` appends. On an error nothing is left of it.
+/// Appends a record with the bytes that `write` appends. On an error, appends nothing.
 #[inline]
 pub(crate) fn append<T, E>(
     out: &mut Sink,
@@ -31,7 +31,7 @@ pub(crate) fn append<T, E>(
     append_after([0; LEN], out, write)
 }
 
-/// The same after a head whose last bytes are the place of the length.
+/// Like [`append`], after a head whose last bytes are the place of the length.
 #[inline]
 fn append_after<const HEAD: usize, T, E>(
     head: [u8; HEAD],
@@ -59,17 +59,17 @@ fn append_after<const HEAD: usize, T, E>(
     }
 }
 
-/// Makes room for a length that needs eight bytes more.
+/// Makes room for a long length, which needs eight more bytes.
 #[cold]
 fn lengthen(out: &mut Sink, at: usize, len: usize) {
-    // So long a value has no large pieces elsewhere.
+    // A value as long as this has no large pieces elsewhere.
     let gathered = out.inline_large();
     debug_assert_eq!(gathered, Ok(()));
     out[at..at + LEN].copy_from_slice(&LONG_TAG.to_le_bytes());
     out.splice(at + LEN..at + LEN, (len as u64).to_le_bytes());
 }
 
-/// Takes the first record's bytes off `bytes`; `None` if there is no whole one.
+/// Takes the first record's bytes off `bytes`. Returns `None` if there is no whole record.
 #[inline]
 pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let mut rest = *bytes;
@@ -93,12 +93,12 @@ fn take_len(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*len))
 }
 
-/// One result, as far as it can be told without its type.
+/// The outcome of one task, as far as it is known without the result's type.
 #[derive(Debug)]
 pub(crate) enum Outcome<V> {
-    /// The encoded value, or where it is.
+    /// The encoded value, or where the encoded value is.
     Value(V),
-    /// The value came, or comes, in a message: it is large or holds channel ends.
+    /// The value is sent in a message of its own, because it is large or holds channel ends.
     OutOfBand,
     Fault(Fault),
 }
@@ -107,9 +107,10 @@ const VALUE: u8 = 0;
 const APART: u8 = 1;
 const FAULT: u8 = 2;
 
-/// Appends the result of one task; `call` appends the value's bytes.
+/// Appends the result of one task. `call` appends the value's bytes. If `call` fails, its fault is
+/// appended instead.
 ///
-/// Returns what `call` gave beside the bytes.
+/// Returns what `call` returned beside the bytes.
 #[inline]
 pub(crate) fn append_result<T>(
     out: &mut Sink,
@@ -125,14 +126,14 @@ pub(crate) fn append_fault(out: &mut Sink, fault: &Fault) {
         out.extend(postcard::to_stdvec(fault)?);
         Ok(())
     };
-    // Strings can always be encoded; an empty record would read as a fault without words.
+    // Encoding a fault cannot fail, because a fault consists of strings.
     let _ = append_after([FAULT, 0, 0, 0, 0], out, text);
 }
 
-/// Copies a result's record to its place; false if it does not fit.
+/// Copies a result's record to its place. Returns false if it does not fit.
 ///
-/// In the pieces in which it was put together just now: a processor has these at hand, and waits
-/// for any other piece until it has stored them.
+/// Copied field by field, as written: reading across field boundaries would defeat store-to-load
+/// forwarding.
 #[inline]
 pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
     let Some((tag, rest)) = record.split_first_chunk::<1>() else { return false };
@@ -140,19 +141,19 @@ pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
     region.write_all(at, [tag, len, value])
 }
 
-/// Puts the record of a short value in its place; false if it does not fit.
+/// Writes the record of a short value to its place. Returns false if it does not fit.
 #[inline]
 pub(crate) fn place_value(region: &Region, at: usize, value: &[u8]) -> bool {
     let len = (value.len() as u32).to_le_bytes();
     region.write_all(at, [&[VALUE], &len, value])
 }
 
-/// The length of the record of a value so short.
+/// The length of the record of a short value of `len` bytes.
 pub(crate) const fn short(len: usize) -> usize {
     LEN + len
 }
 
-/// Writes the record of a short value to a place of its [length](short).
+/// Writes the record of a short value to `place`, which has the [length](short) of the record.
 #[inline]
 pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
     let (len, rest) = place.split_at_mut(LEN);
@@ -160,12 +161,12 @@ pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
     rest.copy_from_slice(value);
 }
 
-/// Says that the result goes another way.
+/// Appends the note that a result is sent out of band.
 pub(crate) fn append_out_of_band(out: &mut Vec<u8>) {
     out.extend_from_slice(&[APART, 0, 0, 0, 0]);
 }
 
-/// Takes the first result off `bytes`; `None` if there is no whole one.
+/// Takes the first result off `bytes`. Returns `None` if there is no whole result.
 #[inline]
 pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>> {
     let (tag, rest) = bytes.split_first()?;
@@ -181,8 +182,8 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>>
     Some(outcome)
 }
 
-/// Takes the result at `at` of shared memory, and moves `at` on: a value's place, or a copy of what
-/// else it is. `None` if there is no whole one.
+/// Reads the result at `at` of shared memory, and advances `at` past it. Returns the position of a
+/// value, or a copy of any other outcome. Returns `None` if there is no whole result.
 pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<usize>>> {
     let mut head = Vec::with_capacity(MAX_HEAD_BYTES);
     part.read(*at, MAX_HEAD_BYTES.min(part.len().checked_sub(*at)?), &mut head);
@@ -198,7 +199,7 @@ pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<u
         match take_result(&mut &copy[..])? {
             Outcome::OutOfBand => Outcome::OutOfBand,
             Outcome::Fault(fault) => Outcome::Fault(fault),
-            // It was something else a moment ago.
+            // The tag has changed since it was read: a corrupt worker is writing.
             Outcome::Value(_) => return None,
         }
     };

@@ -4,6 +4,7 @@
 //! child its result. Reading that channel is all that `join` does; there is no thread behind it.
 
 use std::fmt;
+use std::io::{PipeReader, PipeWriter};
 use std::marker::PhantomData;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use nix::sys::signal::Signal;
 use super::main::Said;
 use super::outcome::{FunctionResult, Observed, Outcome};
 use crate::error::{Error, Origin};
-use crate::forkserver::{Handle, Limits, Link};
+use crate::forkserver::{Handle, Limits, Link, Pipes};
 use crate::process::wait::Sentinel;
 use crate::sys;
 use crate::wire::Message;
@@ -30,14 +31,27 @@ pub struct Child<R> {
     name: String,
     outcome: Arc<Outcome>,
     result: PhantomData<fn() -> R>,
+    /// The writing end of the process's stdin, where [`Stdio::piped`](crate::Stdio::piped) was asked
+    /// for. The process reads to its end once this is dropped.
+    pub stdin: Option<PipeWriter>,
+    /// The reading end of its stdout, where a pipe was asked for.
+    pub stdout: Option<PipeReader>,
+    /// The reading end of its stderr, where a pipe was asked for.
+    pub stderr: Option<PipeReader>,
 }
 
 impl<R: Message> Child<R> {
-    pub(crate) fn new(link: Link<Said>, name: String, limits: Limits) -> Child<R> {
+    pub(crate) fn new(mut link: Link<Said>, name: String, limits: Limits) -> Child<R> {
         let handle = link.handle.clone();
-        let outcome =
-            Arc::new(Outcome(Mutex::new(Observed { link, limits, returned: None, exited: None })));
-        Child { handle, name, outcome, result: PhantomData }
+        let Pipes { stdin, stdout, stderr } = std::mem::take(&mut link.pipes);
+        let outcome = Arc::new(Outcome(Mutex::new(Observed {
+            link,
+            limits,
+            returned: None,
+            exited: None,
+            taken: false,
+        })));
+        Child { handle, name, outcome, result: PhantomData, stdin, stdout, stderr }
     }
 
     /// The process's pid.
@@ -93,34 +107,36 @@ impl<R: Message> Child<R> {
     /// # Errors
     ///
     /// The function panicked, its result could not be sent, or the process ended without a result.
-    pub fn join(self) -> Result<R, Error> {
+    pub fn join(mut self) -> Result<R, Error> {
         self.check_owner()?;
         self.outcome.observed().advance(None);
         self.finish()
     }
 
-    /// Like [`join`](Child::join), for at most `timeout`; then the child comes back as the error.
+    /// Waits like [`join`](Child::join), for at most `timeout`: `None` while the process runs.
+    ///
+    /// # Errors
+    ///
+    /// As for [`join`](Child::join). The result, or the error in its place, is given once: whoever
+    /// asks again gets an [`Invalid`](crate::ErrorKind::Invalid) error.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
     /// # proc_core::init();
     /// # use std::time::Duration;
     /// let nap = |()| std::thread::sleep(Duration::from_secs(60));
-    /// let child = proc_core::Process::new(nap, ()).start()?;
-    /// match child.join_timeout(Duration::from_millis(10)) {
-    ///     Ok(result) => result?,
-    ///     Err(child) => child.kill()?,
+    /// let mut child = proc_core::Process::new(nap, ()).start()?;
+    /// if child.join_timeout(Duration::from_millis(10))?.is_none() {
+    ///     child.kill()?;
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn join_timeout(self, timeout: Duration) -> Result<Result<R, Error>, Child<R>> {
-        if let Err(error) = self.check_owner() {
-            return Ok(Err(error));
-        }
+    pub fn join_timeout(&mut self, timeout: Duration) -> Result<Option<R>, Error> {
+        self.check_owner()?;
         let deadline = Instant::now().checked_add(timeout);
         let ended = self.outcome.observed().advance(deadline);
-        if ended { Ok(self.finish()) } else { Err(self) }
+        if ended { self.finish().map(Some) } else { Ok(None) }
     }
 
     /// Ends the process and waits for it: SIGTERM, and after `grace` SIGKILL.
@@ -144,15 +160,13 @@ impl<R: Message> Child<R> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stop(self, grace: Duration) -> Result<R, Error> {
+    pub fn stop(mut self, grace: Duration) -> Result<R, Error> {
         self.terminate()?;
-        match self.join_timeout(grace) {
-            Ok(result) => result,
-            Err(child) => {
-                child.kill()?;
-                child.join()
-            }
+        if let Some(result) = self.join_timeout(grace)? {
+            return Ok(result);
         }
+        self.kill()?;
+        self.join()
     }
 
     /// Asks the process to end, by SIGTERM. It may take its time, or refuse.
@@ -179,10 +193,14 @@ impl<R: Message> Child<R> {
         Ok(())
     }
 
-    fn finish(self) -> Result<R, Error> {
-        let place =
-            Origin { name: Some(self.name), pid: Some(self.handle.pid), ..Origin::default() };
+    /// What has come of a process that has ended, once.
+    fn finish(&mut self) -> Result<R, Error> {
+        let name = Some(self.name.clone());
+        let origin = Origin { name, pid: Some(self.handle.pid), ..Origin::default() };
         let mut observed = self.outcome.observed();
+        if std::mem::replace(&mut observed.taken, true) {
+            return Err(Error::already_taken().with_origin(origin));
+        }
         match observed.returned.take() {
             Some(FunctionResult::Value(value)) => value.decode().map_err(Error::decode_result),
             Some(FunctionResult::Fault(fault)) => Err(Error::from_fault_payload(fault)),
@@ -190,11 +208,11 @@ impl<R: Message> Child<R> {
                 Err(Error::start("the process", std::io::Error::other(why)))
             }
             None => {
-                let exit = observed.exited.take().unwrap_or_default();
+                let exit = observed.exited.clone().unwrap_or_default();
                 Err(observed.limits.died(exit))
             }
         }
-        .map_err(|error| error.with_origin(place))
+        .map_err(|error| error.with_origin(origin))
     }
 }
 

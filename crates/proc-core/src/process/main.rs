@@ -1,4 +1,4 @@
-//! A process from inside: it calls its function, reports the result, and ends.
+//! Runs a process from inside: calls its function, reports the result, and ends.
 
 use crate::call::{Entry, Fault, Input, Name, State};
 use crate::forkserver::{Birth, Job, Main, Report, lifeline};
@@ -6,20 +6,22 @@ use crate::panics::{self, PanicOutput};
 use crate::sys;
 use crate::wire::{self, Payload, Sink};
 
-/// The exit code of a process whose function panicked: the one Rust gives a panicking `main`.
+/// Exit code of a process whose function panicked. Rust gives the same code to a `main` that
+/// panics.
 const PANICKED: i32 = 101;
 
-/// What the process says: what its function has returned, or a [`Fault`] that it survived.
+/// Report of the process: the value that its function has returned, or a [`Fault`] that the process
+/// survived.
 pub(super) type Said = Result<Payload, Payload>;
 
 struct Call;
 const MAIN: &Entry<Main> = &Entry::new::<Call>(main);
 
-/// What a process does that calls `function`.
+/// Makes the job of a process that calls `function`.
 ///
 /// # Errors
 ///
-/// The function lies outside the program, in words.
+/// The function lies outside the program. The error says so in words.
 pub(super) fn job(function: Name, arguments: Payload) -> Result<Job, String> {
     Ok(Job {
         main: Name::of_entry::<fn(), _>(MAIN)?,
@@ -48,7 +50,7 @@ fn main(birth: Birth) -> ! {
     let result = result
         .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))
         .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
-    // Where the parent no longer listens, nobody misses the result.
+    // If the parent no longer listens, nobody misses the result.
     if let Err(error) = report.send(Report::Said(result))
         && let Some(why) = wire::why_not_sent(error)
     {

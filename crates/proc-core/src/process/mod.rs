@@ -6,7 +6,7 @@ mod outcome;
 mod wait;
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::fmt;
 use std::path::PathBuf;
 
 pub use self::child::Child;
@@ -14,7 +14,7 @@ pub use self::wait::{Sentinel, wait};
 use crate::call::{Name, refuse_captures};
 use crate::error::{Error, Origin};
 use crate::forkserver::{
-    Attributes, Lifetime, Limits, Link, StartMethod, next_serial, start_method,
+    Attributes, Lifetime, Limits, Link, StartMethod, Stdio, next_serial, start_method,
 };
 use crate::wire::{Message, Payload};
 
@@ -37,13 +37,13 @@ use crate::wire::{Message, Payload};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "nothing runs before `start`"]
 pub struct Process<F, A> {
     function: F,
     argument: A,
     name: Option<String>,
-    context: StartMethod,
+    start_method: StartMethod,
     attributes: Attributes,
 }
 
@@ -58,8 +58,8 @@ where
     #[doc(alias = "args")]
     pub fn new(function: F, argument: A) -> Self {
         refuse_captures!(F);
-        let (context, attributes) = (StartMethod::default(), Attributes::default());
-        Process { function, argument, name: None, context, attributes }
+        let (start_method, attributes) = (StartMethod::default(), Attributes::default());
+        Process { function, argument, name: None, start_method, attributes }
     }
 
     /// Names the process, for people: in errors and, cut to 15 bytes, in `ps`.
@@ -72,8 +72,8 @@ where
 
     /// Chooses how the process comes into being.
     #[doc(alias = "context")]
-    pub fn start_method(mut self, context: StartMethod) -> Self {
-        self.context = context;
+    pub fn start_method(mut self, start_method: StartMethod) -> Self {
+        self.start_method = start_method;
         self
     }
 
@@ -142,17 +142,19 @@ where
         self
     }
 
-    /// Gives the process another stdin: a file, or the reading end of [`std::io::pipe`].
+    /// Gives the process a stdin: a file, the reading end of [`std::io::pipe`], or another
+    /// [`Stdio`]. Without one it is empty.
     ///
     /// With [`StartMethod::Fork`] the process is a copy of the caller: it has what the caller has read
     /// ahead from its own stdin, and sees the end of a pipe only if the caller had closed the other
     /// end.
-    pub fn stdin(mut self, stream: impl Into<OwnedFd>) -> Self {
-        self.attributes.streams.set(0, stream.into());
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.attributes.stdio.set(0, stdin.into());
         self
     }
 
-    /// Gives the process another stdout: a file, or the writing end of [`std::io::pipe`].
+    /// Gives the process another stdout than the program's: a file, the writing end of
+    /// [`std::io::pipe`], or another [`Stdio`].
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -164,14 +166,14 @@ where
     /// # Ok(())
     /// # }
     /// ```
-    pub fn stdout(mut self, stream: impl Into<OwnedFd>) -> Self {
-        self.attributes.streams.set(1, stream.into());
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.attributes.stdio.set(1, stdout.into());
         self
     }
 
     /// Gives the process another stderr, as [`stdout`](Process::stdout).
-    pub fn stderr(mut self, stream: impl Into<OwnedFd>) -> Self {
-        self.attributes.streams.set(2, stream.into());
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.attributes.stdio.set(2, stderr.into());
         self
     }
 
@@ -197,12 +199,23 @@ where
         let name = self.name.unwrap_or_else(|| format!("Process-{serial}"));
         let place = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
-        start_method::with_fork_server(self.context, &self.attributes.streams, |fork_server| {
+        start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
             let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
             let job = main::job(function, arguments).map_err(Error::invalid)?;
             let link = Link::start(fork_server, serial, &name, &self.attributes, job)?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })
         .map_err(|error| error.with_origin(place()))
+    }
+}
+
+// Functions are not `Debug`, and arguments need not be.
+impl<F, A> fmt::Debug for Process<F, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("function", &std::any::type_name::<F>())
+            .field("name", &self.name)
+            .field("start_method", &self.start_method)
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What becomes of a process, as far as its reports have told.
+//! Keeps the outcome of a process, as far as its reports have told it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -10,26 +10,28 @@ use crate::error::Exit;
 use crate::forkserver::{Limits, Link, Received, Report};
 use crate::wire::Payload;
 
-/// What becomes of a process, for its child and its sentinels.
+/// Outcome of a process, shared by its [`Child`](crate::Child) and its sentinels.
 #[derive(Debug)]
 pub(crate) struct Outcome(pub(super) Mutex<Observed>);
 
-/// What its reports have told so far.
+/// What the reports of a process have told so far.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) link: Link<Said>,
     pub(super) limits: Limits,
     pub(super) returned: Option<FunctionResult>,
     pub(super) exited: Option<Exit>,
+    /// Whether the result was given to a caller already.
+    pub(super) taken: bool,
 }
 
-/// What a function has returned, not decoded yet.
+/// Result of a function, not decoded yet.
 #[derive(Debug)]
 pub(super) enum FunctionResult {
     Value(Payload),
-    /// It failed in a way that its process survived.
+    /// The function failed in a way that its process survived.
     Fault(Payload),
-    /// It was not called.
+    /// The function was not called. The text says why.
     NotStarted(String),
 }
 
@@ -40,23 +42,26 @@ impl Outcome {
 
     /// Whether the process has ended, as far as is known without waiting.
     ///
-    /// The lock may be held for ever in a copy of the process that has started it.
+    /// Does not wait for the lock either: in a copy of the process that started it, the lock may be
+    /// held forever.
     pub(crate) fn has_ended(&self) -> bool {
-        // Who holds it for long is waiting for the end, which has not come then.
+        // A thread that holds the lock for long waits for the end of the process. So the process
+        // has not ended.
         match self.0.try_lock() {
             Ok(mut observed) => observed.advance(Some(Instant::now())),
             Err(_) => false,
         }
     }
 
-    /// Reads reports until the end or the deadline.
+    /// Reads reports until the process has ended, or until `deadline`.
     pub(crate) fn wait_for_end(&self, deadline: Instant) {
         self.observed().advance(Some(deadline));
     }
 }
 
 impl Observed {
-    /// Reads reports until the end or the deadline; whether it was the end.
+    /// Reads reports until the process has ended, or until `deadline`. Returns whether it has
+    /// ended.
     pub(super) fn advance(&mut self, deadline: Option<Instant>) -> bool {
         while self.exited.is_none() {
             match self.link.receive(deadline) {

@@ -1,4 +1,4 @@
-//! Waiting for whichever of several children ends first: [`Sentinel`] and [`wait`].
+//! Waits for whichever of several children ends first: [`Sentinel`] and [`wait`].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -7,21 +7,22 @@ use std::time::{Duration, Instant};
 use crate::process::outcome::Outcome;
 use crate::sys;
 
-/// How often a look is taken where no descriptor tells that a process has ended, and how long its
-/// fork server's word is waited for where one does.
+/// How often children are checked if no descriptor tells their end. Also how long to wait for the
+/// report of the fork server after a descriptor has told the end.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long is waited at most before every child is looked at, whatever its descriptor says: it is
-/// opened by pid, and a child that ended before may have left that to another process.
+/// Longest wait before every child is checked, whatever its descriptor says. The descriptor is
+/// opened by pid. If the child had ended before that, another process may have its pid.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells whether a process has ended, apart from its [`Child`](crate::Child); for [`wait`].
+/// Sentinel of a process: tells [`wait`] whether the process has ended, separately from its
+/// [`Child`](crate::Child).
 #[derive(Clone, Debug)]
 pub struct Sentinel {
     outcome: Arc<Outcome>,
-    /// The process that has started it.
+    /// Pid of the process that started it.
     owner: u32,
-    /// Readable when the process has ended, where the system has that.
+    /// Readable when the process has ended; `None` if the system has no such descriptor.
     end: Option<Arc<OwnedFd>>,
 }
 
@@ -31,11 +32,11 @@ impl Sentinel {
     }
 }
 
-/// Waits until at least one of the processes has ended, for ever or for `timeout`.
+/// Waits until at least one of the processes has ended, forever or for `timeout`.
 ///
-/// Gives the places in `sentinels` of all that have ended, in order: none when the time is over, or
-/// there is nothing to wait for, as in a copy of the process that has started them. A child among
-/// them can be joined without waiting.
+/// Returns the indices in `sentinels` of all processes that have ended, in ascending order. A child
+/// among them can be joined without waiting. The result is empty if `timeout` has passed, if
+/// `sentinels` is empty, or if this process is a copy of the one that started the processes.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {

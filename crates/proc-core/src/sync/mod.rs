@@ -1,4 +1,4 @@
-//! What processes share.
+//! Shares data between processes.
 
 pub(crate) mod shared;
 

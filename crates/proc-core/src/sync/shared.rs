@@ -1,9 +1,9 @@
-//! Read-only data that processes share: copied once, never again.
+//! Shares read-only data between processes: the data are copied once, never again.
 //!
-//! A [`Shared`] crosses as its number and two pieces of shared memory: the data, which nobody can
-//! write to any more, and a word that says whether its maker still has it. A worker keeps what it
-//! has mapped for the next task that brings the same number, until the maker has let go of it or
-//! there are too many.
+//! A [`Shared`] is sent as its number and two pieces of shared memory. One holds the data, to which
+//! nobody can write any more; the other is a word that says whether the maker still has the data. A
+//! worker keeps its mapping of the data for the next task that brings the same number. It drops the
+//! mapping after the maker has let go of the data, or when it has too many mappings.
 
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher, RandomState};
@@ -23,14 +23,16 @@ use crate::sys;
 use crate::sys::memory::{self, Frozen};
 use crate::wire;
 
-/// Numbers (or other plain data) that all processes read in one place, without a copy for each.
+/// Shares numbers (or other plain data) between processes: all read the data in one place, without
+/// a copy for each.
 ///
-/// Making one copies the data once, into shared memory. As an argument, as part of one, or as the
-/// argument of a pool's [`initializer`](crate::PoolBuilder::initializer) or
-/// [`state`](crate::PoolBuilder::state) it crosses without being copied, whatever its size; clones
-/// cost nothing either. A worker keeps one mapping of it, so that a task that brings it again costs
-/// a few system calls, and lets go of it soon after the last clone in the process that made it is
-/// dropped: when it next runs out of work.
+/// [`from_slice`](Shared::from_slice) copies the data once, into shared memory. After that, a
+/// `Shared` of any size crosses to other processes without a copy of its data: as an argument, as
+/// part of one, or as the argument of a pool's [`initializer`](crate::PoolBuilder::initializer) or
+/// [`state`](crate::PoolBuilder::state). Clones cost nothing either. A worker keeps one mapping of
+/// the data, so a later task that brings the same data costs a few system calls. Once the last
+/// clone in the process that made the data is dropped, the worker drops its mapping when it next
+/// runs out of work.
 ///
 /// `T` is what bytemuck calls plain old data: integers, floats, arrays of these, and types of yours
 /// that derive `bytemuck::Pod`.
@@ -48,27 +50,28 @@ use crate::wire;
 /// # }
 /// ```
 ///
-/// For very many small tasks give it to the pool's state or initializer rather than to each task:
-/// whatever crosses as a channel end or as shared memory takes a message of its own.
+/// For very many small tasks, give the `Shared` to the pool's state or initializer rather than to
+/// each task: a value with channel ends or shared memory takes a message of its own.
 ///
 /// # Who can write
 ///
-/// Nobody, not even who made it: on Linux the memory is sealed against writing before it is sent,
-/// and a process that receives memory without that seal refuses it. Other systems have no such
-/// seals: there, take one from processes that run your code, not from one that has been taken over.
+/// Nobody can write to the data, not even the process that made them. On Linux the memory is sealed
+/// against writing before it is sent, and a process refuses memory without that seal. Other systems
+/// have no such seals: accept a `Shared` there only from processes that run your code, not from one
+/// that has been taken over.
 pub struct Shared<T> {
-    /// Nothing is shared of an empty one.
+    /// `None` if the slice is empty: then nothing is shared.
     memory: Option<Arc<Memory>>,
     kind: std::marker::PhantomData<fn() -> T>,
 }
 
-/// The data of one or more clones.
+/// Data of one or more clones.
 struct Memory {
     number: u64,
     data: Frozen,
-    /// Set once the maker has dropped the last of its clones.
+    /// Tells whether the maker has dropped the last of its clones.
     gone: Gone,
-    /// The process that made it.
+    /// Pid of the process that made the data; `None` in other processes.
     maker: Option<u32>,
 }
 
@@ -77,7 +80,7 @@ impl<T: Pod> Shared<T> {
     ///
     /// # Errors
     ///
-    /// There is no memory or descriptor for it ([`Error::is_start`]).
+    /// There is no memory or descriptor for the data ([`Error::is_start`]).
     pub fn from_slice(data: &[T]) -> Result<Shared<T>, Error> {
         const { assert!(size_of::<T>() > 0, "there is nothing to share in values without bytes") };
         let bytes: &[u8] = bytemuck::cast_slice(data);
@@ -94,7 +97,8 @@ impl Memory {
         let fill = |memory: &mut [u8]| memory.copy_from_slice(bytes);
         let data = Frozen::build(bytes.len(), fill).map_err(cannot)?;
         let gone = Gone::new().map_err(cannot)?;
-        // Processes that were forked have the same random keys, and a pid may come again.
+        // Forked processes have the same random keys, and a pid may be used again: hash the time
+        // too.
         let (maker, made) = (sys::pid(), MADE.fetch_add(1, Ordering::Relaxed));
         let number = RandomState::new().hash_one((maker, made, SystemTime::now()));
         Ok(Memory { number, data, gone, maker: Some(maker) })
@@ -107,14 +111,15 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // Not a copy of the maker, forked since.
+        // Only in the maker, not in a copy of it that was forked since.
         if self.maker == Some(sys::pid()) {
             self.gone.region.raise();
         }
     }
 }
 
-/// A word that says whether the maker has let go, and what others map it by.
+/// Word that says whether the maker has let go of the data, with the descriptor by which others map
+/// the word.
 struct Gone {
     region: Region,
     fd: OwnedFd,
@@ -160,7 +165,7 @@ impl<T> Debug for Shared<T> {
     }
 }
 
-/// What crosses of a [`Memory`].
+/// Form in which a [`Memory`] is sent: its number, the data, and the word of [`Gone`].
 type Crossing = (u64, Descriptor, Descriptor);
 
 impl<T> Serialize for Shared<T> {
@@ -186,7 +191,8 @@ impl<'de, T: Pod> Deserialize<'de> for Shared<T> {
     }
 }
 
-/// What has arrived, or the same if a worker has it already.
+/// Maps data that have arrived. If a worker has the same data already, returns the mapping that it
+/// has.
 fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
     let cannot = |error: io::Error| format!("shared data: {}", wire::explain(&error));
     let data = data.into_fd().and_then(Frozen::map).map_err(cannot)?;
@@ -208,25 +214,25 @@ fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
     Ok(memory)
 }
 
-/// How many buffers a worker keeps mapped for tasks to come.
+/// Number of mappings that a worker keeps for later tasks.
 const MAX_KEPT_BUFFERS: usize = 16;
 
-/// Whether this process keeps what arrives: only workers, of which each does many tasks.
+/// Whether this process keeps the data that arrive. Only workers do, since each runs many tasks.
 static KEEPS: AtomicBool = AtomicBool::new(false);
 
-/// What a worker keeps, the one used last at the end.
+/// Data that a worker keeps, the last used at the end.
 static KEPT: Mutex<Vec<Arc<Memory>>> = Mutex::new(Vec::new());
 
 fn kept() -> MutexGuard<'static, Vec<Arc<Memory>>> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// In a worker: keeps what arrives for tasks to come.
+/// In a worker: keeps data that arrive, for later tasks.
 pub(crate) fn keep() {
     KEEPS.store(true, Ordering::Relaxed);
 }
 
-/// Lets go of what its maker has let go of.
+/// Drops the data that their maker has let go of.
 pub(crate) fn let_go() {
     kept().retain(|known| !known.is_gone());
 }

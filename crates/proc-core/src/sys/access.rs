@@ -1,10 +1,10 @@
-//! What others may do with memory that they are given.
+//! Defines the access that processes have to shared memory.
 
-/// What others may do with memory that they are given.
+/// Access that processes have to a piece of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Everybody may write.
+    /// Every process that has the memory may read and write it.
     Write,
-    /// Nobody can write any more.
+    /// Every process, also the one that made the memory, may only read it.
     Read,
 }

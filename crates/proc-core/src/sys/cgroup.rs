@@ -1,23 +1,23 @@
-//! How much memory the cgroups of this process leave it.
+//! Computes how much more memory the cgroups of this process allow.
 //!
-//! A process is in one cgroup for each hierarchy, and every cgroup above that may have a limit too.
-//! See cgroups(7), and for the files "Memory" in the kernel's cgroup-v2 and cgroup-v1
-//! documentation.
+//! A process is in one cgroup of each hierarchy, and every cgroup above that one may have a limit
+//! too. See cgroups(7). The kernel's cgroup-v2 and cgroup-v1 documentation describes the files in
+//! the sections named "Memory".
 
 use std::path::{Path, PathBuf};
 
-/// Bytes that this process may still take before a limit of its cgroups is reached; `None` without
-/// one.
+/// Returns how many bytes this process may still take before it reaches a limit of its cgroups;
+/// `None` if there is no limit.
 pub(crate) fn available() -> Option<usize> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
     available_in(&groups, &mounts)
 }
 
-/// The same, for what the two files of /proc say.
+/// Computes [`available`] from the contents of /proc/self/cgroup and /proc/self/mounts.
 fn available_in(groups: &str, mounts: &str) -> Option<usize> {
     let left = groups.lines().filter_map(|line| {
-        // `4:memory:/path`, and for the second version `0::/path`.
+        // A line is `4:memory:/path` in version 1, and `0::/path` in version 2.
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         let is_second = controllers.is_empty();
@@ -33,7 +33,7 @@ fn available_in(groups: &str, mounts: &str) -> Option<usize> {
     left.min()
 }
 
-/// Where the hierarchy that has the memory controller is mounted.
+/// Returns where the hierarchy with the memory controller is mounted.
 fn mount_point(mounts: &str, is_second: bool) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
@@ -47,11 +47,12 @@ fn mount_point(mounts: &str, is_second: bool) -> Option<PathBuf> {
     })
 }
 
-/// The names of a version's files.
+/// Names of the files in one version of cgroups.
 struct Files {
     limit: &'static str,
     used: &'static str,
-    /// The line of memory.stat that counts what is used and can be had back: the page cache.
+    /// Start of the line in memory.stat that counts used memory which the kernel can take back: the
+    /// page cache.
     cache: &'static str,
 }
 
@@ -65,10 +66,10 @@ const SECOND: Files =
     Files { limit: "memory.max", used: "memory.current", cache: "inactive_file " };
 
 impl Files {
-    /// What the limit of one cgroup leaves, if it has one.
+    /// Returns how many bytes the limit of one cgroup leaves; `None` if the cgroup has no limit.
     fn left(&self, group: &Path) -> Option<usize> {
         let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
-        // The word "max" is no number.
+        // Without a limit the file contains the word "max", which is no number.
         let limit: usize = read(self.limit)?.trim().parse().ok()?;
         let used: usize = read(self.used)?.trim().parse().ok()?;
         let statistics = read("memory.stat").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Children of this process: collecting them and sending them signals.
+//! Reaps the children of this process and sends signals to them.
 
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
@@ -13,22 +13,22 @@ use nix::unistd::Pid;
 use super::descriptors::wait_readable;
 use super::os::watch_process;
 
-/// The pid of this process's parent now.
+/// Returns the pid of this process's current parent.
 pub(crate) fn parent_pid() -> u32 {
     nix::unistd::getppid().as_raw() as u32
 }
 
-/// Collects one child that has ended, if there is one; never blocks.
+/// Reaps one child that has ended, if there is one. Never blocks.
 pub(crate) fn reap() -> Option<(u32, ExitStatus)> {
     wait(None, WaitPidFlag::WNOHANG)
 }
 
-/// Collects the child `pid` if it has ended; never blocks.
+/// Reaps the child `pid` if it has ended. Never blocks.
 pub(crate) fn reap_one(pid: u32) -> Option<ExitStatus> {
     wait(Some(Pid::from_raw(pid as i32)), WaitPidFlag::WNOHANG).map(|(_, status)| status)
 }
 
-/// Collects the child `pid` when it ends, or gives up at `deadline`.
+/// Reaps the child `pid` when it ends. Gives up at `deadline`.
 pub(crate) fn reap_until(pid: u32, deadline: Instant) -> Option<ExitStatus> {
     let end = watch_process(pid);
     loop {
@@ -45,8 +45,8 @@ pub(crate) fn reap_until(pid: u32, deadline: Instant) -> Option<ExitStatus> {
     }
 }
 
-/// Whether `pid` is a child of this process that is not collected yet.
-fn is_child(pid: u32) -> bool {
+/// Whether `pid` is a child of this process that is not reaped yet.
+pub(crate) fn is_child(pid: u32) -> bool {
     use nix::sys::wait::{Id, waitid};
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::Pid(Pid::from_raw(pid as i32)), flags) != Err(Errno::ECHILD)
@@ -54,7 +54,8 @@ fn is_child(pid: u32) -> bool {
 
 fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
     loop {
-        // The raw layout of a wait status, which ExitStatus is built from, is POSIX's <sys/wait.h>.
+        // `ExitStatus` is built from a raw wait status, whose layout is that of POSIX's
+        // <sys/wait.h>.
         return match nix::sys::wait::waitpid(pid, Some(flags)) {
             Ok(WaitStatus::Exited(pid, code)) => {
                 Some((pid.as_raw() as u32, ExitStatus::from_raw((code & 0xff) << 8)))
@@ -69,8 +70,9 @@ fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
     }
 }
 
-/// Sends a signal to a process that the caller knows to be its unreaped child.
+/// Sends a signal to `pid`. The caller must know that `pid` is a child that is not reaped yet.
 pub(crate) fn signal_child(pid: u32, signal: Signal) {
-    // ESRCH and EPERM mean that it is a zombie already, or changed its user: nothing to do.
+    // ESRCH means that the child is a zombie already, EPERM that it has changed its user. Nothing
+    // can be done about either.
     let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
 }

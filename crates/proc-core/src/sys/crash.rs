@@ -1,5 +1,5 @@
-//! Saying one thing before a crash: which panic it is that cannot unwind, or that there was no
-//! memory.
+//! Sends the last words of a process that crashes: which panic could not unwind, or that there was
+//! no memory.
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
@@ -12,49 +12,53 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 use super::fd_channel::Notifier;
 use crate::sys::fd_channel::{LAST_WORDS, last_words};
 
-/// The signals by which a process dies that panics where it must not, or is refused memory: an
-/// abort of Rust's, or a pointer of a library's that nobody looked at.
+/// Signals that end a process after a panic that cannot unwind, or after memory was refused. In
+/// both cases Rust aborts; a library may instead use a null pointer that it did not check.
 const SIGNALS: [Signal; 3] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
 
 struct Farewell {
     ring: i32,
-    /// What is to be said of want of memory.
+    /// Message that says that there was no memory.
     of_memory: Vec<u8>,
-    /// What each of [`SIGNALS`] did before.
+    /// Action that each of [`SIGNALS`] had before ours.
     before: [SigAction; 3],
 }
 
-/// What the handler says and to whom; never freed, as it may be looked at any time.
+/// What the signal handler sends, and where to. It is never freed, because the handler may read it
+/// at any time.
 static FAREWELL: AtomicPtr<Farewell> = AtomicPtr::new(std::ptr::null_mut());
 
 thread_local! {
-    /// What this thread says if the panic that it is at ends the process.
+    /// Message that this thread sends if its current panic ends the process.
     static PREPARED: Cell<*mut Vec<u8>> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// Has `words` said if this thread aborts while it panics.
+/// Prepares `words` to be sent if this thread aborts while it panics.
 pub(crate) fn prepare_last_words(words: &[u8]) {
     let before = PREPARED.replace(Box::into_raw(Box::new(last_words(words))));
     if !before.is_null() {
-        // SAFETY: from `Box::into_raw` above, and nobody has it any more.
+        // SAFETY: the pointer is from `Box::into_raw` above, in an earlier call, and nothing else
+        // has it.
         drop(unsafe { Box::from_raw(before) });
     }
 }
 
 fn farewell() -> Option<&'static Farewell> {
-    // SAFETY: null, or from `Box::into_raw` in `say_last_words`, which is never freed.
+    // SAFETY: the pointer is null, or it is from `Box::into_raw` in `say_last_words_at` and never
+    // freed.
     unsafe { FAREWELL.load(Ordering::Acquire).as_ref() }
 }
 
-/// Has what is prepared said at `ring`, which must stay open, if this process or a child of it is
-/// about to be ended by a signal; and `of_memory` if a system call of the same thread had failed
-/// for want of memory.
+/// Installs the signal handler that sends last words when a signal is about to end this process or
+/// a child of it. The handler sends them to `ring`, which must stay open: the thread's prepared
+/// message, or `of_memory` if a system call of the thread had failed for lack of memory.
 pub(crate) fn say_last_words_at(ring: &Notifier, of_memory: Vec<u8>) {
     let of_memory = last_words(&of_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let mut before = [default; 3];
     match farewell() {
-        // A copy of a process that has handlers of ours already: what was there before these.
+        // This process is a copy of one that has our handlers already: keep the actions from before
+        // them.
         Some(farewell) => before = farewell.before,
         None => {
             let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
@@ -73,7 +77,7 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
     let had_no_memory = Errno::last() == Errno::ENOMEM
         || (signal == libc::SIGABRT && is_called_for_want_of_memory(context.cast()));
     let Some(farewell) = farewell() else {
-        // Before it is known what was there: as if nothing had been.
+        // The earlier actions are not stored yet: use the default action.
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         if let Ok(signal) = Signal::try_from(signal) {
             // SAFETY: the default action runs no code.
@@ -84,7 +88,8 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
     };
     let prepared = PREPARED.get();
     let words = if signal == libc::SIGABRT && std::thread::panicking() && !prepared.is_null() {
-        // SAFETY: from `Box::into_raw`, and freed only by this thread, which is here.
+        // SAFETY: the pointer is from `Box::into_raw`. Only this thread frees it, and it is in this
+        // handler.
         Some(unsafe { &*prepared })
     } else {
         Some(&farewell.of_memory).filter(|_| had_no_memory)
@@ -92,14 +97,16 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
     if let Some(words) = words {
         send(farewell.ring, words);
     }
-    // All is said: what was there before goes on, on a stack that may be nearly full.
+    // The message is sent. Restore the earlier actions; they run later, on a stack that may be
+    // nearly full.
     for (known, before) in SIGNALS.iter().zip(&farewell.before) {
         // SAFETY: this action was in force before ours.
         let _ = unsafe { sigaction(*known, before) };
     }
     // SAFETY: the kernel passes a valid info with SA_SIGINFO.
     let code = unsafe { (*info).si_code };
-    // A fault comes again by itself as soon as this returns; what somebody sent does not.
+    // The kernel raises a fault again as soon as this handler returns. It does not repeat a signal
+    // that somebody has sent, so raise that one here.
     if code <= 0
         && let Ok(signal) = Signal::try_from(signal)
     {
@@ -107,9 +114,10 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
     }
 }
 
-/// Sends the words with the pid of this process in their place; async-signal-safe.
+/// Sends `words` to the socket `ring`, with the pid of this process in the space for it.
+/// Async-signal-safe.
 fn send(ring: i32, words: &[u8]) {
-    // SAFETY: it only asks.
+    // SAFETY: getpid only returns a number.
     let pid = unsafe { libc::getpid() } as u32;
     let (start, end) = words.split_at(LAST_WORDS.len());
     let end = &end[size_of::<u32>()..];
@@ -119,27 +127,27 @@ fn send(ring: i32, words: &[u8]) {
         iov_len: bytes.len(),
     };
     let mut pieces = [piece(start), piece(&pid), piece(end)];
-    // SAFETY: all zero is a message of nothing to nobody.
+    // SAFETY: a msghdr of zeros is valid: a message without data and without an address.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = pieces.as_mut_ptr();
     message.msg_iovlen = pieces.len() as _;
-    // SAFETY: the pieces live until the call returns, which only reads them.
+    // SAFETY: the pieces live until the call returns, and the call only reads them.
     unsafe { libc::sendmsg(ring, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
 }
 
-/// Whether Rust's runtime aborts since an allocation has failed, as the stack tells: what it prints
-/// before may have changed the number of the last error.
+/// Whether Rust's runtime aborts because an allocation has failed. The stack shows this; errno may
+/// not, because the runtime prints a message first, which may change errno.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn is_called_for_want_of_memory(context: *const libc::ucontext_t) -> bool {
-    /// How many pieces of the stack are looked at, of how many words (the handler's own stack is
-    /// small), and how long the function may be, in bytes.
+    /// Number of pieces of the stack that are searched, number of words in a piece (the handler's
+    /// own stack is small), and upper bound on the length of the function, in bytes.
     const PIECES: usize = 64;
     const WORDS: usize = 128;
     const LONGEST: usize = 256;
     // SAFETY: the kernel passes a valid context with SA_SIGINFO.
     let stack = unsafe { (*context).uc_mcontext.gregs[libc::REG_RSP as usize] } as usize;
     let function = std::alloc::handle_alloc_error as fn(std::alloc::Layout) -> ! as usize;
-    // SAFETY: it only asks.
+    // SAFETY: getpid only returns a number.
     let pid = unsafe { libc::getpid() };
     let mut words = [0_usize; WORDS];
     let len = size_of_val(&words);
@@ -147,7 +155,7 @@ fn is_called_for_want_of_memory(context: *const libc::ucontext_t) -> bool {
         let here = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
         let place = (stack + piece * len) as *mut libc::c_void;
         let there = libc::iovec { iov_base: place, iov_len: len };
-        // SAFETY: the kernel writes to `words` alone, and says so where there is less to be read.
+        // SAFETY: the kernel writes to `words` only, and returns how many bytes it could read.
         let read = unsafe { libc::process_vm_readv(pid, &here, 1, &there, 1, 0) };
         let read = usize::try_from(read).unwrap_or(0) / size_of::<usize>();
         words[..read].iter().any(|word| (function..function + LONGEST).contains(word))

@@ -1,4 +1,4 @@
-//! Descriptors: copying, passing on, waiting for, and the standard streams.
+//! Copies descriptors, passes them on, waits for them, and sets the standard streams.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -13,19 +13,20 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::os;
 
-/// Puts a copy of `fd` in the place of an open descriptor, whose number somebody of ours owns.
+/// Replaces the open descriptor `number` by a copy of `fd`. The owner of `number` in this process
+/// owns the copy from then on.
 pub(crate) fn put_at(number: i32, fd: BorrowedFd<'_>) -> io::Result<()> {
     os::copy_to(fd.as_raw_fd(), number)
 }
 
-/// A copy of the open descriptor `number`, whose owner keeps it.
+/// Returns a copy of the open descriptor `number`. The owner of `number` keeps it.
 pub(crate) fn copy_at(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the number is open as long as its owner lives, who is borrowed by the caller.
+    // SAFETY: the number is open as long as its owner lives, and the caller borrows the owner.
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
 
-/// Whether what is written to one of two open descriptors comes out at the other, where nothing is
-/// yet.
+/// Whether two open sockets are the two ends of one connection: a byte that is written to `one`
+/// must arrive at `other`. False if `other` is readable before that.
 pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     // SAFETY: as in `copy_at`.
     let fd = unsafe { BorrowedFd::borrow_raw(other) };
@@ -37,13 +38,15 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
 }
 
 /// Waits until something can be read from the open descriptor `number`, or `timeout` has passed.
+/// Returns whether something can be read.
 pub(crate) fn wait_at(number: i32, timeout: Option<Duration>) -> io::Result<bool> {
     // SAFETY: as in `copy_at`.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(wait_readable(&[fd], timeout)?[0])
 }
 
-/// Waits until one of `fds` is readable or closed, or `timeout` has passed; says which are.
+/// Waits until one of `fds` is readable or closed, or `timeout` has passed. Returns for each of
+/// `fds` whether it is readable or closed.
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
     timeout: Option<Duration>,
@@ -60,7 +63,8 @@ pub(crate) fn wait_readable(
     Ok(polled.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty())).collect())
 }
 
-/// Makes an already open descriptor survive the execution of `command`; the number to tell it.
+/// Lets the program that `command` executes inherit a copy of the open descriptor `fd`. Returns the
+/// number of the copy, which the program must be told.
 pub(crate) fn pass_on(fd: &impl AsFd, command: &mut Command) -> io::Result<i32> {
     let fd = fd.as_fd().try_clone_to_owned()?;
     let number = fd.as_raw_fd();
@@ -73,32 +77,32 @@ pub(crate) fn pass_on(fd: &impl AsFd, command: &mut Command) -> io::Result<i32> 
     Ok(number)
 }
 
-/// Takes over a descriptor that [`pass_on`] sent along.
+/// Takes ownership of a descriptor that [`pass_on`] has passed to this program.
 pub(crate) fn take_over(number: i32) -> io::Result<OwnedFd> {
     if number <= 2 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the program that executed this one names a descriptor that it passed for us to own;
-    // nothing else in this process has heard of it.
+    // SAFETY: the program that executed this one names a descriptor that it has passed for this
+    // process to own. Nothing else in this process knows the number.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     match nix::fcntl::fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         Ok(_) => Ok(fd),
         Err(errno) => {
-            // The number was not open, and closing it is an error too.
+            // The number was not open. Dropping `fd` would close it, which is an error too.
             std::mem::forget(fd);
             Err(errno.into())
         }
     }
 }
 
-/// In a copy of a process: closes a descriptor that its owner there never will.
+/// In a copy of a process: closes a descriptor that its owner in the copy never closes.
 pub(crate) fn close_copy(fd: BorrowedFd<'_>) {
     if fd.as_raw_fd() > 2 {
         let _ = nix::unistd::close(fd.as_raw_fd());
     }
 }
 
-/// A copy of the standard stream with this number.
+/// Returns a copy of the standard stream with this number.
 pub(crate) fn own_stream(number: usize) -> io::Result<OwnedFd> {
     match number {
         0 => io::stdin().as_fd().try_clone_to_owned(),
@@ -109,7 +113,8 @@ pub(crate) fn own_stream(number: usize) -> io::Result<OwnedFd> {
 
 /// Makes `fd` the standard stream with this number.
 pub(crate) fn put_stream(number: u8, fd: OwnedFd) -> io::Result<()> {
-    // A copy at its place would be closed when executing, and here when dropped.
+    // Make a copy above the standard streams first. If `fd` had the number of the stream already,
+    // it would stay close-on-exec, and dropping it here would close it.
     let above = nix::fcntl::fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     let above = unsafe { OwnedFd::from_raw_fd(above) };
@@ -119,7 +124,8 @@ pub(crate) fn put_stream(number: u8, fd: OwnedFd) -> io::Result<()> {
         2 => nix::unistd::dup2_stderr(above)?,
         _ => return Err(io::ErrorKind::InvalidInput.into()),
     }
-    // Where the program had closed its standard streams, it may have come as one of them.
+    // If the program had closed its standard streams, `fd` may have one of their numbers, and must
+    // stay open.
     if fd.as_raw_fd() <= 2 {
         std::mem::forget(fd);
     }

@@ -1,4 +1,4 @@
-//! The end of this process, and what it has printed by then.
+//! Ends this process, and writes out what it has printed before.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,40 +9,42 @@ use nix::libc;
 use super::identity::{PerProcess, pid};
 use super::threads::{SMALL_STACK, has_one_thread, never_had_threads, spawn_thread};
 
-/// Writes out stdout and C's buffers and ends the process without running anybody's exit handlers.
+/// Writes out the buffers of stdout and of C's streams, and ends the process without running any
+/// exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
     flush(FLUSH_TIMEOUT);
     // SAFETY: _exit only ends the process.
     unsafe { libc::_exit(code) }
 }
 
-/// Has `run` called when this process ends by a return from `main` or by `exit`.
+/// Registers `run` to be called when this process returns from `main` or calls `exit`.
 pub(crate) fn at_exit(run: extern "C" fn()) {
-    // SAFETY: atexit only notes the function, which lives as long as the program. It fails where
-    // there is no memory; then nothing is called.
+    // SAFETY: atexit only stores the function, which lives as long as the program. The call fails
+    // if there is no memory; then the function is not called.
     let _ = unsafe { libc::atexit(run) };
 }
 
-/// How long a dying process waits for threads that hold its output streams.
+/// How long a process that ends waits for threads that hold its output streams.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Writes out what stdout holds.
+/// Writes out the buffer of stdout.
 pub(super) fn flush_stdout() {
-    // A closed pipe is the business of whoever prints next.
+    // An error, such as a closed pipe, is left to the code that prints next.
     let _ = io::stdout().flush();
 }
 
-/// Writes out what stdout holds, unless another thread might be holding it.
+/// Writes out the buffer of stdout, unless another thread might hold stdout.
 pub(crate) fn flush_line() {
     if never_had_threads() {
         flush_stdout();
     }
 }
 
-/// Writes out what stdout and C's streams hold.
+/// Writes out the buffers of stdout and of C's streams.
 ///
-/// A thread that a task left behind may hold a stream for ever (C's input streams while they wait);
-/// where there are threads, another one flushes, and is waited for no longer than `patience`.
+/// A thread that a task left behind may hold a stream forever (a thread that waits in C for input
+/// holds the input stream). So if there are other threads, a new thread writes the buffers out, and
+/// this call waits for that thread no longer than `patience`.
 pub(crate) fn flush(patience: Duration) {
     static STUCK: PerProcess<AtomicBool> = PerProcess::new();
     if has_one_thread() {
@@ -68,9 +70,9 @@ fn flush_all() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// In a copy of this process that a function of the user's has forked, and that has returned from
-/// it: ends the copy, which has no business in what comes then. `known` is the pid of the process
-/// that has called the function.
+/// Ends this process if it is a copy: the user's function has forked it, and the copy has returned
+/// from the function too. The copy must not run the code that follows. `known` is the pid of the
+/// process that called the function.
 #[inline]
 pub(crate) fn end_copy_of(known: u32) {
     if pid() != known {
@@ -80,7 +82,8 @@ pub(crate) fn end_copy_of(known: u32) {
 
 #[cold]
 fn end_now() -> ! {
-    // Not even what it has printed is written out: the original writes the beginning of that, too.
+    // Do not write out stdout: the copy's buffer may begin with text that the original writes out
+    // too.
     // SAFETY: _exit only ends the process.
     unsafe { libc::_exit(0) }
 }

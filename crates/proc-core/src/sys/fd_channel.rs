@@ -1,5 +1,6 @@
-//! The descriptor channel beside a channel: a pair of sockets that says "there is a message" and carries open
-//! descriptors, since ipc-channel does neither.
+//! Provides the descriptor channel: a pair of sockets that stands beside a channel of ipc-channel.
+//! Its notifier tells the receiver of that channel that there is a message, and passes open
+//! descriptors to it. ipc-channel does neither.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -14,23 +15,25 @@ use nix::sys::socket::{
     recv, recvmsg, send, sendmsg, socketpair,
 };
 
-/// Keeps messages apart and in order.
+/// Type of socket that keeps messages separate and in order.
 const KIND: SockType =
     if cfg!(target_vendor = "apple") { SockType::Datagram } else { SockType::SeqPacket };
 
-/// What says whom a descriptor is meant for.
+/// Tag of a descriptor: tells the receiver what the descriptor is for.
 pub(crate) type Tag = [u8; 13];
 
-/// What begins the message of somebody who may be about to die: longer than any other message.
+/// Start of a message with last words, which a process sends that may be about to die. The start
+/// alone is longer than any other message, so the length of a message tells its kind.
 pub(super) const LAST_WORDS: [u8; 14] = [0xff; 14];
 
-/// The longest message.
+/// Size of the longest message, which is one with last words.
 const MAX_LAST_WORDS_BYTES: usize = 4 << 10;
 
-/// Orders the listener to end everything.
+/// Message that orders the listener's process to kill its children and to end.
 const END: [u8; 2] = [0xff; 2];
 
-/// How long a descriptor waits for room; a fork server takes it at once unless it is stopped.
+/// How long [`Notifier::pass`] waits for room in the socket. A fork server takes a descriptor at
+/// once unless it is stopped.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes a descriptor channel.
@@ -43,22 +46,23 @@ pub(crate) fn fd_channel() -> io::Result<(Notifier, Listener)> {
     Ok((Notifier(ring), Listener(bell)))
 }
 
-/// The end of a descriptor channel that rings.
+/// Sending end of a descriptor channel.
 #[derive(Debug)]
 pub(crate) struct Notifier(OwnedFd);
 
 impl Notifier {
-    /// Rings; an error means that nobody is left to hear it.
+    /// Notifies the listener. An error means that there is no listener any more.
     pub(crate) fn ring(&self) -> io::Result<()> {
         self.send(&[0])
     }
 
-    /// Orders the listener to end everything; an error means that nobody is left to hear it.
+    /// Orders the listener's process to kill its children and to end. An error means that there is
+    /// no listener any more.
     pub(crate) fn order_end(&self) -> io::Result<()> {
         self.send(&END)
     }
 
-    /// Waits for the greeting of the listener, until `deadline` or the end of `other`.
+    /// Waits for the greeting of the listener, until `deadline` or the end of the process `other`.
     pub(crate) fn await_greeting(&self, other: &mut Child, deadline: Instant) -> io::Result<u64> {
         let end = super::os::watch_process(other.id());
         loop {
@@ -86,7 +90,7 @@ impl Notifier {
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         loop {
             return match send(self.0.as_raw_fd(), bytes, quietly()) {
-                // Full: whoever listens has enough to wake up for.
+                // The socket is full: the listener has enough messages to wake up for.
                 Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(errno) => Err(errno.into()),
@@ -94,7 +98,7 @@ impl Notifier {
         }
     }
 
-    /// Passes a copy of `fd`, which lies there until it is [heard](Bell::hear) of.
+    /// Passes a copy of `fd`. The copy stays in the socket until [`Listener::hear`] takes it out.
     pub(crate) fn pass(&self, tag: &Tag, fd: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
@@ -120,7 +124,7 @@ impl Notifier {
     }
 }
 
-/// A closed socket is an error, not a signal.
+/// Makes sending to a closed socket an error, not a signal.
 fn quietly() -> MsgFlags {
     MsgFlags::MSG_NOSIGNAL
 }
@@ -138,20 +142,20 @@ pub(crate) fn put_into(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// What becomes of a descriptor in a socket that is taken out.
+/// Says whether a descriptor is removed from a socket when it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taking {
-    /// It is there no more.
+    /// Removes the descriptor from the socket.
     Whole,
-    /// It stays there.
+    /// Leaves the descriptor in the socket.
     Copy,
 }
 
-/// Takes the descriptor out of the open socket `number` that was put into it; never waits.
+/// Takes the descriptor that [`put_into`] has put into the open socket `number`. Never waits.
 ///
 /// # Errors
 ///
-/// There is none, or there is no room for one more in this process.
+/// The socket has no descriptor, or this process cannot open one more.
 pub(crate) fn take_out(number: RawFd, taking: Taking) -> io::Result<OwnedFd> {
     let mut space = nix::cmsg_space!(RawFd);
     let mut byte = [0];
@@ -170,7 +174,7 @@ pub(crate) fn take_out(number: RawFd, taking: Taking) -> io::Result<OwnedFd> {
         .and_then(close_on_exec)
 }
 
-/// The descriptor that came with a message.
+/// Returns the descriptor that came with a message.
 fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
     match message.cmsgs().ok()?.next()? {
         ControlMessageOwned::ScmRights(fds) => fds.first().map(|fd| {
@@ -181,40 +185,41 @@ fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
     }
 }
 
-/// The message that says `words`, with room for a pid before them; they are cut off where they are
-/// too long.
+/// Makes the message that carries `words`, with room for a pid before them. Words that are too long
+/// are cut off.
 pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
     let head = [&LAST_WORDS[..], &[0; size_of::<u32>()]].concat();
     let words = &words[..words.len().min(MAX_LAST_WORDS_BYTES - head.len())];
     [&head, words].concat()
 }
 
-/// What a descriptor channel brings.
+/// Message that a listener has received.
 pub(crate) enum Heard {
-    /// Somebody rang.
+    /// A notification.
     Notifier,
-    /// The order to end everything.
+    /// The order to kill the children and to end.
     End,
-    /// What somebody said who may be dead by now.
+    /// The pid and the last words of a process that may be dead by now, as bytes.
     LastWords(Vec<u8>),
-    /// A descriptor; an error where this process has no room for one more.
+    /// A descriptor and its tag; an error if this process cannot open one more.
     Descriptor(Tag, io::Result<OwnedFd>),
 }
 
-/// The end of a descriptor channel that is heard.
+/// Receiving end of a descriptor channel.
 #[derive(Debug)]
 pub(crate) struct Listener(OwnedFd);
 
 impl Listener {
-    /// Tells whoever rings that somebody listens.
+    /// Sends `greeting` to the notifier, to say that somebody listens.
     pub(crate) fn greet(&self, greeting: u64) -> io::Result<()> {
         send(self.0.as_raw_fd(), &greeting.to_le_bytes(), quietly())?;
         Ok(())
     }
 
-    /// The next message; `None` if there is none.
+    /// Returns the next message without waiting; `None` if there is none.
     pub(crate) fn hear(&self) -> Option<Heard> {
-        // One descriptor a message: where there is no room for it, nothing has arrived by halves.
+        // Each message carries one descriptor. So no message arrives with only a part of its
+        // descriptors.
         let mut space = nix::cmsg_space!(std::os::fd::RawFd);
         let mut text = [0; MAX_LAST_WORDS_BYTES];
         let mut body = [IoSliceMut::new(&mut text)];
@@ -227,7 +232,7 @@ impl Listener {
         let bytes = received.bytes;
         let fd = descriptor_in(&received);
         match bytes {
-            0 => None, // nobody is left to ring
+            0 => None, // there is no notifier any more
             1 => Some(Heard::Notifier),
             2 => Some(Heard::End),
             len if len >= LAST_WORDS.len() => {
@@ -248,7 +253,8 @@ const RECEIVE: MsgFlags = MsgFlags::MSG_CMSG_CLOEXEC;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const RECEIVE: MsgFlags = MsgFlags::empty();
 
-/// Where receiving alone does not do it; with one thread nobody can execute anything meanwhile.
+/// Marks a descriptor close-on-exec on systems where receiving does not. In a process with one
+/// thread, no program can be executed in between.
 fn close_on_exec(fd: OwnedFd) -> io::Result<OwnedFd> {
     if RECEIVE.is_empty() {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;

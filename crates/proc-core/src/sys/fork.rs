@@ -1,4 +1,4 @@
-//! Copying this process, and what only a process with one thread may do.
+//! Forks this process and changes its environment, which only a process with one thread may do.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,19 +10,21 @@ use super::exit::flush_stdout;
 use super::os::thread_count;
 use super::threads::never_had_threads;
 
-/// Proof that the calling process has one thread, so that forking it copies nobody's held lock.
+/// Proves that the calling process has one thread. Forking it then copies no lock that another
+/// thread holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SingleThread(());
 
 impl SingleThread {
-    /// Counts the threads: `Err` holds their number, or `None` where it cannot be known.
+    /// Counts the threads. The error holds their number, or `None` if the number cannot be known.
     pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
-        // A thread that was joined is still counted until the kernel has put it away.
+        // The kernel still counts a joined thread until it has removed the thread. So wait a
+        // little.
         let patience = Instant::now() + Duration::from_millis(20);
         loop {
             match thread_count() {
                 Some(1) => return Ok(SingleThread(())),
-                // Where /proc is not mounted, the C library may know.
+                // If /proc is not mounted, the C library may know.
                 None if never_had_threads() => return Ok(SingleThread(())),
                 Some(_) if Instant::now() < patience => std::thread::yield_now(),
                 other => return Err(other),
@@ -30,35 +32,35 @@ impl SingleThread {
         }
     }
 
-    /// For a process that has executed nothing but constructors.
+    /// Returns the proof for a process that has executed nothing but constructors.
     ///
-    /// Threads that a C library starts before `main` are the one exception; they are in every
-    /// image of such a program, so there is no better process to fork.
+    /// There is one exception: a C library may start threads before `main`. Every image of such a
+    /// program has these threads, so there is no better process to fork.
     pub(crate) fn fresh_image() -> SingleThread {
         SingleThread(())
     }
 }
 
-/// Which side of a [`fork`] the caller is on.
+/// Says on which side of a [`fork`] the caller is.
 pub(crate) enum Forked {
     Parent { child: u32 },
     Child,
 }
 
-/// Copies this process. What stdout holds is written first, so that it is not written twice.
+/// Forks this process. Writes out the buffer of stdout first, so that it is not written twice.
 pub(crate) fn fork(_: SingleThread) -> io::Result<Forked> {
     flush_stdout();
-    // SAFETY: the token proves that no other thread can hold a lock the child would wait for.
+    // SAFETY: the token proves that no other thread can hold a lock that the child would wait for.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() as u32 }),
         ForkResult::Child => Ok(Forked::Child),
     }
 }
 
-/// Changes this process's environment.
+/// Sets an environment variable of this process, or removes it if `value` is `None`.
 pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
     match value {
-        // SAFETY: the token proves that nobody reads the environment meanwhile.
+        // SAFETY: the token proves that no other thread reads the environment meanwhile.
         Some(value) => unsafe { std::env::set_var(name, value) },
         // SAFETY: as above.
         None => unsafe { std::env::remove_var(name) },

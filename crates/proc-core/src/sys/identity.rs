@@ -1,22 +1,22 @@
-//! Which process this is, told without a system call, and right in every copy of a process.
+//! Tells which process this is, without a system call and correctly in every copy of a process.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::os;
 
-/// The pid of this process, in a page that the kernel empties in the child of a fork; null before
-/// the first call, and where the system has no such pages.
+/// Pid of this process, in a page that the kernel empties in the child of a fork. The pointer is
+/// null before the first call, and on a system that has no such pages.
 static CACHED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
-/// The pid of this process.
+/// Returns the pid of this process.
 ///
-/// Cheap enough to be asked for each task. A copy that a user's `fork` makes finds its own pid
-/// here, which is how a copy is told from the process that it is a copy of.
+/// It is cheap enough to be called for each task. A copy that a user's `fork` makes gets its own
+/// pid here; this is how code tells a copy from the process that it is a copy of.
 #[inline]
 pub(crate) fn pid() -> u32 {
     let page = CACHED.load(Ordering::Acquire);
     if !page.is_null() {
-        // SAFETY: a page that `fill` has mapped for an AtomicU32, and that is never unmapped.
+        // SAFETY: `fill` has mapped this page for an AtomicU32, and it is never unmapped.
         let pid = unsafe { &*page }.load(Ordering::Relaxed);
         if pid != 0 {
             return pid;
@@ -25,7 +25,7 @@ pub(crate) fn pid() -> u32 {
     fill()
 }
 
-/// Asks the kernel, and notes the answer.
+/// Asks the kernel for the pid, and stores the answer.
 #[cold]
 fn fill() -> u32 {
     let pid = std::process::id();
@@ -33,7 +33,7 @@ fn fill() -> u32 {
     if page.is_null() {
         let Some(made) = os::page_emptied_by_fork() else { return pid };
         let made = made.cast::<AtomicU32>().as_ptr();
-        // Of two threads that make one, the second wastes a page.
+        // If two threads make a page at the same time, the page of the second is wasted.
         let before = std::ptr::null_mut();
         page = match CACHED.compare_exchange(before, made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => made,
@@ -45,9 +45,8 @@ fn fill() -> u32 {
     pid
 }
 
-/// A value of which each process has its own: a copy that a user's `fork` makes begins with a new
-/// one, since what lies in the old one belongs to the other process, and its locks may be held for
-/// ever.
+/// Value of which each process has its own. A copy that a user's `fork` makes begins with a new
+/// value: the old one belongs to the other process, and its locks may stay held forever.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Entry<T>>);
 
@@ -62,7 +61,7 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
         PerProcess(AtomicPtr::new(std::ptr::null_mut()))
     }
 
-    /// The value of this process.
+    /// Returns the value of this process, which is made by the first call.
     pub(crate) fn get(&'static self) -> &'static T {
         let present = self.0.load(Ordering::Acquire);
         if let Some(entry) = entry_at(present)
@@ -72,19 +71,19 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
         }
         let new = Box::new(Entry { owner: AtomicU32::new(pid()), value: T::default() });
         let new = Box::into_raw(new);
-        // What was there is never dropped: that would be the business of its owner.
+        // The old value is never dropped: it belongs to another process.
         match self.0.compare_exchange(present, new, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => &entry_at(new).expect("it was made just now").value,
             Err(_) => {
-                // SAFETY: made above, and nobody else has seen it.
+                // SAFETY: `new` was made above, and nothing else has seen it.
                 drop(unsafe { Box::from_raw(new) });
                 self.get()
             }
         }
     }
 
-    /// In a child that was forked while its parent had one thread: takes over the copy of its
-    /// value.
+    /// In a child that was forked while its parent had one thread: takes over the copy of the
+    /// parent's value.
     pub(crate) fn inherit(&'static self) {
         if let Some(entry) = entry_at(self.0.load(Ordering::Acquire)) {
             entry.owner.store(pid(), Ordering::Relaxed);
@@ -93,7 +92,8 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
 }
 
 fn entry_at<T>(entry: *mut Entry<T>) -> Option<&'static Entry<T>> {
-    // SAFETY: null, or from `Box::into_raw` in `get`, which is never freed once it was stored.
+    // SAFETY: the pointer is null, or it is from `Box::into_raw` in `get`; it is never freed once
+    // stored.
     unsafe { entry.as_ref() }
 }
 

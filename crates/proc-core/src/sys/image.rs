@@ -1,4 +1,4 @@
-//! Where this program's image lies in memory, and which image it is.
+//! Finds where this program's image lies in memory, and which file the image is from.
 
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -6,14 +6,15 @@ use std::sync::OnceLock;
 
 use nix::libc;
 
-/// A constructor, as the loader calls it.
+/// Constructor, as the loader calls it.
 pub(crate) type Constructor =
     extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
 
-/// A place in every copy of this image: addresses are told between processes as distances from it.
+/// Fixed place in every copy of this image. Processes tell each other addresses as distances from
+/// it.
 static ANCHOR: u8 = 0;
 
-/// The loaded image that holds this crate.
+/// Loaded image that contains this crate.
 #[derive(Debug)]
 pub(crate) struct Image {
     readable: Vec<Range<usize>>,
@@ -21,26 +22,28 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// This process's image, looked up once.
+    /// Returns this process's image. The first call looks it up.
     pub(crate) fn get() -> &'static Image {
         static IMAGE: OnceLock<Image> = OnceLock::new();
         IMAGE.get_or_init(|| Image { readable: loaded::segments(anchor()), identity: identity() })
     }
 
-    /// Equal in two processes exactly if they execute the same file, unchanged.
+    /// Returns a number that is equal in two processes exactly if both execute the same, unchanged
+    /// file.
     pub(crate) fn identity(&self) -> u64 {
         self.identity
     }
 
-    /// The distance of `value` from the anchor, if it lies in this image.
+    /// Returns the distance of `value` from the anchor; `None` if `value` is not in this image.
     pub(crate) fn offset_of<T>(&self, value: &'static T) -> Option<i64> {
         let address = std::ptr::from_ref(value) as usize;
         self.holds::<T>(address).then(|| address.wrapping_sub(anchor()) as i64)
     }
 
-    /// The `T` at a distance from the anchor, if a whole aligned one fits in this image there.
+    /// Returns the `T` at a distance from the anchor, if a whole aligned `T` fits into this image
+    /// there.
     ///
-    /// `check` decides from the first 16 bytes whether it is a `T` at all.
+    /// `check` gets the first 16 bytes and decides whether they belong to a `T` at all.
     pub(crate) fn at_offset<T>(
         &self,
         offset: i64,
@@ -51,15 +54,15 @@ impl Image {
         if !self.holds::<T>(address) {
             return None;
         }
-        // SAFETY: 16 bytes at this address lie in a readable segment, which stays mapped for the
-        // life of the process; bytes have no invalid values.
+        // SAFETY: the 16 bytes at this address lie in a readable segment, which stays mapped for
+        // the life of the process, and bytes have no invalid values.
         let head = unsafe { &*(address as *const [u8; 16]) };
         if !check(head) {
             return None;
         }
-        // SAFETY: readable and aligned as checked by `holds`; `check` has found the mark that only
-        // entries carry, which all have the layout of T, in an image that was made from the same
-        // file.
+        // SAFETY: `holds` has checked that the address is readable and aligned. `check` has found
+        // the mark that only entries carry, and all entries have the layout of T, in an image that
+        // was made from the same file.
         Some(unsafe { &*(address as *const T) })
     }
 
@@ -74,10 +77,10 @@ fn anchor() -> usize {
     &raw const ANCHOR as usize
 }
 
-/// Device, inode, size and time of change of the executed file, mixed.
+/// Returns a hash of the executed file's device, inode, size and time of change.
 fn identity() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
-    // /proc/self/exe names the executed file even after it was replaced on disk.
+    // /proc/self/exe leads to the executed file even after the file was replaced on disk.
     let file = std::fs::metadata("/proc/self/exe")
         .or_else(|_| std::env::current_exe().and_then(std::fs::metadata));
     let mut hasher = DefaultHasher::new();
@@ -87,20 +90,20 @@ fn identity() -> u64 {
     hasher.finish()
 }
 
-/// Whether executing this process's program again loads this image: it is the program, or one of
-/// the libraries that the program is linked with. A library that was loaded later is part of a
-/// program that is not ours, and that nothing is known of.
+/// Whether executing this process's program again loads this image. It does if the image is the
+/// program, or one of the libraries that the program is linked with. A library that was loaded
+/// later is part of a program that is not ours, and of which nothing is known.
 pub(crate) fn is_of_our_program() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| loaded::is_linked_with(anchor()))
 }
 
-/// The constructors of this image, in the order in which the loader calls them.
+/// Returns the constructors of this image, in the order in which the loader calls them.
 pub(crate) fn constructors() -> Vec<Constructor> {
     loaded::constructors(anchor())
 }
 
-/// Without a list of what is loaded: guessed.
+/// Guesses the answers on systems without a list of the loaded objects.
 #[cfg(not(target_os = "linux"))]
 mod loaded {
     pub(super) fn is_linked_with(_: usize) -> bool {
@@ -111,13 +114,14 @@ mod loaded {
         Vec::new()
     }
 
-    /// The two gigabytes around an address that a program's image spans.
+    /// Returns the two gigabytes around `address`, within which the program's image is assumed to
+    /// lie.
     pub(super) fn segments(address: usize) -> Vec<std::ops::Range<usize>> {
         vec![address.saturating_sub(1 << 30)..address.saturating_add(1 << 30)]
     }
 }
 
-/// What the loader has loaded, and what each object says it needs.
+/// Lists what the loader has loaded, and what each object needs.
 #[cfg(target_os = "linux")]
 mod loaded {
     use super::Constructor;
@@ -132,16 +136,16 @@ mod loaded {
         name: Vec<u8>,
         needs: Vec<Vec<u8>>,
         constructors: Vec<Constructor>,
-        /// What can be read.
+        /// Readable address ranges.
         segments: Vec<Range<usize>>,
         holds_address: bool,
     }
 
-    /// Whether the object that holds `address` is the program, or needed by it, or by what it
-    /// needs.
+    /// Whether the object that contains `address` is the program, or is an object that the program
+    /// needs, directly or through other objects.
     pub(super) fn is_linked_with(address: usize) -> bool {
         let objects = objects(address);
-        // The program comes first.
+        // The program is the first object.
         let mut reached = vec![0];
         let mut next = 0;
         while let Some(object) = reached.get(next).and_then(|index: &usize| objects.get(*index)) {
@@ -155,15 +159,15 @@ mod loaded {
             }
             next += 1;
         }
-        objects.is_empty() // then nothing is known
+        objects.is_empty() // nothing is known then
     }
 
-    /// The constructors of the object that holds `address`.
+    /// Returns the constructors of the object that contains `address`.
     pub(super) fn constructors(address: usize) -> Vec<Constructor> {
         holder(address).constructors
     }
 
-    /// The readable segments of the object that holds `address`.
+    /// Returns the readable segments of the object that contains `address`.
     pub(super) fn segments(address: usize) -> Vec<Range<usize>> {
         holder(address).segments
     }
@@ -173,10 +177,10 @@ mod loaded {
         ours.unwrap_or_default()
     }
 
-    /// What is loaded, the program first.
+    /// Returns all loaded objects, the program first.
     fn objects(address: usize) -> Vec<Object> {
         let mut search = (address, Vec::new());
-        // SAFETY: visit matches the signature, and search outlives the call.
+        // SAFETY: `visit` has the right signature, and `search` outlives the call.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
         search.1
     }
@@ -188,7 +192,7 @@ mod loaded {
     ) -> libc::c_int {
         // SAFETY: the loader passes a valid info for the duration of this call.
         let info = unsafe { &*info };
-        // SAFETY: data is what objects() lent to dl_iterate_phdr.
+        // SAFETY: `data` is what `objects` has lent to `dl_iterate_phdr`.
         let (address, objects) = unsafe { &mut *data.cast::<(usize, Vec<Object>)>() };
         // SAFETY: the loader's table has dlpi_phnum headers.
         let headers =
@@ -204,7 +208,7 @@ mod loaded {
         let readable = segments.into_iter().filter(|(flags, _)| flags & libc::PF_R != 0);
         let path = match info.dlpi_name.is_null() {
             true => &[],
-            // SAFETY: the loader names each object by a string.
+            // SAFETY: the loader names each object by a C string.
             false => unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes(),
         };
         let name = Path::new(OsStr::from_bytes(path)).file_name().map(OsStr::as_bytes);
@@ -221,7 +225,7 @@ mod loaded {
         0
     }
 
-    /// A dynamic section, see elf(5): kinds with their values.
+    /// Dynamic section of an object, see elf(5): pairs of a kind and a value.
     #[derive(Default)]
     struct Section {
         base: usize,
@@ -238,9 +242,9 @@ mod loaded {
         fn read(base: usize, section: *const [usize; 2]) -> Section {
             let mut entries = Vec::new();
             loop {
-                // SAFETY: still in the section of a loaded object, or at its end.
+                // SAFETY: the pointer is still in the section of a loaded object, or at its end.
                 let next = unsafe { section.add(entries.len()) };
-                // SAFETY: the section is mapped, and ends with an entry that is NULL.
+                // SAFETY: the section is mapped, and ends with a NULL entry.
                 let entry = unsafe { next.read() };
                 if entry[0] == Section::NULL {
                     return Section { base, entries };
@@ -253,18 +257,20 @@ mod loaded {
             self.entries.iter().find(|[kind, _]| *kind == wanted).map(|[_, value]| *value)
         }
 
-        /// Some loaders have made an address of what is in the file, others leave it.
+        /// Returns a value as an address. Some loaders replace the value from the file by an
+        /// address, others leave it.
         fn address(&self, wanted: usize) -> Option<usize> {
             let value = self.value(wanted)?;
             Some(if value < self.base { self.base + value } else { value })
         }
 
-        /// The names of the objects that this one needs.
+        /// Returns the names of the objects that this one needs.
         fn needs(&self) -> Vec<Vec<u8>> {
             let Some(strings) = self.address(Section::STRINGS) else { return Vec::new() };
             let needed = self.entries.iter().filter(|[kind, _]| *kind == Section::NEEDED);
             let name = |[_, offset]: &[usize; 2]| {
-                // SAFETY: the offset of a string in the object's table of strings, which is mapped.
+                // SAFETY: the offset is that of a string in the object's table of strings, which is
+                // mapped.
                 let name = unsafe { CStr::from_ptr((strings + offset) as *const libc::c_char) };
                 name.to_bytes().to_vec()
             };
@@ -277,11 +283,11 @@ mod loaded {
             let (Some(array), Some(size)) = (array, size) else { return Vec::new() };
             let read = |place: usize| {
                 let place = (array + place * size_of::<usize>()) as *const Option<Constructor>;
-                // SAFETY: the loader calls what is in this array of so many functions; a null is
-                // none.
+                // SAFETY: the array has this many function pointers, which the loader calls; a null
+                // pointer reads as `None`.
                 unsafe { place.read() }
             };
-            // Some linkers fill it up with -1.
+            // Some linkers fill up the array with -1.
             let is_one = |function: &Constructor| *function as usize != usize::MAX;
             (0..size / size_of::<usize>()).filter_map(read).filter(is_one).collect()
         }

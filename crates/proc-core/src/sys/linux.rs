@@ -1,4 +1,4 @@
-//! What Linux has for it.
+//! Implements, for Linux, the calls that differ between systems.
 
 use std::ffi::CString;
 use std::io;
@@ -19,19 +19,19 @@ use nix::unistd::Pid;
 use super::access::Access;
 pub(crate) use crate::sys::cgroup::available as cgroup_memory;
 
-/// The number of threads of this process, `None` where `/proc` is not mounted.
+/// Returns the number of threads of this process; `None` if `/proc` is not mounted.
 pub(crate) fn thread_count() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
-/// Asks for SIGKILL at the death of the thread that forked this process.
+/// Asks the kernel to send SIGKILL to this process when the thread that forked it dies.
 ///
-/// Only meant for children of a fork server, whose one thread is its life.
+/// This is only meant for children of a fork server, which lives as long as its one thread.
 pub(crate) fn die_with_parent() {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
 }
 
-/// What `ps -o comm` shows; the kernel keeps 15 bytes.
+/// Sets the name that `ps -o comm` shows. The kernel keeps 15 bytes of it.
 pub(crate) fn name_process(name: &str) {
     let bytes: Vec<u8> = name.bytes().filter(|b| *b != 0).take(15).collect();
     if let Ok(name) = CString::new(bytes) {
@@ -48,28 +48,28 @@ pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// The processors that the calling thread may run on.
+/// Returns the processors that the calling thread may run on.
 pub(crate) fn affinity() -> Option<Affinity> {
     sched_getaffinity(Pid::from_raw(0)).ok().map(Affinity)
 }
 
-/// The processors that the main thread may run on.
+/// Returns the processors that the main thread may run on.
 pub(crate) fn affinity_of_main_thread() -> Option<Affinity> {
     sched_getaffinity(nix::unistd::getpid()).ok().map(Affinity)
 }
 
-/// Processors to run on.
+/// Set of processors to run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Affinity(CpuSet);
 
 impl Affinity {
-    /// Their numbers, counted from 0.
+    /// Returns the numbers of the processors, counted from 0.
     pub(crate) fn numbers(&self) -> Vec<usize> {
         (0..CpuSet::count()).filter(|cpu| self.0.is_set(*cpu) == Ok(true)).collect()
     }
 }
 
-/// A file without a name and without a byte, whose size can be sealed.
+/// Makes an empty file without a name, whose size can be sealed.
 pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     memfd_create(c"proc-core", flags).map_err(|errno| match errno {
@@ -82,7 +82,7 @@ pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     })
 }
 
-/// Bytes that the system says could be had.
+/// Returns how many bytes of memory are available according to the system.
 pub(crate) fn system_memory() -> Option<usize> {
     let told = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -98,13 +98,13 @@ fn seals(access: Access) -> SealFlag {
     }
 }
 
-/// Fixes the size of a file, and its contents if it is only to be read, for good.
+/// Fixes the size of a file for good, and its contents too if `access` is [`Access::Read`].
 pub(crate) fn seal(fd: &OwnedFd, access: Access) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_ADD_SEALS(seals(access) | SealFlag::F_SEAL_SEAL))?;
     Ok(())
 }
 
-/// Whether a file is sealed so.
+/// Whether a file has the seals for `access`.
 pub(crate) fn is_sealed(fd: BorrowedFd<'_>, access: Access) -> bool {
     let has = fcntl(fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
     has.is_ok_and(|has| has.contains(seals(access)))
@@ -113,30 +113,30 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, access: Access) -> bool {
 /// Keeps a mapping out of the children of a fork.
 pub(crate) fn keep_from_copies(start: std::ptr::NonNull<u8>, len: usize) {
     let start = start.as_ptr().cast();
-    // SAFETY: the range is one mapping of this process; the advice changes nothing in it.
+    // SAFETY: the range is one mapping of this process, and the advice changes nothing in it.
     let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTFORK) };
 }
 
-/// Puts a copy of one open descriptor in the place of another.
+/// Replaces the open descriptor `to` by a copy of `from`.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
-    // SAFETY: dup3 takes three integers; what it closes belongs to the caller, who has the copy
-    // instead.
+    // SAFETY: dup3 takes three integers. The descriptor that it closes belongs to the caller, who
+    // gets the copy instead.
     match unsafe { libc::dup3(from, to, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// A page of zeros that is a page of zeros again in each child of a fork; `None` where the kernel
-/// has none (before 4.14).
+/// Maps a page of zeros that is filled with zeros again in each child of a fork; `None` if the
+/// kernel has no such pages (before 4.14).
 pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
     const LEN: NonZeroUsize = NonZeroUsize::new(1).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: the kernel chooses an address where nothing is.
+    // SAFETY: the kernel chooses a free address.
     let page =
         unsafe { nix::sys::mman::mmap_anonymous(None, LEN, protection, MapFlags::MAP_PRIVATE) };
     let page = page.ok()?;
-    // SAFETY: the page was mapped just now, and nobody knows it.
+    // SAFETY: the page was mapped just now, and nothing else uses it.
     match unsafe { libc::madvise(page.as_ptr(), LEN.get(), libc::MADV_WIPEONFORK) } {
         0 => Some(page.cast()),
         _ => {
@@ -147,7 +147,7 @@ pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
     }
 }
 
-/// A descriptor that becomes readable when process `pid` ends; `None` where the kernel has none.
+/// Opens a descriptor that becomes readable when process `pid` ends; `None` if the kernel has none.
 pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
@@ -156,7 +156,7 @@ pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Readable when a child may have ended. SIGCHLD must be blocked.
+/// Descriptor that becomes readable when a child may have ended. SIGCHLD must be blocked.
 #[derive(Debug)]
 pub(crate) struct ChildExits(SignalFd);
 
@@ -167,12 +167,12 @@ impl ChildExits {
         Ok(ChildExits(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Forgets the exits so far, to be called before collecting them.
+    /// Forgets the exits so far. Call this before reaping the children.
     pub(crate) fn quiet(&self) {
         while let Ok(Some(_)) = self.0.read_signal() {}
     }
 
-    /// The descriptor to wait on; `None` where waiting means looking now and then.
+    /// Returns the descriptor to wait on; `None` on a system where the caller must poll instead.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
     }

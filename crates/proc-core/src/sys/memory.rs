@@ -1,8 +1,9 @@
-//! Memory that several processes map: files without a name, of a size that nobody can change.
+//! Makes memory that several processes map: files without a name, whose size nobody can change.
 //!
-//! Linux has memfds for it, whose seals keep a peer from cutting off what others have mapped (they
-//! would die of SIGBUS) and from writing to what is to be read only. Pages are made when they are
-//! first written to. Whatever is wanting (descriptors, address space, memory) is an error.
+//! On Linux these files are memfds. Their seals keep a peer from truncating memory that others have
+//! mapped (those processes would die of SIGBUS), and from writing to read-only memory. The kernel
+//! makes a page when it is first written to. A lack of descriptors, address space or memory is an
+//! error.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -18,18 +19,20 @@ use super::os;
 use super::reserve::has_address_space;
 
 /// Bytes of address space that shared memory leaves to the threads of the program. A thread that
-/// has begun under a limit may have no heap: glibc maps a page for each of its allocations then
-/// (`sysmalloc` of its malloc.c).
+/// started under a limit may have no heap; glibc then maps a page for each allocation of that
+/// thread (`sysmalloc` in its malloc.c).
 const MIN_REST: usize = 2 << 20;
 
-/// Makes memory of `len` zero bytes, to which everybody may write until it is [sealed](seal).
+/// Makes memory of `len` zero bytes. Every process that has it may write to it until it is
+/// [sealed](seal).
 ///
 /// # Errors
 ///
-/// There is no descriptor for it, or the process may not make files of that size.
+/// There is no descriptor for it, or this process may not make files of that size.
 pub(crate) fn create(len: usize) -> io::Result<OwnedFd> {
     let size = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    // The kernel does not only refuse what is larger, it sends SIGXFSZ, which kills.
+    // The kernel does not only refuse a larger file, it also sends SIGXFSZ, which kills the
+    // process.
     if len > largest_file() {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
@@ -38,20 +41,20 @@ pub(crate) fn create(len: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// How large memory may be: the limit of file sizes counts for it too.
+/// Returns the largest size of shared memory, in bytes. The limit of file sizes applies to it too.
 pub(crate) fn largest_file() -> usize {
     let limit = getrlimit(Resource::RLIMIT_FSIZE).map_or(u64::MAX, |(soft, _)| soft);
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// Whether there is memory for so many bytes more, where the system tells: where there is none, the
-/// kernel kills a process as soon as the bytes are written.
+/// Checks that `len` more bytes of memory are available, if the system tells. Without them, the
+/// kernel would kill a process as soon as it writes the bytes.
 ///
 /// # Errors
 ///
-/// There is not enough in the system, or in what this process's cgroup may take.
+/// The system, or the cgroup of this process, does not have enough.
 pub(crate) fn check_memory(len: usize) -> io::Result<()> {
-    // Less is not worth a look into half a dozen files.
+    // A smaller size is not worth reading half a dozen files.
     const WORTH_ASKING: usize = 32 << 20;
     if len < WORTH_ASKING {
         return Ok(());
@@ -70,34 +73,35 @@ pub(crate) fn check_memory(len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Sees to it that nobody changes the size any more, and that nobody writes if it is only to be
-/// read.
+/// Fixes the size of the memory for good. If `access` is [`Access::Read`], nobody can write to it
+/// any more either.
 ///
 /// # Errors
 ///
-/// Memory that is only to be read is mapped for writing somewhere.
+/// The memory becomes read-only, and a process still has it mapped for writing.
 pub(crate) fn seal(fd: &OwnedFd, access: Access) -> io::Result<()> {
     os::seal(fd, access)
 }
 
-/// Memory of this process's address space that shows a file without a name.
+/// Mapping of a file without a name, in the address space of this process.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to the process; any thread may use it, or unmap it.
+// SAFETY: the mapping belongs to the process; any thread may use it or unmap it.
 unsafe impl Send for Mapping {}
 // SAFETY: the address and the length do not change.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps memory that was [sealed](seal), by whatever process.
+    /// Maps memory that this or another process has [sealed](seal).
     ///
     /// # Errors
     ///
-    /// It is not sealed so, there is nothing in it, or there is no address space left.
+    /// The memory is not sealed for `access`, the memory is empty, or there is no address space
+    /// left.
     pub(crate) fn new(fd: BorrowedFd<'_>, access: Access) -> io::Result<Mapping> {
         if !os::is_sealed(fd, access) {
             let what = "it is no shared memory whose size and contents are sealed";
@@ -106,16 +110,17 @@ impl Mapping {
         Mapping::of_own(fd, access)
     }
 
-    /// Maps memory that this process has made, and that may not be sealed yet.
+    /// Maps memory that this process has made and that may not be sealed yet.
     ///
     /// # Errors
     ///
-    /// There is nothing in it, or there is no address space left.
+    /// The memory is empty, or there is no address space left.
     pub(crate) fn of_own(fd: BorrowedFd<'_>, access: Access) -> io::Result<Mapping> {
         let size = nix::sys::stat::fstat(fd)?.st_size;
         let len = usize::try_from(size).ok().and_then(NonZeroUsize::new);
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        // Rust aborts the program where a thread has no room for something small.
+        // Leave some address space: Rust aborts the program if a thread has no room for a small
+        // allocation.
         if !has_address_space(len.get().saturating_add(MIN_REST)) {
             return Err(nix::errno::Errno::ENOMEM.into());
         }
@@ -123,17 +128,17 @@ impl Mapping {
             Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
             Access::Read => ProtFlags::PROT_READ,
         };
-        // SAFETY: the kernel chooses an address where nothing is.
+        // SAFETY: the kernel chooses a free address.
         let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
         Ok(Mapping { start: start.cast(), len: len.get() })
     }
 
-    /// Where it begins: at a page.
+    /// Returns the start of the mapping, which is the start of a page.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Its size in bytes, never 0.
+    /// Returns the size in bytes, which is never 0.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -141,12 +146,12 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped it, and what is lent of it does not outlive this value.
+        // SAFETY: `of_own` has mapped this range, and no reference into it outlives this value.
         let _ = unsafe { munmap(self.start.cast(), self.len) };
     }
 }
 
-/// Memory that nobody can write to any more, not even who made it.
+/// Memory that nobody can write to any more, not even the process that made it.
 #[derive(Debug)]
 pub(crate) struct Frozen {
     fd: OwnedFd,
@@ -154,7 +159,7 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
-    /// Makes memory of `len` bytes, which `fill` writes where they lie.
+    /// Makes memory of `len` bytes. `fill` writes the bytes directly into it.
     ///
     /// # Errors
     ///
@@ -162,16 +167,17 @@ impl Frozen {
     pub(crate) fn build(len: usize, fill: impl FnOnce(&mut [u8])) -> io::Result<Frozen> {
         let fd = create(len)?;
         let mapping = Mapping::of_own(fd.as_fd(), Access::Write)?;
-        // A copy of this process that is forked meanwhile would keep it from being sealed.
+        // A copy of this process that is forked meanwhile would have the mapping and so prevent the
+        // seal.
         os::keep_from_copies(mapping.start, len);
-        // SAFETY: the mapping has so many bytes, and nobody else has its descriptor yet.
+        // SAFETY: the mapping has `len` bytes, and nothing else has its descriptor yet.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.start.as_ptr(), len) });
         drop(mapping);
         seal(&fd, Access::Read)?;
         Frozen::map(fd)
     }
 
-    /// Maps what another process has frozen.
+    /// Maps memory that another process has frozen.
     ///
     /// # Errors
     ///
@@ -186,7 +192,7 @@ impl std::ops::Deref for Frozen {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping has so many bytes, and its seals keep everybody from changing them.
+        // SAFETY: the mapping has this many bytes, and its seals keep everybody from changing them.
         unsafe { std::slice::from_raw_parts(self.mapping.start.as_ptr(), self.mapping.len) }
     }
 }

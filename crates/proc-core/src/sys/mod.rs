@@ -1,8 +1,8 @@
-//! The system calls proc-core needs, each behind a safe function with one meaning.
+//! Wraps the system calls that proc-core needs, each in a safe function with one meaning.
 //!
-//! This is the only home of `unsafe` beside the queue. What differs between systems lives in `os`:
-//! Linux is the tested one, `other` keeps the same signatures with what POSIX has. Nothing here
-//! knows of tasks, pools or messages.
+//! `unsafe` code is allowed only here and in `memory/region.rs`. The module `os` contains what
+//! differs between systems: `linux.rs` is the tested one, and `other.rs` has the same functions,
+//! made from what POSIX offers. Nothing here knows of tasks, pools or messages.
 
 #![allow(unsafe_code)]
 
@@ -34,7 +34,7 @@ mod startup;
 mod threads;
 mod value;
 
-pub(crate) use children::{parent_pid, reap, reap_one, reap_until, signal_child};
+pub(crate) use children::{is_child, parent_pid, reap, reap_one, reap_until, signal_child};
 pub(crate) use crash::{prepare_last_words, say_last_words_at};
 pub(crate) use descriptors::{
     are_joined, close_copy, copy_at, own_stream, pass_on, put_at, put_stream, take_over, wait_at,
@@ -62,7 +62,7 @@ pub(crate) use signals::{
     signal_name, survive_sigint,
 };
 pub(crate) use startup::{
-    Arguments, before_main, empty_stdin, fill_standard_streams, run_constructors_after,
+    Arguments, before_main, fill_standard_streams, null_stream, run_constructors_after,
 };
 pub(crate) use threads::{
     SMALL_STACK, USUAL_STACK, available_processors, has_one_thread, is_main_thread, spawn_thread,

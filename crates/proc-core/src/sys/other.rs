@@ -1,6 +1,8 @@
-//! What every POSIX system has: coarser than Linux, with the same signatures.
+//! Implements, for every POSIX system, the calls that differ between systems. The results are
+//! coarser than on Linux, the signatures are the same.
 //!
-//! Built and run on Linux with `RUSTFLAGS="--cfg proc_core_portable"`, so that it stays true.
+//! This module is built and run on Linux with `RUSTFLAGS="--cfg proc_core_portable"`, so that it
+//! stays correct.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,33 +16,35 @@ use nix::sys::stat::Mode;
 
 use super::access::Access;
 
-/// Threads cannot be counted portably, so `init` never forks and everything is spawned.
+/// Returns `None`: threads cannot be counted portably. So `init` never forks, and every fork server
+/// is spawned.
 pub(crate) fn thread_count() -> Option<usize> {
     None
 }
 
-/// There is no such request; the fork server kills its children when it sees its program gone.
+/// Does nothing: POSIX has no such request. The fork server kills its children when it sees that
+/// its program is gone.
 pub(crate) fn die_with_parent() {}
 
-/// There is no common way to rename a process.
+/// Does nothing: there is no portable way to rename a process.
 pub(crate) fn name_process(_: &str) {}
 
-/// There is no common way to choose processors.
+/// Fails: there is no portable way to choose processors.
 pub(crate) fn set_affinity(_: &[usize]) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// There is no common way to ask.
+/// Returns `None`: there is no portable way to ask.
 pub(crate) fn affinity() -> Option<Affinity> {
     None
 }
 
-/// There is no common way to ask.
+/// Returns `None`: there is no portable way to ask.
 pub(crate) fn affinity_of_main_thread() -> Option<Affinity> {
     None
 }
 
-/// Processors to run on, which cannot be known.
+/// Set of processors to run on, which cannot be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Affinity;
 
@@ -50,7 +54,7 @@ impl Affinity {
     }
 }
 
-/// Shared memory of POSIX, which loses its name at once.
+/// Makes POSIX shared memory and removes its name at once.
 pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let name =
@@ -64,33 +68,34 @@ pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// There is no common way to ask.
+/// Returns `None`: there is no portable way to ask.
 pub(crate) fn system_memory() -> Option<usize> {
     None
 }
 
-/// There are no cgroups.
+/// Returns `None`: there are no cgroups.
 pub(crate) fn cgroup_memory() -> Option<usize> {
     None
 }
 
-/// There are no seals.
+/// Does nothing: there are no seals.
 pub(crate) fn seal(_: &OwnedFd, _: Access) -> io::Result<()> {
     Ok(())
 }
 
-/// There are no seals to look for.
+/// Returns true: there are no seals to look for.
 pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
     true
 }
 
-/// Without seals it does not matter.
+/// Does nothing: without seals, a mapping in a copy does no harm.
 pub(crate) fn keep_from_copies(_: std::ptr::NonNull<u8>, _: usize) {}
 
-/// In two steps, between which another thread may execute a program that inherits the copy.
+/// Replaces the open descriptor `to` by a copy of `from`. This takes two steps. Between them,
+/// another thread may execute a program, which then inherits the copy.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
-    // SAFETY: dup2 takes two integers; what it closes belongs to the caller, who has the copy
-    // instead.
+    // SAFETY: dup2 takes two integers. The descriptor that it closes belongs to the caller, who
+    // gets the copy instead.
     if unsafe { libc::dup2(from, to) } == -1 {
         return Err(io::Error::last_os_error());
     }
@@ -101,17 +106,19 @@ pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
     }
 }
 
-/// There are no such pages.
+/// Returns `None`: there are no such pages.
 pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
     None
 }
 
-/// There is no such descriptor; the fork server looks at its parent's pid now and then.
+/// Returns `None`: there is no such descriptor. The fork server checks its parent's pid now and
+/// then.
 pub(crate) fn watch_process(_: u32) -> Option<OwnedFd> {
     None
 }
 
-/// Without a descriptor for exits the fork server looks for them at every turn.
+/// Stands for the descriptor of exits, which is missing here: the fork server looks for exits in
+/// each turn of its loop.
 #[derive(Debug)]
 pub(crate) struct ChildExits;
 

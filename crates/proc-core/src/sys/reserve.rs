@@ -1,8 +1,8 @@
-//! Memory that is kept for receiving messages under a limit of memory.
+//! Keeps a reserve of memory for receiving messages under a memory limit.
 //!
-//! ipc-channel takes a buffer for each message that it receives, and Rust aborts the process where
-//! it is not to be had. So what is left is asked for first, and where that is little, a reserve is
-//! given up for the buffer, one message at a time.
+//! ipc-channel allocates a buffer for each message that it receives, and Rust aborts the process if
+//! the allocation fails. So the receiver first asks how much memory is left. If there is little, it
+//! gives up the reserve to make room for the buffer, one message at a time.
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -16,20 +16,20 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::identity::PerProcess;
 
-/// What ipc-channel's buffer for a message takes at most, in bytes.
+/// Upper bound on ipc-channel's buffer for one message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
-/// Bytes that are kept: glibc maps a mebibyte (`MMAP_AS_MORECORE_SIZE` of its malloc.c) where a
-/// heap cannot grow, and wants a margin.
+/// Size of the reserve, in bytes: glibc maps a mebibyte when a heap cannot grow
+/// (`MMAP_AS_MORECORE_SIZE` in its malloc.c), and needs a margin.
 const RESERVE_BYTES: usize = 2 << 20;
 
-/// Bytes that are left to other threads for what is small.
+/// Bytes that are left for small allocations of other threads.
 const MIN_REST_BYTES: usize = 512 << 10;
 
 static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
 
-/// Address space that is mapped and not used. It is not taken from the heap, since what is given
-/// back to a heap need not be there for another thread.
+/// Address space that is mapped and not used. It does not come from the heap, because memory that
+/// is given back to a heap may not be available to another thread.
 #[derive(Debug)]
 struct Reserved {
     start: NonNull<c_void>,
@@ -40,15 +40,15 @@ struct Reserved {
 unsafe impl Send for Reserved {}
 
 impl Reserved {
-    /// As much as can be had, for one message at least; a heap may have kept some of what it was
-    /// given.
+    /// Maps as much as possible, at least enough for one message. The new reserve may be smaller
+    /// than the last one, because a heap may keep some of the memory that it got.
     fn new() -> Option<Reserved> {
         let halves = std::iter::successors(Some(RESERVE_BYTES), |len| Some(len / 2));
         halves.take_while(|len| *len >= MAX_MESSAGE_BYTES).find_map(|len| {
             let len = NonZeroUsize::new(len)
                 .filter(|len| has_address_space(len.get() + MIN_REST_BYTES))?;
             let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-            // SAFETY: the kernel chooses an address where nothing is.
+            // SAFETY: the kernel chooses a free address.
             let start = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) };
             Some(Reserved { start: start.ok()?, len })
         })
@@ -57,12 +57,12 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        // SAFETY: `new` mapped it, and nobody else knows the address.
+        // SAFETY: `new` has mapped this range, and nothing else uses it.
         let _ = unsafe { munmap(self.start, self.len.get()) };
     }
 }
 
-/// Sets the reserve aside, as far as it is not there.
+/// Maps the reserve. If there is one already, replaces it only by a larger one.
 pub(crate) fn keep_reserve() {
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
     let kept = reserve.as_ref().map_or(0, |reserve| reserve.len.get());
@@ -73,8 +73,9 @@ pub(crate) fn keep_reserve() {
     }
 }
 
-/// Runs `f`, which receives one message, with the reserve given up for it. Waits for a while where
-/// the memory is not there even so: the message stays in its channel.
+/// Gives up the reserve and runs `f`, which receives one message. If there is not enough memory
+/// even then, waits for up to ten seconds before running `f`; the message stays in its channel
+/// meanwhile.
 pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
     const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,22 +89,23 @@ pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Whether the heap of this thread has so many bytes. It keeps what it has got for that.
+/// Whether the heap of this thread has `wanted` bytes. The heap keeps the memory that it gets for
+/// this test.
 fn heap_has(wanted: usize) -> bool {
     let mut buffer = Vec::<u8>::new();
     let has = buffer.try_reserve_exact(wanted).is_ok();
-    drop(std::hint::black_box(buffer)); // else a compiler may see that nobody uses it
+    drop(std::hint::black_box(buffer)); // otherwise the compiler may remove the unused buffer
     has
 }
 
-/// Whether there is so much memory that other threads do not use it up before a message is
+/// Whether there is so much memory that other threads cannot use it up before a message is
 /// received.
 pub(crate) fn has_memory_for_messages() -> bool {
     has_address_space(64 << 20)
 }
 
-/// Whether the limits of this process let it have so many bytes more. Nothing is tried: what other
-/// threads want meanwhile would not be there.
+/// Whether the limits of this process allow `wanted` more bytes. Does not allocate to find out,
+/// since other threads could not get that memory meanwhile.
 pub(crate) fn has_address_space(wanted: usize) -> bool {
     let limits = [(Resource::RLIMIT_AS, 0), (Resource::RLIMIT_DATA, 5)];
     limits.into_iter().all(|(limit, field)| {
@@ -113,8 +115,8 @@ pub(crate) fn has_address_space(wanted: usize) -> bool {
     })
 }
 
-/// Bytes that this process has mapped, by the field of /proc/self/statm: 0 for all, 5 for data and
-/// stacks.
+/// Returns how many bytes this process has mapped, from a field of /proc/self/statm: 0 counts all
+/// memory, 5 counts data and stacks.
 fn mapped(field: usize) -> Option<u64> {
     use std::io::Read;
     let mut text = [0; 128]; // there may be no memory for a string

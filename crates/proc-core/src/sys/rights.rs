@@ -1,4 +1,5 @@
-//! What the kernel lets a thread do, as far as it tells: credentials belong to threads on Linux.
+//! Reads what the kernel lets a thread do, as far as the kernel tells. On Linux, credentials belong
+//! to threads.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,17 +14,18 @@ use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, getresgid, getresuid};
 
-/// Rights of a moment, to be compared with those of another.
+/// Rights of a thread at one moment, to be compared with those at another moment.
 ///
-/// Asked for with each process that is started, so what cannot have changed is not asked for. Not
-/// among them is what the kernel tells nobody: rules of Landlock and of other security modules, and
-/// the contents of seccomp filters.
+/// They are read for each process that is started, so rights that cannot have changed are not read.
+/// The kernel does not tell everything: rules of Landlock and of other security modules are missing
+/// here, and so are the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
     users: [u32; 3],
     groups: [u32; 3],
     other_groups: Vec<u32>,
-    /// Effective, permitted and inheritable ones, by halves, as capget gives them.
+    /// Effective, permitted and inheritable capabilities: first the low halves of the three, then
+    /// the high halves, as capget returns them.
     capabilities: [u32; 6],
     bounding: u64,
     ambient: u64,
@@ -33,24 +35,24 @@ pub(crate) struct Rights {
     namespaces: Vec<Option<OsString>>,
 }
 
-/// Capabilities of include/uapi/linux/capability.h.
+/// Numbers of capabilities, from include/uapi/linux/capability.h.
 #[cfg(target_os = "linux")]
 const CAP_SETPCAP: u32 = 8;
 #[cfg(target_os = "linux")]
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// See namespaces(7). The first can be left without any rights, the others only by an
-/// administrator.
+/// Kinds of namespaces, see namespaces(7). Any thread can leave the first one; only an
+/// administrator can leave the others.
 #[cfg(target_os = "linux")]
 const NAMESPACES: [&str; 8] =
     ["user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];
 
 impl Rights {
-    /// What the calling thread may do now.
+    /// Returns what the calling thread may do now.
     ///
     /// # Errors
     ///
-    /// There is no descriptor for asking.
+    /// There is no descriptor left to read the rights.
     pub(crate) fn now() -> io::Result<Rights> {
         let mut rights = Rights::default();
         if let (Ok(users), Ok(groups)) = (getresuid(), getresgid()) {
@@ -95,7 +97,7 @@ impl Rights {
         ) {
             Ok(directory) => directory,
             Err(errno) if super::shortage::is_shortage(&errno.into()) => return Err(errno.into()),
-            // Where /proc is not mounted, nothing is told.
+            // If /proc is not mounted, the namespaces stay unknown.
             Err(_) => return Ok(()),
         };
         let namespace = |name: &&str| nix::fcntl::readlinkat(&directory, *name).ok();
@@ -104,19 +106,19 @@ impl Rights {
     }
 }
 
-/// A header of capget and capset: version 3, the calling thread.
+/// Header of capget and capset: version 3, for the calling thread.
 #[cfg(target_os = "linux")]
 const CAPABILITIES_OF_CALLER: [u32; 2] = [0x2008_0522, 0];
 
-/// The same as text, which there is of other threads too.
+/// Rights of a thread as text, which the kernel shows for other threads too.
 #[derive(Debug, PartialEq, Eq)]
 struct Told {
-    /// The lines of /proc/PID/status that say something of rights.
+    /// Lines of /proc/PID/status that concern rights.
     status: Vec<String>,
     namespaces: Vec<Option<OsString>>,
 }
 
-/// See proc_pid_status(5).
+/// Starts of the lines that concern rights, see proc_pid_status(5).
 const LINES: [&str; 11] = [
     "Uid:",
     "Gid:",
@@ -132,9 +134,10 @@ const LINES: [&str; 11] = [
 ];
 
 impl Told {
-    /// Of the calling thread: `thread-self`; of the main thread: `self`.
+    /// Reads the rights of a thread: `thread-self` is the calling thread, `self` is the main
+    /// thread.
     fn of(thread: &str) -> io::Result<Told> {
-        // Where /proc is not mounted, nothing is told.
+        // If /proc is not mounted, the rights stay unknown.
         let status = match std::fs::read_to_string(format!("/proc/{thread}/status")) {
             Err(error) if super::shortage::is_shortage(&error) => return Err(error),
             status => status.unwrap_or_default(),
@@ -150,7 +153,7 @@ impl Told {
         Ok(Told { status, namespaces: NAMESPACES.iter().map(namespace).collect() })
     }
 
-    /// The sets of capabilities among them.
+    /// Returns the sets of capabilities. A set that the kernel does not tell counts as full.
     fn capabilities(&self) -> Capabilities {
         let set = |start: &str| {
             let line = self.status.iter().find_map(|line| line.strip_prefix(start));
@@ -166,7 +169,7 @@ impl Told {
     }
 }
 
-/// Sets of capabilities, a bit for each.
+/// Sets of capabilities, with one bit for each capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capabilities {
     effective: u64,
@@ -177,16 +180,16 @@ pub(crate) struct Capabilities {
 }
 
 impl Capabilities {
-    /// Those of the calling thread.
+    /// Returns the capabilities of the calling thread.
     ///
     /// # Errors
     ///
-    /// There is no descriptor for asking.
+    /// There is no descriptor left to read them.
     pub(crate) fn now() -> io::Result<Capabilities> {
         Ok(Told::of("thread-self")?.capabilities())
     }
 
-    /// As words for the environment of a program.
+    /// Writes the sets as text, for the environment of a program.
     pub(crate) fn to_words(self) -> String {
         let Capabilities { effective, permitted, inheritable, bounding, ambient } = self;
         format!("{effective:x}.{permitted:x}.{inheritable:x}.{bounding:x}.{ambient:x}")
@@ -199,8 +202,8 @@ impl Capabilities {
         Some(Capabilities { effective, permitted, inheritable, bounding, ambient })
     }
 
-    /// Takes from the calling thread what is not among these: root gets all that it is not
-    /// forbidden when it executes a program.
+    /// Takes all capabilities from the calling thread that are not in these sets. A program that
+    /// root has executed needs this: it begins with every capability that root is not forbidden.
     ///
     /// # Errors
     ///
@@ -247,12 +250,13 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
     }
 }
 
-/// In a thread of ours, which has the rights and processors that the main thread had when it made
-/// it: takes over what the main thread has now.
+/// Gives the calling thread the rights and processors that the main thread has now. The calling
+/// thread belongs to this library. It still has the rights and processors that the main thread had
+/// when it made the calling thread.
 ///
 /// # Errors
 ///
-/// Something differs that a thread cannot take over from another one.
+/// The threads differ in something that one thread cannot take over from another.
 #[cfg(target_os = "linux")]
 pub(crate) fn follow_main_thread() -> io::Result<()> {
     let processors = super::os::affinity_of_main_thread();
@@ -283,21 +287,21 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
     Ok(())
 }
 
-/// The supplementary groups of the calling thread.
+/// Returns the supplementary groups of the calling thread.
 fn groups() -> io::Result<Vec<u32>> {
-    // nix reads a file first, to learn how many there may be.
+    // Call libc directly: nix reads a file first, to learn how many groups there may be.
     loop {
         // SAFETY: with a size of 0 nothing is written.
         let count = unsafe { libc::getgroups(0, std::ptr::null_mut()) };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         let mut groups = vec![0; count];
-        // SAFETY: there is room for so many.
+        // SAFETY: the vector has room for `count` groups.
         match unsafe { libc::getgroups(count as libc::c_int, groups.as_mut_ptr()) } {
             found if usize::try_from(found) == Ok(count) => return Ok(groups),
             -1 if nix::errno::Errno::last() != nix::errno::Errno::EINVAL => {
                 return Err(io::Error::last_os_error());
             }
-            _ => {} // they have changed meanwhile
+            _ => {} // the groups have changed meanwhile: ask again
         }
     }
 }

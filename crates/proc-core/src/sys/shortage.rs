@@ -1,10 +1,10 @@
-//! What the system has too little of, and what to do about it.
+//! Tells what the system has too little of, and what to do about it.
 
 use std::io;
 
 use nix::libc;
 
-/// What to do about an error of the system, for the end of a sentence; empty where nothing is
+/// Returns what to do about an error of the system, as the end of a sentence; empty if nothing is
 /// known.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
@@ -34,7 +34,7 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether an error means that there is not enough of something.
+/// Whether an error means that the system has too little of something.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EFBIG, libc::ETOOMANYREFS];
     error.raw_os_error().is_some_and(|errno| shortages.contains(&errno))

@@ -1,31 +1,31 @@
-//! Signals that this process takes, blocks or ignores.
+//! Sets which signals this process receives, blocks or ignores.
 
 use std::io;
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 
-/// The signals a fork server does not take: it ends when its program does, not by Ctrl-C.
+/// Returns the signals that a fork server blocks: it ends when its program ends, not by Ctrl-C.
 pub(crate) fn fork_server_signals() -> SigSet {
     [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
         .into_iter()
         .collect()
 }
 
-/// Blocks `set` in this thread and returns the mask that was in force.
+/// Blocks `set` in this thread, and returns the earlier mask.
 pub(crate) fn block_signals(set: &SigSet) -> io::Result<SigSet> {
     Ok(set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?)
 }
 
-/// Puts back a mask that [`block_signals`] returned.
+/// Restores a mask that [`block_signals`] returned.
 pub(crate) fn restore_signals(mask: &SigSet) {
     let _ = mask.thread_set_mask();
 }
 
-/// Makes Ctrl-C pass by this process but not by programs that it executes.
+/// Makes this process survive Ctrl-C, but not the programs that it executes.
 ///
-/// A handler that does nothing, unlike "ignore", is forgotten by exec. A handler the program
-/// installed is left alone.
+/// It sets a handler that does nothing. Unlike "ignore", a handler is forgotten by exec. A handler
+/// that the program has set before stays in place.
 pub(crate) fn survive_sigint() {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
@@ -39,21 +39,22 @@ pub(crate) fn survive_sigint() {
     }
 }
 
-/// Makes exits of children reported, also where the program was started with SIGCHLD ignored.
+/// Makes the kernel report exits of children, even if the program was started with SIGCHLD ignored.
 pub(crate) fn reset_sigchld() {
     // SAFETY: the default action runs no code.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
-/// SIGPIPE as Rust's own start-up sets it: writing to a closed pipe is an error, not a death.
+/// Ignores SIGPIPE, as Rust's own start-up does: writing to a closed pipe is then an error and does
+/// not kill the process.
 ///
-/// Needed where a fork server is born before Rust's start-up has run.
+/// A fork server that begins before Rust's start-up has run needs this.
 pub(crate) fn ignore_sigpipe() {
     // SAFETY: ignoring a signal runs no code.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
 }
 
-/// The name of a signal, such as `SIGKILL`.
+/// Returns the name of a signal, such as `SIGKILL`.
 pub(crate) fn signal_name(signal: i32) -> &'static str {
     Signal::try_from(signal).map_or("unknown signal", Signal::as_str)
 }

@@ -1,5 +1,5 @@
-//! What runs before `main`: how an executed copy of the program takes its role before its `main`
-//! begins.
+//! Runs code before `main`, so that an executed copy of the program takes its role before its
+//! `main` begins.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,7 +9,7 @@ use nix::libc;
 
 use super::image::{self, Constructor};
 
-/// What the loader gives to each constructor: the program's arguments and its environment.
+/// Arguments of each constructor, from the loader: the program's arguments and its environment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arguments {
     pub(crate) count: libc::c_int,
@@ -17,11 +17,11 @@ pub(crate) struct Arguments {
     pub(crate) environment: *const *const libc::c_char,
 }
 
-/// Has `$function`, which takes [`Arguments`], called before `main`, among the constructors of the
-/// program.
+/// Makes `$function`, which takes [`Arguments`], a constructor of the program: it is called before
+/// `main`.
 ///
-/// The value of `$name` is to be read where the function is counted on: a linker leaves out what
-/// nobody refers to.
+/// Code that relies on the call must read the value of `$name`: a linker leaves out what nothing
+/// refers to.
 macro_rules! before_main {
     ($name:ident: $function:path) => {
         #[used]
@@ -42,11 +42,11 @@ macro_rules! before_main {
 }
 pub(crate) use before_main;
 
-/// Calls the constructors of this image that the loader would call after `this`, which does not
-/// return.
+/// Calls the constructors of this image that the loader would call after the constructor `this`.
+/// Since `this` does not return, the loader never calls them.
 ///
-/// They are in the order in which the linker met them, so those of libraries in other languages may
-/// be among them. Constructors of shared libraries have run before.
+/// The constructors are in the order in which the linker met them, so constructors of libraries in
+/// other languages may be among them. Constructors of shared libraries have run before.
 pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     let Arguments { count, values, environment } = arguments;
     let others = image::constructors();
@@ -56,18 +56,18 @@ pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     }
 }
 
-/// Opens what is closed of stdin, stdout and stderr, so that nothing else gets their numbers and
-/// has somebody's output written into it.
+/// Opens those of stdin, stdout and stderr that are closed. Otherwise another file would get the
+/// number of a closed stream, and output would be written into that file.
 ///
-/// Rust's runtime does so before `main`; not before constructors, nor in a program of another
-/// language.
+/// Rust's runtime does the same before `main`, but not before constructors, and not in a program of
+/// another language.
 pub(crate) fn fill_standard_streams() {
     for number in 0..3 {
-        // SAFETY: the number is only asked about.
+        // SAFETY: the number is only used to ask whether it is open.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
         if fcntl(fd, FcntlArg::F_GETFD).is_err() {
-            let Ok(nothing) = nothing(number) else { return };
-            // The lowest number that is free is this one.
+            let Ok(nothing) = null_stream(number as usize) else { return };
+            // The kernel gives the lowest free number, which is this one.
             if nothing.as_raw_fd() == number {
                 std::mem::forget(nothing);
             }
@@ -75,21 +75,19 @@ pub(crate) fn fill_standard_streams() {
     }
 }
 
-/// A stream that is empty, or takes anything.
-fn nothing(number: i32) -> io::Result<OwnedFd> {
+/// Opens an empty stream for stdin (number 0), or a stream that takes anything.
+///
+/// # Errors
+///
+/// There is no descriptor left.
+pub(crate) fn null_stream(number: usize) -> io::Result<OwnedFd> {
     let device = std::fs::OpenOptions::new().read(number == 0).write(number > 0).open("/dev/null");
     match device {
         Ok(device) => Ok(device.into()),
-        // Where there is no such device, a pipe whose other end is closed.
+        // Without that device, use a pipe whose other end is closed.
         Err(_) => {
             let (reader, writer) = std::io::pipe()?;
             Ok(if number == 0 { reader.into() } else { writer.into() })
         }
     }
-}
-
-/// A stdin without a byte.
-pub(crate) fn empty_stdin() -> io::Result<OwnedFd> {
-    let (reader, _) = std::io::pipe()?;
-    Ok(reader.into())
 }

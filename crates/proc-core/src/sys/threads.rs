@@ -1,4 +1,4 @@
-//! Threads: how many there are, and starting one.
+//! Counts threads, and starts them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ pub(crate) fn has_one_thread() -> bool {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn never_had_threads() -> bool {
     unsafe extern "C" {
-        /// Of glibc 2.32 and newer; false as soon as there was a second thread.
+        /// Flag of glibc 2.32 and newer; false as soon as there was a second thread.
         safe static __libc_single_threaded: AtomicBool;
     }
     __libc_single_threaded.load(Ordering::Relaxed)
@@ -28,24 +28,24 @@ pub(super) fn never_had_threads() -> bool {
     false
 }
 
-/// The stack of a thread that calls little, and of one that calls functions of the user's: Rust's
-/// own size.
+/// Stack size of a thread that calls little, in bytes.
 pub(crate) const SMALL_STACK: usize = 256 << 10;
 
+/// Stack size of a thread that calls functions of the user's, in bytes: Rust's own default.
 pub(crate) const USUAL_STACK: usize = 2 << 20;
 
-/// Starts a thread of ours.
+/// Starts a thread of this library.
 ///
 /// # Errors
 ///
-/// There are no threads or no memory to be had.
+/// The system allows no more threads, or there is no memory.
 pub(crate) fn spawn_thread<T: Send + 'static>(
     name: &str,
     stack: usize,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<std::thread::JoinHandle<T>> {
-    // What a thread wants beside its stack when it begins, Rust's runtime aborts the process
-    // without.
+    // Bytes that a thread needs besides its stack when it starts. Without them, Rust's runtime
+    // aborts the process.
     const AT_ITS_BEGINNING: usize = 1 << 20;
     if !has_address_space(stack + AT_ITS_BEGINNING) {
         return Err(Errno::ENOMEM.into());
@@ -53,7 +53,7 @@ pub(crate) fn spawn_thread<T: Send + 'static>(
     std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(run)
 }
 
-/// Whether the calling thread is the one that has begun the program.
+/// Whether the calling thread is the main thread. Always false on systems other than Linux.
 pub(crate) fn is_main_thread() -> bool {
     #[cfg(target_os = "linux")]
     return nix::unistd::gettid() == nix::unistd::getpid();
@@ -61,7 +61,7 @@ pub(crate) fn is_main_thread() -> bool {
     return false;
 }
 
-/// How many processors this process may use: affinity and cgroup quota count.
+/// Returns how many processors this process may use, by its affinity and its cgroup quota.
 pub(crate) fn available_processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }

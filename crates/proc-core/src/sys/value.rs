@@ -1,19 +1,21 @@
-//! Values that have no bytes, and the time.
+//! Makes values that have no bytes, and reads the clock.
 
 use std::ptr::NonNull;
 
-/// The value of a type that has only one: how a function item comes back to life from its type.
+/// Returns the only value of a type without bytes. In this way a function item is made from its
+/// type alone.
 pub(crate) fn zst_value<F: Copy>() -> F {
     assert!(size_of::<F>() == 0, "refused by the compiler where the function was given");
-    // SAFETY: F has no bytes to read, a dangling pointer is valid and aligned for it, and F is
-    // inhabited and free to copy: this code is only reached through a name made from a value.
+    // SAFETY: F has no bytes to read, and a dangling pointer is valid and aligned for it. F is
+    // inhabited and free to copy, because this code is only reached through a name that was made
+    // from a value.
     unsafe { NonNull::<F>::dangling().read() }
 }
 
-/// Nanoseconds of the clock that all processes share and nobody sets.
+/// Returns the nanoseconds of the clock that all processes share and that nobody sets.
 pub(crate) fn monotonic() -> u64 {
     use nix::time::{ClockId, clock_gettime};
-    // It cannot fail for this clock; zero would mean "never noted".
+    // The call cannot fail for this clock. Callers use zero for "never noted".
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }

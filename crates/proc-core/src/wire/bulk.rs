@@ -1,10 +1,10 @@
-//! Plain numbers, vectors of them, strings and byte buffers, whose memory is their encoding: copied
-//! whole.
+//! Encodes values whose memory is their encoding: plain numbers, vectors of them, strings and byte
+//! buffers. Each is copied as a whole.
 //!
-//! serde shows a vector element by element, which for megabytes costs more than everything else on
-//! their way, and a number a byte at a time. Here such a value is known by its type alone; both
-//! sides are the same program, so they agree. What holds one among other things takes serde's way
-//! (or `serde_bytes`).
+//! serde walks a vector element by element. For megabytes this costs more than everything else on
+//! their way. A number is encoded one byte at a time by serde. Here the type alone tells that a
+//! value is of this kind; both sides are the same program, so they agree. If such a value is part
+//! of another value, serde (or `serde_bytes`) encodes it.
 
 use std::any::{Any, TypeId};
 
@@ -12,12 +12,12 @@ use serde_bytes::ByteBuf;
 
 use crate::memory::Part;
 
-/// Where the bytes of a value are.
+/// Says where the bytes of a value are.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// In this process's own memory, or claimed by it.
+    /// In this process's own memory, or in memory that it has claimed.
     Own(&'a [u8]),
-    /// `len` bytes from `at` on in shared memory, which may change while they are copied.
+    /// `len` bytes at offset `at` of shared memory, which may change while they are copied.
     Shared { part: &'a Part, at: usize, len: usize },
 }
 
@@ -29,7 +29,7 @@ impl Source<'_> {
         }
     }
 
-    /// A copy as one number.
+    /// Copies the bytes as one number.
     #[inline]
     fn number<T: bytemuck::Pod>(self) -> Result<T, String> {
         let number = match self {
@@ -47,7 +47,7 @@ impl Source<'_> {
         "the data end in the middle of a number".into()
     }
 
-    /// A copy as numbers.
+    /// Copies the bytes as numbers.
     fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, String> {
         if !self.len().is_multiple_of(size_of::<T>()) {
             return Err(Source::in_the_middle());
@@ -69,12 +69,12 @@ impl Source<'_> {
     }
 }
 
-/// Calls `$then` with each type of number as `$T`.
+/// Calls the macro `$with` with each type of number.
 macro_rules! each_number {
     ($($T:ident)*; $with:ident) => {$( $with!($T); )*};
 }
 
-/// The size of the encoding of each `T`, if that is a plain number.
+/// Returns the size of the encoding of each `T` in bytes, if `T` is a plain number.
 #[inline]
 pub(crate) fn number_size<T: 'static>() -> Option<usize> {
     macro_rules! look {
@@ -88,13 +88,13 @@ pub(crate) fn number_size<T: 'static>() -> Option<usize> {
     None
 }
 
-/// The bytes of `value`, if it is a plain number.
+/// Returns the bytes of `value`, if it is a plain number.
 #[inline]
 pub(crate) fn number<T: 'static>(value: &T) -> Option<&[u8]> {
     number_size::<T>().and_then(|_| bytes_of(value))
 }
 
-/// The bytes of `value`, if it is a number, a vector of numbers, a string or a byte buffer.
+/// Returns the bytes of `value`, if it is a number, a vector of numbers, a string or a byte buffer.
 #[inline]
 pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
     let value: &dyn Any = value;
@@ -113,8 +113,8 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
     text.or_else(|| value.downcast_ref::<ByteBuf>().map(|bytes| &bytes[..]))
 }
 
-/// The value that has these bytes, if it is of a type that `bytes_of` knows; an error where they
-/// are no whole number of numbers, or no UTF-8.
+/// Returns the value that has these bytes, if its type is one that [`bytes_of`] knows. The inner
+/// result is an error if the bytes are not a whole number of numbers, or not UTF-8.
 #[inline]
 pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, String>> {
     let mut value: Option<T> = None;

@@ -1,8 +1,8 @@
-//! Postcard's bytes, with errors in the type's own words.
+//! Encodes values in postcard's format, with errors in the type's own words.
 //!
-//! Postcard keeps no text of a `custom` error, so only leaves (numbers, strings, lengths, tags) go
-//! through it here: what holds other values is walked by [`Ser`] and [`De`] themselves, so that the
-//! error of a type reaches the caller without ever being a [`postcard::Error`].
+//! Postcard drops the text of a `custom` error. So only leaves (numbers, strings, lengths, tags) go
+//! through postcard here. [`Ser`] and [`De`] themselves walk a value that contains other values.
+//! The error of a type thus reaches the caller without ever being a [`postcard::Error`].
 
 use std::fmt::{self, Display, Write};
 
@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize, Serializer, de, ser};
 
 use super::Sink;
 
-/// How many levels decoded values may nest, since hostile bytes could else overflow the stack.
+/// Number of levels that decoded values may nest. Otherwise hostile bytes could overflow the stack.
 const DEPTH: u32 = 256;
 
-/// How many elements one decode takes beyond one for each byte, since some fill no byte (`Vec<()>`)
-/// and nothing else would bound their number.
+/// Number of elements that one decode accepts in addition to one for each byte. Some elements take
+/// no byte (`Vec<()>`), and nothing else would limit their number.
 const EMPTY: usize = 1 << 16;
 
-/// Why a value could not be encoded or decoded, in serde's or the type's own words.
+/// Tells why a value could not be encoded or decoded, in the words of serde or of the type.
 #[derive(Debug)]
 pub(crate) struct CodecError(Box<str>);
 
@@ -86,8 +86,8 @@ impl From<Plain> for CodecError {
     }
 }
 
-/// Appends `value` to `out`, which an error leaves as long as it was, so that half a value is never
-/// sent.
+/// Appends the encoding of `value` to `out`. After an error, `out` is as long as before, so that
+/// half a value is never sent.
 #[inline]
 pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> Result<()> {
     let before = out.len();
@@ -99,8 +99,9 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> R
     done
 }
 
-/// Reads a value off the front of `bytes` and returns it with the bytes left over, and can be given
-/// any bytes, since they cost no more time and memory than their length and the type account for.
+/// Decodes a value from the front of `bytes`, and returns it with the bytes that are left over.
+/// `bytes` may be anything: decoding takes no more time and memory than their length and the type
+/// account for.
 #[inline]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
     let mut source = Source {
@@ -112,10 +113,10 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &
     Ok((value, source.plain.finalize()?))
 }
 
-/// Postcard's serializer with [`CodecError`] for its error.
+/// Wraps postcard's serializer, with [`CodecError`] as its error.
 struct Ser<'a>(postcard::Serializer<Out<'a>>);
 
-/// Lends postcard the caller's sink, as it only takes one of its own.
+/// Lends the caller's sink to postcard, which only takes an output of its own.
 struct Out<'a>(&'a mut Sink);
 
 impl Flavor for Out<'_> {
@@ -140,7 +141,8 @@ impl Flavor for Out<'_> {
     }
 }
 
-/// Leaves to postcard all that has no other value in it: a leaf, the start of a compound, a tag.
+/// Passes to postcard each call whose data contain no other value: a leaf, the start of a compound,
+/// a tag.
 macro_rules! pass {
     ($me:ident $($call:ident($($arg:ident: $ty:ty),*);)*) => {$(
         #[inline]
@@ -192,7 +194,7 @@ impl Serializer for &mut Ser<'_> {
             -> SerializeStructVariant;
     }
 
-    // A unit has no bytes, so that `&()` writes the tag alone.
+    // A unit has no bytes, so `&()` writes the tag alone.
     pass! { self
         serialize_some(), value => self.0.serialize_some(&());
         serialize_newtype_struct(name: Name), value => self.0.serialize_newtype_struct(name, &());
@@ -200,7 +202,8 @@ impl Serializer for &mut Ser<'_> {
             self.0.serialize_newtype_variant(name, index, variant, &());
     }
 
-    /// Notes a 0, since a channel end is written as its index among those of the value, a `usize`.
+    /// Notes a 0: a channel end is written as a `usize`, its index among the channel ends of the
+    /// value.
     #[inline]
     fn serialize_u64(self, v: u64) -> Result<()> {
         if v == 0 {
@@ -209,7 +212,8 @@ impl Serializer for &mut Ser<'_> {
         Ok(self.0.serialize_u64(v)?)
     }
 
-    /// Bytes may be a value with channel ends that was encoded by other means.
+    /// Notes a zero byte: the bytes may be a value with channel ends that was encoded by other
+    /// means.
     #[inline]
     fn serialize_bytes(self, v: &[u8]) -> Result<()> {
         if v.contains(&0) {
@@ -218,7 +222,7 @@ impl Serializer for &mut Ser<'_> {
         Ok(self.0.serialize_bytes(v)?)
     }
 
-    /// Formats once, where postcard formats a first time to learn the length.
+    /// Formats the value once. Postcard would format it twice, the first time to learn the length.
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<()> {
         let mut text = String::new();
@@ -232,7 +236,7 @@ impl Serializer for &mut Ser<'_> {
     }
 }
 
-/// Writes the parts of a compound one after another, as postcard puts nothing between them.
+/// Writes the parts of a compound one after another: postcard puts nothing between them.
 macro_rules! compounds {
     ($($compound:ident { $($call:ident($($key:ident)?)),+ $(; $skip:ident)? })*) => {$(
         impl ser::$compound for &mut Ser<'_> {
@@ -270,10 +274,11 @@ compounds! {
     SerializeStructVariant { serialize_field(_key); skip_field }
 }
 
-/// What one decode reads from.
+/// Data from which one decode reads.
 struct Source<'de> {
     plain: postcard::Deserializer<'de, Slice<'de>>,
-    /// Elements the data may yet announce: each that fills a byte starts with one of its own.
+    /// Number of elements that the data may still announce. Each element that takes any bytes
+    /// starts with a byte of its own.
     items: usize,
 }
 
@@ -284,7 +289,7 @@ impl<'de> Source<'de> {
     }
 }
 
-/// Postcard's deserializer with [`CodecError`] for its error.
+/// Wraps postcard's deserializer, with [`CodecError`] as its error.
 struct De<'a, 'de> {
     from: &'a mut Source<'de>,
     levels: u32,
@@ -318,7 +323,8 @@ impl<'a, 'de> De<'a, 'de> {
     }
 }
 
-/// Reads leaves by way of postcard, and hands them, or access to the parts, to the visitor.
+/// Reads leaves through postcard. Gives each leaf, or access to the parts of a compound, to the
+/// visitor.
 macro_rules! visits {
     ($($call:ident: $ty:ty => $visit:ident;)*) => {$(
         #[inline]
@@ -419,8 +425,8 @@ impl<'de> de::VariantAccess<'de> for De<'_, 'de> {
     }
 }
 
-/// The parts left of a compound, and whether there are bytes enough for them to `hint` at how
-/// many, on which a visitor reserves memory.
+/// Parts of a compound that are left. `hint` says whether there are enough bytes for them; only
+/// then does a visitor learn their number, by which it reserves memory.
 struct Parts<'a, 'de> {
     de: De<'a, 'de>,
     left: usize,

@@ -1,20 +1,23 @@
-//! What may cross between processes.
+//! Defines [`Message`], the trait of all values that may cross between processes.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// What may be sent between processes: any owned value that serde can write and read back.
+/// Marks the values that may be sent between processes: all owned values that serde can write and
+/// read back.
 ///
-/// Implemented for every such type; nobody implements it by hand. The encoding is not
-/// self-describing, so types that ask for that (`untagged`, `flatten`, `skip_serializing_if`) are
-/// refused with an error; values nest at most 256 levels deep, and a sequence of zero-sized elements
-/// has at most 65,536 of them.
+/// The trait is implemented for every such type; nobody implements it by hand.
 ///
-/// A number that is the whole value is copied as it is, which costs less than serde's way. From 64 KiB
-/// on, a `Vec` of numbers, a string or a byte buffer is copied once on each side, where a message would
-/// need more copies. Within tuples, structs and the like that holds for strings, and for bytes that
-/// `serde_bytes` marks: there serde walks other vectors element by element, which is slow. A result
-/// above 16 MiB whose argument was smaller, and a value with several large pieces, is copied twice.
+/// The encoding is not self-describing. A type that needs a self-describing format (serde's
+/// `untagged`, `flatten` or `skip_serializing_if`) is refused with an error. Values nest at most
+/// 256 levels deep. A sequence of zero-sized elements has at most 65,536 elements.
+///
+/// A value that is just one number is copied as it is, which costs less than encoding it by serde.
+/// A `Vec` of numbers, a string or a byte buffer of 64 KiB or more is copied once on each side; in
+/// a message it would be copied more often. Inside tuples, structs and the like, only strings and
+/// bytes that `serde_bytes` marks are copied in this way. Other vectors inside them are slow,
+/// because serde walks them element by element. A result above 16 MiB whose argument was smaller is
+/// copied twice, and so is a value with several large pieces.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross to another process",
     note = "argument and result must own their data and implement serde's Serialize and Deserialize: \

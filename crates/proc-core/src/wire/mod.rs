@@ -1,14 +1,14 @@
-//! What crosses between processes: values as bytes, channel ends beside them, and the messages.
+//! Encodes values for other processes: as bytes, with their channel ends beside them.
 //!
-//! Three layers, read from below: `codec` turns a value into bytes, `bulk` one whose memory is its
-//! encoding; a [`Payload`] is bytes plus the channel ends and shared memory that were part of the
-//! value; [`Request`], [`Mail`] and [`Report`] are what program, fork server and workers tell each
-//! other. Starting processes is not done here.
+//! The layers, from below: `codec` turns a value into bytes; `bulk` does so for a value whose
+//! memory is its encoding; `sink` collects the bytes; a [`Payload`] is the bytes together with the
+//! channel ends and the shared memory that were part of the value. The messages of fork servers and
+//! workers are defined by the layers above. Starting processes is not done here.
 //!
-//! ipc-channel keeps the channel ends it meets while encoding in a list of the encoding thread, and
-//! the next `send` of that thread takes the whole list along; a receiver that does not take all of
-//! them out again leaks them. So every value is encoded on its own, its channel ends go at once
-//! into one message of their own (see [`Handles`]), and no failure leaves any behind.
+//! While a thread encodes, ipc-channel collects the channel ends that it meets in a list of the
+//! thread. The next `send` of that thread takes the whole list along. A receiver that does not take
+//! all of them out again leaks them. So every value is encoded on its own, its channel ends go at
+//! once into one message of their own (see [`Handles`]), and no failure leaves any of them behind.
 
 mod bulk;
 mod codec;
@@ -35,19 +35,20 @@ use crate::panics;
 use crate::sys;
 use crate::sys::memory::{self, Frozen};
 
-/// ipc-channel panics when one message has more channel ends or regions than this.
+/// Largest number of channel ends and regions in one message: ipc-channel panics if there are more.
 pub(crate) const MAX_HANDLES: usize = 64;
 
-/// Bodies above this go through shared memory: one ipc-channel message carries 212,448 bytes, and
-/// what is longer blocks its sender for ever when the receiver dies in the middle.
+/// Largest body that is sent inside a message, in bytes; a larger one goes through shared memory.
+/// One message of ipc-channel carries 212,448 bytes. A longer one blocks its sender forever if the
+/// receiver dies in the middle of it.
 const MAX_INLINE: usize = 64 << 10;
 
-/// An encoded value that can be sent on any channel without blocking or breaking it.
+/// Encoded value that can be sent on any channel without blocking or breaking the channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Payload {
     body: Body,
     handles: Option<Handles>,
-    /// What has arrived of a large body, once it was asked for.
+    /// Mapping of a large body that has arrived, made when the body is first read.
     #[serde(skip)]
     arrived: OnceCell<Result<Frozen, String>>,
 }
@@ -60,7 +61,7 @@ enum Body {
 }
 
 impl Payload {
-    /// Wraps what [`encode_into`] produced.
+    /// Makes a payload of the bytes and channel ends that [`encode_into`] has produced.
     ///
     /// # Errors
     ///
@@ -81,18 +82,19 @@ impl Payload {
         Payload::new(bytes.into_bytes(), handles)
     }
 
-    /// Encodes a value that holds no channel ends, without the look for them.
+    /// Encodes a value that contains no channel ends, without the search for them.
     pub(crate) fn encode_plain<T: Message>(value: &T) -> Result<Payload, String> {
         let mut bytes = Sink::default();
         codec::encode_into(value, &mut bytes).map_err(|e| why_not_encoded(&e, &mut bytes))?;
         Payload::new(bytes.into_bytes(), None)
     }
 
-    /// The encoded value, as it has arrived.
+    /// Returns the encoded value as it has arrived.
     ///
     /// # Errors
     ///
-    /// There is no descriptor or address space for a large one, or it is not what it should be.
+    /// There is no descriptor or address space for a large value, or its descriptor is not that of
+    /// frozen memory.
     pub(crate) fn bytes(&self) -> Result<&[u8], String> {
         let descriptor = match &self.body {
             Body::Inline(bytes) => return Ok(bytes),
@@ -102,12 +104,12 @@ impl Payload {
         self.arrived.get_or_init(map).as_deref().map_err(Clone::clone)
     }
 
-    /// How many bytes the encoded value has, 0 if it has not arrived whole.
+    /// Returns the length of the encoded value in bytes; 0 if the value has not arrived completely.
     pub(crate) fn len(&self) -> usize {
         self.bytes().map_or(0, <[u8]>::len)
     }
 
-    /// The bytes and the channel ends.
+    /// Returns the bytes, and takes out the channel ends.
     ///
     /// # Errors
     ///
@@ -134,7 +136,7 @@ fn no_memory(error: &io::Error) -> String {
     format!("no shared memory: {}", explain(error))
 }
 
-/// Why a message cannot be sent; `None` where nobody is left to receive it.
+/// Returns why a message cannot be sent; `None` if nobody is left to receive it.
 pub(crate) fn send_error(error: ipc_channel::IpcError) -> Option<io::Error> {
     match error {
         ipc_channel::IpcError::Io(error) => match error.kind() {
@@ -146,23 +148,25 @@ pub(crate) fn send_error(error: ipc_channel::IpcError) -> Option<io::Error> {
     }
 }
 
-/// The same in words.
+/// Returns in words why a message cannot be sent; `None` if nobody is left to receive it.
 pub(crate) fn why_not_sent(error: ipc_channel::IpcError) -> Option<String> {
     send_error(error).map(|error| cannot_send(&error))
 }
 
-/// An error of the system, and what to do about it where that is known.
+/// Describes an error of the system, and what to do about it if that is known.
 pub(crate) fn explain(error: &io::Error) -> String {
     format!("{error}{}", sys::hint(error))
 }
 
-/// Has ipc-channel measure a socket now, as it does with the first message of a program.
+/// Makes ipc-channel measure a socket now, which it otherwise does with the first message of a
+/// program.
 ///
-/// Later there may be no descriptor for that, and it panics; and a child need not do it again.
+/// Later there may be no descriptor for it, and ipc-channel would panic. A child need not measure
+/// again.
 ///
 /// # Errors
 ///
-/// There are no descriptors, or ipc-channel is of a version that is not known.
+/// There are no descriptors, or this version of ipc-channel is unknown.
 pub(crate) fn warm_up() -> io::Result<()> {
     shared::check()?;
     nobody()?;
@@ -173,8 +177,9 @@ pub(crate) fn warm_up() -> io::Result<()> {
     sent.ok().flatten().ok_or_else(none_left)
 }
 
-/// A channel that nobody receives from. Sending to it fails, and is the only way to empty
-/// ipc-channel's lists of channel ends, which needs no new descriptor in this way.
+/// Sender of a channel that has no receiver. Sending to it fails, and that is the only way to empty
+/// ipc-channel's lists of channel ends. Since the channel exists already, this needs no new
+/// descriptor.
 static NOBODY: OnceLock<IpcSender<Handful>> = OnceLock::new();
 
 fn nobody() -> io::Result<&'static IpcSender<Handful>> {
@@ -185,20 +190,22 @@ fn nobody() -> io::Result<&'static IpcSender<Handful>> {
     NOBODY.get().ok_or_else(none_left)
 }
 
-/// Forgets the channel ends that this thread's encoding has met: the next message would take them
-/// along.
+/// Forgets the channel ends that this thread has met while encoding. The next message would take
+/// them along.
 fn empty_lists() {
     if let Ok(nobody) = nobody() {
-        // So many that they do not fit one message make it panic.
+        // ipc-channel panics if there are more channel ends than one message can carry.
         let _ = panics::catch_silently(|| nobody.send(Handful::default()).is_ok());
     }
 }
 
-/// The channel ends and shared memory of one value: a channel that holds one message with them.
+/// Handles: the channel ends and shared memory of one value, as a channel that contains one message
+/// with them.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Handles(Arriving<OpaqueIpcReceiver>);
 
-/// Appends `value` to `out` and returns the channel ends that were part of it.
+/// Appends the encoding of `value` to `out`, and returns the channel ends that were part of the
+/// value.
 pub(crate) fn encode_into<T: Message>(
     value: &T,
     out: &mut Sink,
@@ -211,15 +218,15 @@ pub(crate) fn encode_into<T: Message>(
     })
 }
 
-/// Why a value could not be encoded whose `Serialize` panicked.
+/// Tells why a value could not be encoded: its `Serialize` has panicked.
 pub(crate) fn serialize_panicked(message: &str) -> String {
     format!("its Serialize panicked: {message}")
 }
 
-/// Why a value could not be decoded whose `Deserialize` panicked.
+/// Tells why a value could not be decoded: its `Deserialize` has panicked.
 pub(crate) fn deserialize_panicked(message: &str) -> String {
-    // What ipc-channel looks for in a list of its own that is empty, as another version has filled
-    // its.
+    // This panic comes from ipc-channel, which looks up a channel end in its own list. The list is
+    // empty, because another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
         "; channel ends in it must be of the ipc-channel that proc-core is built with, which \
          proc_core::ipc is"
@@ -229,8 +236,8 @@ pub(crate) fn deserialize_panicked(message: &str) -> String {
     format!("its Deserialize panicked: {message}{hint}")
 }
 
-/// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller, who is then
-/// to call [`drop_collected_handles`] and to shorten `out`.
+/// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller. The caller
+/// must then call [`drop_collected_handles`] and shorten `out`.
 #[inline]
 pub(crate) fn encode_or_panic<T: Message>(
     value: &T,
@@ -245,8 +252,9 @@ pub(crate) fn encode_or_panic<T: Message>(
     let start = out.len();
     let _before = out.take_index();
     let encoded = codec::encode_into(value, out);
-    // A channel end has a destructor, and the first one is written as its index, which is 0:
-    // without either there is none, and the costly look can be saved.
+    // A channel end has a destructor, and the first one is written as its index, which is 0. If the
+    // type has no destructor, or no 0 was written, there is no channel end, and no need for the
+    // costly search.
     if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out.take_index()) {
         return match encoded {
             Ok(()) => Ok(None),
@@ -266,15 +274,15 @@ fn why_not_encoded(error: &codec::CodecError, out: &mut Sink) -> String {
     out.take_shortage().unwrap_or_else(|| error.to_string())
 }
 
-/// After a value's encoding has panicked: forgets the channel ends that it had met.
+/// Forgets the channel ends that the encoding of a value had met when it panicked.
 #[cold]
 pub(crate) fn drop_collected_handles() {
     empty_lists();
 }
 
-/// Moves the channel ends that this thread's encoding has met into a message of their own.
+/// Moves the channel ends that this thread has met while encoding into a message of their own.
 fn collect_handles() -> Result<Option<Handles>, String> {
-    // ipc-channel panics where it finds no descriptor.
+    // ipc-channel panics if there is no descriptor.
     let moved =
         panics::catch_silently(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())));
     if !matches!(moved, Ok(Some(_))) {
@@ -287,7 +295,7 @@ fn cannot_send(error: &io::Error) -> String {
     format!("its channels cannot be sent: {}", explain(error))
 }
 
-/// Why ipc-channel panics where it asks for a descriptor or a mapping.
+/// Returns the error for which ipc-channel panics when it wants a descriptor or a mapping.
 fn none_left() -> io::Error {
     let error = io::Error::last_os_error();
     let is_known = sys::is_shortage(&error);
@@ -296,9 +304,9 @@ fn none_left() -> io::Error {
 
 fn move_handles() -> Result<Option<Handles>, String> {
     let (sender, receiver) = ipc::channel::<Handful>().map_err(|error| cannot_send(&error))?;
-    // The list shows its length only to an encoder: one more of each kind tells its own index.
+    // Only encoding shows the length of the list: encode one more of each kind, and read its index.
     let channels = index_of(&sender)?;
-    // A process that may not make files has no shared memory that could be among them.
+    // A process that may not make files has no shared memory, so the value contains none.
     let has_regions = memory::largest_file() > 0;
     let regions = if has_regions { index_of(&IpcSharedMemory::from_byte(0, 1))? } else { 0 };
     if channels == 0 && regions == 0 {
@@ -325,8 +333,9 @@ fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
     codec::decode(&bytes).map(|(index, _)| index).map_err(|error| error.to_string())
 }
 
-/// What the message with the channel ends says of them: how many there are. The last of each kind
-/// is none of the value's: where there are too few descriptors, the last ones do not arrive.
+/// Body of the message with the channel ends: how many there are. The last one of each kind does
+/// not belong to the value. It shows whether all have arrived: if there are too few descriptors,
+/// the last ones do not arrive.
 #[derive(Default, Serialize, Deserialize)]
 struct Handful {
     channels: usize,
@@ -334,7 +343,7 @@ struct Handful {
 }
 
 impl Handful {
-    /// Whether all have arrived, which takes the last ones.
+    /// Whether all have arrived. Takes the last one of each kind.
     fn is_whole(&self) -> bool {
         let last_channel = self.channels.checked_sub(1);
         let last_region = self.regions.checked_sub(1);
@@ -343,7 +352,7 @@ impl Handful {
     }
 }
 
-/// Decodes a value and gives it its channel ends; the error is the reason in serde's words.
+/// Decodes a value and gives it its channel ends. The error is the reason in serde's words.
 pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<T, String> {
     let Some(Handles(carrier)) = handles else { return decode_bytes(bytes) };
     let carrier = carrier.take().map_err(|error| not_arrived(&error))?;
@@ -386,10 +395,10 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// Decodes the value at `place` of shared memory, where vectors of numbers, strings and byte
-/// buffers are copied once.
+/// Decodes the value at `place` of shared memory. Vectors of numbers, strings and byte buffers are
+/// copied once.
 ///
-/// Whoever wrote it may write again meanwhile: so nothing is looked at but a copy.
+/// The process that wrote the value may write again meanwhile, so only a copy is ever looked at.
 pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Result<T, String> {
     let (at, len) = (place.start, place.len());
     if let Some(value) = bulk::from_bytes(Source::Shared { part, at, len }) {
@@ -403,11 +412,12 @@ pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Res
 }
 
 thread_local! {
-    /// The bytes to decode when the message with their channel ends is received.
+    /// Bytes to decode when the message with their channel ends is received.
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Received as a [`Handful`]: decodes [`BYTES`] while ipc-channel holds the channel ends ready.
+/// Type that is received in place of a [`Handful`]: decodes [`BYTES`] while ipc-channel holds the
+/// channel ends ready.
 struct WithHandles<T>(Result<T, String>);
 
 impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
@@ -427,10 +437,10 @@ fn not_arrived(error: &io::Error) -> String {
     format!("its channels did not arrive: {}", explain(error))
 }
 
-/// Closes the channel ends of the message that this thread is receiving, or has failed to receive:
-/// what nobody takes of them ipc-channel neither closes nor lets go in silence.
+/// Closes the channel ends of the message that this thread is receiving, or has failed to receive.
+/// ipc-channel does not close ends that nobody takes, nor does it drop them in silence.
 ///
-/// What was taken is an empty receiver by now.
+/// An end that was taken is an empty receiver by now.
 pub(crate) fn close_arrived(count: usize) {
     let close = |index| decode_bytes::<OpaqueIpcReceiver>(&varint(index)).map(drop);
     let _ = panics::catch_silently(|| (0..count).try_for_each(close));

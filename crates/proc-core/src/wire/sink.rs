@@ -1,9 +1,10 @@
-//! Where values are encoded to: a vector, and beside it a place where large pieces go at once.
+//! Collects encoded values: small pieces in a vector, large pieces directly in a block of shared
+//! memory.
 //!
-//! A large piece of bytes in a value (a vector of numbers, a string, what `serde_bytes` wraps) is
-//! copied once, straight to where the other process reads it. The vector gets all that is small,
-//! and [`Sink::settle`] writes that around the large pieces when the value is whole. Where there is
-//! no place for large pieces they are like any others.
+//! A large piece of bytes in a value (a vector of numbers, a string, bytes that `serde_bytes`
+//! wraps) is copied once, to the place where the other process reads it. Everything small goes into
+//! the vector. When the value is complete, [`Sink::finish`] writes the small pieces around the
+//! large ones. Without a block, large pieces go into the vector like all others.
 
 use std::fmt::{self, Debug};
 use std::ops::{Deref, DerefMut};
@@ -14,51 +15,55 @@ use nix::errno::Errno;
 use crate::memory::Lease;
 use crate::sys::{self, memory};
 
-/// From here on a piece is large: a copy of it costs more than finding a place for it.
+/// Size from which on a piece is large, in bytes: copying it costs more than finding a place for
+/// it.
 pub(crate) const LARGE: usize = 64 << 10;
 
-/// Room that is had beside what was asked for.
+/// Bytes that the vector gets in addition to those that were asked for.
 const SLACK_BYTES: usize = 64;
 
-/// Values with large pieces are not longer: their length takes four bytes, whatever comes later.
+/// Upper bound on the length of a value with large pieces, in bytes. The length of such a value
+/// fits into four bytes, whatever is still added to the value.
 const MAX_LARGE_BYTES: usize = 2 << 30;
 
-/// Who has memory that other processes see.
+/// Lends blocks of memory that other processes see.
 pub(crate) trait Lender: Send + Sync {
-    /// A block of at least `len` bytes, and room for a result of `results` bytes, or as many again;
-    /// `None` if there is no memory for it.
+    /// Lends a block of at least `len` bytes, plus room for the result: `results` bytes, or `len`
+    /// if `results` is unknown. Returns `None` if there is no memory for the block.
     fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease>;
 
-    /// How many bytes of a block must stay free beside a value.
+    /// Returns how many bytes of a block must stay free in addition to the value.
     fn spare(&self) -> usize;
 }
 
-/// What values are encoded to, one after another.
+/// Target to which values are encoded, one after another.
 #[derive(Default)]
 pub(crate) struct Sink {
     bytes: Vec<u8>,
-    /// Where large pieces go.
+    /// Lease of the block for large pieces.
     room: Option<Lease>,
-    /// Who gives room when there is none, or too little.
+    /// Lends a block if there is none, or a larger one if the block is too small.
     lender: Option<Arc<dyn Lender>>,
-    /// Bytes of the result that the lender is to have room for too, if that is known.
+    /// Size of the result for which the lender must have room too, in bytes; `None` if it is
+    /// unknown.
     results: Option<usize>,
-    /// Where in the room the present value starts.
+    /// Offset in the block at which the current value starts.
     start: usize,
-    /// Where in `bytes` it starts.
+    /// Offset in `bytes` at which the current value starts.
     base: usize,
-    /// Its large pieces: before which of `bytes` they come, and their length.
+    /// Large pieces of the current value: the offset in `bytes` before which each comes, and its
+    /// length.
     large: Vec<(usize, usize)>,
-    /// The length of these in all.
+    /// Total length of the large pieces, in bytes.
     beside: usize,
     /// Whether something was written that may be the index of a channel end.
     indexed: bool,
-    /// What there was too little of, where there was.
+    /// Message about the last lack of memory, if there was one.
     shortage: Option<String>,
 }
 
 impl Sink {
-    /// One that takes large pieces to blocks of `lender`'s.
+    /// Makes a sink that puts large pieces into blocks of `lender`.
     pub(crate) fn lent(
         bytes: Vec<u8>,
         lender: Option<Arc<dyn Lender>>,
@@ -67,19 +72,20 @@ impl Sink {
         Sink { base: bytes.len(), bytes, lender, results, ..Sink::default() }
     }
 
-    /// Gives it room for large pieces.
+    /// Sets the block for large pieces.
     pub(crate) fn set_room(&mut self, room: Option<Lease>) {
         self.room = room;
     }
 
-    /// Begins a value, which is to start at `start` of the room.
+    /// Begins a value, which is to start at offset `start` of the block.
     #[inline]
     pub(crate) fn begin(&mut self, start: usize) {
         self.start = start;
         self.base = self.bytes.len();
     }
 
-    /// Forgets all values, which have no large pieces, and begins one.
+    /// Forgets all values, which must have no large pieces. Begins a value at offset `start` of the
+    /// block.
     #[inline]
     pub(crate) fn reset(&mut self, start: usize) {
         debug_assert!(self.large.is_empty() && self.beside == 0 && self.base == 0);
@@ -87,8 +93,8 @@ impl Sink {
         self.start = start;
     }
 
-    /// The bytes of the present value and of those before it that are in the vector, and large
-    /// pieces.
+    /// Returns the number of bytes in the vector plus the number of bytes in large pieces. The
+    /// vector also contains earlier values.
     #[inline]
     pub(crate) fn total(&self) -> usize {
         self.bytes.len() + self.beside
@@ -98,7 +104,7 @@ impl Sink {
     ///
     /// # Errors
     ///
-    /// There is no memory for it.
+    /// There is no memory for the piece.
     #[inline]
     pub(crate) fn append(&mut self, piece: &[u8]) -> postcard::Result<()> {
         if piece.len() >= LARGE && self.place(piece) {
@@ -111,16 +117,17 @@ impl Sink {
         Ok(())
     }
 
-    /// Makes room for so many more bytes of the vector.
+    /// Makes room for `more` bytes in the vector.
     ///
     /// # Errors
     ///
-    /// There is no memory for it.
+    /// There is no memory for them.
     #[cold]
     pub(crate) fn try_grow(&mut self, more: usize) -> postcard::Result<()> {
-        // Where no pages are left for what can be reserved, the kernel kills.
+        // Check this first: reserving can succeed although no pages are left, and the kernel then
+        // kills the process.
         let is_there = if more < LARGE { Ok(()) } else { memory::check_memory(more) };
-        // The head of the next record is written without asking.
+        // Leave room for the head of the next record, which is written without asking for room.
         let more = more.saturating_add(SLACK_BYTES);
         let mut reserved = || {
             let doubled = self.bytes.try_reserve(more);
@@ -135,13 +142,13 @@ impl Sink {
         Err(postcard::Error::SerializeBufferFull)
     }
 
-    /// What there was too little of since the last call.
+    /// Returns the message about a lack of memory since the last call, if there was one.
     #[cold]
     pub(crate) fn take_shortage(&mut self) -> Option<String> {
         self.shortage.take()
     }
 
-    /// Copies a large piece to its place; false if there is none.
+    /// Copies a large piece into the block. Returns false if there is no room for it.
     #[cold]
     fn place(&mut self, piece: &[u8]) -> bool {
         let at = self.start + self.total() - self.base;
@@ -161,10 +168,11 @@ impl Sink {
         self.room.as_ref().is_some_and(|room| len <= room.len())
     }
 
-    /// Gets room for `len` bytes, and moves there what was placed, which ends before `used`.
+    /// Gets a block of at least `len` bytes, and moves the large pieces into it. In the old block
+    /// they end before `used`.
     fn grow(&mut self, len: usize, used: usize) -> bool {
         let Some(lender) = &self.lender else { return false };
-        // Doubling, so that many large pieces are moved about once each.
+        // Double the size, so that each of many large pieces is moved about once.
         let wanted = self.room.as_ref().map_or(len, |room| len.max(2 * room.len()));
         let Some(room) = lender.lend(wanted, self.results) else { return false };
         if let Some(old) = &self.room {
@@ -184,20 +192,21 @@ impl Sink {
         self.indexed = true;
     }
 
-    /// Whether that was noted since the last call.
+    /// Whether such an index was noted since the last call.
     #[inline]
     pub(crate) fn take_index(&mut self) -> bool {
         std::mem::take(&mut self.indexed)
     }
 
-    /// Whether the present value has large pieces that are in their place.
+    /// Whether large pieces of the current value lie in the block.
     #[inline]
     pub(crate) fn has_placed(&self) -> bool {
         !self.large.is_empty()
     }
 
-    /// Puts the rest of the present value into the room, around its large pieces, and forgets it.
-    /// The length that it has there; `None` if it does not fit, which changes nothing.
+    /// Writes the rest of the current value into the block, around its large pieces, and removes
+    /// the value from the vector. Returns the length of the value in the block. Returns `None` and
+    /// leaves the value as it was if the value does not fit.
     pub(crate) fn finish(&mut self) -> Option<usize> {
         let len = self.total() - self.base;
         let spare = self.lender.as_ref().map_or(0, |lender| lender.spare());
@@ -221,12 +230,13 @@ impl Sink {
         Some(len)
     }
 
-    /// The room, which is somebody else's now.
+    /// Gives the lease of the block to the caller.
     pub(crate) fn take_block(&mut self) -> Option<Lease> {
         self.room.take()
     }
 
-    /// Brings large pieces back among the others, for a value that goes another way.
+    /// Moves large pieces from the block to their places in the vector, for a value that does not
+    /// go through the block.
     ///
     /// # Errors
     ///
@@ -257,7 +267,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Shortens the vector, and forgets large pieces that came later.
+    /// Shortens the vector to `len` bytes, and forgets large pieces that come later.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
         while let Some((_, large)) = self.large.pop_if(|(at, _)| *at >= len) {
@@ -265,7 +275,7 @@ impl Sink {
         }
     }
 
-    /// Forgets everything.
+    /// Forgets all bytes and all large pieces.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
@@ -273,7 +283,7 @@ impl Sink {
         self.beside = 0;
     }
 
-    /// The vector, without anything that is not in it.
+    /// Returns the vector. Large pieces in the block are not part of it.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }

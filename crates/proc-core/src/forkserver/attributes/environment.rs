@@ -1,7 +1,8 @@
-//! The environment, working directory and processors of a new process: its parent's, with what was
-//! asked for.
+//! Gives a new process its environment, working directory and processors: those of its parent, with
+//! the overrides that were asked for.
 //!
-//! A fork server is older than what it is asked for, so each new process is told what differs.
+//! A fork server is older than the processes that it makes, so each new process is told what
+//! differs.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -13,17 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::{self, Affinity, Rights, SingleThread};
 
-/// Environment, working directory, processors and rights of a moment.
+/// Environment, working directory, processors and rights at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    // A map with random keys would have all workers begin with the same ones.
+    // Not a map with random keys: all workers would begin with the same keys.
     environment: FxHashMap<OsString, OsString>,
     directory: Option<OsString>,
     processors: Option<Affinity>,
     pub(crate) rights: Rights,
 }
 
-/// What a process is to have otherwise than its parent.
+/// Overrides: what a process is to have instead of what its parent has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     environment: Vec<(OsString, Option<OsString>)>,
@@ -31,17 +32,18 @@ pub(crate) struct Overrides {
     directory: Option<PathBuf>,
 }
 
-/// What a new process changes: it begins with what its fork server has, which is as old as that.
+/// Changes that a new process makes: it begins with the environment of its fork server, which is as
+/// old as the fork server.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct EnvironmentChanges {
-    /// Whether only the variables given here are to remain.
+    /// Whether only the variables in `environment` are to remain.
     without_others: bool,
     environment: Vec<(OsString, Option<OsString>)>,
     directory: Option<OsString>,
     processors: Option<Vec<usize>>,
 }
 
-/// As an OsString: serde takes a path for text.
+/// Returns the current directory as an `OsString`: serde only encodes a path that is text.
 fn current_directory() -> Option<OsString> {
     std::env::current_dir().ok().map(PathBuf::into_os_string)
 }
@@ -60,7 +62,7 @@ impl Overrides {
         self.directory = Some(directory);
     }
 
-    /// An error where a variable is asked for that no environment can hold.
+    /// Returns an error if a variable is asked for that no environment can hold.
     fn check(&self) -> Result<(), String> {
         let holds = |text: &OsStr, byte| text.as_bytes().contains(&byte);
         let bad = |(name, value): &&(OsString, Option<OsString>)| {
@@ -80,9 +82,11 @@ impl Overrides {
 }
 
 impl Snapshot {
+    /// Returns what this process and thread have now.
+    ///
     /// # Errors
     ///
-    /// There is no descriptor for asking.
+    /// There is no descriptor left to read the rights.
     pub(crate) fn now() -> io::Result<Snapshot> {
         Ok(Snapshot {
             environment: std::env::vars_os().collect(),
@@ -92,7 +96,8 @@ impl Snapshot {
         })
     }
 
-    /// What a process must change to have today's environment with `overrides` instead of these.
+    /// Returns what a process with this snapshot must change to have the current environment of the
+    /// caller, with `overrides`.
     ///
     /// # Errors
     ///
@@ -104,7 +109,7 @@ impl Snapshot {
         environment.extend_from_slice(&overrides.environment);
         let now = current_directory();
         let directory = match &overrides.directory {
-            // A relative one begins where the caller is, which need not be where the fork server is.
+            // A relative directory begins at the caller's, which need not be the fork server's.
             Some(asked) => Some(PathBuf::from(now.unwrap_or_default()).join(asked).into()),
             None => now.filter(|now| self.directory.as_ref() != Some(now)),
         };
@@ -136,7 +141,7 @@ impl Snapshot {
 }
 
 impl EnvironmentChanges {
-    /// In a new process: takes them.
+    /// In a new process: makes the changes.
     pub(crate) fn take(&self, alone: SingleThread) -> Result<(), String> {
         if self.without_others {
             for (name, _) in std::env::vars_os() {

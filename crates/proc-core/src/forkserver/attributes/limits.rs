@@ -1,4 +1,5 @@
-//! What a process may use: [`Limits`], set in the new process before it does anything else.
+//! Defines [`Limits`] on what a process may use. The new process sets them before it does anything
+//! else.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -10,14 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Exit, LastWords};
 use crate::sys;
 
-/// Limits for a process, or for each worker of a pool; without one, what the program has holds.
+/// Limits on what a process, or each worker of a pool, may use. Without a limit, the program's own
+/// limit holds.
 ///
-/// They cannot be raised again by what runs under them. A process that passes its limit of memory
-/// or processor time is ended by it, and its error says so
-/// ([`Error::is_limit`](crate::Error::is_limit)): of memory where the process was refused some by
-/// the system just before it died; in a pool that costs one task, and the worker's replacement has
-/// the same limits. A limit that cannot be set is an error of [`join`](crate::Child::join), or of
-/// the pool's calls.
+/// Code that runs under a limit cannot raise the limit again. If a process exceeds its limit of
+/// memory or processor time, the system ends the process, and the error says so
+/// ([`Error::is_limit`](crate::Error::is_limit)). For memory, the error says so only if the system
+/// refused memory to the process just before the process died. In a pool, this costs one task, and
+/// the worker that replaces the dead one has the same limits. A limit that cannot be set is an
+/// error of [`join`](crate::Child::join), or of the pool's calls.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -45,57 +47,59 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limits yet.
+    /// Makes a set without any limits.
     pub fn new() -> Limits {
         Limits::default()
     }
 
-    /// Bytes of memory that may be mapped, the program's own image and threads' stacks included.
+    /// Limits the memory that the process may map, in bytes. The program's own image and the stacks
+    /// of threads count too.
     ///
-    /// Rust aborts where an allocation fails. Shared memory of a pool's queue counts too: leave a
-    /// pool's workers some hundred MiB.
+    /// Rust aborts the process if an allocation fails. The shared memory of a pool's queue counts
+    /// too, so leave a pool's workers some hundred MiB.
     #[doc(alias = "RLIMIT_AS")]
     pub fn address_space(mut self, bytes: u64) -> Limits {
         self.address_space = Some(bytes);
         self
     }
 
-    /// Processor time in whole seconds, rounded up, over the whole life of the process.
+    /// Limits the processor time over the whole life of the process, in whole seconds, rounded up.
     #[doc(alias = "RLIMIT_CPU")]
     pub fn cpu_time(mut self, time: Duration) -> Limits {
         self.cpu_time = Some(time);
         self
     }
 
-    /// How many files, pipes and sockets may be open; proc-core itself needs about twenty.
+    /// Limits how many files, pipes and sockets may be open. proc-core itself needs about twenty.
     #[doc(alias = "RLIMIT_NOFILE")]
     pub fn open_files(mut self, count: u64) -> Limits {
         self.open_files = Some(count);
         self
     }
 
-    /// A crash writes no core file.
+    /// Makes a crash write no core file.
     #[doc(alias = "RLIMIT_CORE")]
     pub fn no_core_dumps(mut self) -> Limits {
         self.core_dumps = Some(0);
         self
     }
 
-    /// The nice value, from -20 (first served) to 19; below the program's own only for root.
+    /// Sets the nice value, from -20 (served first) to 19. Only root may set it below the program's
+    /// own.
     #[doc(alias = "setpriority")]
     pub fn niceness(mut self, niceness: i32) -> Limits {
         self.niceness = Some(niceness);
         self
     }
 
-    /// The processors to run on, counted from 0. Linux only; elsewhere an error.
+    /// Sets the processors to run on, counted from 0. Linux only; an error on other systems.
     #[doc(alias = "sched_setaffinity")]
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Limits {
         self.cpus = Some(cpus.into_iter().collect());
         self
     }
 
-    /// In a new process: sets them. The error names the limit.
+    /// In a new process: sets the limits. The error names the limit.
     pub(crate) fn set(&self) -> Result<(), String> {
         let Limits { address_space, cpu_time, open_files, core_dumps, niceness, cpus } = self;
         let told = |what: String, set: std::io::Result<()>| {
@@ -113,7 +117,7 @@ impl Limits {
         }
         if let Some(time) = cpu_time {
             let seconds = whole_seconds(*time);
-            // Who ignores SIGXCPU has one second more.
+            // A process that ignores SIGXCPU has one second more.
             let set = sys::set_limit(Resource::RLIMIT_CPU, seconds, seconds.saturating_add(1));
             told(format!("its processor time to {seconds} s"), set)?;
         }
@@ -128,8 +132,8 @@ impl Limits {
         Ok(())
     }
 
-    /// The limit that a process has passed, as far as is known: by the way it ended, and by whether
-    /// it was refused memory just before.
+    /// Returns the limit that a process has exceeded, as far as is known. The way in which the
+    /// process ended tells this, and whether memory was refused to it just before.
     pub(crate) fn passed(&self, exit: &Exit) -> Option<String> {
         let had_no_memory = exit.last_words == Some(LastWords::NoMemory);
         match Signal::try_from(exit.status?.signal()?).ok()? {
@@ -145,7 +149,7 @@ impl Limits {
         }
     }
 
-    /// The error of a process with these limits that has ended so.
+    /// Returns the error of a process with these limits that has ended in this way.
     pub(crate) fn died(&self, exit: Exit) -> Error {
         let passed = self.passed(&exit);
         Error::died(exit, passed)
@@ -156,7 +160,7 @@ fn whole_seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
-/// Bytes in the largest unit that leaves no fraction.
+/// Writes a number of bytes in the largest unit that leaves no fraction.
 fn in_words(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let fits = |(shift, _): &(u32, &str)| bytes > 0 && bytes.is_multiple_of(1 << shift);

@@ -1,7 +1,9 @@
-//! Standard streams of a new process that are not its parent's: files, or ends of pipes.
+//! Descriptors on their way to a new process: its standard streams, and the descriptor channel of a
+//! process that becomes a fork server.
 //!
-//! Descriptors go ahead of the request to start, beside it on the fork server's descriptor channel. The fork server
-//! keeps them until the request comes, hands them to the new process, and closes its copies.
+//! They are sent before the request to start the process, on the fork server's descriptor channel.
+//! The fork server keeps them until the request comes, hands them to the new process, and closes its
+//! copies.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,17 +15,17 @@ use rustc_hash::FxHashMap;
 use crate::forkserver::Key;
 use crate::sys::{self, Notifier, Tag};
 
-/// One bit for each stream that this process was given: its children are to have it too, and their
-/// fork server does not.
+/// One bit for each stream that this process was given when it was started.
 static GIVEN: AtomicU8 = AtomicU8::new(0);
 
-/// What a process is to have for stdin, stdout and stderr, where that is not what its parent has.
+/// The descriptors that are sent to a new process, where it has others than its fork server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Streams([Option<Arc<OwnedFd>>; 5]);
 
-/// What travels like a stream and is none: the descriptor channel of a process that is to be a fork server.
-pub(crate) const BELL: u8 = 3;
-pub(crate) const RING: u8 = 4;
+/// Two more descriptors that are sent in the same way: the two ends of the descriptor channel of a
+/// process that becomes a fork server.
+pub(crate) const LISTENER: u8 = 3;
+pub(crate) const NOTIFIER: u8 = 4;
 
 impl Streams {
     /// Sets the stream with this number.
@@ -31,23 +33,9 @@ impl Streams {
         self.0[number] = Some(Arc::new(fd));
     }
 
-    /// The same, with what this process was given itself in the places that are left.
-    pub(crate) fn or_inherited(&self) -> io::Result<Streams> {
-        let mut streams = self.clone();
-        let given = GIVEN.load(Ordering::Relaxed);
-        for number in (0..3).filter(|number| given & 1 << number != 0) {
-            if streams.0[number].is_none() {
-                streams.set(number, sys::own_stream(number)?);
-            }
-        }
-        Ok(streams)
-    }
-
-    /// In a fork server that is a copy of this process: closes them, since nobody else there will.
-    pub(crate) fn close_copies(&self) {
-        for fd in self.0.iter().flatten() {
-            sys::close_copy(fd.as_fd());
-        }
+    /// The same, with a descriptor that somebody else has too.
+    pub(crate) fn set_shared(&mut self, number: usize, fd: Arc<OwnedFd>) {
+        self.0[number] = Some(fd);
     }
 
     /// How many are given.
@@ -56,14 +44,19 @@ impl Streams {
     }
 
     /// Sends them ahead of the request to start process `key`.
-    pub(crate) fn pass(&self, ring: &Notifier, key: Key) -> io::Result<()> {
+    pub(crate) fn pass(&self, notifier: &Notifier, key: Key) -> io::Result<()> {
         for (number, fd) in (0..).zip(&self.0) {
             if let Some(fd) = fd {
-                ring.pass(&tag(key, number), fd.as_fd())?;
+                notifier.pass(&tag(key, number), fd.as_fd())?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether this process was given the stream with this number when it was started.
+pub(crate) fn is_given(number: usize) -> bool {
+    GIVEN.load(Ordering::Relaxed) & 1 << number != 0
 }
 
 fn tag(Key { owner, serial }: Key, number: u8) -> Tag {

@@ -1,7 +1,8 @@
-//! The protocol: tickets, the ring in which they are claimed, and the list of finished ones.
+//! The board: the protocol in shared memory between a pool's parent and its workers. It consists of
+//! tickets, the ring in which they are claimed, and the list of finished tickets.
 //!
-//! See README.md beside this file for the states. One parent publishes and collects (its calls are
-//! serialized by the pool's lock); any number of workers claim and finish; anybody may be killed
+//! See README.md beside this file for the states. One parent publishes and collects (the pool's
+//! lock serializes its calls). Any number of workers claim and finish. Any process may be killed
 //! between any two instructions.
 
 #[cfg(all(test, loom))]
@@ -23,7 +24,7 @@ pub(crate) use self::words::{MAX_WORKERS, Owner, TicketId};
 use crate::memory::atomics::{AtomicU32, AtomicU64};
 use crate::memory::{Descriptor, Region, shared_struct};
 
-/// How many tickets and workers a board has; both sides must agree.
+/// How many tickets and workers a board has. Parent and workers must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Layout {
     pub(crate) tickets: u32,
@@ -31,7 +32,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Room for a pool of so many workers, and for at least twice as many later.
+    /// The layout for a pool of `workers`, with room to grow to at least twice as many.
     pub(crate) fn for_workers(workers: u32) -> Layout {
         let tickets = (4 * workers).next_power_of_two().max(256);
         Layout { tickets, workers: (tickets / 2).min(MAX_WORKERS) }
@@ -57,22 +58,25 @@ impl Layout {
 }
 
 shared_struct! {
-    /// Counters that everybody shares, each on a cache line of its own.
+    /// Counters that the parent and all workers share, each on a cache line of its own.
     #[repr(align(128))]
     pub(crate) struct Header {
         /// How many entries were ever published.
         tail: Line,
-        /// Where to look for the next unclaimed entry: never too far ahead, perhaps behind.
+        /// The position of the next entry that may be unclaimed. It may lag behind, but never runs
+        /// ahead of an unclaimed entry.
         head: Line,
-        /// The last finished ticket + 1, or 0; each ticket points on to the one before.
+        /// The number of the last finished ticket + 1, or 0. Each finished ticket's `next` leads to
+        /// the one that was finished before it.
         finished: Line,
-        /// 1 while the parent wants a message when a ticket is finished.
+        /// 1 while the parent wants a message when a ticket is finished or a worker is starving.
         listening: Line,
-        /// Workers with numbers below it may go on; 0 once nothing more will be published.
+        /// Workers whose number is lower than this may go on; 0 once nothing more will be
+        /// published.
         admitted: Line,
         /// 1 while a claimed ticket may have tasks that its claimer has not taken.
         stealable: Line,
-        /// 1 when a worker that found nothing could have some of these.
+        /// 1 when a worker found no work and could run some of those tasks.
         starving: Line,
     }
 }
@@ -83,22 +87,24 @@ shared_struct! {
 }
 
 shared_struct! {
-    /// One worker's "wake me": 1 from before it looks a last time until somebody promises a message, or
-    /// it takes it back. They lie side by side, since they change only where somebody sleeps anyway.
+    /// One worker's announcement that it sleeps: 1 from before the worker looks for work a last
+    /// time, until somebody takes the 1 and promises the worker a message, or the worker takes it
+    /// back. Sleepers lie side by side, not each on its own cache line, because they change only
+    /// when a worker sleeps anyway.
     pub(crate) struct Sleeper(AtomicU32);
 }
 
-/// The shared board, as the parent and as each worker has it mapped.
+/// The shared board, as the parent or a worker has mapped it.
 #[derive(Debug)]
 pub(crate) struct Board {
     layout: Layout,
     region: Region,
-    /// The parent's own count of publications: what is in shared memory is only told to workers.
+    /// The parent's own count of publications. It is only copied to shared memory, for the workers.
     published: AtomicU64,
 }
 
 impl Board {
-    /// A new board, empty.
+    /// Makes a new, empty board.
     ///
     /// # Errors
     ///
@@ -111,13 +117,14 @@ impl Board {
         Ok(board)
     }
 
-    /// A worker's view of its parent's board; `None` if the memory is not of that layout.
+    /// A worker's view of its parent's board. Returns `None` if the memory is too small for the
+    /// layout.
     pub(crate) fn map(layout: Layout, region: Region) -> Option<Board> {
         let published = AtomicU64::new(0);
         (region.len() >= layout.size()).then_some(Board { layout, region, published })
     }
 
-    /// What to send to a worker.
+    /// Returns what a worker must be sent to map the board.
     ///
     /// # Errors
     ///
@@ -130,7 +137,7 @@ impl Board {
         self.layout
     }
 
-    // The layout was checked against the region's size when the board was made.
+    // The layout was checked against the region's size when the board was made or mapped.
     fn header(&self) -> &Header {
         &self.region.atomics(0, 1).expect("the board holds its layout")[0]
     }

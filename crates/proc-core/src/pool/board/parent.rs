@@ -1,4 +1,4 @@
-//! The parent's part: publish, collect, take back, listen, bury.
+//! The parent's part of the protocol: publish, collect, take back, listen, bury.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -8,9 +8,10 @@ use crate::memory::atomics::fence;
 use crate::pool::board::words::{Entry, Extent};
 
 impl Board {
-    /// Publishes `chunk` under `ticket`, which must be free. False if the ring is full.
+    /// Publishes `chunk` under `ticket`, which must be free. Returns false if the ring is full.
     ///
-    /// Where the place in the ring still names the owner of another ticket, `keep` is told.
+    /// If the place in the ring still shows a claim of another ticket, calls `keep` with that
+    /// ticket and its owner.
     pub(crate) fn publish(
         &self,
         ticket: TicketId,
@@ -51,10 +52,11 @@ impl Board {
         true
     }
 
-    /// Picks up to `most` sleepers `among` the workers, each of which must now be sent a message.
+    /// Picks up to `most` sleepers among the workers `among`. The caller must now send a message to
+    /// each of them.
     pub(crate) fn take_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
-        // Pairs with the fence in `fall_asleep`: either we see the sleeper, or it sees the work, or
-        // that it is dismissed.
+        // Pairs with the fence in `announce_sleep`: either we see the sleeper, or the sleeper sees
+        // the work, or sees that it is dismissed.
         fence(Ordering::SeqCst);
         let mut picked = Vec::new();
         let sleepers = self.sleepers();
@@ -72,7 +74,7 @@ impl Board {
 
     /// Takes all finished tickets, oldest first.
     ///
-    /// The numbers come from memory that workers can write: they are in range, but may be wrong.
+    /// The numbers come from memory that workers can write to: they are in range, but may be wrong.
     pub(crate) fn take_finished(&self) -> Vec<TicketId> {
         let mut finished = Vec::new();
         if self.header().finished.0.load(Ordering::Relaxed) == 0 {
@@ -91,41 +93,41 @@ impl Board {
         finished
     }
 
-    /// Whether a ticket is finished, or a worker could have some of what others have claimed.
+    /// Whether a ticket is finished, or a worker is starving.
     pub(crate) fn has_news(&self) -> bool {
         let header = self.header();
         header.finished.0.load(Ordering::Acquire) != 0
             || header.starving.0.load(Ordering::Relaxed) != 0
     }
 
-    /// Says whether there may be claimed tasks that others can have.
+    /// Tells workers whether claimed tickets may have tasks to steal.
     pub(crate) fn set_shareable(&self, stealable: bool) {
         self.header().stealable.0.store(u64::from(stealable), Ordering::Relaxed);
     }
 
-    /// Whether a worker has asked for a share since the last call.
+    /// Whether, since the last call, a worker has reported that it is starving.
     pub(crate) fn take_starving(&self) -> bool {
         let starving = &self.header().starving.0;
         starving.load(Ordering::Relaxed) != 0 && starving.swap(0, Ordering::AcqRel) != 0
     }
 
-    /// How many of the workers sleep.
+    /// How many of the workers `among` sleep.
     pub(crate) fn sleeping(&self, among: Range<Owner>) -> usize {
         let sleepers = &self.sleepers()[among.start as usize..among.end as usize];
         sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == 1).count()
     }
 
-    /// Takes back the later half of the steps that the claimer of a ticket has not taken.
+    /// Takes back the later half of the grains that the claimer of a ticket has not taken.
     ///
-    /// `count` and `step` are the ticket's. Returns the first task taken back, which ends the ticket
-    /// from now on. One that was claimed just now keeps its first step.
+    /// `count` and `grain` are the ticket's. Returns the first task taken back, which is the end of
+    /// the ticket from now on. A ticket that was claimed just now keeps its first grain.
     pub(crate) fn split(&self, ticket: TicketId, count: u32, grain: u32) -> Option<u32> {
         let word = &self.ticket(ticket).extent;
         let mut bits = word.load(Ordering::Relaxed);
         loop {
             let Extent { taken, limit } = Extent::unpack(bits);
             if limit != count || taken >= count {
-                return None; // all is taken, or not what a worker of ours writes
+                return None; // all is taken, or a corrupt worker wrote this
             }
             let grains = (count - taken).div_ceil(grain);
             let kept = if taken == 0 { grains.div_ceil(2) } else { grains / 2 };
@@ -141,7 +143,7 @@ impl Board {
         }
     }
 
-    /// How many tasks of a ticket its claimer has not taken, of `count`.
+    /// How many of a ticket's `count` tasks its claimer has not taken.
     pub(crate) fn untaken(&self, ticket: TicketId, count: u32) -> u32 {
         count.saturating_sub(
             Extent::unpack(self.ticket(ticket).extent.load(Ordering::Relaxed)).taken,
@@ -154,7 +156,7 @@ impl Board {
         header.head.0.load(Ordering::Acquire) < header.tail.0.load(Ordering::Acquire)
     }
 
-    /// How far a ticket's worker has come. The numbers are the worker's word.
+    /// How far a ticket's worker has come. The worker wrote the numbers, so they may be wrong.
     pub(crate) fn progress(&self, ticket: TicketId) -> Progress {
         let slot = self.ticket(ticket);
         let done = slot.done.load(Ordering::Acquire);
@@ -174,7 +176,7 @@ impl Board {
         self.claims().filter(|(_, other)| *other == owner).map(|(ticket, _)| ticket).collect()
     }
 
-    /// All claims the ring shows.
+    /// All claims that the ring shows.
     pub(crate) fn claims(&self) -> impl Iterator<Item = (TicketId, Owner)> + '_ {
         (0..u64::from(self.layout.tickets)).filter_map(|position| {
             match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
@@ -186,7 +188,7 @@ impl Board {
         })
     }
 
-    /// Who has claimed a ticket, as far as its place in the ring still shows it.
+    /// The worker that has claimed a ticket, if the ticket's place in the ring still shows it.
     pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<Owner> {
         match Entry::unpack(self.entry(position).load(Ordering::Relaxed)) {
             Entry::Taken { ticket: taken, seq, owner }
@@ -198,14 +200,15 @@ impl Board {
         }
     }
 
-    /// Wipes the claim of a ticket that is finished with, so that it is not taken for a later one.
+    /// Clears the claim of a settled ticket from the ring, so that it is not mistaken for a later
+    /// claim.
     pub(crate) fn forget_claim(&self, ticket: TicketId, position: u64) {
         if self.claimer(ticket, position).is_some() {
             self.entry(position).store(Entry::Empty.pack(), Ordering::Relaxed);
         }
     }
 
-    /// Takes back a published ticket; false if a worker has claimed it.
+    /// Takes back a published ticket. Returns false if a worker has claimed it.
     pub(crate) fn retract(&self, ticket: TicketId, position: u64) -> bool {
         let ready = Entry::Ready { seq: position as u32, ticket }.pack();
         let empty = Entry::Empty.pack();
@@ -219,7 +222,7 @@ impl Board {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// Whether the ring shows a ticket where it was published, claimed or not.
+    /// Whether the ring shows a ticket in the place where it was published, claimed or not.
     pub(crate) fn shows(&self, ticket: TicketId, position: u64) -> bool {
         match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
             Entry::Ready { seq, ticket: other } | Entry::Taken { seq, ticket: other, .. } => {
@@ -229,7 +232,8 @@ impl Board {
         }
     }
 
-    /// Asks for a message at the next finished ticket, or hungry worker. False if there is one already.
+    /// Asks for a message about the next finished ticket or starving worker. Returns false if there
+    /// is one already.
     pub(crate) fn listen(&self) -> bool {
         self.header().listening.0.store(1, Ordering::Relaxed);
         // Pairs with the fence in `is_listened_to`.
@@ -237,17 +241,18 @@ impl Board {
         !self.has_news()
     }
 
-    /// Wants no messages for now: somebody looks all the time.
+    /// Asks for no messages for now, because a thread polls.
     pub(crate) fn stop_listening(&self) {
         self.header().listening.0.store(0, Ordering::Relaxed);
     }
 
-    /// Says which workers are to go on: those with a lower number. The others finish their chunk.
+    /// Admits the workers whose number is lower than `workers`. The others finish their chunk and
+    /// leave.
     pub(crate) fn admit(&self, workers: u32) {
         self.header().admitted.0.store(u64::from(workers), Ordering::Release);
     }
 
-    /// In place of a dead worker: it will wake no more.
+    /// Withdraws a dead worker's announcement of sleep: nobody can wake that worker.
     pub(crate) fn bury(&self, owner: Owner) {
         self.sleepers()[owner as usize].0.store(0, Ordering::Relaxed);
     }

@@ -99,7 +99,7 @@ fn a_claimer_keeps_the_earlier_half_of_what_it_has_not_taken() {
     assert_eq!(board.claim(0), Some(0));
     let claim = board.claimed(0, 42);
     assert_eq!(claim.take(), Some(0..3));
-    // Six steps are left, the last of them of two tasks.
+    // Six grains are left. The last of them has two tasks.
     assert_eq!(board.untaken(0, 20), 17);
     assert_eq!(board.split(0, 20, 3), Some(12));
     assert_eq!(board.split(0, 20, 3), None, "that is not its length any more");

@@ -1,4 +1,4 @@
-//! A ticket: what the parent says of a chunk, and what its claimer says of its tasks.
+//! A ticket: the parent's description of a chunk, and the claimer's record of its progress.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -9,7 +9,7 @@ use crate::memory::shared_struct;
 use crate::pool::board::words::Extent;
 
 shared_struct! {
-    /// One chunk on its way: where its bytes are, and how far its worker has come.
+    /// One chunk in flight: where its bytes are, and how far its worker has come.
     #[repr(align(128))]
     pub(crate) struct Ticket {
         pub(super) region: AtomicU32,
@@ -25,7 +25,8 @@ shared_struct! {
         pub(super) out_of_band: AtomicU32,
         pub(super) pid: AtomicU32,
         pub(super) grain: AtomicU32,
-        /// How many tasks the claimer has taken, and how many are its own: see [`Extent`].
+        /// How many tasks the claimer has taken, and the limit up to which they are its own: see
+        /// [`Extent`].
         pub(super) extent: AtomicU64,
         pub(super) results: AtomicU64,
         pub(super) nanoseconds: AtomicU64,
@@ -33,19 +34,19 @@ shared_struct! {
     }
 }
 
-/// What the parent tells a worker of a chunk.
+/// What the parent tells a worker about a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) name: Name,
     pub(crate) region: u32,
     pub(crate) offset: u64,
-    /// Bytes of arguments at `offset`; the room for results follows them.
+    /// Bytes of arguments at `offset`. The room for results follows them.
     pub(crate) arguments: u64,
     pub(crate) room: u64,
     pub(crate) count: u32,
-    /// How many tasks the claimer takes at a time; what it has not taken, others may get.
+    /// How many tasks the claimer takes at a time. The parent can steal tasks that are not taken.
     pub(crate) grain: u32,
-    /// Whether channel ends that are part of the arguments must be asked for.
+    /// Whether the arguments contain channel ends, for which the worker must ask.
     pub(crate) needs_handles: bool,
     /// Whether the worker must note when each task begins.
     pub(crate) timed: bool,
@@ -66,23 +67,23 @@ pub(crate) struct Progress {
     pub(crate) begun: u32,
     /// Tasks whose results are complete.
     pub(crate) done: u32,
-    /// Results that went by message.
+    /// Results that were sent out of band.
     pub(crate) out_of_band: u32,
-    /// The claimer's pid, as it says: its parent may not have heard of it yet.
+    /// The claimer's pid, as the claimer says: its parent may not know the pid yet.
     pub(crate) pid: u32,
     /// Bytes of results.
     pub(crate) results: u64,
-    /// Time spent on the chunk, written when it is finished.
+    /// Time spent on the chunk, written when the chunk is finished.
     pub(crate) nanoseconds: u64,
-    /// When the last task began, by the system's monotonic clock, in nanoseconds; 0 if not noted.
+    /// When the last task began, in nanoseconds of the system's monotonic clock; 0 if not noted.
     pub(crate) began_at: u64,
 }
 
-/// A claimed ticket, as its claimer counts its tasks on it.
+/// A claimed ticket, on which its claimer counts its tasks.
 pub(crate) struct Claim<'a>(pub(super) &'a Ticket);
 
 impl Claim<'_> {
-    /// Takes the next tasks, a step of them. From now on nobody else gets these.
+    /// Takes the next tasks, one grain of them. From now on no other worker can get them.
     pub(crate) fn take(&self) -> Option<Range<u32>> {
         let grain = self.0.grain.load(Ordering::Relaxed);
         let word = &self.0.extent;
@@ -101,7 +102,8 @@ impl Claim<'_> {
         }
     }
 
-    /// Says that the function of one more task is about to be called, and when, if that is wanted.
+    /// Notes that the function of task `task` is about to be called, and when, if the time is
+    /// wanted.
     #[inline]
     pub(crate) fn begin(&self, task: u32, timed: Option<u64>) {
         if let Some(now) = timed {
@@ -111,16 +113,16 @@ impl Claim<'_> {
         compiler_fence(Ordering::SeqCst);
     }
 
-    /// Says that one more task has its result, `results` bytes now in all.
+    /// Notes that task `task` has its result. All results together now have `results` bytes.
     #[inline]
     pub(crate) fn end(&self, task: u32, results: u64) {
         self.0.results.store(results, Ordering::Relaxed);
         self.0.done.store(task + 1, Ordering::Release);
     }
 
-    /// Says that one more result went by message.
+    /// Notes that one more result was sent out of band.
     pub(crate) fn went_out_of_band(&self) {
-        // Only the claimer writes it, before it counts the task as done.
+        // Only the claimer writes this counter, before it counts the task as done.
         let before = self.0.out_of_band.load(Ordering::Relaxed);
         self.0.out_of_band.store(before + 1, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
-//! The words that are exchanged by compare-and-swap, packed and unpacked.
+//! Packs and unpacks the words of the board that are exchanged by compare-and-swap.
 
-/// A worker's number in the pool.
+/// A worker's number in the pool, which is also the number of its slot.
 pub(crate) type Owner = u32;
 
 /// A ticket's number.
@@ -13,7 +13,7 @@ pub(crate) const MAX_WORKERS: u32 = 1 << 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Empty,
-    /// Published as number `seq` (the low 32 bits), claimed by nobody.
+    /// Published as number `seq` (the low 32 bits), and not claimed.
     Ready {
         seq: u32,
         ticket: TicketId,
@@ -55,7 +55,8 @@ impl Entry {
     }
 }
 
-/// How much of a claimed ticket is begun or about to be, and how much of it is the claimer's at all.
+/// How many tasks of a claimed ticket its claimer has `taken`, and the `limit` up to which the
+/// tasks are the claimer's. The parent lowers the limit to take tasks back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) taken: u32,

@@ -1,4 +1,4 @@
-//! A worker's part: claim, hand over, fall asleep.
+//! A worker's part of the protocol: claim, finish, sleep.
 
 use std::sync::atomic::Ordering;
 
@@ -26,10 +26,11 @@ impl Board {
                         .is_ok()
                         .then_some(ticket)
                 }
-                // Claimed, taken back, or long since used again: `head` lags behind.
+                // Claimed, taken back, or the place is in use again: `head` lags behind.
                 _ => None,
             };
-            // Whoever sees it claimed moves on, so that a claimer killed here holds up nobody.
+            // Whoever sees the entry claimed advances `head`, so that a claimer killed here holds
+            // up nobody.
             let _ =
                 header.head.0.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
             if claimed.is_some() {
@@ -38,7 +39,7 @@ impl Board {
         }
     }
 
-    /// What the parent wrote on a claimed ticket.
+    /// Reads the chunk that the parent wrote to a claimed ticket.
     pub(crate) fn chunk(&self, ticket: TicketId) -> Chunk {
         let slot = self.ticket(ticket);
         let [image, offset, types] = &slot.name;
@@ -58,14 +59,16 @@ impl Board {
         }
     }
 
-    /// Where the claimer of a ticket counts its tasks, signed with its pid.
+    /// Records the claimer's pid on a ticket. Returns the claim, on which the claimer counts its
+    /// tasks.
     pub(crate) fn claimed(&self, ticket: TicketId, pid: u32) -> Claim<'_> {
         let slot = self.ticket(ticket);
         slot.pid.store(pid, Ordering::Relaxed);
         Claim(slot)
     }
 
-    /// Hands a completed ticket to the parent; true if it must now be sent a message.
+    /// Hands a finished ticket to the parent. Returns true if the parent must now be sent a
+    /// message.
     pub(crate) fn finish(&self, ticket: TicketId, nanoseconds: u64) -> bool {
         let slot = self.ticket(ticket);
         slot.nanoseconds.store(nanoseconds, Ordering::Relaxed);
@@ -86,9 +89,11 @@ impl Board {
         self.is_listened_to()
     }
 
-    /// Asks for a share of what others have claimed; true if the parent must now be sent a message.
+    /// Asks the parent to steal tasks from other workers. Returns true if the parent must now be
+    /// sent a message.
     ///
-    /// For one that has announced sleep, so that it is found when there is a share.
+    /// The worker must have announced its sleep, so that the parent finds it when there are tasks
+    /// for it.
     pub(crate) fn report_starving(&self) -> bool {
         let header = self.header();
         if header.stealable.0.load(Ordering::Relaxed) == 0 {
@@ -98,36 +103,40 @@ impl Board {
         self.is_listened_to()
     }
 
-    /// Whether the parent must be told of what was written just now. One is told that it must.
+    /// Whether the parent must be sent a message about what was just written. Of several workers,
+    /// only one gets true.
     fn is_listened_to(&self) -> bool {
-        // Pairs with the fence in `listen`: either the parent sees the news, or we see it listen.
+        // Pairs with the fence in `listen`: either the parent sees what we wrote, or we see it
+        // listen.
         fence(Ordering::SeqCst);
         let listening = &self.header().listening.0;
         listening.load(Ordering::Relaxed) == 1 && listening.swap(0, Ordering::AcqRel) == 1
     }
 
-    /// Announces sleep. False if there is work after all, or the worker is to go.
+    /// Announces sleep. Returns false if there is work after all, or the worker is dismissed.
     pub(crate) fn announce_sleep(&self, owner: Owner) -> bool {
         let sleeper = &self.sleepers()[owner as usize].0;
         sleeper.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `pick_sleepers`, which comes after what is looked for here.
+        // Pairs with the fence in `take_sleepers`. The parent writes work or a dismissal before
+        // that fence.
         fence(Ordering::SeqCst);
         if self.has_ready() || self.is_dismissed(owner) {
-            // If somebody picked us meanwhile, their message is on its way and wakes nobody.
+            // If the parent has picked us meanwhile, its message is on its way and wakes nobody.
             self.cancel_sleep(owner);
             return false;
         }
         true
     }
 
-    /// Withdraws the announcement of sleep. False if it was seen, so that a message is on its way.
+    /// Withdraws the announcement of sleep. Returns false if the parent has taken the announcement,
+    /// so that a message is on its way.
     ///
-    /// One swap against that of `pick_sleepers`: of the two, exactly one finds the 1.
+    /// This swap competes with the one in `take_sleepers`: exactly one of them finds the 1.
     pub(crate) fn cancel_sleep(&self, owner: Owner) -> bool {
         self.sleepers()[owner as usize].0.swap(0, Ordering::AcqRel) == 1
     }
 
-    /// Whether the worker is to go: the pool is smaller now, or nothing more will be published.
+    /// Whether the worker is dismissed: the pool is smaller now, or nothing more will be published.
     pub(crate) fn is_dismissed(&self, owner: Owner) -> bool {
         u64::from(owner) >= self.header().admitted.0.load(Ordering::Acquire)
     }

@@ -1,6 +1,7 @@
 //! Results as an iterator, inputs taken only a window ahead of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::iter::FusedIterator;
 use std::sync::Arc;
 
 use crate::call::Name;
@@ -90,6 +91,20 @@ where
         self.taken > first
     }
 
+    /// How many results are still to come; `early` more are held back by the caller.
+    ///
+    /// Where the pool ends, one error takes the place of all that is lost.
+    fn hint(&self, early: usize) -> (usize, Option<usize>) {
+        let ready = self.ready.len() + early;
+        if self.over {
+            return (ready, Some(ready));
+        }
+        let inputs = self.inputs.size_hint().1;
+        let most = inputs.and_then(|inputs| inputs.checked_add(self.open + ready));
+        // An error may come where there is no input.
+        (ready, most.map(|most| most.max(1)))
+    }
+
     /// The next result with its number; `held` more are held back by the caller.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
         if let Err(error) = self.scheduler.check_maker()
@@ -144,6 +159,18 @@ where
     fn next(&mut self) -> Option<Result<R, Error>> {
         self.next_numbered(0).map(|(_, result)| result)
     }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.hint(0)
+    }
+}
+
+impl<A, R, I> FusedIterator for ImapUnordered<'_, R, I>
+where
+    A: Message,
+    R: Message,
+    I: Iterator<Item = A>,
+{
 }
 
 impl<R, I> Drop for ImapUnordered<'_, R, I> {
@@ -200,6 +227,18 @@ where
             };
         }
     }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.arriving.hint(self.early.len())
+    }
+}
+
+impl<A, R, I> FusedIterator for Imap<'_, R, I>
+where
+    A: Message,
+    R: Message,
+    I: Iterator<Item = A>,
+{
 }
 
 impl<R, I> std::fmt::Debug for ImapUnordered<'_, R, I> {

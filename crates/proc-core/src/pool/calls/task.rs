@@ -40,6 +40,8 @@ pub struct Task<T> {
     inbox: Arc<Inbox>,
     gather: Gather<T>,
     result: Option<Result<T, Error>>,
+    /// Whether the result was given to somebody.
+    is_taken: bool,
 }
 
 /// Takes in a delivery; the result once all have come.
@@ -47,7 +49,7 @@ pub(crate) type Gather<T> = Box<dyn FnMut(Delivery) -> Option<Result<T, Error>> 
 
 impl<T> Task<T> {
     pub(crate) fn new(scheduler: &Arc<Scheduler>, inbox: Arc<Inbox>, gather: Gather<T>) -> Task<T> {
-        Task { scheduler: Arc::clone(scheduler), inbox, gather, result: None }
+        Task { scheduler: Arc::clone(scheduler), inbox, gather, result: None, is_taken: false }
     }
 
     /// A task that never was: nothing to do, or refused.
@@ -61,6 +63,7 @@ impl<T> Task<T> {
             inbox,
             gather: Box::new(|_| None),
             result: Some(result),
+            is_taken: false,
         }
     }
 
@@ -72,7 +75,7 @@ impl<T> Task<T> {
     /// cancelled; that the pool is closed.
     pub fn get(mut self) -> Result<T, Error> {
         loop {
-            if let Some(result) = self.result.take() {
+            if let Some(result) = self.take() {
                 return result;
             }
             let delivery = self.scheduler.wait(&self.inbox, 1, None);
@@ -80,30 +83,47 @@ impl<T> Task<T> {
         }
     }
 
-    /// Waits for the result, for at most `timeout`; then the task comes back as the error.
+    /// Waits for the result, for at most `timeout`: `None` if it has not come by then. The task goes
+    /// on all the same.
     ///
-    /// It goes on all the same.
-    pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<T, Error>, Task<T>> {
+    /// # Errors
+    ///
+    /// As for [`get`](Task::get). The result, or the error in its place, is given once: whoever asks
+    /// again gets an [`Invalid`](crate::ErrorKind::Invalid) error.
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<Option<T>, Error> {
         self.wait_until(Instant::now().checked_add(timeout));
-        self.result.take().ok_or(self)
+        match self.take() {
+            Some(result) => result.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The result, once; an error for whoever asks again.
+    fn take(&mut self) -> Option<Result<T, Error>> {
+        let was_taken = self.is_taken;
+        self.is_taken |= self.result.is_some();
+        match was_taken {
+            true => Some(Err(Error::already_taken())),
+            false => self.result.take(),
+        }
     }
 
     /// Whether [`get`](Task::get) would return at once.
     #[doc(alias = "ready")]
     pub fn is_ready(&mut self) -> bool {
         self.wait_until(Some(Instant::now()));
-        self.result.is_some()
+        self.is_taken || self.result.is_some()
     }
 
     /// Takes the task back: queued, it never runs; running, its worker is stopped and replaced.
     ///
     /// False if it was done before. Else [`get`](Task::get) says that it was cancelled.
     pub fn cancel(&self) -> bool {
-        self.result.is_none() && self.scheduler.cancel(&self.inbox)
+        !self.is_taken && self.result.is_none() && self.scheduler.cancel(&self.inbox)
     }
 
     pub(crate) fn withdraw(&self) -> bool {
-        self.result.is_none() && self.scheduler.cancel_unclaimed(&self.inbox)
+        !self.is_taken && self.result.is_none() && self.scheduler.cancel_unclaimed(&self.inbox)
     }
 
     /// Calls `callback` with the result when it is there, in a thread that all callbacks share.
@@ -119,7 +139,7 @@ impl<T> Task<T> {
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) {
-        while self.result.is_none() {
+        while !self.is_taken && self.result.is_none() {
             let delivery = self.scheduler.wait(&self.inbox, 1, deadline);
             if delivery.is_none() {
                 return;
@@ -145,7 +165,7 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            if let Some(result) = self.result.take() {
+            if let Some(result) = self.take() {
                 return Poll::Ready(result);
             }
             if let Err(error) = self.scheduler.check_maker() {

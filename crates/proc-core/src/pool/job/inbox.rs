@@ -1,6 +1,7 @@
-//! Where a call's results come in: the [`Inbox`], and what is delivered to it.
+//! The inbox of a call, and the deliveries that arrive in it.
 //!
-//! It does not know the types; [`Delivery::open`] decodes on the side of whoever waits.
+//! An [`Inbox`] does not know the types of results. [`Delivery::open`] decodes them in the thread
+//! that waits for them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,19 +15,20 @@ use crate::panics::{self, PanicReport};
 use crate::pool::records::{self, Outcome};
 use crate::wire::{self, Handles, Message, Payload};
 
-/// How long a chunk should take: long against the cost of handing it over, short for people.
+/// How long a chunk should take: long compared with the cost of handing it over, short for a person
+/// who waits.
 const CHUNK_TIME: f64 = 2e6; // nanoseconds
 
-/// So many bytes of results are worth waking somebody who waits for more tasks, to decode
-/// meanwhile.
+/// With this many bytes of results, a thread that waits for more tasks is woken early, to decode
+/// them while workers go on.
 const WORTH_WAKING: usize = 256 << 10;
 
-/// Results as a worker has left them.
+/// The bytes of results, as a worker wrote them.
 #[derive(Debug)]
 pub(crate) enum Results {
-    /// Copied.
+    /// Copied out of shared memory.
     Own(Vec<u8>),
-    /// Large: where they were written, so that they are copied once.
+    /// Large results, still in shared memory, so that they are copied only once.
     Lent(Part),
 }
 
@@ -44,7 +46,7 @@ impl Results {
         }
     }
 
-    /// A copy of all, unless it is one already.
+    /// Returns all results as a vector. Copies them if they are still in shared memory.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         match self {
             Results::Own(bytes) => bytes,
@@ -57,7 +59,7 @@ impl Results {
     }
 }
 
-/// Results of one chunk, still encoded, or one failure.
+/// Encoded results of tasks of one chunk, or the failure of one task.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     Results {
@@ -74,7 +76,7 @@ pub(crate) enum Delivery {
 }
 
 impl Delivery {
-    /// How many bytes it has.
+    /// The number of bytes of results.
     fn len(&self) -> usize {
         match self {
             Delivery::Results { bytes, out_of_band, .. } => {
@@ -84,7 +86,7 @@ impl Delivery {
         }
     }
 
-    /// How many tasks it settles.
+    /// The number of tasks whose result or failure this is.
     pub(crate) fn count(&self) -> usize {
         match self {
             Delivery::Results { count, .. } => *count,
@@ -92,7 +94,7 @@ impl Delivery {
         }
     }
 
-    /// Decodes; `settle` gets each task's number and fate.
+    /// Decodes the results. Calls `settle` with each task's number and its result or error.
     pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
         let (first, count, bytes, mut out_of_band, place) = match self {
             Delivery::Results { first, count, bytes, out_of_band, place } => {
@@ -118,7 +120,8 @@ impl Delivery {
             }
             Results::Lent(part) => {
                 let mut at = 0;
-                // Large ones: beside them a call is nothing.
+                // The results are large: compared with them, the cost of an indirect call is
+                // nothing.
                 let settle: &mut dyn FnMut(usize, Result<R, Error>) = &mut settle;
                 settle_each(count, settle, |index| match records::take_shared(&part, &mut at) {
                     Some(Outcome::Value(value)) => {
@@ -133,7 +136,7 @@ impl Delivery {
     }
 }
 
-/// Settles `count` results, each as `next` decodes it.
+/// Calls `settle` for `count` results, each as `next` decodes it.
 #[inline]
 fn settle_each<R>(
     count: usize,
@@ -141,7 +144,8 @@ fn settle_each<R>(
     mut next: impl FnMut(usize) -> Result<R, Error>,
 ) {
     let mut index = 0;
-    // A panic of a value's Deserialize costs one result; the next is read inside a new catch.
+    // A panic of a type's `Deserialize` costs one result. The next result is decoded inside a new
+    // catch.
     while index < count {
         let caught = panics::catch(|| {
             while index < count {
@@ -175,7 +179,7 @@ fn rubbish() -> Error {
     Error::decode_result("the worker left rubbish in its place".into())
 }
 
-/// A result that was to come by message.
+/// Decodes a result that was sent out of band.
 #[cold]
 fn decode_apart<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
     let Some(mut payload) = payload else {
@@ -193,24 +197,25 @@ fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Resu
     }
 }
 
-/// What a call asks for beside results.
+/// The options of a call.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CallOptions {
     /// How long each task may run.
     pub(crate) timeout: Option<Duration>,
-    /// How often a task that failed is tried again.
+    /// How many times a task that failed is tried again.
     pub(crate) retries: u32,
 }
 
-/// Where a call's results arrive.
+/// The inbox of a call: its results arrive here. Also keeps what is measured of the call's tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) options: CallOptions,
     state: Mutex<InboxState>,
     arrived: Condvar,
-    /// Nanoseconds a task takes, as bits of an f64; 0 before the first was measured.
+    /// Nanoseconds that a task takes, as the bits of an `f64`; 0 until the first is measured.
     cost: AtomicU64,
-    /// Bytes of a task's result, rather too many than too few; 0 before the first.
+    /// Bytes of a task's result, estimated too high rather than too low; 0 until the first is
+    /// known.
     size: AtomicUsize,
 }
 
@@ -218,14 +223,14 @@ pub(crate) struct Inbox {
 struct InboxState {
     deliveries: VecDeque<Delivery>,
     closed: Option<Error>,
-    /// Whether results are unwanted as well: some may be on their way when a call is taken back.
+    /// Whether results are dropped as well. Some may be on their way when a call is cancelled.
     discarded: bool,
     waker: Option<Waker>,
     /// Tasks and bytes of the deliveries.
     tasks: usize,
     bytes: usize,
-    /// For how many tasks a thread waits in `sleep`: without one, no system call is needed to wake
-    /// it.
+    /// How many tasks a thread in [`Inbox::sleep`] waits for. While no thread sleeps, a delivery
+    /// needs no system call to wake one.
     wanted: Option<usize>,
 }
 
@@ -241,7 +246,7 @@ impl InboxState {
         }
     }
 
-    /// Whether there is what somebody wants who waits for so many tasks.
+    /// Whether there is enough for a thread that waits for `wanted` tasks.
     fn has(&self, wanted: usize) -> bool {
         self.closed.is_some() || self.tasks >= wanted || self.bytes >= WORTH_WAKING
     }
@@ -256,14 +261,15 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over a delivery. Once the inbox is closed, its reason explains every failure.
+    /// Accepts a delivery and calls the waker. A closed inbox drops failures: the error that it was
+    /// closed with explains them.
     pub(crate) fn deliver(&self, delivery: Delivery) {
         if let Some(waker) = self.accept(delivery) {
             waker.wake();
         }
     }
 
-    /// Takes in a delivery. The waker is to be woken when no lock is held.
+    /// Accepts a delivery. The caller must call the waker returned, when it holds no lock.
     pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
         let mut state = self.lock();
         let failed = matches!(delivery, Delivery::Failed { .. });
@@ -279,7 +285,8 @@ impl Inbox {
         state.waker.take()
     }
 
-    /// Nothing more will come. The waker is to be woken when no lock is held.
+    /// Closes the inbox with an error, which readers get after the last delivery. The caller must
+    /// call the waker returned, when it holds no lock.
     pub(crate) fn close(&self, error: Error) -> Option<Waker> {
         let mut state = self.lock();
         state.closed.get_or_insert(error);
@@ -287,7 +294,7 @@ impl Inbox {
         state.waker.take()
     }
 
-    /// Throws away what has come and what may yet come, and closes.
+    /// Drops all deliveries, including those that may still come, and closes the inbox.
     pub(crate) fn discard(&self, error: Error) -> Option<Waker> {
         let mut state = self.lock();
         state.discarded = true;
@@ -297,12 +304,13 @@ impl Inbox {
         self.close(error)
     }
 
-    /// Whether nothing more is wanted.
+    /// Whether the inbox is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed.is_some()
     }
 
-    /// Like [`poll`](Inbox::poll); where there is nothing, `waker` is told when there is.
+    /// Like [`poll`](Inbox::poll), but keeps `waker` if there is no delivery, to be called when one
+    /// comes.
     pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
         let mut state = self.lock();
         let next = state.next();
@@ -312,13 +320,14 @@ impl Inbox {
         next
     }
 
-    /// The next delivery, if there is one; the reason if none will come any more.
+    /// Returns the next delivery, if there is one. If there is none and the inbox is closed,
+    /// returns the error that it was closed with.
     pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
         self.lock().next()
     }
 
-    /// Sleeps until there are results of `wanted` tasks to poll, or many bytes of them, or nothing
-    /// will come any more, or the deadline is there.
+    /// Sleeps until results of `wanted` tasks or many bytes of results have arrived, the inbox is
+    /// closed, or the deadline has passed.
     pub(crate) fn sleep(&self, wanted: usize, deadline: Option<Instant>) {
         let mut state = self.lock();
         while !state.has(wanted) {
@@ -335,32 +344,33 @@ impl Inbox {
         state.wanted = None;
     }
 
-    /// Learns what a task costs from a finished chunk.
+    /// Updates the measured cost of a task from a finished chunk.
     pub(crate) fn learn(&self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
         let old = f64::from_bits(self.cost.load(Ordering::Relaxed));
-        // Half old, half new: follows a change within a few chunks, shrugs at one slow chunk.
+        // Half old, half new: follows a change within a few chunks, but one slow chunk changes
+        // little.
         let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
     }
 
-    /// Learns how many bytes a task's result has: growth counts at once, shrinking by and by.
+    /// Updates the size of a task's result. Growth counts at once, shrinking counts gradually.
     pub(crate) fn learn_size(&self, bytes: usize) {
         let old = self.size.load(Ordering::Relaxed);
         self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
     }
 
-    /// Before anything was learned: results are as they were in an earlier call.
+    /// Sets the size of a task's result to that of an earlier call, unless a size is known already.
     pub(crate) fn expect_size(&self, bytes: usize) {
         let _ = self.size.compare_exchange(0, bytes, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// How many bytes a task's result is likely to have, once one is known.
+    /// The likely size of a task's result in bytes, if one is known.
     pub(crate) fn result_size(&self) -> Option<usize> {
         Some(self.size.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
-    /// How many tasks make a chunk of the right length; 1 before anything is known.
+    /// How many tasks make a chunk of [`CHUNK_TIME`]; 1 until a cost is measured.
     pub(super) fn timely(&self) -> usize {
         let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
         if cost == 0.0 { 1 } else { (CHUNK_TIME / cost).max(1.0) as usize }

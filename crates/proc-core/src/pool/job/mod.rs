@@ -1,4 +1,4 @@
-//! The tasks of one call on their way out, and their results on their way in.
+//! The tasks of one call on their way to workers, and the results on their way back.
 
 mod inbox;
 pub(crate) mod queue;

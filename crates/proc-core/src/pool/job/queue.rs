@@ -1,4 +1,4 @@
-//! A call's arguments going out: the [`Queue`], from which chunks are cut.
+//! A call's tasks on their way to workers: the [`TaskQueue`], from which chunks are cut.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,21 +14,23 @@ use crate::pool::records;
 use crate::sys::{self, PerProcess};
 use crate::wire::{self, Handles, Lender, Message, Sink};
 
-/// In how many steps a worker takes a chunk's tasks, so that an idle one can have the rest of them.
+/// The number of grains in a chunk. A worker takes one grain at a time, so that an idle worker can
+/// get the rest of the chunk.
 const STEPS: usize = 8;
 
-/// Channel ends of arguments that are encoded, and that no worker has yet. Each takes a descriptor.
+/// Channel ends of an encoded argument that no worker has received yet. Each end takes a
+/// descriptor.
 #[derive(Debug)]
 pub(crate) struct WaitingHandles(Option<Handles>);
 
-/// How many of them there are in this process.
+/// How many arguments with [`WaitingHandles`] there are in this process.
 static WAITING_HANDLES: PerProcess<AtomicUsize> = PerProcess::new();
 
-/// No more of them are made ahead, whatever the limit of open files.
+/// The most such arguments that are encoded ahead, however high the limit of open files is.
 const MAX_WAITING_HANDLES: usize = 64;
 
-/// Whether so many descriptors are in use for arguments on their way that calls are to wait, if
-/// they can.
+/// Whether arguments that no worker has yet hold so many descriptors that calls should stop
+/// encoding for now, if they can wait.
 pub(crate) fn has_many_handles() -> bool {
     let waiting = WAITING_HANDLES.get().load(Ordering::Relaxed);
     waiting > 0 && waiting >= (sys::limit_of_open_files() / 8).clamp(2, MAX_WAITING_HANDLES)
@@ -40,7 +42,7 @@ impl WaitingHandles {
         WaitingHandles(Some(handles))
     }
 
-    /// They wait no longer.
+    /// Takes the channel ends. They are no longer counted as waiting.
     pub(crate) fn take(mut self) -> Option<Handles> {
         self.0.take()
     }
@@ -48,45 +50,45 @@ impl WaitingHandles {
 
 impl Drop for WaitingHandles {
     fn drop(&mut self) {
-        // In a copy of the process that has made it, it was not counted.
+        // A forked copy of the process that made the handles has not counted them.
         let waiting = WAITING_HANDLES.get();
         let _ = waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
     }
 }
 
-/// Encoded tasks that wait to be published.
+/// A queue of encoded tasks of one call that wait to be published.
 #[derive(Debug)]
 pub(crate) struct TaskQueue {
     pub(crate) name: Name,
     pub(crate) inbox: Arc<Inbox>,
     /// The number of the next task in its call.
     pub(crate) next: usize,
-    /// How many tasks are left.
+    /// How many tasks are left in the queue.
     pub(crate) left: usize,
-    /// How often these tasks were tried before.
+    /// How many times these tasks were tried before.
     pub(crate) attempts: u32,
-    /// How many tasks of the call are known to follow in queues of their own.
+    /// Lower bound on tasks of this call that later queues will bring.
     pub(crate) more: usize,
     pub(crate) chunksize: Option<usize>,
     bytes: Vec<u8>,
     at: usize,
-    /// The length of each record, where all are numbers.
+    /// The length of each record, if all arguments are numbers.
     even: Option<usize>,
     handles: VecDeque<(usize, WaitingHandles)>,
-    /// Tasks whose argument is large, and lies in shared memory already.
+    /// Tasks whose argument is large and lies in shared memory already.
     parcels: VecDeque<(usize, LargeArg)>,
-    /// The length of these in all.
+    /// The total length of these arguments.
     in_parcels: usize,
 }
 
-/// The record of one large argument, in a block with room for its result.
+/// The record of one large argument, in a block that also has room for the result.
 #[derive(Debug)]
 pub(crate) struct LargeArg {
     pub(crate) lease: Lease,
     pub(crate) len: usize,
 }
 
-/// A piece cut from a queue.
+/// A chunk cut from a queue.
 pub(crate) struct ChunkCut<'a> {
     pub(crate) first: usize,
     pub(crate) count: usize,
@@ -94,12 +96,12 @@ pub(crate) struct ChunkCut<'a> {
     pub(crate) grain: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<WaitingHandles>,
-    /// Where the arguments are if not among the bytes.
+    /// The argument, if it is large. Then it is not in `bytes`.
     pub(crate) parcel: Option<LargeArg>,
 }
 
 impl TaskQueue {
-    /// An empty queue whose tasks count from `first`.
+    /// Makes an empty queue whose first task will have the number `first`.
     pub(crate) fn new(
         name: Name,
         inbox: &Arc<Inbox>,
@@ -123,7 +125,8 @@ impl TaskQueue {
         }
     }
 
-    /// One task that is tried once more; `argument` is its record as it was sent.
+    /// Makes a queue of one task that is tried again. `argument` is its encoded argument, as it was
+    /// sent.
     pub(crate) fn again(
         name: Name,
         inbox: &Arc<Inbox>,
@@ -136,9 +139,10 @@ impl TaskQueue {
         TaskQueue { attempts, ..queue }
     }
 
-    /// The rest of a chunk, to be shared out: what follows the first `skipped` of its arguments.
+    /// Makes a queue of the last tasks of a chunk. `arguments` are those of the whole chunk, of
+    /// which the first `skipped` are left out.
     ///
-    /// `None` if there are not so many.
+    /// Returns `None` if there are fewer arguments.
     pub(crate) fn rest(
         name: Name,
         inbox: &Arc<Inbox>,
@@ -155,7 +159,7 @@ impl TaskQueue {
         Some(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
     }
 
-    /// Appends one task. One whose argument cannot be encoded leaves no trace.
+    /// Appends one task. If its argument cannot be encoded, nothing is appended.
     pub(crate) fn push<A: Message>(
         &mut self,
         argument: &A,
@@ -164,8 +168,9 @@ impl TaskQueue {
         self.push_all(std::slice::from_ref(argument), usize::MAX, lender)
     }
 
-    /// Appends whole chunks until they have `most` bytes, or tasks up to the first whose argument
-    /// cannot be encoded, which leaves no trace. Large ones go to memory of `lender`'s.
+    /// Appends tasks in whole chunks until they have `most` bytes, or hold many channel ends. Stops
+    /// with an error at an argument that cannot be encoded: only the tasks before it are appended.
+    /// Large arguments go to memory from `lender`.
     pub(crate) fn push_all<A: Message>(
         &mut self,
         arguments: &[A],
@@ -178,10 +183,12 @@ impl TaskQueue {
         }
         let bytes = std::mem::take(&mut self.bytes);
         let mut whole = bytes.len();
-        // Where chunks have several tasks, these lie side by side.
+        // With a chunksize above 1, the tasks of a chunk lie side by side: large arguments get no
+        // blocks of their own.
         let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
         let mut sink = Sink::lent(bytes, lender, self.inbox.result_size());
-        // A call that can wait for results goes on when there are fewer.
+        // A call whose `most` is bounded can wait for results. It stops at many channel ends, and
+        // goes on when there are fewer.
         let (mut holds_many, bounded) = (false, most < usize::MAX);
         let caught = panics::catch(|| {
             for argument in arguments {
@@ -218,7 +225,8 @@ impl TaskQueue {
         encoded.map_err(Error::encode_argument)
     }
 
-    /// The same where each argument's record has `len` bytes and is but a copy.
+    /// Like [`push_all`](TaskQueue::push_all), for numbers: each record has `len` bytes, and is
+    /// only copied.
     #[inline]
     fn push_numbers<A: Message>(&mut self, arguments: &[A], len: usize, most: usize) {
         let unit = self.chunksize.unwrap_or(1).max(1);
@@ -233,7 +241,8 @@ impl TaskQueue {
         self.even = Some(len);
     }
 
-    /// Closes the block of a large argument; an empty record keeps its place.
+    /// Finishes the block of a large argument, and leaves an empty record in the argument's place.
+    /// Without a block, the argument goes to the other bytes.
     #[cold]
     fn pack(&mut self, sink: &mut Sink) -> Result<(), String> {
         let settled = sink.finish();
@@ -248,17 +257,18 @@ impl TaskQueue {
         }
     }
 
-    /// Bytes of encoded arguments.
+    /// The number of bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + self.in_parcels
     }
 
-    /// Bytes of encoded arguments that are not cut off yet and lie in memory of this process.
+    /// The number of bytes of encoded arguments that are not cut yet and lie in memory of this
+    /// process.
     pub(crate) fn waiting(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    /// Appends one task whose argument is encoded already.
+    /// Appends one task whose argument is already encoded.
     pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
         let mut sink = Sink::from(std::mem::take(&mut self.bytes));
         let copied = records::append(&mut sink, |out| {
@@ -270,8 +280,8 @@ impl TaskQueue {
         self.left += 1;
     }
 
-    /// The shared memory that the next task needs, if its result is as large as its argument, or
-    /// has `result` bytes; large arguments are there already.
+    /// Estimated bytes of shared memory for the next task: argument + max(argument, `result`); 0 if
+    /// the argument already lies in shared memory.
     pub(crate) fn next_cost(&self, result: usize) -> usize {
         if self.parcels.front().is_some_and(|(task, _)| *task == self.next) {
             return 0;
@@ -279,8 +289,9 @@ impl TaskQueue {
         records::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record.len(), result))
     }
 
-    /// Cuts off the next chunk, for a pool of `workers`: one task, and as many more as cost `most`
-    /// bytes of shared memory (as for [`next_cost`](Queue::next_cost)).
+    /// Cuts off the next chunk, for a pool of `workers`. The chunk has one task, and as many more
+    /// as together cost at most `most` bytes of shared memory (see
+    /// [`next_cost`](TaskQueue::next_cost)).
     pub(crate) fn cut(
         &mut self,
         workers: usize,
@@ -291,7 +302,7 @@ impl TaskQueue {
         let grain = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
         let (first, start) = (self.next, self.at);
         let (count, bytes, handles, parcel) = match self.even {
-            // There is nothing that could lie between them.
+            // Numbers have no channel ends and no large arguments between them.
             Some(len) => {
                 let count =
                     (most / cost(len - records::short(0), result)).clamp(1, wanted).min(self.left);
@@ -309,8 +320,8 @@ impl TaskQueue {
         Some(ChunkCut { first, count, grain, bytes, handles, parcel })
     }
 
-    /// Goes over the next tasks, as far as they are one chunk: how many, their bytes, and what goes
-    /// beside.
+    /// Walks over the next tasks, as far as they form one chunk. Returns their number, their bytes,
+    /// and the channel ends or the large argument that belongs to them.
     fn walk(
         &mut self,
         wanted: usize,
@@ -324,7 +335,8 @@ impl TaskQueue {
         let (mut handles, mut parcel) = (None, None);
         let mut costs = 0;
         while count < wanted {
-            // A task with channel ends is a chunk of its own, and so is a large one.
+            // A task with channel ends is a chunk of its own, and so is a task with a large
+            // argument.
             if self.parcels.front().is_some_and(|(task, _)| *task == first + count) {
                 if count > 0 {
                     break;
@@ -353,10 +365,12 @@ impl TaskQueue {
         (count, all.len() - rest.len(), handles, parcel)
     }
 
-    /// About two milliseconds' worth, and never more than a fair share of the rest; where a chunk
-    /// size is asked for, as many such chunks, of which a worker takes one after the other.
+    /// The number of tasks of the next chunk: about two milliseconds' worth, and never more than a
+    /// fair share of the tasks left. With an explicit chunksize, a multiple of it; workers still
+    /// take one chunksize at a time.
     ///
-    /// Shrinking with the rest is guided self-scheduling (Polychronopoulos and Kuck, 1987).
+    /// Chunks that shrink with the number of tasks left are guided self-scheduling
+    /// (Polychronopoulos and Kuck, 1987).
     fn chunk_size(&self, workers: usize) -> usize {
         let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
         let timely = self.inbox.timely().min(fair);
@@ -364,14 +378,15 @@ impl TaskQueue {
         (timely / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
     }
 
-    /// Whether it is a single chunk: its size does not depend on what is learned.
+    /// Whether the tasks left are a single chunk of explicit size. Such a chunk does not depend on
+    /// measurements.
     pub(crate) fn is_one_chunk(&self) -> bool {
         self.chunksize.is_some_and(|size| self.left <= size)
     }
 }
 
-/// The shared memory that a task needs for an argument of so many bytes, and such a result or as
-/// large a one.
+/// The bytes of shared memory that a task needs for an argument of `argument` bytes and a result
+/// that is as large or has `result` bytes, with a margin.
 #[inline]
 fn cost(argument: usize, result: usize) -> usize {
     argument + result.max(argument) + 64
@@ -384,7 +399,7 @@ mod tests {
     use crate::pool::worker;
     use proptest::prelude::*;
 
-    /// Has no memory to lend.
+    /// A lender that has no memory.
     struct Nobody;
 
     impl Lender for Nobody {
@@ -401,7 +416,7 @@ mod tests {
         worker::task::<F, u32, u32>().expect("it is part of this program")
     }
 
-    /// The chunks that are cut: the first task of each, and its bytes.
+    /// Cuts a queue into chunks. Returns the first task of each chunk, and its bytes.
     fn cuts(mut queue: TaskQueue, most: usize) -> Vec<(usize, Vec<u8>)> {
         let cut = || queue.cut(3, most, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
         std::iter::from_fn(cut).collect()

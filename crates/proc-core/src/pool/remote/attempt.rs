@@ -1,7 +1,9 @@
-//! Which attempt at which task a worker is at, for tasks whose effects must not come about twice.
+//! Attempts: which attempt at which task a worker is running, for tasks whose effects must not
+//! happen twice.
 //!
-//! The agent writes it before each argument; the function that is called between machines is a
-//! wrapper that takes it off again, and keeps it while the user's function runs.
+//! The agent writes the attempt before each argument. The function that is called on another
+//! machine is a wrapper: it takes the attempt off the argument, and keeps it while the user's
+//! function runs.
 
 use std::cell::Cell;
 use std::fmt::{self, Formatter};
@@ -14,16 +16,17 @@ use crate::wire::{self, Message, Sink};
 
 /// One attempt at one task of a call on a fleet.
 ///
-/// Job and task together name the task for ever: a key for what must come about once.
+/// `job` and `task` together identify the task forever. They are a key for effects that must happen
+/// only once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// The call; no other, of any program, has this number.
+    /// The number of the call. No other call, of any program, has this number.
     pub job: u128,
     /// The task's place among the call's inputs.
     pub task: usize,
-    /// How often it was handed out before, by a loss or since an agent gave it back; retries on the same
-    /// machine do not count.
+    /// How many times the task was handed out before, because an agent was lost or gave the task
+    /// back. Retries on the same machine do not count.
     pub number: u32,
 }
 
@@ -31,16 +34,16 @@ thread_local! {
     static CURRENT: Cell<Option<Attempt>> = const { Cell::new(None) };
 }
 
-/// What this thread's task is an attempt at; `None` outside a task of a fleet.
+/// The attempt that this thread is running; `None` outside a task of a fleet.
 pub fn attempt() -> Option<Attempt> {
     CURRENT.get()
 }
 
-/// How many bytes an attempt takes.
+/// The number of bytes of an encoded attempt.
 const LEN: usize = size_of::<u128>() + size_of::<u64>() + size_of::<u32>();
 
 impl Attempt {
-    /// An encoded argument with this before it, as [`Argument`] reads it.
+    /// Puts the encoded attempt before an encoded argument, as [`Argument`] reads it.
     pub(super) fn before(self, argument: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LEN + argument.len());
         bytes.extend_from_slice(&self.job.to_le_bytes());
@@ -60,16 +63,17 @@ impl Attempt {
     }
 }
 
-/// An argument and what it is an attempt at; bytes to serde, so that vectors of numbers stay whole.
+/// An argument and the attempt that it belongs to. serde sees it as bytes, so that vectors of
+/// numbers are still copied whole.
 pub(super) struct Argument<A> {
     attempt: Attempt,
     value: A,
 }
 
 impl<A> Argument<A> {
-    /// Calls the user's function.
+    /// Calls the user's function with the argument.
     pub(super) fn give_to<R>(self, function: impl Fn(A) -> R) -> R {
-        /// Forgets the attempt, also when the function panics.
+        /// Clears the current attempt when the function returns or panics.
         struct Over;
         impl Drop for Over {
             fn drop(&mut self) {

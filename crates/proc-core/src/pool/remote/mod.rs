@@ -1,9 +1,11 @@
-//! What an engine needs that carries calls to other machines; for `proc-cluster`, not for users.
+//! The interface for an engine that carries calls to other machines. It is for `proc-cluster`, not
+//! for users.
 //!
-//! Between machines a call is a [`Function`] and bytes. A function is named by its place in the
-//! image, so both sides must run the same build: the engine has to see to that, since what tells
-//! files apart on one machine (inode, time) does not on two. A call that slips through all the same
-//! is refused by the checks that every call passes. Sending bytes about is the engine's affair.
+//! Between machines, a call is a [`Function`] and bytes. A function is named by its position in the
+//! image, so both machines must run the same build. The engine has to make sure of that: the
+//! properties that tell files apart on one machine (inode, time) do not work between two machines.
+//! If a call of another build arrives all the same, the checks that every call passes refuse it.
+//! Sending bytes is the engine's task.
 
 mod attempt;
 
@@ -25,7 +27,7 @@ use crate::pool::worker;
 use crate::sys::image::Image;
 use crate::wire::{self, Message, Sink};
 
-/// A function, as told to the same build of the program on another machine.
+/// A function, named so that the same build of the program finds it on another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Function {
     offset: u64,
@@ -33,11 +35,12 @@ pub struct Function {
 }
 
 impl Function {
-    /// The name of a function that captures nothing; while it runs, `attempt` tells at what.
+    /// Returns the name of a function that captures nothing. While the function runs, `attempt`
+    /// returns the attempt that it belongs to.
     ///
     /// # Errors
     ///
-    /// Its code lies outside the image that holds this crate.
+    /// The function's code lies outside the image that contains this crate.
     pub fn of<F, A, R>(function: F) -> Result<Function, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
@@ -67,7 +70,8 @@ impl Function {
 ///
 /// # Errors
 ///
-/// serde's, and channel ends among the argument; nothing is appended then.
+/// The errors of serde, and an argument that holds channel ends or shared memory. Nothing is
+/// appended then.
 pub fn encode<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
     let mut sink = Sink::from(std::mem::take(out));
     let encoded = records::append(&mut sink, |out| match wire::encode_into(argument, out)? {
@@ -78,36 +82,36 @@ pub fn encode<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> 
     encoded.map_err(Error::encode_argument)
 }
 
-/// How many bytes the first record of `bytes` takes, if there is a whole one.
+/// The number of bytes of the first record of `bytes`, if there is a whole record.
 pub fn record_len(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
     records::take(&mut rest).map(|_| bytes.len() - rest.len())
 }
 
-/// Tasks that follow each other in a call.
+/// Consecutive tasks of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a> {
-    /// What is called.
+    /// The function to call.
     pub function: Function,
-    /// The call, for `attempt`.
+    /// The number of the call, for `attempt`.
     pub job: u128,
-    /// How often the tasks were handed out before, for `attempt`.
+    /// How many times the tasks were handed out before, for `attempt`.
     pub number: u32,
     /// The number of the first task.
     pub first: usize,
-    /// How many there are.
+    /// How many tasks there are.
     pub count: usize,
-    /// How many of them run one after the other in one worker.
+    /// How many of the tasks run one after another in one worker.
     pub chunksize: usize,
-    /// Their arguments, as [`encode`] wrote them, possibly by a stranger.
+    /// The tasks' arguments, as [`encode`] wrote them. They may come from an untrusted machine.
     pub arguments: &'a [u8],
-    /// How long each may run.
+    /// How long each task may run.
     pub timeout: Option<Duration>,
-    /// How often each is tried again.
+    /// How many times each task is tried again if it fails.
     pub retries: u32,
 }
 
-/// Gives a chunk to a pool; the result is every task's fate, for [`open`].
+/// Submits a chunk to a pool. The result holds the outcome of every task, for [`open`].
 ///
 /// # Errors
 ///
@@ -140,9 +144,9 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
     Ok(Task::new(&pool.scheduler, inbox, Box::new(gather)))
 }
 
-/// Takes back what was [`submit`]ted where no worker has come to it; whether it was so.
+/// Cancels what was [`submit`]ted if no worker has claimed any of it. Returns whether it did.
 ///
-/// Tasks of a chunk that was divided among workers are not taken back.
+/// A chunk that was divided among workers is not cancelled.
 pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
     task.withdraw()
 }
@@ -150,7 +154,7 @@ pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
 const VALUE: u8 = 0;
 const ERROR: u8 = 1;
 
-/// The fates of the tasks of a delivery, as bytes, and the number of the first.
+/// Encodes the outcomes of a delivery's tasks. Returns the number of the first task, and the bytes.
 fn close(delivery: Delivery) -> (usize, Vec<u8>) {
     let mut out = Sink::default();
     let (first, count, bytes, mut out_of_band, place) = match delivery {
@@ -209,7 +213,8 @@ fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
     let Ok(()) = copied;
 }
 
-/// Every task's fate, from what [`submit`] gave on another machine; the bytes may be anybody's.
+/// Decodes every task's outcome from the bytes that [`submit`] produced on another machine. The
+/// bytes may come from an untrusted machine.
 ///
 /// `settle` is called exactly once for each task, in order.
 pub fn open<R: Message>(
@@ -230,7 +235,7 @@ pub fn open<R: Message>(
     }
 }
 
-/// How many of the fates that [`submit`] gave are errors.
+/// How many of the outcomes that [`submit`] produced are errors.
 pub fn count_errors(mut fates: &[u8]) -> u64 {
     let tags = std::iter::from_fn(|| take(&mut fates).map(|(tag, _)| tag));
     tags.filter(|tag| *tag == ERROR).count() as u64
@@ -243,37 +248,42 @@ fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     Some((*tag, record))
 }
 
-/// The same error, with its place filled in where it was open.
+/// Adds task and host to the origin of an error, unless the error has them already.
 pub fn at(error: Error, task: Option<usize>, host: Option<&str>) -> Error {
     error.with_origin(Origin { task, host: host.map(str::to_owned), ..Origin::default() })
 }
 
-/// The error as bytes, which [`error_from_bytes`] reads on another machine.
+/// Encodes an error as bytes, which [`error_from_bytes`] decodes on another machine.
 pub fn error_to_bytes(error: &Error) -> Vec<u8> {
     error.to_bytes()
 }
 
-/// The error that became these bytes; rubbish is an error as well.
+/// Decodes an error. Bytes that are no error become an error that says so.
 pub fn error_from_bytes(bytes: &[u8]) -> Error {
     Error::from_bytes(bytes)
 }
 
-/// No fleet: no server, or nobody who could do the work.
+/// The error for a fleet that cannot work: there is no server, or no agent that could do the work.
 pub fn fleet_error(why: impl Into<String>) -> Error {
     Error::fleet(why)
 }
 
-/// Every machine that began it was lost.
+/// The error of a task if every machine that began it was lost.
 pub fn lost_error(why: impl Into<String>) -> Error {
     Error::lost(why)
 }
 
-/// A number or setting that makes no sense.
+/// The error for a number or a setting that makes no sense.
 pub fn invalid_error(why: impl Into<String>) -> Error {
     Error::invalid(why)
 }
 
-/// Taken back by the caller.
+/// The error of a task that its caller cancelled.
 pub fn cancelled_error() -> Error {
     Error::cancelled()
+}
+
+/// The error for a result that was taken before.
+pub fn already_taken_error() -> Error {
+    Error::already_taken()
 }

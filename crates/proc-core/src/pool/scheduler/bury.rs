@@ -1,5 +1,5 @@
-//! What a dead worker leaves behind: what it finished counts, what it was at fails, the rest is
-//! published again.
+//! Burying dead workers: settles the tickets that a worker had claimed when it died. Finished tasks
+//! are delivered, the task that was running fails, and the other tasks are published again.
 
 use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
@@ -16,13 +16,15 @@ use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
 use crate::pool::worker::LeaveReason;
 
-/// How often a slot's initializer may fail before it is believed.
+/// The number of failures in a row of a slot's initializer at which the slot is given up.
 const INITIALIZER_ATTEMPTS: u32 = 3;
 
-/// How often a slot's worker may die before it is ready without an initializer to blame.
+/// The number of workers in a row that die before they are ready, at which their slot is given up.
+/// Applies to pools without an initializer or state that could be to blame.
 const START_ATTEMPTS: u32 = 20;
 
-/// How many workers of a slot may end in a row without having begun a task, though they were ready.
+/// The number of workers in a row that become ready but exit before they begin a task, at which
+/// their slot is given up.
 const FRUITLESS_ATTEMPTS: u32 = 20;
 
 /// How a worker ended.
@@ -33,11 +35,11 @@ struct End<'a> {
 }
 
 impl Scheduler {
-    /// Settles what a dead worker left, and says what its slot is to have.
+    /// Settles what a dead worker left, and decides whether its slot gets another worker.
     pub(super) fn bury(&self, owner: Owner, exit: Exit, failure: Option<Error>, place: Origin) {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
-        // As long as it is known who did it.
+        // Collects first, while it is still known which worker finished what.
         self.collect_finished(&mut state, &mut deliveries);
         let slot = &mut state.slots[owner as usize];
         let was_ready = std::mem::take(&mut slot.ready);
@@ -50,14 +52,14 @@ impl Scheduler {
         slot.mail = None;
         slot.handle = None;
         let status = exit.status;
-        let death = failure.unwrap_or_else(|| self.config.limits.died(exit));
+        let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
         let death = death.with_origin(place.clone());
         let end = End { death: &death, place: &place, kill_reason: kill_reason.as_ref() };
         let begun = self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
         let keeps = self.keeps(&state, owner);
         let mut broken = None;
-        // Who had nothing to do, was killed by us, or went down with its fork server, was not to
-        // blame.
+        // A worker is not to blame if it was idle, if we killed it, or if it died with its fork
+        // server (then it has no status).
         let is_blamed =
             leaving != Some(LeaveReason::Idle) && kill_reason.is_none() && status.is_some();
         let slot = &mut state.slots[owner as usize];
@@ -88,7 +90,7 @@ impl Scheduler {
             ),
             _ => blamed,
         };
-        // One that went down with its fork server was not to blame.
+        // A worker that died with its fork server has no status, and was not to blame.
         let unasked = keeps && leaving.is_none() && kill_reason.is_none() && status.is_some();
         if unasked && let Some(error) = self.count_death(&mut state, &blamed) {
             state.take_in(&mut deliveries);
@@ -99,20 +101,21 @@ impl Scheduler {
             self.end(&mut state, Some(error));
         }
         self.pump(&mut state);
-        // A message sent to the dead worker woke nobody.
+        // A message sent to the dead worker woke nobody: wake another worker.
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
         unlock(state, deliveries);
-        // The dead worker may have promised a message that it did not live to send.
+        // The dead worker may have owed us a message about a finished ticket and died before
+        // sending it.
         self.listen();
         if let Some(slot_state) = broken {
             self.give_up_slot(owner, slot_state, blamed);
         }
     }
 
-    /// Settles what a worker left that came to nothing before its pid was known: its fork server may
-    /// have died in between. It may have begun a task by then.
+    /// Settles what a worker left if its start failed before its pid was known, for example because
+    /// its fork server died. By then, the worker may have begun a task.
     pub(super) fn write_off(&self, owner: Owner) {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
@@ -128,7 +131,8 @@ impl Scheduler {
         unlock(state, deliveries);
     }
 
-    /// Settles all that a dead worker had claimed; whether it had begun any of it.
+    /// Settles all tickets that a dead worker had claimed. Returns whether the worker had begun a
+    /// task of any of them.
     fn settle_all_claimed(
         &self,
         state: &mut State,
@@ -153,7 +157,8 @@ impl Scheduler {
         begun
     }
 
-    /// Notes that a worker died of itself; the error that ends the pool if too many did.
+    /// Notes that a worker died by itself. Returns the error that ends the pool if too many workers
+    /// did.
     fn count_death(&self, state: &mut State, death: &Error) -> Option<Error> {
         let Intensity { restarts, period } = self.config.intensity?;
         let now = Instant::now();
@@ -163,8 +168,8 @@ impl Scheduler {
         too_many.then(|| Error::restarts(restarts, period, death.clone()))
     }
 
-    /// Settles a ticket that a dead worker had claimed: what it finished counts, the task it was at
-    /// fails, and what it had not begun is published again.
+    /// Settles a ticket that a dead worker had claimed: finished tasks are delivered, the task that
+    /// was running fails or is tried again, and the tasks that were not begun are published again.
     fn settle_claimed(
         &self,
         state: &mut State,
@@ -186,7 +191,8 @@ impl Scheduler {
             .and_then(|kill_reason| kill_reason.error_of(&inbox, in_flight.first + done))
             .is_some()
         {
-            // It was stopped before it began the task, which has had its time all the same.
+            // The worker was killed because this task's time was up. The task counts as begun even
+            // if the worker had not begun it.
             begun = (done + 1).min(in_flight.count);
         }
         if done > 0 {
@@ -202,7 +208,7 @@ impl Scheduler {
             deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
         }
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
-        // Arguments lie in memory that the dead worker could write: read once, checked.
+        // Arguments lie in memory that the dead worker could write to: read once, then checked.
         let arguments = read_arguments(&state.arena, in_flight);
         let mut rest = &arguments[..];
         let mut whole = (0..done).all(|_| records::take(&mut rest).is_some());
@@ -217,7 +223,7 @@ impl Scheduler {
             let error = match end.kill_reason.map(|kill_reason| kill_reason.error_of(&inbox, task))
             {
                 Some(Some(error)) => Some(error),
-                // We killed the worker, and not because of this task.
+                // We killed the worker, but not because of this task: run the task again.
                 Some(None) if can_repeat => None,
                 _ => Some(end.death),
             };
@@ -263,7 +269,7 @@ impl Scheduler {
     }
 
     /// Whether the board still shows what was published. A worker that dies may have overwritten
-    /// it.
+    /// the board.
     pub(super) fn is_sane(&self, state: &State) -> bool {
         state.in_flight.iter().all(|(ticket, in_flight)| {
             in_flight.owner.is_some()

@@ -1,4 +1,4 @@
-//! Stopping what runs: tasks that are cancelled, and tasks that have had their time.
+//! Stopping tasks: the tasks of cancelled calls, and tasks whose timeout has passed.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,11 +11,12 @@ use crate::pool::board::{Owner, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
-/// How often running tasks' timeouts are looked at.
+/// How often the timeout watcher checks the timeouts of running tasks.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Scheduler {
-    /// Takes back a call: what is not begun never runs, what runs is stopped. False if it was done.
+    /// Cancels a call: tasks that have not begun never run, and workers that run its tasks are
+    /// killed. Returns false if the call was done or cancelled before.
     pub(crate) fn cancel(&self, inbox: &Arc<Inbox>) -> bool {
         if !self.is_ours() {
             return false;
@@ -27,7 +28,7 @@ impl Scheduler {
         let running = state.in_flight.values().any(|in_flight| {
             Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band
         });
-        // One that was cancelled before may still be on its way out.
+        // The tasks of a call that was cancelled before may run until their workers are dead.
         let cancelled = (queued || running) && !inbox.is_closed();
         if cancelled {
             state.wakers.extend(inbox.discard(Error::cancelled()));
@@ -46,7 +47,8 @@ impl Scheduler {
         cancelled
     }
 
-    /// Takes back a call of one ticket that no worker has claimed; whether it was so.
+    /// Cancels a call if no worker has claimed any of it. Returns whether it did. A call that was
+    /// split into several tickets is not cancelled.
     pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
         if !self.is_ours() {
             return false;
@@ -74,7 +76,7 @@ impl Scheduler {
         unclaimed
     }
 
-    /// The claimed tickets that are not settled, with their owners.
+    /// The tickets that are claimed and not settled, with their owners.
     fn running(&self, state: &State) -> Vec<(TicketId, Owner)> {
         let owner = |(ticket, in_flight): (&TicketId, &InFlight)| {
             let owner = in_flight.owner.or_else(|| self.board.claimer(*ticket, in_flight.position));
@@ -83,14 +85,14 @@ impl Scheduler {
         state.in_flight.iter().filter_map(owner).collect()
     }
 
-    /// Starts the thread that watches over timeouts, unless it runs.
+    /// Starts the timeout watcher, the thread that checks timeouts, unless it runs already.
     pub(super) fn start_timeout_watcher(self: &Arc<Self>, state: &mut State) -> Result<(), Error> {
         if std::mem::replace(&mut state.timeout_watcher, true) {
             self.timed.notify_all();
             return Ok(());
         }
         let scheduler = Arc::clone(self);
-        let name = format!("{}-warden", self.config.name);
+        let name = format!("{}-timeouts", self.config.name);
         let thread = sys::spawn_thread(&name, sys::SMALL_STACK, move || scheduler.watch());
         match thread {
             Ok(thread) => {
@@ -104,17 +106,18 @@ impl Scheduler {
         }
     }
 
-    /// Sees to it that somebody looks after work for which no thread waits.
+    /// Starts the timeout watcher for a future. No thread waits for the future's work, so no other
+    /// thread would check the board for it.
     pub(crate) fn watch_over_futures(self: &Arc<Self>) {
         if self.is_ours() {
             let mut state = self.lock();
-            // Where no thread can be had, the work is looked after by whoever calls next.
+            // If no thread can be started, the next thread that waits for a call checks the board.
             let _ = self.start_timeout_watcher(&mut state);
         }
     }
 
-    /// Kills workers whose task has had its time, and wakes others for work that a stopped one does
-    /// not do, until the pool is over.
+    /// Runs the timeout watcher until the pool has ended: kills workers whose task has exceeded its
+    /// timeout, and wakes other workers for published work that a stopped worker does not claim.
     fn watch(&self) {
         let mut state = self.lock();
         while !matches!(state.phase, Phase::Over(_)) && state.supervisors > 0 {
@@ -145,7 +148,7 @@ impl Scheduler {
             let runs = progress.begun > progress.done && progress.began_at > 0;
             let is_late = match runs {
                 true => ran >= timeout,
-                // A worker goes on from task to task without delay, unless it is stopped.
+                // A worker goes from one task to the next without delay, unless it is stopped.
                 false => {
                     (progress.done as usize) < in_flight.count
                         && in_flight.waits(progress.done, timeout)
@@ -161,8 +164,8 @@ impl Scheduler {
         self.fail_the_neglected(state);
     }
 
-    /// Fails tasks that are due, as workers are free, and that nobody takes within their time; ends
-    /// these workers.
+    /// Fails tasks that no worker claims within their timeout although workers are free. Kills
+    /// those workers.
     fn fail_the_neglected(&self, state: &mut State) {
         let at_work: Vec<Owner> = self.running(state).into_iter().map(|(_, owner)| owner).collect();
         let is_free = |owner: &Owner| {
@@ -186,14 +189,14 @@ impl Scheduler {
         }
         for (ticket, timeout) in neglected {
             if self.fail_unclaimed(state, ticket, timeout) {
-                // One of them may have taken something by now: that is run again.
+                // One of these workers may have claimed a task by now. Such a task is run again.
                 free.iter().for_each(|owner| state.kill(*owner, KillReason::Worker));
             }
         }
     }
 
-    /// Fails the first task of a ticket that nobody has claimed, and lets the others wait for their
-    /// turn; false if somebody has claimed it by now.
+    /// Fails the first task of a ticket that no worker has claimed, and queues the ticket's other
+    /// tasks. Returns false if a worker has claimed the ticket by now.
     fn fail_unclaimed(&self, state: &mut State, ticket: TicketId, timeout: Duration) -> bool {
         let Some(in_flight) = state.in_flight.get(&ticket) else { return false };
         if !self.board.retract(ticket, in_flight.position) {
@@ -221,8 +224,8 @@ impl Scheduler {
 }
 
 impl InFlight {
-    /// Whether nothing has come of it for as long as `timeout` since it was first found with so
-    /// many tasks done, and nobody at the next.
+    /// Whether the ticket has made no progress for `timeout`. The time counts from the first call
+    /// that found `done` tasks done and none running.
     fn waits(&mut self, done: u32, timeout: Duration) -> bool {
         match self.stuck {
             Some((then, since)) if then == done => since.elapsed() >= timeout,

@@ -1,6 +1,6 @@
-//! Results on their way from the board to inboxes.
+//! Collecting: moves results from the board to the inboxes of their calls.
 //!
-//! A ticket is taken out of use once all of its tasks are delivered, or published again.
+//! A ticket goes out of use when all of its tasks are delivered or queued again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use crate::pool::records;
 use crate::wire::{LARGE, Payload};
 
 impl Scheduler {
-    /// Sees to it that somebody is told of the next finished ticket, unless somebody looks anyway.
+    /// Asks for a message about the next finished ticket, unless a thread polls anyway. Collects
+    /// the tickets that are finished already.
     pub(super) fn listen(&self) {
         while self.lookers.load(Ordering::SeqCst) == 0 && !self.board.listen() {
             self.collect();
         }
     }
 
-    /// Takes what workers have finished and delivers it.
+    /// Collects finished tickets, delivers their results and publishes more work.
     pub(crate) fn collect(&self) {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
@@ -37,7 +38,8 @@ impl Scheduler {
         }
     }
 
-    /// Settles a ticket whose worker says it is finished.
+    /// Settles a ticket whose worker says that it is finished. If some of its out-of-band results
+    /// have not come yet, the last of them settles the ticket later.
     pub(super) fn settle_finished(
         &self,
         state: &mut State,
@@ -47,7 +49,7 @@ impl Scheduler {
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
         let progress = self.board.progress(ticket);
         if progress.done as usize != in_flight.count {
-            return; // not what a worker of ours writes; its death will settle it
+            return; // only a corrupt worker writes this; its death settles the ticket
         }
         if in_flight.out_of_band.len() < progress.out_of_band as usize {
             in_flight.waits_for_out_of_band = true;
@@ -68,7 +70,7 @@ impl Scheduler {
             ..Origin::default()
         };
         if let Some(slot) = owner.and_then(|owner| state.slots.get_mut(owner as usize)) {
-            // That it is ready may be a message that nobody has read yet.
+            // The message that the worker is ready may still be unread.
             (slot.ready, slot.has_worked) = (true, true);
         }
         let retries = in_flight.attempts < in_flight.inbox.options.retries;
@@ -98,10 +100,10 @@ impl Scheduler {
         deliveries.push((in_flight.inbox, delivery));
     }
 
-    /// Takes the panicked ones of a chunk's first `count` tasks out of its results, to be tried
-    /// again.
+    /// Queues those of a chunk's first `count` tasks that panicked, to be tried again.
     ///
-    /// Returns the results of the others, one delivery each.
+    /// Returns the results of the other tasks, one delivery each. Returns `None` if no task of the
+    /// chunk may be tried again.
     pub(super) fn retry_panicked(
         &self,
         state: &mut State,
@@ -126,7 +128,8 @@ impl Scheduler {
             let argument = records::take(&mut arguments);
             let before = rest;
             let Some(outcome) = records::take_result(&mut rest) else {
-                // Rubbish from here on, which is told of each.
+                // All records from here on are corrupt. Whoever decodes this delivery gets an error
+                // for each of their tasks.
                 let (bytes, out_of_band, place) =
                     (Vec::new().into(), HashMap::new(), place.clone());
                 let count = count - index as usize;
@@ -151,7 +154,7 @@ impl Scheduler {
     }
 }
 
-/// Whether a task panicked; a long message is sent out of band like any long result.
+/// Whether a task panicked. A long panic message is sent out of band, like any long result.
 fn is_panic(outcome: &records::Outcome<&[u8]>, out_of_band: Option<&Payload>) -> bool {
     match outcome {
         records::Outcome::Fault(Fault::Panicked(_)) => true,

@@ -1,9 +1,13 @@
-//! What keeps a pool going: publishing work, collecting results, and replacing the dead.
+//! The scheduler, the engine of a pool in the parent: it publishes work, collects results and
+//! replaces dead workers.
 //!
-//! Each worker has an *supervisor*, a thread that reads the worker's reports, nearly always asleep.
-//! It collects results when told, and when its worker has ended it settles what the worker left and
-//! starts the next one. Whoever waits for results collects too, so that a quick task wakes nobody.
-//! All bookkeeping is in [`State`], under one lock; results are delivered after it is released.
+//! Each slot has a *supervisor*: a thread that reads its worker's reports and is asleep most of the
+//! time. The supervisor collects results when the worker asks for that. When the worker has exited,
+//! the supervisor settles the tasks that the worker had claimed, and starts the next worker. A
+//! thread that waits for results collects them too, so that a quick task wakes no supervisor.
+//!
+//! [`State`] holds all bookkeeping under one lock. Waiting callers are told of their results after
+//! the lock is released.
 
 mod bury;
 mod cancel;
@@ -24,29 +28,32 @@ use nix::sys::signal::Signal;
 pub(crate) use self::state::{Initializer, Intensity, PoolConfig, Recipes, Scheduler};
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
-use crate::forkserver::streams::Streams;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
 use crate::pool::board::{Board, Layout, Owner};
 use crate::pool::job::{Delivery, Inbox};
 use crate::{panics, sys};
 
-/// How long a worker that was asked to end may take before it is killed.
+/// How long [`Scheduler::terminate`] waits for workers to exit before it kills them.
 const TERMINATE_GRACE_PERIOD: Duration = Duration::from_millis(500);
 
-/// How often whoever waits looks for results before it sleeps.
+/// How many times a waiting thread polls for results before it sleeps.
 const MAX_SPINS: u32 = 400;
 
 impl Scheduler {
-    /// Makes the pool and starts its workers; if one cannot be started, ends the others.
+    /// Builds the pool and starts its workers. If one cannot be started, terminates the others.
     pub(crate) fn build(config: PoolConfig, recipes: Recipes) -> Result<Arc<Scheduler>, Error> {
-        let fork_server = match config.context {
+        let fork_server = match config.start_method {
             StartMethod::Fork => {
                 let keep = |fork_server: &Arc<ForkServer>| Ok(Arc::clone(fork_server));
-                Some(start_method::with_fork_server(StartMethod::Fork, &Streams::default(), keep)?)
+                Some(start_method::with_fork_server(
+                    StartMethod::Fork,
+                    &config.attributes.stdio,
+                    keep,
+                )?)
             }
             _ => None,
         };
-        // The program may have set a hook of its own since `init`.
+        // The program may have set a panic hook of its own since `init`.
         panics::install_hook();
         let layout = Layout::for_workers(config.processes);
         let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
@@ -80,7 +87,7 @@ impl Scheduler {
         result.map(|()| scheduler)
     }
 
-    /// Accepts no more calls; workers end when all work is done.
+    /// Accepts no more calls. Workers exit when all accepted work is done.
     pub(crate) fn close(&self) {
         if !self.is_ours() {
             return;
@@ -93,8 +100,8 @@ impl Scheduler {
         unlock(state, Vec::new());
     }
 
-    /// Waits until every worker has ended. False if the pool was not closed, which would be for
-    /// ever.
+    /// Waits until every worker has exited. Returns false at once if the pool is not closed,
+    /// because the wait would never end.
     pub(crate) fn join(&self) -> Result<bool, Error> {
         self.check_maker()?;
         let state = self.lock();
@@ -114,13 +121,15 @@ impl Scheduler {
         failed
     }
 
-    /// Ends the workers, the idle by a word, the busy by SIGTERM and after a grace by SIGKILL.
+    /// Ends all workers and waits for them. Idle workers are woken and exit by themselves. Busy
+    /// workers, and workers that are not ready yet, get SIGTERM. Workers that remain after
+    /// [`TERMINATE_GRACE_PERIOD`] get SIGKILL.
     pub(crate) fn terminate(&self) {
         if !self.is_ours() {
             return;
         }
         let mut state = self.lock();
-        // What is finished by now counts.
+        // Tasks that are finished by now still deliver their results.
         let mut deliveries = Vec::new();
         self.collect_finished(&mut state, &mut deliveries);
         state.take_in(&mut deliveries);
@@ -147,7 +156,8 @@ impl Scheduler {
             if left.is_zero() {
                 for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
                     handle.signal(Signal::SIGKILL);
-                    // A fork server that is stopped passes nothing on; its end is its children's.
+                    // A stopped fork server passes no signals on to its workers. When it is killed,
+                    // its workers die with it.
                     if hopeless < Instant::now() {
                         handle.kill_fork_server();
                     }
@@ -163,9 +173,9 @@ impl Scheduler {
         self.let_go();
     }
 
-    /// When no worker will be started any more: drops what they were to be started with, since
-    /// somebody may wait for the end of a channel that is part of it, and ends the pool's own
-    /// fork servers.
+    /// Drops what new workers would be started with, and ends the pool's own fork servers. Called
+    /// when no more workers will be started. A recipe may hold one end of a channel, and somebody
+    /// may wait until that end is closed.
     fn let_go(&self) {
         let lock = |mutex: &Mutex<Option<Arc<ForkServer>>>| {
             mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -178,9 +188,10 @@ impl Scheduler {
         }
     }
 
-    /// Waits for the next delivery to `inbox`; `None` if the deadline comes first.
+    /// Waits for the next delivery to `inbox`. Returns `None` if the deadline passes first.
     ///
-    /// Who can do nothing before there are results of `wanted` tasks is not woken for each.
+    /// Wakes only when results of `wanted` tasks have arrived, or many bytes of results: a caller
+    /// that can do nothing with fewer is not woken for each task.
     pub(crate) fn wait(
         &self,
         inbox: &Inbox,
@@ -197,8 +208,8 @@ impl Scheduler {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            // Sleep is ended by a delivery; looking now and then as well costs nothing, and no
-            // defect of a worker can make it last for ever.
+            // A delivery ends the sleep. The thread also wakes now and then to check the board:
+            // that costs nothing, and no defect of a worker can then make the sleep last forever.
             let belt = Instant::now() + RECHECK_INTERVAL;
             inbox.sleep(wanted, Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
             if belt <= Instant::now() {
@@ -207,8 +218,8 @@ impl Scheduler {
         }
     }
 
-    /// Ends the pool if a worker, dead or alive, has overwritten the board; wakes all workers that
-    /// sleep while there is work.
+    /// Ends the pool if a worker, dead or alive, has overwritten the board. Also wakes all sleeping
+    /// workers if published work waits.
     fn check_board(&self) {
         let mut state = self.lock();
         self.wake_for_neglected(&mut state);
@@ -221,7 +232,8 @@ impl Scheduler {
         unlock(state, Vec::new());
     }
 
-    /// Looks for results some while, collecting them itself, before it leaves that to messages.
+    /// Polls for results for a short time, and collects them itself. After that, the caller relies
+    /// on messages from workers.
     fn look(&self, inbox: &Inbox) -> Option<Result<Delivery, Error>> {
         if let Some(delivery) = inbox.poll() {
             return Some(delivery);
@@ -240,13 +252,16 @@ impl Scheduler {
         found.or_else(|| inbox.poll())
     }
 
-    /// Runs `look`, which collects what is finished by itself: workers need send no messages.
+    /// Runs `look`, a function that collects finished tickets by itself. Meanwhile workers need to
+    /// send no messages about finished tickets.
     pub(crate) fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
-        /// A looker, until it leaves, be it by a panic.
+        /// A thread that polls. It is counted in `lookers` until it stops, even if it stops by a
+        /// panic.
         struct Looker<'a>(&'a Scheduler);
         impl Drop for Looker<'_> {
             fn drop(&mut self) {
-                // What is looked for may be user code that forks.
+                // `look` may run user code, and user code may fork. The copy must leave the pool
+                // alone.
                 if self.0.is_ours() {
                     self.0.lookers.fetch_sub(1, Ordering::SeqCst);
                     self.0.listen();
@@ -262,22 +277,24 @@ impl Scheduler {
         look()
     }
 
-    /// Collects what is finished, if anything is.
+    /// Collects results, if there may be anything to collect or more to publish.
     pub(crate) fn collect_if_any(&self) {
         if !self.is_ours() {
             return;
         }
-        // With a bound on memory, what came back from whoever decoded results makes room for more.
+        // In a pool with a memory limit, a block whose results were decoded makes room for more
+        // work.
         if self.board.has_news() || (self.config.memory.is_some() && self.returned.any()) {
             self.collect();
         }
     }
 }
 
-/// Waits until threads that have nothing left to do are gone, for whoever counts threads next.
+/// Waits until threads that have nothing left to do are gone, so that code which counts the threads
+/// of this process next does not count them.
 fn end_threads(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
-        // An supervisor that panicked has said so on stderr; the others are to be waited for.
+        // `join` fails only if the supervisor panicked. Then its message is on stderr already.
         let _ = thread.join();
     }
 }

@@ -1,4 +1,6 @@
-//! From queues to the board: cutting chunks, writing them, waking sleepers, taking back.
+//! Publishing: cuts chunks from task queues, writes them into shared memory, puts them on the board
+//! and wakes sleeping workers. Takes work back, too: tickets that no worker has claimed, and
+//! claimed tasks that their claimer has not taken.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,18 +14,21 @@ use crate::pool::job::{ChunkCut, Inbox, LargeArg, TaskQueue};
 use crate::pool::records;
 use crate::wire::Lender;
 
-/// The most room that a chunk gets for large results; what does not fit comes by message.
+/// Upper bound on the room that a chunk gets because earlier results were large. A result that does
+/// not fit is sent out of band.
 const MAX_ROOM_BYTES: usize = 16 << 20;
 
-/// The most room for results as large as their arguments: of huge ones, nothing is wasted on a
-/// guess.
+/// Upper bound on the room reserved by the guess that a result is as large as its argument. For
+/// larger arguments, a wrong guess would waste too much memory.
 const MAX_GUESSED_BYTES: usize = 1 << 30;
 
-/// Memory in use above which large results are copied out at once, twice.
+/// With more than half of this in use, large results are copied out of shared memory at once, which
+/// costs a second copy, instead of being lent. The memory limit of a pool replaces this number.
 const MAX_LENT_BYTES: usize = 512 << 20;
 
-/// So many bytes are enough to have ready, at least and for each worker: more would only cost
-/// memory, and be out of the processor's caches before it is read.
+/// Encoded bytes that are enough to have ready: this many, or [`ENOUGH_BYTES_EACH`] for each worker
+/// if that is more. More than enough would only cost memory, and would have left the processor's
+/// caches before a worker reads it.
 const ENOUGH_BYTES: usize = 16 << 20;
 const ENOUGH_BYTES_EACH: usize = 4 << 20;
 
@@ -32,7 +37,7 @@ impl Lender for Scheduler {
         let room = results.map_or(len.min(MAX_GUESSED_BYTES), |size| size.min(MAX_ROOM_BYTES));
         let len =
             len.checked_add(room.min(self.most_room(len)) + records::MIN_RESULT_BYTES + 16)?;
-        // A copy of the process that built the pool has no business in its memory.
+        // A forked copy of the process that built the pool must not touch the pool's memory.
         let mut state = self.is_ours().then(|| self.lock())?;
         if self.spare(&mut state) < len {
             return None;
@@ -41,14 +46,15 @@ impl Lender for Scheduler {
         Some(state.arena.lease(block))
     }
 
-    /// Beside an argument there is always room for the note that its result is sent out of band.
+    /// Beside an argument, a block always has room for the note that the result is sent out of
+    /// band.
     fn spare(&self) -> usize {
         records::MIN_RESULT_BYTES
     }
 }
 
 impl Scheduler {
-    /// Calls everything off: open tasks fail, workers are to go.
+    /// Ends the pool: open calls fail with `cause`, and workers are dismissed.
     pub(super) fn end(&self, state: &mut State, cause: Option<Error>) {
         if matches!(state.phase, Phase::Over(_)) {
             return;
@@ -69,21 +75,22 @@ impl Scheduler {
         self.called.notify_all();
     }
 
-    /// Wakes all workers that sleep if work waits: the one that was woken for it may be stopped.
+    /// Wakes all sleeping workers if published work waits. The worker that was woken for that work
+    /// may have been stopped by a signal.
     pub(super) fn wake_for_neglected(&self, state: &mut State) {
         if self.board.has_ready() {
             self.wake(state, usize::MAX);
         }
     }
 
-    /// Gives back a ticket and its block.
+    /// Takes a ticket out of use, and releases its block.
     pub(super) fn retire(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
         let in_flight = self.take_out(state, ticket)?;
         state.arena.release(in_flight.block);
         Some(in_flight)
     }
 
-    /// Gives back a ticket; its block is the caller's.
+    /// Takes a ticket out of use. The caller becomes the owner of its block.
     pub(super) fn take_out(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
         let in_flight = state.in_flight.remove(&ticket)?;
         self.board.forget_claim(ticket, in_flight.position);
@@ -92,7 +99,7 @@ impl Scheduler {
         Some(in_flight)
     }
 
-    /// Takes over a call's tasks.
+    /// Accepts a queue of a call's tasks, and publishes as many of them as possible.
     pub(crate) fn submit(self: &Arc<Self>, queue: TaskQueue) -> Result<(), Error> {
         self.check_maker()?;
         let mut state = self.lock();
@@ -115,20 +122,21 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Forgets what was not handed out yet of a call that nobody waits for.
+    /// Abandons a call that nobody waits for: drops its queues, and takes back its tickets that no
+    /// worker has claimed.
     pub(crate) fn drop_queues(&self, inbox: &Arc<Inbox>) {
         if !self.is_ours() {
             return;
         }
         let mut state = self.lock();
-        // Nobody waits for it, so nobody is to be woken.
+        // Nobody waits for the call, so the waker is not called.
         let _ = inbox.discard(Error::cancelled());
         self.withdraw(&mut state, inbox);
         self.pump(&mut state);
         unlock(state, Vec::new());
     }
 
-    /// Takes back what no worker has claimed of a call.
+    /// Takes back all tasks of a call that no worker has claimed.
     pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
         state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
         let theirs = |in_flight: &InFlight| Arc::ptr_eq(&in_flight.inbox, inbox);
@@ -148,11 +156,14 @@ impl Scheduler {
         }
     }
 
-    /// Publishes what can be published, and wakes as many sleepers as can take a step of it.
+    /// Publishes all that can be published, and wakes a sleeping worker for each grain of it. If a
+    /// worker is starving, steals tasks for the sleepers that are left. Then fills vacant slots if
+    /// there is more work than workers, and dismisses all workers of a closing pool that has no
+    /// work left.
     pub(super) fn pump(&self, state: &mut State) {
         let starving = self.board.take_starving();
         self.publish_all(state);
-        // Those who sleep on had no step of that.
+        // Workers that are still asleep got none of what was just published.
         if starving && self.share(state) {
             self.publish_all(state);
         }
@@ -180,8 +191,8 @@ impl Scheduler {
         }
     }
 
-    /// Takes back, for workers that sleep, what others have claimed and not begun. False if
-    /// nothing.
+    /// Steals tasks for sleeping workers: takes back tasks that other workers have claimed but not
+    /// taken, and queues them. Returns false if there were none.
     fn share(&self, state: &mut State) -> bool {
         let before = state.queues.len();
         let mut sleepers = match state.phase {
@@ -205,14 +216,15 @@ impl Scheduler {
         state.queues.len() > before
     }
 
-    /// Takes back what a claimer can spare, and how many steps that is.
+    /// Takes back the tasks that a claimer can spare. Returns them as a queue, with their number of
+    /// grains.
     fn take_share(&self, state: &mut State, ticket: TicketId) -> Option<(TaskQueue, usize)> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
         let limit =
             self.board.split(ticket, in_flight.chunk.count, in_flight.chunk.grain)? as usize;
         let tasks = in_flight.first + limit..in_flight.first + in_flight.count;
         (in_flight.count, in_flight.chunk.count) = (limit, limit as u32);
-        // Arguments lie in memory that workers can write: read once, checked.
+        // Arguments lie in memory that workers can write to: read once, then checked.
         let arguments = read_arguments(&state.arena, in_flight);
         let inbox = Arc::clone(&in_flight.inbox);
         let rest = TaskQueue::rest(in_flight.chunk.name, &inbox, tasks, arguments, limit);
@@ -225,8 +237,8 @@ impl Scheduler {
         Some((queue, grains))
     }
 
-    /// Publishes the next chunk, if there is one and a place for it; how many workers could take a
-    /// step of it.
+    /// Publishes the next chunk, if there is one and if there is room for it. Returns its number of
+    /// grains, which is how many workers could run a part of it.
     fn publish_one(&self, state: &mut State) -> Option<usize> {
         if matches!(state.phase, Phase::Over(_)) {
             return None;
@@ -236,8 +248,8 @@ impl Scheduler {
         }
         let workers = self.processes();
         let queue = state.queues.front()?;
-        // Chunks that adapt are published just ahead of the workers, so that they can; and so are
-        // the first ones, until it is known how much room results need.
+        // A chunk whose size adapts to measurements is published only just ahead of the workers, so
+        // that it can adapt. So are the first chunks, until it is known how much room results need.
         let settled = queue.is_one_chunk() && queue.inbox.result_size().is_some();
         let ahead = if settled { usize::MAX } else { 2 * workers + 2 };
         if state.in_flight.len() >= ahead {
@@ -270,7 +282,7 @@ impl Scheduler {
         }
     }
 
-    /// Cuts a chunk and writes it into a block.
+    /// Cuts a chunk from a queue and writes it into a block.
     fn prepare(
         &self,
         state: &mut State,
@@ -289,8 +301,8 @@ impl Scheduler {
         let (block, arguments) = if let Some(LargeArg { lease, len }) = parcel {
             (lease.keep(), len as u64)
         } else {
-            // Results are as large as arguments, or as they were so far; what does not fit comes by
-            // message.
+            // Results are expected to be as large as the arguments, or as earlier results. A result
+            // that does not fit is sent out of band.
             let likely = size.saturating_mul(count).min(MAX_ROOM_BYTES);
             let room =
                 bytes.len().min(MAX_GUESSED_BYTES).max(likely).min(self.most_room(bytes.len()));
@@ -331,7 +343,7 @@ impl Scheduler {
         })
     }
 
-    /// A block, in a region that the workers know, or are told of.
+    /// Allocates a block. If its region is new, sends the region to all workers.
     fn allocate(&self, state: &mut State, len: usize) -> io::Result<Block> {
         let block = state.arena.allocate(len)?;
         let announced = state.announce();
@@ -341,20 +353,20 @@ impl Scheduler {
         announced.map(|()| block)
     }
 
-    /// How many bytes of shared memory chunks may still take.
+    /// How many bytes of shared memory chunks may still take under the pool's memory limit.
     fn spare(&self, state: &mut State) -> usize {
         let Some(bound) = self.config.memory else { return usize::MAX };
-        // Blocks are rounded up, by a quarter at most or to the smallest.
+        // Allocation rounds a block up by at most a quarter, or to the smallest block.
         (bound.saturating_sub(state.arena.used()) / 5 * 4).saturating_sub(MIN_BLOCK_BYTES)
     }
 
-    /// How much room results may have beside so many bytes of arguments.
+    /// How much room the memory limit allows for results beside so many bytes of arguments.
     fn most_room(&self, arguments: usize) -> usize {
         self.config.memory.map_or(usize::MAX, |bound| bound.saturating_sub(arguments))
     }
 
-    /// Whether a call that has `open` chunks on their way is to wait before it encodes more: as
-    /// much is encoded as may be, or as is enough to keep all workers busy.
+    /// Whether a call with `open` chunks in flight should stop encoding for now: the memory limit
+    /// is reached, or there is enough to keep all workers busy.
     pub(crate) fn is_full(&self, open: usize) -> bool {
         let workers = self.processes();
         let enough = ENOUGH_BYTES.max(workers * ENOUGH_BYTES_EACH);
@@ -368,14 +380,16 @@ impl Scheduler {
         state.arena.used().saturating_add(waiting) >= bound
     }
 
-    /// Whether large results may stay where they are until they are decoded.
+    /// Whether large results may stay in shared memory until they are decoded.
     ///
-    /// They may not take what chunks need: whoever is to decode them may be waiting for these.
+    /// Lent results must not take the memory that chunks need: the caller that is to decode the
+    /// results may itself be waiting for those chunks.
     pub(super) fn may_lend(&self, arena: &mut Arena) -> bool {
         arena.used() <= self.config.memory.unwrap_or(MAX_LENT_BYTES) / 2
     }
 
-    /// Counts tickets that can be shared, and tells workers whether there are any.
+    /// Adds `change` to the number of stealable tickets if `is_one`. Tells workers when there are
+    /// some now, or none any more.
     pub(super) fn count_stealable(&self, state: &mut State, is_one: bool, change: isize) {
         if is_one {
             let before = state.stealable;

@@ -1,7 +1,8 @@
-//! The slots of a pool: whether each has a worker, who is called when work comes, how many there
-//! are.
+//! The worker slots of a pool: which of them have workers, which are filled when work comes, and
+//! how many there are.
 //!
-//! A slot's supervisor waits here while the slot is empty, so that calling a worker is a word to it.
+//! While a slot is empty, its supervisor thread blocks here. To fill the slot, the pool only has to
+//! notify that thread.
 
 use std::io;
 use std::ops::Range;
@@ -22,13 +23,13 @@ impl State {
         slot.slot_state = slot_state;
     }
 
-    /// The numbers of all slots that there ever were.
+    /// The numbers of all slots, including those beyond the pool's present size.
     pub(super) fn owners(&self) -> Range<Owner> {
         0..self.slots.len() as Owner
     }
 
-    /// Ends a worker, once. A worker that is only being started may have claimed a task already: it
-    /// is ended as soon as its pid is known.
+    /// Kills a worker, once. A worker that is still being started may have claimed a ticket
+    /// already: it is killed as soon as its pid is known.
     pub(super) fn kill(&mut self, owner: Owner, kill_reason: KillReason) {
         if let Some(slot) = self.slots.get_mut(owner as usize)
             && slot.kill_reason.is_none()
@@ -44,12 +45,12 @@ impl State {
         Origin { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Origin::default() }
     }
 
-    /// Tells workers of the regions that they do not know, in order.
+    /// Tells each worker of the regions that it does not know yet, in order.
     ///
     /// # Errors
     ///
-    /// There are no descriptors, or a message cannot be sent; what was not told is told the next
-    /// time.
+    /// There are no descriptors, or a message cannot be sent. The regions that were not sent are
+    /// sent the next time.
     pub(super) fn announce(&mut self) -> io::Result<()> {
         let regions = self.arena.regions();
         if self.announced == regions.len() {
@@ -58,7 +59,8 @@ impl State {
         for slot in &mut self.slots {
             let Some(mail) = &slot.mail else { continue };
             for region in &regions[slot.regions.min(regions.len())..] {
-                // A worker that is gone needs no region: its successor is told all at its start.
+                // If the worker is gone, that is no error: its successor is told all regions at its
+                // start.
                 let sent = mail.send(ToWorker::Region(region.share()?));
                 if let Some(error) = sent.err().and_then(wire::send_error) {
                     return Err(error);
@@ -70,11 +72,11 @@ impl State {
         Ok(())
     }
 
-    /// Sends to a worker; one that is gone needs no mail.
+    /// Sends a message to a worker. If the worker is gone, that is no error.
     ///
     /// # Errors
     ///
-    /// What is to be sent with the message cannot be.
+    /// The channel ends that the message carries cannot be sent.
     pub(super) fn mail(&mut self, owner: Owner, mail: ToWorker) -> Result<(), String> {
         let sender = self.slots.get(owner as usize).and_then(|slot| slot.mail.as_ref());
         let sent = sender.map_or(Ok(()), |sender| sender.send(mail));
@@ -83,7 +85,7 @@ impl State {
 
     /// Wakes a worker.
     pub(super) fn call(&mut self, owner: Owner) {
-        let _ = self.mail(owner, ToWorker::Wake); // which takes nothing along
+        let _ = self.mail(owner, ToWorker::Wake); // cannot fail: it carries no channel ends
     }
 }
 
@@ -92,7 +94,7 @@ impl Scheduler {
         self.processes.load(Ordering::Relaxed) as usize
     }
 
-    /// The pids of the workers that have not ended.
+    /// The pids of the workers that have not exited.
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
         if !self.is_ours() {
             return Vec::new();
@@ -101,7 +103,8 @@ impl Scheduler {
         state.slots.iter().filter_map(|slot| Some(slot.handle.as_ref()?.pid)).collect()
     }
 
-    /// Whether a slot may have a worker again.
+    /// Whether a slot may have a worker: it lies within the pool's size, and the pool still needs
+    /// workers.
     pub(super) fn keeps(&self, state: &State, owner: Owner) -> bool {
         let goes_on = match state.phase {
             Phase::Open => true,
@@ -111,7 +114,7 @@ impl Scheduler {
         goes_on && (owner as usize) < self.processes()
     }
 
-    /// Calls workers to vacant slots while more steps are out than there are workers.
+    /// Fills vacant slots while there are more grains to run than filled slots.
     pub(super) fn call_workers(&self, state: &mut State) {
         if state.waiting == 0 {
             return;
@@ -120,7 +123,7 @@ impl Scheduler {
         let filled = slots.iter().filter(|slot| slot.slot_state == SlotState::Filled).count();
         let grains = |(ticket, in_flight): (&TicketId, &InFlight)| {
             let untaken = self.board.untaken(*ticket, in_flight.chunk.count);
-            // What is taken keeps one worker busy.
+            // The tasks that are taken keep one worker busy.
             untaken.div_ceil(in_flight.chunk.grain) + u32::from(untaken < in_flight.chunk.count)
         };
         let open = state.in_flight.iter().map(grains).sum::<u32>() as usize;
@@ -137,10 +140,10 @@ impl Scheduler {
         }
     }
 
-    /// Lets retired slots try again, if somebody is there to go on where they cannot, or if none is
-    /// trying.
+    /// Makes retired slots vacant, so that starting a worker is tried again. Does so only if
+    /// another slot has a worker meanwhile, or if all slots have given up.
     ///
-    /// Else slots could take turns to fail for ever, with nobody at work.
+    /// Otherwise slots could retry and fail in turn forever while no worker runs.
     pub(super) fn revive(&self, state: &mut State) {
         let has_worker = state.slots.iter().any(|slot| slot.handle.is_some());
         if state.waiting > 0 && (has_worker || self.has_given_up(state)) {
@@ -148,7 +151,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether no slot has a worker, or waits for one.
+    /// Whether no slot has a worker or waits for one: all are retired or broken.
     pub(super) fn has_given_up(&self, state: &State) -> bool {
         let failed =
             |slot: &Slot| matches!(slot.slot_state, SlotState::Retired | SlotState::Broken);
@@ -163,7 +166,7 @@ impl Scheduler {
         }
     }
 
-    /// Waits until a slot is to have a worker. False if its supervisor is to end.
+    /// Waits until a slot is to have a worker. Returns false if the slot's supervisor is to end.
     pub(super) fn is_called(&self, owner: Owner) -> bool {
         let waits = |state: &mut State| {
             self.keeps(state, owner) && state.slots[owner as usize].slot_state.waits()

@@ -1,6 +1,7 @@
-//! The state of a pool: what is published, who works, and what is waited for.
+//! The state of a pool: its task queues, the tickets in use and the worker slots.
 //!
-//! All bookkeeping is in [`State`], under one lock; results are delivered after it is released.
+//! [`State`] holds all bookkeeping under one lock. Waiting callers are told of their results after
+//! the lock is released.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize};
@@ -15,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 use crate::call::Name;
 use crate::error::Error;
-use crate::forkserver::{ForkServer, Handle, Limits, StartMethod};
+use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, Returned};
 use crate::pool::board::{Board, Chunk, Owner, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue, WaitingHandles};
@@ -23,34 +24,37 @@ use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::Payload;
 
-/// How long a waiting call sleeps at most before it looks for itself.
+/// How often a waiting call, or the timeout watcher, checks the board even if no message comes.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Encodes a function and its argument anew for each worker, which calls it before its first task.
+/// Encodes a function and its argument, again for each worker. The worker calls the function before
+/// its first task.
 pub(crate) type Initializer = Arc<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
-/// What a pool is made with.
+/// The settings that a pool is built with.
 pub(crate) struct PoolConfig {
     pub(crate) processes: u32,
-    pub(crate) context: StartMethod,
+    pub(crate) start_method: StartMethod,
     pub(crate) name: String,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
-    pub(crate) limits: Limits,
+    /// The attributes that each worker process is started with.
+    pub(crate) attributes: Attributes,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) intensity: Option<Intensity>,
-    /// Bytes that arguments and results may take in shared memory.
+    /// The limit on the bytes that arguments and results take in shared memory.
     pub(crate) memory: Option<usize>,
 }
 
-/// How many workers may die, and within which time, before the pool gives up.
+/// The restart intensity: the pool gives up when more than `restarts` workers die within `period`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Intensity {
     pub(crate) restarts: u32,
     pub(crate) period: Duration,
 }
 
-/// What workers call before they are ready, as long as there are workers to come.
+/// The functions that workers need before they are ready. Emptied when no more workers will be
+/// started.
 #[derive(Default)]
 pub(crate) struct Recipes {
     pub(crate) preload: Option<Initializer>,
@@ -58,36 +62,38 @@ pub(crate) struct Recipes {
     pub(crate) state: Option<Initializer>,
 }
 
-/// A pool, shared by its handle, its supervisors and whoever waits for results.
+/// The engine of a pool. The pool's handle, the supervisors and all threads that wait for results
+/// share it.
 pub(crate) struct Scheduler {
     pub(super) config: PoolConfig,
     pub(super) recipes: Mutex<Recipes>,
-    /// Whether workers call functions of the user's before they are ready.
+    /// Whether workers call user functions (the initializer or the state's) before they are ready.
     pub(super) initializes: bool,
-    /// The process that built it.
+    /// The pid of the process that built the pool.
     pub(super) maker: u32,
-    /// Whether the main thread built it: then its own threads have the rights and processors of
-    /// that.
+    /// Whether the main thread built the pool. If so, a supervisor takes over the main thread's
+    /// current rights and processors before it starts a worker.
     pub(super) is_of_main_thread: bool,
     pub(super) board: Board,
     pub(super) state: Mutex<State>,
-    /// How many slots are to have workers; written under the lock.
+    /// How many slots are to have workers. Written under the lock of `state`.
     pub(super) processes: AtomicU32,
-    /// Held while the number of slots changes.
+    /// Held while the number of slots changes, so that only one thread changes it at a time.
     pub(super) resizing: Mutex<()>,
-    /// Signalled when a slot is to have a worker again, or never more.
+    /// Signalled when an empty slot is to have a worker again, or is never to have one again.
     pub(super) called: Condvar,
-    /// Signalled when an supervisor has ended.
+    /// Signalled when a supervisor has ended.
     pub(super) ended: Condvar,
-    /// Signalled when there are timeouts to watch over, or none any more.
+    /// Signalled when the timeout watcher has something to watch, or is to end.
     pub(super) timed: Condvar,
-    /// How many threads look for results all the time.
+    /// How many threads poll for results. While there is one, workers need to send no messages
+    /// about finished tickets.
     pub(super) lookers: AtomicUsize,
-    /// The fork server of a `Fork` pool, which is its own.
+    /// The fork server of a pool with `StartMethod::Fork`. It belongs to the pool.
     pub(super) fork_server: Mutex<Option<Arc<ForkServer>>>,
-    /// The fork server that has run the function to preload, as long as it lives.
+    /// The fork server that has run the pool's preload function, while it lives.
     pub(super) preloaded: Mutex<Option<Arc<ForkServer>>>,
-    /// Blocks on their way back to the arena.
+    /// Blocks whose lease has ended, on their way back to the arena.
     pub(super) returned: Arc<Returned>,
 }
 
@@ -95,30 +101,33 @@ pub(crate) struct Scheduler {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) arena: Arena,
-    /// Queues in turn: the front one is cut next, then goes to the back.
+    /// The task queues, served in turn: a chunk is cut from the front queue, which then goes to the
+    /// back.
     pub(super) queues: VecDeque<TaskQueue>,
-    /// Chunks whose worker died before it began them, to be published again first.
+    /// Tickets to be published before another chunk is cut: their worker died before it began the
+    /// tasks that are left, or the ring was full.
     pub(super) requeued: VecDeque<TicketId>,
-    /// Tickets not in use.
+    /// Tickets that are not in use.
     pub(super) free: Vec<TicketId>,
     pub(super) in_flight: FxHashMap<TicketId, InFlight>,
     pub(super) slots: Vec<Slot>,
-    /// How many slots wait for somebody to call a worker.
+    /// How many slots are empty and wait for a worker (see [`SlotState::waits`]).
     pub(super) waiting: usize,
-    /// When workers died of themselves, as far back as counts.
+    /// When workers died by themselves, as far back as [`Intensity::period`] requires.
     pub(super) deaths: VecDeque<Instant>,
-    /// Supervisors that have not ended.
+    /// How many supervisors have not ended.
     pub(super) supervisors: usize,
     pub(super) threads: Vec<JoinHandle<()>>,
-    /// Whether a thread watches over timeouts.
+    /// Whether the timeout watcher runs.
     pub(super) timeout_watcher: bool,
-    /// Futures to be woken when the lock is released.
+    /// Wakers of futures, to be called when the lock is released.
     pub(super) wakers: Vec<Waker>,
-    /// How many tickets in use have more than one step.
+    /// How many tickets in use have more than one grain.
     pub(super) stealable: usize,
-    /// How many regions all workers know.
+    /// How many regions every worker has been told of.
     pub(super) announced: usize,
-    /// How many bytes a function's result had last, for room in its next call.
+    /// How large a result of each function was last, in bytes. The next call of the function
+    /// reserves that much room for a result.
     pub(super) sizes: FxHashMap<Name, usize>,
 }
 
@@ -126,14 +135,15 @@ pub(super) struct State {
 pub(super) enum Phase {
     #[default]
     Open,
-    /// No new calls; ends when all work is done.
+    /// No new calls are accepted. The pool ends when all work is done.
     Closing,
-    /// Everything is called off.
+    /// The pool has ended: open calls have failed, and workers exit. Holds the error that ended the
+    /// pool, if one did.
     Over(Option<Error>),
 }
 
 impl Phase {
-    /// Whether calls are accepted.
+    /// Returns an error unless the pool accepts calls.
     pub(super) fn check_open(&self) -> Result<(), Error> {
         match self {
             Phase::Open => Ok(()),
@@ -143,45 +153,46 @@ impl Phase {
     }
 }
 
-/// A ticket that is in use.
+/// A ticket in use, and the parent's own record of its chunk.
 pub(super) struct InFlight {
     pub(super) inbox: Arc<Inbox>,
     pub(super) first: usize,
     pub(super) count: usize,
-    /// How often these tasks were tried before.
+    /// How many times these tasks were tried before.
     pub(super) attempts: u32,
     pub(super) block: Block,
     pub(super) chunk: Chunk,
-    /// As the call asks, if it does.
+    /// The chunksize that the call asks for, if it asks for one.
     pub(super) chunksize: Option<usize>,
-    /// Whether it was published with more than one step.
+    /// Whether the ticket was published with more than one grain.
     pub(super) stealable: bool,
-    /// Its place in the ring, once published.
+    /// The number of its publication, which determines its place in the ring. Set when it is
+    /// published.
     pub(super) position: u64,
-    /// Its claimer, once the ring no longer shows it.
+    /// The worker that claimed it, once the ring no longer shows the claim.
     pub(super) owner: Option<Owner>,
     pub(super) handles: Option<WaitingHandles>,
-    /// Results that came by message.
+    /// The results that came out of band, by the index of their task in the chunk.
     pub(super) out_of_band: HashMap<u32, Payload>,
-    /// Finished, but not all messages have come.
+    /// The worker has finished the chunk, but not all of its out-of-band results have come.
     pub(super) waits_for_out_of_band: bool,
-    /// Since when it makes no progress though a worker could see to it, and how many tasks were
-    /// done then.
+    /// Since when the ticket has made no progress although a worker could run it, and how many
+    /// tasks were done then. Written by the timeout watcher.
     pub(super) stuck: Option<(u32, Instant)>,
 }
 
-/// Why the pool has killed a worker: another task that the worker has at hand is not to blame for
-/// it.
+/// Why the pool killed a worker. A task that the worker held, other than the one named here, is not
+/// to blame for the death.
 #[derive(Debug)]
 pub(super) enum KillReason {
-    /// For the sake of one task, which fails with this error.
+    /// To stop one task, which fails with this error.
     Task { inbox: Arc<Inbox>, task: usize, error: Error },
-    /// The worker is of no use any more.
+    /// The worker is of no more use. No task is to blame.
     Worker,
 }
 
 impl KillReason {
-    /// The error of a task, if the worker was killed for its sake.
+    /// Returns the error of a task, if the worker was killed to stop that task.
     pub(super) fn error_of(&self, inbox: &Arc<Inbox>, task: usize) -> Option<&Error> {
         match self {
             KillReason::Task { inbox: of, task: task_to_kill, error } => {
@@ -192,7 +203,7 @@ impl KillReason {
     }
 }
 
-/// What is to be told after the lock is released.
+/// Deliveries to hand over after the lock is released, each with its inbox.
 pub(super) type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
 
 impl State {
@@ -200,7 +211,8 @@ impl State {
         self.queues.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Puts deliveries into their inboxes now, before these are closed.
+    /// Puts deliveries into their inboxes under the lock. Called before the inboxes are closed,
+    /// because a closed inbox accepts no failures.
     pub(super) fn take_in(&mut self, deliveries: &mut Deliveries) {
         for (inbox, delivery) in deliveries.drain(..) {
             self.wakers.extend(inbox.accept(delivery));
@@ -208,7 +220,8 @@ impl State {
     }
 }
 
-/// Releases the lock, then tells whoever waits: what they do about it is their own.
+/// Releases the lock, then hands over deliveries and calls wakers. A waker may run any code, so it
+/// must not run under the lock.
 pub(super) fn unlock(mut state: MutexGuard<'_, State>, deliveries: Deliveries) {
     let wakers = std::mem::take(&mut state.wakers);
     drop(state);
@@ -218,32 +231,32 @@ pub(super) fn unlock(mut state: MutexGuard<'_, State>, deliveries: Deliveries) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// A worker's place in the pool.
+/// A worker slot: the place of one worker in the pool, and the parent's record of that worker.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// There from the moment at which its worker is asked for.
+    /// The channel to the worker. Set when the worker's start is requested.
     pub(super) mail: Option<IpcSender<ToWorker>>,
-    /// There once the worker's pid is known.
+    /// Set when the worker's pid is known.
     pub(super) handle: Option<Handle>,
-    /// How many regions its worker knows.
+    /// How many regions the worker has been told of.
     pub(super) regions: usize,
     pub(super) failed_starts: u32,
     pub(super) ready: bool,
-    /// Whether its worker has begun a task.
+    /// Whether the worker has finished a ticket.
     pub(super) has_worked: bool,
-    /// How many workers in a row were ready, and ended before they had begun a task.
+    /// How many workers in a row became ready and then exited before they began a task.
     pub(super) fruitless: u32,
-    /// Why the worker was killed, if it was by us.
+    /// Why the pool killed the worker, or will kill it once its pid is known.
     pub(super) kill_reason: Option<KillReason>,
-    /// Why the worker says it ends.
+    /// Why the worker leaves, as it says itself.
     pub(super) leaving: Option<LeaveReason>,
     pub(super) slot_state: SlotState,
-    /// Whether a thread sees to it that what `standing` says comes true.
+    /// Whether a supervisor thread carries out what `slot_state` says.
     pub(super) supervised: bool,
 }
 
 impl Slot {
-    /// Kills the worker if that was decided and its pid is known.
+    /// Kills the worker, if that was decided and the worker's pid is known.
     pub(super) fn obey_kill(&self) {
         if let (Some(_), Some(handle)) = (&self.kill_reason, &self.handle) {
             handle.signal(Signal::SIGKILL);
@@ -254,14 +267,17 @@ impl Slot {
 /// Whether a slot is to have a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SlotState {
-    /// It has one, or one is being started.
+    /// The slot has a worker, or one is being started.
     #[default]
     Filled,
-    /// The last one had nothing to do: more work than the others can take calls the next.
+    /// The last worker left because it was idle. The slot is filled when there is more work than
+    /// the other workers can take.
     Vacant,
-    /// None could be started: the next call tries again, if others are there to go on meanwhile.
+    /// No worker could be started, or too many in a row exited before they began a task. A later
+    /// call tries again: see [`Scheduler::revive`].
     Retired,
-    /// Too many died here before they were ready.
+    /// Workers cannot be started here, for example because too many exited before they were ready.
+    /// Calls do not try again.
     Broken,
 }
 
@@ -276,7 +292,8 @@ impl Scheduler {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False in a copy of the process that built the pool, where nobody attends it.
+    /// Returns false in a forked copy of the process that built the pool. Nobody supervises the
+    /// pool there.
     pub(super) fn is_ours(&self) -> bool {
         self.maker == sys::pid()
     }
@@ -291,7 +308,7 @@ impl Scheduler {
         )))
     }
 
-    /// How workers are made.
+    /// Locks the recipes by which workers are started.
     pub(super) fn recipes(&self) -> MutexGuard<'_, Recipes> {
         self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -305,7 +322,7 @@ pub(super) fn read_arguments(arena: &Arena, in_flight: &InFlight) -> Vec<u8> {
     bytes
 }
 
-/// Copies a chunk's results out of shared memory, never more than its room.
+/// Copies a chunk's results out of shared memory, at most as many bytes as the chunk has room for.
 pub(super) fn read_results(arena: &Arena, in_flight: &InFlight, len: u64, bytes: &mut Vec<u8>) {
     let len = len.min(in_flight.chunk.room) as usize;
     let start = (in_flight.chunk.offset + in_flight.chunk.arguments) as usize;

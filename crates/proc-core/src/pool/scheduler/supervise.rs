@@ -1,4 +1,5 @@
-//! Starting workers, attending them to their end, and what to do where one cannot be started.
+//! Starting workers, supervising them until they exit, and giving up slots where none can be
+//! started.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,31 +10,31 @@ use nix::sys::signal::Signal;
 
 use super::state::{Initializer, KillReason, Phase, Scheduler, Slot, SlotState, State, unlock};
 use crate::error::{Error, Exit, Origin};
-use crate::forkserver::streams::Streams;
 use crate::forkserver::{
-    Attributes, ForkServer, Lifetime, Link, Received, Report, StartMethod, next_serial, preload,
-    start_method,
+    ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
 };
 use crate::pool::board::{Owner, TicketId};
 use crate::pool::job::WaitingHandles;
 use crate::pool::worker::{self, FromWorker, Setup, ToWorker};
 use crate::{panics, sys};
 
-/// After waiting so long for a replacement to become possible, its slot is given up.
+/// The longest pause between two attempts to start a replacement worker. If the next pause would be
+/// longer, the slot is given up.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many workers in a row that end before they have begun a task are replaced at once.
+/// How many workers in a row are replaced without a pause if they exit before they begin a task.
 const QUICK_REPLACEMENTS: u32 = 4;
 
-/// How long is waited before the next attempt at first; each time twice as long.
+/// The first pause before another attempt to start a worker. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
-/// As many regions go with the message that starts a worker, which carries 64 descriptors at most.
+/// The most regions that are sent with the message that starts a worker. A message carries at most
+/// 64 descriptors.
 const MAX_REGIONS_AT_START: usize = 32;
 
 impl Scheduler {
-    /// Goes on without a worker on a slot. Where no slot has one or waits for one, calls fail:
-    /// those that are open, and where no slot is to be tried again, all that come.
+    /// Goes on without a worker in a slot. If now no slot has a worker or waits for one, open calls
+    /// fail. If no slot will be tried again either, the pool ends, so that later calls fail too.
     pub(super) fn give_up_slot(&self, owner: Owner, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
         if self.keeps(&state, owner) {
@@ -47,13 +48,13 @@ impl Scheduler {
                     false => self.end(&mut state, Some(error)),
                 }
             }
-            // Another slot may be called in its place.
+            // Another vacant slot may be filled instead.
             self.pump(&mut state);
         }
         unlock(state, Vec::new());
     }
 
-    /// Fails what was asked for, where nobody is left to do it; the pool stays open.
+    /// Fails all open calls, because no worker is left to run them. The pool stays open.
     fn fail_open_calls(&self, state: &mut State, error: &Error) {
         for queue in std::mem::take(&mut state.queues) {
             state.wakers.extend(queue.inbox.close(error.clone()));
@@ -104,8 +105,8 @@ impl Scheduler {
         staffed
     }
 
-    /// Says how many slots there are. Workers on the others finish their chunk, and are not
-    /// replaced.
+    /// Sets the number of slots that may have workers. Workers in other slots finish their chunk
+    /// and are not replaced.
     fn admit(&self, state: &mut State, wanted: u32) {
         if state.slots.len() < wanted as usize {
             state.slots.resize_with(wanted as usize, Slot::default);
@@ -120,7 +121,8 @@ impl Scheduler {
         self.called.notify_all();
     }
 
-    /// Starts workers on slots, with supervisors for all that could be started.
+    /// Starts workers in slots. If one cannot be started, those started before still get their
+    /// supervisors.
     pub(super) fn staff(
         self: &Arc<Self>,
         owners: impl IntoIterator<Item = Owner>,
@@ -142,7 +144,7 @@ impl Scheduler {
         result
     }
 
-    /// Starts a worker on slot `owner`.
+    /// Starts a worker in slot `owner`. A panic while starting becomes an error.
     fn hire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
         panics::catch_silently(|| self.start_worker(owner)).unwrap_or_else(|panic| {
@@ -166,7 +168,7 @@ impl Scheduler {
             let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
                 let mut state = self.lock();
-                // The others are announced by mail.
+                // The other regions are sent to the worker as messages.
                 let known = state.arena.regions().len().min(MAX_REGIONS_AT_START);
                 let slot = &mut state.slots[owner as usize];
                 (slot.mail, slot.regions) = (Some(sender), known);
@@ -187,14 +189,9 @@ impl Scheduler {
                 }
             };
             let name = format!("{}-{owner}", self.config.name);
-            let attributes = Attributes {
-                lifetime: Lifetime::Worker,
-                limits: self.config.limits.clone(),
-                ..Attributes::default()
-            };
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
-            Link::start(fork_server, serial, &name, &attributes, job)
+            Link::start(fork_server, serial, &name, &self.config.attributes, job)
                 .inspect_err(|_| self.write_off(owner))
         };
         let link = self.with_fork_server(start).map_err(|error| error.with_origin(place))?;
@@ -206,8 +203,8 @@ impl Scheduler {
         Ok(link)
     }
 
-    /// Runs `start` with the fork server that makes this pool's workers, and again if it was found
-    /// dead.
+    /// Runs `start` with the fork server that makes this pool's workers. If that fork server is
+    /// found dead, runs `start` again with another one.
     fn with_fork_server<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
@@ -215,7 +212,8 @@ impl Scheduler {
         let preload = self.recipes().preload.clone();
         let Some(preload) = preload else { return self.with_maker(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that has more rights than the program has now makes no more workers.
+        // A fork server whose rights differ from the program's makes no more workers: it may have
+        // more rights than the program has now.
         if let Some(fork_server) = &*preloaded
             && !fork_server.has_our_rights()?
         {
@@ -235,7 +233,8 @@ impl Scheduler {
         start(preloaded.insert(made?))
     }
 
-    /// The same with the fork server that was there before the pool, or was made for a `Fork` pool.
+    /// Like [`with_fork_server`](Scheduler::with_fork_server), but without preloading: uses the
+    /// fork server of a `Fork` pool, or else the program's own fork server.
     fn with_maker<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
@@ -248,18 +247,22 @@ impl Scheduler {
                 Err(Error::start("a worker", std::io::Error::other(why)))
             }
             Some(fork_server) => start(&fork_server),
-            None => start_method::with_fork_server(self.config.context, &Streams::default(), start),
+            None => start_method::with_fork_server(
+                self.config.start_method,
+                &self.config.attributes.stdio,
+                start,
+            ),
         }
     }
 
-    /// Starts the supervisor of slot `owner` and its first worker.
+    /// Starts the supervisor of slot `owner`, and hands it the slot's first worker.
     fn supervise(self: &Arc<Self>, owner: Owner, link: Link<FromWorker>) -> Result<(), Error> {
         let scheduler = Arc::clone(self);
         let mut state = self.lock();
         state.supervisors += 1;
         state.slots[owner as usize].supervised = true;
         drop(state);
-        // A thread that is not to be had gives nothing back.
+        // If the thread cannot be started, its closure is dropped: a shared cell keeps the link.
         let first = Arc::new(Mutex::new(Some(link)));
         let firsts = Arc::clone(&first);
         let take = |first: &Mutex<Option<Link<FromWorker>>>| {
@@ -280,7 +283,8 @@ impl Scheduler {
         let mut state = self.lock();
         match thread {
             Ok(thread) => {
-                // Pools that shrink and grow for ever leave threads behind that have ended.
+                // A pool that shrinks and grows many times must not keep the handles of ended
+                // threads.
                 state.threads.retain(|thread| !thread.is_finished());
                 state.threads.push(thread);
                 Ok(())
@@ -293,12 +297,12 @@ impl Scheduler {
                 if let Some(link) = take(&first) {
                     self.bury_killed(owner, &link, None);
                 }
-                Err(Error::start("a worker's attendant", error))
+                Err(Error::start("a worker's supervisor", error))
             }
         }
     }
 
-    /// Attends one worker until its end.
+    /// Supervises one worker until it has exited, then settles what it left.
     fn supervise_one(&self, owner: Owner, link: &Link<FromWorker>) {
         let mut failure = None;
         let mut is_over = false;
@@ -314,7 +318,8 @@ impl Scheduler {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));
                 }
                 Received::Report(_) | Received::Nothing => {}
-                // A message without bytes, which no worker of ours sends, reads like the end, once.
+                // An empty message (only a corrupt worker sends one) looks like end-of-file: kill
+                // the worker, and tolerate such a message once.
                 Received::End if !is_over => {
                     is_over = true;
                     link.handle.signal(Signal::SIGKILL);
@@ -323,24 +328,25 @@ impl Scheduler {
                 Received::Rubbish => link.handle.signal(Signal::SIGKILL),
             }
         };
-        // A worker that only said that it had ended must not go on beside the next one.
+        // A corrupt worker may have reported its own exit. It must not run beside its successor.
         link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
         let place = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
         self.bury(owner, exit, failure, place);
     }
 
-    /// The next worker on a slot, when there is to be one; `None` when there is to be none any
-    /// more.
+    /// Starts the next worker in a slot when the slot is to have one. Returns `None` if the slot is
+    /// to have no worker any more.
     fn refill(&self, owner: Owner) -> Option<Link<FromWorker>> {
         while self.is_called(owner) {
             self.slow_down(owner);
             match self.rehire(owner) {
                 Ok(link) => return Some(link),
-                // The copy of the program from which all workers of a Fork pool come is not made
-                // again.
+                // All workers of a Fork pool are made from one copy of the program. That copy
+                // cannot be made again.
                 Err(error)
-                    if error.is_fork_server_gone() && self.config.context == StartMethod::Fork =>
+                    if error.is_fork_server_gone()
+                        && self.config.start_method == StartMethod::Fork =>
                 {
                     self.give_up_slot(owner, SlotState::Broken, error);
                 }
@@ -350,8 +356,8 @@ impl Scheduler {
         None
     }
 
-    /// Waits a while where one worker after the other ends before it has begun a task, unless the
-    /// pool ends.
+    /// Pauses if one worker after another exits before it begins a task. The pause is cut short if
+    /// the pool ends.
     fn slow_down(&self, owner: Owner) {
         let state = self.lock();
         let fruitless = state.slots[owner as usize].fruitless;
@@ -361,7 +367,8 @@ impl Scheduler {
         }
     }
 
-    /// Starts a replacement, patiently: processes and descriptors may come free.
+    /// Starts a replacement worker. Tries several times, because processes and descriptors may
+    /// become free.
     fn rehire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -394,7 +401,8 @@ impl Scheduler {
             FromWorker::Leaves(why) => {
                 let mut state = self.lock();
                 state.slots[owner as usize].leaving = Some(why);
-                // A message sent to it since wakes nobody.
+                // A message that was sent to this worker meanwhile wakes nobody: wake another
+                // worker.
                 if self.board.has_ready() {
                     self.wake(&mut state, 1);
                 }
@@ -417,7 +425,8 @@ impl Scheduler {
             FromWorker::OutOfBand { ticket, task, value } => {
                 let mut deliveries = Vec::new();
                 let mut state = self.lock();
-                // Of a task that there is: else a worker gone wrong could fill our memory.
+                // Accept results only of tasks that exist: otherwise a corrupt worker could fill
+                // our memory.
                 if let Some(in_flight) = state.in_flight.get_mut(&ticket)
                     && (task as usize) < in_flight.count
                 {
@@ -432,7 +441,8 @@ impl Scheduler {
         }
     }
 
-    /// After a panic of its supervisor: ends the worker, settles what it had, and does without it.
+    /// After a panic of the slot's supervisor: kills the worker, settles what it left, and gives up
+    /// the slot.
     fn fail_slot(&self, owner: Owner, link: &Link<FromWorker>, why: String) {
         link.handle.signal(Signal::SIGKILL);
         let error = Error::start("a worker again", std::io::Error::other(why));
@@ -440,7 +450,7 @@ impl Scheduler {
         self.give_up_slot(owner, SlotState::Broken, error);
     }
 
-    /// Waits for the end of a worker that was killed, and settles what it had.
+    /// Waits until a killed worker has exited, then settles what it left.
     fn bury_killed(&self, owner: Owner, link: &Link<FromWorker>, failure: Option<Error>) {
         link.wait_for_end();
         let pid = Some(link.handle.pid);
@@ -449,7 +459,8 @@ impl Scheduler {
     }
 }
 
-/// A running supervisor thread. However it ends, whoever waits for that is told.
+/// A supervisor thread, while it runs. When the thread ends, even by a panic, `drop` notifies the
+/// threads that wait for its end.
 struct Supervisor(Arc<Scheduler>);
 
 impl Drop for Supervisor {

@@ -1,4 +1,4 @@
-//! What a worker and its pool tell each other, and what a worker begins with.
+//! The messages between a worker and its parent, and the setup that a worker starts with.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::memory::Descriptor;
 use crate::pool::board::{Layout, Owner, TicketId};
 use crate::wire::{Handles, Payload};
 
-/// What a worker is born with.
+/// Everything that a worker is given at its start.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) owner: Owner,
@@ -20,55 +20,57 @@ pub(crate) struct Setup {
     pub(crate) board: Descriptor,
     pub(crate) regions: Vec<Descriptor>,
     pub(crate) initializer: Option<(Name, Payload)>,
-    /// What makes the state; it is `()` without.
+    /// The function that makes the worker's state, and its argument. Without one, the state is
+    /// `()`.
     pub(crate) state: Option<(Name, Payload)>,
-    /// What is given the state at the end.
+    /// The function that gets the state when the worker exits normally.
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
-    /// How long it waits for work before it leaves.
+    /// How long the worker waits for work before it leaves.
     pub(crate) idle_timeout: Option<Duration>,
 }
 
-/// What the parent sends to one worker.
+/// A message from the parent to one worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
-    /// Look at the board.
+    /// Wakes the worker, which then looks at the board.
     Wake,
     /// The next region of the arena.
     Region(Descriptor),
-    /// The channel ends that were asked for, or why there are none.
+    /// The channel ends that the worker asked for, or the reason why they cannot be sent.
     Handles(Result<Option<Handles>, String>),
 }
 
-/// What a worker sends to its parent.
+/// A message from a worker to its parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
     /// The initializer has returned, and the state is made.
     Ready,
-    /// The initializer, or what makes the state, failed: a [`Fault`].
+    /// The initializer, or the function that makes the state, failed. Holds an encoded
+    /// [`Fault`](crate::call::Fault).
     InitializerFailed(Payload),
-    /// It claims no more, and ends once it has put its state away.
+    /// The worker claims no more tickets, and exits once `worker_exit` has returned.
     Leaves(LeaveReason),
-    /// A ticket is finished, or a worker could have a share of one, and the parent wanted to know.
+    /// A ticket is finished, or the worker is starving. Sent only if the parent listens.
     Look,
-    /// The arguments of this chunk hold channel ends: send them.
+    /// Asks for the channel ends that belong to the arguments of this ticket's chunk.
     NeedsHandles(TicketId),
-    /// The result of a task that is sent out of band from the chunk's other results.
+    /// A task's result that is sent out of band, not with the other results of its chunk.
     OutOfBand { ticket: TicketId, task: u32, value: Payload },
 }
 
-/// Why a worker ends in order.
+/// Why a worker exits normally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LeaveReason {
-    /// It has done as many tasks as it was to do.
+    /// It has run as many tasks as `max_tasks` allows.
     Done,
-    /// It had nothing to do for as long as it was to wait.
+    /// It found no work for as long as `idle_timeout`.
     Idle,
-    /// There are to be fewer workers, or none.
+    /// The pool has become smaller, or has ended.
     Dismissed,
 }
 
-/// What crosses of a [`Setup`] as bytes.
+/// The part of a [`Setup`] that is sent as bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Settings {
     owner: Owner,
@@ -81,11 +83,11 @@ struct Settings {
 }
 
 impl Setup {
-    /// As a process is started with it, which begins in `main`.
+    /// Turns the setup into the job of a process, which begins in `main`.
     ///
     /// # Errors
     ///
-    /// In words: it cannot be encoded.
+    /// The setup cannot be encoded. The error says why.
     pub(crate) fn into_job(self, main: &'static Entry<Main>) -> Result<Job, String> {
         let (initializer, first) = self.initializer.unzip();
         let (state, second) = self.state.unzip();
@@ -108,7 +110,8 @@ impl Setup {
         })
     }
 
-    /// What a process was started with; `None` where it is no worker's.
+    /// The setup of a worker, from the job that its process was started with. Returns `None` if the
+    /// job is not a worker's.
     pub(crate) fn from_job(job: Job) -> Option<Setup> {
         let Job { setup, payloads, mut receivers, memory, .. } = job;
         let settings: Settings = setup.decode().ok()?;

@@ -1,5 +1,6 @@
-//! The life of a pool's worker, from inside: initialize, then claim, run, hand over, or sleep.
-//! At its end in order, what its state needs for that.
+//! A pool's worker, from inside: it initializes, then claims chunks, runs their tasks and hands
+//! over the results, and sleeps when there is no work. When a worker exits normally, it also runs
+//! `worker_exit` on its state.
 
 mod mail;
 mod run;
@@ -24,25 +25,26 @@ use crate::sync::shared;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Sink};
 
-/// How long a finished chunk waits for threads that its tasks left holding an output stream.
+/// How long a worker with a finished chunk waits for an output stream that is held by a thread
+/// which a task left behind.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Where tasks take less, they cost less than a look at what each has printed: one for a chunk is
-/// enough.
+/// Below this, flushing stdout after every task would cost more than the task: the worker flushes
+/// once per chunk.
 const FAST_TASK_NANOS: u64 = 10_000; // nanoseconds
 
-/// How often a worker looks for work before it sleeps: some microseconds, in which other processors
-/// may bring some.
+/// How many times a worker looks for work before it sleeps. That takes some microseconds, in which
+/// another processor may publish work.
 const MAX_SPINS: u32 = 200;
 
-/// How much room for results a worker keeps for the next chunk.
+/// How much capacity for results a worker keeps for the next chunk.
 const MAX_KEPT_BYTES: usize = 4 << 20;
 
-/// More than poll can count is not slept at a time.
+/// The longest timeout of one sleep. `poll` does not accept much longer ones.
 const MAX_POLL_TIMEOUT: Duration = Duration::from_secs(1 << 20);
 
 struct Work;
-/// What a worker does: it serves a pool until that closes or the worker has done its share.
+/// The entry point of a worker process: serves a pool until the worker is to leave.
 pub(crate) const MAIN: &Entry<Main> = &Entry::new::<Work>(main);
 
 fn main(birth: Birth) -> ! {
@@ -80,9 +82,10 @@ fn main(birth: Birth) -> ! {
     sys::exit_now(0)
 }
 
-/// After code of the user's: what it may have undone holds again.
+/// Restores what user code may have undone: the death signal and the panic hook.
 fn keep_ties() {
-    // A change of the user makes the kernel forget that the worker is to die with its fork server.
+    // When user code changes the user id, the kernel forgets that the worker is to die with its
+    // fork server.
     sys::die_with_parent();
     panics::install_hook();
 }
@@ -100,10 +103,10 @@ fn map(descriptor: Descriptor) -> Result<Region, String> {
     descriptor.into_fd().and_then(Region::map).map_err(|error| wire::explain(&error))
 }
 
-/// Ends a worker that cannot have the memory that it shares with its pool.
+/// Ends a worker that cannot map the memory that it shares with its pool.
 fn cannot_go_on(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
     let why = format!("it cannot map the memory of its pool: {why}");
-    // Where the parent is gone, nobody needs to know.
+    // If the parent is gone, nobody needs to know.
     let _ = report.send(Report::NotReady(why));
     sys::exit_now(1)
 }
@@ -111,7 +114,7 @@ fn cannot_go_on(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
 /// Ends a worker that cannot be initialized.
 fn give_up(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
-    // Where the parent is gone, nobody needs to know.
+    // If the parent is gone, nobody needs to know.
     let _ = report.send(Report::Said(FromWorker::InitializerFailed(why)));
     sys::exit_now(1)
 }
@@ -123,16 +126,16 @@ struct Worker<'a> {
     mail: IpcReceiver<ToWorker>,
     report: &'a IpcSender<Report<FromWorker>>,
     regions: Vec<Arc<Region>>,
-    /// Channel ends that have come in answer to our asking.
+    /// The parent's answer to a request for channel ends.
     handles: Option<Result<Option<Handles>, String>>,
-    /// The last function resolved.
+    /// The function that was resolved last.
     resolved: Option<(Name, &'static RunFn)>,
-    /// Tasks until this worker is to be replaced.
+    /// How many more tasks this worker may run before it is replaced.
     left: u64,
-    /// Whether tasks of the last chunk took less than [`FAST_TASK_NANOS`].
+    /// Whether the tasks of the last chunk took less than [`FAST_TASK_NANOS`] each.
     has_fast_tasks: bool,
     idle_timeout: Option<Duration>,
-    /// Room for a result before it goes to shared memory.
+    /// Holds a result until it is copied to shared memory.
     out: Sink,
     state: WorkerState,
 }
@@ -163,12 +166,13 @@ impl Worker<'_> {
         LeaveReason::Done
     }
 
-    /// Sleeps until a message comes. False if none did for so long that the worker is to leave.
+    /// Sleeps until a message comes. Returns false if none came within the idle timeout, so that
+    /// the worker is to leave.
     fn sleep(&mut self) -> bool {
         let received = match self.idle_timeout {
             None => self.mail.recv().map_err(TryRecvError::IpcError),
             Some(patience) => {
-                // Rounded up, since what waits counts in whole milliseconds.
+                // Rounded up, because `poll` counts whole milliseconds.
                 let patience = patience.saturating_add(Duration::from_micros(999));
                 self.mail.try_recv_timeout(patience.min(MAX_POLL_TIMEOUT))
             }
@@ -176,17 +180,18 @@ impl Worker<'_> {
         match received {
             Ok(mail) => self.take(mail),
             Err(TryRecvError::IpcError(error)) => self.miss(&error),
-            // Nobody has picked this worker, nor will: it can go without being missed. Work that
-            // was published since finds others, or calls for one when this one is known to be gone.
+            // Nobody has picked this worker to be woken, and from now on nobody will: it may leave.
+            // Work that was published meanwhile goes to other workers. If there are too few, the
+            // parent starts the next worker of this slot when it knows that this one is gone.
             Err(TryRecvError::Empty) if self.board.cancel_sleep(self.owner) => return false,
-            // Picked at the last moment: the message is on its way.
+            // The worker was picked at the last moment: a message is on its way.
             Err(TryRecvError::Empty) => self.read_mail(),
         }
         self.board.cancel_sleep(self.owner);
         true
     }
 
-    /// Claims a chunk, looking for one some while.
+    /// Claims a ticket. Looks for one several times.
     fn claim(&self) -> Option<TicketId> {
         for look in 0..MAX_SPINS {
             let ticket = self.board.claim(self.owner);
@@ -217,7 +222,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Where no message comes because nobody is left to send one, it is over.
+    /// Handles a failure to receive. Unless a signal interrupted the call, nobody is left to send a
+    /// message, and the worker exits.
     fn miss(&self, error: &IpcError) {
         match error {
             IpcError::Io(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -227,17 +233,17 @@ impl Worker<'_> {
 
     fn tell(&self, news: FromWorker) {
         if self.report.send(Report::Said(news)).is_err() {
-            // The parent is gone, and the fork server is about to notice.
+            // The parent is gone. The fork server will notice soon and kill this worker anyway.
             sys::exit_now(1);
         }
     }
 
-    /// Runs a chunk's tasks one after the other and hands it over.
+    /// Runs a chunk's tasks one after another, then hands over the chunk.
     ///
-    /// A worker whose share ends in the middle leaves the rest unfinished; as it dies of it, the
-    /// parent publishes the rest again.
+    /// A worker that reaches its limit of tasks within a chunk leaves the rest undone. The worker
+    /// then exits, and the parent publishes the rest again.
     fn run(&mut self, ticket: TicketId) {
-        // A task of the last chunk may have set a hook.
+        // A task of the last chunk may have set a panic hook.
         panics::install_hook();
         let chunk = self.board.chunk(ticket);
         let start = chunk.measured.then(Instant::now);
@@ -293,7 +299,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Gets the channel ends that are part of this chunk's arguments.
+    /// Asks for the channel ends that belong to this chunk's arguments, and waits for them.
     fn ask(&mut self, ticket: TicketId) -> Result<Option<Handles>, String> {
         self.tell(FromWorker::NeedsHandles(ticket));
         loop {
@@ -309,7 +315,7 @@ impl Worker<'_> {
             Some((known, code)) if known == name => Ok(code),
             _ => {
                 let code = name.resolve()?;
-                self.has_fast_tasks = false; // nothing is known of this one
+                self.has_fast_tasks = false; // not known yet for this function
                 self.resolved = Some((name, code));
                 Ok(code)
             }

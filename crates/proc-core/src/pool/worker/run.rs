@@ -1,8 +1,9 @@
-//! A claimed chunk being run: its tasks one after the other, each counted before and after.
+//! Running a claimed chunk: its tasks run one after another, and each is counted when it begins and
+//! when it is done.
 //!
 //! [`Run::each`] is compiled once for each function, with the function's own decoding and encoding
-//! inside, so that a tiny task costs no call that is not its own. Claiming and handing over is
-//! `worker`'s; the counts are the board's.
+//! inlined, so that a tiny task costs no other call than its own. The parent module claims chunks
+//! and hands them over. The board has the counters (see [`Claim`]).
 
 use std::cell::Cell;
 
@@ -18,12 +19,12 @@ use crate::pool::records;
 use crate::wire::{self, Handles, Message, Payload, Sink};
 use crate::{panics, sys};
 
-/// Runs the tasks of a chunk.
+/// A function that runs the tasks of a chunk.
 pub(crate) type RunFn = fn(&mut Run<'_>);
 
 impl Code for RunFn {}
 
-/// A way to run a chunk's tasks; each has an entry for each set of types.
+/// A callable that can run the tasks of a chunk. Each set of types has its own entry.
 trait Runnable: Callable {
     const RUN: &'static Entry<RunFn> = &Entry::new::<Self>(Self::run);
 
@@ -34,7 +35,8 @@ trait Runnable: Callable {
 
 impl<C: Callable> Runnable for C {}
 
-/// The name of `F` as a task; an error where its code lies outside the image that holds this crate.
+/// Returns the name by which a worker finds `F` as a task. Fails if the code of `F` lies outside
+/// the image that contains this crate.
 pub(crate) fn task<F, A, R>() -> Result<Name, String>
 where
     F: Fn(A) -> R + Copy + 'static,
@@ -45,7 +47,7 @@ where
     Name::of_entry::<F, _>(Plain::<F, A, R>::RUN)
 }
 
-/// The same of a function that is lent the worker's state.
+/// Like [`task`], for a function that borrows the worker's state.
 pub(crate) fn stateful_task<F, S, A, R>() -> Result<Name, String>
 where
     F: Fn(&mut S, A) -> R + Copy + 'static,
@@ -57,47 +59,50 @@ where
     Name::of_entry::<F, _>(Stateful::<F, S, A, R>::RUN)
 }
 
-/// A chunk on its way through a worker.
+/// A chunk that a worker is running.
 pub(crate) struct Run<'a> {
     pub(crate) claim: Claim<'a>,
-    /// The worker's pid, by which a copy of it that a task has forked is told from it.
+    /// The worker's pid. A copy of the worker, forked by a task, is recognized by its different
+    /// pid.
     pub(crate) pid: u32,
     pub(crate) ticket: TicketId,
     pub(crate) chunk: Chunk,
     pub(crate) region: &'a Region,
-    /// What is left of the chunk's arguments.
+    /// The arguments of the chunk's tasks that are left.
     pub(crate) arguments: &'a [u8],
-    /// Whether tasks take so little time that what they print may wait for the chunk's end.
+    /// Whether tasks are so fast that their output is flushed only at the end of the chunk.
     pub(crate) has_fast_tasks: bool,
-    /// Channel ends of the next task's argument.
+    /// The channel ends of the next task's argument.
     pub(crate) handles: Option<Handles>,
     pub(crate) report: &'a IpcSender<Report<FromWorker>>,
-    /// Ends a worker whose state cannot be made anew.
+    /// Ends a worker whose state cannot be made again.
     pub(crate) give_up: fn(&IpcSender<Report<FromWorker>>, &Fault) -> !,
     pub(crate) state: &'a mut WorkerState,
-    /// Tasks until the worker is to be replaced.
+    /// How many more tasks the worker may run before it is replaced.
     pub(crate) left: &'a mut u64,
-    /// Room for a result before it goes to shared memory.
+    /// Holds a result until it is copied to shared memory.
     pub(crate) out: &'a mut Sink,
-    /// The number of the next task.
+    /// The index of the next task in the chunk.
     pub(crate) task: u32,
-    /// The end of the tasks that are taken.
+    /// The end of the tasks that this worker has taken.
     pub(crate) taken: u32,
-    /// Bytes of results so far.
+    /// How many bytes of results are written so far.
     pub(crate) written: u64,
 }
 
 impl<'a> Run<'a> {
-    /// Runs `task` for each of the chunk's tasks that is left, or until the worker's share is done.
+    /// Runs `task` for each task that is left of the chunk, or until the worker has reached its
+    /// limit of tasks.
     ///
-    /// `task` decodes and calls; it says which of these it is at.
+    /// `task` decodes the argument and calls the function. It sets the stage that it is at, which
+    /// tells what a panic means.
     #[inline]
     pub(crate) fn each<R: Message>(
         &mut self,
         mut task: impl FnMut(Input<'_>, &mut State, &Cell<Stage>) -> Result<R, Fault>,
     ) {
         let stage = Cell::new(Stage::Arguments);
-        // A panic costs one task; the next is begun inside a new catch.
+        // A panic costs one task. The next task begins inside a new catch.
         while self.has_more() {
             let caught = panics::catch(|| {
                 while self.has_more() {
@@ -119,20 +124,22 @@ impl<'a> Run<'a> {
                 if self.state.current.is_spoilt()
                     && let Err(fault) = self.state.renew()
                 {
-                    // Between two tasks, so only the worker is lost; the next may have more luck.
+                    // No task is running now, so only the worker is lost. The next worker may
+                    // succeed.
                     (self.give_up)(self.report, &fault);
                 }
             }
         }
     }
 
-    /// Whether there is a task for this worker to begin.
+    /// Whether there is another task for this worker to begin.
     #[inline]
     fn has_more(&mut self) -> bool {
         *self.left > 0 && !self.is_done()
     }
 
-    /// Whether all of the chunk is done that nobody else gets. If not, the next tasks are taken.
+    /// Whether no tasks are left for this worker. If the taken tasks are done, takes the next grain
+    /// first.
     #[inline]
     pub(crate) fn is_done(&mut self) -> bool {
         if self.task == self.taken
@@ -152,8 +159,8 @@ impl<'a> Run<'a> {
         Input { bytes, handles: self.handles.take() }
     }
 
-    /// Puts a result that is a number in its place, and counts the task as done; false if it is
-    /// none, or does not fit.
+    /// Writes a result that is a plain number to its place, and counts the task as done. Returns
+    /// false if the result is no number or does not fit.
     #[inline(always)]
     fn end_number<R: Message>(&mut self, result: &R) -> bool {
         let Some(bytes) = wire::number(result) else { return false };
@@ -166,7 +173,7 @@ impl<'a> Run<'a> {
         is_placed
     }
 
-    /// Puts the result's record in its place, and counts the task as done.
+    /// Writes the record of a result to its place, and counts the task as done.
     #[inline(always)]
     fn end(&mut self, handles: Option<Handles>) {
         sys::end_copy_of(self.pid);
@@ -179,7 +186,7 @@ impl<'a> Run<'a> {
         self.count(self.out.len());
     }
 
-    /// The same for a result that is large, or holds channel ends.
+    /// Like [`end`](Run::end), for a result that is large or holds channel ends.
     #[cold]
     fn end_otherwise(&mut self, handles: Option<Handles>) {
         if handles.is_some() || !self.fits(self.out.total()) {
@@ -198,15 +205,15 @@ impl<'a> Run<'a> {
         self.count(len);
     }
 
-    /// Whether there is room for a result so long: every later one needs at least its tag and
-    /// length.
+    /// Whether there is room for `len` more bytes of results. Every later result needs room for at
+    /// least its tag and its length.
     #[inline]
     fn fits(&self, len: usize) -> bool {
         let spare = MIN_RESULT * u64::from(self.chunk.count - self.task - 1);
         self.written + len as u64 + spare <= self.chunk.room
     }
 
-    /// Where in the region the next result goes.
+    /// The offset of the next result in the region.
     #[inline]
     fn place(&self) -> usize {
         (self.chunk.offset + self.chunk.arguments + self.written) as usize
@@ -222,9 +229,11 @@ impl<'a> Run<'a> {
         self.task += 1;
     }
 
-    /// Sends a result that is too large for the room, or holds channel ends; leaves a note of it.
+    /// Sends a result out of band, because it is too large for the room or holds channel ends.
+    /// Leaves a note in its place.
     ///
-    /// What goes is a whole record, so a fault that is too long for the room arrives as well.
+    /// The message holds a whole record, so that a fault that is too long for the room arrives as
+    /// well.
     #[cold]
     fn send_out_of_band(&mut self, handles: Option<Handles>) {
         let gathered = self.out.inline_large();
@@ -243,7 +252,7 @@ impl<'a> Run<'a> {
             None => Err(()),
         });
         if sent.is_err() {
-            // The parent is gone, and the fork server is about to notice.
+            // The parent is gone. The fork server will notice soon and kill this worker anyway.
             sys::exit_now(1);
         }
         self.claim.went_out_of_band();

@@ -1,29 +1,29 @@
-//! A worker's state: made when the worker begins, and again when a panic has spoilt it.
+//! A worker's state: made when the worker starts, and made again when a panic has spoilt it.
 
 use crate::call::{Fault, Input, Name, State};
 use crate::sys;
 use crate::wire::{Payload, Sink};
 
-/// The state that tasks are lent, and what makes it.
+/// The state that tasks borrow, and the function that makes it.
 pub(crate) struct WorkerState {
     pub(super) current: State,
-    /// With its argument.
+    /// The function that makes the state, and its argument.
     maker: Option<(Name, Payload)>,
 }
 
 impl WorkerState {
-    /// The state of a new worker; `()` where nothing makes one.
+    /// Makes the state of a new worker. Without a function to make it, the state is `()`.
     ///
     /// # Errors
     ///
-    /// The function that makes it failed.
+    /// The function that makes the state failed.
     pub(crate) fn new(maker: Option<(Name, Payload)>) -> Result<WorkerState, Fault> {
         let mut state = WorkerState { current: State::none(), maker };
         state.renew()?;
         Ok(state)
     }
 
-    /// Replaces a state that a panic has spoilt. A panic while the old one is dropped is caught.
+    /// Replaces a state that a panic has spoilt. A panic while the old state is dropped is caught.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl WorkerState {
         made.map(|_| ())
     }
 
-    /// Gives the state to the function that is to have it last. Nobody waits for its result.
+    /// Gives the state to the `worker_exit` function, if there is one. Nobody waits for the result.
     pub(crate) fn end(mut self, worker_exit: Option<Name>) {
         if let Some(name) = worker_exit {
             let nothing = Input { bytes: &[], handles: None };

@@ -1,4 +1,4 @@
-//! Tests of the encoding.
+//! Tests the encoding.
 
 use super::*;
 use proptest::collection::{btree_map, vec};
@@ -24,7 +24,7 @@ fn refusal<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> String {
     }
 }
 
-/// An age that neither is encoded above 150 nor decoded below 0.
+/// Age that cannot be encoded if it is above 150, nor decoded if it is below 0.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Clone, Copy)]
 struct Age(i32);
 
@@ -160,7 +160,8 @@ prop_compose! {
     }
 }
 
-/// Decodes as postcard does, or fails where it does, and in either case returns.
+/// Checks that decoding returns, with the same value as postcard's, or with an error where postcard
+/// has one.
 fn like_postcard<T: DeserializeOwned + Serialize + Debug>(bytes: &[u8]) {
     match (decode::<T>(bytes), postcard::take_from_bytes::<T>(bytes)) {
         (Ok((ours, rest)), Ok((theirs, remains))) => {
@@ -217,7 +218,8 @@ proptest! {
     }
 }
 
-/// Encodes and decodes an age wherever `put` puts it, in both cases with the age's own words.
+/// Checks that an age keeps the words of its own errors, in encoding and in decoding, wherever
+/// `put` puts the age.
 fn keeps_text<T: Serialize + DeserializeOwned + Debug>(put: impl Fn(Age) -> T) {
     let mut out = Sink::from(b"kept".to_vec());
     let error = encode_into(&put(Age(200)), &mut out).unwrap_err();
@@ -350,7 +352,7 @@ fn exact_values() {
     assert_eq!(decode::<f64>(&encode(&nan)).unwrap().0.to_bits(), nan.to_bits());
 }
 
-/// What a sequence says of its length beforehand.
+/// Number of elements that a sequence announces.
 #[derive(Debug, PartialEq)]
 struct Hint(Option<usize>);
 
@@ -390,7 +392,7 @@ fn hints_only_what_fits() {
         assert_eq!(refusal::<Vec<()>>(&bytes), too_long);
         assert_eq!(refusal::<HashMap<(), ()>>(&bytes), too_long);
     }
-    // Two lengths of which each alone would fit.
+    // Two lengths: each alone would fit, both together do not.
     assert_eq!(decode::<(Hint, Hint)>(&[2, 2, 0]).unwrap().0, (Hint(Some(2)), Hint(None)));
 }
 

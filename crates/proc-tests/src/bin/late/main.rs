@@ -174,8 +174,9 @@ fn use_everything(context: StartMethod) {
         assert!(task.cancel());
         assert!(task.get().expect_err("it was cancelled").is_cancelled());
     }
-    let child = Process::new(sleep, 1).start_method(context).start().expect("it can be started");
-    let Err(child) = child.join_timeout(Duration::from_millis(10)) else { panic!("it sleeps") };
+    let child = Process::new(sleep, 1).start_method(context).start();
+    let mut child = child.expect("it can be started");
+    assert_eq!(child.join_timeout(Duration::from_millis(10)).expect("it sleeps"), None);
     assert!(child.stop(Duration::from_secs(20)).expect_err("it was stopped").is_death());
 }
 
