@@ -34,9 +34,9 @@ fn every_argument_of_the_constructor() {
     for arguments in [
         ["--processes", "1"],
         ["--processes", "16"],
-        ["--context", "forkserver"],
-        ["--context", "fork"],
-        ["--context", "spawn"],
+        ["--start-method", "forkserver"],
+        ["--start-method", "Fork"],
+        ["--start-method", "Spawn"],
         ["--max-tasks-per-child", "1"],
         ["--max-tasks-per-child", "2"],
     ] {
@@ -86,7 +86,7 @@ fn wrong_arguments_take_one_line_and_exit_code_2() {
         ("no_processes", vec!["--processes", "0"]),
         ("too_many_processes", vec!["--processes", "1001"]),
         ("no_tasks", vec!["--max-tasks-per-child", "0"]),
-        ("no_such_context", vec!["--context", "thread"]),
+        ("no_such_start_method", vec!["--start-method", "thread"]),
         ("not_a_number", vec!["3", "four"]),
         ("power_too_large", vec!["3", "3037000500"]),
         ("exponent_too_large", vec!["--exponent", "64", "2"]),

@@ -28,7 +28,7 @@ fn power(number: i64) -> i64 {
 
 fn main() -> anyhow::Result<()> {
     proc_core::init();
-    let Arguments { numbers, processes, exponent, max_tasks_per_child, context, verbose } =
+    let Arguments { numbers, processes, exponent, max_tasks_per_child, start_method, verbose } =
         arguments();
 
     // Build: the workers start now, and wait for tasks. Every line between is optional.
@@ -40,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         // After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
         .max_tasks_per_child(max_tasks_per_child.into())
         // Where the memory of a new worker comes from; otherwise the system's default.
-        .start_method(context)
+        .start_method(start_method)
         .build()?;
 
     // Use, as often as you like: results come in the order of the numbers, whoever was faster.
@@ -78,21 +78,12 @@ struct Arguments {
     max_tasks_per_child: u32,
 
     /// How workers come into being: forkserver, fork or spawn
-    #[arg(long, default_value = "forkserver", value_parser = context)]
-    context: StartMethod,
+    #[arg(long, value_name = "METHOD", alias = "context", default_value_t = StartMethod::Forkserver)]
+    start_method: StartMethod,
 
     /// Let each worker tell on stderr when it is ready
     #[arg(long)]
     verbose: bool,
-}
-
-fn context(name: &str) -> Result<StartMethod, String> {
-    match name {
-        "forkserver" => Ok(StartMethod::Forkserver),
-        "fork" => Ok(StartMethod::Fork),
-        "spawn" => Ok(StartMethod::Spawn),
-        _ => Err("it is none of forkserver, fork and spawn".into()),
-    }
 }
 
 impl Arguments {

@@ -2,7 +2,9 @@
 //!
 //! This module decides which fork server serves which start method. It sends no messages.
 
+use std::fmt::{self, Display};
 use std::io;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StdioConfig;
@@ -54,6 +56,36 @@ pub enum StartMethod {
 impl Default for StartMethod {
     fn default() -> StartMethod {
         if cfg!(target_os = "linux") { StartMethod::Forkserver } else { StartMethod::Spawn }
+    }
+}
+
+impl Display for StartMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            StartMethod::Forkserver => "forkserver",
+            StartMethod::Fork => "fork",
+            StartMethod::Spawn => "spawn",
+        })
+    }
+}
+
+/// Python's names, in whatever case.
+///
+/// ```
+/// use proc_core::StartMethod;
+///
+/// assert_eq!("Spawn".parse::<StartMethod>()?, StartMethod::Spawn);
+/// assert_eq!(StartMethod::Forkserver.to_string(), "forkserver");
+/// assert!("thread".parse::<StartMethod>().is_err());
+/// # Ok::<(), proc_core::Error>(())
+/// ```
+impl FromStr for StartMethod {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<StartMethod, Error> {
+        let all = [StartMethod::Forkserver, StartMethod::Fork, StartMethod::Spawn];
+        let found = all.into_iter().find(|method| method.to_string().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Error::invalid("it is none of forkserver, fork and spawn"))
     }
 }
 
