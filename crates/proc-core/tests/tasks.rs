@@ -352,3 +352,23 @@ fn each_input_has_a_fate_though_the_pool_ends_among_them() {
         assert_eq!(closed.count(), 5, "{results:?}");
     });
 }
+
+#[test]
+fn iterators_say_how_much_is_to_come_and_end_for_good() {
+    within_a_minute(|| {
+        let pool = pool(2);
+        let mut ordered = pool.imap(same, 0..10);
+        let mut unordered = pool.imap_unordered(same, (0..10).filter(|x| *x < 7));
+        assert_eq!((ordered.size_hint(), unordered.size_hint().1), ((0, Some(10)), Some(10)));
+        for left in (0..10).rev() {
+            assert!(ordered.next().is_some_and(|result| result.is_ok()));
+            let (least, most) = ordered.size_hint();
+            assert!(least <= left && most.is_some_and(|most| left <= most && most <= left.max(1)));
+        }
+        assert_eq!(unordered.by_ref().count(), 7);
+        assert!(ordered.next().is_none() && ordered.next().is_none());
+        assert!(unordered.next().is_none());
+        assert_eq!((ordered.size_hint(), unordered.size_hint()), ((0, Some(0)), (0, Some(0))));
+        assert_eq!(pool.imap(same, std::iter::repeat(1)).size_hint(), (0, None));
+    });
+}

@@ -484,3 +484,26 @@ impl fmt::Debug for Error {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once_and_debug_tells_all() {
+        let died = Error::died(Exit::told(3 << 8, None), None);
+        let worker = Origin { worker: Some(1), pid: Some(42), ..Origin::default() };
+        let failed = Error::initializer(died.with_origin(worker));
+        assert_eq!(failed.to_string(), "the pool's initializer failed");
+        assert_eq!(
+            format!("{failed:?}"),
+            "the pool's initializer failed\n\
+             caused by: the process exited with code 3 before it had a result (worker 1, pid 42)"
+        );
+        assert_eq!(failed.kind(), ErrorKind::Initializer);
+        assert_eq!(failed.exit_status().and_then(|status| status.code()), Some(3));
+        let alone = Error::start("a worker", io::Error::from_raw_os_error(nix::libc::EAGAIN));
+        assert_eq!(format!("{alone:?}"), alone.to_string(), "the text tells what the system said");
+        assert!(std::error::Error::source(&alone).is_none());
+    }
+}
