@@ -47,7 +47,7 @@ pub(crate) enum PanicOutput {
     Never,
 }
 
-static ECHO: AtomicU8 = AtomicU8::new(PanicOutput::Reported as u8);
+static OUTPUT: AtomicU8 = AtomicU8::new(PanicOutput::Reported as u8);
 
 /// Function that is called with each panic of this process, because any panic may end the process.
 static WITNESS: OnceLock<fn(&PanicReport)> = OnceLock::new();
@@ -93,17 +93,17 @@ fn note(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send 
     if caught {
         CAUGHT.set(Some(report));
     }
-    let echo = ECHO.load(Ordering::Relaxed);
+    let output = OUTPUT.load(Ordering::Relaxed);
     let is_printed =
-        echo == PanicOutput::Print as u8 || (echo == PanicOutput::Reported as u8 && !caught);
+        output == PanicOutput::Print as u8 || (output == PanicOutput::Reported as u8 && !caught);
     if is_printed {
         previous(info);
     }
 }
 
 /// Sets what this process prints of its panics.
-pub(crate) fn set_panic_output(echo: PanicOutput) {
-    ECHO.store(echo as u8, Ordering::Relaxed);
+pub(crate) fn set_panic_output(output: PanicOutput) {
+    OUTPUT.store(output as u8, Ordering::Relaxed);
 }
 
 fn describe(info: &PanicHookInfo<'_>) -> PanicReport {

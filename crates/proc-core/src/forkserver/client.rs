@@ -65,13 +65,13 @@ impl ForkServer {
         sys::fill_standard_streams();
         wire::warm_up()?;
         let (sender, requests) = ipc::channel()?;
-        let (ring, bell) = sys::fd_channel()?;
+        let (notifier, listener) = sys::fd_channel()?;
         let (owners_life, life) = std::io::pipe()?;
         let owner = sys::pid();
         let base = Snapshot::now()?;
         match sys::fork(alone)? {
             Forked::Parent { child } => {
-                let line = ServerLink::new(sender, ring);
+                let line = ServerLink::new(sender, notifier);
                 known::note(child, &line);
                 let child = Some((child, owner));
                 Ok(ForkServer { line, child, handle: None, base, life: Some(life.into()) })
@@ -84,8 +84,8 @@ impl ForkServer {
                 if sys::null_stream(0).and_then(|null| sys::put_stream(0, null)).is_err() {
                     sys::exit_now(1);
                 }
-                let own = ForkServer::own(ServerLink::new(sender, ring), base);
-                let ears = Ears { requests, bell, life: Some(owners_life.into()) };
+                let own = ForkServer::own(ServerLink::new(sender, notifier), base);
+                let ears = Ears { requests, listener, life: Some(owners_life.into()) };
                 own.serve(alone, owner, ears, become_process)
             }
         }
@@ -115,7 +115,7 @@ impl ForkServer {
             known::note_daemon(self.child.map(|(pid, _)| pid), &self.line);
         }
         let key = start.key;
-        let asked = streams.pass(self.line.ring(), key);
+        let asked = streams.pass(self.line.notifier(), key);
         asked.and_then(|()| self.ask(Request::Start(Box::new(start)))).map_err(|error| {
             self.forget(key);
             match error.kind() {

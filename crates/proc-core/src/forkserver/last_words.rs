@@ -27,7 +27,7 @@ pub(crate) fn have_children_say_to(line: &Arc<ServerLink>) {
             sys::prepare_last_words(&encode(&LastWords::Panicked(shortened(report))));
         }
     });
-    sys::say_last_words_at(line.ring(), encode(&LastWords::NoMemory));
+    sys::say_last_words_at(line.notifier(), encode(&LastWords::NoMemory));
     // Leak a reference: children use the descriptor as long as they live.
     std::mem::forget(Arc::clone(line));
 }

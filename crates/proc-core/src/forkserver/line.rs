@@ -13,23 +13,23 @@ use crate::sys::Notifier;
 #[derive(Debug)]
 pub(crate) struct ServerLink {
     requests: Mutex<IpcSender<Request>>,
-    ring: Notifier,
+    notifier: Notifier,
 }
 
 impl ServerLink {
-    pub(crate) fn new(requests: IpcSender<Request>, ring: Notifier) -> Arc<ServerLink> {
-        Arc::new(ServerLink { requests: Mutex::new(requests), ring })
+    pub(crate) fn new(requests: IpcSender<Request>, notifier: Notifier) -> Arc<ServerLink> {
+        Arc::new(ServerLink { requests: Mutex::new(requests), notifier })
     }
 
     /// Orders the fork server to kill its children and to end.
     pub(crate) fn order_end(&self) -> io::Result<()> {
-        self.ring.order_end()
+        self.notifier.order_end()
     }
 
     /// Returns the notifier, for descriptors and for last words: a dying process can do no more
     /// than one system call.
-    pub(crate) fn ring(&self) -> &Notifier {
-        &self.ring
+    pub(crate) fn notifier(&self) -> &Notifier {
+        &self.notifier
     }
 
     pub(crate) fn ask(&self, request: Request) -> io::Result<()> {
@@ -39,6 +39,6 @@ impl ServerLink {
             IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
             error => io::Error::other(error),
         })?;
-        self.ring.ring()
+        self.notifier.notify()
     }
 }

@@ -47,10 +47,10 @@ pub(crate) fn start(
 ) -> Result<Arc<ForkServer>, Error> {
     let cannot = |error| Error::start("a fork server", error);
     let (sender, requests) = ipc::channel::<Request>().map_err(cannot)?;
-    let (ring, bell) = sys::fd_channel().map_err(cannot)?;
+    let (notifier, listener) = sys::fd_channel().map_err(cannot)?;
     let mut streams = Streams::default();
-    streams.set(LISTENER.into(), bell.into());
-    streams.set(NOTIFIER.into(), ring.as_fd().try_clone_to_owned().map_err(cannot)?);
+    streams.set(LISTENER.into(), listener.into());
+    streams.set(NOTIFIER.into(), notifier.as_fd().try_clone_to_owned().map_err(cannot)?);
     let base = Snapshot::now().map_err(cannot)?;
     let setup = Payload::encode_plain(&function).map_err(|why| cannot(io::Error::other(why)))?;
     let job = Job {
@@ -68,7 +68,7 @@ pub(crate) fn start(
     let failed = loop {
         match link.receive(Some(Instant::now() + POLL_INTERVAL)) {
             Received::Report(Report::Said(Ok(()))) => {
-                let line = ServerLink::new(sender, ring);
+                let line = ServerLink::new(sender, notifier);
                 return Ok(Arc::new(ForkServer::made(line, base, link.handle)));
             }
             Received::Report(Report::Said(Err(fault))) => {
@@ -108,11 +108,11 @@ fn main(birth: Birth) -> ! {
     let report = birth.report::<Said>();
     let Birth { mut job, fd_channel, report: first } = birth;
     drop(first);
-    let (mut bell, mut ring) = (None, None);
+    let (mut listener, mut notifier) = (None, None);
     for (number, fd) in fd_channel {
-        *if number == LISTENER { &mut bell } else { &mut ring } = Some(fd);
+        *if number == LISTENER { &mut listener } else { &mut notifier } = Some(fd);
     }
-    let (Some(bell), Some(ring)) = (bell, ring) else { sys::exit_now(1) };
+    let (Some(listener), Some(notifier)) = (listener, notifier) else { sys::exit_now(1) };
     let given = (job.payloads.pop(), job.receivers.pop(), job.senders.pop());
     let (Some(mut arguments), Some(requests), Some(sender)) = given else { sys::exit_now(1) };
     let me = sys::pid();
@@ -136,9 +136,9 @@ fn main(birth: Birth) -> ! {
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
-    let own = ForkServer::own(ServerLink::new(sender.to(), ring.into()), base);
+    let own = ForkServer::own(ServerLink::new(sender.to(), notifier.into()), base);
     // It has no pipe: it ends with the fork server that has made it.
-    let ears = Ears { requests: requests.to(), bell: bell.into(), life: None };
+    let ears = Ears { requests: requests.to(), listener: listener.into(), life: None };
     own.serve(alone, sys::parent_pid(), ears, become_process)
 }
 

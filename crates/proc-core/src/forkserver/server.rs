@@ -29,7 +29,7 @@ pub(crate) struct Ears {
     /// Requests, each of which is announced by a notification.
     pub(crate) requests: IpcReceiver<Request>,
     /// Listener of the descriptor channel.
-    pub(crate) bell: Listener,
+    pub(crate) listener: Listener,
     /// Pipe end that tells when the owner ends or executes another program. Without it, this fork
     /// server is the child of another fork server, and ends together with that one.
     pub(crate) life: Option<OwnedFd>,
@@ -47,7 +47,7 @@ pub(crate) struct Server {
     streams: Arrived,
     retiring: bool,
     /// Whether a notification was received whose request is not read yet.
-    is_rung: bool,
+    is_notified: bool,
 }
 
 /// New process that has done nothing yet.
@@ -98,8 +98,9 @@ impl Server {
         last_words::have_children_say_to(line);
         let children = FxHashMap::default();
         let streams = Arrived::default();
-        let (retiring, is_rung) = (false, false);
-        let mut server = Server { alone, owner, ears, exits, children, streams, retiring, is_rung };
+        let (retiring, is_notified) = (false, false);
+        let mut server =
+            Server { alone, owner, ears, exits, children, streams, retiring, is_notified };
         let fork_server = sys::pid();
         let (start, streams) = server.serve();
         // From here on this process is a child. It must not hold the channels of its siblings, nor
@@ -124,7 +125,7 @@ impl Server {
             if self.retiring && self.children.is_empty() {
                 sys::exit_now(0);
             }
-            let mut fds = vec![self.ears.bell.as_fd()];
+            let mut fds = vec![self.ears.listener.as_fd()];
             fds.extend(watch.as_ref().map(OwnedFd::as_fd));
             let life = self.ears.life.as_ref();
             fds.extend(life.map(OwnedFd::as_fd));
@@ -142,13 +143,13 @@ impl Server {
             };
             let glance = (!watched || watch.is_none()).then_some(POLL_INTERVAL);
             // Do not wait if a notification came while something else was waited for.
-            let glance = if self.is_rung { Some(Duration::ZERO) } else { glance };
+            let glance = if self.is_notified { Some(Duration::ZERO) } else { glance };
             let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
             let lost_owner = life.is_some() && ready[first_exit - 1];
             // Take one notification in each turn. Each has its request in the channel by now, so
             // taking more at once would save nothing.
-            let is_rung = std::mem::take(&mut self.is_rung) | (ready[0] && self.hear());
-            if is_rung && let Some(start) = self.obey() {
+            let is_notified = std::mem::take(&mut self.is_notified) | (ready[0] && self.hear());
+            if is_notified && let Some(start) = self.obey() {
                 return start;
             }
             if lost_owner {
@@ -168,9 +169,9 @@ impl Server {
     /// Reads the descriptor channel up to the next notification. Returns false if there was none.
     fn hear(&mut self) -> bool {
         loop {
-            match self.ears.bell.hear() {
+            match self.ears.listener.hear() {
                 None => return false,
-                Some(Heard::Notifier) => return true,
+                Some(Heard::Notification) => return true,
                 Some(Heard::End) => self.end(),
                 Some(Heard::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
                 Some(Heard::LastWords(words)) => {
@@ -236,7 +237,7 @@ impl Server {
         // The streams were sent before the request, but perhaps after the descriptor channel was
         // last read.
         while start.streams > 0 && self.hear() {
-            self.is_rung = true;
+            self.is_notified = true;
         }
         let streams = self.streams.take(start.key, start.streams);
         let forked = streams.and_then(|streams| Ok((sys::fork(self.alone)?, streams)));
@@ -268,7 +269,7 @@ impl Server {
         if status.code().is_none() {
             // The last words of the child have come by now.
             while self.hear() {
-                self.is_rung = true;
+                self.is_notified = true;
             }
         }
         let Some(child) = self.children.remove(&pid) else { return };

@@ -35,7 +35,7 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     sys::fill_standard_streams();
     wire::warm_up()?;
     let (sender, requests) = ipc::channel::<Request>()?;
-    let (ring, bell) = sys::fd_channel()?;
+    let (notifier, listener) = sys::fd_channel()?;
     let (owners_life, life) = std::io::pipe()?;
     let sender_of_its_own = fd_of(&sender)?;
     let requests = fd_of(&requests)?;
@@ -44,8 +44,8 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         command.arg0(name);
     }
     let fds = [
-        sys::pass_on(&bell, &mut command)?,
-        sys::pass_on(&ring, &mut command)?,
+        sys::pass_on(&listener, &mut command)?,
+        sys::pass_on(&notifier, &mut command)?,
         sys::pass_on(&requests, &mut command)?,
         sys::pass_on(&sender_of_its_own, &mut command)?,
         sys::pass_on(&owners_life, &mut command)?,
@@ -58,11 +58,14 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         .spawn();
     let mut child = child.map_err(cannot_execute)?;
     // Close our copies: with them, nobody could tell that the fork server has died.
-    drop((bell, requests, sender_of_its_own, owners_life, command));
-    match await_birth(&ring, &mut child) {
-        Ok(()) => {
-            Ok(ForkServer::executed(ServerLink::new(sender, ring), base, child.id(), life.into()))
-        }
+    drop((listener, requests, sender_of_its_own, owners_life, command));
+    match await_birth(&notifier, &mut child) {
+        Ok(()) => Ok(ForkServer::executed(
+            ServerLink::new(sender, notifier),
+            base,
+            child.id(),
+            life.into(),
+        )),
         Err(why) => {
             let _ = child.kill();
             let _ = child.wait();
@@ -85,14 +88,14 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
         let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
         let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();
         let fds = <[OwnedFd; 5]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let [bell, ring, requests, sender, owners_life] = fds;
+        let [listener, notifier, requests, sender, owners_life] = fds;
         wire::warm_up()?;
         let requests = receiver_of(requests)?;
         let sender = sender_of(sender)?;
-        let bell = Listener::from(bell);
-        bell.greet(Image::get().identity())?;
-        let own = ForkServer::own(ServerLink::new(sender, ring.into()), Snapshot::now()?);
-        Ok((Ears { requests, bell, life: Some(owners_life) }, own))
+        let listener = Listener::from(listener);
+        listener.greet(Image::get().identity())?;
+        let own = ForkServer::own(ServerLink::new(sender, notifier.into()), Snapshot::now()?);
+        Ok((Ears { requests, listener, life: Some(owners_life) }, own))
     };
     match born() {
         Ok((ears, own)) => own.serve(alone, owner, ears, become_process),
@@ -133,16 +136,16 @@ fn cannot_execute(error: io::Error) -> io::Error {
 }
 
 /// Waits until an executed copy of the program says that it is a fork server.
-fn await_birth(ring: &Notifier, child: &mut Child) -> Result<(), String> {
+fn await_birth(notifier: &Notifier, child: &mut Child) -> Result<(), String> {
     let told =
-        ring.await_greeting(child, Instant::now() + STARTUP_TIMEOUT).map_err(
-            |error| match error.kind() {
+        notifier.await_greeting(child, Instant::now() + STARTUP_TIMEOUT).map_err(|error| {
+            match error.kind() {
                 io::ErrorKind::TimedOut => {
                     format!("did not become a fork server within {STARTUP_TIMEOUT:?}")
                 }
                 _ => format!("did not become a fork server: {error}"),
-            },
-        )?;
+            }
+        })?;
     match told == Image::get().identity() {
         true => Ok(()),
         false => {

@@ -104,7 +104,7 @@ pub(crate) enum Outcome<V> {
 }
 
 const VALUE: u8 = 0;
-const APART: u8 = 1;
+const OUT_OF_BAND: u8 = 1;
 const FAULT: u8 = 2;
 
 /// Appends the result of one task. `call` appends the value's bytes. If `call` fails, its fault is
@@ -163,7 +163,7 @@ pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
 
 /// Appends the note that a result is sent out of band.
 pub(crate) fn append_out_of_band(out: &mut Vec<u8>) {
-    out.extend_from_slice(&[APART, 0, 0, 0, 0]);
+    out.extend_from_slice(&[OUT_OF_BAND, 0, 0, 0, 0]);
 }
 
 /// Takes the first result off `bytes`. Returns `None` if there is no whole result.
@@ -174,7 +174,7 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>>
     let record = take(&mut rest)?;
     let outcome = match *tag {
         VALUE => Outcome::Value(record),
-        APART => Outcome::OutOfBand,
+        OUT_OF_BAND => Outcome::OutOfBand,
         FAULT => Outcome::Fault(read_fault(record)?),
         _ => return None,
     };

@@ -17,7 +17,7 @@ use crate::sys::fd_channel::{LAST_WORDS, last_words};
 const SIGNALS: [Signal; 3] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
 
 struct Farewell {
-    ring: i32,
+    notifier: i32,
     /// Message that says that there was no memory.
     of_memory: Vec<u8>,
     /// Action that each of [`SIGNALS`] had before ours.
@@ -52,7 +52,7 @@ fn farewell() -> Option<&'static Farewell> {
 /// Installs the signal handler that sends last words when a signal is about to end this process or
 /// a child of it. The handler sends them to `ring`, which must stay open: the thread's prepared
 /// message, or `of_memory` if a system call of the thread had failed for lack of memory.
-pub(crate) fn say_last_words_at(ring: &Notifier, of_memory: Vec<u8>) {
+pub(crate) fn say_last_words_at(notifier: &Notifier, of_memory: Vec<u8>) {
     let of_memory = last_words(&of_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let mut before = [default; 3];
@@ -69,7 +69,7 @@ pub(crate) fn say_last_words_at(ring: &Notifier, of_memory: Vec<u8>) {
             }
         }
     }
-    let farewell = Farewell { ring: ring.as_raw_fd(), of_memory, before };
+    let farewell = Farewell { notifier: notifier.as_raw_fd(), of_memory, before };
     FAREWELL.store(Box::into_raw(Box::new(farewell)), Ordering::Release);
 }
 
@@ -95,7 +95,7 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
         Some(&farewell.of_memory).filter(|_| had_no_memory)
     };
     if let Some(words) = words {
-        send(farewell.ring, words);
+        send(farewell.notifier, words);
     }
     // The message is sent. Restore the earlier actions; they run later, on a stack that may be
     // nearly full.
@@ -116,7 +116,7 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
 
 /// Sends `words` to the socket `ring`, with the pid of this process in the space for it.
 /// Async-signal-safe.
-fn send(ring: i32, words: &[u8]) {
+fn send(notifier: i32, words: &[u8]) {
     // SAFETY: getpid only returns a number.
     let pid = unsafe { libc::getpid() } as u32;
     let (start, end) = words.split_at(LAST_WORDS.len());
@@ -132,7 +132,7 @@ fn send(ring: i32, words: &[u8]) {
     message.msg_iov = pieces.as_mut_ptr();
     message.msg_iovlen = pieces.len() as _;
     // SAFETY: the pieces live until the call returns, and the call only reads them.
-    unsafe { libc::sendmsg(ring, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+    unsafe { libc::sendmsg(notifier, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
 }
 
 /// Whether Rust's runtime aborts because an allocation has failed. The stack shows this; errno may

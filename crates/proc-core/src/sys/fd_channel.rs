@@ -38,12 +38,12 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes a descriptor channel.
 pub(crate) fn fd_channel() -> io::Result<(Notifier, Listener)> {
-    let (bell, ring) = socketpair(AddressFamily::Unix, KIND, None, SockFlag::empty())?;
-    for fd in [&bell, &ring] {
+    let (listener, notifier) = socketpair(AddressFamily::Unix, KIND, None, SockFlag::empty())?;
+    for fd in [&listener, &notifier] {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
-    Ok((Notifier(ring), Listener(bell)))
+    Ok((Notifier(notifier), Listener(listener)))
 }
 
 /// Sending end of a descriptor channel.
@@ -52,7 +52,7 @@ pub(crate) struct Notifier(OwnedFd);
 
 impl Notifier {
     /// Notifies the listener. An error means that there is no listener any more.
-    pub(crate) fn ring(&self) -> io::Result<()> {
+    pub(crate) fn notify(&self) -> io::Result<()> {
         self.send(&[0])
     }
 
@@ -196,7 +196,7 @@ pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
 /// Message that a listener has received.
 pub(crate) enum Heard {
     /// A notification.
-    Notifier,
+    Notification,
     /// The order to kill the children and to end.
     End,
     /// The pid and the last words of a process that may be dead by now, as bytes.
@@ -233,7 +233,7 @@ impl Listener {
         let fd = descriptor_in(&received);
         match bytes {
             0 => None, // there is no notifier any more
-            1 => Some(Heard::Notifier),
+            1 => Some(Heard::Notification),
             2 => Some(Heard::End),
             len if len >= LAST_WORDS.len() => {
                 Some(Heard::LastWords(text[LAST_WORDS.len()..len].to_vec()))
@@ -269,8 +269,8 @@ impl From<OwnedFd> for Listener {
 }
 
 impl From<Listener> for OwnedFd {
-    fn from(bell: Listener) -> OwnedFd {
-        bell.0
+    fn from(listener: Listener) -> OwnedFd {
+        listener.0
     }
 }
 

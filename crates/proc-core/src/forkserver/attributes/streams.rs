@@ -120,9 +120,9 @@ mod tests {
     const KEY: Key = Key { owner: 0x0102_0304, serial: u64::MAX - 5 };
 
     /// Keeps what comes before the next ring; false if there is none.
-    fn hear(arrived: &mut Arrived, bell: &Listener) -> bool {
+    fn hear(arrived: &mut Arrived, listener: &Listener) -> bool {
         loop {
-            match bell.hear() {
+            match listener.hear() {
                 None => return false,
                 Some(Heard::Descriptor(tag, fd)) => arrived.keep(tag, fd),
                 Some(_) => return true,
@@ -137,25 +137,25 @@ mod tests {
 
     #[test]
     fn streams_arrive_between_rings_and_are_closed_when_forgotten() {
-        let (ring, bell) = sys::fd_channel().expect("sockets can be made");
+        let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         let (mut reader, writer) = std::io::pipe().expect("a pipe can be made");
         let mut streams = Streams::default();
         streams.set(1, writer.into());
-        ring.ring().expect("somebody listens");
-        streams.pass(&ring, KEY).expect("there is room");
-        ring.ring().expect("somebody listens");
+        notifier.notify().expect("somebody listens");
+        streams.pass(&notifier, KEY).expect("there is room");
+        notifier.notify().expect("somebody listens");
         let mut arrived = Arrived::default();
-        assert!(hear(&mut arrived, &bell), "the first ring");
+        assert!(hear(&mut arrived, &listener), "the first ring");
         let other = Key { owner: 1, ..KEY };
-        assert!(hear(&mut arrived, &bell), "the second ring");
+        assert!(hear(&mut arrived, &listener), "the second ring");
         assert!(arrived.take(other, 1).is_err(), "these are not its own");
         let mut taken = arrived.take(KEY, 1).expect("they were sent");
         let (number, fd) = taken.pop().expect("there is one");
         assert_eq!(number, 1);
         std::fs::File::from(fd).write_all(b"hello").expect("it is a pipe");
-        streams.pass(&ring, KEY).expect("there is room");
+        streams.pass(&notifier, KEY).expect("there is room");
         drop(streams);
-        assert!(!hear(&mut arrived, &bell));
+        assert!(!hear(&mut arrived, &listener));
         arrived.forget(|key| key == KEY);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("nobody holds the other end");
@@ -164,18 +164,18 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_room() {
-        let (ring, bell) = sys::fd_channel().expect("sockets can be made");
+        let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         for _ in 0..100_000 {
-            ring.ring().expect("a ring too many is none");
+            notifier.notify().expect("a ring too many is none");
         }
         let mut streams = Streams::default();
         streams.set(0, std::fs::File::open("/dev/null").expect("it exists").into());
         let taken = std::thread::scope(|scope| {
-            scope.spawn(|| streams.pass(&ring, KEY).expect("there is room soon"));
+            scope.spawn(|| streams.pass(&notifier, KEY).expect("there is room soon"));
             let mut arrived = Arrived::default();
             while arrived.0.is_empty() {
-                let _ = sys::wait_readable(&[bell.as_fd()], None);
-                hear(&mut arrived, &bell);
+                let _ = sys::wait_readable(&[listener.as_fd()], None);
+                hear(&mut arrived, &listener);
             }
             arrived.take(KEY, 1)
         });
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn a_full_doorbell_still_rings_and_a_gone_one_says_so() {
-        let (ring, bell) = sys::fd_channel().expect("sockets can be made");
+        let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         for _ in 0..100_000 {
-            ring.ring().expect("a ring too many is none");
+            notifier.notify().expect("a ring too many is none");
         }
-        drop(bell);
-        assert!(ring.ring().is_err());
+        drop(listener);
+        assert!(notifier.notify().is_err());
     }
 }

@@ -101,7 +101,7 @@ impl Board {
     }
 
     /// Tells workers whether claimed tickets may have tasks to steal.
-    pub(crate) fn set_shareable(&self, stealable: bool) {
+    pub(crate) fn set_stealable(&self, stealable: bool) {
         self.header().stealable.0.store(u64::from(stealable), Ordering::Relaxed);
     }
 

@@ -122,7 +122,7 @@ fn a_chunk_that_was_claimed_just_now_keeps_a_step() {
 fn hunger_is_told_where_there_may_be_a_share() {
     let board = board(1);
     assert!(!board.report_starving() && !board.take_starving(), "there is nothing to share");
-    board.set_shareable(true);
+    board.set_stealable(true);
     assert!(board.report_starving(), "a new board listens");
     assert!(board.has_news() && !board.listen());
     assert!(board.take_starving() && !board.take_starving());

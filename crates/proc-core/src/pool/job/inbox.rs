@@ -107,13 +107,14 @@ impl Delivery {
             let at = |error: Error| error.with_origin(Origin { task: Some(task), ..place.clone() });
             settle(task, result.map_err(at));
         };
-        let mut decode_apart = |index: usize| decode_apart(out_of_band.remove(&(index as u32)));
+        let mut decode_out_of_band =
+            |index: usize| decode_out_of_band(out_of_band.remove(&(index as u32)));
         match bytes {
             Results::Own(bytes) => {
                 let mut rest = &bytes[..];
                 settle_each(count, settle, |index| match records::take_result(&mut rest) {
                     Some(Outcome::Value(value)) => decode(value, None),
-                    Some(Outcome::OutOfBand) => decode_apart(index),
+                    Some(Outcome::OutOfBand) => decode_out_of_band(index),
                     Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
                     None => Err(rubbish()),
                 });
@@ -127,7 +128,7 @@ impl Delivery {
                     Some(Outcome::Value(value)) => {
                         wire::decode_shared(&part, value).map_err(Error::decode_result)
                     }
-                    Some(Outcome::OutOfBand) => decode_apart(index),
+                    Some(Outcome::OutOfBand) => decode_out_of_band(index),
                     Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
                     None => Err(rubbish()),
                 });
@@ -181,7 +182,7 @@ fn rubbish() -> Error {
 
 /// Decodes a result that was sent out of band.
 #[cold]
-fn decode_apart<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
+fn decode_out_of_band<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
     let Some(mut payload) = payload else {
         return Err(Error::decode_result("it did not arrive".into()));
     };

@@ -16,7 +16,7 @@ use crate::wire::{self, Handles, Lender, Message, Sink};
 
 /// The number of grains in a chunk. A worker takes one grain at a time, so that an idle worker can
 /// get the rest of the chunk.
-const STEPS: usize = 8;
+const GRAINS_PER_CHUNK: usize = 8;
 
 /// Channel ends of an encoded argument that no worker has received yet. Each end takes a
 /// descriptor.
@@ -73,12 +73,12 @@ pub(crate) struct TaskQueue {
     bytes: Vec<u8>,
     at: usize,
     /// The length of each record, if all arguments are numbers.
-    even: Option<usize>,
+    fixed_len: Option<usize>,
     handles: VecDeque<(usize, WaitingHandles)>,
     /// Tasks whose argument is large and lies in shared memory already.
-    parcels: VecDeque<(usize, LargeArg)>,
+    large_args: VecDeque<(usize, LargeArg)>,
     /// The total length of these arguments.
-    in_parcels: usize,
+    in_large_args: usize,
 }
 
 /// The record of one large argument, in a block that also has room for the result.
@@ -97,7 +97,7 @@ pub(crate) struct ChunkCut<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<WaitingHandles>,
     /// The argument, if it is large. Then it is not in `bytes`.
-    pub(crate) parcel: Option<LargeArg>,
+    pub(crate) large_arg: Option<LargeArg>,
 }
 
 impl TaskQueue {
@@ -118,10 +118,10 @@ impl TaskQueue {
             chunksize,
             bytes: Vec::new(),
             at: 0,
-            even: None,
+            fixed_len: None,
             handles: VecDeque::new(),
-            parcels: VecDeque::new(),
-            in_parcels: 0,
+            large_args: VecDeque::new(),
+            in_large_args: 0,
         }
     }
 
@@ -206,7 +206,7 @@ impl TaskQueue {
                 self.left += 1;
                 let whole_chunks =
                     || self.chunksize.is_none_or(|size| self.left.is_multiple_of(size));
-                if (sink.len() + self.in_parcels >= most || (holds_many && bounded))
+                if (sink.len() + self.in_large_args >= most || (holds_many && bounded))
                     && whole_chunks()
                 {
                     break;
@@ -238,7 +238,7 @@ impl TaskQueue {
             records::put_short(place, wire::number(number).unwrap_or_default());
         }
         self.left += count;
-        self.even = Some(len);
+        self.fixed_len = Some(len);
     }
 
     /// Finishes the block of a large argument, and leaves an empty record in the argument's place.
@@ -247,9 +247,9 @@ impl TaskQueue {
     fn pack(&mut self, sink: &mut Sink) -> Result<(), String> {
         let settled = sink.finish();
         match settled.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
-            Some(parcel) => {
-                self.in_parcels += parcel.len;
-                self.parcels.push_back((self.next + self.left, parcel));
+            Some(large_arg) => {
+                self.in_large_args += large_arg.len;
+                self.large_args.push_back((self.next + self.left, large_arg));
                 sink.extend_from_slice(&[0; 4]);
                 Ok(())
             }
@@ -259,7 +259,7 @@ impl TaskQueue {
 
     /// The number of bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() + self.in_parcels
+        self.bytes.len() + self.in_large_args
     }
 
     /// The number of bytes of encoded arguments that are not cut yet and lie in memory of this
@@ -283,7 +283,7 @@ impl TaskQueue {
     /// Estimated bytes of shared memory for the next task: argument + max(argument, `result`); 0 if
     /// the argument already lies in shared memory.
     pub(crate) fn next_cost(&self, result: usize) -> usize {
-        if self.parcels.front().is_some_and(|(task, _)| *task == self.next) {
+        if self.large_args.front().is_some_and(|(task, _)| *task == self.next) {
             return 0;
         }
         records::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record.len(), result))
@@ -299,9 +299,10 @@ impl TaskQueue {
         result: usize,
     ) -> Option<ChunkCut<'_>> {
         let wanted = self.chunk_size(workers);
-        let grain = self.chunksize.unwrap_or_else(|| wanted.div_ceil(STEPS)).clamp(1, wanted);
+        let grain =
+            self.chunksize.unwrap_or_else(|| wanted.div_ceil(GRAINS_PER_CHUNK)).clamp(1, wanted);
         let (first, start) = (self.next, self.at);
-        let (count, bytes, handles, parcel) = match self.even {
+        let (count, bytes, handles, large_arg) = match self.fixed_len {
             // Numbers have no channel ends and no large arguments between them.
             Some(len) => {
                 let count =
@@ -317,7 +318,7 @@ impl TaskQueue {
         self.next += count;
         self.left -= count;
         let bytes = &self.bytes[start..self.at];
-        Some(ChunkCut { first, count, grain, bytes, handles, parcel })
+        Some(ChunkCut { first, count, grain, bytes, handles, large_arg })
     }
 
     /// Walks over the next tasks, as far as they form one chunk. Returns their number, their bytes,
@@ -332,17 +333,17 @@ impl TaskQueue {
         let all = &self.bytes[self.at..];
         let mut rest = all;
         let mut count = 0;
-        let (mut handles, mut parcel) = (None, None);
+        let (mut handles, mut large_arg) = (None, None);
         let mut costs = 0;
         while count < wanted {
             // A task with channel ends is a chunk of its own, and so is a task with a large
             // argument.
-            if self.parcels.front().is_some_and(|(task, _)| *task == first + count) {
+            if self.large_args.front().is_some_and(|(task, _)| *task == first + count) {
                 if count > 0 {
                     break;
                 }
-                parcel = self.parcels.pop_front().map(|(_, parcel)| parcel);
-                self.in_parcels -= parcel.as_ref().map_or(0, |parcel| parcel.len);
+                large_arg = self.large_args.pop_front().map(|(_, large_arg)| large_arg);
+                self.in_large_args -= large_arg.as_ref().map_or(0, |large_arg| large_arg.len);
             }
             if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
                 if count > 0 {
@@ -358,11 +359,11 @@ impl TaskQueue {
                 break;
             }
             count += 1;
-            if handles.is_some() || parcel.is_some() {
+            if handles.is_some() || large_arg.is_some() {
                 break;
             }
         }
-        (count, all.len() - rest.len(), handles, parcel)
+        (count, all.len() - rest.len(), handles, large_arg)
     }
 
     /// The number of tasks of the next chunk: about two milliseconds' worth, and never more than a
@@ -436,12 +437,12 @@ mod tests {
                 queue.push_all(&numbers, bytes, Arc::new(Nobody)).expect("numbers can be encoded");
                 queue
             };
-            let (even, mut walked) = (fill(), fill());
-            walked.even = None;
-            let pushed = even.left;
+            let (fixed_len, mut walked) = (fill(), fill());
+            walked.fixed_len = None;
+            let pushed = fixed_len.left;
             let unit = chunksize.unwrap_or(1);
             prop_assert_eq!(pushed, numbers.len().min(bytes.div_ceil(8).max(1).next_multiple_of(unit)));
-            let cuts_of_even = cuts(even, most);
+            let cuts_of_even = cuts(fixed_len, most);
             prop_assert_eq!(&cuts_of_even, &cuts(walked, most));
             let whole: Vec<u8> = cuts_of_even.into_iter().flat_map(|(_, bytes)| bytes).collect();
             let mut rest = &whole[..];

@@ -297,8 +297,8 @@ impl Scheduler {
         let Some(cut) = queue.cut(workers, most, size.min(MAX_ROOM_BYTES)) else {
             return Err(fail(Error::invalid("a call's arguments are not whole")));
         };
-        let ChunkCut { first, count, grain, bytes, handles, parcel } = cut;
-        let (block, arguments) = if let Some(LargeArg { lease, len }) = parcel {
+        let ChunkCut { first, count, grain, bytes, handles, large_arg } = cut;
+        let (block, arguments) = if let Some(LargeArg { lease, len }) = large_arg {
             (lease.keep(), len as u64)
         } else {
             // Results are expected to be as large as the arguments, or as earlier results. A result
@@ -395,7 +395,7 @@ impl Scheduler {
             let before = state.stealable;
             state.stealable = before.saturating_add_signed(change);
             if (before == 0) != (state.stealable == 0) {
-                self.board.set_shareable(before == 0);
+                self.board.set_stealable(before == 0);
             }
         }
     }

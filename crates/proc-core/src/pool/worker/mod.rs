@@ -74,7 +74,7 @@ fn main(birth: Birth) -> ! {
         out: Sink::default(),
         state,
     };
-    keep_ties();
+    restore_settings();
     worker.tell(FromWorker::Ready);
     let why = worker.serve();
     worker.tell(FromWorker::Leaves(why));
@@ -83,7 +83,7 @@ fn main(birth: Birth) -> ! {
 }
 
 /// Restores what user code may have undone: the death signal and the panic hook.
-fn keep_ties() {
+fn restore_settings() {
     // When user code changes the user id, the kernel forgets that the worker is to die with its
     // fork server.
     sys::die_with_parent();
@@ -150,7 +150,7 @@ impl Worker<'_> {
                 Some(ticket) => self.run(ticket),
                 None => {
                     shared::let_go();
-                    keep_ties();
+                    restore_settings();
                     if !self.board.announce_sleep(self.owner) {
                         continue;
                     }

@@ -153,7 +153,7 @@ fn task_is_taken_by_the_claimer_or_taken_back() {
 fn hungry_sleeper_is_heard_of_and_found() {
     check(4, || {
         let board = board(2, 1);
-        board.set_shareable(true);
+        board.set_stealable(true);
         board.stop_listening();
         let reports = Channel::new();
         let worker = {

@@ -271,7 +271,7 @@ impl Parent {
         let chunk = chunk(entry.first, entry.count);
         // A lone worker has nobody to share with.
         if entry.count > 1 && self.slots.len() > 1 {
-            self.shared.board.set_shareable(true);
+            self.shared.board.set_stealable(true);
         }
         let published = self.shared.board.publish(ticket, &chunk, |ticket, owner| {
             if let Some(other) = self.out.get_mut(&ticket) {
