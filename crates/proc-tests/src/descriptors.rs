@@ -7,6 +7,7 @@ use proc_core::{Child, Pool, Process, StartMethod};
 use serde::{Deserialize, Serialize};
 
 use crate::failures::{Odd, PANICS_WHEN_READ, PANICS_WHEN_WRITTEN, UNREADABLE, UNWRITABLE};
+use crate::life::children;
 use crate::{Arguments, Scenario, describe, marks, print_fates, signal_self};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
@@ -192,6 +193,11 @@ fn descriptors_without_a_pool(arguments: &Arguments) -> String {
     // Where fork servers are executed, the first process leaves one.
     let child = Process::new(|()| (), ()).start_method(arguments.context).start();
     child.and_then(Child::join).expect("it returns");
+    // The fork server of a Fork process is collected when the next process is started.
+    marks::wait_until(|| {
+        Process::new(|()| (), ()).start().and_then(Child::join).expect("it returns");
+        arguments.context != StartMethod::Fork || children().len() == 1
+    });
     descriptors()
 }
 
