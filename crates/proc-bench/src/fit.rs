@@ -1,7 +1,7 @@
 //! How a cost grows: `cost = base + a * workers + b * tasks`, by least squares.
 //!
-//! The squares are those of relative errors (each equation is divided by what was measured), since the
-//! largest pool would otherwise decide alone. No part can be negative.
+//! The squares are those of relative errors (each equation is divided by what was measured), since
+//! the largest pool would otherwise decide alone. No part can be negative.
 
 use crate::record::Measured;
 

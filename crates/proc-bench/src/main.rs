@@ -30,7 +30,8 @@ use contenders::Contender;
 use record::Record;
 use workload::{Effort, FLEETS, WORKLOADS, Workload};
 
-/// Times proc-core beside its peers, alternating in one run, and prints medians, extremes and ratios.
+/// Times proc-core beside its peers, alternating in one run, and prints medians, extremes and
+/// ratios.
 #[derive(Parser)]
 #[command(version, after_help = workloads(), max_term_width = 100)]
 struct Arguments {
@@ -53,10 +54,12 @@ struct Arguments {
     /// How often the contenders take turns [default: 5, fleets: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Seconds for one contender's turn before it is killed [default: 60, fleets: 300, quick: 10 and 60]
+    /// Seconds for one contender's turn before it is killed [default: 60, fleets: 300, quick: 10
+    /// and 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
-    /// Seconds of one case after which a contender is not asked again [default: 15, fleets: 60, quick: 2]
+    /// Seconds of one case after which a contender is not asked again [default: 15, fleets: 60,
+    /// quick: 2]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
     /// The interpreter for Python's peers [default: the one of venv.sh, else python3]

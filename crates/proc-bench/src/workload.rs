@@ -343,8 +343,8 @@ pub(crate) const INITIALIZER: Microseconds = 50_000;
 
 pub(crate) type Microseconds = u64;
 
-/// What each of the skewed tasks takes: one of each hundred, now here, now there, 100 times as long as
-/// the others.
+/// What each of the skewed tasks takes: one of each hundred, now here, now there, 100 times as long
+/// as the others.
 pub(crate) fn skewed(tasks: usize) -> Vec<Microseconds> {
     let long = |i: usize| i % 100 == i / 100 * 37 % 100;
     (0..tasks).map(|i| if long(i) { 10_000 } else { 100 }).collect()

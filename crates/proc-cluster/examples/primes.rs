@@ -1,8 +1,8 @@
 //! Counts primes here, or on a fleet: `cargo run -p proc-cluster --example primes [-- ADDRESS]`
 //!
 //! With an address the work goes to the agents there, which are this same program, started with
-//! `PROC_CLUSTER_AGENT=ADDRESS`. Two lines differ: `init`, and what the work is given to. A third one
-//! shows what an agent logs.
+//! `PROC_CLUSTER_AGENT=ADDRESS`. Two lines differ: `init`, and what the work is given to. A third
+//! one shows what an agent logs.
 
 use std::time::Duration;
 

@@ -25,8 +25,8 @@ fn primes() -> PathBuf {
     profile.join("examples/primes")
 }
 
-/// A command without what cargo tells of this package: build scripts that look at these, as ring's, would run anew in
-/// each build, and all that needs them.
+/// A command without what cargo tells of this package: build scripts that look at these, as ring's,
+/// would run anew in each build, and all that needs them.
 fn without_cargo(program: &str) -> Command {
     let mut command = Command::new(program);
     let is_cargos = |name: &OsString| {

@@ -294,8 +294,8 @@ fn a_server_may_be_away_for_longer_than_calls_wait_for_agents() {
     assert!(task.get().expect("all is well").into_iter().eq(1..=100));
 }
 
-/// A server that is killed may come back with what it was to deliver next and an empty queue that counts from
-/// one again: all that is below is not delivered.
+/// A server that is killed may come back with what it was to deliver next and an empty queue that
+/// counts from one again: all that is below is not delivered.
 #[test]
 fn a_server_that_has_lost_count_is_corrected() {
     let Some(mut server) = Server::start() else { return };

@@ -1,8 +1,9 @@
-//! Several machines as far as the network goes: hosts made of network namespaces, joined by a bridge.
+//! Several machines as far as the network goes: hosts made of network namespaces, joined by a
+//! bridge.
 //!
-//! Server, agents and driver have a host each, links are cut without a word and healed, hosts come and
-//! go. Where no namespaces can be made (that takes root and `ip`), the test says so and is skipped;
-//! `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
+//! Server, agents and driver have a host each, links are cut without a word and healed, hosts come
+//! and go. Where no namespaces can be made (that takes root and `ip`), the test says so and is
+//! skipped; `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! What `docs/cluster` offers to copy is read by those for whom it is meant, or by a parser like theirs.
+//! What `docs/cluster` offers to copy is read by those for whom it is meant, or by a parser like
+//! theirs.
 
 mod support;
 

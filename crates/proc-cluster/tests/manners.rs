@@ -201,7 +201,8 @@ fn progress_is_told() {
     assert_eq!(seen.last().map(|progress| progress.done), Some(100));
 }
 
-/// What an agent might tell its driver of tasks that are out, if it lied: as a reply, in the wire's format.
+/// What an agent might tell its driver of tasks that are out, if it lied: as a reply, in the wire's
+/// format.
 ///
 /// The fields are those of `message::Reply`; the last ones, `outcome`, are given.
 fn lie(job: u64, count: usize, outcome: &[u8]) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! Encryption, and users that may do no more than they need, by the configuration in `docs/cluster`.
+//! Encryption, and users that may do no more than they need, by the configuration in
+//! `docs/cluster`.
 
 mod support;
 
@@ -206,7 +207,8 @@ fn an_agent_can_neither_submit_nor_remove() {
         ] {
             client.publish(forbidden, "{}".into()).await.expect("the client does not know");
         }
-        // What it may store must not come back as work, sent by the server to where it may not send.
+        // What it may store must not come back as work, sent by the server to where it may not
+        // send.
         let stored = "proc.default.data.out.0.0.0.1.0.0.0";
         client.publish(stored, "work".into()).await.expect("it may");
         let fetch = format!("$JS.API.DIRECT.GET.proc-default-data.{stored}");

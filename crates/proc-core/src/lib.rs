@@ -28,13 +28,13 @@
 //! # Five things to know
 //!
 //! 1. **`init()` is the recommended first line of `main`.** It forks a small *fork server* process,
-//!    while the program has one thread; the fork server makes all other processes. Without `init`, or
-//!    where there are other threads by then (`#[tokio::main]`), the first use executes the program
-//!    again, and that copy becomes the fork server before its `main` begins: it costs about a
-//!    millisecond, and nothing of the program runs twice. Tests need no preparation.
-//!    With [`StartMethod::Fork`] each process or pool gets a fork server of its own, which is a copy
-//!    of the program at that moment; the program must have one thread. What a process inherits in
-//!    each case is in the table of `docs/new-processes.md` of the repository.
+//!    while the program has one thread; the fork server makes all other processes. Without `init`,
+//!    or where there are other threads by then (`#[tokio::main]`), the first use executes the
+//!    program again, and that copy becomes the fork server before its `main` begins: it costs about
+//!    a millisecond, and nothing of the program runs twice. Tests need no preparation. With
+//!    [`StartMethod::Fork`] each process or pool gets a fork server of its own, which is a copy of
+//!    the program at that moment; the program must have one thread. What a process inherits in each
+//!    case is in the table of `docs/new-processes.md` of the repository.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
 //!    anything else does not build (`cargo check` alone does not see it). What it needs becomes
 //!    part of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over
@@ -50,8 +50,8 @@
 //! 5. **Nothing is left behind.** The end of `main` waits for processes that are no
 //!    [daemons](Process::daemon), as in Python. When the program ends, every process that this
 //!    library has started for it ends too, also if the program is killed or executes another
-//!    program. That does not hold for programs that a task executes. A thread that a function leaves
-//!    behind is killed with its process.
+//!    program. That does not hold for programs that a task executes. A thread that a function
+//!    leaves behind is killed with its process.
 //!
 //! # When not to use it
 //!

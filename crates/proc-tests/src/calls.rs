@@ -146,7 +146,8 @@ fn imap_dropped(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = Marks::new();
     let path = marks.path("");
-    // Inputs are taken while a result is waited for: the first one's comes when 2 is on its way too.
+    // Inputs are taken while a result is waited for: the first one's comes when 2 is on its way
+    // too.
     let inputs = (0_u32..).map(|task| {
         if task == 3 {
             marks::leave(&path.join("sent"));

@@ -76,7 +76,8 @@ where
     }
 }
 
-/// A worker without descriptors cannot send a result by message, but can leave it where there is room.
+/// A worker without descriptors cannot send a result by message, but can leave it where there is
+/// room.
 fn large_again(arguments: &Arguments) {
     let pool = build(builder(arguments).processes(1));
     let make = |alone: bool| {

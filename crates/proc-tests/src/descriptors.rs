@@ -107,8 +107,8 @@ fn channels(arguments: &Arguments) {
     ends.questions.send(100).expect("the child has the other end");
     assert_eq!(ends.answers.recv().expect("the child answers"), 101);
     assert_eq!(child.join().expect("it returns"), 1);
-    // Nobody holds the child's ends any more, the fork server included. That of a forked process is a
-    // copy of the caller with its descriptors, and ends in its own time.
+    // Nobody holds the child's ends any more, the fork server included. That of a forked process is
+    // a copy of the caller with its descriptors, and ends in its own time.
     match arguments.context {
         StartMethod::Fork => marks::wait_until(|| ends.questions.send(1).is_err()),
         _ => assert!(ends.questions.send(1).is_err()),

@@ -287,8 +287,8 @@ fn timeouts(arguments: &Arguments) {
         }
         _ => task,
     };
-    // Each within its 100 ms and 200 more, one after the other at worst: at least once, since a busy
-    // machine may stop for a moment.
+    // Each within its 100 ms and 200 more, one after the other at worst: at least once, since a
+    // busy machine may stop for a moment.
     let in_time = LIMIT..3 * (LIMIT + Duration::from_millis(200));
     let results = (0..5).find_map(|_| {
         let start = Instant::now();

@@ -13,16 +13,19 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{self, Gid, Pid, Uid};
 use proc_core::{Child, Pool, Process, StartMethod, Task};
 use serde_bytes::ByteBuf;
 
+use crate::descriptors::count_descriptors;
 use crate::life::{children, children_of};
 use crate::marks::{self, Marks};
 use crate::{Arguments, Scenario, describe, print_fates, signal_self};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("ignored-exits", ignored_exits),
+    ("reaped-by-others", reaped_by_others),
     ("long-environment", long_environment),
     ("long-names", long_names),
     ("touched-program", touched_program),
@@ -294,6 +297,29 @@ fn rights(_: ()) -> [u32; 4] {
     [users[0], users[1], groups[0], groups[1]]
 }
 
+/// Fork servers that somebody else reaps, the program or the system, leave nothing behind.
+fn reaped_by_others(arguments: &Arguments) {
+    let use_one = || {
+        let child = Process::new(increment, 41).start_method(arguments.context).start();
+        assert_eq!(child.and_then(Child::join).expect("it returns"), 42);
+    };
+    if arguments.rest == ["ignored"] {
+        dangerous::ignore_exits();
+    }
+    use_one();
+    let before = count_descriptors();
+    for _ in 0..50 {
+        use_one();
+        // All that have ended: the program thinks that they are its own.
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s.pid().is_some()) {}
+    }
+    marks::wait_until(|| {
+        use_one();
+        count_descriptors() <= before + 2
+    });
+    println!("flat");
+}
+
 /// Becomes a user that has no other processes: limits for users do not bind root.
 fn become_somebody() {
     let user = 30_000 + std::process::id() % 20_000;
@@ -364,7 +390,8 @@ fn no_processes(arguments: &Arguments) {
     become_somebody();
     let context = arguments.context;
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
-    // The limit of whoever forks counts: a fork server, and with Fork this process, which it copies.
+    // The limit of whoever forks counts: a fork server, and with Fork this process, which it
+    // copies.
     let limit = |processes: u64| {
         setrlimit(Resource::RLIMIT_NPROC, processes, most).expect("less is allowed");
         for fork_server in children() {
@@ -440,6 +467,14 @@ fn scribble(arguments: &Arguments) {
 /// What only code can do that the compiler does not check.
 #[allow(unsafe_code, reason = "hardships that safe code cannot make")]
 mod dangerous {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+
+    /// Has the system reap children.
+    pub(super) fn ignore_exits() {
+        // SAFETY: ignoring a signal runs no code.
+        let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
+    }
+
     unsafe extern "C" {
         safe fn getchar() -> i32;
     }

@@ -17,7 +17,8 @@ pub(crate) const SCENARIOS: &[(&str, Scenario)] =
 /// The same numbers in each run; when they meet is up to the machine.
 const SEED: u64 = 4;
 
-/// A thread kills workers, one each few hundred microseconds, until there were enough tasks and kills.
+/// A thread kills workers, one each few hundred microseconds, until there were enough tasks and
+/// kills.
 fn killed_from_outside(arguments: &Arguments) {
     const TASKS: u32 = 20_000;
     const KILLS: u32 = 100;
@@ -26,7 +27,7 @@ fn killed_from_outside(arguments: &Arguments) {
         "default" => pool.options(),
         _ => pool.options().chunksize(arguments.number()),
     };
-    // The worker of the last result: it was ready, so no seat is given up for dying too early.
+    // The worker of the last result: it was ready, so no slot is given up for dying too early.
     let (worker, kills, over) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
     let mut deaths = 0;
     std::thread::scope(|scope| {
@@ -63,8 +64,8 @@ fn killed_from_outside(arguments: &Arguments) {
     println!("at least {KILLS} kills, no more deaths");
 }
 
-/// In each round one task sets a timer that kills its worker within some microseconds: in that task,
-/// in handing over, in the next, in looking for work or in sleep.
+/// In each round one task sets a timer that kills its worker within some microseconds: in that
+/// task, in handing over, in the next, in looking for work or in sleep.
 ///
 /// Nobody looks for results: whoever waits is told by messages alone, and one lost is a round that
 /// does not end.

@@ -326,7 +326,7 @@ fn busy_threads(arguments: &Arguments) {
 struct Holdings {
     descriptors: usize,
     threads: usize,
-    /// Of this program and its templates: living, and ended but not collected.
+    /// Of this program and its fork servers: living, and ended but not collected.
     processes: usize,
     fork_server_descriptors: Vec<usize>,
     temporary_files: usize,
@@ -388,7 +388,8 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|p| p.parse().ok()).collect()
 }
 
-/// Pools and processes come and go: the first word says how many pools, ten times as many processes.
+/// Pools and processes come and go: the first word says how many pools, ten times as many
+/// processes.
 fn many_lives(arguments: &Arguments) {
     let context = arguments.context;
     let live = |pools: usize| {

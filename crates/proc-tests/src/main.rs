@@ -81,7 +81,8 @@ fn main() {
         // Nothing is left behind where the test itself is killed. Children do not inherit it.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
     }
-    // A program that is executed again by StartMethod::Spawn sees no arguments, so it ends up here too.
+    // A program that is executed again by StartMethod::Spawn sees no arguments, so it ends up here
+    // too.
     match name.as_deref() {
         Some(name) if start::is_without_init(name) || closed::is_without_init(name) => {}
         _ => proc_core::init(),

@@ -15,7 +15,7 @@ use crate::{Arguments, Scenario, describe, signal_self, work_for_ever};
 
 pub(crate) const SCENARIOS: &[(&str, Scenario)] = &[
     ("names", names),
-    ("surroundings", surroundings),
+    ("environment-at-start", environment_at_start),
     ("ends", ends),
     ("join-timeout", join_timeout),
     ("signals", signals),
@@ -56,13 +56,13 @@ fn names(arguments: &Arguments) {
     start(Some("with\0nul"));
     start(Some(""));
     start(None);
-    let pool = proc_core::Pool::builder().processes(1).name("crew").start_method(arguments.context);
+    let pool = proc_core::Pool::builder().processes(1).name("team").start_method(arguments.context);
     let pool = pool.build().expect("it can be built");
     println!("{:?}", pool.apply(comm, ()).expect("it returns"));
 }
 
 /// Working directory and environment are those of the moment in which a process is started.
-fn surroundings(arguments: &Arguments) {
+fn environment_at_start(arguments: &Arguments) {
     type Seen = (PathBuf, Option<String>, Option<String>, usize);
     fn look(_: ()) -> Seen {
         let variable = |name| std::env::var(name).ok();

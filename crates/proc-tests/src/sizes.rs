@@ -299,7 +299,7 @@ fn restarts_that_do_not_count(arguments: &Arguments) {
     println!("{}", describe(&pool.apply(same, 0).expect_err("one was too much")));
 }
 
-/// A seat that could not be filled for long is tried again by a later call.
+/// A slot that could not be filled for long is tried again by a later call.
 fn retired(arguments: &Arguments) {
     let pool = build(builder(arguments, 2));
     pool.map(same, 0..100).expect("nothing fails");

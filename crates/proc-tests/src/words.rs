@@ -1,4 +1,4 @@
-//! Surroundings and values for which only good words help: what is told must say what to do.
+//! Environments and values for which only good words help: what is told must say what to do.
 
 use ipc_channel::ipc::{self, IpcSender};
 use nix::errno::Errno;

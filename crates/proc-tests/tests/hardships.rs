@@ -8,6 +8,7 @@ use support::{Running, assert_told, scenario};
 
 in_contexts! {
     ignored_exits_are_heard: forkserver spawn fork;
+    fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
     long_environments_arrive: forkserver spawn fork;
     long_names_start: forkserver spawn fork;
     thread_that_holds_stdout_holds_up_nobody: forkserver spawn fork;
@@ -127,6 +128,13 @@ fn can_be_somebody() -> bool {
         let _ = writeln!(std::io::stderr(), "skipped: only root can become another user");
     }
     is_root
+}
+
+fn fork_servers_that_others_reap_leave_nothing(context: &str) {
+    for by in ["ignored", "waited"] {
+        let finished = scenario("reaped-by-others", context, &[by]);
+        assert_eq!(finished.succeeded(), "flat\n", "{by}");
+    }
 }
 
 fn processes_that_cannot_be_had_are_told(context: &str) {

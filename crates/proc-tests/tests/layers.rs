@@ -1,5 +1,5 @@
-//! The rules of the house that the compiler does not hold: arrows between files point downwards, and
-//! there is no circle of files.
+//! The rules of the house that the compiler does not hold: arrows between files point downwards,
+//! and there is no circle of files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -24,7 +24,7 @@ fn names_are_for_people_and_ps(context: &str) {
 
 fn surroundings_are_those_of_the_start(context: &str) {
     let mut command = command();
-    command.args(["surroundings", context]).env("PROC_TESTS_INHERITED", "yes");
+    command.args(["environment-at-start", context]).env("PROC_TESTS_INHERITED", "yes");
     assert_eq!(
         Running::start(command).finish().succeeded(),
         "at first\nanother directory\na new variable\none changed, one gone\nand back\na worker\n"

@@ -16,7 +16,7 @@ in_contexts! {
     too_many_deaths_end_the_pool: forkserver spawn fork;
     pool_without_a_worker_tells_everybody: forkserver spawn fork;
     only_deaths_count: forkserver spawn fork;
-    retired_seat_is_tried_again: forkserver spawn fork;
+    retired_slot_is_tried_again: forkserver spawn fork;
 }
 
 fn pool_grows_and_shrinks(context: &str) {
@@ -73,6 +73,6 @@ fn only_deaths_count(context: &str) {
     assert_told("only_deaths_count", 3, finished.succeeded());
 }
 
-fn retired_seat_is_tried_again(context: &str) {
+fn retired_slot_is_tried_again(context: &str) {
     assert_eq!(scenario("retired", context, &[]).succeeded(), "workers 1\nworkers 2\n");
 }

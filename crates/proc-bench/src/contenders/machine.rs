@@ -46,7 +46,8 @@ fn in_child(work: impl FnOnce()) -> Result<()> {
     Ok(())
 }
 
-/// Seconds until so many copies of this process, which then wait for its word, have each said a byte.
+/// Seconds until so many copies of this process, which then wait for its word, have each said a
+/// byte.
 fn copies(count: usize) -> Result<f64> {
     let (mut from_children, mut to_parent) = std::io::pipe()?;
     let (mut from_parent, to_children) = std::io::pipe()?;

@@ -23,8 +23,9 @@ pub(crate) use ours::build_q6;
 /// Seconds (or bytes) of each repetition; `None` where a contender has no such thing.
 type Samples = Option<Vec<f64>>;
 
-/// It tells types apart by how std clones arrays of them, which std does not do any more: `unreachable!`
-/// at the first `spawn`. Not worth its dependencies until there is a version that runs.
+/// It tells types apart by how std clones arrays of them, which std does not do any more:
+/// `unreachable!` at the first `spawn`. Not worth its dependencies until there is a version that
+/// runs.
 const CROSSMIST: &str = "crossmist 1.1.2, the newest, panics when it spawns under Rust 1.95";
 
 #[cfg(not(feature = "fleets"))]

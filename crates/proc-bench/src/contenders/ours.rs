@@ -160,7 +160,8 @@ fn state(builder: PoolBuilder, tasks: u64, repetitions: usize) -> Result<Samples
 
 /// Each worker's own share of the memory it uses; nothing where the system does not tell.
 fn memory(pool: &Pool) -> Result<Samples> {
-    // Each has done something, if all are at work for as long as it takes to hand out two tasks each.
+    // Each has done something, if all are at work for as long as it takes to hand out two tasks
+    // each.
     pool.options().chunksize(1).map(spin, vec![2000; 2 * pool.processes()])?;
     let size = |pid| {
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;

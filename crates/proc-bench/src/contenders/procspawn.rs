@@ -48,8 +48,8 @@ fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
                 repetitions,
                 || buffers.clone(),
                 |buffers| {
-                    // With more, a large argument waits for a worker that waits for its result to be
-                    // fetched: procspawn hangs.
+                    // With more, a large argument waits for a worker that waits for its result to
+                    // be fetched: procspawn hangs.
                     let lengths = map(pool, pool.size(), |buffer: ByteBuf| buffer.len(), buffers)?;
                     ensure!(lengths == vec![LARGE; tasks]);
                     Ok(())

@@ -1,7 +1,8 @@
-//! A fleet on this machine: a server of its own for each test, and agents that are this test binary.
+//! A fleet on this machine: a server of its own for each test, and agents that are this test
+//! binary.
 //!
-//! Everything started here has a process group of its own and ends with the test, however that ends.
-//! A test that takes longer than [`LIMIT`] ends the whole run, saying what was going on.
+//! Everything started here has a process group of its own and ends with the test, however that
+//! ends. A test that takes longer than [`LIMIT`] ends the whole run, saying what was going on.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -89,7 +90,8 @@ impl Group {
         self.leader.wait().expect("it is our child")
     }
 
-    /// What it says on stderr, which is a pipe, until all of it has ended: the leader may be a shell.
+    /// What it says on stderr, which is a pipe, until all of it has ended: the leader may be a
+    /// shell.
     pub(crate) fn last_words(&mut self) -> String {
         let mut words = String::new();
         let stderr = self.leader.stderr.as_mut().expect("it was piped");

@@ -282,26 +282,23 @@ impl Name {
     }
 
     /// Returns the code that the name leads to. Checks the name before anything is called.
-    pub(crate) fn resolve<C: Code>(&self) -> Result<&'static C, Fault> {
+    pub(crate) fn resolve<C: Code>(&self) -> Result<&'static C, String> {
         const { assert!(size_of::<C>() == size_of::<fn()>(), "it is a function pointer") };
         let image = Image::get();
         if self.image != image.identity() {
-            return Err(Fault::Unknown(
-                "the function belongs to another build of this program".into(),
-            ));
+            return Err("the function belongs to another build of this program".into());
         }
-        let entry: &'static Entry<C> = image
-            .at_offset(self.offset, is_marked)
-            .ok_or_else(|| Fault::Unknown("there is no function at this place".into()))?;
+        let entry: &'static Entry<C> =
+            image.at_offset(self.offset, is_marked).ok_or("there is no function at this place")?;
         if (entry.types)() != self.types {
-            return Err(Fault::Unknown("the function at this place has other types".into()));
+            return Err("the function at this place has other types".into());
         }
         Ok(&entry.code)
     }
 
     /// Calls the function that the name leads to, which must be a [`Callable`].
     pub(crate) fn call(&self, input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
-        self.resolve::<CallFn>()?(input, state, out)
+        self.resolve::<CallFn>().map_err(Fault::Unknown)?(input, state, out)
     }
 }
 
@@ -381,9 +378,7 @@ mod tests {
             (Name { offset: i64::MAX, ..name }, "no function"),
             (Name { types: other_types.types, ..name }, "other types"),
         ] {
-            let Err(Fault::Unknown(why)) = wrong.resolve::<CallFn>() else {
-                panic!("{wrong:?} resolved")
-            };
+            let Err(why) = wrong.resolve::<CallFn>() else { panic!("{wrong:?} resolved") };
             assert!(why.contains(text), "{why}");
         }
     }

@@ -50,8 +50,8 @@ pub enum ErrorKind {
 
 /// Why a process, a pool or a task did not give a result.
 ///
-/// The message names the task, the worker and the pid where there are any, and says what to do. [`kind`](Error::kind) is for matching.
-/// Cloning is cheap.
+/// The message names the task, the worker and the pid where there are any, and says what to do.
+/// [`kind`](Error::kind) is for matching. Cloning is cheap.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 

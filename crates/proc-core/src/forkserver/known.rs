@@ -43,7 +43,9 @@ impl ForkServers {
     }
 
     fn collect_ended(&mut self) {
-        self.children.retain(|child| !child.ends || sys::reap_one(child.pid).is_none());
+        // The program itself, or the system where SIGCHLD is ignored, may have reaped some.
+        let is_over = |pid| sys::reap_one(pid).is_some() || !sys::is_child(pid);
+        self.children.retain(|child| !child.ends || !is_over(child.pid));
     }
 }
 

@@ -144,9 +144,7 @@ impl<T: Message + Debug> Link<T> {
             }
         }
     }
-}
 
-impl<T: Message + Debug> Link<T> {
     /// Waits for a message before there is a buffer for it, then receives it with the reserve of
     /// memory. Returns `None` if the caller must try again.
     #[cold]

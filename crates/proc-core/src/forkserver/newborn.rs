@@ -41,9 +41,7 @@ pub(super) fn run(Newborn { alone, start, streams }: Newborn) -> ! {
     let taken = streams::put(streams).and_then(|()| environment.decode());
     let taken = taken.and_then(|environment: EnvironmentChanges| environment.take(alone));
     let taken = taken.and_then(|()| limits.set());
-    let main =
-        taken.and_then(|()| job.main.resolve::<Main>().map_err(|fault| format!("{fault:?}")));
-    match main {
+    match taken.and_then(|()| job.main.resolve::<Main>()) {
         Ok(main) => main(Birth { job, fd_channel, report }),
         Err(why) => {
             let _ = report.send(Report::NotReady(why));

@@ -26,7 +26,7 @@ const VARIABLE: &str = "PROC_CORE_FORKSERVER";
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Whether this process was executed to be a fork server, and is not one yet.
-pub(crate) fn is_executed_for_it() -> bool {
+pub(crate) fn is_to_be_fork_server() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 

@@ -130,7 +130,7 @@ fn program() -> MutexGuard<'static, Program> {
 /// ```
 pub fn init() {
     // A constructor of the program has called this, in a process that is about to be a fork server.
-    if spawn::is_executed_for_it() {
+    if spawn::is_to_be_fork_server() {
         return;
     }
     // Do not hold the lock while forking: it would stay locked in the copy.
@@ -200,7 +200,7 @@ sys::before_main! { BECOME_FORK_SERVER: become_fork_server_if_asked }
 /// In an executed program, before its `main` begins: becomes the fork server if the program was
 /// executed for that.
 fn become_fork_server_if_asked(arguments: sys::Arguments) {
-    if spawn::is_executed_for_it() {
+    if spawn::is_to_be_fork_server() {
         // Every process of the program has what the other constructors prepare.
         sys::run_constructors_after(BECOME_FORK_SERVER, arguments);
         spawn::serve(become_process);
@@ -212,32 +212,35 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(
-    context: StartMethod,
+    start_method: StartMethod,
     stdio: &StdioConfig,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let fork_server = fork_server_for(context, stdio)?;
+    let fork_server = fork_server_for(start_method, stdio)?;
     match start(&fork_server) {
-        Err(error) if error.is_fork_server_gone() && context != StartMethod::Fork => {
+        Err(error) if error.is_fork_server_gone() && start_method != StartMethod::Fork => {
             forget(&fork_server);
-            start(&fork_server_for(context, stdio)?)
+            start(&fork_server_for(start_method, stdio)?)
         }
         result => result,
     }
 }
 
-fn fork_server_for(context: StartMethod, stdio: &StdioConfig) -> Result<Arc<ForkServer>, Error> {
+fn fork_server_for(
+    start_method: StartMethod,
+    stdio: &StdioConfig,
+) -> Result<Arc<ForkServer>, Error> {
     let cannot = |error| Error::start("a fork server", error);
     // If `main` has closed a standard stream, its number must not become that of a channel.
     sys::fill_standard_streams();
     known::check_open().map_err(cannot)?;
     exit::tidy_at_exit();
-    if context == StartMethod::Fork {
+    if start_method == StartMethod::Fork {
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
         return ForkServer::fork(alone, stdio, become_process).map(Arc::new).map_err(cannot);
     }
     let mut program = program();
-    if let (StartMethod::Forkserver, Some(main)) = (context, &program.main)
+    if let (StartMethod::Forkserver, Some(main)) = (start_method, &program.main)
         && main.has_our_rights()?
     {
         return Ok(Arc::clone(main));
@@ -250,17 +253,17 @@ fn fork_server_for(context: StartMethod, stdio: &StdioConfig) -> Result<Arc<Fork
         let outdated = program.spawned.take();
         drop(program);
         drop(outdated);
-        return fork_server_for(context, stdio);
+        return fork_server_for(start_method, stdio);
     }
     if let Some(spawned) = &program.spawned {
         return Ok(Arc::clone(spawned));
     }
     drop(program);
-    make_fork_server(context).map_err(cannot)
+    make_fork_server(start_method).map_err(cannot)
 }
 
 /// Makes a fork server for all processes that are started from now on.
-fn make_fork_server(context: StartMethod) -> io::Result<Arc<ForkServer>> {
+fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
     let _making = known::make();
     if let Some(spawned) = &program().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
@@ -272,7 +275,7 @@ fn make_fork_server(context: StartMethod) -> io::Result<Arc<ForkServer>> {
     if let Some(error) = spawn::why_not_executed() {
         // In a library, the fork server is a copy of the program that has loaded the library, as it
         // is now.
-        let alone = SingleThread::prove().ok().filter(|_| context == StartMethod::Forkserver);
+        let alone = SingleThread::prove().ok().filter(|_| start_method == StartMethod::Forkserver);
         let alone = alone.ok_or(error)?;
         let main = Arc::new(ForkServer::fork(alone, &StdioConfig::default(), become_process)?);
         let outdated = program().main.replace(Arc::clone(&main));

@@ -103,10 +103,11 @@ impl<S> PoolBuilder<S> {
     /// copy of its own before it writes.
     ///
     /// For what is costly to make or large, and the same in all workers. It is called in
-    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a fork server,
-    /// has died. The fork server is a copy of the program as it was in [`init`](crate::init), and with
-    /// [`StartMethod::Fork`] as it is in `build`. Where the function panics, ends its process or leaves
-    /// threads running, `build` fails with its error ([`Error::is_initializer`]).
+    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a fork
+    /// server, has died. The fork server is a copy of the program as it was in
+    /// [`init`](crate::init), and with [`StartMethod::Fork`] as it is in `build`. Where the
+    /// function panics, ends its process or leaves threads running, `build` fails with its error
+    /// ([`Error::is_initializer`]).
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {

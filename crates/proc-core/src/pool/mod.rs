@@ -1,8 +1,8 @@
 //! A pool of worker processes that outlives its workers.
 //!
 //! This module is the surface: calls, their options and what they return. `job` holds a call's
-//! encoded tasks and results, `scheduler` publishes, collects and replaces the dead. There are no system
-//! calls here and no bytes.
+//! encoded tasks and results, `scheduler` publishes, collects and replaces the dead. There are no
+//! system calls here and no bytes.
 
 pub(crate) mod board;
 mod builder;

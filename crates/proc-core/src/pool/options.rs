@@ -41,8 +41,8 @@ impl<'a, S> Options<'a, S> {
     /// How many tasks a worker takes at a time: what it has not taken, another that is idle gets.
     ///
     /// Without it the pool measures, and makes chunks of about two milliseconds that shrink towards
-    /// the end, which are shared out in eighths; `imap` and `imap_unordered`, which may be fed slowly, take
-    /// one at a time, as Python's do. Zero is an error of the call.
+    /// the end, which are shared out in eighths; `imap` and `imap_unordered`, which may be fed
+    /// slowly, take one at a time, as Python's do. Zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.call.chunksize = Some(tasks);
         self
@@ -50,8 +50,9 @@ impl<'a, S> Options<'a, S> {
 
     /// How long each task may run, from when a worker calls its function.
     ///
-    /// When it is over the worker is killed and replaced, and the task fails ([`Error::is_timeout`]).
-    /// A task that this worker has begun in the meantime, microseconds ago, is begun anew elsewhere.
+    /// When it is over the worker is killed and replaced, and the task fails
+    /// ([`Error::is_timeout`]). A task that this worker has begun in the meantime, microseconds
+    /// ago, is begun anew elsewhere.
     pub fn timeout(mut self, each: Duration) -> Self {
         self.call.options.timeout = Some(each);
         self
@@ -59,7 +60,8 @@ impl<'a, S> Options<'a, S> {
 
     /// How often a task is tried again that panicked, whose worker died, or that ran out of time.
     ///
-    /// Without it, never. A task whose arguments hold channel ends is not tried again: they are gone.
+    /// Without it, never. A task whose arguments hold channel ends is not tried again: they are
+    /// gone.
     pub fn retries(mut self, times: u32) -> Self {
         self.call.options.retries = times;
         self

@@ -31,8 +31,8 @@ pub struct Child<R> {
     name: String,
     outcome: Arc<Outcome>,
     result: PhantomData<fn() -> R>,
-    /// The writing end of the process's stdin, where [`Stdio::piped`](crate::Stdio::piped) was asked
-    /// for. The process reads to its end once this is dropped.
+    /// The writing end of the process's stdin, where [`Stdio::piped`](crate::Stdio::piped) was
+    /// asked for. The process reads to its end once this is dropped.
     pub stdin: Option<PipeWriter>,
     /// The reading end of its stdout, where a pipe was asked for.
     pub stdout: Option<PipeReader>,

@@ -145,9 +145,9 @@ where
     /// Gives the process a stdin: a file, the reading end of [`std::io::pipe`], or another
     /// [`Stdio`]. Without one it is empty.
     ///
-    /// With [`StartMethod::Fork`] the process is a copy of the caller: it has what the caller has read
-    /// ahead from its own stdin, and sees the end of a pipe only if the caller had closed the other
-    /// end.
+    /// With [`StartMethod::Fork`] the process is a copy of the caller: it has what the caller has
+    /// read ahead from its own stdin, and sees the end of a pipe only if the caller had closed the
+    /// other end.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.attributes.stdio.set(0, stdin.into());
         self
@@ -186,8 +186,8 @@ where
     /// Starts the process.
     ///
     /// It has the working directory and environment that the caller has now, and shares the
-    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`StartMethod`] for
-    /// the rest. Returns when it exists; what its function does is not waited for.
+    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`StartMethod`]
+    /// for the rest. Returns when it exists; what its function does is not waited for.
     ///
     /// # Errors
     ///

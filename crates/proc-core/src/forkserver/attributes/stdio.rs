@@ -1,6 +1,5 @@
 //! What a process is to have for stdin, stdout and stderr: [`Stdio`].
 
-use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -57,27 +56,11 @@ impl Stdio {
     }
 }
 
-impl From<OwnedFd> for Stdio {
-    fn from(fd: OwnedFd) -> Stdio {
-        Stdio(Source::Given(Arc::new(fd)))
-    }
-}
-
-impl From<File> for Stdio {
-    fn from(file: File) -> Stdio {
-        OwnedFd::from(file).into()
-    }
-}
-
-impl From<PipeReader> for Stdio {
-    fn from(reader: PipeReader) -> Stdio {
-        OwnedFd::from(reader).into()
-    }
-}
-
-impl From<PipeWriter> for Stdio {
-    fn from(writer: PipeWriter) -> Stdio {
-        OwnedFd::from(writer).into()
+/// A file, an end of a pipe, a socket, a stream of a [`std::process::Child`]: whatever owns a
+/// descriptor.
+impl<T: Into<OwnedFd>> From<T> for Stdio {
+    fn from(stream: T) -> Stdio {
+        Stdio(Source::Given(Arc::new(stream.into())))
     }
 }
 
@@ -104,8 +87,8 @@ impl StdioConfig {
         self.0.iter().flatten().any(Stdio::is_piped)
     }
 
-    /// In a fork server that is a copy of this process: closes the descriptors that were given, which
-    /// nobody else there closes.
+    /// In a fork server that is a copy of this process: closes the descriptors that were given,
+    /// which nobody else there closes.
     pub(crate) fn close_copies(&self) {
         for stdio in self.0.iter().flatten() {
             if let Source::Given(fd) = &stdio.0 {

@@ -2,8 +2,8 @@
 //! process that becomes a fork server.
 //!
 //! They are sent before the request to start the process, on the fork server's descriptor channel.
-//! The fork server keeps them until the request comes, hands them to the new process, and closes its
-//! copies.
+//! The fork server keeps them until the request comes, hands them to the new process, and closes
+//! its copies.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

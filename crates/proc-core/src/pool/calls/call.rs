@@ -1,6 +1,7 @@
 //! Calls with their settings, whatever it is that they call.
 //!
-//! The functions here know a function by its name, so that one of each serves all of a pool's calls.
+//! The functions here know a function by its name, so that one of each serves all of a pool's
+//! calls.
 
 use std::sync::Arc;
 

@@ -83,13 +83,13 @@ impl<T> Task<T> {
         }
     }
 
-    /// Waits for the result, for at most `timeout`: `None` if it has not come by then. The task goes
-    /// on all the same.
+    /// Waits for the result, for at most `timeout`: `None` if it has not come by then. The task
+    /// goes on all the same.
     ///
     /// # Errors
     ///
-    /// As for [`get`](Task::get). The result, or the error in its place, is given once: whoever asks
-    /// again gets an [`Invalid`](crate::ErrorKind::Invalid) error.
+    /// As for [`get`](Task::get). The result, or the error in its place, is given once: whoever
+    /// asks again gets an [`Invalid`](crate::ErrorKind::Invalid) error.
     pub fn get_timeout(&mut self, timeout: Duration) -> Result<Option<T>, Error> {
         self.wait_until(Instant::now().checked_add(timeout));
         match self.take() {

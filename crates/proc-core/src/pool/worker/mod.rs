@@ -314,7 +314,7 @@ impl Worker<'_> {
         match self.resolved {
             Some((known, code)) if known == name => Ok(code),
             _ => {
-                let code = name.resolve()?;
+                let code = name.resolve().map_err(Fault::Unknown)?;
                 self.has_fast_tasks = false; // not known yet for this function
                 self.resolved = Some((name, code));
                 Ok(code)

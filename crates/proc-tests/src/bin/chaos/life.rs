@@ -48,7 +48,8 @@ pub(crate) fn live(plan: Plan) {
         start_callbacks(plan.context);
     }
     while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
-        // A fork server that was killed is not forked again but executed: some time must be without.
+        // A fork server that was killed is not forked again but executed: some time must be
+        // without.
         let halfway = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
         let is_time = halfway && plan.faults.has(Fault::ForkServers);
         let fork_servers = if is_time { ForkServers::Killed } else { ForkServers::Spared };
@@ -182,7 +183,8 @@ fn settle(context: StartMethod, known: &mut HashMap<usize, Holdings>) {
         _ => &[StartMethod::Forkserver],
     };
     loop {
-        // Starting a process makes the fork server that there is to be, and collects those that ended.
+        // Starting a process makes the fork server that there is to be, and collects those that
+        // ended.
         for context in contexts {
             let child = Process::new(mix, 7).start_method(*context).start();
             match child.and_then(Child::join) {

@@ -1,6 +1,7 @@
 //! Model check of the protocol: loom runs it in every order that its memory model allows.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom pool::board::model`
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom
+//! pool::board::model`
 //!
 //! `parts` takes the promises of the board one by one, `pool` all together with workers that are
 //! killed before each of their operations. README.md says what is checked and what cannot be.
@@ -29,7 +30,8 @@ fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
 /// A board of the smallest size: with two tickets, the third publication uses a place again.
 fn board(tickets: u32, workers: u32) -> Arc<Board> {
     let board = Board::new(Layout { tickets, workers }).expect("there is memory");
-    // Loom's atomics are made when they are first asked for, which is to be before there are threads.
+    // Loom's atomics are made when they are first asked for, which is to be before there are
+    // threads.
     assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
     assert!(!board.cancel_sleep(0));
     Arc::new(board)

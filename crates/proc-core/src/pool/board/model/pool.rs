@@ -1,5 +1,5 @@
-//! A whole pool: workers as in `worker.rs`, a parent as in `pool/scheduler`, reduced to what touches the
-//! board, with workers that are killed before each of their operations in turn.
+//! A whole pool: workers as in `worker.rs`, a parent as in `pool/scheduler`, reduced to what
+//! touches the board, with workers that are killed before each of their operations in turn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
