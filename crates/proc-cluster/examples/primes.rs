@@ -26,7 +26,7 @@ fn main() -> Result<(), Error> {
         Some(address) => {
             let cluster = Cluster::connect(&address)?;
             cluster.wait_for_workers(1, Duration::from_secs(60))?;
-            let show = |Progress { done, all }| eprint!("\r{done} of {all}");
+            let show = |Progress { done, all, .. }| eprint!("\r{done} of {all}");
             let counts = cluster.options().progress(&show).map(primes, 0..1000)?;
             eprintln!("\n{}", cluster.fleet());
             counts

@@ -5,16 +5,13 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use proc_core::remote::{fleet_error, invalid_error};
-use proc_core::{Error, Message};
+use proc_core::{Error, Options, executor_calls};
 use tokio::runtime::Runtime;
 
 use crate::connection::{Plaintext, Settings};
 use crate::fleet::Fleet;
-use crate::imap::{Imap, ImapUnordered};
 use crate::link::{DriverConfig, Link};
 use crate::message::MAX_LEASE;
-use crate::options::Options;
-use crate::task::Task;
 
 /// The shortest lease that a driver may ask for.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
@@ -75,9 +72,9 @@ impl Cluster {
         }
     }
 
-    /// Returns the cluster's calls with settings of their own, such as a timeout for each task.
-    pub fn options(&self) -> Options<'_> {
-        Options::new(&self.link, self.runtime.as_ref().map(Runtime::handle))
+    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    pub fn options(&self) -> Options<'_, Cluster> {
+        Options::new(self)
     }
 
     /// Returns the agents that are there, of this build and of others, and the state of each.
@@ -99,107 +96,25 @@ impl Cluster {
         self.link.wait_for_workers(workers, timeout)
     }
 
-    /// Calls `function` with each input and returns the results in the order of the inputs.
+    executor_calls! {
+        [pub]
+        ///
+        /// A call also fails if there are no agents to run it for longer than
+        /// [`patience`](ClusterBuilder::patience).
+        map try_map imap imap_unordered
+        /// There may be no agents to run it, either.
+        apply
+        apply_async map_async
+    }
+
+    /// The parts that a call needs.
     ///
     /// # Errors
     ///
-    /// The error of the first input that failed (first in the order of the inputs, not in time).
-    /// All inputs run in any case; [`try_map`](Cluster::try_map) also returns the other results.
-    #[doc(alias = "starmap")]
-    pub fn map<F, A, R, I>(&self, function: F, inputs: I) -> Result<Vec<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().map(function, inputs)
-    }
-
-    /// Like [`map`](Cluster::map), but returns a result or an error for each input.
-    pub fn try_map<F, A, R, I>(&self, function: F, inputs: I) -> Vec<Result<R, Error>>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().try_map(function, inputs)
-    }
-
-    /// Returns an iterator over the results, in the order of the inputs. Later tasks run meanwhile.
-    ///
-    /// The iterator takes inputs lazily, never more than a window ahead of the results that the
-    /// caller has taken. The window is 16 inputs for each worker of the fleet, and at least 64.
-    /// There may be endlessly many inputs. Dropping the iterator cancels the tasks that are not
-    /// done.
-    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, F, R, I::IntoIter>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().imap(function, inputs)
-    }
-
-    /// Like [`imap`](Cluster::imap), but in the order in which the results arrive.
-    pub fn imap_unordered<F, A, R, I>(
-        &self,
-        function: F,
-        inputs: I,
-    ) -> ImapUnordered<'_, F, R, I::IntoIter>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().imap_unordered(function, inputs)
-    }
-
-    /// Calls `function` once on some machine and waits for its result.
-    ///
-    /// # Errors
-    ///
-    /// The error of the task, as in a pool; or there are no agents to run the task.
-    pub fn apply<F, A, R>(&self, function: F, argument: A) -> Result<R, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.apply_async(function, argument)?.get()
-    }
-
-    /// Calls `function` once on some machine, without waiting.
-    ///
-    /// # Errors
-    ///
-    /// The argument cannot be encoded.
-    pub fn apply_async<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.options().apply_async(function, argument)
-    }
-
-    /// Calls `function` with each input, without waiting. The result of the returned task is what
-    /// [`map`](Cluster::map) returns.
-    ///
-    /// # Errors
-    ///
-    /// An argument cannot be encoded.
-    pub fn map_async<F, A, R, I>(&self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message + Send,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().map_async(function, inputs)
+    /// The cluster has ended.
+    pub(crate) fn parts(&self) -> Result<(&Arc<Link>, &tokio::runtime::Handle), Error> {
+        let runtime = self.runtime.as_ref().ok_or_else(crate::link::closed)?;
+        Ok((&self.link, runtime.handle()))
     }
 
     /// Accepts no more calls. Calls that were made before still run to their end.

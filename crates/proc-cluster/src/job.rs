@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use feed::Batch;
 use feed::Feed;
-use proc_core::remote::Function;
+use proc_core::remote::{CallOptions, Function};
 use proc_core::{Error, remote};
 use publication::Publication;
 use tokio::sync::mpsc;
@@ -28,8 +28,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+pub(crate) use self::note::Note;
 use self::note::REQUEST_TIMEOUT;
-pub(crate) use self::note::{Note, Terms};
 use crate::connection::is_connected;
 use crate::lease;
 use crate::link::Link;
@@ -54,36 +54,6 @@ const LOSSES: u32 = 3;
 /// After a machine was lost with a chunk, the chunk is cut into at most this many parts.
 const PARTS: usize = 64;
 
-/// A job as its caller sees it. Dropping the handle cancels the tasks that are not done, unless
-/// [`that_goes_on`](Handle::that_goes_on) was called.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    notes: UnboundedSender<Note>,
-    pub(crate) mailbox: Arc<Mailbox>,
-    goes_on: bool,
-}
-
-impl Handle {
-    /// Lets the job continue when the handle is dropped.
-    pub(crate) fn that_goes_on(mut self) -> Handle {
-        self.goes_on = true;
-        self
-    }
-
-    pub(crate) fn send(&self, note: Note) {
-        // If the job has ended, the mailbox holds the reason.
-        let _ = self.notes.send(note);
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if !self.goes_on {
-            self.send(Note::Close(remote::cancelled_error()));
-        }
-    }
-}
-
 /// A chunk that is out: it is handed out, and its tasks have no fates yet.
 struct Out {
     chunk: Chunk,
@@ -99,7 +69,7 @@ struct Job {
     number: u64,
     begin: Instant,
     function: Function,
-    terms: Terms,
+    options: CallOptions,
     mailbox: Arc<Mailbox>,
     notes: UnboundedReceiver<Note>,
     feed: Feed,
@@ -116,7 +86,7 @@ struct Job {
     leaves: bool,
 }
 
-/// Starts a job on the driver's runtime.
+/// Starts a job on the driver's runtime. Returns where its caller sends notes, and its mailbox.
 ///
 /// # Errors
 ///
@@ -125,8 +95,8 @@ pub(crate) fn start(
     runtime: &tokio::runtime::Handle,
     link: &Arc<Link>,
     function: Function,
-    terms: Terms,
-) -> Result<Handle, Error> {
+    options: CallOptions,
+) -> Result<(UnboundedSender<Note>, Arc<Mailbox>), Error> {
     let (sender, notes) = mpsc::unbounded_channel();
     let number = link.open_job(sender.clone())?;
     let mailbox = Arc::new(Mailbox::default());
@@ -135,10 +105,10 @@ pub(crate) fn start(
         number,
         begin: Instant::now(),
         function,
-        terms,
+        options,
         mailbox: Arc::clone(&mailbox),
         notes,
-        feed: Feed::new(terms.chunksize),
+        feed: Feed::new(options.chunksize),
         again: VecDeque::new(),
         out: HashMap::new(),
         out_bytes: 0,
@@ -148,7 +118,7 @@ pub(crate) fn start(
         leaves: false,
     };
     runtime.spawn(job.run());
-    Ok(Handle { notes: sender, mailbox, goes_on: false })
+    Ok((sender, mailbox))
 }
 
 impl Drop for Job {
@@ -239,7 +209,7 @@ impl Job {
             link: Arc::clone(&self.link),
             job: self.number,
             function: self.function,
-            terms: self.terms,
+            options: self.options,
             chunk,
             arguments: Arc::clone(arguments),
         };

@@ -64,25 +64,22 @@ mod build_id;
 mod cluster;
 mod connection;
 mod data;
+mod engine;
 mod fleet;
-mod imap;
 mod job;
 mod lease;
 mod link;
 mod mailbox;
 mod message;
-mod options;
-mod task;
 
 pub use agent::serve;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use fleet::{AgentState, AgentStatus, Fleet};
-pub use imap::{Imap, ImapUnordered};
-pub use options::{Options, Progress};
 #[doc(inline)]
 pub use proc_core::remote::{Attempt, attempt};
-pub use proc_core::{Error, ErrorKind, Message};
-pub use task::Task;
+pub use proc_core::{
+    Error, ErrorKind, Executor, Imap, ImapUnordered, Message, Options, Progress, Task,
+};
 
 /// Items that the expansions of this crate's macros use; not part of its interface.
 #[doc(hidden)]

@@ -6,34 +6,17 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use proc_core::remote;
-use proc_core::{Error, Message};
+use proc_core::{Error, remote};
 
 /// The fates (results or errors) of `count` tasks, from task `first`.
 #[derive(Debug)]
-pub(crate) struct Delivery {
+pub struct Delivery {
     pub(crate) first: usize,
     pub(crate) count: usize,
     /// The machine that ran the tasks; empty if no machine did.
     pub(crate) host: String,
     /// Each task's fate, encoded; or one error for all tasks.
     pub(crate) fates: Result<Vec<u8>, Error>,
-}
-
-impl Delivery {
-    /// Decodes the fates, and calls `settle` with the number and the fate of each task.
-    pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
-        let Delivery { first, count, host, fates } = self;
-        match fates {
-            Ok(fates) => remote::open(&fates, first, count, &host, settle),
-            Err(error) => {
-                let host = Some(&host[..]).filter(|host| !host.is_empty());
-                for task in first..first + count {
-                    settle(task, Err(remote::at(error.clone(), Some(task), host)));
-                }
-            }
-        }
-    }
 }
 
 #[derive(Debug, Default)]

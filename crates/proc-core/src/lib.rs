@@ -82,16 +82,22 @@
 //! | (a pool holds what it is given) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): at most so much at a time |
 //! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
+//! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress) |
+//! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool or on a cluster |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
 //! What a new process inherits, and what to know before real use (signals, seeds, forks of your
 //! own, libraries that another program loads, limits), is told in `docs/new-processes.md` of the
-//! repository. How it works inside is told in `ARCHITECTURE.md`.
+//! repository. The traps of ipc-channel, which carries the messages, are told in
+//! `docs/ipc-channel.md`. How it works inside is told in `ARCHITECTURE.md`.
 
 // The layers: a module uses those that stand below it, and none that stands above it.
 
 // A pool: many calls on few processes.
 mod pool;
+
+// What a pool and a cluster have in common: calls, and what they return.
+mod executor;
 
 // What processes share.
 mod sync;
@@ -121,8 +127,9 @@ mod sys;
 mod panics;
 
 pub use error::{Error, ErrorKind};
+pub use executor::{Executor, Imap, ImapUnordered, Options, Progress, Task};
 pub use forkserver::{Limits, StartMethod, Stdio, init};
-pub use pool::{Imap, ImapUnordered, Options, Pool, PoolBuilder, Task, WithState};
+pub use pool::{Pool, PoolBuilder, WithState};
 pub use process::{Child, Process, Sentinel, wait};
 pub use sync::Shared;
 pub use wire::Message;
@@ -148,6 +155,7 @@ pub use wire::Message;
 /// ```
 pub use ipc_channel::ipc;
 
+#[cfg(feature = "remote")]
 #[doc(hidden)]
 pub use pool::remote;
 

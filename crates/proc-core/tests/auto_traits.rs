@@ -31,10 +31,10 @@ fn threads_may_share_what_is_to_be_shared() {
     is_send::<Child<Local>>();
     is_sync::<Child<Local>>();
     is_send::<Task<u32>>();
-    is_send::<Options<'_, Local>>();
+    is_send::<Options<'_, Pool<Local>>>();
     is_send::<WithState<'_, Local>>();
-    is_send::<Imap<'_, u32, Inputs>>();
-    is_send::<ImapUnordered<'_, u32, Inputs>>();
+    is_send::<Imap<'_, Pool<Local>, u32, Inputs>>();
+    is_send::<ImapUnordered<'_, Pool<Local>, u32, Inputs>>();
     is_send::<Shared<u64>>();
     is_sync::<Shared<u64>>();
     is_send::<Sentinel>();
@@ -54,8 +54,8 @@ fn types_are_what_their_users_need() {
     is_word::<StartMethod>();
     is_static::<Task<u32>>();
     is_unpin::<Task<u32>>();
-    is_fused::<Imap<'_, u32, Inputs>>();
-    is_fused::<ImapUnordered<'_, u32, Inputs>>();
+    is_fused::<Imap<'_, Pool<Local>, u32, Inputs>>();
+    is_fused::<ImapUnordered<'_, Pool<Local>, u32, Inputs>>();
     is_debug::<Pool<Local>>();
     is_debug::<PoolBuilder<Local>>();
     is_debug::<Process<fn(Local), Local>>();

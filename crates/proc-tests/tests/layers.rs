@@ -5,8 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The folders of proc-core, the lowest first: none uses what stands after it.
-const LAYERS: [&str; 10] =
-    ["panics", "sys", "memory", "wire", "call", "error", "forkserver", "process", "sync", "pool"];
+const LAYERS: [&str; 11] = [
+    "panics",
+    "sys",
+    "memory",
+    "wire",
+    "call",
+    "error",
+    "forkserver",
+    "process",
+    "sync",
+    "executor",
+    "pool",
+];
 
 /// The modules of a crate, by path.
 struct Crate {

@@ -1,4 +1,4 @@
-//! The messages to a job, and the settings of its call.
+//! The messages to a job.
 
 use std::time::Duration;
 
@@ -21,12 +21,4 @@ pub(crate) enum Note {
     Reply(Reply),
     /// The job must end. A caller who still waits gets the error.
     Close(Error),
-}
-
-/// The settings of a call.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Terms {
-    pub(crate) chunksize: Option<usize>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retries: u32,
 }

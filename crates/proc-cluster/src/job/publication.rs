@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use futures_util::FutureExt as _;
 use proc_core::Error;
-use proc_core::remote::{Function, fleet_error};
+use proc_core::remote::{CallOptions, Function, fleet_error};
 use tracing::warn;
 
-use super::note::{REQUEST_TIMEOUT, Terms};
+use super::note::REQUEST_TIMEOUT;
 use crate::connection::is_connected;
 use crate::link::Link;
 use crate::message::{self, Chunk, Work};
@@ -23,7 +23,7 @@ pub(super) struct Publication {
     pub(super) link: Arc<Link>,
     pub(super) job: u64,
     pub(super) function: Function,
-    pub(super) terms: Terms,
+    pub(super) options: CallOptions,
     pub(super) chunk: Chunk,
     pub(super) arguments: Arc<Vec<u8>>,
 }
@@ -68,9 +68,9 @@ impl Publication {
             job: self.job,
             chunk: *chunk,
             function: self.function,
-            chunksize: self.terms.chunksize,
-            timeout: self.terms.timeout,
-            retries: self.terms.retries,
+            chunksize: self.options.chunksize,
+            timeout: self.options.timeout,
+            retries: self.options.retries,
             lease: link.config.lease,
             arguments: link.store.put(&self.arguments, &place).await?,
         };

@@ -51,7 +51,8 @@ pub enum ErrorKind {
 /// Why a process, a pool or a task did not give a result.
 ///
 /// The message names the task, the worker and the pid where there are any, and says what to do.
-/// [`kind`](Error::kind) is for matching. Cloning is cheap.
+/// [`kind`](Error::kind) is for matching. Cloning is cheap. Errors are serde values, so that a task
+/// can return one, and a log can keep one as data.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -72,21 +73,62 @@ pub(crate) struct Origin {
     pub(crate) task: Option<usize>,
 }
 
-#[derive(Debug)]
+impl Origin {
+    pub(crate) fn of_task(task: usize) -> Origin {
+        Origin { task: Some(task), ..Origin::default() }
+    }
+}
+
+/// What can be encoded and decoded.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Part {
+    Argument,
+    Result,
+}
+
+impl Display for Part {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Argument => "argument",
+            Part::Result => "result",
+        })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
 enum Kind {
     Panicked(PanicReport),
-    Died { status: Option<ExitStatus>, passed: Option<String>, panic: Option<PanicReport> },
+    Died {
+        #[serde(with = "portable::exit_status")]
+        status: Option<ExitStatus>,
+        passed: Option<String>,
+        panic: Option<PanicReport>,
+    },
     Timeout(Duration),
     Cancelled,
-    Encode { what: &'static str, why: String },
-    Decode { what: &'static str, why: String },
-    Start { what: String, source: io::Error },
+    Encode {
+        what: Part,
+        why: String,
+    },
+    Decode {
+        what: Part,
+        why: String,
+    },
+    Start {
+        what: String,
+        #[serde(with = "portable::io_error")]
+        source: io::Error,
+    },
     ForkServerGone,
     ForkWithThreads(Option<usize>),
     Initializer(Error),
     Closed,
     Overwritten,
-    Restarts { restarts: u32, period: Duration, last: Error },
+    Restarts {
+        restarts: u32,
+        period: Duration,
+        last: Error,
+    },
     Invalid(String),
     Lost(String),
     Fleet(String),
@@ -111,8 +153,8 @@ impl Error {
     pub(crate) fn from_fault(fault: Fault) -> Error {
         Error::new(match fault {
             Fault::Panicked(report) => Kind::Panicked(report),
-            Fault::Arguments(why) => Kind::Decode { what: "argument", why },
-            Fault::Result(why) => Kind::Encode { what: "result", why },
+            Fault::Arguments(why) => Kind::Decode { what: Part::Argument, why },
+            Fault::Result(why) => Kind::Encode { what: Part::Result, why },
             Fault::Unknown(why) => Kind::Invalid(why),
         })
     }
@@ -140,15 +182,16 @@ impl Error {
     }
 
     pub(crate) fn encode_argument(why: String) -> Error {
-        Error::new(Kind::Encode { what: "argument", why })
+        Error::new(Kind::Encode { what: Part::Argument, why })
     }
 
+    #[cfg(feature = "remote")]
     pub(crate) fn encode_result(why: impl Into<String>) -> Error {
-        Error::new(Kind::Encode { what: "result", why: why.into() })
+        Error::new(Kind::Encode { what: Part::Result, why: why.into() })
     }
 
     pub(crate) fn decode_result(why: String) -> Error {
-        Error::new(Kind::Decode { what: "result", why })
+        Error::new(Kind::Decode { what: Part::Result, why })
     }
 
     pub(crate) fn start(what: impl Into<String>, source: io::Error) -> Error {
@@ -188,10 +231,12 @@ impl Error {
         Error::new(Kind::Invalid(what.into()))
     }
 
+    #[cfg(feature = "remote")]
     pub(crate) fn lost(what: impl Into<String>) -> Error {
         Error::new(Kind::Lost(what.into()))
     }
 
+    #[cfg(feature = "remote")]
     pub(crate) fn fleet(what: impl Into<String>) -> Error {
         Error::new(Kind::Fleet(what.into()))
     }

@@ -1,142 +1,107 @@
-//! Encodes an error as bytes, to send it between machines. Decoding makes the same error again.
+//! An error as data: `Error` implements serde's traits, so that it can be part of a message, a file
+//! or a log. Reading makes the same error again.
 
-use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
-use std::time::Duration;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use serde::{Deserialize, Serialize};
-
-use super::{Error, Kind, Origin};
-use crate::panics::PanicReport;
+use super::{Error, Inner, Kind, Origin};
+#[cfg(feature = "remote")]
 use crate::wire::{self, Sink};
 
-/// Encoded form of an [`Error`].
-#[derive(Serialize, Deserialize)]
-struct Portable {
-    kind: PortableKind,
-    origin: Origin,
+impl Serialize for Error {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Inner { kind, origin } = &*self.0;
+        (&**kind, origin).serialize(serializer)
+    }
 }
 
-/// Encoded form of a [`Kind`], member by member. A status is a number; an error of the system is a
-/// number and a text.
-#[derive(Serialize, Deserialize)]
-enum PortableKind {
-    Panicked(PanicReport),
-    Died { status: Option<i32>, passed: Option<String>, panic: Option<PanicReport> },
-    Timeout(Duration),
-    Cancelled,
-    EncodeArgument(String),
-    EncodeResult(String),
-    DecodeArgument(String),
-    DecodeResult(String),
-    Start { what: String, errno: Option<i32>, text: String },
-    ForkServerGone,
-    ForkWithThreads(Option<usize>),
-    Initializer(Box<Portable>),
-    Closed,
-    Overwritten,
-    Restarts { restarts: u32, period: Duration, last: Box<Portable> },
-    Invalid(String),
-    Lost(String),
-    Fleet(String),
+impl<'de> Deserialize<'de> for Error {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Error, D::Error> {
+        let (kind, origin) = <(Kind, Origin)>::deserialize(deserializer)?;
+        Ok(Error::new(kind).with_origin(origin))
+    }
 }
 
+#[cfg(feature = "remote")]
 impl Error {
     /// Returns the error as bytes.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Sink::default();
         // Texts and numbers can always be encoded.
-        let _ = wire::encode_into(&Portable::of(self), &mut bytes);
+        let _ = wire::encode_into(self, &mut bytes);
         bytes.into_bytes()
     }
 
     /// Returns the error that became these bytes. The bytes may come from anybody.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Error {
-        wire::decode::<Portable>(bytes, None)
-            .map_or_else(Error::decode_result, Portable::into_error)
+        wire::decode(bytes, None).unwrap_or_else(Error::decode_result)
     }
 }
 
-impl Portable {
-    fn of(error: &Error) -> Portable {
-        let kind = match &*error.0.kind {
-            Kind::Panicked(report) => PortableKind::Panicked(report.clone()),
-            Kind::Died { status, passed, panic } => PortableKind::Died {
-                status: status.map(ExitStatusExt::into_raw),
-                passed: passed.clone(),
-                panic: panic.clone(),
-            },
-            Kind::Timeout(after) => PortableKind::Timeout(*after),
-            Kind::Cancelled => PortableKind::Cancelled,
-            Kind::Encode { what: "argument", why } => PortableKind::EncodeArgument(why.clone()),
-            Kind::Encode { why, .. } => PortableKind::EncodeResult(why.clone()),
-            Kind::Decode { what: "argument", why } => PortableKind::DecodeArgument(why.clone()),
-            Kind::Decode { why, .. } => PortableKind::DecodeResult(why.clone()),
-            Kind::Start { what, source } => PortableKind::Start {
-                what: what.clone(),
-                errno: source.raw_os_error(),
-                text: source.to_string(),
-            },
-            Kind::ForkServerGone => PortableKind::ForkServerGone,
-            Kind::ForkWithThreads(threads) => PortableKind::ForkWithThreads(*threads),
-            Kind::Initializer(cause) => PortableKind::Initializer(Box::new(Portable::of(cause))),
-            Kind::Closed => PortableKind::Closed,
-            Kind::Overwritten => PortableKind::Overwritten,
-            Kind::Restarts { restarts, period, last } => PortableKind::Restarts {
-                restarts: *restarts,
-                period: *period,
-                last: Box::new(Portable::of(last)),
-            },
-            Kind::Invalid(what) => PortableKind::Invalid(what.clone()),
-            Kind::Lost(what) => PortableKind::Lost(what.clone()),
-            Kind::Fleet(what) => PortableKind::Fleet(what.clone()),
-        };
-        Portable { kind, origin: error.0.origin.clone() }
+/// An exit status as the number that `wait` has given.
+pub(super) mod exit_status {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        status: &Option<ExitStatus>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        status.map(ExitStatusExt::into_raw).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<ExitStatus>, D::Error> {
+        Ok(Option::<i32>::deserialize(deserializer)?.map(ExitStatus::from_raw))
     }
 }
 
-impl Portable {
-    fn into_error(self) -> Error {
-        let Portable { kind, origin } = self;
-        let encode = |what, why| Kind::Encode { what, why };
-        let decode = |what, why| Kind::Decode { what, why };
-        let kind = match kind {
-            PortableKind::Panicked(report) => Kind::Panicked(report),
-            PortableKind::Died { status, passed, panic } => {
-                Kind::Died { status: status.map(ExitStatus::from_raw), passed, panic }
-            }
-            PortableKind::Timeout(after) => Kind::Timeout(after),
-            PortableKind::Cancelled => Kind::Cancelled,
-            PortableKind::EncodeArgument(why) => encode("argument", why),
-            PortableKind::EncodeResult(why) => encode("result", why),
-            PortableKind::DecodeArgument(why) => decode("argument", why),
-            PortableKind::DecodeResult(why) => decode("result", why),
-            PortableKind::Start { what, errno, text } => {
-                let source =
-                    errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
-                Kind::Start { what, source }
-            }
-            PortableKind::ForkServerGone => Kind::ForkServerGone,
-            PortableKind::ForkWithThreads(threads) => Kind::ForkWithThreads(threads),
-            PortableKind::Initializer(cause) => Kind::Initializer(cause.into_error()),
-            PortableKind::Closed => Kind::Closed,
-            PortableKind::Overwritten => Kind::Overwritten,
-            PortableKind::Restarts { restarts, period, last } => {
-                Kind::Restarts { restarts, period, last: last.into_error() }
-            }
-            PortableKind::Invalid(what) => Kind::Invalid(what),
-            PortableKind::Lost(what) => Kind::Lost(what),
-            PortableKind::Fleet(what) => Kind::Fleet(what),
-        };
-        Error::new(kind).with_origin(origin)
+/// An error of the system as its number and its text.
+pub(super) mod io_error {
+    use std::io;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        error: &io::Error,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        (error.raw_os_error(), error.to_string()).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<io::Error, D::Error> {
+        let (number, text) = <(Option<i32>, String)>::deserialize(deserializer)?;
+        Ok(number.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+    use std::time::Duration;
+
     use proptest::prelude::*;
+
+    use super::super::Part;
+    use super::*;
+    use crate::panics::PanicReport;
+    use crate::wire::{self, Sink};
+
+    fn to_bytes(error: &Error) -> Vec<u8> {
+        let mut bytes = Sink::default();
+        let _ = wire::encode_into(error, &mut bytes).expect("texts and numbers can be encoded");
+        bytes.into_bytes()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Error, String> {
+        wire::decode(bytes, None)
+    }
 
     #[test]
     fn an_error_comes_back_as_it_was() {
@@ -161,10 +126,10 @@ mod tests {
             },
             Kind::Timeout(Duration::from_millis(5)),
             Kind::Cancelled,
-            Kind::Encode { what: "argument", why: "a".into() },
-            Kind::Encode { what: "result", why: "b".into() },
-            Kind::Decode { what: "argument", why: "c".into() },
-            Kind::Decode { what: "result", why: "d".into() },
+            Kind::Encode { what: Part::Argument, why: "a".into() },
+            Kind::Encode { what: Part::Result, why: "b".into() },
+            Kind::Decode { what: Part::Argument, why: "c".into() },
+            Kind::Decode { what: Part::Result, why: "d".into() },
             Kind::Start { what: "a worker".into(), source: io::Error::from_raw_os_error(11) },
             Kind::Start { what: "a worker".into(), source: io::Error::other("no luck") },
             Kind::ForkServerGone,
@@ -177,7 +142,10 @@ mod tests {
             Kind::Fleet("none".into()),
         ] {
             let error = Error::new(kind).with_origin(origin.clone());
-            let back = Error::from_bytes(&error.to_bytes());
+            let back = from_bytes(&to_bytes(&error)).expect("it was an error");
+            assert_eq!(format!("{error:?}"), format!("{back:?}"));
+            let json = serde_json::to_string(&error).expect("any format can tell it");
+            let back: Error = serde_json::from_str(&json).expect("it was an error");
             assert_eq!(format!("{error:?}"), format!("{back:?}"));
         }
     }
@@ -185,13 +153,16 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_become_some_error(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            prop_assert!(!Error::from_bytes(&bytes).to_string().is_empty());
+            if let Ok(error) = from_bytes(&bytes) {
+                prop_assert!(!error.to_string().is_empty() || error.is_invalid() || error.is_fleet() || error.is_death());
+            }
         }
     }
 
     #[test]
     fn an_error_within_errors_without_end_is_refused() {
-        let initializer_in_initializer = vec![11; 1 << 20];
-        assert!(Error::from_bytes(&initializer_in_initializer).is_decode());
+        // The ninth kind is `Initializer`, which holds an error.
+        let initializer_in_initializer = vec![9; 1 << 20];
+        assert!(from_bytes(&initializer_in_initializer).is_err_and(|why| why.contains("deep")));
     }
 }

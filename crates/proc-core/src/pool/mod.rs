@@ -1,17 +1,17 @@
 //! A pool of worker processes that outlives its workers.
 //!
-//! This module is the surface: calls, their options and what they return. `job` holds a call's
-//! encoded tasks and results, `scheduler` publishes, collects and replaces the dead. There are no
-//! system calls here and no bytes.
+//! This module is the surface. `engine` makes a pool an engine of calls, whose bodies stand in
+//! `executor`. `job` holds a call's encoded tasks and results, `scheduler` publishes, collects and
+//! replaces the dead. There are no system calls here and no bytes.
 
 pub(crate) mod board;
 mod builder;
-mod calls;
+mod engine;
 #[cfg(test)]
 mod fuzz;
 mod job;
-mod options;
 mod records;
+#[cfg(feature = "remote")]
 #[doc(hidden)]
 pub mod remote;
 mod scheduler;
@@ -22,14 +22,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 pub use builder::PoolBuilder;
-pub use calls::{Imap, ImapUnordered, Task};
-pub use options::Options;
 pub use with_state::WithState;
 
-use self::calls::Call;
 use self::scheduler::Scheduler;
 use crate::error::Error;
-use crate::wire::Message;
+use crate::executor::Options;
+use crate::executor_calls;
 
 /// Worker processes that run functions over inputs.
 ///
@@ -68,35 +66,9 @@ pub struct Pool<S = ()> {
 }
 
 impl<S> Pool<S> {
-    /// Calls with other settings than the pool's.
-    pub fn options(&self) -> Options<'_, S> {
-        Options::new(Call::new(&self.scheduler))
-    }
-
-    /// Calls of functions that are lent their worker's state, beside their argument.
-    ///
-    /// The state is what [`PoolBuilder::state`] says; `()` without it. A worker has one task at a
-    /// time, so nothing is locked. A task that panics may have left its worker's state half
-    /// changed: it is dropped, and made anew before the next task.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// use std::collections::HashMap;
-    ///
-    /// let pool = proc_core::Pool::builder()
-    ///     .processes(2)
-    ///     .state(|seed: u64| HashMap::from([(0, seed)]), 7)
-    ///     .build()?;
-    /// let cached = |cache: &mut HashMap<u64, u64>, x: u64| *cache.entry(x).or_insert(x * x);
-    /// assert_eq!(pool.with_state().map(cached, [3, 0])?, [9, 7]);
-    /// assert_eq!(pool.with_state().apply(cached, 4)?, 16);
-    /// assert_eq!(pool.map(|x: u64| x + 1, [1])?, [2]); // needs no state
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn with_state(&self) -> WithState<'_, S> {
-        self.options().with_state()
+    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    pub fn options(&self) -> Options<'_, Pool<S>> {
+        Options::new(self)
     }
 
     /// How many workers the pool has, not counting that some may be away: see
@@ -141,133 +113,107 @@ impl<S> Pool<S> {
         self.scheduler.resize(processes)
     }
 
-    /// Calls `function` with each input and returns the results in the order of the inputs.
-    ///
-    /// # Errors
-    ///
-    /// The error of the first input (by order, not by time) that failed. All inputs are run; where
-    /// the other results matter, use [`try_map`](Pool::try_map).
-    #[doc(alias = "starmap")]
-    pub fn map<F, A, R, I>(&self, function: F, inputs: I) -> Result<Vec<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().map(function, inputs)
-    }
-
-    /// Like [`map`](Pool::map), with each input's own fate.
-    ///
-    /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// let pool = proc_core::Pool::builder().processes(2).build()?;
-    /// let halves = pool.try_map(|x: u32| 12 / x, [1, 0, 3]);
-    /// assert_eq!(halves[0].as_ref().ok(), Some(&12));
-    /// assert!(halves[1].as_ref().is_err_and(|error| error.is_panic()));
-    /// assert_eq!(halves[2].as_ref().ok(), Some(&4));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn try_map<F, A, R, I>(&self, function: F, inputs: I) -> Vec<Result<R, Error>>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().try_map(function, inputs)
-    }
-
-    /// Results one by one, in the order of the inputs, while later ones are still being worked on.
-    ///
-    /// Inputs are taken lazily, never more than a window ahead of the results taken: 16 for each
-    /// worker, and at least 64. An endless input is fine. Dropping the iterator drops the rest.
-    ///
-    /// Inputs are taken by `next`, which so waits for the input too: one that waits in turn for a
-    /// result of its own makes both wait for ever (use [`apply_async`](Pool::apply_async)).
-    pub fn imap<F, A, R, I>(&self, function: F, inputs: I) -> Imap<'_, R, I::IntoIter>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().imap(function, inputs)
-    }
-
-    /// Like [`imap`](Pool::imap), in the order in which results arrive.
-    pub fn imap_unordered<F, A, R, I>(
-        &self,
-        function: F,
-        inputs: I,
-    ) -> ImapUnordered<'_, R, I::IntoIter>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().imap_unordered(function, inputs)
-    }
-
-    /// Calls `function` once in a worker and waits for its result.
-    ///
-    /// # Errors
-    ///
-    /// The function panicked, its worker died, its argument or result could not be encoded or
-    /// decoded, or the pool is closed.
-    pub fn apply<F, A, R>(&self, function: F, argument: A) -> Result<R, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.apply_async(function, argument)?.get()
-    }
-
-    /// Calls `function` once in a worker, without waiting.
-    ///
-    /// # Errors
-    ///
-    /// The argument cannot be encoded, or the pool is closed.
-    pub fn apply_async<F, A, R>(&self, function: F, argument: A) -> Result<Task<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.options().apply_async(function, argument)
-    }
-
-    /// Calls `function` with each input, without waiting; the task's result is that of
-    /// [`map`](Pool::map).
-    ///
-    /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # let pool = proc_core::Pool::builder().processes(2).build()?;
-    /// let (sender, receiver) = std::sync::mpsc::channel();
-    /// let task = pool.map_async(|x: u32| x * x, [1, 2, 3])?;
-    /// task.on_done(move |squares| sender.send(squares).expect("somebody listens"));
-    /// assert_eq!(receiver.recv().expect("the callback was called")?, [1, 4, 9]);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// An argument cannot be encoded, or the pool is closed.
-    pub fn map_async<F, A, R, I>(&self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message + Send,
-        I: IntoIterator<Item = A>,
-    {
-        self.options().map_async(function, inputs)
+    executor_calls! {
+        [pub]
+        /// # Examples
+        ///
+        /// ```
+        /// fn square(x: i64) -> i64 {
+        ///     x * x
+        /// }
+        ///
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     assert_eq!(pool.map(square, [3, 4, 5])?, [9, 16, 25]);
+        ///     Ok(())
+        /// }
+        /// ```
+        map
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     let halves = pool.try_map(|x: u32| 12 / x, [1, 0, 3]);
+        ///     assert_eq!(halves[0].as_ref().ok(), Some(&12));
+        ///     assert!(halves[1].as_ref().is_err_and(|error| error.is_panic()));
+        ///     assert_eq!(halves[2].as_ref().ok(), Some(&4));
+        ///     Ok(())
+        /// }
+        /// ```
+        try_map
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     let mut squares = pool.imap(|x: u64| x * x, 1..); // endless: taken as it is needed
+        ///     assert_eq!(squares.next().transpose()?, Some(1));
+        ///     assert_eq!(squares.next().transpose()?, Some(4));
+        ///     Ok(())
+        /// }
+        /// ```
+        imap
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     let results = pool.imap_unordered(|x: u64| x * x, [3, 4, 5]);
+        ///     let mut squares = results.collect::<Result<Vec<u64>, _>>()?;
+        ///     squares.sort();
+        ///     assert_eq!(squares, [9, 16, 25]);
+        ///     Ok(())
+        /// }
+        /// ```
+        imap_unordered
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     assert_eq!(pool.apply(|(a, b): (u32, u32)| a + b, (3, 4))?, 7);
+        ///     Ok(())
+        /// }
+        /// ```
+        apply
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     let seven = pool.apply_async(|x: u32| x + 4, 3)?;
+        ///     assert_eq!(seven.get()?, 7);
+        ///     Ok(())
+        /// }
+        /// ```
+        apply_async
+        ///
+        /// # Examples
+        ///
+        /// ```
+        /// fn main() -> Result<(), proc_core::Error> {
+        ///     proc_core::init();
+        ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+        ///     let (sender, receiver) = std::sync::mpsc::channel();
+        ///     let task = pool.map_async(|x: u32| x * x, [1, 2, 3])?;
+        ///     task.on_done(move |squares| sender.send(squares).expect("somebody listens"));
+        ///     assert_eq!(receiver.recv().expect("the callback was called")?, [1, 4, 9]);
+        ///     Ok(())
+        /// }
+        /// ```
+        map_async
     }
 
     /// Accepts no more calls. What was asked for is still done, then the workers end.

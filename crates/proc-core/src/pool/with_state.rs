@@ -1,11 +1,9 @@
 //! Calls of functions that are lent their worker's state.
 
-use std::marker::PhantomData;
-
-use super::Task;
+use super::engine::PoolFunction;
+use super::{Pool, worker};
 use crate::error::Error;
-use crate::pool::calls::{Call, Imap, ImapUnordered};
-use crate::pool::worker;
+use crate::executor::{Imap, ImapUnordered, Options, Progress, Task};
 use crate::wire::Message;
 
 /// A pool's calls for functions that are lent the worker's state; made by
@@ -13,18 +11,60 @@ use crate::wire::Message;
 ///
 /// Each call is that of [`Pool`](crate::Pool) with the same name.
 #[must_use = "it does nothing without a call"]
-pub struct WithState<'a, S> {
-    call: Call<'a>,
-    state: PhantomData<fn() -> S>,
+pub struct WithState<'a, S, P = fn(Progress)> {
+    options: Options<'a, Pool<S>, P>,
 }
 
-impl<'a, S> WithState<'a, S> {
-    pub(super) fn new(call: Call<'a>) -> WithState<'a, S> {
-        WithState { call, state: PhantomData }
+/// Returns the name of a function that is lent the worker's state.
+fn function_of<F, S, A, R>(_: F) -> Result<PoolFunction, Error>
+where
+    F: Fn(&mut S, A) -> R + Copy + 'static,
+    S: 'static,
+    A: Message,
+    R: Message,
+{
+    let name = worker::stateful_task::<F, S, A, R>().map_err(Error::invalid)?;
+    Ok(PoolFunction(name))
+}
+
+impl<S> Pool<S> {
+    /// Calls of functions that are lent their worker's state, beside their argument.
+    ///
+    /// The state is what [`PoolBuilder::state`] says; `()` without it. A worker has one task at a
+    /// time, so nothing is locked. A task that panics may have left its worker's state half
+    /// changed: it is dropped, and made anew before the next task.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// use std::collections::HashMap;
+    ///
+    /// let pool = proc_core::Pool::builder()
+    ///     .processes(2)
+    ///     .state(|seed: u64| HashMap::from([(0, seed)]), 7)
+    ///     .build()?;
+    /// let cached = |cache: &mut HashMap<u64, u64>, x: u64| *cache.entry(x).or_insert(x * x);
+    /// assert_eq!(pool.with_state().map(cached, [3, 0])?, [9, 7]);
+    /// assert_eq!(pool.with_state().apply(cached, 4)?, 16);
+    /// assert_eq!(pool.map(|x: u64| x + 1, [1])?, [2]); // needs no state
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_state(&self) -> WithState<'_, S> {
+        self.options().with_state()
     }
 }
 
-impl<'a, S: 'static> WithState<'a, S> {
+impl<'a, S, P> Options<'a, Pool<S>, P> {
+    /// Returns the same settings for calls of functions that are lent the worker's state.
+    ///
+    /// See [`Pool::with_state`](crate::Pool::with_state).
+    pub fn with_state(self) -> WithState<'a, S, P> {
+        WithState { options: self }
+    }
+}
+
+impl<'a, S: 'static, P: FnMut(Progress)> WithState<'a, S, P> {
     /// See [`Pool::map`](crate::Pool::map).
     ///
     /// # Errors
@@ -37,8 +77,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let _ = function;
-        self.call.map(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.options.map_named(function_of(function), inputs)
     }
 
     /// See [`Pool::try_map`](crate::Pool::try_map). A chunksize of zero is every input's error.
@@ -49,12 +88,11 @@ impl<'a, S: 'static> WithState<'a, S> {
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let _ = function;
-        self.call.try_map(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.options.try_map_named(function_of(function), inputs)
     }
 
     /// See [`Pool::imap`](crate::Pool::imap).
-    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, R, I::IntoIter>
+    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, Pool<S>, R, I::IntoIter>
     where
         F: Fn(&mut S, A) -> R + Copy + 'static,
         A: Message,
@@ -69,15 +107,14 @@ impl<'a, S: 'static> WithState<'a, S> {
         self,
         function: F,
         inputs: I,
-    ) -> ImapUnordered<'a, R, I::IntoIter>
+    ) -> ImapUnordered<'a, Pool<S>, R, I::IntoIter>
     where
         F: Fn(&mut S, A) -> R + Copy + 'static,
         A: Message,
         R: Message,
         I: IntoIterator<Item = A>,
     {
-        let _ = function;
-        self.call.imap_unordered(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.options.imap_unordered_named(function_of(function), inputs)
     }
 
     /// See [`Pool::apply`](crate::Pool::apply).
@@ -105,8 +142,7 @@ impl<'a, S: 'static> WithState<'a, S> {
         A: Message,
         R: Message,
     {
-        let _ = function;
-        self.call.apply_async(worker::stateful_task::<F, S, A, R>(), argument)
+        self.options.apply_async_named(function_of(function), argument)
     }
 
     /// See [`Pool::map_async`](crate::Pool::map_async).
@@ -121,24 +157,20 @@ impl<'a, S: 'static> WithState<'a, S> {
         R: Message + Send,
         I: IntoIterator<Item = A>,
     {
-        let _ = function;
-        self.call.map_async(worker::stateful_task::<F, S, A, R>(), inputs)
+        self.options.map_async_named(function_of(function), inputs)
     }
 }
 
-impl<S> Clone for WithState<'_, S> {
+impl<S, P: Clone> Clone for WithState<'_, S, P> {
     fn clone(&self) -> Self {
-        *self
+        WithState { options: self.options.clone() }
     }
 }
 
-impl<S> Copy for WithState<'_, S> {}
+impl<S, P: Copy> Copy for WithState<'_, S, P> {}
 
-impl<S> std::fmt::Debug for WithState<'_, S> {
+impl<S, P> std::fmt::Debug for WithState<'_, S, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WithState")
-            .field("chunksize", &self.call.chunksize)
-            .field("terms", &self.call.options)
-            .finish_non_exhaustive()
+        f.debug_tuple("WithState").field(&self.options).finish()
     }
 }

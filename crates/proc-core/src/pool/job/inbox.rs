@@ -10,6 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Origin};
+use crate::executor::CallOptions;
 use crate::memory::Part;
 use crate::panics::{self, PanicReport};
 use crate::pool::records::{self, Outcome};
@@ -47,6 +48,7 @@ impl Results {
     }
 
     /// Returns all results as a vector. Copies them if they are still in shared memory.
+    #[cfg(feature = "remote")]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         match self {
             Results::Own(bytes) => bytes,
@@ -196,15 +198,6 @@ fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Resu
         Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
         _ => Err(Error::decode_result("the worker sent rubbish in its place".into())),
     }
-}
-
-/// The options of a call.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct CallOptions {
-    /// How long each task may run.
-    pub(crate) timeout: Option<Duration>,
-    /// How many times a task that failed is tried again.
-    pub(crate) retries: u32,
 }
 
 /// The inbox of a call: its results arrive here. Also keeps what is measured of the call's tasks.

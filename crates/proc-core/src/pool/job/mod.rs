@@ -3,5 +3,5 @@
 mod inbox;
 pub(crate) mod queue;
 
-pub(crate) use inbox::{CallOptions, Delivery, Inbox, Results};
+pub(crate) use inbox::{Delivery, Inbox, Results};
 pub(crate) use queue::{ChunkCut, LargeArg, TaskQueue, WaitingHandles};

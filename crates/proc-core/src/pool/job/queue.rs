@@ -159,15 +159,6 @@ impl TaskQueue {
         Some(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
     }
 
-    /// Appends one task. If its argument cannot be encoded, nothing is appended.
-    pub(crate) fn push<A: Message>(
-        &mut self,
-        argument: &A,
-        lender: Arc<dyn Lender>,
-    ) -> Result<(), Error> {
-        self.push_all(std::slice::from_ref(argument), usize::MAX, lender)
-    }
-
     /// Appends tasks in whole chunks until they have `most` bytes, or hold many channel ends. Stops
     /// with an error at an argument that cannot be encoded: only the tasks before it are appended.
     /// Large arguments go to memory from `lender`.
@@ -396,7 +387,7 @@ fn cost(argument: usize, result: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::job::CallOptions;
+    use crate::executor::CallOptions;
     use crate::pool::worker;
     use proptest::prelude::*;
 

@@ -17,11 +17,13 @@ pub use attempt::{Attempt, attempt};
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
-use super::{Pool, Task};
+use super::Pool;
+use super::engine::{PoolArrived, PoolJob};
 use crate::call::{Name, refuse_captures};
 use crate::error::{Error, Origin};
-pub use crate::pool::calls::callback::when_done;
-use crate::pool::job::{CallOptions, Delivery, Inbox, TaskQueue};
+pub use crate::executor::Task;
+pub use crate::executor::engine::{Arrived, CallOptions, Engine, Job};
+use crate::pool::job::Delivery;
 use crate::pool::records::{self, Outcome};
 use crate::pool::worker;
 use crate::sys::image::Image;
@@ -118,20 +120,21 @@ pub struct Chunk<'a> {
 /// The arguments are not those of `count` tasks, or the pool is closed.
 pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
     let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
-    let inbox = Inbox::new(CallOptions { timeout: chunk.timeout, retries: chunk.retries });
-    let mut queue = TaskQueue::new(function.here(), &inbox, first, Some(chunksize));
+    let (timeout, retries) = (chunk.timeout, chunk.retries);
+    let options = CallOptions { chunksize: Some(chunksize), timeout, retries };
+    let mut call = PoolJob::new(&pool.scheduler, function.here(), options, first);
     let mut rest = chunk.arguments;
     while let Some(argument) = records::take(&mut rest) {
-        let attempt = Attempt { job, task: first.saturating_add(queue.left), number };
+        let attempt = Attempt { job, task: first.saturating_add(call.pushed()), number };
         let whole = postcard::to_stdvec(Bytes::new(&attempt.before(argument)));
-        queue.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
+        call.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
     }
-    if !rest.is_empty() || queue.left != count || count == 0 {
+    if !rest.is_empty() || call.pushed() != count || count == 0 {
         return Err(Error::invalid("the chunk's bytes are not those of its tasks"));
     }
     let mut open = count;
     let mut fates = BTreeMap::new();
-    let gather = move |delivery: Delivery| {
+    let gather = move |PoolArrived(delivery)| {
         open = open.saturating_sub(delivery.count());
         let (first, bytes) = close(delivery);
         fates.insert(first, bytes);
@@ -140,8 +143,8 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
             Ok(in_order.concat())
         })
     };
-    pool.scheduler.submit(queue)?;
-    Ok(Task::new(&pool.scheduler, inbox, Box::new(gather)))
+    call.submit(0)?;
+    Ok(Task::new(call, gather))
 }
 
 /// Cancels what was [`submit`]ted if no worker has claimed any of it. Returns whether it did.

@@ -214,7 +214,7 @@ impl Scheduler {
         let mut whole = (0..done).all(|_| records::take(&mut rest).is_some());
         let can_repeat = !(in_flight.chunk.needs_handles && in_flight.handles.is_none());
         let failed = |task, error: &Error| {
-            let place = Origin { task: Some(task), ..Origin::default() };
+            let place = Origin::of_task(task);
             (Arc::clone(&inbox), Delivery::Failed { task, error: error.clone().with_origin(place) })
         };
         let mut retry = None;

@@ -49,6 +49,7 @@ impl Scheduler {
 
     /// Cancels a call if no worker has claimed any of it. Returns whether it did. A call that was
     /// split into several tickets is not cancelled.
+    #[cfg(feature = "remote")]
     pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
         if !self.is_ours() {
             return false;
@@ -204,7 +205,7 @@ impl Scheduler {
         }
         let arguments = read_arguments(&state.arena, in_flight);
         let Some(in_flight) = self.retire(state, ticket) else { return false };
-        let place = Origin { task: Some(in_flight.first), ..Origin::default() };
+        let place = Origin::of_task(in_flight.first);
         let error = Error::timeout(timeout).with_origin(place);
         let failed = Delivery::Failed { task: in_flight.first, error };
         state.wakers.extend(in_flight.inbox.accept(failed));

@@ -18,6 +18,7 @@ mod state;
 mod supervise;
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -254,26 +255,8 @@ impl Scheduler {
 
     /// Runs `look`, a function that collects finished tickets by itself. Meanwhile workers need to
     /// send no messages about finished tickets.
-    pub(crate) fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
-        /// A thread that polls. It is counted in `lookers` until it stops, even if it stops by a
-        /// panic.
-        struct Looker<'a>(&'a Scheduler);
-        impl Drop for Looker<'_> {
-            fn drop(&mut self) {
-                // `look` may run user code, and user code may fork. The copy must leave the pool
-                // alone.
-                if self.0.is_ours() {
-                    self.0.lookers.fetch_sub(1, Ordering::SeqCst);
-                    self.0.listen();
-                }
-            }
-        }
-        if !self.is_ours() {
-            return look();
-        }
-        self.lookers.fetch_add(1, Ordering::SeqCst);
-        self.board.stop_listening();
-        let _looker = Looker(self);
+    fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _collecting = Collecting::new(self);
         look()
     }
 
@@ -286,6 +269,32 @@ impl Scheduler {
         // work.
         if self.board.has_news() || (self.config.memory.is_some() && self.returned.any()) {
             self.collect();
+        }
+    }
+}
+
+/// As long as it lives, a thread collects finished tickets by itself. Meanwhile workers need to send
+/// no messages about finished tickets.
+pub(crate) struct Collecting<S: Deref<Target = Scheduler>>(Option<S>);
+
+impl<S: Deref<Target = Scheduler>> Collecting<S> {
+    pub(crate) fn new(scheduler: S) -> Collecting<S> {
+        if !scheduler.is_ours() {
+            return Collecting(None);
+        }
+        scheduler.lookers.fetch_add(1, Ordering::SeqCst);
+        scheduler.board.stop_listening();
+        Collecting(Some(scheduler))
+    }
+}
+
+impl<S: Deref<Target = Scheduler>> Drop for Collecting<S> {
+    fn drop(&mut self) {
+        // The thread may have run user code, and user code may fork. The copy must leave the pool
+        // alone.
+        if let Some(scheduler) = self.0.take().filter(|scheduler| scheduler.is_ours()) {
+            scheduler.lookers.fetch_sub(1, Ordering::SeqCst);
+            scheduler.listen();
         }
     }
 }

@@ -11,7 +11,7 @@ mod verdicts;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use proc_core::{Options, StartMethod};
+use proc_core::{Options, Pool, StartMethod};
 
 use crate::choice::Fault;
 use crate::ledger::{CALLS, FATES, FAULTS};
@@ -145,7 +145,7 @@ impl<'a> Caller<'a> {
         Spec { number, act, sizes: (size(), size()) }
     }
 
-    fn options<'p>(&mut self, station: &'p Station) -> Options<'p> {
+    fn options<'p>(&mut self, station: &'p Station) -> Options<'p, Pool> {
         let options = station.pool.options();
         let options = match self.rng.u32(..6) {
             0 => options.chunksize(1),

@@ -10,7 +10,7 @@ use crate::panics;
 use crate::sys::{self, PerProcess};
 
 /// Calls `callback` with what `task` becomes.
-pub fn when_done<T>(task: T, callback: impl FnOnce(T::Output) + Send + 'static)
+pub(super) fn when_done<T>(task: T, callback: impl FnOnce(T::Output) + Send + 'static)
 where
     T: Future + Send + Unpin + 'static,
 {

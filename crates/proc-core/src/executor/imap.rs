@@ -1,92 +1,90 @@
-//! Results as an iterator, inputs taken only a window ahead of them.
+//! `Imap` and `ImapUnordered`: iterators over results. They take inputs only a window ahead of the
+//! results that the caller has taken.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::FusedIterator;
-use std::sync::Arc;
+use std::marker::PhantomData;
 
-use crate::call::Name;
+use super::engine::{Arrived, Engine, Job};
 use crate::error::{Error, Origin};
-use crate::pool::job::{Inbox, TaskQueue, queue};
-use crate::pool::scheduler::Scheduler;
 use crate::wire::Message;
 
-/// How many inputs may be on their way for each worker, and how many at least.
+/// The size of the window: how many inputs for each worker, and how many in all at least.
 const WINDOW_PER_WORKER: usize = 16;
 const MIN_WINDOW: usize = 64;
 
-/// Results in the order in which they arrive; made by [`Pool::imap_unordered`](crate::Pool).
+/// Results in the order in which they arrive; returned by `imap_unordered` of a
+/// [`Pool`](crate::Pool::imap_unordered) or a cluster.
 #[must_use = "an iterator does nothing before it is asked"]
-pub struct ImapUnordered<'a, R, I> {
-    scheduler: &'a Arc<Scheduler>,
-    inbox: Arc<Inbox>,
-    /// What is called, or why nothing more is.
-    name: Result<Name, Error>,
+pub struct ImapUnordered<'a, E: Engine, R, I> {
+    /// `None` if the call could not begin.
+    job: Option<E::Job>,
+    /// Why no more inputs are taken, if that is so.
+    error: Option<Error>,
     inputs: std::iter::Fuse<I>,
     chunksize: usize,
     /// How many inputs were taken.
     taken: usize,
-    /// How many of them have no result yet.
+    /// How many of the inputs taken have no result yet.
     open: usize,
-    /// Whether the last result was handed on.
+    /// Whether the last result was returned.
     over: bool,
-    /// Results that are not handed on yet.
+    /// Results that have arrived and were not returned yet.
     ready: VecDeque<(usize, Result<R, Error>)>,
+    engine: PhantomData<&'a ()>,
 }
 
-impl<'a, A, R, I> ImapUnordered<'a, R, I>
+impl<E, A, R, I> ImapUnordered<'_, E, R, I>
 where
+    E: Engine,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
 {
-    pub(crate) fn new(
-        scheduler: &'a Arc<Scheduler>,
-        inbox: Arc<Inbox>,
-        name: Result<Name, Error>,
-        inputs: I,
-        chunksize: Option<usize>,
-    ) -> Self {
+    pub(super) fn new(job: Result<E::Job, Error>, inputs: I, chunksize: Option<usize>) -> Self {
+        let (job, error) = match job {
+            Ok(job) => (Some(job), None),
+            Err(error) => (None, Some(error)),
+        };
         ImapUnordered {
-            scheduler,
-            inbox,
-            name,
+            job,
+            error,
             inputs: inputs.fuse(),
             chunksize: chunksize.unwrap_or(1).max(1),
             taken: 0,
             open: 0,
             over: false,
             ready: VecDeque::new(),
+            engine: PhantomData,
         }
     }
 
-    /// Takes the next chunk of inputs, if `held` results held back elsewhere leave room for it.
+    /// Takes the next chunk of inputs, if the window has room for it. Returns whether it took any.
+    ///
+    /// `held` is the number of results that the caller keeps back; they count as part of the
+    /// window.
     fn take_chunk(&mut self, held: usize) -> bool {
-        let Ok(name) = self.name else { return false };
-        let window = (WINDOW_PER_WORKER * self.scheduler.processes()).max(MIN_WINDOW);
+        let (Some(job), None) = (&mut self.job, &self.error) else { return false };
+        let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.open + self.ready.len() + held;
-        if ahead > 0 && window.saturating_sub(ahead) < self.chunksize {
-            return false;
-        }
-        if ahead > 0 && (self.scheduler.is_full(1) || queue::has_many_handles()) {
+        if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(1)) {
             return false;
         }
         let first = self.taken;
-        let mut queue = TaskQueue::new(name, &self.inbox, first, Some(self.chunksize));
-        while queue.left < self.chunksize {
+        while job.pushed() < self.chunksize {
             let Some(input) = self.inputs.next() else { break };
             let task = self.taken;
             self.taken += 1;
-            if let Err(error) = queue.push(&input, self.scheduler.clone()) {
-                let place = Origin { task: Some(task), ..Origin::default() };
-                self.ready.push_back((task, Err(error.with_origin(place))));
+            if let Err(error) = job.push(std::slice::from_ref(&input), usize::MAX) {
+                self.ready.push_back((task, Err(error.with_origin(Origin::of_task(task)))));
                 break;
             }
         }
-        let pushed = queue.left;
-        match self.scheduler.submit(queue) {
+        let pushed = job.pushed();
+        match job.submit(0) {
             Ok(()) => self.open += pushed,
-            Err(error) => self.name = Err(error),
+            Err(error) => self.error = Some(error),
         }
         self.taken > first
     }
@@ -105,51 +103,64 @@ where
         (ready, most.map(|most| most.max(1)))
     }
 
-    /// The next result with its number; `held` more are held back by the caller.
+    /// Returns the next result with the number of its task.
+    ///
+    /// `held` is the number of results that the caller keeps back.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
-        if let Err(error) = self.scheduler.check_maker()
+        if let Err(error) = self.check()
             && !std::mem::replace(&mut self.over, true)
         {
             return Some((usize::MAX, Err(error)));
         }
-        // Two for each result taken: the window fills, and a slow input does not hold up results.
+        // Takes two chunks of inputs for each result. So the window fills, while slow inputs do not
+        // delay the results that have arrived.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
             if let Some(result) = self.ready.pop_front() {
                 return Some(result);
             }
-            let arrived = match self.inbox.poll() {
-                None if more => {
-                    more = self.take_chunk(held);
-                    continue;
-                }
-                None if self.open > 0 => self.scheduler.wait(&self.inbox, 1, None),
-                arrived => arrived,
+            let arrived = match &self.job {
+                Some(job) => match job.poll() {
+                    None if more => {
+                        more = self.take_chunk(held);
+                        continue;
+                    }
+                    None if self.open > 0 => job.wait(1, None),
+                    arrived => arrived,
+                },
+                None => None,
             };
             match arrived {
-                Some(Ok(delivery)) => {
-                    self.open -= delivery.count();
+                Some(Ok(arrived)) => {
+                    self.open -= arrived.count();
                     let ready = &mut self.ready;
-                    delivery.open(|task, result| ready.push_back((task, result)));
+                    arrived.open(|task, result| ready.push_back((task, result)));
                 }
                 Some(Err(error)) => {
                     self.open = 0;
-                    self.name = Err(error);
+                    self.error = Some(error);
                 }
                 None => {}
             }
             if self.open == 0 && self.ready.is_empty() && !self.take_chunk(held) {
-                // One error stands for all that is lost with the pool, and is the last.
+                // If the call ended as a whole, its error stands for all tasks without a result,
+                // and is the last item.
                 self.over = true;
-                return self.name.as_ref().err().map(|error| (usize::MAX, Err(error.clone())));
+                return self.error.clone().map(|error| (usize::MAX, Err(error)));
             }
         }
         None
     }
+
+    /// Whether this process may use the call: see [`Job::check`].
+    fn check(&self) -> Result<(), Error> {
+        self.job.as_ref().map_or(Ok(()), Job::check)
+    }
 }
 
-impl<A, R, I> Iterator for ImapUnordered<'_, R, I>
+impl<E, A, R, I> Iterator for ImapUnordered<'_, E, R, I>
 where
+    E: Engine,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
@@ -165,37 +176,43 @@ where
     }
 }
 
-impl<A, R, I> FusedIterator for ImapUnordered<'_, R, I>
+impl<E, A, R, I> FusedIterator for ImapUnordered<'_, E, R, I>
 where
+    E: Engine,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
 {
 }
 
-impl<R, I> Drop for ImapUnordered<'_, R, I> {
+impl<E: Engine, R, I> Drop for ImapUnordered<'_, E, R, I> {
     fn drop(&mut self) {
-        self.scheduler.drop_queues(&self.inbox);
+        if let Some(job) = &mut self.job {
+            job.abandon();
+        }
     }
 }
 
-/// Results in the order of the inputs; made by [`Pool::imap`](crate::Pool::imap).
+/// Results in the order of the inputs; returned by `imap` of a [`Pool`](crate::Pool::imap) or a
+/// cluster.
 #[must_use = "an iterator does nothing before it is asked"]
-pub struct Imap<'a, R, I> {
-    arriving: ImapUnordered<'a, R, I>,
-    /// Results that are ahead of their turn.
+pub struct Imap<'a, E: Engine, R, I> {
+    arriving: ImapUnordered<'a, E, R, I>,
+    /// Results that arrived before their turn, by the number of their task.
     early: BTreeMap<usize, Result<R, Error>>,
+    /// The number of the task whose result is next.
     turn: usize,
 }
 
-impl<'a, R, I> Imap<'a, R, I> {
-    pub(crate) fn new(arriving: ImapUnordered<'a, R, I>) -> Self {
+impl<'a, E: Engine, R, I> Imap<'a, E, R, I> {
+    pub(crate) fn new(arriving: ImapUnordered<'a, E, R, I>) -> Self {
         Imap { arriving, early: BTreeMap::new(), turn: 0 }
     }
 }
 
-impl<A, R, I> Iterator for Imap<'_, R, I>
+impl<E, A, R, I> Iterator for Imap<'_, E, R, I>
 where
+    E: Engine,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
@@ -203,8 +220,8 @@ where
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Result<R, Error>> {
-        // What has come before counts as little in a copy as what is to come.
-        if let Err(error) = self.arriving.scheduler.check_maker() {
+        // In a copy of the process, results that arrived before the copy was made are not returned.
+        if let Err(error) = self.arriving.check() {
             let was_over = std::mem::replace(&mut self.arriving.over, true);
             let lost = !was_over || !self.early.is_empty();
             self.early.clear();
@@ -217,7 +234,8 @@ where
             }
             match self.arriving.next_numbered(self.early.len()) {
                 Some((task, result)) => self.early.insert(task, result),
-                // After the pool has ended there are gaps: what came after them still counts.
+                // If the call ended as a whole, some tasks have no result. The results of later
+                // tasks are still returned.
                 None => {
                     return self.early.pop_first().map(|(task, result)| {
                         self.turn = task.saturating_add(1);
@@ -233,21 +251,22 @@ where
     }
 }
 
-impl<A, R, I> FusedIterator for Imap<'_, R, I>
+impl<E, A, R, I> FusedIterator for Imap<'_, E, R, I>
 where
+    E: Engine,
     A: Message,
     R: Message,
     I: Iterator<Item = A>,
 {
 }
 
-impl<R, I> std::fmt::Debug for ImapUnordered<'_, R, I> {
+impl<E: Engine, R, I> std::fmt::Debug for ImapUnordered<'_, E, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ImapUnordered").field("taken", &self.taken).finish_non_exhaustive()
     }
 }
 
-impl<R, I> std::fmt::Debug for Imap<'_, R, I> {
+impl<E: Engine, R, I> std::fmt::Debug for Imap<'_, E, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Imap").field("turn", &self.turn).finish_non_exhaustive()
     }

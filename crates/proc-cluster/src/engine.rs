@@ -1,0 +1,183 @@
+//! A cluster as the engine of calls: [`ClusterJob`], a call as its caller sees it.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use proc_core::remote::{self, Arrived, CallOptions, Engine, Function, Job};
+use proc_core::{Error, Executor, Message};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::cluster::Cluster;
+use crate::job::{self, Batch, Note};
+use crate::link::Link;
+use crate::mailbox::{Delivery, Mailbox};
+
+impl Executor for Cluster {}
+
+impl Engine for Cluster {
+    type Function = Function;
+    type Job = ClusterJob;
+
+    fn function<F, A, R>(function: F) -> Result<Function, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        Function::of(function)
+    }
+
+    fn begin(&self, function: Function, options: CallOptions) -> Result<ClusterJob, Error> {
+        let (link, runtime) = self.parts()?;
+        let (notes, mailbox) = job::start(runtime, link, function, options)?;
+        let link = Arc::clone(link);
+        Ok(ClusterJob {
+            link,
+            notes,
+            mailbox,
+            batch: Batch::default(),
+            next: 0,
+            sent: 0,
+            ended: false,
+        })
+    }
+}
+
+/// A call of a cluster. The job itself runs in the driver's runtime; the caller sends it notes and
+/// reads its mailbox.
+///
+/// Dropping it cancels the tasks that are not done, unless all tasks were sent ([`Job::end`]).
+pub struct ClusterJob {
+    link: Arc<Link>,
+    notes: UnboundedSender<Note>,
+    mailbox: Arc<Mailbox>,
+    /// What was pushed and not submitted.
+    batch: Batch,
+    /// The number of the next task.
+    next: usize,
+    /// How many tasks were submitted.
+    sent: usize,
+    /// Whether no more tasks will follow.
+    ended: bool,
+}
+
+impl ClusterJob {
+    fn send(&self, note: Note) {
+        // If the job has ended, the mailbox holds the reason.
+        let _ = self.notes.send(note);
+    }
+}
+
+impl Job for ClusterJob {
+    type Arrived = Delivery;
+    /// The job collects results in the driver's runtime in any case.
+    type Collecting = ();
+
+    fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error> {
+        for argument in arguments {
+            self.next += 1;
+            remote::encode(argument, &mut self.batch.bytes)?;
+            self.batch.count += 1;
+            if self.batch.bytes.len() >= max_bytes {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn pushed(&self) -> usize {
+        self.batch.count
+    }
+
+    fn pushed_bytes(&self) -> usize {
+        self.batch.bytes.len()
+    }
+
+    fn submit(&mut self, _more: usize) -> Result<(), Error> {
+        let empty = Batch { first: self.next, ..Batch::default() };
+        let batch = std::mem::replace(&mut self.batch, empty);
+        self.sent += batch.count;
+        if batch.count > 0 {
+            self.send(Note::Tasks(batch));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.send(Note::End);
+    }
+
+    fn workers(&self) -> usize {
+        self.link.workers()
+    }
+
+    /// The job hands out a window of its tasks; the rest waits in the driver.
+    fn is_full(&self, _open: usize) -> bool {
+        false
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn collecting(&self) {}
+
+    fn poll(&self) -> Option<Result<Delivery, Error>> {
+        self.mailbox.poll()
+    }
+
+    fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
+        self.mailbox.poll_or_wake(waker)
+    }
+
+    fn wait(&self, _wanted: usize, deadline: Option<Instant>) -> Option<Result<Delivery, Error>> {
+        self.mailbox.wait(deadline)
+    }
+
+    fn cancel(&self) -> bool {
+        let cancelled = self.mailbox.cancel(self.sent);
+        if cancelled {
+            self.send(Note::Close(remote::cancelled_error()));
+        }
+        cancelled
+    }
+
+    /// A caller cannot see whether a worker has claimed a task.
+    fn withdraw(&self) -> bool {
+        false
+    }
+
+    fn abandon(&mut self) {
+        self.send(Note::Close(remote::cancelled_error()));
+    }
+}
+
+impl Drop for ClusterJob {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.abandon();
+        }
+    }
+}
+
+impl Arrived for Delivery {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Decodes the fates, and calls `settle` with the number and the fate of each task.
+    fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
+        let Delivery { first, count, host, fates } = self;
+        match fates {
+            Ok(fates) => remote::open(&fates, first, count, &host, settle),
+            Err(error) => {
+                let host = Some(&host[..]).filter(|host| !host.is_empty());
+                for task in first..first + count {
+                    settle(task, Err(remote::at(error.clone(), Some(task), host)));
+                }
+            }
+        }
+    }
+}

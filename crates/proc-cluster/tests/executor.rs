@@ -1,0 +1,61 @@
+//! A function that takes an `Executor` runs on a pool and on a fleet.
+
+mod support;
+
+use proc_cluster::{Cluster, Error, Executor, Progress};
+use proc_core::Pool;
+use support::Server;
+
+proc_cluster::init_tests!();
+
+/// What each call gives, in words.
+fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
+    let square = |x: i64| x * x;
+    let quotient = |(a, b): (i64, i64)| a / b;
+    let mut seen = Vec::new();
+    seen.push(format!("{:?}", on.map(square, [3, 4, 5])?));
+    let fates = on.try_map(quotient, [(12, 4), (1, 0)]);
+    seen.push(format!("{:?}", fates.iter().map(|fate| fate.as_ref().ok()).collect::<Vec<_>>()));
+    seen.push(format!("{:?}", on.imap(square, 1..).take(70).sum::<Result<i64, Error>>()?));
+    let mut unordered: Vec<i64> = on.imap_unordered(square, 0..100).collect::<Result<_, _>>()?;
+    unordered.sort_unstable();
+    seen.push(format!("{:?}", unordered.last()));
+    seen.push(format!("{:?}", on.apply(quotient, (12, 3))?));
+    seen.push(format!("{:?}", on.apply_async(square, 9)?.get()?));
+    seen.push(format!("{:?}", on.map_async(square, [1, 2])?.get()?));
+    // Whoever counts must not need a lock for it.
+    let mut told: Vec<Progress> = Vec::new();
+    on.options().chunksize(3).progress(|progress| told.push(progress)).map(square, 0..20)?;
+    seen.push(format!("{:?}", told.last().map(|progress| (progress.done, progress.all))));
+    let error = on.apply(quotient, (1, 0)).expect_err("nothing is divided by nothing");
+    seen.push(format!("{:?} {}", error.kind(), error.panic_message().unwrap_or_default()));
+    let error = on.options().chunksize(0).map(square, [1]).expect_err("no chunk is empty");
+    seen.push(error.to_string());
+    Ok(seen)
+}
+
+const RIGHT: [&str; 10] = [
+    "[9, 16, 25]",
+    "[Some(3), None]",
+    "116795",
+    "Some(9801)",
+    "4",
+    "81",
+    "[1, 4]",
+    "Some((20, 20))",
+    "Panic attempt to divide by zero",
+    "a chunk holds at least one task: chunksize 0 makes none",
+];
+
+#[test]
+fn a_pool_is_an_executor() {
+    let pool = Pool::builder().processes(2).build().expect("there is room");
+    assert_eq!(all_calls(&pool).expect("nothing else fails"), RIGHT);
+}
+
+#[test]
+fn a_fleet_is_an_executor() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents): (Cluster, _) = server.fleet(2);
+    assert_eq!(all_calls(&cluster).expect("nothing else fails"), RIGHT);
+}

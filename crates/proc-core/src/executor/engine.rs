@@ -1,0 +1,130 @@
+//! What a call needs of the engine that runs it: the traits [`Engine`], [`Job`] and [`Arrived`].
+//!
+//! A pool's scheduler and a fleet of machines each implement them. Everything that callers see of a
+//! call ([`Options`](super::Options), [`Task`](super::Task), [`Imap`](super::Imap)) is built on
+//! these traits, and is the same for both.
+
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::wire::Message;
+
+/// The settings of a call that its engine has to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallOptions {
+    /// How many tasks a worker takes at a time; `None` if the engine is to find out.
+    pub chunksize: Option<usize>,
+    /// How long each task may run.
+    pub timeout: Option<Duration>,
+    /// How many times a task that failed is tried again.
+    pub retries: u32,
+}
+
+/// Runs calls, on this machine or on others.
+pub trait Engine {
+    /// The name of a function, by which workers find it.
+    type Function: Copy;
+    /// A call of this engine.
+    type Job: Job + 'static;
+
+    /// Returns the name of a function.
+    ///
+    /// # Errors
+    ///
+    /// Workers could not find the function by its name.
+    fn function<F, A, R>(function: F) -> Result<Self::Function, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message;
+
+    /// Begins a call, which has no tasks yet.
+    ///
+    /// # Errors
+    ///
+    /// The engine accepts no more calls.
+    fn begin(&self, function: Self::Function, options: CallOptions) -> Result<Self::Job, Error>;
+}
+
+/// One call of an engine: arguments go in, results come out.
+pub trait Job: Send {
+    /// Results as they arrive.
+    type Arrived: Arrived;
+    /// As long as it lives, this thread collects results by itself.
+    type Collecting;
+
+    /// Encodes arguments, up to the one with which they have `max_bytes`. [`submit`](Job::submit)
+    /// hands them out.
+    ///
+    /// # Errors
+    ///
+    /// An argument cannot be encoded. It has its number all the same, so that the arguments before
+    /// it must be submitted before the next is pushed.
+    fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
+
+    /// How many tasks were pushed since the last `submit`.
+    fn pushed(&self) -> usize;
+
+    /// The number of bytes of these tasks.
+    fn pushed_bytes(&self) -> usize;
+
+    /// Hands out what was pushed. At least `more` tasks will follow.
+    ///
+    /// # Errors
+    ///
+    /// The engine accepts no more work.
+    fn submit(&mut self, more: usize) -> Result<(), Error>;
+
+    /// Says that no more tasks will follow.
+    fn end(&mut self);
+
+    /// How many workers the engine has.
+    fn workers(&self) -> usize;
+
+    /// Whether the caller should push no more for now, as `open` chunks of the call are in flight.
+    fn is_full(&self, open: usize) -> bool;
+
+    /// Whether this process may use the call.
+    ///
+    /// # Errors
+    ///
+    /// This process is a copy of the one that has made the call.
+    fn check(&self) -> Result<(), Error>;
+
+    /// Starts to collect results in this thread, while it does something else in between.
+    fn collecting(&self) -> Self::Collecting;
+
+    /// Returns what has arrived. If nothing more will arrive, returns the reason.
+    fn poll(&self) -> Option<Result<Self::Arrived, Error>>;
+
+    /// Like [`poll`](Job::poll). If nothing has arrived, wakes `waker` when something does.
+    fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Self::Arrived, Error>>;
+
+    /// Waits until something has arrived, preferably `wanted` results. Returns `None` if the
+    /// deadline passes first.
+    fn wait(
+        &self,
+        wanted: usize,
+        deadline: Option<Instant>,
+    ) -> Option<Result<Self::Arrived, Error>>;
+
+    /// Cancels all tasks. Returns false if they were done, or cancelled before.
+    fn cancel(&self) -> bool;
+
+    /// Cancels all tasks if no worker has claimed any of them. Returns whether it did.
+    #[cfg(feature = "remote")]
+    fn withdraw(&self) -> bool;
+
+    /// Drops the tasks that are not done: nobody waits for them.
+    fn abandon(&mut self);
+}
+
+/// Results of a call that arrived together, still encoded.
+pub trait Arrived {
+    /// The number of tasks whose results these are.
+    fn count(&self) -> usize;
+
+    /// Decodes the results. Calls `settle` with each task's number and its result or error.
+    fn open<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>));
+}

@@ -1,0 +1,200 @@
+//! What a pool and a cluster have in common: the trait [`Executor`] with its seven calls, and what
+//! the calls return.
+//!
+//! `engine` says what an engine has to do for a call. `options` holds the bodies of the calls,
+//! `map`, `imap` and `task` what they are made of. Nothing here knows of workers.
+
+mod callback;
+pub(crate) mod engine;
+mod imap;
+mod map;
+mod options;
+mod task;
+
+pub(crate) use engine::{Arrived, CallOptions, Engine, Job};
+pub use imap::{Imap, ImapUnordered};
+pub use map::Progress;
+pub use options::Options;
+pub use task::Task;
+
+/// Declares the seven calls, with `$vis` before each: once in the trait [`Executor`], and once for
+/// each type that has them as inherent methods, so that nobody has to import the trait.
+///
+/// Each name may have further docs, such as an example.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! executor_calls {
+    (
+        [$($vis:tt)*]
+        $(#[$map:meta])* map
+        $(#[$try_map:meta])* try_map
+        $(#[$imap:meta])* imap
+        $(#[$imap_unordered:meta])* imap_unordered
+        $(#[$apply:meta])* apply
+        $(#[$apply_async:meta])* apply_async
+        $(#[$map_async:meta])* map_async
+    ) => {
+        /// Calls `function` with each input and returns the results in the order of the inputs.
+        ///
+        /// # Errors
+        ///
+        /// The error of the first input that failed (first in the order of the inputs, not in
+        /// time). All inputs run in any case; [`try_map`](Self::try_map) also returns the other
+        /// results.
+        $(#[$map])*
+        #[doc(alias = "starmap")]
+        $($vis)* fn map<F, A, R, I>(&self, function: F, inputs: I) -> Result<Vec<R>, $crate::Error>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            self.options().map(function, inputs)
+        }
+
+        /// Like [`map`](Self::map), but returns a result or an error for each input.
+        $(#[$try_map])*
+        $($vis)* fn try_map<F, A, R, I>(
+            &self,
+            function: F,
+            inputs: I,
+        ) -> Vec<Result<R, $crate::Error>>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            self.options().try_map(function, inputs)
+        }
+
+        /// Returns an iterator over the results, in the order of the inputs. Later tasks run
+        /// meanwhile.
+        ///
+        /// The iterator takes inputs lazily, never more than a window ahead of the results that the
+        /// caller has taken. The window is 16 inputs for each worker, and at least 64. There may be
+        /// endlessly many inputs. Dropping the iterator cancels the tasks that are not done.
+        ///
+        /// The iterator's `next` takes inputs, so it waits for an input that is not there yet. An
+        /// input that waits for a result of the same iterator waits forever: use
+        /// [`apply_async`](Self::apply_async) for that.
+        $(#[$imap])*
+        $($vis)* fn imap<F, A, R, I>(
+            &self,
+            function: F,
+            inputs: I,
+        ) -> $crate::Imap<'_, Self, R, I::IntoIter>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            self.options().imap(function, inputs)
+        }
+
+        /// Like [`imap`](Self::imap), but in the order in which the results arrive.
+        $(#[$imap_unordered])*
+        $($vis)* fn imap_unordered<F, A, R, I>(
+            &self,
+            function: F,
+            inputs: I,
+        ) -> $crate::ImapUnordered<'_, Self, R, I::IntoIter>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            self.options().imap_unordered(function, inputs)
+        }
+
+        /// Calls `function` once and waits for its result.
+        ///
+        /// # Errors
+        ///
+        /// The function panicked, its worker died, the argument or the result could not be encoded
+        /// or decoded, or no more calls are accepted.
+        $(#[$apply])*
+        $($vis)* fn apply<F, A, R>(&self, function: F, argument: A) -> Result<R, $crate::Error>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+        {
+            self.options().apply(function, argument)
+        }
+
+        /// Calls `function` once, without waiting for its result.
+        ///
+        /// # Errors
+        ///
+        /// The argument cannot be encoded, or no more calls are accepted.
+        $(#[$apply_async])*
+        $($vis)* fn apply_async<F, A, R>(
+            &self,
+            function: F,
+            argument: A,
+        ) -> Result<$crate::Task<R>, $crate::Error>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+        {
+            self.options().apply_async(function, argument)
+        }
+
+        /// Calls `function` with each input, without waiting. The result of the returned task is
+        /// what [`map`](Self::map) returns.
+        ///
+        /// # Errors
+        ///
+        /// An argument cannot be encoded, or no more calls are accepted.
+        $(#[$map_async])*
+        $($vis)* fn map_async<F, A, R, I>(
+            &self,
+            function: F,
+            inputs: I,
+        ) -> Result<$crate::Task<Vec<R>>, $crate::Error>
+        where
+            F: Fn(A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message + Send,
+            I: IntoIterator<Item = A>,
+        {
+            self.options().map_async(function, inputs)
+        }
+    };
+}
+
+/// Runs functions over inputs: a [`Pool`](crate::Pool) on this machine, or the cluster of the crate
+/// `proc-cluster` on many.
+///
+/// A function that takes `&impl Executor` works on both. The types have methods with the same
+/// names, so the trait needs to be imported only for such functions. No other crate can implement
+/// it.
+///
+/// ```
+/// use proc_core::{Error, Executor, Pool};
+///
+/// fn sum_of_squares(on: &impl Executor, numbers: Vec<u64>) -> Result<u64, Error> {
+///     Ok(on.map(|x: u64| x * x, numbers)?.into_iter().sum())
+/// }
+///
+/// fn main() -> Result<(), Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(2).build()?;
+///     assert_eq!(sum_of_squares(&pool, vec![1, 2, 3])?, 14);
+///     Ok(())
+/// }
+/// ```
+#[doc(alias = "concurrent.futures")]
+pub trait Executor: Engine + Sized {
+    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    fn options(&self) -> Options<'_, Self> {
+        Options::new(self)
+    }
+
+    crate::executor_calls! { [] map try_map imap imap_unordered apply apply_async map_async }
+}

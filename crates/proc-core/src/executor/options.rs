@@ -1,0 +1,308 @@
+//! `Options`: calls with settings of their own. The bodies of all calls stand here.
+
+use std::time::Duration;
+
+use super::engine::{Arrived, CallOptions, Engine, Job};
+use super::imap::{Imap, ImapUnordered};
+use super::map::{self, Outcomes, Progress};
+use super::task::Task;
+use crate::error::{Error, Origin};
+use crate::wire::Message;
+
+/// The calls of a [`Pool`](crate::Pool) or a cluster (`E`), with settings of their own; returned by
+/// `options()`. `P` is the function that shows the progress.
+///
+/// ```
+/// # fn main() -> Result<(), proc_core::Error> {
+/// # proc_core::init();
+/// let pool = proc_core::Pool::builder().processes(2).build()?;
+/// let lengths = pool.options().chunksize(2).map(|s: String| s.len(), ["a", "bc"].map(String::from))?;
+/// assert_eq!(lengths, [1, 2]);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "settings do nothing without a call"]
+pub struct Options<'a, E, P = fn(Progress)> {
+    engine: &'a E,
+    call: CallOptions,
+    progress: Option<P>,
+}
+
+impl<'a, E: Engine> Options<'a, E> {
+    #[doc(hidden)]
+    pub fn new(engine: &'a E) -> Options<'a, E> {
+        Options { engine, call: CallOptions::default(), progress: None }
+    }
+}
+
+/// The settings.
+impl<'a, E: Engine, P> Options<'a, E, P> {
+    /// Sets the chunksize: how many tasks a worker takes at a time. Idle workers get the tasks that
+    /// it has not taken.
+    ///
+    /// Without this setting, a pool measures the tasks, and makes chunks of about two milliseconds,
+    /// which become smaller towards the end of the call. A worker takes an eighth of a chunk at a
+    /// time. `imap` and `imap_unordered`, whose inputs may come slowly, take one task at a time, as
+    /// Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an explicit size
+    /// that take almost no time still travel together in one message.
+    ///
+    /// A chunksize of zero is an error of the call.
+    pub fn chunksize(mut self, tasks: usize) -> Self {
+        self.call.chunksize = Some(tasks);
+        self
+    }
+
+    /// Sets how long each task may run. The time counts from when a worker calls the function.
+    ///
+    /// When the time is over, the worker is killed and replaced, and the task fails
+    /// ([`Error::is_timeout`]). If the worker has begun another task by then, microseconds ago, that
+    /// task runs again elsewhere.
+    pub fn timeout(mut self, each: Duration) -> Self {
+        self.call.timeout = Some(each);
+        self
+    }
+
+    /// Sets how often a task is tried again, on the same machine, after it panicked, its worker died
+    /// or its time ran out.
+    ///
+    /// The default is zero. A task whose arguments hold channel ends is not tried again, as the
+    /// channel ends are gone. The loss of a cluster's machine is not a failure of its tasks: they
+    /// run on another machine in any case.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.call.retries = times;
+        self
+    }
+
+    /// Sets a function that [`map`](Options::map) and [`try_map`](Options::try_map) call whenever
+    /// results have arrived. It runs in the calling thread.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), proc_core::Error> {
+    /// # proc_core::init();
+    /// # let pool = proc_core::Pool::builder().processes(2).build()?;
+    /// let show = |p: proc_core::Progress| eprint!("\r{} of {}", p.done, p.all);
+    /// let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
+    /// # assert_eq!(squares.len(), 1000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn progress<Q: FnMut(Progress)>(self, show: Q) -> Options<'a, E, Q> {
+        Options { engine: self.engine, call: self.call, progress: Some(show) }
+    }
+}
+
+/// The calls. Their names are those of the [`Executor`](crate::Executor).
+impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
+    /// See [`Executor::map`](crate::Executor::map).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Executor::map`](crate::Executor::map); or the chunksize is zero.
+    pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        self.map_named(E::function(function), inputs)
+    }
+
+    /// See [`Executor::try_map`](crate::Executor::try_map). If the chunksize is zero, each input
+    /// gets that error.
+    pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        self.try_map_named(E::function(function), inputs)
+    }
+
+    /// See [`Executor::imap`](crate::Executor::imap).
+    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, E, R, I::IntoIter>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        Imap::new(self.imap_unordered(function, inputs))
+    }
+
+    /// See [`Executor::imap_unordered`](crate::Executor::imap_unordered).
+    pub fn imap_unordered<F, A, R, I>(
+        self,
+        function: F,
+        inputs: I,
+    ) -> ImapUnordered<'a, E, R, I::IntoIter>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+        I: IntoIterator<Item = A>,
+    {
+        self.imap_unordered_named(E::function(function), inputs)
+    }
+
+    /// See [`Executor::apply`](crate::Executor::apply).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Executor::apply`](crate::Executor::apply).
+    pub fn apply<F, A, R>(self, function: F, argument: A) -> Result<R, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        self.apply_async(function, argument)?.get()
+    }
+
+    /// See [`Executor::apply_async`](crate::Executor::apply_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Executor::apply_async`](crate::Executor::apply_async).
+    pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        self.apply_async_named(E::function(function), argument)
+    }
+
+    /// See [`Executor::map_async`](crate::Executor::map_async).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Executor::map_async`](crate::Executor::map_async).
+    pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message + Send,
+        I: IntoIterator<Item = A>,
+    {
+        self.map_async_named(E::function(function), inputs)
+    }
+}
+
+/// The calls of a function whose name is known: one body for functions with and without a state.
+impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
+    pub(crate) fn map_named<A: Message, R: Message>(
+        self,
+        function: Result<E::Function, Error>,
+        inputs: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<R>, Error> {
+        let (outcomes, call) = self.run(function, inputs.into_iter());
+        call?;
+        outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| Err(Error::closed())))
+            .collect()
+    }
+
+    pub(crate) fn try_map_named<A: Message, R: Message>(
+        self,
+        function: Result<E::Function, Error>,
+        inputs: impl IntoIterator<Item = A>,
+    ) -> Vec<Result<R, Error>> {
+        let (outcomes, call) = self.run(function, inputs.into_iter());
+        let lost = call.err().unwrap_or_else(Error::closed);
+        let fill = |(task, outcome): (usize, Option<_>)| {
+            outcome.unwrap_or_else(|| Err(lost.clone().with_origin(Origin::of_task(task))))
+        };
+        outcomes.into_iter().enumerate().map(fill).collect()
+    }
+
+    pub(crate) fn imap_unordered_named<A: Message, R: Message, I: IntoIterator<Item = A>>(
+        self,
+        function: Result<E::Function, Error>,
+        inputs: I,
+    ) -> ImapUnordered<'a, E, R, I::IntoIter> {
+        ImapUnordered::new(self.begin(function), inputs.into_iter(), self.call.chunksize)
+    }
+
+    pub(crate) fn apply_async_named<A: Message, R: Message>(
+        mut self,
+        function: Result<E::Function, Error>,
+        argument: A,
+    ) -> Result<Task<R>, Error> {
+        self.check()?;
+        self.call.chunksize = Some(1);
+        let mut job = self.begin(function)?;
+        job.push(std::slice::from_ref(&argument), usize::MAX)?;
+        job.submit(0)?;
+        job.end();
+        Ok(Task::new(job, |arrived| {
+            let mut only = None;
+            arrived.open(|_, result| only = Some(result));
+            only
+        }))
+    }
+
+    pub(crate) fn map_async_named<A: Message, R: Message + Send>(
+        self,
+        function: Result<E::Function, Error>,
+        inputs: impl IntoIterator<Item = A>,
+    ) -> Result<Task<Vec<R>>, Error> {
+        let mut job = self.begin(function)?;
+        for argument in inputs {
+            let task = job.pushed();
+            job.push(std::slice::from_ref(&argument), usize::MAX)
+                .map_err(|error| error.with_origin(Origin::of_task(task)))?;
+        }
+        let mut open = job.pushed();
+        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
+        results.resize_with(open, || None);
+        job.submit(0)?;
+        job.end();
+        if open == 0 {
+            return Ok(Task::settled(Ok(Vec::new())));
+        }
+        Ok(Task::new(job, move |arrived| {
+            open -= arrived.count();
+            arrived.open(|task, result| results[task] = Some(result));
+            (open == 0).then(|| results.drain(..).flatten().collect())
+        }))
+    }
+
+    fn run<A: Message, R: Message>(
+        self,
+        function: Result<E::Function, Error>,
+        inputs: impl Iterator<Item = A>,
+    ) -> (Outcomes<R>, Result<(), Error>) {
+        map::run(self.begin(function), self.call.chunksize, self.progress, inputs)
+    }
+
+    fn begin(&self, function: Result<E::Function, Error>) -> Result<E::Job, Error> {
+        self.check()?;
+        self.engine.begin(function?, self.call)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.call.chunksize {
+            Some(0) => {
+                Err(Error::invalid("a chunk holds at least one task: chunksize 0 makes none"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<E, P: Clone> Clone for Options<'_, E, P> {
+    fn clone(&self) -> Self {
+        Options { engine: self.engine, call: self.call, progress: self.progress.clone() }
+    }
+}
+
+impl<E, P: Copy> Copy for Options<'_, E, P> {}
+
+impl<E, P> std::fmt::Debug for Options<'_, E, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("call", &self.call).finish_non_exhaustive()
+    }
+}

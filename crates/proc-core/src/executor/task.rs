@@ -1,0 +1,237 @@
+//! `Task`: a call whose result is fetched later.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::callback::when_done;
+use super::engine::Job;
+use crate::error::Error;
+
+/// The result of [`apply_async`](crate::Pool::apply_async) or [`map_async`](crate::Pool::map_async),
+/// which may not have arrived yet.
+///
+/// A `Task` is also a `Future`, which any executor can wait for. Dropping a `Task` drops its
+/// result; the task itself still runs.
+///
+/// ```
+/// # fn main() -> Result<(), proc_core::Error> {
+/// # proc_core::init();
+/// # let pool = proc_core::Pool::builder().processes(1).build()?;
+/// fn nap_for_ever(_: ()) {
+///     loop {
+///         std::thread::park();
+///     }
+/// }
+/// let forever = pool.apply_async(nap_for_ever, ())?;
+/// let queued = pool.apply_async(|x: u32| x, 7)?;
+/// assert!(forever.cancel()); // its worker is stopped and replaced
+/// assert_eq!(queued.get()?, 7);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "AsyncResult")]
+#[must_use = "the result of the task is here"]
+pub struct Task<T> {
+    call: Box<dyn Pending<T> + Send>,
+    result: Option<Result<T, Error>>,
+    /// Whether the result was returned to the caller.
+    is_taken: bool,
+}
+
+/// A call that is not done: what a [`Task`] needs of it, whichever engine runs it.
+trait Pending<T> {
+    /// Waits for the result of the whole call, for as long as the deadline allows.
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>>;
+    fn poll(&mut self, waker: &Waker) -> Option<Result<T, Error>>;
+    fn cancel(&self) -> bool;
+    #[cfg(feature = "remote")]
+    fn withdraw(&self) -> bool;
+}
+
+/// A call, and the function that makes one result of all that arrives.
+struct Gathering<J, G> {
+    job: J,
+    gather: G,
+}
+
+impl<T, J, G> Pending<T> for Gathering<J, G>
+where
+    J: Job,
+    G: FnMut(J::Arrived) -> Option<Result<T, Error>>,
+{
+    fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>> {
+        loop {
+            match self.job.wait(1, deadline) {
+                Some(Ok(arrived)) => {
+                    if let Some(result) = (self.gather)(arrived) {
+                        return Some(result);
+                    }
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                None if deadline.is_some() => return None,
+                None => {}
+            }
+        }
+    }
+
+    fn poll(&mut self, waker: &Waker) -> Option<Result<T, Error>> {
+        loop {
+            match self.job.poll_or_wake(waker)? {
+                Ok(arrived) => {
+                    if let Some(result) = (self.gather)(arrived) {
+                        return Some(result);
+                    }
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    fn cancel(&self) -> bool {
+        self.job.cancel()
+    }
+
+    #[cfg(feature = "remote")]
+    fn withdraw(&self) -> bool {
+        self.job.withdraw()
+    }
+}
+
+/// The call of a task whose result was there from the start.
+struct NoCall;
+
+impl<T> Pending<T> for NoCall {
+    fn wait(&mut self, _: Option<Instant>) -> Option<Result<T, Error>> {
+        None
+    }
+
+    fn poll(&mut self, _: &Waker) -> Option<Result<T, Error>> {
+        None
+    }
+
+    fn cancel(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "remote")]
+    fn withdraw(&self) -> bool {
+        false
+    }
+}
+
+impl<T> Task<T> {
+    /// Makes a task of a call. `gather` returns the call's result when all results have arrived.
+    pub(crate) fn new<J: Job + 'static>(
+        job: J,
+        gather: impl FnMut(J::Arrived) -> Option<Result<T, Error>> + Send + 'static,
+    ) -> Task<T> {
+        Task { call: Box::new(Gathering { job, gather }), result: None, is_taken: false }
+    }
+
+    /// Makes a task whose result is known.
+    pub(crate) fn settled(result: Result<T, Error>) -> Task<T> {
+        Task { call: Box::new(NoCall), result: Some(result), is_taken: false }
+    }
+
+    /// Waits for the result.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pool::apply`](crate::Pool::apply) or [`Pool::map`](crate::Pool::map); the task was
+    /// cancelled; the pool or the cluster is closed.
+    pub fn get(mut self) -> Result<T, Error> {
+        self.wait_until(None);
+        // Without a deadline, waiting ends with a result.
+        self.take().unwrap_or_else(|| Err(Error::closed()))
+    }
+
+    /// Waits for the result, for at most `timeout`. Returns `None` if the result has not arrived by
+    /// then; the task continues to run in that case.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Task::get). The result, or the error in its place, is returned only once.
+    /// Every later call returns an [`Invalid`](crate::ErrorKind::Invalid) error.
+    pub fn get_timeout(&mut self, timeout: Duration) -> Result<Option<T>, Error> {
+        self.wait_until(Instant::now().checked_add(timeout));
+        self.take().transpose()
+    }
+
+    /// Returns the result the first time, and an error after that; `None` if there is no result
+    /// yet.
+    fn take(&mut self) -> Option<Result<T, Error>> {
+        let was_taken = self.is_taken;
+        self.is_taken |= self.result.is_some();
+        match was_taken {
+            true => Some(Err(Error::already_taken())),
+            false => self.result.take(),
+        }
+    }
+
+    /// Whether [`get`](Task::get) would return at once.
+    #[doc(alias = "ready")]
+    pub fn is_ready(&mut self) -> bool {
+        self.wait_until(Some(Instant::now()));
+        self.has_ended()
+    }
+
+    /// Cancels the task. If the task is queued, it never runs; if it is running, its worker is
+    /// stopped and replaced.
+    ///
+    /// Returns false if the result has already arrived. Otherwise [`get`](Task::get) returns an
+    /// error which says that the task was cancelled.
+    pub fn cancel(&self) -> bool {
+        !self.has_ended() && self.call.cancel()
+    }
+
+    /// Cancels the task if no worker has claimed any of it. Returns whether it did.
+    #[cfg(feature = "remote")]
+    pub(crate) fn withdraw(&self) -> bool {
+        !self.has_ended() && self.call.withdraw()
+    }
+
+    /// Calls `callback` with the result when the result has arrived. One thread runs all callbacks.
+    ///
+    /// A panic in a callback affects nothing but that callback; its message goes to stderr.
+    #[doc(alias = "callback")]
+    #[doc(alias = "error_callback")]
+    pub fn on_done(self, callback: impl FnOnce(Result<T, Error>) + Send + 'static)
+    where
+        T: Send + 'static,
+    {
+        when_done(self, callback);
+    }
+
+    /// Whether the result has arrived; it may have been returned already.
+    fn has_ended(&self) -> bool {
+        self.is_taken || self.result.is_some()
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>) {
+        if !self.has_ended() {
+            self.result = self.call.wait(deadline);
+        }
+    }
+}
+
+/// No field of a `Task` must stay pinned.
+impl<T> Unpin for Task<T> {}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if !self.has_ended() {
+            self.result = self.call.poll(context.waker());
+        }
+        self.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<T> std::fmt::Debug for Task<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("arrived", &self.result.is_some()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! A pool as the engine of calls: [`PoolJob`], a call that a scheduler runs.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::Pool;
+use super::job::{Delivery, Inbox, TaskQueue, queue};
+use super::scheduler::{Collecting, Scheduler};
+use super::worker;
+use crate::call::Name;
+use crate::error::Error;
+use crate::executor::{Arrived, CallOptions, Engine, Executor, Job};
+use crate::wire::Message;
+
+impl<S> Executor for Pool<S> {}
+
+impl<S> Engine for Pool<S> {
+    type Function = PoolFunction;
+    type Job = PoolJob;
+
+    fn function<F, A, R>(_: F) -> Result<PoolFunction, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        let name = worker::task::<F, A, R>().map_err(Error::invalid)?;
+        Ok(PoolFunction(name))
+    }
+
+    fn begin(&self, function: PoolFunction, options: CallOptions) -> Result<PoolJob, Error> {
+        Ok(PoolJob::new(&self.scheduler, function.0, options, 0))
+    }
+}
+
+/// The name of a function.
+#[derive(Clone, Copy)]
+pub struct PoolFunction(pub(super) Name);
+
+/// Results of a pool's call.
+pub struct PoolArrived(pub(super) Delivery);
+
+/// As long as it lives, this thread collects results.
+pub struct PoolCollecting {
+    _guard: Collecting<Arc<Scheduler>>,
+}
+
+/// A call of a pool.
+pub struct PoolJob {
+    scheduler: Arc<Scheduler>,
+    inbox: Arc<Inbox>,
+    /// What was pushed and not submitted.
+    queue: TaskQueue,
+    /// How many numbers after those of `queue` are taken by arguments that cannot be encoded.
+    skipped: usize,
+}
+
+impl PoolJob {
+    /// Begins a call whose first task has the number `first`.
+    pub(super) fn new(
+        scheduler: &Arc<Scheduler>,
+        function: Name,
+        options: CallOptions,
+        first: usize,
+    ) -> PoolJob {
+        let inbox = Inbox::new(options);
+        let queue = TaskQueue::new(function, &inbox, first, options.chunksize);
+        PoolJob { scheduler: Arc::clone(scheduler), inbox, queue, skipped: 0 }
+    }
+
+    /// Pushes one task whose argument is encoded already.
+    #[cfg(feature = "remote")]
+    pub(super) fn push_encoded(&mut self, argument: &[u8]) {
+        self.queue.push_encoded(argument);
+    }
+}
+
+impl Job for PoolJob {
+    type Arrived = PoolArrived;
+    type Collecting = PoolCollecting;
+
+    #[inline]
+    fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error> {
+        let pushed = self.queue.push_all(arguments, max_bytes, self.scheduler.clone());
+        self.skipped += usize::from(pushed.is_err());
+        pushed
+    }
+
+    fn pushed(&self) -> usize {
+        self.queue.left
+    }
+
+    fn pushed_bytes(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn submit(&mut self, more: usize) -> Result<(), Error> {
+        let TaskQueue { name, next, left, chunksize, .. } = self.queue;
+        let next = next + left + std::mem::take(&mut self.skipped);
+        let empty = TaskQueue::new(name, &self.inbox, next, chunksize);
+        self.queue.more = more;
+        self.scheduler.submit(std::mem::replace(&mut self.queue, empty))
+    }
+
+    fn end(&mut self) {}
+
+    fn workers(&self) -> usize {
+        self.scheduler.processes()
+    }
+
+    fn is_full(&self, open: usize) -> bool {
+        (open > 0 && queue::has_many_handles()) || self.scheduler.is_full(open)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.scheduler.check_maker()
+    }
+
+    fn collecting(&self) -> PoolCollecting {
+        PoolCollecting { _guard: Collecting::new(Arc::clone(&self.scheduler)) }
+    }
+
+    fn poll(&self) -> Option<Result<PoolArrived, Error>> {
+        self.scheduler.collect_if_any();
+        self.inbox.poll().map(arrived)
+    }
+
+    fn poll_or_wake(&self, waker: &Waker) -> Option<Result<PoolArrived, Error>> {
+        if let Err(error) = self.check() {
+            return Some(Err(error));
+        }
+        let arrived = self.inbox.poll_or_wake(waker);
+        if arrived.is_none() {
+            self.scheduler.watch_over_futures();
+        }
+        arrived.map(self::arrived)
+    }
+
+    fn wait(&self, wanted: usize, deadline: Option<Instant>) -> Option<Result<PoolArrived, Error>> {
+        self.scheduler.wait(&self.inbox, wanted, deadline).map(arrived)
+    }
+
+    fn cancel(&self) -> bool {
+        self.scheduler.cancel(&self.inbox)
+    }
+
+    #[cfg(feature = "remote")]
+    fn withdraw(&self) -> bool {
+        self.scheduler.cancel_unclaimed(&self.inbox)
+    }
+
+    fn abandon(&mut self) {
+        self.scheduler.drop_queues(&self.inbox);
+    }
+}
+
+fn arrived(delivery: Result<Delivery, Error>) -> Result<PoolArrived, Error> {
+    delivery.map(PoolArrived)
+}
+
+impl Arrived for PoolArrived {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    #[inline]
+    fn open<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>)) {
+        self.0.open(settle);
+    }
+}
