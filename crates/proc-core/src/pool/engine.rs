@@ -114,7 +114,7 @@ impl Job for PoolJob {
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.scheduler.check_maker()
+        self.scheduler.check_not_a_copy()
     }
 
     fn collecting(&self) -> PoolCollecting {

@@ -105,7 +105,7 @@ fn open_as<R: Message>(
                 .into_iter()
                 .filter_map(|(n, payload)| Some((n, payload.ok()?)))
                 .collect(),
-            place: Origin::default(),
+            origin: Origin::default(),
         };
         // ipc-channel panics if channel ends are missing. The panic is caught anyway;
         // `catch_silently` also keeps it from being printed.

@@ -365,9 +365,9 @@ impl TaskQueue {
     /// (Polychronopoulos and Kuck, 1987).
     fn chunk_size(&self, workers: usize) -> usize {
         let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
-        let timely = self.inbox.timely().min(fair);
+        let usual = self.inbox.tasks_per_chunk().min(fair);
         let unit = self.chunksize.unwrap_or(1);
-        (timely / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
+        (usual / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
     }
 
     /// Whether the tasks left are a single chunk of explicit size. Such a chunk does not depend on

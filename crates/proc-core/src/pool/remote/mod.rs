@@ -160,9 +160,9 @@ const ERROR: u8 = 1;
 /// Encodes the outcomes of a delivery's tasks. Returns the number of the first task, and the bytes.
 fn close(delivery: Delivery) -> (usize, Vec<u8>) {
     let mut out = Sink::default();
-    let (first, count, bytes, mut out_of_band, place) = match delivery {
-        Delivery::Results { first, count, bytes, out_of_band, place } => {
-            (first, count, bytes, out_of_band, place)
+    let (first, count, bytes, mut out_of_band, origin) = match delivery {
+        Delivery::Results { first, count, bytes, out_of_band, origin } => {
+            (first, count, bytes, out_of_band, origin)
         }
         Delivery::Failed { task, error } => {
             append(&mut out, Err(error));
@@ -194,7 +194,7 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
             },
             None => Err(Error::decode_result("the worker left rubbish in its place".into())),
         };
-        append(&mut out, fate.map_err(|error| error.with_origin(place.clone())));
+        append(&mut out, fate.map_err(|error| error.with_origin(origin.clone())));
     }
     (first, out.into_bytes())
 }

@@ -30,13 +30,21 @@ const FRUITLESS_ATTEMPTS: u32 = 20;
 /// How a worker ended.
 struct End<'a> {
     death: &'a Error,
-    place: &'a Origin,
+    origin: &'a Origin,
     kill_reason: Option<&'a KillReason>,
 }
 
 impl Scheduler {
-    /// Settles what a dead worker left, and decides whether its slot gets another worker.
-    pub(super) fn bury(&self, owner: Owner, exit: Exit, failure: Option<Error>, place: Origin) {
+    /// Settles what a dead worker left. If its slot is to get no other worker, returns the slot's
+    /// state from now on and the reason.
+    #[must_use]
+    pub(super) fn bury(
+        &self,
+        owner: Owner,
+        exit: Exit,
+        failure: Option<Error>,
+        origin: Origin,
+    ) -> Option<(SlotState, Error)> {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
         // Collects first, while it is still known which worker finished what.
@@ -53,8 +61,8 @@ impl Scheduler {
         slot.handle = None;
         let status = exit.status;
         let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
-        let death = death.with_origin(place.clone());
-        let end = End { death: &death, place: &place, kill_reason: kill_reason.as_ref() };
+        let death = death.with_origin(origin.clone());
+        let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
         let begun = self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
         let keeps = self.keeps(&state, owner);
         let mut broken = None;
@@ -97,7 +105,7 @@ impl Scheduler {
             self.end(&mut state, Some(error));
         }
         if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
-            let error = Error::overwritten().with_origin(place.clone());
+            let error = Error::overwritten().with_origin(origin.clone());
             self.end(&mut state, Some(error));
         }
         self.pump(&mut state);
@@ -109,9 +117,7 @@ impl Scheduler {
         // The dead worker may have owed us a message about a finished ticket and died before
         // sending it.
         self.listen();
-        if let Some(slot_state) = broken {
-            self.give_up_slot(owner, slot_state, blamed);
-        }
+        broken.map(|slot_state| (slot_state, blamed))
     }
 
     /// Settles what a worker left if its start failed before its pid was known, for example because
@@ -123,9 +129,9 @@ impl Scheduler {
         let slot = &mut state.slots[owner as usize];
         slot.mail = None;
         let kill_reason = slot.kill_reason.take();
-        let place = state.origin_of(owner);
-        let death = Error::died(Exit::default(), None).with_origin(place.clone());
-        let end = End { death: &death, place: &place, kill_reason: kill_reason.as_ref() };
+        let origin = state.origin_of(owner);
+        let death = Error::died(Exit::default(), None).with_origin(origin.clone());
+        let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
         self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
         self.pump(&mut state);
         unlock(state, deliveries);
@@ -199,12 +205,12 @@ impl Scheduler {
             let mut bytes = Vec::new();
             read_results(&state.arena, in_flight, progress.results, &mut bytes);
             let first = in_flight.first;
-            let others = self.retry_panicked(state, ticket, done, &bytes, end.place);
+            let others = self.retry_panicked(state, ticket, done, &bytes, end.origin);
             let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
-            let (out_of_band, place) =
-                (std::mem::take(&mut in_flight.out_of_band), end.place.clone());
+            let (out_of_band, origin) =
+                (std::mem::take(&mut in_flight.out_of_band), end.origin.clone());
             let bytes = bytes.into();
-            let all = Delivery::Results { first, count: done, bytes, out_of_band, place };
+            let all = Delivery::Results { first, count: done, bytes, out_of_band, origin };
             deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
         }
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
@@ -214,8 +220,11 @@ impl Scheduler {
         let mut whole = (0..done).all(|_| records::take(&mut rest).is_some());
         let can_repeat = !(in_flight.chunk.needs_handles && in_flight.handles.is_none());
         let failed = |task, error: &Error| {
-            let place = Origin::of_task(task);
-            (Arc::clone(&inbox), Delivery::Failed { task, error: error.clone().with_origin(place) })
+            let origin = Origin::of_task(task);
+            (
+                Arc::clone(&inbox),
+                Delivery::Failed { task, error: error.clone().with_origin(origin) },
+            )
         };
         let mut retry = None;
         if begun > done {

@@ -128,11 +128,11 @@ impl Scheduler {
             if some {
                 self.kill_overdue(&mut state);
             }
-            let glance = if some { POLL_INTERVAL } else { RECHECK_INTERVAL };
+            let interval = if some { POLL_INTERVAL } else { RECHECK_INTERVAL };
             if state.is_idle() {
                 state = self.timed.wait(state).unwrap_or_else(PoisonError::into_inner);
             } else {
-                let woken = self.timed.wait_timeout(state, glance);
+                let woken = self.timed.wait_timeout(state, interval);
                 state = woken.unwrap_or_else(PoisonError::into_inner).0;
                 self.wake_for_neglected(&mut state);
             }
@@ -205,8 +205,8 @@ impl Scheduler {
         }
         let arguments = read_arguments(&state.arena, in_flight);
         let Some(in_flight) = self.retire(state, ticket) else { return false };
-        let place = Origin::of_task(in_flight.first);
-        let error = Error::timeout(timeout).with_origin(place);
+        let origin = Origin::of_task(in_flight.first);
+        let error = Error::timeout(timeout).with_origin(origin);
         let failed = Delivery::Failed { task: in_flight.first, error };
         state.wakers.extend(in_flight.inbox.accept(failed));
         let others = in_flight.first + 1..in_flight.first + in_flight.count;

@@ -64,7 +64,7 @@ impl Scheduler {
         state.sizes.extend(in_flight.inbox.result_size().map(|size| (in_flight.chunk.name, size)));
         let count = in_flight.count;
         let owner = in_flight.owner.or_else(|| self.board.claimer(ticket, in_flight.position));
-        let place = Origin {
+        let origin = Origin {
             worker: owner.map(|owner| owner as usize),
             pid: Some(progress.pid),
             ..Origin::default()
@@ -82,13 +82,13 @@ impl Scheduler {
             let (first, out_of_band) = (in_flight.first, in_flight.out_of_band);
             deliveries.push((
                 in_flight.inbox,
-                Delivery::Results { first, count, bytes, out_of_band, place },
+                Delivery::Results { first, count, bytes, out_of_band, origin },
             ));
             return;
         }
         let mut bytes = Vec::new();
         read_results(&state.arena, in_flight, progress.results, &mut bytes);
-        let others = self.retry_panicked(state, ticket, count, &bytes, &place);
+        let others = self.retry_panicked(state, ticket, count, &bytes, &origin);
         let Some(in_flight) = self.retire(state, ticket) else { return };
         if let Some(others) = others {
             deliveries.extend(others);
@@ -96,7 +96,7 @@ impl Scheduler {
         }
         let (first, bytes) = (in_flight.first, bytes.into());
         let delivery =
-            Delivery::Results { first, count, bytes, out_of_band: in_flight.out_of_band, place };
+            Delivery::Results { first, count, bytes, out_of_band: in_flight.out_of_band, origin };
         deliveries.push((in_flight.inbox, delivery));
     }
 
@@ -110,7 +110,7 @@ impl Scheduler {
         ticket: TicketId,
         count: usize,
         bytes: &[u8],
-        place: &Origin,
+        origin: &Origin,
     ) -> Option<Deliveries> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
         if in_flight.attempts >= in_flight.inbox.options.retries || in_flight.chunk.needs_handles {
@@ -130,10 +130,10 @@ impl Scheduler {
             let Some(outcome) = records::take_result(&mut rest) else {
                 // All records from here on are corrupt. Whoever decodes this delivery gets an error
                 // for each of their tasks.
-                let (bytes, out_of_band, place) =
-                    (Vec::new().into(), HashMap::new(), place.clone());
+                let (bytes, out_of_band, origin) =
+                    (Vec::new().into(), HashMap::new(), origin.clone());
                 let count = count - index as usize;
-                let delivery = Delivery::Results { first: task, count, bytes, out_of_band, place };
+                let delivery = Delivery::Results { first: task, count, bytes, out_of_band, origin };
                 others.push((Arc::clone(&inbox), delivery));
                 break;
             };
@@ -146,8 +146,8 @@ impl Scheduler {
             let bytes = before[..before.len() - rest.len()].to_vec().into();
             let out_of_band =
                 out_of_band.remove(&index).map(|value| (0, value)).into_iter().collect();
-            let place = place.clone();
-            let delivery = Delivery::Results { first: task, count: 1, bytes, out_of_band, place };
+            let origin = origin.clone();
+            let delivery = Delivery::Results { first: task, count: 1, bytes, out_of_band, origin };
             others.push((Arc::clone(&inbox), delivery));
         }
         Some(others)

@@ -31,7 +31,7 @@ use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
 use crate::pool::board::{Board, Layout, Owner};
-use crate::pool::job::{Delivery, Inbox};
+use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
 
 /// How long [`Scheduler::terminate`] waits for workers to exit before it kills them.
@@ -70,7 +70,7 @@ impl Scheduler {
             processes: AtomicU32::new(processes),
             resizing: Mutex::new(()),
             called: Condvar::new(),
-            maker: sys::pid(),
+            built_by: sys::pid(),
             is_of_main_thread: sys::is_main_thread(),
             board,
             state: Mutex::new(state),
@@ -104,7 +104,7 @@ impl Scheduler {
     /// Waits until every worker has exited. Returns false at once if the pool is not closed,
     /// because the wait would never end.
     pub(crate) fn join(&self) -> Result<bool, Error> {
-        self.check_maker()?;
+        self.check_not_a_copy()?;
         let state = self.lock();
         if matches!(state.phase, Phase::Open) {
             return Ok(false);
@@ -189,6 +189,29 @@ impl Scheduler {
         }
     }
 
+    /// Accepts a queue of a call's tasks, and publishes as many of them as possible.
+    pub(crate) fn submit(self: &Arc<Self>, queue: TaskQueue) -> Result<(), Error> {
+        self.check_not_a_copy()?;
+        let mut state = self.lock();
+        state.phase.check_open()?;
+        self.revive(&mut state);
+        if queue.left > 0 {
+            let timed = queue.inbox.options.timeout.is_some();
+            if let Some(size) = state.sizes.get(&queue.name) {
+                queue.inbox.expect_size(*size);
+            }
+            state.queues.push_back(queue);
+            self.pump(&mut state);
+            if timed {
+                self.start_timeout_watcher(&mut state)?;
+            } else if state.timeout_watcher {
+                self.timed.notify_all();
+            }
+        }
+        unlock(state, Vec::new());
+        Ok(())
+    }
+
     /// Waits for the next delivery to `inbox`. Returns `None` if the deadline passes first.
     ///
     /// Wakes only when results of `wanted` tasks have arrived, or many bytes of results: a caller
@@ -199,7 +222,7 @@ impl Scheduler {
         wanted: usize,
         deadline: Option<Instant>,
     ) -> Option<Result<Delivery, Error>> {
-        if let Err(error) = self.check_maker() {
+        if let Err(error) = self.check_not_a_copy() {
             return Some(Err(error));
         }
         loop {

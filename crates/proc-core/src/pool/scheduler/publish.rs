@@ -99,29 +99,6 @@ impl Scheduler {
         Some(in_flight)
     }
 
-    /// Accepts a queue of a call's tasks, and publishes as many of them as possible.
-    pub(crate) fn submit(self: &Arc<Self>, queue: TaskQueue) -> Result<(), Error> {
-        self.check_maker()?;
-        let mut state = self.lock();
-        state.phase.check_open()?;
-        self.revive(&mut state);
-        if queue.left > 0 {
-            let timed = queue.inbox.options.timeout.is_some();
-            if let Some(size) = state.sizes.get(&queue.name) {
-                queue.inbox.expect_size(*size);
-            }
-            state.queues.push_back(queue);
-            self.pump(&mut state);
-            if timed {
-                self.start_timeout_watcher(&mut state)?;
-            } else if state.timeout_watcher {
-                self.timed.notify_all();
-            }
-        }
-        unlock(state, Vec::new());
-        Ok(())
-    }
-
     /// Abandons a call that nobody waits for: drops its queues, and takes back its tickets that no
     /// worker has claimed.
     pub(crate) fn drop_queues(&self, inbox: &Arc<Inbox>) {

@@ -70,7 +70,7 @@ pub(crate) struct Scheduler {
     /// Whether workers call user functions (the initializer or the state's) before they are ready.
     pub(super) initializes: bool,
     /// The pid of the process that built the pool.
-    pub(super) maker: u32,
+    pub(super) built_by: u32,
     /// Whether the main thread built the pool. If so, a supervisor takes over the main thread's
     /// current rights and processors before it starts a worker.
     pub(super) is_of_main_thread: bool,
@@ -295,16 +295,16 @@ impl Scheduler {
     /// Returns false in a forked copy of the process that built the pool. Nobody supervises the
     /// pool there.
     pub(super) fn is_ours(&self) -> bool {
-        self.maker == sys::pid()
+        self.built_by == sys::pid()
     }
 
-    pub(crate) fn check_maker(&self) -> Result<(), Error> {
+    pub(crate) fn check_not_a_copy(&self) -> Result<(), Error> {
         if self.is_ours() {
             return Ok(());
         }
         Err(Error::invalid(format!(
             "the pool belongs to process {}, and this one is a copy of it: build another",
-            self.maker
+            self.built_by
         )))
     }
 

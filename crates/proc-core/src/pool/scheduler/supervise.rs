@@ -81,7 +81,7 @@ impl Scheduler {
                  larger from the beginning"
             ))
         })?;
-        self.check_maker()?;
+        self.check_not_a_copy()?;
         let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         state.phase.check_open()?;
@@ -155,7 +155,7 @@ impl Scheduler {
 
     fn start_worker(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
-        let place = Origin { worker: Some(owner as usize), ..Origin::default() };
+        let origin = Origin { worker: Some(owner as usize), ..Origin::default() };
         let start = |fork_server: &Arc<ForkServer>| {
             let encode =
                 |function: Option<Initializer>| function.map(|encode| encode()).transpose();
@@ -163,7 +163,7 @@ impl Scheduler {
                 let recipes = self.recipes();
                 (recipes.initializer.clone(), recipes.state.clone())
             };
-            let (initializer, maker) = (encode(initializer)?, encode(state)?);
+            let (initializer, recipe) = (encode(initializer)?, encode(state)?);
             let cannot = |error| Error::start("a worker", error);
             let (sender, mail) = ipc::channel().map_err(cannot)?;
             let setup = {
@@ -182,7 +182,7 @@ impl Scheduler {
                     board: self.board.share().map_err(cannot)?,
                     regions: shared.map_err(cannot)?,
                     initializer,
-                    state: maker,
+                    state: recipe,
                     worker_exit: self.config.worker_exit,
                     max_tasks: self.config.max_tasks,
                     idle_timeout: self.config.idle_timeout,
@@ -194,7 +194,7 @@ impl Scheduler {
             Link::start(fork_server, serial, &name, &self.config.attributes, job)
                 .inspect_err(|_| self.write_off(owner))
         };
-        let link = self.with_fork_server(start).map_err(|error| error.with_origin(place))?;
+        let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
         let mut state = self.lock();
         let slot = &mut state.slots[owner as usize];
         slot.ready = false;
@@ -210,7 +210,7 @@ impl Scheduler {
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let preload = self.recipes().preload.clone();
-        let Some(preload) = preload else { return self.with_maker(start) };
+        let Some(preload) = preload else { return self.with_parent(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // A fork server whose rights differ from the program's makes no more workers: it may have
         // more rights than the program has now.
@@ -225,17 +225,17 @@ impl Scheduler {
                 result => return result,
             }
         }
-        let made = self.with_maker(|maker| {
+        let made = self.with_parent(|parent| {
             let (function, arguments) = preload()?;
             let is_wanted = || !matches!(self.lock().phase, super::Phase::Over(_));
-            preload::start(maker, function, arguments, is_wanted)
+            preload::start(parent, function, arguments, is_wanted)
         });
         start(preloaded.insert(made?))
     }
 
     /// Like [`with_fork_server`](Scheduler::with_fork_server), but without preloading: uses the
     /// fork server of a `Fork` pool, or else the program's own fork server.
-    fn with_maker<T>(
+    fn with_parent<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
@@ -331,8 +331,10 @@ impl Scheduler {
         // A corrupt worker may have reported its own exit. It must not run beside its successor.
         link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
-        let place = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
-        self.bury(owner, exit, failure, place);
+        let origin = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
+        if let Some((slot_state, error)) = self.bury(owner, exit, failure, origin) {
+            self.give_up_slot(owner, slot_state, error);
+        }
     }
 
     /// Starts the next worker in a slot when the slot is to have one. Returns `None` if the slot is
@@ -454,8 +456,10 @@ impl Scheduler {
     fn bury_killed(&self, owner: Owner, link: &Link<FromWorker>, failure: Option<Error>) {
         link.wait_for_end();
         let pid = Some(link.handle.pid);
-        let place = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
-        self.bury(owner, Exit::default(), failure, place);
+        let origin = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
+        if let Some((slot_state, error)) = self.bury(owner, Exit::default(), failure, origin) {
+            self.give_up_slot(owner, slot_state, error);
+        }
     }
 }
 

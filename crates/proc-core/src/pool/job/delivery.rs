@@ -1,0 +1,187 @@
+//! Results on their way to the caller: a [`Delivery`] is still encoded, and does not know the types
+//! of results. [`Delivery::open`] decodes it in the thread that waits for the results.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Origin};
+use crate::memory::Part;
+use crate::panics::{self, PanicReport};
+use crate::pool::records::{self, Outcome};
+use crate::wire::{self, Handles, Message, Payload};
+
+/// The bytes of results, as a worker wrote them.
+#[derive(Debug)]
+pub(crate) enum Results {
+    /// Copied out of shared memory.
+    Own(Vec<u8>),
+    /// Large results, still in shared memory, so that they are copied only once.
+    Lent(Part),
+}
+
+impl From<Vec<u8>> for Results {
+    fn from(bytes: Vec<u8>) -> Results {
+        Results::Own(bytes)
+    }
+}
+
+impl Results {
+    fn len(&self) -> usize {
+        match self {
+            Results::Own(bytes) => bytes.len(),
+            Results::Lent(part) => part.len(),
+        }
+    }
+
+    /// Returns all results as a vector. Copies them if they are still in shared memory.
+    #[cfg(feature = "remote")]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Results::Own(bytes) => bytes,
+            Results::Lent(part) => {
+                let mut bytes = Vec::new();
+                part.read(0, part.len(), &mut bytes);
+                bytes
+            }
+        }
+    }
+}
+
+/// Encoded results of tasks of one chunk, or the failure of one task.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    Results {
+        first: usize,
+        count: usize,
+        bytes: Results,
+        out_of_band: HashMap<u32, Payload>,
+        origin: Origin,
+    },
+    Failed {
+        task: usize,
+        error: Error,
+    },
+}
+
+impl Delivery {
+    /// The number of bytes of results.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Delivery::Results { bytes, out_of_band, .. } => {
+                bytes.len() + out_of_band.values().map(Payload::len).sum::<usize>()
+            }
+            Delivery::Failed { .. } => 0,
+        }
+    }
+
+    /// The number of tasks whose result or failure this is.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Delivery::Results { count, .. } => *count,
+            Delivery::Failed { .. } => 1,
+        }
+    }
+
+    /// Decodes the results. Calls `settle` with each task's number and its result or error.
+    pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
+        let (first, count, bytes, mut out_of_band, origin) = match self {
+            Delivery::Results { first, count, bytes, out_of_band, origin } => {
+                (first, count, bytes, out_of_band, origin)
+            }
+            Delivery::Failed { task, error } => return settle(task, Err(error)),
+        };
+        let mut settle = |index: usize, result: Result<R, Error>| {
+            let task = first + index;
+            let at =
+                |error: Error| error.with_origin(Origin { task: Some(task), ..origin.clone() });
+            settle(task, result.map_err(at));
+        };
+        let mut decode_out_of_band =
+            |index: usize| decode_out_of_band(out_of_band.remove(&(index as u32)));
+        match bytes {
+            Results::Own(bytes) => {
+                let mut rest = &bytes[..];
+                settle_each(count, settle, |index| match records::take_result(&mut rest) {
+                    Some(Outcome::Value(value)) => decode(value, None),
+                    Some(Outcome::OutOfBand) => decode_out_of_band(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
+            }
+            Results::Lent(part) => {
+                let mut at = 0;
+                // The results are large: compared with them, the cost of an indirect call is
+                // nothing.
+                let settle: &mut dyn FnMut(usize, Result<R, Error>) = &mut settle;
+                settle_each(count, settle, |index| match records::take_shared(&part, &mut at) {
+                    Some(Outcome::Value(value)) => {
+                        wire::decode_shared(&part, value).map_err(Error::decode_result)
+                    }
+                    Some(Outcome::OutOfBand) => decode_out_of_band(index),
+                    Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+                    None => Err(rubbish()),
+                });
+            }
+        }
+    }
+}
+
+/// Calls `settle` for `count` results, each as `next` decodes it.
+#[inline]
+fn settle_each<R>(
+    count: usize,
+    mut settle: impl FnMut(usize, Result<R, Error>),
+    mut next: impl FnMut(usize) -> Result<R, Error>,
+) {
+    let mut index = 0;
+    // A panic of a type's `Deserialize` costs one result. The next result is decoded inside a new
+    // catch.
+    while index < count {
+        let caught = panics::catch(|| {
+            while index < count {
+                index += 1;
+                settle(index - 1, next(index - 1));
+            }
+        });
+        if let Err(panic) = caught {
+            settle_panic(index - 1, &panic, &mut settle);
+        }
+    }
+}
+
+#[cold]
+fn settle_panic<R>(
+    index: usize,
+    panic: &PanicReport,
+    settle: &mut dyn FnMut(usize, Result<R, Error>),
+) {
+    let why = wire::deserialize_panicked(&panic.message);
+    settle(index, Err(Error::decode_result(why)));
+}
+
+#[inline]
+fn decode<R: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    wire::decode_or_panic(bytes, handles).map_err(Error::decode_result)
+}
+
+#[cold]
+fn rubbish() -> Error {
+    Error::decode_result("the worker left rubbish in its place".into())
+}
+
+/// Decodes a result that was sent out of band.
+#[cold]
+fn decode_out_of_band<R: Message>(payload: Option<Payload>) -> Result<R, Error> {
+    let Some(mut payload) = payload else {
+        return Err(Error::decode_result("it did not arrive".into()));
+    };
+    let (bytes, handles) = payload.parts().map_err(Error::decode_result)?;
+    decode_record(bytes, handles)
+}
+
+fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    match records::take_result(&mut bytes) {
+        Some(Outcome::Value(value)) => decode(value, handles),
+        Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
+        _ => Err(Error::decode_result("the worker sent rubbish in its place".into())),
+    }
+}
