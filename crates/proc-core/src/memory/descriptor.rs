@@ -76,7 +76,7 @@ impl Descriptor {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Descriptor> {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;
-        sys::put_into(number_of(&sender)?, fd)?;
+        sys::put_descriptor(number_of(&sender)?, fd)?;
         Ok(Descriptor(Arriving::new(receiver)))
     }
 
@@ -86,7 +86,7 @@ impl Descriptor {
     ///
     /// No descriptor has arrived, or there are no descriptors left.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
-        sys::take_out(number_of(self.0.get()?)?, sys::Taking::Whole)
+        sys::take_descriptor(number_of(self.0.get()?)?)
     }
 
     /// Returns a copy of the descriptor that has arrived.
@@ -95,7 +95,7 @@ impl Descriptor {
     ///
     /// As for [`into_fd`](Descriptor::into_fd).
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
-        sys::take_out(number_of(self.0.get()?)?, sys::Taking::Copy)
+        sys::copy_descriptor(number_of(self.0.get()?)?)
     }
 }
 

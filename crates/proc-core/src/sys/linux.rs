@@ -167,8 +167,8 @@ impl ChildExits {
         Ok(ChildExits(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Forgets the exits so far. Call this before reaping the children.
-    pub(crate) fn quiet(&self) {
+    /// Makes the descriptor unreadable until the next exit. Call this before reaping the children.
+    pub(crate) fn clear(&self) {
         while let Ok(Some(_)) = self.0.read_signal() {}
     }
 

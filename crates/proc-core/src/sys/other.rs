@@ -127,7 +127,7 @@ impl ChildExits {
         Ok(ChildExits)
     }
 
-    pub(crate) fn quiet(&self) {}
+    pub(crate) fn clear(&self) {}
 
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None
