@@ -51,7 +51,7 @@ impl Error {
         bytes.into_bytes()
     }
 
-    /// Returns the error that became these bytes. The bytes may come from anybody.
+    /// Returns the error that [`to_bytes`](Error::to_bytes) encoded. The bytes need not be valid.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Error {
         wire::decode::<Portable>(bytes, None)
             .map_or_else(Error::decode_result, Portable::into_error)
@@ -139,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_error_comes_back_as_it_was() {
+    fn from_bytes_returns_the_same_error() {
         let panic = PanicReport {
             message: "no".into(),
             location: Some("a.rs:1:2".into()),
@@ -184,13 +184,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_become_some_error(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn from_bytes_makes_an_error_of_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             prop_assert!(!Error::from_bytes(&bytes).to_string().is_empty());
         }
     }
 
     #[test]
-    fn an_error_within_errors_without_end_is_refused() {
+    fn from_bytes_refuses_endlessly_nested_errors() {
         let initializer_in_initializer = vec![11; 1 << 20];
         assert!(Error::from_bytes(&initializer_in_initializer).is_decode());
     }
