@@ -23,7 +23,7 @@ pub(crate) fn thread_count() -> Option<usize> {
 }
 
 /// Does nothing: POSIX has no such request. The fork server kills its children when it sees that
-/// its program is gone.
+/// the program has ended.
 pub(crate) fn die_with_parent() {}
 
 /// Does nothing: there is no portable way to rename a process.
