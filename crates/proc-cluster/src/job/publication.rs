@@ -36,19 +36,19 @@ impl Publication {
     /// there and refuses, the publication tries for as long as a call waits for agents
     /// (`patience`).
     pub(super) async fn run(self) -> Result<Chunk, (Chunk, Error)> {
-        let mut refused = None;
+        let mut refused_since = None;
         loop {
             if !is_connected(&self.link.client) {
                 // The client would keep each attempt, and send all of them when it is connected.
-                refused = None;
+                refused_since = None;
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
-            let error = match unpanicked(self.send()).await {
+            let error = match catch_panic(self.send()).await {
                 Ok(()) => return Ok(self.chunk),
                 Err(error) => error,
             };
-            let since = refused.get_or_insert_with(Instant::now);
+            let since = refused_since.get_or_insert_with(Instant::now);
             if is_connected(&self.link.client) && since.elapsed() > self.link.config.patience {
                 return Err((self.chunk, error));
             }
@@ -61,7 +61,7 @@ impl Publication {
 
     async fn send(&self) -> Result<(), Error> {
         let Publication { link, chunk, .. } = self;
-        let place = link.names.arguments(link.driver, self.job, *chunk);
+        let data_subject = link.names.arguments(link.driver, self.job, *chunk);
         let work = Work {
             build: link.build.clone(),
             driver: link.driver,
@@ -72,7 +72,7 @@ impl Publication {
             timeout: self.terms.timeout,
             retries: self.terms.retries,
             lease: link.config.lease,
-            arguments: link.store.put(&self.arguments, &place).await?,
+            arguments: link.store.put(&self.arguments, &data_subject).await?,
         };
         let mut headers = HeaderMap::new();
         let Chunk { first, count, attempt, .. } = chunk;
@@ -92,8 +92,8 @@ impl Publication {
     }
 }
 
-/// Turns a panic of `send` into an error, so that the waiting caller is told of it.
-async fn unpanicked(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+/// Turns a panic of `send` into an error, which the waiting caller gets.
+async fn catch_panic(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let sent = AssertUnwindSafe(send).catch_unwind().await;
     sent.unwrap_or_else(|_| Err(fleet_error("work cannot be sent: that panicked; see the log")))
 }
@@ -103,9 +103,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_and_tried_again() {
+    fn catch_panic_turns_a_panic_into_an_error() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let panics = unpanicked(async { panic!("a fault of ours") });
+        let panics = catch_panic(async { panic!("a fault of ours") });
         let error = runtime.block_on(panics).expect_err("it panicked");
         assert!(error.is_fleet() && error.to_string().contains("panicked"), "{error}");
     }
