@@ -77,7 +77,8 @@ pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     // the client.
     let pool = pool.build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| fleet_error(format!("the agent cannot start: {e}")))?;
+    let runtime =
+        runtime.map_err(|e| fleet_error(format!("the agent's runtime cannot start: {e}")))?;
     let served = runtime.block_on(async { Agent::connect(&settings, pool).await?.serve().await });
     runtime.shutdown_background();
     served
@@ -517,13 +518,16 @@ fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
 }
 
 async fn subscribe(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
-    client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
+    let subscribed = client.subscribe(subject.clone()).await;
+    subscribed.map_err(|e| fleet_error(format!("the agent cannot subscribe to {subject}: {e}")))
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
 fn leave_signal() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|e| fleet_error(format!("no signals: {e}")));
+    let listen = |kind| {
+        signal(kind).map_err(|e| fleet_error(format!("the agent cannot handle signals: {e}")))
+    };
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     Ok(async move {

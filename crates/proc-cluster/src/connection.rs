@@ -167,8 +167,8 @@ impl Settings {
         let parse = |address: &str| {
             let parsed: ServerAddr = address.trim().parse().map_err(|error| {
                 invalid_error(format!(
-                    "the server's address is no address, write nats://host:port or \
-                     tls://host:port: {error}"
+                    "the server's address is invalid ({error}): write nats://host:port or \
+                     tls://host:port"
                 ))
             })?;
             if !parsed.tls_required()
@@ -176,8 +176,8 @@ impl Settings {
                 && !is_loopback(parsed.host())
             {
                 return Err(invalid_error(format!(
-                    "{} would get functions' arguments in plain text: use tls://, or say that the \
-                     network is trusted (PROC_CLUSTER_PLAINTEXT=anywhere, or \
+                    "arguments and results would travel to {} in plain text: use tls://, or say that \
+                     the network is trusted (PROC_CLUSTER_PLAINTEXT=anywhere, or \
                      ClusterBuilder::plaintext_anywhere)",
                     parsed.host()
                 )));

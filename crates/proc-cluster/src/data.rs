@@ -29,7 +29,9 @@ impl Store {
     /// A store that uses the stream of this name; the stream need not exist yet.
     pub(crate) async fn new(context: &Context, name: &str) -> Result<Store, Error> {
         let stream = context.get_stream_no_info(name).await;
-        let stream = stream.map_err(|error| fleet_error(format!("no stream of data: {error}")))?;
+        let stream = stream.map_err(|error| {
+            fleet_error(format!("the stream of large values cannot be used: {error}"))
+        })?;
         Ok(Store { context: context.clone(), stream })
     }
 
@@ -46,7 +48,7 @@ impl Store {
         let len = bytes.len() as u64;
         let pieces = bytes.len().div_ceil(PIECE_BYTES);
         let failed = |error: &dyn std::fmt::Display| {
-            fleet_error(format!("the server did not store {len} bytes: {error}"))
+            fleet_error(format!("the server did not store a value of {len} bytes: {error}"))
         };
         stream::iter((0..pieces).map(Ok::<usize, Error>))
             .try_for_each_concurrent(MAX_CONCURRENT_PIECES, |index| {
@@ -73,10 +75,10 @@ impl Store {
             Body::Stored { pieces, len } => (pieces, len),
         };
         let wrong = |why: &dyn std::fmt::Display| {
-            fleet_error(format!("{len} stored bytes cannot be fetched: {why}"))
+            fleet_error(format!("a stored value of {len} bytes cannot be fetched: {why}"))
         };
         if len > MAX_VALUE_BYTES || u64::from(pieces) != len.div_ceil(PIECE_BYTES as u64) {
-            return Err(wrong(&"their number makes no sense"));
+            return Err(wrong(&"the number of its pieces does not fit its size"));
         }
         let mut bytes = Vec::new();
         let mut fetched = stream::iter(0..pieces)
@@ -89,7 +91,7 @@ impl Store {
             }
         }
         if bytes.len() as u64 != len {
-            Err(wrong(&"a piece is longer or shorter"))
+            Err(wrong(&"its pieces are longer or shorter in all"))
         } else {
             Ok(bytes)
         }

@@ -363,7 +363,8 @@ impl Job {
         let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
         if returns > MAX_RETURNS {
             let error = remote::lost_error(format!(
-                "no machine kept it: it was given back or lost {MAX_RETURNS} times; see the agents' logs"
+                "no machine finished the task: it was given back or lost {MAX_RETURNS} times; see the \
+                 logs of the agents"
             ));
             return self.deliver(chunk, String::new(), Err(error));
         }
@@ -385,8 +386,8 @@ impl Job {
         debug!(job = self.number, ?chunk, "suspect");
         if chunk.count == 1 && losses >= MAX_LOSSES {
             let error = remote::lost_error(format!(
-                "{losses} machines in turn began it and were not heard of again; if it needs more \
-                 memory than they have, or takes them down otherwise, it is to run elsewhere"
+                "{losses} machines in turn were lost while they ran the task: run it on machines with \
+                 more memory, or fix what takes the machines down"
             ));
             return self.deliver(chunk, host, Err(error));
         }
@@ -439,7 +440,7 @@ impl Job {
         let subjects = match tokio::time::timeout(REQUEST_TIMEOUT, list).await {
             Ok(Ok(subjects)) => subjects,
             Ok(Err(error)) => {
-                warn!(%error, "the work at the server cannot be listed");
+                warn!(%error, "lost work cannot be found");
                 let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.link.make_streams()).await;
                 return;
             }

@@ -136,8 +136,10 @@ impl Link {
     }
 
     async fn subscribe(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
-        let subscriber = self.client.subscribe(subject).await;
-        subscriber.map_err(|error| fleet_error(format!("cannot listen: {error}")))
+        let subscribed = self.client.subscribe(subject.clone()).await;
+        subscribed.map_err(|error| {
+            fleet_error(format!("the driver cannot subscribe to {subject}: {error}"))
+        })
     }
 
     /// Creates the streams and the consumer of this build, if they are missing.
@@ -167,8 +169,8 @@ impl Link {
         };
         let failed = |error: &dyn std::fmt::Display| {
             fleet_error(format!(
-                "the server refuses a queue: {error}; does it run with JetStream (-js), and may this \
-                 user submit work?"
+                "the server refuses to make a queue: {error}; does it run with JetStream (-js), and may \
+                 this user submit work?"
             ))
         };
         for stream in [tasks, data] {
@@ -269,7 +271,10 @@ impl Link {
         let why = if there == 0 {
             roster.absence(&self.build)
         } else {
-            format!("agents with {there} workers are there, fewer than {wanted}")
+            format!(
+                "the agents of this build have {there} workers, and {wanted} are wanted: start more \
+                 agents, or wait longer"
+            )
         };
         Err(fleet_error(why))
     }
@@ -332,7 +337,9 @@ impl Link {
     /// delivers nothing below that position, so this function creates it anew. A missing consumer
     /// is an error; the caller then creates everything that is missing.
     async fn list_work(&self) -> Result<HashSet<String>, Error> {
-        let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+        let failed = |error: &dyn std::fmt::Display| {
+            fleet_error(format!("the work at the server cannot be listed: {error}"))
+        };
         let stream = self.context.get_stream_no_info(self.names.tasks()).await;
         let stream = stream.map_err(|error| failed(&error))?;
         // The consumer's position is read first, and the end of the stream after it. Streams only
@@ -356,7 +363,9 @@ impl Link {
             (self.names.tasks(), self.names.work_of_job(&self.build, self.driver, job)),
             (self.names.data(), self.names.data_of_job(self.driver, job)),
         ] {
-            let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+            let failed = |error: &dyn std::fmt::Display| {
+                fleet_error(format!("the job's work cannot be removed: {error}"))
+            };
             let stream = self.context.get_stream_no_info(stream).await;
             let stream = stream.map_err(|error| failed(&error))?;
             stream.purge().filter(filter).await.map_err(|error| failed(&error))?;

@@ -168,7 +168,7 @@ impl Names {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if fleet.is_empty() || fleet.len() > 64 || !fleet.chars().all(plain) {
             return Err(remote::invalid_error(format!(
-                "a fleet's name has 1 to 64 letters, digits, '-' and '_', and {fleet:?} does not"
+                "the fleet's name {fleet:?} is invalid: use 1 to 64 letters, digits, '-' and '_'"
             )));
         }
         Ok(Names { fleet: fleet.to_owned() })

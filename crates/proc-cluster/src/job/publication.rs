@@ -82,8 +82,8 @@ impl Publication {
         let subject = link.names.work(&link.build, link.driver, self.job, *chunk);
         let failed = |error: &dyn std::fmt::Display| {
             fleet_error(format!(
-                "the server did not confirm work: {error}; see its log (of several servers most must \
-                 be there)"
+                "the server did not confirm work: {error}; see its log (of the servers of a cluster, \
+                 more than half must run)"
             ))
         };
         let sent = link.context.publish_with_headers(subject, headers, work).await;
@@ -95,7 +95,7 @@ impl Publication {
 /// Turns a panic of `send` into an error, which the waiting caller gets.
 async fn catch_panic(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let sent = AssertUnwindSafe(send).catch_unwind().await;
-    sent.unwrap_or_else(|_| Err(fleet_error("work cannot be sent: that panicked; see the log")))
+    sent.unwrap_or_else(|_| Err(fleet_error("sending the work panicked: see the log")))
 }
 
 #[cfg(test)]

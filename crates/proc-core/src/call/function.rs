@@ -285,12 +285,13 @@ impl Name {
         const { assert!(size_of::<C>() == size_of::<fn()>(), "it is a function pointer") };
         let image = Image::get();
         if self.image != image.identity() {
-            return Err("the function belongs to another build of this program".into());
+            let why = "the function belongs to another build of this program: run the same build";
+            return Err(why.into());
         }
-        let entry: &'static Entry<C> =
-            image.at_offset(self.offset, is_marked).ok_or("there is no function at this place")?;
+        let entry: Option<&'static Entry<C>> = image.at_offset(self.offset, is_marked);
+        let entry = entry.ok_or("no function of this program has this name")?;
         if (entry.types)() != self.types {
-            return Err("the function at this place has other types".into());
+            return Err("the function with this name has other types".into());
         }
         Ok(&entry.code)
     }

@@ -56,5 +56,6 @@ impl State {
 }
 
 fn wrong_type() -> Fault {
-    Fault::Unknown("the worker has no state of the type that is asked for".into())
+    let why = "the worker has no state of the type that the function takes: see PoolBuilder::state";
+    Fault::Unknown(why.into())
 }

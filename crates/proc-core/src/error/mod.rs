@@ -183,7 +183,7 @@ impl Error {
 
     /// Makes the error of a call that asks for a result again.
     pub(crate) fn already_taken() -> Error {
-        Error::invalid("the result was taken already: it is given once")
+        Error::invalid("the result was taken already: only the first call returns it")
     }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Error {
@@ -420,8 +420,8 @@ impl Display for Error {
                 }
                 write!(
                     f,
-                    ", a lock held by one of them would never open in the copy; use \
-                     StartMethod::Forkserver, or start it before the first thread and pool"
+                    ": a lock that one of them holds would stay locked in the copy for ever; use \
+                     StartMethod::Forkserver, or start the process before the first thread and pool"
                 )
             }
             Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
@@ -429,12 +429,12 @@ impl Display for Error {
             Kind::Overwritten => write!(
                 f,
                 "the pool has ended: a worker overwrote the memory that it shares with the others; \
-                 build the pool anew, and give such work a pool of its own"
+                 build a new pool, and run code that can do this in a pool of its own"
             ),
             Kind::Restarts { restarts, period, .. } => write!(
                 f,
                 "the pool has ended: more than {restarts} of its workers died within {period:?}; \
-                 mend what kills them, or allow more with restart_intensity"
+                 fix what kills them, or allow more deaths with restart_intensity"
             ),
             Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
         }?;

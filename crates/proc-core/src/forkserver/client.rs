@@ -190,7 +190,10 @@ impl ForkServer {
 
     fn send(&self, request: Request) -> io::Result<()> {
         if self.child.is_some_and(|(_, parent)| parent != sys::pid()) {
-            return Err(io::Error::other("it serves the process that this one was forked from"));
+            return Err(io::Error::other(
+                "this process is a copy of the one that the fork server serves: start the process in \
+                 the original, or with a pool of this copy",
+            ));
         }
         self.server_link.send(request)
     }

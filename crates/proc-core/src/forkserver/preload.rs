@@ -147,9 +147,13 @@ fn main(birth: Birth) -> ! {
 }
 
 fn threads_left(threads: Option<usize>) -> Fault {
-    let count = threads.map_or("an unknown number of".into(), |threads| (threads - 1).to_string());
+    let (count, them) = match threads {
+        Some(2) => ("1".into(), "that thread"),
+        Some(threads) => ((threads - 1).to_string(), "those threads"),
+        None => ("an unknown number".into(), "those threads"),
+    };
     Fault::Unknown(format!(
-        "it left {count} threads running, which copies of its process do not have: end them before it \
-         returns"
+        "the preloaded function left {count} of its threads running, and workers do not have {them}: \
+         end all threads before the function returns"
     ))
 }

@@ -44,7 +44,8 @@ impl ForkServers {
 
     /// Reaps the children that were told to end and have ended.
     fn reap_ended(&mut self) {
-        // Some may be reaped already: by the program itself, or by the system if SIGCHLD is ignored.
+        // Some may be reaped already: by the program itself, or by the system if SIGCHLD is
+        // ignored.
         let is_reaped = |pid| sys::reap_one(pid).is_some() || !sys::is_child(pid);
         self.children.retain(|child| !child.is_ending || !is_reaped(child.pid));
     }

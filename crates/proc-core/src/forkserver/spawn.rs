@@ -127,9 +127,9 @@ fn cannot_execute(error: io::Error) -> io::Error {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => io::Error::new(
             error.kind(),
             format!(
-                "the program cannot be executed again ({error}): mount /proc, and let the program's file \
-                 and what it is linked with be found and executed where it runs now (also in a chroot), or \
-                 make proc_core::init() the first line of main, so that nothing is executed"
+                "the program cannot be executed again ({error}): mount /proc, and make the program's file \
+                 and its libraries readable and executable where the program runs now (also in a \
+                 chroot); or make proc_core::init() the first line of main, so that nothing is executed"
             ),
         ),
         _ => error,
@@ -142,15 +142,16 @@ fn await_greeting(notifier: &Notifier, child: &mut Child) -> Result<(), String> 
         notifier.await_greeting(child, Instant::now() + STARTUP_TIMEOUT).map_err(|error| {
             match error.kind() {
                 io::ErrorKind::TimedOut => {
-                    format!("did not become a fork server within {STARTUP_TIMEOUT:?}")
+                    format!("it did not become a fork server within {STARTUP_TIMEOUT:?}")
                 }
-                _ => format!("did not become a fork server: {error}"),
+                _ => format!("it did not become a fork server: {error}"),
             }
         })?;
     match identity == Image::get().identity() {
         true => Ok(()),
         false => {
-            Err("the program file has changed since this process was started: start it anew".into())
+            Err("its file has changed since this process was started: start the program again"
+                .into())
         }
     }
 }
@@ -162,9 +163,10 @@ pub(crate) fn why_not_executed() -> Option<io::Error> {
         io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
-                "this library was loaded by {}, a program that knows nothing of proc_core and is not \
-                 executed again: call proc_core::init() in the library while the program has one thread \
-                 (at best when it is loaded), or use StartMethod::Fork while it has one",
+                "this library was loaded by {}, a program that is not linked with proc_core and so cannot \
+                 be executed as a fork server: call proc_core::init() in the library while the program \
+                 has one thread (at best when the library is loaded), or use StartMethod::Fork while the \
+                 program has one thread",
                 program.display()
             ),
         )

@@ -85,7 +85,10 @@ impl FromStr for StartMethod {
     fn from_str(name: &str) -> Result<StartMethod, Error> {
         let all = [StartMethod::Forkserver, StartMethod::Fork, StartMethod::Spawn];
         let found = all.into_iter().find(|method| method.to_string().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::invalid("it is none of forkserver, fork and spawn"))
+        found.ok_or_else(|| {
+            let what = format!("unknown start method {name:?}: use forkserver, fork or spawn");
+            Error::invalid(what)
+        })
     }
 }
 

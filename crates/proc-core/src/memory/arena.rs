@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn allocate_refuses_more_memory_than_the_machine_has() {
         let error = Arena::default().allocate(1 << 50).expect_err("no machine has so much");
-        assert!(error.to_string().contains("1073741824 MiB of memory are wanted"), "{error}");
+        assert!(error.to_string().contains("1073741824 MiB of memory are needed"), "{error}");
     }
 
     #[test]

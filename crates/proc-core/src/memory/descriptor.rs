@@ -53,7 +53,7 @@ impl<T: Serialize> Serialize for Arriving<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {
             Some(end) => end.serialize(serializer),
-            None => Err(ser::Error::custom("it has not arrived here")),
+            None => Err(ser::Error::custom("a channel end that has not arrived cannot be sent")),
         }
     }
 }
@@ -145,7 +145,10 @@ fn number_of(end: &impl Debug) -> io::Result<i32> {
     };
     match after("fd: Cell { value: ", ' ').or_else(|| after("SharedFileDescriptor(", ')')) {
         Some(number) if number >= 0 => Ok(number),
-        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "no descriptor has arrived")),
+        Some(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the channel end has no descriptor: it was taken already, or has not arrived",
+        )),
         None => Err(unknown_version()),
     }
 }
@@ -167,8 +170,8 @@ pub(crate) fn check() -> io::Result<()> {
 #[cold]
 fn unknown_version() -> io::Error {
     io::Error::other(
-        "this version of ipc-channel does not tell its descriptors: use the one that proc-core is \
-         tested with, 0.23.1 (cargo update -p ipc-channel --precise 0.23.1)",
+        "proc-core cannot find the descriptors of this version of ipc-channel: use version 0.23.1 \
+         (cargo update -p ipc-channel --precise 0.23.1)",
     )
 }
 

@@ -76,7 +76,8 @@ impl<R: Message> Child<R> {
         }
         let origin = Origin { name: Some(self.name.clone()), ..Origin::default() };
         Err(Error::invalid(format!(
-            "the child belongs to process {owner}, and this one is a copy of it: start another"
+            "the child belongs to process {owner}, of which this process is a copy: start another \
+             child here"
         ))
         .with_origin(origin))
     }

@@ -41,7 +41,8 @@ fn main(birth: Birth) -> ! {
     let mut out = Sink::default();
     let me = sys::pid();
     let result = setup.decode::<Name>().map_err(Fault::Unknown).and_then(|function| {
-        let arguments = payloads.first_mut().ok_or_else(|| Fault::Unknown("no argument".into()))?;
+        let arguments =
+            payloads.first_mut().ok_or_else(|| Fault::Unknown("the job has no argument".into()))?;
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut out)
     });

@@ -171,7 +171,11 @@ type Sent = (u64, Descriptor, Descriptor);
 
 impl<T> Serialize for Shared<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let copy = |fd: BorrowedFd<'_>| Descriptor::new(fd).map_err(|error| wire::explain(&error));
+        let copy = |fd: BorrowedFd<'_>| {
+            let cannot =
+                |error| format!("the shared data cannot be sent: {}", wire::explain(&error));
+            Descriptor::new(fd).map_err(cannot)
+        };
         let send = |memory: &Arc<Memory>| -> Result<Sent, String> {
             Ok((memory.number, copy(memory.data.as_fd())?, copy(memory.released.fd.as_fd())?))
         };
@@ -186,7 +190,7 @@ impl<'de, T: Pod> Deserialize<'de> for Shared<T> {
         let memory = sent.map(map_arrived).transpose().map_err(de::Error::custom)?;
         let len = memory.as_ref().map_or(0, |memory| memory.data.len());
         if size_of::<T>() == 0 || !len.is_multiple_of(size_of::<T>()) {
-            return Err(de::Error::custom("shared data end in the middle of a value"));
+            return Err(de::Error::custom("the shared data end in the middle of a value"));
         }
         Ok(Shared { memory, kind: std::marker::PhantomData })
     }
@@ -195,7 +199,8 @@ impl<'de, T: Pod> Deserialize<'de> for Shared<T> {
 /// Maps data that have arrived. If this process keeps the same data already, returns the mapping
 /// that it has.
 fn map_arrived((number, data, released): Sent) -> Result<Arc<Memory>, String> {
-    let cannot = |error: io::Error| format!("shared data: {}", wire::explain(&error));
+    let cannot =
+        |error: io::Error| format!("the shared data cannot be mapped: {}", wire::explain(&error));
     let data = data.into_fd().and_then(Frozen::map).map_err(cannot)?;
     let released = released.into_fd().and_then(ReleasedFlag::map).map_err(cannot)?;
     let memory = Arc::new(Memory { number, data, released, creator: None });

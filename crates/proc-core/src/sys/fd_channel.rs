@@ -62,8 +62,8 @@ impl Notifier {
         self.send(&END)
     }
 
-    /// Waits for the greeting of the listener in the process `child`, until `deadline` or the end of
-    /// that process.
+    /// Waits for the greeting of the listener in the process `child`, until `deadline` or the end
+    /// of that process.
     pub(crate) fn await_greeting(&self, child: &mut Child, deadline: Instant) -> io::Result<u64> {
         let end = super::os::watch_process(child.id());
         loop {
@@ -75,7 +75,7 @@ impl Notifier {
                 Err(errno) => return Err(errno.into()),
             }
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(io::Error::other(format!("it ended before that ({status})")));
+                return Err(io::Error::other(format!("the new process ended first ({status})")));
             }
             let now = Instant::now();
             if now >= deadline {
@@ -99,7 +99,8 @@ impl Notifier {
         }
     }
 
-    /// Passes a copy of `fd`. The copy stays in the socket until [`Listener::receive`] takes it out.
+    /// Passes a copy of `fd`. The copy stays in the socket until [`Listener::receive`] takes it
+    /// out.
     pub(crate) fn pass(&self, tag: &Tag, fd: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
@@ -116,7 +117,10 @@ impl Notifier {
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {
                     return Err(io::Error::new(
                         io::ErrorKind::TimedOut,
-                        "its fork server is stuck",
+                        format!(
+                            "the fork server has received nothing for {SEND_TIMEOUT:?}: if it is \
+                             stopped (SIGSTOP), continue it"
+                        ),
                     ));
                 }
                 Err(errno) => return Err(errno.into()),

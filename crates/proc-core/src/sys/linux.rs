@@ -74,8 +74,8 @@ pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     memfd_create(c"proc-core", flags).map_err(|errno| match errno {
         Errno::EPERM | Errno::EACCES | Errno::ENOSYS => io::Error::other(format!(
-            "memfd_create was refused ({}), without which there is no shared memory: a seccomp filter \
-             or a container's profile forbids it; have it allowed",
+            "memfd_create was refused ({}), and without it there is no shared memory: allow it in the \
+             seccomp filter, or in the profile of the container",
             errno.desc()
         )),
         errno => errno.into(),

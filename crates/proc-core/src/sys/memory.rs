@@ -59,11 +59,12 @@ pub(crate) fn check_memory(len: usize) -> io::Result<()> {
     if len < MIN_CHECKED_BYTES {
         return Ok(());
     }
-    let places = [("the system", os::system_memory()), ("its cgroup", os::cgroup_memory())];
-    for (place, available) in places {
+    let sources =
+        [("the system", os::system_memory()), ("the cgroup of this process", os::cgroup_memory())];
+    for (source, available) in sources {
         if let Some(available) = available.filter(|available| *available < len) {
             return Err(io::Error::other(format!(
-                "{} MiB of memory are wanted, and {place} has {} MiB left: send smaller values, or \
+                "{} MiB of memory are needed, and {source} has {} MiB left: send smaller values, or \
                  fewer at a time (PoolBuilder::memory_limit)",
                 len >> 20,
                 available >> 20
@@ -104,7 +105,7 @@ impl Mapping {
     /// left.
     pub(crate) fn new(fd: BorrowedFd<'_>, access: Access) -> io::Result<Mapping> {
         if !os::is_sealed(fd, access) {
-            let what = "it is no shared memory whose size and contents are sealed";
+            let what = "the received file is not sealed shared memory";
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Mapping::of_own(fd, access)

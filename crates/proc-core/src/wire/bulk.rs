@@ -57,7 +57,7 @@ impl Source<'_> {
                 let mut numbers: Vec<T> = Vec::new();
                 numbers
                     .try_reserve_exact(bytes.len() / size_of::<T>())
-                    .map_err(|_| "there is not enough memory for it")?;
+                    .map_err(|_| "there is not enough memory for the value")?;
                 numbers.resize(bytes.len() / size_of::<T>(), T::zeroed());
                 bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
                 Ok(numbers)

@@ -78,10 +78,10 @@ impl From<Plain> for CodecError {
             }
             Plain::WontImplement => {
                 "the type asks for a self-describing format (serde's attributes tag, untagged \
-                 and flatten do), which this encoding is not: leave these attributes away, or send \
-                 the value as text, say as a JSON string"
+                 and flatten do), which this encoding is not: remove these attributes, or send the \
+                 value as text, for example as a JSON string"
             }
-            Plain::SerializeBufferFull => "there is not enough memory for it",
+            Plain::SerializeBufferFull => "there is not enough memory for the value",
             other => return CodecError(format!("postcard refused it: {other}").into()),
         })
     }
@@ -251,8 +251,8 @@ macro_rules! compounds {
             fn $skip(&mut self, field: Name) -> Result<()> {
                 Err(CodecError(
                     format!(
-                        "the field {field} is left out (skip_serializing_if), and the reader of \
-                         this encoding could not tell"
+                        "the field {field} is left out, which the reader of this encoding cannot \
+                         see: remove the attribute skip_serializing_if"
                     )
                     .into(),
                 ))

@@ -133,7 +133,7 @@ fn freeze(bytes: &[u8]) -> io::Result<Descriptor> {
 }
 
 fn no_memory(error: &io::Error) -> String {
-    format!("no shared memory: {}", explain(error))
+    format!("there is no shared memory for the value: {}", explain(error))
 }
 
 /// Returns why a message cannot be sent; `None` if nobody is left to receive it.
@@ -219,7 +219,7 @@ pub(crate) fn encode_into<T: Message>(
 
 /// Tells why a value could not be encoded: its `Serialize` has panicked.
 pub(crate) fn serialize_panicked(message: &str) -> String {
-    format!("its Serialize panicked: {message}")
+    format!("the type's Serialize panicked: {message}")
 }
 
 /// Tells why a value could not be decoded: its `Deserialize` has panicked.
@@ -227,12 +227,12 @@ pub(crate) fn deserialize_panicked(message: &str) -> String {
     // This panic comes from ipc-channel, which looks up a channel end in its own list. The list is
     // empty, because another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
-        "; channel ends in it must be of the ipc-channel that proc-core is built with, which \
-         proc_core::ipc is"
+        "; make the channel ends in the value with proc_core::ipc, which is the version of \
+         ipc-channel that proc-core uses"
     } else {
         ""
     };
-    format!("its Deserialize panicked: {message}{hint}")
+    format!("the type's Deserialize panicked: {message}{hint}")
 }
 
 /// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller. The caller
@@ -285,7 +285,7 @@ fn collect_handles() -> Result<Option<Handles>, String> {
 }
 
 fn cannot_send(error: &io::Error) -> String {
-    format!("its channels cannot be sent: {}", explain(error))
+    format!("the channel ends in the value cannot be sent: {}", explain(error))
 }
 
 /// Returns the error of the system behind a panic of ipc-channel, which panics if there is no
@@ -308,8 +308,8 @@ fn move_handles() -> Result<Option<Handles>, String> {
     }
     if channels + regions + 2 > MAX_HANDLES {
         return Err(format!(
-            "it holds {channels} channels and {regions} regions of shared memory, and one message \
-             takes {} in all: send them in several",
+            "the value has {channels} channel ends and {regions} regions of shared memory, and one \
+             value may have {} in all: send several values",
             MAX_HANDLES - 2
         ));
     }
@@ -384,7 +384,7 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
+        Ok((_, rest)) => Err(format!("the data have {} bytes more than the value", rest.len())),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -428,7 +428,7 @@ impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
 }
 
 fn not_arrived(error: &io::Error) -> String {
-    format!("its channels did not arrive: {}", explain(error))
+    format!("the channel ends in the value did not arrive: {}", explain(error))
 }
 
 /// Closes the channel ends of the message that this thread is receiving, or has failed to receive.
@@ -443,7 +443,7 @@ pub(crate) fn close_arrived(count: usize) {
 
 impl<T> Serialize for WithHandles<T> {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("only ever received"))
+        Err(serde::ser::Error::custom("this type is only received, never sent"))
     }
 }
 

@@ -250,7 +250,7 @@ impl Sink {
         if self.large_len == 0 {
             return Ok(());
         }
-        whole.try_reserve_exact(total).map_err(|_| "there is not enough memory for it")?;
+        whole.try_reserve_exact(total).map_err(|_| "there is not enough memory for the value")?;
         whole.extend_from_slice(&self.bytes[..self.bytes_start]);
         let (mut from, mut at) = (self.bytes_start, self.block_start);
         for &(to, large) in &self.large {

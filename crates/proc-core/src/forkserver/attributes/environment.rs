@@ -74,8 +74,8 @@ impl Overrides {
         match self.environment.iter().find(bad) {
             None => Ok(()),
             Some((name, _)) => Err(format!(
-                "no environment holds the variable {name:?}: its name must not be empty, name and \
-                 value must not hold a zero byte, nor the name an equals sign"
+                "the environment variable {name:?} is invalid: its name must not be empty or contain \
+                 '=', and neither name nor value may contain a zero byte"
             )),
         }
     }
@@ -152,11 +152,13 @@ impl EnvironmentChanges {
             sys::set_env(alone, name, value.as_deref());
         }
         if let Some(processors) = &self.processors {
-            sys::set_affinity(processors)
-                .map_err(|error| format!("the caller's processors {processors:?}: {error}"))?;
+            sys::set_affinity(processors).map_err(|error| {
+                format!("cannot use the caller's processors {processors:?}: {error}")
+            })?;
         }
         let Some(directory) = &self.directory else { return Ok(()) };
-        std::env::set_current_dir(directory)
-            .map_err(|error| format!("working directory {}: {error}", directory.display()))
+        std::env::set_current_dir(directory).map_err(|error| {
+            format!("cannot enter the working directory {}: {error}", directory.display())
+        })
     }
 }

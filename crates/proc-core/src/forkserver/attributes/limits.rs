@@ -102,32 +102,33 @@ impl Limits {
     /// In a new process: sets the limits. The error names the limit.
     pub(crate) fn set(&self) -> Result<(), String> {
         let Limits { address_space, cpu_time, open_files, core_dumps, niceness, cpus } = self;
-        let told = |what: String, set: std::io::Result<()>| {
-            set.map_err(|error| format!("cannot limit {what}: {error}"))
+        let named = |action: String, set: std::io::Result<()>| {
+            set.map_err(|error| format!("cannot {action}: {error}"))
         };
         if let Some(niceness) = niceness {
-            told(format!("its niceness to {niceness}"), sys::set_niceness(*niceness))?;
+            named(format!("set the niceness to {niceness}"), sys::set_niceness(*niceness))?;
         }
         if let Some(cpus) = cpus {
-            told(format!("it to processors {cpus:?}"), sys::set_affinity(cpus))?;
+            let action = format!("limit the process to processors {cpus:?}");
+            named(action, sys::set_affinity(cpus))?;
         }
         if let Some(size) = core_dumps {
             let set = sys::set_limit(Resource::RLIMIT_CORE, *size, *size);
-            told("its core dumps".into(), set)?;
+            named("switch off core dumps".into(), set)?;
         }
         if let Some(time) = cpu_time {
             let seconds = whole_seconds(*time);
             // A process that ignores SIGXCPU has one second more.
             let set = sys::set_limit(Resource::RLIMIT_CPU, seconds, seconds.saturating_add(1));
-            told(format!("its processor time to {seconds} s"), set)?;
+            named(format!("limit processor time to {seconds} s"), set)?;
         }
         if let Some(count) = open_files {
             let set = sys::set_limit(Resource::RLIMIT_NOFILE, *count, *count);
-            told(format!("its open files to {count}"), set)?;
+            named(format!("limit open files to {count}"), set)?;
         }
         if let Some(bytes) = address_space {
             let set = sys::set_limit(Resource::RLIMIT_AS, *bytes, *bytes);
-            told(format!("its address space to {}", in_words(*bytes)), set)?;
+            named(format!("limit the address space to {}", in_words(*bytes)), set)?;
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ impl Arrived {
 pub(crate) fn put(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
     for (number, fd) in streams {
         sys::put_stream(number, fd)
-            .map_err(|error| format!("standard stream {number}: {error}"))?;
+            .map_err(|error| format!("cannot set standard stream {number}: {error}"))?;
         GIVEN.fetch_or(1 << number, Ordering::Relaxed);
     }
     Ok(())

@@ -304,8 +304,8 @@ fn errors_of_postcard_have_plain_text() {
         Number { value: u8 },
     }
     let asks = "the type asks for a self-describing format (serde's attributes tag, untagged and flatten \
-                do), which this encoding is not: leave these attributes away, or send the value as text, \
-                say as a JSON string";
+                do), which this encoding is not: remove these attributes, or send the value as text, \
+                for example as a JSON string";
     assert_eq!(refusal::<Tagged>(&encode(&Tagged::Number { value: 1 })), asks);
     assert_eq!(refusal::<serde_json::Value>(&[1]), asks);
     assert_eq!(refusal::<Untagged>(&encode(&Untagged::Number(1))), asks);
