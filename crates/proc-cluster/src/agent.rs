@@ -325,7 +325,7 @@ impl Agent {
         }
         let work = message::decode::<Work>(&message.payload);
         let Some(work) = work.filter(Work::is_within_limits) else {
-            warn!(subject = %message.subject, "a message is no valid work");
+            warn!(subject = %message.subject, "a message is not valid work");
             self.acknowledge(&delivery, "+TERM").await;
             return;
         };

@@ -377,7 +377,7 @@ impl Link {
         while let Some(Message { payload, .. }) = replies.next().await {
             match message::decode::<Reply>(&payload) {
                 Some(reply) => self.on_reply(reply).await,
-                None => warn!("a message is no valid reply"),
+                None => warn!("a message is not a valid reply"),
             }
         }
     }

@@ -29,7 +29,7 @@ impl PanicReport {
 }
 
 thread_local! {
-    /// Whether this thread runs inside [`catch`].
+    /// Whether a panic of this thread would now be caught by [`catch`].
     static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread runs inside [`catch_silently`].
     static IS_SILENT: Cell<bool> = const { Cell::new(false) };

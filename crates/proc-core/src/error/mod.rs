@@ -76,7 +76,7 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 enum Kind {
     Panicked(PanicReport),
-    Died { status: Option<ExitStatus>, passed: Option<String>, panic: Option<PanicReport> },
+    Died { status: Option<ExitStatus>, exceeded: Option<String>, panic: Option<PanicReport> },
     Timeout(Duration),
     Cancelled,
     Encode { what: &'static str, why: String },
@@ -123,14 +123,14 @@ impl Error {
         fault.decode().map_or_else(Error::decode_result, Error::from_fault)
     }
 
-    /// Makes the error of a process that ended before it had a result. `passed` names the limit
+    /// Makes the error of a process that ended before it had a result. `exceeded` names the limit
     /// that the process has exceeded, in words.
-    pub(crate) fn died(exit: Exit, passed: Option<String>) -> Error {
+    pub(crate) fn died(exit: Exit, exceeded: Option<String>) -> Error {
         let panic = match exit.last_words {
             Some(LastWords::Panicked(report)) => Some(report),
             _ => None,
         };
-        Error::new(Kind::Died { status: exit.status, passed, panic })
+        Error::new(Kind::Died { status: exit.status, exceeded, panic })
     }
 
     pub(crate) fn timeout(after: Duration) -> Error {
@@ -256,7 +256,7 @@ impl Error {
     /// before the process crashed.
     pub fn is_limit(&self) -> bool {
         match &*self.0.kind {
-            Kind::Died { passed, .. } => passed.is_some(),
+            Kind::Died { exceeded, .. } => exceeded.is_some(),
             Kind::Initializer(cause) => cause.is_limit(),
             _ => false,
         }
@@ -390,13 +390,13 @@ impl Display for Error {
                 write!(f, "panicked at {location}: {message}")
             }
             Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
-            Kind::Died { status, passed, panic } => {
+            Kind::Died { status, exceeded, panic } => {
                 describe_death(*status, f)?;
                 if let Some(PanicReport { message, location, .. }) = panic {
                     let location = location.as_deref().unwrap_or("an unknown place");
                     write!(f, "; before that it panicked at {location}: {message}")?;
                 }
-                passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
+                exceeded.as_ref().map_or(Ok(()), |exceeded| write!(f, "; {exceeded}"))
             }
             Kind::Timeout(after) => write!(f, "no result within {after:?}"),
             Kind::Cancelled => write!(f, "cancelled"),

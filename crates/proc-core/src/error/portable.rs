@@ -23,7 +23,7 @@ struct Portable {
 #[derive(Serialize, Deserialize)]
 enum PortableKind {
     Panicked(PanicReport),
-    Died { status: Option<i32>, passed: Option<String>, panic: Option<PanicReport> },
+    Died { status: Option<i32>, exceeded: Option<String>, panic: Option<PanicReport> },
     Timeout(Duration),
     Cancelled,
     EncodeArgument(String),
@@ -62,9 +62,9 @@ impl Portable {
     fn of(error: &Error) -> Portable {
         let kind = match &*error.0.kind {
             Kind::Panicked(report) => PortableKind::Panicked(report.clone()),
-            Kind::Died { status, passed, panic } => PortableKind::Died {
+            Kind::Died { status, exceeded, panic } => PortableKind::Died {
                 status: status.map(ExitStatusExt::into_raw),
-                passed: passed.clone(),
+                exceeded: exceeded.clone(),
                 panic: panic.clone(),
             },
             Kind::Timeout(after) => PortableKind::Timeout(*after),
@@ -103,8 +103,8 @@ impl Portable {
         let decode = |what, why| Kind::Decode { what, why };
         let kind = match kind {
             PortableKind::Panicked(report) => Kind::Panicked(report),
-            PortableKind::Died { status, passed, panic } => {
-                Kind::Died { status: status.map(ExitStatus::from_raw), passed, panic }
+            PortableKind::Died { status, exceeded, panic } => {
+                Kind::Died { status: status.map(ExitStatus::from_raw), exceeded, panic }
             }
             PortableKind::Timeout(after) => Kind::Timeout(after),
             PortableKind::Cancelled => Kind::Cancelled,
@@ -150,14 +150,14 @@ mod tests {
             Kind::Panicked(panic.clone()),
             Kind::Died {
                 status: Some(ExitStatus::from_raw(9)),
-                passed: Some("much".into()),
+                exceeded: Some("much".into()),
                 panic: None,
             },
-            Kind::Died { status: None, passed: None, panic: Some(panic.clone()) },
+            Kind::Died { status: None, exceeded: None, panic: Some(panic.clone()) },
             Kind::Restarts {
                 restarts: 3,
                 period: Duration::from_secs(1),
-                last: Error::new(Kind::Died { status: None, passed: None, panic: None }),
+                last: Error::new(Kind::Died { status: None, exceeded: None, panic: None }),
             },
             Kind::Timeout(Duration::from_millis(5)),
             Kind::Cancelled,

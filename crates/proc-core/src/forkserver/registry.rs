@@ -140,7 +140,7 @@ pub(super) fn note_daemon(fork_server: Option<u32>, server_link: &Arc<ServerLink
 
 /// Sends a signal to all daemons of this process.
 pub(super) fn signal_daemons(signal: Signal) {
-    let of = sys::pid();
+    let owner = sys::pid();
     // Do not hold the lock while sending: sending blocks if a fork server is stopped.
     let links: Vec<Arc<ServerLink>> = {
         let registry = fork_servers();
@@ -150,7 +150,7 @@ pub(super) fn signal_daemons(signal: Signal) {
     };
     for link in links {
         // If the fork server is gone, so are its children.
-        let _ = link.send(Request::SignalDaemons { of, signal: signal as i32 });
+        let _ = link.send(Request::SignalDaemons { owner, signal: signal as i32 });
     }
 }
 

@@ -205,8 +205,8 @@ impl Server {
                 Request::Signal { to, signal } => {
                     self.signal_children(signal, |child| child.key == to);
                 }
-                Request::SignalDaemons { of, signal } => {
-                    self.signal_children(signal, |child| child.is_daemon_of(of));
+                Request::SignalDaemons { owner, signal } => {
+                    self.signal_children(signal, |child| child.is_daemon_of(owner));
                 }
                 Request::Forget(start) => self.streams.forget(|key| key == start),
                 Request::Retire => self.is_retiring = true,

@@ -165,7 +165,7 @@ where
     /// # proc_core::init();
     /// let (mut reader, writer) = std::io::pipe()?;
     /// let child = proc_core::Process::new(|()| println!("hello"), ()).stdout(writer).start()?;
-    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // reads until its end
+    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // until the process ends
     /// child.join()?;
     /// # Ok(())
     /// # }

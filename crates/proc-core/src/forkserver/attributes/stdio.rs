@@ -18,7 +18,7 @@ use crate::sys;
 ///
 /// let mut child = Process::new(|()| println!("hello"), ()).stdout(Stdio::piped()).start()?;
 /// let stdout = child.stdout.take().expect("stdout is a pipe");
-/// assert_eq!(std::io::read_to_string(stdout)?, "hello\n"); // reads until its end
+/// assert_eq!(std::io::read_to_string(stdout)?, "hello\n"); // until the process ends
 /// child.join()?;
 /// # Ok(())
 /// # }
