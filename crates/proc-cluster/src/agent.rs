@@ -1,7 +1,7 @@
 //! An agent: takes work from the server as fast as its pool can do it, and sends the results.
 //!
-//! Chunks in hand: one for each worker; two if chunks take less than 50 ms; up to 32 if they take
-//! less than 2 ms. So little work is lost if the agent dies.
+//! An agent has one chunk in hand for each worker; two if chunks take less than 50 ms; up to 32 if
+//! they take less than 2 ms. So little work is lost if the agent dies.
 //!
 //! Each chunk runs in a runtime task of its own, see `execution`. This module asks for work,
 //! receives the heartbeats of drivers and sends the heartbeats of the agent. An agent never
@@ -19,11 +19,11 @@ use async_nats::jetstream::Context;
 use async_nats::{Client, Event, Message, StatusCode, jetstream};
 use bytes::Bytes;
 pub(crate) use environment::serve_if_asked;
-use execution::{Cancel, Course, Execution};
+use execution::{Cancel, Execution, Summary, WorkerWait};
 use futures_util::StreamExt;
 use proc_core::remote::fleet_error;
 use proc_core::{Error, Pool, PoolBuilder};
-use shared::{MAX_CHUNKS_PER_WORKER, Place, Shared};
+use shared::{DeliveryInfo, MAX_CHUNKS_PER_WORKER, Shared};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -77,7 +77,8 @@ pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     // the client.
     let pool = pool.build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| fleet_error(format!("the agent cannot start: {e}")))?;
+    let runtime =
+        runtime.map_err(|e| fleet_error(format!("the agent's runtime cannot start: {e}")))?;
     let served = runtime.block_on(async { Agent::connect(&settings, pool).await?.serve().await });
     runtime.shutdown_background();
     served
@@ -91,17 +92,18 @@ struct Agent {
     events: mpsc::UnboundedReceiver<Event>,
     done: (mpsc::UnboundedSender<execution::Done>, mpsc::UnboundedReceiver<execution::Done>),
     /// How many chunks were requested and have not arrived.
-    asked: usize,
-    asked_at: Instant,
+    requested: usize,
+    /// When the last request was sent.
+    requested_at: Instant,
     /// The agent sends no request before this time, because the last request found no work.
-    ask_again: Instant,
+    next_request: Instant,
     /// The chunks in hand, by their sequence number in the stream.
-    at_hand: HashMap<u64, AtHand>,
+    in_hand: HashMap<u64, InHand>,
     drivers: HashMap<u64, Driver>,
     /// Nanoseconds that a chunk takes; 0 while that is unknown.
-    cost: f64,
+    chunk_nanos: f64,
     /// The reason, if the pool has ended.
-    over: Option<Error>,
+    pool_ended: Option<Error>,
 }
 
 /// The subject on which requested work arrives.
@@ -125,7 +127,7 @@ impl Inbox {
         // Each inbox has a new subject, so that only work that this inbox has requested arrives in
         // it.
         let subject = client.new_inbox();
-        let work = listen(client, subject.clone()).await?;
+        let work = subscribe(client, subject.clone()).await?;
         Ok(Inbox { subject, work, state: InboxState::Open })
     }
 
@@ -151,19 +153,24 @@ impl Inbox {
 }
 
 /// A chunk in hand.
-struct AtHand {
+struct InHand {
     driver: u64,
     job: u64,
     tasks: u64,
     lease: Duration,
-    alone: bool,
+    /// Whether the chunk must be the only one on this machine.
+    must_be_alone: bool,
+    /// Cancels the execution; `None` once it is cancelled.
     cancel: Option<oneshot::Sender<Cancel>>,
 }
 
 /// What the agent knows about a driver, from the driver's heartbeats.
 struct Driver {
+    /// When the last heartbeat arrived.
     heard: Instant,
+    /// The driver's newest job.
     newest: u64,
+    /// The jobs for which the driver waits.
     open: HashSet<u64>,
 }
 
@@ -184,7 +191,7 @@ impl Agent {
         let context: Context = jetstream::new(client.clone());
         let store = Store::new(&context, &names.data()).await?;
         let (inbox, heartbeats) =
-            (Inbox::open(&client).await?, listen(&client, names.heartbeats()).await?);
+            (Inbox::open(&client).await?, subscribe(&client, names.driver_heartbeats()).await?);
         let host = nix::unistd::gethostname()
             .map_or_else(|_| "unknown".into(), |name| name.to_string_lossy().into_owned());
         let workers = pool.processes();
@@ -198,96 +205,96 @@ impl Agent {
             leaving: false,
         };
         info!(build, workers, host, "agent connected");
-        let room = Semaphore::new(workers * MAX_CHUNKS_PER_WORKER);
+        let permits = Semaphore::new(workers * MAX_CHUNKS_PER_WORKER);
         Ok(Agent {
-            shared: Arc::new(Shared { client, store, names, pool, host, room }),
+            shared: Arc::new(Shared { client, store, names, pool, host, permits }),
             heartbeat,
             inbox,
             heartbeats,
             events,
             done: mpsc::unbounded_channel(),
-            asked: 0,
-            asked_at: Instant::now(),
-            ask_again: Instant::now(),
-            at_hand: HashMap::new(),
+            requested: 0,
+            requested_at: Instant::now(),
+            next_request: Instant::now(),
+            in_hand: HashMap::new(),
             drivers: HashMap::new(),
-            cost: 0.0,
-            over: None,
+            chunk_nanos: 0.0,
+            pool_ended: None,
         })
     }
 
     async fn serve(mut self) -> Result<(), Error> {
         let mut tick = tokio::time::interval(HEARTBEAT_INTERVAL);
-        let mut leave = std::pin::pin!(told_to_leave()?);
+        let mut leave = std::pin::pin!(leave_signal()?);
         let mut deadline = None;
         loop {
             if deadline.is_none() {
-                self.ask().await;
-            } else if self.at_hand.is_empty() && self.hears_no_more() {
+                self.request_work().await;
+            } else if self.in_hand.is_empty() && self.can_receive_no_work() {
                 break;
             }
             tokio::select! {
                 biased;
                 Some(done) = self.done.1.recv() => {
-                    self.settle(done);
-                    if self.over.is_some() && deadline.is_none() {
+                    self.on_done(done);
+                    if self.pool_ended.is_some() && deadline.is_none() {
                         deadline = Some(Instant::now());
                         self.leave().await;
                     }
                 }
                 message = self.inbox.next(), if self.inbox.state != InboxState::Closed => {
                     if let Some(message) = message {
-                        self.take(message).await;
+                        self.on_work(message).await;
                     }
                 }
-                Some(message) = self.heartbeats.next() => self.hear(&message).await,
+                Some(message) = self.heartbeats.next() => self.on_heartbeat(&message).await,
                 Some(event) = self.events.recv() => self.on_event(event),
                 _ = tick.tick() => {
                     self.housekeep();
-                    self.tell().await;
+                    self.send_heartbeat().await;
                     if deadline.is_some_and(|deadline| deadline < Instant::now()) {
-                        for at_hand in self.at_hand.values_mut() {
-                            at_hand.cancel(Cancel::Leaving);
+                        for chunk in self.in_hand.values_mut() {
+                            chunk.cancel(Cancel::Leaving);
                         }
                     }
                 }
                 () = &mut leave, if deadline.is_none() => {
-                    info!(at_hand = self.at_hand.len(), "agent leaves");
+                    info!(in_hand = self.in_hand.len(), "agent leaves");
                     deadline = Some(Instant::now() + LEAVE_TIMEOUT);
                     self.leave().await;
                 }
             }
         }
-        self.tell().await;
+        self.send_heartbeat().await;
         // A failure is no error: without a connection, nobody can receive the heartbeat.
         let _ = tokio::time::timeout(HEARTBEAT_INTERVAL, self.shared.client.flush()).await;
-        self.over.map_or(Ok(()), Err)
+        self.pool_ended.map_or(Ok(()), Err)
     }
 
     /// Requests no more work. Chunks that still arrive are handed back at once.
     async fn leave(&mut self) {
         self.heartbeat.leaving = true;
-        self.tell().await;
+        self.send_heartbeat().await;
         self.inbox.close().await;
     }
 
     /// Whether no more work can arrive, because the inbox is closed or there is no connection.
-    fn hears_no_more(&self) -> bool {
+    fn can_receive_no_work(&self) -> bool {
         self.inbox.state == InboxState::Closed || !is_connected(&self.shared.client)
     }
 
     /// Requests as many chunks as there is room for, unless enough are requested already.
-    async fn ask(&mut self) {
-        if self.asked > 0 && self.asked_at.elapsed() > REQUEST_EXPIRY + HEARTBEAT_INTERVAL {
-            self.asked = 0; // the answer to the request was lost
+    async fn request_work(&mut self) {
+        if self.requested > 0 && self.requested_at.elapsed() > REQUEST_EXPIRY + HEARTBEAT_INTERVAL {
+            self.requested = 0; // the answer to the request was lost
         }
         let client = &self.shared.client;
-        if Instant::now() < self.ask_again || !is_connected(client) || !self.can_listen().await {
+        if Instant::now() < self.next_request || !is_connected(client) || !self.open_inbox().await {
             return;
         }
-        let allowed = most_at_hand(self.heartbeat.workers, self.at_hand.len(), self.cost);
-        let free = allowed.saturating_sub(self.at_hand.len() + self.asked);
-        if free == 0 || (self.asked > 0 && free < allowed / 2) {
+        let allowed = max_in_hand(self.heartbeat.workers, self.in_hand.len(), self.chunk_nanos);
+        let free = allowed.saturating_sub(self.in_hand.len() + self.requested);
+        if free == 0 || (self.requested > 0 && free < allowed / 2) {
             return;
         }
         let names = &self.shared.names;
@@ -300,30 +307,30 @@ impl Agent {
             request.into(),
         );
         if sent.await.is_ok() {
-            self.asked += free;
-            self.asked_at = Instant::now();
+            self.requested += free;
+            self.requested_at = Instant::now();
         }
     }
 
     /// Handles a message in the inbox: a chunk of work, or the end of a request without work.
-    async fn take(&mut self, message: Message) {
+    async fn on_work(&mut self, message: Message) {
         if let Some(status) = message.status {
             self.on_status(status, &message);
             return;
         }
-        self.asked = self.asked.saturating_sub(1);
-        let Some(place) = Place::of(&message) else { return };
-        if self.at_hand.contains_key(&place.sequence) {
+        self.requested = self.requested.saturating_sub(1);
+        let Some(delivery) = DeliveryInfo::of(&message) else { return };
+        if self.in_hand.contains_key(&delivery.sequence) {
             return; // the lease expired, but the chunk is still in hand
         }
         let work = message::decode::<Work>(&message.payload);
-        let Some(work) = work.filter(Work::is_within_reason) else {
-            warn!(subject = %message.subject, "rubbish among the work");
-            self.answer(&place, "+TERM").await;
+        let Some(work) = work.filter(Work::is_within_limits) else {
+            warn!(subject = %message.subject, "a message is not valid work");
+            self.acknowledge(&delivery, "+TERM").await;
             return;
         };
         if work.build != self.heartbeat.build {
-            self.answer(&place, "-NAK {\"delay\":1000000000}").await;
+            self.acknowledge(&delivery, "-NAK {\"delay\":1000000000}").await;
             return;
         }
         let now = Instant::now();
@@ -332,18 +339,21 @@ impl Agent {
             newest: 0,
             open: HashSet::new(),
         });
-        let silent = driver.heard.elapsed() > 2 * work.lease.max(HEARTBEAT_INTERVAL);
-        if driver.has_given_up(work.job) || (place.delivered > 1 && silent) {
-            self.answer(&place, "+TERM").await;
+        let is_silent = driver.heard.elapsed() > 2 * work.lease.max(HEARTBEAT_INTERVAL);
+        if driver.has_given_up(work.job) || (delivery.count > 1 && is_silent) {
+            self.acknowledge(&delivery, "+TERM").await;
             return;
         }
         let (cancel, cancelled) = oneshot::channel();
-        let (sequence, suspect) = (place.sequence, place.delivered > 1);
+        let (sequence, is_suspect) = (delivery.sequence, delivery.count > 1);
         let (driver, job, lease, chunk) = (work.driver, work.job, work.lease, work.chunk);
-        let ahead = self.at_hand.len() >= self.heartbeat.workers;
+        let wait = match self.in_hand.len() < self.heartbeat.workers {
+            true => WorkerWait::Unlimited,
+            false => WorkerWait::Limited,
+        };
         let execution =
-            Execution { shared: Arc::clone(&self.shared), work, place, ahead, cancelled };
-        if suspect {
+            Execution { shared: Arc::clone(&self.shared), work, delivery, wait, cancelled };
+        if is_suspect {
             return execution.reply(Outcome::Suspect).await;
         }
         if self.inbox.state != InboxState::Open {
@@ -354,23 +364,23 @@ impl Agent {
         if chunk.attempt > 0 {
             self.heartbeat.counts.redelivered += tasks;
         }
-        let alone = chunk.must_be_alone();
-        if alone {
+        let must_be_alone = chunk.must_be_alone();
+        if must_be_alone {
             self.inbox.close().await;
-            self.asked = 0;
+            self.requested = 0;
         }
         let cancel = Some(cancel);
-        self.at_hand.insert(sequence, AtHand { driver, job, tasks, lease, alone, cancel });
+        self.in_hand.insert(sequence, InHand { driver, job, tasks, lease, must_be_alone, cancel });
         let done = self.done.0.clone();
         tokio::spawn(async move { drop(done.send(execution.run().await)) });
     }
 
-    /// Whether the inbox is open, so that requested work can arrive. Opens a new inbox if the last
-    /// one is closed, unless a chunk in hand must run alone.
-    async fn can_listen(&mut self) -> bool {
-        let has_one_alone = self.at_hand.values().any(|at_hand| at_hand.alone);
+    /// Opens a new inbox if the last one is closed, unless a chunk in hand must run alone. Returns
+    /// whether the inbox is open, so that requested work can arrive.
+    async fn open_inbox(&mut self) -> bool {
+        let must_be_alone = self.in_hand.values().any(|chunk| chunk.must_be_alone);
         if self.inbox.state == InboxState::Closed
-            && !has_one_alone
+            && !must_be_alone
             && let Ok(inbox) = Inbox::open(&self.shared.client).await
         {
             self.inbox = inbox;
@@ -378,65 +388,66 @@ impl Agent {
         self.inbox.state == InboxState::Open
     }
 
-    /// Handles the end of a request for work that was not fulfilled, or not fulfilled completely.
+    /// Handles the end of a request for work that the server has not fulfilled completely.
     fn on_status(&mut self, status: StatusCode, message: &Message) {
         let header =
             message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
         let pending: Option<usize> = header.and_then(|value| value.as_str().parse().ok());
         match pending {
-            Some(pending) => self.asked = self.asked.saturating_sub(pending),
+            Some(pending) => self.requested = self.requested.saturating_sub(pending),
             // No driver has work for this build yet (503), or the server is about to forget the
             // requests (409).
             None if status != StatusCode::IDLE_HEARTBEAT => {
-                self.asked = 0;
-                self.ask_again = Instant::now() + HEARTBEAT_INTERVAL;
+                self.requested = 0;
+                self.next_request = Instant::now() + HEARTBEAT_INTERVAL;
             }
             None => {}
         }
     }
 
-    async fn answer(&self, place: &Place, kind: &'static str) {
-        // If this answer is lost, the agent answers again at the next delivery.
-        let answer = Bytes::from_static(kind.as_bytes());
-        let _ = self.shared.client.publish(place.acknowledge.clone(), answer).await;
+    /// Sends an acknowledgement of the given kind (in NATS's words) to the server.
+    async fn acknowledge(&self, delivery: &DeliveryInfo, kind: &'static str) {
+        // If the acknowledgement is lost, the agent sends it again at the next delivery.
+        let body = Bytes::from_static(kind.as_bytes());
+        let _ = self.shared.client.publish(delivery.acknowledge.clone(), body).await;
     }
 
-    fn settle(&mut self, done: execution::Done) {
-        self.over = self.over.take().or(done.over);
-        if let Some(at_hand) = self.at_hand.remove(&done.sequence) {
+    /// Handles the end of an execution: counts its tasks, and learns how long a chunk takes.
+    fn on_done(&mut self, done: execution::Done) {
+        self.pool_ended = self.pool_ended.take().or(done.pool_ended);
+        if let Some(chunk) = self.in_hand.remove(&done.sequence) {
             let counts = &mut self.heartbeat.counts;
-            counts.in_flight -= at_hand.tasks;
-            match done.course {
-                Course::Took { nanoseconds, errors } => {
-                    counts.done += at_hand.tasks.saturating_sub(errors);
+            counts.in_flight -= chunk.tasks;
+            match done.summary {
+                Summary::Ran { nanoseconds, errors } => {
+                    counts.done += chunk.tasks.saturating_sub(errors);
                     counts.failed += errors;
-                    let took = nanoseconds as f64;
-                    self.cost =
-                        if self.cost == 0.0 { took } else { 0.75 * self.cost + 0.25 * took };
+                    let (old, new) = (self.chunk_nanos, nanoseconds as f64);
+                    self.chunk_nanos = if old == 0.0 { new } else { 0.75 * old + 0.25 * new };
                 }
                 // Some chunks take longer than estimated, so the agent requests no chunks ahead for
                 // now.
-                Course::NoRoom => self.cost = self.cost.max(LONG_CHUNK_NANOS),
-                Course::Failed => counts.failed += at_hand.tasks,
-                Course::BrokenOff => {}
+                Summary::NoRoom => self.chunk_nanos = self.chunk_nanos.max(LONG_CHUNK_NANOS),
+                Summary::Failed => counts.failed += chunk.tasks,
+                Summary::Abandoned => {}
             }
         }
     }
 
     /// Handles a driver's heartbeat: cancels the chunks of jobs that the driver has given up.
-    async fn hear(&mut self, message: &Message) {
+    async fn on_heartbeat(&mut self, message: &Message) {
         let Some(heartbeat) = message::decode::<DriverHeartbeat>(&message.payload) else { return };
         let open = heartbeat.open.into_iter().collect();
         let driver = Driver { heard: Instant::now(), newest: heartbeat.newest, open };
-        for at_hand in self.at_hand.values_mut() {
-            if at_hand.driver == heartbeat.driver && driver.has_given_up(at_hand.job) {
-                at_hand.cancel(Cancel::Unwanted);
+        for chunk in self.in_hand.values_mut() {
+            if chunk.driver == heartbeat.driver && driver.has_given_up(chunk.job) {
+                chunk.cancel(Cancel::Unwanted);
             }
         }
         if self.drivers.insert(heartbeat.driver, driver).is_none() {
-            self.tell().await;
+            self.send_heartbeat().await; // a new driver needs to know this agent
         }
-        self.ask_again = Instant::now(); // this driver may have work
+        self.next_request = Instant::now(); // this driver may have work
     }
 
     fn on_event(&mut self, event: Event) {
@@ -444,7 +455,7 @@ impl Agent {
         if matches!(event, Event::Connected) {
             // The server has forgotten the requests. Heartbeats of drivers could not arrive, so
             // their silence counts from now.
-            self.asked = 0;
+            self.requested = 0;
             self.drivers.values_mut().for_each(|driver| driver.heard = Instant::now());
         }
     }
@@ -455,31 +466,31 @@ impl Agent {
         if !is_connected(&self.shared.client) {
             return;
         }
-        for at_hand in self.at_hand.values_mut() {
-            let driver = self.drivers.get(&at_hand.driver);
-            if driver.is_some_and(|d| d.heard.elapsed() > 2 * at_hand.lease.max(HEARTBEAT_INTERVAL))
-            {
-                at_hand.cancel(Cancel::Unwanted);
+        for chunk in self.in_hand.values_mut() {
+            let driver = self.drivers.get(&chunk.driver);
+            if driver.is_some_and(|d| d.heard.elapsed() > 2 * chunk.lease.max(HEARTBEAT_INTERVAL)) {
+                chunk.cancel(Cancel::Unwanted);
             }
         }
-        let at_hand: HashSet<u64> = self.at_hand.values().map(|at_hand| at_hand.driver).collect();
-        self.drivers.retain(|name, driver| {
-            at_hand.contains(name) || driver.heard.elapsed() < Duration::from_secs(3600)
+        let with_chunks: HashSet<u64> = self.in_hand.values().map(|chunk| chunk.driver).collect();
+        self.drivers.retain(|number, driver| {
+            with_chunks.contains(number) || driver.heard.elapsed() < Duration::from_secs(3600)
         });
     }
 
-    async fn tell(&self) {
+    /// Tells the drivers that this agent is alive, and how much work it has and has done.
+    async fn send_heartbeat(&self) {
         // Without a connection this heartbeat is left out: the next one follows soon.
         if is_connected(&self.shared.client)
             && let Ok(heartbeat) = message::encode(&self.heartbeat)
         {
-            let subject = self.shared.names.presences();
+            let subject = self.shared.names.agent_heartbeats();
             let _ = self.shared.client.publish(subject, heartbeat.into()).await;
         }
     }
 }
 
-impl AtHand {
+impl InHand {
     fn cancel(&mut self, why: Cancel) {
         if let Some(cancel) = self.cancel.take() {
             let _ = cancel.send(why); // fails if the execution has just ended
@@ -487,33 +498,36 @@ impl AtHand {
     }
 }
 
-/// How many chunks a worker may be given at once, if a chunk takes `cost` nanoseconds (0 if that is
-/// unknown).
-fn depth(cost: f64) -> usize {
-    if cost == 0.0 {
-        1
-    } else {
-        ((FAST_CHUNK_NANOS / cost) as usize).clamp(1, MAX_CHUNKS_PER_WORKER)
+/// How many chunks a worker may have at once, if a chunk takes `chunk_nanos` nanoseconds (0 if that
+/// is unknown).
+fn max_per_worker(chunk_nanos: f64) -> usize {
+    match chunk_nanos == 0.0 {
+        true => 1,
+        false => ((FAST_CHUNK_NANOS / chunk_nanos) as usize).clamp(1, MAX_CHUNKS_PER_WORKER),
     }
 }
 
-/// How many chunks may be in hand or requested, if `at_hand` of them are in hand.
+/// How many chunks may be in hand or requested in all, if `in_hand` of them are in hand.
 ///
 /// The agent requests a chunk ahead only for a worker that has one already. The server serves
 /// requests in their order, so idle machines get work first.
-fn most_at_hand(workers: usize, at_hand: usize, cost: f64) -> usize {
-    let ahead = if cost > 0.0 && cost < LONG_CHUNK_NANOS { at_hand.min(workers) } else { 0 };
-    workers * depth(cost) + ahead
+fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
+    let requests_ahead = chunk_nanos > 0.0 && chunk_nanos < LONG_CHUNK_NANOS;
+    let ahead = if requests_ahead { in_hand.min(workers) } else { 0 };
+    workers * max_per_worker(chunk_nanos) + ahead
 }
 
-async fn listen(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
-    client.subscribe(subject).await.map_err(|e| fleet_error(format!("cannot listen: {e}")))
+async fn subscribe(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
+    let subscribed = client.subscribe(subject.clone()).await;
+    subscribed.map_err(|e| fleet_error(format!("the agent cannot subscribe to {subject}: {e}")))
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
-fn told_to_leave() -> Result<impl Future<Output = ()>, Error> {
+fn leave_signal() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|e| fleet_error(format!("no signals: {e}")));
+    let listen = |kind| {
+        signal(kind).map_err(|e| fleet_error(format!("the agent cannot handle signals: {e}")))
+    };
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     Ok(async move {
@@ -529,14 +543,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_chunk_is_at_hand_unless_chunks_are_long() {
+    fn max_in_hand_allows_chunks_ahead_unless_chunks_are_long() {
         let ms = 1e6;
-        assert_eq!(most_at_hand(2, 0, 0.0), 2, "nothing is known");
-        assert_eq!(most_at_hand(2, 2, 0.0), 2, "nothing is known yet");
-        assert_eq!(most_at_hand(2, 0, 5.0 * ms), 2, "machines that do something ask later");
-        assert_eq!(most_at_hand(2, 1, 5.0 * ms), 3);
-        assert_eq!([2, 3, 4].map(|at_hand| most_at_hand(2, at_hand, 5.0 * ms)), [4; 3]);
-        assert_eq!(most_at_hand(2, 2, 60.0 * ms), 2, "it would wait for long");
-        assert_eq!(most_at_hand(2, 0, 0.001 * ms), 2 * MAX_CHUNKS_PER_WORKER, "they take no time");
+        assert_eq!(max_in_hand(2, 0, 0.0), 2, "the time of a chunk is unknown");
+        assert_eq!(max_in_hand(2, 2, 0.0), 2, "the time of a chunk is unknown");
+        assert_eq!(max_in_hand(2, 0, 5.0 * ms), 2, "an idle agent requests nothing ahead");
+        assert_eq!(max_in_hand(2, 1, 5.0 * ms), 3);
+        assert_eq!([2, 3, 4].map(|in_hand| max_in_hand(2, in_hand, 5.0 * ms)), [4; 3]);
+        assert_eq!(max_in_hand(2, 2, 60.0 * ms), 2, "a chunk ahead would wait for long");
+        assert_eq!(max_in_hand(2, 0, 0.001 * ms), 2 * MAX_CHUNKS_PER_WORKER, "chunks are short");
     }
 }

@@ -10,11 +10,12 @@ use proc_core::Error;
 use proc_core::remote::{fleet_error, invalid_error};
 use tracing::debug;
 
-/// The oldest server that keeps the work it has confirmed (2.9 was seen to stall for good).
-const OLDEST_SERVER: (i64, i64, i64) = (2, 10, 27);
+/// The oldest version of nats-server that keeps all work which it has confirmed. Version 2.9 was
+/// seen to stall for ever.
+const MIN_SERVER_VERSION: (i64, i64, i64) = (2, 10, 27);
 
 /// How often the client pings the server. A broken connection is noticed after three intervals.
-const PING: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long to wait before another attempt to reach a server that does not answer.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -77,7 +78,7 @@ impl Settings {
     /// Connects, and passes all later events of the connection to `events`.
     ///
     /// A server that cannot be reached may be about to start. `connect` therefore tries again until
-    /// `patience` is over.
+    /// `timeout` has passed.
     ///
     /// # Errors
     ///
@@ -86,7 +87,7 @@ impl Settings {
     pub(crate) async fn connect(
         &self,
         role: &str,
-        patience: Duration,
+        timeout: Duration,
         events: impl Fn(Event) + Clone + Send + Sync + 'static,
     ) -> Result<Client, Error> {
         let addresses = self.addresses()?;
@@ -94,7 +95,7 @@ impl Settings {
         let client = loop {
             match self.options(role, &addresses, events.clone())?.connect(&addresses[..]).await {
                 Ok(client) => break client,
-                Err(error) if is_absence(error.kind()) && started.elapsed() < patience => {
+                Err(error) if is_unreachable(error.kind()) && started.elapsed() < timeout => {
                     debug!(%error, "the server is not there yet");
                     tokio::time::sleep(RETRY_INTERVAL).await;
                 }
@@ -107,7 +108,7 @@ impl Settings {
                 }
             }
         };
-        let (major, minor, patch) = OLDEST_SERVER;
+        let (major, minor, patch) = MIN_SERVER_VERSION;
         if !client.is_server_compatible(major, minor, patch) {
             return Err(fleet_error(format!(
                 "the server at {} is nats-server {}, which is known to stall: install \
@@ -129,17 +130,17 @@ impl Settings {
             .name(format!("proc-cluster {role}"))
             .custom_inbox_prefix(format!("_INBOX.{role}"))
             .connection_timeout(Duration::from_secs(5))
-            .ping_interval(PING)
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempt| Duration::from_millis(50 << attempt.min(5)))
             .event_callback(move |event| {
                 events(event);
                 async {}
             });
-        // The first server names the other servers of its cluster. If all addresses use TLS, those
-        // servers must use TLS as well.
+        // The first server tells the client the other servers of its cluster. If all given
+        // addresses use TLS, the client must use TLS with those servers as well.
         options = options.require_tls(addresses.iter().all(ServerAddr::tls_required));
-        // If plain text is allowed within this machine only, the client must not follow a server
-        // that names other machines.
+        // If plain text is allowed within this machine only, the client must not connect to servers
+        // on other machines that the first server tells it.
         let encrypted = addresses.iter().all(ServerAddr::tls_required);
         if self.plaintext == Plaintext::Loopback && !encrypted {
             options = options.ignore_discovered_servers();
@@ -166,8 +167,8 @@ impl Settings {
         let parse = |address: &str| {
             let parsed: ServerAddr = address.trim().parse().map_err(|error| {
                 invalid_error(format!(
-                    "the server's address is no address, write nats://host:port or \
-                     tls://host:port: {error}"
+                    "the server's address is invalid ({error}): write nats://host:port or \
+                     tls://host:port"
                 ))
             })?;
             if !parsed.tls_required()
@@ -175,8 +176,8 @@ impl Settings {
                 && !is_loopback(parsed.host())
             {
                 return Err(invalid_error(format!(
-                    "{} would get functions' arguments in plain text: use tls://, or say that the \
-                     network is trusted (PROC_CLUSTER_PLAINTEXT=anywhere, or \
+                    "arguments and results would travel to {} in plain text: use tls://, or say that \
+                     the network is trusted (PROC_CLUSTER_PLAINTEXT=anywhere, or \
                      ClusterBuilder::plaintext_anywhere)",
                     parsed.host()
                 )));
@@ -203,7 +204,7 @@ pub(crate) fn is_connected(client: &Client) -> bool {
 }
 
 /// Whether the error means that no server answered, rather than that a server refused.
-fn is_absence(kind: ConnectErrorKind) -> bool {
+fn is_unreachable(kind: ConnectErrorKind) -> bool {
     use ConnectErrorKind::{Dns, Io, TimedOut};
     matches!(kind, Dns | Io | TimedOut)
 }
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_leaves_the_machine_only_where_asked_for() {
+    fn plain_text_to_other_machines_must_be_allowed() {
         for inside in ["nats://127.0.0.1:4222", "localhost", "nats://[::1]:1", "tls://example.org"]
         {
             assert!(addresses(inside, Plaintext::Loopback).is_ok(), "{inside}");
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_shown() {
+    fn shown_address_has_no_password() {
         let address = "nats://me:secret@a:1,nats://b:2".to_owned();
         let settings = Settings { address, ..Settings::default() };
         assert_eq!(settings.shown_address(), "a:1,nats://b:2");

@@ -10,13 +10,13 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use proc_core::Error;
 use proc_core::remote::fleet_error;
 
-use crate::message::{Body, PIECE};
+use crate::message::{Body, PIECE_BYTES};
 
 /// How many pieces are sent or fetched at once.
-const AHEAD: usize = 8;
+const MAX_CONCURRENT_PIECES: usize = 8;
 
-/// The largest value that is fetched, in bytes. A message that announces more is not believed.
-const LARGEST: u64 = 64 << 30;
+/// The largest value that is fetched, in bytes. A message that announces more must be wrong.
+const MAX_VALUE_BYTES: u64 = 64 << 30;
 
 /// The stream of pieces.
 #[derive(Clone, Debug)]
@@ -29,28 +29,30 @@ impl Store {
     /// A store that uses the stream of this name; the stream need not exist yet.
     pub(crate) async fn new(context: &Context, name: &str) -> Result<Store, Error> {
         let stream = context.get_stream_no_info(name).await;
-        let stream = stream.map_err(|error| fleet_error(format!("no stream of data: {error}")))?;
+        let stream = stream.map_err(|error| {
+            fleet_error(format!("the stream of large values cannot be used: {error}"))
+        })?;
         Ok(Store { context: context.clone(), stream })
     }
 
-    /// Returns a body for a message. Up to [`PIECE`] bytes travel in the body itself. More bytes
-    /// are stored under `subject`, and the body refers to them.
+    /// Returns a body for a message. Up to [`PIECE_BYTES`] bytes travel in the body itself. More
+    /// bytes are stored under `subject`, and the body refers to them.
     ///
     /// # Errors
     ///
     /// The server did not confirm all pieces.
     pub(crate) async fn put(&self, bytes: &[u8], subject: &str) -> Result<Body, Error> {
-        if bytes.len() <= PIECE {
+        if bytes.len() <= PIECE_BYTES {
             return Ok(Body::Inline(bytes.to_vec()));
         }
         let len = bytes.len() as u64;
-        let pieces = bytes.len().div_ceil(PIECE);
+        let pieces = bytes.len().div_ceil(PIECE_BYTES);
         let failed = |error: &dyn std::fmt::Display| {
-            fleet_error(format!("the server did not store {len} bytes: {error}"))
+            fleet_error(format!("the server did not store a value of {len} bytes: {error}"))
         };
         stream::iter((0..pieces).map(Ok::<usize, Error>))
-            .try_for_each_concurrent(AHEAD, |index| {
-                let piece = &bytes[index * PIECE..bytes.len().min((index + 1) * PIECE)];
+            .try_for_each_concurrent(MAX_CONCURRENT_PIECES, |index| {
+                let piece = &bytes[index * PIECE_BYTES..bytes.len().min((index + 1) * PIECE_BYTES)];
                 let piece = Bytes::copy_from_slice(piece);
                 async move {
                     let sent = self.context.publish(format!("{subject}.{index}"), piece).await;
@@ -73,15 +75,15 @@ impl Store {
             Body::Stored { pieces, len } => (pieces, len),
         };
         let wrong = |why: &dyn std::fmt::Display| {
-            fleet_error(format!("{len} stored bytes cannot be fetched: {why}"))
+            fleet_error(format!("a stored value of {len} bytes cannot be fetched: {why}"))
         };
-        if len > LARGEST || u64::from(pieces) != len.div_ceil(PIECE as u64) {
-            return Err(wrong(&"their number makes no sense"));
+        if len > MAX_VALUE_BYTES || u64::from(pieces) != len.div_ceil(PIECE_BYTES as u64) {
+            return Err(wrong(&"the number of its pieces does not fit its size"));
         }
         let mut bytes = Vec::new();
         let mut fetched = stream::iter(0..pieces)
             .map(|index| self.stream.direct_get_last_for_subject(format!("{subject}.{index}")))
-            .buffered(AHEAD);
+            .buffered(MAX_CONCURRENT_PIECES);
         while let Some(piece) = fetched.next().await {
             bytes.extend_from_slice(&piece.map_err(|error| wrong(&error))?.payload);
             if bytes.len() as u64 > len {
@@ -89,7 +91,7 @@ impl Store {
             }
         }
         if bytes.len() as u64 != len {
-            Err(wrong(&"a piece is longer or shorter"))
+            Err(wrong(&"its pieces are longer or shorter in all"))
         } else {
             Ok(bytes)
         }

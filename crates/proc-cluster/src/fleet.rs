@@ -121,7 +121,8 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    pub(crate) fn hear(&mut self, heartbeat: AgentHeartbeat) {
+    /// Records the heartbeat of an agent.
+    pub(crate) fn on_heartbeat(&mut self, heartbeat: AgentHeartbeat) {
         let now = Instant::now();
         let (workers, leaving) = (heartbeat.workers, heartbeat.leaving);
         let known = self.heard.get(&heartbeat.agent).map(|(p, _)| (p.workers, p.leaving));
@@ -236,8 +237,10 @@ mod tests {
     #[test]
     fn numbers_that_no_machine_has_are_not_believed() {
         let mut roster = Roster::default();
-        roster
-            .hear(AgentHeartbeat { workers: usize::MAX / 2 + 1, ..heartbeat(1, "node1", "aaaa") });
+        roster.on_heartbeat(AgentHeartbeat {
+            workers: usize::MAX / 2 + 1,
+            ..heartbeat(1, "node1", "aaaa")
+        });
         assert_eq!(roster.workers("aaaa"), 0);
         for agent in 10..10 + 2 * MAX_AGENTS as u64 {
             roster.heard.entry(agent).or_insert((heartbeat(agent, "n", "aaaa"), Instant::now()));
@@ -245,7 +248,7 @@ mod tests {
                 break;
             }
         }
-        roster.hear(heartbeat(9, "one too many", "aaaa"));
+        roster.on_heartbeat(heartbeat(9, "one too many", "aaaa"));
         assert_eq!(roster.count("aaaa"), 2 * MAX_AGENTS);
     }
 
@@ -254,7 +257,7 @@ mod tests {
         let mut roster = Roster::default();
         let long_ago = Instant::now().checked_sub(SILENCE).expect("the machine runs for so long");
         roster.heard.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
-        roster.hear(heartbeat(1, "node1", "aaaa"));
+        roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
         assert!(!roster.has_lost("aaaa", SILENCE / 2), "one has said good-bye, one is there");
         roster.heard.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
         assert!(roster.has_lost("aaaa", SILENCE / 2) && !roster.has_lost("bbbb", SILENCE / 2));
@@ -265,7 +268,7 @@ mod tests {
         let mut roster = Roster::default();
         for (agent, host, build) in [(1, "node1", "aaaa"), (2, "node10", "bbbb"), (3, "n3", "aaaa")]
         {
-            roster.hear(heartbeat(agent, host, build));
+            roster.on_heartbeat(heartbeat(agent, host, build));
         }
         let fleet = roster.fleet("aaaa");
         assert_eq!(
@@ -284,7 +287,7 @@ mod tests {
     fn who_is_there_instead_is_named() {
         let mut roster = Roster::default();
         assert!(roster.absence("aaaa").contains("PROC_CLUSTER_AGENT"));
-        roster.hear(heartbeat(2, "node10", "bbbb"));
+        roster.on_heartbeat(heartbeat(2, "node10", "bbbb"));
         assert!(
             roster.absence("aaaa").contains("node10 (build bbbb)"),
             "{}",

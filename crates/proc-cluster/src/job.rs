@@ -10,19 +10,19 @@
 //! the reply. So the server redelivers chunks that are lost on the way. The job also asks the
 //! server regularly which chunks it has, and hands out again those that the server itself has lost.
 
-mod feed;
 mod note;
 mod publication;
+mod task_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use feed::Batch;
-use feed::Feed;
 use proc_core::remote::{CallOptions, Function};
 use proc_core::{Error, remote};
 use publication::Publication;
+pub(crate) use task_queue::Batch;
+use task_queue::TaskQueue;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
@@ -36,32 +36,32 @@ use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
 
-/// How many more chunks than two for each worker may be out, if chunks take almost no time.
-const MAX_CHUNKS: usize = 512;
+/// How many more chunks than two for each worker may be in flight, if chunks take almost no time.
+const MAX_MORE_CHUNKS: usize = 512;
 
 /// The work of one job that waits at the server should keep each worker busy for this long.
-const AHEAD: f64 = 50e6; // nanoseconds
+const AHEAD_NANOS: f64 = 50e6;
 
-/// How many bytes of arguments may be out at once. A single chunk may always be out.
-const MAX_BYTES: usize = 64 << 20;
+/// How many bytes of arguments may be in flight at once. A single chunk may always be in flight.
+const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 
 /// How often a chunk may be returned or lost, for any reason, before its tasks fail as lost.
-const RETURNS: u32 = 20;
+const MAX_RETURNS: u32 = 20;
 
 /// A task fails when this many machines were lost while they had it.
-const LOSSES: u32 = 3;
+const MAX_LOSSES: u32 = 3;
 
 /// After a machine was lost with a chunk, the chunk is cut into at most this many parts.
-const PARTS: usize = 64;
+const MAX_PARTS: usize = 64;
 
-/// A chunk that is out: it is handed out, and its tasks have no fates yet.
-struct Out {
+/// A chunk in flight: it is handed out, and its tasks have no fates yet.
+struct InFlight {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
     /// When the server confirmed that it has the chunk.
     confirmed: Option<Instant>,
     /// Whether the server did not have the chunk when it was last asked.
-    missing: bool,
+    is_missing: bool,
 }
 
 struct Job {
@@ -72,18 +72,20 @@ struct Job {
     options: CallOptions,
     mailbox: Arc<Mailbox>,
     notes: UnboundedReceiver<Note>,
-    feed: Feed,
+    queue: TaskQueue,
     /// Chunks that must be handed out again, before new ones.
-    again: VecDeque<(Chunk, Arc<Vec<u8>>)>,
-    /// The chunks that are out, by the number of their first task.
-    out: HashMap<usize, Out>,
-    out_bytes: usize,
+    requeued: VecDeque<(Chunk, Arc<Vec<u8>>)>,
+    /// The chunks in flight, by the number of their first task.
+    in_flight: HashMap<usize, InFlight>,
+    /// The bytes of the arguments in flight.
+    in_flight_bytes: usize,
     publishing: JoinSet<Result<Chunk, (Chunk, Error)>>,
     fetching: JoinSet<(Reply, Result<Vec<u8>, Error>)>,
-    /// No more tasks will come.
-    ended: bool,
-    /// Whether pieces of large values, or chunks that were handed out twice, may be at the server.
-    leaves: bool,
+    /// Whether no more tasks will come.
+    has_all_tasks: bool,
+    /// Whether something of the job may be left at the server when the job ends: pieces of large
+    /// values, or chunks that were handed out twice.
+    must_purge: bool,
 }
 
 /// Starts a job on the driver's runtime. Returns where its caller sends notes, and its mailbox.
@@ -108,14 +110,14 @@ pub(crate) fn start(
         options,
         mailbox: Arc::clone(&mailbox),
         notes,
-        feed: Feed::new(options.chunksize),
-        again: VecDeque::new(),
-        out: HashMap::new(),
-        out_bytes: 0,
+        queue: TaskQueue::new(options.chunksize),
+        requeued: VecDeque::new(),
+        in_flight: HashMap::new(),
+        in_flight_bytes: 0,
         publishing: JoinSet::new(),
         fetching: JoinSet::new(),
-        ended: false,
-        leaves: false,
+        has_all_tasks: false,
+        must_purge: false,
     };
     runtime.spawn(job.run());
     Ok((sender, mailbox))
@@ -123,22 +125,22 @@ pub(crate) fn start(
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // The job may end in any way, also by a panic: its caller must not wait for ever.
+        // However the job ends, also by a panic, its caller must not wait for ever.
         self.mailbox.close(crate::link::closed());
     }
 }
 
 impl Job {
     async fn run(mut self) {
-        let mut tick = tokio::time::interval(self.look_every());
+        let mut tick = tokio::time::interval(self.check_interval());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while !(self.ended && self.is_done()) {
+        while !(self.has_all_tasks && self.is_done()) {
             self.hand_out();
             tokio::select! {
                 note = self.notes.recv() => match note {
-                    Some(Note::Tasks(batch)) => self.feed.add(batch),
-                    Some(Note::End) => self.ended = true,
-                    Some(Note::Reply(reply)) => self.take(reply).await,
+                    Some(Note::Tasks(batch)) => self.queue.add(batch),
+                    Some(Note::End) => self.has_all_tasks = true,
+                    Some(Note::Reply(reply)) => self.on_reply(reply).await,
                     Some(Note::Close(error)) => {
                         self.give_up(error);
                         break;
@@ -146,15 +148,15 @@ impl Job {
                     None => break,
                 },
                 Some(published) = self.publishing.join_next() => match published {
-                    Ok(Ok(chunk)) => self.confirm(chunk),
-                    Ok(Err((chunk, error))) => self.fail(chunk, error),
+                    Ok(Ok(chunk)) => self.on_published(chunk),
+                    Ok(Err((chunk, error))) => self.on_not_published(chunk, error),
                     // The publication was aborted, which happens only when the job ends. A panic in
-                    // it arrives as an error, see `unpanicked`.
+                    // it arrives as an error, see `catch_panic`.
                     Err(_) => {}
                 },
                 Some(fetched) = self.fetching.join_next() => {
                     if let Ok((reply, fates)) = fetched {
-                        self.take_fetched(reply, fates).await;
+                        self.on_fetched(reply, fates).await;
                     }
                 }
                 _ = tick.tick() => self.housekeep().await,
@@ -164,44 +166,46 @@ impl Job {
     }
 
     fn is_done(&self) -> bool {
-        self.feed.is_empty() && self.again.is_empty() && self.out.is_empty()
+        self.queue.is_empty() && self.requeued.is_empty() && self.in_flight.is_empty()
     }
 
     /// Hands out chunks until the window is full.
     fn hand_out(&mut self) {
         let workers = self.link.workers().max(1);
-        while self.out.len() < self.window(workers)
-            && (self.out_bytes < MAX_BYTES || self.out.is_empty())
+        while self.in_flight.len() < self.window(workers)
+            && (self.in_flight_bytes < MAX_IN_FLIGHT_BYTES || self.in_flight.is_empty())
         {
-            let next = self.next_again().or_else(|| self.feed.cut(workers));
+            let next = self.next_requeued().or_else(|| self.queue.cut(workers));
             let Some((chunk, arguments)) = next else { return };
-            self.leaves |= chunk.attempt > 0 || arguments.len() > message::PIECE;
-            self.out_bytes += arguments.len();
+            self.must_purge |= chunk.attempt > 0 || arguments.len() > message::PIECE_BYTES;
+            self.in_flight_bytes += arguments.len();
             self.publish(chunk, &arguments);
-            let out = Out { chunk, arguments, confirmed: None, missing: false };
-            self.out.insert(chunk.first, out);
+            let in_flight = InFlight { chunk, arguments, confirmed: None, is_missing: false };
+            self.in_flight.insert(chunk.first, in_flight);
         }
     }
 
     /// Returns the next chunk that must be handed out again.
     ///
-    /// Of the chunks that must run alone, only one is out at a time. Otherwise an agent that
+    /// Of the chunks that must run alone, only one is in flight at a time. Otherwise an agent that
     /// requests several chunks could receive two of them, and if one took the machine down, both
     /// would be suspect.
-    fn next_again(&mut self) -> Option<(Chunk, Arc<Vec<u8>>)> {
-        if self.again.is_empty() {
+    fn next_requeued(&mut self) -> Option<(Chunk, Arc<Vec<u8>>)> {
+        if self.requeued.is_empty() {
             return None;
         }
-        let one_is_out = self.out.values().any(|out| out.chunk.must_be_alone());
-        let may_go = |(chunk, _): &(Chunk, _)| !(one_is_out && chunk.must_be_alone());
-        let next = self.again.iter().position(may_go)?;
-        self.again.remove(next)
+        let one_runs_alone =
+            self.in_flight.values().any(|in_flight| in_flight.chunk.must_be_alone());
+        let may_run = |(chunk, _): &(Chunk, _)| !(one_runs_alone && chunk.must_be_alone());
+        let next = self.requeued.iter().position(may_run)?;
+        self.requeued.remove(next)
     }
 
-    /// How many chunks may be out: two for each worker, and more if chunks take almost no time.
+    /// How many chunks may be in flight: two for each worker, and more if chunks take almost no
+    /// time.
     fn window(&self, workers: usize) -> usize {
-        let cheap = self.feed.chunk_cost().map_or(0, |cost| (AHEAD / cost) as usize);
-        2 * workers + workers.saturating_mul(cheap).min(MAX_CHUNKS)
+        let more = self.queue.chunk_nanos().map_or(0, |nanos| (AHEAD_NANOS / nanos) as usize);
+        2 * workers + workers.saturating_mul(more).min(MAX_MORE_CHUNKS)
     }
 
     fn publish(&mut self, chunk: Chunk, arguments: &Arc<Vec<u8>>) {
@@ -216,34 +220,40 @@ impl Job {
         self.publishing.spawn(publication.run());
     }
 
-    fn confirm(&mut self, chunk: Chunk) {
-        if let Some(out) = self.out.get_mut(&chunk.first).filter(|out| out.chunk == chunk) {
-            out.confirmed = Some(Instant::now());
+    /// Handles the confirmation of a chunk by the server.
+    fn on_published(&mut self, chunk: Chunk) {
+        let in_flight = self.in_flight.get_mut(&chunk.first);
+        if let Some(in_flight) = in_flight.filter(|in_flight| in_flight.chunk == chunk) {
+            in_flight.confirmed = Some(Instant::now());
         }
     }
 
-    /// Removes the chunk that a reply is for from `out`, and returns it. Returns `None` if its
-    /// tasks have their fates already, or are now out in other chunks.
-    fn settle(&mut self, chunk: Chunk) -> Option<Out> {
-        self.out.get(&chunk.first).filter(|out| out.chunk.count == chunk.count)?;
-        let out = self.out.remove(&chunk.first)?;
-        self.out_bytes -= out.arguments.len();
-        Some(out)
+    /// Removes the chunk that a reply is for from the chunks in flight, and returns it. Returns
+    /// `None` if its tasks have their fates already, or are now in flight in other chunks.
+    fn take_in_flight(&mut self, chunk: Chunk) -> Option<InFlight> {
+        let has_same_tasks = |in_flight: &&InFlight| in_flight.chunk.count == chunk.count;
+        self.in_flight.get(&chunk.first).filter(has_same_tasks)?;
+        let in_flight = self.in_flight.remove(&chunk.first)?;
+        self.in_flight_bytes -= in_flight.arguments.len();
+        Some(in_flight)
     }
 
     fn deliver(&self, chunk: Chunk, host: String, fates: Result<Vec<u8>, Error>) {
         self.mailbox.deliver(Delivery { first: chunk.first, count: chunk.count, host, fates });
     }
 
-    fn fail(&mut self, chunk: Chunk, error: Error) {
-        // Does nothing if the tasks were handed out again since.
-        let is_out = self.out.get(&chunk.first).is_some_and(|out| out.chunk == chunk);
-        if is_out && self.settle(chunk).is_some() {
+    /// Handles a chunk that the server has not confirmed: its tasks fail, unless they were handed
+    /// out again since.
+    fn on_not_published(&mut self, chunk: Chunk, error: Error) {
+        let in_flight = self.in_flight.get(&chunk.first);
+        let is_in_flight = in_flight.is_some_and(|in_flight| in_flight.chunk == chunk);
+        if is_in_flight && self.take_in_flight(chunk).is_some() {
             self.deliver(chunk, String::new(), Err(error));
         }
     }
 
-    async fn take(&mut self, mut reply: Reply) {
+    /// Handles the reply of an agent to a chunk.
+    async fn on_reply(&mut self, mut reply: Reply) {
         let acknowledge = std::mem::take(&mut reply.acknowledge);
         let Reply { chunk, .. } = reply;
         match reply.outcome {
@@ -254,36 +264,37 @@ impl Job {
                 return;
             }
             Outcome::Done { fates: Body::Inline(fates), nanoseconds } => {
-                self.take_fates(chunk, reply.host, fates, nanoseconds);
+                self.settle(chunk, reply.host, fates, nanoseconds);
             }
             Outcome::Failed(error) => {
-                if self.settle(chunk).is_some() {
+                if self.take_in_flight(chunk).is_some() {
                     self.deliver(chunk, reply.host, Err(remote::error_from_bytes(&error)));
                 }
             }
-            Outcome::Returned => self.hand_out_anew(chunk),
-            Outcome::Busy => self.hand_on(chunk),
-            Outcome::Suspect => self.suspect(chunk, reply.host),
+            Outcome::Returned => self.requeue(chunk),
+            Outcome::Busy => self.on_busy(chunk),
+            Outcome::Suspect => self.on_suspect(chunk, reply.host),
         }
         self.link.acknowledge(acknowledge).await;
     }
 
-    fn take_fates(&mut self, chunk: Chunk, host: String, fates: Vec<u8>, nanoseconds: u64) {
-        if self.settle(chunk).is_some() {
-            self.feed.learn(nanoseconds, chunk.count);
+    /// Delivers the fates of a chunk to the caller.
+    fn settle(&mut self, chunk: Chunk, host: String, fates: Vec<u8>, nanoseconds: u64) {
+        if self.take_in_flight(chunk).is_some() {
+            self.queue.learn(nanoseconds, chunk.count);
             self.deliver(chunk, host, Ok(fates));
         }
     }
 
     /// Fetches stored results in the background, and renews the lease of the chunk meanwhile.
     fn fetch(&mut self, reply: Reply, body: Body) {
-        self.leaves = true;
+        self.must_purge = true;
         let link = Arc::clone(&self.link);
         let job = self.number;
         self.fetching.spawn(async move {
             let subject = link.names.fates(link.driver, job, reply.chunk, reply.delivered);
             let fetched = link.store.get(body, &subject);
-            if !lease::is_place(&reply.acknowledge) {
+            if !lease::is_acknowledge_subject(&reply.acknowledge) {
                 return (reply, fetched.await);
             }
             let renewed = lease::renew(&link.client, &reply.acknowledge, link.config.lease);
@@ -295,68 +306,70 @@ impl Job {
         });
     }
 
-    async fn take_fetched(&mut self, reply: Reply, fates: Result<Vec<u8>, Error>) {
+    async fn on_fetched(&mut self, reply: Reply, fates: Result<Vec<u8>, Error>) {
         let Outcome::Done { nanoseconds, .. } = reply.outcome else { return };
         match fates {
-            Ok(fates) => self.take_fates(reply.chunk, reply.host, fates, nanoseconds),
+            Ok(fates) => self.settle(reply.chunk, reply.host, fates, nanoseconds),
             Err(error) => {
                 warn!(%error, "results were not fetched");
-                self.hand_out_anew(reply.chunk);
+                self.requeue(reply.chunk);
             }
         }
         self.link.acknowledge(reply.acknowledge).await;
     }
 
     /// Hands out again a chunk for which a machine had no room. This is not counted as a return.
-    fn hand_on(&mut self, chunk: Chunk) {
-        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
-        debug!(job = self.number, ?chunk, "handed on");
-        self.again.push_back((Chunk { attempt: chunk.attempt + 1, ..chunk }, arguments));
+    fn on_busy(&mut self, chunk: Chunk) {
+        let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) else { return };
+        debug!(job = self.number, ?chunk, "no room, handed out again");
+        self.requeued.push_back((Chunk { attempt: chunk.attempt + 1, ..chunk }, arguments));
     }
 
     /// Hands out again a chunk that was returned or lost, unless that has happened too often.
-    fn hand_out_anew(&mut self, chunk: Chunk) {
-        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
-        debug!(job = self.number, ?chunk, "handed out anew");
+    fn requeue(&mut self, chunk: Chunk) {
+        let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) else { return };
+        debug!(job = self.number, ?chunk, "returned or lost, handed out again");
         let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
-        if returns > RETURNS {
+        if returns > MAX_RETURNS {
             let error = remote::lost_error(format!(
-                "no machine kept it: it was given back or lost {RETURNS} times; see the agents' logs"
+                "no machine finished the task: it was given back or lost {MAX_RETURNS} times; see the \
+                 logs of the agents"
             ));
             return self.deliver(chunk, String::new(), Err(error));
         }
-        self.again.push_back((Chunk { attempt, returns, ..chunk }, arguments));
+        self.requeued.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
     /// Handles the loss of a machine that had this chunk. One of the tasks may be the cause.
     ///
     /// The tasks are handed out again in smaller and smaller parts, and at last each alone on a
     /// machine, until the task that takes machines down is found.
-    fn suspect(&mut self, chunk: Chunk, host: String) {
-        // No machine is missing: the server was away, and only the renewals of the lease were lost.
+    fn on_suspect(&mut self, chunk: Chunk, host: String) {
+        // If no machine is missing, the server was away, and only the renewals of the lease were
+        // lost.
         if !self.link.has_lost_a_machine() {
-            return self.hand_out_anew(chunk);
+            return self.requeue(chunk);
         }
-        let Some(Out { chunk, arguments, .. }) = self.settle(chunk) else { return };
+        let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) else { return };
         let losses = chunk.losses + 1;
         debug!(job = self.number, ?chunk, "suspect");
-        if chunk.count == 1 && losses >= LOSSES {
+        if chunk.count == 1 && losses >= MAX_LOSSES {
             let error = remote::lost_error(format!(
-                "{losses} machines in turn began it and were not heard of again; if it needs more \
-                 memory than they have, or takes them down otherwise, it is to run elsewhere"
+                "{losses} machines in turn were lost while they ran the task: run it on machines with \
+                 more memory, or fix what takes the machines down"
             ));
             return self.deliver(chunk, host, Err(error));
         }
         // Each part gets at least one more attempt, however often its chunk was lost.
-        let losses = losses.min(LOSSES - 1);
-        let part = chunk.count.div_ceil(PARTS);
+        let losses = losses.min(MAX_LOSSES - 1);
+        let part = chunk.count.div_ceil(MAX_PARTS);
         let mut rest = &arguments[..];
         for first in (chunk.first..chunk.first + chunk.count).step_by(part) {
             let count = part.min(chunk.first + chunk.count - first);
-            let bytes = feed::take_records(&mut rest, count).to_vec();
+            let bytes = task_queue::take_records(&mut rest, count).to_vec();
             let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
             let part = Chunk { first, count, attempt, returns, losses };
-            self.again.push_back((part, Arc::new(bytes)));
+            self.requeued.push_back((part, Arc::new(bytes)));
         }
     }
 
@@ -368,33 +381,35 @@ impl Job {
         if let Some(absence) = self.link.absence(self.begin) {
             return self.give_up(absence);
         }
-        self.look_for_what_is_lost().await;
+        self.requeue_lost_chunks().await;
     }
 
     /// How often the job looks for chunks that the server has lost.
-    fn look_every(&self) -> Duration {
+    fn check_interval(&self) -> Duration {
         (self.link.config.lease / 2).min(Duration::from_secs(2))
     }
 
     /// Hands out again the chunks that the server confirmed some time ago and no longer has.
     ///
-    /// The server keeps a chunk until the driver acknowledges it, also while the chunk runs. The
-    /// job never asks for chunks that are answered soon.
-    async fn look_for_what_is_lost(&mut self) {
-        let every = self.look_every();
-        let is_old = |out: &Out| out.confirmed.is_some_and(|since| since.elapsed() >= every);
-        let old: Vec<Chunk> =
-            self.out.values().filter(|out| is_old(out)).map(|out| out.chunk).collect();
+    /// The server keeps a chunk until the driver acknowledges it, also while the chunk runs. A
+    /// chunk that is answered soon is never checked.
+    async fn requeue_lost_chunks(&mut self) {
+        let interval = self.check_interval();
+        let is_old = |in_flight: &&InFlight| {
+            in_flight.confirmed.is_some_and(|since| since.elapsed() >= interval)
+        };
+        let old = self.in_flight.values().filter(is_old).map(|in_flight| in_flight.chunk);
+        let old: Vec<Chunk> = old.collect();
         if old.is_empty() {
             return;
         }
         // The list is younger than the confirmations of the old chunks. So an old chunk that is not
         // in the list is missing at the server.
-        let look = self.link.work_at_the_server(every / 2);
-        let there = match tokio::time::timeout(REQUEST_TIMEOUT, look).await {
-            Ok(Ok(there)) => there,
+        let list = self.link.work_at_server(interval / 2);
+        let subjects = match tokio::time::timeout(REQUEST_TIMEOUT, list).await {
+            Ok(Ok(subjects)) => subjects,
             Ok(Err(error)) => {
-                warn!(%error, "the queue cannot be looked at");
+                warn!(%error, "lost work cannot be found");
                 let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.link.make_streams()).await;
                 return;
             }
@@ -402,42 +417,45 @@ impl Job {
         };
         for chunk in old {
             let Link { names, build, driver, .. } = &*self.link;
-            let missing = !there.contains(&names.work(build, *driver, self.number, chunk));
-            let Some(out) = self.out.get_mut(&chunk.first) else { continue };
+            let is_missing = !subjects.contains(&names.work(build, *driver, self.number, chunk));
+            let Some(in_flight) = self.in_flight.get_mut(&chunk.first) else { continue };
             // The chunk must be missing twice, since another server of a cluster may not know it
             // yet.
-            if std::mem::replace(&mut out.missing, missing) && missing {
+            if std::mem::replace(&mut in_flight.is_missing, is_missing) && is_missing {
                 warn!(job = self.number, ?chunk, "the server has lost work");
-                self.hand_out_anew(chunk);
+                self.requeue(chunk);
             }
         }
     }
 
-    /// Ends all open tasks with one error.
+    /// Ends all tasks that have no fates with one error.
     fn give_up(&mut self, error: Error) {
-        self.leaves |= !self.out.is_empty();
+        self.must_purge |= !self.in_flight.is_empty();
         self.mailbox.close(error);
-        self.out.clear();
-        self.again.clear();
-        self.feed = Feed::new(None);
-        self.ended = true;
+        self.in_flight.clear();
+        self.requeued.clear();
+        self.queue = TaskQueue::new(None);
+        self.has_all_tasks = true;
     }
 
     /// Removes everything of the job from the server.
     async fn clean_up(mut self) {
         self.mailbox.close(crate::link::closed());
-        self.link.close_job(self.number, self.leaves);
+        self.link.close_job(self.number);
+        if self.must_purge {
+            self.link.send_heartbeat_now();
+        }
         // Chunks on their way to the server must arrive before they can be removed.
         let all_published = async { while self.publishing.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(REQUEST_TIMEOUT, all_published).await;
         self.publishing.shutdown().await;
         self.fetching.shutdown().await;
-        if self.leaves {
+        if self.must_purge {
             let purged = self.link.purge(self.number);
             match tokio::time::timeout(REQUEST_TIMEOUT, purged).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(%error, "something may be left at the server"),
-                Err(_) => warn!("something may be left at the server, which does not answer"),
+                Ok(Err(error)) => warn!(%error, "work of the job may be left at the server"),
+                Err(_) => warn!("the server does not answer, and may keep work of the job"),
             }
         }
         // `Link::join` waits until this channel is closed.

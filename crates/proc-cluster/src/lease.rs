@@ -9,13 +9,13 @@ use bytes::Bytes;
 
 use crate::connection::is_connected;
 
-/// Renews the lease of one chunk, three times during each `lease`, as long as this future is
+/// Renews the lease of one chunk, three times during each `lease`, for as long as this future is
 /// polled.
 ///
 /// `acknowledge` is the subject on which the server expects acknowledgements of the chunk.
 pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -> Infallible {
-    let every = (lease / 3).max(Duration::from_millis(10));
-    let mut tick = tokio::time::interval(every);
+    let interval = (lease / 3).max(Duration::from_millis(10));
+    let mut tick = tokio::time::interval(interval);
     tick.tick().await; // the first tick is immediate
     loop {
         tick.tick().await;
@@ -27,8 +27,8 @@ pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -
     }
 }
 
-/// Whether the server expects acknowledgements of work on `subject`. Drivers receive the subject
-/// from an agent, so they check it.
-pub(crate) fn is_place(subject: &str) -> bool {
+/// Whether `subject` is one on which the server expects acknowledgements of work. Drivers receive
+/// the subject from an agent, so they check it.
+pub(crate) fn is_acknowledge_subject(subject: &str) -> bool {
     subject.starts_with("$JS.ACK.") && !subject.contains(['*', '>', ' '])
 }

@@ -24,10 +24,10 @@ use crate::lease;
 use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Reply};
 
 /// How long a connecting driver tries to reach the server.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the server keeps work and data that no driver looks after any more.
-const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
+/// How long the server keeps the work and data of drivers that are gone.
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// How many chunks of one build agents may have in hand, in all.
 const MAX_ACK_PENDING: i64 = 1_000_000;
@@ -59,13 +59,13 @@ pub(crate) struct Link {
     jobs: Mutex<Jobs>,
     roster: Mutex<Roster>,
     /// Notified when an agent's heartbeat has arrived.
-    heard: Condvar,
+    roster_changed: Condvar,
     /// When an agent of this build was last there.
-    served: Mutex<Instant>,
+    last_served: Mutex<Instant>,
     /// The last list of this driver's chunks at the server (their subjects), and its time.
-    looked: tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
+    work_list: tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
     /// Notified when a heartbeat must be sent at once.
-    urgent: Notify,
+    heartbeat_now: Notify,
 }
 
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Link {
         let build = build_id::get()?.to_owned();
         let (send_event, mut events) = mpsc::unbounded_channel();
         let client = settings
-            .connect("driver", REQUEST_TIMEOUT, move |event| drop(send_event.send(event)))
+            .connect("driver", CONNECT_TIMEOUT, move |event| drop(send_event.send(event)))
             .await?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(Duration::from_secs(5));
@@ -106,34 +106,40 @@ impl Link {
             config,
             jobs: Mutex::default(),
             roster: Mutex::default(),
-            heard: Condvar::new(),
-            served: Mutex::new(Instant::now()),
-            looked: tokio::sync::Mutex::default(),
-            urgent: Notify::new(),
+            roster_changed: Condvar::new(),
+            last_served: Mutex::new(Instant::now()),
+            work_list: tokio::sync::Mutex::default(),
+            heartbeat_now: Notify::new(),
         });
         link.make_streams().await?;
-        let replies = link.listen(link.names.replies(link.driver)).await?;
-        let presences = link.listen(link.names.presences()).await?;
+        let replies = link.subscribe(link.names.replies(link.driver)).await?;
+        let heartbeats = link.subscribe(link.names.agent_heartbeats()).await?;
         // These tasks end when the runtime ends.
         tokio::spawn(Arc::clone(&link).read_replies(replies));
-        tokio::spawn(Arc::clone(&link).read_presences(presences));
-        tokio::spawn(Arc::clone(&link).heartbeat());
-        let heedful = Arc::clone(&link);
+        tokio::spawn(Arc::clone(&link).read_agent_heartbeats(heartbeats));
+        tokio::spawn(Arc::clone(&link).send_heartbeats());
+        let of_events = Arc::clone(&link);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                info!(%event, "connection");
-                if matches!(event, Event::Connected) {
-                    lock(&heedful.roster).refresh();
-                    *lock(&heedful.served) = Instant::now();
-                }
+                of_events.on_event(&event);
             }
         });
         Ok(link)
     }
 
-    async fn listen(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
-        let heard = self.client.subscribe(subject).await;
-        heard.map_err(|error| fleet_error(format!("cannot listen: {error}")))
+    fn on_event(&self, event: &Event) {
+        info!(%event, "connection");
+        if matches!(event, Event::Connected) {
+            lock(&self.roster).refresh();
+            *lock(&self.last_served) = Instant::now();
+        }
+    }
+
+    async fn subscribe(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
+        let subscribed = self.client.subscribe(subject.clone()).await;
+        subscribed.map_err(|error| {
+            fleet_error(format!("the driver cannot subscribe to {subject}: {error}"))
+        })
     }
 
     /// Creates the streams and the consumer of this build, if they are missing.
@@ -148,7 +154,7 @@ impl Link {
             retention: RetentionPolicy::WorkQueue,
             storage: StorageType::File,
             num_replicas: self.config.replicas,
-            max_age: LEFT_OVER,
+            max_age: MAX_AGE,
             ..stream::Config::default()
         };
         let data = stream::Config {
@@ -156,15 +162,15 @@ impl Link {
             subjects: vec![self.names.all_data()],
             storage: StorageType::File,
             num_replicas: self.config.replicas,
-            max_age: LEFT_OVER,
+            max_age: MAX_AGE,
             max_messages_per_subject: 1, // a piece sent twice is stored once
             allow_direct: true,
             ..stream::Config::default()
         };
         let failed = |error: &dyn std::fmt::Display| {
             fleet_error(format!(
-                "the server refuses a queue: {error}; does it run with JetStream (-js), and may this \
-                 user submit work?"
+                "the server refuses to make a queue: {error}; does it run with JetStream (-js), and may \
+                 this user submit work?"
             ))
         };
         for stream in [tasks, data] {
@@ -176,7 +182,7 @@ impl Link {
             ack_wait: self.config.lease,
             max_ack_pending: MAX_ACK_PENDING,
             max_waiting: MAX_WAITING,
-            inactive_threshold: LEFT_OVER,
+            inactive_threshold: MAX_AGE,
             ..pull::Config::default()
         };
         let made = self.context.create_consumer_on_stream(consumer, self.names.tasks()).await;
@@ -199,19 +205,21 @@ impl Link {
         Ok(job)
     }
 
-    /// Closes a job whose caller does not wait any more. If agents may still have some of its work
-    /// (`left`), they are told at once to stop.
-    pub(crate) fn close_job(&self, job: u64, left: bool) {
+    /// Closes a job whose caller does not wait any more. Agents that still have some of its work
+    /// stop when they receive the next heartbeat.
+    pub(crate) fn close_job(&self, job: u64) {
         let mut jobs = lock(&self.jobs);
         jobs.ending.retain(|notes| !notes.is_closed());
         let notes = jobs.open.remove(&job);
         jobs.ending.extend(notes);
-        if left {
-            self.urgent.notify_one();
-        }
     }
 
-    /// Accepts no more jobs.
+    /// Sends the next heartbeat at once, so that agents stop the work of closed jobs.
+    pub(crate) fn send_heartbeat_now(&self) {
+        self.heartbeat_now.notify_one();
+    }
+
+    /// Accepts no more jobs. The jobs that are open run to their end.
     pub(crate) fn close(&self) {
         lock(&self.jobs).closed = true;
     }
@@ -238,7 +246,7 @@ impl Link {
         for notes in jobs {
             notes.closed().await;
         }
-        self.send_beat().await;
+        self.send_heartbeat().await;
         let _ = self.client.flush().await;
     }
 
@@ -253,19 +261,22 @@ impl Link {
 
     pub(crate) fn wait_for_workers(&self, wanted: usize, timeout: Duration) -> Result<(), Error> {
         let roster = lock(&self.roster);
-        let few = |roster: &mut Roster| roster.workers(&self.build) < wanted;
-        let waited = self.heard.wait_timeout_while(roster, timeout, few);
+        let are_too_few = |roster: &mut Roster| roster.workers(&self.build) < wanted;
+        let waited = self.roster_changed.wait_timeout_while(roster, timeout, are_too_few);
         let (mut roster, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if !timeout.timed_out() {
             return Ok(());
         }
         let there = roster.workers(&self.build);
-        let who = if there == 0 {
+        let why = if there == 0 {
             roster.absence(&self.build)
         } else {
-            format!("agents with {there} workers are there, fewer than {wanted}")
+            format!(
+                "the agents of this build have {there} workers, and {wanted} are wanted: start more \
+                 agents, or wait longer"
+            )
         };
-        Err(fleet_error(who))
+        Err(fleet_error(why))
     }
 
     /// Whether a machine may have been lost: an agent of this build has been silent for three
@@ -275,23 +286,23 @@ impl Link {
         lock(&self.roster).has_lost(&self.build, silence)
     }
 
-    /// Returns the error which says why no agent of this build is there, if that has lasted for
-    /// longer than `patience`.
+    /// Returns an error if no agent of this build was there for longer than `patience`. The error
+    /// says why.
     ///
     /// The time counts from when an agent was last there, or from the begin of the call (`begin`)
     /// if that is later.
     pub(crate) fn absence(&self, begin: Instant) -> Option<Error> {
-        let mut served = lock(&self.served);
+        let mut last_served = lock(&self.last_served);
         if self.workers() > 0 {
-            *served = Instant::now();
+            *last_served = Instant::now();
         }
-        let gone = begin.max(*served).elapsed() > self.config.patience;
-        gone.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
+        let is_too_long = begin.max(*last_served).elapsed() > self.config.patience;
+        is_too_long.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
     }
 
     /// Acknowledges a chunk whose reply has arrived, so that the server removes the chunk.
     pub(crate) async fn acknowledge(&self, subject: String) {
-        if lease::is_place(&subject) {
+        if lease::is_acknowledge_subject(&subject) {
             // If the acknowledgement is lost, the server redelivers the chunk, and the next reply
             // is acknowledged.
             let _ = self.client.publish(subject, "+ACK".into()).await;
@@ -299,34 +310,36 @@ impl Link {
     }
 
     /// The subjects of this driver's chunks that the server has, including chunks that are with
-    /// agents. The list is at most `ago` old.
+    /// agents. The list is at most `max_age` old.
     ///
     /// All jobs share the list, so that the server is asked once for all of them.
-    pub(crate) async fn work_at_the_server(
+    pub(crate) async fn work_at_server(
         &self,
-        ago: Duration,
+        max_age: Duration,
     ) -> Result<Arc<HashSet<String>>, Error> {
-        let mut looked = self.looked.lock().await;
-        if let Some((when, there)) = &*looked
-            && when.elapsed() < ago
+        let mut work_list = self.work_list.lock().await;
+        if let Some((when, subjects)) = &*work_list
+            && when.elapsed() < max_age
         {
-            return Ok(Arc::clone(there));
+            return Ok(Arc::clone(subjects));
         }
         let now = Instant::now();
-        let there = Arc::new(self.look().await?);
-        *looked = Some((now, Arc::clone(&there)));
-        Ok(there)
+        let subjects = Arc::new(self.list_work().await?);
+        *work_list = Some((now, Arc::clone(&subjects)));
+        Ok(subjects)
     }
 
     /// Asks the server for the list of this driver's chunks, and repairs a consumer that delivers
     /// nothing.
     ///
-    /// When nats-server 2.10.27 was killed, it may come back with an empty stream, which counts
-    /// from one again, while the consumer still has its old position in the stream. The consumer
-    /// then delivers nothing below that position, so it is created anew. A missing consumer is an
-    /// error; the caller then creates everything that is missing.
-    async fn look(&self) -> Result<HashSet<String>, Error> {
-        let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+    /// If nats-server 2.10.27 was killed, it may come back with an empty stream, which counts from
+    /// one again, while the consumer still has its old position in the stream. The consumer then
+    /// delivers nothing below that position, so this function creates it anew. A missing consumer
+    /// is an error; the caller then creates everything that is missing.
+    async fn list_work(&self) -> Result<HashSet<String>, Error> {
+        let failed = |error: &dyn std::fmt::Display| {
+            fleet_error(format!("the work at the server cannot be listed: {error}"))
+        };
         let stream = self.context.get_stream_no_info(self.names.tasks()).await;
         let stream = stream.map_err(|error| failed(&error))?;
         // The consumer's position is read first, and the end of the stream after it. Streams only
@@ -350,7 +363,9 @@ impl Link {
             (self.names.tasks(), self.names.work_of_job(&self.build, self.driver, job)),
             (self.names.data(), self.names.data_of_job(self.driver, job)),
         ] {
-            let failed = |error: &dyn std::fmt::Display| fleet_error(error.to_string());
+            let failed = |error: &dyn std::fmt::Display| {
+                fleet_error(format!("the job's work cannot be removed: {error}"))
+            };
             let stream = self.context.get_stream_no_info(stream).await;
             let stream = stream.map_err(|error| failed(&error))?;
             stream.purge().filter(filter).await.map_err(|error| failed(&error))?;
@@ -360,43 +375,47 @@ impl Link {
 
     async fn read_replies(self: Arc<Link>, mut replies: async_nats::Subscriber) {
         while let Some(Message { payload, .. }) = replies.next().await {
-            let Some(reply) = message::decode::<Reply>(&payload) else {
-                warn!("rubbish among the replies");
-                continue;
-            };
-            let notes = lock(&self.jobs).open.get(&reply.job).cloned();
-            let left = match notes {
-                Some(notes) => notes.send(Note::Reply(reply)).err().map(|refused| refused.0),
-                None => Some(Note::Reply(reply)),
-            };
-            if let Some(Note::Reply(reply)) = left {
-                self.acknowledge(reply.acknowledge).await; // the job has ended
+            match message::decode::<Reply>(&payload) {
+                Some(reply) => self.on_reply(reply).await,
+                None => warn!("a message is not a valid reply"),
             }
         }
     }
 
-    async fn read_presences(self: Arc<Link>, mut presences: async_nats::Subscriber) {
-        while let Some(Message { payload, .. }) = presences.next().await {
+    /// Passes a reply to its job. If the job has ended, acknowledges the chunk.
+    async fn on_reply(&self, reply: Reply) {
+        let notes = lock(&self.jobs).open.get(&reply.job).cloned();
+        let refused = match notes {
+            Some(notes) => notes.send(Note::Reply(reply)).err().map(|refused| refused.0),
+            None => Some(Note::Reply(reply)),
+        };
+        if let Some(Note::Reply(reply)) = refused {
+            self.acknowledge(reply.acknowledge).await;
+        }
+    }
+
+    async fn read_agent_heartbeats(self: Arc<Link>, mut heartbeats: async_nats::Subscriber) {
+        while let Some(Message { payload, .. }) = heartbeats.next().await {
             if let Some(heartbeat) = message::decode::<AgentHeartbeat>(&payload) {
-                lock(&self.roster).hear(heartbeat);
-                self.heard.notify_all();
+                lock(&self.roster).on_heartbeat(heartbeat);
+                self.roster_changed.notify_all();
             }
         }
     }
 
     /// Tells agents regularly that this driver is alive, and for which jobs it waits.
-    async fn heartbeat(self: Arc<Link>) {
-        let every = (self.config.lease / 4).min(Duration::from_secs(1));
+    async fn send_heartbeats(self: Arc<Link>) {
+        let interval = (self.config.lease / 4).min(Duration::from_secs(1));
         loop {
-            self.send_beat().await;
+            self.send_heartbeat().await;
             tokio::select! {
-                () = tokio::time::sleep(every) => {}
-                () = self.urgent.notified() => {}
+                () = tokio::time::sleep(interval) => {}
+                () = self.heartbeat_now.notified() => {}
             }
         }
     }
 
-    async fn send_beat(&self) {
+    async fn send_heartbeat(&self) {
         if !is_connected(&self.client) {
             return; // the next heartbeat follows soon
         }
@@ -409,7 +428,7 @@ impl Link {
             }
         };
         if let Ok(heartbeat) = message::encode(&heartbeat) {
-            let _ = self.client.publish(self.names.heartbeats(), heartbeat.into()).await;
+            let _ = self.client.publish(self.names.driver_heartbeats(), heartbeat.into()).await;
         }
     }
 }

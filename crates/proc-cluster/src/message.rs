@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// The most bytes of a body that travel in the message itself. Larger bodies are stored in pieces
 /// of this size, since a server accepts messages of at most 1 MiB.
-pub(crate) const PIECE: usize = 512 << 10;
+pub(crate) const PIECE_BYTES: usize = 512 << 10;
 
 /// The longest lease that a driver may ask for.
 pub(crate) const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
@@ -40,7 +40,7 @@ pub(crate) struct Work {
 impl Work {
     /// Whether lease and count are small enough to calculate with. A driver of this crate never
     /// exceeds these limits.
-    pub(crate) fn is_within_reason(&self) -> bool {
+    pub(crate) fn is_within_limits(&self) -> bool {
         self.lease <= MAX_LEASE && self.chunk.count as u64 <= MAX_TASKS
     }
 }
@@ -82,7 +82,7 @@ pub(crate) enum Body {
 pub(crate) struct Reply {
     pub(crate) job: u64,
     pub(crate) chunk: Chunk,
-    /// How often the server had delivered the work, including this time.
+    /// How often the server has delivered the work, including this time.
     pub(crate) delivered: u64,
     pub(crate) host: String,
     /// The subject on which the driver acknowledges the work, when it has this reply.
@@ -106,7 +106,7 @@ pub(crate) enum Outcome {
     Suspect,
 }
 
-/// Says that a driver is alive, and for which jobs it waits.
+/// Tells agents that a driver is alive, and for which jobs it waits.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DriverHeartbeat {
     pub(crate) driver: u64,
@@ -115,7 +115,7 @@ pub(crate) struct DriverHeartbeat {
     pub(crate) open: Vec<u64>,
 }
 
-/// Says that an agent is alive, and how much work it has and has done.
+/// Tells drivers that an agent is alive, and how much work it has and has done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AgentHeartbeat {
     pub(crate) agent: u64,
@@ -168,7 +168,7 @@ impl Names {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if fleet.is_empty() || fleet.len() > 64 || !fleet.chars().all(plain) {
             return Err(remote::invalid_error(format!(
-                "a fleet's name has 1 to 64 letters, digits, '-' and '_', and {fleet:?} does not"
+                "the fleet's name {fleet:?} is invalid: use 1 to 64 letters, digits, '-' and '_'"
             )));
         }
         Ok(Names { fleet: fleet.to_owned() })
@@ -237,12 +237,12 @@ impl Names {
     }
 
     /// The subject of the heartbeats of drivers.
-    pub(crate) fn heartbeats(&self) -> String {
+    pub(crate) fn driver_heartbeats(&self) -> String {
         self.subject(format_args!("driver"))
     }
 
     /// The subject of the heartbeats of agents.
-    pub(crate) fn presences(&self) -> String {
+    pub(crate) fn agent_heartbeats(&self) -> String {
         self.subject(format_args!("agent"))
     }
 }
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_would_mean_more_is_refused() {
+    fn names_refuse_special_characters_of_subjects() {
         for name in ["", "a.b", "*", ">", "a b", &"x".repeat(65)] {
             assert!(Names::new(name).is_err_and(|error| error.is_invalid()), "{name:?}");
         }
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn rubbish_is_no_message() {
+    fn decode_refuses_bytes_that_are_not_exactly_one_message() {
         let heartbeat =
             encode(&DriverHeartbeat { driver: 1, newest: 2, open: vec![1, 2] }).expect("numbers");
         assert!(decode::<DriverHeartbeat>(&heartbeat).is_some());

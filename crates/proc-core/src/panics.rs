@@ -29,9 +29,12 @@ impl PanicReport {
 }
 
 thread_local! {
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-    static CAUGHT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
+    /// Whether a panic of this thread would now be caught by [`catch`].
+    static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread runs inside [`catch_silently`].
+    static IS_SILENT: Cell<bool> = const { Cell::new(false) };
+    /// Report of the last panic inside [`catch`].
+    static LAST_REPORT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
 /// Says whether this process prints the message of a panic, besides reporting the panic.
@@ -50,16 +53,16 @@ pub(crate) enum PanicOutput {
 static OUTPUT: AtomicU8 = AtomicU8::new(PanicOutput::Reported as u8);
 
 /// Function that is called with each panic of this process, because any panic may end the process.
-static WITNESS: OnceLock<fn(&PanicReport)> = OnceLock::new();
+static OBSERVER: OnceLock<fn(&PanicReport)> = OnceLock::new();
 
 /// Sets the function that is called with each panic of this process from now on. Only the first
 /// call has an effect.
-pub(crate) fn set_witness(witness: fn(&PanicReport)) {
-    let _ = WITNESS.set(witness);
+pub(crate) fn set_observer(observer: fn(&PanicReport)) {
+    let _ = OBSERVER.set(observer);
 }
 
 /// Address of our panic hook; null before the hook is set.
-static OURS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+static OUR_HOOK: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Installs our panic hook, so that a panic inside [`catch`] leaves a report. Installs the hook
 /// again if the user has set another one since the last call.
@@ -72,30 +75,31 @@ pub(crate) fn install_hook() {
     }
     let present = std::panic::take_hook();
     let address = (&raw const *present).cast_mut().cast();
-    if OURS.load(Ordering::Acquire) == address {
+    if OUR_HOOK.load(Ordering::Acquire) == address {
         return std::panic::set_hook(present);
     }
     let hook: Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync> =
-        Box::new(move |info| note(info, &*present));
-    OURS.store((&raw const *hook).cast_mut().cast(), Ordering::Release);
+        Box::new(move |info| on_panic(info, &*present));
+    OUR_HOOK.store((&raw const *hook).cast_mut().cast(), Ordering::Release);
     std::panic::set_hook(hook);
 }
 
-fn note(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send + Sync)) {
-    if QUIET.get() {
+/// Body of our panic hook. `previous` is the hook that was in force before, which prints the panic.
+fn on_panic(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + Send + Sync)) {
+    if IS_SILENT.get() {
         return;
     }
-    let caught = CATCHING.get();
+    let is_caught = IS_CATCHING.get();
     let report = describe(info);
-    if let Some(witness) = WITNESS.get() {
-        witness(&report);
+    if let Some(observer) = OBSERVER.get() {
+        observer(&report);
     }
-    if caught {
-        CAUGHT.set(Some(report));
+    if is_caught {
+        LAST_REPORT.set(Some(report));
     }
     let output = OUTPUT.load(Ordering::Relaxed);
     let is_printed =
-        output == PanicOutput::Print as u8 || (output == PanicOutput::Reported as u8 && !caught);
+        output == PanicOutput::Print as u8 || (output == PanicOutput::Reported as u8 && !is_caught);
     if is_printed {
         previous(info);
     }
@@ -117,9 +121,9 @@ fn describe(info: &PanicHookInfo<'_>) -> PanicReport {
 
 /// Runs `f`. Returns a panic in `f` as a report.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
-    let nested = CATCHING.replace(true);
+    let before = IS_CATCHING.replace(true);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(report_of);
-    CATCHING.set(nested);
+    IS_CATCHING.set(before);
     outcome
 }
 
@@ -127,12 +131,12 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
 fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
     let message = message_of(&*payload);
     // The last report may belong to an earlier panic, which `f` or a destructor has caught itself.
-    let report = CAUGHT.take().filter(|report| report.message == message);
-    let is_noted = report.is_some();
+    let report = LAST_REPORT.take().filter(|report| report.message == message);
+    let hook_has_run = report.is_some();
     let report = report.unwrap_or(PanicReport { message, location: None, backtrace: None });
     discard(payload);
-    if !is_noted && !QUIET.get() {
-        install_hook(); // a task has set its own hook: with ours, the next report has a location
+    if !hook_has_run && !IS_SILENT.get() {
+        install_hook(); // a task has replaced our hook, without which reports have no location
     }
     report
 }
@@ -140,9 +144,9 @@ fn report_of(payload: Box<dyn Any + Send>) -> PanicReport {
 /// Runs `f`. A panic in `f` is printed, as in any thread, and goes no further: the result is
 /// `None`.
 pub(crate) fn catch_and_print<T>(f: impl FnOnce() -> T) -> Option<T> {
-    let nested = CATCHING.replace(false);
+    let before = IS_CATCHING.replace(false);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(f)).map_err(discard).ok();
-    CATCHING.set(nested);
+    IS_CATCHING.set(before);
     outcome
 }
 
@@ -151,12 +155,12 @@ pub(crate) fn catch_and_print<T>(f: impl FnOnce() -> T) -> Option<T> {
 pub(crate) fn catch_silently<T>(f: impl FnOnce() -> T) -> Result<T, PanicReport> {
     // Do not install the hook each time: another thread that panics meanwhile would find Rust's
     // default hook.
-    if OURS.load(Ordering::Acquire).is_null() {
+    if OUR_HOOK.load(Ordering::Acquire).is_null() {
         install_hook();
     }
-    let before = QUIET.replace(true);
+    let before = IS_SILENT.replace(true);
     let outcome = catch(f);
-    QUIET.set(before);
+    IS_SILENT.set(before);
     outcome
 }
 
@@ -186,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_of_all_kinds_arrive() {
+    fn report_has_the_message_of_each_kind_of_panic() {
         let message = |f: fn()| catch(f).expect_err("it panics").message;
         assert_eq!(message(|| panic!("plain")), "plain");
         assert_eq!(message(|| panic!("with {}", 7)), "with 7");
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_panics_when_dropped_is_contained() {
+    fn catch_contains_a_payload_that_panics_when_dropped() {
         struct Bomb(u32);
         impl Drop for Bomb {
             fn drop(&mut self) {

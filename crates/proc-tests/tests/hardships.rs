@@ -72,8 +72,8 @@ fn touched_program_goes_on() {
     };
     assert_eq!(touched("forkserver"), "process 42\npool 1\n");
     assert_eq!(touched("fork"), "process 42\npool 1\n");
-    let why = "cannot start a fork server: the program was executed again, but the program \
-               file has changed since this process was started: start it anew";
+    let why = "cannot start a fork server: the program was executed again, but its file has \
+               changed since this process was started: start the program again";
     assert_eq!(touched("spawn"), refused(why));
 }
 

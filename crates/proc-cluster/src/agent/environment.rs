@@ -20,7 +20,7 @@ fn serve_address(address: &str) -> Result<(), Error> {
         Ok(workers) => {
             let number = workers.parse().map_err(|_| {
                 proc_core::remote::invalid_error(format!(
-                    "PROC_CLUSTER_WORKERS is a number of processes, not {workers:?}"
+                    "PROC_CLUSTER_WORKERS must be a number of worker processes, not {workers:?}"
                 ))
             })?;
             Pool::builder().processes(number)

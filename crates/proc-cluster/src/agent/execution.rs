@@ -9,7 +9,7 @@ use proc_core::{Error, Task, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
-use super::shared::{MAX_CHUNKS_PER_WORKER, MAX_WAIT_AHEAD, Place, Shared};
+use super::shared::{DeliveryInfo, MAX_CHUNKS_PER_WORKER, MAX_WAIT_AHEAD, Shared};
 use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 
@@ -21,10 +21,18 @@ const STORE_TRIES: u32 = 5;
 pub(super) struct Execution {
     pub(super) shared: Arc<Shared>,
     pub(super) work: Work,
-    pub(super) place: Place,
-    /// Whether all workers had work when the chunk arrived.
-    pub(super) ahead: bool,
+    pub(super) delivery: DeliveryInfo,
+    pub(super) wait: WorkerWait,
     pub(super) cancelled: oneshot::Receiver<Cancel>,
+}
+
+/// How long a chunk may wait for a worker of this agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WorkerWait {
+    /// Any time: a worker was free when the chunk arrived.
+    Unlimited,
+    /// [`MAX_WAIT_AHEAD`]: all workers had work when the chunk arrived.
+    Limited,
 }
 
 /// Why an execution is cancelled.
@@ -39,23 +47,23 @@ pub(super) enum Cancel {
 /// Tells the agent that an execution has ended.
 pub(super) struct Done {
     pub(super) sequence: u64,
-    pub(super) course: Course,
+    pub(super) summary: Summary,
     /// The reason, if the pool has ended.
-    pub(super) over: Option<Error>,
+    pub(super) pool_ended: Option<Error>,
 }
 
-/// How an execution went, for the agent's counts and for its estimate of the cost of a chunk.
+/// Summary of an execution, for the agent's counts and for its estimate of the cost of a chunk.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Course {
+pub(super) enum Summary {
     /// The tasks ran. `nanoseconds` is the worker time that they took, `errors` how many failed.
-    Took { nanoseconds: u64, errors: u64 },
+    Ran { nanoseconds: u64, errors: u64 },
     /// No worker was free in time.
     NoRoom,
     /// All tasks have the same error.
     Failed,
     /// This agent has no results. Another agent runs the chunk, or the chunk is not wanted any
     /// more.
-    BrokenOff,
+    Abandoned,
 }
 
 /// How an execution ended, for the message that the agent must send, if any.
@@ -72,57 +80,57 @@ enum End {
     /// No message, so that the server redelivers the chunk.
     Nothing,
     /// The pool has ended, for this reason.
-    Over(Error),
+    PoolEnded(Error),
 }
 
 impl Execution {
     pub(super) async fn run(mut self) -> Done {
         let end = {
-            let Execution { shared, work, place, ahead, cancelled } = &mut self;
-            let renewed = lease::renew(&shared.client, &place.acknowledge, work.lease);
+            let Execution { shared, work, delivery, wait, cancelled } = &mut self;
+            let renewed = lease::renew(&shared.client, &delivery.acknowledge, work.lease);
             tokio::select! {
-                end = carry_out(shared, work, place, *ahead, cancelled) => end,
+                end = execute(shared, work, delivery, *wait, cancelled) => end,
                 never = renewed => match never {},
             }
         };
-        let course = match &end {
-            &End::Done { nanoseconds, errors, .. } => Course::Took { nanoseconds, errors },
-            End::Reply(Outcome::Busy) => Course::NoRoom,
-            End::Reply(Outcome::Failed(_)) => Course::Failed,
-            _ => Course::BrokenOff,
+        let summary = match &end {
+            &End::Done { nanoseconds, errors, .. } => Summary::Ran { nanoseconds, errors },
+            End::Reply(Outcome::Busy) => Summary::NoRoom,
+            End::Reply(Outcome::Failed(_)) => Summary::Failed,
+            _ => Summary::Abandoned,
         };
-        let mut over = None;
+        let mut pool_ended = None;
         match end {
             End::Reply(outcome) | End::Done { outcome, .. } => self.reply(outcome).await,
             End::Unwanted => {
                 let kind = Bytes::from_static(b"+TERM");
-                let _ = self.shared.client.publish(self.place.acknowledge.clone(), kind).await;
+                let _ = self.shared.client.publish(self.delivery.acknowledge.clone(), kind).await;
             }
             End::Nothing => {}
-            End::Over(error) => {
+            End::PoolEnded(error) => {
                 self.reply(if error.is_initializer() {
                     Outcome::Failed(remote::error_to_bytes(&error))
                 } else {
                     Outcome::Returned
                 })
                 .await;
-                over = Some(error);
+                pool_ended = Some(error);
             }
         }
-        Done { sequence: self.place.sequence, course, over }
+        Done { sequence: self.delivery.sequence, summary, pool_ended }
     }
 
     /// Sends a reply to the driver. If the reply is lost, the server redelivers the chunk, until
     /// the driver has a reply.
     pub(super) async fn reply(&self, outcome: Outcome) {
-        let Execution { shared, work, place, .. } = self;
+        let Execution { shared, work, delivery, .. } = self;
         debug!(job = work.job, first = work.chunk.first, count = work.chunk.count, "reply");
         let reply = message::encode(&Reply {
             job: work.job,
             chunk: work.chunk,
-            delivered: place.delivered,
+            delivered: delivery.count,
             host: shared.host.clone(),
-            acknowledge: place.acknowledge.clone(),
+            acknowledge: delivery.acknowledge.clone(),
             outcome,
         });
         if let Ok(reply) = reply {
@@ -134,18 +142,19 @@ impl Execution {
     }
 }
 
-async fn carry_out(
+/// Fetches the arguments, runs the tasks and stores the results.
+async fn execute(
     shared: &Shared,
     work: &mut Work,
-    place: &Place,
-    ahead: bool,
+    delivery: &DeliveryInfo,
+    wait: WorkerWait,
     cancelled: &mut oneshot::Receiver<Cancel>,
 ) -> End {
     let subject = shared.names.arguments(work.driver, work.job, work.chunk);
     let body = std::mem::replace(&mut work.arguments, message::Body::Inline(Vec::new()));
     let arguments = tokio::select! {
         arguments = shared.store.get(body, &subject) => arguments,
-        why = &mut *cancelled => return broken_off(why),
+        why = &mut *cancelled => return end_of_cancelled(why),
     };
     let arguments = match arguments {
         Ok(arguments) => arguments,
@@ -154,27 +163,25 @@ async fn carry_out(
             return End::Reply(Outcome::Returned);
         }
     };
-    let places = if work.chunk.must_be_alone() {
-        shared.pool.processes() * MAX_CHUNKS_PER_WORKER
-    } else {
-        1
+    let wanted = match work.chunk.must_be_alone() {
+        true => shared.pool.processes() * MAX_CHUNKS_PER_WORKER,
+        false => 1,
     };
-    let room = tokio::select! {
-        room = shared.room.acquire_many(places as u32) => room,
-        why = &mut *cancelled => return broken_off(why),
+    let permits = tokio::select! {
+        permits = shared.permits.acquire_many(wanted as u32) => permits,
+        why = &mut *cancelled => return end_of_cancelled(why),
     };
-    let Ok(_room) = room else { return End::Nothing };
-    let (start, at_once) = (Instant::now(), shared.chunks_a_worker());
-    let fates = match run(shared, work, &arguments, ahead, cancelled).await {
+    let Ok(_permits) = permits else { return End::Nothing };
+    let (start, at_once) = (Instant::now(), shared.chunks_per_worker());
+    let fates = match run_in_pool(shared, work, &arguments, wait, cancelled).await {
         Ok(fates) => fates,
         Err(end) => return end,
     };
-    // The time includes the wait for other chunks of the same worker. The quotient is this chunk's
-    // share of the worker's time.
+    // The time includes the wait for other chunks of the same worker, so divide it by their number.
     let took = start.elapsed().as_nanos() / at_once as u128;
     let nanoseconds = u64::try_from(took).unwrap_or(u64::MAX);
     let errors = remote::count_errors(&fates);
-    let subject = shared.names.fates(work.driver, work.job, work.chunk, place.delivered);
+    let subject = shared.names.fates(work.driver, work.job, work.chunk, delivery.count);
     for _ in 0..STORE_TRIES {
         match shared.store.put(&fates, &subject).await {
             Ok(fates) => {
@@ -189,11 +196,11 @@ async fn carry_out(
 
 /// Lets the pool run the tasks, and stops them if the execution is cancelled. Returns the encoded
 /// fates, or how the execution ended without fates.
-async fn run(
+async fn run_in_pool(
     shared: &Shared,
     work: &Work,
     arguments: &[u8],
-    ahead: bool,
+    mut wait: WorkerWait,
     cancelled: &mut oneshot::Receiver<Cancel>,
 ) -> Result<Vec<u8>, End> {
     let chunk = remote::Chunk {
@@ -212,28 +219,27 @@ async fn run(
         Err(error) if error.is_invalid() => {
             return Err(End::Reply(Outcome::Failed(remote::error_to_bytes(&error))));
         }
-        Err(error) => return Err(End::Over(error)),
+        Err(error) => return Err(End::PoolEnded(error)),
     };
-    let mut in_time = std::pin::pin!(tokio::time::sleep(MAX_WAIT_AHEAD));
-    let mut may_wait = !ahead;
+    let mut limit = std::pin::pin!(tokio::time::sleep(MAX_WAIT_AHEAD));
     loop {
         tokio::select! {
-            fates = &mut task => return fates.map_err(End::Over),
+            fates = &mut task => return fates.map_err(End::PoolEnded),
             why = &mut *cancelled => {
                 task.cancel();
-                return Err(broken_off(why));
+                return Err(end_of_cancelled(why));
             }
-            () = &mut in_time, if !may_wait => {
+            () = &mut limit, if wait == WorkerWait::Limited => {
                 if remote::withdraw(&task) {
                     return Err(End::Reply(Outcome::Busy));
                 }
-                may_wait = true; // a worker has begun the chunk
+                wait = WorkerWait::Unlimited; // a worker has begun the chunk
             }
         }
     }
 }
 
-fn broken_off(why: Result<Cancel, oneshot::error::RecvError>) -> End {
+fn end_of_cancelled(why: Result<Cancel, oneshot::error::RecvError>) -> End {
     match why {
         Ok(Cancel::Leaving) => End::Reply(Outcome::Returned),
         Ok(Cancel::Unwanted) => End::Unwanted,

@@ -1,4 +1,4 @@
-//! State that all executions of an agent share, and the position of a chunk in the stream of work.
+//! State that all executions of an agent share, and the delivery of a chunk by the server.
 
 use std::time::Duration;
 
@@ -24,36 +24,38 @@ pub(super) struct Shared {
     pub(super) pool: Pool,
     pub(super) host: String,
     /// One permit for each execution that may run. A chunk that must run alone takes all permits.
-    pub(super) room: Semaphore,
+    pub(super) permits: Semaphore,
 }
 
 impl Shared {
-    /// How many chunks each worker has, including chunks that wait for it.
-    pub(super) fn chunks_a_worker(&self) -> usize {
+    /// How many chunks each worker has, including chunks that wait for it, rounded up.
+    pub(super) fn chunks_per_worker(&self) -> usize {
         let workers = self.pool.processes();
         (workers * MAX_CHUNKS_PER_WORKER)
-            .saturating_sub(self.room.available_permits())
+            .saturating_sub(self.permits.available_permits())
             .div_ceil(workers)
             .max(1)
     }
 }
 
-/// One delivery of a chunk: where to acknowledge it, its sequence number in the stream, and how
-/// often the server has delivered it.
-pub(super) struct Place {
+/// One delivery of a chunk by the server.
+pub(super) struct DeliveryInfo {
+    /// The subject on which the server expects acknowledgements of this delivery.
     pub(super) acknowledge: String,
+    /// The chunk's sequence number in the stream of work.
     pub(super) sequence: u64,
-    pub(super) delivered: u64,
+    /// How often the server has delivered the chunk, including this time.
+    pub(super) count: u64,
 }
 
-impl Place {
-    pub(super) fn of(message: &Message) -> Option<Place> {
+impl DeliveryInfo {
+    pub(super) fn of(message: &Message) -> Option<DeliveryInfo> {
         let acknowledge = message.reply.as_ref()?.to_string();
         let fields: Vec<&str> = acknowledge.strip_prefix("$JS.ACK.")?.split('.').collect();
         // Newer servers put a domain and an account before the stream's name.
         let from_stream = fields.get(if fields.len() >= 9 { 2.. } else { 0.. })?;
-        let [_, _, delivered, sequence, ..] = from_stream else { return None };
-        let (delivered, sequence) = (delivered.parse().ok()?, sequence.parse().ok()?);
-        Some(Place { acknowledge, sequence, delivered })
+        let [_, _, count, sequence, ..] = from_stream else { return None };
+        let (count, sequence) = (count.parse().ok()?, sequence.parse().ok()?);
+        Some(DeliveryInfo { acknowledge, sequence, count })
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proc_core::Error;
 
-use super::feed::Batch;
+use super::task_queue::Batch;
 use crate::message::Reply;
 
 /// How long the server may take to answer a request for which no caller waits.

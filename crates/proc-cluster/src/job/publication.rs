@@ -36,19 +36,19 @@ impl Publication {
     /// there and refuses, the publication tries for as long as a call waits for agents
     /// (`patience`).
     pub(super) async fn run(self) -> Result<Chunk, (Chunk, Error)> {
-        let mut refused = None;
+        let mut refused_since = None;
         loop {
             if !is_connected(&self.link.client) {
                 // The client would keep each attempt, and send all of them when it is connected.
-                refused = None;
+                refused_since = None;
                 tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
-            let error = match unpanicked(self.send()).await {
+            let error = match catch_panic(self.send()).await {
                 Ok(()) => return Ok(self.chunk),
                 Err(error) => error,
             };
-            let since = refused.get_or_insert_with(Instant::now);
+            let since = refused_since.get_or_insert_with(Instant::now);
             if is_connected(&self.link.client) && since.elapsed() > self.link.config.patience {
                 return Err((self.chunk, error));
             }
@@ -61,7 +61,7 @@ impl Publication {
 
     async fn send(&self) -> Result<(), Error> {
         let Publication { link, chunk, .. } = self;
-        let place = link.names.arguments(link.driver, self.job, *chunk);
+        let data_subject = link.names.arguments(link.driver, self.job, *chunk);
         let work = Work {
             build: link.build.clone(),
             driver: link.driver,
@@ -72,7 +72,7 @@ impl Publication {
             timeout: self.options.timeout,
             retries: self.options.retries,
             lease: link.config.lease,
-            arguments: link.store.put(&self.arguments, &place).await?,
+            arguments: link.store.put(&self.arguments, &data_subject).await?,
         };
         let mut headers = HeaderMap::new();
         let Chunk { first, count, attempt, .. } = chunk;
@@ -82,8 +82,8 @@ impl Publication {
         let subject = link.names.work(&link.build, link.driver, self.job, *chunk);
         let failed = |error: &dyn std::fmt::Display| {
             fleet_error(format!(
-                "the server did not confirm work: {error}; see its log (of several servers most must \
-                 be there)"
+                "the server did not confirm work: {error}; see its log (of the servers of a cluster, \
+                 more than half must run)"
             ))
         };
         let sent = link.context.publish_with_headers(subject, headers, work).await;
@@ -92,10 +92,10 @@ impl Publication {
     }
 }
 
-/// Turns a panic of `send` into an error, so that the waiting caller is told of it.
-async fn unpanicked(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+/// Turns a panic of `send` into an error, which the waiting caller gets.
+async fn catch_panic(send: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
     let sent = AssertUnwindSafe(send).catch_unwind().await;
-    sent.unwrap_or_else(|_| Err(fleet_error("work cannot be sent: that panicked; see the log")))
+    sent.unwrap_or_else(|_| Err(fleet_error("sending the work panicked: see the log")))
 }
 
 #[cfg(test)]
@@ -103,9 +103,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_and_tried_again() {
+    fn catch_panic_turns_a_panic_into_an_error() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let panics = unpanicked(async { panic!("a fault of ours") });
+        let panics = catch_panic(async { panic!("a fault of ours") });
         let error = runtime.block_on(panics).expect_err("it panicked");
         assert!(error.is_fleet() && error.to_string().contains("panicked"), "{error}");
     }

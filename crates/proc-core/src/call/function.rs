@@ -1,12 +1,12 @@
 //! Names a function for another process, by the place of the function's entry in the program image.
 //!
-//! The compiler makes one constant [`Entry`] for each function type, marked by [`MAGIC`]. A
+//! The compiler makes one constant [`Entry`] for each function type, and marks it with [`MAGIC`]. A
 //! [`Name`] is the distance of that entry from a fixed place in the image, with a fingerprint of
 //! the types. The receiver accepts a name only if both processes run the same file, the distance
 //! leads to readable, aligned memory of the image, the mark is there, and the types agree.
 //!
-//! There is no registry and no macro. The function's type alone says which code to run, so the
-//! function must capture nothing.
+//! The user needs no registry and no macro. The function's type alone says which code to run, so
+//! the function must capture nothing.
 
 use std::any::TypeId;
 use std::cell::Cell;
@@ -55,8 +55,8 @@ fn is_marked(head: &[u8; 16]) -> bool {
         .all(|(byte, complement)| *byte == !complement)
 }
 
-/// Type of the code in an entry, which is a function pointer. So entries of all kinds have the same
-/// layout: an entry that is found by its mark may be read as one of another kind, until the types
+/// Type of the code in an entry. It is a function pointer, so entries of all kinds have the same
+/// layout. This matters because an entry is found by its mark alone, and is read before its types
 /// are compared.
 pub(crate) trait Code: Copy + 'static {}
 
@@ -99,14 +99,13 @@ pub(crate) struct Name {
     types: u64,
 }
 
-/// Way to call a function. Each way has an entry for each set of types.
+/// Way to call a function. Each way has its own entry for each set of types.
 pub(crate) trait Callable: Sized + 'static {
     const CALL: &'static Entry<CallFn> = &Entry::new::<Self>(Self::call);
 
     type Result: Message;
 
-    /// Decodes the arguments and calls the function. May panic; `stage` then says what it was
-    /// doing.
+    /// Decodes the arguments and calls the function. May panic; `stage` then says at which stage.
     fn task(
         input: Input<'_>,
         state: &mut State,
@@ -185,9 +184,9 @@ where
 }
 
 /// Function that makes the worker's state.
-struct Maker<F, A, S>(PhantomData<fn(F, A) -> S>);
+struct StateMaker<F, A, S>(PhantomData<fn(F, A) -> S>);
 
-impl<F, A, S> Callable for Maker<F, A, S>
+impl<F, A, S> Callable for StateMaker<F, A, S>
 where
     F: Fn(A) -> S + Copy + 'static,
     A: Message,
@@ -202,10 +201,10 @@ where
     }
 }
 
-/// Function that is given the worker's state when the worker ends.
-struct Taker<F, S>(PhantomData<fn(F, S)>);
+/// Function that takes the worker's state when the worker ends.
+struct StateTaker<F, S>(PhantomData<fn(F, S)>);
 
-impl<F, S> Callable for Taker<F, S>
+impl<F, S> Callable for StateTaker<F, S>
 where
     F: Fn(S) + Copy + 'static,
     S: 'static,
@@ -245,17 +244,17 @@ impl Name {
         S: 'static,
     {
         refuse_captures!(F);
-        Name::of_entry::<F, _>(Maker::<F, A, S>::CALL)
+        Name::of_entry::<F, _>(StateMaker::<F, A, S>::CALL)
     }
 
-    /// Returns the name of a function that is given the worker's state when the worker ends.
+    /// Returns the name of a function that takes the worker's state when the worker ends.
     pub(crate) fn of_taker<F, S>() -> Result<Name, String>
     where
         F: Fn(S) + Copy + 'static,
         S: 'static,
     {
         refuse_captures!(F);
-        Name::of_entry::<F, _>(Taker::<F, S>::CALL)
+        Name::of_entry::<F, _>(StateTaker::<F, S>::CALL)
     }
 
     /// Returns the name of an entry of `F`.
@@ -286,12 +285,13 @@ impl Name {
         const { assert!(size_of::<C>() == size_of::<fn()>(), "it is a function pointer") };
         let image = Image::get();
         if self.image != image.identity() {
-            return Err("the function belongs to another build of this program".into());
+            let why = "the function belongs to another build of this program: run the same build";
+            return Err(why.into());
         }
-        let entry: &'static Entry<C> =
-            image.at_offset(self.offset, is_marked).ok_or("there is no function at this place")?;
+        let entry: Option<&'static Entry<C>> = image.at_offset(self.offset, is_marked);
+        let entry = entry.ok_or("no function of this program has this name")?;
         if (entry.types)() != self.types {
-            return Err("the function at this place has other types".into());
+            return Err("the function with this name has other types".into());
         }
         Ok(&entry.code)
     }
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_leads_back_to_its_function() {
+    fn call_by_name_calls_the_function() {
         let (mut bytes, mut out) = (Sink::default(), Sink::default());
         wire::encode_into(&21, &mut bytes).expect("an integer");
         let input = Input { bytes: &bytes, handles: None };
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn state_is_lent_and_spoilt_by_a_panic() {
+    fn state_is_lent_and_a_panic_spoils_it() {
         let mut state = State::none();
         state.put(40_u32);
         assert!(matches!(counted(&mut state, 2), Ok(42)));
@@ -362,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn functions_have_names_of_their_own() {
+    fn functions_have_different_names() {
         let names = [name_of(double), name_of(|x: i32| x), name_of(|x: i32| i64::from(x))];
         assert_ne!(names[0], names[1]);
         assert_ne!(names[1], names[2]);
     }
 
     #[test]
-    fn a_wrong_name_is_refused() {
+    fn resolve_refuses_wrong_names() {
         let name = name_of(double);
         let other_types = name_of(|x: u8| x);
         for (wrong, text) in [

@@ -1,4 +1,4 @@
-//! Keeps a worker's state, which is made in the worker, lent to its tasks, and never sent.
+//! Keeps a worker's state. The state is made in the worker, lent to its tasks, and never sent.
 
 use std::any::Any;
 
@@ -9,8 +9,7 @@ use crate::panics;
 /// `()`.
 pub(crate) struct State {
     value: Option<Box<dyn Any>>,
-    /// Whether a task has the value. If that task has panicked, it may have left the value half
-    /// changed.
+    /// Whether the value is lent to a task. A task that panics may leave the value half changed.
     lent: bool,
 }
 
@@ -20,6 +19,7 @@ impl State {
         State { value: None, lent: false }
     }
 
+    /// Sets the state.
     pub(crate) fn put<S: 'static>(&mut self, value: S) {
         self.value = Some(Box::new(value));
     }
@@ -32,6 +32,7 @@ impl State {
         Ok(value)
     }
 
+    /// Ends the loan: the task has returned.
     pub(crate) fn take_back(&mut self) {
         self.lent = false;
     }
@@ -41,7 +42,7 @@ impl State {
         self.lent
     }
 
-    /// Gives the state away for good.
+    /// Takes the state out.
     pub(crate) fn take<S: 'static>(&mut self) -> Result<Box<S>, Fault> {
         self.value.take().and_then(|value| value.downcast().ok()).ok_or_else(wrong_type)
     }
@@ -55,5 +56,6 @@ impl State {
 }
 
 fn wrong_type() -> Fault {
-    Fault::Unknown("the worker has no state of the type that is asked for".into())
+    let why = "the worker has no state of the type that the function takes: see PoolBuilder::state";
+    Fault::Unknown(why.into())
 }

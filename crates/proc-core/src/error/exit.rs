@@ -13,8 +13,8 @@ use crate::panics::PanicReport;
 pub(crate) enum LastWords {
     /// The process panicked. A panic that cannot unwind aborts the process.
     Panicked(PanicReport),
-    /// The process was about to die after memory was refused: the last system call that had failed
-    /// in its thread wanted memory, or an allocation of Rust's had failed.
+    /// The process was about to die after memory was refused to it: the last system call that
+    /// failed in its thread failed for lack of memory, or a Rust allocation failed.
     NoMemory,
 }
 

@@ -1,4 +1,5 @@
-//! The one public error: opaque, told apart by questions, with everything the reader needs in it.
+//! Defines [`Error`], the one error of this crate. It is opaque: methods tell what kind of error it
+//! is.
 
 mod exit;
 mod portable;
@@ -18,52 +19,52 @@ use crate::panics::PanicReport;
 use crate::sys;
 use crate::wire::Payload;
 
-/// What kind an [`Error`] is of.
+/// Kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// The function panicked; its process lives on.
     Panic,
-    /// The process ended before it gave a result.
+    /// The process ended before it had a result.
     Death,
     /// The time that the caller allowed has passed.
     Timeout,
-    /// The caller took the task back.
+    /// The caller cancelled the task.
     Cancelled,
     /// An argument or a result cannot be encoded.
     Encode,
     /// An argument or a result cannot be decoded.
     Decode,
-    /// A process, a thread or shared memory cannot be had.
+    /// A process or a thread cannot be started, or there is no shared memory.
     Start,
     /// The pool's initializer failed in every worker that was tried.
     Initializer,
-    /// The pool was closed, terminated or dropped, or a worker has overwritten its memory.
+    /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory.
     Closed,
     /// More of the pool's workers died than its restart intensity allows.
     RestartLimit,
-    /// A number or a combination makes no sense, such as a pool of no processes.
+    /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,
-    /// There is no fleet of machines that could do it (`proc-cluster`).
+    /// There is no fleet of machines for the call (`proc-cluster`).
     Fleet,
 }
 
-/// Why a process, a pool or a task did not give a result.
+/// Reason why a process, a pool or a task has no result.
 ///
-/// The message names the task, the worker and the pid where there are any, and says what to do.
-/// [`kind`](Error::kind) is for matching. Cloning is cheap. Errors are serde values, so that a task
+/// The message names the task, the worker and the pid, if there are any, and says what to do. To
+/// match on an error, use [`kind`](Error::kind). Cloning is cheap. Errors are serde values, so that a task
 /// can return one, and a log can keep one as data.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
-/// On the heap as a whole, so that results are no larger for it.
+/// Contents of an error. They lie on the heap, so that a `Result` with an [`Error`] stays small.
 #[derive(Clone)]
 struct Inner {
     kind: Arc<Kind>,
     origin: Origin,
 }
 
-/// Where it happened, as far as it is known.
+/// Origin of an error: where it happened, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) host: Option<String>,
@@ -101,7 +102,7 @@ enum Kind {
     Died {
         #[serde(with = "portable::exit_status")]
         status: Option<ExitStatus>,
-        passed: Option<String>,
+        exceeded: Option<String>,
         panic: Option<PanicReport>,
     },
     Timeout(Duration),
@@ -139,7 +140,7 @@ impl Error {
         Error(Box::new(Inner { kind: Arc::new(kind), origin: Origin::default() }))
     }
 
-    /// The same error, with its place filled in where it was open.
+    /// Fills in the parts of the error's origin that are not set yet.
     pub(crate) fn with_origin(mut self, origin: Origin) -> Error {
         let Origin { host, name, pid, worker, task } = origin;
         self.0.origin.host = self.0.origin.host.or(host);
@@ -159,18 +160,19 @@ impl Error {
         })
     }
 
-    /// What a process has sent of a fault.
+    /// Makes the error from the encoded [`Fault`] that a process has sent.
     pub(crate) fn from_fault_payload(fault: Payload) -> Error {
         fault.decode().map_or_else(Error::decode_result, Error::from_fault)
     }
 
-    /// A death; `passed` is the limit that the process has passed, in words.
-    pub(crate) fn died(exit: Exit, passed: Option<String>) -> Error {
+    /// Makes the error of a process that ended before it had a result. `exceeded` names the limit
+    /// that the process has exceeded, in words.
+    pub(crate) fn died(exit: Exit, exceeded: Option<String>) -> Error {
         let panic = match exit.last_words {
             Some(LastWords::Panicked(report)) => Some(report),
             _ => None,
         };
-        Error::new(Kind::Died { status: exit.status, passed, panic })
+        Error::new(Kind::Died { status: exit.status, exceeded, panic })
     }
 
     pub(crate) fn timeout(after: Duration) -> Error {
@@ -222,9 +224,9 @@ impl Error {
         Error::new(Kind::Restarts { restarts, period, last })
     }
 
-    /// A result that was asked for again.
+    /// Makes the error of a call that asks for a result again.
     pub(crate) fn already_taken() -> Error {
-        Error::invalid("the result was taken already: it is given once")
+        Error::invalid("the result was taken already: only the first call returns it")
     }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Error {
@@ -245,7 +247,7 @@ impl Error {
         matches!(*self.0.kind, Kind::ForkServerGone)
     }
 
-    /// What kind of error it is, to match on.
+    /// Returns the kind of the error, to match on.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -281,80 +283,84 @@ impl Error {
         }
     }
 
-    /// The function panicked; see [`panic_message`](Error::panic_message). Its process lives on.
+    /// Whether the function panicked and its process lives on. See
+    /// [`panic_message`](Error::panic_message).
     pub fn is_panic(&self) -> bool {
         self.kind() == ErrorKind::Panic
     }
 
-    /// The process ended before it gave a result; see [`exit_status`](Error::exit_status).
+    /// Whether the process ended before it had a result. See [`exit_status`](Error::exit_status).
     pub fn is_death(&self) -> bool {
         self.kind() == ErrorKind::Death
     }
 
-    /// The process passed one of its [`Limits`](crate::Limits), and was ended by that.
+    /// Whether the system ended the process because it exceeded one of its
+    /// [`Limits`](crate::Limits).
     ///
-    /// Of memory that is said where the system had refused some to the process just before it
-    /// crashed.
+    /// For a limit of memory, this is true only if the system refused memory to the process just
+    /// before the process crashed.
     pub fn is_limit(&self) -> bool {
         match &*self.0.kind {
-            Kind::Died { passed, .. } => passed.is_some(),
+            Kind::Died { exceeded, .. } => exceeded.is_some(),
             Kind::Initializer(cause) => cause.is_limit(),
             _ => false,
         }
     }
 
-    /// The time that the caller allowed has passed.
+    /// Whether the time that the caller allowed has passed.
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// The caller took the task back.
+    /// Whether the caller cancelled the task.
     pub fn is_cancelled(&self) -> bool {
         self.kind() == ErrorKind::Cancelled
     }
 
-    /// An argument or result could not be encoded.
+    /// Whether an argument or a result could not be encoded.
     pub fn is_encode(&self) -> bool {
         self.kind() == ErrorKind::Encode
     }
 
-    /// An argument or result could not be decoded.
+    /// Whether an argument or a result could not be decoded.
     pub fn is_decode(&self) -> bool {
         self.kind() == ErrorKind::Decode
     }
 
-    /// A process could not be started.
+    /// Whether a process or a thread could not be started, or there was no shared memory.
     pub fn is_start(&self) -> bool {
         self.kind() == ErrorKind::Start
     }
 
-    /// The pool's initializer failed in every worker that was tried.
+    /// Whether the pool's initializer failed in every worker that was tried.
     pub fn is_initializer(&self) -> bool {
         self.kind() == ErrorKind::Initializer
     }
 
-    /// The pool was closed, terminated or dropped, or a worker has destroyed what it rests on.
+    /// Whether the pool was closed, terminated or dropped, or a worker has overwritten the pool's
+    /// memory.
     pub fn is_closed(&self) -> bool {
         self.kind() == ErrorKind::Closed
     }
 
-    /// More of the pool's workers died than [`restart_intensity`](crate::PoolBuilder) allows.
+    /// Whether more of the pool's workers died than
+    /// [`restart_intensity`](crate::PoolBuilder::restart_intensity) allows.
     pub fn is_restart_limit(&self) -> bool {
         self.kind() == ErrorKind::RestartLimit
     }
 
-    /// A number or combination that makes no sense, such as a pool of no processes.
+    /// Whether a setting or an argument is invalid, such as a pool of no processes.
     pub fn is_invalid(&self) -> bool {
         self.kind() == ErrorKind::Invalid
     }
 
-    /// There is no fleet of machines to do it: no server, or no agent of this build
+    /// Whether there is no fleet of machines for the call: no server, or no agent of this build
     /// (`proc-cluster`).
     pub fn is_fleet(&self) -> bool {
         self.kind() == ErrorKind::Fleet
     }
 
-    /// How the process ended, where that is the error.
+    /// Returns how the process ended, if the error is that it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.0.kind {
             Kind::Died { status, .. } => *status,
@@ -363,18 +369,18 @@ impl Error {
         }
     }
 
-    /// What the function said when it panicked, also where that ended its process: in a function
-    /// that cannot unwind, say.
+    /// Returns the message of the function's panic. There is one too if the panic ended the
+    /// process, for example because it could not unwind.
     pub fn panic_message(&self) -> Option<&str> {
         self.panic_report().map(|report| report.message.as_str())
     }
 
-    /// Where the function panicked: `file:line:column`.
+    /// Returns the source position of the panic, as `file:line:column`.
     pub fn panic_location(&self) -> Option<&str> {
         self.panic_report().and_then(|report| report.location.as_deref())
     }
 
-    /// The panic's backtrace, where `RUST_BACKTRACE` asked for one.
+    /// Returns the backtrace of the panic, if `RUST_BACKTRACE` asked for one.
     pub fn backtrace(&self) -> Option<&str> {
         self.panic_report().and_then(|report| report.backtrace.as_deref())
     }
@@ -387,22 +393,22 @@ impl Error {
         }
     }
 
-    /// The machine on which it happened, where that is another one (`proc-cluster`).
+    /// Returns the machine on which the error happened, if it is another machine (`proc-cluster`).
     pub fn host(&self) -> Option<&str> {
         self.0.origin.host.as_deref()
     }
 
-    /// The process in which it happened.
+    /// Returns the pid of the process in which the error happened.
     pub fn pid(&self) -> Option<u32> {
         self.0.origin.pid
     }
 
-    /// The worker of the pool, counted from 0.
+    /// Returns the number of the pool's worker, counted from 0.
     pub fn worker(&self) -> Option<usize> {
         self.0.origin.worker
     }
 
-    /// The task's place in the input, counted from 0.
+    /// Returns the position of the task in the input, counted from 0.
     pub fn task(&self) -> Option<usize> {
         self.0.origin.task
     }
@@ -411,7 +417,7 @@ impl Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0.kind {
-            // The text tells what the system has said.
+            // An error of the system is part of the text, so it is not a source too.
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
             _ => None,
         }
@@ -429,13 +435,13 @@ impl Display for Error {
                 write!(f, "panicked at {location}: {message}")
             }
             Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
-            Kind::Died { status, passed, panic } => {
+            Kind::Died { status, exceeded, panic } => {
                 describe_death(*status, f)?;
                 if let Some(PanicReport { message, location, .. }) = panic {
-                    let origin = location.as_deref().unwrap_or("an unknown place");
-                    write!(f, "; before that it panicked at {origin}: {message}")?;
+                    let location = location.as_deref().unwrap_or("an unknown place");
+                    write!(f, "; before that it panicked at {location}: {message}")?;
                 }
-                passed.as_ref().map_or(Ok(()), |passed| write!(f, "; {passed}"))
+                exceeded.as_ref().map_or(Ok(()), |exceeded| write!(f, "; {exceeded}"))
             }
             Kind::Timeout(after) => write!(f, "no result within {after:?}"),
             Kind::Cancelled => write!(f, "cancelled"),
@@ -459,8 +465,8 @@ impl Display for Error {
                 }
                 write!(
                     f,
-                    ", a lock held by one of them would never open in the copy; use \
-                     StartMethod::Forkserver, or start it before the first thread and pool"
+                    ": a lock that one of them holds would stay locked in the copy for ever; use \
+                     StartMethod::Forkserver, or start the process before the first thread and pool"
                 )
             }
             Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
@@ -468,12 +474,12 @@ impl Display for Error {
             Kind::Overwritten => write!(
                 f,
                 "the pool has ended: a worker overwrote the memory that it shares with the others; \
-                 build the pool anew, and give such work a pool of its own"
+                 build a new pool, and run code that can do this in a pool of its own"
             ),
             Kind::Restarts { restarts, period, .. } => write!(
                 f,
                 "the pool has ended: more than {restarts} of its workers died within {period:?}; \
-                 mend what kills them, or allow more with restart_intensity"
+                 fix what kills them, or allow more deaths with restart_intensity"
             ),
             Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
         }?;
@@ -481,7 +487,7 @@ impl Display for Error {
     }
 }
 
-/// ` (host node7, process "even", worker 1, pid 4242)`
+/// Writes the origin, for example ` (host node7, process "even", worker 1, pid 4242)`.
 fn write_origin(origin: &Origin, f: &mut Formatter<'_>) -> fmt::Result {
     let parts = [
         origin.host.as_ref().map(|host| format!("host {host}")),
@@ -517,7 +523,7 @@ fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Res
     }
 }
 
-/// What `main` and `unwrap` print: the text, and then each cause in a line of its own.
+/// Text and causes, each cause on a line of its own: `main` and `unwrap` print this.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
@@ -535,7 +541,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_are_told_once_and_debug_tells_all() {
+    fn display_has_no_causes_and_debug_has_all() {
         let died = Error::died(Exit::told(3 << 8, None), None);
         let worker = Origin { worker: Some(1), pid: Some(42), ..Origin::default() };
         let failed = Error::initializer(died.with_origin(worker));

@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 
 use super::StdioConfig;
 use super::environment::{EnvironmentChanges, Overrides, Snapshot};
-use super::server::{Ears, Newborn, REAP_TIMEOUT, Server};
+use super::server::{Newborn, REAP_TIMEOUT, Server, ServerInputs};
 use super::streams::Streams;
-use super::{Key, Lifetime, Request, ServerLink, Start, known};
+use super::{Key, Lifetime, Request, ServerLink, Start, registry};
 use crate::error::Error;
 use crate::sys::{self, Forked, Rights, SingleThread};
 use crate::wire;
@@ -20,39 +20,44 @@ use crate::wire;
 /// Fork server, as seen by the processes that ask it for processes.
 #[derive(Debug)]
 pub(crate) struct ForkServer {
-    line: Arc<ServerLink>,
+    server_link: Arc<ServerLink>,
     /// Pid of the fork server and pid of its parent, if the parent is the process that it serves.
     /// Only the parent tells the fork server to end, and reaps it.
     child: Option<(u32, u32)>,
-    /// Handle by which the fork server is ended, if another fork server has made it.
+    /// Handle by which the fork server is ended, if it was made by another fork server.
     handle: Option<Handle>,
     /// Environment and rights of the fork server itself.
     base: Snapshot,
-    /// Pipe end that is closed when this process ends or executes another program. The fork server
-    /// ends then.
-    life: Option<OwnedFd>,
+    /// Writing end of the alive pipe. It closes when this process ends or executes another program,
+    /// and the fork server ends then.
+    alive_pipe: Option<OwnedFd>,
 }
 
 impl ForkServer {
     /// Represents a fork server that is a child of this process, and that has no requests yet.
     pub(super) fn executed(
-        line: Arc<ServerLink>,
+        server_link: Arc<ServerLink>,
         base: Snapshot,
         child: u32,
-        life: OwnedFd,
+        alive_pipe: OwnedFd,
     ) -> ForkServer {
-        known::note(child, &line);
-        ForkServer { line, child: Some((child, sys::pid())), handle: None, base, life: Some(life) }
+        registry::add_child(child, &server_link);
+        let child = Some((child, sys::pid()));
+        ForkServer { server_link, child, handle: None, base, alive_pipe: Some(alive_pipe) }
     }
 
-    /// Represents a fork server that another fork server has made.
-    pub(crate) fn made(line: Arc<ServerLink>, base: Snapshot, handle: Handle) -> ForkServer {
-        ForkServer { line, child: None, handle: Some(handle), base, life: None }
+    /// Represents a fork server that was made by another fork server.
+    pub(crate) fn made_by_another(
+        server_link: Arc<ServerLink>,
+        base: Snapshot,
+        handle: Handle,
+    ) -> ForkServer {
+        ForkServer { server_link, child: None, handle: Some(handle), base, alive_pipe: None }
     }
 
     /// In a fork server: represents the fork server itself, for its children.
-    pub(crate) fn own(line: Arc<ServerLink>, base: Snapshot) -> ForkServer {
-        ForkServer { line, child: None, handle: None, base, life: None }
+    pub(crate) fn this_process(server_link: Arc<ServerLink>, base: Snapshot) -> ForkServer {
+        ForkServer { server_link, child: None, handle: None, base, alive_pipe: None }
     }
 
     /// Forks a fork server from this process as it is now. The fork server closes its copies of the
@@ -66,40 +71,43 @@ impl ForkServer {
         wire::warm_up()?;
         let (sender, requests) = ipc::channel()?;
         let (notifier, listener) = sys::fd_channel()?;
-        let (owners_life, life) = std::io::pipe()?;
-        let owner = sys::pid();
+        let (alive_reader, alive_writer) = std::io::pipe()?;
+        let parent = sys::pid();
         let base = Snapshot::now()?;
         match sys::fork(alone)? {
             Forked::Parent { child } => {
-                let line = ServerLink::new(sender, notifier);
-                known::note(child, &line);
-                let child = Some((child, owner));
-                Ok(ForkServer { line, child, handle: None, base, life: Some(life.into()) })
+                let server_link = ServerLink::new(sender, notifier);
+                registry::add_child(child, &server_link);
+                let child = Some((child, parent));
+                let alive_pipe = Some(alive_writer.into());
+                Ok(ForkServer { server_link, child, handle: None, base, alive_pipe })
             }
             Forked::Child => {
-                drop(life);
+                drop(alive_writer);
                 stdio.close_copies();
-                // Children of the fork server begin with an empty stdin: the program's input is for
-                // the program alone.
+                // Children of the fork server begin with an empty stdin: only the program reads the
+                // program's input.
                 if sys::null_stream(0).and_then(|null| sys::put_stream(0, null)).is_err() {
                     sys::exit_now(1);
                 }
-                let own = ForkServer::own(ServerLink::new(sender, notifier), base);
-                let ears = Ears { requests, listener, life: Some(owners_life.into()) };
-                own.serve(alone, owner, ears, become_process)
+                let own = ForkServer::this_process(ServerLink::new(sender, notifier), base);
+                let alive_pipe = Some(alive_reader.into());
+                let inputs = ServerInputs { requests, listener, alive_pipe };
+                own.serve(alone, parent, inputs, become_process)
             }
         }
     }
 
-    /// In a fork server: serves its owner. Each new process calls `become_process`.
+    /// In a fork server: serves requests until `parent` ends. Each new process calls
+    /// `become_process`.
     pub(crate) fn serve(
         self,
         alone: SingleThread,
-        owner: u32,
-        ears: Ears,
+        parent: u32,
+        inputs: ServerInputs,
         become_process: fn(ForkServer, Newborn) -> !,
     ) -> ! {
-        let newborn = Server::run(alone, owner, ears, &self.line);
+        let newborn = Server::run(alone, parent, inputs, &self.server_link);
         become_process(self, newborn)
     }
 
@@ -112,11 +120,11 @@ impl ForkServer {
     /// Asks the fork server for a process.
     pub(crate) fn start(&self, start: Start, streams: &Streams) -> Result<(), Error> {
         if start.lifetime == Lifetime::Daemon {
-            known::note_daemon(self.child.map(|(pid, _)| pid), &self.line);
+            registry::note_daemon(self.child.map(|(pid, _)| pid), &self.server_link);
         }
         let key = start.key;
-        let asked = streams.pass(self.line.notifier(), key);
-        asked.and_then(|()| self.ask(Request::Start(Box::new(start)))).map_err(|error| {
+        let passed = streams.pass(self.server_link.notifier(), key);
+        passed.and_then(|()| self.send(Request::Start(Box::new(start)))).map_err(|error| {
             self.forget(key);
             match error.kind() {
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
@@ -127,15 +135,15 @@ impl ForkServer {
         })
     }
 
-    /// Takes back the streams of a process whose start has failed.
+    /// Tells the fork server to close the streams of a process whose start has failed.
     pub(crate) fn forget(&self, key: Key) {
-        let _ = self.ask(Request::Forget(key));
+        let _ = self.send(Request::Forget(key));
     }
 
     /// Sends a signal to a process that this fork server has made, unless the process has ended.
     pub(crate) fn signal(&self, to: Key, signal: Signal) {
         // If the fork server is gone, so are its children.
-        let _ = self.ask(Request::Signal { to, signal: signal as i32 });
+        let _ = self.send(Request::Signal { to, signal: signal as i32 });
     }
 
     /// Kills the fork server, if this process can: as its parent, or through the handle.
@@ -173,32 +181,35 @@ impl ForkServer {
         drop(fork_server);
         let deadline = Instant::now() + REAP_TIMEOUT;
         if let Some(pid) = child {
-            known::collect_until(pid, deadline);
+            registry::reap_until(pid, deadline);
         }
         if let Some(end) = end {
             let _ = sys::wait_readable(&[end.as_fd()], Some(REAP_TIMEOUT));
         }
     }
 
-    fn ask(&self, request: Request) -> io::Result<()> {
+    fn send(&self, request: Request) -> io::Result<()> {
         if self.child.is_some_and(|(_, parent)| parent != sys::pid()) {
-            return Err(io::Error::other("it serves the process that this one was forked from"));
+            return Err(io::Error::other(
+                "this process is a copy of the one that the fork server serves: start the process in \
+                 the original, or with a pool of this copy",
+            ));
         }
-        self.line.ask(request)
+        self.server_link.send(request)
     }
 }
 
 impl Drop for ForkServer {
     fn drop(&mut self) {
-        // A copy of the parent, made by a fork, drops this value too. That must have no effect.
+        // A copy of this process, made by a fork, drops this value too. That must have no effect.
         if let Some((child, parent)) = self.child.take()
             && parent == sys::pid()
         {
-            let _ = self.ask(Request::Retire);
-            known::collect_later(child, self.life.take());
+            let _ = self.send(Request::Retire);
+            registry::reap_later(child, self.alive_pipe.take());
         }
         if self.handle.as_ref().is_some_and(Handle::is_ours) {
-            let _ = self.ask(Request::Retire);
+            let _ = self.send(Request::Retire);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::known::{self, Known};
 use super::lifeline;
+use super::registry::{self, ChildForkServer};
 use crate::sys::{self, PerProcess};
 
 /// How long a program that ends waits for the end of its fork servers.
@@ -22,33 +22,33 @@ pub(crate) fn tidy_at_exit() {
 }
 
 /// Ends the children that are left, and reaps the fork servers. Runs when `main` has returned or
-/// somebody has called `exit`. A fork server that is not reaped stays as a zombie if the first
-/// process of the system does not reap.
+/// `exit` was called. A fork server that is not reaped here stays as a zombie if the first process
+/// of the system does not reap.
 extern "C" fn end_at_exit() {
     lifeline::end_at_exit();
     let deadline = Instant::now() + END_TIMEOUT;
-    // Another thread may hold the lock for long: that thread goes on while this one ends the
-    // program.
-    let Some(children) = known::end(deadline) else { return };
+    // Other threads go on running while this one ends the program, and one of them may hold the
+    // lock for long.
+    let Some(children) = registry::close(deadline) else { return };
     end_fork_servers(children, deadline);
-    // Another thread may have been making a fork server meanwhile. It makes no more after that.
-    while known::is_making() && Instant::now() < deadline {
+    // Another thread may be making a fork server. It makes no other after this one.
+    while registry::is_making() && Instant::now() < deadline {
         std::thread::yield_now();
     }
-    if let Some(children) = known::end(Instant::now()) {
+    if let Some(children) = registry::close(Instant::now()) {
         end_fork_servers(children, deadline);
     }
 }
 
-fn end_fork_servers(fork_servers: Vec<Known>, deadline: Instant) {
-    for line in fork_servers.iter().filter_map(|known| known.line.as_ref()) {
-        let _ = line.order_end();
+fn end_fork_servers(fork_servers: Vec<ChildForkServer>, deadline: Instant) {
+    for link in fork_servers.iter().filter_map(|fork_server| fork_server.server_link.as_ref()) {
+        let _ = link.order_end();
     }
-    for known in fork_servers {
-        // Somebody else may have collected it: then its pid may be another process's.
-        if sys::reap_until(known.pid, deadline).is_none() && sys::is_child(known.pid) {
-            sys::signal_child(known.pid, Signal::SIGKILL);
-            sys::reap_until(known.pid, Instant::now() + END_TIMEOUT);
+    for ChildForkServer { pid, .. } in fork_servers {
+        // If the program itself has reaped it, another process may have its pid by now.
+        if sys::reap_until(pid, deadline).is_none() && sys::is_child(pid) {
+            sys::signal_child(pid, Signal::SIGKILL);
+            sys::reap_until(pid, Instant::now() + END_TIMEOUT);
         }
     }
 }

@@ -17,19 +17,19 @@ const MAX_MESSAGE_BYTES: usize = 1 << 10;
 /// Longest backtrace in last words, in bytes.
 const MAX_BACKTRACE_BYTES: usize = 2 << 10;
 
-/// In a fork server: makes its children send through `line` why they crash, if they know it: a
-/// panic that cannot unwind, or a lack of memory. The children inherit what is set here.
-pub(crate) fn have_children_say_to(line: &Arc<ServerLink>) {
-    panics::set_witness(|report| {
-        // After a panic that cannot unwind, the runtime panics again to say so. The first panic
-        // tells more, so keep the first.
+/// In a fork server: makes its children send last words through `server_link` when they crash after
+/// a panic that cannot unwind, or for lack of memory. The children inherit what is set here.
+pub(crate) fn make_children_send_to(server_link: &Arc<ServerLink>) {
+    panics::set_observer(|report| {
+        // After a panic that cannot unwind, the runtime panics again to say so. Keep the first
+        // panic, which tells the cause.
         if !report.is_about_unwinding() {
             sys::prepare_last_words(&encode(&LastWords::Panicked(shortened(report))));
         }
     });
-    sys::say_last_words_at(line.notifier(), encode(&LastWords::NoMemory));
+    sys::send_last_words_at_crash(server_link.notifier(), encode(&LastWords::NoMemory));
     // Leak a reference: children use the descriptor as long as they live.
-    std::mem::forget(Arc::clone(line));
+    std::mem::forget(Arc::clone(server_link));
 }
 
 fn shortened(report: &PanicReport) -> PanicReport {
@@ -48,9 +48,9 @@ fn encode(words: &LastWords) -> Vec<u8> {
     postcard::to_stdvec(words).unwrap_or_default()
 }
 
-/// In a fork server: returns the pid of the process that sent these last words, and what they say.
-pub(crate) fn decode(said: &[u8]) -> Option<(u32, LastWords)> {
-    let (pid, words) = said.split_first_chunk()?;
+/// In a fork server: returns the pid of the process that sent this message, and its last words.
+pub(crate) fn decode(message: &[u8]) -> Option<(u32, LastWords)> {
+    let (pid, words) = message.split_first_chunk()?;
     Some((u32::from_le_bytes(*pid), postcard::from_bytes(words).ok()?))
 }
 
@@ -59,21 +59,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_come_back() {
+    fn decode_returns_what_was_encoded() {
         let report = PanicReport {
             message: "no".into(),
             location: Some("a.rs:1:2".into()),
             backtrace: None,
         };
         for words in [LastWords::Panicked(report), LastWords::NoMemory] {
-            let said = [&42_u32.to_le_bytes(), &encode(&words)[..]].concat();
-            assert_eq!(decode(&said), Some((42, words)));
+            let message = [&42_u32.to_le_bytes(), &encode(&words)[..]].concat();
+            assert_eq!(decode(&message), Some((42, words)));
         }
         assert_eq!(decode(b"rubbish"), None);
     }
 
     #[test]
-    fn long_words_are_cut_between_characters() {
+    fn long_messages_are_cut_between_characters() {
         let report = PanicReport { message: "ä".repeat(2000), location: None, backtrace: None };
         let cut = shortened(&report);
         assert_eq!(cut.message, "ä".repeat(512));

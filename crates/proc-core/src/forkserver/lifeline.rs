@@ -14,8 +14,8 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{TryRecvError, ipc};
 use nix::sys::signal::Signal;
 
-use super::known;
 use super::protocol::Lifetime;
+use super::registry;
 use crate::panics;
 use crate::sys::{self, PerProcess};
 
@@ -28,15 +28,19 @@ type Lifeline = (IpcSender<()>, IpcReceiver<()>);
 /// Lifelines of this process.
 #[derive(Default)]
 struct Lifelines {
-    awaited: Option<Lifeline>,
+    /// Lifeline of the children that this process waits for at its end.
+    joined: Option<Lifeline>,
+    /// Lifeline of the daemons of this process.
     daemons: Option<Lifeline>,
-    #[expect(dead_code, reason = "held for this process's own parent, nothing more")]
+    /// Sending end by which the parent of this process sees its death.
+    #[expect(dead_code, reason = "only held until the death of this process")]
     held: Option<IpcSender<()>>,
+    /// Lifetime of this process.
     lifetime: Lifetime,
 }
 
-/// Lifelines of this process. A copy that a user's `fork` makes has none: children are waited for
-/// by their parent.
+/// Lifelines of this process. A copy that a user's `fork` makes has none: only the process that
+/// started the children waits for them.
 static LIFELINES: PerProcess<Mutex<Lifelines>> = PerProcess::new();
 
 fn lifelines() -> MutexGuard<'static, Lifelines> {
@@ -50,16 +54,16 @@ pub(crate) fn lifeline(lifetime: Lifetime) -> std::io::Result<Option<IpcSender<(
     if lifelines.lifetime == Lifetime::Worker {
         return Ok(None);
     }
-    let line = match lifetime {
-        Lifetime::Joined => &mut lifelines.awaited,
+    let lifeline = match lifetime {
+        Lifetime::Joined => &mut lifelines.joined,
         Lifetime::Daemon => &mut lifelines.daemons,
         Lifetime::Worker => return Ok(None),
     };
-    let line = match line {
-        Some(line) => line,
-        None => line.insert(ipc::channel()?),
+    let (sender, _) = match lifeline {
+        Some(lifeline) => lifeline,
+        None => lifeline.insert(ipc::channel()?),
     };
-    Ok(Some(line.0.clone()))
+    Ok(Some(sender.clone()))
 }
 
 /// In a new process: holds its lifeline until its death.
@@ -69,7 +73,7 @@ pub(crate) fn hold(lifetime: Lifetime, held: Option<IpcSender<()>>) {
 }
 
 /// In a new fork server: drops all lifelines of the process that it is a copy of.
-pub(crate) fn let_go() {
+pub(crate) fn drop_inherited() {
     LIFELINES.inherit();
     *lifelines() = Lifelines::default();
 }
@@ -77,21 +81,21 @@ pub(crate) fn let_go() {
 /// Tells daemons to end and waits for the other children, as Python does when a process ends.
 pub(crate) fn end() {
     loop {
-        let (daemons, awaited) = {
+        let (daemons, joined) = {
             let mut lifelines = lifelines();
-            (lifelines.daemons.take(), lifelines.awaited.take())
+            (lifelines.daemons.take(), lifelines.joined.take())
         };
-        // Look again: other threads may go on and start more children.
-        if daemons.is_none() && awaited.is_none() {
+        // Repeat this until there are no children: other threads may go on and start more of them.
+        if daemons.is_none() && joined.is_none() {
             return;
         }
-        if let Some(line) = daemons {
-            known::signal_daemons(Signal::SIGTERM);
-            wait(line, Instant::now().checked_add(DAEMON_GRACE_PERIOD));
-            known::signal_daemons(Signal::SIGKILL);
+        if let Some(lifeline) = daemons {
+            registry::signal_daemons(Signal::SIGTERM);
+            wait(lifeline, Instant::now().checked_add(DAEMON_GRACE_PERIOD));
+            registry::signal_daemons(Signal::SIGKILL);
         }
-        if let Some(line) = awaited {
-            wait(line, None);
+        if let Some(lifeline) = joined {
+            wait(lifeline, None);
         }
     }
 }
@@ -115,11 +119,11 @@ fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     }
 }
 
-/// Calls [`end`] when `main` has returned or somebody has called `exit`.
+/// Calls [`end`] when `main` has returned or `exit` was called.
 pub(crate) fn end_at_exit() {
     {
         let lifelines = lifelines();
-        if lifelines.daemons.is_none() && lifelines.awaited.is_none() {
+        if lifelines.daemons.is_none() && lifelines.joined.is_none() {
             return;
         }
     }

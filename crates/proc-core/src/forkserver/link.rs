@@ -90,7 +90,7 @@ impl<T: Message + Debug> Link<T> {
                 received => {
                     fork_server.forget(key);
                     if !matches!(received, Received::End) {
-                        // The process may exist all the same, and nobody would know of it.
+                        // The process may exist, although its report was not understood.
                         link.handle.signal(Signal::SIGKILL);
                         link.wait_for_end();
                     }

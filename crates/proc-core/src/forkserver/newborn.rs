@@ -17,7 +17,7 @@ pub(crate) type Main = fn(Birth) -> !;
 
 impl Code for Main {}
 
-/// Birth of a process: everything that its main function is given.
+/// Birth of a process: the arguments of its main function.
 pub(crate) struct Birth {
     pub(crate) job: Job,
     /// Both ends of the descriptor channel, for a process that becomes a fork server.
@@ -38,10 +38,10 @@ pub(super) fn run(Newborn { alone, start, streams }: Newborn) -> ! {
     sys::name_process(&name);
     let (streams, fd_channel) = streams.into_iter().partition(|(number, _)| *number < LISTENER);
     lifeline::hold(lifetime, lifeline);
-    let taken = streams::put(streams).and_then(|()| environment.decode());
-    let taken = taken.and_then(|environment: EnvironmentChanges| environment.take(alone));
-    let taken = taken.and_then(|()| limits.set());
-    match taken.and_then(|()| job.main.resolve::<Main>()) {
+    let changes = streams::put(streams).and_then(|()| environment.decode());
+    let changed = changes.and_then(|changes: EnvironmentChanges| changes.make(alone));
+    let ready = changed.and_then(|()| limits.set());
+    match ready.and_then(|()| job.main.resolve::<Main>()) {
         Ok(main) => main(Birth { job, fd_channel, report }),
         Err(why) => {
             let _ = report.send(Report::NotReady(why));

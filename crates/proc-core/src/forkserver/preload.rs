@@ -3,7 +3,7 @@
 //! Another fork server makes this one, like any process. The new process becomes a fork server when
 //! the function has returned. So everything that the function leaves in memory is there in each
 //! worker, without a copy until either side writes. No other fork server has run the user's code.
-//! That code must have ended all its threads, which is checked. A lock that it left locked is
+//! That code must have ended all its threads, which is checked. A lock that it left locked stays
 //! locked in the workers.
 
 use std::io;
@@ -18,8 +18,8 @@ use super::environment::Snapshot;
 use super::start_method::become_process;
 use super::streams::{LISTENER, NOTIFIER, Streams};
 use super::{
-    Attributes, Birth, Ears, ForkServer, Job, Lifetime, Link, Main, Received, Report, Request,
-    ServerLink, next_serial,
+    Attributes, Birth, ForkServer, Job, Lifetime, Link, Main, Received, Report, Request,
+    ServerInputs, ServerLink, next_serial,
 };
 use crate::call::{Entry, Fault, Input, Name, State};
 use crate::error::{Error, Exit};
@@ -33,14 +33,15 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long flushing waits for a thread that holds the stream.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Asks `maker` for a fork server that has run `function`, unless it is no longer wanted.
+/// Asks `parent` for a new fork server, which calls `function` before it serves. Gives up when
+/// `is_wanted` returns false.
 ///
 /// # Errors
 ///
 /// The process cannot be started, or the function failed ([`Error::is_initializer`]), or the
 /// function was stopped because nobody waits for it ([`Error::is_closed`]).
 pub(crate) fn start(
-    maker: &Arc<ForkServer>,
+    parent: &Arc<ForkServer>,
     function: Name,
     arguments: Payload,
     is_wanted: impl Fn() -> bool,
@@ -62,14 +63,16 @@ pub(crate) fn start(
         memory: Vec::new(),
     };
     let attributes = Attributes { lifetime: Lifetime::Worker, streams, ..Attributes::default() };
-    let link = Link::start(maker, next_serial(), "forkserver", &attributes, job)?;
-    // Close our copy of the listener: with it, nobody could tell that the fork server has died.
+    let link = Link::start(parent, next_serial(), "forkserver", &attributes, job)?;
+    // Close our copy of the listener: while this process holds it, it cannot see that the fork
+    // server has died.
     drop(attributes);
     let failed = loop {
         match link.receive(Some(Instant::now() + POLL_INTERVAL)) {
             Received::Report(Report::Said(Ok(()))) => {
-                let line = ServerLink::new(sender, notifier);
-                return Ok(Arc::new(ForkServer::made(line, base, link.handle)));
+                let server_link = ServerLink::new(sender, notifier);
+                let made = ForkServer::made_by_another(server_link, base, link.handle);
+                return Ok(Arc::new(made));
             }
             Received::Report(Report::Said(Err(fault))) => {
                 break Error::from_fault_payload(fault);
@@ -101,8 +104,8 @@ type Said = Result<(), Payload>;
 struct Preload;
 const MAIN: &Entry<Main> = &Entry::new::<Preload>(main);
 
-/// Main function of the new process: runs the user's function, reports its end, and then is a fork
-/// server.
+/// Main function of the new process: calls the user's function, reports that it has returned, and
+/// then becomes a fork server.
 fn main(birth: Birth) -> ! {
     panics::set_panic_output(PanicOutput::Reported);
     let report = birth.report::<Said>();
@@ -121,31 +124,36 @@ fn main(birth: Birth) -> ! {
         function.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
     });
     sys::end_copy_of(me);
-    // If the function has changed the user, the kernel has forgotten this setting.
+    // If the function has changed the user ID, the kernel has forgotten this setting.
     sys::die_with_parent();
-    // Otherwise every copy would print again what the function has printed.
+    // Otherwise every worker would begin with a copy of the buffer, and print it again.
     sys::flush(FLUSH_TIMEOUT);
     let alone = done.and_then(|_| SingleThread::prove().map_err(threads_left));
-    let (told, alone) = match alone {
+    let (result, alone) = match alone {
         Ok(alone) => (Ok(()), Some(alone)),
         Err(fault) => (Err(Payload::encode(&fault).expect("a fault is text")), None),
     };
     // The function may have set another panic hook.
     panics::install_hook();
-    let heard = report.send(Report::Said(told)).is_ok();
+    let is_sent = report.send(Report::Said(result)).is_ok();
     drop((report, arguments));
-    let Some(alone) = alone.filter(|_| heard) else { sys::exit_now(1) };
+    let Some(alone) = alone.filter(|_| is_sent) else { sys::exit_now(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
-    let own = ForkServer::own(ServerLink::new(sender.to(), notifier.into()), base);
-    // It has no pipe: it ends with the fork server that has made it.
-    let ears = Ears { requests: requests.to(), listener: listener.into(), life: None };
-    own.serve(alone, sys::parent_pid(), ears, become_process)
+    let own = ForkServer::this_process(ServerLink::new(sender.to(), notifier.into()), base);
+    // It has no alive pipe: it ends with the fork server that has made it.
+    let (requests, listener) = (requests.to(), listener.into());
+    let inputs = ServerInputs { requests, listener, alive_pipe: None };
+    own.serve(alone, sys::parent_pid(), inputs, become_process)
 }
 
 fn threads_left(threads: Option<usize>) -> Fault {
-    let count = threads.map_or("an unknown number of".into(), |threads| (threads - 1).to_string());
+    let (count, them) = match threads {
+        Some(2) => ("1".into(), "that thread"),
+        Some(threads) => ((threads - 1).to_string(), "those threads"),
+        None => ("an unknown number".into(), "those threads"),
+    };
     Fault::Unknown(format!(
-        "it left {count} threads running, which copies of its process do not have: end them before it \
-         returns"
+        "the preloaded function left {count} of its threads running, and workers do not have {them}: \
+         end all threads before the function returns"
     ))
 }

@@ -24,11 +24,11 @@ pub(crate) enum Request {
     Start(Box<Start>),
     /// Sends a signal to a process, unless the process has been reaped.
     Signal { to: Key, signal: i32 },
-    /// Sends a signal to the daemons that process `of` has started.
-    SignalDaemons { of: u32, signal: i32 },
+    /// Sends a signal to the daemons of the process `owner`.
+    SignalDaemons { owner: u32, signal: i32 },
     /// Closes the streams that were sent ahead of a `Start` that will not come, or was lost.
     Forget(Key),
-    /// Starts nothing more; the fork server ends when its last process has ended.
+    /// Ends the fork server when its last process has ended. No request to start a process follows.
     Retire,
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Lifetime {
     Joined,
     /// The process is told to end, and killed if it does not end soon. Python calls this a daemon.
     Daemon,
-    /// The process is killed. This is for a pool's worker, whose results nobody can fetch any more.
+    /// The process is killed. This is for a pool's worker: nobody can fetch its results any more.
     Worker,
 }
 
@@ -87,7 +87,8 @@ pub(crate) enum Report<T> {
     Started { pid: u32 },
     /// The fork server could not make the process; `errno` is the system's error number.
     NotStarted { errno: i32 },
-    /// The process could not take the environment or limits that it was to start with.
+    /// The process could not set its environment, streams or limits, or did not find its main
+    /// function. The text says why.
     NotReady(String),
     /// The process has been reaped. `status` is a raw wait status; the last words explain it.
     Exited { status: i32, last_words: Option<LastWords> },

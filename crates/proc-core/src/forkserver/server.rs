@@ -1,4 +1,4 @@
-//! Runs a fork server: receives requests, forks, and reports how its children ended.
+//! Runs a fork server: receives requests, forks, and reports how its children have ended.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -14,38 +14,39 @@ use super::streams::Arrived;
 use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
 use crate::error::LastWords;
 use crate::panics::{self, PanicOutput};
-use crate::sys::{self, ChildExits, Forked, Heard, Listener, SingleThread};
+use crate::sys::{self, ChannelMessage, ChildExits, Forked, Listener, SingleThread};
 use crate::wire;
 
 /// How long a fork server that ends waits for the children that it has killed, and how long its
 /// parent waits for it.
 pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a fork server looks for its parent and its children if no descriptor tells of them.
+/// How often a fork server checks its parent and its children if no descriptor tells their end.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Inputs of a fork server.
-pub(crate) struct Ears {
+/// Inputs of a fork server: what it waits for, besides the exits of its children.
+pub(crate) struct ServerInputs {
     /// Requests, each of which is announced by a notification.
     pub(crate) requests: IpcReceiver<Request>,
     /// Listener of the descriptor channel.
     pub(crate) listener: Listener,
-    /// Pipe end that tells when the owner ends or executes another program. Without it, this fork
-    /// server is the child of another fork server, and ends together with that one.
-    pub(crate) life: Option<OwnedFd>,
+    /// Reading end of the alive pipe. It reaches its end when the parent ends or executes another
+    /// program. `None` if the parent is another fork server, which this one ends together with.
+    pub(crate) alive_pipe: Option<OwnedFd>,
 }
 
 /// State of a running fork server.
 pub(crate) struct Server {
     alone: SingleThread,
-    /// Pid of the process that this fork server serves, which is its parent.
-    owner: u32,
-    ears: Ears,
+    /// Pid of the parent. This fork server ends when the parent ends.
+    parent: u32,
+    inputs: ServerInputs,
     /// Tells of exits; `None` if each child has a descriptor of its own for that.
     exits: Option<ChildExits>,
-    children: FxHashMap<u32, Running>,
+    children: FxHashMap<u32, ForkedProcess>,
     streams: Arrived,
-    retiring: bool,
+    /// Whether this fork server starts nothing more, and ends after its last child.
+    is_retiring: bool,
     /// Whether a notification was received whose request is not read yet.
     is_notified: bool,
 }
@@ -58,7 +59,7 @@ pub(crate) struct Newborn {
 }
 
 /// Child that has not been reaped.
-struct Running {
+struct ForkedProcess {
     key: Key,
     lifetime: Lifetime,
     report: IpcSender<Report<()>>,
@@ -68,7 +69,7 @@ struct Running {
     last_words: Option<LastWords>,
 }
 
-impl Running {
+impl ForkedProcess {
     fn is_daemon_of(&self, owner: u32) -> bool {
         self.lifetime == Lifetime::Daemon && self.key.owner == owner
     }
@@ -78,29 +79,30 @@ impl Server {
     /// Runs the fork server. Returns only in a new child, with what the child must do.
     pub(crate) fn run(
         alone: SingleThread,
-        owner: u32,
-        ears: Ears,
-        line: &Arc<ServerLink>,
+        parent: u32,
+        inputs: ServerInputs,
+        server_link: &Arc<ServerLink>,
     ) -> Newborn {
-        lifeline::let_go();
+        lifeline::drop_inherited();
         sys::ignore_sigpipe();
         sys::reset_sigchld();
         sys::name_process("forkserver");
-        // Only ipc-channel can panic here, on a malformed message; `receive` deals with that.
+        // Only ipc-channel can panic here, on a malformed message. `receive_request` catches that.
         panics::install_hook();
         panics::set_panic_output(PanicOutput::Never);
         let Ok(mask) = sys::block_signals(&sys::fork_server_signals()) else { sys::exit_now(1) };
         // The fork server holds descriptors for all its children. The children get the program's
         // limit back.
         let files = sys::raise_limit_of_open_files();
-        // Threads that libraries started before `main` would take the signal that tells of exits.
+        // If a library has started threads before `main`, they would take the signal that tells of
+        // exits.
         let exits = if sys::has_one_thread() { ChildExits::new().ok() } else { None };
-        last_words::have_children_say_to(line);
+        last_words::make_children_send_to(server_link);
         let children = FxHashMap::default();
         let streams = Arrived::default();
-        let (retiring, is_notified) = (false, false);
+        let (is_retiring, is_notified) = (false, false);
         let mut server =
-            Server { alone, owner, ears, exits, children, streams, retiring, is_notified };
+            Server { alone, parent, inputs, exits, children, streams, is_retiring, is_notified };
         let fork_server = sys::pid();
         let (start, streams) = server.serve();
         // From here on this process is a child. It must not hold the channels of its siblings, nor
@@ -117,18 +119,18 @@ impl Server {
 
     /// Serves requests. Returns only in a new child, with its [`Start`] and its streams.
     fn serve(&mut self) -> (Start, Vec<(u8, OwnedFd)>) {
-        let watch = sys::watch_process(self.owner);
+        let parent_end = sys::watch_process(self.parent);
         loop {
-            if sys::parent_pid() != self.owner {
-                self.end();
+            if sys::parent_pid() != self.parent {
+                self.kill_children_and_exit();
             }
-            if self.retiring && self.children.is_empty() {
+            if self.is_retiring && self.children.is_empty() {
                 sys::exit_now(0);
             }
-            let mut fds = vec![self.ears.listener.as_fd()];
-            fds.extend(watch.as_ref().map(OwnedFd::as_fd));
-            let life = self.ears.life.as_ref();
-            fds.extend(life.map(OwnedFd::as_fd));
+            let mut fds = vec![self.inputs.listener.as_fd()];
+            fds.extend(parent_end.as_ref().map(OwnedFd::as_fd));
+            let alive_pipe = self.inputs.alive_pipe.as_ref();
+            fds.extend(alive_pipe.map(OwnedFd::as_fd));
             let first_exit = fds.len();
             match &self.exits {
                 Some(exits) => fds.extend(exits.descriptor()),
@@ -137,27 +139,32 @@ impl Server {
                     fds.extend(ends.map(OwnedFd::as_fd));
                 }
             }
-            let watched = match &self.exits {
+            let are_exits_watched = match &self.exits {
                 Some(exits) => exits.descriptor().is_some(),
                 None => self.children.values().all(|child| child.end.is_some()),
             };
-            let glance = (!watched || watch.is_none()).then_some(POLL_INTERVAL);
-            // Do not wait if a notification came while something else was waited for.
-            let glance = if self.is_notified { Some(Duration::ZERO) } else { glance };
-            let Ok(ready) = sys::wait_readable(&fds, glance) else { self.end() };
-            let lost_owner = life.is_some() && ready[first_exit - 1];
-            // Take one notification in each turn. Each has its request in the channel by now, so
-            // taking more at once would save nothing.
-            let is_notified = std::mem::take(&mut self.is_notified) | (ready[0] && self.hear());
-            if is_notified && let Some(start) = self.obey() {
+            let must_poll = !are_exits_watched || parent_end.is_none();
+            let timeout = match self.is_notified {
+                true => Some(Duration::ZERO), // a notification was read outside this loop
+                false => must_poll.then_some(POLL_INTERVAL),
+            };
+            let Ok(ready) = sys::wait_readable(&fds, timeout) else {
+                self.kill_children_and_exit()
+            };
+            let is_parent_gone = alive_pipe.is_some() && ready[first_exit - 1];
+            // Read one notification in each turn. Its request is in the channel by now, so reading
+            // more at once would save nothing.
+            let was_notified = std::mem::take(&mut self.is_notified);
+            let is_notified = was_notified | (ready[0] && self.read_to_notification());
+            if is_notified && let Some(start) = self.handle_requests() {
                 return start;
             }
-            if lost_owner {
-                self.end();
+            if is_parent_gone {
+                self.kill_children_and_exit();
             }
-            if !watched || ready[first_exit..].contains(&true) {
+            if !are_exits_watched || ready[first_exit..].contains(&true) {
                 if let Some(exits) = &self.exits {
-                    exits.quiet();
+                    exits.clear();
                 }
                 while let Some((pid, status)) = sys::reap() {
                     self.report_exit(pid, status);
@@ -167,15 +174,15 @@ impl Server {
     }
 
     /// Reads the descriptor channel up to the next notification. Returns false if there was none.
-    fn hear(&mut self) -> bool {
+    fn read_to_notification(&mut self) -> bool {
         loop {
-            match self.ears.listener.hear() {
+            match self.inputs.listener.receive() {
                 None => return false,
-                Some(Heard::Notification) => return true,
-                Some(Heard::End) => self.end(),
-                Some(Heard::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
-                Some(Heard::LastWords(words)) => {
-                    if let Some((pid, words)) = last_words::decode(&words)
+                Some(ChannelMessage::Notification) => return true,
+                Some(ChannelMessage::End) => self.kill_children_and_exit(),
+                Some(ChannelMessage::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
+                Some(ChannelMessage::LastWords(message)) => {
+                    if let Some((pid, words)) = last_words::decode(&message)
                         && let Some(child) = self.children.get_mut(&pid)
                     {
                         child.last_words = Some(words);
@@ -185,29 +192,31 @@ impl Server {
         }
     }
 
-    /// Carries out the requests that have come. In a new child, returns its [`Start`] and its
+    /// Handles the requests that have arrived. In a new child, returns its [`Start`] and its
     /// streams.
-    fn obey(&mut self) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
-        while let Some(request) = self.receive() {
+    fn handle_requests(&mut self) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+        while let Some(request) = self.receive_request() {
             match request {
                 Request::Start(start) => {
-                    if let Some(start) = self.start(*start) {
+                    if let Some(start) = self.fork(*start) {
                         return Some(start);
                     }
                 }
-                Request::Signal { to, signal } => self.signal(signal, |child| child.key == to),
-                Request::SignalDaemons { of, signal } => {
-                    self.signal(signal, |child| child.is_daemon_of(of));
+                Request::Signal { to, signal } => {
+                    self.signal_children(signal, |child| child.key == to);
+                }
+                Request::SignalDaemons { owner, signal } => {
+                    self.signal_children(signal, |child| child.is_daemon_of(owner));
                 }
                 Request::Forget(start) => self.streams.forget(|key| key == start),
-                Request::Retire => self.retiring = true,
+                Request::Retire => self.is_retiring = true,
             }
         }
         None
     }
 
-    /// Ends the children and the fork server, since nobody is left to work for.
-    fn end(&mut self) -> ! {
+    /// Ends the fork server after its parent: kills the children, reaps them, and exits.
+    fn kill_children_and_exit(&mut self) -> ! {
         for pid in self.children.keys() {
             sys::signal_child(*pid, Signal::SIGKILL);
         }
@@ -220,10 +229,11 @@ impl Server {
         sys::exit_now(0)
     }
 
-    fn receive(&self) -> Option<Request> {
-        // A message is lost if its channel ends did not fit into this process's descriptors. The
-        // process that sent it sees its report channel closed.
-        match panics::catch(|| self.ears.requests.try_recv()) {
+    /// Returns the next request that has arrived.
+    fn receive_request(&self) -> Option<Request> {
+        // A request is lost if this process has too few descriptors for its channel ends. The
+        // process that sent it then sees the end of the report channel.
+        match panics::catch(|| self.inputs.requests.try_recv()) {
             Ok(received) => received.ok(),
             Err(_) => {
                 wire::close_arrived(wire::MAX_HANDLES);
@@ -233,10 +243,10 @@ impl Server {
     }
 
     /// Forks. In the new child, returns its [`Start`] and its streams.
-    fn start(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+    fn fork(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
         // The streams were sent before the request, but perhaps after the descriptor channel was
         // last read.
-        while start.streams > 0 && self.hear() {
+        while start.streams > 0 && self.read_to_notification() {
             self.is_notified = true;
         }
         let streams = self.streams.take(start.key, start.streams);
@@ -246,7 +256,9 @@ impl Server {
                 let _ = start.report.send(Report::Started { pid });
                 let Start { key, lifetime, report, .. } = start;
                 let end = if self.exits.is_none() { sys::watch_process(pid) } else { None };
-                self.children.insert(pid, Running { key, lifetime, report, end, last_words: None });
+                let last_words = None;
+                let child = ForkedProcess { key, lifetime, report, end, last_words };
+                self.children.insert(pid, child);
                 None
             }
             Ok((Forked::Child, streams)) => Some((start, streams)),
@@ -258,17 +270,18 @@ impl Server {
         }
     }
 
-    fn signal(&self, signal: i32, is_meant: impl Fn(&Running) -> bool) {
+    fn signal_children(&self, signal: i32, is_meant: impl Fn(&ForkedProcess) -> bool) {
         let Ok(signal) = Signal::try_from(signal) else { return };
         for (pid, _) in self.children.iter().filter(|(_, child)| is_meant(child)) {
             sys::signal_child(*pid, signal);
         }
     }
 
+    /// Reports the exit of a child that was reaped, and kills the processes that the child owned.
     fn report_exit(&mut self, pid: u32, status: ExitStatus) {
         if status.code().is_none() {
-            // The last words of the child have come by now.
-            while self.hear() {
+            // The child sent its last words before it ended, so they have arrived.
+            while self.read_to_notification() {
                 self.is_notified = true;
             }
         }

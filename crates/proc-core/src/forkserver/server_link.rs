@@ -32,7 +32,8 @@ impl ServerLink {
         &self.notifier
     }
 
-    pub(crate) fn ask(&self, request: Request) -> io::Result<()> {
+    /// Sends a request, and notifies the fork server of it.
+    pub(crate) fn send(&self, request: Request) -> io::Result<()> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         requests.send(request).map_err(|error| match error {
             IpcError::Io(error) => error,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ipc_channel::ipc;
 
 use super::environment::Snapshot;
-use super::{Ears, ForkServer, Newborn, Request, ServerLink};
+use super::{ForkServer, Newborn, Request, ServerInputs, ServerLink};
 use crate::memory::{fd_of, receiver_of, sender_of};
 use crate::sys::image::{self, Image};
 use crate::sys::{self, Listener, Notifier, SingleThread};
@@ -18,8 +18,8 @@ use crate::wire;
 
 /// Environment variable that tells an executed program to become a fork server. It contains the
 /// capabilities that the program may keep, and the numbers of the descriptors that it is given: the
-/// two ends of the descriptor channel, the receiver and the sender of requests, and the pipe end
-/// that tells when its owner ends.
+/// two ends of the descriptor channel, the receiver and the sender of requests, and the reading end
+/// of the alive pipe.
 const VARIABLE: &str = "PROC_CORE_FORKSERVER";
 
 /// How long an executed fork server may take to begin.
@@ -36,8 +36,8 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     wire::warm_up()?;
     let (sender, requests) = ipc::channel::<Request>()?;
     let (notifier, listener) = sys::fd_channel()?;
-    let (owners_life, life) = std::io::pipe()?;
-    let sender_of_its_own = fd_of(&sender)?;
+    let (alive_reader, alive_writer) = std::io::pipe()?;
+    let own_sender = fd_of(&sender)?; // the fork server passes it on to its children
     let requests = fd_of(&requests)?;
     let mut command = Command::new(own_executable()?);
     if let Some(name) = std::env::args_os().next() {
@@ -47,8 +47,8 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         sys::pass_on(&listener, &mut command)?,
         sys::pass_on(&notifier, &mut command)?,
         sys::pass_on(&requests, &mut command)?,
-        sys::pass_on(&sender_of_its_own, &mut command)?,
-        sys::pass_on(&owners_life, &mut command)?,
+        sys::pass_on(&own_sender, &mut command)?,
+        sys::pass_on(&alive_reader, &mut command)?,
     ];
     let base = Snapshot::now()?;
     let numbers = fds.map(|number| number.to_string()).join(":");
@@ -57,14 +57,14 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         .stdin(sys::null_stream(0)?)
         .spawn();
     let mut child = child.map_err(cannot_execute)?;
-    // Close our copies: with them, nobody could tell that the fork server has died.
-    drop((listener, requests, sender_of_its_own, owners_life, command));
-    match await_birth(&notifier, &mut child) {
+    // Close our copies: while this process holds them, it cannot see that the fork server has died.
+    drop((listener, requests, own_sender, alive_reader, command));
+    match await_greeting(&notifier, &mut child) {
         Ok(()) => Ok(ForkServer::executed(
             ServerLink::new(sender, notifier),
             base,
             child.id(),
-            life.into(),
+            alive_writer.into(),
         )),
         Err(why) => {
             let _ = child.kill();
@@ -80,25 +80,26 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
     let alone = SingleThread::fresh_image();
     let value = std::env::var(VARIABLE).unwrap_or_default();
     sys::set_env(alone, VARIABLE.as_ref(), None);
-    let owner = sys::parent_pid();
-    let born = || -> io::Result<_> {
+    let parent = sys::parent_pid();
+    let take_over = || -> io::Result<_> {
         let (capabilities, numbers) = value.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
         let capabilities = sys::Capabilities::from_words(capabilities);
         capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
         let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
         let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();
         let fds = <[OwnedFd; 5]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let [listener, notifier, requests, sender, owners_life] = fds;
+        let [listener, notifier, requests, sender, alive_reader] = fds;
         wire::warm_up()?;
         let requests = receiver_of(requests)?;
         let sender = sender_of(sender)?;
         let listener = Listener::from(listener);
         listener.greet(Image::get().identity())?;
-        let own = ForkServer::own(ServerLink::new(sender, notifier.into()), Snapshot::now()?);
-        Ok((Ears { requests, listener, life: Some(owners_life) }, own))
+        let server_link = ServerLink::new(sender, notifier.into());
+        let own = ForkServer::this_process(server_link, Snapshot::now()?);
+        Ok((ServerInputs { requests, listener, alive_pipe: Some(alive_reader) }, own))
     };
-    match born() {
-        Ok((ears, own)) => own.serve(alone, owner, ears, become_process),
+    match take_over() {
+        Ok((inputs, own)) => own.serve(alone, parent, inputs, become_process),
         Err(error) => {
             eprintln!(
                 "proc-core: {VARIABLE} is set, but the program that set it cannot be reached: \
@@ -111,10 +112,10 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
 
 /// Returns the path by which this program is executed again.
 fn own_executable() -> io::Result<PathBuf> {
-    // Unlike the path of `current_exe`, this path leads to the same file after it was replaced on
-    // disk.
+    // This path leads to the executed file even if another file has replaced it on disk. The path
+    // of `current_exe` does not.
     let link = PathBuf::from("/proc/self/exe");
-    // Check where the link leads: if /proc is not mounted, another file may be in its place.
+    // If /proc is not mounted, the error says so here.
     match std::fs::metadata(&link) {
         Ok(_) => Ok(link),
         Err(error) => Err(cannot_execute(error)),
@@ -126,30 +127,31 @@ fn cannot_execute(error: io::Error) -> io::Error {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => io::Error::new(
             error.kind(),
             format!(
-                "the program cannot be executed again ({error}): mount /proc, and let the program's file \
-                 and what it is linked with be found and executed where it runs now (also in a chroot), or \
-                 make proc_core::init() the first line of main, so that nothing is executed"
+                "the program cannot be executed again ({error}): mount /proc, and make the program's file \
+                 and its libraries readable and executable where the program runs now (also in a \
+                 chroot); or make proc_core::init() the first line of main, so that nothing is executed"
             ),
         ),
         _ => error,
     }
 }
 
-/// Waits until an executed copy of the program says that it is a fork server.
-fn await_birth(notifier: &Notifier, child: &mut Child) -> Result<(), String> {
-    let told =
+/// Waits until an executed copy of the program has said that it is a fork server of the same file.
+fn await_greeting(notifier: &Notifier, child: &mut Child) -> Result<(), String> {
+    let identity =
         notifier.await_greeting(child, Instant::now() + STARTUP_TIMEOUT).map_err(|error| {
             match error.kind() {
                 io::ErrorKind::TimedOut => {
-                    format!("did not become a fork server within {STARTUP_TIMEOUT:?}")
+                    format!("it did not become a fork server within {STARTUP_TIMEOUT:?}")
                 }
-                _ => format!("did not become a fork server: {error}"),
+                _ => format!("it did not become a fork server: {error}"),
             }
         })?;
-    match told == Image::get().identity() {
+    match identity == Image::get().identity() {
         true => Ok(()),
         false => {
-            Err("the program file has changed since this process was started: start it anew".into())
+            Err("its file has changed since this process was started: start the program again"
+                .into())
         }
     }
 }
@@ -161,9 +163,10 @@ pub(crate) fn why_not_executed() -> Option<io::Error> {
         io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
-                "this library was loaded by {}, a program that knows nothing of proc_core and is not \
-                 executed again: call proc_core::init() in the library while the program has one thread \
-                 (at best when it is loaded), or use StartMethod::Fork while it has one",
+                "this library was loaded by {}, a program that is not linked with proc_core and so cannot \
+                 be executed as a fork server: call proc_core::init() in the library while the program \
+                 has one thread (at best when the library is loaded), or use StartMethod::Fork while the \
+                 program has one thread",
                 program.display()
             ),
         )

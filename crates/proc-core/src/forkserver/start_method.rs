@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::StdioConfig;
-use super::{ForkServer, Newborn, exit, known, newborn, spawn};
+use super::{ForkServer, Newborn, exit, newborn, registry, spawn};
 use crate::error::Error;
 use crate::panics;
 use crate::sys::image::Image;
@@ -85,14 +85,17 @@ impl FromStr for StartMethod {
     fn from_str(name: &str) -> Result<StartMethod, Error> {
         let all = [StartMethod::Forkserver, StartMethod::Fork, StartMethod::Spawn];
         let found = all.into_iter().find(|method| method.to_string().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::invalid("it is none of forkserver, fork and spawn"))
+        found.ok_or_else(|| {
+            let what = format!("unknown start method {name:?}: use forkserver, fork or spawn");
+            Error::invalid(what)
+        })
     }
 }
 
 /// Fork servers of this process.
 #[derive(Default)]
 struct Program {
-    initialized: bool,
+    is_initialized: bool,
     /// Fork server that `init` has made; in a child, the one that forked the child.
     main: Option<Arc<ForkServer>>,
     /// Fork server that was executed.
@@ -134,7 +137,7 @@ pub fn init() {
         return;
     }
     // Do not hold the lock while forking: it would stay locked in the copy.
-    if std::mem::replace(&mut program().initialized, true) {
+    if std::mem::replace(&mut program().is_initialized, true) {
         return;
     }
     exit::tidy_at_exit();
@@ -183,12 +186,13 @@ macro_rules! init_tests {
     };
 }
 
-/// In a new process: keeps the fork server that made it, for processes of its own, and runs its
+/// In a new process: keeps `fork_server`, which made it, for processes of its own, and runs its
 /// job.
-pub(crate) fn become_process(maker: ForkServer, newborn: Newborn) -> ! {
-    known::begin();
+pub(crate) fn become_process(fork_server: ForkServer, newborn: Newborn) -> ! {
+    registry::forget_inherited();
     PROGRAM.inherit();
-    let ours = Program { initialized: true, main: Some(Arc::new(maker)), ..Program::default() };
+    let main = Some(Arc::new(fork_server));
+    let ours = Program { is_initialized: true, main, ..Program::default() };
     // Drop the values of the parent without holding the lock.
     let inherited = std::mem::replace(&mut *program(), ours);
     drop(inherited);
@@ -233,7 +237,7 @@ fn fork_server_for(
     let cannot = |error| Error::start("a fork server", error);
     // If `main` has closed a standard stream, its number must not become that of a channel.
     sys::fill_standard_streams();
-    known::check_open().map_err(cannot)?;
+    registry::check_open().map_err(cannot)?;
     exit::tidy_at_exit();
     if start_method == StartMethod::Fork {
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
@@ -264,11 +268,11 @@ fn fork_server_for(
 
 /// Makes a fork server for all processes that are started from now on.
 fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
-    let _making = known::make();
+    let _making = registry::lock_making();
     if let Some(spawned) = &program().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
     }
-    known::check_open()?;
+    registry::check_open()?;
     panics::install_hook();
     // Read the value, so that no linker leaves it out.
     std::hint::black_box(BECOME_FORK_SERVER);
@@ -279,7 +283,7 @@ fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
         let alone = alone.ok_or(error)?;
         let main = Arc::new(ForkServer::fork(alone, &StdioConfig::default(), become_process)?);
         let outdated = program().main.replace(Arc::clone(&main));
-        drop(outdated); // without the lock, which its destructor may need
+        drop(outdated); // after the lock is released: its destructor sends a request
         return Ok(main);
     }
     let spawned = Arc::new(spawn::spawn()?);
@@ -287,14 +291,14 @@ fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
     Ok(spawned)
 }
 
-/// Takes a dead fork server out of use.
+/// Removes a dead fork server, so that no process asks it again.
 fn forget(dead: &Arc<ForkServer>) {
     let mut program = program();
     let Program { main, spawned, .. } = &mut *program;
     let mut gone = Vec::new();
-    for place in [main, spawned] {
-        gone.extend(place.take_if(|fork_server| Arc::ptr_eq(fork_server, dead)));
+    for field in [main, spawned] {
+        gone.extend(field.take_if(|fork_server| Arc::ptr_eq(fork_server, dead)));
     }
-    // Dropping a fork server notes its pid, for which the lock must be free.
+    // Release the lock first: dropping a fork server takes another lock, and sends a request.
     drop(program);
 }

@@ -12,7 +12,7 @@ use super::Region;
 use crate::sys;
 
 /// Size of the first region, in bytes. A page of it takes memory from its first use on.
-const FIRST_REGION: usize = 64 << 10;
+const FIRST_REGION_BYTES: usize = 64 << 10;
 
 /// Size of the smallest block, in bytes. Larger blocks have four sizes for each doubling, so that
 /// little memory is wasted.
@@ -44,14 +44,14 @@ pub(crate) struct Arena {
 #[derive(Debug)]
 pub(crate) struct Returned {
     /// Pid of the process that has the arena. In a copy of that process, blocks are not returned.
-    owner: u32,
+    arena_pid: u32,
     blocks: Mutex<Vec<Block>>,
     any: AtomicBool,
 }
 
 impl Default for Returned {
     fn default() -> Returned {
-        Returned { owner: sys::pid(), blocks: Mutex::default(), any: AtomicBool::default() }
+        Returned { arena_pid: sys::pid(), blocks: Mutex::default(), any: AtomicBool::default() }
     }
 }
 
@@ -62,13 +62,13 @@ impl Returned {
     }
 }
 
-/// Lease of a block, for writing or reading it without the pool's lock. The block goes back to its
+/// Lease: the right to read and write a block without the pool's lock. The block goes back to its
 /// arena when the lease is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     region: Arc<Region>,
     block: Block,
-    /// Where the block goes back to; `None` if the lease does not return it.
+    /// List to which the block goes back; `None` if the lease does not return the block.
     back: Option<Arc<Returned>>,
 }
 
@@ -85,13 +85,15 @@ impl Lease {
 
     /// Copies `bytes` to offset `at`. Returns false if they do not fit.
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> bool {
-        self.place(at, bytes.len()).is_some_and(|place| self.region.write(place, bytes))
+        let offset = self.offset_in_region(at, bytes.len());
+        offset.is_some_and(|offset| self.region.write(offset, bytes))
     }
 
     /// Appends a copy of `len` bytes at offset `at` to `out`. Returns false if there are fewer
     /// bytes, or no memory for the copy.
     pub(crate) fn read(&self, at: usize, len: usize, out: &mut Vec<u8>) -> bool {
-        self.place(at, len).is_some_and(|place| self.region.read(place, len, out))
+        let offset = self.offset_in_region(at, len);
+        offset.is_some_and(|offset| self.region.read(offset, len, out))
     }
 
     /// Returns a copy of `count` numbers at offset `at`; `None` if there are fewer, or no memory
@@ -101,11 +103,13 @@ impl Lease {
         at: usize,
         count: usize,
     ) -> Option<Vec<T>> {
-        let place = self.place(at, count.checked_mul(size_of::<T>())?)?;
-        self.region.numbers(place, count)
+        let offset = self.offset_in_region(at, count.checked_mul(size_of::<T>())?)?;
+        self.region.numbers(offset, count)
     }
 
-    fn place(&self, at: usize, len: usize) -> Option<usize> {
+    /// Returns where `len` bytes at offset `at` of the block lie in the region; `None` if the block
+    /// has fewer.
+    fn offset_in_region(&self, at: usize, len: usize) -> Option<usize> {
         (at.checked_add(len)? <= self.len()).then(|| self.block.offset as usize + at)
     }
 
@@ -125,7 +129,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(back) = &self.back
-            && back.owner == sys::pid()
+            && back.arena_pid == sys::pid()
         {
             lock(back).push(self.block);
             back.any.store(true, Ordering::Relaxed);
@@ -196,7 +200,7 @@ impl Arena {
         }
         if self.regions.last().is_none_or(|last| (last.len() as u64 - self.uncut) < size as u64) {
             self.free_rest();
-            let doubled = self.regions.last().map_or(FIRST_REGION, |last| 2 * last.len());
+            let doubled = self.regions.last().map_or(FIRST_REGION_BYTES, |last| 2 * last.len());
             // If doubling would exceed a gigabyte, the region gets only the requested size. It also
             // gets that size if there is no memory for a larger one.
             let len = if doubled > 1 << 30 { size } else { doubled.max(size) };
@@ -320,13 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn impossible_memory_is_refused() {
+    fn allocate_refuses_more_memory_than_the_machine_has() {
         let error = Arena::default().allocate(1 << 50).expect_err("no machine has so much");
-        assert!(error.to_string().contains("1073741824 MiB of memory are wanted"), "{error}");
+        assert!(error.to_string().contains("1073741824 MiB of memory are needed"), "{error}");
     }
 
     #[test]
-    fn released_blocks_are_used_again() {
+    fn allocate_uses_released_blocks_again() {
         let mut arena = Arena::default();
         for _ in 0..10_000 {
             let block = arena.allocate(5000).expect("there is memory");
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leased_block_comes_back_when_it_is_dropped() {
+    fn dropping_a_lease_returns_its_block() {
         let mut arena = Arena::default();
         let block = arena.allocate(5000).expect("there is memory");
         let lease = arena.lease(block);

@@ -23,8 +23,9 @@ use crate::{panics, sys};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Descriptor(Arriving<IpcBytesReceiver>);
 
-/// Channel end in a message, which may be missing when the message arrives. A process that has no
-/// descriptor left for the end receives the rest of the message; ipc-channel panics in that case.
+/// Channel end in a message. The end may be missing when the message arrives: a process that has no
+/// descriptor left for the end still receives the rest of the message. (Without this type,
+/// ipc-channel panics in that case.)
 #[derive(Debug)]
 pub(crate) struct Arriving<T>(Option<T>);
 
@@ -52,7 +53,7 @@ impl<T: Serialize> Serialize for Arriving<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.0 {
             Some(end) => end.serialize(serializer),
-            None => Err(ser::Error::custom("it has not arrived here")),
+            None => Err(ser::Error::custom("a channel end that has not arrived cannot be sent")),
         }
     }
 }
@@ -67,7 +68,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Arriving<T> {
 }
 
 impl Descriptor {
-    /// Prepares a copy of `fd` for sending. After this, sending cannot fail because of the
+    /// Prepares a copy of `fd` for sending. Once it is prepared, sending cannot fail because of the
     /// descriptor.
     ///
     /// # Errors
@@ -76,7 +77,7 @@ impl Descriptor {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Descriptor> {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;
-        sys::put_into(number_of(&sender)?, fd)?;
+        sys::put_descriptor(number_of(&sender)?, fd)?;
         Ok(Descriptor(Arriving::new(receiver)))
     }
 
@@ -86,7 +87,7 @@ impl Descriptor {
     ///
     /// No descriptor has arrived, or there are no descriptors left.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
-        sys::take_out(number_of(self.0.get()?)?, sys::Taking::Whole)
+        sys::take_descriptor(number_of(self.0.get()?)?)
     }
 
     /// Returns a copy of the descriptor that has arrived.
@@ -95,7 +96,7 @@ impl Descriptor {
     ///
     /// As for [`into_fd`](Descriptor::into_fd).
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
-        sys::take_out(number_of(self.0.get()?)?, sys::Taking::Copy)
+        sys::copy_descriptor(number_of(self.0.get()?)?)
     }
 }
 
@@ -144,30 +145,33 @@ fn number_of(end: &impl Debug) -> io::Result<i32> {
     };
     match after("fd: Cell { value: ", ' ').or_else(|| after("SharedFileDescriptor(", ')')) {
         Some(number) if number >= 0 => Ok(number),
-        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "no descriptor has arrived")),
-        None => Err(hidden()),
+        Some(_) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the channel end has no descriptor: it was taken already, or has not arrived",
+        )),
+        None => Err(unknown_version()),
     }
 }
 
 /// Checks, once in a program, that the descriptor numbers in the `Debug` texts of channel ends are
 /// right.
 pub(crate) fn check() -> io::Result<()> {
-    static ARE_TOLD: OnceLock<bool> = OnceLock::new();
-    if let Some(are_told) = ARE_TOLD.get() {
-        return if *are_told { Ok(()) } else { Err(hidden()) };
+    static ARE_RIGHT: OnceLock<bool> = OnceLock::new();
+    if let Some(are_right) = ARE_RIGHT.get() {
+        return if *are_right { Ok(()) } else { Err(unknown_version()) };
     }
     let (sender, receiver) = ipc::channel::<()>()?;
     // A byte that is written to one end must arrive at the other.
-    let are_told = sys::are_joined(number_of(&sender)?, number_of(&receiver)?)?;
-    ARE_TOLD.get_or_init(|| are_told);
+    let are_right = sys::are_joined(number_of(&sender)?, number_of(&receiver)?)?;
+    ARE_RIGHT.get_or_init(|| are_right);
     check()
 }
 
 #[cold]
-fn hidden() -> io::Error {
+fn unknown_version() -> io::Error {
     io::Error::other(
-        "this version of ipc-channel does not tell its descriptors: use the one that proc-core is \
-         tested with, 0.23.1 (cargo update -p ipc-channel --precise 0.23.1)",
+        "proc-core cannot find the descriptors of this version of ipc-channel: use version 0.23.1 \
+         (cargo update -p ipc-channel --precise 0.23.1)",
     )
 }
 
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_become_descriptors_and_back() {
+    fn channel_ends_become_descriptors_and_back() {
         let (sender, receiver) = ipc::channel::<u32>().expect("a channel can be made");
         let sending = fd_of(&sender).expect("there is a descriptor left");
         let receiving = fd_of(&receiver).expect("there is a descriptor left");

@@ -17,9 +17,8 @@ loom::thread_local! {
 /// Payload with which a killed thread unwinds.
 struct Killed;
 
-/// Runs `worker`, and kills it before its operation number `life` (counted from 0).
-///
-/// Returns false if it was killed.
+/// Runs `worker`, and kills it before its operation number `life` (counted from 0). Returns false
+/// if `worker` was killed.
 pub(crate) fn live(life: usize, worker: impl FnOnce()) -> bool {
     LEFT.with(|left| left.set(life));
     let end = catch_unwind(AssertUnwindSafe(worker));
@@ -31,7 +30,8 @@ pub(crate) fn live(life: usize, worker: impl FnOnce()) -> bool {
     }
 }
 
-/// Stands before an operation that other threads can see. The thread may be killed here.
+/// Counts an operation that other threads can see. Call this before the operation. The thread may
+/// be killed here.
 pub(crate) fn step() {
     let killed = LEFT.with(|left| {
         let now = left.get();
@@ -95,8 +95,8 @@ impl Objects {
             let objects: Vec<T> = std::iter::repeat_with(T::default).take(count).collect();
             (offset, Box::new(objects) as Box<dyn Any + Send + Sync>, Box::default())
         };
-        let (known, objects, rest) = self.0.get_or_init(make);
-        if *known == offset {
+        let (first_offset, objects, rest) = self.0.get_or_init(make);
+        if *first_offset == offset {
             objects.downcast_ref::<Vec<T>>().expect("one type lies at an offset")
         } else {
             rest.at(offset, count)

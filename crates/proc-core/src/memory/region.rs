@@ -16,7 +16,7 @@ use super::atomics::{AtomicU32, AtomicU64};
 use crate::sys;
 use crate::sys::memory::{Access, Mapping};
 
-/// Size of the piece that a processor copies at once, in bytes.
+/// Size of a word in bytes: a processor copies a word at once.
 const WORD: usize = size_of::<u64>();
 
 /// Region: one piece of memory that several processes have mapped.
@@ -26,8 +26,8 @@ pub(crate) struct Region {
     len: usize,
     #[expect(dead_code, reason = "keeps what `start` points to")]
     mapping: Mapping,
-    /// Descriptor by which other processes map the region. The process that made the region keeps
-    /// it, to send copies of it; `None` in other processes.
+    /// Descriptor by which other processes map the region. Only the process that made the region
+    /// has it, to send copies of it; `None` in other processes.
     fd: Option<OwnedFd>,
     #[cfg(all(test, loom))]
     objects: super::loom::Objects,
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_length_comes_back() {
+    fn read_returns_what_was_written_for_each_length() {
         let region = Region::new(100).expect("there is memory");
         let bytes: Vec<u8> = (1..=40).collect();
         for len in 0..=bytes.len() {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back_and_bounds_hold() {
+    fn read_and_write_stay_within_the_region() {
         let region = Region::new(100).expect("there is memory");
         assert!(region.write(90, b"0123456789"));
         assert!(!region.write(91, b"0123456789"));

@@ -119,7 +119,7 @@ fn open_as<R: Message>(
     if !name.contains("ipc_channel") {
         let mut errors = told.iter().filter_map(|(_, error)| error.as_ref());
         assert!(
-            !errors.any(|error| error.contains("its Deserialize panicked")),
+            !errors.any(|error| error.contains("the type's Deserialize panicked")),
             "{name}: {told:?}"
         );
     }

@@ -1,7 +1,7 @@
-//! A started process, in its parent's hands: [`Child`].
+//! Defines [`Child`], by which a parent waits for a process that it has started.
 //!
-//! A child has one channel back, on which the fork server tells its pid and its exit status and the
-//! child its result. Reading that channel is all that `join` does; there is no thread behind it.
+//! Each child has one report channel. The fork server reports the pid and the exit status on it,
+//! the child its result. `join` only reads this channel; no thread runs in the background.
 
 use std::fmt;
 use std::io::{PipeReader, PipeWriter};
@@ -20,23 +20,23 @@ use crate::process::wait::Sentinel;
 use crate::sys;
 use crate::wire::Message;
 
-/// A process that was started.
+/// Process that was started.
 ///
-/// Dropping it without joining leaves the process running. As in Python, the end of the program
-/// waits for it, unless it is a [daemon](crate::Process::daemon); how it ended is then told to
-/// nobody.
-#[must_use = "whether it succeeded is told only to whoever joins it"]
+/// Dropping a `Child` leaves its process running. As in Python, the program waits for that process
+/// when it ends, unless the process is a [daemon](crate::Process::daemon). The result of the
+/// process, or its error, is then lost.
+#[must_use = "only `join` tells whether the process succeeded"]
 pub struct Child<R> {
     handle: Handle,
     name: String,
     outcome: Arc<Outcome>,
     result: PhantomData<fn() -> R>,
-    /// The writing end of the process's stdin, where [`Stdio::piped`](crate::Stdio::piped) was
-    /// asked for. The process reads to its end once this is dropped.
+    /// Writing end of the process's stdin, if stdin is [`Stdio::piped`](crate::Stdio::piped). When
+    /// it is dropped, the process reads the end of its input.
     pub stdin: Option<PipeWriter>,
-    /// The reading end of its stdout, where a pipe was asked for.
+    /// Reading end of the process's stdout, if stdout is a pipe.
     pub stdout: Option<PipeReader>,
-    /// The reading end of its stderr, where a pipe was asked for.
+    /// Reading end of the process's stderr, if stderr is a pipe.
     pub stderr: Option<PipeReader>,
 }
 
@@ -49,76 +49,83 @@ impl<R: Message> Child<R> {
             limits,
             returned: None,
             exited: None,
-            taken: false,
+            is_taken: false,
         })));
         Child { handle, name, outcome, result: PhantomData, stdin, stdout, stderr }
     }
 
-    /// The process's pid.
+    /// Returns the pid of the process.
     pub fn pid(&self) -> u32 {
         self.handle.pid
     }
 
-    /// The process's name.
+    /// Returns the name of the process.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// An error in a copy of the process that has started it, which is told nothing.
-    fn check_owner(&self) -> Result<(), Error> {
+    /// Checks that this process has started the child.
+    ///
+    /// # Errors
+    ///
+    /// This process is a copy of the one that has started the child. A copy receives no reports.
+    fn check_is_owner(&self) -> Result<(), Error> {
         let owner = self.handle.owner();
         if owner == sys::pid() {
             return Ok(());
         }
-        let place = Origin { name: Some(self.name.clone()), ..Origin::default() };
+        let origin = Origin { name: Some(self.name.clone()), ..Origin::default() };
         Err(Error::invalid(format!(
-            "the child belongs to process {owner}, and this one is a copy of it: start another"
+            "the child belongs to process {owner}, of which this process is a copy: start another \
+             child here"
         ))
-        .with_origin(place))
+        .with_origin(origin))
     }
 
     /// Whether the process has not ended yet.
     ///
-    /// In a copy of the process that has started it (the child of a `fork` of yours) nothing is
-    /// known of it: it counts as alive, and other calls are errors.
+    /// If your program calls `fork`, the copy of your process receives no reports about the child.
+    /// There, this method returns true, and the other methods return errors.
     pub fn is_alive(&mut self) -> bool {
-        self.check_owner().is_err() || !self.outcome.observed().advance(Some(Instant::now()))
+        self.check_is_owner().is_err() || !self.outcome.observed().advance(Some(Instant::now()))
     }
 
-    /// How the process ended: its exit code or its signal; `None` while it is alive.
+    /// Returns how the process ended: its exit code or its signal. Returns `None` while the process
+    /// is alive.
     ///
-    /// A function that returned ends its process with code 0, one that panicked with 101.
+    /// The exit code is 0 if the function has returned, and 101 if it has panicked.
     #[doc(alias = "exitcode")]
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.check_owner().ok()?;
+        self.check_is_owner().ok()?;
         let mut observed = self.outcome.observed();
         observed.advance(Some(Instant::now()));
         observed.exited.as_ref()?.status
     }
 
-    /// What tells of the process's end, for [`wait`](crate::wait); also when the child is joined or
-    /// dropped.
+    /// Returns a sentinel of the process, for [`wait`](crate::wait). The sentinel works also after
+    /// the child was joined or dropped.
     pub fn sentinel(&self) -> Sentinel {
         Sentinel::new(&self.outcome, self.pid(), self.handle.owner())
     }
 
-    /// Waits for the process to end and gives back what its function returned.
+    /// Waits until the process ends, and returns the result of its function.
     ///
     /// # Errors
     ///
     /// The function panicked, its result could not be sent, or the process ended without a result.
     pub fn join(mut self) -> Result<R, Error> {
-        self.check_owner()?;
+        self.check_is_owner()?;
         self.outcome.observed().advance(None);
         self.finish()
     }
 
-    /// Waits like [`join`](Child::join), for at most `timeout`: `None` while the process runs.
+    /// Waits like [`join`](Child::join), but for at most `timeout`. Returns `None` if the process
+    /// still runs then.
     ///
     /// # Errors
     ///
-    /// As for [`join`](Child::join). The result, or the error in its place, is given once: whoever
-    /// asks again gets an [`Invalid`](crate::ErrorKind::Invalid) error.
+    /// As for [`join`](Child::join). Only the first call returns the result or the error of the
+    /// process; later calls return an [`Invalid`](crate::ErrorKind::Invalid) error.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -133,21 +140,21 @@ impl<R: Message> Child<R> {
     /// # }
     /// ```
     pub fn join_timeout(&mut self, timeout: Duration) -> Result<Option<R>, Error> {
-        self.check_owner()?;
+        self.check_is_owner()?;
         let deadline = Instant::now().checked_add(timeout);
         let ended = self.outcome.observed().advance(deadline);
         if ended { self.finish().map(Some) } else { Ok(None) }
     }
 
-    /// Ends the process and waits for it: SIGTERM, and after `grace` SIGKILL.
+    /// Ends the process and waits for its end: sends SIGTERM, and sends SIGKILL if the process
+    /// still runs after `grace`.
     ///
-    /// For a process that may have work to finish but must not refuse. It is joined in either case,
-    /// so a function that has returned meanwhile, or made a handler for SIGTERM that lets it
-    /// return, has its result given back.
+    /// Use this for a process that may have work to finish. If its function returns in time
+    /// (because it was nearly done, or by a handler of SIGTERM), the result is returned.
     ///
     /// # Errors
     ///
-    /// As for [`join`](Child::join); mostly that the process was killed by a signal.
+    /// As for [`join`](Child::join); mostly, that the process was killed by a signal.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -169,36 +176,36 @@ impl<R: Message> Child<R> {
         self.join()
     }
 
-    /// Asks the process to end, by SIGTERM. It may take its time, or refuse.
+    /// Asks the process to end, by SIGTERM. The process may end later, or ignore the signal.
     ///
-    /// Does nothing if it has ended already.
+    /// Does nothing if the process has ended already.
     ///
     /// # Errors
     ///
-    /// The calling process is a copy of the one that has started it.
+    /// The calling process is a copy of the one that has started the child.
     pub fn terminate(&self) -> Result<(), Error> {
-        self.check_owner()?;
+        self.check_is_owner()?;
         self.handle.signal(Signal::SIGTERM);
         Ok(())
     }
 
-    /// Ends the process, by SIGKILL. Does nothing if it has ended already.
+    /// Ends the process, by SIGKILL. Does nothing if the process has ended already.
     ///
     /// # Errors
     ///
     /// As for [`terminate`](Child::terminate).
     pub fn kill(&self) -> Result<(), Error> {
-        self.check_owner()?;
+        self.check_is_owner()?;
         self.handle.signal(Signal::SIGKILL);
         Ok(())
     }
 
-    /// What has come of a process that has ended, once.
+    /// Returns the result of a process that has ended, or its error. Only the first call does so.
     fn finish(&mut self) -> Result<R, Error> {
         let name = Some(self.name.clone());
         let origin = Origin { name, pid: Some(self.handle.pid), ..Origin::default() };
         let mut observed = self.outcome.observed();
-        if std::mem::replace(&mut observed.taken, true) {
+        if std::mem::replace(&mut observed.is_taken, true) {
             return Err(Error::already_taken().with_origin(origin));
         }
         match observed.returned.take() {

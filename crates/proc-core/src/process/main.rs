@@ -21,7 +21,7 @@ const MAIN: &Entry<Main> = &Entry::new::<Call>(main);
 ///
 /// # Errors
 ///
-/// The function lies outside the program. The error says so in words.
+/// The function lies outside the program; the error says so in words.
 pub(super) fn job(function: Name, arguments: Payload) -> Result<Job, String> {
     Ok(Job {
         main: Name::of_entry::<fn(), _>(MAIN)?,
@@ -41,7 +41,8 @@ fn main(birth: Birth) -> ! {
     let mut out = Sink::default();
     let me = sys::pid();
     let result = setup.decode::<Name>().map_err(Fault::Unknown).and_then(|function| {
-        let arguments = payloads.first_mut().ok_or_else(|| Fault::Unknown("no argument".into()))?;
+        let arguments =
+            payloads.first_mut().ok_or_else(|| Fault::Unknown("the job has no argument".into()))?;
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut out)
     });
@@ -50,7 +51,7 @@ fn main(birth: Birth) -> ! {
     let result = result
         .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))
         .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
-    // If the parent no longer listens, nobody misses the result.
+    // If the owner no longer listens, nobody waits for the result.
     if let Err(error) = report.send(Report::Said(result))
         && let Some(why) = wire::why_not_sent(error)
     {

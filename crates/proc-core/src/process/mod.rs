@@ -1,4 +1,5 @@
-//! One function in one process: [`Process`] describes it, [`Child`] is it running.
+//! Runs one function in one process: [`Process`] describes the process, [`Child`] is the process
+//! after its start.
 
 mod child;
 mod main;
@@ -18,10 +19,11 @@ use crate::forkserver::{
 };
 use crate::wire::{Message, Payload};
 
-/// A function and its argument, to be run in a process of their own.
+/// Description of a process that calls one function with one argument.
 ///
-/// The function is a `fn` item or a closure that captures nothing; anything else is refused by the
-/// compiler. Argument and result are [`Message`]s; several arguments are a tuple, none is `()`.
+/// The function is a `fn` item or a closure that captures nothing; the compiler refuses all others.
+/// Argument and result are [`Message`]s. To pass several arguments, use a tuple; to pass none, use
+/// `()`.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -62,9 +64,9 @@ where
         Process { function, argument, name: None, start_method, attributes }
     }
 
-    /// Names the process, for people: in errors and, cut to 15 bytes, in `ps`.
+    /// Sets the name of the process, which errors and `ps` show. `ps` shows the first 15 bytes.
     ///
-    /// Without a name it is `Process-1`, `Process-2` and so on.
+    /// The default names are `Process-1`, `Process-2` and so on.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -77,15 +79,15 @@ where
         self
     }
 
-    /// Makes the process a daemon, or not, as it is without this.
+    /// Sets whether the process is a daemon. By default it is not.
     ///
-    /// When a program ends, by the return of `main`, by `std::process::exit` or by a panic of
-    /// `main`, its daemons are told to end (SIGTERM), and killed after half a second; the other
-    /// processes that it has started are waited for. The same holds for a process at the end of its
-    /// function. A pool's workers do not wait: what a task has started and not joined ends with its
-    /// worker.
+    /// When a program ends (because `main` returns or panics, or by `std::process::exit`), it tells
+    /// its daemons to end (SIGTERM), and kills them after half a second. It waits for the other
+    /// processes that it has started. A process does the same when its function has ended. A pool's
+    /// workers do not wait: a process that a task has started and not joined ends with its worker.
     ///
-    /// A daemon may start processes of its own, which Python refuses; they end with it.
+    /// A daemon may start processes of its own, which end together with it. Python does not allow
+    /// this.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -97,7 +99,7 @@ where
     ///     }
     /// };
     /// let child = proc_core::Process::new(heartbeat, ()).daemon(true).start()?;
-    /// drop(child); // main can return, and the daemon ends
+    /// drop(child); // when main returns, the daemon ends
     /// # Ok(())
     /// # }
     /// ```
@@ -128,40 +130,42 @@ where
         self
     }
 
-    /// Gives the process an empty environment, but for what is set after this.
+    /// Empties the environment of the process. Variables that are set after this call are in it.
     pub fn env_clear(mut self) -> Self {
         self.attributes.overrides.clear();
         self
     }
 
-    /// Sets the working directory of the process. A relative path begins at the caller's.
+    /// Sets the working directory of the process. A relative path begins at the caller's working
+    /// directory.
     ///
-    /// A directory that cannot be entered is an error of [`join`](Child::join).
+    /// If the directory cannot be entered, [`join`](Child::join) returns an error.
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.attributes.overrides.enter(directory.into());
         self
     }
 
-    /// Gives the process a stdin: a file, the reading end of [`std::io::pipe`], or another
-    /// [`Stdio`]. Without one it is empty.
+    /// Sets the stdin of the process: a file, the reading end of [`std::io::pipe`], or another
+    /// [`Stdio`]. By default it is empty.
     ///
-    /// With [`StartMethod::Fork`] the process is a copy of the caller: it has what the caller has
-    /// read ahead from its own stdin, and sees the end of a pipe only if the caller had closed the
-    /// other end.
+    /// With [`StartMethod::Fork`], the process is a copy of the caller. So it begins with the input
+    /// that the caller has buffered from its own stdin. It also holds a copy of the writing end of
+    /// a pipe, and never reads the end of that pipe, unless the caller closes the writing end
+    /// before the start.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.attributes.stdio.set(0, stdin.into());
         self
     }
 
-    /// Gives the process another stdout than the program's: a file, the writing end of
-    /// [`std::io::pipe`], or another [`Stdio`].
+    /// Sets the stdout of the process: a file, the writing end of [`std::io::pipe`], or another
+    /// [`Stdio`]. By default it is the program's stdout.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # proc_core::init();
     /// let (mut reader, writer) = std::io::pipe()?;
     /// let child = proc_core::Process::new(|()| println!("hello"), ()).stdout(writer).start()?;
-    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // to the end of the process
+    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // until the process ends
     /// child.join()?;
     /// # Ok(())
     /// # }
@@ -171,7 +175,7 @@ where
         self
     }
 
-    /// Gives the process another stderr, as [`stdout`](Process::stdout).
+    /// Sets the stderr of the process, as [`stdout`](Process::stdout) sets the stdout.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.attributes.stdio.set(2, stderr.into());
         self
@@ -183,21 +187,21 @@ where
         self
     }
 
-    /// Starts the process.
+    /// Starts the process. Returns when the process exists, and does not wait for its function.
     ///
-    /// It has the working directory and environment that the caller has now, and shares the
-    /// program's stdin, stdout and stderr, where nothing else was asked for; see [`StartMethod`]
-    /// for the rest. Returns when it exists; what its function does is not waited for.
+    /// By default, the process has the working directory and the environment that the caller has
+    /// now, an empty stdin, and the program's stdout and stderr. [`StartMethod`] describes the
+    /// rest.
     ///
     /// # Errors
     ///
-    /// The argument cannot be encoded, the process cannot be started, or what was asked for makes
-    /// no sense ([`Error::is_invalid`]).
+    /// The argument cannot be encoded, the process cannot be started, or a setting is invalid
+    /// ([`Error::is_invalid`]).
     pub fn start(self) -> Result<Child<R>, Error> {
         let _ = self.function;
         let serial = next_serial();
         let name = self.name.unwrap_or_else(|| format!("Process-{serial}"));
-        let place = || Origin { name: Some(name.clone()), ..Origin::default() };
+        let origin = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
         start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
             let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
@@ -205,7 +209,7 @@ where
             let link = Link::start(fork_server, serial, &name, &self.attributes, job)?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })
-        .map_err(|error| error.with_origin(place()))
+        .map_err(|error| error.with_origin(origin()))
     }
 }
 

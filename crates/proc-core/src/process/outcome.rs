@@ -14,15 +14,15 @@ use crate::wire::Payload;
 #[derive(Debug)]
 pub(crate) struct Outcome(pub(super) Mutex<Observed>);
 
-/// What the reports of a process have told so far.
+/// Reports of a process so far.
 #[derive(Debug)]
 pub(super) struct Observed {
     pub(super) link: Link<Said>,
     pub(super) limits: Limits,
     pub(super) returned: Option<FunctionResult>,
     pub(super) exited: Option<Exit>,
-    /// Whether the result was given to a caller already.
-    pub(super) taken: bool,
+    /// Whether a caller has taken the result.
+    pub(super) is_taken: bool,
 }
 
 /// Result of a function, not decoded yet.
@@ -45,8 +45,8 @@ impl Outcome {
     /// Does not wait for the lock either: in a copy of the process that started it, the lock may be
     /// held forever.
     pub(crate) fn has_ended(&self) -> bool {
-        // A thread that holds the lock for long waits for the end of the process. So the process
-        // has not ended.
+        // If another thread holds the lock, it waits for the end of the process. So the process has
+        // not ended.
         match self.0.try_lock() {
             Ok(mut observed) => observed.advance(Some(Instant::now())),
             Err(_) => false,

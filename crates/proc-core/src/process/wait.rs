@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use crate::process::outcome::Outcome;
 use crate::sys;
 
-/// How often children are checked if no descriptor tells their end. Also how long to wait for the
-/// report of the fork server after a descriptor has told the end.
+/// How often children are checked if no descriptor tells their end. This is also how long `wait`
+/// waits for the fork server's report after a descriptor has told the end.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Longest wait before every child is checked, whatever its descriptor says. The descriptor is
-/// opened by pid. If the child had ended before that, another process may have its pid.
+/// Longest wait before every child is checked, whatever its descriptor says. A descriptor is opened
+/// by pid, so it may be that of another process if the child had ended before.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sentinel of a process: tells [`wait`] whether the process has ended, separately from its
@@ -20,7 +20,7 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Sentinel {
     outcome: Arc<Outcome>,
-    /// Pid of the process that started it.
+    /// Pid of the process that asked for it.
     owner: u32,
     /// Readable when the process has ended; `None` if the system has no such descriptor.
     end: Option<Arc<OwnedFd>>,
@@ -67,7 +67,7 @@ pub fn wait(sentinels: &[Sentinel], timeout: Option<Duration>) -> Vec<usize> {
     loop {
         let has_ended = |(_, sentinel): &(usize, &Sentinel)| sentinel.outcome.has_ended();
         let ended: Vec<usize> =
-            sentinels.iter().enumerate().filter(has_ended).map(|(place, _)| place).collect();
+            sentinels.iter().enumerate().filter(has_ended).map(|(index, _)| index).collect();
         let now = Instant::now();
         if !ended.is_empty() || sentinels.is_empty() || deadline.is_some_and(|d| d <= now) {
             return ended;

@@ -1,9 +1,10 @@
 //! Shares read-only data between processes: the data are copied once, never again.
 //!
 //! A [`Shared`] is sent as its number and two pieces of shared memory. One holds the data, to which
-//! nobody can write any more; the other is a word that says whether the maker still has the data. A
-//! worker keeps its mapping of the data for the next task that brings the same number. It drops the
-//! mapping after the maker has let go of the data, or when it has too many mappings.
+//! nobody can write any more; the other is a word that says whether the creator (the process that
+//! made the data) has released them. A worker keeps its mapping of the data for the next task that
+//! brings the same number. It drops the mapping after the creator has released the data, or when it
+//! has too many mappings.
 
 use std::fmt::{self, Debug};
 use std::hash::{BuildHasher, RandomState};
@@ -31,8 +32,8 @@ use crate::wire;
 /// part of one, or as the argument of a pool's [`initializer`](crate::PoolBuilder::initializer) or
 /// [`state`](crate::PoolBuilder::state). Clones cost nothing either. A worker keeps one mapping of
 /// the data, so a later task that brings the same data costs a few system calls. Once the last
-/// clone in the process that made the data is dropped, the worker drops its mapping when it next
-/// runs out of work.
+/// clone in the process that made the data is dropped, a worker drops its mapping the next time
+/// that it has no work.
 ///
 /// `T` is what bytemuck calls plain old data: integers, floats, arrays of these, and types of yours
 /// that derive `bytemuck::Pod`.
@@ -69,10 +70,9 @@ pub struct Shared<T> {
 struct Memory {
     number: u64,
     data: Frozen,
-    /// Tells whether the maker has dropped the last of its clones.
-    gone: Gone,
-    /// Pid of the process that made the data; `None` in other processes.
-    maker: Option<u32>,
+    released: ReleasedFlag,
+    /// Pid of the creator; `None` in other processes.
+    creator: Option<u32>,
 }
 
 impl<T: Pod> Shared<T> {
@@ -91,49 +91,50 @@ impl<T: Pod> Shared<T> {
 
 impl Memory {
     fn new(bytes: &[u8]) -> Result<Memory, Error> {
-        static MADE: AtomicU64 = AtomicU64::new(0);
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         let cannot = |error| Error::start("shared memory", error);
         memory::check_memory(bytes.len()).map_err(cannot)?;
         let fill = |memory: &mut [u8]| memory.copy_from_slice(bytes);
         let data = Frozen::build(bytes.len(), fill).map_err(cannot)?;
-        let gone = Gone::new().map_err(cannot)?;
+        let released = ReleasedFlag::new().map_err(cannot)?;
         // Forked processes have the same random keys, and a pid may be used again: hash the time
         // too.
-        let (maker, made) = (sys::pid(), MADE.fetch_add(1, Ordering::Relaxed));
-        let number = RandomState::new().hash_one((maker, made, SystemTime::now()));
-        Ok(Memory { number, data, gone, maker: Some(maker) })
+        let (creator, serial) = (sys::pid(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let number = RandomState::new().hash_one((creator, serial, SystemTime::now()));
+        Ok(Memory { number, data, released, creator: Some(creator) })
     }
 
-    fn is_gone(&self) -> bool {
-        self.gone.region.is_raised()
+    /// Whether the creator has dropped the last of its clones.
+    fn is_released(&self) -> bool {
+        self.released.region.is_raised()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // Only in the maker, not in a copy of it that was forked since.
-        if self.maker == Some(sys::pid()) {
-            self.gone.region.raise();
+        // Do this only in the creator, not in a copy of it that was forked since.
+        if self.creator == Some(sys::pid()) {
+            self.released.region.raise();
         }
     }
 }
 
-/// Word that says whether the maker has let go of the data, with the descriptor by which others map
-/// the word.
-struct Gone {
+/// Word that says whether the creator has released the data, with the descriptor by which other
+/// processes map the word.
+struct ReleasedFlag {
     region: Region,
     fd: OwnedFd,
 }
 
-impl Gone {
-    fn new() -> io::Result<Gone> {
+impl ReleasedFlag {
+    fn new() -> io::Result<ReleasedFlag> {
         let fd = memory::create(size_of::<u64>())?;
         memory::seal(&fd, memory::Access::Write)?;
-        Gone::map(fd)
+        ReleasedFlag::map(fd)
     }
 
-    fn map(fd: OwnedFd) -> io::Result<Gone> {
-        Ok(Gone { region: Region::map(fd.try_clone()?)?, fd })
+    fn map(fd: OwnedFd) -> io::Result<ReleasedFlag> {
+        Ok(ReleasedFlag { region: Region::map(fd.try_clone()?)?, fd })
     }
 }
 
@@ -165,49 +166,54 @@ impl<T> Debug for Shared<T> {
     }
 }
 
-/// Form in which a [`Memory`] is sent: its number, the data, and the word of [`Gone`].
-type Crossing = (u64, Descriptor, Descriptor);
+/// Form in which a [`Memory`] is sent: its number, the data, and the word of [`ReleasedFlag`].
+type Sent = (u64, Descriptor, Descriptor);
 
 impl<T> Serialize for Shared<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let send = |fd: BorrowedFd<'_>| Descriptor::new(fd).map_err(|error| wire::explain(&error));
-        let cross = |memory: &Arc<Memory>| -> Result<Crossing, String> {
-            Ok((memory.number, send(memory.data.as_fd())?, send(memory.gone.fd.as_fd())?))
+        let copy = |fd: BorrowedFd<'_>| {
+            let cannot =
+                |error| format!("the shared data cannot be sent: {}", wire::explain(&error));
+            Descriptor::new(fd).map_err(cannot)
         };
-        let crossing = self.memory.as_ref().map(cross).transpose();
-        crossing.map_err(ser::Error::custom)?.serialize(serializer)
+        let send = |memory: &Arc<Memory>| -> Result<Sent, String> {
+            Ok((memory.number, copy(memory.data.as_fd())?, copy(memory.released.fd.as_fd())?))
+        };
+        let sent = self.memory.as_ref().map(send).transpose();
+        sent.map_err(ser::Error::custom)?.serialize(serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for Shared<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Shared<T>, D::Error> {
-        let crossed = Option::<Crossing>::deserialize(deserializer)?;
-        let memory = crossed.map(arrive).transpose().map_err(de::Error::custom)?;
+        let sent = Option::<Sent>::deserialize(deserializer)?;
+        let memory = sent.map(map_arrived).transpose().map_err(de::Error::custom)?;
         let len = memory.as_ref().map_or(0, |memory| memory.data.len());
         if size_of::<T>() == 0 || !len.is_multiple_of(size_of::<T>()) {
-            return Err(de::Error::custom("shared data end in the middle of a value"));
+            return Err(de::Error::custom("the shared data end in the middle of a value"));
         }
         Ok(Shared { memory, kind: std::marker::PhantomData })
     }
 }
 
-/// Maps data that have arrived. If a worker has the same data already, returns the mapping that it
-/// has.
-fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
-    let cannot = |error: io::Error| format!("shared data: {}", wire::explain(&error));
+/// Maps data that have arrived. If this process keeps the same data already, returns the mapping
+/// that it has.
+fn map_arrived((number, data, released): Sent) -> Result<Arc<Memory>, String> {
+    let cannot =
+        |error: io::Error| format!("the shared data cannot be mapped: {}", wire::explain(&error));
     let data = data.into_fd().and_then(Frozen::map).map_err(cannot)?;
-    let gone = gone.into_fd().and_then(Gone::map).map_err(cannot)?;
-    let memory = Arc::new(Memory { number, data, gone, maker: None });
-    if !KEEPS.load(Ordering::Relaxed) || memory.is_gone() {
+    let released = released.into_fd().and_then(ReleasedFlag::map).map_err(cannot)?;
+    let memory = Arc::new(Memory { number, data, released, creator: None });
+    if !KEEPS_ARRIVED.load(Ordering::Relaxed) || memory.is_released() {
         return Ok(memory);
     }
     let mut kept = kept();
-    let place = kept
+    let index = kept
         .iter()
-        .position(|known| known.number == memory.number && known.data.len() == memory.data.len());
-    let memory = place.map_or(memory, |place| kept.remove(place));
-    kept.retain(|known| !known.is_gone());
-    if kept.len() == MAX_KEPT_BUFFERS {
+        .position(|old| old.number == memory.number && old.data.len() == memory.data.len());
+    let memory = index.map_or(memory, |index| kept.remove(index));
+    kept.retain(|old| !old.is_released());
+    if kept.len() == MAX_KEPT_MAPPINGS {
         kept.remove(0);
     }
     kept.push(Arc::clone(&memory));
@@ -215,12 +221,13 @@ fn arrive((number, data, gone): Crossing) -> Result<Arc<Memory>, String> {
 }
 
 /// Number of mappings that a worker keeps for later tasks.
-const MAX_KEPT_BUFFERS: usize = 16;
+const MAX_KEPT_MAPPINGS: usize = 16;
 
-/// Whether this process keeps the data that arrive. Only workers do, since each runs many tasks.
-static KEEPS: AtomicBool = AtomicBool::new(false);
+/// Whether this process keeps the data that arrive. Only workers keep them, since a worker runs
+/// many tasks.
+static KEEPS_ARRIVED: AtomicBool = AtomicBool::new(false);
 
-/// Data that a worker keeps, the last used at the end.
+/// Data that a worker keeps, the most recently used at the end.
 static KEPT: Mutex<Vec<Arc<Memory>>> = Mutex::new(Vec::new());
 
 fn kept() -> MutexGuard<'static, Vec<Arc<Memory>>> {
@@ -229,10 +236,10 @@ fn kept() -> MutexGuard<'static, Vec<Arc<Memory>>> {
 
 /// In a worker: keeps data that arrive, for later tasks.
 pub(crate) fn keep() {
-    KEEPS.store(true, Ordering::Relaxed);
+    KEEPS_ARRIVED.store(true, Ordering::Relaxed);
 }
 
-/// Drops the data that their maker has let go of.
+/// In a worker: drops the kept data that their creator has released.
 pub(crate) fn let_go() {
-    kept().retain(|known| !known.is_gone());
+    kept().retain(|memory| !memory.is_released());
 }

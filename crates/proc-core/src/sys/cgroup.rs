@@ -20,31 +20,47 @@ fn available_in(groups: &str, mounts: &str) -> Option<usize> {
         // A line is `4:memory:/path` in version 1, and `0::/path` in version 2.
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let is_second = controllers.is_empty();
-        if !is_second && !controllers.split(',').any(|controller| controller == "memory") {
+        let version = if controllers.is_empty() { Version::Two } else { Version::One };
+        let is_memory = |controller| controller == "memory";
+        if version == Version::One && !controllers.split(',').any(is_memory) {
             return None;
         }
-        let root = mount_point(mounts, is_second)?;
-        let files = if is_second { &SECOND } else { &FIRST };
+        let root = version.mount_point(mounts)?;
         let ours = root.join(path.trim_start_matches('/'));
         let all = ours.ancestors().take_while(|group| group.starts_with(&root));
-        all.filter_map(|group| files.left(group)).min()
+        all.filter_map(|group| version.files().left(group)).min()
     });
     left.min()
 }
 
-/// Returns where the hierarchy with the memory controller is mounted.
-fn mount_point(mounts: &str, is_second: bool) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (_, place, kind, options) =
-            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        let is_meant = match is_second {
-            true => kind == "cgroup2",
-            false => kind == "cgroup" && options.split(',').any(|option| option == "memory"),
-        };
-        is_meant.then(|| PathBuf::from(place))
-    })
+/// Version of cgroups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+impl Version {
+    /// Returns where the hierarchy with the memory controller is mounted.
+    fn mount_point(self, mounts: &str) -> Option<PathBuf> {
+        mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, path, kind, options) =
+                (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+            let is_meant = match self {
+                Version::One => kind == "cgroup" && options.split(',').any(|o| o == "memory"),
+                Version::Two => kind == "cgroup2",
+            };
+            is_meant.then(|| PathBuf::from(path))
+        })
+    }
+
+    fn files(self) -> &'static Files {
+        match self {
+            Version::One => &FILES_1,
+            Version::Two => &FILES_2,
+        }
+    }
 }
 
 /// Names of the files in one version of cgroups.
@@ -56,13 +72,13 @@ struct Files {
     cache: &'static str,
 }
 
-const FIRST: Files = Files {
+const FILES_1: Files = Files {
     limit: "memory.limit_in_bytes",
     used: "memory.usage_in_bytes",
     cache: "total_inactive_file ",
 };
 
-const SECOND: Files =
+const FILES_2: Files =
     Files { limit: "memory.max", used: "memory.current", cache: "inactive_file " };
 
 impl Files {
@@ -92,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_limit_above_counts() {
+    fn available_obeys_the_tightest_limit_of_all_ancestors() {
         let root = tempfile::tempdir().expect("there is a temporary directory");
         let at = root.path();
         group(at, "", &[]);
@@ -112,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_counts_too() {
+    fn available_obeys_version_1_too() {
         let root = tempfile::tempdir().expect("there is a temporary directory");
         let at = root.path();
         let files = [("memory.limit_in_bytes", "1000\n"), ("memory.usage_in_bytes", "1200\n")];

@@ -1,5 +1,5 @@
-//! Sends the last words of a process that crashes: which panic could not unwind, or that there was
-//! no memory.
+//! Sends the last words of a process that crashes: its panic, if it could not unwind, or that there
+//! was no memory.
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
@@ -16,17 +16,19 @@ use crate::sys::fd_channel::{LAST_WORDS, last_words};
 /// both cases Rust aborts; a library may instead use a null pointer that it did not check.
 const SIGNALS: [Signal; 3] = [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS];
 
-struct Farewell {
+/// What the signal handler sends, and where to.
+struct CrashSettings {
+    /// Number of the notifier's descriptor.
     notifier: i32,
     /// Message that says that there was no memory.
-    of_memory: Vec<u8>,
+    no_memory: Vec<u8>,
     /// Action that each of [`SIGNALS`] had before ours.
-    before: [SigAction; 3],
+    earlier_actions: [SigAction; 3],
 }
 
-/// What the signal handler sends, and where to. It is never freed, because the handler may read it
-/// at any time.
-static FAREWELL: AtomicPtr<Farewell> = AtomicPtr::new(std::ptr::null_mut());
+/// Settings of the signal handler. They are never freed, because the handler may read them at any
+/// time.
+static SETTINGS: AtomicPtr<CrashSettings> = AtomicPtr::new(std::ptr::null_mut());
 
 thread_local! {
     /// Message that this thread sends if its current panic ends the process.
@@ -43,40 +45,46 @@ pub(crate) fn prepare_last_words(words: &[u8]) {
     }
 }
 
-fn farewell() -> Option<&'static Farewell> {
-    // SAFETY: the pointer is null, or it is from `Box::into_raw` in `say_last_words_at` and never
-    // freed.
-    unsafe { FAREWELL.load(Ordering::Acquire).as_ref() }
+fn settings() -> Option<&'static CrashSettings> {
+    // SAFETY: the pointer is null, or it is from `Box::into_raw` in `send_last_words_at_crash` and
+    // never freed.
+    unsafe { SETTINGS.load(Ordering::Acquire).as_ref() }
 }
 
 /// Installs the signal handler that sends last words when a signal is about to end this process or
-/// a child of it. The handler sends them to `ring`, which must stay open: the thread's prepared
-/// message, or `of_memory` if a system call of the thread had failed for lack of memory.
-pub(crate) fn say_last_words_at(notifier: &Notifier, of_memory: Vec<u8>) {
-    let of_memory = last_words(&of_memory);
+/// a child of it. The handler sends them through `notifier`, which must stay open. They are the
+/// thread's prepared message, or the words `no_memory` if a system call of the thread had failed
+/// for lack of memory.
+pub(crate) fn send_last_words_at_crash(notifier: &Notifier, no_memory: Vec<u8>) {
+    let no_memory = last_words(&no_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    let mut before = [default; 3];
-    match farewell() {
-        // This process is a copy of one that has our handlers already: keep the actions from before
-        // them.
-        Some(farewell) => before = farewell.before,
+    let mut earlier_actions = [default; 3];
+    match settings() {
+        // This process is a copy of one that has our handler already: keep the actions from before
+        // it was installed.
+        Some(settings) => earlier_actions = settings.earlier_actions,
         None => {
             let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
-            let action = SigAction::new(SigHandler::SigAction(say), flags, SigSet::empty());
-            for (signal, place) in SIGNALS.iter().zip(&mut before) {
-                // SAFETY: `say` only calls functions that are async-signal-safe.
-                *place = unsafe { sigaction(*signal, &action) }.unwrap_or(default);
+            let action = SigAction::new(SigHandler::SigAction(on_crash), flags, SigSet::empty());
+            for (signal, earlier) in SIGNALS.iter().zip(&mut earlier_actions) {
+                // SAFETY: `on_crash` only calls functions that are async-signal-safe.
+                *earlier = unsafe { sigaction(*signal, &action) }.unwrap_or(default);
             }
         }
     }
-    let farewell = Farewell { notifier: notifier.as_raw_fd(), of_memory, before };
-    FAREWELL.store(Box::into_raw(Box::new(farewell)), Ordering::Release);
+    let settings = CrashSettings { notifier: notifier.as_raw_fd(), no_memory, earlier_actions };
+    SETTINGS.store(Box::into_raw(Box::new(settings)), Ordering::Release);
 }
 
-extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+/// Handler of [`SIGNALS`]: sends last words, and lets the earlier action end the process.
+extern "C" fn on_crash(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
     let had_no_memory = Errno::last() == Errno::ENOMEM
-        || (signal == libc::SIGABRT && is_called_for_want_of_memory(context.cast()));
-    let Some(farewell) = farewell() else {
+        || (signal == libc::SIGABRT && is_allocation_error(context.cast()));
+    let Some(settings) = settings() else {
         // The earlier actions are not stored yet: use the default action.
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         if let Ok(signal) = Signal::try_from(signal) {
@@ -92,16 +100,16 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
         // handler.
         Some(unsafe { &*prepared })
     } else {
-        Some(&farewell.of_memory).filter(|_| had_no_memory)
+        Some(&settings.no_memory).filter(|_| had_no_memory)
     };
     if let Some(words) = words {
-        send(farewell.notifier, words);
+        send(settings.notifier, words);
     }
-    // The message is sent. Restore the earlier actions; they run later, on a stack that may be
-    // nearly full.
-    for (known, before) in SIGNALS.iter().zip(&farewell.before) {
+    // The message is sent. Restore the earlier actions; they run after this handler has returned,
+    // because the stack may be nearly full.
+    for (handled, earlier) in SIGNALS.iter().zip(&settings.earlier_actions) {
         // SAFETY: this action was in force before ours.
-        let _ = unsafe { sigaction(*known, before) };
+        let _ = unsafe { sigaction(*handled, earlier) };
     }
     // SAFETY: the kernel passes a valid info with SA_SIGINFO.
     let code = unsafe { (*info).si_code };
@@ -114,7 +122,7 @@ extern "C" fn say(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
     }
 }
 
-/// Sends `words` to the socket `ring`, with the pid of this process in the space for it.
+/// Sends `words` to the socket `notifier`, with the pid of this process in the space for it.
 /// Async-signal-safe.
 fn send(notifier: i32, words: &[u8]) {
     // SAFETY: getpid only returns a number.
@@ -138,12 +146,13 @@ fn send(notifier: i32, words: &[u8]) {
 /// Whether Rust's runtime aborts because an allocation has failed. The stack shows this; errno may
 /// not, because the runtime prints a message first, which may change errno.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-fn is_called_for_want_of_memory(context: *const libc::ucontext_t) -> bool {
-    /// Number of pieces of the stack that are searched, number of words in a piece (the handler's
-    /// own stack is small), and upper bound on the length of the function, in bytes.
+fn is_allocation_error(context: *const libc::ucontext_t) -> bool {
+    /// Number of pieces of the stack that are searched.
     const PIECES: usize = 64;
+    /// Number of words in a piece. The handler's own stack is small.
     const WORDS: usize = 128;
-    const LONGEST: usize = 256;
+    /// Upper bound on the length of the function, in bytes.
+    const MAX_FUNCTION_BYTES: usize = 256;
     // SAFETY: the kernel passes a valid context with SA_SIGINFO.
     let stack = unsafe { (*context).uc_mcontext.gregs[libc::REG_RSP as usize] } as usize;
     let function = std::alloc::handle_alloc_error as fn(std::alloc::Layout) -> ! as usize;
@@ -153,16 +162,16 @@ fn is_called_for_want_of_memory(context: *const libc::ucontext_t) -> bool {
     let len = size_of_val(&words);
     (0..PIECES).any(|piece| {
         let here = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: len };
-        let place = (stack + piece * len) as *mut libc::c_void;
-        let there = libc::iovec { iov_base: place, iov_len: len };
+        let address = (stack + piece * len) as *mut libc::c_void;
+        let there = libc::iovec { iov_base: address, iov_len: len };
         // SAFETY: the kernel writes to `words` only, and returns how many bytes it could read.
         let read = unsafe { libc::process_vm_readv(pid, &here, 1, &there, 1, 0) };
         let read = usize::try_from(read).unwrap_or(0) / size_of::<usize>();
-        words[..read].iter().any(|word| (function..function + LONGEST).contains(word))
+        words[..read].iter().any(|word| (function..function + MAX_FUNCTION_BYTES).contains(word))
     })
 }
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-fn is_called_for_want_of_memory(_: *const libc::ucontext_t) -> bool {
+fn is_allocation_error(_: *const libc::ucontext_t) -> bool {
     false
 }

@@ -82,8 +82,8 @@ pub(crate) fn take_over(number: i32) -> io::Result<OwnedFd> {
     if number <= 2 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the program that executed this one names a descriptor that it has passed for this
-    // process to own. Nothing else in this process knows the number.
+    // SAFETY: the number is that of a descriptor which the program that executed this one has
+    // passed for this process to own. Nothing else in this process knows the number.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     match nix::fcntl::fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
         Ok(_) => Ok(fd),
@@ -95,7 +95,7 @@ pub(crate) fn take_over(number: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// In a copy of a process: closes a descriptor that its owner in the copy never closes.
+/// In a copy of a process: closes a descriptor whose owner is never dropped in the copy.
 pub(crate) fn close_copy(fd: BorrowedFd<'_>) {
     if fd.as_raw_fd() > 2 {
         let _ = nix::unistd::close(fd.as_raw_fd());

@@ -29,7 +29,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Writes out the buffer of stdout.
 pub(super) fn flush_stdout() {
-    // An error, such as a closed pipe, is left to the code that prints next.
+    // Ignore an error such as a closed pipe: the code that prints next gets it too.
     let _ = io::stdout().flush();
 }
 
@@ -44,23 +44,24 @@ pub(crate) fn flush_line() {
 ///
 /// A thread that a task left behind may hold a stream forever (a thread that waits in C for input
 /// holds the input stream). So if there are other threads, a new thread writes the buffers out, and
-/// this call waits for that thread no longer than `patience`.
-pub(crate) fn flush(patience: Duration) {
-    static STUCK: PerProcess<AtomicBool> = PerProcess::new();
+/// this call waits for that thread no longer than `timeout`.
+pub(crate) fn flush(timeout: Duration) {
+    /// Whether such a thread is still waiting for a stream.
+    static IS_FLUSHING: PerProcess<AtomicBool> = PerProcess::new();
     if has_one_thread() {
         return flush_all();
     }
-    if STUCK.get().swap(true, Ordering::SeqCst) {
+    if IS_FLUSHING.get().swap(true, Ordering::SeqCst) {
         return;
     }
     let (done, flushed) = std::sync::mpsc::channel();
     let flusher = spawn_thread("proc-core flush", SMALL_STACK, move || {
         flush_all();
-        STUCK.get().store(false, Ordering::SeqCst);
+        IS_FLUSHING.get().store(false, Ordering::SeqCst);
         let _ = done.send(());
     });
     if flusher.is_ok() {
-        let _ = flushed.recv_timeout(patience);
+        let _ = flushed.recv_timeout(timeout);
     }
 }
 
@@ -70,18 +71,18 @@ fn flush_all() {
     unsafe { libc::fflush(std::ptr::null_mut()) };
 }
 
-/// Ends this process if it is a copy: the user's function has forked it, and the copy has returned
-/// from the function too. The copy must not run the code that follows. `known` is the pid of the
-/// process that called the function.
+/// Ends this process if it is a copy of the process `original`, which called the user's function:
+/// the function has called `fork`, and has returned in the copy too. A copy must not run the code
+/// that follows the function.
 #[inline]
-pub(crate) fn end_copy_of(known: u32) {
-    if pid() != known {
-        end_now()
+pub(crate) fn end_copy_of(original: u32) {
+    if pid() != original {
+        exit_without_flush()
     }
 }
 
 #[cold]
-fn end_now() -> ! {
+fn exit_without_flush() -> ! {
     // Do not write out stdout: the copy's buffer may begin with text that the original writes out
     // too.
     // SAFETY: _exit only ends the process.

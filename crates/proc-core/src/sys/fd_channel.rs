@@ -1,6 +1,6 @@
 //! Provides the descriptor channel: a pair of sockets that stands beside a channel of ipc-channel.
-//! Its notifier tells the receiver of that channel that there is a message, and passes open
-//! descriptors to it. ipc-channel does neither.
+//! The sending end, the notifier, tells the receiver of that channel that there is a message, and
+//! passes open descriptors to it. ipc-channel does neither.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -22,11 +22,11 @@ const KIND: SockType =
 /// Tag of a descriptor: tells the receiver what the descriptor is for.
 pub(crate) type Tag = [u8; 13];
 
-/// Start of a message with last words, which a process sends that may be about to die. The start
-/// alone is longer than any other message, so the length of a message tells its kind.
+/// Start of a message with the last words of a process that may be about to die. The start alone is
+/// longer than any other message, so the length of a message tells its kind.
 pub(super) const LAST_WORDS: [u8; 14] = [0xff; 14];
 
-/// Size of the longest message, which is one with last words.
+/// Longest message in bytes, which is one with last words.
 const MAX_LAST_WORDS_BYTES: usize = 4 << 10;
 
 /// Message that orders the listener's process to kill its children and to end.
@@ -62,9 +62,10 @@ impl Notifier {
         self.send(&END)
     }
 
-    /// Waits for the greeting of the listener, until `deadline` or the end of the process `other`.
-    pub(crate) fn await_greeting(&self, other: &mut Child, deadline: Instant) -> io::Result<u64> {
-        let end = super::os::watch_process(other.id());
+    /// Waits for the greeting of the listener in the process `child`, until `deadline` or the end
+    /// of that process.
+    pub(crate) fn await_greeting(&self, child: &mut Child, deadline: Instant) -> io::Result<u64> {
+        let end = super::os::watch_process(child.id());
         loop {
             let mut greeting = [0; 8];
             match recv(self.0.as_raw_fd(), &mut greeting, MsgFlags::empty()) {
@@ -73,8 +74,8 @@ impl Notifier {
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            if let Ok(Some(status)) = other.try_wait() {
-                return Err(io::Error::other(format!("it ended before that ({status})")));
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(io::Error::other(format!("the new process ended first ({status})")));
             }
             let now = Instant::now();
             if now >= deadline {
@@ -89,7 +90,7 @@ impl Notifier {
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         loop {
-            return match send(self.0.as_raw_fd(), bytes, quietly()) {
+            return match send(self.0.as_raw_fd(), bytes, NOSIGNAL) {
                 // The socket is full: the listener has enough messages to wake up for.
                 Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(()),
                 Err(Errno::EINTR) => continue,
@@ -98,14 +99,15 @@ impl Notifier {
         }
     }
 
-    /// Passes a copy of `fd`. The copy stays in the socket until [`Listener::hear`] takes it out.
+    /// Passes a copy of `fd`. The copy stays in the socket until [`Listener::receive`] takes it
+    /// out.
     pub(crate) fn pass(&self, tag: &Tag, fd: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&fds)];
         let deadline = Instant::now() + SEND_TIMEOUT;
         loop {
             let body = [IoSlice::new(tag)];
-            match sendmsg::<()>(self.0.as_raw_fd(), &body, &rights, quietly(), None) {
+            match sendmsg::<()>(self.0.as_raw_fd(), &body, &rights, NOSIGNAL, None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN | Errno::ENOBUFS) if Instant::now() < deadline => {
@@ -115,7 +117,10 @@ impl Notifier {
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => {
                     return Err(io::Error::new(
                         io::ErrorKind::TimedOut,
-                        "its fork server is stuck",
+                        format!(
+                            "the fork server has received nothing for {SEND_TIMEOUT:?}: if it is \
+                             stopped (SIGSTOP), continue it"
+                        ),
                     ));
                 }
                 Err(errno) => return Err(errno.into()),
@@ -125,16 +130,14 @@ impl Notifier {
 }
 
 /// Makes sending to a closed socket an error, not a signal.
-fn quietly() -> MsgFlags {
-    MsgFlags::MSG_NOSIGNAL
-}
+const NOSIGNAL: MsgFlags = MsgFlags::MSG_NOSIGNAL;
 
-/// Puts a copy of `fd` into the open socket `number`.
-pub(crate) fn put_into(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+/// Puts a copy of the descriptor `fd` into the open socket `number`.
+pub(crate) fn put_descriptor(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     let fds = [fd.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     loop {
-        match sendmsg::<()>(number, &[IoSlice::new(&[0])], &rights, quietly(), None) {
+        match sendmsg::<()>(number, &[IoSlice::new(&[0])], &rights, NOSIGNAL, None) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -142,25 +145,29 @@ pub(crate) fn put_into(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Says whether a descriptor is removed from a socket when it is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taking {
-    /// Removes the descriptor from the socket.
-    Whole,
-    /// Leaves the descriptor in the socket.
-    Copy,
-}
-
-/// Takes the descriptor that [`put_into`] has put into the open socket `number`. Never waits.
+/// Takes the descriptor that [`put_descriptor`] has put into the open socket `number`. Never waits.
 ///
 /// # Errors
 ///
 /// The socket has no descriptor, or this process cannot open one more.
-pub(crate) fn take_out(number: RawFd, taking: Taking) -> io::Result<OwnedFd> {
+pub(crate) fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    receive_descriptor(number, MsgFlags::empty())
+}
+
+/// Returns a copy of the descriptor that [`take_descriptor`] would take, and leaves the descriptor
+/// in the socket.
+///
+/// # Errors
+///
+/// As for [`take_descriptor`].
+pub(crate) fn copy_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    receive_descriptor(number, MsgFlags::MSG_PEEK)
+}
+
+fn receive_descriptor(number: RawFd, peek: MsgFlags) -> io::Result<OwnedFd> {
     let mut space = nix::cmsg_space!(RawFd);
     let mut byte = [0];
     let mut body = [IoSliceMut::new(&mut byte)];
-    let peek = if taking == Taking::Copy { MsgFlags::MSG_PEEK } else { MsgFlags::empty() };
     let flags = RECEIVE | MsgFlags::MSG_DONTWAIT | peek;
     let received = loop {
         match recvmsg::<()>(number, &mut body, Some(&mut space), flags) {
@@ -168,10 +175,13 @@ pub(crate) fn take_out(number: RawFd, taking: Taking) -> io::Result<OwnedFd> {
             received => break received?,
         }
     };
-    let cut = received.flags.contains(MsgFlags::MSG_CTRUNC);
-    let fd = descriptor_in(&received);
-    fd.ok_or_else(|| if cut { Errno::EMFILE.into() } else { io::ErrorKind::InvalidData.into() })
-        .and_then(close_on_exec)
+    // The kernel drops a descriptor for which this process has no free number.
+    let is_dropped = received.flags.contains(MsgFlags::MSG_CTRUNC);
+    let fd = descriptor_in(&received).ok_or_else(|| match is_dropped {
+        true => io::Error::from(Errno::EMFILE),
+        false => io::ErrorKind::InvalidData.into(),
+    });
+    fd.and_then(close_on_exec)
 }
 
 /// Returns the descriptor that came with a message.
@@ -185,8 +195,8 @@ fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
     }
 }
 
-/// Makes the message that carries `words`, with room for a pid before them. Words that are too long
-/// are cut off.
+/// Makes the message that carries `words`, with room for a pid before them. The end of words that
+/// are too long is cut off.
 pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
     let head = [&LAST_WORDS[..], &[0; size_of::<u32>()]].concat();
     let words = &words[..words.len().min(MAX_LAST_WORDS_BYTES - head.len())];
@@ -194,12 +204,12 @@ pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
 }
 
 /// Message that a listener has received.
-pub(crate) enum Heard {
+pub(crate) enum ChannelMessage {
     /// A notification.
     Notification,
     /// The order to kill the children and to end.
     End,
-    /// The pid and the last words of a process that may be dead by now, as bytes.
+    /// The pid of a process, and its last words, as bytes. The process may be dead by now.
     LastWords(Vec<u8>),
     /// A descriptor and its tag; an error if this process cannot open one more.
     Descriptor(Tag, io::Result<OwnedFd>),
@@ -212,13 +222,13 @@ pub(crate) struct Listener(OwnedFd);
 impl Listener {
     /// Sends `greeting` to the notifier, to say that somebody listens.
     pub(crate) fn greet(&self, greeting: u64) -> io::Result<()> {
-        send(self.0.as_raw_fd(), &greeting.to_le_bytes(), quietly())?;
+        send(self.0.as_raw_fd(), &greeting.to_le_bytes(), NOSIGNAL)?;
         Ok(())
     }
 
     /// Returns the next message without waiting; `None` if there is none.
-    pub(crate) fn hear(&self) -> Option<Heard> {
-        // Each message carries one descriptor. So no message arrives with only a part of its
+    pub(crate) fn receive(&self) -> Option<ChannelMessage> {
+        // Each message carries at most one descriptor, so none arrives with a part of its
         // descriptors.
         let mut space = nix::cmsg_space!(std::os::fd::RawFd);
         let mut text = [0; MAX_LAST_WORDS_BYTES];
@@ -233,16 +243,16 @@ impl Listener {
         let fd = descriptor_in(&received);
         match bytes {
             0 => None, // there is no notifier any more
-            1 => Some(Heard::Notification),
-            2 => Some(Heard::End),
+            1 => Some(ChannelMessage::Notification),
+            2 => Some(ChannelMessage::End),
             len if len >= LAST_WORDS.len() => {
-                Some(Heard::LastWords(text[LAST_WORDS.len()..len].to_vec()))
+                Some(ChannelMessage::LastWords(text[LAST_WORDS.len()..len].to_vec()))
             }
             _ => {
                 let mut tag = Tag::default();
                 tag.copy_from_slice(&text[..size_of::<Tag>()]);
                 let fd = fd.ok_or_else(|| Errno::EMFILE.into());
-                Some(Heard::Descriptor(tag, fd.and_then(close_on_exec)))
+                Some(ChannelMessage::Descriptor(tag, fd.and_then(close_on_exec)))
             }
         }
     }

@@ -10,8 +10,8 @@ use super::exit::flush_stdout;
 use super::os::thread_count;
 use super::threads::never_had_threads;
 
-/// Proves that the calling process has one thread. Forking it then copies no lock that another
-/// thread holds.
+/// Proof that the calling process has one thread. A fork of such a process copies no lock that
+/// another thread holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SingleThread(());
 
@@ -20,13 +20,13 @@ impl SingleThread {
     pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
         // The kernel still counts a joined thread until it has removed the thread. So wait a
         // little.
-        let patience = Instant::now() + Duration::from_millis(20);
+        let deadline = Instant::now() + Duration::from_millis(20);
         loop {
             match thread_count() {
                 Some(1) => return Ok(SingleThread(())),
-                // If /proc is not mounted, the C library may know.
+                // If /proc is not mounted, the C library may know that there is one thread.
                 None if never_had_threads() => return Ok(SingleThread(())),
-                Some(_) if Instant::now() < patience => std::thread::yield_now(),
+                Some(_) if Instant::now() < deadline => std::thread::yield_now(),
                 other => return Err(other),
             }
         }

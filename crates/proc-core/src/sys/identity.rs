@@ -10,8 +10,8 @@ static CACHED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Returns the pid of this process.
 ///
-/// It is cheap enough to be called for each task. A copy that a user's `fork` makes gets its own
-/// pid here; this is how code tells a copy from the process that it is a copy of.
+/// This is cheap enough to be called for each task. A copy that a user's `fork` makes gets its own
+/// pid here, so callers can see that they run in a copy.
 #[inline]
 pub(crate) fn pid() -> u32 {
     let page = CACHED.load(Ordering::Acquire);
@@ -52,7 +52,8 @@ pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Entry<T>>);
 
 #[derive(Debug)]
 struct Entry<T> {
-    owner: AtomicU32,
+    /// Pid of the process that the value belongs to.
+    pid: AtomicU32,
     value: T,
 }
 
@@ -65,11 +66,11 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
     pub(crate) fn get(&'static self) -> &'static T {
         let present = self.0.load(Ordering::Acquire);
         if let Some(entry) = entry_at(present)
-            && entry.owner.load(Ordering::Relaxed) == pid()
+            && entry.pid.load(Ordering::Relaxed) == pid()
         {
             return &entry.value;
         }
-        let new = Box::new(Entry { owner: AtomicU32::new(pid()), value: T::default() });
+        let new = Box::new(Entry { pid: AtomicU32::new(pid()), value: T::default() });
         let new = Box::into_raw(new);
         // The old value is never dropped: it belongs to another process.
         match self.0.compare_exchange(present, new, Ordering::AcqRel, Ordering::Acquire) {
@@ -86,7 +87,7 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
     /// parent's value.
     pub(crate) fn inherit(&'static self) {
         if let Some(entry) = entry_at(self.0.load(Ordering::Acquire)) {
-            entry.owner.store(pid(), Ordering::Relaxed);
+            entry.pid.store(pid(), Ordering::Relaxed);
         }
     }
 }
@@ -100,7 +101,7 @@ fn entry_at<T>(entry: *mut Entry<T>) -> Option<&'static Entry<T>> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_pid_is_the_kernels() {
+    fn pid_is_that_of_the_kernel() {
         assert_eq!([super::pid(), super::pid()], [std::process::id(); 2]);
     }
 }

@@ -10,7 +10,7 @@ use nix::libc;
 pub(crate) type Constructor =
     extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
 
-/// Fixed place in every copy of this image. Processes tell each other addresses as distances from
+/// Fixed point in every copy of this image. Processes tell each other addresses as distances from
 /// it.
 static ANCHOR: u8 = 0;
 
@@ -90,9 +90,9 @@ fn identity() -> u64 {
     hasher.finish()
 }
 
-/// Whether executing this process's program again loads this image. It does if the image is the
-/// program, or one of the libraries that the program is linked with. A library that was loaded
-/// later is part of a program that is not ours, and of which nothing is known.
+/// Whether executing this process's program again loads this image. That is so if the image is the
+/// program, or one of the libraries that the program is linked with. It is not so if the program
+/// has loaded the image later, as a plug-in: such a program knows nothing of this crate.
 pub(crate) fn is_of_our_program() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| loaded::is_linked_with(anchor()))
@@ -159,7 +159,7 @@ mod loaded {
             }
             next += 1;
         }
-        objects.is_empty() // nothing is known then
+        objects.is_empty() // the loader tells nothing: assume the usual case
     }
 
     /// Returns the constructors of the object that contains `address`.
@@ -281,15 +281,15 @@ mod loaded {
             let array = self.address(Section::INIT_ARRAY);
             let size = self.value(Section::INIT_ARRAY_SIZE);
             let (Some(array), Some(size)) = (array, size) else { return Vec::new() };
-            let read = |place: usize| {
-                let place = (array + place * size_of::<usize>()) as *const Option<Constructor>;
+            let read = |index: usize| {
+                let entry = (array + index * size_of::<usize>()) as *const Option<Constructor>;
                 // SAFETY: the array has this many function pointers, which the loader calls; a null
                 // pointer reads as `None`.
-                unsafe { place.read() }
+                unsafe { entry.read() }
             };
             // Some linkers fill up the array with -1.
-            let is_one = |function: &Constructor| *function as usize != usize::MAX;
-            (0..size / size_of::<usize>()).filter_map(read).filter(is_one).collect()
+            let is_function = |function: &Constructor| *function as usize != usize::MAX;
+            (0..size / size_of::<usize>()).filter_map(read).filter(is_function).collect()
         }
     }
 }
@@ -304,12 +304,12 @@ mod tests {
     static MARKED: Marked = Marked(*b"0123456789abcdef");
 
     #[test]
-    fn the_tests_are_a_program_of_ours() {
+    fn test_binary_is_of_our_program() {
         assert!(is_of_our_program());
     }
 
     #[test]
-    fn what_lies_in_the_image_is_found_again() {
+    fn at_offset_finds_what_offset_of_names() {
         let image = Image::get();
         let offset = image.offset_of(&MARKED).expect("a static lies in the image");
         let found: &Marked =
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_lie_in_the_image_is_refused() {
+    fn values_outside_the_image_are_refused() {
         let image = Image::get();
         let heap: &'static Marked = Box::leak(Box::new(Marked([0; 16])));
         assert_eq!(image.offset_of(heap), None);

@@ -74,8 +74,8 @@ pub(crate) fn nameless_file() -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     memfd_create(c"proc-core", flags).map_err(|errno| match errno {
         Errno::EPERM | Errno::EACCES | Errno::ENOSYS => io::Error::other(format!(
-            "memfd_create was refused ({}), without which there is no shared memory: a seccomp filter \
-             or a container's profile forbids it; have it allowed",
+            "memfd_create was refused ({}), and without it there is no shared memory: allow it in the \
+             seccomp filter, or in the profile of the container",
             errno.desc()
         )),
         errno => errno.into(),
@@ -167,8 +167,8 @@ impl ChildExits {
         Ok(ChildExits(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// Forgets the exits so far. Call this before reaping the children.
-    pub(crate) fn quiet(&self) {
+    /// Makes the descriptor unreadable until the next exit. Call this before reaping the children.
+    pub(crate) fn clear(&self) {
         while let Ok(Some(_)) = self.0.read_signal() {}
     }
 

@@ -21,7 +21,7 @@ use super::reserve::has_address_space;
 /// Bytes of address space that shared memory leaves to the threads of the program. A thread that
 /// started under a limit may have no heap; glibc then maps a page for each allocation of that
 /// thread (`sysmalloc` in its malloc.c).
-const MIN_REST: usize = 2 << 20;
+const MIN_REST_BYTES: usize = 2 << 20;
 
 /// Makes memory of `len` zero bytes. Every process that has it may write to it until it is
 /// [sealed](seal).
@@ -47,23 +47,24 @@ pub(crate) fn largest_file() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// Checks that `len` more bytes of memory are available, if the system tells. Without them, the
-/// kernel would kill a process as soon as it writes the bytes.
+/// Checks that `len` more bytes of memory are available, if the system tells. If they are not, the
+/// kernel would kill the process that writes the bytes.
 ///
 /// # Errors
 ///
 /// The system, or the cgroup of this process, does not have enough.
 pub(crate) fn check_memory(len: usize) -> io::Result<()> {
-    // A smaller size is not worth reading half a dozen files.
-    const WORTH_ASKING: usize = 32 << 20;
-    if len < WORTH_ASKING {
+    // For a smaller size it is not worth reading half a dozen files.
+    const MIN_CHECKED_BYTES: usize = 32 << 20;
+    if len < MIN_CHECKED_BYTES {
         return Ok(());
     }
-    let places = [("the system", os::system_memory()), ("its cgroup", os::cgroup_memory())];
-    for (place, available) in places {
+    let sources =
+        [("the system", os::system_memory()), ("the cgroup of this process", os::cgroup_memory())];
+    for (source, available) in sources {
         if let Some(available) = available.filter(|available| *available < len) {
             return Err(io::Error::other(format!(
-                "{} MiB of memory are wanted, and {place} has {} MiB left: send smaller values, or \
+                "{} MiB of memory are needed, and {source} has {} MiB left: send smaller values, or \
                  fewer at a time (PoolBuilder::memory_limit)",
                 len >> 20,
                 available >> 20
@@ -104,7 +105,7 @@ impl Mapping {
     /// left.
     pub(crate) fn new(fd: BorrowedFd<'_>, access: Access) -> io::Result<Mapping> {
         if !os::is_sealed(fd, access) {
-            let what = "it is no shared memory whose size and contents are sealed";
+            let what = "the received file is not sealed shared memory";
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Mapping::of_own(fd, access)
@@ -121,7 +122,7 @@ impl Mapping {
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
         // Leave some address space: Rust aborts the program if a thread has no room for a small
         // allocation.
-        if !has_address_space(len.get().saturating_add(MIN_REST)) {
+        if !has_address_space(len.get().saturating_add(MIN_REST_BYTES)) {
             return Err(nix::errno::Errno::ENOMEM.into());
         }
         let protection = match access {
@@ -209,7 +210,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn nobody_changes_the_size_of_sealed_memory() {
+    fn sealed_memory_cannot_change_its_size() {
         let fd = create(5000).expect("there is memory");
         assert!(Mapping::new(fd.as_fd(), Access::Write).is_err(), "it is not sealed");
         seal(&fd, Access::Write).expect("it can be sealed");
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn frozen_memory_is_read_only_for_everybody() {
+    fn frozen_memory_cannot_be_written() {
         let frozen = Frozen::build(3, |bytes| bytes.copy_from_slice(b"abc")).expect("it is made");
         assert_eq!(&frozen[..], b"abc");
         let copy = frozen.as_fd().try_clone_to_owned().expect("there is a descriptor");
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_no_memory() {
+    fn map_refuses_files_that_are_not_sealed_memory() {
         let file = std::fs::File::open("/proc/self/exe").expect("it is there");
         assert!(Mapping::new(file.as_fd(), Access::Read).is_err());
         assert!(create(usize::MAX).is_err());

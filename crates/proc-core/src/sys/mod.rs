@@ -35,14 +35,15 @@ mod threads;
 mod value;
 
 pub(crate) use children::{is_child, parent_pid, reap, reap_one, reap_until, signal_child};
-pub(crate) use crash::{prepare_last_words, say_last_words_at};
+pub(crate) use crash::{prepare_last_words, send_last_words_at_crash};
 pub(crate) use descriptors::{
     are_joined, close_copy, copy_at, own_stream, pass_on, put_at, put_stream, take_over, wait_at,
     wait_readable,
 };
 pub(crate) use exit::{at_exit, end_copy_of, exit_now, flush, flush_line};
 pub(crate) use fd_channel::{
-    Heard, Listener, Notifier, Tag, Taking, fd_channel, put_into, take_out,
+    ChannelMessage, Listener, Notifier, Tag, copy_descriptor, fd_channel, put_descriptor,
+    take_descriptor,
 };
 pub(crate) use fork::{Forked, SingleThread, fork, set_env};
 pub(crate) use identity::{PerProcess, pid};

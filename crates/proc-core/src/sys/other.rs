@@ -23,7 +23,7 @@ pub(crate) fn thread_count() -> Option<usize> {
 }
 
 /// Does nothing: POSIX has no such request. The fork server kills its children when it sees that
-/// its program is gone.
+/// the program has ended.
 pub(crate) fn die_with_parent() {}
 
 /// Does nothing: there is no portable way to rename a process.
@@ -127,7 +127,7 @@ impl ChildExits {
         Ok(ChildExits)
     }
 
-    pub(crate) fn quiet(&self) {}
+    pub(crate) fn clear(&self) {}
 
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -28,8 +28,8 @@ const MIN_REST_BYTES: usize = 512 << 10;
 
 static RESERVE: PerProcess<Mutex<Option<Reserved>>> = PerProcess::new();
 
-/// Address space that is mapped and not used. It does not come from the heap, because memory that
-/// is given back to a heap may not be available to another thread.
+/// Address space that is mapped and not used. It is not taken from the heap: memory that a thread
+/// gives back to its heap may not be available to another thread.
 #[derive(Debug)]
 struct Reserved {
     start: NonNull<c_void>,
@@ -80,8 +80,8 @@ pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
     const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
     let mut reserve = RESERVE.get().lock().unwrap_or_else(PoisonError::into_inner);
     *reserve = None;
-    let begun = Instant::now();
-    while !heap_has(MAX_MESSAGE_BYTES) && begun.elapsed() < MEMORY_TIMEOUT {
+    let start = Instant::now();
+    while !heap_has(MAX_MESSAGE_BYTES) && start.elapsed() < MEMORY_TIMEOUT {
         std::thread::sleep(Duration::from_millis(1));
     }
     let result = f();
@@ -98,8 +98,8 @@ fn heap_has(wanted: usize) -> bool {
     has
 }
 
-/// Whether there is so much memory that other threads cannot use it up before a message is
-/// received.
+/// Whether there is plenty of memory: so much that other threads cannot use it up before this
+/// thread has received a message.
 pub(crate) fn has_memory_for_messages() -> bool {
     has_address_space(64 << 20)
 }

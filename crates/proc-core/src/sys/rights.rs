@@ -16,9 +16,9 @@ use nix::unistd::{Gid, Uid, getresgid, getresuid};
 
 /// Rights of a thread at one moment, to be compared with those at another moment.
 ///
-/// They are read for each process that is started, so rights that cannot have changed are not read.
-/// The kernel does not tell everything: rules of Landlock and of other security modules are missing
-/// here, and so are the contents of seccomp filters.
+/// They are read at the start of each process, so rights that cannot have changed are not read.
+/// Some rights are missing here because the kernel does not tell them: the rules of Landlock and of
+/// other security modules, and the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
     users: [u32; 3],
@@ -110,9 +110,9 @@ impl Rights {
 #[cfg(target_os = "linux")]
 const CAPABILITIES_OF_CALLER: [u32; 2] = [0x2008_0522, 0];
 
-/// Rights of a thread as text, which the kernel shows for other threads too.
+/// Rights of a thread as text. Unlike [`Rights`], they can be read for another thread.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
+struct ShownRights {
     /// Lines of /proc/PID/status that concern rights.
     status: Vec<String>,
     namespaces: Vec<Option<OsString>>,
@@ -133,10 +133,10 @@ const LINES: [&str; 11] = [
     "Seccomp_filters:",
 ];
 
-impl Told {
+impl ShownRights {
     /// Reads the rights of a thread: `thread-self` is the calling thread, `self` is the main
     /// thread.
-    fn of(thread: &str) -> io::Result<Told> {
+    fn of(thread: &str) -> io::Result<ShownRights> {
         // If /proc is not mounted, the rights stay unknown.
         let status = match std::fs::read_to_string(format!("/proc/{thread}/status")) {
             Err(error) if super::shortage::is_shortage(&error) => return Err(error),
@@ -150,7 +150,7 @@ impl Told {
             let link = std::fs::read_link(format!("/proc/{thread}/ns/{name}"));
             link.ok().map(PathBuf::into_os_string)
         };
-        Ok(Told { status, namespaces: NAMESPACES.iter().map(namespace).collect() })
+        Ok(ShownRights { status, namespaces: NAMESPACES.iter().map(namespace).collect() })
     }
 
     /// Returns the sets of capabilities. A set that the kernel does not tell counts as full.
@@ -186,7 +186,7 @@ impl Capabilities {
     ///
     /// There is no descriptor left to read them.
     pub(crate) fn now() -> io::Result<Capabilities> {
-        Ok(Told::of("thread-self")?.capabilities())
+        Ok(ShownRights::of("thread-self")?.capabilities())
     }
 
     /// Writes the sets as text, for the environment of a program.
@@ -202,8 +202,8 @@ impl Capabilities {
         Some(Capabilities { effective, permitted, inheritable, bounding, ambient })
     }
 
-    /// Takes all capabilities from the calling thread that are not in these sets. A program that
-    /// root has executed needs this: it begins with every capability that root is not forbidden.
+    /// Takes all capabilities from the calling thread that are not in these sets. This is for a
+    /// program that root has executed: it begins with every capability that root may have.
     ///
     /// # Errors
     ///
@@ -250,9 +250,9 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
     }
 }
 
-/// Gives the calling thread the rights and processors that the main thread has now. The calling
-/// thread belongs to this library. It still has the rights and processors that the main thread had
-/// when it made the calling thread.
+/// Gives the calling thread, which belongs to this library, the rights and processors that the main
+/// thread has now. Without this call, it has those that the main thread had when it made the
+/// thread.
 ///
 /// # Errors
 ///
@@ -263,16 +263,16 @@ pub(crate) fn follow_main_thread() -> io::Result<()> {
     if let Some(processors) = processors.filter(|main| Some(*main) != super::os::affinity()) {
         super::os::set_affinity(&processors.numbers())?;
     }
-    let main = Told::of("self")?;
-    if main == Told::of("thread-self")? {
+    let main = ShownRights::of("self")?;
+    if main == ShownRights::of("thread-self")? {
         return Ok(());
     }
     main.capabilities().keep_no_more()?;
-    let has_none_new = |told: &String| told.starts_with("NoNewPrivs:") && told.ends_with('1');
-    if main.status.iter().any(has_none_new) {
+    let is_no_new_privs = |line: &String| line.starts_with("NoNewPrivs:") && line.ends_with('1');
+    if main.status.iter().any(is_no_new_privs) {
         prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0)?;
     }
-    if main == Told::of("thread-self")? {
+    if main == ShownRights::of("thread-self")? {
         return Ok(());
     }
     Err(io::Error::new(
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_come_back() {
+    fn from_words_returns_what_to_words_wrote() {
         let sets = Capabilities::now().expect("there is a descriptor");
         assert_eq!(Capabilities::from_words(&sets.to_words()), Some(sets));
         assert_eq!(Capabilities::from_words("1.2.3"), None);
@@ -320,10 +320,13 @@ mod tests {
     }
 
     #[test]
-    fn rights_stay_the_same_and_are_told_whole() {
+    fn rights_are_complete_and_stay_the_same() {
         let now = || Rights::now().expect("there is a descriptor");
         assert_eq!(now(), now());
         assert!(!now().namespaces.is_empty() && now().root.is_some());
-        assert_eq!(Told::of("self").expect("there is a descriptor").status.len(), LINES.len());
+        assert_eq!(
+            ShownRights::of("self").expect("there is a descriptor").status.len(),
+            LINES.len()
+        );
     }
 }

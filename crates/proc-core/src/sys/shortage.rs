@@ -12,7 +12,7 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
             "; raise the limit of open files (ulimit -n), or have fewer of them open at a time"
         }
         Some(libc::ENFILE) => {
-            "; the system has no more open files to give: raise fs.file-max, or have fewer open"
+            "; the whole system has too many open files: raise fs.file-max, or open fewer files"
         }
         Some(libc::ETOOMANYREFS) => {
             "; too many descriptors are on their way between processes: raise the limit of open files \

@@ -42,16 +42,16 @@ macro_rules! before_main {
 }
 pub(crate) use before_main;
 
-/// Calls the constructors of this image that the loader would call after the constructor `this`.
-/// Since `this` does not return, the loader never calls them.
+/// Calls the constructors of this image that come after the constructor `this`. Since `this` does
+/// not return, the loader never calls them.
 ///
-/// The constructors are in the order in which the linker met them, so constructors of libraries in
-/// other languages may be among them. Constructors of shared libraries have run before.
+/// The linker orders the constructors, so constructors of static libraries in other languages may
+/// be among them. The constructors of shared libraries have run before `this`.
 pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     let Arguments { count, values, environment } = arguments;
     let others = image::constructors();
-    let place = others.iter().position(|other| *other as usize == this as usize);
-    for constructor in place.map_or(&[][..], |place| &others[place + 1..]) {
+    let position = others.iter().position(|other| *other as usize == this as usize);
+    for constructor in position.map_or(&[][..], |position| &others[position + 1..]) {
         constructor(count, values, environment);
     }
 }
@@ -75,7 +75,7 @@ pub(crate) fn fill_standard_streams() {
     }
 }
 
-/// Opens an empty stream for stdin (number 0), or a stream that takes anything.
+/// Opens an empty stream for stdin (number 0), or a stream that drops what is written to it.
 ///
 /// # Errors
 ///
@@ -84,7 +84,7 @@ pub(crate) fn null_stream(number: usize) -> io::Result<OwnedFd> {
     let device = std::fs::OpenOptions::new().read(number == 0).write(number > 0).open("/dev/null");
     match device {
         Ok(device) => Ok(device.into()),
-        // Without that device, use a pipe whose other end is closed.
+        // If that device is missing, use a pipe whose other end is closed.
         Err(_) => {
             let (reader, writer) = std::io::pipe()?;
             Ok(if number == 0 { reader.into() } else { writer.into() })

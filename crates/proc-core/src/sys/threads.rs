@@ -28,10 +28,10 @@ pub(super) fn never_had_threads() -> bool {
     false
 }
 
-/// Stack size of a thread that calls little, in bytes.
+/// Stack size of a thread that only runs code of this library, in bytes.
 pub(crate) const SMALL_STACK: usize = 256 << 10;
 
-/// Stack size of a thread that calls functions of the user's, in bytes: Rust's own default.
+/// Stack size of a thread that calls functions of the user, in bytes. Rust's default is the same.
 pub(crate) const USUAL_STACK: usize = 2 << 20;
 
 /// Starts a thread of this library.
@@ -46,8 +46,8 @@ pub(crate) fn spawn_thread<T: Send + 'static>(
 ) -> io::Result<std::thread::JoinHandle<T>> {
     // Bytes that a thread needs besides its stack when it starts. Without them, Rust's runtime
     // aborts the process.
-    const AT_ITS_BEGINNING: usize = 1 << 20;
-    if !has_address_space(stack + AT_ITS_BEGINNING) {
+    const STARTUP_BYTES: usize = 1 << 20;
+    if !has_address_space(stack + STARTUP_BYTES) {
         return Err(Errno::ENOMEM.into());
     }
     std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(run)

@@ -2,8 +2,8 @@
 
 use std::ptr::NonNull;
 
-/// Returns the only value of a type without bytes. In this way a function item is made from its
-/// type alone.
+/// Returns the only value of a type without bytes. A function item is made from its type alone in
+/// this way.
 pub(crate) fn zst_value<F: Copy>() -> F {
     assert!(size_of::<F>() == 0, "refused by the compiler where the function was given");
     // SAFETY: F has no bytes to read, and a dangling pointer is valid and aligned for it. F is

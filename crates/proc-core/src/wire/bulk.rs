@@ -1,10 +1,10 @@
 //! Encodes values whose memory is their encoding: plain numbers, vectors of them, strings and byte
 //! buffers. Each is copied as a whole.
 //!
-//! serde walks a vector element by element. For megabytes this costs more than everything else on
-//! their way. A number is encoded one byte at a time by serde. Here the type alone tells that a
-//! value is of this kind; both sides are the same program, so they agree. If such a value is part
-//! of another value, serde (or `serde_bytes`) encodes it.
+//! serde walks a vector element by element. For a vector of megabytes, this costs more than the
+//! rest of the way to the other process. serde also encodes a number one byte at a time. Here the
+//! type alone tells that a value is of this kind; both sides are the same program, so they agree.
+//! If such a value is part of another value, serde (or `serde_bytes`) encodes it.
 
 use std::any::{Any, TypeId};
 
@@ -39,25 +39,25 @@ impl Source<'_> {
                 part.numbers(at, 1).and_then(|numbers| numbers.first().copied())
             }
         };
-        number.ok_or_else(Source::in_the_middle)
+        number.ok_or_else(Source::cut_number)
     }
 
     #[cold]
-    fn in_the_middle() -> String {
+    fn cut_number() -> String {
         "the data end in the middle of a number".into()
     }
 
     /// Copies the bytes as numbers.
     fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, String> {
         if !self.len().is_multiple_of(size_of::<T>()) {
-            return Err(Source::in_the_middle());
+            return Err(Source::cut_number());
         }
         match self {
             Source::Own(bytes) => {
                 let mut numbers: Vec<T> = Vec::new();
                 numbers
                     .try_reserve_exact(bytes.len() / size_of::<T>())
-                    .map_err(|_| "there is not enough memory for it")?;
+                    .map_err(|_| "there is not enough memory for the value")?;
                 numbers.resize(bytes.len() / size_of::<T>(), T::zeroed());
                 bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
                 Ok(numbers)
@@ -118,36 +118,36 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
 #[inline]
 pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, String>> {
     let mut value: Option<T> = None;
-    let place: &mut dyn Any = &mut value;
+    let target: &mut dyn Any = &mut value;
     macro_rules! look {
         ($T:ident) => {
-            if let Some(place) = place.downcast_mut::<Option<Vec<$T>>>() {
+            if let Some(target) = target.downcast_mut::<Option<Vec<$T>>>() {
                 match bytes.numbers() {
-                    Ok(numbers) => *place = Some(numbers),
+                    Ok(numbers) => *target = Some(numbers),
                     Err(why) => return Some(Err(why)),
                 }
             }
-            if let Some(place) = place.downcast_mut::<Option<$T>>() {
+            if let Some(target) = target.downcast_mut::<Option<$T>>() {
                 match bytes.number() {
-                    Ok(number) => *place = Some(number),
+                    Ok(number) => *target = Some(number),
                     Err(why) => return Some(Err(why)),
                 }
             }
         };
     }
     each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
-    if let Some(place) = place.downcast_mut::<Option<String>>() {
+    if let Some(target) = target.downcast_mut::<Option<String>>() {
         let text = bytes.numbers().and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| "a string in the data is not UTF-8".into())
         });
         match text {
-            Ok(text) => *place = Some(text),
+            Ok(text) => *target = Some(text),
             Err(why) => return Some(Err(why)),
         }
     }
-    if let Some(place) = place.downcast_mut::<Option<ByteBuf>>() {
+    if let Some(target) = target.downcast_mut::<Option<ByteBuf>>() {
         match bytes.numbers() {
-            Ok(bytes) => *place = Some(ByteBuf::from(bytes)),
+            Ok(bytes) => *target = Some(ByteBuf::from(bytes)),
             Err(why) => return Some(Err(why)),
         }
     }
@@ -161,7 +161,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_come_back(
+        fn from_bytes_returns_what_bytes_of_gave(
             floats: Vec<f64>,
             bytes: Vec<u8>,
             wide: Vec<i128>,
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_number_is_refused() {
+    fn from_bytes_refuses_half_a_number() {
         let read: Option<Result<Vec<u32>, String>> = from_bytes(Source::Own(&[1, 2, 3, 4, 5]));
         assert!(read.expect("of its type").expect_err("five bytes").contains("middle of a number"));
         for len in [0, 3, 5, 8] {
@@ -197,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_refused() {
+    fn from_bytes_refuses_a_string_that_is_not_utf8() {
         let read: Option<Result<String, String>> = from_bytes(Source::Own(&[0xff]));
         assert!(read.expect("of its type").expect_err("no text").contains("UTF-8"));
     }
 
     #[test]
-    fn other_types_are_left_alone() {
+    fn other_types_are_not_bulk() {
         assert_eq!(bytes_of(&true), None);
         assert_eq!(bytes_of(&vec![true]), None);
         assert_eq!(from_bytes::<Vec<String>>(Source::Own(&[])), None);

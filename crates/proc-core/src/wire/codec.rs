@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize, Serializer, de, ser};
 
 use super::Sink;
 
-/// Number of levels that decoded values may nest. Otherwise hostile bytes could overflow the stack.
-const DEPTH: u32 = 256;
+/// Maximum number of levels that decoded values may nest. Without a maximum, hostile bytes could
+/// overflow the stack.
+const MAX_DEPTH: u32 = 256;
 
 /// Number of elements that one decode accepts in addition to one for each byte. Some elements take
 /// no byte (`Vec<()>`), and nothing else would limit their number.
-const EMPTY: usize = 1 << 16;
+const MAX_EMPTY_ELEMENTS: usize = 1 << 16;
 
 /// Tells why a value could not be encoded or decoded, in the words of serde or of the type.
 #[derive(Debug)]
@@ -77,10 +78,10 @@ impl From<Plain> for CodecError {
             }
             Plain::WontImplement => {
                 "the type asks for a self-describing format (serde's attributes tag, untagged \
-                 and flatten do), which this encoding is not: leave these attributes away, or send \
-                 the value as text, say as a JSON string"
+                 and flatten do), which this encoding is not: remove these attributes, or send the \
+                 value as text, for example as a JSON string"
             }
-            Plain::SerializeBufferFull => "there is not enough memory for it",
+            Plain::SerializeBufferFull => "there is not enough memory for the value",
             other => return CodecError(format!("postcard refused it: {other}").into()),
         })
     }
@@ -106,9 +107,9 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> R
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
     let mut source = Source {
         plain: postcard::Deserializer::from_bytes(bytes),
-        items: bytes.len().saturating_add(EMPTY),
+        items: bytes.len().saturating_add(MAX_EMPTY_ELEMENTS),
     };
-    let (from, levels) = (&mut source, DEPTH);
+    let (from, levels) = (&mut source, MAX_DEPTH);
     let value = T::deserialize(De { from, levels })?;
     Ok((value, source.plain.finalize()?))
 }
@@ -116,7 +117,7 @@ pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &
 /// Wraps postcard's serializer, with [`CodecError`] as its error.
 struct Ser<'a>(postcard::Serializer<Out<'a>>);
 
-/// Lends the caller's sink to postcard, which only takes an output of its own.
+/// Passes the caller's sink to postcard, which takes its output by value.
 struct Out<'a>(&'a mut Sink);
 
 impl Flavor for Out<'_> {
@@ -142,7 +143,7 @@ impl Flavor for Out<'_> {
 }
 
 /// Passes to postcard each call whose data contain no other value: a leaf, the start of a compound,
-/// a tag.
+/// or a tag.
 macro_rules! pass {
     ($me:ident $($call:ident($($arg:ident: $ty:ty),*);)*) => {$(
         #[inline]
@@ -250,8 +251,8 @@ macro_rules! compounds {
             fn $skip(&mut self, field: Name) -> Result<()> {
                 Err(CodecError(
                     format!(
-                        "the field {field} is left out (skip_serializing_if), and the reader of \
-                         this encoding could not tell"
+                        "the field {field} is left out, which the reader of this encoding cannot \
+                         see: remove the attribute skip_serializing_if"
                     )
                     .into(),
                 ))
@@ -296,6 +297,7 @@ struct De<'a, 'de> {
 }
 
 impl<'a, 'de> De<'a, 'de> {
+    /// Goes down by one level.
     #[inline]
     fn below(self) -> Result<Self> {
         let levels = self.levels.checked_sub(1);
@@ -307,8 +309,7 @@ impl<'a, 'de> De<'a, 'de> {
 
     #[inline]
     fn fields(self, left: usize) -> Parts<'a, 'de> {
-        let (de, hint) = (self, true);
-        Parts { de, left, hint }
+        Parts { de: self, left, has_hint: true }
     }
 
     #[inline]
@@ -318,8 +319,7 @@ impl<'a, 'de> De<'a, 'de> {
         let items = self.from.items.checked_sub(left);
         let items = items.ok_or_else(|| CodecError::new("a length is more than the data hold"))?;
         self.from.items = items;
-        let (de, hint) = (self, items >= EMPTY);
-        Ok(Parts { de, left, hint })
+        Ok(Parts { de: self, left, has_hint: items >= MAX_EMPTY_ELEMENTS })
     }
 }
 
@@ -425,12 +425,12 @@ impl<'de> de::VariantAccess<'de> for De<'_, 'de> {
     }
 }
 
-/// Parts of a compound that are left. `hint` says whether there are enough bytes for them; only
-/// then does a visitor learn their number, by which it reserves memory.
+/// Remaining parts of a compound. `has_hint` says whether there are enough bytes for them. Only
+/// then does a visitor get their number, since it reserves memory for so many.
 struct Parts<'a, 'de> {
     de: De<'a, 'de>,
     left: usize,
-    hint: bool,
+    has_hint: bool,
 }
 
 impl<'de> Parts<'_, 'de> {
@@ -455,7 +455,7 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de> {
 
     #[inline]
     fn size_hint(&self) -> Option<usize> {
-        self.hint.then_some(self.left)
+        self.has_hint.then_some(self.left)
     }
 }
 

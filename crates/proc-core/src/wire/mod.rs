@@ -7,8 +7,8 @@
 //!
 //! While a thread encodes, ipc-channel collects the channel ends that it meets in a list of the
 //! thread. The next `send` of that thread takes the whole list along. A receiver that does not take
-//! all of them out again leaks them. So every value is encoded on its own, its channel ends go at
-//! once into one message of their own (see [`Handles`]), and no failure leaves any of them behind.
+//! all ends out of the message leaks them. So each value is encoded on its own, its channel ends go
+//! at once into a message of their own (see [`Handles`]), and after a failure the list is emptied.
 
 mod bulk;
 mod codec;
@@ -29,7 +29,6 @@ use self::bulk::Source;
 pub(crate) use self::bulk::{number, number_size};
 pub use self::message::Message;
 pub(crate) use self::sink::{LARGE, Lender, Sink};
-use crate::memory as shared;
 use crate::memory::{Arriving, Descriptor, Part};
 use crate::panics;
 use crate::sys;
@@ -43,7 +42,8 @@ pub(crate) const MAX_HANDLES: usize = 64;
 /// receiver dies in the middle of it.
 const MAX_INLINE: usize = 64 << 10;
 
-/// Encoded value that can be sent on any channel without blocking or breaking the channel.
+/// Payload: an encoded value that can be sent on any channel without blocking or breaking the
+/// channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Payload {
     body: Body,
@@ -133,7 +133,7 @@ fn freeze(bytes: &[u8]) -> io::Result<Descriptor> {
 }
 
 fn no_memory(error: &io::Error) -> String {
-    format!("no shared memory: {}", explain(error))
+    format!("there is no shared memory for the value: {}", explain(error))
 }
 
 /// Returns why a message cannot be sent; `None` if nobody is left to receive it.
@@ -158,44 +158,43 @@ pub(crate) fn explain(error: &io::Error) -> String {
     format!("{error}{}", sys::hint(error))
 }
 
-/// Makes ipc-channel measure a socket now, which it otherwise does with the first message of a
-/// program.
-///
-/// Later there may be no descriptor for it, and ipc-channel would panic. A child need not measure
-/// again.
+/// Makes ipc-channel measure the buffer of a socket now. Otherwise it does so with the first
+/// message of a program, and panics if there is no descriptor left at that time. A child need not
+/// measure again.
 ///
 /// # Errors
 ///
 /// There are no descriptors, or this version of ipc-channel is unknown.
 pub(crate) fn warm_up() -> io::Result<()> {
-    shared::check()?;
-    nobody()?;
+    crate::memory::check()?;
+    closed_channel()?;
     let sent = panics::catch_silently(|| {
         let (sender, _receiver) = ipc::channel::<()>().ok()?;
         sender.send(()).ok()
     });
-    sent.ok().flatten().ok_or_else(none_left)
+    sent.ok().flatten().ok_or_else(shortage)
 }
 
 /// Sender of a channel that has no receiver. Sending to it fails, and that is the only way to empty
 /// ipc-channel's lists of channel ends. Since the channel exists already, this needs no new
 /// descriptor.
-static NOBODY: OnceLock<IpcSender<Handful>> = OnceLock::new();
+static CLOSED_CHANNEL: OnceLock<IpcSender<HandleCounts>> = OnceLock::new();
 
-fn nobody() -> io::Result<&'static IpcSender<Handful>> {
-    if NOBODY.get().is_none() {
+fn closed_channel() -> io::Result<&'static IpcSender<HandleCounts>> {
+    if CLOSED_CHANNEL.get().is_none() {
         let (sender, _) = ipc::channel()?;
-        let _ = NOBODY.set(sender);
+        let _ = CLOSED_CHANNEL.set(sender);
     }
-    NOBODY.get().ok_or_else(none_left)
+    CLOSED_CHANNEL.get().ok_or_else(shortage)
 }
 
-/// Forgets the channel ends that this thread has met while encoding. The next message would take
-/// them along.
-fn empty_lists() {
-    if let Ok(nobody) = nobody() {
+/// Drops the channel ends that this thread has met while encoding. Otherwise its next message would
+/// take them along.
+#[cold]
+pub(crate) fn drop_collected_handles() {
+    if let Ok(closed) = closed_channel() {
         // ipc-channel panics if there are more channel ends than one message can carry.
-        let _ = panics::catch_silently(|| nobody.send(Handful::default()).is_ok());
+        let _ = panics::catch_silently(|| closed.send(HandleCounts::default()).is_ok());
     }
 }
 
@@ -220,7 +219,7 @@ pub(crate) fn encode_into<T: Message>(
 
 /// Tells why a value could not be encoded: its `Serialize` has panicked.
 pub(crate) fn serialize_panicked(message: &str) -> String {
-    format!("its Serialize panicked: {message}")
+    format!("the type's Serialize panicked: {message}")
 }
 
 /// Tells why a value could not be decoded: its `Deserialize` has panicked.
@@ -228,12 +227,12 @@ pub(crate) fn deserialize_panicked(message: &str) -> String {
     // This panic comes from ipc-channel, which looks up a channel end in its own list. The list is
     // empty, because another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
-        "; channel ends in it must be of the ipc-channel that proc-core is built with, which \
-         proc_core::ipc is"
+        "; make the channel ends in the value with proc_core::ipc, which is the version of \
+         ipc-channel that proc-core uses"
     } else {
         ""
     };
-    format!("its Deserialize panicked: {message}{hint}")
+    format!("the type's Deserialize panicked: {message}{hint}")
 }
 
 /// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller. The caller
@@ -250,7 +249,7 @@ pub(crate) fn encode_or_panic<T: Message>(
         };
     }
     let start = out.len();
-    let _before = out.take_index();
+    let _earlier = out.take_index(); // of an earlier value
     let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as its index, which is 0. If the
     // type has no destructor, or no 0 was written, there is no channel end, and no need for the
@@ -274,37 +273,32 @@ fn why_not_encoded(error: &codec::CodecError, out: &mut Sink) -> String {
     out.take_shortage().unwrap_or_else(|| error.to_string())
 }
 
-/// Forgets the channel ends that the encoding of a value had met when it panicked.
-#[cold]
-pub(crate) fn drop_collected_handles() {
-    empty_lists();
-}
-
 /// Moves the channel ends that this thread has met while encoding into a message of their own.
 fn collect_handles() -> Result<Option<Handles>, String> {
     // ipc-channel panics if there is no descriptor.
     let moved =
-        panics::catch_silently(move_handles).unwrap_or_else(|_| Err(cannot_send(&none_left())));
+        panics::catch_silently(move_handles).unwrap_or_else(|_| Err(cannot_send(&shortage())));
     if !matches!(moved, Ok(Some(_))) {
-        empty_lists();
+        drop_collected_handles();
     }
     moved
 }
 
 fn cannot_send(error: &io::Error) -> String {
-    format!("its channels cannot be sent: {}", explain(error))
+    format!("the channel ends in the value cannot be sent: {}", explain(error))
 }
 
-/// Returns the error for which ipc-channel panics when it wants a descriptor or a mapping.
-fn none_left() -> io::Error {
+/// Returns the error of the system behind a panic of ipc-channel, which panics if there is no
+/// descriptor or mapping left.
+fn shortage() -> io::Error {
     let error = io::Error::last_os_error();
-    let is_known = sys::is_shortage(&error);
-    if is_known { error } else { nix::errno::Errno::EMFILE.into() }
+    if sys::is_shortage(&error) { error } else { nix::errno::Errno::EMFILE.into() }
 }
 
 fn move_handles() -> Result<Option<Handles>, String> {
-    let (sender, receiver) = ipc::channel::<Handful>().map_err(|error| cannot_send(&error))?;
-    // Only encoding shows the length of the list: encode one more of each kind, and read its index.
+    let (sender, receiver) = ipc::channel::<HandleCounts>().map_err(|error| cannot_send(&error))?;
+    // ipc-channel does not tell the lengths of its lists. So encode one more of each kind, and read
+    // its index.
     let channels = index_of(&sender)?;
     // A process that may not make files has no shared memory, so the value contains none.
     let has_regions = memory::largest_file() > 0;
@@ -314,13 +308,13 @@ fn move_handles() -> Result<Option<Handles>, String> {
     }
     if channels + regions + 2 > MAX_HANDLES {
         return Err(format!(
-            "it holds {channels} channels and {regions} regions of shared memory, and one message \
-             takes {} in all: send them in several",
+            "the value has {channels} channel ends and {regions} regions of shared memory, and one \
+             value may have {} in all: send several values",
             MAX_HANDLES - 2
         ));
     }
     let (channels, regions) = (channels + 1, regions + usize::from(has_regions));
-    sender.send(Handful { channels, regions }).map_err(|error| match error {
+    sender.send(HandleCounts { channels, regions }).map_err(|error| match error {
         ipc_channel::IpcError::Io(error) => cannot_send(&error),
         error => cannot_send(&io::Error::other(error)),
     })?;
@@ -333,18 +327,18 @@ fn index_of<T: Serialize>(probe: &T) -> Result<usize, String> {
     codec::decode(&bytes).map(|(index, _)| index).map_err(|error| error.to_string())
 }
 
-/// Body of the message with the channel ends: how many there are. The last one of each kind does
-/// not belong to the value. It shows whether all have arrived: if there are too few descriptors,
-/// the last ones do not arrive.
+/// Body of the message with the channel ends and regions: how many there are of each kind. The last
+/// one of each kind does not belong to the value. It shows whether all have arrived: if the
+/// receiver has too few descriptors, the last ones are missing.
 #[derive(Default, Serialize, Deserialize)]
-struct Handful {
+struct HandleCounts {
     channels: usize,
     regions: usize,
 }
 
-impl Handful {
+impl HandleCounts {
     /// Whether all have arrived. Takes the last one of each kind.
-    fn is_whole(&self) -> bool {
+    fn have_all_arrived(&self) -> bool {
         let last_channel = self.channels.checked_sub(1);
         let last_region = self.regions.checked_sub(1);
         last_channel.is_none_or(|last| decode_bytes::<OpaqueIpcReceiver>(&varint(last)).is_ok())
@@ -364,7 +358,7 @@ pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Resu
         Ok(Err(error)) => Err(not_arrived(&io::Error::other(error))),
         Err(_) => {
             close_arrived(MAX_HANDLES);
-            Err(not_arrived(&none_left()))
+            Err(not_arrived(&shortage()))
         }
     }
 }
@@ -390,17 +384,17 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(format!("{} bytes are left over", rest.len())),
+        Ok((_, rest)) => Err(format!("the data have {} bytes more than the value", rest.len())),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Decodes the value at `place` of shared memory. Vectors of numbers, strings and byte buffers are
-/// copied once.
+/// Decodes the value in the range `range` of shared memory. Vectors of numbers, strings and byte
+/// buffers are copied once.
 ///
-/// The process that wrote the value may write again meanwhile, so only a copy is ever looked at.
-pub(crate) fn decode_shared<T: Message>(part: &Part, place: Range<usize>) -> Result<T, String> {
-    let (at, len) = (place.start, place.len());
+/// The process that wrote the value may write again meanwhile, so only a copy is ever read.
+pub(crate) fn decode_shared<T: Message>(part: &Part, range: Range<usize>) -> Result<T, String> {
+    let (at, len) = (range.start, range.len());
     if let Some(value) = bulk::from_bytes(Source::Shared { part, at, len }) {
         return value;
     }
@@ -416,31 +410,32 @@ thread_local! {
     static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Type that is received in place of a [`Handful`]: decodes [`BYTES`] while ipc-channel holds the
-/// channel ends ready.
+/// Type that is received in place of [`HandleCounts`]: it decodes [`BYTES`] at the moment when
+/// ipc-channel has the channel ends ready.
 struct WithHandles<T>(Result<T, String>);
 
 impl<'de, T: Message> Deserialize<'de> for WithHandles<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let handful = Handful::deserialize(deserializer)?;
+        let counts = HandleCounts::deserialize(deserializer)?;
         let bytes = BYTES.take();
-        let value = match handful.is_whole() {
+        let value = match counts.have_all_arrived() {
             true => decode_bytes(&bytes),
-            false => Err(not_arrived(&none_left())),
+            false => Err(not_arrived(&shortage())),
         };
-        close_arrived(handful.channels.min(MAX_HANDLES));
+        close_arrived(counts.channels.min(MAX_HANDLES));
         Ok(WithHandles(value))
     }
 }
 
 fn not_arrived(error: &io::Error) -> String {
-    format!("its channels did not arrive: {}", explain(error))
+    format!("the channel ends in the value did not arrive: {}", explain(error))
 }
 
 /// Closes the channel ends of the message that this thread is receiving, or has failed to receive.
-/// ipc-channel does not close ends that nobody takes, nor does it drop them in silence.
+/// ipc-channel leaks ends that nobody takes, and panics in a debug build when it drops them.
 ///
-/// An end that was taken is an empty receiver by now.
+/// In place of an end that was taken, ipc-channel has one without a descriptor; closing that one
+/// does no harm.
 pub(crate) fn close_arrived(count: usize) {
     let close = |index| decode_bytes::<OpaqueIpcReceiver>(&varint(index)).map(drop);
     let _ = panics::catch_silently(|| (0..count).try_for_each(close));
@@ -448,7 +443,7 @@ pub(crate) fn close_arrived(count: usize) {
 
 impl<T> Serialize for WithHandles<T> {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(serde::ser::Error::custom("only ever received"))
+        Err(serde::ser::Error::custom("this type is only received, never sent"))
     }
 }
 

@@ -41,23 +41,23 @@ pub(crate) trait Lender: Send + Sync {
 pub(crate) struct Sink {
     bytes: Vec<u8>,
     /// Lease of the block for large pieces.
-    room: Option<Lease>,
-    /// Lends a block if there is none, or a larger one if the block is too small.
+    block: Option<Lease>,
+    /// Source of the block, and of a larger one if the block is too small.
     lender: Option<Arc<dyn Lender>>,
-    /// Size of the result for which the lender must have room too, in bytes; `None` if it is
+    /// Size of the result, for which the block must have room too, in bytes; `None` if it is
     /// unknown.
     results: Option<usize>,
     /// Offset in the block at which the current value starts.
-    start: usize,
+    block_start: usize,
     /// Offset in `bytes` at which the current value starts.
-    base: usize,
+    bytes_start: usize,
     /// Large pieces of the current value: the offset in `bytes` before which each comes, and its
     /// length.
     large: Vec<(usize, usize)>,
     /// Total length of the large pieces, in bytes.
-    beside: usize,
+    large_len: usize,
     /// Whether something was written that may be the index of a channel end.
-    indexed: bool,
+    has_index: bool,
     /// Message about the last lack of memory, if there was one.
     shortage: Option<String>,
 }
@@ -69,35 +69,35 @@ impl Sink {
         lender: Option<Arc<dyn Lender>>,
         results: Option<usize>,
     ) -> Sink {
-        Sink { base: bytes.len(), bytes, lender, results, ..Sink::default() }
+        Sink { bytes_start: bytes.len(), bytes, lender, results, ..Sink::default() }
     }
 
     /// Sets the block for large pieces.
-    pub(crate) fn set_room(&mut self, room: Option<Lease>) {
-        self.room = room;
+    pub(crate) fn set_room(&mut self, block: Option<Lease>) {
+        self.block = block;
     }
 
     /// Begins a value, which is to start at offset `start` of the block.
     #[inline]
     pub(crate) fn begin(&mut self, start: usize) {
-        self.start = start;
-        self.base = self.bytes.len();
+        self.block_start = start;
+        self.bytes_start = self.bytes.len();
     }
 
     /// Forgets all values, which must have no large pieces. Begins a value at offset `start` of the
     /// block.
     #[inline]
     pub(crate) fn reset(&mut self, start: usize) {
-        debug_assert!(self.large.is_empty() && self.beside == 0 && self.base == 0);
+        debug_assert!(self.large.is_empty() && self.large_len == 0 && self.bytes_start == 0);
         self.bytes.clear();
-        self.start = start;
+        self.block_start = start;
     }
 
     /// Returns the number of bytes in the vector plus the number of bytes in large pieces. The
     /// vector also contains earlier values.
     #[inline]
     pub(crate) fn total(&self) -> usize {
-        self.bytes.len() + self.beside
+        self.bytes.len() + self.large_len
     }
 
     /// Appends a piece that may be large.
@@ -107,7 +107,7 @@ impl Sink {
     /// There is no memory for the piece.
     #[inline]
     pub(crate) fn append(&mut self, piece: &[u8]) -> postcard::Result<()> {
-        if piece.len() >= LARGE && self.place(piece) {
+        if piece.len() >= LARGE && self.put_in_block(piece) {
             return Ok(());
         }
         if self.bytes.capacity() - self.bytes.len() < piece.len() {
@@ -126,14 +126,14 @@ impl Sink {
     pub(crate) fn try_grow(&mut self, more: usize) -> postcard::Result<()> {
         // Check this first: reserving can succeed although no pages are left, and the kernel then
         // kills the process.
-        let is_there = if more < LARGE { Ok(()) } else { memory::check_memory(more) };
+        let checked = if more < LARGE { Ok(()) } else { memory::check_memory(more) };
         // Leave room for the head of the next record, which is written without asking for room.
         let more = more.saturating_add(SLACK_BYTES);
         let mut reserved = || {
             let doubled = self.bytes.try_reserve(more);
             doubled.or_else(|_| self.bytes.try_reserve_exact(more)).is_ok()
         };
-        let shortage = match is_there {
+        let shortage = match checked {
             Ok(()) if reserved() => return Ok(()),
             Ok(()) => Errno::ENOMEM.into(),
             Err(error) => error,
@@ -150,22 +150,23 @@ impl Sink {
 
     /// Copies a large piece into the block. Returns false if there is no room for it.
     #[cold]
-    fn place(&mut self, piece: &[u8]) -> bool {
-        let at = self.start + self.total() - self.base;
+    fn put_in_block(&mut self, piece: &[u8]) -> bool {
+        let at = self.block_start + self.total() - self.bytes_start;
         let end = at + piece.len();
         if end > MAX_LARGE_BYTES || !(self.fits(end) || self.grow(end, at)) {
             return false;
         }
-        let placed = self.room.as_ref().is_some_and(|room| room.write(at, piece));
-        if placed {
+        let is_written = self.block.as_ref().is_some_and(|block| block.write(at, piece));
+        if is_written {
             self.large.push((self.bytes.len(), piece.len()));
-            self.beside += piece.len();
+            self.large_len += piece.len();
         }
-        placed
+        is_written
     }
 
+    /// Whether the block has at least `len` bytes.
     fn fits(&self, len: usize) -> bool {
-        self.room.as_ref().is_some_and(|room| len <= room.len())
+        self.block.as_ref().is_some_and(|block| len <= block.len())
     }
 
     /// Gets a block of at least `len` bytes, and moves the large pieces into it. In the old block
@@ -173,29 +174,29 @@ impl Sink {
     fn grow(&mut self, len: usize, used: usize) -> bool {
         let Some(lender) = &self.lender else { return false };
         // Double the size, so that each of many large pieces is moved about once.
-        let wanted = self.room.as_ref().map_or(len, |room| len.max(2 * room.len()));
-        let Some(room) = lender.lend(wanted, self.results) else { return false };
-        if let Some(old) = &self.room {
+        let wanted = self.block.as_ref().map_or(len, |block| len.max(2 * block.len()));
+        let Some(block) = lender.lend(wanted, self.results) else { return false };
+        if let Some(old) = &self.block {
             let mut moved = Vec::new();
             let used = used.min(old.len());
-            if !old.read(0, used, &mut moved) || !room.write(0, &moved) {
+            if !old.read(0, used, &mut moved) || !block.write(0, &moved) {
                 return false;
             }
         }
-        self.room = Some(room);
+        self.block = Some(block);
         true
     }
 
     /// Notes that something was written that may be the first index of a channel end.
     #[inline]
     pub(crate) fn note_index(&mut self) {
-        self.indexed = true;
+        self.has_index = true;
     }
 
     /// Whether such an index was noted since the last call.
     #[inline]
     pub(crate) fn take_index(&mut self) -> bool {
-        std::mem::take(&mut self.indexed)
+        std::mem::take(&mut self.has_index)
     }
 
     /// Whether large pieces of the current value lie in the block.
@@ -208,31 +209,31 @@ impl Sink {
     /// the value from the vector. Returns the length of the value in the block. Returns `None` and
     /// leaves the value as it was if the value does not fit.
     pub(crate) fn finish(&mut self) -> Option<usize> {
-        let len = self.total() - self.base;
+        let len = self.total() - self.bytes_start;
         let spare = self.lender.as_ref().map_or(0, |lender| lender.spare());
-        let end = self.start + len;
+        let end = self.block_start + len;
         if !self.fits(end + spare) && !self.grow(end + spare, end) {
             return None;
         }
-        let room = self.room.as_ref()?;
-        let (mut from, mut at) = (self.base, self.start);
+        let block = self.block.as_ref()?;
+        let (mut from, mut at) = (self.bytes_start, self.block_start);
         for &(to, large) in &self.large {
-            if !room.write(at, &self.bytes[from..to]) {
+            if !block.write(at, &self.bytes[from..to]) {
                 return None;
             }
             at += to - from + large;
             from = to;
         }
-        if !room.write(at, &self.bytes[from..]) {
+        if !block.write(at, &self.bytes[from..]) {
             return None;
         }
-        self.truncate(self.base);
+        self.truncate(self.bytes_start);
         Some(len)
     }
 
     /// Gives the lease of the block to the caller.
     pub(crate) fn take_block(&mut self) -> Option<Lease> {
-        self.room.take()
+        self.block.take()
     }
 
     /// Moves large pieces from the block to their places in the vector, for a value that does not
@@ -243,27 +244,27 @@ impl Sink {
     /// There is no memory for them.
     #[cold]
     pub(crate) fn inline_large(&mut self) -> Result<(), String> {
-        let Some(room) = &self.room else { return Ok(()) };
+        let Some(block) = &self.block else { return Ok(()) };
         let mut whole = Vec::new();
-        let total = self.bytes.len() + self.beside;
-        if self.beside == 0 {
+        let total = self.bytes.len() + self.large_len;
+        if self.large_len == 0 {
             return Ok(());
         }
-        whole.try_reserve_exact(total).map_err(|_| "there is not enough memory for it")?;
-        whole.extend_from_slice(&self.bytes[..self.base]);
-        let (mut from, mut at) = (self.base, self.start);
+        whole.try_reserve_exact(total).map_err(|_| "there is not enough memory for the value")?;
+        whole.extend_from_slice(&self.bytes[..self.bytes_start]);
+        let (mut from, mut at) = (self.bytes_start, self.block_start);
         for &(to, large) in &self.large {
             whole.extend_from_slice(&self.bytes[from..to]);
             at += to - from;
-            let read = room.read(at, large, &mut whole);
-            debug_assert!(read, "it was written there, and there is room for it");
+            let read = block.read(at, large, &mut whole);
+            debug_assert!(read, "the piece was written there, and there is room for it");
             at += large;
             from = to;
         }
         whole.extend_from_slice(&self.bytes[from..]);
         self.bytes = whole;
         self.large.clear();
-        self.beside = 0;
+        self.large_len = 0;
         Ok(())
     }
 
@@ -271,7 +272,7 @@ impl Sink {
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
         while let Some((_, large)) = self.large.pop_if(|(at, _)| *at >= len) {
-            self.beside -= large;
+            self.large_len -= large;
         }
     }
 
@@ -280,7 +281,7 @@ impl Sink {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.large.clear();
-        self.beside = 0;
+        self.large_len = 0;
     }
 
     /// Returns the vector. Large pieces in the block are not part of it.

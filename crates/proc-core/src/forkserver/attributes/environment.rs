@@ -1,8 +1,8 @@
 //! Gives a new process its environment, working directory and processors: those of its parent, with
-//! the overrides that were asked for.
+//! the overrides that the user has set.
 //!
-//! A fork server is older than the processes that it makes, so each new process is told what
-//! differs.
+//! A new process begins with those of its fork server, which is older than the process. So it is
+//! told what to change.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -24,7 +24,7 @@ pub(crate) struct Snapshot {
     pub(crate) rights: Rights,
 }
 
-/// Overrides: what a process is to have instead of what its parent has.
+/// Overrides: the variables and the directory that the user has set for a new process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Overrides {
     environment: Vec<(OsString, Option<OsString>)>,
@@ -32,11 +32,10 @@ pub(crate) struct Overrides {
     directory: Option<PathBuf>,
 }
 
-/// Changes that a new process makes: it begins with the environment of its fork server, which is as
-/// old as the fork server.
+/// Changes that a new process makes to the environment of its fork server, with which it begins.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct EnvironmentChanges {
-    /// Whether only the variables in `environment` are to remain.
+    /// Whether the process removes all variables that are not in `environment`.
     without_others: bool,
     environment: Vec<(OsString, Option<OsString>)>,
     directory: Option<OsString>,
@@ -62,7 +61,7 @@ impl Overrides {
         self.directory = Some(directory);
     }
 
-    /// Returns an error if a variable is asked for that no environment can hold.
+    /// Checks that all variables are valid.
     fn check(&self) -> Result<(), String> {
         let holds = |text: &OsStr, byte| text.as_bytes().contains(&byte);
         let bad = |(name, value): &&(OsString, Option<OsString>)| {
@@ -74,8 +73,8 @@ impl Overrides {
         match self.environment.iter().find(bad) {
             None => Ok(()),
             Some((name, _)) => Err(format!(
-                "no environment holds the variable {name:?}: its name must not be empty, name and \
-                 value must not hold a zero byte, nor the name an equals sign"
+                "the environment variable {name:?} is invalid: its name must not be empty or contain \
+                 '=', and neither name nor value may contain a zero byte"
             )),
         }
     }
@@ -101,7 +100,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// The overrides make no sense.
+    /// A variable of the overrides is invalid.
     pub(crate) fn changes(&self, overrides: &Overrides) -> Result<EnvironmentChanges, String> {
         overrides.check()?;
         let mut environment =
@@ -109,7 +108,8 @@ impl Snapshot {
         environment.extend_from_slice(&overrides.environment);
         let now = current_directory();
         let directory = match &overrides.directory {
-            // A relative directory begins at the caller's, which need not be the fork server's.
+            // A relative directory begins at the caller's directory. The fork server may have
+            // another.
             Some(asked) => Some(PathBuf::from(now.unwrap_or_default()).join(asked).into()),
             None => now.filter(|now| self.directory.as_ref() != Some(now)),
         };
@@ -142,7 +142,7 @@ impl Snapshot {
 
 impl EnvironmentChanges {
     /// In a new process: makes the changes.
-    pub(crate) fn take(&self, alone: SingleThread) -> Result<(), String> {
+    pub(crate) fn make(&self, alone: SingleThread) -> Result<(), String> {
         if self.without_others {
             for (name, _) in std::env::vars_os() {
                 sys::set_env(alone, &name, None);
@@ -152,11 +152,13 @@ impl EnvironmentChanges {
             sys::set_env(alone, name, value.as_deref());
         }
         if let Some(processors) = &self.processors {
-            sys::set_affinity(processors)
-                .map_err(|error| format!("the caller's processors {processors:?}: {error}"))?;
+            sys::set_affinity(processors).map_err(|error| {
+                format!("cannot use the caller's processors {processors:?}: {error}")
+            })?;
         }
         let Some(directory) = &self.directory else { return Ok(()) };
-        std::env::set_current_dir(directory)
-            .map_err(|error| format!("working directory {}: {error}", directory.display()))
+        std::env::set_current_dir(directory).map_err(|error| {
+            format!("cannot enter the working directory {}: {error}", directory.display())
+        })
     }
 }

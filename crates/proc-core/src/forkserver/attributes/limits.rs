@@ -14,7 +14,7 @@ use crate::sys;
 /// Limits on what a process, or each worker of a pool, may use. Without a limit, the program's own
 /// limit holds.
 ///
-/// Code that runs under a limit cannot raise the limit again. If a process exceeds its limit of
+/// Code that runs under a limit cannot raise it again. If a process exceeds its limit of
 /// memory or processor time, the system ends the process, and the error says so
 /// ([`Error::is_limit`](crate::Error::is_limit)). For memory, the error says so only if the system
 /// refused memory to the process just before the process died. In a pool, this costs one task, and
@@ -102,39 +102,40 @@ impl Limits {
     /// In a new process: sets the limits. The error names the limit.
     pub(crate) fn set(&self) -> Result<(), String> {
         let Limits { address_space, cpu_time, open_files, core_dumps, niceness, cpus } = self;
-        let told = |what: String, set: std::io::Result<()>| {
-            set.map_err(|error| format!("cannot limit {what}: {error}"))
+        let named = |action: String, set: std::io::Result<()>| {
+            set.map_err(|error| format!("cannot {action}: {error}"))
         };
         if let Some(niceness) = niceness {
-            told(format!("its niceness to {niceness}"), sys::set_niceness(*niceness))?;
+            named(format!("set the niceness to {niceness}"), sys::set_niceness(*niceness))?;
         }
         if let Some(cpus) = cpus {
-            told(format!("it to processors {cpus:?}"), sys::set_affinity(cpus))?;
+            let action = format!("limit the process to processors {cpus:?}");
+            named(action, sys::set_affinity(cpus))?;
         }
         if let Some(size) = core_dumps {
             let set = sys::set_limit(Resource::RLIMIT_CORE, *size, *size);
-            told("its core dumps".into(), set)?;
+            named("switch off core dumps".into(), set)?;
         }
         if let Some(time) = cpu_time {
             let seconds = whole_seconds(*time);
             // A process that ignores SIGXCPU has one second more.
             let set = sys::set_limit(Resource::RLIMIT_CPU, seconds, seconds.saturating_add(1));
-            told(format!("its processor time to {seconds} s"), set)?;
+            named(format!("limit processor time to {seconds} s"), set)?;
         }
         if let Some(count) = open_files {
             let set = sys::set_limit(Resource::RLIMIT_NOFILE, *count, *count);
-            told(format!("its open files to {count}"), set)?;
+            named(format!("limit open files to {count}"), set)?;
         }
         if let Some(bytes) = address_space {
             let set = sys::set_limit(Resource::RLIMIT_AS, *bytes, *bytes);
-            told(format!("its address space to {}", in_words(*bytes)), set)?;
+            named(format!("limit the address space to {}", in_words(*bytes)), set)?;
         }
         Ok(())
     }
 
-    /// Returns the limit that a process has exceeded, as far as is known. The way in which the
-    /// process ended tells this, and whether memory was refused to it just before.
-    pub(crate) fn passed(&self, exit: &Exit) -> Option<String> {
+    /// Returns in words which limit a process has exceeded, if that is known. It is concluded from
+    /// the way in which the process ended, and from whether memory was refused to it just before.
+    pub(crate) fn exceeded(&self, exit: &Exit) -> Option<String> {
         let had_no_memory = exit.last_words == Some(LastWords::NoMemory);
         match Signal::try_from(exit.status?.signal()?).ok()? {
             Signal::SIGXCPU => {
@@ -151,8 +152,8 @@ impl Limits {
 
     /// Returns the error of a process with these limits that has ended in this way.
     pub(crate) fn died(&self, exit: Exit) -> Error {
-        let passed = self.passed(&exit);
-        Error::died(exit, passed)
+        let exceeded = self.exceeded(&exit);
+        Error::died(exit, exceeded)
     }
 }
 
@@ -175,33 +176,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_told_in_words() {
+    fn in_words_uses_the_largest_whole_unit() {
         let told = [0, 1, 1 << 10, 3 << 20, 4 << 30, (1 << 30) + 1].map(in_words);
         let expected = ["0 bytes", "1 bytes", "1 KiB", "3 MiB", "4 GiB", "1073741825 bytes"];
         assert_eq!(told, expected);
     }
 
     #[test]
-    fn time_is_rounded_up() {
+    fn whole_seconds_rounds_up() {
         let told = [0, 1, 1000, 1001].map(|millis| whole_seconds(Duration::from_millis(millis)));
         assert_eq!(told, [1, 1, 1, 2]);
         assert_eq!(whole_seconds(Duration::MAX - Duration::from_nanos(999_999_999)), u64::MAX);
     }
 
     #[test]
-    fn only_a_limit_that_was_set_is_blamed() {
+    fn exceeded_names_only_limits_that_were_set() {
         let limits = Limits::new().cpu_time(Duration::from_secs(2)).open_files(10);
         let exit = |status: i32, had_no_memory: bool| {
             Exit::told(status, had_no_memory.then_some(LastWords::NoMemory))
         };
-        let passed = |limits: &Limits, signal| limits.passed(&exit(signal as i32, true));
-        assert!(passed(&limits, Signal::SIGXCPU).is_some_and(|text| text.contains("2 s")));
-        assert_eq!(passed(&limits, Signal::SIGABRT), None);
+        let exceeded = |limits: &Limits, signal| limits.exceeded(&exit(signal as i32, true));
+        assert!(exceeded(&limits, Signal::SIGXCPU).is_some_and(|text| text.contains("2 s")));
+        assert_eq!(exceeded(&limits, Signal::SIGABRT), None);
         let limits = Limits::new().address_space(1 << 30);
-        assert_eq!(passed(&limits, Signal::SIGXCPU), None);
-        assert_eq!(passed(&limits, Signal::SIGKILL), None);
-        assert!(passed(&limits, Signal::SIGSEGV).is_some_and(|text| text.contains("1 GiB")));
-        assert_eq!(limits.passed(&exit(Signal::SIGSEGV as i32, false)), None, "a wild pointer");
-        assert_eq!(limits.passed(&exit(1 << 8, true)), None);
+        assert_eq!(exceeded(&limits, Signal::SIGXCPU), None);
+        assert_eq!(exceeded(&limits, Signal::SIGKILL), None);
+        assert!(exceeded(&limits, Signal::SIGSEGV).is_some_and(|text| text.contains("1 GiB")));
+        assert_eq!(limits.exceeded(&exit(Signal::SIGSEGV as i32, false)), None, "a wild pointer");
+        assert_eq!(limits.exceeded(&exit(1 << 8, true)), None);
     }
 }

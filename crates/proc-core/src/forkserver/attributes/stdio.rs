@@ -1,4 +1,4 @@
-//! What a process is to have for stdin, stdout and stderr: [`Stdio`].
+//! Defines [`Stdio`], which chooses what a new process has as stdin, stdout or stderr.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::streams::{self, Streams};
 use crate::sys;
 
-/// A standard stream of a new process; the counterpart of [`std::process::Stdio`].
+/// Standard stream of a new process; the counterpart of [`std::process::Stdio`].
 ///
-/// Without one, stdin is empty, and stdout and stderr are the program's.
+/// By default, a new process has an empty stdin, and the stdout and stderr of the program.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,8 +17,8 @@ use crate::sys;
 /// use proc_core::{Process, Stdio};
 ///
 /// let mut child = Process::new(|()| println!("hello"), ()).stdout(Stdio::piped()).start()?;
-/// let stdout = child.stdout.take().expect("it was asked for");
-/// assert_eq!(std::io::read_to_string(stdout)?, "hello\n"); // to the end of the process
+/// let stdout = child.stdout.take().expect("stdout is a pipe");
+/// assert_eq!(std::io::read_to_string(stdout)?, "hello\n"); // until the process ends
 /// child.join()?;
 /// # Ok(())
 /// # }
@@ -35,40 +35,40 @@ enum Source {
 }
 
 impl Stdio {
-    /// An empty stdin, or a stdout or stderr that drops what is written.
+    /// Makes stdin empty; makes stdout or stderr drop what is written.
     pub fn null() -> Stdio {
         Stdio(Source::Null)
     }
 
-    /// The stream that the caller has when it starts the process.
+    /// Uses the stream that the caller has when it starts the process.
     pub fn inherit() -> Stdio {
         Stdio(Source::Inherit)
     }
 
-    /// A pipe, whose other end is in the [`Child`](crate::Child).
+    /// Makes a pipe, whose other end is in the [`Child`](crate::Child).
     pub fn piped() -> Stdio {
         Stdio(Source::Piped)
     }
 
-    /// Whether it makes a pipe, whose other end somebody must hold.
+    /// Whether this is a pipe, whose other end the caller must hold.
     pub(crate) fn is_piped(&self) -> bool {
         matches!(self.0, Source::Piped)
     }
 }
 
-/// A file, an end of a pipe, a socket, a stream of a [`std::process::Child`]: whatever owns a
-/// descriptor.
+/// Uses any value that owns a descriptor: a file, an end of a pipe, a socket, or a stream of a
+/// [`std::process::Child`].
 impl<T: Into<OwnedFd>> From<T> for Stdio {
     fn from(stream: T) -> Stdio {
         Stdio(Source::Given(Arc::new(stream.into())))
     }
 }
 
-/// What was asked for each standard stream.
+/// Choice for each standard stream; `None` is the default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StdioConfig([Option<Stdio>; 3]);
 
-/// The caller's ends of the pipes that were asked for.
+/// Caller's ends of the pipes to a new process.
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
     pub(crate) stdin: Option<PipeWriter>,
@@ -77,18 +77,18 @@ pub(crate) struct Pipes {
 }
 
 impl StdioConfig {
-    /// Sets what is asked for the stream with this number.
+    /// Sets the choice for the stream with this number.
     pub(crate) fn set(&mut self, number: usize, stdio: Stdio) {
         self.0[number] = Some(stdio);
     }
 
-    /// Whether a pipe is asked for.
+    /// Whether any of the streams is a pipe.
     pub(crate) fn is_piped(&self) -> bool {
         self.0.iter().flatten().any(Stdio::is_piped)
     }
 
-    /// In a fork server that is a copy of this process: closes the descriptors that were given,
-    /// which nobody else there closes.
+    /// In a fork server that is a copy of this process: closes the descriptors that the user has
+    /// given. Their owners in the copy never drop them.
     pub(crate) fn close_copies(&self) {
         for stdio in self.0.iter().flatten() {
             if let Source::Given(fd) = &stdio.0 {
@@ -97,18 +97,18 @@ impl StdioConfig {
         }
     }
 
-    /// Puts into `streams` what a process gets otherwise than its fork server has, and makes the
-    /// pipes.
+    /// Puts into `streams` the streams in which a new process differs from its fork server. Returns
+    /// the caller's ends of the pipes.
     ///
     /// # Errors
     ///
-    /// There are no descriptors, or this process has no such stream.
+    /// There is no descriptor left, or this process does not have the stream to inherit.
     pub(crate) fn open(&self, streams: &mut Streams) -> io::Result<Pipes> {
         let mut pipes = Pipes::default();
         for (number, stdio) in self.0.iter().enumerate() {
             let fd = match stdio.as_ref().map(|stdio| &stdio.0) {
-                // A fork server has an empty stdin. What this process was given as its stdout or
-                // stderr, its children have too, and their fork server does not.
+                // If this process was given its own stdout or stderr, its children inherit it. The
+                // fork server does not have it. (Every fork server has an empty stdin.)
                 None if number > 0 && streams::is_given(number) => sys::own_stream(number)?,
                 None => continue,
                 Some(Source::Null) => sys::null_stream(number)?,

@@ -1,9 +1,9 @@
-//! Descriptors on their way to a new process: its standard streams, and the descriptor channel of a
+//! Passes descriptors to a new process: its standard streams, and the descriptor channel of a
 //! process that becomes a fork server.
 //!
-//! They are sent before the request to start the process, on the fork server's descriptor channel.
-//! The fork server keeps them until the request comes, hands them to the new process, and closes
-//! its copies.
+//! The descriptors are sent before the request to start the process, through the fork server's
+//! descriptor channel. The fork server keeps them until the request comes, hands them to the new
+//! process, and closes its copies.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,10 +15,11 @@ use rustc_hash::FxHashMap;
 use crate::forkserver::Key;
 use crate::sys::{self, Notifier, Tag};
 
-/// One bit for each stream that this process was given when it was started.
+/// One bit for each standard stream that this process was given when it was started.
 static GIVEN: AtomicU8 = AtomicU8::new(0);
 
-/// The descriptors that are sent to a new process, where it has others than its fork server.
+/// Descriptors to send to a new process, by number. A stream without one stays that of the fork
+/// server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Streams([Option<Arc<OwnedFd>>; 5]);
 
@@ -33,17 +34,17 @@ impl Streams {
         self.0[number] = Some(Arc::new(fd));
     }
 
-    /// The same, with a descriptor that somebody else has too.
+    /// Sets the stream with this number to a descriptor that has other owners too.
     pub(crate) fn set_shared(&mut self, number: usize, fd: Arc<OwnedFd>) {
         self.0[number] = Some(fd);
     }
 
-    /// How many are given.
+    /// Returns the number of descriptors.
     pub(crate) fn count(&self) -> usize {
         self.0.iter().flatten().count()
     }
 
-    /// Sends them ahead of the request to start process `key`.
+    /// Sends the descriptors ahead of the request to start process `key`.
     pub(crate) fn pass(&self, notifier: &Notifier, key: Key) -> io::Result<()> {
         for (number, fd) in (0..).zip(&self.0) {
             if let Some(fd) = fd {
@@ -72,18 +73,22 @@ fn untag(tag: Tag) -> (Key, u8) {
     (Key { owner: u32::from_le_bytes([a, b, c, d]), serial: u64::from_le_bytes(serial) }, number)
 }
 
-/// Streams that have come to a fork server, each with its number.
+/// Streams that have arrived at a fork server, each with its number, by process.
 #[derive(Debug, Default)]
 pub(crate) struct Arrived(FxHashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
 
 impl Arrived {
-    /// Keeps what has come until its process is started.
+    /// Keeps a descriptor until its process is started.
     pub(crate) fn keep(&mut self, tag: Tag, fd: io::Result<OwnedFd>) {
         let (key, number) = untag(tag);
         self.0.entry(key).or_default().push((number, fd));
     }
 
-    /// The `count` streams of process `key`.
+    /// Returns the streams of process `key`.
+    ///
+    /// # Errors
+    ///
+    /// Not exactly `count` streams have arrived, or one of them could not be opened.
     pub(crate) fn take(&mut self, key: Key, count: usize) -> io::Result<Vec<(u8, OwnedFd)>> {
         if count == 0 {
             return Ok(Vec::new());
@@ -95,17 +100,17 @@ impl Arrived {
         streams.into_iter().map(|(number, fd)| Ok((number, fd?))).collect()
     }
 
-    /// Closes what will not be asked for any more.
-    pub(crate) fn forget(&mut self, is_over: impl Fn(Key) -> bool) {
-        self.0.retain(|key, _| !is_over(*key));
+    /// Closes the streams of the processes that will not be started.
+    pub(crate) fn forget(&mut self, is_cancelled: impl Fn(Key) -> bool) {
+        self.0.retain(|key, _| !is_cancelled(*key));
     }
 }
 
-/// In a new process: puts streams in their places.
+/// In a new process: makes the descriptors its standard streams.
 pub(crate) fn put(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
     for (number, fd) in streams {
         sys::put_stream(number, fd)
-            .map_err(|error| format!("standard stream {number}: {error}"))?;
+            .map_err(|error| format!("cannot set standard stream {number}: {error}"))?;
         GIVEN.fetch_or(1 << number, Ordering::Relaxed);
     }
     Ok(())
@@ -114,29 +119,30 @@ pub(crate) fn put(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::{Heard, Listener};
+    use crate::sys::{ChannelMessage, Listener};
     use std::io::{Read, Write};
 
     const KEY: Key = Key { owner: 0x0102_0304, serial: u64::MAX - 5 };
 
-    /// Keeps what comes before the next ring; false if there is none.
-    fn hear(arrived: &mut Arrived, listener: &Listener) -> bool {
+    /// Keeps the descriptors that come before the next notification. Returns false if there is no
+    /// notification.
+    fn read_to_notification(arrived: &mut Arrived, listener: &Listener) -> bool {
         loop {
-            match listener.hear() {
+            match listener.receive() {
                 None => return false,
-                Some(Heard::Descriptor(tag, fd)) => arrived.keep(tag, fd),
+                Some(ChannelMessage::Descriptor(tag, fd)) => arrived.keep(tag, fd),
                 Some(_) => return true,
             }
         }
     }
 
     #[test]
-    fn tags_lead_back_to_their_process() {
+    fn untag_returns_what_was_tagged() {
         assert_eq!(untag(tag(KEY, 2)), (KEY, 2));
     }
 
     #[test]
-    fn streams_arrive_between_rings_and_are_closed_when_forgotten() {
+    fn streams_arrive_between_notifications_and_are_closed_when_forgotten() {
         let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         let (mut reader, writer) = std::io::pipe().expect("a pipe can be made");
         let mut streams = Streams::default();
@@ -145,9 +151,9 @@ mod tests {
         streams.pass(&notifier, KEY).expect("there is room");
         notifier.notify().expect("somebody listens");
         let mut arrived = Arrived::default();
-        assert!(hear(&mut arrived, &listener), "the first ring");
+        assert!(read_to_notification(&mut arrived, &listener), "the first notification");
         let other = Key { owner: 1, ..KEY };
-        assert!(hear(&mut arrived, &listener), "the second ring");
+        assert!(read_to_notification(&mut arrived, &listener), "the second notification");
         assert!(arrived.take(other, 1).is_err(), "these are not its own");
         let mut taken = arrived.take(KEY, 1).expect("they were sent");
         let (number, fd) = taken.pop().expect("there is one");
@@ -155,7 +161,7 @@ mod tests {
         std::fs::File::from(fd).write_all(b"hello").expect("it is a pipe");
         streams.pass(&notifier, KEY).expect("there is room");
         drop(streams);
-        assert!(!hear(&mut arrived, &listener));
+        assert!(!read_to_notification(&mut arrived, &listener));
         arrived.forget(|key| key == KEY);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("nobody holds the other end");
@@ -163,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_waits_for_room() {
+    fn pass_waits_for_room_in_the_channel() {
         let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         for _ in 0..100_000 {
-            notifier.notify().expect("a ring too many is none");
+            notifier.notify().expect("a notification too many is dropped");
         }
         let mut streams = Streams::default();
         streams.set(0, std::fs::File::open("/dev/null").expect("it exists").into());
@@ -175,7 +181,7 @@ mod tests {
             let mut arrived = Arrived::default();
             while arrived.0.is_empty() {
                 let _ = sys::wait_readable(&[listener.as_fd()], None);
-                hear(&mut arrived, &listener);
+                read_to_notification(&mut arrived, &listener);
             }
             arrived.take(KEY, 1)
         });
@@ -183,10 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_doorbell_still_rings_and_a_gone_one_says_so() {
+    fn notify_succeeds_when_full_and_fails_without_listener() {
         let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         for _ in 0..100_000 {
-            notifier.notify().expect("a ring too many is none");
+            notifier.notify().expect("a notification too many is dropped");
         }
         drop(listener);
         assert!(notifier.notify().is_err());

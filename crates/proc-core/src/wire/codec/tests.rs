@@ -1,4 +1,4 @@
-//! Tests the encoding.
+//! Tests of the encoding.
 
 use super::*;
 use proptest::collection::{btree_map, vec};
@@ -193,7 +193,7 @@ fn like_postcard_all(bytes: &[u8]) {
 
 proptest! {
     #[test]
-    fn round_trip(value in big(), tail: Vec<u8>) {
+    fn decode_returns_what_was_encoded(value in big(), tail: Vec<u8>) {
         let mut out = Sink::from(vec![1, 2, 3]);
         encode_into(&value, &mut out).unwrap();
         prop_assert_eq!(&out[..3], &[1, 2, 3]);
@@ -203,13 +203,18 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes(bytes: Vec<u8>, small in vec(0..4u8, 0..200)) {
+    fn any_bytes_decode_as_with_postcard(bytes: Vec<u8>, small in vec(0..4u8, 0..200)) {
         like_postcard_all(&bytes);
         like_postcard_all(&small);
     }
 
     #[test]
-    fn damaged_bytes(value in big(), at: prop::sample::Index, to: u8, cut: prop::sample::Index) {
+    fn damaged_bytes_decode_as_with_postcard(
+        value in big(),
+        at: prop::sample::Index,
+        to: u8,
+        cut: prop::sample::Index,
+    ) {
         let mut bytes = encode(&value);
         let at = at.index(bytes.len());
         bytes[at] = to;
@@ -232,7 +237,7 @@ fn keeps_text<T: Serialize + DeserializeOwned + Debug>(put: impl Fn(Age) -> T) {
 }
 
 #[test]
-fn text_survives() {
+fn errors_of_types_keep_their_text() {
     fn rec<T>(value: T) -> Rec<T> {
         let after = "after".to_owned();
         let before = 1000;
@@ -265,14 +270,14 @@ fn text_survives() {
 }
 
 #[test]
-fn first_text_wins() {
+fn first_error_is_reported() {
     assert_eq!(refusal::<[Age; 2]>(&encode(&[-1, -2])), "age must be positive, not -1");
     let error = encode_into(&[Age(200), Age(300)], &mut Sink::default()).unwrap_err();
     assert_eq!(error.to_string(), "200 is not an age");
 }
 
 #[test]
-fn serde_text() {
+fn errors_of_serde_keep_their_text() {
     let text = refusal::<Kind<u8>>(&[4]);
     assert_eq!(text, "invalid value: integer `4`, expected variant index 0 <= i < 4");
     assert_eq!(
@@ -282,7 +287,7 @@ fn serde_text() {
 }
 
 #[test]
-fn plain_text() {
+fn errors_of_postcard_have_plain_text() {
     #[derive(Serialize, Deserialize, Debug)]
     #[serde(untagged)]
     enum Untagged {
@@ -299,8 +304,8 @@ fn plain_text() {
         Number { value: u8 },
     }
     let asks = "the type asks for a self-describing format (serde's attributes tag, untagged and flatten \
-                do), which this encoding is not: leave these attributes away, or send the value as text, \
-                say as a JSON string";
+                do), which this encoding is not: remove these attributes, or send the value as text, \
+                for example as a JSON string";
     assert_eq!(refusal::<Tagged>(&encode(&Tagged::Number { value: 1 })), asks);
     assert_eq!(refusal::<serde_json::Value>(&[1]), asks);
     assert_eq!(refusal::<Untagged>(&encode(&Untagged::Number(1))), asks);
@@ -334,7 +339,7 @@ fn plain_text() {
 }
 
 #[test]
-fn exact_values() {
+fn decode_returns_exactly_what_was_encoded() {
     for maybe in [None, Some(None), Some(Some(None)), Some(Some(Some(0u8)))] {
         assert_eq!(decode(&encode(&maybe)).unwrap(), (maybe, &[][..]));
     }
@@ -379,7 +384,7 @@ impl<'de> Deserialize<'de> for Hint {
 }
 
 #[test]
-fn hints_only_what_fits() {
+fn size_hint_is_given_only_if_the_data_are_long_enough() {
     let hint = |bytes: &[u8]| decode::<Hint>(bytes).unwrap().0.0;
     assert_eq!(hint(&encode(&vec![7u8; 1000])), Some(1000));
     assert_eq!(hint(&[4, 0, 0, 0, 0]), Some(4));
@@ -397,7 +402,7 @@ fn hints_only_what_fits() {
 }
 
 #[test]
-fn empty_elements() {
+fn number_of_empty_elements_is_limited() {
     let units = vec![(); 50_000];
     assert_eq!(decode::<Vec<()>>(&encode(&units)).unwrap().0, units);
     let nested = encode(&vec![vec![(); 60_000]; 1000]);
@@ -420,7 +425,7 @@ struct List {
 }
 
 #[test]
-fn deep_data() {
+fn depth_of_values_is_limited() {
     for bytes in [&[1][..], &[2], &[3, 1]] {
         assert_eq!(
             refusal::<Tree>(&bytes.repeat(1 << 20)),
@@ -436,7 +441,7 @@ fn deep_data() {
 }
 
 #[test]
-fn left_out_fields_are_refused() {
+fn encode_refuses_fields_that_are_left_out() {
     #[derive(Serialize, Deserialize)]
     struct Sparse {
         #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,23 +9,25 @@ use crate::message::Chunk;
 
 /// How long a chunk should take: long compared with the way to another machine, but short for
 /// people who wait.
-const CHUNK_TIME: f64 = 10e6; // nanoseconds
+const CHUNK_NANOS: f64 = 10e6;
 
-/// Chunks of an explicit chunksize travel together in one message if they are short. These are the
-/// longest time that they may take together, and the most tasks.
-const TOGETHER_TIME: f64 = 1e6; // nanoseconds
-const TOGETHER: usize = 64;
+/// Chunks of an explicit chunksize travel together in one message if they are short. This is the
+/// longest time that they may take together.
+const MAX_TOGETHER_NANOS: f64 = 1e6;
 
-/// The remaining tasks are cut into at least this many chunks for each worker. The smaller a chunk
-/// is, the less is lost with a machine, and the shorter is the wait for the last chunk.
-const SHARES: usize = 6;
+/// The most tasks in chunks of an explicit chunksize that travel together.
+const MAX_TOGETHER: usize = 64;
+
+/// The remaining tasks are cut into at least this many chunks for each worker. With smaller chunks,
+/// less is lost with a machine, and the wait for the last chunk is shorter.
+const MIN_CHUNKS_PER_WORKER: usize = 6;
 
 /// How long the smallest chunk should take, unless the caller has set a chunksize. Less is not
 /// worth the way to another machine.
-const MIN_CHUNK_NANOS: f64 = 0.25e6; // nanoseconds
+const MIN_CHUNK_NANOS: f64 = 0.25e6;
 
 /// How many bytes of arguments a chunk has at most, unless a single task has more.
-const CHUNK_BYTES: usize = 256 << 10;
+const MAX_CHUNK_BYTES: usize = 256 << 10;
 
 /// Encoded tasks with consecutive numbers.
 #[derive(Debug, Default)]
@@ -37,18 +39,19 @@ pub(crate) struct Batch {
 
 /// The tasks of a job that are not handed out yet.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(super) struct TaskQueue {
     chunksize: Option<usize>,
     /// Each batch with the number of bytes that are already cut off; 0 for all but the front batch.
     batches: VecDeque<(Batch, usize)>,
+    /// How many tasks are in the queue.
     left: usize,
     /// Nanoseconds that a task takes, if that is known.
-    cost: Option<f64>,
+    task_nanos: Option<f64>,
 }
 
-impl Feed {
-    pub(super) fn new(chunksize: Option<usize>) -> Feed {
-        Feed { chunksize, batches: VecDeque::new(), left: 0, cost: None }
+impl TaskQueue {
+    pub(super) fn new(chunksize: Option<usize>) -> TaskQueue {
+        TaskQueue { chunksize, batches: VecDeque::new(), left: 0, task_nanos: None }
     }
 
     pub(super) fn add(&mut self, batch: Batch) {
@@ -58,7 +61,7 @@ impl Feed {
             // Small batches with consecutive numbers become one, so that their tasks can travel
             // together.
             Some((last, _))
-                if last.first + last.count == batch.first && last.bytes.len() < CHUNK_BYTES =>
+                if last.first + last.count == batch.first && last.bytes.len() < MAX_CHUNK_BYTES =>
             {
                 last.bytes.extend_from_slice(&batch.bytes);
                 last.count += batch.count;
@@ -79,7 +82,7 @@ impl Feed {
         let mut count = 0;
         while count < wanted.min(batch.count)
             && let Some(len) = remote::record_len(&batch.bytes[*at..])
-            && (count == 0 || *at + len - start <= CHUNK_BYTES)
+            && (count == 0 || *at + len - start <= MAX_CHUNK_BYTES)
         {
             *at += len;
             count += 1;
@@ -97,18 +100,20 @@ impl Feed {
     /// The size of the next chunk: as many tasks as take the right time, up to a fair share of the
     /// remaining tasks.
     ///
-    /// The first chunks are as small as possible, and show how long a task takes.
+    /// The first chunks are as small as possible, since they show how long a task takes.
     fn chunk_size(&self, workers: usize) -> usize {
-        self.timely(self.left.div_ceil(SHARES * workers))
+        self.tasks_in_time(self.left.div_ceil(MIN_CHUNKS_PER_WORKER * workers))
     }
 
-    /// As many tasks as take `CHUNK_TIME`, up to a `fair` share, but at least as many as take
+    /// How many tasks take `CHUNK_NANOS`: up to a `fair` share, but at least as many as take
     /// `MIN_CHUNK_NANOS`. With an explicit chunksize, a multiple of the chunksize.
-    fn timely(&self, fair: usize) -> usize {
-        let lasting = |time: f64| self.cost.map_or(1, |cost| (time / cost) as usize);
+    fn tasks_in_time(&self, fair: usize) -> usize {
+        let lasting = |nanos: f64| self.task_nanos.map_or(1, |task| (nanos / task) as usize);
         match self.chunksize {
-            None => lasting(CHUNK_TIME).min(fair.max(lasting(MIN_CHUNK_NANOS))).max(1),
-            Some(tasks) => tasks * (lasting(TOGETHER_TIME).min(fair).min(TOGETHER) / tasks).max(1),
+            None => lasting(CHUNK_NANOS).min(fair.max(lasting(MIN_CHUNK_NANOS))).max(1),
+            Some(tasks) => {
+                tasks * (lasting(MAX_TOGETHER_NANOS).min(fair).min(MAX_TOGETHER) / tasks).max(1)
+            }
         }
     }
 
@@ -116,14 +121,14 @@ impl Feed {
     pub(super) fn learn(&mut self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
         // The time includes the way to the worker, which on a busy machine is most of the time of a
-        // small chunk. A shorter time is therefore believed at once: chunks then grow, and the way
-        // counts for less. A longer time is believed only gradually.
-        self.cost = Some(self.cost.map_or(now, |old| now.min(0.75 * old + 0.25 * now)));
+        // small chunk. So a shorter time replaces the old one at once: chunks then grow, and the
+        // way counts for less. A longer time changes the old one only gradually.
+        self.task_nanos = Some(self.task_nanos.map_or(now, |old| now.min(0.75 * old + 0.25 * now)));
     }
 
     /// Nanoseconds that a chunk takes, if that is known.
-    pub(super) fn chunk_cost(&self) -> Option<f64> {
-        self.cost.map(|cost| cost * self.timely(usize::MAX) as f64)
+    pub(super) fn chunk_nanos(&self) -> Option<f64> {
+        self.task_nanos.map(|task_nanos| task_nanos * self.tasks_in_time(usize::MAX) as f64)
     }
 }
 
@@ -152,62 +157,62 @@ mod tests {
         batch
     }
 
-    fn cut_all(feed: &mut Feed, workers: usize) -> Vec<(usize, usize)> {
-        let cuts = std::iter::from_fn(|| feed.cut(workers));
+    fn cut_all(queue: &mut TaskQueue, workers: usize) -> Vec<(usize, usize)> {
+        let cuts = std::iter::from_fn(|| queue.cut(workers));
         cuts.map(|(chunk, _)| (chunk.first, chunk.count)).collect()
     }
 
     #[test]
-    fn an_explicit_size_is_obeyed_within_a_batch() {
-        let mut feed = Feed::new(Some(3));
-        feed.add(batch(0, vec![vec![1]; 4]));
-        feed.add(batch(5, vec![vec![1]; 3])); // task 4 could not be encoded
-        assert_eq!(cut_all(&mut feed, 2), [(0, 3), (3, 1), (5, 3)]);
-        assert!(feed.is_empty());
+    fn cut_obeys_an_explicit_chunksize_within_a_batch() {
+        let mut queue = TaskQueue::new(Some(3));
+        queue.add(batch(0, vec![vec![1]; 4]));
+        queue.add(batch(5, vec![vec![1]; 3])); // task 4 could not be encoded
+        assert_eq!(cut_all(&mut queue, 2), [(0, 3), (3, 1), (5, 3)]);
+        assert!(queue.is_empty());
     }
 
     #[test]
-    fn chunks_grow_with_what_is_learned_and_shrink_to_the_end() {
-        let mut feed = Feed::new(None);
-        feed.add(batch(0, vec![vec![1]; 1000]));
-        assert_eq!(feed.cut(2).map(|(chunk, _)| chunk.count), Some(1), "nothing is known");
-        feed.learn(1_000, 1);
-        let sizes: Vec<usize> = cut_all(&mut feed, 2).iter().map(|(_, count)| *count).collect();
+    fn chunks_grow_with_the_learned_time_and_shrink_to_the_end() {
+        let mut queue = TaskQueue::new(None);
+        queue.add(batch(0, vec![vec![1]; 1000]));
+        assert_eq!(queue.cut(2).map(|(chunk, _)| chunk.count), Some(1), "nothing is known");
+        queue.learn(1_000, 1);
+        let sizes: Vec<usize> = cut_all(&mut queue, 2).iter().map(|(_, count)| *count).collect();
         assert_eq!(sizes.iter().sum::<usize>(), 999);
         assert_eq!((sizes[0], sizes.last()), (250, Some(&249)), "less is not worth the way");
-        let mut feed = Feed::new(None);
-        feed.add(batch(0, vec![vec![1]; 1000]));
-        feed.learn(1_000_000, 1);
-        let sizes: Vec<usize> = cut_all(&mut feed, 20).iter().map(|(_, count)| *count).collect();
+        let mut queue = TaskQueue::new(None);
+        queue.add(batch(0, vec![vec![1]; 1000]));
+        queue.learn(1_000_000, 1);
+        let sizes: Vec<usize> = cut_all(&mut queue, 20).iter().map(|(_, count)| *count).collect();
         assert_eq!((sizes[0], sizes.last()), (9, Some(&1)));
         assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     }
 
     #[test]
-    fn chunks_that_take_no_time_travel_together() {
-        let mut feed = Feed::new(Some(3));
+    fn short_chunks_travel_together() {
+        let mut queue = TaskQueue::new(Some(3));
         for first in 0..1000 {
-            feed.add(batch(first, [vec![1]]));
+            queue.add(batch(first, [vec![1]]));
         }
-        assert_eq!(feed.cut(2).map(|(chunk, _)| chunk.count), Some(3), "nothing is known");
-        feed.learn(50_000, 1);
-        assert_eq!(feed.cut(2).map(|(chunk, _)| chunk.count), Some(18), "a millisecond's work");
+        assert_eq!(queue.cut(2).map(|(chunk, _)| chunk.count), Some(3), "nothing is known");
+        queue.learn(50_000, 1);
+        assert_eq!(queue.cut(2).map(|(chunk, _)| chunk.count), Some(18), "a millisecond's work");
         for _ in 0..40 {
-            feed.learn(1, 1);
+            queue.learn(1, 1);
         }
         assert_eq!(
-            feed.cut(2).map(|(chunk, _)| chunk.count),
+            queue.cut(2).map(|(chunk, _)| chunk.count),
             Some(63),
             "whole chunks, and no more"
         );
-        let sizes: Vec<usize> = cut_all(&mut feed, 2).iter().map(|(_, count)| *count).collect();
+        let sizes: Vec<usize> = cut_all(&mut queue, 2).iter().map(|(_, count)| *count).collect();
         assert!(sizes.is_sorted_by(|a, b| a >= b) && sizes[sizes.len() - 1] <= 3, "{sizes:?}");
     }
 
     #[test]
-    fn large_tasks_are_chunks_of_their_own() {
-        let mut feed = Feed::new(Some(100));
-        feed.add(batch(0, [10, 300 << 10, 10, 200 << 10, 100 << 10].map(|len| vec![0; len])));
-        assert_eq!(cut_all(&mut feed, 1), [(0, 1), (1, 1), (2, 2), (4, 1)]);
+    fn large_tasks_are_cut_into_chunks_of_their_own() {
+        let mut queue = TaskQueue::new(Some(100));
+        queue.add(batch(0, [10, 300 << 10, 10, 200 << 10, 100 << 10].map(|len| vec![0; len])));
+        assert_eq!(cut_all(&mut queue, 1), [(0, 1), (1, 1), (2, 2), (4, 1)]);
     }
 }
