@@ -303,7 +303,7 @@ impl Scheduler {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "the pool belongs to process {}, and this one is a copy of it: build another",
+            "the pool belongs to process {}, of which this process is a copy: build another pool here",
             self.built_by
         )))
     }
