@@ -26,6 +26,12 @@ fn default() {
     }
 }
 
+/// The file that the page shows does the same by itself.
+#[test]
+fn the_program_of_the_page() {
+    check(&run(&mut support::program(env!("CARGO_BIN_EXE_q3-program"))));
+}
+
 #[test]
 fn default_under_load() {
     under_load(|| {

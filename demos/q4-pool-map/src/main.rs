@@ -1,26 +1,11 @@
-//! A pool of workers that squares numbers.
+//! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
 //! Run it: `cargo run -p q4-pool-map`, or with numbers of your own:
-//! `cargo run -p q4-pool-map -- --processes 2 1 2 3`
+//! `cargo run -p q4-pool-map -- --processes 2 1 2 3`.
+//! `cargo run -p q4-pool-map -- --help` lists what can be set.
 
-// ANCHOR: program
-use proc_core::Pool;
-
-fn square(x: i64) -> i64 {
-    x * x
-}
-
-fn main() -> anyhow::Result<()> {
-    proc_core::init();
-    let Arguments { numbers, processes } = arguments();
-
-    let pool = Pool::builder().processes(processes.into()).build()?;
-    let squares = pool.map(square, numbers)?;
-
-    println!("{squares:?}");
-    Ok(())
-}
-// ANCHOR_END: program
+#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+mod program;
 
 /// The last number whose square an `i64` can hold.
 const MAX: i64 = 3_037_000_499;
@@ -28,7 +13,7 @@ const MAX: i64 = 3_037_000_499;
 /// A pool of workers that squares numbers.
 #[derive(clap::Parser)]
 #[command(version)]
-struct Arguments {
+struct Options {
     /// What to square
     #[arg(
         default_values_t = [3, 4, 5, 6, 6, 7, 87, 8, 8],
@@ -42,8 +27,14 @@ struct Arguments {
     processes: u16,
 }
 
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
+fn main() -> anyhow::Result<()> {
+    proc_core::init();
+    let Options { numbers, processes } = options();
+    program::run(processes.into(), numbers)
+}
+
+/// Reads the command line. A wrong one ends the program with one line and exit code 2.
+fn options() -> Options {
     clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
         if error.use_stderr() {
             let message = error.to_string();

@@ -1,41 +1,27 @@
-//! Four processes, each of which prints a different number.
+//! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
-//! Run it: `cargo run -p q6-four-processes`, or `cargo run -p q6-four-processes -- --processes 8`
+//! Run it: `cargo run -p q6-four-processes`, or `cargo run -p q6-four-processes -- --processes 8`.
+//! `cargo run -p q6-four-processes -- --help` lists what can be set.
 
-// ANCHOR: program
-use proc_core::Process;
-
-fn print_number(number: u16) {
-    println!("Process {number} is printing: {number}");
-}
-
-fn main() -> anyhow::Result<()> {
-    proc_core::init();
-    let processes = arguments().processes;
-
-    // Start all of them first: joining each at once would run them one after the other.
-    let mut children = Vec::new();
-    for number in 0..processes {
-        children.push(Process::new(print_number, number).start()?);
-    }
-    for child in children {
-        child.join()?;
-    }
-    Ok(())
-}
-// ANCHOR_END: program
+#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+mod program;
 
 /// Four processes, each of which prints a different number.
 #[derive(clap::Parser)]
 #[command(version)]
-struct Arguments {
+struct Options {
     /// How many processes to start
     #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     processes: u16,
 }
 
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
+fn main() -> anyhow::Result<()> {
+    proc_core::init();
+    program::run(options().processes)
+}
+
+/// Reads the command line. A wrong one ends the program with one line and exit code 2.
+fn options() -> Options {
     clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
         if error.use_stderr() {
             let message = error.to_string();
