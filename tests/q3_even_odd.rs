@@ -72,6 +72,14 @@ fn no_line_is_torn() {
 }
 
 #[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
+    // More than a pipe holds, so all processes find that nobody reads.
+    let output = support::run_reading(demo().arg("100000"), 1);
+    assert_eq!((output.stderr.as_str(), output.status.code()), ("", Some(141)));
+}
+
+#[test]
 fn help() {
     snapshot!("help", run(demo().arg("--help")));
     snapshot!("version", run(demo().arg("--version")));

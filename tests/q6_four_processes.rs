@@ -65,6 +65,11 @@ fn another_number_of_processes() {
 }
 
 #[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
+}
+
+#[test]
 fn help() {
     snapshot!("help", run(demo().arg("--help")));
     snapshot!("version", run(demo().arg("--version")));

@@ -15,6 +15,7 @@ use proc_core::Pool;
 use crate::command_line::Options;
 
 fn main() -> anyhow::Result<()> {
+    command_line::end_without_reader();
     proc_core::init();
     let Options { seconds, workers } = command_line::options();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -1,4 +1,4 @@
-//! Reads what the command line says.
+//! What a program of the command line needs: its options, and a quiet end behind a pipe.
 
 /// The most workers that can be asked for.
 pub(crate) const MAX_WORKERS: u32 = 64;
@@ -31,4 +31,23 @@ pub(crate) fn options() -> Options {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process ends without a word when nobody reads its output any more: `println!`
+/// panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+pub(crate) fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
 }

@@ -21,6 +21,7 @@ use crate::command_line::Options;
 use crate::fate::Fate;
 
 fn main() -> anyhow::Result<()> {
+    command_line::end_without_reader();
     proc_core::init();
     let Options { seconds, workers } = command_line::options();
     let budget = Duration::from_secs_f64(seconds);

@@ -28,6 +28,7 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
+    end_without_reader();
     proc_core::init();
     let Options { numbers, processes } = options();
     program::run(processes.into(), numbers)
@@ -43,4 +44,23 @@ fn options() -> Options {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process ends without a word when nobody reads its output any more: `println!`
+/// panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
 }

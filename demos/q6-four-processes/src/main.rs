@@ -16,8 +16,13 @@ struct Options {
 }
 
 fn main() -> anyhow::Result<()> {
+    end_without_reader(); // before `init`: all processes inherit it
     proc_core::init();
-    program::run(options().processes)
+    let result = program::run(options().processes);
+    if result.as_ref().is_err_and(is_without_reader) {
+        std::process::exit(NO_READER); // so does the parent
+    }
+    result
 }
 
 /// Reads the command line. A wrong one ends the program with one line and exit code 2.
@@ -30,4 +35,29 @@ fn options() -> Options {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process and all that it starts end without a word when nobody reads their
+/// output any more: `println!` panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
+}
+
+/// Whether a process has ended because nobody read its output any more.
+fn is_without_reader(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref().and_then(proc_core::Error::exit_status);
+    status.and_then(|status| status.code()) == Some(NO_READER)
 }
