@@ -14,8 +14,10 @@
     reason = "every test file uses its part of this"
 )]
 
+mod machine;
+
 use std::fmt::{self, Display, Formatter};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -44,7 +46,7 @@ const FILTERS: &[(&str, &str)] = &[
 
 /// Compares what `Display` shows of the second argument with the snapshot that the first one names.
 ///
-/// The files are `tests/snapshots/<test file>__<name>.snap`.
+/// The files are `tests/snapshots/<test file>__<name>.snap` in the top directory.
 macro_rules! snapshot {
     ($name:expr, $output:expr) => {
         $crate::support::settings().bind(|| insta::assert_snapshot!($name, $output))
@@ -56,6 +58,7 @@ pub(crate) use snapshot;
 pub(crate) fn settings() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.set_omit_expression(true);
+    settings.set_snapshot_path(workspace().join("tests/snapshots"));
     for (pattern, replacement) in FILTERS {
         settings.add_filter(pattern, *replacement);
     }
@@ -64,8 +67,8 @@ pub(crate) fn settings() -> insta::Settings {
 
 /// The top directory of the workspace.
 pub(crate) fn workspace() -> PathBuf {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR"));
-    demo.ancestors().nth(2).expect("demos are two levels down").to_owned()
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).expect("packages are two levels down").to_owned()
 }
 
 /// The program at `path`, with nothing in its environment but `PATH`.
@@ -83,15 +86,7 @@ pub(crate) fn program(path: impl AsRef<Path>) -> Command {
 ///
 /// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
 pub(crate) fn python(name: &str) -> Option<Command> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join("python3")).find(|file| file.is_file());
-    let Some(python3) = found else {
-        assert!(env::var_os("PROC_CORE_REQUIRE_PYTHON").is_none(), "python3 not found");
-        // Not eprintln!, which the test harness would hide.
-        let _ = writeln!(std::io::stderr(), "skipped: python3 not found");
-        return None;
-    };
-    let mut command = program(python3);
+    let mut command = program(machine::or_skip(machine::python3())?);
     command.arg(workspace().join("docs/python").join(name));
     Some(command)
 }

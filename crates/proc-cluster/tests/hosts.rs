@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use proc_cluster::{AgentState, AgentStatus, Cluster};
+use support::machine::{self, ip};
 use support::{Group, LEASE, wait_until};
 
 proc_cluster::init_tests!();
@@ -21,13 +22,6 @@ proc_cluster::init_tests!();
 struct Network {
     name: String,
     hosts: Vec<String>,
-}
-
-fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.map_err(|error| format!("ip: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {said}")) }
 }
 
 impl Network {
@@ -117,20 +111,13 @@ fn wait_for_visits(directory: &Path, host: &str) {
 #[test]
 fn links_are_cut_and_healed_and_hosts_come_and_go() {
     let Some(server) = support::server_program() else { return };
-    let mut network = match Network::new() {
-        Ok(network) => network,
-        Err(error) => {
-            let required = std::env::var_os("PROC_CLUSTER_REQUIRE_NAMESPACES").is_some();
-            assert!(!required, "no network namespaces: {error}");
-            let _ = writeln!(std::io::stderr(), "skipped: no network namespaces: {error}");
-            return;
-        }
-    };
+    let Some(()) = machine::or_skip(machine::network_namespaces()) else { return };
+    let mut network = Network::new().expect("the machine has namespaces");
     let directory = tempfile::tempdir().expect("a directory can be made");
     let marks = directory.path().join("marks");
     fs::create_dir(&marks).expect("the directory is ours");
     for host in ["a", "b", "driver"] {
-        network.host(host).expect("the first namespace could be made");
+        network.host(host).expect("the machine has namespaces");
     }
     let mut command = network.command("server", &server);
     command.args(["--jetstream", "--addr", "10.77.0.1", "--store_dir"]);

@@ -1,5 +1,6 @@
 //! The fixture that runs all demos sees what it is there to see.
 
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 use std::process::Command;

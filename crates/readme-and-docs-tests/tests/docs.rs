@@ -7,7 +7,7 @@
 //! | `<!-- file: path -->` | a whole file of the workspace |
 //! | `<!-- snapshot: name -->` | what `tests/snapshots/name.snap` holds |
 //!
-//! `UPDATE_DOCS=1 cargo test -p q6-four-processes --test docs` writes the sources into the pages.
+//! `UPDATE_DOCS=1 cargo test -p readme-and-docs-tests` writes the sources into the pages.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
