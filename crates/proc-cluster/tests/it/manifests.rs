@@ -1,14 +1,13 @@
 //! What `docs/cluster` offers to copy is read by those for whom it is meant, or by a parser like
 //! theirs.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use support::machine;
+
+use crate::support::{self, machine};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cluster").join(name)

@@ -5,18 +5,15 @@
 //! and go. Where no namespaces can be made (that takes root and `ip`), the test says so and is
 //! skipped; `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use proc_cluster::{AgentState, AgentStatus, Cluster};
-use support::machine::{self, ip};
-use support::{Group, LEASE, wait_until};
 
-proc_cluster::init_tests!();
+use crate::support::machine::{self, ip};
+use crate::support::{self, Group, LEASE, wait_until};
 
 /// A network of hosts, which is gone with it.
 struct Network {
@@ -126,7 +123,7 @@ fn links_are_cut_and_healed_and_hosts_come_and_go() {
     let _a = agent(&network, "a");
     let b = agent(&network, "b");
     let mut command = network.command("driver", &this_program());
-    command.args(["--exact", "a_driver_on_a_host", "--ignored", "--nocapture"]);
+    command.args(["--exact", "hosts::a_driver_on_a_host", "--ignored", "--nocapture"]);
     let mut driver = Group::start(command.env("MARKS", &marks));
     wait_for_visits(&marks, "a");
     wait_for_visits(&marks, "b");

@@ -1,10 +1,8 @@
 //! A fleet on this machine: a server of its own for each test, and agents that are this test
-//! binary.
+//! program.
 //!
 //! Everything started here has a process group of its own and ends with the test, however that
 //! ends. A test that takes longer than [`LIMIT`] ends the whole run, saying what was going on.
-
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
 #[path = "../../../../tests/support/machine.rs"]
 pub(crate) mod machine;
