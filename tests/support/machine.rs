@@ -5,10 +5,12 @@
 
 #![allow(dead_code, reason = "every test file uses its part of this")]
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::{env, fs, process};
 
 /// Says what this machine does not have, and which tests are skipped for that.
@@ -38,19 +40,22 @@ impl Display for Missing {
 }
 
 /// Gives what a test needs. If the machine does not have it, the result is `None`, and a line on
-/// stderr says that the test is skipped.
+/// stderr says what is skipped: once in each test program, however many tests need it.
 ///
 /// # Panics
 ///
 /// The environment says that this machine must have it.
 #[track_caller]
 pub(crate) fn or_skip<T>(needed: Result<T, Missing>) -> Option<T> {
+    static TOLD: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
     needed
         .map_err(|missing| {
             let is_required = missing.required_by.is_some_and(|name| env::var_os(name).is_some());
             assert!(!is_required, "missing here: {missing}");
-            // Not eprintln!, which the test harness would hide.
-            let _ = writeln!(std::io::stderr(), "skipped: {missing}");
+            if TOLD.lock().expect("it is held for a moment").insert(missing.tests) {
+                // Not eprintln!, which the test harness would hide.
+                let _ = writeln!(std::io::stderr(), "skipped: {missing}");
+            }
         })
         .ok()
 }
