@@ -106,6 +106,11 @@ fn python() {
 }
 
 #[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(|| demo(&QUICK));
+}
+
+#[test]
 fn help() {
     snapshot!("help", run(&mut demo(&["--help"])));
     snapshot!("version", run(&mut demo(&["--version"])));

@@ -120,6 +120,11 @@ fn python() {
 }
 
 #[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
+}
+
+#[test]
 fn help() {
     snapshot!("help", run(demo().arg("--help")));
     snapshot!("version", run(demo().arg("--version")));

@@ -26,6 +26,12 @@ fn default() {
     }
 }
 
+/// The file that the page shows does the same by itself.
+#[test]
+fn the_program_of_the_page() {
+    check(&run(&mut support::program(env!("CARGO_BIN_EXE_q3-program"))));
+}
+
 #[test]
 fn default_under_load() {
     under_load(|| {
@@ -63,6 +69,14 @@ fn no_line_is_torn() {
     let expected: String = evens.chain(odds).chain(["END!\n".into()]).collect();
     assert!(output.grouped().stdout == expected);
     assert!(output.stdout.ends_with("\nEND!\n"));
+}
+
+#[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
+    // More than a pipe holds, so all processes find that nobody reads.
+    let output = support::run_reading(demo().arg("100000"), 1);
+    assert_eq!((output.stderr.as_str(), output.status.code()), ("", Some(141)));
 }
 
 #[test]

@@ -21,6 +21,12 @@ fn default() {
     });
 }
 
+/// The file that the page shows does the same by itself.
+#[test]
+fn the_program_of_the_page() {
+    snapshot!("default", run(&mut support::program(env!("CARGO_BIN_EXE_q4-program"))));
+}
+
 #[test]
 fn python() {
     if let Some(mut python) = support::python("q4_pool_map.py") {
@@ -47,6 +53,11 @@ fn many_numbers() {
     let output = run(demo().args((0..10_000).map(|number| number.to_string())));
     let squares: Vec<i64> = (0..10_000).map(|number| number * number).collect();
     assert!(output.stdout == format!("{squares:?}\n"), "{output}");
+}
+
+#[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
 }
 
 #[test]

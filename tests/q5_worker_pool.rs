@@ -21,6 +21,12 @@ fn default() {
     });
 }
 
+/// The file that the page shows does the same by itself.
+#[test]
+fn the_program_of_the_page() {
+    snapshot!("default", run(&mut support::program(env!("CARGO_BIN_EXE_q5-program"))));
+}
+
 #[test]
 fn python() {
     if let Some(mut python) = support::python("q5_worker_pool.py") {
@@ -72,6 +78,11 @@ fn workers_are_replaced_after_their_tasks() {
 #[test]
 fn verbose() {
     snapshot!("verbose", run(demo().args(["--verbose", "--processes", "1"])));
+}
+
+#[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
 }
 
 #[test]

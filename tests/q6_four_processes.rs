@@ -25,6 +25,12 @@ fn default() {
     }
 }
 
+/// The file that the page shows does the same by itself.
+#[test]
+fn the_program_of_the_page() {
+    check(&run(&mut support::program(env!("CARGO_BIN_EXE_q6-program"))));
+}
+
 #[test]
 fn default_under_load() {
     under_load(|| {
@@ -56,6 +62,11 @@ fn another_number_of_processes() {
     lines.sort();
     expected.sort();
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn nobody_reads() {
+    support::assert_quiet_without_reader(demo);
 }
 
 #[test]

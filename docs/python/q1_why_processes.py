@@ -9,7 +9,6 @@ LIMIT = 60_000
 TASKS, VICTIM = 8, 3
 
 
-# ANCHOR: parallel
 def count(part):
     return sum(n > 1 and all(n % d for d in range(2, int(n**0.5) + 1)) for n in part)
 
@@ -20,10 +19,8 @@ def serially(parts):
 
 def in_pool(pool, parts):
     return sum(pool.map(count, parts))
-# ANCHOR_END: parallel
 
 
-# ANCHOR: survival
 def task(number):
     if number == VICTIM:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -37,7 +34,6 @@ def survive(pool):
     except TimeoutError:
         # `map` has no timeout, and would wait for ever.
         print(f"{'pool of 2':<20}no results and no error after a second")
-# ANCHOR_END: survival
 
 
 def timed(run, *arguments):

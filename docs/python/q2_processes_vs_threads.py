@@ -8,7 +8,6 @@ from threading import Thread
 counter = 0
 
 
-# ANCHOR: global
 def add(n):
     global counter
     counter += n
@@ -21,7 +20,6 @@ def seen_after(kind):
     other.start()
     other.join()
     return counter
-# ANCHOR_END: global
 
 
 def collatz(start):

@@ -14,8 +14,10 @@
     reason = "every test file uses its part of this"
 )]
 
+mod machine;
+
 use std::fmt::{self, Display, Formatter};
-use std::io::{Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -44,7 +46,7 @@ const FILTERS: &[(&str, &str)] = &[
 
 /// Compares what `Display` shows of the second argument with the snapshot that the first one names.
 ///
-/// The files are `tests/snapshots/<test file>__<name>.snap`.
+/// The files are `tests/snapshots/<test file>__<name>.snap` in the top directory.
 macro_rules! snapshot {
     ($name:expr, $output:expr) => {
         $crate::support::settings().bind(|| insta::assert_snapshot!($name, $output))
@@ -56,6 +58,7 @@ pub(crate) use snapshot;
 pub(crate) fn settings() -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
     settings.set_omit_expression(true);
+    settings.set_snapshot_path(workspace().join("tests/snapshots"));
     for (pattern, replacement) in FILTERS {
         settings.add_filter(pattern, *replacement);
     }
@@ -64,8 +67,8 @@ pub(crate) fn settings() -> insta::Settings {
 
 /// The top directory of the workspace.
 pub(crate) fn workspace() -> PathBuf {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR"));
-    demo.ancestors().nth(2).expect("demos are two levels down").to_owned()
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).expect("packages are two levels down").to_owned()
 }
 
 /// The program at `path`, with nothing in its environment but `PATH`.
@@ -83,15 +86,7 @@ pub(crate) fn program(path: impl AsRef<Path>) -> Command {
 ///
 /// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
 pub(crate) fn python(name: &str) -> Option<Command> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|dir| dir.join("python3")).find(|file| file.is_file());
-    let Some(python3) = found else {
-        assert!(env::var_os("PROC_CORE_REQUIRE_PYTHON").is_none(), "python3 not found");
-        // Not eprintln!, which the test harness would hide.
-        let _ = writeln!(std::io::stderr(), "skipped: python3 not found");
-        return None;
-    };
-    let mut command = program(python3);
+    let mut command = program(machine::or_skip(machine::python3())?);
     command.arg(workspace().join("docs/python").join(name));
     Some(command)
 }
@@ -142,22 +137,32 @@ impl Display for Output {
 /// It cannot be started, takes longer than [`LIMIT`], leaves a process alive for longer than
 /// [`GRACE`] or a temporary file behind, or prints what is not UTF-8.
 pub(crate) fn run(command: &mut Command) -> Output {
+    run_reading(command, usize::MAX)
+}
+
+/// Does the same as [`run`], but reads only so many lines of stdout, as `head` does.
+///
+/// If that is no line, the pipe has no reader before the program starts.
+pub(crate) fn run_reading(command: &mut Command, lines: usize) -> Output {
     adopt_orphans();
     let directory = tempfile::tempdir().expect("a temporary directory");
+    let (stdout, writer) = io::pipe().expect("a pipe");
+    let stdout = (lines > 0).then_some(stdout);
     let mut child = command
         .current_dir(directory.path())
         .env("TMPDIR", directory.path())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(writer)
         .stderr(Stdio::piped())
         .process_group(0)
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
     let group = Pid::from_raw(child.id().try_into().expect("a pid"));
+    command.stdout(Stdio::null()); // drops the writing end
 
     let (sender, events) = mpsc::channel();
-    read(child.stdout.take().expect("a pipe"), sender.clone(), Event::Stdout);
-    read(child.stderr.take().expect("a pipe"), sender.clone(), Event::Stderr);
+    read(stdout, lines, sender.clone(), Event::Stdout);
+    read(child.stderr.take(), usize::MAX, sender.clone(), Event::Stderr);
     thread::spawn(move || {
         let status = child.wait().expect("our child");
         let _ = sender.send(Event::Ended(status));
@@ -206,13 +211,38 @@ enum Event {
     Ended(ExitStatus),
 }
 
-/// Sends what `pipe` holds when the last process that could write to it has ended.
-fn read(mut pipe: impl Read + Send + 'static, events: Sender<Event>, event: fn(String) -> Event) {
+/// Sends what it has read from `pipe`: so many lines, or all until no process can write any more.
+fn read(
+    pipe: Option<impl Read + Send + 'static>,
+    lines: usize,
+    events: Sender<Event>,
+    event: fn(String) -> Event,
+) {
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        pipe.read_to_end(&mut bytes).expect("a readable pipe");
+        if let Some(mut pipe) = pipe.map(BufReader::new) {
+            let mut next = || pipe.read_until(b'\n', &mut bytes).expect("a readable pipe");
+            (0..lines).take_while(|_| next() > 0).for_each(drop);
+        }
         let _ = events.send(event(String::from_utf8(bytes).expect("UTF-8")));
     });
+}
+
+/// Asserts that a program ends without a word when nobody reads what it prints, as with `head -1`.
+///
+/// Its exit code is then the one that a shell shows for SIGPIPE.
+#[track_caller]
+pub(crate) fn assert_quiet_without_reader(mut command: impl FnMut() -> Command) {
+    const NO_READER: i32 = 141;
+    for _ in 0..5 {
+        let nothing = run_reading(&mut command(), 0);
+        assert_eq!(nothing.stderr, "");
+        assert_eq!(nothing.status.code(), Some(NO_READER));
+        let first = run_reading(&mut command(), 1);
+        assert_eq!((first.stdout.lines().count(), first.stderr.as_str()), (1, ""));
+        // What it prints may all fit into the pipe before `head` has ended.
+        assert!([0, NO_READER].map(Some).contains(&first.status.code()), "{}", first.status);
+    }
 }
 
 /// Makes this process the parent of processes that lose theirs.

@@ -1,8 +1,10 @@
 //! Why processes? Each claim of the answer as a fact, measured on this machine.
 //!
 //! Run it: `cargo run -p q1-why-processes`, or longer and with more workers:
-//! `cargo run --release -p q1-why-processes -- --seconds 8 --workers 16`
+//! `cargo run --release -p q1-why-processes -- --seconds 8 --workers 16`.
+//! `cargo run -p q1-why-processes -- --help` lists what can be set.
 
+mod command_line;
 mod primes;
 mod survival;
 
@@ -10,11 +12,14 @@ use std::time::Duration;
 
 use proc_core::Pool;
 
+use crate::command_line::Options;
+
 fn main() -> anyhow::Result<()> {
+    command_line::end_without_reader();
     proc_core::init();
-    let Arguments { seconds, workers } = arguments();
+    let Options { seconds, workers } = command_line::options();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let workers = workers.map_or(cores.min(MAX_WORKERS), usize::from);
+    let workers = workers.map_or(cores.min(command_line::MAX_WORKERS), usize::from);
 
     println!("Why processes? Cores here: {cores}");
     parallel_execution(Duration::from_secs_f64(seconds), workers, cores)?;
@@ -29,7 +34,7 @@ fn main() -> anyhow::Result<()> {
 fn parallel_execution(budget: Duration, most: usize, cores: usize) -> anyhow::Result<()> {
     // In units of the run without a pool: a pool of two takes half, and so on down to the cores.
     let pools: f64 = pool_sizes(most).map(|workers| 1.0 / workers.min(cores) as f64).sum();
-    let limit = primes::limit_for(budget.div_f64(1.0 + pools));
+    let limit = limit_for(budget.div_f64(1.0 + pools));
     println!("\nPARALLEL EXECUTION, SCALABILITY: the primes below {limit}");
     println!("{:<20}{:>14}{:>12}{:>12}{:>12}", "", "time", "speed-up", "efficiency", "primes");
 
@@ -58,6 +63,20 @@ fn pool_sizes(most: usize) -> impl Iterator<Item = usize> {
     doubling.take_while(move |workers| *workers < most).chain([most])
 }
 
+/// Below which number one process counts the primes in about `budget`.
+fn limit_for(budget: Duration) -> u32 {
+    let mut limit = 1000;
+    loop {
+        let took = primes::serially(limit).time;
+        if took >= budget / 10 {
+            // Trial division of all numbers below n takes about n to the power of 1.5 steps.
+            let longer = budget.as_secs_f64() / took.as_secs_f64();
+            return (f64::from(limit) * longer.powf(1.0 / 1.5)) as u32;
+        }
+        limit *= 2;
+    }
+}
+
 fn resilience(workers: usize) -> anyhow::Result<()> {
     use survival::{TASKS, VICTIM};
     println!("\nRESILIENCE: {TASKS} tasks, number {VICTIM} kills the process that it is in");
@@ -80,36 +99,4 @@ fn show(who: &str, results: &[Result<u32, proc_core::Error>]) {
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
         println!("{:<20}{error}", "");
     }
-}
-
-const MAX_WORKERS: usize = 64;
-
-/// Shows what several processes are good for, as facts measured on this machine.
-#[derive(clap::Parser)]
-#[command(version)]
-struct Arguments {
-    /// About how long to measure, from 0.1 to 60
-    #[arg(long, default_value_t = 3.0, value_parser = seconds, allow_negative_numbers = true)]
-    seconds: f64,
-
-    /// How many workers the largest pool has [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MAX_WORKERS as i64), allow_negative_numbers = true)]
-    workers: Option<u8>,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.1..=60.0).contains(seconds));
-    seconds.ok_or_else(|| "it is no number from 0.1 to 60".into())
-}
-
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
-    clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
-        if error.use_stderr() {
-            let message = error.to_string();
-            eprintln!("{}", message.lines().next().unwrap_or_default());
-            std::process::exit(2);
-        }
-        error.exit() // --help and --version
-    })
 }

@@ -1,4 +1,4 @@
-//! Work for a processor: counting primes the slow way, alone and in pools.
+//! Work for a processor: counts primes the slow way, alone and in a pool.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -10,13 +10,18 @@ pub(crate) struct Run {
     pub(crate) primes: usize,
 }
 
-// ANCHOR: both-ways
 fn is_prime(n: u32) -> bool {
     n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 fn count(range: Range<u32>) -> usize {
     range.filter(|n| is_prime(*n)).count()
+}
+
+/// Cuts the numbers below `limit` into more parts than workers, as the later parts take longer.
+fn parts(limit: u32) -> impl Iterator<Item = Range<u32>> {
+    let step = limit.div_ceil(200).max(1);
+    (0..limit).step_by(step as usize).map(move |start| start..limit.min(start.saturating_add(step)))
 }
 
 pub(crate) fn serially(limit: u32) -> Run {
@@ -31,25 +36,4 @@ pub(crate) fn in_pool(limit: u32, workers: usize) -> Result<Run, Error> {
     let start = Instant::now();
     let primes = pool.map(count, parts(limit))?.into_iter().sum();
     Ok(Run { time: start.elapsed(), primes })
-}
-// ANCHOR_END: both-ways
-
-/// More parts than workers, as the later ones take longer.
-fn parts(limit: u32) -> impl Iterator<Item = Range<u32>> {
-    let step = limit.div_ceil(200).max(1);
-    (0..limit).step_by(step as usize).map(move |start| start..limit.min(start.saturating_add(step)))
-}
-
-/// Below which number one process counts the primes in about `budget`.
-pub(crate) fn limit_for(budget: Duration) -> u32 {
-    let mut limit = 1000;
-    loop {
-        let took = serially(limit).time;
-        if took >= budget / 10 {
-            // Trial division of all numbers below n takes about n to the power of 1.5 steps.
-            let longer = budget.as_secs_f64() / took.as_secs_f64();
-            return (f64::from(limit) * longer.powf(1.0 / 1.5)) as u32;
-        }
-        limit *= 2;
-    }
 }

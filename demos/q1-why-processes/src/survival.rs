@@ -6,10 +6,9 @@ use proc_core::{Error, Pool, Process};
 pub(crate) const TASKS: u32 = 8;
 pub(crate) const VICTIM: u32 = 3;
 
-// ANCHOR: survival
 fn task(number: u32) -> u32 {
     if number == VICTIM {
-        // Nobody can catch this one: as the kernel does it when memory runs out.
+        // No process can catch this signal. The kernel sends it when memory runs out.
         raise(Signal::SIGKILL).expect("a process may kill itself");
     }
     number * number
@@ -29,4 +28,3 @@ pub(crate) fn in_pool(pool: &Pool) -> Vec<Result<u32, Error>> {
 pub(crate) fn in_pool_later(pool: &Pool) -> Vec<Result<u32, Error>> {
     pool.try_map(task, TASKS..2 * TASKS)
 }
-// ANCHOR_END: survival

@@ -1,7 +1,7 @@
-//! What one thread and one process cost: to start, to talk to, to keep.
+//! What one thread and one process cost: to start and to keep.
 
 use std::fs;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,62 +21,8 @@ pub(crate) fn start_process(budget: Duration) -> Result<Duration> {
     median(budget, &mut || Ok(Process::new(|()| (), ()).start()?.join()?))
 }
 
-// ANCHOR: ping-pong
-/// Sends back whatever comes, until nobody can send any more.
-fn echo((questions, answers): (IpcReceiver<u64>, IpcSender<u64>)) {
-    while let Ok(question) = questions.recv() {
-        if answers.send(question).is_err() {
-            break;
-        }
-    }
-}
-
-pub(crate) fn switch_processes(budget: Duration) -> Result<Duration> {
-    let (ask, questions) = ipc::channel()?;
-    let (reply, answers) = ipc::channel()?;
-    let other = Process::new(echo, (questions, reply)).name("echo").start()?;
-    let time = median(budget, &mut || {
-        ask.send(1)?;
-        answers.recv().context("the other process is gone")?;
-        Ok(())
-    })?;
-    drop(ask);
-    other.join()?;
-    Ok(time)
-}
-// ANCHOR_END: ping-pong
-
-pub(crate) fn switch_threads_ipc(budget: Duration) -> Result<Duration> {
-    let (ask, questions) = ipc::channel()?;
-    let (reply, answers) = ipc::channel()?;
-    let other = thread::spawn(move || echo((questions, reply)));
-    let time = median(budget, &mut || {
-        ask.send(1)?;
-        answers.recv().context("the other thread is gone")?;
-        Ok(())
-    })?;
-    drop(ask);
-    other.join().expect("echo does not panic");
-    Ok(time)
-}
-
-pub(crate) fn switch_threads_mpsc(budget: Duration) -> Result<Duration> {
-    let (ask, questions) = mpsc::channel::<u64>();
-    let (reply, answers) = mpsc::channel();
-    let other =
-        thread::spawn(move || questions.iter().try_for_each(|question| reply.send(question)));
-    let time = median(budget, &mut || {
-        ask.send(1)?;
-        answers.recv().context("the other thread is gone")?;
-        Ok(())
-    })?;
-    drop(ask);
-    other.join().expect("echo does not panic")?;
-    Ok(time)
-}
-
 /// The median of as many runs as fit, the first one not counted.
-fn median(budget: Duration, once: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+pub(crate) fn median(budget: Duration, once: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
     once()?;
     let mut times = Vec::new();
     let begin = Instant::now();

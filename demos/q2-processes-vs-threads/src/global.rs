@@ -5,14 +5,12 @@ use std::thread;
 
 use proc_core::Process;
 
-// ANCHOR: global
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 fn add(n: u64) -> u64 {
     COUNTER.fetch_add(n, Ordering::Relaxed);
     COUNTER.load(Ordering::Relaxed)
 }
-// ANCHOR_END: global
 
 /// The global before and after, here, and what the other side saw and gave back.
 pub(crate) struct Seen {

@@ -1,23 +1,32 @@
 //! Processes or threads? The same work both ways, measured on this machine.
 //!
 //! Run it: `cargo run -p q2-processes-vs-threads`, or longer, for steadier figures:
-//! `cargo run --release -p q2-processes-vs-threads -- --seconds 8`
+//! `cargo run --release -p q2-processes-vs-threads -- --seconds 8`.
+//! `cargo run -p q2-processes-vs-threads -- --help` lists what can be set.
 
+mod both_ways;
+mod command_line;
 mod cost;
-mod failure;
+mod crash;
+mod deadlock;
+mod fate;
 mod global;
+mod ping_pong;
+mod race;
 mod work;
 
 use std::time::Duration;
 
-use crate::failure::Fate;
+use crate::command_line::Options;
+use crate::fate::Fate;
 
 fn main() -> anyhow::Result<()> {
+    command_line::end_without_reader();
     proc_core::init();
-    let Arguments { seconds, workers } = arguments();
+    let Options { seconds, workers } = command_line::options();
     let budget = Duration::from_secs_f64(seconds);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let workers = workers.unwrap_or(cores.min(MAX_WORKERS));
+    let workers = workers.unwrap_or(cores.min(command_line::MAX_WORKERS));
 
     println!("Processes or threads? The same work both ways. Cores here: {cores}");
     memory()?;
@@ -40,9 +49,9 @@ fn costs(budget: Duration) -> anyhow::Result<()> {
     title("COST OF ONE", ["thread", "process"]);
     let share = budget / 20;
     compare("start and join", cost::start_thread(share), cost::start_process(share)?);
-    let process = cost::switch_processes(share)?;
-    compare("ping-pong: mpsc and ipc-channel", cost::switch_threads_mpsc(share)?, process);
-    compare("ping-pong: ipc-channel in both", cost::switch_threads_ipc(share)?, process);
+    let process = ping_pong::between_processes(share)?;
+    compare("ping-pong: mpsc and ipc-channel", ping_pong::between_threads_by_mpsc(share)?, process);
+    compare("ping-pong: ipc-channel in both", ping_pong::between_threads_by_ipc(share)?, process);
     let (thread, process) = (cost::memory_of_thread()?, cost::memory_of_process()?);
     let ratio = thread.zip(process).map(|(thread, process)| process / thread);
     row_with_ratio("memory while idle", [size(thread), size(process)], ratio);
@@ -73,14 +82,14 @@ fn failures(budget: Duration) -> anyhow::Result<()> {
     println!("\nWHEN A PART FAILS, what becomes of the program it is part of");
     let patience = budget / 20;
     for (what, threads, processes) in [
-        ("it panics", failure::panic_in_thread(), failure::panic_in_process()),
-        ("it aborts", failure::abort_in_thread(), failure::abort_in_process()),
+        ("it panics", crash::panic_in_thread(), crash::panic_in_process()),
+        ("it aborts", crash::abort_in_thread(), crash::abort_in_process()),
         (
             "two wait for each other",
-            failure::deadlock_of_threads(patience),
-            failure::deadlock_of_processes(patience),
+            deadlock::of_threads(patience),
+            deadlock::of_processes(patience),
         ),
-        ("two add 1 to the same value", failure::race_of_threads(), failure::race_of_processes()),
+        ("two add 1 to the same value", race::of_threads(), race::of_processes()),
     ] {
         println!("{what}");
         tell("thread", threads?);
@@ -134,36 +143,4 @@ fn times(ratio: f64) -> String {
 
 fn size(kib: Option<f64>) -> String {
     kib.map_or("not measured".into(), |kib| format!("{kib:.1} KiB"))
-}
-
-const MAX_WORKERS: u32 = 64;
-
-/// Does the same work with threads and with processes, and compares.
-#[derive(clap::Parser)]
-#[command(version)]
-struct Arguments {
-    /// About how long to measure, from 0.1 to 60
-    #[arg(long, default_value_t = 2.0, value_parser = seconds, allow_negative_numbers = true)]
-    seconds: f64,
-
-    /// How many threads, and then processes, share the work [default: one a core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)), allow_negative_numbers = true)]
-    workers: Option<u32>,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.1..=60.0).contains(seconds));
-    seconds.ok_or_else(|| "it is no number from 0.1 to 60".into())
-}
-
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
-    clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
-        if error.use_stderr() {
-            let message = error.to_string();
-            eprintln!("{}", message.lines().next().unwrap_or_default());
-            std::process::exit(2);
-        }
-        error.exit() // --help and --version
-    })
 }

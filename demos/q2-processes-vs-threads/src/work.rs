@@ -1,23 +1,9 @@
-//! The same work by one, by threads and by processes: computing, then waiting.
+//! Work to share: computing, then waiting.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use proc_core::Process;
-
-pub(crate) struct Run {
-    pub(crate) time: Duration,
-    pub(crate) sum: u64,
-}
-
-pub(crate) struct Runs {
-    pub(crate) serial: Run,
-    pub(crate) threads: Run,
-    pub(crate) processes: Run,
-}
-
-/// One worker's part: every `step`-th number from `first` on, below `end`.
-type Part = (u64, u64, u64);
+use crate::both_ways::{Part, Runs, all_ways, timed};
 
 /// Keeps a core busy: the lengths of all Collatz sequences of the part.
 fn collatz((first, step, end): Part) -> u64 {
@@ -57,34 +43,4 @@ pub(crate) fn computing(budget: Duration, workers: u32) -> Result<Runs, proc_cor
 pub(crate) fn waiting(budget: Duration, workers: u32) -> Result<Runs, proc_core::Error> {
     let waits = budget.as_millis() as u64 / 2;
     all_ways(wait, waits.max(u64::from(workers)), workers)
-}
-
-// ANCHOR: both-ways
-fn all_ways<F>(work: F, end: u64, workers: u32) -> Result<Runs, proc_core::Error>
-where
-    F: Fn(Part) -> u64 + Copy + Send + 'static,
-{
-    let parts = || (0..u64::from(workers)).map(move |first| (first, u64::from(workers), end));
-
-    let serial = timed(|| Ok(work((0, 1, end))))?;
-
-    let threads = timed(|| {
-        let started: Vec<_> = parts().map(|part| thread::spawn(move || work(part))).collect();
-        Ok(started.into_iter().map(|thread| thread.join().expect("it only adds")).sum())
-    })?;
-
-    let processes = timed(|| {
-        let started: Vec<_> =
-            parts().map(|part| Process::new(work, part).start()).collect::<Result<_, _>>()?;
-        started.into_iter().map(|process| process.join()).sum()
-    })?;
-
-    Ok(Runs { serial, threads, processes })
-}
-// ANCHOR_END: both-ways
-
-fn timed(run: impl FnOnce() -> Result<u64, proc_core::Error>) -> Result<Run, proc_core::Error> {
-    let start = Instant::now();
-    let sum = run()?;
-    Ok(Run { time: start.elapsed(), sum })
 }

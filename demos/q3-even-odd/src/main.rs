@@ -1,48 +1,32 @@
-//! Two processes: one prints the even numbers below `N`, the other the odd ones.
+//! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
-//! Run it: `cargo run -p q3-even-odd`, or with another `N`: `cargo run -p q3-even-odd -- 100`
+//! Run it: `cargo run -p q3-even-odd`, or with another `N`: `cargo run -p q3-even-odd -- 100`.
+//! `cargo run -p q3-even-odd -- --help` lists what can be set.
 
-// ANCHOR: program
-use proc_core::Process;
-
-fn even(n: u32) {
-    for i in (0..n).step_by(2) {
-        println!("even: {i}");
-    }
-}
-
-fn odd(n: u32) {
-    for i in (1..n).step_by(2) {
-        println!("odd: {i}");
-    }
-}
-
-fn main() -> anyhow::Result<()> {
-    proc_core::init();
-    let n = arguments().n;
-
-    let evens = Process::new(even, n).name("even").start()?;
-    let odds = Process::new(odd, n).name("odd").start()?;
-
-    evens.join()?;
-    odds.join()?;
-
-    println!("END!");
-    Ok(())
-}
-// ANCHOR_END: program
+#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+mod program;
 
 /// Two processes: one prints the even numbers below N, the other the odd ones.
 #[derive(clap::Parser)]
 #[command(version)]
-struct Arguments {
+struct Options {
     /// Where to stop: the first number that is not printed
     #[arg(default_value_t = 15, allow_negative_numbers = true)]
     n: u32,
 }
 
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
+fn main() -> anyhow::Result<()> {
+    end_without_reader(); // before `init`: all processes inherit it
+    proc_core::init();
+    let result = program::run(options().n);
+    if result.as_ref().is_err_and(is_without_reader) {
+        std::process::exit(NO_READER); // so does the parent
+    }
+    result
+}
+
+/// Reads the command line. A wrong one ends the program with one line and exit code 2.
+fn options() -> Options {
     clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
         if error.use_stderr() {
             let message = error.to_string();
@@ -51,4 +35,29 @@ fn arguments() -> Arguments {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process and all that it starts end without a word when nobody reads their
+/// output any more: `println!` panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
+}
+
+/// Whether a process has ended because nobody read its output any more.
+fn is_without_reader(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref().and_then(proc_core::Error::exit_status);
+    status.and_then(|status| status.code()) == Some(NO_READER)
 }

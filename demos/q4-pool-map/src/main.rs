@@ -1,26 +1,11 @@
-//! A pool of workers that squares numbers.
+//! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
 //! Run it: `cargo run -p q4-pool-map`, or with numbers of your own:
-//! `cargo run -p q4-pool-map -- --processes 2 1 2 3`
+//! `cargo run -p q4-pool-map -- --processes 2 1 2 3`.
+//! `cargo run -p q4-pool-map -- --help` lists what can be set.
 
-// ANCHOR: program
-use proc_core::Pool;
-
-fn square(x: i64) -> i64 {
-    x * x
-}
-
-fn main() -> anyhow::Result<()> {
-    proc_core::init();
-    let Arguments { numbers, processes } = arguments();
-
-    let pool = Pool::builder().processes(processes.into()).build()?;
-    let squares = pool.map(square, numbers)?;
-
-    println!("{squares:?}");
-    Ok(())
-}
-// ANCHOR_END: program
+#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+mod program;
 
 /// The last number whose square an `i64` can hold.
 const MAX: i64 = 3_037_000_499;
@@ -28,7 +13,7 @@ const MAX: i64 = 3_037_000_499;
 /// A pool of workers that squares numbers.
 #[derive(clap::Parser)]
 #[command(version)]
-struct Arguments {
+struct Options {
     /// What to square
     #[arg(
         default_values_t = [3, 4, 5, 6, 6, 7, 87, 8, 8],
@@ -42,8 +27,15 @@ struct Arguments {
     processes: u16,
 }
 
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
+fn main() -> anyhow::Result<()> {
+    end_without_reader();
+    proc_core::init();
+    let Options { numbers, processes } = options();
+    program::run(processes.into(), numbers)
+}
+
+/// Reads the command line. A wrong one ends the program with one line and exit code 2.
+fn options() -> Options {
     clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
         if error.use_stderr() {
             let message = error.to_string();
@@ -52,4 +44,23 @@ fn arguments() -> Arguments {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process ends without a word when nobody reads its output any more: `println!`
+/// panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
 }

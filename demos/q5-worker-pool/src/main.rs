@@ -1,66 +1,18 @@
-//! A pool of worker processes from build to join, with every argument of its constructor at work.
+//! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
 //! Run it: `cargo run -p q5-worker-pool`, or watch the workers come and go:
-//! `cargo run -p q5-worker-pool -- --verbose --processes 2 --max-tasks-per-child 3`
+//! `cargo run -p q5-worker-pool -- --verbose --processes 2 --max-tasks-per-child 3`.
+//! `cargo run -p q5-worker-pool -- --help` lists what can be set.
 
-// ANCHOR: program
-use std::sync::atomic::{AtomicU32, Ordering};
+#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+mod program;
 
-use proc_core::{Pool, StartMethod};
-
-/// A global, so each process has its own. In the parent it stays 1 for ever.
-static EXPONENT: AtomicU32 = AtomicU32::new(1);
-
-/// The initializer: each worker calls it once, before its first task.
-fn set_exponent((exponent, verbose): (u32, bool)) {
-    EXPONENT.store(exponent, Ordering::Relaxed);
-    if verbose {
-        // One write, so that no other worker's line gets into this one.
-        let line = format!("worker with pid {} is ready\n", std::process::id());
-        eprint!("{line}");
-    }
-}
-
-/// The task: called once for each number, in whichever worker is free.
-fn power(number: i64) -> i64 {
-    number.pow(EXPONENT.load(Ordering::Relaxed))
-}
-
-fn main() -> anyhow::Result<()> {
-    proc_core::init();
-    let Arguments { numbers, processes, exponent, max_tasks_per_child, start_method, verbose } =
-        arguments();
-
-    // Build: the workers start now, and wait for tasks. Every line between is optional.
-    let pool = Pool::builder()
-        // How many workers; otherwise one for each CPU.
-        .processes(processes.into())
-        // What each worker calls first, and with what.
-        .initializer(set_exponent, (exponent, verbose))
-        // After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
-        .max_tasks_per_child(max_tasks_per_child.into())
-        // Where the memory of a new worker comes from; otherwise the system's default.
-        .start_method(start_method)
-        .build()?;
-
-    // Use, as often as you like: results come in the order of the numbers, whoever was faster.
-    let powers = pool.map(power, numbers)?;
-
-    // Close: no more tasks are taken, so a worker without one can go home.
-    pool.close();
-
-    // Join: wait until the last worker has ended.
-    pool.join()?;
-
-    println!("{powers:?}");
-    Ok(())
-}
-// ANCHOR_END: program
+use proc_core::StartMethod;
 
 /// A pool of worker processes, with every argument of its constructor.
 #[derive(clap::Parser)]
 #[command(version)]
-struct Arguments {
+struct Options {
     /// What to raise to the exponent
     #[arg(default_values_t = [3, 4, 5, 6, 6, 7, 87, 8, 8], allow_negative_numbers = true)]
     numbers: Vec<i64>,
@@ -86,9 +38,9 @@ struct Arguments {
     verbose: bool,
 }
 
-impl Arguments {
+impl Options {
     /// Refuses what would overflow in a worker, while there is none.
-    fn check(self) -> Result<Arguments, clap::Error> {
+    fn check(self) -> Result<Options, clap::Error> {
         match self.numbers.iter().find(|number| number.checked_pow(self.exponent).is_none()) {
             None => Ok(self),
             Some(number) => Err(clap::Error::raw(
@@ -99,10 +51,25 @@ impl Arguments {
     }
 }
 
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
-    let arguments = clap::Parser::try_parse().and_then(Arguments::check);
-    arguments.unwrap_or_else(|error| {
+fn main() -> anyhow::Result<()> {
+    end_without_reader();
+    proc_core::init();
+    let Options { numbers, processes, exponent, max_tasks_per_child, start_method, verbose } =
+        options();
+    let settings = program::Settings {
+        processes: processes.into(),
+        exponent,
+        verbose,
+        max_tasks_per_child: max_tasks_per_child.into(),
+        start_method,
+    };
+    program::run(settings, numbers)
+}
+
+/// Reads the command line. A wrong one ends the program with one line and exit code 2.
+fn options() -> Options {
+    let options = clap::Parser::try_parse().and_then(Options::check);
+    options.unwrap_or_else(|error| {
         if error.use_stderr() {
             let message = error.to_string();
             eprintln!("{}", message.lines().next().unwrap_or_default());
@@ -110,4 +77,23 @@ fn arguments() -> Arguments {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process ends without a word when nobody reads its output any more: `println!`
+/// panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
 }

@@ -1,41 +1,32 @@
-//! Four processes, each of which prints a different number.
+//! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
-//! Run it: `cargo run -p q6-four-processes`, or `cargo run -p q6-four-processes -- --processes 8`
+//! Run it: `cargo run -p q6-four-processes`, or `cargo run -p q6-four-processes -- --processes 8`.
+//! `cargo run -p q6-four-processes -- --help` lists what can be set.
 
-// ANCHOR: program
-use proc_core::Process;
-
-fn print_number(number: u16) {
-    println!("Process {number} is printing: {number}");
-}
-
-fn main() -> anyhow::Result<()> {
-    proc_core::init();
-    let processes = arguments().processes;
-
-    // Start all of them first: joining each at once would run them one after the other.
-    let mut children = Vec::new();
-    for number in 0..processes {
-        children.push(Process::new(print_number, number).start()?);
-    }
-    for child in children {
-        child.join()?;
-    }
-    Ok(())
-}
-// ANCHOR_END: program
+#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+mod program;
 
 /// Four processes, each of which prints a different number.
 #[derive(clap::Parser)]
 #[command(version)]
-struct Arguments {
+struct Options {
     /// How many processes to start
     #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     processes: u16,
 }
 
-/// The command line, or one line about what is wrong with it and exit code 2.
-fn arguments() -> Arguments {
+fn main() -> anyhow::Result<()> {
+    end_without_reader(); // before `init`: all processes inherit it
+    proc_core::init();
+    let result = program::run(options().processes);
+    if result.as_ref().is_err_and(is_without_reader) {
+        std::process::exit(NO_READER); // so does the parent
+    }
+    result
+}
+
+/// Reads the command line. A wrong one ends the program with one line and exit code 2.
+fn options() -> Options {
     clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
         if error.use_stderr() {
             let message = error.to_string();
@@ -44,4 +35,29 @@ fn arguments() -> Arguments {
         }
         error.exit() // --help and --version
     })
+}
+
+/// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
+/// the same code for a program that SIGPIPE has killed.
+const NO_READER: i32 = 128 + 13;
+
+/// From now on, this process and all that it starts end without a word when nobody reads their
+/// output any more: `println!` panics then, and this hook comes before the panic's message.
+///
+/// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
+fn end_without_reader() {
+    let earlier = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(NO_READER);
+        }
+        earlier(panic);
+    }));
+}
+
+/// Whether a process has ended because nobody read its output any more.
+fn is_without_reader(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref().and_then(proc_core::Error::exit_status);
+    status.and_then(|status| status.code()) == Some(NO_READER)
 }

@@ -1,14 +1,11 @@
-//! What a fleet owes its users beside results: fairness, bounds, and nothing left behind.
-
-mod support;
+//! What a fleet guarantees beside results: calls share it fairly, what lies at the server is bounded,
+//! nothing is left behind, and damaged messages harm nobody.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{Server, wait_for_workers, wait_until};
-
-proc_cluster::init_tests!();
+use crate::support::{self, Server, wait_for_workers, wait_until};
 
 /// What the server holds: messages in the stream of work, and in that of data.
 fn at_the_server(server: &Server) -> (u64, u64) {

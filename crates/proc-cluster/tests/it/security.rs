@@ -1,17 +1,14 @@
 //! Encryption, and users that may do no more than they need, by the configuration in
 //! `docs/cluster`.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use proc_cluster::Cluster;
-use support::{Group, Server, wait_for_workers};
 
-proc_cluster::init_tests!();
+use crate::support::{self, Group, Server, wait_for_workers};
 
 /// Makes a certificate for `localhost` in `directory`, as the configuration names it.
 fn certify(directory: &Path) -> PathBuf {

@@ -1,14 +1,11 @@
 //! Three servers that keep the work three times, and lose one of them.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use proc_cluster::Cluster;
-use support::{Group, LEASE, Server, wait_for_workers, wait_until};
 
-proc_cluster::init_tests!();
+use crate::support::{Group, LEASE, Server, wait_for_workers, wait_until};
 
 /// Servers that know of each other, with the ports at which they tell how they are.
 fn three_servers() -> Option<(Vec<Server>, Vec<u16>)> {

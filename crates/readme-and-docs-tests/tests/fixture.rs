@@ -1,10 +1,11 @@
 //! The fixture that runs all demos sees what it is there to see.
 
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 use std::process::Command;
 
-use support::run;
+use support::{run, run_reading};
 
 fn shell(script: &str) -> Command {
     let mut command = support::program("/bin/sh");
@@ -17,6 +18,14 @@ fn output_and_status_arrive() {
     let output = run(&mut shell("echo out; echo $HOME err >&2; exit 7"));
     assert_eq!(output.to_string(), "out\n----- stderr -----\nerr\n----- exit status: 7 -----");
     assert_eq!(run(&mut shell("kill -9 $$")).status.code(), None);
+}
+
+#[test]
+fn only_some_lines_are_read() {
+    let output = run_reading(&mut shell("yes & wait $!"), 2);
+    assert_eq!((output.stdout.as_str(), output.status.code()), ("y\ny\n", Some(128 + 13)));
+    let output = run_reading(&mut shell("echo unread; echo $?"), 0);
+    assert_eq!((output.stdout.as_str(), output.status.code()), ("", None));
 }
 
 #[test]

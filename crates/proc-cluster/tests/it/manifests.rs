@@ -1,34 +1,16 @@
 //! What `docs/cluster` offers to copy is read by those for whom it is meant, or by a parser like
 //! theirs.
 
-mod support;
-
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
+use crate::support::{self, machine};
+
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cluster").join(name)
-}
-
-/// Runs a tool, if this machine has it.
-fn run(command: &mut Command) -> Option<Output> {
-    match command.output() {
-        Ok(output) => Some(output),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let _ = writeln!(std::io::stderr(), "skipped: there is no {:?}", command.get_program());
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn succeeded(output: &Output) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}", output.status);
 }
 
 #[test]
@@ -64,18 +46,18 @@ fn systemd() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let copy = directory.path().join("proc-agent.service");
     fs::write(&copy, text.replace("/usr/local/bin/program", "/bin/sh")).expect("it is ours");
-    let Some(output) = run(Command::new("systemd-analyze").arg("verify").arg(&copy)) else {
-        return;
-    };
+    let Some(program) = machine::or_skip(machine::systemd_analyze()) else { return };
+    let output = Command::new(program).arg("verify").arg(&copy).output().expect("it is there");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!said.contains("proc-agent.service:"), "{said}");
 }
 
 #[test]
 fn slurm() {
-    succeeded(
-        &run(Command::new("bash").arg("-n").arg(file("fleet.sbatch"))).expect("bash is there"),
-    );
+    let output = Command::new("bash").arg("-n").arg(file("fleet.sbatch")).output();
+    let output = output.expect("bash is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{said}", output.status);
     let text = fs::read_to_string(file("fleet.sbatch")).expect("it is in the repository");
     let options = text.lines().filter(|line| line.starts_with("#SBATCH")).count();
     let head: Vec<&str> = text.lines().take_while(|line| line.starts_with('#')).collect();

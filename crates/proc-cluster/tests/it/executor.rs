@@ -1,12 +1,9 @@
 //! A function that takes an `Executor` runs on a pool and on a fleet.
 
-mod support;
-
 use proc_cluster::{Cluster, Error, Executor, Progress};
 use proc_core::Pool;
-use support::Server;
 
-proc_cluster::init_tests!();
+use crate::support::Server;
 
 /// What each call gives, in words.
 fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {

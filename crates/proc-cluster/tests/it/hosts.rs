@@ -5,29 +5,20 @@
 //! and go. Where no namespaces can be made (that takes root and `ip`), the test says so and is
 //! skipped; `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use proc_cluster::{AgentState, AgentStatus, Cluster};
-use support::{Group, LEASE, wait_until};
 
-proc_cluster::init_tests!();
+use crate::support::machine::{self, ip};
+use crate::support::{self, Group, LEASE, wait_until};
 
 /// A network of hosts, which is gone with it.
 struct Network {
     name: String,
     hosts: Vec<String>,
-}
-
-fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output();
-    let output = output.map_err(|error| format!("ip: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {said}")) }
 }
 
 impl Network {
@@ -117,20 +108,13 @@ fn wait_for_visits(directory: &Path, host: &str) {
 #[test]
 fn links_are_cut_and_healed_and_hosts_come_and_go() {
     let Some(server) = support::server_program() else { return };
-    let mut network = match Network::new() {
-        Ok(network) => network,
-        Err(error) => {
-            let required = std::env::var_os("PROC_CLUSTER_REQUIRE_NAMESPACES").is_some();
-            assert!(!required, "no network namespaces: {error}");
-            let _ = writeln!(std::io::stderr(), "skipped: no network namespaces: {error}");
-            return;
-        }
-    };
+    let Some(()) = machine::or_skip(machine::network_namespaces()) else { return };
+    let mut network = Network::new().expect("the machine has namespaces");
     let directory = tempfile::tempdir().expect("a directory can be made");
     let marks = directory.path().join("marks");
     fs::create_dir(&marks).expect("the directory is ours");
     for host in ["a", "b", "driver"] {
-        network.host(host).expect("the first namespace could be made");
+        network.host(host).expect("the machine has namespaces");
     }
     let mut command = network.command("server", &server);
     command.args(["--jetstream", "--addr", "10.77.0.1", "--store_dir"]);
@@ -139,7 +123,7 @@ fn links_are_cut_and_healed_and_hosts_come_and_go() {
     let _a = agent(&network, "a");
     let b = agent(&network, "b");
     let mut command = network.command("driver", &this_program());
-    command.args(["--exact", "a_driver_on_a_host", "--ignored", "--nocapture"]);
+    command.args(["--exact", "hosts::a_driver_on_a_host", "--ignored", "--nocapture"]);
     let mut driver = Group::start(command.env("MARKS", &marks));
     wait_for_visits(&marks, "a");
     wait_for_visits(&marks, "b");

@@ -1,13 +1,14 @@
 //! A fleet on this machine: a server of its own for each test, and agents that are this test
-//! binary.
+//! program.
 //!
 //! Everything started here has a process group of its own and ends with the test, however that
 //! ends. A test that takes longer than [`LIMIT`] ends the whole run, saying what was going on.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#[path = "../../../../tests/support/machine.rs"]
+pub(crate) mod machine;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,36 +30,9 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// The lease of tests: short, so that what is lost runs elsewhere soon.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// The server to test with, or a word that the test is skipped.
+/// The server to test with; `None`, and a note on stderr, where there is none.
 pub(crate) fn server_program() -> Option<PathBuf> {
-    let named = std::env::var_os("PROC_CLUSTER_NATS_SERVER").map(PathBuf::from);
-    let in_path = std::env::var_os("PATH").into_iter().flat_map(|path| {
-        std::env::split_paths(&path).map(|dir| dir.join("nats-server")).collect::<Vec<_>>()
-    });
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
-    let mut places = named.into_iter().chain(in_path).chain([fetched]);
-    let found = places.find(|place| new_enough(place));
-    if found.is_none() {
-        let required = std::env::var_os("PROC_CLUSTER_REQUIRE_SERVER").is_some();
-        assert!(
-            !required,
-            "no nats-server of 2.10.27 or newer: run .ci/nats-server, or set PROC_CLUSTER_NATS_SERVER"
-        );
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: there is no nats-server of 2.10.27 or newer (.ci/nats-server gets one)"
-        );
-    }
-    found
-}
-
-/// Whether there is a server that the library accepts: Debian 12, for one, has an older one.
-fn new_enough(server: &Path) -> bool {
-    let Ok(said) = Command::new(server).arg("--version").output() else { return false };
-    let said = String::from_utf8_lossy(&said.stdout);
-    let version = said.trim().rsplit('v').next().unwrap_or_default();
-    let numbers: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
-    numbers >= vec![2, 10, 27]
+    machine::or_skip(machine::nats_server())
 }
 
 /// Started here, with all that it starts; ended with it.

@@ -4,11 +4,10 @@
 //!
 //! | comment | source |
 //! |---|---|
-//! | `<!-- file: path -->` | a file of the workspace, without its `ANCHOR` lines |
-//! | `<!-- file: path:name -->` | its lines between `ANCHOR: name` and `ANCHOR_END: name` |
+//! | `<!-- file: path -->` | a whole file of the workspace |
 //! | `<!-- snapshot: name -->` | what `tests/snapshots/name.snap` holds |
 //!
-//! `UPDATE_DOCS=1 cargo test -p q6-four-processes --test docs` writes the sources into the pages.
+//! `UPDATE_DOCS=1 cargo test -p readme-and-docs-tests` writes the sources into the pages.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -65,10 +64,31 @@ fn links_lead_somewhere() {
 #[test]
 fn questions_have_all_their_sections() {
     for page in pages().into_iter().filter(|page| is_question(page)) {
-        let program = !["q1", "q2"].iter().any(|q| name(&page).starts_with(q));
         let text = read(&page);
-        for section in &SECTIONS[..if program { 7 } else { 5 }] {
+        for section in &SECTIONS[..if has_program(&page) { 7 } else { 5 }] {
             assert!(text.lines().any(|line| line == *section), "{}: no {section}", show(&page));
+        }
+    }
+}
+
+/// Whoever copies a program of these pages adds `proc-core` and `anyhow`, and no other file.
+#[test]
+fn programs_can_be_copied() {
+    for page in pages().into_iter().filter(|page| is_question(page)) {
+        let text = read(&page);
+        let shown = text.split("```rust\n").skip(1);
+        let programs = shown.filter_map(|rest| rest.split_once("```")).map(|(program, _)| program);
+        let programs = programs.filter(|program| program.contains("\nfn main() "));
+        assert_eq!(programs.clone().count(), has_program(&page).into(), "{}", show(&page));
+        for line in programs.flat_map(str::lines) {
+            let line = line.trim_start();
+            assert!(!line.starts_with("mod "), "{}: another file: {line}", show(&page));
+            let crates = line.strip_prefix("use ").and_then(|path| path.split("::").next());
+            assert!(
+                crates.is_none_or(|name| ["anyhow", "proc_core", "std"].contains(&name)),
+                "{}: another crate: {line}",
+                show(&page)
+            );
         }
     }
 }
@@ -123,6 +143,11 @@ fn is_question(page: &Path) -> bool {
     letters.next() == Some('q') && letters.next().is_some_and(|digit| digit.is_ascii_digit())
 }
 
+/// Whether a question asks for a program.
+fn has_program(page: &Path) -> bool {
+    is_question(page) && !["q1", "q2"].iter().any(|question| name(page).starts_with(question))
+}
+
 /// The page as it should be, and what is wrong with it as it is.
 fn renew(page: &str, strict: bool) -> (String, Vec<String>) {
     let (mut updated, mut problems) = (String::new(), Vec::new());
@@ -163,28 +188,9 @@ fn lookup(comment: &str) -> Option<Result<String, String>> {
                 body.map(str::to_owned).ok_or_else(|| "not a snapshot".into())
             }))
         }
-        ("file", place) => Some(match place.split_once(':') {
-            None => read(place).map(|text| without_anchors(&text)),
-            Some((path, anchor)) => read(path).and_then(|text| region(&text, anchor)),
-        }),
+        ("file", path) => Some(read(path)),
         _ => None,
     }
-}
-
-fn region(text: &str, anchor: &str) -> Result<String, String> {
-    let is = |line: &str, kind: &str| line.trim_end().ends_with(&format!(" {kind}: {anchor}"));
-    let mut lines = text.lines().skip_while(|line| !is(line, "ANCHOR"));
-    lines.next().ok_or("no such anchor")?;
-    let lines: Vec<_> = lines.take_while(|line| !is(line, "ANCHOR_END")).collect();
-    Ok(without_anchors(&(lines.join("\n") + "\n")))
-}
-
-fn without_anchors(text: &str) -> String {
-    let is_anchor = |line: &str| {
-        let comment = line.trim_start().trim_start_matches(['/', '#']);
-        comment.starts_with(" ANCHOR: ") || comment.starts_with(" ANCHOR_END: ")
-    };
-    text.lines().filter(|line| !is_anchor(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// What stands between the common beginning and the common end of two texts.

@@ -2,8 +2,6 @@
 //!
 //! A machine is an agent's process group: killing it kills its workers, and nobody says goodbye.
 
-mod support;
-
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{LEASE, Server, wait_for_workers, wait_until};
 
-proc_cluster::init_tests!();
+use crate::support::{self, LEASE, Server, wait_for_workers, wait_until};
 
 /// A task that tells that it runs, by a file, and then does something.
 fn mark(directory: &str, name: &str) -> PathBuf {
@@ -506,7 +503,7 @@ fn a_driver_that_is_killed_leaves_no_work_behind() {
     let directory = marks(&server);
     let mut driver =
         std::process::Command::new(std::env::current_exe().expect("a test has a file"));
-    driver.args(["--exact", "a_driver_without_end", "--ignored", "--nocapture"]);
+    driver.args(["--exact", "faults::a_driver_without_end", "--ignored", "--nocapture"]);
     driver.env("SERVER", server.address()).env("MARKS", &directory);
     driver.stdout(std::process::Stdio::null());
     let driver = support::Group::start(&mut driver);

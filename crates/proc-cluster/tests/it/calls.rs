@@ -1,15 +1,11 @@
 //! The pool's calls, on a fleet.
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use support::Server;
-
-proc_cluster::init_tests!();
+use crate::support::{self, Server};
 
 fn square(x: i64) -> i64 {
     x * x

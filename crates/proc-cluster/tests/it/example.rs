@@ -1,14 +1,13 @@
 //! The example of README and `docs/cluster.md`: the same work in a pool and on a fleet.
 
-mod support;
-
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
-use support::{Group, Server};
+
+use crate::support::{self, Group, Server};
 
 /// The example's program, built where this test was.
 fn primes() -> PathBuf {
@@ -66,7 +65,7 @@ fn a_pool_counts_primes() {
 #[test]
 fn three_commands_make_a_fleet() {
     let [readme, docs] =
-        [include_str!("../../../README.md"), include_str!("../../../docs/cluster.md")]
+        [include_str!("../../../../README.md"), include_str!("../../../../docs/cluster.md")]
             .map(commands);
     assert_eq!(readme, docs);
     let [server, agent, program] = readme[..] else { panic!("three: {readme:?}") };
@@ -90,7 +89,7 @@ fn three_commands_make_a_fleet() {
 
 #[test]
 fn the_program_of_a_slurm_job_works_on_its_fleet() {
-    let script = include_str!("../../../docs/cluster/fleet.sbatch");
+    let script = include_str!("../../../../docs/cluster/fleet.sbatch");
     let last = script.lines().last().expect("it has lines");
     if support::server_program().is_none() {
         return;

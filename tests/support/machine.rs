@@ -1,0 +1,147 @@
+//! What tests need and not every machine has.
+//!
+//! A test that needs one of these things asks here, and is skipped without it. The last test of the
+//! workspace asks for all of them, and says in one line what was skipped.
+
+#![allow(dead_code, reason = "every test file uses its part of this")]
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::{env, fs, process};
+
+/// Says what this machine does not have, and which tests are skipped for that.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    tests: &'static str,
+    why: String,
+    /// A variable of the environment. Where it is set, as in CI, the tests fail and are not skipped.
+    required_by: Option<&'static str>,
+}
+
+impl Missing {
+    fn new(tests: &'static str, why: impl Into<String>) -> Missing {
+        Missing { tests, why: why.into(), required_by: None }
+    }
+
+    fn required_by(mut self, variable: &'static str) -> Missing {
+        self.required_by = Some(variable);
+        self
+    }
+}
+
+impl Display for Missing {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.tests, self.why)
+    }
+}
+
+/// Gives what a test needs. If the machine does not have it, the result is `None`, and a line on
+/// stderr says what is skipped: once in each test program, however many tests need it.
+///
+/// # Panics
+///
+/// The environment says that this machine must have it.
+#[track_caller]
+pub(crate) fn or_skip<T>(needed: Result<T, Missing>) -> Option<T> {
+    static TOLD: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    needed
+        .map_err(|missing| {
+            let is_required = missing.required_by.is_some_and(|name| env::var_os(name).is_some());
+            assert!(!is_required, "missing here: {missing}");
+            if TOLD.lock().expect("it is held for a moment").insert(missing.tests) {
+                // Not eprintln!, which the test harness would hide.
+                let _ = writeln!(std::io::stderr(), "skipped: {missing}");
+            }
+        })
+        .ok()
+}
+
+/// The interpreter of the Python programs.
+pub(crate) fn python3() -> Result<PathBuf, Missing> {
+    in_path("python3").ok_or_else(|| {
+        Missing::new("Python programs", "no python3 in PATH")
+            .required_by("PROC_CORE_REQUIRE_PYTHON")
+    })
+}
+
+/// A server for fleets: the one that `PROC_CLUSTER_NATS_SERVER` names, the one in `PATH`, or the one
+/// that `.ci/nats-server` has fetched.
+pub(crate) fn nats_server() -> Result<PathBuf, Missing> {
+    let named = env::var_os("PROC_CLUSTER_NATS_SERVER").map(PathBuf::from);
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
+    let places = [named, in_path("nats-server"), Some(fetched)];
+    places.into_iter().flatten().find(|place| is_new_enough(place)).ok_or_else(|| {
+        Missing::new("fleets", "no nats-server of 2.10.27 or newer: .ci/nats-server gets one")
+            .required_by("PROC_CLUSTER_REQUIRE_SERVER")
+    })
+}
+
+/// Whether the library accepts this server. Debian 12, for one, has an older one.
+fn is_new_enough(server: &Path) -> bool {
+    let Ok(said) = Command::new(server).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version = said.trim().rsplit('v').next().unwrap_or_default();
+    let numbers: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
+    numbers >= vec![2, 10, 27]
+}
+
+/// Network namespaces, which are hosts for a test, and bridges between them.
+pub(crate) fn network_namespaces() -> Result<(), Missing> {
+    let name = format!("probe-{}", process::id());
+    let made = ip(&format!("netns add {name}")).and_then(|()| {
+        let bridge = ip(&format!("-n {name} link add bridge type bridge"));
+        let _ = ip(&format!("netns del {name}"));
+        bridge
+    });
+    made.map_err(|error| {
+        let why = format!("no network namespaces: {error}; run as root, with ip");
+        Missing::new("several hosts", why).required_by("PROC_CLUSTER_REQUIRE_NAMESPACES")
+    })
+}
+
+/// Runs `ip`, which sets up networks.
+pub(crate) fn ip(arguments: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    let output = output.map_err(|error| format!("ip: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", said.trim())) }
+}
+
+/// Root's right to give up rights, to become another user, to mount and to filter.
+pub(crate) fn root() -> Result<(), Missing> {
+    let is_root = nix::unistd::geteuid().is_root();
+    is_root.then_some(()).ok_or_else(|| Missing::new("rights and other users", "not run as root"))
+}
+
+/// A cgroup whose memory can be limited.
+pub(crate) fn cgroup() -> Result<(), Missing> {
+    const PLACES: [(&str, &str); 3] = [
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+        ("/sys/fs/cgroup/unified", "memory.max"),
+    ];
+    let can_be_made = PLACES.iter().any(|(root, limit)| {
+        let cgroup = Path::new(root).join(format!("probe-{}", process::id()));
+        let made = fs::create_dir(&cgroup).and_then(|()| fs::write(cgroup.join(limit), "1G"));
+        let _ = fs::remove_dir(&cgroup);
+        made.is_ok()
+    });
+    can_be_made.then_some(()).ok_or_else(|| {
+        Missing::new("cgroups", "no cgroup with a limit can be made: run as root, beside systemd")
+    })
+}
+
+/// The tool that reads the unit for systemd.
+pub(crate) fn systemd_analyze() -> Result<PathBuf, Missing> {
+    in_path("systemd-analyze")
+        .ok_or_else(|| Missing::new("the unit for systemd", "no systemd-analyze in PATH"))
+}
+
+fn in_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
