@@ -1,4 +1,4 @@
-//! What is told of workers that panic where that ends them, that abort, and that crash.
+//! Errors of workers that abort, that crash, or whose panic cannot unwind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -44,7 +44,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Each way to panic where that ends the process. Not called for 0.
+/// Panics in a way that ends the process. Way 0 does not panic.
 fn panic_without_unwinding(way: u32) -> u32 {
     match way {
         0 => {}
@@ -59,13 +59,13 @@ fn panic_without_unwinding(way: u32) -> u32 {
         }
         4 => fails_assertion_in_c(way),
         5 => {
-            // One that is caught comes first, and is not the reason.
+            // The first panic is caught, so it is not the reason.
             let caught = std::panic::catch_unwind(|| panic!("a harmless one"));
             assert!(caught.is_err());
             panics_in_c(way);
         }
         6 => drop(indexes_in_c(way)),
-        // Far more than a line.
+        // The message is far longer than a line.
         7 => long_panic_in_c(),
         other => panic!("no such way: {other}"),
     }
@@ -76,7 +76,7 @@ extern "C" fn long_panic_in_c() {
     panic!("boom {}", "x".repeat(100_000));
 }
 
-/// The error has what the panic said, and where.
+/// The error has the message and the location of the panic.
 fn check(what: &str, way: u32, error: &Error) {
     use std::os::unix::process::ExitStatusExt;
     let told = || format!("{what} {way}: {}", describe(error));
@@ -114,7 +114,7 @@ fn panic_without_unwinding_everywhere(arguments: &Arguments) {
         }
     }
     assert_eq!(pool.map(|x: u32| x + 1, 0..3).expect("the pool goes on"), [1, 2, 3]);
-    // Fork can make no second pool.
+    // `Fork` can build no second pool, so these use the default start method.
     let others = || Pool::builder().processes(1);
     let panics = |way: u32| {
         panic_without_unwinding(way);
@@ -131,7 +131,7 @@ fn panic_without_unwinding_everywhere(arguments: &Arguments) {
     println!("told");
 }
 
-/// Whatever a program prints as it aborts, it says at the end that all was as it should be.
+/// A worker prints whatever it likes as it aborts. At the end the program prints "told".
 #[track_caller]
 fn told(program: Program, start_method: StartMethod, rest: &[&str]) {
     let finished = run(program, start_method, rest);
@@ -145,7 +145,7 @@ fn panics_that_cannot_unwind_are_told(start_method: StartMethod) {
     }
 }
 
-/// An abort that has nothing to do with a panic before it.
+/// A process aborts after a panic that has nothing to do with the abort.
 fn abort_after_panic(arguments: &Arguments) {
     let task = |way: u32| {
         match way {
@@ -194,7 +194,7 @@ fn overflow(depth: u64) -> u64 {
     frame[1] + overflow(depth + 1) + frame[0]
 }
 
-/// Ways to end that have nothing to do with memory that ran out.
+/// Ends the process in ways that have nothing to do with a lack of memory.
 fn crash(way: String) -> u64 {
     match way.as_str() {
         "null" => raw::write_to_null(),
@@ -227,7 +227,8 @@ fn crash_under_limit(arguments: &Arguments) {
         let told = format!("{what} {way}: {}", describe(&error));
         assert!(error.is_death() && !error.is_limit(), "{told}");
         let blames = ["memory", "address space", "allocation", "limited"];
-        // Whoever is killed from outside may have been killed for memory; that is another hint.
+        // The error of a killed process mentions memory for another reason: the out-of-memory
+        // killer.
         let is_blamed = way != "kill" && blames.iter().any(|word| told.contains(word));
         assert!(!is_blamed, "{told}");
     };
@@ -264,7 +265,7 @@ fn allocation_under_limit(arguments: &Arguments) {
         Pool::builder().processes(1).limits(limits()).start_method(arguments.start_method).build();
     let pool = pool.expect("it can be built");
     for way in 0..3 {
-        // One that was caught before is not blamed.
+        // An allocation that failed in an earlier worker is not blamed.
         let error = pool.apply(allocate, way).expect_err("it is too much");
         assert!(error.is_limit() && error.is_death(), "{way}: {}", describe(&error));
         assert!(error.to_string().contains("1 GiB"), "{way}: {}", describe(&error));

@@ -9,7 +9,7 @@ tests! {
     deaths_by_faults_are_noticed;
 }
 
-/// What chaos tells of a run with these options.
+/// Runs chaos with options, and returns its output.
 fn chaos(options: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));
     command.env_clear().args(options).args(["--limit", "20"]).stdout(Stdio::piped());
@@ -26,7 +26,8 @@ fn nothing_is_lost_in_chaos() {
     }
 }
 
-/// With all faults, a run of seconds may have no kill that meets a task. Kills alone meet many.
+/// With all faults, a run of seconds may have no kill that hits a task. With kills alone, many hit
+/// tasks.
 fn deaths_by_faults_are_noticed() {
     let told = chaos(&["--only", "kills", "--seconds", "9"]);
     assert!(told.contains("death, by a fault from outside"), "{told}");

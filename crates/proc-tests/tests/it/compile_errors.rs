@@ -1,4 +1,4 @@
-//! A function that carries data is refused by the compiler, in words that say what to do.
+//! The compiler refuses a function that carries data, and its message says what to do.
 
 use std::process::Command;
 
@@ -28,7 +28,7 @@ const REFUSED: [&str; 15] = [
     "with_state",
 ];
 
-/// Compiles `src/bin/refusals.rs`; what the compiler said if it refused.
+/// Compiles `src/bin/refusals.rs`. The error is what the compiler said.
 fn compile(refused: &str) -> Result<(), String> {
     let output = Command::new(env!("CARGO"))
         .args(["rustc", "--quiet", "--offline", "--locked", "--package", "proc-tests"])
@@ -44,7 +44,7 @@ fn compile(refused: &str) -> Result<(), String> {
 }
 
 fn functions_that_carry_data_are_refused() {
-    // It is not refused for any other reason.
+    // Without the refused line the program compiles.
     assert_eq!(compile("nothing"), Ok(()));
     for refused in REFUSED {
         let said = compile(refused).expect_err(refused);

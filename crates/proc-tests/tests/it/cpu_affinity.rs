@@ -33,7 +33,7 @@ fn change_affinity(arguments: &Arguments) {
     let [first, .., last] = all[..] else { return println!("one processor") };
     let builder = || Pool::builder().processes(1).start_method(arguments.start_method);
     let alone = arguments.rest.first().is_some_and(|word| word == "process");
-    // With Fork, only one of the two can be.
+    // With `Fork` a program can have only one of both pools.
     let earlier = (!alone).then(|| builder().build().expect("it can be built"));
     let preloaded = (!alone && arguments.start_method != proc_core::StartMethod::Fork)
         .then(|| builder().preload(|_: ()| (), ()).build().expect("it can be built"));
@@ -54,7 +54,7 @@ fn change_affinity(arguments: &Arguments) {
             assert_eq!(seen, chosen, "the worker was started later");
             pool.resize(2).expect("there can be more");
             pool.resize(1).expect("there can be fewer");
-            // One that is dismissed may still take a task that it has found.
+            // A worker that is told to leave may still do a task that it has found.
             wait_until(|| pool.worker_pids().len() == 1);
         }
         if !alone && arguments.start_method != proc_core::StartMethod::Fork {
@@ -79,7 +79,7 @@ fn affinity_of_the_program_reaches_workers(start_method: StartMethod) {
     expect_followed(start_method, "pool");
 }
 
-/// What was started before keeps what it had.
+/// A worker that changes its own affinity changes that of no other process.
 fn change_affinity_in_a_task(arguments: &Arguments) {
     let all = processors(());
     let pool = arguments.pool(1);
@@ -88,7 +88,7 @@ fn change_affinity_in_a_task(arguments: &Arguments) {
         run_on(&[cpu]);
         processors(())
     };
-    // A task that chooses for its worker chooses for nobody else.
+    // A task that changes the affinity of its worker changes no other process.
     assert_eq!(pool.apply(narrow, all[0]).expect("nothing fails"), [all[0]]);
     assert_eq!(processors(()), all);
     let died = pool.apply(|()| signal_self(Signal::SIGKILL), ());

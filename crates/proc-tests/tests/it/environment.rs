@@ -51,7 +51,7 @@ pub(crate) fn use_all(arguments: &Arguments) {
 const FINE: &str = "process: fine\npool: fine\nshared: fine\n";
 
 fn temporary_directories_are_not_needed(start_method: StartMethod) {
-    // Missing, unwritable even for root, and no directory.
+    // A missing directory, one in which even root cannot write, and a file that is no directory.
     for directory in ["/nonexistent", "/proc", "/dev/null"] {
         let option = format!("TMPDIR={directory}");
         let program = start_through_env(&option, use_all, start_method);
@@ -59,7 +59,7 @@ fn temporary_directories_are_not_needed(start_method: StartMethod) {
     }
 }
 
-/// A directory is empty: from the beginning, or from a moment after `init`.
+/// A directory is empty: from the start of the program, or since `init`.
 fn hide_directory(arguments: &Arguments) {
     let [directory, order] = &arguments.rest[..] else { panic!("two words") };
     if order == "before" {
@@ -67,7 +67,8 @@ fn hide_directory(arguments: &Arguments) {
         raw::hide(directory);
         proc_core::init();
     } else {
-        // Mounts of one's own are a namespace of one's own; only the empty directory comes later.
+        // Own mounts are a namespace of their own, and come before `init`. Only the empty directory
+        // comes later.
         raw::own_mounts();
         proc_core::init();
         raw::hide(directory);
@@ -101,7 +102,7 @@ fn missing_dev_is_named(start_method: StartMethod) {
     }
 }
 
-/// The kernel refuses a system call: from the beginning, or from a moment after `init`.
+/// The kernel refuses a system call: from the start of the program, or since `init`.
 fn refuse_system_call(arguments: &Arguments) {
     let [call, errno, order] = &arguments.rest[..] else { panic!("three words") };
     let errno = match errno.as_str() {
@@ -153,7 +154,8 @@ fn other_refused_calls_are_named(start_method: StartMethod) {
     }
 }
 
-/// The program's file gets another date, as a copy over it would give it. The test runs a copy.
+/// Changes the date of the program's file, as if it were built anew. The test runs a copy of the
+/// file.
 fn change_program_file(arguments: &Arguments) {
     let path = std::env::current_exe().expect("/proc is mounted");
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
@@ -170,20 +172,20 @@ fn change_program_file(arguments: &Arguments) {
     }
 }
 
-/// What is told of a process and a pool that could not be started.
+/// The output for a process and a pool that cannot be started.
 fn not_started(why: &str) -> String {
     format!(
         "process start | {why} (process \"Process-1\")\npool start worker=0 | {why} (worker 0)\n"
     )
 }
 
-/// What it was forked from is the same program, whatever became of its file; what is executed is
-/// not.
+/// A fork is the same program, even if the file has changed. An executed file is not.
 fn only_execution_refuses_a_changed_program_file() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let changed = |start_method: StartMethod| {
         let copy = directory.path().join(word(start_method));
-        // Another process: one that has the file open for writing must not be forked meanwhile.
+        // Another process copies the file: a process that this test starts meanwhile must not
+        // inherit a file that is open for writing.
         let copied = Command::new("cp").arg(own_file()).arg(&copy).status();
         assert!(copied.expect("there is a cp").success());
         let mut command = Command::new(copy);

@@ -22,8 +22,8 @@ tests! {
     late_init_falls_back_to_execution: forkserver spawn;
     init_twice_is_harmless: forkserver spawn;
     init_in_a_child_is_harmless: forkserver spawn fork;
-    program_need_not_reach_init_when_it_is_executed;
     error_of_a_daemon_after_init_says_what_to_do: forkserver spawn fork;
+    program_need_not_reach_init_when_it_is_executed;
 }
 
 fn init_is_missing(arguments: &Arguments) {
@@ -34,7 +34,7 @@ fn processes_and_pools_work_without_init(start_method: StartMethod) {
     assert_eq!(run(init_is_missing, start_method, &[]).succeeded(), "used\n");
 }
 
-/// With a second thread that lives on.
+/// `init` is called beside a second thread that lives on.
 fn init_after_a_thread(arguments: &Arguments) {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || stopped.recv());
@@ -91,7 +91,7 @@ fn init_in_a_child_is_harmless(start_method: StartMethod) {
     assert_eq!(run(init_in_child, start_method, &[]).succeeded(), expected);
 }
 
-/// The program has gone on as a copy of itself, in a session of its own, as daemons do.
+/// The program goes on as a copy of itself in a session of its own, as daemons do.
 fn daemon_after_init(arguments: &Arguments) {
     if fork_and_wait() {
         nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).expect("Linux can");
@@ -112,7 +112,7 @@ fn error_of_a_daemon_after_init_says_what_to_do(start_method: StartMethod) {
     assert!(told.ends_with("daemon ended\n"));
 }
 
-/// A program that reaches `init` only with arguments, which an executed one has not.
+/// The program calls `init` only if it has arguments. An executed fork server has none.
 fn program_need_not_reach_init_when_it_is_executed() {
     for way in ["forkserver", "spawn"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_careless"));

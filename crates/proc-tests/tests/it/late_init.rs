@@ -17,7 +17,7 @@ tests! {
     forking_needs_one_thread_and_no_init;
 }
 
-/// How often each program is run: what threads do differs from run to run.
+/// How often each program is run. Threads behave differently in each run.
 const RUNS: usize = 5;
 
 fn late(start_method: StartMethod, way: &str, shell: Option<&str>) -> Finished {
@@ -62,7 +62,7 @@ fn tokio_before_init_is_no_hindrance(start_method: StartMethod) {
     used(start_method, &["tokio", "tokio-no-init", "tokio-current"]);
 }
 
-/// Neither a file's offset nor what is in a pipe is touched by a copy of the program.
+/// A copy of the program changes neither the offset of a file nor the content of a pipe.
 fn stdin_is_left_to_the_program(start_method: StartMethod) {
     let lines = "line 1\nline 2\nline 3\n";
     let mut file = tempfile::NamedTempFile::new().expect("a file can be made");

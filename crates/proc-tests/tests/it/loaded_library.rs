@@ -1,4 +1,4 @@
-//! The library inside a library that Python has loaded: it never executes Python.
+//! proc-core in a library that Python has loaded never executes Python.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -21,7 +21,8 @@ tests! {
     fork_is_refused_with_threads;
 }
 
-/// Loads the library, and calls it beside so many threads; then its input must be there still.
+/// Loads the library, starts threads, and calls the library. Afterwards the program's input must
+/// still be there.
 const PROGRAM: &str = "
 import ctypes, sys, threading
 library = ctypes.CDLL(sys.argv[1])
@@ -73,7 +74,7 @@ fn library() -> &'static PathBuf {
 
 /// What the library told, in Python with `threads` more threads; `None` without Python.
 ///
-/// Its input is a program, which nobody may run.
+/// Python's input is a program that nobody may run.
 fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<String> {
     let python = python()?;
     let directory = tempfile::tempdir().expect("a directory can be made");
@@ -82,7 +83,7 @@ fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<S
     let input_file = directory.path().join("input");
     std::fs::write(&input_file, &input).expect("there is room");
     let mut told = String::new();
-    // As a file and as a pipe, each of which is shared with whoever inherits it.
+    // The input is a file, then a pipe. Processes that inherit it share it.
     for line in
         [r#"file="$1"; shift; exec "$@" < "$file""#, r#"file="$1"; shift; cat "$file" | "$@""#]
     {

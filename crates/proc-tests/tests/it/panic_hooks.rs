@@ -31,13 +31,13 @@ fn panics(x: u32) -> u32 {
     panic!("task {x} panics")
 }
 
-/// A thread of a task panics, which is no error of the task.
+/// A thread of a task panics. That is no error of the task.
 fn thread_panics(x: u32) -> u32 {
     assert!(std::thread::spawn(|| panic!("a thread panics")).join().is_err());
     x
 }
 
-/// The error has all three: message, place, and a backtrace, which the test asks for.
+/// The error has the message, the location, and a backtrace, which the test asks for.
 fn check(what: &str, error: &Error) {
     let told = || format!("{what}: {}", describe(error));
     assert!(error.is_panic(), "{}", told());
@@ -62,7 +62,7 @@ fn set_hook_somewhere(arguments: &Arguments) {
             panics(x)
         };
         let child = Process::new(both, 1).start_method(arguments.start_method).start();
-        // A hook that is set within the call itself has the place to itself; the message arrives.
+        // A hook that is set within the call replaces the library's. The message still arrives.
         let error = child.and_then(Child::join).expect_err("it panics");
         assert!(error.is_panic(), "{}", describe(&error));
         assert_eq!(error.panic_message(), Some("task 1 panics"));
@@ -126,7 +126,7 @@ fn hook_of_a_preload_takes_nothing_from_errors(start_method: StartMethod) {
 
 fn hook_of_main_takes_nothing_from_errors(start_method: StartMethod) {
     match start_method {
-        // What main does before init is not done where it is executed again.
+        // An executed fork server does not do what `main` does before `init`.
         StartMethod::Spawn => {
             drop(run_with_backtrace(set_hook_somewhere, start_method, "before-init"))
         }

@@ -1,4 +1,4 @@
-//! No worker and no process has more rights than its program has when it is started.
+//! A worker or a process has no more rights than its program has at its start.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -44,7 +44,7 @@ struct Rights {
     root: (u64, u64),
 }
 
-/// Those of this process; without /proc, the root directory alone.
+/// The rights of this process. Without /proc only its root directory is known.
 fn look(_: ()) -> Rights {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
@@ -69,7 +69,7 @@ fn look(_: ()) -> Rights {
 }
 
 impl Rights {
-    /// What these have that `others` have not.
+    /// The rights that these have and `others` do not have.
     fn beyond(&self, others: &Rights) -> Vec<String> {
         let mut more = Vec::new();
         let sets = self.capabilities.iter().zip(&others.capabilities);
@@ -94,10 +94,10 @@ impl Rights {
     }
 }
 
-/// Where a root directory is made, in mounts of this process's own.
+/// Where a new root directory is made, in mounts that only this process sees.
 const ROOT: &str = "/mnt";
 
-/// What must be so before `init`.
+/// Prepares what must be done before `init`.
 fn prepare(way: &str) {
     setgroups(&[Gid::from_raw(1001), Gid::from_raw(1002)]).expect("root may");
     if way.starts_with("chroot") {
@@ -161,7 +161,7 @@ fn give_up(way: &str) {
     }
 }
 
-/// Says whether what was started has more than this program has now.
+/// Prints whether a process has more rights than this program has now.
 fn judge(what: &str, theirs: Result<Rights, Error>) {
     let mine = look(());
     match theirs {
@@ -173,7 +173,7 @@ fn judge(what: &str, theirs: Result<Rights, Error>) {
     }
 }
 
-/// Its worker dies, and the next one looks.
+/// Kills the worker, and returns the rights of the next one.
 fn replaced(pool: &Pool, before: u32) -> Result<Rights, Error> {
     let died = pool.apply(|()| signal_self(Signal::SIGKILL), ());
     assert!(died.is_err_and(|error| error.is_death()));
@@ -182,7 +182,8 @@ fn replaced(pool: &Pool, before: u32) -> Result<Rights, Error> {
     Ok(rights)
 }
 
-/// Gives up rights in one way, and looks at what is started in each of the others' words.
+/// Gives up rights in one way, and looks at the rights of processes that are started in the ways
+/// that the other arguments name.
 fn give_up_privileges(arguments: &Arguments) {
     let (way, stages) = arguments.rest.split_first().expect("a way is named");
     prepare(way);
@@ -199,7 +200,7 @@ fn give_up_privileges(arguments: &Arguments) {
     let preloaded =
         is_asked("preloaded").then(|| before(builder().preload(|_: ()| (), ()).build()));
     if is_asked("forkserver") {
-        // So that one has been executed, where fork servers are.
+        // With `Spawn` this executes a fork server.
         let first = Process::new(look, ()).start_method(start_method).start().and_then(Child::join);
         first.expect("it returns");
     }
@@ -233,10 +234,10 @@ fn give_up_privileges(arguments: &Arguments) {
     }
 }
 
-/// What is started after rights were given up.
+/// Processes that are started after rights were given up.
 const LATER: [&str; 4] = ["process", "nested", "pool", "preload"];
 
-/// What was there before, and starts a worker anew.
+/// Pools that were built before, and start a worker anew.
 const EARLIER: [&str; 2] = ["replaced", "preloaded"];
 
 fn expect_no_more(start_method: StartMethod, ways: &[&str]) {
@@ -252,8 +253,8 @@ fn expect_no_more(start_method: StartMethod, ways: &[&str]) {
             for line in told.lines() {
                 let (what, came) = line.split_once(": ").expect("each line names a stage");
                 assert!(!came.starts_with("MORE"), "{way}: {line}");
-                // An empty root has no program that could be executed, and what was made before may
-                // have nobody left who could make more.
+                // An empty root directory has no program to execute. And a pool that was built
+                // before may have no fork server left that could start workers.
                 let may_fail = *way == "chroot-empty" || EARLIER.contains(&what);
                 assert!(
                     came == "no more" || may_fail && came.starts_with("refused: "),
@@ -262,7 +263,7 @@ fn expect_no_more(start_method: StartMethod, ways: &[&str]) {
             }
         };
         if start_method == StartMethod::Fork {
-            // Once a pool has threads there is no forking.
+            // With `Fork` nothing can be started once a pool has threads.
             LATER.iter().chain(&EARLIER).for_each(|stage| look(&[stage]));
         } else {
             look(&LATER);
@@ -304,12 +305,12 @@ fn program_that_gives_up_nothing_keeps_all_rights(start_method: StartMethod) {
     expect_no_more(start_method, &["nothing"]);
 }
 
-/// The program was started as root and is somebody else now.
+/// The program was started as root, and becomes another user.
 fn give_up_user(arguments: &Arguments) {
     const NOBODY: u32 = 65534;
     let before = Process::new(user_and_group_ids, ()).start_method(arguments.start_method).start();
     println!("before {:?}", before.and_then(Child::join).expect("it returns"));
-    // Fork servers that are executed need it.
+    // Executed fork servers need the directory.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(std::env::temp_dir(), open).expect("it is ours");
     unistd::setgid(Gid::from_raw(NOBODY)).expect("root may");

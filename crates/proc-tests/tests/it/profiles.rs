@@ -40,7 +40,7 @@ pub fn used(start_method: StartMethod) -> Result<(u32, Vec<u32>), Error> {
 }
 "#;
 
-/// What the program prints: once, though it is executed again.
+/// What the program prints. `main` is printed once, though the program is executed again.
 const TOLD: &str = "main\nOk((42, [0, 1, 4, 9]))\nOk((42, [0, 1, 4, 9]))\n";
 
 fn write(file: &Path, text: &str) {
@@ -65,7 +65,7 @@ fn workspace(name: &str, kind: &str) -> PathBuf {
     let dependencies = format!("[dependencies]\n{core}\nprofiled = {{ path = \"../lib\" }}\n");
     write(&root.join("app/Cargo.toml"), &format!("{}{dependencies}", package("app")));
     write(&root.join("app/src/main.rs"), MAIN);
-    // The same versions as ours, without a look at what is newest.
+    // The same versions as ours.
     std::fs::copy(ours.join("Cargo.lock"), root.join("Cargo.lock")).expect("it is there");
     root
 }

@@ -16,8 +16,8 @@ tests! {
 
 /// Hashes of one value by many states.
 ///
-/// States of one thread differ by one from each other, so that processes with the same seed have
-/// some in common, also where one has made more of them before.
+/// The states of a thread differ by one from each other. So two processes with the same seed have
+/// hashes in common, even if one of them has made more states before.
 fn draw(_: ()) -> Vec<u64> {
     (0..64).map(|_| RandomState::new().hash_one(7)).collect()
 }
@@ -26,7 +26,7 @@ fn draw_in_thread(_: ()) -> Vec<u64> {
     std::thread::spawn(|| draw(())).join().expect("it does not panic")
 }
 
-/// Draws in every kind of process; each is to have its own.
+/// Draws in every kind of process. No two processes may have a hash in common.
 fn draw_everywhere(arguments: &Arguments) {
     let start_method = arguments.start_method;
     let mut drawn: Vec<(&str, Vec<u64>)> = Vec::new();
@@ -65,7 +65,7 @@ fn draw_everywhere(arguments: &Arguments) {
     let preloaded = preloaded.expect("it can be built");
     let draws = preloaded.options().chunksize(1).map(draw, [(); 3]).expect("nothing fails");
     drawn.extend(draws.into_iter().map(|draw| ("preloaded", draw)));
-    // The program is the last, as it may not have made one before.
+    // The program draws last, because its children must not inherit a seed that was drawn.
     drawn.push(("program", draw(())));
     for (place, (what, mine)) in drawn.iter().enumerate() {
         let mine = BTreeSet::from_iter(mine);

@@ -101,8 +101,8 @@ fn drop_imap(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
     let path = marks.path("");
-    // Inputs are taken while a result is waited for: the first one's comes when 2 is on its way
-    // too.
+    // Inputs are taken while the caller waits for a result. The first result comes when input 2 was
+    // sent too.
     let inputs = (0_u32..).map(|task| {
         if task == 3 {
             marker_files::create(&path.join("sent"));
@@ -132,7 +132,7 @@ fn drop_imap(arguments: &Arguments) {
     let took = start.elapsed();
     assert!(took < Duration::from_millis(500), "{took:?}");
     marker_files::create(&marks.path("free"));
-    // Both workers are free again, and nothing of the dropped call was begun.
+    // Both workers are free again, and started no other task of the dropped call.
     assert_eq!(pool.map(|x: u32| x, 0..100).expect("nothing fails").len(), 100);
     assert!(!marks.path("3").exists() && !marks.path("4").exists());
     let unused = pool.imap(|x: u32| x, 0..);
@@ -212,9 +212,9 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// An input that gives its third item when it has been told the first result.
+/// The input gives its third item only after the first result was received.
 fn input_waits_for_a_result(arguments: &Arguments) {
-    // One worker: whoever has the result of one task has those of the tasks before.
+    // One worker, so the result of a task comes after the results of earlier tasks.
     let pool = arguments.pool(1);
     for ordered in [true, false] {
         let (send, third) = mpsc::channel();

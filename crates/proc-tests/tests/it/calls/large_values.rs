@@ -19,25 +19,21 @@ programs![
 ];
 
 tests! {
+    results_are_expected_as_in_the_call_before: forkserver spawn fork;
     large_values_come_whole: forkserver spawn fork;
     large_values_lie_among_small_ones: forkserver spawn fork;
     large_values_that_fail_leave_nothing: forkserver spawn fork;
-    results_are_expected_as_in_the_call_before: forkserver spawn fork;
     #[ignore = "takes 16 GiB of memory"]
     huge_values_cross;
     large_values_cross: forkserver spawn fork;
-}
-
-fn builder(arguments: &Arguments) -> PoolBuilder {
-    Pool::builder().processes(2).start_method(arguments.start_method)
 }
 
 fn build(builder: PoolBuilder) -> Pool {
     builder.build().expect("it can be built")
 }
 
-/// Bytes that are no two places alike for long.
-fn bytes(len: usize) -> Vec<u8> {
+/// Bytes whose pattern repeats only every 251 bytes.
+pub(super) fn bytes(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251) as u8).collect()
 }
 
@@ -65,7 +61,8 @@ fn mixed(len: usize) -> Mixed {
     }
 }
 
-/// There and back, several times, so that room for results is known at the end.
+/// Sends values there and back several times. At the end the pool knows how much room the results
+/// need.
 fn returns<T>(pool: &Pool, make: impl Fn(usize) -> T, what: &str)
 where
     T: Serialize + serde::de::DeserializeOwned + PartialEq + Clone + 'static,
@@ -84,10 +81,10 @@ where
     }
 }
 
-/// A worker without descriptors cannot send a result by message, but can leave it where there is
-/// room.
+/// A worker without descriptors cannot send a large result by message. It can leave the result in
+/// memory that was kept free for it.
 fn large_result_of_known_size(arguments: &Arguments) {
-    let pool = build(builder(arguments).processes(1));
+    let pool = build(arguments.pool_builder(1));
     let make = |alone: bool| {
         if alone {
             std::mem::forget(leave_descriptors(0));
@@ -111,14 +108,14 @@ fn results_are_expected_as_in_the_call_before(start_method: StartMethod) {
 }
 
 fn large_values_of_many_types(arguments: &Arguments) {
-    let pool = build(builder(arguments));
+    let pool = build(arguments.pool_builder(2));
     returns(&pool, bytes, "bytes");
     returns(&pool, |len| (0..len / 8).map(|i| i as f64).collect::<Vec<_>>(), "numbers");
     returns(&pool, |len| "ab".repeat(len / 2), "text");
     returns(&pool, |len| ByteBuf::from(bytes(len)), "a buffer");
     returns(&pool, |len| (len, "x".repeat(len), vec![1_u16; len / 2]), "a tuple");
     returns(&pool, mixed, "a struct");
-    // The small part ends just where the block does in which the large part lies.
+    // The small part ends where the block of the large part ends.
     let texts = (11_880..11_930).map(|len| ("a".repeat(70_000), "b".repeat(len)));
     let lengths = pool.map(|(a, b): (String, String)| a.len() + b.len(), texts);
     assert!(lengths.expect("nothing fails").into_iter().eq(81_880..81_930));
@@ -132,9 +129,9 @@ fn large_values_come_whole(start_method: StartMethod) {
     );
 }
 
-/// One large value in a thousand, and in the same call none at all that is large.
+/// One value in a thousand is large.
 fn large_among_small(arguments: &Arguments) {
-    let pool = build(builder(arguments));
+    let pool = build(arguments.pool_builder(2));
     let inputs = |i: usize| bytes(if i.is_multiple_of(1000) { 200_000 } else { i % 50 });
     let lengths = pool.map(|x: Vec<u8>| x.len(), (0..10_000).map(inputs)).expect("nothing fails");
     assert!(lengths.iter().enumerate().all(|(i, len)| *len == inputs(i).len()));
@@ -149,7 +146,7 @@ fn large_values_lie_among_small_ones(start_method: StartMethod) {
     assert_eq!(run(large_among_small, start_method, &[]).succeeded(), "each in its place\n");
 }
 
-/// Refuses to be encoded after a large piece, by an error or by a panic.
+/// A value whose encoding fails after a large piece, with an error or a panic.
 #[derive(Clone, Deserialize)]
 struct Late(ByteBuf, u8);
 
@@ -170,8 +167,8 @@ impl Serialize for Late {
 }
 
 fn large_and_failing(arguments: &Arguments) {
-    proc_core_quiet();
-    let pool = build(builder(arguments));
+    print_no_panics();
+    let pool = build(arguments.pool_builder(2));
     let late = |kind| Late(ByteBuf::from(bytes(200_000)), kind);
     let there = pool.try_map(|late: Late| late.0.len(), [0, 1, 2, 0].map(late));
     let back = pool.try_map(
@@ -199,8 +196,8 @@ fn large_and_failing(arguments: &Arguments) {
     println!("dead {dead}, whole {whole}");
 }
 
-/// What a panic in a Serialize of this program prints is not looked at.
-fn proc_core_quiet() {
+/// A panic in a `Serialize` of this program prints nothing.
+fn print_no_panics() {
     std::panic::set_hook(Box::new(|_| ()));
 }
 
@@ -220,15 +217,15 @@ fn values_of_some_gib(arguments: &Arguments) {
     println!("huge");
 }
 
-/// `cargo test --release -p proc-tests --test calls -- --ignored huge`
+/// `cargo test --release -p proc-tests --test it huge -- --ignored`
 fn huge_values_cross() {
-    // Virtual machines may get their memory from their host slowly, page by page.
+    // A virtual machine may get its memory from its host slowly, page by page.
     let program = start(values_of_some_gib, StartMethod::Forkserver, &["4"])
         .limited_to(Duration::from_secs(600));
     assert_eq!(program.finish().succeeded(), "huge\n");
 }
 
-/// 64 MiB there and back, alone and in a chunk with small ones.
+/// Sends values of 64 MiB there and back, alone and in a chunk with small ones.
 fn values_of_64_mib(arguments: &Arguments) {
     const LARGE: usize = 64 << 20;
     let pool = arguments.pool(2);

@@ -26,14 +26,15 @@ tests! {
     functions_own_results_are_plain_data: forkserver spawn fork;
 }
 
-/// One task waits for all that come after its step: idle workers get what was claimed with it.
+/// One task waits for all tasks after its chunk: idle workers get the tasks that were claimed with
+/// it.
 fn tasks_behind_a_stuck_task(arguments: &Arguments) {
     let workers = arguments.number();
     let pool = arguments.pool(workers);
     for (chunksize, waits_for) in [(Some(1), 1501), (Some(7), 1505), (None, 1530)] {
         let marks = MarkerFiles::new();
         let path = marks.path("");
-        // The first tasks cost next to nothing, so that later chunks have many.
+        // The first tasks are cheap, so that later chunks have many tasks.
         let task = |(task, waits_for, marks): (usize, usize, PathBuf)| {
             match task {
                 1500 => (waits_for..1800).for_each(|task| {
@@ -64,7 +65,7 @@ fn idle_workers_get_what_waits_behind_a_stuck_task(start_method: StartMethod) {
     }
 }
 
-/// Inputs of every number.
+/// Calls with different numbers of inputs and chunk sizes.
 fn numbers_of_inputs(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let add = |x: u32| x + 1;
@@ -84,7 +85,7 @@ fn numbers_of_inputs(arguments: &Arguments) {
     println!("map: {}", describe(&zero.map(add, 0..3).expect_err("it is refused")));
     print_results(zero.try_map(add, 0..3));
     println!("apply_async: {}", describe(&zero.apply_async(add, 0).expect_err("it is refused")));
-    // An error, not an endless row of them.
+    // One error, not an endless sequence of errors.
     let errors: Vec<_> = zero.imap(add, 0..3).take(10).map(|r| describe(&r.unwrap_err())).collect();
     println!("imap: {errors:?}");
 }
@@ -123,7 +124,7 @@ fn ten_million_inputs(arguments: &Arguments) {
     println!("ten million");
 }
 
-/// `cargo test --release -p proc-tests --test calls -- --ignored ten_million`
+/// `cargo test --release -p proc-tests --test it ten_million -- --ignored`
 fn ten_million_items() {
     for start_method in [StartMethod::Forkserver, StartMethod::Spawn, StartMethod::Fork] {
         assert_eq!(run(ten_million_inputs, start_method, &[]).succeeded(), "ten million\n");
@@ -136,7 +137,7 @@ enum OwnError {
     Large(String),
 }
 
-/// Functions that return results of their own, and values of many shapes.
+/// Functions that return a `Result`, and values of many types.
 fn results_of_many_types(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let halve = |x: u32| -> Result<u32, OwnError> {

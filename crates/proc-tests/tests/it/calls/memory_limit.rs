@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use proc_core::{Pool, PoolBuilder, StartMethod};
 
+use crate::calls::large_values::bytes;
 use crate::support::{Arguments, run};
 
 programs![values_beyond_the_limit, slow_consumer, concurrent_calls, retries];
@@ -15,17 +16,8 @@ tests! {
     retries_keep_within_bounds: forkserver spawn fork;
 }
 
-fn builder(arguments: &Arguments) -> PoolBuilder {
-    Pool::builder().processes(2).start_method(arguments.start_method)
-}
-
 fn build(builder: PoolBuilder) -> Pool {
     builder.build().expect("it can be built")
-}
-
-/// Bytes that are no two places alike for long.
-fn bytes(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
 }
 
 /// The bytes of shared memory that this process has mapped for pools.
@@ -39,10 +31,11 @@ fn mapped() -> usize {
     maps.lines().filter(|line| line.contains("memfd:")).filter_map(size).sum()
 }
 
-/// Maps of far more than may be there at a time, in and out, also of values larger than the bound.
+/// Arguments and results that need far more memory than the limit, also single values that are
+/// larger than the limit.
 fn values_beyond_the_limit(arguments: &Arguments) {
     for bound in [1, 100_000, 4 << 20] {
-        let pool = build(builder(arguments).memory_limit(bound));
+        let pool = build(arguments.pool_builder(2).memory_limit(bound));
         let sent = pool.map(|x: Vec<u8>| x.len(), (0..20).map(|_| bytes(1 << 20)));
         assert_eq!(sent.expect("nothing fails"), vec![1 << 20; 20]);
         let made = pool.map(|len: usize| vec![1_u8; len], vec![1 << 20; 20]);
@@ -53,7 +46,7 @@ fn values_beyond_the_limit(arguments: &Arguments) {
         assert!(chunks.expect("nothing fails").into_iter().eq(0..2_000));
         let task = pool.map_async(|x: Vec<u8>| x, vec![bytes(500_000); 20]);
         assert_eq!(task.and_then(|task| task.get()).expect("nothing fails").len(), 20);
-        // A region is at most as large as all before it together, and one more value.
+        // A region is at most as large as all earlier regions together and one more value.
         assert!(
             mapped() < 4 * bound + (8 << 20),
             "{} are mapped with a bound of {bound}",
@@ -70,7 +63,7 @@ fn calls_keep_within_bounds(start_method: StartMethod) {
 /// An iterator whose consumer makes other calls meanwhile.
 fn slow_consumer(arguments: &Arguments) {
     for bound in [100, 300_000] {
-        let pool = build(builder(arguments).memory_limit(bound));
+        let pool = build(arguments.pool_builder(2).memory_limit(bound));
         let mut seen = 0;
         for result in pool.imap(|x: Vec<u8>| x, (0..200).map(|_| bytes(100_000))) {
             assert_eq!(result.expect("nothing fails").len(), 100_000);
@@ -81,7 +74,7 @@ fn slow_consumer(arguments: &Arguments) {
             }
         }
         assert_eq!(seen, 200);
-        // One that is held while another call runs, and then dropped half-way.
+        // An iterator is kept while another call runs, and dropped before its end.
         let mut held = pool.imap_unordered(|x: Vec<u8>| x, std::iter::repeat(bytes(100_000)));
         assert!(held.next().is_some());
         assert_eq!(pool.apply(|x: Vec<u8>| x.len(), bytes(200_000)).expect("it runs"), 200_000);
@@ -96,7 +89,7 @@ fn slow_consumers_hold_up_nobody(start_method: StartMethod) {
 }
 
 fn concurrent_calls(arguments: &Arguments) {
-    let pool = build(builder(arguments).memory_limit(250_000));
+    let pool = build(arguments.pool_builder(2).memory_limit(250_000));
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for len in [1000, 100_000, 400_000] {
@@ -118,7 +111,7 @@ fn concurrent_calls_share_the_bound(start_method: StartMethod) {
 }
 
 fn retries(arguments: &Arguments) {
-    let pool = build(builder(arguments).memory_limit(150_000));
+    let pool = build(arguments.pool_builder(2).memory_limit(150_000));
     let moody = |x: Vec<u8>| {
         static TIMES: AtomicBool = AtomicBool::new(false);
         assert!(x[0] != 0 || TIMES.swap(true, Ordering::Relaxed), "once in each worker");

@@ -42,7 +42,7 @@ fn nested_pools(arguments: &Arguments) {
         StartMethod::Spawn => leaves::<1>(3),
         StartMethod::Fork => leaves::<2>(3),
     };
-    // 1 + 2 + 4 + 8 answers, where one worker of a pool may have given both of its.
+    // 1 + 2 + 4 + 8 answers. One worker of a pool may have given both of its pool's answers.
     assert_eq!(pids.len(), 15);
     println!("{} answers", pids.len());
 }
@@ -51,7 +51,7 @@ fn pools_work_inside_tasks(start_method: StartMethod) {
     assert_eq!(run(nested_pools, start_method, &[]).succeeded(), "15 answers\n");
 }
 
-/// A process starts one that starts one, each with its own argument.
+/// A process starts a process that starts a process, each with its own argument.
 fn chain<const START_METHOD: u8>(depth: u32) -> Vec<(u32, String)> {
     let name = std::fs::read_to_string("/proc/self/comm").expect("/proc is mounted");
     let mut answers = vec![(depth, name.trim_end().to_owned())];
@@ -83,7 +83,7 @@ fn processes_start_processes(start_method: StartMethod) {
     assert_eq!(run(nested_processes, start_method, &[]).succeeded(), expected);
 }
 
-/// The error of a task inside a task is that task's own.
+/// A task in a pool in a task dies: the error names the inner task.
 fn nested_death(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let task = |(): ()| {
@@ -103,7 +103,7 @@ fn nested_death(arguments: &Arguments) {
 }
 
 fn death_in_a_nested_pool_is_its_own_error(start_method: StartMethod) {
-    let expected = "death code=9 task=0 worker=0 | task 0: the process exited with code 9 before it \
-                    had a result\n";
+    let expected = "death code=9 task=0 worker=0 | task 0: the process exited with code 9 before \
+                    it had a result\n";
     assert_eq!(run(nested_death, start_method, &[]).succeeded(), expected);
 }

@@ -1,4 +1,4 @@
-//! Tasks that are fetched later: cancelled, awaited, or told to a callback.
+//! Tasks whose results are fetched later: cancelled, awaited, or given to a callback.
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -82,7 +82,7 @@ fn same(x: u32) -> u32 {
     x
 }
 
-/// Leaves its mark, and never returns.
+/// Makes its marker file, and never returns.
 fn begin(mark: PathBuf) {
     marker_files::create(&mark);
     work_for_ever();
@@ -121,7 +121,8 @@ fn callback_that_panics_is_harmless(start_method: StartMethod) {
     let finished = run(callbacks_that_panic, start_method, &[]);
     assert!(finished.status.success(), "{}", finished.stderr);
     assert_eq!(finished.stdout, "map [0, 1, 2, 3]\nmap_async 100\nall are called\n");
-    // The last one's sender is dropped before its panic is printed, and the program may be quicker.
+    // The last callback drops its sender before its panic is printed, so the program may end
+    // before.
     let panics = finished.stderr.matches("a callback's own trouble").count();
     assert!((6..=7).contains(&panics), "{}", finished.stderr);
 }
@@ -146,7 +147,7 @@ fn cancelled_task_that_waits_never_runs(start_method: StartMethod) {
     assert_snapshot("cancel_queued", 1, run(cancel_queued, start_method, &[]).succeeded());
 }
 
-/// A task that runs is stopped, its worker replaced, its neighbour untouched.
+/// A running task is cancelled. Its worker is replaced; the other worker is not.
 fn cancel_running(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
@@ -164,7 +165,7 @@ fn cancel_running(arguments: &Arguments) {
     let task = begun(&pool, marks.path("task"));
     println!("{}", task.cancel());
     println!("{}", describe(&task.get().expect_err("it is cancelled")));
-    // One that is not there any more, and one that was not there before.
+    // One worker is gone, and a new one is there.
     wait_until(|| {
         let now = pool.worker_pids();
         now.len() == 2 && now != before
@@ -207,7 +208,7 @@ fn call_is_cancelled_as_a_whole(start_method: StartMethod) {
     assert_snapshot("cancel_some", 2, run(cancel_some, start_method, &[]).succeeded());
 }
 
-/// A task is cancelled when a worker that is only beginning may have claimed it, at many moments.
+/// A task is cancelled at many moments of the start of the worker that may have claimed it.
 fn cancel_at_start(arguments: &Arguments) {
     let pool =
         Pool::builder().processes(1).start_method(arguments.start_method).max_tasks_per_child(1);
@@ -237,7 +238,7 @@ fn cancel_done(arguments: &Arguments) {
     wait_until(|| task.is_ready());
     println!("fetched {}", task.cancel());
     println!("{}", task.get().expect("it is done"));
-    // Nobody has looked for its result, which has come all the same.
+    // Its result has come, but nobody has fetched it.
     let task = pool.apply_async(same, 8).expect("it is accepted");
     pool.apply(same, 9).expect("it comes after the other");
     println!("unfetched {}", task.cancel());
@@ -311,11 +312,11 @@ async fn give_up_waiting(pool: &Pool, marks: &MarkerFiles) {
     let waited = tokio::time::timeout(Duration::from_millis(5), task).await;
     println!("given up {}", waited.is_err());
     marker_files::create(&go);
-    // It goes on to its end, with nobody to tell.
+    // The task runs to its end, though nobody waits for it.
     marker_files::wait_for(&go.with_extension("end"));
 }
 
-/// Tasks move to threads of the runtime, and are awaited by several at a time.
+/// Tasks move to threads of the runtime, and several of them are awaited at a time.
 async fn await_elsewhere(pool: &Pool) {
     let spawned: Vec<_> =
         (0..20).map(|x| tokio::spawn(pool.apply_async(same, x).expect("it is accepted"))).collect();

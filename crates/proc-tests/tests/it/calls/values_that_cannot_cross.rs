@@ -37,7 +37,7 @@ fn send_odd_values(arguments: &Arguments) {
     println!("initializer");
     let with = |odd| {
         let pool = Pool::builder().processes(1).initializer(|_: Odd| (), Odd(odd));
-        // The first pool's threads are there, so Fork could not be.
+        // The first pool has threads, so `Fork` is not possible.
         let start_method = match arguments.start_method {
             proc_core::StartMethod::Fork => proc_core::StartMethod::Forkserver,
             other => other,
@@ -89,7 +89,7 @@ struct Flat {
     inner: Inner,
 }
 
-/// Deep inside of what can cross.
+/// The attribute is deep inside a type that can cross.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Around {
     values: Vec<Option<Tagged>>,
@@ -150,7 +150,7 @@ fn attributes_that_cannot_cross_are_named(start_method: StartMethod) {
             continue;
         }
         let words: &[&str] = match what.starts_with("flat ") {
-            // It fails when it is written, as it does not say how many fields it has.
+            // Encoding fails, because a flattened struct does not say how many fields it has.
             true => &["flatten"],
             false => &["self-describing", "tag", "untagged", "flatten"],
         };

@@ -21,7 +21,7 @@ tests! {
     failing_values_leak_no_channel: forkserver spawn fork;
 }
 
-/// A value that is more than bytes.
+/// A value with channel ends and shared memory.
 #[derive(Serialize, Deserialize)]
 struct Parcel {
     number: u32,
@@ -55,7 +55,7 @@ fn answer(parcel: Parcel) -> u32 {
     parcel.number
 }
 
-/// Gives back a parcel whose other ends are in it, so that it can be used where it arrives.
+/// Returns a parcel together with its other ends, so that its receiver can use it.
 fn make(number: u32) -> (IpcSender<u32>, Parcel, IpcReceiver<u32>) {
     let (parcel, Ends { answers, questions }) = parcel(number);
     (questions, parcel, answers)
@@ -75,8 +75,8 @@ fn send_channels(arguments: &Arguments) {
     ends.questions.send(100).expect("the child has the other end");
     assert_eq!(ends.answers.recv().expect("the child answers"), 101);
     assert_eq!(child.join().expect("it returns"), 1);
-    // Nobody holds the child's ends any more, the fork server included. That of a forked process is
-    // a copy of the caller with its descriptors, and ends in its own time.
+    // Nobody holds the child's ends any more, the fork server included. The fork server of a `Fork`
+    // process is a copy of the caller with the caller's descriptors, and ends some time later.
     match arguments.start_method {
         StartMethod::Fork => wait_until(|| ends.questions.send(1).is_err()),
         _ => assert!(ends.questions.send(1).is_err()),
@@ -103,7 +103,7 @@ fn send_channels(arguments: &Arguments) {
             check(result.expect("nothing fails"));
         }
     }
-    // Some with, some without.
+    // Some values have channel ends, some have none.
     let maybe = |number: u32| number.is_multiple_of(3).then(|| make(number));
     let results = pool.options().chunksize(7).map(maybe, 0..50).expect("nothing fails");
     for (result, number) in results.into_iter().zip(0..50) {
@@ -121,7 +121,7 @@ fn channels_and_memory_cross(start_method: StartMethod) {
     assert_eq!(run(send_channels, start_method, &[]).succeeded(), "crossed\n");
 }
 
-/// Up to the limit in one value, and above it.
+/// Values with as many channel ends as can cross, and with more.
 fn send_too_many_channels(arguments: &Arguments) {
     let before = descriptors_without_a_pool(arguments);
     let pool = arguments.pool(1);
@@ -152,7 +152,7 @@ fn send_too_many_channels(arguments: &Arguments) {
                 errors.iter().for_each(|error| println!("{}", describe(error)));
             }
         }
-        // After one round there is all the memory for larger arguments, which has descriptors too.
+        // After one round the worker has all the memory for larger arguments, and its descriptors.
         assert_eq!(*of_worker.get_or_insert_with(in_worker), in_worker());
     }
     println!("{:?}", pool.map(|x: u32| x + 1, [1, 2]).expect("the pool goes on"));
@@ -160,7 +160,8 @@ fn send_too_many_channels(arguments: &Arguments) {
     assert_eq!(descriptors(), before);
 }
 
-/// What is open before there is a pool, and so must be all when it is gone.
+/// The descriptors that are open before there is a pool. The same must be open when the pool is
+/// gone.
 fn descriptors_without_a_pool(arguments: &Arguments) -> String {
     // Where fork servers are executed, the first process leaves one.
     let child = Process::new(|()| (), ()).start_method(arguments.start_method).start();

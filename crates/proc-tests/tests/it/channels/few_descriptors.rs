@@ -45,7 +45,7 @@ impl<'de> Deserialize<'de> for Memory {
 /// What each value holds.
 #[derive(Serialize, Deserialize)]
 enum End {
-    /// The program itself has found no descriptor to make one.
+    /// The program itself had no descriptor left to make one.
     Absent,
     Sender(IpcSender<u32>),
     Receiver(IpcReceiver<u32>),
@@ -54,7 +54,7 @@ enum End {
     Several([IpcSender<u32>; 3], Memory, Shared<u32>),
 }
 
-/// Makes ends of one kind, with as few descriptors as can be.
+/// Makes channel ends of one kind, with as few descriptors as possible.
 struct Maker {
     sender: IpcSender<u32>,
     _receiver: IpcReceiver<u32>,
@@ -85,7 +85,7 @@ impl Maker {
     }
 }
 
-/// Gives back the number, or nothing where there was no end.
+/// Returns the number, or `None` if there was no end.
 fn take((number, end): (u32, End)) -> Option<u32> {
     match end {
         End::Absent => None,
@@ -103,7 +103,7 @@ fn limit_descriptors(count: u64) {
     setrlimit(Resource::RLIMIT_NOFILE, count, most).expect("less is allowed");
 }
 
-/// How many inputs met each fate.
+/// How many inputs had a result, were refused, or could not be made.
 #[derive(Default)]
 struct Count {
     fine: usize,
@@ -128,7 +128,7 @@ impl Count {
     }
 }
 
-/// The one reason for which a value may be refused is told, with what to do.
+/// The error names the one reason for which a value may be refused, and says what to do.
 fn check(error: &Error) {
     let text = error.to_string().to_lowercase();
     assert!(!error.is_panic(), "{}", describe(error));
@@ -159,8 +159,8 @@ fn cross(program: Program, start_method: StartMethod, limit: usize, kind: &str, 
         let told = finished.after(&format!("{way}: "));
         let [fine, refused, absent] = counts(told);
         assert_eq!(fine + refused + absent, count, "{limit} {kind} {way}: {told}");
-        // Here there is room for what the library holds at a time; `map_async` and `apply_async`
-        // may take all inputs before the first is done.
+        // With this limit there is room for all values that the library holds at a time.
+        // `map_async` and `apply_async` may take all inputs before the first task is done.
         if limit == 1024 && ["map", "try_map", "imap", "imap_unordered"].contains(&way) {
             assert_eq!(fine, count, "{limit} {kind} {way}: {told}");
         }
@@ -206,7 +206,7 @@ fn use_all(arguments: &Arguments, kind: &str, count: u32) {
     let pool = arguments.pool(2);
     let maker = Maker::new();
     let inputs = || (0..count).map(|number| (number, maker.make(kind)));
-    // A result that came in order is its input's.
+    // Results come in the order of their inputs.
     let right = |(result, number): (Result<Option<u32>, Error>, u32)| {
         result.map(|value| value.map(|value| assert_eq!(value, number)))
     };
@@ -230,7 +230,7 @@ fn use_all(arguments: &Arguments, kind: &str, count: u32) {
     let tasks: Vec<_> = inputs().map(|input| pool.apply_async(take, input)).collect();
     let results = tasks.into_iter().map(|task| task.and_then(|task| task.get()));
     tell("apply_async", &mut results.zip(0..).map(right));
-    // What it is given is all made before, so that it can be all that there is room for.
+    // `map_async` takes all its inputs at once.
     let results = whole(pool.map_async(take, inputs()).and_then(|task| task.get()));
     tell("map_async", &mut results.into_iter().zip(0..).map(right));
 }
@@ -245,7 +245,7 @@ fn limit_set_before_init_holds_too(start_method: StartMethod) {
     cross(send_many_limited_before_init, start_method, 256, "sender", 2000);
 }
 
-/// Results with ends: as many as are held at a time need descriptors.
+/// Results with channel ends: each result that is kept needs descriptors.
 fn return_many(arguments: &Arguments) {
     const COUNT: u32 = 2000;
     let [limit, kind] = &arguments.rest[..] else { panic!("two words") };
@@ -285,9 +285,9 @@ fn many_results_with_ends_arrive_or_are_refused(start_method: StartMethod) {
         let told = finished.after("imap: ");
         let [fine, refused, absent] = counts(told);
         assert_eq!((fine + refused, absent), (2000, 0), "{limit} {kind}: {told}");
-        // Each is let go at once, so what the library holds ahead is all that takes descriptors.
+        // Each result is dropped at once, so only results that the library holds need descriptors.
         assert!(limit == 64 || refused == 0, "{limit} {kind}: {told}");
-        // Those that are kept need a descriptor each.
+        // Each result that is kept needs a descriptor.
         let told = finished.after("try_map: ");
         let [fine, refused, absent] = counts(told);
         assert_eq!((fine + refused, absent), (2000, 0), "{limit} {kind}: {told}");

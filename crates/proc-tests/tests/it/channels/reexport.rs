@@ -36,7 +36,7 @@ fn memory_of_the_library_crosses() {
 
 fn ends_are_the_same_types() {
     let (sender, receiver) = ipc::channel::<u32>().expect("a channel can be made");
-    // Whoever names ipc-channel in their manifest has the same, where the version is the same.
+    // A program that depends on the same version of ipc-channel has the same types.
     let sender: ipc_channel::ipc::IpcSender<u32> = sender;
     sender.send(7).expect("the other end is here");
     assert_eq!(receiver.recv().expect("it was sent"), 7);

@@ -46,7 +46,8 @@ fn build(
     }
 }
 
-/// Whether nobody has the other end any more, within what is a second on a quiet machine.
+/// Asserts that nobody has the other end any more. This takes less than a second on a quiet
+/// machine.
 #[track_caller]
 fn expect_end(receiver: &IpcReceiver<u32>) {
     loop {
@@ -66,7 +67,7 @@ fn set_up_with_a_channel(arguments: &Arguments) {
     pool.map(|x: u32| x, 0..20).expect("nothing fails");
     let first = receiver.recv().expect("it was set up");
     if place != "preload" {
-        // A worker that comes later is given it too.
+        // A worker that starts later gets the channel too.
         let before = pool.worker_pids();
         assert!(before.contains(&first));
         kill(Pid::from_raw(first as i32), Signal::SIGKILL).expect("it is alive");

@@ -1,4 +1,4 @@
-//! The end of a program, and of a process: who is waited for, and who is not.
+//! The end of a program, and of a process: it waits for children, and for nobody else.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -34,7 +34,8 @@ tests! {
 }
 
 thread_local! {
-    /// Leaves a mark when the main thread's destructors run: after `main`, before exit handlers.
+    /// Makes a marker file when the main thread's destructors run: after `main`, before exit
+    /// handlers.
     static LAST: std::cell::RefCell<Option<Last>> = const { std::cell::RefCell::new(None) };
 }
 
@@ -46,14 +47,15 @@ impl Drop for Last {
     }
 }
 
-/// The mark that tells of the end of `main`; its directory is removed by whoever sees it last.
+/// Returns the marker file that is made at the end of `main`. The last process that uses it removes
+/// it.
 fn mark_the_end() -> PathBuf {
     let mark = std::env::temp_dir().join("main is over");
     LAST.set(Some(Last(mark.clone())));
     mark
 }
 
-/// Outlives who leaves the mark, for long enough that nobody could think it was not waited for.
+/// Outlives `main` for so long that a program that does not wait is noticed.
 fn outlive(mark: &Path) {
     marker_files::wait_for(mark);
     std::thread::sleep(Duration::from_millis(200)); // not to wait for anything
@@ -62,7 +64,7 @@ fn outlive(mark: &Path) {
 /// The program ends in the way that is named, with children that nobody joins.
 fn end_with_children(arguments: &Arguments) {
     let mark = mark_the_end();
-    // That its fork server is a copy of this process must hold up nobody.
+    // Its fork server is a copy of this process, and must not delay the end of others.
     let done = Process::new(|()| (), ()).start_method(arguments.start_method).start();
     let mut done = done.expect("it can be started");
     wait_until(|| !done.is_alive());
@@ -137,7 +139,7 @@ fn killed_program_waits_for_nobody(start_method: StartMethod) {
     program.finish().was_killed_by(Signal::SIGKILL);
 }
 
-/// Daemons that end when they are told to, in their own way, and one that does not; and a child.
+/// A plain daemon, a daemon that ends when it is told to, one that does not, and a child.
 fn end_with_daemons(arguments: &Arguments) {
     let mark = mark_the_end();
     let plain =
@@ -187,7 +189,7 @@ fn daemons_are_told_to_end(start_method: StartMethod) {
     for way in ["dropped", "kept"] {
         let finished = run(end_with_daemons, start_method, &[way]);
         assert_eq!(finished.succeeded(), "main ends\ndaemon was told\nchild is done\n", "{way}");
-        // One is deaf, and has half a second.
+        // One daemon blocks SIGTERM, so it is killed after half a second.
         assert!(finished.took >= Duration::from_millis(500), "{:?}", finished.took);
     }
 }
@@ -232,7 +234,7 @@ fn process_waits_for_its_own_children(start_method: StartMethod) {
     assert_eq!(run(end_with_grandchildren, start_method, &[]).succeeded(), told);
 }
 
-/// A worker waits for nobody: the pool can end.
+/// A worker does not wait for its children, so that the pool can end.
 fn worker_ends_with_a_child(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let task = |()| drop(Process::new(|()| work_for_ever(), ()).start().expect("it starts"));
@@ -254,7 +256,7 @@ fn return_with_a_static_pool(arguments: &Arguments) {
     println!("main returns");
 }
 
-/// Runs to the last line, and then to the end within a second.
+/// Waits for the last line, and then for the end within a second.
 fn at_once(program: Program, start_method: StartMethod, busy: &str, last: &str) -> Finished {
     let mut program = start(program, start_method, &[busy]);
     program.lines(1, last);

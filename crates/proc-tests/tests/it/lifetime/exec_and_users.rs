@@ -1,5 +1,5 @@
-//! What a program has started ends with it, also when the program executes another one, or when they have
-//! other users.
+//! Processes end with their program, even if it executes another program or if they have other
+//! users.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
@@ -53,13 +53,13 @@ fn execute_another_program(arguments: &Arguments) {
     if state == "busy" {
         tasks.extend((0..4).map(|x| pool.apply_async(busy, x).expect("the pool is open")));
     }
-    // Nobody wants anything of the fork server of a Fork process whose child was dropped.
+    // Nobody needs the fork server of a `Fork` process whose `Child` was dropped.
     let mut children = Vec::from(children);
     if state == "dropped" {
         children.clear();
     }
     println!("ready");
-    // The test has seen everything alive when there is this mark.
+    // The test makes this file when it has seen that all processes are alive.
     let go = std::env::temp_dir().join("go");
     marker_files::wait_for(&go);
     std::fs::remove_file(go).expect("it is there");
@@ -73,7 +73,8 @@ fn execute_another_program(arguments: &Arguments) {
     panic!("{error}, with {children:?} and {tasks:?}");
 }
 
-/// The program has what it is to leave behind, and has executed the other.
+/// Starts the program, waits until all its processes are alive, and lets it execute the other
+/// program.
 fn executed(start_method: StartMethod, state: &str, program: &str) -> (Running, Vec<Member>) {
     let running = start(execute_another_program, start_method, &[state, program]);
     let mut running = running.limited_to(Duration::from_secs(20));
@@ -125,7 +126,7 @@ fn nothing_outlives_exec_of_the_same_program(start_method: StartMethod) {
         running.wait_for_members("the old program's processes should be gone", |members| {
             !members.iter().any(is_old)
         });
-        // A new worker takes its name in its first moments.
+        // A new worker takes its name some moments after its start.
         running.wait_for_members("the new program has two workers", |members| {
             members.iter().filter(|m| m.comm.starts_with("worker-")).count() == 2
         });
@@ -138,7 +139,7 @@ fn become_nobody(_: ()) {
     unistd::setuid(Uid::from_raw(65534)).expect("root may");
 }
 
-/// Workers have another user than the program and the fork server, from their set-up on.
+/// Workers change their user in their set-up. The program and the fork server do not.
 fn workers_change_user(arguments: &Arguments) {
     let builder = Pool::builder().processes(2).start_method(arguments.start_method);
     let is_nobody = |_: u32| {
@@ -166,7 +167,8 @@ fn workers_change_user(arguments: &Arguments) {
     work_for_ever();
 }
 
-/// Programs whose workers became another user's in each place, busy; none without root.
+/// Starts a program for each place in which workers can change their user, and waits until the
+/// workers are busy. Without root there are none.
 fn other_users(start_method: StartMethod) -> Vec<Running> {
     if !nix::unistd::geteuid().is_root() {
         let _ = writeln!(std::io::stderr(), "skipped: only root can change a worker's user");
@@ -185,7 +187,7 @@ fn other_users(start_method: StartMethod) -> Vec<Running> {
 fn workers_of_another_user_end_with_the_program(start_method: StartMethod) {
     for running in other_users(start_method) {
         running.signal(Signal::SIGKILL);
-        // The fixture looks for what is left.
+        // `finish` looks for processes that are left.
         running.finish().was_killed_by(Signal::SIGKILL);
     }
 }
@@ -252,8 +254,7 @@ fn end_in_some_way(arguments: &Arguments) {
     }
 }
 
-/// A parent that orphans are given to and that collects only what it has started itself, as a
-/// program that is pid 1 of a container.
+/// A subreaper that collects only its own children, like a program that is pid 1 of a container.
 fn run_as_subreaper(arguments: &Arguments) {
     let way = arguments.word();
     nix::sys::prctl::set_child_subreaper(true).expect("Linux can");
@@ -266,7 +267,7 @@ fn run_as_subreaper(arguments: &Arguments) {
         assert_eq!(status.code(), Some(if way == "panic" { 101 } else { 0 }), "run {run}");
         let ours = || children().into_iter().filter(|pid| !before.contains(pid));
         let stat = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        // Whoever lives on for a moment ends, and is then collected or is a zombie for ever.
+        // A process that lives on for a moment ends. Then it is collected, or it stays a zombie.
         wait_until(|| ours().all(|pid| stat(&pid).is_ok_and(|stat| stat.contains(") Z "))));
         let left: Vec<String> = ours().filter_map(|pid| stat(&pid).ok()).collect();
         assert!(left.is_empty(), "run {run} of {way} left zombies: {left:?}");

@@ -34,7 +34,7 @@ tests! {
     fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
 }
 
-/// The fork server of this program that is older than its sibling.
+/// The fork servers of this program that have not ended.
 fn fork_servers() -> Vec<Pid> {
     let is_fork_server = |pid: &u32| {
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
@@ -117,7 +117,7 @@ fn pool_outlives_its_fork_server(start_method: StartMethod) {
     assert_snapshot("killed_fork_server", 2, finished.succeeded());
 }
 
-/// The fork server of a forked pool cannot be made again: there are threads now.
+/// The fork server of a `Fork` pool cannot be made again, because the program has threads now.
 fn kill_fork_server_of_a_fork_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
@@ -142,7 +142,7 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// A process and a pool do what they are for.
+/// Uses a process and a pool.
 fn use_both(arguments: &Arguments) {
     let child = Process::new(increment, 41).start_method(arguments.start_method).start();
     println!("process {}", child.and_then(Child::join).expect("it returns"));
@@ -150,7 +150,7 @@ fn use_both(arguments: &Arguments) {
     println!("pool {:?}", pool.map(increment, 0..3).expect("nothing fails"));
 }
 
-/// The program was started with SIGCHLD ignored, as some daemons start what they start.
+/// The program was started with SIGCHLD ignored, as some daemons start programs.
 fn sigchld_is_ignored(arguments: &Arguments) {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -167,7 +167,7 @@ fn exits_are_noticed_when_sigchld_is_ignored(start_method: StartMethod) {
     assert_eq!(program.finish().succeeded(), USED);
 }
 
-/// The fork servers do not run while the pool is dropped, with a task that never ends.
+/// The fork servers are stopped while a pool with an endless task is dropped.
 fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let pool = arguments.pool(1);
@@ -205,7 +205,7 @@ fn others_reap_fork_servers(arguments: &Arguments) {
     let before = count_descriptors();
     for _ in 0..50 {
         use_one();
-        // All that have ended: the program thinks that they are its own.
+        // The program collects all processes that have ended, as if it had started them.
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s.pid().is_some()) {}
     }
     wait_until(|| {

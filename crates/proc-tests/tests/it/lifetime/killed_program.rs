@@ -62,7 +62,7 @@ fn nested<const SPAWN: bool>(_: u32) {
     }
 }
 
-/// Who is there to be outlived: the test would be worth nothing without them.
+/// Waits until all processes are there that could outlive the program.
 fn expect_population(program: &mut Running, start_method: StartMethod, more: &[&str]) {
     let program_name = program_name();
     let mut expected = vec![&*program_name, "forkserver", "worker-0", "worker-1"];
@@ -71,7 +71,7 @@ fn expect_population(program: &mut Running, start_method: StartMethod, more: &[&
         expected.push("forkserver");
     }
     expected.sort_unstable();
-    // A fork server that nobody needs takes its name in its own time.
+    // A fork server that nobody needs yet may take its name later.
     program.wait_for_members(&format!("there should be {expected:?}"), |members| {
         let mut names: Vec<&str> = members.iter().map(|member| member.comm.as_str()).collect();
         names.sort_unstable();

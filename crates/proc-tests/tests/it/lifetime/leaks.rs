@@ -16,7 +16,7 @@ tests! {
     nothing_grows_with_a_thousand_pools;
 }
 
-/// What must not grow with the pools and processes that come and go.
+/// Resources that must not grow with the number of pools and processes.
 #[derive(Debug, PartialEq)]
 struct Holdings {
     descriptors: usize,
@@ -45,7 +45,7 @@ impl Holdings {
         }
     }
 
-    /// What there is once ended threads and processes are gone for good.
+    /// The resources when ended threads and processes are gone, or after two seconds.
     fn settled(expected: &Holdings) -> Holdings {
         let start = Instant::now();
         loop {
@@ -104,7 +104,7 @@ fn make_and_end_many(arguments: &Arguments) {
     };
     live(arguments.number().div_ceil(5));
     let settled = |before: Option<Holdings>| {
-        // Without something to compare with: what is there once nothing changes any more.
+        // At first there is nothing to compare with, so it waits until nothing changes any more.
         before.unwrap_or_else(|| {
             let mut last = Holdings::now();
             loop {
@@ -134,7 +134,7 @@ fn nothing_grows_with_pools_and_processes(start_method: StartMethod) {
 
 /// A thousand pools, ten thousand processes; minutes on a small machine.
 ///
-/// `cargo test --release -p proc-tests --test life -- --ignored thousand`
+/// `cargo test --release -p proc-tests --test it thousand -- --ignored`
 fn nothing_grows_with_a_thousand_pools() {
     for start_method in [StartMethod::Forkserver, StartMethod::Spawn] {
         let program =

@@ -17,14 +17,14 @@ tests! {
     limits_that_cannot_be_set_are_errors: forkserver spawn fork;
 }
 
-/// What holds in this process.
+/// The limits of this process.
 fn look(_: ()) -> String {
     let limit = |resource| getrlimit(resource).expect("it can be asked");
     let set = sched_getaffinity(Pid::from_raw(0)).expect("it can be asked");
     let cpus: Vec<usize> =
         (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).expect("it is in range")).collect();
     let stat = std::fs::read_to_string("/proc/self/stat").expect("/proc is mounted");
-    // Field 19, where the one after the name in brackets is field 3.
+    // Field 19. The field after the name in brackets is field 3.
     let nice = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16));
     format!(
         "memory {:?}, time {:?}, files {:?}, core {:?}, nice {}, cpus {cpus:?}",
@@ -78,7 +78,7 @@ fn pass_limits(arguments: &Arguments) {
         },
         task => task as usize,
     };
-    // Before there are threads.
+    // Processes come first: `Fork` needs a program without threads.
     let process = |task| {
         let process =
             Process::new(work, task).limits(limits.clone()).start_method(arguments.start_method);
@@ -99,7 +99,7 @@ fn pass_limits(arguments: &Arguments) {
 fn error_names_the_limit_that_was_passed(start_method: StartMethod) {
     let finished = run(pass_limits, start_method, &[]);
     assert!(finished.status.success(), "{}\n{}", finished.stdout, finished.stderr);
-    // One line of Rust's for each allocation that failed.
+    // Rust prints one line for each allocation that failed.
     let failed = finished.stderr.matches("memory allocation of 2147483648 bytes failed").count();
     assert_eq!(failed, 3, "{}", finished.stderr);
     assert_snapshot("limits_passed", 2, &finished.stdout);

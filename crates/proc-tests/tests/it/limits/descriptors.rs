@@ -36,7 +36,7 @@ tests! {
     too_many_descriptors_in_flight_cost_no_worker: forkserver spawn fork;
 }
 
-/// Each worker tells its open descriptors.
+/// Each worker prints its open descriptors.
 fn descriptors_of_workers(arguments: &Arguments) {
     let pool = Pool::builder()
         .processes(arguments.number())
@@ -63,7 +63,7 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// Each call that needs descriptors, while this process has so many left.
+/// Makes a call that needs descriptors, while this process has only some left.
 fn call_with_few_descriptors(arguments: &Arguments) {
     let [way, count] = &arguments.rest[..] else { panic!("two words") };
     let count = count.parse().expect("it is a number");
@@ -74,7 +74,7 @@ fn call_with_few_descriptors(arguments: &Arguments) {
     let start_method = arguments.start_method;
     match way.as_str() {
         "process" => {
-            // The first of a program may make a fork server.
+            // The first process of a program may need a fork server.
             let first = Process::new(increment, 1).start_method(start_method).start();
             first.and_then(Child::join).expect("it returns");
             let _files = leave_descriptors(count);
@@ -147,7 +147,7 @@ fn too_few_descriptors_come_with_a_hint(start_method: StartMethod) {
     }
 }
 
-/// Workers and processes that may open few files.
+/// Workers and processes with a limit of open files.
 fn limit_descriptors_of_workers(arguments: &Arguments) {
     let limits = || Limits::new().open_files(arguments.number() as u64);
     let make = |count: u32| -> Vec<IpcSender<u32>> {
@@ -187,7 +187,7 @@ fn too_few_descriptors_of_a_worker_come_with_a_hint(start_method: StartMethod) {
     }
 }
 
-/// A worker is to be replaced while there are so many descriptors; then there are more again.
+/// A worker dies while few descriptors are left. Later there are more again.
 fn replace_worker_without_descriptors(arguments: &Arguments) {
     let count = arguments.number();
     let pool = arguments.pool(2);
@@ -231,8 +231,8 @@ fn worker_is_replaced_when_there_are_descriptors_again(start_method: StartMethod
     }
 }
 
-/// The kernel bounds how many descriptors of a user are on their way: memory cannot be sent to
-/// workers then.
+/// The kernel bounds how many descriptors of a user may be in flight. Then memory cannot be sent to
+/// workers.
 fn too_many_descriptors_in_flight(arguments: &Arguments) {
     become_unused_user();
     let pool = arguments.pool(2);
@@ -244,7 +244,7 @@ fn too_many_descriptors_in_flight(arguments: &Arguments) {
     let fds = [ours.as_raw_fd(); 50];
     for _ in 0..3 {
         let (bytes, rights) = ([IoSlice::new(b"x")], [ControlMessage::ScmRights(&fds)]);
-        // Those of other processes' starts are on their way for a moment.
+        // Descriptors of starting processes are in flight for a moment.
         wait_until(|| {
             sendmsg::<()>(ours.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None).is_ok()
         });

@@ -1,4 +1,4 @@
-//! Memory that runs out is an error of the call that wanted it: no panic, no abort, no hang.
+//! A lack of memory is an error of the call that needed the memory: no panic, no abort, no hang.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -45,8 +45,7 @@ fn make(len: usize) -> ByteBuf {
     ByteBuf::from(vec![7; len])
 }
 
-/// Like [`tell`], of a process that may have this one's limits, and end where its own work passes
-/// them.
+/// Like [`tell`], for a process that may inherit this one's limits and die of them.
 fn tell_end<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
     match result {
         Err(error) if error.is_death() => println!("{what}: refused"),
@@ -54,7 +53,7 @@ fn tell_end<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
     }
 }
 
-/// Prints what became of a call. An error must be typed, and name what ran out.
+/// Prints whether a call succeeded. An error must be no panic, and name what is lacking.
 fn tell<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
     let Err(error) = result else { return println!("{what}: fine") };
     let told = describe(&error);
@@ -64,13 +63,13 @@ fn tell<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
     println!("{what}: refused");
 }
 
-/// Sets the soft limit alone, which can be raised again.
+/// Sets the soft limit only, so that it can be raised again.
 fn limit(resource: Resource, soft: u64) {
     let (_, most) = getrlimit(resource).expect("it can be asked");
     setrlimit(resource, soft, most).expect("the hard limit stays");
 }
 
-/// What this process has of memory of one kind: its address space, or its data.
+/// How much memory of one kind this process has: address space, or data.
 fn memory_now(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
     let size = status.lines().find_map(|line| line.strip_prefix(field));
@@ -108,7 +107,7 @@ fn limit_address_space(arguments: &Arguments) {
     if let Some(pool) = &pool {
         pool.map(length, [ByteBuf::new()]).expect("nothing fails");
     }
-    // A thread that is only beginning wants memory of its own, and Rust aborts where there is none.
+    // A starting thread needs memory of its own, and Rust aborts if there is none.
     wait_until(other_threads_sleep);
     let process =
         |value| Process::new(length, value).start_method(arguments.start_method).name("p");
@@ -145,7 +144,7 @@ fn limit_address_space(arguments: &Arguments) {
             shared.into_iter().for_each(|made| tell("shared", made, NAMES));
         }
         ("build", Some(_)) => {
-            // With Fork, the first pool's threads are in the way.
+            // With `Fork`, the threads of the first pool would be in the way.
             let built = Pool::builder().processes(2).build();
             tell("build", built.and_then(|pool| pool.map(length, values)), NAMES);
         }
@@ -186,7 +185,7 @@ fn with_each_margin(start_method: StartMethod, kind: &str, ways: &[&str]) {
         let finished = run(limit_address_space, start_method, &[way, &margin.to_string(), kind]);
         let told = format!("{way} with {margin} KiB: {}\n{}", finished.status, finished.stderr);
         assert!(finished.status.success(), "{told}");
-        // A process that has the same limit may pass it by work of its own, which Rust tells.
+        // A process that inherits the limit may pass it in its own work. Rust prints that.
         let tells = |line: &str| {
             line.contains("memory allocation") || line.contains("RUST_BACKTRACE") || line.is_empty()
         };
@@ -208,7 +207,7 @@ fn results_beyond_the_address_space_are_errors(start_method: StartMethod) {
     with_each_margin(start_method, "space", &["results"]);
 }
 
-/// The limit of what a process may allocate for itself, which shared memory does not count for.
+/// Limits the memory that a process may allocate for itself. Shared memory does not count.
 fn values_beyond_the_limit_of_data_are_errors(start_method: StartMethod) {
     with_each_margin(start_method, "data", &["map", "results"]);
 }
@@ -217,7 +216,7 @@ fn processes_beyond_the_address_space_are_errors(start_method: StartMethod) {
     with_each_margin(start_method, "space", &["process", "process-result"]);
 }
 
-/// Workers and processes that are given so many KiB of address space in all.
+/// Limits the address space of workers and processes to some KiB.
 fn limit_address_space_of_workers(arguments: &Arguments) {
     const LEN: usize = 3 * MIB;
     let space = (arguments.number() as u64) << 10;
@@ -225,7 +224,8 @@ fn limit_address_space_of_workers(arguments: &Arguments) {
     let tell = |what: &str, result: Result<(), Error>| match result {
         Ok(()) => println!("{what}: fine"),
         Err(error) => {
-            // Either it was seen that there is no memory for it, or the worker ended by its limit.
+            // Either the library has noticed that there is no memory, or the worker died of its
+            // limit.
             let told = describe(&error);
             let is_named = error.is_limit() || told.contains("memory");
             assert!(is_named && !error.is_panic() && !told.contains("panicked"), "{what}: {told}");
@@ -255,7 +255,7 @@ fn workers_without_address_space_are_errors(start_method: StartMethod) {
         let finished =
             run(limit_address_space_of_workers, start_method, &[&(mib << 10).to_string()]);
         let told = format!("{mib} MiB:\n{}\n{}", finished.stdout, finished.stderr);
-        // A worker's own last words may be of an allocation that failed.
+        // A dying worker may print that an allocation failed.
         assert!(finished.status.success() && !finished.stderr.contains("panicked"), "{told}");
         if mib == 1024 {
             assert!(!finished.stdout.contains("refused"), "{told}");
@@ -263,7 +263,7 @@ fn workers_without_address_space_are_errors(start_method: StartMethod) {
     }
 }
 
-/// Values of 2 MiB where files may have so many KiB.
+/// Values of 2 MiB, while files may have only some KiB.
 fn limit_file_sizes(arguments: &Arguments) {
     const LEN: usize = 2 * MIB;
     const NAMES: &[&str] = &["file size", "ulimit -f"];
@@ -313,7 +313,8 @@ fn limit_file_sizes(arguments: &Arguments) {
         }
     }
     tell("small again", pool.map(|x: u32| x + 1, 0..100), NAMES);
-    // What writes too large a file of its own, here or in a task, is to be stopped as ever.
+    // A program or a task that writes too large a file of its own must still be stopped by the
+    // signal.
     println!("here {}", too_large_files_are_fatal(()));
     println!("in a task {}", pool.apply(too_large_files_are_fatal, ()).expect("nothing fails"));
 }
@@ -347,7 +348,8 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
     }
 }
 
-/// One argument that the cgroup has no memory for; made lazily, it takes none itself.
+/// Values for which the cgroup has no memory. The kernel allocates zeros only when they are used,
+/// so the argument itself needs none.
 fn large_value_in_a_cgroup(arguments: &Arguments) {
     const LEN: usize = 800 * MIB;
     const NAMES: &[&str] = &["cgroup", "memory"];
@@ -367,8 +369,8 @@ fn large_value_in_a_cgroup(arguments: &Arguments) {
     println!("{:?}", pool.map(|x: u32| x + 1, 0..3).expect("the pool goes on"));
 }
 
-/// A cgroup with a limit of memory, and one inside that has none of its own; both go with this
-/// object.
+/// A cgroup with a limit of memory, and a cgroup inside it without a limit of its own. Both are
+/// removed with this object.
 struct Cgroup(PathBuf);
 
 /// Where a program runs.
@@ -379,7 +381,7 @@ enum Place {
 }
 
 impl Cgroup {
-    /// One with so much memory, where this machine lets us make it.
+    /// Makes a cgroup with so much memory. `None` if this machine does not let us make one.
     fn of(bytes: u64, name: &str) -> Option<Cgroup> {
         let name = format!("proc-tests-{}-{name}", std::process::id());
         let made = [
@@ -391,7 +393,7 @@ impl Cgroup {
         .find_map(|(root, limit)| {
             let path = Path::new(root).join(&name);
             std::fs::create_dir(&path).ok()?;
-            // It is removed again where it has no such file.
+            // The directory is removed again if it has no such file.
             let cgroup = Cgroup(path);
             let file = std::fs::OpenOptions::new().write(true).open(cgroup.0.join(limit));
             file.and_then(|mut file| file.write_all(bytes.to_string().as_bytes())).ok()?;
@@ -443,7 +445,7 @@ fn values_beyond_a_cgroup_are_errors(start_method: StartMethod) {
     in_cgroups(large_value_in_a_cgroup, start_method, told);
 }
 
-/// Many arguments that the cgroup has no memory for all at once.
+/// Many arguments. The cgroup has memory for some of them at a time.
 fn many_values_in_a_cgroup(arguments: &Arguments) {
     const LEN: usize = 8 * MIB;
     let pool = arguments.pool(2);

@@ -1,4 +1,4 @@
-//! Limits of the kernel, and what is told when they are reached.
+//! Limits of the kernel, and the errors when they are reached.
 
 pub(crate) mod attributes;
 pub(crate) mod descriptors;

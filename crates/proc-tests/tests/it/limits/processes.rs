@@ -17,16 +17,16 @@ use crate::support::{
 programs![no_threads, no_processes];
 
 tests! {
-    lack_of_processes_is_an_error: forkserver spawn fork;
     workers_without_a_thread_are_ended: forkserver spawn fork;
+    lack_of_processes_is_an_error: forkserver spawn fork;
 }
 
 fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// Workers that a pool has started and no thread can attend are ended, and what they had begun is
-/// done by others.
+/// The program can start workers but no threads for them. These workers are ended, and others do
+/// their tasks.
 fn no_threads(arguments: &Arguments) {
     become_unused_user();
     let pool = arguments.pool(1);
@@ -57,13 +57,14 @@ fn workers_without_a_thread_are_ended(start_method: StartMethod) {
     }
 }
 
-/// There are no more processes to be had, first while a pool starts, then for a replacement.
+/// The user may have no more processes: first while a pool starts, then when a worker must be
+/// replaced.
 fn no_processes(arguments: &Arguments) {
     become_unused_user();
     let start_method = arguments.start_method;
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
-    // The limit of whoever forks counts: a fork server, and with Fork this process, which it
-    // copies.
+    // The limit of the process that forks counts: the fork server's, and with `Fork` the limit of
+    // this process, which the fork server copies.
     let limit = |processes: u64| {
         setrlimit(Resource::RLIMIT_NPROC, processes, most).expect("less is allowed");
         for fork_server in children() {
@@ -74,7 +75,7 @@ fn no_processes(arguments: &Arguments) {
     let child = Process::new(increment, 1).start_method(start_method).start();
     child.and_then(Child::join).expect("it returns");
     wait_until(|| grandchildren() == 0);
-    // This one, the fork server, and two workers of four.
+    // Room for this process, the fork server, and two of four workers.
     limit(4);
     let pool = Pool::builder().processes(4).start_method(start_method).build();
     println!("{}", describe(&pool.expect_err("there is no third worker")));

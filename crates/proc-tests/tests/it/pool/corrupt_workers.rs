@@ -1,4 +1,4 @@
-//! Workers that write to their report channel what no worker of ours writes, or overwrite shared memory.
+//! Workers that write corrupt messages to their report channel, or overwrite shared memory.
 
 use std::collections::HashSet;
 use std::os::fd::RawFd;
@@ -24,13 +24,14 @@ tests! {
     worker_that_overwrites_shared_memory_is_an_error: forkserver spawn fork;
 }
 
-/// How long a task may run whose rubbish is not told from what may be.
+/// The time-out of a task whose corrupt message is not noticed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How long a task may run that is ended for its rubbish, which must come first.
+/// The time-out of a task that is ended for its corrupt message. The end must come much sooner.
 const LATE: Duration = Duration::from_secs(50);
 
-/// Task 3 of 8 writes rubbish of the named kind, and stays; the others have nothing to do with it.
+/// Task 3 of 8 writes corrupt messages of a kind, and does not return. The other tasks are
+/// harmless.
 fn write_corrupt_reports(arguments: &Arguments) {
     let pool = arguments.pool(2);
     pool.map(|x: u32| x, 0..100).expect("nothing fails");
@@ -47,12 +48,13 @@ fn write_corrupt_reports(arguments: &Arguments) {
     let pid = results[3].as_ref().err().and_then(proc_core::Error::pid);
     print_results(results);
     if let Some(pid) = pid {
-        // Nobody who writes such things is left to do more.
+        // A worker that writes corrupt messages is killed.
         wait_until(|| !std::fs::exists(format!("/proc/{pid}")).expect("/proc is mounted"));
     }
     let sum: u64 = pool.map(|x: u64| 2 * x, 0..1000).expect("the pool goes on").iter().sum();
     println!("afterwards {sum}");
-    // A callback is called by whoever attends the worker, and nobody looks for it.
+    // The thread that reads the worker's reports calls the callback; no other thread looks for the
+    // result.
     for round in 0..4 {
         let (sender, result) = std::sync::mpsc::channel();
         let task = pool.apply_async(|x: u32| x, round).expect("the pool is open");
@@ -65,15 +67,19 @@ fn write_corrupt_reports(arguments: &Arguments) {
     println!("called back");
 }
 
+/// The numbers of variants of proc-core's `Report`; what follows [`SAID`] are those of its `News`.
+const EXITED: u8 = 3;
+const SAID: u8 = 4;
+
 fn write_corrupt_report(kind: &str) {
     let report = report_channel();
-    // Its first number is that of no report.
+    // Its first number is not the number of a report.
     let noise = |len: u32| (0..len).map(|n| ((n * 7919) >> 3) as u8 | 128).collect::<Vec<u8>>();
     match kind {
         "nothing" => send_all(report, &[]),
         "noise" => send_all(report, &framed(&noise(1000))),
         "long" => send_all(report, &framed(&noise(100_000))),
-        // Not even the carrier's own header: it waits for the rest.
+        // Not even the carrier's header is right: the carrier waits for the rest of a message.
         "headless" => send_all(report, &noise(1000)),
         "boast" => {
             let mut boast = framed(&[SAID, 0]);
@@ -81,7 +87,7 @@ fn write_corrupt_report(kind: &str) {
             send_all(report, &boast);
         }
         "exit" => send_all(report, &framed(&[EXITED, 0, 0])),
-        // Asks for channel ends, and results, of tickets and tasks that there are not.
+        // Names tickets and tasks that do not exist.
         "numbers" => {
             for ticket in [&[0][..], &[200, 1], &[255, 255, 255, 255, 15]] {
                 send_all(report, &framed(&[&[SAID, 4], ticket].concat()));
@@ -125,7 +131,7 @@ fn send_all(channel: RawFd, bytes: &[u8]) {
     }
 }
 
-/// This worker's way to report: the socket that its fork server has as well, and no sibling.
+/// The report channel of this worker: the one socket that its fork server has too, but no sibling.
 fn report_channel() -> RawFd {
     let fork_server = parent_id();
     let this = std::process::id();
@@ -155,14 +161,9 @@ fn sockets(pid: u32) -> Vec<(RawFd, String)> {
     links.filter_map(socket).collect()
 }
 
-/// The numbers of variants of proc-core's `Report`; what follows [`SAID`] are those of its `News`.
-const EXITED: u8 = 3;
-
-const SAID: u8 = 4;
-
-/// What is told of task 3; the others are as they should be, and so is what follows.
+/// Returns the line of task 3, and asserts that all other lines are right.
 fn fate(finished: &Finished) -> &str {
-    // What the carrier panics at is caught, but said.
+    // Panics of the carrier are caught, but printed.
     assert!(finished.status.success(), "{}\n{}", finished.stdout, finished.stderr);
     let lines: Vec<&str> = finished.stdout.lines().collect();
     for (task, line) in lines.iter().enumerate().take(8).filter(|(task, _)| *task != 3) {
@@ -178,7 +179,7 @@ fn corrupt_report_ends_its_worker(start_method: StartMethod) {
         let fate = fate(&finished);
         assert!(fate.starts_with("3: death signal=9 task=3 "), "{kind}: {fate}");
     }
-    // One that says that it has ended is taken at its word.
+    // A worker that reports its own exit is believed.
     let finished = run(write_corrupt_reports, start_method, &["exit"]);
     let fate = fate(&finished);
     assert!(fate.starts_with("3: death code=0 task=3 "), "{fate}");
@@ -218,7 +219,7 @@ fn overwrite_shared_memory_in_a_worker(arguments: &Arguments) {
         task
     };
     let results = pool.try_map(task, (0..20).map(|task| (task, byte)));
-    // The others' results may be spoiled; that is told in the queue's README.
+    // Other results may be corrupt too, as the board's README says.
     assert_eq!(results.len(), 20);
     assert!(results[3].is_err(), "{results:?}");
     println!("told");

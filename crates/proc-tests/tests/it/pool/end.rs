@@ -74,7 +74,7 @@ fn task_blocks_sigterm(arguments: &Arguments) {
     pool.terminate();
     pool.join().expect("it has ended");
     let took = start.elapsed();
-    // Half a second is the documented grace.
+    // Half a second is the documented grace period.
     assert!(took >= Duration::from_millis(450), "{took:?}");
     assert!(took < Duration::from_millis(1500), "{took:?}");
     println!("{}", describe(&stuck.get().expect_err("it was terminated")));
@@ -86,10 +86,10 @@ fn task_that_blocks_sigterm_is_killed_after_the_grace_period(start_method: Start
     assert_eq!(run(task_blocks_sigterm, start_method, &[]).succeeded(), CLOSED);
 }
 
-/// Ending a pool takes no grace where nobody refuses to end.
+/// A pool ends without the grace period if no worker refuses to end.
 fn times_to_end(arguments: &Arguments) {
     let start_method = match arguments.start_method {
-        // Only the first pool can be forked: then there are threads, for a moment longer than it.
+        // Only the first pool can be forked. Its threads live a moment longer than the pool.
         StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };
@@ -197,7 +197,7 @@ fn calls_end_when_a_thread_terminates_the_pool(start_method: StartMethod) {
     }
 }
 
-/// What a pool answers that was closed, joined, terminated.
+/// Calls of a pool that was closed, joined or terminated.
 fn use_closed_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
     println!("join: {}", describe(&pool.join().expect_err("it is open")));

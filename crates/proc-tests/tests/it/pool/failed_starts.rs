@@ -1,4 +1,4 @@
-//! Workers that end before they have done anything are not replaced for ever.
+//! A pool does not replace workers for ever that end before they have done anything.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +18,12 @@ tests! {
     workers_that_are_killed_at_once_are_given_up: forkserver spawn;
 }
 
-/// More workers than a pool of two may try before it gives up; a few thousand a second is spinning.
+/// A pool of two must give up before it has started so many workers. A pool that does not give up
+/// would start thousands a second.
 const MOST: usize = 300;
 
-/// Workers have too few descriptors, or too little address space, to begin. Some limits let them
-/// work.
+/// Workers have few descriptors, or little address space. With most of these limits they cannot
+/// start.
 fn too_limited(arguments: &Arguments) {
     for count in [0, 1, 3, 4, 5, 6, 8, 10, 12, 16] {
         watched(arguments, Limits::new().open_files(count), |_| {});
@@ -35,7 +36,7 @@ fn too_limited(arguments: &Arguments) {
 
 fn workers_that_cannot_begin_are_given_up(start_method: StartMethod) {
     let finished = run(too_limited, start_method, &[]);
-    // What a worker without descriptors says of it may be on stderr.
+    // A worker without descriptors may print so on stderr.
     assert!(finished.status.success(), "{}", finished.stderr);
     assert_eq!(finished.stdout, "bounded\n");
 }
@@ -50,7 +51,7 @@ fn killed_at_once(arguments: &Arguments) {
     println!("bounded");
 }
 
-/// A pool is built and used; what comes of it comes soon, and after few attempts.
+/// Builds and uses a pool. The results or errors must come soon, and after few workers.
 fn watched(arguments: &Arguments, limits: Limits, look_at: impl Fn(u32) + Sync) {
     let stop = AtomicBool::new(false);
     let seen = std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Tasks that panic, exit, are killed, or are late: each costs no more than itself.
+//! Tasks that panic, exit, are killed, or are late: no other task fails.
 
 use std::process;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ fn worker_killed(arguments: &Arguments) {
 const HINT: &str = "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
                     out-of-memory killer)";
 
-/// Worker numbers are free; that they are in range is checked here, before they are wiped.
+/// Replaces the numbers of workers, which are not deterministic, and checks that they are in range.
 fn without_workers(text: &str, workers: usize) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -67,14 +67,14 @@ fn without_workers(text: &str, workers: usize) -> String {
     out + rest
 }
 
-/// What follows on what tasks printed.
+/// The part of the output that begins with the results of the tasks.
 fn fates(finished: &Finished) -> &str {
     let start = finished.stdout.find("0: ").expect("fates are printed");
     &finished.stdout[start..]
 }
 
 fn killed_worker_costs_one_task(start_method: StartMethod) {
-    // Alone in its chunk, in the middle of one, and in one with everything.
+    // The task is alone in its chunk, in the middle of a chunk, and in one chunk with all tasks.
     for chunksize in ["1", "2", "4", "8", "1000"] {
         let finished = run(worker_killed, start_method, &[chunksize]);
         finished.succeeded();
@@ -90,7 +90,7 @@ fn killed_worker_costs_one_task(start_method: StartMethod) {
     }
 }
 
-/// Tasks end their process in every way but a signal from outside.
+/// Tasks end their process in every way except by a signal from outside.
 fn task_exits(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let task = |task: u32| {
@@ -117,8 +117,8 @@ fn task_that_ends_its_process_is_an_error_with_its_exit_status(start_method: Sta
     for chunksize in ["1", "3", "8"] {
         let finished = run(task_exits, start_method, &[chunksize]);
         assert!(finished.status.success(), "{}", finished.stderr);
-        // Rust's runtime, which tells a stack overflow from another wild access, prepares for that
-        // at the beginning of `main`. The program that is executed again never gets there.
+        // Rust's runtime installs its handler of stack overflows before `main`. An executed fork
+        // server never gets there.
         let is_executed = start_method == StartMethod::Spawn;
         let is_told = finished.stderr.contains("has overflowed its stack");
         assert_eq!(is_told, !is_executed, "{}", finished.stderr);
@@ -147,7 +147,7 @@ fn task_that_ends_its_process_is_an_error_with_its_exit_status(start_method: Sta
     }
 }
 
-/// Tasks panic with every kind of payload; each then tells its pid, and workers must be the same.
+/// Tasks panic with every kind of payload. The workers must be the same processes afterwards.
 fn task_panics(arguments: &Arguments) {
     struct NoString;
     struct Bomb;
@@ -199,7 +199,7 @@ fn pid(_: u32) -> u32 {
 fn panic_costs_one_task_and_no_worker(start_method: StartMethod) {
     for chunksize in ["1", "4", "9"] {
         let finished = run(task_panics, start_method, &[chunksize]);
-        // A pool's panics are for whoever called: nothing is printed.
+        // The caller gets the panics of a pool as errors. Nothing is printed.
         assert_snapshot("tasks_that_panic", 2, finished.succeeded());
     }
 }
@@ -210,7 +210,7 @@ fn idle_worker_killed(arguments: &Arguments) {
     let mut killed = Vec::new();
     for round in 0..100 {
         let worker = pool.apply(pid, round).expect("nothing fails");
-        // A worker that still looks for work could claim some before the signal takes effect.
+        // A worker that still looks for work could claim a task before the signal takes effect.
         wait_until(|| is_asleep(worker));
         kill(Pid::from_raw(worker as i32), Signal::SIGKILL).expect("it is alive");
         killed.push(worker);
@@ -220,7 +220,7 @@ fn idle_worker_killed(arguments: &Arguments) {
     println!("killed {}", killed.len());
 }
 
-/// Whether a process waits in a system call that ends by itself or by a signal.
+/// Whether a process sleeps in a system call that a signal interrupts.
 fn is_asleep(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is alive");
     stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"))
@@ -253,7 +253,7 @@ fn worker_killed_with_large_values(arguments: &Arguments) {
 }
 
 fn large_values_of_a_killed_worker_block_nobody(start_method: StartMethod) {
-    // Page by page this is slow, and how a worker is born makes no difference in a chunk of all.
+    // This is slow, and the start method makes no difference to one chunk of all tasks.
     let chunksizes =
         if start_method == StartMethod::Forkserver { ["1", "10"].as_slice() } else { &["1"] };
     for chunksize in chunksizes {
@@ -282,8 +282,8 @@ fn tasks_time_out(arguments: &Arguments) {
         }
         _ => task,
     };
-    // Each within its 100 ms and 200 more, one after the other at worst: at least once, since a
-    // busy machine may stop for a moment.
+    // Each late task must end within 200 ms after its time-out, at worst one after the other. One
+    // run of five is enough, because a busy machine may pause.
     let in_time = LIMIT..3 * (LIMIT + Duration::from_millis(200));
     let results = (0..5).find_map(|_| {
         let start = Instant::now();
@@ -299,7 +299,7 @@ fn tasks_time_out(arguments: &Arguments) {
         let gone = !std::fs::exists(format!("/proc/{pid}")).expect("/proc is mounted");
         assert!(gone, "worker {pid} was given up, not ended");
     }
-    // What takes less has nothing to fear, however much of it there is in a chunk.
+    // Tasks that are shorter than the time-out are not ended, even if their chunk takes longer.
     let options = pool.options().timeout(Duration::from_secs(5)).chunksize(1000);
     assert_eq!(options.map(|x: u32| x, 0..20_000).expect("in time").len(), 20_000);
     println!("{} were late", late.len());

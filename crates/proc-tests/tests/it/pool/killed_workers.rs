@@ -1,4 +1,4 @@
-//! Workers are killed at random moments: a task has its result or one death, and nothing is lost.
+//! Workers are killed at random moments: each task has its result or one death, and none is lost.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -19,11 +19,10 @@ tests! {
     killed_worker_leaves_no_caller_asleep: forkserver spawn fork;
 }
 
-/// The same numbers in each run; when they meet is up to the machine.
+/// The same random numbers in each run. The moments of the kills differ all the same.
 const SEED: u64 = 4;
 
-/// A thread kills workers, one each few hundred microseconds, until there were enough tasks and
-/// kills.
+/// A thread kills a worker every few hundred microseconds, until there were enough tasks and kills.
 fn kill_from_a_thread(arguments: &Arguments) {
     const TASKS: u32 = 20_000;
     const KILLS: u32 = 100;
@@ -32,7 +31,7 @@ fn kill_from_a_thread(arguments: &Arguments) {
         "default" => pool.options(),
         _ => pool.options().chunksize(arguments.number()),
     };
-    // The worker of the last result: it was ready, so no slot is given up for dying too early.
+    // The worker of the last result. It was ready, so the pool does not give up its slot.
     let (worker, kills, over) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
     let mut deaths = 0;
     std::thread::scope(|scope| {
@@ -76,11 +75,10 @@ fn each_task_of_killed_workers_has_one_result_or_error(start_method: StartMethod
     }
 }
 
-/// In each round one task sets a timer that kills its worker within some microseconds: in that
-/// task, in handing over, in the next, in looking for work or in sleep.
+/// In each round one task sets a timer that kills its worker within some microseconds: in that task
+/// or the next one, while it hands over a result, looks for work or sleeps.
 ///
-/// Nobody looks for results: whoever waits is told by messages alone, and one lost is a round that
-/// does not end.
+/// No thread looks for results on its own, so a wake-up message that is lost stops the test.
 fn kill_by_timer(arguments: &Arguments) {
     const ROUNDS: u32 = 300;
     const TASKS: u32 = 6;
@@ -111,7 +109,7 @@ fn kill_by_timer(arguments: &Arguments) {
     println!("{ROUNDS} rounds");
 }
 
-/// Returns at once; the process may live as long as is said.
+/// Returns at once. A timer kills the process after `life`.
 fn live_for((task, life): (u32, Option<Duration>)) -> u32 {
     if let Some(life) = life {
         let event =

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proc_core::{Pool, PoolBuilder, StartMethod};
+use proc_core::{Pool, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{
@@ -29,7 +29,7 @@ fn pid(_: u32) -> u32 {
     process::id()
 }
 
-/// An initializer fails in every worker, in the way that is named.
+/// An initializer fails in every worker.
 fn initializer_fails(arguments: &Arguments) {
     let start = Instant::now();
     let way = arguments.word().to_owned();
@@ -84,10 +84,6 @@ fn initializer_fails_once(arguments: &Arguments) {
     println!("{:?}", pool.map(|x: u32| x, 0..8).expect("the next attempt is good"));
 }
 
-fn builder(arguments: &Arguments) -> PoolBuilder {
-    Pool::builder().processes(2).start_method(arguments.start_method)
-}
-
 fn initializer_may_fail_once(start_method: StartMethod) {
     let finished = run(initializer_fails_once, start_method, &[]);
     assert_eq!(finished.succeeded(), "[0, 1, 2, 3, 4, 5, 6, 7]\n");
@@ -100,15 +96,15 @@ fn fill(len: u64) {
     TABLE.set((std::process::id(), table)).expect("once in this process");
 }
 
-/// The process that filled the table, its parent as this worker sees it, and a value.
+/// The process that filled the table, this worker's parent, and a value of the table.
 fn look(at: usize) -> (u32, u32, u64) {
     let (pid, table) = TABLE.get().expect("it was filled before this worker was made");
     (*pid, std::os::unix::process::parent_id(), table[at])
 }
 
-/// It is run once, in the parent of all workers, also of those that come later.
+/// The preload runs once, in the parent of all workers, also of those that start later.
 fn preload_a_table(arguments: &Arguments) {
-    let pool = builder(arguments).preload(fill, 1000).max_tasks_per_child(2).build();
+    let pool = arguments.pool_builder(2).preload(fill, 1000).max_tasks_per_child(2).build();
     let pool = pool.expect("it can be built");
     let seen = pool.options().chunksize(1).map(look, vec![999; 20]).expect("nothing fails");
     println!("values {:?}", BTreeSet::from_iter(seen.iter().map(|(.., value)| value)));
@@ -138,10 +134,11 @@ fn preload_fails(arguments: &Arguments) {
         })),
     };
     for how in 0..4 {
-        let error = builder(arguments).preload(fail, how).build().expect_err("it fails");
+        let error = arguments.pool_builder(2).preload(fail, how).build().expect_err("it fails");
         println!("{}", describe(&error));
     }
-    let pool = builder(arguments).preload(|()| print!("once "), ()).build().expect("it is built");
+    let pool =
+        arguments.pool_builder(2).preload(|()| print!("once "), ()).build().expect("it is built");
     println!("{:?}", pool.map(|x: u32| x + 1, 0..4).expect("nothing fails"));
 }
 
@@ -149,21 +146,21 @@ fn failing_preload_is_an_error(start_method: StartMethod) {
     assert_snapshot("preload_fails", 1, run(preload_fails, start_method, &[]).succeeded());
 }
 
-/// After the fork server has died, the next worker has another, which has run it again.
+/// After the fork server has died, the next worker has a new one, which has run the preload again.
 fn preload_again(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let run = |mark: PathBuf| {
         let number = (0..).find(|n| marker_files::create(&mark.with_extension(n.to_string())));
         fill(number.expect("there are numbers"));
     };
-    let pool = builder(arguments).processes(1).preload(run, marks.path("run")).build();
+    let pool = arguments.pool_builder(1).preload(run, marks.path("run")).build();
     let pool = pool.expect("it can be built");
     let length = |()| (TABLE.get().map(|(pid, table)| (*pid, table.len())), std::process::id());
     let (first, _) = pool.apply(length, ()).expect("it runs");
     let (fork_server, len) = first.expect("it was filled");
     println!("first {len}");
     kill(Pid::from_raw(fork_server as i32), Signal::SIGKILL).expect("it lives");
-    // The worker goes down with it; a task that it was given meanwhile is lost.
+    // The worker ends with its fork server. A task that it is given meanwhile fails.
     let mut again = pool.apply(length, ());
     wait_until(|| {
         let is_new =

@@ -29,14 +29,14 @@ fn share<T: bytemuck::Pod>(data: &[T]) -> Shared<T> {
     Shared::from_slice(data).expect("there is memory")
 }
 
-/// Where an array begins in the worker that was given it, and what it holds in all.
+/// The pid of the worker, the address of the array, and the sum of its elements.
 fn look(data: Shared<u64>) -> (u32, usize, u64) {
     (std::process::id(), data.as_ptr().addr(), data.iter().sum())
 }
 
-/// Whatever it holds arrives, and a worker has it in one place however often it comes.
+/// Arrays of many types arrive, and a worker maps an array once, however often it is sent.
 fn share_arrays(arguments: &Arguments) {
-    // Before there are threads.
+    // `Fork` needs a program without threads.
     let sum = Process::new(|data: Shared<u64>| data.iter().sum::<u64>(), share(&[20, 22]));
     println!(
         "process {}",
@@ -68,7 +68,7 @@ fn shared_data_have_one_place_in_each_worker(start_method: StartMethod) {
     assert_eq!(run(share_arrays, start_method, &[]).succeeded(), expected);
 }
 
-/// By the pool's state and initializer, also in workers that come later.
+/// Arrays as arguments of a pool's state and initializer, also in workers that start later.
 fn share_in_states(arguments: &Arguments) {
     static DATA: OnceLock<Shared<u16>> = OnceLock::new();
     let data = share(&[3_u16; 5000]);
@@ -89,7 +89,7 @@ fn shared_data_are_state(start_method: StartMethod) {
     assert_eq!(run(share_in_states, start_method, &[]).succeeded(), "{6}\n");
 }
 
-/// The pieces of shared memory that processes have mapped, and their descriptors.
+/// How many regions of shared memory and how many descriptors processes have.
 fn held(pids: &[u32]) -> usize {
     let of = |pid: &u32| {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
@@ -99,10 +99,10 @@ fn held(pids: &[u32]) -> usize {
     pids.iter().map(of).sum()
 }
 
-/// Many that come and go leave nothing behind, neither here nor in the worker.
+/// Many arrays come and go. Neither the program nor the worker keeps any of them.
 fn share_many(arguments: &Arguments) {
     let pool = arguments.pool(1);
-    // A worker lets go when it has nothing more to do.
+    // A worker drops its arrays when it has nothing more to do.
     let rest = || pool.apply(|x: u64| x, 4).expect("it runs");
     rest();
     let held = || held(&[&pool.worker_pids()[..], &[std::process::id()]].concat());
@@ -112,12 +112,12 @@ fn share_many(arguments: &Arguments) {
         let sums = pool.map(look, vec![data; 2]).expect("nothing fails");
         assert!(sums.iter().all(|(_, _, sum)| *sum == 1000 * n));
     }
-    // All at once, more than a worker keeps.
+    // More arrays at once than a worker keeps.
     let many: Vec<_> = (0..40).map(|n| share(&[n; 10])).collect();
     let sums = pool.map(look, many).expect("nothing fails");
     assert!(sums.iter().map(|(_, _, sum)| *sum).eq((0..40).map(|n| 10 * n)));
     rest();
-    // Each that were left would count twice or more; the queue may have grown.
+    // An array that was kept would count at least twice. The pool's own memory may have grown.
     wait_until(|| held() < before + 16);
     println!("nothing is left");
 }
@@ -126,7 +126,7 @@ fn shared_data_are_let_go(start_method: StartMethod) {
     assert_eq!(run(share_many, start_method, &[]).succeeded(), "nothing is left\n");
 }
 
-/// A worker that dies with it costs its task, and the next one has it.
+/// A worker dies with an array. Only its task fails, and the next worker has the array.
 fn share_with_a_dying_worker(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let data = share(&[1_u64, 2, 3]);
@@ -160,7 +160,8 @@ fn shared_data_may_be_large(start_method: StartMethod) {
     assert_eq!(run(share_large_array, start_method, &[]).succeeded(), expected);
 }
 
-/// It is mapped read-only, here and there: not even unsafe code writes to it by mistake.
+/// Arrays are mapped read-only in the program and in workers, so that unsafe code cannot overwrite
+/// them by mistake.
 fn is_shared_memory_writable(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let writable = |data: Shared<u64>| {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::process;
 
-use proc_core::{Pool, PoolBuilder, StartMethod};
+use proc_core::{Pool, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{Arguments, assert_snapshot, describe, print_results, run, signal_self};
@@ -31,7 +31,7 @@ tests! {
     worker_exit_before_state_is_refused: forkserver;
 }
 
-/// What this worker's tasks have added up, and since when: not a value that could cross.
+/// The sum of this worker's tasks. It holds a closure, so it could not cross.
 struct Sum {
     from: Box<dyn Fn() -> u32>,
     sum: Cell<u32>,
@@ -47,13 +47,9 @@ fn add(sum: &mut Sum, more: u32) -> u32 {
     sum.sum.get() - (sum.from)()
 }
 
-fn builder(arguments: &Arguments, processes: usize) -> PoolBuilder {
-    Pool::builder().processes(processes).start_method(arguments.start_method)
-}
-
-/// Every call with state, beside calls without; a panic makes the state anew.
+/// Makes every call with state, and calls without. After a panic the state is made anew.
 fn use_state(arguments: &Arguments) {
-    let pool = builder(arguments, 1).state(sum, 100).build().expect("it can be built");
+    let pool = arguments.pool_builder(1).state(sum, 100).build().expect("it can be built");
     let calls = pool.with_state();
     println!("map {:?}", calls.map(add, [1, 2, 3]).expect("nothing fails"));
     println!("apply {:?}", calls.apply(add, 4).expect("nothing fails"));
@@ -78,9 +74,9 @@ fn tasks_share_the_state_of_their_worker(start_method: StartMethod) {
     assert_snapshot("state", 1, run(use_state, start_method, &[]).succeeded());
 }
 
-/// A worker's state dies with it; the next worker's is made from the same argument.
+/// A worker's state dies with it. The next worker makes its state from the same argument.
 fn state_of_a_dead_worker(arguments: &Arguments) {
-    let pool = builder(arguments, 1).state(sum, 100).build().expect("it can be built");
+    let pool = arguments.pool_builder(1).state(sum, 100).build().expect("it can be built");
     let deadly = |sum: &mut Sum, x: u32| {
         if x == 2 {
             signal_self(nix::sys::signal::Signal::SIGKILL);
@@ -98,14 +94,14 @@ fn state_dies_with_its_worker(start_method: StartMethod) {
     );
 }
 
-/// A state that cannot be made is like an initializer that fails.
+/// A state that cannot be made ends the pool, like an initializer that fails.
 fn state_fails(arguments: &Arguments) {
     let make = |code: i32| -> Sum {
         println!("attempt");
         if code == 0 { panic!("no licence") } else { process::exit(code) }
     };
     let code = arguments.number() as i32;
-    let pool = builder(arguments, 2).state(make, code).build().expect("it is not waited for");
+    let pool = arguments.pool_builder(2).state(make, code).build().expect("it is not waited for");
     let error = pool.with_state().map(add, 0..3).expect_err("no worker is ready");
     println!("map: {}", describe(&error));
 }
@@ -117,7 +113,7 @@ fn failing_state_ends_the_pool(start_method: StartMethod) {
     }
 }
 
-/// A state that cannot be made a second time in the same worker: another worker can.
+/// A state that cannot be made a second time in the same worker is made in another worker.
 fn state_fails_again(arguments: &Arguments) {
     thread_local! {
         static MADE: Cell<u32> = const { Cell::new(0) };
@@ -126,7 +122,7 @@ fn state_fails_again(arguments: &Arguments) {
         assert!(MADE.replace(1) == 0, "one a worker");
         sum(from)
     };
-    let pool = builder(arguments, 1).state(make, 100).build().expect("it can be built");
+    let pool = arguments.pool_builder(1).state(make, 100).build().expect("it can be built");
     let before = pool.apply(|()| process::id(), ()).expect("nothing fails");
     print_results(pool.options().chunksize(9).with_state().try_map(add, [1, 5, 2, 1]));
     let after = pool.apply(|()| process::id(), ()).expect("nothing fails");
@@ -141,10 +137,10 @@ fn state_that_cannot_be_made_again_costs_a_worker(start_method: StartMethod) {
     );
 }
 
-/// Workers end because the pool does, or their share is done; each says what it has seen.
+/// Workers end with the pool or after their maximum of tasks. Each prints its state.
 fn worker_exit(arguments: &Arguments) {
     let way = arguments.word();
-    let mut builder = builder(arguments, 1);
+    let mut builder = arguments.pool_builder(1);
     if way == "share" {
         builder = builder.max_tasks_per_child(2);
     }
@@ -179,7 +175,8 @@ fn worker_exit_runs_in_workers_that_end_in_order(start_method: StartMethod) {
 }
 
 fn worker_exit_panics(arguments: &Arguments) {
-    let pool = builder(arguments, 1)
+    let pool = arguments
+        .pool_builder(1)
         .max_tasks_per_child(1)
         .worker_exit(|()| panic!("at the very end"))
         .build()
@@ -193,12 +190,12 @@ fn panic_in_worker_exit_is_harmless(start_method: StartMethod) {
     let finished = run(worker_exit_panics, start_method, &[]);
     assert!(finished.status.success(), "{}", finished.stderr);
     assert_eq!(finished.stdout, "[0, 1, 2]\n");
-    // The fourth worker has had no task when the pool closes, or was not started any more.
+    // The fourth worker has no task when the pool closes, or is not started any more.
     let panics = finished.stderr.matches("at the very end").count();
     assert!((3..=4).contains(&panics), "{}", finished.stderr);
 }
 
-/// Without a function for the end, the state is dropped there.
+/// Without `worker_exit`, a worker drops its state at its end.
 fn state_dropped(arguments: &Arguments) {
     struct Mark(PathBuf);
     impl Drop for Mark {
@@ -208,7 +205,8 @@ fn state_dropped(arguments: &Arguments) {
     }
     let marks = MarkerFiles::new();
     let mark = marks.path("dropped");
-    let pool = builder(arguments, 1).state(Mark, mark.clone()).build().expect("it can be built");
+    let pool =
+        arguments.pool_builder(1).state(Mark, mark.clone()).build().expect("it can be built");
     let told = pool.with_state().apply(|mark: &mut Mark, ()| mark.0.exists(), ());
     println!("dropped {}", told.expect("nothing fails"));
     drop(pool);
@@ -221,7 +219,7 @@ fn state_is_dropped_in_its_worker(start_method: StartMethod) {
 }
 
 fn worker_exit_misplaced(arguments: &Arguments) {
-    let pool = builder(arguments, 1).worker_exit(|()| ()).state(sum, 1).build();
+    let pool = arguments.pool_builder(1).worker_exit(|()| ()).state(sum, 1).build();
     println!("{}", describe(&pool.expect_err("the function takes another state")));
 }
 

@@ -1,4 +1,4 @@
-//! Workers that are stopped (SIGSTOP) while they have no task hold up nobody.
+//! Workers that are stopped (SIGSTOP) while they have no task do not delay others.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -18,9 +18,8 @@ tests! {
     worker_stopped_between_tasks_holds_up_nobody: forkserver spawn fork;
 }
 
-/// "Within a second", on a loaded machine.
+/// What takes less than a second on a quiet machine takes less than this on a busy one.
 const SOON: Duration = Duration::from_secs(5);
-
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 fn increment(x: u32) -> u32 {
@@ -36,12 +35,12 @@ fn halt(pid: u32) {
     });
 }
 
-/// It may have been replaced by now.
+/// Continues a process, which may have been replaced by now.
 fn go_on(pid: u32) {
     let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
 }
 
-/// `work` comes back soon.
+/// Runs `work`, which must return soon.
 fn soon<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = work();
@@ -50,19 +49,19 @@ fn soon<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A pool whose workers have all been at work, and are idle.
+/// A pool whose workers have all done tasks, and are idle.
 fn idle_pool(arguments: &Arguments, processes: usize) -> Pool {
     let pool = arguments.pool(processes);
     pool.map(increment, 0..100).expect("nothing fails");
     pool
 }
 
-/// One of two workers is stopped: the other does what comes.
+/// One of two workers is stopped: the other does all tasks.
 fn stop_one_of_two(arguments: &Arguments) {
     let pool = idle_pool(arguments, 2);
     for round in 0..12 {
         let halted = match round % 3 {
-            // The one that is given a task first, if it is the one that had the last.
+            // The worker that had the last task, if the pool prefers it for the next one.
             0 => pool.apply(|()| std::process::id(), ()).expect("nothing fails"),
             place => pool.worker_pids()[place - 1],
         };
@@ -113,7 +112,7 @@ fn several_stopped_workers_hold_up_nobody(start_method: StartMethod) {
     assert_eq!(run_soon(stop_three_of_four, start_method, &[]), "soon\n");
 }
 
-/// The only worker is stopped: a call's time-out comes, and the pool works after it.
+/// The only worker is stopped: the call times out, and the pool works again afterwards.
 fn stop_the_only_worker(arguments: &Arguments) {
     let pool = idle_pool(arguments, 1);
     let options = pool.options().timeout(TIMEOUT);
@@ -188,7 +187,7 @@ fn stop_between_tasks(arguments: &Arguments) {
         take(50 + 10 * round);
         let halted = pool.worker_pids()[round % 2];
         halt(halted);
-        // It may be at one task, and have nothing else that only it can do.
+        // The stopped worker may be at one task. Others can do all other tasks.
         soon("what others can do", || take(TASKS as usize - 51 - 10 * round));
         go_on(halted);
         take(TASKS as usize);

@@ -51,10 +51,6 @@ tests! {
     refused_numbers_start_nothing: forkserver spawn;
 }
 
-fn builder(arguments: &Arguments, processes: usize) -> PoolBuilder {
-    Pool::builder().processes(processes).start_method(arguments.start_method)
-}
-
 fn build(builder: PoolBuilder) -> Pool {
     builder.build().expect("it can be built")
 }
@@ -63,7 +59,7 @@ fn same(x: u32) -> u32 {
     x
 }
 
-/// Tells that it runs, and waits until it may return.
+/// Makes its marker file, and waits for the other one.
 fn meet((mine, other): (PathBuf, PathBuf)) -> u32 {
     marker_files::create(&mine);
     marker_files::wait_for(&other);
@@ -75,14 +71,14 @@ fn wait_for_workers(pool: &Pool, count: usize) {
     wait_until(|| pool.worker_pids().len() == count);
 }
 
-/// Grows and shrinks; each number of workers is really there.
+/// A pool grows and shrinks, and really has so many workers each time.
 fn resize(arguments: &Arguments) {
-    let pool = build(builder(arguments, 1));
+    let pool = build(arguments.pool_builder(1));
     for size in [1, 4, 2, 6, 1, 3] {
         pool.resize(size).expect("the number is good");
         assert_eq!(pool.processes(), size);
         assert!(pool.worker_pids().len() >= size);
-        // All at once, or none would return.
+        // All tasks must run at the same time, or none would return.
         let marks = MarkerFiles::new();
         let all: Vec<PathBuf> = (0..size).map(|i| marks.path(&i.to_string())).collect();
         let inputs = (0..size).map(|i| (i, all.clone()));
@@ -104,9 +100,9 @@ fn pool_grows_and_shrinks(start_method: StartMethod) {
     assert_eq!(run(resize, start_method, &[]).succeeded(), expected);
 }
 
-/// Shrinks while both workers are at a task each: these are finished, then one is too many.
+/// A pool shrinks while both workers have a task. They finish their tasks, then one leaves.
 fn resize_busy(arguments: &Arguments) {
-    let pool = build(builder(arguments, 2));
+    let pool = build(arguments.pool_builder(2));
     let marks = MarkerFiles::new();
     let go = marks.path("go");
     let begun = [marks.path("a"), marks.path("b")];
@@ -126,9 +122,9 @@ fn shrinking_waits_for_tasks(start_method: StartMethod) {
     assert_eq!(run(resize_busy, start_method, &[]).succeeded(), expected);
 }
 
-/// The number changes all the time, and no result is lost.
+/// The number of workers changes all the time, and no result is lost.
 fn resize_under_load(arguments: &Arguments) {
-    let pool = build(builder(arguments, 2));
+    let pool = build(arguments.pool_builder(2));
     let results = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             let tasks = (0..50).map(|_| pool.map(same, 0..500));
@@ -151,7 +147,7 @@ fn no_result_is_lost_by_resizing(start_method: StartMethod) {
 }
 
 fn resize_refused(arguments: &Arguments) {
-    let pool = build(builder(arguments, 2));
+    let pool = build(arguments.pool_builder(2));
     for size in [0, 129, usize::MAX] {
         println!("{}", describe(&pool.resize(size).expect_err("the number is bad")));
     }
@@ -164,9 +160,9 @@ fn senseless_sizes_are_refused(start_method: StartMethod) {
     assert_snapshot("senseless_sizes", 2, run(resize_refused, start_method, &[]).succeeded());
 }
 
-/// Where a worker cannot be started the pool stays as it was.
+/// If a worker cannot be started, the pool keeps its number of workers.
 fn resize_without_descriptors(arguments: &Arguments) {
-    let pool = build(builder(arguments, 2));
+    let pool = build(arguments.pool_builder(2));
     let files = leave_descriptors(20);
     let error = pool.resize(40).expect_err("there are no descriptors");
     drop(files);
@@ -182,9 +178,9 @@ fn pool_that_cannot_grow_stays_as_it_was(start_method: StartMethod) {
 
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Workers that have nothing to do leave, and as many as are needed come back.
+/// Workers that have nothing to do leave, and as many as needed are started again.
 fn idle_workers_leave(arguments: &Arguments) {
-    let pool = build(builder(arguments, 4).idle_timeout(PATIENCE));
+    let pool = build(arguments.pool_builder(4).idle_timeout(PATIENCE));
     let marks = MarkerFiles::new();
     for round in 0..3 {
         wait_for_workers(&pool, 0);
@@ -206,13 +202,13 @@ fn idle_workers_leave_and_come_back(start_method: StartMethod) {
     assert_eq!(run(idle_workers_leave, start_method, &[]).succeeded(), expected);
 }
 
-/// Work comes just when workers leave, over and over.
+/// Tasks come just when workers leave, many times.
 fn work_comes_when_workers_leave(arguments: &Arguments) {
     for patience in [Duration::ZERO, Duration::from_millis(1)] {
-        let pool = build(builder(arguments, 2).idle_timeout(patience));
+        let pool = build(arguments.pool_builder(2).idle_timeout(patience));
         for round in 0..300 {
             assert_eq!(pool.apply(same, round).expect("nothing fails"), round);
-            // From nothing to the time that a worker waits.
+            // Waits between nothing and longer than the idle time-out.
             let until = Instant::now() + Duration::from_micros(u64::from(round) * 10);
             while Instant::now() < until {
                 std::hint::spin_loop();
@@ -230,16 +226,18 @@ fn work_that_meets_a_leaving_worker_is_done(start_method: StartMethod) {
     );
 }
 
-/// A worker that leaves ends in order.
+/// A worker that leaves runs `worker_exit`.
 fn idle_worker_runs_worker_exit(arguments: &Arguments) {
-    let pool = builder(arguments, 1)
+    let pool = arguments
+        .pool_builder(1)
         .idle_timeout(PATIENCE)
         .state(|from: u32| from, 5)
         .worker_exit(|from| println!("bye {from}"))
         .build()
         .expect("it can be built");
     wait_until(|| pool.worker_pids().is_empty());
-    // Said by the worker, as what it says at its end: the caller may hear of it later than that.
+    // The worker prints this itself, like its last line: the caller may get the result later than
+    // that.
     let count = |from: &mut u32, more: u32| {
         *from += more;
         println!("counted {from}");
@@ -283,7 +281,7 @@ fn pool_ends_without_workers(start_method: StartMethod) {
     assert_eq!(run(end_without_workers, start_method, &[]).succeeded(), "close 9\nended\n");
 }
 
-/// Every kind of call waits when the pool ends, and says why it did.
+/// Every kind of call waits when the pool ends, and its error says why.
 fn tell_all(pool: &Pool, end: impl FnOnce()) {
     let future = pool.apply_async(same, 1).expect("it is accepted");
     let handle = pool.apply_async(same, 2).expect("it is accepted");
@@ -315,9 +313,9 @@ fn tell_all(pool: &Pool, end: impl FnOnce()) {
     tell("afterwards", pool.apply(same, 11));
 }
 
-/// Three deaths where two are allowed: the pool ends, and tells everybody.
+/// Three deaths where two are allowed end the pool, and every call reports it.
 fn pass_restart_limit(arguments: &Arguments) {
-    let builder = builder(arguments, 1).restart_intensity(2, Duration::from_secs(3600));
+    let builder = arguments.pool_builder(1).restart_intensity(2, Duration::from_secs(3600));
     let pool = build(builder);
     let marks = MarkerFiles::new();
     let go = marks.path("go");
@@ -337,7 +335,7 @@ fn too_many_deaths_end_the_pool(start_method: StartMethod) {
     assert_snapshot("restart_limit", 1, run(pass_restart_limit, start_method, &[]).succeeded());
 }
 
-/// The initializer fails every time: without restart_intensity that ends a pool as well.
+/// The initializer fails every time. That ends a pool even without `restart_intensity`.
 fn no_worker_starts(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let go = marks.path("go");
@@ -345,7 +343,7 @@ fn no_worker_starts(arguments: &Arguments) {
         marker_files::wait_for(&go);
         panic!("no licence");
     };
-    let pool = build(builder(arguments, 2).initializer(fail, go.clone()));
+    let pool = build(arguments.pool_builder(2).initializer(fail, go.clone()));
     tell_all(&pool, || assert!(marker_files::create(&go)));
 }
 
@@ -353,9 +351,10 @@ fn every_call_reports_that_no_worker_starts(start_method: StartMethod) {
     assert_snapshot("no_worker", 2, run(no_worker_starts, start_method, &[]).succeeded());
 }
 
-/// Workers that are ended, replaced or sent away may be any number.
+/// Workers that the pool ends, replaces or dismisses do not count as restarts.
 fn restarts_that_do_not_count(arguments: &Arguments) {
-    let builder = builder(arguments, 2)
+    let builder = arguments
+        .pool_builder(2)
         .restart_intensity(0, Duration::from_secs(3600))
         .max_tasks_per_child(1)
         .idle_timeout(PATIENCE);
@@ -382,16 +381,16 @@ fn restart_limit_counts_only_deaths(start_method: StartMethod) {
     assert_snapshot("only_deaths_count", 3, finished.succeeded());
 }
 
-/// A slot that could not be filled for long is tried again by a later call.
+/// A later call tries again to fill a slot that could not be filled for long.
 fn slot_stays_empty(arguments: &Arguments) {
-    let pool = build(builder(arguments, 2));
+    let pool = build(arguments.pool_builder(2));
     pool.map(same, 0..100).expect("nothing fails");
     let die = |(): ()| signal_self(Signal::SIGKILL);
     let files = leave_descriptors(0);
     let before = Instant::now();
     let death = pool.apply(die, ()).expect_err("it kills its worker");
     assert!(death.is_death(), "{}", describe(&death));
-    // What is given up is only known by its time: some more than a second.
+    // Nothing shows that the pool has given up a slot. It does so after about a second.
     wait_until(|| before.elapsed() > Duration::from_millis(2500));
     println!("workers {}", pool.worker_pids().len());
     drop(files);
@@ -439,7 +438,7 @@ fn worker_is_replaced_after_max_tasks_per_child(start_method: StartMethod) {
     }
 }
 
-/// Numbers that make no pool.
+/// Numbers with which no pool can be built.
 fn refused_numbers(arguments: &Arguments) {
     let build = |processes, tasks: Option<u64>| {
         let builder = Pool::builder().processes(processes).start_method(arguments.start_method);
@@ -453,7 +452,7 @@ fn refused_numbers(arguments: &Arguments) {
     build(10_000, None);
     build(usize::MAX, None);
     build(2, Some(0));
-    // Nothing was started: only the fork server that init made is there.
+    // Nothing was started: the only child is the fork server that `init` has made.
     println!("children {}", children().len());
 }
 

@@ -1,4 +1,4 @@
-//! The end of a process: how it is told, awaited, and brought about.
+//! The end of a process: how it is reported, awaited, and caused.
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -33,7 +33,7 @@ tests! {
     large_values_of_killed_processes_block_nobody: forkserver spawn fork;
 }
 
-/// The ways in which a process can end, told as status and as error.
+/// Processes end in every way. Prints their exit status and their result or error.
 fn end_in_every_way(arguments: &Arguments) {
     fn end(how: String) -> String {
         match how.as_str() {
@@ -60,7 +60,7 @@ fn end_in_every_way(arguments: &Arguments) {
         let status = child.exit_status().expect("it has ended");
         assert!(!child.is_alive(), "it stays so");
         assert_eq!(child.exit_status(), Some(status), "it stays so");
-        // To signal what is gone is no error.
+        // To signal a process that has ended is no error.
         child.terminate().and_then(|()| child.kill()).expect("nothing is done");
         let pid = child.pid();
         let joined = match child.join() {
@@ -98,11 +98,11 @@ fn every_way_to_end_is_reported(start_method: StartMethod) {
     let finished = run(end_in_every_way, start_method, &[]);
     assert!(finished.status.success(), "{}", finished.stderr);
     assert_snapshot("ends", 0, &finished.stdout);
-    // The one panic, as in a program of its own.
+    // The one panic is printed, as in a program of its own.
     assert_eq!(finished.stderr.matches("panicked at").count(), 1, "{}", finished.stderr);
 }
 
-/// A child that does not end in time comes back, as often as it is asked.
+/// `join_timeout` returns `None` for a child that has not ended, however often it is called.
 fn join_with_timeout(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let wait = |mark: PathBuf| {
@@ -156,7 +156,7 @@ fn send_signals(arguments: &Arguments) {
     let child = start().expect("it can be started");
     child.kill().expect("it is alive");
     println!("{}", without_pid(child.join().expect_err("it was killed")));
-    // One that refuses SIGTERM.
+    // A child that blocks SIGTERM.
     let deaf = |(deaf, go): (PathBuf, PathBuf)| {
         nix::sys::signal::SigSet::all().thread_block().expect("signals can be blocked");
         marker_files::create(&deaf);
@@ -177,7 +177,8 @@ fn signals_end_a_child(start_method: StartMethod) {
     assert_snapshot("signals", 0, run(send_signals, start_method, &[]).succeeded());
 }
 
-/// `stop` gives a process that ends, one that finishes when it is told to, and one that refuses.
+/// Stops a child that ends in its own way, one that blocks SIGTERM, one that does nothing, and one
+/// that has ended.
 fn stop_children(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let polite =
@@ -234,7 +235,7 @@ fn drop_child(arguments: &Arguments) {
     marker_files::create(&marks.path("go"));
     marker_files::wait_for(&marks.path("done"));
     wait_until(|| !std::fs::exists(&stat).expect("/proc is mounted"));
-    // A daemon that never ends goes with its program.
+    // A daemon that never ends is ended with its program.
     let daemon =
         Process::new(|()| work_for_ever(), ()).daemon(true).start_method(arguments.start_method);
     drop(daemon.start().expect("it can be started"));
@@ -245,7 +246,7 @@ fn dropped_child_goes_on(start_method: StartMethod) {
     assert_eq!(run(drop_child, start_method, &[]).succeeded(), "done\ndropped\n");
 }
 
-/// Large arguments of processes that never look at them, and large results that nobody waits for.
+/// Processes with large arguments and results are killed.
 fn kill_with_large_values(arguments: &Arguments) {
     use serde_bytes::ByteBuf;
     const LARGE: usize = 8 << 20;
@@ -271,7 +272,7 @@ fn kill_with_large_values(arguments: &Arguments) {
             Err(error) => println!("{byte}: {}", without_pid(error)),
         }
     }
-    // Killed at any moment of sending its result.
+    // A process is killed at many moments of sending its result.
     for round in 0..20 {
         let work = |round: u64| ByteBuf::from(vec![1; (round as usize) << 20]);
         let child = Process::new(work, round).start_method(arguments.start_method).start();

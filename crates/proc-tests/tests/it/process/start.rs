@@ -1,4 +1,4 @@
-//! The start of a process: its name, directory and environment, and what it has of its parent.
+//! The start of a process: its name, directory and environment, and what it inherits.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -75,7 +75,8 @@ fn names_are_shown_by_ps(start_method: StartMethod) {
     assert_snapshot("names", 1, run(process_names, start_method, &[]).succeeded());
 }
 
-/// Working directory and environment are those of the moment in which a process is started.
+/// A process has the working directory and the environment that its parent has at the moment of the
+/// start.
 fn environment_at_start(arguments: &Arguments) {
     type Seen = (PathBuf, Option<String>, Option<String>, usize);
     fn look(_: ()) -> Seen {
@@ -152,7 +153,7 @@ fn override_environment(arguments: &Arguments) {
         variables.sort();
         (std::env::current_dir().expect("it exists"), variables)
     }
-    // What it was started with is what it passes on.
+    // A process passes on the environment that it was started with.
     let look_from_below = |()| {
         let below = Process::new(look, ()).start().and_then(Child::join).expect("it returns");
         assert_eq!(below, look(()));
@@ -197,7 +198,7 @@ fn processes_can_have_another_environment(start_method: StartMethod) {
     assert_snapshot("overrides", 0, run(override_environment, start_method, &[]).succeeded());
 }
 
-/// The start method is Fork, and there is another thread.
+/// `Fork` beside another thread.
 fn fork_with_threads(_: &Arguments) {
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || stopped.recv());
@@ -214,7 +215,7 @@ fn fork_is_refused_with_threads(start_method: StartMethod) {
     assert_snapshot("fork_with_threads", 0, run(fork_with_threads, start_method, &[]).succeeded());
 }
 
-/// What the caller had in memory is there, only with Fork.
+/// Only with `Fork` a process sees the caller's memory.
 fn fork_sees_memory(arguments: &Arguments) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static MEMORY: AtomicU32 = AtomicU32::new(1);
@@ -229,7 +230,7 @@ fn fork_sees_memory(arguments: &Arguments) {
     let pool = arguments.pool(1);
     MEMORY.store(4, Ordering::Relaxed);
     println!("worker {}", pool.apply(read, ()).expect("it returns"));
-    // A worker that takes another's place sees what the first one saw.
+    // A worker that replaces another one sees the same memory.
     let die = |()| -> () { process::exit(1) };
     assert!(pool.apply(die, ()).expect_err("it exits").is_death());
     println!("next worker {}", pool.apply(read, ()).expect("it returns"));
@@ -252,7 +253,7 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// More than one message of the carrier is changed after the fork server was made.
+/// The environment grows by more than one message of the carrier after the fork server was made.
 fn large_environment(arguments: &Arguments) {
     let variables = (0..10).map(|number| (format!("PROC_TESTS_{number}"), "x".repeat(100_000)));
     for (name, value) in variables {
@@ -313,7 +314,7 @@ fn directory_name_need_not_be_utf8(start_method: StartMethod) {
     assert_eq!(run(directory_name_not_utf8, start_method, &[]).succeeded(), "visited\n");
 }
 
-/// Eight threads allocate, and take the locks that everybody takes, while processes start.
+/// Eight threads allocate memory and take common locks while processes start.
 fn start_beside_busy_threads(arguments: &Arguments) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -48,7 +48,7 @@ fn wait_for_sentinels(arguments: &Arguments) {
     assert_eq!(wait(&all, Some(Duration::ZERO)), [0, 1], "also when they are joined");
     println!("another");
 
-    // While another thread joins it.
+    // Waits for a child while another thread joins it.
     let last = second.sentinel();
     let joiner = std::thread::spawn(move || second.join());
     assert!(wait(std::slice::from_ref(&last), Some(timeout)).is_empty());
@@ -98,6 +98,6 @@ fn wait_for_many_sentinels(arguments: &Arguments) {
 }
 
 fn many_children_are_waited_for_at_once(start_method: StartMethod) {
-    // What is not killed: all below 20 that three does not divide.
+    // The sum of the numbers below 20 that three does not divide; the others are killed.
     assert_eq!(run(wait_for_many_sentinels, start_method, &[]).succeeded(), "127\n");
 }

@@ -17,14 +17,14 @@ tests! {
     streams_that_main_closes_are_no_hindrance: forkserver spawn fork;
 }
 
-/// Prints go nowhere, and do not end up in what carries values.
+/// Prints to closed streams, which must not end up in channels of the library.
 fn work(values: Vec<u64>) -> Vec<u64> {
     println!("{} values", values.len());
     eprintln!("{} values", values.len());
     values.into_iter().map(|value| value + 1).collect()
 }
 
-/// The test has closed some. It sees the exit code alone.
+/// The test has closed some streams. It sees only the exit code.
 fn use_with_closed_streams(arguments: &Arguments) {
     init_if_asked(arguments);
     use_all(arguments);
@@ -48,7 +48,7 @@ fn use_all(arguments: &Arguments) {
     let build = || Pool::builder().processes(2).start_method(arguments.start_method).build();
     let pool = build().expect("it can be built");
     for _ in 0..5 {
-        // The largest has memory of its own, beside what all workers share.
+        // The largest value has a region of shared memory of its own.
         let lengths = [0, 1, 1000, 30_000];
         let results = pool.try_map(work, lengths.map(values));
         for (result, length) in results.into_iter().zip(lengths) {

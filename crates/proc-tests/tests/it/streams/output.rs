@@ -1,4 +1,4 @@
-//! What tasks and processes print arrives, whole.
+//! The output of tasks and processes arrives, and lines arrive whole.
 
 use std::io::Write;
 use std::process::{self, Stdio};
@@ -41,7 +41,7 @@ fn print_and(end: String) {
 
 fn task_prints_unfinished_line(arguments: &Arguments) {
     let pool = arguments.pool(1);
-    // Nothing is printed here before the end: stdout is the task's alone.
+    // This process prints to stderr only: stdout is left to the task.
     let result = pool.apply(print_and, arguments.word().to_owned());
     eprintln!("{}", result.map_or_else(|error| describe(&error), |()| "returned".into()));
 }
@@ -59,7 +59,7 @@ fn text_without_a_newline_arrives_from_tasks(start_method: StartMethod) {
     }
 }
 
-/// Tasks that take less than a look at what they have printed, in workers that end amid a chunk.
+/// Very short tasks print, in workers that are replaced within a chunk.
 fn short_tasks_print_unfinished_lines(arguments: &Arguments) {
     let pool = proc_core::Pool::builder()
         .processes(1)
@@ -77,7 +77,7 @@ fn short_tasks_print_unfinished_lines(arguments: &Arguments) {
 fn text_without_a_newline_arrives_from_short_tasks(start_method: StartMethod) {
     let finished = run(short_tasks_print_unfinished_lines, start_method, &["10000"]);
     let words = finished.succeeded().split_terminator(' ');
-    // A call may share its tasks out anew while it runs: their order is free.
+    // Tasks may be shared out anew during the call, so their order is free.
     let mut told: Vec<u32> = words.map(|word| word.parse().expect("a number")).collect();
     told.sort_unstable();
     assert!(told.iter().copied().eq(0..10_000), "{} of them", told.len());
@@ -107,10 +107,10 @@ fn text_without_a_newline_arrives_from_processes(start_method: StartMethod) {
     }
 }
 
-/// Everybody prints to a pipe that nobody reads.
+/// All processes print to a pipe that nobody reads.
 fn print_to_closed_stdout(arguments: &Arguments) {
     let pool = arguments.pool(2);
-    // Not a newline, so nothing is noticed before the worker flushes.
+    // Without a newline, nothing is written before the worker flushes its output.
     let results = pool.try_map(
         |x: u32| {
             print!("unheard");
@@ -177,7 +177,7 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// A task leaves a thread behind that holds a stream for ever.
+/// A task leaves a thread behind that holds the lock of a stream for ever.
 fn thread_holds_a_stream(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let result = match arguments.word() {
@@ -189,7 +189,7 @@ fn thread_holds_a_stream(arguments: &Arguments) {
     println!("next {:?}", pool.map(increment, 0..3).expect("the pool goes on"));
     drop(pool);
     let start_method = match arguments.start_method {
-        // There were threads.
+        // The pool had threads, so `Fork` is not possible.
         StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };
@@ -223,7 +223,7 @@ fn hold_stdin(_: ()) -> u32 {
         raw::read_character()
     });
     let thread = reading.recv().expect("the thread lives");
-    // From there on it sleeps nowhere else.
+    // The thread sleeps only while it reads.
     wait_until(|| {
         let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
         stat.is_ok_and(|stat| stat.contains(") S "))

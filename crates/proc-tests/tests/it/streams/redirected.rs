@@ -28,15 +28,15 @@ programs![
 
 tests! {
     streams_are_redirected: forkserver spawn fork;
-    text_arrives_however_a_process_ends: forkserver spawn fork;
-    grandchildren_write_where_their_parent_does: forkserver spawn fork;
     each_stream_is_as_asked_for: forkserver spawn fork;
     workers_have_the_streams_of_their_pool: forkserver spawn fork;
+    text_arrives_however_a_process_ends: forkserver spawn fork;
+    grandchildren_write_where_their_parent_does: forkserver spawn fork;
     nobody_keeps_a_copy_of_a_stream: forkserver spawn fork;
     no_room_for_streams_is_an_error: fork;
 }
 
-/// Gives what a process writes to the stream that `redirect` gives it, and its result.
+/// Starts a process with a pipe as one of its streams. Returns what it wrote, and its result.
 fn written<F, R>(process: Process<F, ()>, stream: &str) -> (String, Result<R, proc_core::Error>)
 where
     F: Fn(()) -> R + Copy + 'static,
@@ -54,7 +54,8 @@ where
     (text, child.join())
 }
 
-/// All three, from and to pipes and files, while this process has half a line in its buffer.
+/// Redirects all three streams to pipes and files, while this process has half a line in its
+/// buffer.
 fn redirect_all_streams(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     print!("half ");
@@ -129,7 +130,7 @@ fn every_stdio(arguments: &Arguments) {
     child.join().expect("it returns");
     let dropped = copy.stdout(Stdio::null()).stderr(Stdio::null()).start();
     dropped.and_then(Child::join).expect("it returns");
-    // A process that was given an input has it for itself.
+    // A process that was given an input does not share it with its own processes by default.
     let below = |()| {
         let below = |stdin: Option<Stdio>| {
             let process = Process::new(read_all, ());
@@ -196,7 +197,7 @@ fn workers_have_the_streams_of_their_pool(start_method: StartMethod) {
     assert_snapshot("stdio_of_workers", 1, finished.succeeded());
 }
 
-/// What is written arrives whole, however the process ends.
+/// The output arrives whole, however the process ends.
 fn end_with_redirected_streams(arguments: &Arguments) {
     let returns = |()| print!("returned");
     let exits = |()| -> () {
@@ -229,7 +230,7 @@ fn text_arrives_however_a_process_ends(start_method: StartMethod) {
     );
 }
 
-/// What a redirected process starts writes where that does.
+/// Processes of a redirected process write to the same stream as their parent.
 fn start_processes_when_redirected(arguments: &Arguments) {
     let work = |()| {
         println!("child");
@@ -259,7 +260,7 @@ fn grandchildren_write_where_their_parent_does(start_method: StartMethod) {
     );
 }
 
-/// Neither the program, its fork servers nor the process keep a copy.
+/// Neither the program nor its fork servers keep descriptors of redirected streams.
 fn count_descriptors_of_streams(arguments: &Arguments) {
     let plain = Process::new(|()| descriptors(), ()).start_method(arguments.start_method);
     let expected = plain.clone().start().and_then(Child::join).expect("it returns");
@@ -271,7 +272,7 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
     let before = (descriptors(), of_fork_servers());
     for _ in 0..50 {
         let null = || OwnedFd::from(File::open("/dev/null").expect("it exists"));
-        // Fork servers have the same, so that the kinds of descriptors are the same too.
+        // The fork server's stdin is /dev/null too, so the kinds of descriptors are the same.
         let process = plain.clone().stdin(null());
         let seen = process.start().and_then(Child::join).expect("it returns");
         assert_eq!(seen, expected);
@@ -280,7 +281,8 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
         assert!(process.start().and_then(Child::join).is_err());
         drop(reader);
     }
-    // A Fork process's fork server is collected, and its pipe closed, at a later start.
+    // The fork server of a `Fork` process is collected, and its pipe closed, when a later process
+    // is started.
     wait_until(|| {
         plain.clone().start().and_then(Child::join).expect("it returns");
         descriptors() == before.0
@@ -293,7 +295,7 @@ fn nobody_keeps_a_copy_of_a_stream(start_method: StartMethod) {
     assert_eq!(run(count_descriptors_of_streams, start_method, &[]).succeeded(), "flat\n");
 }
 
-/// A fork server that is born with so many descriptors left; the start method is Fork.
+/// A `Fork` process with redirected streams is started while few descriptors are left.
 fn no_room_for_streams(arguments: &Arguments) {
     let start = || {
         let null = || File::open("/dev/null");

@@ -1,4 +1,4 @@
-//! Copies of a process that `fork` makes, without anything of proc-core's.
+//! Copies of a process that `fork` makes, without proc-core.
 #![allow(unsafe_code, reason = "only fork makes these copies")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

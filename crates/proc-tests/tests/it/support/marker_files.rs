@@ -1,4 +1,4 @@
-//! Files that processes make for each other as signals: they use nothing of proc-core's.
+//! Files by which processes signal each other. They use nothing of proc-core.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ impl MarkerFiles {
         MarkerFiles(path)
     }
 
-    /// What tasks are given to find a marker file.
+    /// The path of a marker file, to be given to tasks.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

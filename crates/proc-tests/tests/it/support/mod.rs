@@ -34,9 +34,9 @@ pub(crate) use running::{Finished, Member, Running};
 pub(crate) use snapshot::assert_snapshot;
 pub(crate) use trial::trial;
 
-/// Never returns; the work of a task that is to be found busy.
+/// Never returns. A task that calls it is busy for ever.
 ///
-/// Not of type `!`, which is no value that could cross.
+/// The result type is not `!`, because `!` cannot cross between processes.
 pub(crate) fn work_for_ever() {
     loop {
         nix::unistd::pause();
@@ -48,7 +48,7 @@ pub(crate) fn signal_self(signal: Signal) {
     nix::sys::signal::kill(nix::unistd::getpid(), signal).expect("it may signal itself");
 }
 
-/// Waits for what nothing tells of but looking; the test's deadline is the limit.
+/// Polls until a condition is true. The test's deadline is the limit.
 pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         std::thread::sleep(Duration::from_millis(1));

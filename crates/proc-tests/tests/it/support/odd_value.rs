@@ -2,16 +2,13 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-/// A value that crosses, or fails where and how its number says.
+/// A value that crosses, or that fails in the way that its number says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Odd(pub(crate) u32);
 
 pub(crate) const UNWRITABLE: u32 = 1;
-
 pub(crate) const UNREADABLE: u32 = 3;
-
 pub(crate) const PANICS_WHEN_WRITTEN: u32 = 4;
-
 pub(crate) const PANICS_WHEN_READ: u32 = 6;
 
 impl Serialize for Odd {

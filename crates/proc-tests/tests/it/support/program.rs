@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use proc_core::{Pool, StartMethod};
+use proc_core::{Pool, PoolBuilder, StartMethod};
 
 use crate::support::{Finished, Running};
 
@@ -56,11 +56,11 @@ impl Arguments {
 
     /// A pool of so many workers.
     pub(crate) fn pool(&self, processes: usize) -> Pool {
-        Pool::builder()
-            .processes(processes)
-            .start_method(self.start_method)
-            .build()
-            .expect("the pool can be built")
+        self.pool_builder(processes).build().expect("the pool can be built")
+    }
+
+    pub(crate) fn pool_builder(&self, processes: usize) -> PoolBuilder {
+        Pool::builder().processes(processes).start_method(self.start_method)
     }
 }
 

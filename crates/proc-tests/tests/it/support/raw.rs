@@ -137,13 +137,13 @@ pub(crate) fn read_behind_the_end() -> u8 {
     unsafe { std::ptr::read_volatile(place.cast::<u8>()) }
 }
 
-/// Ends as a failed assertion in C does.
+/// Ends the process as a failed assertion in C does.
 pub(crate) fn abort_in_c() {
     // SAFETY: the process ends, as it is to.
     unsafe { libc::abort() }
 }
 
-/// Has the system reap children.
+/// Ignores SIGCHLD, so that the kernel reaps children.
 pub(crate) fn ignore_exits() {
     // SAFETY: ignoring a signal runs no code.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };

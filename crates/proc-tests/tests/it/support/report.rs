@@ -4,7 +4,7 @@ use proc_core::{Error, ErrorKind};
 
 use crate::support::Finished;
 
-/// An error as one line: its kind, what it carries, and its text with those of its causes.
+/// An error as one line: its kind, its data, and its text with the texts of its causes.
 pub(crate) fn describe(error: &Error) -> String {
     let mut line = vec![kind_of(error).to_owned()];
     line.extend(error.is_limit().then(|| "limit".to_owned()));

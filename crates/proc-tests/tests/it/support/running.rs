@@ -49,7 +49,7 @@ pub(crate) struct Finished {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) status: ExitStatus,
-    /// From its start to its end.
+    /// The time from its start to its end.
     pub(crate) took: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Running {
     /// Starts `command`, whose stdout may be a pipe.
     pub(crate) fn start(mut command: Command) -> Running {
         let directory = tempfile::tempdir().expect("a directory can be made");
-        // Before it begins, so that what it waits for counts whole.
+        // Taken before the program starts, so that all of its waiting counts.
         let started = Instant::now();
         let mut leader = command
             .env("TMPDIR", directory.path())
@@ -169,7 +169,7 @@ impl Running {
         members
     }
 
-    /// The names of the living, sorted.
+    /// The names of the living processes, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.members().into_iter().map(|m| m.comm).collect();
         names.sort();
@@ -186,13 +186,13 @@ impl Running {
         }
     }
 
-    /// Gives it another limit than the usual, from its start.
+    /// Gives it another time limit than [`LIMIT`], counted from its start.
     pub(crate) fn limited_to(mut self, limit: Duration) -> Running {
         self.deadline = self.started + limit;
         self
     }
 
-    /// Waits for the end, and for that of everything that belonged to it.
+    /// Waits for the end of the program, and of all its processes.
     pub(crate) fn finish(mut self) -> Finished {
         let left = self.deadline.saturating_duration_since(Instant::now());
         if self.exited.recv_timeout(left).is_err() {
@@ -293,7 +293,7 @@ impl Finished {
     }
 }
 
-/// How often a look is taken where nothing tells that a process has ended.
+/// How often processes are polled that are no children of ours.
 const GLANCE: Duration = Duration::from_millis(2);
 
 /// All processes with their groups.

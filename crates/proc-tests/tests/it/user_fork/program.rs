@@ -47,7 +47,7 @@ fn nap(x: u32) -> u32 {
     x + 1
 }
 
-/// The error of a call in a copy: it names the process that has the pool.
+/// Asserts that a call in a copy is refused. The error names the process that owns the pool.
 #[track_caller]
 fn expect_refused<T>(result: Result<T, Error>, owner: u32) {
     let error = result.map(drop).expect_err("the pool is another process's");
@@ -60,7 +60,7 @@ fn stateful_pool(arguments: &Arguments) -> Pool<u32> {
     builder.state(|first: u32| first, 7).build().expect("it can be built")
 }
 
-/// The parent's pool is as it was: nobody has left, and calls are right.
+/// Asserts that the parent's pool has the same workers as before, and that its calls are right.
 fn expect_unharmed<S: 'static>(pool: &Pool<S>, before: &[u32]) {
     for _ in 0..20 {
         let results = pool.options().chunksize(1).map(increment, 0..50);
@@ -69,7 +69,7 @@ fn expect_unharmed<S: 'static>(pool: &Pool<S>, before: &[u32]) {
     assert_eq!(pool.worker_pids(), before, "a worker has left");
 }
 
-/// Each call of the pool, in a copy each, and all in one.
+/// Makes each call of a pool in a copy of its own, and then all of them in one copy.
 fn call_in_copies(arguments: &Arguments) {
     type Call = fn(&Pool<u32>, u32);
     const CALLS: &[Call] = &[
@@ -107,7 +107,7 @@ fn call_in_copies(arguments: &Arguments) {
         |pool, _| pool.close(),
         |pool, _| pool.terminate(),
         |pool, _| {
-            // What they say is of no interest; that they return is.
+            // Their results do not matter, but they must return.
             let _ = (pool.processes(), pool.worker_pids(), format!("{pool:?}"));
         },
     ];
@@ -117,7 +117,7 @@ fn call_in_copies(arguments: &Arguments) {
     for call in CALLS {
         expect_success(in_copy(|| {
             call(&pool, owner);
-            // It was refused, not done: so is the next.
+            // The next call is refused too.
             expect_refused(pool.apply(increment, 1), owner);
         }));
         expect_unharmed(&pool, &before);
@@ -138,7 +138,7 @@ fn calls_of_a_copy_are_refused(start_method: StartMethod) {
     expect_unharmed_program(call_in_copies, start_method);
 }
 
-/// What a copy does with its copy of a task, one way a copy.
+/// Uses a copy's copy of a task in one way.
 fn use_task(way: usize, mut task: Task<u32>, owner: u32) {
     match way {
         0 => expect_refused(task.get(), owner),
@@ -157,7 +157,7 @@ fn use_task(way: usize, mut task: Task<u32>, owner: u32) {
             task.on_done(move |result| {
                 let _ = send.send(result);
             });
-            // Whether it is called is of no interest, if only with the error.
+            // If the callback is called at all, it must be called with the error.
             if let Ok(result) = told.try_recv() {
                 expect_refused(result, owner);
             }
@@ -179,9 +179,9 @@ fn use_tasks_in_copies(arguments: &Arguments) {
         let mut unordered = pool.imap_unordered(nap, 0..40);
         assert_eq!(ordered.next().expect("40 results").expect("nothing fails"), 1);
         let mut seen = vec![unordered.next().expect("40 results").expect("nothing fails")];
-        // The copy owns all of it, as what main has is copied too.
+        // The copy owns copies of all these values.
         let Some(copy) = fork() else {
-            // The last is queued still, or runs.
+            // The last task is still queued, or runs.
             use_task(way, tasks.remove(19), owner);
             use_task(way, tasks.remove(0), owner);
             match way {
@@ -215,7 +215,8 @@ fn use_tasks_in_copies(arguments: &Arguments) {
     println!("unharmed");
 }
 
-/// An iterator whose pool is gone has results left after a gap: they are not for a copy.
+/// The pool of an iterator is terminated while results after a gap are left. A copy may not have
+/// them.
 fn copy_of_what_has_come(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
@@ -251,7 +252,7 @@ fn tasks_of_a_copy_are_refused(start_method: StartMethod) {
     expect_unharmed_program(use_tasks_in_copies, start_method);
 }
 
-/// A copy drops one thing of all that it has.
+/// Each copy drops one of its values.
 fn drop_values_in_copies(arguments: &Arguments) {
     let pool = arguments.pool(2);
     pool.map(increment, 0..50).expect("nothing fails");
@@ -294,7 +295,7 @@ fn values_dropped_by_a_copy_are_kept_by_the_program(start_method: StartMethod) {
     expect_unharmed_program(drop_values_in_copies, start_method);
 }
 
-/// Copies of children: they are told nothing, and do nothing to the processes.
+/// Copies of a `Child` and a `Sentinel` learn nothing, and do nothing to the process.
 fn use_children_in_copies(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let wait = |go: std::path::PathBuf| {
@@ -302,7 +303,7 @@ fn use_children_in_copies(arguments: &Arguments) {
         7
     };
     let start = |name: &str| -> (Child<u32>, Sentinel) {
-        // Only the first process can be forked beside threads, and a child makes none.
+        // A `Child` makes no threads, so `Fork` stays possible.
         let process = Process::new(wait, marks.path(name)).start_method(arguments.start_method);
         let child = process.start().expect("it can be started");
         let sentinel = child.sentinel();
@@ -383,7 +384,8 @@ fn copies_of_a_busy_program_do_not_hang(start_method: StartMethod) {
     expect_unharmed_program(copy_while_busy, start_method);
 }
 
-/// A copy ends in order, by `exit` or by the end of main, while the parent is in the middle.
+/// A copy ends in order, by `exit` or by the end of `main`, while the parent is in the middle of a
+/// call.
 fn end_copies(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let wait = |go: std::path::PathBuf| marker_files::wait_for(&go);
@@ -399,7 +401,7 @@ fn end_copies(arguments: &Arguments) {
             match way % 2 {
                 0 => std::process::exit(0),
                 _ => {
-                    // Not what the parent has left there.
+                    // The copy must not remove the parent's marker files.
                     std::mem::forget(marks);
                     return;
                 }
@@ -454,7 +456,7 @@ fn copies_make_pools_of_their_own(start_method: StartMethod) {
 /// The program becomes a daemon after init; it leaves the test's process group.
 fn become_daemon(arguments: &Arguments) {
     nix::unistd::daemon(true, true).expect("it may");
-    // The test cannot end it where it hangs.
+    // The test cannot kill a daemon that hangs.
     nix::unistd::alarm::set(40);
     let leader = nix::unistd::getsid(None).expect("it has a session");
     assert_eq!(leader, Pid::this());

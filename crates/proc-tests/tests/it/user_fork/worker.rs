@@ -23,7 +23,7 @@ tests! {
 
 const ROUNDS: usize = 20;
 
-/// What a copy gives back where its original gives a small number.
+/// What a copy returns where its original returns a small number.
 const WRONG: u32 = 1000;
 
 fn is_copy() -> bool {
@@ -38,7 +38,7 @@ fn identity(x: u32) -> u32 {
     x
 }
 
-/// Later calls get their own results, each once.
+/// Asserts that later calls get their own results, each once.
 fn expect_right(pool: &Pool) {
     for _ in 0..10 {
         let results = pool.try_map(identity, 0..20);
@@ -72,13 +72,13 @@ fn forks_twice(x: u32) -> u32 {
     if x == 1 && (is_copy() | is_copy()) { WRONG } else { x }
 }
 
-/// The only thread of the copy ends where a thread of a task ends.
+/// The copy is made in a thread of a task, which is the only thread of the copy.
 fn thread_returns(x: u32) -> u32 {
     let thread = std::thread::spawn(move || returns(x));
     thread.join().expect("it does not panic")
 }
 
-/// Every call of a pool with a task that forks: one result a task, and the next calls are right.
+/// Calls with tasks that fork: each task has one result, and later calls are right.
 fn tasks_fork(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let task = match arguments.word() {
@@ -120,7 +120,8 @@ fn copies_of_tasks_give_no_results(start_method: StartMethod) {
     }
 }
 
-/// A value that forks in a worker, where its name says; the program itself is left alone.
+/// A value that forks in a worker while it is written, read or dropped. It does not fork in the
+/// program itself.
 struct Forks {
     home: u32,
     place: Place,
@@ -195,7 +196,7 @@ fn copies_made_by_values_give_no_results(start_method: StartMethod) {
     }
 }
 
-/// The copy returns when its worker is at other tasks, or at none.
+/// A copy returns when its worker does other tasks, or none.
 fn copies_return_late(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let pool = arguments.pool(2);
@@ -227,7 +228,7 @@ fn copies_that_return_late_give_no_results(start_method: StartMethod) {
 
 static PRELOADED: OnceLock<u32> = OnceLock::new();
 
-/// What a pool runs beside tasks: initializer, maker of the state, worker_exit, preload.
+/// Forks in functions that a pool runs beside tasks: initializer, state, `worker_exit`, preload.
 fn set_up_forks(arguments: &Arguments) {
     let builder = || Pool::builder().processes(2).start_method(arguments.start_method);
     let stateless = || match arguments.word() {
@@ -280,7 +281,7 @@ fn copies_made_before_tasks_give_no_results(start_method: StartMethod) {
     }
 }
 
-/// A function of a process of its own: returned by both, or by a thread of it.
+/// Forks in the function of a process, or in a thread of the process.
 fn processes_fork(arguments: &Arguments) {
     for round in 0..ROUNDS {
         let start_method = arguments.start_method;
