@@ -7,9 +7,10 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-fn use_both(context: StartMethod) -> Result<Vec<u32>, Error> {
-    let child = Process::new(increment, 41).start_method(context).start().and_then(Child::join)?;
-    let pool = Pool::builder().processes(2).start_method(context).build()?;
+fn use_both(start_method: StartMethod) -> Result<Vec<u32>, Error> {
+    let child =
+        Process::new(increment, 41).start_method(start_method).start().and_then(Child::join)?;
+    let pool = Pool::builder().processes(2).start_method(start_method).build()?;
     let mut results = pool.map(increment, [1, 2])?;
     results.push(child);
     Ok(results)
@@ -18,25 +19,27 @@ fn use_both(context: StartMethod) -> Result<Vec<u32>, Error> {
 /// Prints what comes of a process and a pool.
 // SAFETY: no other function of the program has this name.
 #[unsafe(no_mangle)]
-pub extern "C" fn use_processes(context: i32, is_to_init: i32) {
+pub extern "C" fn use_processes(start_method: i32, is_to_init: i32) {
     if is_to_init != 0 {
         proc_core::init();
     }
-    let context = match context {
+    let start_method = match start_method {
         0 => StartMethod::Forkserver,
         1 => StartMethod::Spawn,
         _ => StartMethod::Fork,
     };
-    match context {
+    match start_method {
         StartMethod::Fork => {
-            let child =
-                Process::new(increment, 41).start_method(context).start().and_then(Child::join);
+            let child = Process::new(increment, 41)
+                .start_method(start_method)
+                .start()
+                .and_then(Child::join);
             match child {
                 Ok(result) => println!("result {result}"),
                 Err(error) => println!("error {} {error}", kind(&error)),
             }
         }
-        _ => match use_both(context) {
+        _ => match use_both(start_method) {
             Ok(results) => println!("results {results:?}"),
             Err(error) => println!("error {} {error}", kind(&error)),
         },

@@ -3,12 +3,14 @@
 //! One of the tests runs this program once more, in a group of its own, and counts how often each
 //! of the others has run there: an executed copy of it must run none of them.
 
-mod support;
+#[path = "it/support/running.rs"]
+mod running;
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use proc_core::{Error, Pool, Process, StartMethod};
-use support::Running;
+use running::Running;
 
 /// Where the tests write their names when they are counted.
 const COUNTED: &str = "PROC_TESTS_COUNTED";
@@ -27,12 +29,12 @@ fn is_first(name: &str) -> bool {
     !before.lines().any(|line| line == name)
 }
 
-fn use_both(context: StartMethod) -> Result<(), Error> {
+fn use_both(start_method: StartMethod) -> Result<(), Error> {
     for x in 0..10 {
-        let child = Process::new(|x: u32| x + 1, x).start_method(context).start()?;
+        let child = Process::new(|x: u32| x + 1, x).start_method(start_method).start()?;
         assert_eq!(child.join()?, x + 1);
     }
-    let pool = Pool::builder().processes(2).start_method(context).build()?;
+    let pool = Pool::builder().processes(2).start_method(start_method).build()?;
     assert_eq!(pool.map(|x: u32| x + 1, [1, 2, 3])?, [2, 3, 4]);
     Ok(())
 }

@@ -1,5 +1,10 @@
 //! `init_tests!`, used as in anybody's test file, under `cargo test` and `cargo nextest run`.
 
+#[path = "it/support/closed_streams.rs"]
+mod closed_streams;
+#[path = "it/support/running.rs"]
+mod running;
+
 use std::time::Duration;
 
 use proc_core::{Error, Pool, Process, StartMethod};
@@ -65,4 +70,43 @@ fn stuck_daemon_does_not_hold_up_the_tests() -> Result<(), Error> {
     assert_eq!(child.join_timeout(Duration::from_millis(1))?, None, "it sleeps");
     drop(child);
     Ok(())
+}
+
+/// What the program that runs with closed streams does; as a test, with those there are.
+#[test]
+fn inner_pool_works() -> Result<(), Error> {
+    for start_method in [StartMethod::Forkserver, StartMethod::Spawn] {
+        let work = |values: Vec<u64>| {
+            println!("{} values", values.len());
+            eprintln!("{} values", values.len());
+            values.into_iter().map(|value| value + 1).collect::<Vec<u64>>()
+        };
+        let pool = Pool::builder().processes(2).start_method(start_method).build()?;
+        for _ in 0..5 {
+            let results = pool.map(work, [vec![7; 30_000], vec![], vec![7; 10]])?;
+            assert!(results == [vec![8; 30_000], vec![], vec![8; 10]]);
+        }
+        let child = Process::new(work, vec![1, 2]).start_method(start_method).start()?;
+        assert_eq!(child.join()?, [2, 3]);
+    }
+    Ok(())
+}
+
+#[test]
+fn inner_panic_is_told() -> Result<(), Error> {
+    let pool = Pool::builder().processes(1).build()?;
+    let error = pool.apply(|x: u32| assert_eq!(x, 2, "not two"), 1).expect_err("it panics");
+    assert!(error.panic_message().is_some_and(|message| message.contains("not two")));
+    Ok(())
+}
+
+/// `init_tests!` runs before Rust's own start has filled the places of closed streams.
+#[test]
+fn closed_streams_are_no_hindrance_to_init_tests() {
+    let own = std::env::current_exe().expect("a test has a file");
+    for _ in 0..3 {
+        for (closing, _) in closed_streams::choices() {
+            closed_streams::expect_success(&own, &["inner_", "--nocapture"], &closing);
+        }
+    }
 }

@@ -4,11 +4,11 @@ use proc_core::{Child, Error, Pool, Process, StartMethod};
 
 fn main() {
     proc_core::init();
-    let context = match std::env::args().nth(1).as_deref() {
+    let start_method = match std::env::args().nth(1).as_deref() {
         Some("forkserver") => StartMethod::Forkserver,
         Some("spawn") => StartMethod::Spawn,
         Some("fork") => StartMethod::Fork,
-        other => panic!("no context: {other:?}"),
+        other => panic!("no start method: {other:?}"),
     };
     if !cfg!(panic = "abort") {
         println!("this was not built with -C panic=abort");
@@ -35,10 +35,11 @@ fn main() {
         }
     };
     for x in [3, 4] {
-        let child = Process::new(task, x).start_method(context).start();
+        let child = Process::new(task, x).start_method(start_method).start();
         tell("process", child.and_then(Child::join));
     }
-    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
+    let pool =
+        Pool::builder().processes(2).start_method(start_method).build().expect("it can be built");
     for result in pool.options().chunksize(2).try_map(task, 0..6) {
         tell("task", result);
     }

@@ -5,11 +5,11 @@ use proc_core::{Process, StartMethod};
 fn main() {
     let Some(way) = std::env::args().nth(1) else { std::process::exit(3) };
     proc_core::init();
-    let context = match way.as_str() {
+    let start_method = match way.as_str() {
         "spawn" => StartMethod::Spawn,
         _ => StartMethod::Forkserver,
     };
-    match Process::new(|x: u32| x + 1, 41).start_method(context).start() {
+    match Process::new(|x: u32| x + 1, 41).start_method(start_method).start() {
         Ok(child) => println!("{:?}", child.join()),
         Err(error) => println!("{} | {error}", error.is_start()),
     }

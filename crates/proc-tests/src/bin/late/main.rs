@@ -1,5 +1,5 @@
 //! A program that has done something before `init`, or never calls it:
-//! `LATE_WAY=… LATE_CONTEXT=… late`.
+//! `LATE_WAY=… LATE_START_METHOD=… late`.
 //!
 //! A copy that is executed again has the same environment, so it would do the same again; that main
 //! runs once is checked in each way.
@@ -51,7 +51,7 @@ fn main() {
     let runs = Runs::one_more();
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
     let way = std::env::var("LATE_WAY").expect("a way is given");
-    let context = match std::env::var("LATE_CONTEXT").as_deref() {
+    let start_method = match std::env::var("LATE_START_METHOD").as_deref() {
         Ok("spawn") => StartMethod::Spawn,
         Ok("fork") => StartMethod::Fork,
         _ => StartMethod::Forkserver,
@@ -65,12 +65,12 @@ fn main() {
             if way != "parked-no-init" {
                 proc_core::init();
             }
-            use_everything(context);
+            use_everything(start_method);
         }
-        "no-init" => use_everything(context),
+        "no-init" => use_everything(start_method),
         "no-init-thread" => {
             // The first use is not in the main thread.
-            let thread = std::thread::spawn(move || use_everything(context));
+            let thread = std::thread::spawn(move || use_everything(start_method));
             thread.join().expect("it does not panic");
         }
         "fork-no-init" => {
@@ -86,34 +86,34 @@ fn main() {
         }
         "tokio" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            runtime.expect("threads can be made").block_on(use_async(context, true));
+            runtime.expect("threads can be made").block_on(use_async(start_method, true));
         }
         "tokio-no-init" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            runtime.expect("threads can be made").block_on(use_async(context, false));
+            runtime.expect("threads can be made").block_on(use_async(start_method, false));
         }
         "tokio-current" => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("it can be made").block_on(async {
                 // A thread of tokio's, for blocking work.
                 tokio::task::spawn_blocking(|| ()).await.expect("it does not panic");
-                use_async(context, true).await;
+                use_async(start_method, true).await;
             });
         }
         "stdin-first" => {
             assert_eq!(read_stdin(), expected_stdin());
             proc_core::init();
-            use_everything(context);
+            use_everything(start_method);
         }
         "stdin-last" => {
-            use_everything(context);
+            use_everything(start_method);
             assert_eq!(read_stdin(), expected_stdin());
         }
         "constructors" => {
             assert_eq!(constructed(()), 1);
-            let child = Process::new(constructed, ()).start_method(context).start();
+            let child = Process::new(constructed, ()).start_method(start_method).start();
             assert_eq!(child.and_then(Child::join).expect("it returns"), 1);
-            let pool = Pool::builder().processes(2).start_method(context).build();
+            let pool = Pool::builder().processes(2).start_method(start_method).build();
             let pool = pool.expect("it can be built");
             assert_eq!(pool.map(constructed, [(); 10]).expect("nothing fails"), [1; 10]);
         }
@@ -159,12 +159,13 @@ fn sleep(_: u32) {
 const ROUNDS: u32 = 20;
 
 /// Exits are noticed, and time-outs kept.
-fn use_everything(context: StartMethod) {
+fn use_everything(start_method: StartMethod) {
     for x in 0..ROUNDS {
-        let child = Process::new(increment, x).start_method(context).start();
+        let child = Process::new(increment, x).start_method(start_method).start();
         assert_eq!(child.and_then(Child::join).expect("it returns"), x + 1);
     }
-    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
+    let pool =
+        Pool::builder().processes(2).start_method(start_method).build().expect("it can be built");
     for x in 0..ROUNDS {
         assert_eq!(pool.map(increment, [x, 5]).expect("nothing fails"), [x + 1, 6]);
         expect_death(pool.apply(die, 7));
@@ -174,17 +175,18 @@ fn use_everything(context: StartMethod) {
         assert!(task.cancel());
         assert!(task.get().expect_err("it was cancelled").is_cancelled());
     }
-    let child = Process::new(sleep, 1).start_method(context).start();
+    let child = Process::new(sleep, 1).start_method(start_method).start();
     let mut child = child.expect("it can be started");
     assert_eq!(child.join_timeout(Duration::from_millis(10)).expect("it sleeps"), None);
     assert!(child.stop(Duration::from_secs(20)).expect_err("it was stopped").is_death());
 }
 
-async fn use_async(context: StartMethod, is_to_init: bool) {
+async fn use_async(start_method: StartMethod, is_to_init: bool) {
     if is_to_init {
         proc_core::init();
     }
-    let pool = Pool::builder().processes(2).start_method(context).build().expect("it can be built");
+    let pool =
+        Pool::builder().processes(2).start_method(start_method).build().expect("it can be built");
     for x in 0..ROUNDS {
         let task = pool.apply_async(increment, x).expect("the pool is open");
         assert_eq!(task.await.expect("nothing fails"), x + 1);
@@ -195,10 +197,10 @@ async fn use_async(context: StartMethod, is_to_init: bool) {
         let task = pool.apply_async(sleep, x).expect("the pool is open");
         assert!(task.cancel());
         assert!(task.await.expect_err("it was cancelled").is_cancelled());
-        let child = Process::new(increment, x).start_method(context).start();
+        let child = Process::new(increment, x).start_method(start_method).start();
         assert_eq!(child.and_then(Child::join).expect("it returns"), x + 1);
     }
-    use_everything(context);
+    use_everything(start_method);
 }
 
 #[track_caller]

@@ -1,0 +1,9 @@
+//! The calls of a pool.
+
+pub(crate) mod imap;
+pub(crate) mod large_values;
+pub(crate) mod map;
+pub(crate) mod memory_limit;
+pub(crate) mod nested;
+pub(crate) mod tasks;
+pub(crate) mod values_that_cannot_cross;

@@ -1,0 +1,223 @@
+//! Fork servers that are killed, stopped, or reaped by somebody else.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use proc_core::{Child, Pool, Process, StartMethod};
+
+use crate::support::descriptors::count_descriptors;
+use crate::support::marker_files::{self, MarkerFiles};
+use crate::support::procfs::{children, is_running};
+use crate::support::{
+    Arguments, assert_snapshot, describe, print_results, raw, run, start_through_env, wait_until,
+    work_for_ever,
+};
+
+programs![
+    kill_fork_servers,
+    kill_fork_server_of_a_pool,
+    kill_fork_server_of_a_fork_pool,
+    sigchld_is_ignored,
+    drop_pool_of_a_stopped_fork_server,
+    others_reap_fork_servers
+];
+
+tests! {
+    killed_fork_server_is_replaced: forkserver spawn;
+    pool_outlives_its_fork_server: forkserver spawn;
+    forked_pool_ends_with_its_fork_server: fork;
+    exits_are_noticed_when_sigchld_is_ignored: forkserver spawn fork;
+    pool_of_a_stopped_fork_server_ends: forkserver spawn fork;
+    fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
+}
+
+/// The fork servers of this program that have not ended.
+fn fork_servers() -> Vec<Pid> {
+    let is_fork_server = |pid: &u32| {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm == "forkserver\n") && is_running(*pid)
+    };
+    children().into_iter().filter(is_fork_server).map(|pid| Pid::from_raw(pid as i32)).collect()
+}
+
+/// Fork servers are killed, and processes are started at once, or when the fork server is gone.
+fn kill_fork_servers(arguments: &Arguments) {
+    let start = || {
+        let child = Process::new(|x: u32| x + 1, 41).start_method(arguments.start_method).start();
+        child.and_then(Child::join).expect("another fork server takes over")
+    };
+    assert_eq!(start(), 42);
+    for round in 0..20 {
+        let doomed = fork_servers();
+        assert!(!doomed.is_empty(), "round {round}");
+        for fork_server in &doomed {
+            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
+        }
+        if round % 2 == 0 {
+            wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
+        }
+        assert_eq!(start(), 42);
+        let pool = Pool::builder().processes(2).start_method(arguments.start_method).build();
+        let results = pool.and_then(|pool| pool.map(|x: u32| x + 1, [1, 2]));
+        assert_eq!(results.expect("another fork server takes over"), [2, 3]);
+    }
+    println!("fork servers {}", fork_servers().len());
+}
+
+fn killed_fork_server_is_replaced(start_method: StartMethod) {
+    assert_eq!(run(kill_fork_servers, start_method, &[]).succeeded(), "fork servers 1\n");
+}
+
+/// A pool's fork server is killed, and with it its workers: idle first, then in tasks.
+fn kill_fork_server_of_a_pool(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let child =
+        Process::new(|()| work_for_ever(), ()).start_method(StartMethod::Forkserver).start();
+    let child = child.expect("it can be started");
+    let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
+    let kill_all = || {
+        let doomed = fork_servers();
+        for fork_server in &doomed {
+            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
+        }
+        doomed
+    };
+    let doomed = kill_all();
+    wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
+    wait_until(|| before.iter().all(|pid| !is_running(*pid)));
+    println!("child: {}", describe(&child.join().expect_err("it went with its fork server")));
+    let after = pool.map(|_: u32| std::process::id(), 0..50).expect("the pool goes on");
+    assert!(before.iter().all(|pid| !after.contains(pid)), "{before:?} {after:?}");
+
+    let marks = MarkerFiles::new();
+    let inputs = (0..6).map(|task| (task, marks.path(&task.to_string())));
+    let task = |(task, mark): (u32, PathBuf)| {
+        marker_files::create(&mark);
+        if task < 2 {
+            work_for_ever();
+        }
+        task
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            marker_files::wait_for(&marks.path("0"));
+            marker_files::wait_for(&marks.path("1"));
+            kill_all();
+        });
+        print_results(pool.options().chunksize(1).try_map(task, inputs));
+    });
+    println!("{:?}", pool.map(|x: u32| x + 1, [1, 2]).expect("the pool goes on"));
+}
+
+fn pool_outlives_its_fork_server(start_method: StartMethod) {
+    let finished = run(kill_fork_server_of_a_pool, start_method, &[]);
+    assert_snapshot("killed_fork_server", 2, finished.succeeded());
+}
+
+/// The fork server of a `Fork` pool cannot be made again, because the program has threads now.
+fn kill_fork_server_of_a_fork_pool(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
+    for fork_server in fork_servers() {
+        kill(fork_server, Signal::SIGKILL).expect("it is our child");
+    }
+    wait_until(|| before.iter().all(|pid| !is_running(*pid)));
+    println!("{}", describe(&pool.map(|x: u32| x, 0..5).expect_err("nobody can work")));
+    pool.close();
+    println!("{}", describe(&pool.join().expect_err("it is over")));
+    drop(pool);
+    let child = Process::new(|x: u32| x + 1, 41).start();
+    println!("{}", child.and_then(Child::join).expect("another fork server takes over"));
+}
+
+fn forked_pool_ends_with_its_fork_server(start_method: StartMethod) {
+    let finished = run(kill_fork_server_of_a_fork_pool, start_method, &[]);
+    assert_snapshot("killed_fork_server_of_a_fork_pool", 2, finished.succeeded());
+}
+
+fn increment(x: u32) -> u32 {
+    x + 1
+}
+
+/// Uses a process and a pool.
+fn use_both(arguments: &Arguments) {
+    let child = Process::new(increment, 41).start_method(arguments.start_method).start();
+    println!("process {}", child.and_then(Child::join).expect("it returns"));
+    let pool = arguments.pool(2);
+    println!("pool {:?}", pool.map(increment, 0..3).expect("nothing fails"));
+}
+
+/// The program was started with SIGCHLD ignored, as some daemons start programs.
+fn sigchld_is_ignored(arguments: &Arguments) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    let bit = 1 << (Signal::SIGCHLD as u32 - 1);
+    assert!(ignored.is_some_and(|set| set & bit != 0), "the test ignores it");
+    use_both(arguments);
+}
+
+const USED: &str = "process 42\npool [1, 2, 3]\n";
+
+fn exits_are_noticed_when_sigchld_is_ignored(start_method: StartMethod) {
+    let program = start_through_env("--ignore-signal=CHLD", sigchld_is_ignored, start_method);
+    assert_eq!(program.finish().succeeded(), USED);
+}
+
+/// The fork servers are stopped while a pool with an endless task is dropped.
+fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
+    let marks = MarkerFiles::new();
+    let pool = arguments.pool(1);
+    let task = |mark: PathBuf| {
+        marker_files::create(&mark);
+        work_for_ever();
+    };
+    let stuck = pool.apply_async(task, marks.path("busy")).expect("the pool is open");
+    marker_files::wait_for(&marks.path("busy"));
+    for pid in children() {
+        kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("it is our child");
+    }
+    let start = Instant::now();
+    drop(pool);
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    println!("{}", describe(&stuck.get().expect_err("it was dropped")));
+}
+
+fn pool_of_a_stopped_fork_server_ends(start_method: StartMethod) {
+    let finished = run(drop_pool_of_a_stopped_fork_server, start_method, &[]);
+    assert_eq!(finished.succeeded(), "closed | the pool is closed\n");
+}
+
+/// Fork servers that somebody else reaps, the program or the system, leave nothing behind.
+fn others_reap_fork_servers(arguments: &Arguments) {
+    let use_one = || {
+        let child = Process::new(increment, 41).start_method(arguments.start_method).start();
+        assert_eq!(child.and_then(Child::join).expect("it returns"), 42);
+    };
+    if arguments.rest == ["ignored"] {
+        raw::ignore_exits();
+    }
+    use_one();
+    let before = count_descriptors();
+    for _ in 0..50 {
+        use_one();
+        // The program collects all processes that have ended, as if it had started them.
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(s) if s.pid().is_some()) {}
+    }
+    wait_until(|| {
+        use_one();
+        count_descriptors() <= before + 2
+    });
+    println!("flat");
+}
+
+fn fork_servers_that_others_reap_leave_nothing(start_method: StartMethod) {
+    for by in ["ignored", "waited"] {
+        let finished = run(others_reap_fork_servers, start_method, &[by]);
+        assert_eq!(finished.succeeded(), "flat\n", "{by}");
+    }
+}

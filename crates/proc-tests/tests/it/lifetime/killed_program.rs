@@ -1,0 +1,131 @@
+//! Nothing outlives a program that is killed or interrupted.
+
+use nix::sys::signal::Signal;
+use proc_core::{Process, StartMethod};
+
+use crate::support::{Arguments, Running, program_name, start, work_for_ever};
+
+programs![stay_alive];
+
+tests! {
+    nothing_outlives_a_killed_program_when_idle: forkserver spawn fork;
+    nothing_outlives_a_killed_program_when_busy: forkserver spawn fork;
+    nothing_outlives_a_killed_program_when_nested: forkserver spawn fork;
+    interrupt_ends_all_processes_silently: forkserver spawn fork;
+}
+
+/// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on for ever.
+pub(crate) fn stay_alive(arguments: &Arguments) {
+    match arguments.word() {
+        "idle" => {
+            let pool = arguments.pool(2);
+            let done = pool.map(|x: u32| x, 0..100).expect("nothing fails");
+            assert_eq!(done.len(), 100);
+            println!("idle");
+            work_for_ever()
+        }
+        "busy" => {
+            let pool = arguments.pool(2);
+            pool.map(busy, 0..8).expect("it is ended from outside");
+        }
+        "nested" => {
+            let pool = arguments.pool(2);
+            // A start method does not cross between processes, so it is part of the function.
+            match arguments.start_method {
+                StartMethod::Spawn => pool.map(nested::<true>, 0..2),
+                _ => pool.map(nested::<false>, 0..2),
+            }
+            .expect("it is ended from outside");
+        }
+        other => panic!("no way to stay: {other}"),
+    }
+}
+
+fn busy(_: u32) {
+    println!("busy");
+    work_for_ever()
+}
+
+fn nested<const SPAWN: bool>(_: u32) {
+    let start_method = if SPAWN { StartMethod::Spawn } else { StartMethod::Forkserver };
+    let asleep = |()| {
+        println!("asleep");
+        work_for_ever()
+    };
+    let children: Vec<_> = (0..2)
+        .map(|_| {
+            Process::new(asleep, ()).start_method(start_method).start().expect("it can be started")
+        })
+        .collect();
+    for child in children {
+        child.join().expect("it is ended from outside");
+    }
+}
+
+/// Waits until all processes are there that could outlive the program.
+fn expect_population(program: &mut Running, start_method: StartMethod, more: &[&str]) {
+    let program_name = program_name();
+    let mut expected = vec![&*program_name, "forkserver", "worker-0", "worker-1"];
+    expected.extend(more);
+    if start_method != StartMethod::Forkserver {
+        expected.push("forkserver");
+    }
+    expected.sort_unstable();
+    // A fork server that nobody needs yet may take its name later.
+    program.wait_for_members(&format!("there should be {expected:?}"), |members| {
+        let mut names: Vec<&str> = members.iter().map(|member| member.comm.as_str()).collect();
+        names.sort_unstable();
+        names == expected
+    });
+}
+
+fn start_idle(start_method: StartMethod) -> Running {
+    let mut program = start(stay_alive, start_method, &["idle"]);
+    program.lines(1, "idle");
+    expect_population(&mut program, start_method, &[]);
+    program
+}
+
+/// The fixture looks for what is left.
+fn killed(program: Running) {
+    program.signal(Signal::SIGKILL);
+    program.finish().was_killed_by(Signal::SIGKILL);
+}
+
+fn nothing_outlives_a_killed_program_when_idle(start_method: StartMethod) {
+    killed(start_idle(start_method));
+}
+
+fn start_busy(start_method: StartMethod) -> Running {
+    let mut program = start(stay_alive, start_method, &["busy"]);
+    program.lines(2, "busy");
+    expect_population(&mut program, start_method, &[]);
+    program
+}
+
+fn nothing_outlives_a_killed_program_when_busy(start_method: StartMethod) {
+    killed(start_busy(start_method));
+}
+
+fn start_nested(start_method: StartMethod) -> Running {
+    let mut program = start(stay_alive, start_method, &["nested"]);
+    program.lines(4, "asleep");
+    let mut more = vec!["Process-1", "Process-1", "Process-2", "Process-2"];
+    if start_method == StartMethod::Spawn {
+        more.extend(["forkserver", "forkserver"]);
+    }
+    expect_population(&mut program, start_method, &more);
+    program
+}
+
+fn nothing_outlives_a_killed_program_when_nested(start_method: StartMethod) {
+    killed(start_nested(start_method));
+}
+
+fn interrupt_ends_all_processes_silently(start_method: StartMethod) {
+    for program in [start_idle(start_method), start_busy(start_method), start_nested(start_method)]
+    {
+        program.signal_group(Signal::SIGINT);
+        program.finish().was_killed_by(Signal::SIGINT);
+    }
+}

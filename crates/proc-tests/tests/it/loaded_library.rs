@@ -1,0 +1,164 @@
+//! proc-core in a library that Python has loaded never executes Python.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use proc_core::StartMethod;
+
+use crate::support::Running;
+
+tests! {
+    init_before_threads_works;
+    fork_works_with_one_thread;
+    late_init_is_told_what_works;
+    missing_init_with_threads_is_told_what_works;
+    missing_init_works_or_is_told_what_works;
+    spawn_is_told_what_works;
+    fork_is_refused_with_threads;
+}
+
+/// Loads the library, starts threads, and calls the library. Afterwards the program's input must
+/// still be there.
+const PROGRAM: &str = "
+import ctypes, sys, threading
+library = ctypes.CDLL(sys.argv[1])
+for _ in range(int(sys.argv[4])):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+library.use_processes(int(sys.argv[2]), int(sys.argv[3]))
+print('input', sys.stdin.read(), end='', flush=True)
+";
+
+/// Where python3 is; `None`, and a note on stderr, where there is none.
+///
+/// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
+fn python() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|directory| directory.join("python3"));
+    let found = places.find(|file| file.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("PROC_CORE_REQUIRE_PYTHON").is_none(), "python3 not found");
+        let _ = writeln!(std::io::stderr(), "skipped: python3 not found");
+    }
+    found
+}
+
+/// The library, built where this test was.
+fn library() -> &'static PathBuf {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test has a file");
+        let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile");
+        let mut build = Command::new(env!("CARGO"));
+        // Build scripts that look at these would run anew in each build, and all that needs them.
+        let is_cargos = |name: &OsString| {
+            let name = name.as_bytes();
+            name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
+        };
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_cargos(name)) {
+            build.env_remove(name);
+        }
+        build.args(["build", "--quiet", "--locked", "-p", "proc-tests", "--example", "loaded"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.arg("--target-dir").arg(profile.parent().expect("profiles have a directory"));
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("there is a cargo").success(), "it does not build");
+        profile.join("examples/libloaded.so")
+    })
+}
+
+/// What the library told, in Python with `threads` more threads; `None` without Python.
+///
+/// Python's input is a program that nobody may run.
+fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<String> {
+    let python = python()?;
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let executed = directory.path().join("executed");
+    let input = format!("open({executed:?}, 'w').close()\n");
+    let input_file = directory.path().join("input");
+    std::fs::write(&input_file, &input).expect("there is room");
+    let mut told = String::new();
+    // The input is a file, then a pipe. Processes that inherit it share it.
+    for line in
+        [r#"file="$1"; shift; exec "$@" < "$file""#, r#"file="$1"; shift; cat "$file" | "$@""#]
+    {
+        let mut command = Command::new("sh");
+        command.args(["-c", line, "sh"]).arg(&input_file).arg(&python);
+        command.args(["-c", PROGRAM]).arg(library());
+        // As the library numbers them.
+        let number = match start_method {
+            StartMethod::Forkserver => "0",
+            StartMethod::Spawn => "1",
+            StartMethod::Fork => "2",
+        };
+        command.args([number, if is_to_init { "1" } else { "0" }, &threads.to_string()]);
+        command.env_clear().env("PATH", std::env::var_os("PATH").expect("there is a PATH"));
+        command.stdout(Stdio::piped());
+        let finished = Running::start(command).finish();
+        assert!(!executed.exists(), "Python was executed, and ran its input:\n{}", finished.stdout);
+        let stdout = finished.succeeded().to_owned();
+        let end = format!("input {input}");
+        told = stdout.strip_suffix(&end).unwrap_or_else(|| panic!("{stdout}")).to_owned();
+    }
+    Some(told)
+}
+
+/// A start error that names what works in such a program.
+#[track_caller]
+fn expect_advice(told: &str) {
+    assert!(told.starts_with("error start ") || told.starts_with("error invalid "), "{told}");
+    for word in ["init", "Fork", "thread"] {
+        assert!(told.contains(word), "{word} is not in: {told}");
+    }
+}
+
+const RESULTS: &str = "results [2, 3, 42]\n";
+
+fn init_before_threads_works() {
+    let Some(told) = told(StartMethod::Forkserver, true, 0) else { return };
+    assert_eq!(told, RESULTS);
+}
+
+fn fork_works_with_one_thread() {
+    for is_to_init in [true, false] {
+        let Some(told) = told(StartMethod::Fork, is_to_init, 0) else { return };
+        assert_eq!(told, "result 42\n");
+    }
+}
+
+fn late_init_is_told_what_works() {
+    let Some(told) = told(StartMethod::Forkserver, true, 1) else { return };
+    expect_advice(&told);
+}
+
+fn missing_init_with_threads_is_told_what_works() {
+    let Some(told) = told(StartMethod::Forkserver, false, 1) else { return };
+    expect_advice(&told);
+}
+
+/// With one thread the first use may be as good as init.
+fn missing_init_works_or_is_told_what_works() {
+    let Some(told) = told(StartMethod::Forkserver, false, 0) else { return };
+    if told != RESULTS {
+        expect_advice(&told);
+    }
+}
+
+fn spawn_is_told_what_works() {
+    for threads in [0, 1] {
+        for is_to_init in [true, false] {
+            let Some(told) = told(StartMethod::Spawn, is_to_init, threads) else { return };
+            expect_advice(&told);
+        }
+    }
+}
+
+fn fork_is_refused_with_threads() {
+    let Some(told) = told(StartMethod::Fork, true, 1) else { return };
+    assert!(told.starts_with("error start ") && told.contains("threads"), "{told}");
+}

@@ -1,0 +1,157 @@
+//! Tests of proc-core against real processes, in one test program.
+//!
+//! Each file holds the tests of one topic, and beside them the *programs* that they run: functions
+//! that this same file runs when it is executed as a program. So there is nothing to find by its
+//! name, and this much is linked once. [`support`] has the rest.
+
+#[macro_use]
+mod support;
+
+mod aborts;
+mod calls;
+mod channels;
+mod chaos;
+mod compile_errors;
+mod cpu_affinity;
+mod environment;
+mod init;
+mod late_init;
+mod layers;
+mod lifetime;
+mod limits;
+mod loaded_library;
+mod panic_hooks;
+mod pool;
+mod privileges;
+mod process;
+mod profiles;
+mod random_seeds;
+mod streams;
+mod user_fork;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Trial;
+use support::{Entry, MARKER, be_program};
+
+/// The programs of all files.
+const PROGRAMS: &[&[Entry]] = &[
+    aborts::PROGRAMS,
+    calls::imap::PROGRAMS,
+    calls::large_values::PROGRAMS,
+    calls::map::PROGRAMS,
+    calls::memory_limit::PROGRAMS,
+    calls::nested::PROGRAMS,
+    calls::tasks::PROGRAMS,
+    calls::values_that_cannot_cross::PROGRAMS,
+    channels::crossing::PROGRAMS,
+    channels::few_descriptors::PROGRAMS,
+    channels::release::PROGRAMS,
+    cpu_affinity::PROGRAMS,
+    environment::PROGRAMS,
+    init::PROGRAMS,
+    lifetime::end_of_main::PROGRAMS,
+    lifetime::exec_and_users::PROGRAMS,
+    lifetime::fork_servers::PROGRAMS,
+    lifetime::killed_program::PROGRAMS,
+    lifetime::leaks::PROGRAMS,
+    limits::attributes::PROGRAMS,
+    limits::descriptors::PROGRAMS,
+    limits::memory::PROGRAMS,
+    limits::processes::PROGRAMS,
+    panic_hooks::PROGRAMS,
+    pool::corrupt_workers::PROGRAMS,
+    pool::end::PROGRAMS,
+    pool::failed_starts::PROGRAMS,
+    pool::failed_tasks::PROGRAMS,
+    pool::killed_workers::PROGRAMS,
+    pool::set_up::PROGRAMS,
+    pool::shared::PROGRAMS,
+    pool::state::PROGRAMS,
+    pool::stopped_workers::PROGRAMS,
+    pool::worker_count::PROGRAMS,
+    privileges::PROGRAMS,
+    process::end::PROGRAMS,
+    process::start::PROGRAMS,
+    process::wait::PROGRAMS,
+    random_seeds::PROGRAMS,
+    streams::closed::PROGRAMS,
+    streams::output::PROGRAMS,
+    streams::redirected::PROGRAMS,
+    user_fork::program::PROGRAMS,
+    user_fork::worker::PROGRAMS,
+];
+
+/// The tests of all files.
+fn tests() -> Vec<Trial> {
+    let files = [
+        aborts::tests(),
+        calls::imap::tests(),
+        calls::large_values::tests(),
+        calls::map::tests(),
+        calls::memory_limit::tests(),
+        calls::nested::tests(),
+        calls::tasks::tests(),
+        calls::values_that_cannot_cross::tests(),
+        channels::crossing::tests(),
+        channels::few_descriptors::tests(),
+        channels::reexport::tests(),
+        channels::release::tests(),
+        chaos::tests(),
+        compile_errors::tests(),
+        cpu_affinity::tests(),
+        environment::tests(),
+        init::tests(),
+        late_init::tests(),
+        layers::tests(),
+        lifetime::end_of_main::tests(),
+        lifetime::exec_and_users::tests(),
+        lifetime::fork_servers::tests(),
+        lifetime::killed_program::tests(),
+        lifetime::leaks::tests(),
+        limits::attributes::tests(),
+        limits::descriptors::tests(),
+        limits::memory::tests(),
+        limits::processes::tests(),
+        loaded_library::tests(),
+        panic_hooks::tests(),
+        pool::corrupt_workers::tests(),
+        pool::end::tests(),
+        pool::failed_starts::tests(),
+        pool::failed_tasks::tests(),
+        pool::killed_workers::tests(),
+        pool::set_up::tests(),
+        pool::shared::tests(),
+        pool::state::tests(),
+        pool::stopped_workers::tests(),
+        pool::worker_count::tests(),
+        privileges::tests(),
+        process::end::tests(),
+        process::start::tests(),
+        process::wait::tests(),
+        profiles::tests(),
+        random_seeds::tests(),
+        streams::closed::tests(),
+        streams::output::tests(),
+        streams::redirected::tests(),
+        user_fork::program::tests(),
+        user_fork::worker::tests(),
+    ];
+    files.into_iter().flatten().collect()
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(MARKER) {
+        be_program(arguments);
+        return ExitCode::SUCCESS;
+    }
+    // Some tests start processes themselves. A program that is executed again by
+    // `StartMethod::Spawn` sees no arguments, so it would end up here too.
+    proc_core::init();
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // As libtest does.
+    let threads = std::env::var("RUST_TEST_THREADS").ok().and_then(|number| number.parse().ok());
+    arguments.test_threads = arguments.test_threads.or(threads);
+    libtest_mimic::run(&arguments, tests()).exit_code()
+}

@@ -1,0 +1,225 @@
+//! The end of a pool: dropped, closed, terminated.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::SigSet;
+use proc_core::{Pool, Process, StartMethod};
+
+use crate::support::marker_files::{self, MarkerFiles};
+use crate::support::{Arguments, assert_snapshot, describe, print_results, run, work_for_ever};
+
+programs![
+    building_thread_ends,
+    task_blocks_sigterm,
+    times_to_end,
+    drop_pool_with_tasks,
+    terminate_from_a_thread,
+    use_closed_pool
+];
+
+tests! {
+    pool_outlives_the_thread_that_built_it: forkserver spawn;
+    task_that_blocks_sigterm_is_killed_after_the_grace_period: forkserver spawn fork;
+    pool_ends_quickly_when_no_worker_refuses: forkserver spawn fork;
+    tasks_of_a_dropped_pool_report_that_it_is_closed: forkserver spawn fork;
+    calls_end_when_a_thread_terminates_the_pool: forkserver spawn fork;
+    closed_pool_refuses_calls: forkserver spawn fork;
+}
+
+/// A pool and a process are started in a thread that ends before they are used.
+fn building_thread_ends(arguments: &Arguments) {
+    let marks = MarkerFiles::new();
+    let start_method = arguments.start_method;
+    let path = marks.path("go");
+    let make = move || {
+        let pool = Pool::builder().processes(2).start_method(start_method).build();
+        let pool = pool.expect("it can be built");
+        let pids = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
+        let wait = |mark: PathBuf| {
+            marker_files::wait_for(&mark);
+            7
+        };
+        let child =
+            Process::new(wait, path).start_method(start_method).start().expect("it can be started");
+        (pool, pids, child)
+    };
+    let (pool, mut pids, child) = std::thread::spawn(make).join().expect("it does not panic");
+    pids.extend(pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails"));
+    pids.sort_unstable();
+    pids.dedup();
+    assert!(pids.len() <= 2, "a worker was replaced: {pids:?}");
+    marker_files::create(&marks.path("go"));
+    println!("{}", child.join().expect("it lives on"));
+}
+
+fn pool_outlives_the_thread_that_built_it(start_method: StartMethod) {
+    assert_eq!(run(building_thread_ends, start_method, &[]).succeeded(), "7\n");
+}
+
+/// A task blocks SIGTERM; the pool is terminated and joined.
+fn task_blocks_sigterm(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let marks = MarkerFiles::new();
+    let task = |mark: PathBuf| -> () {
+        SigSet::all().thread_block().expect("signals can be blocked");
+        marker_files::create(&mark);
+        loop {
+            std::hint::spin_loop();
+        }
+    };
+    let stuck = pool.apply_async(task, marks.path("deaf")).expect("the pool is open");
+    marker_files::wait_for(&marks.path("deaf"));
+    let start = Instant::now();
+    pool.terminate();
+    pool.join().expect("it has ended");
+    let took = start.elapsed();
+    // Half a second is the documented grace period.
+    assert!(took >= Duration::from_millis(450), "{took:?}");
+    assert!(took < Duration::from_millis(1500), "{took:?}");
+    println!("{}", describe(&stuck.get().expect_err("it was terminated")));
+}
+
+const CLOSED: &str = "closed | the pool is closed\n";
+
+fn task_that_blocks_sigterm_is_killed_after_the_grace_period(start_method: StartMethod) {
+    assert_eq!(run(task_blocks_sigterm, start_method, &[]).succeeded(), CLOSED);
+}
+
+/// A pool ends without the grace period if no worker refuses to end.
+fn times_to_end(arguments: &Arguments) {
+    let start_method = match arguments.start_method {
+        // Only the first pool can be forked. Its threads live a moment longer than the pool.
+        StartMethod::Fork => StartMethod::Forkserver,
+        other => other,
+    };
+    let quickly = |what: &str, pool: Pool| {
+        let start = Instant::now();
+        drop(pool);
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(400), "{what}: {took:?}");
+    };
+    let marks = MarkerFiles::new();
+    let pool = |processes| Pool::builder().processes(processes).start_method(start_method).build();
+    quickly("just built", arguments.pool(4));
+    let idle = pool(4).expect("it can be built");
+    idle.map(|x: u32| x, 0..100).expect("nothing fails");
+    quickly("idle", idle);
+    let asleep = pool(1).expect("it can be built");
+    let task = |mark: PathBuf| {
+        marker_files::create(&mark);
+        work_for_ever();
+    };
+    let result = asleep.apply_async(task, marks.path("asleep")).expect("the pool is open");
+    marker_files::wait_for(&marks.path("asleep"));
+    quickly("asleep", asleep);
+    assert!(result.get().expect_err("it was dropped").is_closed());
+    let spinning = pool(1).expect("it can be built");
+    let task = |mark: PathBuf| -> () {
+        marker_files::create(&mark);
+        loop {
+            std::hint::spin_loop();
+        }
+    };
+    let result = spinning.apply_async(task, marks.path("spins")).expect("the pool is open");
+    marker_files::wait_for(&marks.path("spins"));
+    quickly("spinning", spinning);
+    assert!(result.get().expect_err("it was dropped").is_closed());
+    println!("quick");
+}
+
+fn pool_ends_quickly_when_no_worker_refuses(start_method: StartMethod) {
+    assert_eq!(run(times_to_end, start_method, &[]).succeeded(), "quick\n");
+}
+
+fn drop_pool_with_tasks(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let marks = MarkerFiles::new();
+    let task = |mark: PathBuf| {
+        marker_files::create(&mark);
+        work_for_ever();
+    };
+    let tasks: Vec<_> = (0..5)
+        .map(|task_number| marks.path(&task_number.to_string()))
+        .map(|mark| pool.apply_async(task, mark).expect("the pool is open"))
+        .collect();
+    marker_files::wait_for(&marks.path("0"));
+    marker_files::wait_for(&marks.path("1"));
+    drop(pool);
+    print_results(tasks.into_iter().map(proc_core::Task::get));
+    println!("begun {}", (0..5).filter(|n| marks.path(&n.to_string()).exists()).count());
+}
+
+fn tasks_of_a_dropped_pool_report_that_it_is_closed(start_method: StartMethod) {
+    assert_snapshot("dropped_pool", 2, run(drop_pool_with_tasks, start_method, &[]).succeeded());
+}
+
+/// Every kind of call waits while another thread terminates the pool.
+fn terminate_from_a_thread(arguments: &Arguments) {
+    let task = |(task, mark): (u32, PathBuf)| {
+        if task > 1 {
+            marker_files::create(&mark);
+            work_for_ever();
+        }
+        task
+    };
+    let marks = MarkerFiles::new();
+    let mark = marks.path("stuck");
+    // One worker, so that the first two tasks are done when the third begins.
+    let pool = arguments.pool(1);
+    let way = arguments.word();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            marker_files::wait_for(&mark);
+            pool.terminate();
+        });
+        let inputs = (0..6).map(|task| (task, mark.clone()));
+        let options = pool.options().chunksize(1);
+        match way {
+            "map" => println!("{}", describe(&options.map(task, inputs).expect_err("it ends"))),
+            "try_map" => print_results(options.try_map(task, inputs)),
+            "imap" => print_results(options.imap(task, inputs)),
+            "apply" => {
+                println!(
+                    "{}",
+                    describe(&pool.apply(task, (2, mark.clone())).expect_err("it ends"))
+                );
+            }
+            other => panic!("no such call: {other}"),
+        }
+    });
+}
+
+fn calls_end_when_a_thread_terminates_the_pool(start_method: StartMethod) {
+    for call in ["map", "try_map", "imap", "apply"] {
+        let finished = run(terminate_from_a_thread, start_method, &[call]);
+        assert_snapshot(&format!("terminated_{call}"), 2, finished.succeeded());
+    }
+}
+
+/// Calls of a pool that was closed, joined or terminated.
+fn use_closed_pool(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    println!("join: {}", describe(&pool.join().expect_err("it is open")));
+    let tasks: Vec<_> =
+        (0..20).map(|x| pool.apply_async(|x: u32| x, x).expect("the pool is open")).collect();
+    pool.close();
+    println!("apply_async: {}", describe(&pool.apply_async(|x: u32| x, 1).expect_err("closed")));
+    pool.join().expect("what was asked for is done");
+    let results: Result<Vec<u32>, _> = tasks.into_iter().map(proc_core::Task::get).collect();
+    assert!(results.expect("nothing fails").into_iter().eq(0..20));
+    println!("map: {}", describe(&pool.map(|x: u32| x, 0..3).expect_err("it is closed")));
+    println!("apply: {}", describe(&pool.apply(|x: u32| x, 1).expect_err("it is closed")));
+    print_results(pool.try_map(|x: u32| x, 0..2));
+    print_results(pool.imap(|x: u32| x, 0..).take(5));
+    pool.join().expect("it may be joined again");
+    pool.close();
+    pool.terminate();
+    pool.terminate();
+    pool.join().expect("it may be joined again");
+    println!("map: {}", describe(&pool.map(|x: u32| x, 0..3).expect_err("it is over")));
+}
+
+fn closed_pool_refuses_calls(start_method: StartMethod) {
+    assert_snapshot("closed_pool", 2, run(use_closed_pool, start_method, &[]).succeeded());
+}

@@ -1,0 +1,202 @@
+//! Workers that are stopped (SIGSTOP) while they have no task do not delay others.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proc_core::{Error, Pool, StartMethod};
+
+use crate::support::{Arguments, Program, describe, procfs, start, wait_until};
+
+programs![stop_one_of_two, stop_three_of_four, stop_the_only_worker, stop_between_tasks];
+
+tests! {
+    stopped_worker_holds_up_nobody: forkserver spawn fork;
+    several_stopped_workers_hold_up_nobody: forkserver spawn fork;
+    task_of_a_stopped_worker_times_out: forkserver spawn fork;
+    worker_stopped_between_tasks_holds_up_nobody: forkserver spawn fork;
+}
+
+/// What takes less than a second on a quiet machine takes less than this on a busy one.
+const SOON: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+fn increment(x: u32) -> u32 {
+    x + 1
+}
+
+/// Stops a process, and returns when it is stopped.
+fn halt(pid: u32) {
+    kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("the worker lives");
+    wait_until(|| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+        stat.contains(") T ")
+    });
+}
+
+/// Continues a process, which may have been replaced by now.
+fn go_on(pid: u32) {
+    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
+}
+
+/// Runs `work`, which must return soon.
+fn soon<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    let took = start.elapsed();
+    assert!(took < SOON, "{what} took {took:?}");
+    result
+}
+
+/// A pool whose workers have all done tasks, and are idle.
+fn idle_pool(arguments: &Arguments, processes: usize) -> Pool {
+    let pool = arguments.pool(processes);
+    pool.map(increment, 0..100).expect("nothing fails");
+    pool
+}
+
+/// One of two workers is stopped: the other does all tasks.
+fn stop_one_of_two(arguments: &Arguments) {
+    let pool = idle_pool(arguments, 2);
+    for round in 0..12 {
+        let halted = match round % 3 {
+            // The worker that had the last task, if the pool prefers it for the next one.
+            0 => pool.apply(|()| std::process::id(), ()).expect("nothing fails"),
+            place => pool.worker_pids()[place - 1],
+        };
+        halt(halted);
+        for x in 0..4 {
+            let result = soon("apply", || pool.apply(increment, x));
+            assert_eq!(result.expect("the other worker is there"), x + 1);
+        }
+        let results = soon("map", || pool.options().chunksize(1).map(increment, 0..10));
+        assert!(results.expect("the other worker is there").into_iter().eq(1..11));
+        go_on(halted);
+        pool.map(increment, 0..20).expect("nothing fails");
+    }
+    println!("soon");
+}
+
+fn run_soon(program: Program, start_method: StartMethod, words: &[&str]) -> String {
+    let program = start(program, start_method, words).limited_to(Duration::from_secs(30));
+    program.finish().succeeded().to_owned()
+}
+
+fn stopped_worker_holds_up_nobody(start_method: StartMethod) {
+    assert_eq!(run_soon(stop_one_of_two, start_method, &[]), "soon\n");
+}
+
+/// Three of four workers are stopped.
+fn stop_three_of_four(arguments: &Arguments) {
+    let pool = idle_pool(arguments, 4);
+    for round in 0..4 {
+        let workers = pool.worker_pids();
+        let halted: Vec<u32> =
+            (0..4).filter(|number| *number != round).map(|number| workers[number]).collect();
+        halted.iter().for_each(|pid| halt(*pid));
+        for x in 0..4 {
+            let result = soon("apply", || pool.apply(increment, x));
+            assert_eq!(result.expect("one worker is there"), x + 1);
+        }
+        let results =
+            soon("imap", || pool.imap(increment, 0..10).collect::<Result<Vec<u32>, Error>>());
+        assert!(results.expect("one worker is there").into_iter().eq(1..11));
+        halted.iter().for_each(|pid| go_on(*pid));
+        pool.map(increment, 0..20).expect("nothing fails");
+    }
+    println!("soon");
+}
+
+fn several_stopped_workers_hold_up_nobody(start_method: StartMethod) {
+    assert_eq!(run_soon(stop_three_of_four, start_method, &[]), "soon\n");
+}
+
+/// The only worker is stopped: the call times out, and the pool works again afterwards.
+fn stop_the_only_worker(arguments: &Arguments) {
+    let pool = idle_pool(arguments, 1);
+    let options = pool.options().timeout(TIMEOUT);
+    let task = || options.apply_async(increment, 1).expect("the pool is open");
+    for _ in 0..2 {
+        // A worker may have done tasks before its pool knows its pid.
+        wait_until(|| pool.worker_pids().len() == 1);
+        let before = pool.worker_pids();
+        halt(before[0]);
+        let error = soon("the time-out", || match arguments.word() {
+            "get" => task().get().map(drop),
+            "await" => pollster::block_on(task()).map(drop),
+            "on-done" => {
+                let (send, result) = mpsc::channel();
+                task()
+                    .on_done(move |result| send.send(result.map(drop)).expect("it is waited for"));
+                result.recv().expect("the callback is called")
+            }
+            "get-timeout" => {
+                let result = task().get_timeout(SOON);
+                result.map(|result| assert!(result.is_none(), "the worker is stopped"))
+            }
+            "map" => options.map(increment, 0..1).map(drop),
+            "map-async" => {
+                options.map_async(increment, 0..1).and_then(proc_core::Task::get).map(drop)
+            }
+            "try-map" => options.try_map(increment, 0..1).remove(0).map(drop),
+            "imap" => options.imap(increment, 0..1).next().expect("one result").map(drop),
+            "imap-unordered" => {
+                options.imap_unordered(increment, 0..1).next().expect("one result").map(drop)
+            }
+            other => panic!("no such call: {other}"),
+        });
+        let error = error.expect_err("the only worker is stopped");
+        assert!(error.is_timeout(), "{}", describe(&error));
+        let results = soon("what comes after it", || pool.map(increment, 0..5));
+        assert_eq!(results.expect("the worker was replaced"), [1, 2, 3, 4, 5]);
+        assert_ne!(pool.worker_pids(), before, "it was killed and replaced");
+        wait_until(|| !procfs::exists(before[0]));
+    }
+    println!("told");
+}
+
+fn task_of_a_stopped_worker_times_out(start_method: StartMethod) {
+    let calls = [
+        "get",
+        "get-timeout",
+        "await",
+        "on-done",
+        "map",
+        "map-async",
+        "try-map",
+        "imap",
+        "imap-unordered",
+    ];
+    for call in calls {
+        assert_eq!(run_soon(stop_the_only_worker, start_method, &[call]), "told\n", "{call}");
+    }
+}
+
+/// A worker is stopped somewhere between many short tasks.
+fn stop_between_tasks(arguments: &Arguments) {
+    const TASKS: u32 = 3000;
+    let pool = idle_pool(arguments, 2);
+    for round in 0..6 {
+        let mut results = pool.options().chunksize(1).imap_unordered(increment, 0..TASKS);
+        let mut seen: Vec<u32> = Vec::new();
+        let mut take = |count: usize| {
+            let taken = results.by_ref().take(count);
+            seen.extend(taken.map(|result| result.expect("nothing fails")));
+        };
+        take(50 + 10 * round);
+        let halted = pool.worker_pids()[round % 2];
+        halt(halted);
+        // The stopped worker may be at one task. Others can do all other tasks.
+        soon("what others can do", || take(TASKS as usize - 51 - 10 * round));
+        go_on(halted);
+        take(TASKS as usize);
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(1..=TASKS), "each result comes once");
+    }
+    println!("soon");
+}
+
+fn worker_stopped_between_tasks_holds_up_nobody(start_method: StartMethod) {
+    assert_eq!(run_soon(stop_between_tasks, start_method, &[]), "soon\n");
+}

@@ -1,0 +1,5 @@
+//! `Process` and `Child`.
+
+pub(crate) mod end;
+pub(crate) mod start;
+pub(crate) mod wait;

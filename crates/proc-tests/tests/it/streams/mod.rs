@@ -1,0 +1,5 @@
+//! Standard streams.
+
+pub(crate) mod closed;
+pub(crate) mod output;
+pub(crate) mod redirected;

@@ -1,0 +1,38 @@
+//! Files by which processes signal each other. They use nothing of proc-core.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::support::wait_until;
+
+/// A directory of marker files, which goes with this object.
+pub(crate) struct MarkerFiles(PathBuf);
+
+impl MarkerFiles {
+    pub(crate) fn new() -> MarkerFiles {
+        let path = std::env::temp_dir().join("marks");
+        std::fs::create_dir(&path).expect("the test gives each program a directory of its own");
+        MarkerFiles(path)
+    }
+
+    /// The path of a marker file, to be given to tasks.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for MarkerFiles {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Makes a marker file. False if it was there already.
+pub(crate) fn create(mark: &Path) -> bool {
+    File::create_new(mark).is_ok()
+}
+
+/// Waits for a marker file; the test's deadline is the limit.
+pub(crate) fn wait_for(mark: &Path) {
+    wait_until(|| mark.exists());
+}

@@ -1,0 +1,56 @@
+//! What the tests and their programs have in common.
+//!
+//! A test runs a *program* in a process group of its own. The program is a function beside the
+//! test, and the test names it as a function: it executes this file again, and tells it which
+//! program it is to be.
+
+#[macro_use]
+mod program;
+#[macro_use]
+mod trial;
+
+pub(crate) mod closed_streams;
+pub(crate) mod descriptors;
+pub(crate) mod fork;
+pub(crate) mod marker_files;
+pub(crate) mod odd_value;
+pub(crate) mod procfs;
+pub(crate) mod raw;
+mod report;
+mod running;
+mod snapshot;
+pub(crate) mod users;
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+pub(crate) use program::{
+    Arguments, Entry, MARKER, Program, be_program, command, own_arguments, own_file, program_name,
+    run, start, start_through_env, word,
+};
+pub(crate) use report::{assert_fine_or_contains, describe, print_result, print_results};
+pub(crate) use running::{Finished, Member, Running};
+pub(crate) use snapshot::assert_snapshot;
+pub(crate) use trial::trial;
+
+/// Never returns. A task that calls it is busy for ever.
+///
+/// The result type is not `!`, because `!` cannot cross between processes.
+pub(crate) fn work_for_ever() {
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Sends a signal to the calling process; returns if that survives it.
+pub(crate) fn signal_self(signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::getpid(), signal).expect("it may signal itself");
+}
+
+/// Polls until a condition is true. The test's deadline is the limit.
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,4 @@
+//! Copies that the user's own `fork` makes.
+
+pub(crate) mod program;
+pub(crate) mod worker;
