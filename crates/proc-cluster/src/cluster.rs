@@ -137,7 +137,7 @@ impl Cluster {
     }
 
     /// Cancels all open calls, and accepts no more. Threads that wait for a result get an error
-    /// ([`Error::is_fleet`]).
+    /// ([`ErrorKind::Fleet`](crate::ErrorKind::Fleet)).
     ///
     /// Returns when the server has removed the work of the calls, or after five seconds. The agents
     /// keep running, since they do not belong to the cluster.
@@ -234,7 +234,7 @@ impl ClusterBuilder {
     }
 
     /// Sets how long a call waits while there is no agent of this build, before the call fails
-    /// ([`Error::is_fleet`]). The default is one minute.
+    /// ([`ErrorKind::Fleet`](crate::ErrorKind::Fleet)). The default is one minute.
     ///
     /// Time in which the server is unreachable does not count: calls continue when the server is
     /// back.
@@ -256,7 +256,8 @@ impl ClusterBuilder {
     /// # Errors
     ///
     /// A setting is invalid; or the server cannot be reached, is too old, or refuses
-    /// ([`Error::is_fleet`]). It is no error if there are no agents: they may come later.
+    /// ([`ErrorKind::Fleet`](crate::ErrorKind::Fleet)). It is no error if there are no agents: they
+    /// may come later.
     pub fn connect(self) -> Result<Cluster, Error> {
         let settings = self.settings?;
         if !(SHORTEST_LEASE..=MAX_LEASE).contains(&self.lease) {

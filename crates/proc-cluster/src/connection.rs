@@ -243,7 +243,8 @@ mod tests {
         for outside in ["nats://10.0.0.1", "example.org:4222", "nats://127.0.0.1,nats://10.0.0.1"] {
             let refused = addresses(outside, Plaintext::Loopback).expect_err(outside);
             assert!(
-                refused.is_invalid() && refused.to_string().contains("plain text"),
+                refused.kind() == crate::ErrorKind::Invalid
+                    && refused.to_string().contains("plain text"),
                 "{refused}"
             );
             assert!(addresses(outside, Plaintext::Anywhere).is_ok(), "{outside}");

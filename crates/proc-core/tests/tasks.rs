@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use proc_core::{Error, Pool};
+use proc_core::{Error, ErrorKind, Pool};
 
 proc_core::init_tests!();
 
@@ -346,7 +346,9 @@ fn each_input_has_a_fate_though_the_pool_ends_among_them() {
         pool.terminate();
         // An input that cannot be encoded splits the others, and the pool refuses the first part.
         let results = pool.try_map(|small: Small| small.0, [1, 99, 2, 3, 99, 4].map(Small));
-        let encoded = results.iter().map(|r| r.as_ref().is_err_and(Error::is_encode));
+        let encoded = results
+            .iter()
+            .map(|r| r.as_ref().is_err_and(|error| error.kind() == ErrorKind::Encode));
         assert_eq!(encoded.collect::<Vec<_>>(), [false, true, false, false, false, false]);
         let closed = results.iter().filter(|r| r.as_ref().is_err_and(Error::is_closed));
         assert_eq!(closed.count(), 5, "{results:?}");

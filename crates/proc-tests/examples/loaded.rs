@@ -1,7 +1,7 @@
 //! A library that another program loads: Python, in `tests/loaded.rs`.
 #![allow(unsafe_code, reason = "a function that is found by its name")]
 
-use proc_core::{Child, Error, Pool, Process, StartMethod};
+use proc_core::{Child, Error, ErrorKind, Pool, Process, StartMethod};
 
 fn increment(x: u32) -> u32 {
     x + 1
@@ -48,8 +48,8 @@ pub extern "C" fn use_processes(start_method: i32, is_to_init: i32) {
 
 fn kind(error: &Error) -> &'static str {
     match () {
-        () if error.is_start() => "start",
-        () if error.is_invalid() => "invalid",
+        () if error.kind() == ErrorKind::Start => "start",
+        () if error.kind() == ErrorKind::Invalid => "invalid",
         () => "other",
     }
 }

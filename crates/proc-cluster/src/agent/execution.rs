@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use proc_core::{Error, Task, remote};
+use proc_core::{Error, ErrorKind, Task, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
@@ -108,7 +108,7 @@ impl Execution {
             }
             End::Nothing => {}
             End::PoolEnded(error) => {
-                self.reply(if error.is_initializer() {
+                self.reply(if error.kind() == ErrorKind::Initializer {
                     Outcome::Failed(remote::error_to_bytes(&error))
                 } else {
                     Outcome::Returned
@@ -216,7 +216,7 @@ async fn run_in_pool(
     };
     let mut task: Task<Vec<u8>> = match remote::submit(&shared.pool, chunk) {
         Ok(task) => task,
-        Err(error) if error.is_invalid() => {
+        Err(error) if error.kind() == ErrorKind::Invalid => {
             return Err(End::Reply(Outcome::Failed(remote::error_to_bytes(&error))));
         }
         Err(error) => return Err(End::PoolEnded(error)),

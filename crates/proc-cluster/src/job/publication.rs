@@ -107,6 +107,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let panics = catch_panic(async { panic!("a fault of ours") });
         let error = runtime.block_on(panics).expect_err("it panicked");
-        assert!(error.is_fleet() && error.to_string().contains("panicked"), "{error}");
+        assert!(
+            error.kind() == crate::ErrorKind::Fleet && error.to_string().contains("panicked"),
+            "{error}"
+        );
     }
 }

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::{self, LEASE, Server, wait_for_workers, wait_until};
+use proc_cluster::ErrorKind;
 
 /// A task that tells that it runs, by a file, and then does something.
 fn mark(directory: &str, name: &str) -> PathBuf {
@@ -546,7 +547,7 @@ fn a_server_that_is_known_to_stall_is_refused() {
     let port = pretend_to_be("2.10.26").expect("a port is free");
     let refused = proc_cluster::Cluster::connect(&format!("nats://127.0.0.1:{port}"));
     let error = refused.map(drop).expect_err("it is too old");
-    assert!(error.is_fleet(), "{error}");
+    assert!(error.kind() == ErrorKind::Fleet, "{error}");
     let said = format!(
         "the server at nats://127.0.0.1:{port} is nats-server 2.10.26, which is known to stall: install \
          2.10.27 or newer"

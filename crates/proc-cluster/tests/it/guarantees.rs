@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{self, Server, wait_for_workers, wait_until};
+use proc_cluster::ErrorKind;
 
 /// What the server holds: messages in the stream of work, and in that of data.
 fn at_the_server(server: &Server) -> (u64, u64) {
@@ -148,12 +149,15 @@ fn a_call_without_agents_fails_in_time_and_says_so() {
     let cluster = server.builder().patience(Duration::from_secs(3)).connect().expect("it is there");
     let begin = Instant::now();
     let error = cluster.apply(|x: u8| x, 1).expect_err("nobody is there");
-    assert!(error.is_fleet() && error.to_string().contains("PROC_CLUSTER_AGENT"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Fleet && error.to_string().contains("PROC_CLUSTER_AGENT"),
+        "{error}"
+    );
     assert!(begin.elapsed() >= Duration::from_secs(3));
     // Each call is patient anew, however long nobody was there before.
     let begin = Instant::now();
     let first = cluster.imap(|x: u8| x, 0..).next().expect("an error is an item");
-    assert!(first.is_err_and(|error| error.is_fleet()));
+    assert!(first.is_err_and(|error| error.kind() == ErrorKind::Fleet));
     assert!(begin.elapsed() >= Duration::from_secs(3));
     nothing_is_left(&server);
 }
@@ -179,7 +183,9 @@ fn another_build_gets_nothing_and_is_named() {
     let error = cluster.apply(|x: u8| x, 1).expect_err("nobody may do it");
     let text = error.to_string();
     assert!(
-        error.is_fleet() && text.contains(&agent.build) && text.contains(&agent.host),
+        error.kind() == ErrorKind::Fleet
+            && text.contains(&agent.build)
+            && text.contains(&agent.host),
         "{text}"
     );
     assert_eq!(cluster.fleet().agents()[0].done, 0);

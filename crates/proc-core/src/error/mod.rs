@@ -317,47 +317,10 @@ impl Error {
         self.kind() == ErrorKind::Cancelled
     }
 
-    /// Whether an argument or a result could not be encoded.
-    pub fn is_encode(&self) -> bool {
-        self.kind() == ErrorKind::Encode
-    }
-
-    /// Whether an argument or a result could not be decoded.
-    pub fn is_decode(&self) -> bool {
-        self.kind() == ErrorKind::Decode
-    }
-
-    /// Whether a process or a thread could not be started, or there was no shared memory.
-    pub fn is_start(&self) -> bool {
-        self.kind() == ErrorKind::Start
-    }
-
-    /// Whether the pool's initializer failed in every worker that was tried.
-    pub fn is_initializer(&self) -> bool {
-        self.kind() == ErrorKind::Initializer
-    }
-
     /// Whether the pool was closed, terminated or dropped, or a worker has overwritten the pool's
     /// memory.
     pub fn is_closed(&self) -> bool {
         self.kind() == ErrorKind::Closed
-    }
-
-    /// Whether more of the pool's workers died than
-    /// [`restart_intensity`](crate::PoolBuilder::restart_intensity) allows.
-    pub fn is_restart_limit(&self) -> bool {
-        self.kind() == ErrorKind::RestartLimit
-    }
-
-    /// Whether a setting or an argument is invalid, such as a pool of no processes.
-    pub fn is_invalid(&self) -> bool {
-        self.kind() == ErrorKind::Invalid
-    }
-
-    /// Whether there is no fleet of machines for the call: no server, or no agent of this build
-    /// (`proc-cluster`).
-    pub fn is_fleet(&self) -> bool {
-        self.kind() == ErrorKind::Fleet
     }
 
     /// Returns how the process ended, if the error is that it has ended.

@@ -38,7 +38,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 ///
-/// The process cannot be started, or the function failed ([`Error::is_initializer`]), or the
+/// The process cannot be started, or the function failed ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)), or the
 /// function was stopped because nobody waits for it ([`Error::is_closed`]).
 pub(crate) fn start(
     parent: &Arc<ForkServer>,

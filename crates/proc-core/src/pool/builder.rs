@@ -107,7 +107,7 @@ impl<S> PoolBuilder<S> {
     /// server, has died. The fork server is a copy of the program as it was in
     /// [`init`](crate::init), and with [`StartMethod::Fork`] as it is in `build`. Where the
     /// function panics, ends its process or leaves threads running, `build` fails with its error
-    /// ([`Error::is_initializer`]).
+    /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -142,7 +142,7 @@ impl<S> PoolBuilder<S> {
     /// A function that each worker calls once, before its first task.
     ///
     /// Where it panics or ends its process, the worker is tried again two more times; then calls
-    /// fail with its error ([`Error::is_initializer`]).
+    /// fail with its error ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     #[doc(alias = "initargs")]
     pub fn initializer<F, A>(mut self, function: F, argument: A) -> Self
     where
@@ -322,7 +322,8 @@ impl<S> PoolBuilder<S> {
 
     /// Ends the pool when more than `restarts` workers died of themselves within `period`.
     ///
-    /// As in OTP's supervisors. All open calls then fail with [`Error::is_restart_limit`], which
+    /// As in OTP's supervisors. All open calls then fail
+    /// ([`ErrorKind::RestartLimit`](crate::ErrorKind::RestartLimit)) with an error that
     /// names the last death. A worker that ends in order does not count, nor one that the pool ends
     /// because its task was cancelled or late, nor one that goes down with its fork server.
     ///
@@ -344,7 +345,7 @@ impl<S> PoolBuilder<S> {
     ///     .build()?;
     /// let fates = pool.try_map(crash, 0..10);
     /// let last = fates[9].as_ref().expect_err("the third death was too much");
-    /// assert!(last.is_restart_limit() && last.exit_status().is_some());
+    /// assert!(last.kind() == proc_core::ErrorKind::RestartLimit && last.exit_status().is_some());
     /// # Ok(())
     /// # }
     /// ```

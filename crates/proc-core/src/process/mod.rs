@@ -196,7 +196,7 @@ where
     /// # Errors
     ///
     /// The argument cannot be encoded, the process cannot be started, or a setting is invalid
-    /// ([`Error::is_invalid`]).
+    /// ([`ErrorKind::Invalid`](crate::ErrorKind::Invalid)).
     pub fn start(self) -> Result<Child<R>, Error> {
         let _ = self.function;
         let serial = next_serial();

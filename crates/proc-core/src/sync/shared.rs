@@ -80,7 +80,8 @@ impl<T: Pod> Shared<T> {
     ///
     /// # Errors
     ///
-    /// There is no memory or descriptor for the data ([`Error::is_start`]).
+    /// There is no memory or descriptor for the data
+    /// ([`ErrorKind::Start`](crate::ErrorKind::Start)).
     pub fn from_slice(data: &[T]) -> Result<Shared<T>, Error> {
         const { assert!(size_of::<T>() > 0, "there is nothing to share in values without bytes") };
         let bytes: &[u8] = bytemuck::cast_slice(data);

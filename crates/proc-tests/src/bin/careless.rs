@@ -1,6 +1,6 @@
 //! A program that ends at once when it has no arguments, as when it is executed again.
 
-use proc_core::{Process, StartMethod};
+use proc_core::{ErrorKind, Process, StartMethod};
 
 fn main() {
     let Some(way) = std::env::args().nth(1) else { std::process::exit(3) };
@@ -11,6 +11,6 @@ fn main() {
     };
     match Process::new(|x: u32| x + 1, 41).start_method(start_method).start() {
         Ok(child) => println!("{:?}", child.join()),
-        Err(error) => println!("{} | {error}", error.is_start()),
+        Err(error) => println!("{} | {error}", error.kind() == ErrorKind::Start),
     }
 }

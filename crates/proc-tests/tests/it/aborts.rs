@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use proc_core::{Child, Error, Limits, Pool, Process, StartMethod};
+use proc_core::{Child, Error, ErrorKind, Limits, Pool, Process, StartMethod};
 
 use crate::support::{Arguments, Program, Running, describe, raw, run, signal_self, word};
 
@@ -80,7 +80,7 @@ extern "C" fn long_panic_in_c() {
 fn check(what: &str, way: u32, error: &Error) {
     use std::os::unix::process::ExitStatusExt;
     let told = || format!("{what} {way}: {}", describe(error));
-    assert!(error.is_death() || error.is_initializer(), "{}", told());
+    assert!(error.is_death() || error.kind() == ErrorKind::Initializer, "{}", told());
     let signal = error.exit_status().and_then(|status| status.signal());
     assert_eq!(signal, Some(nix::libc::SIGABRT), "{}", told());
     let message = error.panic_message().unwrap_or_else(|| panic!("no message: {}", told()));

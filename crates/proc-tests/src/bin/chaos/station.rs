@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use proc_core::{Pool, StartMethod};
+use proc_core::{ErrorKind, Pool, StartMethod};
 
 use crate::choice::Fault;
 use crate::faults::Faults;
@@ -64,7 +64,10 @@ impl Station {
                 is_ended: AtomicBool::new(false),
                 is_spent: AtomicBool::new(false),
             }),
-            Err(error) if error.is_start() && killed < round.faults.fork_servers_killed() => {
+            Err(error)
+                if error.kind() == ErrorKind::Start
+                    && killed < round.faults.fork_servers_killed() =>
+            {
                 round.ledger.add(CALLS, "build, while the fork server was killed", 1);
                 None
             }

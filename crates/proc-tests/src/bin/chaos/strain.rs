@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{self, IpcSender};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use proc_core::{Error, Pool, Process, StartMethod, Task};
+use proc_core::{Error, ErrorKind, Pool, Process, StartMethod, Task};
 
 use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, ForkServers};
@@ -321,9 +321,9 @@ fn excuse(error: &Error) -> Fate {
         return Err(format!("nobody panics here: {error}"));
     }
     let kinds = [
-        (error.is_start(), "start, under a limit"),
-        (error.is_encode(), "not encoded, under a limit"),
-        (error.is_decode(), "not decoded, under a limit"),
+        (error.kind() == ErrorKind::Start, "start, under a limit"),
+        (error.kind() == ErrorKind::Encode, "not encoded, under a limit"),
+        (error.kind() == ErrorKind::Decode, "not decoded, under a limit"),
         (error.is_death(), "death, under a limit"),
         (error.is_closed(), "closed, under a limit"),
     ];

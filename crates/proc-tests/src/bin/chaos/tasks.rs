@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::ForkResult;
-use proc_core::Error;
+use proc_core::{Error, ErrorKind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_bytes::ByteBuf;
 
@@ -237,8 +237,8 @@ impl Spec {
             Act::Exit(code) => died(&|status| status.code() == Some(code.into())),
             Act::Abort | Act::ExhaustMemory => died(&signals(&[Signal::SIGABRT])),
             Act::OverflowStack => died(&signals(&[Signal::SIGABRT, Signal::SIGSEGV])),
-            Act::UnwritableArgument | Act::UnwritableResult => error.is_encode(),
-            Act::UnreadableArgument | Act::UnreadableResult => error.is_decode(),
+            Act::UnwritableArgument | Act::UnwritableResult => error.kind() == ErrorKind::Encode,
+            Act::UnreadableArgument | Act::UnreadableResult => error.kind() == ErrorKind::Decode,
         }
     }
 }

@@ -9,7 +9,7 @@ use ipc_channel::ipc::{self, IpcSender};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use proc_core::{Child, Limits, Pool, Process, Shared, StartMethod};
+use proc_core::{Child, ErrorKind, Limits, Pool, Process, Shared, StartMethod};
 use serde_bytes::ByteBuf;
 
 use crate::support::descriptors::{descriptors, leave_descriptors};
@@ -213,7 +213,11 @@ fn replace_worker_without_descriptors(arguments: &Arguments) {
     for (result, task) in results.zip(1..) {
         match result {
             Ok(value) => assert_eq!(value, task),
-            Err(error) => assert!(error.is_start() || error.is_death(), "{}", describe(&error)),
+            Err(error) => assert!(
+                error.kind() == ErrorKind::Start || error.is_death(),
+                "{}",
+                describe(&error)
+            ),
         }
     }
     // Both workers are needed for that.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use proc_core::{Error, Pool, PoolBuilder, StartMethod};
+use proc_core::{Error, ErrorKind, Pool, PoolBuilder, StartMethod};
 
 use crate::support::descriptors::leave_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
@@ -166,7 +166,7 @@ fn resize_without_descriptors(arguments: &Arguments) {
     let files = leave_descriptors(20);
     let error = pool.resize(40).expect_err("there are no descriptors");
     drop(files);
-    println!("start {}, processes {}", error.is_start(), pool.processes());
+    println!("start {}, processes {}", error.kind() == ErrorKind::Start, pool.processes());
     wait_for_workers(&pool, 2);
     println!("{:?}", pool.map(same, 0..3).expect("the pool goes on"));
 }

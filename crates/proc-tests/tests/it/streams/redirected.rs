@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 
-use proc_core::{Child, Pool, Process, StartMethod, Stdio};
+use proc_core::{Child, ErrorKind, Pool, Process, StartMethod, Stdio};
 
 use crate::support::descriptors::{descriptors, leave_descriptors};
 use crate::support::marker_files::MarkerFiles;
@@ -312,7 +312,7 @@ fn no_room_for_streams(arguments: &Arguments) {
     match result {
         Ok(number) => println!("{number}"),
         Err(error) => {
-            assert!(error.is_start(), "{}", describe(&error));
+            assert!(error.kind() == ErrorKind::Start, "{}", describe(&error));
             println!("refused");
         }
     }

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use proc_core::{Child, Error, Pool, Process, Sentinel, Shared, StartMethod, Task};
+use proc_core::{Child, Error, ErrorKind, Pool, Process, Sentinel, Shared, StartMethod, Task};
 
 use crate::support::fork::{exit_now, expect_success, fork, in_copy};
 use crate::support::marker_files::{self, MarkerFiles};
@@ -51,7 +51,7 @@ fn nap(x: u32) -> u32 {
 #[track_caller]
 fn expect_refused<T>(result: Result<T, Error>, owner: u32) {
     let error = result.map(drop).expect_err("the pool is another process's");
-    assert!(error.is_invalid(), "{}", describe(&error));
+    assert!(error.kind() == ErrorKind::Invalid, "{}", describe(&error));
     assert!(error.to_string().contains(&owner.to_string()), "{}", describe(&error));
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proc_core::{Process, StartMethod, Task};
+use proc_core::{ErrorKind, Process, StartMethod, Task};
 
 use super::verdicts::{Tally, kind};
 use super::{Caller, Mood};
@@ -32,7 +32,10 @@ impl Caller<'_> {
                 1 => return drop(child),
                 _ => child.join(),
             },
-            Err(error) if error.is_start() && killed < self.round.faults.fork_servers_killed() => {
+            Err(error)
+                if error.kind() == ErrorKind::Start
+                    && killed < self.round.faults.fork_servers_killed() =>
+            {
                 tally.add("start, while the fork server was killed");
                 return tally.book(self.round.ledger);
             }

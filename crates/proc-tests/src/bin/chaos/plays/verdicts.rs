@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use proc_core::{Error, StartMethod};
+use proc_core::{Error, ErrorKind, StartMethod};
 
 use super::{Caller, Terms};
 use crate::ledger::{FATES, Ledger};
@@ -49,8 +49,10 @@ impl Caller<'_> {
             station.is_spent.store(true, Ordering::SeqCst);
             let is_forked = station.context == StartMethod::Fork;
             let explained = (error.is_closed() && station.is_ended.load(Ordering::SeqCst))
-                || (error.is_initializer() && station.is_flaky)
-                || (error.is_start() && is_forked && faults.fork_servers_killed() > 0);
+                || (error.kind() == ErrorKind::Initializer && station.is_flaky)
+                || (error.kind() == ErrorKind::Start
+                    && is_forked
+                    && faults.fork_servers_killed() > 0);
             if explained { Ok(kind(error)) } else { Err("nothing explains it".to_owned()) }
         };
         match excuse {
@@ -68,10 +70,10 @@ pub(super) fn kind(error: &Error) -> &'static str {
         (error.is_death(), "death, of its own doing"),
         (error.is_timeout(), "timeout"),
         (error.is_cancelled(), "cancelled"),
-        (error.is_encode(), "not encoded"),
-        (error.is_decode(), "not decoded"),
-        (error.is_start(), "start, of a pool without its fork server"),
-        (error.is_initializer(), "initializer"),
+        (error.kind() == ErrorKind::Encode, "not encoded"),
+        (error.kind() == ErrorKind::Decode, "not decoded"),
+        (error.kind() == ErrorKind::Start, "start, of a pool without its fork server"),
+        (error.kind() == ErrorKind::Initializer, "initializer"),
         (error.is_closed(), "closed"),
     ];
     kinds.iter().find(|(is, _)| *is).map_or("other", |(_, name)| name)
