@@ -2,7 +2,6 @@
 //! is missing and what to do.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -10,8 +9,8 @@ use nix::errno::Errno;
 use proc_core::{Child, Pool, Process, Shared, StartMethod};
 
 use crate::support::{
-    Arguments, Finished, Running, assert_fine_or_contains, describe, own_arguments, own_file,
-    print_result, raw, run, start_through_env, word,
+    Arguments, Finished, Running, assert_fine_or_contains, describe, machine, own_arguments,
+    own_file, print_result, raw, run, start_through_env, word,
 };
 
 programs![
@@ -77,11 +76,7 @@ fn hide_directory(arguments: &Arguments) {
 }
 
 fn needs_root() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        let _ = writeln!(std::io::stderr(), "skipped: only root may mount and filter");
-    }
-    !is_root
+    machine::or_skip(machine::root()).is_none()
 }
 
 fn missing_proc_is_named(start_method: StartMethod) {

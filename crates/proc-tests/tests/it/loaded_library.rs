@@ -1,7 +1,6 @@
 //! proc-core in a library that Python has loaded never executes Python.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,7 +8,7 @@ use std::sync::OnceLock;
 
 use proc_core::StartMethod;
 
-use crate::support::Running;
+use crate::support::{Running, machine};
 
 tests! {
     init_before_threads_works;
@@ -31,20 +30,6 @@ for _ in range(int(sys.argv[4])):
 library.use_processes(int(sys.argv[2]), int(sys.argv[3]))
 print('input', sys.stdin.read(), end='', flush=True)
 ";
-
-/// Where python3 is; `None`, and a note on stderr, where there is none.
-///
-/// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
-fn python() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).map(|directory| directory.join("python3"));
-    let found = places.find(|file| file.is_file());
-    if found.is_none() {
-        assert!(std::env::var_os("PROC_CORE_REQUIRE_PYTHON").is_none(), "python3 not found");
-        let _ = writeln!(std::io::stderr(), "skipped: python3 not found");
-    }
-    found
-}
 
 /// The library, built where this test was.
 fn library() -> &'static PathBuf {
@@ -76,7 +61,7 @@ fn library() -> &'static PathBuf {
 ///
 /// Python's input is a program that nobody may run.
 fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<String> {
-    let python = python()?;
+    let python = machine::or_skip(machine::python3())?;
     let directory = tempfile::tempdir().expect("a directory can be made");
     let executed = directory.path().join("executed");
     let input = format!("open({executed:?}, 'w').close()\n");

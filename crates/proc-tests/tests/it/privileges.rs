@@ -1,7 +1,6 @@
 //! A worker or a process has no more rights than its program has at its start.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
@@ -11,7 +10,7 @@ use nix::unistd::{self, Gid, Uid, setgroups};
 use proc_core::{Child, Error, Pool, Process, StartMethod};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Arguments, describe, raw, run, signal_self};
+use crate::support::{Arguments, describe, machine, raw, run, signal_self};
 
 programs![
     give_up_user,
@@ -241,8 +240,7 @@ const LATER: [&str; 4] = ["process", "nested", "pool", "preload"];
 const EARLIER: [&str; 2] = ["replaced", "preloaded"];
 
 fn expect_no_more(start_method: StartMethod, ways: &[&str]) {
-    if !nix::unistd::geteuid().is_root() {
-        let _ = writeln!(std::io::stderr(), "skipped: only root has rights to give up");
+    if machine::or_skip(machine::root()).is_none() {
         return;
     }
     for way in ways {
@@ -321,8 +319,7 @@ fn give_up_user(arguments: &Arguments) {
 }
 
 fn user_that_was_given_up_is_given_up_for_children(start_method: StartMethod) {
-    if !nix::unistd::geteuid().is_root() {
-        let _ = writeln!(std::io::stderr(), "skipped: only root has rights to give up");
+    if machine::or_skip(machine::root()).is_none() {
         return;
     }
     assert_eq!(

@@ -1,7 +1,6 @@
 //! Processes end with their program, even if it executes another program or if they have other
 //! users.
 
-use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -14,8 +13,8 @@ use proc_core::{Child, Pool, Process, StartMethod};
 use crate::lifetime::killed_program::stay_alive;
 use crate::support::procfs::{children, children_of};
 use crate::support::{
-    Arguments, Member, Running, marker_files, own_arguments, own_file, run, start, wait_until,
-    work_for_ever,
+    Arguments, Member, Running, machine, marker_files, own_arguments, own_file, run, start,
+    wait_until, work_for_ever,
 };
 
 programs![execute_another_program, workers_change_user, end_in_some_way, run_as_subreaper];
@@ -170,8 +169,7 @@ fn workers_change_user(arguments: &Arguments) {
 /// Starts a program for each place in which workers can change their user, and waits until the
 /// workers are busy. Without root there are none.
 fn other_users(start_method: StartMethod) -> Vec<Running> {
-    if !nix::unistd::geteuid().is_root() {
-        let _ = writeln!(std::io::stderr(), "skipped: only root can change a worker's user");
+    if machine::or_skip(machine::root()).is_none() {
         return Vec::new();
     }
     let places = ["initializer", "state", "preload"].into_iter();

@@ -12,6 +12,8 @@ mod trial;
 pub(crate) mod closed_streams;
 pub(crate) mod descriptors;
 pub(crate) mod fork;
+#[path = "../../../../../tests/support/machine.rs"]
+pub(crate) mod machine;
 pub(crate) mod marker_files;
 pub(crate) mod odd_value;
 pub(crate) mod procfs;

@@ -1,6 +1,6 @@
 //! Other users, who are bound by limits that do not bind root.
 
-use std::io::Write as _;
+use super::machine;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::unistd::{self, Gid, Uid};
@@ -16,9 +16,5 @@ pub(crate) fn become_unused_user() {
 
 /// Whether root runs this, who can become a user that has no other processes.
 pub(crate) fn can_be_another_user() -> bool {
-    let is_root = nix::unistd::geteuid().is_root();
-    if !is_root {
-        let _ = writeln!(std::io::stderr(), "skipped: only root can become another user");
-    }
-    is_root
+    machine::or_skip(machine::root()).is_some()
 }
