@@ -11,6 +11,11 @@ use crate::pool::board::{Owner, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
+/// A worker that claims or begins no task for so long is stopped by a signal. On a busy machine a
+/// worker may wait for a processor for some hundred milliseconds: its task has not begun then, so
+/// the task's timeout does not count, however short it is.
+const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
+
 /// How often the timeout watcher checks the timeouts of running tasks.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -225,11 +230,11 @@ impl Scheduler {
 }
 
 impl InFlight {
-    /// Whether the ticket has made no progress for `timeout`. The time counts from the first call
-    /// that found `done` tasks done and none running.
+    /// Whether the ticket has made no progress for `timeout`, and for [`MIN_STOPPED_TIME`] at
+    /// least. The time counts from the first call that found `done` tasks done and none running.
     fn waits(&mut self, done: u32, timeout: Duration) -> bool {
         match self.stuck {
-            Some((then, since)) if then == done => since.elapsed() >= timeout,
+            Some((then, since)) if then == done => since.elapsed() >= timeout.max(MIN_STOPPED_TIME),
             _ => {
                 self.stuck = Some((done, Instant::now()));
                 false

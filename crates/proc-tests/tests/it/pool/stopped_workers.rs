@@ -9,12 +9,19 @@ use proc_core::{Error, Pool, StartMethod};
 
 use crate::support::{Arguments, Program, describe, procfs, start, wait_until};
 
-programs![stop_one_of_two, stop_three_of_four, stop_the_only_worker, stop_between_tasks];
+programs![
+    stop_one_of_two,
+    stop_three_of_four,
+    stop_the_only_worker,
+    stop_for_a_moment,
+    stop_between_tasks,
+];
 
 tests! {
     stopped_worker_holds_up_nobody: forkserver spawn fork;
     several_stopped_workers_hold_up_nobody: forkserver spawn fork;
     task_of_a_stopped_worker_times_out: forkserver spawn fork;
+    worker_that_gets_no_processor_for_a_moment_fails_no_task: forkserver spawn fork;
     worker_stopped_between_tasks_holds_up_nobody: forkserver spawn fork;
 }
 
@@ -168,9 +175,30 @@ fn task_of_a_stopped_worker_times_out(start_method: StartMethod) {
         "imap",
         "imap-unordered",
     ];
-    for call in calls {
-        assert_eq!(run_soon(stop_the_only_worker, start_method, &[call]), "told\n", "{call}");
+    // All at once, since each of them waits most of the time.
+    let limit = Duration::from_secs(30);
+    let start = |call| start(stop_the_only_worker, start_method, &[call]).limited_to(limit);
+    for (call, program) in calls.map(|call| (call, start(call))) {
+        assert_eq!(program.finish().succeeded(), "told\n", "{call}");
     }
+}
+
+/// The only worker gets no processor for longer than the task may run, as on a busy machine, and
+/// then goes on.
+fn stop_for_a_moment(arguments: &Arguments) {
+    let pool = idle_pool(arguments, 1);
+    wait_until(|| pool.worker_pids().len() == 1);
+    let worker = pool.worker_pids()[0];
+    halt(worker);
+    let options = pool.options().timeout(Duration::from_millis(20));
+    let task = options.apply_async(increment, 1).expect("the pool is open");
+    std::thread::sleep(Duration::from_millis(300)); // the time without a processor
+    go_on(worker);
+    println!("{}", task.get().expect("the task itself took no time"));
+}
+
+fn worker_that_gets_no_processor_for_a_moment_fails_no_task(start_method: StartMethod) {
+    assert_eq!(run_soon(stop_for_a_moment, start_method, &[]), "2\n");
 }
 
 /// A worker is stopped somewhere between many short tasks.
