@@ -30,51 +30,51 @@ use contenders::Contender;
 use record::Record;
 use workload::{Effort, FLEETS, WORKLOADS, Workload};
 
-/// Times proc-core beside its peers, alternating in one run, and prints medians, extremes and
+/// Times proc-core and its peers, which take turns in one run, and prints medians, extremes and
 /// ratios.
 #[derive(Parser)]
 #[command(version, after_help = workloads(), max_term_width = 100)]
 struct Arguments {
-    /// What to time; all pools without it
+    /// Workloads to time [default: all workloads of pools]
     #[arg(
         value_name = "WORKLOAD",
         value_parser = PossibleValuesParser::new(Workload::all().map(|w| w.name)),
         hide_possible_values = true
     )]
     workloads: Vec<String>,
-    /// Time fleets: proc-cluster (where built with --features fleets) beside Ray, Dask and mpi4py
+    /// Time fleets: proc-cluster (if built with --features fleets), Ray, Dask and mpi4py
     #[arg(long, conflicts_with = "workloads")]
     fleets: bool,
-    /// Whom to time, separated by commas; all of them without it
+    /// Contenders to time, separated by commas [default: all]
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     peers: Vec<Contender>,
-    /// One round of few repetitions and small cases: shows that everything runs, not how fast
+    /// Run one round of few repetitions and small cases, to see that everything runs, not how fast
     #[arg(long)]
     quick: bool,
     /// How often the contenders take turns [default: 5, fleets: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Seconds for one contender's turn before it is killed [default: 60, fleets: 300, quick: 10
+    /// Kill a contender whose turn takes longer than this [default: 60, fleets: 300, quick: 10
     /// and 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
-    /// Seconds of one case after which a contender is not asked again [default: 15, fleets: 60,
-    /// quick: 2]
+    /// Give a contender no more turns in a case when it has used this time [default: 15, fleets:
+    /// 60, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
-    /// The interpreter for Python's peers [default: the one of venv.sh, else python3]
+    /// The interpreter for Python's peers [default: that of venv.sh if installed, else python3]
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Write what was measured, for --render
+    /// Write the figures to this file, for --render
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw what was measured
+    /// Draw the figures as SVG into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Measure nothing: show what an earlier run has written
+    /// Measure nothing; show the figures that an earlier run has written by --json
     #[arg(long, value_name = "FILE", conflicts_with_all = ["workloads", "fleets", "peers", "quick", "json"])]
     render: Option<PathBuf>,
-    /// Be this contender for whoever asks on standard input
+    /// Run as this contender, with requests from standard input
     #[arg(long, hide = true, value_enum)]
     contender: Option<Contender>,
 }
@@ -84,7 +84,7 @@ fn workloads() -> String {
     for workload in Workload::all() {
         text += &format!("  {:<18} {}\n", workload.name, workload.title);
     }
-    text + "\nPeers of Python are used where they are installed; crates/proc-bench/venv.sh does that."
+    text + "\nPeers of Python run if they are installed; crates/proc-bench/venv.sh installs them."
 }
 
 fn main() -> Result<()> {

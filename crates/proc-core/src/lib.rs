@@ -28,36 +28,37 @@
 //! # Five things to know
 //!
 //! 1. **`init()` is the recommended first line of `main`.** It forks a small *fork server* process,
-//!    while the program has one thread; the fork server makes all other processes. Without `init`,
-//!    or where there are other threads by then (`#[tokio::main]`), the first use executes the
-//!    program again, and that copy becomes the fork server before its `main` begins: it costs about
-//!    a millisecond, and nothing of the program runs twice. Tests need no preparation. With
-//!    [`StartMethod::Fork`] each process or pool gets a fork server of its own, which is a copy of
-//!    the program at that moment; the program must have one thread. What a process inherits in each
-//!    case is in the table of `docs/new-processes.md` of the repository.
-//! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument;
-//!    anything else does not build (`cargo check` alone does not see it). What it needs becomes
-//!    part of the argument, as a tuple: not `|x| x * k` but `|(x, k)| x * k` over
-//!    `xs.map(|x| (x, k))`. If the compiler advises `move`, do not. (A captured value without bytes
-//!    is let through, and made anew on the other side: do not capture tokens that prove something
-//!    of one process.)
-//! 3. **Arguments and results are copies**, but for [`Shared`]. Whatever serde can write and read
-//!    back may cross, see [`Message`]; ipc-channel's senders, receivers and shared memory may be
-//!    part of it.
-//! 4. **A process is contained.** A panic is an [`Error`] with message and place, and the worker
-//!    lives on. A worker that exits, crashes or is killed costs the task it was at; the others
-//!    finish, the worker is replaced.
-//! 5. **Nothing is left behind.** The end of `main` waits for processes that are no
-//!    [daemons](Process::daemon), as in Python. When the program ends, every process that this
+//!    while the program has one thread. The fork server makes all other processes. If `init` is
+//!    missing, or if there are other threads when it is called (`#[tokio::main]`), the first use
+//!    executes the program again. That copy becomes the fork server before its `main` begins, so
+//!    `main` does not run twice. This costs about a millisecond. Tests need no preparation. With
+//!    [`StartMethod::Fork`], each process or pool gets a fork server of its own, which is a copy of
+//!    the program at that moment; the program must have one thread. The table in
+//!    `docs/new-processes.md` of the repository shows what a process inherits in each case.
+//! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument.
+//!    Other functions do not compile (`cargo build` reports this, `cargo check` does not). Pass all
+//!    data as part of the argument, in a tuple: not `|x| x * k`, but `|(x, k)| x * k` over
+//!    `xs.map(|x| (x, k))`. If the compiler advises `move`, ignore that advice. (The compiler
+//!    accepts a captured value of size zero, and the other process makes such a value anew. So do
+//!    not capture values whose existence proves something about one process.)
+//! 3. **Arguments and results are copies**, except [`Shared`]. All values that serde can write and
+//!    read back may cross, see [`Message`]. [`Error`] is such a value. Senders, receivers and
+//!    shared memory of ipc-channel may be part of a value.
+//! 4. **A process is contained.** A panic becomes an [`Error`] with message and place, and the
+//!    worker lives on. If a worker exits, crashes or is killed, the task that it was running fails.
+//!    The other tasks finish, and the worker is replaced.
+//! 5. **Nothing is left behind.** At the end of `main`, the program waits for processes that are
+//!    not [daemons](Process::daemon), as in Python. When the program ends, every process that this
 //!    library has started for it ends too, also if the program is killed or executes another
-//!    program. That does not hold for programs that a task executes. A thread that a function
+//!    program. (This is not so for programs that a task has executed.) A thread that a function
 //!    leaves behind is killed with its process.
 //!
 //! # When not to use it
 //!
-//! Rust's threads run in parallel and share memory, so for pure computing threads (or rayon) are
-//! the first answer. Processes are for what must be *contained*: code that may crash, leak or hang,
-//! and state that must not be shared. (It is no sandbox: workers have your program's rights.)
+//! Rust's threads run in parallel and share memory. So for pure computing, threads (or rayon) are
+//! the first choice. Use processes for code that must be *contained*: code that may crash, leak or
+//! hang, or that has state which must not be shared. (A process is no sandbox: workers have your
+//! program's rights.)
 //!
 //! # Side by side with Python
 //!
@@ -66,7 +67,7 @@
 //! | `Process(target=f, args=(x,), name="n")` | [`Process::new(f, x).name("n")`](Process::new) |
 //! | `p.start()`, `p.join()`, `p.join(5)` | [`start()?`](Process::start), [`join()?`](Child::join), [`join_timeout(d)`](Child::join_timeout) |
 //! | `p.pid`, `p.is_alive()`, `p.exitcode` | [`pid()`](Child::pid), [`is_alive()`](Child::is_alive), [`exit_status()`](Child::exit_status) |
-//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill), both with a grace: [`stop(d)`](Child::stop) |
+//! | `p.terminate()`, `p.kill()` | [`terminate()?`](Child::terminate), [`kill()?`](Child::kill); [`stop(d)?`](Child::stop) does one, and after a grace period the other |
 //! | `connection.wait([p.sentinel, q.sentinel])` | [`wait(&[p.sentinel(), q.sentinel()], None)`](wait) |
 //! | `resource.setrlimit(…)` in the process | [`.limits(…)`](Process::limits) of processes and pools: [`Limits`] |
 //! | `daemon=True` | [`.daemon(true)`](Process::daemon) |
@@ -75,40 +76,46 @@
 //! | `get_context("spawn")` | [`StartMethod::Spawn`] |
 //! | `map`, `imap`, `imap_unordered`, `apply`, `apply_async` | the same names on [`Pool`] |
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
-//! | `set_forkserver_preload([…])` | [`preload(f, x)`](PoolBuilder::preload): run once, in memory of every worker |
-//! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), lent to tasks by [`with_state()`](Pool::with_state) |
+//! | `set_forkserver_preload([…])` | [`preload(f, x)`](PoolBuilder::preload): `f` runs once, and all workers have what it left in memory |
+//! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), which [`with_state()`](Pool::with_state) lends to tasks |
 //! | `shared_memory`, `Array` (read-only here) | [`Shared::from_slice(&data)?`](Shared), as part of an argument |
-//! | (a pool has the size it has) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
-//! | (a pool holds what it is given) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): at most so much at a time |
+//! | (the size of a pool is fixed) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
+//! | (no limit on the memory of values) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): arguments and results take at most so much at a time |
 //! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
-//! | (an error drops every result) | [`try_map`](Pool::try_map): each input's own fate |
+//! | (an error loses all results) | [`try_map`](Pool::try_map): a result or an error for each input |
 //! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress) |
 //! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool or on a cluster |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
-//! What a new process inherits, and what to know before real use (signals, seeds, forks of your
-//! own, libraries that another program loads, limits), is told in `docs/new-processes.md` of the
-//! repository. The traps of ipc-channel, which carries the messages, are told in
-//! `docs/ipc-channel.md`. How it works inside is told in `ARCHITECTURE.md`.
+//! # More
+//!
+//! These pages are in the repository:
+//!
+//! - `docs/new-processes.md`: what a new process inherits, and what to know before real use
+//!   (signals, seeds, your own forks, libraries that another program loads, limits).
+//! - `docs/ipc-channel.md`: the traps of ipc-channel, which carries the messages.
+//! - `docs/cluster.md`: the same calls on many machines, by the crate `proc-cluster`. (The feature
+//!   `remote` is for that crate.)
+//! - `ARCHITECTURE.md`: how the library works inside.
 
-// The layers: a module uses those that stand below it, and none that stands above it.
+// The layers. A module uses only modules that are declared below it here.
 
 // A pool: many calls on few processes.
 mod pool;
 
-// What a pool and a cluster have in common: calls, and what they return.
+// Calls and what they return, for a pool and for a cluster.
 mod executor;
 
-// What processes share.
+// Values that processes share.
 mod sync;
 
 // One function in one process.
 mod process;
 
-// How processes come into being.
+// How processes are made, signalled and reaped.
 mod forkserver;
 
-// What can go wrong, in words and as data.
+// Errors, in words and as data.
 mod error;
 
 // A function that is named across processes, how it is called, and how a call fails.
@@ -134,8 +141,8 @@ pub use process::{Child, Process, Sentinel, wait};
 pub use sync::Shared;
 pub use wire::Message;
 
-/// The channels that may be part of arguments and results: those of the ipc-channel that this crate
-/// is built with. Ends of another version's cannot cross.
+/// Channels whose ends may be part of arguments and results. They are those of the version of
+/// ipc-channel that this crate is built with. Ends of channels of another version cannot cross.
 ///
 /// ```
 /// use proc_core::ipc::{self, IpcSender};
@@ -159,7 +166,7 @@ pub use ipc_channel::ipc;
 #[doc(hidden)]
 pub use pool::remote;
 
-/// What macros of this crate need where they are used; not part of its interface.
+/// Items that the expansions of this crate's macros use; not part of its interface.
 #[doc(hidden)]
 pub mod __private {
     pub use ctor;

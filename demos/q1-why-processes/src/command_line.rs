@@ -3,15 +3,15 @@
 /// The most workers that can be asked for.
 pub(crate) const MAX_WORKERS: usize = 64;
 
-/// Shows what several processes are good for, as facts measured on this machine.
+/// Measures on this machine what several processes are good for.
 #[derive(clap::Parser)]
 #[command(version)]
 pub(crate) struct Options {
-    /// About how long to measure, from 0.1 to 60
+    /// About how many seconds to measure, from 0.1 to 60
     #[arg(long, default_value_t = 3.0, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: f64,
 
-    /// How many workers the largest pool has [default: one a core]
+    /// How many workers the largest pool has [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=MAX_WORKERS as i64), allow_negative_numbers = true)]
     pub(crate) workers: Option<u8>,
 }

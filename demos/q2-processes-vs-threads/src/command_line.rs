@@ -3,15 +3,15 @@
 /// The most workers that can be asked for.
 pub(crate) const MAX_WORKERS: u32 = 64;
 
-/// Does the same work with threads and with processes, and compares.
+/// Does the same work with threads and with processes, and compares them.
 #[derive(clap::Parser)]
 #[command(version)]
 pub(crate) struct Options {
-    /// About how long to measure, from 0.1 to 60
+    /// About how many seconds to measure, from 0.1 to 60
     #[arg(long, default_value_t = 2.0, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: f64,
 
-    /// How many threads, and then processes, share the work [default: one a core]
+    /// How many threads, and then processes, share the work [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)), allow_negative_numbers = true)]
     pub(crate) workers: Option<u32>,
 }

@@ -10,7 +10,7 @@ mod program;
 #[derive(clap::Parser)]
 #[command(version)]
 struct Options {
-    /// Where to stop: the first number that is not printed
+    /// The processes print numbers below this one
     #[arg(default_value_t = 15, allow_negative_numbers = true)]
     n: u32,
 }

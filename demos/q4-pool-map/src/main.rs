@@ -14,7 +14,7 @@ const MAX: i64 = 3_037_000_499;
 #[derive(clap::Parser)]
 #[command(version)]
 struct Options {
-    /// What to square
+    /// Numbers to square
     #[arg(
         default_values_t = [3, 4, 5, 6, 6, 7, 87, 8, 8],
         allow_negative_numbers = true,
@@ -22,7 +22,7 @@ struct Options {
     )]
     numbers: Vec<i64>,
 
-    /// How many workers to share the numbers among
+    /// How many workers the pool has
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     processes: u16,
 }

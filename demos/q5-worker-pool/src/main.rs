@@ -13,15 +13,15 @@ use proc_core::StartMethod;
 #[derive(clap::Parser)]
 #[command(version)]
 struct Options {
-    /// What to raise to the exponent
+    /// Numbers to raise to the exponent
     #[arg(default_values_t = [3, 4, 5, 6, 6, 7, 87, 8, 8], allow_negative_numbers = true)]
     numbers: Vec<i64>,
 
-    /// How many workers to start
+    /// How many workers the pool has
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     processes: u16,
 
-    /// What the initializer tells each worker
+    /// The exponent, which the initializer stores in each worker
     #[arg(long, value_name = "E", default_value_t = 2)]
     exponent: u32,
 
@@ -29,11 +29,11 @@ struct Options {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     max_tasks_per_child: u32,
 
-    /// How workers come into being: forkserver, fork or spawn
+    /// How workers are made: forkserver, fork or spawn
     #[arg(long, value_name = "METHOD", alias = "context", default_value_t = StartMethod::Forkserver)]
     start_method: StartMethod,
 
-    /// Let each worker tell on stderr when it is ready
+    /// Print a line on stderr for each worker when it is ready
     #[arg(long)]
     verbose: bool,
 }

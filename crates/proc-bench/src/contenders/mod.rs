@@ -34,15 +34,15 @@ const NO_FLEETS: &str = "not built in: cargo run --release -p proc-bench --featu
 /// One way to do the workloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contender {
-    /// Ours, the default start method; what all others are compared with
+    /// proc-core with the default start method; ratios are to this contender
     ProcCore,
-    /// Ours, `StartMethod::Fork`
+    /// proc-core with `StartMethod::Fork`
     ProcCoreFork,
-    /// Ours, `StartMethod::Spawn`
+    /// proc-core with `StartMethod::Spawn`
     ProcCoreSpawn,
-    /// What the machine needs without any library: fork, pipe, memcpy, plain loops
+    /// The time that the machine itself needs: fork, pipe, memcpy, plain loops
     Limit,
-    /// std's threads and rayon: the limit where nothing must be contained
+    /// Threads of std and rayon, for work that need not be contained
     Threads,
     /// The Rust crate procspawn
     Procspawn,
@@ -62,9 +62,9 @@ pub(crate) enum Contender {
     Loky,
     /// Python's joblib, on loky
     Joblib,
-    /// ours on many machines: a server and agents, here on this one
+    /// proc-cluster: a server and agents, all on this machine
     ProcCluster,
-    /// Python's Ray, by its Pool
+    /// Python's Ray, its Pool
     Ray,
     /// Python's Dask, distributed
     Dask,

@@ -16,11 +16,11 @@ pub(crate) enum Fault {
     /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be
     /// sent.
     Accidents,
-    /// Tasks fork and return on both sides.
+    /// Tasks fork, and return in both processes.
     Forks,
     /// Copies of the program, made by fork, use their copies of pools, tasks and iterators.
     Copies,
-    /// Idle workers are stopped, all or some, and continued or killed after the next call.
+    /// All or some idle workers are stopped, and are continued or killed after the next call.
     Sleepers,
     /// The program's address space is limited for some calls.
     AddressSpace,
@@ -63,10 +63,10 @@ impl Display for Choice {
 /// The options that choose.
 #[derive(Args)]
 pub(crate) struct Chosen {
-    /// The only faults that there are to be, with commas between them. All if not given.
+    /// Make only these faults, separated by commas. The default is all faults.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
     only: Option<Vec<Fault>>,
-    /// Faults that there are not to be, with commas between them.
+    /// Do not make these faults, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
     without: Vec<Fault>,
 }

@@ -36,27 +36,28 @@ use choice::Chosen;
 use ledger::{FATES, Ledger};
 use life::Plan;
 
-/// Random calls of pools and processes under random faults; checks every result.
+/// Makes random calls of pools and processes under random faults, and checks every result.
 ///
-/// Ends after about so many tasks or seconds, whichever comes first, with a table of what happened;
-/// or at the first thing that is wrong, with the command that repeats it. (The same seed makes the
-/// same calls and faults; when they meet is up to the machine.)
+/// Ends after about `--tasks` tasks or `--seconds` seconds, whichever comes first, and prints a
+/// table of what happened. If a result is wrong, ends at once, and prints the command that repeats
+/// the same calls and faults. (With the same seed, calls and faults are the same, but they do not
+/// meet at exactly the same moments.)
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where the random numbers begin; random if not given.
+    /// Seed of the random numbers. The default is a random seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many tasks there are to be at least.
+    /// How many tasks to run, at least, if there is time.
     #[arg(long, default_value_t = 1_000_000)]
     tasks: u64,
-    /// How long it may take.
+    /// About how many seconds the program may take.
     #[arg(long, default_value_t = 300)]
     seconds: u64,
-    /// Start method.
+    /// Start method of processes and pools.
     #[arg(long, value_enum, default_value_t = Contexts::All)]
     context: Contexts,
-    /// The most workers of a pool.
+    /// The most workers that a pool may have.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
     /// How many seconds a single call may take before it counts as hanging.
@@ -64,7 +65,7 @@ struct Arguments {
     limit: u64,
     #[command(flatten)]
     faults: Chosen,
-    /// One life, in this process, for a debugger: nobody looks at what it leaves behind.
+    /// Make the calls in this process, for a debugger. Nothing checks what it leaves behind.
     #[arg(long)]
     alone: bool,
 }
@@ -74,7 +75,7 @@ enum Contexts {
     Forkserver,
     Spawn,
     Fork,
-    /// One after the other.
+    /// All of these, one after the other.
     All,
 }
 
