@@ -47,9 +47,9 @@ pub enum StartMethod {
     /// The fork server is the same program, executed again; its `main` does not begin. This is the
     /// default on systems other than Linux.
     ///
-    /// It works on every Unix (only Linux is tested). `Forkserver` falls back to it in three cases:
-    /// without [`init`], if `init` found other threads, and if the fork server was killed or has
-    /// other rights than the program has now.
+    /// It works on every Unix (only Linux is tested). `Forkserver` falls back to it in four cases:
+    /// without [`init`], if `init` found other threads, if the fork server was killed, and if the
+    /// fork server has other rights than the program has now.
     Spawn,
 }
 
@@ -115,9 +115,9 @@ fn program() -> MutexGuard<'static, Program> {
 /// It forks the fork server while the program is small and has one thread. The first process then
 /// starts a millisecond sooner.
 ///
-/// Nothing depends on this call. Without it, or if other threads exist by then (`#[tokio::main]`),
-/// the first use executes the program again. That copy becomes the fork server *before* its `main`,
-/// so nothing of the program runs twice. Every process has in its memory what `main` did before
+/// Programs also work without this call. Without it, or if other threads exist by then
+/// (`#[tokio::main]`), the first use executes the program again. That copy becomes the fork server
+/// *before* its `main`, so `main` does not run twice. Every process has in its memory what `main` did before
 /// `init`. Without `init`, a process begins with what the program has before `main`.
 ///
 /// A second call does nothing, also in a child. `init` corresponds to Python's
