@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::ticket::{Chunk, Claim, Progress, Ticket};
-pub(crate) use self::words::{MAX_WORKERS, Owner, TicketId};
+pub(crate) use self::words::{MAX_WORKERS, SlotId, TicketId};
 use crate::memory::atomics::{AtomicU32, AtomicU64};
 use crate::memory::{Descriptor, Region, shared_struct};
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Board, Chunk, Owner, Progress, TicketId};
+use super::{Board, Chunk, Progress, SlotId, TicketId};
 use crate::memory::atomics::fence;
 use crate::pool::board::words::{Entry, Extent};
 
@@ -11,40 +11,40 @@ impl Board {
     /// Publishes `chunk` under `ticket`, which must be free. Returns false if the ring is full.
     ///
     /// If the place in the ring still shows a claim of another ticket, calls `keep` with that
-    /// ticket and its owner.
+    /// ticket and the slot of its claimer.
     pub(crate) fn publish(
         &self,
         ticket: TicketId,
         chunk: &Chunk,
-        mut keep: impl FnMut(TicketId, Owner),
+        mut keep: impl FnMut(TicketId, SlotId),
     ) -> bool {
         let header = self.header();
         let position = self.position();
         let entry = self.entry(position);
         match Entry::unpack(entry.load(Ordering::Acquire)) {
             Entry::Ready { .. } => return false,
-            Entry::Taken { ticket, owner, .. } => keep(ticket, owner),
+            Entry::Taken { ticket, slot_id, .. } => keep(ticket, slot_id),
             Entry::Empty => {}
         }
-        let slot = self.ticket(ticket);
-        slot.region.store(chunk.region, Ordering::Relaxed);
-        slot.count.store(chunk.count, Ordering::Relaxed);
-        slot.grain.store(chunk.grain, Ordering::Relaxed);
+        let fields = self.ticket(ticket);
+        fields.region.store(chunk.region, Ordering::Relaxed);
+        fields.count.store(chunk.count, Ordering::Relaxed);
+        fields.grain.store(chunk.grain, Ordering::Relaxed);
         let extent = Extent { taken: 0, limit: chunk.count };
-        slot.extent.store(extent.pack(), Ordering::Relaxed);
-        slot.offset.store(chunk.offset, Ordering::Relaxed);
-        slot.arguments.store(chunk.arguments, Ordering::Relaxed);
-        slot.room.store(chunk.room, Ordering::Relaxed);
-        for (word, value) in slot.name.iter().zip(chunk.name.to_words()) {
+        fields.extent.store(extent.pack(), Ordering::Relaxed);
+        fields.offset.store(chunk.offset, Ordering::Relaxed);
+        fields.arguments.store(chunk.arguments, Ordering::Relaxed);
+        fields.room.store(chunk.room, Ordering::Relaxed);
+        for (word, value) in fields.name.iter().zip(chunk.name.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        slot.flags.store(chunk.flags(), Ordering::Relaxed);
-        slot.began_at.store(0, Ordering::Relaxed);
-        slot.begun.store(0, Ordering::Relaxed);
-        slot.done.store(0, Ordering::Relaxed);
-        slot.out_of_band.store(0, Ordering::Relaxed);
-        slot.results.store(0, Ordering::Relaxed);
-        slot.nanoseconds.store(0, Ordering::Relaxed);
+        fields.flags.store(chunk.flags(), Ordering::Relaxed);
+        fields.began_at.store(0, Ordering::Relaxed);
+        fields.begun.store(0, Ordering::Relaxed);
+        fields.done.store(0, Ordering::Relaxed);
+        fields.out_of_band.store(0, Ordering::Relaxed);
+        fields.results.store(0, Ordering::Relaxed);
+        fields.nanoseconds.store(0, Ordering::Relaxed);
         let ready = Entry::Ready { seq: position as u32, ticket };
         entry.store(ready.pack(), Ordering::Release);
         self.published.store(position + 1, Ordering::Relaxed);
@@ -54,19 +54,19 @@ impl Board {
 
     /// Picks up to `most` sleepers among the workers `among`. The caller must now send a message to
     /// each of them.
-    pub(crate) fn take_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
+    pub(crate) fn take_sleepers(&self, among: Range<SlotId>, most: usize) -> Vec<SlotId> {
         // Pairs with the fence in `announce_sleep`: either we see the sleeper, or the sleeper sees
         // the work, or sees that it is dismissed.
         fence(Ordering::SeqCst);
         let mut picked = Vec::new();
         let sleepers = self.sleepers();
-        for owner in among {
+        for slot_id in among {
             if picked.len() == most {
                 break;
             }
-            let sleeper = &sleepers[owner as usize];
+            let sleeper = &sleepers[slot_id as usize];
             if sleeper.0.load(Ordering::Relaxed) == 1 && sleeper.0.swap(0, Ordering::AcqRel) == 1 {
-                picked.push(owner);
+                picked.push(slot_id);
             }
         }
         picked
@@ -112,7 +112,7 @@ impl Board {
     }
 
     /// How many of the workers `among` sleep.
-    pub(crate) fn sleeping(&self, among: Range<Owner>) -> usize {
+    pub(crate) fn sleeping(&self, among: Range<SlotId>) -> usize {
         let sleepers = &self.sleepers()[among.start as usize..among.end as usize];
         sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == 1).count()
     }
@@ -158,30 +158,30 @@ impl Board {
 
     /// How far a ticket's worker has come. The worker wrote the numbers, so they may be wrong.
     pub(crate) fn progress(&self, ticket: TicketId) -> Progress {
-        let slot = self.ticket(ticket);
-        let done = slot.done.load(Ordering::Acquire);
+        let fields = self.ticket(ticket);
+        let done = fields.done.load(Ordering::Acquire);
         Progress {
-            begun: slot.begun.load(Ordering::Acquire),
+            begun: fields.begun.load(Ordering::Acquire),
             done,
-            out_of_band: slot.out_of_band.load(Ordering::Relaxed),
-            pid: slot.pid.load(Ordering::Relaxed),
-            began_at: slot.began_at.load(Ordering::Relaxed),
-            results: slot.results.load(Ordering::Relaxed),
-            nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
+            out_of_band: fields.out_of_band.load(Ordering::Relaxed),
+            pid: fields.pid.load(Ordering::Relaxed),
+            began_at: fields.began_at.load(Ordering::Relaxed),
+            results: fields.results.load(Ordering::Relaxed),
+            nanoseconds: fields.nanoseconds.load(Ordering::Relaxed),
         }
     }
 
-    /// The tickets that the ring shows as claimed by `owner`.
-    pub(crate) fn claimed_by(&self, owner: Owner) -> Vec<TicketId> {
-        self.claims().filter(|(_, other)| *other == owner).map(|(ticket, _)| ticket).collect()
+    /// The tickets that the ring shows as claimed by the worker in a slot.
+    pub(crate) fn claimed_by(&self, slot_id: SlotId) -> Vec<TicketId> {
+        self.claims().filter(|(_, other)| *other == slot_id).map(|(ticket, _)| ticket).collect()
     }
 
     /// All claims that the ring shows.
-    pub(crate) fn claims(&self) -> impl Iterator<Item = (TicketId, Owner)> + '_ {
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (TicketId, SlotId)> + '_ {
         (0..u64::from(self.layout.tickets)).filter_map(|position| {
             match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
-                Entry::Taken { ticket, owner, .. } if ticket < self.layout.tickets => {
-                    Some((ticket, owner))
+                Entry::Taken { ticket, slot_id, .. } if ticket < self.layout.tickets => {
+                    Some((ticket, slot_id))
                 }
                 _ => None,
             }
@@ -189,12 +189,12 @@ impl Board {
     }
 
     /// The worker that has claimed a ticket, if the ticket's place in the ring still shows it.
-    pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<Owner> {
+    pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<SlotId> {
         match Entry::unpack(self.entry(position).load(Ordering::Relaxed)) {
-            Entry::Taken { ticket: taken, seq, owner }
+            Entry::Taken { ticket: taken, seq, slot_id }
                 if taken == ticket && seq == position as u32 =>
             {
-                Some(owner)
+                Some(slot_id)
             }
             _ => None,
         }
@@ -253,7 +253,7 @@ impl Board {
     }
 
     /// Withdraws a dead worker's announcement of sleep: nobody can wake that worker.
-    pub(crate) fn bury(&self, owner: Owner) {
-        self.sleepers()[owner as usize].0.store(0, Ordering::Relaxed);
+    pub(crate) fn bury(&self, slot_id: SlotId) {
+        self.sleepers()[slot_id as usize].0.store(0, Ordering::Relaxed);
     }
 }

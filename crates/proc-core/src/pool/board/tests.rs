@@ -40,7 +40,7 @@ fn entries_survive_packing() {
     for entry in [
         Entry::Empty,
         Entry::Ready { seq: u32::MAX, ticket: (1 << TICKET_BITS) - 1 },
-        Entry::Taken { seq: 7, ticket: 0, owner: MAX_WORKERS - 1 },
+        Entry::Taken { seq: 7, ticket: 0, slot_id: MAX_WORKERS - 1 },
     ] {
         assert_eq!(Entry::unpack(entry.pack()), entry);
     }
@@ -82,7 +82,7 @@ fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
     let mut kept = Vec::new();
     for ticket in 0..3 * board.layout.tickets {
         let ticket = if ticket == 0 { 0 } else { 1 };
-        assert!(board.publish(ticket, &chunk(1), |ticket, owner| kept.push((ticket, owner))));
+        assert!(board.publish(ticket, &chunk(1), |ticket, slot_id| kept.push((ticket, slot_id))));
         let position = board.position() - 1;
         assert_eq!(board.claim(0), Some(ticket));
         if ticket == 1 {
@@ -168,7 +168,7 @@ fn a_sleeper_that_gets_up_by_itself_knows_whether_it_was_picked() {
 #[test]
 fn a_worker_is_dismissed_by_its_number() {
     let board = board(3);
-    assert!((0..3).all(|owner| !board.is_dismissed(owner)));
+    assert!((0..3).all(|slot_id| !board.is_dismissed(slot_id)));
     assert!(board.announce_sleep(2));
     board.admit(2);
     assert_eq!(board.take_sleepers(2..3, 9), [2], "it must be told");

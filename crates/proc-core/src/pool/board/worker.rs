@@ -2,14 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Board, Chunk, Claim, Owner, TicketId};
+use super::{Board, Chunk, Claim, SlotId, TicketId};
 use crate::call::Name;
 use crate::memory::atomics::{AtomicU64, fence};
 use crate::pool::board::words::Entry;
 
 impl Board {
-    /// Claims the oldest ready ticket, by one compare-and-swap that also records the owner.
-    pub(crate) fn claim(&self, owner: Owner) -> Option<TicketId> {
+    /// Claims the oldest ready ticket, by one compare-and-swap that also records the slot.
+    pub(crate) fn claim(&self, slot_id: SlotId) -> Option<TicketId> {
         let header = self.header();
         loop {
             let head = header.head.0.load(Ordering::Acquire);
@@ -20,7 +20,7 @@ impl Board {
             let bits = entry.load(Ordering::Acquire);
             let claimed = match Entry::unpack(bits) {
                 Entry::Ready { seq, ticket } if seq == head as u32 => {
-                    let taken = Entry::Taken { seq, ticket, owner }.pack();
+                    let taken = Entry::Taken { seq, ticket, slot_id }.pack();
                     entry
                         .compare_exchange(bits, taken, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
@@ -41,18 +41,18 @@ impl Board {
 
     /// Reads the chunk that the parent wrote to a claimed ticket.
     pub(crate) fn chunk(&self, ticket: TicketId) -> Chunk {
-        let slot = self.ticket(ticket);
-        let [image, offset, types] = &slot.name;
+        let fields = self.ticket(ticket);
+        let [image, offset, types] = &fields.name;
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let flags = word(&slot.flags);
+        let flags = word(&fields.flags);
         Chunk {
             name: Name::from_words([word(image), word(offset), word(types)]),
-            region: slot.region.load(Ordering::Relaxed),
-            offset: word(&slot.offset),
-            arguments: word(&slot.arguments),
-            room: word(&slot.room),
-            count: slot.count.load(Ordering::Relaxed),
-            grain: slot.grain.load(Ordering::Relaxed),
+            region: fields.region.load(Ordering::Relaxed),
+            offset: word(&fields.offset),
+            arguments: word(&fields.arguments),
+            room: word(&fields.room),
+            count: fields.count.load(Ordering::Relaxed),
+            grain: fields.grain.load(Ordering::Relaxed),
             needs_handles: flags & 1 != 0,
             timed: flags & 2 != 0,
             measured: flags & 4 != 0,
@@ -62,20 +62,20 @@ impl Board {
     /// Records the claimer's pid on a ticket. Returns the claim, on which the claimer counts its
     /// tasks.
     pub(crate) fn claimed(&self, ticket: TicketId, pid: u32) -> Claim<'_> {
-        let slot = self.ticket(ticket);
-        slot.pid.store(pid, Ordering::Relaxed);
-        Claim(slot)
+        let fields = self.ticket(ticket);
+        fields.pid.store(pid, Ordering::Relaxed);
+        Claim(fields)
     }
 
     /// Hands a finished ticket to the parent. Returns true if the parent must now be sent a
     /// message.
     pub(crate) fn finish(&self, ticket: TicketId, nanoseconds: u64) -> bool {
-        let slot = self.ticket(ticket);
-        slot.nanoseconds.store(nanoseconds, Ordering::Relaxed);
+        let fields = self.ticket(ticket);
+        fields.nanoseconds.store(nanoseconds, Ordering::Relaxed);
         let finished = &self.header().finished.0;
         let mut last = finished.load(Ordering::Relaxed);
         loop {
-            slot.next.store(last as u32, Ordering::Relaxed);
+            fields.next.store(last as u32, Ordering::Relaxed);
             match finished.compare_exchange_weak(
                 last,
                 u64::from(ticket) + 1,
@@ -114,15 +114,15 @@ impl Board {
     }
 
     /// Announces sleep. Returns false if there is work after all, or the worker is dismissed.
-    pub(crate) fn announce_sleep(&self, owner: Owner) -> bool {
-        let sleeper = &self.sleepers()[owner as usize].0;
+    pub(crate) fn announce_sleep(&self, slot_id: SlotId) -> bool {
+        let sleeper = &self.sleepers()[slot_id as usize].0;
         sleeper.store(1, Ordering::Relaxed);
         // Pairs with the fence in `take_sleepers`. The parent writes work or a dismissal before
         // that fence.
         fence(Ordering::SeqCst);
-        if self.has_ready() || self.is_dismissed(owner) {
+        if self.has_ready() || self.is_dismissed(slot_id) {
             // If the parent has picked us meanwhile, its message is on its way and wakes nobody.
-            self.cancel_sleep(owner);
+            self.cancel_sleep(slot_id);
             return false;
         }
         true
@@ -132,12 +132,12 @@ impl Board {
     /// so that a message is on its way.
     ///
     /// This swap competes with the one in `take_sleepers`: exactly one of them finds the 1.
-    pub(crate) fn cancel_sleep(&self, owner: Owner) -> bool {
-        self.sleepers()[owner as usize].0.swap(0, Ordering::AcqRel) == 1
+    pub(crate) fn cancel_sleep(&self, slot_id: SlotId) -> bool {
+        self.sleepers()[slot_id as usize].0.swap(0, Ordering::AcqRel) == 1
     }
 
     /// Whether the worker is dismissed: the pool is smaller now, or nothing more will be published.
-    pub(crate) fn is_dismissed(&self, owner: Owner) -> bool {
-        u64::from(owner) >= self.header().admitted.0.load(Ordering::Acquire)
+    pub(crate) fn is_dismissed(&self, slot_id: SlotId) -> bool {
+        u64::from(slot_id) >= self.header().admitted.0.load(Ordering::Acquire)
     }
 }

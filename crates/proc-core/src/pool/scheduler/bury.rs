@@ -11,7 +11,7 @@ use super::state::{
     unlock,
 };
 use crate::error::{Error, Exit, Origin};
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
 use crate::pool::worker::LeaveReason;
@@ -40,7 +40,7 @@ impl Scheduler {
     #[must_use]
     pub(super) fn bury(
         &self,
-        owner: Owner,
+        slot_id: SlotId,
         exit: Exit,
         failure: Option<Error>,
         origin: Origin,
@@ -49,7 +49,7 @@ impl Scheduler {
         let mut state = self.lock();
         // Collects first, while it is still known which worker finished what.
         self.collect_finished(&mut state, &mut deliveries);
-        let slot = &mut state.slots[owner as usize];
+        let slot = &mut state.slots[slot_id as usize];
         let was_ready = std::mem::take(&mut slot.ready);
         let had_worked = std::mem::take(&mut slot.has_worked);
         let ended_itself = exit.status.is_some_and(|s| s.signal() != Some(nix::libc::SIGKILL));
@@ -63,28 +63,28 @@ impl Scheduler {
         let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
         let death = death.with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
-        let begun = self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
-        let keeps = self.keeps(&state, owner);
+        let begun = self.settle_all_claimed(&mut state, slot_id, &end, &mut deliveries);
+        let keeps = self.keeps(&state, slot_id);
         let mut broken = None;
         // A worker is not to blame if it was idle, if we killed it, or if it died with its fork
         // server (then it has no status).
         let is_blamed =
             leaving != Some(LeaveReason::Idle) && kill_reason.is_none() && status.is_some();
-        let slot = &mut state.slots[owner as usize];
+        let slot = &mut state.slots[slot_id as usize];
         slot.fruitless = match had_worked || begun || !was_ready || !is_blamed {
             true => 0,
             false => slot.fruitless + 1,
         };
         let fruitless = slot.fruitless;
         if keeps && leaving == Some(LeaveReason::Idle) {
-            state.set_slot_state(owner, SlotState::Vacant);
+            state.set_slot_state(slot_id, SlotState::Vacant);
         } else if keeps && !was_ready && kill_reason.is_none() {
-            let slot = &mut state.slots[owner as usize];
+            let slot = &mut state.slots[slot_id as usize];
             slot.failed_starts += 1;
             let attempts = if self.initializes { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
             broken = (slot.failed_starts >= attempts).then_some(SlotState::Broken);
         } else if keeps && fruitless >= FRUITLESS_ATTEMPTS {
-            state.slots[owner as usize].fruitless = 0;
+            state.slots[slot_id as usize].fruitless = 0;
             broken = Some(SlotState::Retired);
         }
         let initializes = !was_ready && self.initializes;
@@ -122,17 +122,17 @@ impl Scheduler {
 
     /// Settles what a worker left if its start failed before its pid was known, for example because
     /// its fork server died. By then, the worker may have begun a task.
-    pub(super) fn write_off(&self, owner: Owner) {
+    pub(super) fn write_off(&self, slot_id: SlotId) {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
-        let slot = &mut state.slots[owner as usize];
+        let slot = &mut state.slots[slot_id as usize];
         slot.mail = None;
         let kill_reason = slot.kill_reason.take();
-        let origin = state.origin_of(owner);
+        let origin = state.origin_of(slot_id);
         let death = Error::died(Exit::default(), None).with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
-        self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
+        self.settle_all_claimed(&mut state, slot_id, &end, &mut deliveries);
         self.pump(&mut state);
         unlock(state, deliveries);
     }
@@ -142,18 +142,20 @@ impl Scheduler {
     fn settle_all_claimed(
         &self,
         state: &mut State,
-        owner: Owner,
+        slot_id: SlotId,
         end: &End<'_>,
         deliveries: &mut Deliveries,
     ) -> bool {
-        self.board.bury(owner);
-        let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
-        left.retain(|t| state.in_flight.get(t).is_some_and(|in_flight| in_flight.owner.is_none()));
+        self.board.bury(slot_id);
+        let mut left: HashSet<TicketId> = self.board.claimed_by(slot_id).into_iter().collect();
+        left.retain(|t| {
+            state.in_flight.get(t).is_some_and(|in_flight| in_flight.claimer.is_none())
+        });
         left.extend(
             state
                 .in_flight
                 .iter()
-                .filter(|(_, in_flight)| in_flight.owner == Some(owner))
+                .filter(|(_, in_flight)| in_flight.claimer == Some(slot_id))
                 .map(|(t, _)| *t),
         );
         let begun = left.iter().any(|ticket| self.board.progress(*ticket).begun > 0);
@@ -264,7 +266,7 @@ impl Scheduler {
             in_flight.chunk.arguments -= skipped;
             in_flight.chunk.count -= begun as u32;
             self.board.forget_claim(ticket, in_flight.position);
-            in_flight.owner = None;
+            in_flight.claimer = None;
             in_flight.waits_for_out_of_band = false;
             state.requeued.push_back(ticket);
         } else {
@@ -281,7 +283,7 @@ impl Scheduler {
     /// the board.
     pub(super) fn is_sane(&self, state: &State) -> bool {
         state.in_flight.iter().all(|(ticket, in_flight)| {
-            in_flight.owner.is_some()
+            in_flight.claimer.is_some()
                 || state.requeued.contains(ticket)
                 || self.board.shows(*ticket, in_flight.position)
         })

@@ -7,7 +7,7 @@ use super::state::{
     InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, read_arguments, unlock,
 };
 use crate::error::{Error, Origin};
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
@@ -34,11 +34,11 @@ impl Scheduler {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             self.withdraw(&mut state, inbox);
             let error = Error::cancelled();
-            for (ticket, owner) in self.running(&state) {
+            for (ticket, slot_id) in self.running(&state) {
                 let Some(in_flight) = state.in_flight.get(&ticket) else { continue };
                 if Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band {
                     let (inbox, task, error) = (Arc::clone(inbox), in_flight.first, error.clone());
-                    state.kill(owner, KillReason::Task { inbox, task, error });
+                    state.kill(slot_id, KillReason::Task { inbox, task, error });
                 }
             }
         }
@@ -77,13 +77,14 @@ impl Scheduler {
         unclaimed
     }
 
-    /// The tickets that are claimed and not settled, with their owners.
-    fn running(&self, state: &State) -> Vec<(TicketId, Owner)> {
-        let owner = |(ticket, in_flight): (&TicketId, &InFlight)| {
-            let owner = in_flight.owner.or_else(|| self.board.claimer(*ticket, in_flight.position));
-            owner.map(|owner| (*ticket, owner))
+    /// The tickets that are claimed and not settled, each with the slot of its claimer.
+    fn running(&self, state: &State) -> Vec<(TicketId, SlotId)> {
+        let claim = |(ticket, in_flight): (&TicketId, &InFlight)| {
+            let slot_id =
+                in_flight.claimer.or_else(|| self.board.claimer(*ticket, in_flight.position));
+            slot_id.map(|slot_id| (*ticket, slot_id))
         };
-        state.in_flight.iter().filter_map(owner).collect()
+        state.in_flight.iter().filter_map(claim).collect()
     }
 
     /// Starts the timeout watcher, the thread that checks timeouts, unless it runs already.
@@ -141,7 +142,7 @@ impl Scheduler {
 
     fn kill_overdue(&self, state: &mut State) {
         let now = sys::monotonic();
-        for (ticket, owner) in self.running(state) {
+        for (ticket, slot_id) in self.running(state) {
             let Some(in_flight) = state.in_flight.get_mut(&ticket) else { continue };
             let Some(timeout) = in_flight.inbox.options.timeout else { continue };
             let progress = self.board.progress(ticket);
@@ -158,8 +159,8 @@ impl Scheduler {
             if is_late {
                 let inbox = Arc::clone(&in_flight.inbox);
                 let task = in_flight.first + progress.done as usize;
-                let error = Error::timeout(timeout).with_origin(state.origin_of(owner));
-                state.kill(owner, KillReason::Task { inbox, task, error });
+                let error = Error::timeout(timeout).with_origin(state.origin_of(slot_id));
+                state.kill(slot_id, KillReason::Task { inbox, task, error });
             }
         }
         self.fail_the_neglected(state);
@@ -168,15 +169,16 @@ impl Scheduler {
     /// Fails tasks that no worker claims within their timeout although workers are free. Kills
     /// those workers.
     fn fail_the_neglected(&self, state: &mut State) {
-        let at_work: Vec<Owner> = self.running(state).into_iter().map(|(_, owner)| owner).collect();
-        let is_free = |owner: &Owner| {
-            let slot = &state.slots[*owner as usize];
-            slot.ready && slot.handle.is_some() && !at_work.contains(owner)
+        let at_work: Vec<SlotId> =
+            self.running(state).into_iter().map(|(_, slot_id)| slot_id).collect();
+        let is_free = |slot_id: &SlotId| {
+            let slot = &state.slots[*slot_id as usize];
+            slot.ready && slot.handle.is_some() && !at_work.contains(slot_id)
         };
-        let free: Vec<Owner> = state.owners().filter(is_free).collect();
+        let free: Vec<SlotId> = state.slot_ids().filter(is_free).collect();
         let mut neglected = Vec::new();
         for (ticket, in_flight) in &mut state.in_flight {
-            let is_taken = in_flight.owner.is_some()
+            let is_taken = in_flight.claimer.is_some()
                 || self.board.claimer(*ticket, in_flight.position).is_some()
                 || state.requeued.contains(ticket);
             let Some(timeout) = in_flight.inbox.options.timeout.filter(|_| !is_taken) else {
@@ -191,7 +193,7 @@ impl Scheduler {
         for (ticket, timeout) in neglected {
             if self.fail_unclaimed(state, ticket, timeout) {
                 // One of these workers may have claimed a task by now. Such a task is run again.
-                free.iter().for_each(|owner| state.kill(*owner, KillReason::Worker));
+                free.iter().for_each(|slot_id| state.kill(*slot_id, KillReason::Worker));
             }
         }
     }

@@ -63,13 +63,13 @@ impl Scheduler {
         in_flight.inbox.learn_size((len + out_of_band).div_ceil(in_flight.count));
         state.sizes.extend(in_flight.inbox.result_size().map(|size| (in_flight.chunk.name, size)));
         let count = in_flight.count;
-        let owner = in_flight.owner.or_else(|| self.board.claimer(ticket, in_flight.position));
+        let slot_id = in_flight.claimer.or_else(|| self.board.claimer(ticket, in_flight.position));
         let origin = Origin {
-            worker: owner.map(|owner| owner as usize),
+            worker: slot_id.map(|slot_id| slot_id as usize),
             pid: Some(progress.pid),
             ..Origin::default()
         };
-        if let Some(slot) = owner.and_then(|owner| state.slots.get_mut(owner as usize)) {
+        if let Some(slot) = slot_id.and_then(|slot_id| state.slots.get_mut(slot_id as usize)) {
             // The message that the worker is ready may still be unread.
             (slot.ready, slot.has_worked) = (true, true);
         }

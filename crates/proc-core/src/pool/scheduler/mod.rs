@@ -30,7 +30,7 @@ pub(crate) use self::state::{Initializer, Intensity, PoolConfig, Recipes, Schedu
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
-use crate::pool::board::{Board, Layout, Owner};
+use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
 
@@ -137,15 +137,17 @@ impl Scheduler {
         self.end(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
-        let busy: HashSet<Owner> = self
+        let busy: HashSet<SlotId> = self
             .board
             .claims()
-            .filter_map(|(ticket, owner)| state.in_flight.contains_key(&ticket).then_some(owner))
-            .chain(state.in_flight.values().filter_map(|in_flight| in_flight.owner))
+            .filter_map(|(ticket, slot_id)| {
+                state.in_flight.contains_key(&ticket).then_some(slot_id)
+            })
+            .chain(state.in_flight.values().filter_map(|in_flight| in_flight.claimer))
             .collect();
         let slots = state.slots.iter().enumerate();
         for handle in slots
-            .filter(|(owner, slot)| busy.contains(&(*owner as Owner)) || !slot.ready)
+            .filter(|(slot_id, slot)| busy.contains(&(*slot_id as SlotId)) || !slot.ready)
             .filter_map(|(_, slot)| slot.handle.as_ref())
         {
             handle.signal(Signal::SIGTERM);

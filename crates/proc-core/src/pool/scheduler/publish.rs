@@ -90,7 +90,7 @@ impl Scheduler {
         Some(in_flight)
     }
 
-    /// Takes a ticket out of use. The caller becomes the owner of its block.
+    /// Takes a ticket out of use. The caller becomes responsible for its block.
     pub(super) fn take_out(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
         let in_flight = state.in_flight.remove(&ticket)?;
         self.board.forget_claim(ticket, in_flight.position);
@@ -163,8 +163,8 @@ impl Scheduler {
     }
 
     pub(super) fn wake(&self, state: &mut State, most: usize) {
-        for owner in self.board.take_sleepers(state.owners(), most) {
-            state.call(owner);
+        for slot_id in self.board.take_sleepers(state.slot_ids(), most) {
+            state.call(slot_id);
         }
     }
 
@@ -174,7 +174,7 @@ impl Scheduler {
         let before = state.queues.len();
         let mut sleepers = match state.phase {
             Phase::Over(_) => 0,
-            _ => self.board.sleeping(state.owners()),
+            _ => self.board.sleeping(state.slot_ids()),
         };
         while sleepers > 0 {
             let untaken = |(ticket, in_flight): (&TicketId, &InFlight)| {
@@ -312,7 +312,7 @@ impl Scheduler {
             chunksize,
             stealable: grain < count,
             position: 0,
-            owner: None,
+            claimer: None,
             handles,
             out_of_band: HashMap::new(),
             waits_for_out_of_band: false,
@@ -381,11 +381,11 @@ impl Scheduler {
         let State { in_flight, requeued, .. } = state;
         let entry = in_flight.get_mut(&ticket)?;
         let chunk = entry.chunk;
-        entry.owner = None;
+        entry.claimer = None;
         entry.position = self.board.position();
-        let keep = |ticket, owner| {
+        let keep = |ticket, slot_id| {
             if let Some(other) = in_flight.get_mut(&ticket) {
-                other.owner = Some(owner);
+                other.claimer = Some(slot_id);
             }
         };
         let published = self.board.publish(ticket, &chunk, keep);

@@ -11,27 +11,27 @@ use std::sync::atomic::Ordering;
 
 use super::state::{InFlight, KillReason, Phase, Scheduler, Slot, SlotState, State};
 use crate::error::Origin;
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::worker::ToWorker;
 use crate::wire;
 
 impl State {
-    pub(super) fn set_slot_state(&mut self, owner: Owner, slot_state: SlotState) {
-        let slot = &mut self.slots[owner as usize];
+    pub(super) fn set_slot_state(&mut self, slot_id: SlotId, slot_state: SlotState) {
+        let slot = &mut self.slots[slot_id as usize];
         self.waiting += usize::from(slot_state.waits());
         self.waiting -= usize::from(slot.slot_state.waits());
         slot.slot_state = slot_state;
     }
 
     /// The numbers of all slots, including those beyond the pool's present size.
-    pub(super) fn owners(&self) -> Range<Owner> {
-        0..self.slots.len() as Owner
+    pub(super) fn slot_ids(&self) -> Range<SlotId> {
+        0..self.slots.len() as SlotId
     }
 
     /// Kills a worker, once. A worker that is still being started may have claimed a ticket
     /// already: it is killed as soon as its pid is known.
-    pub(super) fn kill(&mut self, owner: Owner, kill_reason: KillReason) {
-        if let Some(slot) = self.slots.get_mut(owner as usize)
+    pub(super) fn kill(&mut self, slot_id: SlotId, kill_reason: KillReason) {
+        if let Some(slot) = self.slots.get_mut(slot_id as usize)
             && slot.kill_reason.is_none()
             && slot.mail.is_some()
         {
@@ -40,9 +40,9 @@ impl State {
         }
     }
 
-    pub(super) fn origin_of(&self, owner: Owner) -> Origin {
-        let handle = self.slots.get(owner as usize).and_then(|slot| slot.handle.as_ref());
-        Origin { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Origin::default() }
+    pub(super) fn origin_of(&self, slot_id: SlotId) -> Origin {
+        let handle = self.slots.get(slot_id as usize).and_then(|slot| slot.handle.as_ref());
+        Origin { worker: Some(slot_id as usize), pid: handle.map(|h| h.pid), ..Origin::default() }
     }
 
     /// Tells each worker of the regions that it does not know yet, in order.
@@ -77,15 +77,15 @@ impl State {
     /// # Errors
     ///
     /// The channel ends that the message carries cannot be sent.
-    pub(super) fn mail(&mut self, owner: Owner, mail: ToWorker) -> Result<(), String> {
-        let sender = self.slots.get(owner as usize).and_then(|slot| slot.mail.as_ref());
+    pub(super) fn mail(&mut self, slot_id: SlotId, mail: ToWorker) -> Result<(), String> {
+        let sender = self.slots.get(slot_id as usize).and_then(|slot| slot.mail.as_ref());
         let sent = sender.map_or(Ok(()), |sender| sender.send(mail));
         sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
     }
 
     /// Wakes a worker.
-    pub(super) fn call(&mut self, owner: Owner) {
-        let _ = self.mail(owner, ToWorker::Wake); // cannot fail: it carries no channel ends
+    pub(super) fn call(&mut self, slot_id: SlotId) {
+        let _ = self.mail(slot_id, ToWorker::Wake); // cannot fail: it carries no channel ends
     }
 }
 
@@ -105,13 +105,13 @@ impl Scheduler {
 
     /// Whether a slot may have a worker: it lies within the pool's size, and the pool still needs
     /// workers.
-    pub(super) fn keeps(&self, state: &State, owner: Owner) -> bool {
+    pub(super) fn keeps(&self, state: &State, slot_id: SlotId) -> bool {
         let goes_on = match state.phase {
             Phase::Open => true,
             Phase::Closing => !state.is_idle(),
             Phase::Over(_) => false,
         };
-        goes_on && (owner as usize) < self.processes()
+        goes_on && (slot_id as usize) < self.processes()
     }
 
     /// Fills vacant slots while there are more grains to run than filled slots.
@@ -128,12 +128,12 @@ impl Scheduler {
         };
         let open = state.in_flight.iter().map(grains).sum::<u32>() as usize;
         let missing = open.saturating_sub(filled);
-        let is_vacant = |owner: &Owner| {
-            slots.get(*owner as usize).is_some_and(|slot| slot.slot_state == SlotState::Vacant)
+        let is_vacant = |slot_id: &SlotId| {
+            slots.get(*slot_id as usize).is_some_and(|slot| slot.slot_state == SlotState::Vacant)
         };
-        let called: Vec<Owner> = state.owners().filter(is_vacant).take(missing).collect();
-        for owner in &called {
-            state.set_slot_state(*owner, SlotState::Filled);
+        let called: Vec<SlotId> = state.slot_ids().filter(is_vacant).take(missing).collect();
+        for slot_id in &called {
+            state.set_slot_state(*slot_id, SlotState::Filled);
         }
         if !called.is_empty() {
             self.called.notify_all();
@@ -159,26 +159,26 @@ impl Scheduler {
     }
 
     pub(super) fn revive_all(&self, state: &mut State) {
-        for owner in state.owners() {
-            if state.slots[owner as usize].slot_state == SlotState::Retired {
-                state.set_slot_state(owner, SlotState::Vacant);
+        for slot_id in state.slot_ids() {
+            if state.slots[slot_id as usize].slot_state == SlotState::Retired {
+                state.set_slot_state(slot_id, SlotState::Vacant);
             }
         }
     }
 
     /// Waits until a slot is to have a worker. Returns false if the slot's supervisor is to end.
-    pub(super) fn is_called(&self, owner: Owner) -> bool {
+    pub(super) fn is_called(&self, slot_id: SlotId) -> bool {
         let waits = |state: &mut State| {
-            self.keeps(state, owner) && state.slots[owner as usize].slot_state.waits()
+            self.keeps(state, slot_id) && state.slots[slot_id as usize].slot_state.waits()
         };
         let wait = self.called.wait_while(self.lock(), waits);
         let mut state = wait.unwrap_or_else(PoisonError::into_inner);
-        let slot_state = state.slots[owner as usize].slot_state;
-        let called = self.keeps(&state, owner) && slot_state == SlotState::Filled;
+        let slot_state = state.slots[slot_id as usize].slot_state;
+        let called = self.keeps(&state, slot_id) && slot_state == SlotState::Filled;
         if !called {
-            state.slots[owner as usize].supervised = false;
+            state.slots[slot_id as usize].supervised = false;
             if slot_state.waits() {
-                state.set_slot_state(owner, SlotState::Filled);
+                state.set_slot_state(slot_id, SlotState::Filled);
             }
         }
         called

@@ -18,7 +18,7 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, Returned};
-use crate::pool::board::{Board, Chunk, Owner, TicketId};
+use crate::pool::board::{Board, Chunk, SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
@@ -169,8 +169,8 @@ pub(super) struct InFlight {
     /// The number of its publication, which determines its place in the ring. Set when it is
     /// published.
     pub(super) position: u64,
-    /// The worker that claimed it, once the ring no longer shows the claim.
-    pub(super) owner: Option<Owner>,
+    /// The slot whose worker claimed it. Set when the ring no longer shows the claim.
+    pub(super) claimer: Option<SlotId>,
     pub(super) handles: Option<WaitingHandles>,
     /// The results that came out of band, by the index of their task in the chunk.
     pub(super) out_of_band: HashMap<u32, Payload>,

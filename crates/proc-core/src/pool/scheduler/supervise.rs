@@ -13,7 +13,7 @@ use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
 };
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::WaitingHandles;
 use crate::pool::worker::{self, FromWorker, Setup, ToWorker};
 use crate::{panics, sys};
@@ -35,10 +35,10 @@ const MAX_REGIONS_AT_START: usize = 32;
 impl Scheduler {
     /// Goes on without a worker in a slot. If now no slot has a worker or waits for one, open calls
     /// fail. If no slot will be tried again either, the pool ends, so that later calls fail too.
-    pub(super) fn give_up_slot(&self, owner: Owner, slot_state: SlotState, error: Error) {
+    pub(super) fn give_up_slot(&self, slot_id: SlotId, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
-        if self.keeps(&state, owner) {
-            state.set_slot_state(owner, slot_state);
+        if self.keeps(&state, slot_id) {
+            state.set_slot_state(slot_id, slot_state);
             if self.has_given_up(&state) {
                 let slots = &state.slots[..self.processes()];
                 let tries_again = matches!(state.phase, Phase::Open)
@@ -87,11 +87,11 @@ impl Scheduler {
         state.phase.check_open()?;
         let before = self.processes() as u32;
         self.admit(&mut state, wanted);
-        let is_empty = |owner: &Owner| !state.slots[*owner as usize].supervised;
-        let empty: Vec<Owner> = (0..wanted).filter(is_empty).collect();
-        for owner in &empty {
-            state.slots[*owner as usize].failed_starts = 0;
-            state.set_slot_state(*owner, SlotState::Filled);
+        let is_empty = |slot_id: &SlotId| !state.slots[*slot_id as usize].supervised;
+        let empty: Vec<SlotId> = (0..wanted).filter(is_empty).collect();
+        for slot_id in &empty {
+            state.slots[*slot_id as usize].failed_starts = 0;
+            state.set_slot_state(*slot_id, SlotState::Filled);
         }
         unlock(state, Vec::new());
         let staffed = self.staff(empty);
@@ -113,8 +113,8 @@ impl Scheduler {
         }
         self.processes.store(wanted, Ordering::Relaxed);
         self.board.admit(wanted);
-        for owner in self.board.take_sleepers(wanted..state.owners().end, usize::MAX) {
-            state.call(owner);
+        for slot_id in self.board.take_sleepers(wanted..state.slot_ids().end, usize::MAX) {
+            state.call(slot_id);
         }
         self.revive_all(state);
         self.pump(state);
@@ -125,37 +125,37 @@ impl Scheduler {
     /// supervisors.
     pub(super) fn staff(
         self: &Arc<Self>,
-        owners: impl IntoIterator<Item = Owner>,
+        slot_ids: impl IntoIterator<Item = SlotId>,
     ) -> Result<(), Error> {
         let mut hired = Vec::new();
         let mut result = Ok(());
-        for owner in owners {
-            match self.hire(owner) {
-                Ok(link) => hired.push((owner, link)),
+        for slot_id in slot_ids {
+            match self.hire(slot_id) {
+                Ok(link) => hired.push((slot_id, link)),
                 Err(error) => {
                     result = Err(error);
                     break;
                 }
             }
         }
-        for (owner, link) in hired {
-            result = result.and(self.supervise(owner, link));
+        for (slot_id, link) in hired {
+            result = result.and(self.supervise(slot_id, link));
         }
         result
     }
 
-    /// Starts a worker in slot `owner`. A panic while starting becomes an error.
-    fn hire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
+    /// Starts a worker in a slot. A panic while starting becomes an error.
+    fn hire(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_silently(|| self.start_worker(owner)).unwrap_or_else(|panic| {
-            self.write_off(owner);
+        panics::catch_silently(|| self.start_worker(slot_id)).unwrap_or_else(|panic| {
+            self.write_off(slot_id);
             Err(cannot(std::io::Error::other(panic.message)))
         })
     }
 
-    fn start_worker(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
+    fn start_worker(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
-        let origin = Origin { worker: Some(owner as usize), ..Origin::default() };
+        let origin = Origin { worker: Some(slot_id as usize), ..Origin::default() };
         let start = |fork_server: &Arc<ForkServer>| {
             let encode =
                 |function: Option<Initializer>| function.map(|encode| encode()).transpose();
@@ -170,13 +170,13 @@ impl Scheduler {
                 let mut state = self.lock();
                 // The other regions are sent to the worker as messages.
                 let known = state.arena.regions().len().min(MAX_REGIONS_AT_START);
-                let slot = &mut state.slots[owner as usize];
+                let slot = &mut state.slots[slot_id as usize];
                 (slot.mail, slot.regions) = (Some(sender), known);
                 state.announced = state.announced.min(known);
                 let regions = &state.arena.regions()[..known];
                 let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
-                    owner,
+                    slot_id,
                     mail,
                     layout: self.board.layout(),
                     board: self.board.share().map_err(cannot)?,
@@ -188,15 +188,15 @@ impl Scheduler {
                     idle_timeout: self.config.idle_timeout,
                 }
             };
-            let name = format!("{}-{owner}", self.config.name);
+            let name = format!("{}-{slot_id}", self.config.name);
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
             Link::start(fork_server, serial, &name, &self.config.attributes, job)
-                .inspect_err(|_| self.write_off(owner))
+                .inspect_err(|_| self.write_off(slot_id))
         };
         let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
         let mut state = self.lock();
-        let slot = &mut state.slots[owner as usize];
+        let slot = &mut state.slots[slot_id as usize];
         slot.ready = false;
         slot.handle = Some(link.handle.clone());
         slot.obey_kill();
@@ -255,12 +255,12 @@ impl Scheduler {
         }
     }
 
-    /// Starts the supervisor of slot `owner`, and hands it the slot's first worker.
-    fn supervise(self: &Arc<Self>, owner: Owner, link: Link<FromWorker>) -> Result<(), Error> {
+    /// Starts the supervisor of a slot, and hands it the slot's first worker.
+    fn supervise(self: &Arc<Self>, slot_id: SlotId, link: Link<FromWorker>) -> Result<(), Error> {
         let scheduler = Arc::clone(self);
         let mut state = self.lock();
         state.supervisors += 1;
-        state.slots[owner as usize].supervised = true;
+        state.slots[slot_id as usize].supervised = true;
         drop(state);
         // If the thread cannot be started, its closure is dropped: a shared cell keeps the link.
         let first = Arc::new(Mutex::new(Some(link)));
@@ -272,13 +272,13 @@ impl Scheduler {
             let Supervisor(scheduler) = &Supervisor(scheduler);
             let mut link = take(&firsts);
             while let Some(worker) = link.take() {
-                if let Err(panic) = panics::catch(|| scheduler.supervise_one(owner, &worker)) {
-                    scheduler.fail_slot(owner, &worker, panic.message);
+                if let Err(panic) = panics::catch(|| scheduler.supervise_one(slot_id, &worker)) {
+                    scheduler.fail_slot(slot_id, &worker, panic.message);
                 }
-                link = scheduler.refill(owner);
+                link = scheduler.refill(slot_id);
             }
         };
-        let name = format!("{}-{owner}", self.config.name);
+        let name = format!("{}-{slot_id}", self.config.name);
         let thread = sys::spawn_thread(&name, sys::SMALL_STACK, supervisor);
         let mut state = self.lock();
         match thread {
@@ -291,11 +291,11 @@ impl Scheduler {
             }
             Err(error) => {
                 state.supervisors -= 1;
-                state.slots[owner as usize].supervised = false;
-                state.kill(owner, KillReason::Worker);
+                state.slots[slot_id as usize].supervised = false;
+                state.kill(slot_id, KillReason::Worker);
                 drop(state);
                 if let Some(link) = take(&first) {
-                    self.bury_killed(owner, &link, None);
+                    self.bury_killed(slot_id, &link, None);
                 }
                 Err(Error::start("a worker's supervisor", error))
             }
@@ -303,13 +303,13 @@ impl Scheduler {
     }
 
     /// Supervises one worker until it has exited, then settles what it left.
-    fn supervise_one(&self, owner: Owner, link: &Link<FromWorker>) {
+    fn supervise_one(&self, slot_id: SlotId, link: &Link<FromWorker>) {
         let mut failure = None;
         let mut is_over = false;
         let exit = loop {
             match link.receive(None) {
                 Received::Report(Report::Said(message)) => {
-                    self.on_message(owner, message, &mut failure)
+                    self.on_message(slot_id, message, &mut failure)
                 }
                 Received::Report(Report::Exited { status, last_words }) => {
                     break Exit::told(status, last_words);
@@ -331,18 +331,18 @@ impl Scheduler {
         // A corrupt worker may have reported its own exit. It must not run beside its successor.
         link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
-        let origin = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
-        if let Some((slot_state, error)) = self.bury(owner, exit, failure, origin) {
-            self.give_up_slot(owner, slot_state, error);
+        let origin = Origin { worker: Some(slot_id as usize), pid, ..Origin::default() };
+        if let Some((slot_state, error)) = self.bury(slot_id, exit, failure, origin) {
+            self.give_up_slot(slot_id, slot_state, error);
         }
     }
 
     /// Starts the next worker in a slot when the slot is to have one. Returns `None` if the slot is
     /// to have no worker any more.
-    fn refill(&self, owner: Owner) -> Option<Link<FromWorker>> {
-        while self.is_called(owner) {
-            self.slow_down(owner);
-            match self.rehire(owner) {
+    fn refill(&self, slot_id: SlotId) -> Option<Link<FromWorker>> {
+        while self.is_called(slot_id) {
+            self.slow_down(slot_id);
+            match self.rehire(slot_id) {
                 Ok(link) => return Some(link),
                 // All workers of a Fork pool are made from one copy of the program. That copy
                 // cannot be made again.
@@ -350,9 +350,9 @@ impl Scheduler {
                     if error.is_fork_server_gone()
                         && self.config.start_method == StartMethod::Fork =>
                 {
-                    self.give_up_slot(owner, SlotState::Broken, error);
+                    self.give_up_slot(slot_id, SlotState::Broken, error);
                 }
-                Err(error) => self.give_up_slot(owner, SlotState::Retired, error),
+                Err(error) => self.give_up_slot(slot_id, SlotState::Retired, error),
             }
         }
         None
@@ -360,28 +360,28 @@ impl Scheduler {
 
     /// Pauses if one worker after another exits before it begins a task. The pause is cut short if
     /// the pool ends.
-    fn slow_down(&self, owner: Owner) {
+    fn slow_down(&self, slot_id: SlotId) {
         let state = self.lock();
-        let fruitless = state.slots[owner as usize].fruitless;
+        let fruitless = state.slots[slot_id as usize].fruitless;
         if fruitless > QUICK_REPLACEMENTS {
             let pause = FIRST_PAUSE * 2_u32.pow((fruitless - QUICK_REPLACEMENTS).min(6));
-            drop(self.called.wait_timeout_while(state, pause, |state| self.keeps(state, owner)));
+            drop(self.called.wait_timeout_while(state, pause, |state| self.keeps(state, slot_id)));
         }
     }
 
     /// Starts a replacement worker. Tries several times, because processes and descriptors may
     /// become free.
-    fn rehire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
+    fn rehire(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
             let followed = if self.is_of_main_thread { sys::follow_main_thread() } else { Ok(()) };
             let followed = followed.map_err(|error| Error::start("a worker", error));
-            let error = match followed.and_then(|()| self.hire(owner)) {
+            let error = match followed.and_then(|()| self.hire(slot_id)) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };
             let state = self.lock();
-            if pause > MAX_PAUSE || !self.keeps(&state, owner) {
+            if pause > MAX_PAUSE || !self.keeps(&state, slot_id) {
                 return Err(error);
             }
             drop(self.ended.wait_timeout(state, pause));
@@ -389,11 +389,11 @@ impl Scheduler {
         }
     }
 
-    fn on_message(&self, owner: Owner, message: FromWorker, failure: &mut Option<Error>) {
+    fn on_message(&self, slot_id: SlotId, message: FromWorker, failure: &mut Option<Error>) {
         match message {
             FromWorker::Ready => {
                 let mut state = self.lock();
-                let slot = &mut state.slots[owner as usize];
+                let slot = &mut state.slots[slot_id as usize];
                 slot.ready = true;
                 slot.failed_starts = 0;
             }
@@ -402,7 +402,7 @@ impl Scheduler {
             }
             FromWorker::Leaves(why) => {
                 let mut state = self.lock();
-                state.slots[owner as usize].leaving = Some(why);
+                state.slots[slot_id as usize].leaving = Some(why);
                 // A message that was sent to this worker meanwhile wakes nobody: wake another
                 // worker.
                 if self.board.has_ready() {
@@ -419,9 +419,9 @@ impl Scheduler {
                 let handles =
                     state.in_flight.get_mut(&ticket).and_then(|in_flight| in_flight.handles.take());
                 let sent = state
-                    .mail(owner, ToWorker::Handles(Ok(handles.and_then(WaitingHandles::take))));
+                    .mail(slot_id, ToWorker::Handles(Ok(handles.and_then(WaitingHandles::take))));
                 if let Err(why) = sent {
-                    let _ = state.mail(owner, ToWorker::Handles(Err(why)));
+                    let _ = state.mail(slot_id, ToWorker::Handles(Err(why)));
                 }
             }
             FromWorker::OutOfBand { ticket, task, value } => {
@@ -445,20 +445,20 @@ impl Scheduler {
 
     /// After a panic of the slot's supervisor: kills the worker, settles what it left, and gives up
     /// the slot.
-    fn fail_slot(&self, owner: Owner, link: &Link<FromWorker>, why: String) {
+    fn fail_slot(&self, slot_id: SlotId, link: &Link<FromWorker>, why: String) {
         link.handle.signal(Signal::SIGKILL);
         let error = Error::start("a worker again", std::io::Error::other(why));
-        self.bury_killed(owner, link, Some(error.clone()));
-        self.give_up_slot(owner, SlotState::Broken, error);
+        self.bury_killed(slot_id, link, Some(error.clone()));
+        self.give_up_slot(slot_id, SlotState::Broken, error);
     }
 
     /// Waits until a killed worker has exited, then settles what it left.
-    fn bury_killed(&self, owner: Owner, link: &Link<FromWorker>, failure: Option<Error>) {
+    fn bury_killed(&self, slot_id: SlotId, link: &Link<FromWorker>, failure: Option<Error>) {
         link.wait_for_end();
         let pid = Some(link.handle.pid);
-        let origin = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
-        if let Some((slot_state, error)) = self.bury(owner, Exit::default(), failure, origin) {
-            self.give_up_slot(owner, slot_state, error);
+        let origin = Origin { worker: Some(slot_id as usize), pid, ..Origin::default() };
+        if let Some((slot_state, error)) = self.bury(slot_id, Exit::default(), failure, origin) {
+            self.give_up_slot(slot_id, slot_state, error);
         }
     }
 }

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Entry, Name};
 use crate::forkserver::{Job, Main};
 use crate::memory::Descriptor;
-use crate::pool::board::{Layout, Owner, TicketId};
+use crate::pool::board::{Layout, SlotId, TicketId};
 use crate::wire::{Handles, Payload};
 
 /// Everything that a worker is given at its start.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub(crate) owner: Owner,
+    pub(crate) slot_id: SlotId,
     pub(crate) mail: IpcReceiver<ToWorker>,
     pub(crate) layout: Layout,
     pub(crate) board: Descriptor,
@@ -73,7 +73,7 @@ pub(crate) enum LeaveReason {
 /// The part of a [`Setup`] that is sent as bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Settings {
-    owner: Owner,
+    slot_id: SlotId,
     layout: Layout,
     initializer: Option<Name>,
     state: Option<Name>,
@@ -92,7 +92,7 @@ impl Setup {
         let (initializer, first) = self.initializer.unzip();
         let (state, second) = self.state.unzip();
         let settings = Settings {
-            owner: self.owner,
+            slot_id: self.slot_id,
             layout: self.layout,
             initializer,
             state,
@@ -121,7 +121,7 @@ impl Setup {
             None => Some(None),
         };
         Some(Setup {
-            owner: settings.owner,
+            slot_id: settings.slot_id,
             mail: receivers.pop()?.to(),
             layout: settings.layout,
             board: memory.next()?,

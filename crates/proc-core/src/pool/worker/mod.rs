@@ -20,7 +20,7 @@ use crate::call::{Entry, Fault, Input, Name, State};
 use crate::forkserver::{Birth, Main, Report};
 use crate::memory::{Block, Descriptor, Lease, Region};
 use crate::panics::{self, PanicOutput};
-use crate::pool::board::{Board, Owner, TicketId};
+use crate::pool::board::{Board, SlotId, TicketId};
 use crate::sync::shared;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Sink};
@@ -60,7 +60,7 @@ fn main(birth: Birth) -> ! {
         .and_then(|()| WorkerState::new(setup.state))
         .unwrap_or_else(|fault| give_up(report, &fault));
     let mut worker = Worker {
-        owner: setup.owner,
+        slot_id: setup.slot_id,
         pid: sys::pid(),
         board,
         mail: setup.mail,
@@ -120,7 +120,7 @@ fn give_up(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
 }
 
 struct Worker<'a> {
-    owner: Owner,
+    slot_id: SlotId,
     pid: u32,
     board: Board,
     mail: IpcReceiver<ToWorker>,
@@ -143,7 +143,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn serve(&mut self) -> LeaveReason {
         while self.left > 0 {
-            if self.board.is_dismissed(self.owner) {
+            if self.board.is_dismissed(self.slot_id) {
                 return LeaveReason::Dismissed;
             }
             match self.claim() {
@@ -151,7 +151,7 @@ impl Worker<'_> {
                 None => {
                     shared::let_go();
                     restore_settings();
-                    if !self.board.announce_sleep(self.owner) {
+                    if !self.board.announce_sleep(self.slot_id) {
                         continue;
                     }
                     if self.board.report_starving() {
@@ -183,19 +183,19 @@ impl Worker<'_> {
             // Nobody has picked this worker to be woken, and from now on nobody will: it may leave.
             // Work that was published meanwhile goes to other workers. If there are too few, the
             // parent starts the next worker of this slot when it knows that this one is gone.
-            Err(TryRecvError::Empty) if self.board.cancel_sleep(self.owner) => return false,
+            Err(TryRecvError::Empty) if self.board.cancel_sleep(self.slot_id) => return false,
             // The worker was picked at the last moment: a message is on its way.
             Err(TryRecvError::Empty) => self.read_mail(),
         }
-        self.board.cancel_sleep(self.owner);
+        self.board.cancel_sleep(self.slot_id);
         true
     }
 
     /// Claims a ticket. Looks for one several times.
     fn claim(&self) -> Option<TicketId> {
         for look in 0..MAX_SPINS {
-            let ticket = self.board.claim(self.owner);
-            if ticket.is_some() || self.board.is_dismissed(self.owner) {
+            let ticket = self.board.claim(self.slot_id);
+            if ticket.is_some() || self.board.is_dismissed(self.slot_id) {
                 return ticket;
             }
             if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }

@@ -7,7 +7,7 @@ use loom::thread;
 
 use super::{Channel, board, check, chunk};
 use crate::memory::loom::AtomicU32;
-use crate::pool::board::{Board, Owner, TicketId};
+use crate::pool::board::{Board, SlotId, TicketId};
 
 /// Publishes a chunk of one task under `ticket`.
 fn publish(board: &Board, ticket: TicketId) {
@@ -16,8 +16,8 @@ fn publish(board: &Board, ticket: TicketId) {
 }
 
 /// Claims until there is nothing more; gives the numbers under which the chunks were published.
-fn claim_all(board: &Board, owner: Owner) -> Vec<(TicketId, u64)> {
-    std::iter::from_fn(|| board.claim(owner))
+fn claim_all(board: &Board, slot_id: SlotId) -> Vec<(TicketId, u64)> {
+    std::iter::from_fn(|| board.claim(slot_id))
         .map(|ticket| {
             let told = board.chunk(ticket);
             assert_eq!(told, chunk(told.offset as usize, 1), "what was published is seen whole");
@@ -27,20 +27,20 @@ fn claim_all(board: &Board, owner: Owner) -> Vec<(TicketId, u64)> {
 }
 
 #[test]
-fn each_chunk_is_claimed_once_by_the_owner_on_record() {
+fn each_chunk_is_claimed_once_by_the_slot_on_record() {
     check(3, || {
         let board = board(4, 3);
         publish(&board, 0);
-        let claimers = [0, 1].map(|owner| {
+        let claimers = [0, 1].map(|slot_id| {
             let board = Arc::clone(&board);
-            thread::spawn(move || claim_all(&board, owner))
+            thread::spawn(move || claim_all(&board, slot_id))
         });
         publish(&board, 1);
         publish(&board, 2);
         let mut claims = Vec::new();
-        for (owner, claimer) in claimers.into_iter().enumerate() {
+        for (slot_id, claimer) in claimers.into_iter().enumerate() {
             let claimed = claimer.join().expect("it returns");
-            claims.extend(claimed.into_iter().map(|(ticket, _)| (ticket, owner as Owner)));
+            claims.extend(claimed.into_iter().map(|(ticket, _)| (ticket, slot_id as SlotId)));
         }
         claims.extend(claim_all(&board, 2).into_iter().map(|(ticket, _)| (ticket, 2)));
         claims.sort_unstable();
@@ -72,8 +72,8 @@ fn claimer_that_slept_claims_no_later_chunk_in_the_same_place() {
         numbers.sort_unstable();
         assert!(numbers.into_iter().eq(0..published), "{theirs:?} {ours:?}");
         let last = (0, published - 1);
-        let owner = if theirs.contains(&last) { 0 } else { 1 };
-        assert_eq!(board.claimer(last.0, last.1), Some(owner), "the last claim is on record");
+        let slot_id = if theirs.contains(&last) { 0 } else { 1 };
+        assert_eq!(board.claimer(last.0, last.1), Some(slot_id), "the last claim is on record");
     });
 }
 
@@ -91,14 +91,14 @@ fn parent_is_told_of_the_claim_whose_place_it_uses_again() {
         let mut kept = Vec::new();
         // Whichever of the two was claimed keeps its ticket; the other one comes again.
         let other = claimed.map_or(0, |ticket| 1 - ticket);
-        let published = board.publish(other, &chunk(2, 1), |ticket, owner| {
-            kept.push((ticket, owner));
+        let published = board.publish(other, &chunk(2, 1), |ticket, slot_id| {
+            kept.push((ticket, slot_id));
         });
         assert_eq!(published, !kept.is_empty(), "a place is full or held a claim");
         let theirs = claimer.join().expect("it returns");
-        for (ticket, owner) in kept {
+        for (ticket, slot_id) in kept {
             assert_eq!(ticket, 0, "it has the place");
-            assert_eq!(if owner == 0 { theirs } else { claimed }, Some(0));
+            assert_eq!(if slot_id == 0 { theirs } else { claimed }, Some(0));
         }
     });
 }
@@ -108,9 +108,9 @@ fn chunk_is_taken_back_or_claimed() {
     check(4, || {
         let board = board(2, 2);
         publish(&board, 0);
-        let claimers = [0, 1].map(|owner| {
+        let claimers = [0, 1].map(|slot_id| {
             let board = Arc::clone(&board);
-            thread::spawn(move || board.claim(owner))
+            thread::spawn(move || board.claim(slot_id))
         });
         let taken_back = board.retract(0, 0);
         let claims = claimers.map(|claimer| claimer.join().expect("it returns"));
@@ -235,17 +235,17 @@ fn parent_that_listens_is_told_of_each_finished_chunk() {
         let board = board(2, 2);
         board.stop_listening();
         let (reports, results) = (Channel::new(), Arc::new([0, 1].map(AtomicU32::new)));
-        let workers = [0, 1].map(|owner| {
-            publish(&board, owner);
-            assert_eq!(board.claim(owner), Some(owner));
+        let workers = [0, 1].map(|slot_id| {
+            publish(&board, slot_id);
+            assert_eq!(board.claim(slot_id), Some(slot_id));
             let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
             let results = Arc::clone(&results);
             thread::spawn(move || {
-                let claim = board.claimed(owner, 42);
+                let claim = board.claimed(slot_id, 42);
                 claim.begin(0, Some(7));
-                results[owner as usize].store(10 + owner, Relaxed);
+                results[slot_id as usize].store(10 + slot_id, Relaxed);
                 claim.end(0, 20);
-                if board.finish(owner, 30) {
+                if board.finish(slot_id, 30) {
                     reports.send(());
                 }
             })

@@ -10,7 +10,7 @@ use loom::thread::JoinHandle;
 
 use super::{Channel, board, check, chunk};
 use crate::memory::loom::{self as atomics, AtomicU32, live};
-use crate::pool::board::{Board, Owner, TicketId};
+use crate::pool::board::{Board, SlotId, TicketId};
 
 /// What a model runs.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ enum Report {
     /// In a model that starts when all sleep.
     Asleep,
     Look,
-    Exited(Owner),
+    Exited(SlotId),
 }
 
 /// What became of a task as it is seen from outside, which is not part of the model.
@@ -61,12 +61,12 @@ fn result_of(task: usize) -> u32 {
 }
 
 /// A worker's life; it ends when nothing more comes.
-fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
+fn serve(shared: &Shared, slot_id: SlotId, mail: &Channel<()>) {
     let board = &shared.board;
-    while !board.is_dismissed(owner) {
-        if let Some(ticket) = board.claim(owner) {
+    while !board.is_dismissed(slot_id) {
+        if let Some(ticket) = board.claim(slot_id) {
             run(shared, ticket);
-        } else if board.announce_sleep(owner) {
+        } else if board.announce_sleep(slot_id) {
             if shared.start == Start::WhenAllSleep {
                 shared.reports.send(Report::Asleep);
             }
@@ -75,7 +75,7 @@ fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
                 shared.reports.send(Report::Look);
             }
             mail.receive();
-            board.cancel_sleep(owner);
+            board.cancel_sleep(slot_id);
         }
     }
 }
@@ -105,7 +105,7 @@ struct Out {
     first: usize,
     count: usize,
     position: u64,
-    owner: Option<Owner>,
+    claimer: Option<SlotId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +156,12 @@ impl Parent {
     }
 
     /// Starts a worker that may do so many operations.
-    fn hire(&mut self, owner: Owner, life: usize) {
+    fn hire(&mut self, slot_id: SlotId, life: usize) {
         let (shared, mail) = (Arc::clone(&self.shared), Channel::new());
-        self.slots[owner as usize] = Some(Arc::clone(&mail));
+        self.slots[slot_id as usize] = Some(Arc::clone(&mail));
         self.threads.push(thread::spawn(move || {
-            live(life, || serve(&shared, owner, &mail));
-            shared.reports.send(Report::Exited(owner));
+            live(life, || serve(&shared, slot_id, &mail));
+            shared.reports.send(Report::Exited(slot_id));
         }));
     }
 
@@ -193,12 +193,12 @@ impl Parent {
                 self.collect();
                 self.listen();
             }
-            Report::Exited(owner) => {
+            Report::Exited(slot_id) => {
                 self.deaths += 1;
-                self.bury(owner);
+                self.bury(slot_id);
                 // One that lives suffices, and keeps the model small.
                 if self.slots.len() == 1 {
-                    self.hire(owner, usize::MAX);
+                    self.hire(slot_id, usize::MAX);
                 }
             }
         }
@@ -225,7 +225,7 @@ impl Parent {
     fn share(&mut self) -> bool {
         let board = &self.shared.board;
         let before = self.chunks.len();
-        let mut sleepers = board.sleeping(0..self.slots.len() as Owner);
+        let mut sleepers = board.sleeping(0..self.slots.len() as SlotId);
         while sleepers > 0 {
             let untaken = |(ticket, out): (&TicketId, &Out)| {
                 (board.untaken(*ticket, out.count as u32), *ticket)
@@ -247,8 +247,8 @@ impl Parent {
     }
 
     fn wake(&mut self, most: usize) {
-        for owner in self.shared.board.take_sleepers(0..self.slots.len() as Owner, most) {
-            if let Some(mail) = &self.slots[owner as usize] {
+        for slot_id in self.shared.board.take_sleepers(0..self.slots.len() as SlotId, most) {
+            if let Some(mail) = &self.slots[slot_id as usize] {
                 mail.send(());
             }
         }
@@ -261,21 +261,21 @@ impl Parent {
             None => {
                 let ticket = self.free.pop()?;
                 let (first, count) = self.chunks.pop_front().expect("one is left");
-                self.out.insert(ticket, Out { first, count, position: 0, owner: None });
+                self.out.insert(ticket, Out { first, count, position: 0, claimer: None });
                 ticket
             }
         };
         let entry = self.out.get_mut(&ticket).expect("it is in use");
-        entry.owner = None;
+        entry.claimer = None;
         entry.position = self.shared.board.position();
         let chunk = chunk(entry.first, entry.count);
         // A lone worker has nobody to share with.
         if entry.count > 1 && self.slots.len() > 1 {
             self.shared.board.set_stealable(true);
         }
-        let published = self.shared.board.publish(ticket, &chunk, |ticket, owner| {
+        let published = self.shared.board.publish(ticket, &chunk, |ticket, slot_id| {
             if let Some(other) = self.out.get_mut(&ticket) {
-                other.owner = Some(owner);
+                other.claimer = Some(slot_id);
             }
         });
         if !published {
@@ -325,13 +325,16 @@ impl Parent {
     }
 
     /// Settles what a dead worker left.
-    fn bury(&mut self, owner: Owner) {
-        self.slots[owner as usize] = None;
-        self.shared.board.bury(owner);
+    fn bury(&mut self, slot_id: SlotId) {
+        self.slots[slot_id as usize] = None;
+        self.shared.board.bury(slot_id);
         self.collect_finished();
-        let mut left: HashSet<TicketId> = self.shared.board.claimed_by(owner).into_iter().collect();
-        left.retain(|ticket| self.out.get(ticket).is_some_and(|out| out.owner.is_none()));
-        left.extend(self.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
+        let mut left: HashSet<TicketId> =
+            self.shared.board.claimed_by(slot_id).into_iter().collect();
+        left.retain(|ticket| self.out.get(ticket).is_some_and(|out| out.claimer.is_none()));
+        left.extend(
+            self.out.iter().filter(|(_, out)| out.claimer == Some(slot_id)).map(|(t, _)| *t),
+        );
         assert!(left.len() <= 1, "a worker has one claim: {left:?}");
         for ticket in left {
             self.settle_claimed(ticket);
@@ -385,7 +388,7 @@ impl Parent {
 fn check_alive(interruptions: usize, config: PoolConfig) {
     check(interruptions, move || {
         let mut parent = Parent::new(config);
-        (0..config.workers).for_each(|owner| parent.hire(owner, usize::MAX));
+        (0..config.workers).for_each(|slot_id| parent.hire(slot_id, usize::MAX));
         parent.run();
         parent.check();
         assert_eq!(parent.deaths, 0);
@@ -401,7 +404,7 @@ fn check_killed(interruptions: usize, config: PoolConfig) {
         check(interruptions, move || {
             let mut parent = Parent::new(config);
             parent.hire(0, moments);
-            (1..config.workers).for_each(|owner| parent.hire(owner, usize::MAX));
+            (1..config.workers).for_each(|slot_id| parent.hire(slot_id, usize::MAX));
             parent.run();
             parent.check();
             count.fetch_add(parent.deaths, Ordering::Relaxed);
