@@ -51,8 +51,8 @@ struct Settings {
     max_tasks: Option<u64>,
     attributes: Attributes,
     idle_timeout: Option<Duration>,
-    intensity: Option<Intensity>,
-    memory: Option<usize>,
+    restart_intensity: Option<Intensity>,
+    memory_limit: Option<usize>,
 }
 
 impl Pool {
@@ -349,7 +349,7 @@ impl<S> PoolBuilder<S> {
     /// # }
     /// ```
     pub fn restart_intensity(mut self, restarts: u32, period: Duration) -> Self {
-        self.settings.intensity = Some(Intensity { restarts, period });
+        self.settings.restart_intensity = Some(Intensity { restarts, period });
         self
     }
 
@@ -374,7 +374,7 @@ impl<S> PoolBuilder<S> {
     /// # }
     /// ```
     pub fn memory_limit(mut self, bytes: usize) -> Self {
-        self.settings.memory = Some(bytes);
+        self.settings.memory_limit = Some(bytes);
         self
     }
 
@@ -398,16 +398,16 @@ impl<S> PoolBuilder<S> {
             max_tasks,
             attributes,
             idle_timeout,
-            intensity,
-            memory,
+            restart_intensity,
+            memory_limit,
         } = self.settings;
-        let most = MAX_WORKERS as usize;
-        let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
+        let max = MAX_WORKERS as usize;
+        let processes = processes.unwrap_or_else(|| sys::available_processors().min(max));
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process"));
         }
-        if processes > most {
-            let what = format!("a pool has at most {most} processes, not {processes}");
+        if processes > max {
+            let what = format!("a pool has at most {max} processes, not {processes}");
             return Err(Error::invalid(what));
         }
         if max_tasks == Some(0) {
@@ -428,8 +428,8 @@ impl<S> PoolBuilder<S> {
             max_tasks,
             attributes,
             idle_timeout,
-            intensity,
-            memory,
+            restart_intensity,
+            memory_limit,
         };
         let scheduler = Scheduler::build(config, Recipes { preload, initializer, state })?;
         Ok(Pool { scheduler, state: PhantomData })

@@ -333,7 +333,7 @@ fn hostile_reports_are_read_without_harm() {
         Report::Said(FromWorker::NeedsHandles(3)),
         Report::Said(FromWorker::OutOfBand { ticket: 1, task: 2, value: value() }),
     ];
-    fuzz_reports(&of_a_worker, |news| match news {
+    fuzz_reports(&of_a_worker, |message| match message {
         FromWorker::InitializerFailed(fault) => Some(fault),
         _ => None,
     });

@@ -1,4 +1,4 @@
-//! The parent's part of the protocol: publish, collect, take back, listen, bury.
+//! The parent's part of the protocol: publish, wake, collect, split, retract, bury.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -10,20 +10,20 @@ use crate::pool::board::words::{Entry, Extent};
 impl Board {
     /// Publishes `chunk` under `ticket`, which must be free. Returns false if the ring is full.
     ///
-    /// If the place in the ring still shows a claim of another ticket, calls `keep` with that
-    /// ticket and the slot of its claimer.
+    /// If the place in the ring shows a claim of another ticket, which is overwritten, calls
+    /// `note_claim` with that ticket and the slot of its claimer.
     pub(crate) fn publish(
         &self,
         ticket: TicketId,
         chunk: &Chunk,
-        mut keep: impl FnMut(TicketId, SlotId),
+        mut note_claim: impl FnMut(TicketId, SlotId),
     ) -> bool {
         let header = self.header();
-        let position = self.position();
+        let position = self.next_position();
         let entry = self.entry(position);
         match Entry::unpack(entry.load(Ordering::Acquire)) {
             Entry::Ready { .. } => return false,
-            Entry::Taken { ticket, slot_id, .. } => keep(ticket, slot_id),
+            Entry::Taken { ticket, slot_id, .. } => note_claim(ticket, slot_id),
             Entry::Empty => {}
         }
         let fields = self.ticket(ticket);
@@ -52,29 +52,30 @@ impl Board {
         true
     }
 
-    /// Picks up to `most` sleepers among the workers `among`. The caller must now send a message to
-    /// each of them.
-    pub(crate) fn take_sleepers(&self, among: Range<SlotId>, most: usize) -> Vec<SlotId> {
-        // Pairs with the fence in `announce_sleep`: either we see the sleeper, or the sleeper sees
-        // the work, or sees that it is dismissed.
+    /// Takes at most `max` sleepers in the slots `among`. The caller must send a message to each of
+    /// them.
+    pub(crate) fn take_sleepers(&self, among: Range<SlotId>, max: usize) -> Vec<SlotId> {
+        // Pairs with the fence in `announce_sleep`: either the parent sees the sleeper, or the
+        // sleeper sees the work or its dismissal.
         fence(Ordering::SeqCst);
-        let mut picked = Vec::new();
+        let mut taken = Vec::new();
         let sleepers = self.sleepers();
         for slot_id in among {
-            if picked.len() == most {
+            if taken.len() == max {
                 break;
             }
             let sleeper = &sleepers[slot_id as usize];
             if sleeper.0.load(Ordering::Relaxed) == 1 && sleeper.0.swap(0, Ordering::AcqRel) == 1 {
-                picked.push(slot_id);
+                taken.push(slot_id);
             }
         }
-        picked
+        taken
     }
 
     /// Takes all finished tickets, oldest first.
     ///
-    /// The numbers come from memory that workers can write to: they are in range, but may be wrong.
+    /// Workers can write to the list, so a ticket that it names may not be finished, or not be in
+    /// use. It is in range.
     pub(crate) fn take_finished(&self) -> Vec<TicketId> {
         let mut finished = Vec::new();
         if self.header().finished.0.load(Ordering::Relaxed) == 0 {
@@ -93,41 +94,42 @@ impl Board {
         finished
     }
 
-    /// Whether a ticket is finished, or a worker is starving.
+    /// Whether a ticket is finished or a worker is starving.
     pub(crate) fn has_news(&self) -> bool {
         let header = self.header();
         header.finished.0.load(Ordering::Acquire) != 0
             || header.starving.0.load(Ordering::Relaxed) != 0
     }
 
-    /// Tells workers whether claimed tickets may have tasks to steal.
+    /// Tells workers whether claimed tickets may have tasks that can be stolen.
     pub(crate) fn set_stealable(&self, stealable: bool) {
         self.header().stealable.0.store(u64::from(stealable), Ordering::Relaxed);
     }
 
-    /// Whether, since the last call, a worker has reported that it is starving.
+    /// Whether a worker has reported since the last call that it is starving.
     pub(crate) fn take_starving(&self) -> bool {
         let starving = &self.header().starving.0;
         starving.load(Ordering::Relaxed) != 0 && starving.swap(0, Ordering::AcqRel) != 0
     }
 
-    /// How many of the workers `among` sleep.
-    pub(crate) fn sleeping(&self, among: Range<SlotId>) -> usize {
+    /// How many workers in the slots `among` sleep.
+    pub(crate) fn count_sleepers(&self, among: Range<SlotId>) -> usize {
         let sleepers = &self.sleepers()[among.start as usize..among.end as usize];
         sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == 1).count()
     }
 
     /// Takes back the later half of the grains that the claimer of a ticket has not taken.
     ///
-    /// `count` and `grain` are the ticket's. Returns the first task taken back, which is the end of
-    /// the ticket from now on. A ticket that was claimed just now keeps its first grain.
+    /// `count` and `grain` are those of the ticket's chunk. Returns the index of the first task
+    /// that was taken back, which is the chunk's `count` from now on. A ticket of which no task is
+    /// taken keeps at least its first grain.
     pub(crate) fn split(&self, ticket: TicketId, count: u32, grain: u32) -> Option<u32> {
         let word = &self.ticket(ticket).extent;
         let mut bits = word.load(Ordering::Relaxed);
         loop {
             let Extent { taken, limit } = Extent::unpack(bits);
             if limit != count || taken >= count {
-                return None; // all is taken, or a corrupt worker wrote this
+                return None; // all tasks are taken, or a corrupt worker wrote the word
             }
             let grains = (count - taken).div_ceil(grain);
             let kept = if taken == 0 { grains.div_ceil(2) } else { grains / 2 };
@@ -135,8 +137,8 @@ impl Board {
             if limit == count {
                 return None;
             }
-            let shorter = Extent { taken, limit }.pack();
-            match word.compare_exchange(bits, shorter, Ordering::AcqRel, Ordering::Relaxed) {
+            let after = Extent { taken, limit }.pack();
+            match word.compare_exchange(bits, after, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Some(limit),
                 Err(now) => bits = now,
             }
@@ -156,7 +158,8 @@ impl Board {
         header.head.0.load(Ordering::Acquire) < header.tail.0.load(Ordering::Acquire)
     }
 
-    /// How far a ticket's worker has come. The worker wrote the numbers, so they may be wrong.
+    /// How far the claimer of a ticket has come. The claimer wrote the numbers, so they may be
+    /// wrong.
     pub(crate) fn progress(&self, ticket: TicketId) -> Progress {
         let fields = self.ticket(ticket);
         let done = fields.done.load(Ordering::Acquire);
@@ -188,7 +191,7 @@ impl Board {
         })
     }
 
-    /// The worker that has claimed a ticket, if the ticket's place in the ring still shows it.
+    /// The slot whose worker has claimed a ticket, if the ticket's place in the ring shows that.
     pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<SlotId> {
         match Entry::unpack(self.entry(position).load(Ordering::Relaxed)) {
             Entry::Taken { ticket: taken, seq, slot_id }
@@ -200,15 +203,15 @@ impl Board {
         }
     }
 
-    /// Clears the claim of a settled ticket from the ring, so that it is not mistaken for a later
-    /// claim.
+    /// Clears the claim of a settled ticket from the ring, so that it is not mistaken for a claim
+    /// of the ticket's next chunk.
     pub(crate) fn forget_claim(&self, ticket: TicketId, position: u64) {
         if self.claimer(ticket, position).is_some() {
             self.entry(position).store(Entry::Empty.pack(), Ordering::Relaxed);
         }
     }
 
-    /// Takes back a published ticket. Returns false if a worker has claimed it.
+    /// Takes a published ticket back. Returns false if a worker has claimed it.
     pub(crate) fn retract(&self, ticket: TicketId, position: u64) -> bool {
         let ready = Entry::Ready { seq: position as u32, ticket }.pack();
         let empty = Entry::Empty.pack();
@@ -218,11 +221,11 @@ impl Board {
     }
 
     /// The number that the next publication will have.
-    pub(crate) fn position(&self) -> u64 {
+    pub(crate) fn next_position(&self) -> u64 {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// Whether the ring shows a ticket in the place where it was published, claimed or not.
+    /// Whether the ring shows a ticket, claimed or not, in the place where it was published.
     pub(crate) fn shows(&self, ticket: TicketId, position: u64) -> bool {
         match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
             Entry::Ready { seq, ticket: other } | Entry::Taken { seq, ticket: other, .. } => {
@@ -232,27 +235,27 @@ impl Board {
         }
     }
 
-    /// Asks for a message about the next finished ticket or starving worker. Returns false if there
-    /// is one already.
-    pub(crate) fn listen(&self) -> bool {
-        self.header().listening.0.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `is_listened_to`.
+    /// Asks workers for a message about the next finished ticket or starving worker. Returns false
+    /// if there is one already, about which no message may come.
+    pub(crate) fn request_message(&self) -> bool {
+        self.header().message_wanted.0.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `take_message_request`.
         fence(Ordering::SeqCst);
         !self.has_news()
     }
 
-    /// Asks for no messages for now, because a thread polls.
-    pub(crate) fn stop_listening(&self) {
-        self.header().listening.0.store(0, Ordering::Relaxed);
+    /// Tells workers to send no messages for now, because a thread polls.
+    pub(crate) fn decline_messages(&self) {
+        self.header().message_wanted.0.store(0, Ordering::Relaxed);
     }
 
-    /// Admits the workers whose number is lower than `workers`. The others finish their chunk and
-    /// leave.
+    /// Admits the workers in the slots below `workers`. The others finish their chunk and leave.
     pub(crate) fn admit(&self, workers: u32) {
         self.header().admitted.0.store(u64::from(workers), Ordering::Release);
     }
 
-    /// Withdraws a dead worker's announcement of sleep: nobody can wake that worker.
+    /// Withdraws a dead worker's announcement of sleep, so that the parent does not wake that
+    /// worker instead of another one.
     pub(crate) fn bury(&self, slot_id: SlotId) {
         self.sleepers()[slot_id as usize].0.store(0, Ordering::Relaxed);
     }

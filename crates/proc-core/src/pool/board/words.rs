@@ -1,4 +1,4 @@
-//! Packs and unpacks the words of the board that are exchanged by compare-and-swap.
+//! The words of the board that compare-and-swap exchanges, packed and unpacked.
 
 /// The number of a slot, and of the worker in it.
 pub(crate) type SlotId = u32;
@@ -13,11 +13,12 @@ pub(crate) const MAX_WORKERS: u32 = 1 << 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Empty,
-    /// Published as number `seq` (the low 32 bits), and not claimed.
+    /// Published and not claimed. `seq` is the low 32 bits of the number of the publication.
     Ready {
         seq: u32,
         ticket: TicketId,
     },
+    /// Claimed by the worker in a slot.
     Taken {
         seq: u32,
         ticket: TicketId,

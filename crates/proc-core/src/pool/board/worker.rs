@@ -1,4 +1,4 @@
-//! A worker's part of the protocol: claim, finish, sleep.
+//! The worker's part of the protocol: claim, finish, sleep.
 
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use crate::memory::atomics::{AtomicU64, fence};
 use crate::pool::board::words::Entry;
 
 impl Board {
-    /// Claims the oldest ready ticket, by one compare-and-swap that also records the slot.
+    /// Claims the oldest ready ticket. One compare-and-swap makes the claim and records the slot.
     pub(crate) fn claim(&self, slot_id: SlotId) -> Option<TicketId> {
         let header = self.header();
         loop {
@@ -26,11 +26,11 @@ impl Board {
                         .is_ok()
                         .then_some(ticket)
                 }
-                // Claimed, taken back, or the place is in use again: `head` lags behind.
+                // The ticket is claimed or taken back, or the place is in use again: `head` lags.
                 _ => None,
             };
-            // Whoever sees the entry claimed advances `head`, so that a claimer killed here holds
-            // up nobody.
+            // Each worker that comes here advances `head`, so that a claimer that is killed here
+            // does not hold up the others.
             let _ =
                 header.head.0.compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
             if claimed.is_some() {
@@ -59,16 +59,15 @@ impl Board {
         }
     }
 
-    /// Records the claimer's pid on a ticket. Returns the claim, on which the claimer counts its
-    /// tasks.
-    pub(crate) fn claimed(&self, ticket: TicketId, pid: u32) -> Claim<'_> {
+    /// Records the claimer's pid on a claimed ticket. Returns the claim, on which the claimer
+    /// counts its tasks.
+    pub(crate) fn begin_claim(&self, ticket: TicketId, pid: u32) -> Claim<'_> {
         let fields = self.ticket(ticket);
         fields.pid.store(pid, Ordering::Relaxed);
         Claim(fields)
     }
 
-    /// Hands a finished ticket to the parent. Returns true if the parent must now be sent a
-    /// message.
+    /// Hands a finished ticket over. Returns true if the caller must now send the parent a message.
     pub(crate) fn finish(&self, ticket: TicketId, nanoseconds: u64) -> bool {
         let fields = self.ticket(ticket);
         fields.nanoseconds.store(nanoseconds, Ordering::Relaxed);
@@ -86,31 +85,30 @@ impl Board {
                 Err(now) => last = now,
             }
         }
-        self.is_listened_to()
+        self.take_message_request()
     }
 
-    /// Asks the parent to steal tasks from other workers. Returns true if the parent must now be
-    /// sent a message.
+    /// Reports that a worker is starving, if there may be tasks that can be stolen. Returns true if
+    /// the caller must now send the parent a message.
     ///
-    /// The worker must have announced its sleep, so that the parent finds it when there are tasks
-    /// for it.
+    /// The worker must have announced its sleep, because the parent steals for sleepers only.
     pub(crate) fn report_starving(&self) -> bool {
         let header = self.header();
         if header.stealable.0.load(Ordering::Relaxed) == 0 {
             return false;
         }
         header.starving.0.store(1, Ordering::Relaxed);
-        self.is_listened_to()
+        self.take_message_request()
     }
 
-    /// Whether the parent must be sent a message about what was just written. Of several workers,
-    /// only one gets true.
-    fn is_listened_to(&self) -> bool {
-        // Pairs with the fence in `listen`: either the parent sees what we wrote, or we see it
-        // listen.
+    /// Takes the parent's request for a message. Returns true if the caller must now send the
+    /// message: of several workers, only one gets true.
+    fn take_message_request(&self) -> bool {
+        // Pairs with the fence in `request_message`: either the parent sees what this worker has
+        // written, or the worker sees the request.
         fence(Ordering::SeqCst);
-        let listening = &self.header().listening.0;
-        listening.load(Ordering::Relaxed) == 1 && listening.swap(0, Ordering::AcqRel) == 1
+        let wanted = &self.header().message_wanted.0;
+        wanted.load(Ordering::Relaxed) == 1 && wanted.swap(0, Ordering::AcqRel) == 1
     }
 
     /// Announces sleep. Returns false if there is work after all, or the worker is dismissed.
@@ -121,17 +119,17 @@ impl Board {
         // that fence.
         fence(Ordering::SeqCst);
         if self.has_ready() || self.is_dismissed(slot_id) {
-            // If the parent has picked us meanwhile, its message is on its way and wakes nobody.
+            // If the parent has taken the 1 meanwhile, its message comes later and does no harm.
             self.cancel_sleep(slot_id);
             return false;
         }
         true
     }
 
-    /// Withdraws the announcement of sleep. Returns false if the parent has taken the announcement,
-    /// so that a message is on its way.
+    /// Withdraws the announcement of sleep. Returns false if the parent has taken the 1: then a
+    /// message is on its way.
     ///
-    /// This swap competes with the one in `take_sleepers`: exactly one of them finds the 1.
+    /// Exactly one of this swap and the one in `take_sleepers` finds the 1.
     pub(crate) fn cancel_sleep(&self, slot_id: SlotId) -> bool {
         self.sleepers()[slot_id as usize].0.swap(0, Ordering::AcqRel) == 1
     }
