@@ -113,7 +113,7 @@ impl Job for PoolJob {
         (open > 0 && queue::has_many_handles()) || self.scheduler.is_full(open)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    fn check_process(&self) -> Result<(), Error> {
         self.scheduler.check_not_forked_copy()
     }
 
@@ -127,7 +127,7 @@ impl Job for PoolJob {
     }
 
     fn poll_or_wake(&self, waker: &Waker) -> Option<Result<PoolArrived, Error>> {
-        if let Err(error) = self.check() {
+        if let Err(error) = self.check_process() {
             return Some(Err(error));
         }
         let arrived = self.inbox.poll_or_wake(waker);
