@@ -1,10 +1,11 @@
-//! Times proc-core beside its peers, alternating in one run.
+//! The benchmark: times proc-core and its peers in one run, in turns.
 //!
 //!     cargo run --release -p proc-bench
 //!
-//! Each contender is a process of its own that waits on a pipe until it is its turn; a round is one
-//! block of repetitions of each, so that what else the machine does hits all of them. Clocks run
-//! inside the contenders. Who is absent is named, and so is who fails or hangs; the run goes on.
+//! Each contender is a process of its own, which waits on a pipe for its turn. In a round, each
+//! contender does one block of repetitions, so that other load of the machine hits all of them.
+//! Clocks run inside the contenders. A contender that is absent, fails or hangs is named, and the
+//! run goes on.
 
 mod aims;
 mod contenders;
@@ -30,12 +31,11 @@ use contenders::Contender;
 use record::Record;
 use workload::{Effort, FLEETS, WORKLOADS, Workload};
 
-/// Times proc-core beside its peers, alternating in one run, and prints medians, extremes and
-/// ratios.
+/// Times proc-core and its peers in turns, and prints medians, extremes and ratios.
 #[derive(Parser)]
 #[command(version, after_help = workloads(), max_term_width = 100)]
 struct Arguments {
-    /// What to time; all pools without it
+    /// Workloads to time [default: all of pools]
     #[arg(
         value_name = "WORKLOAD",
         value_parser = PossibleValuesParser::new(Workload::all().map(|w| w.name)),
@@ -45,36 +45,36 @@ struct Arguments {
     /// Time fleets: proc-cluster (where built with --features fleets) beside Ray, Dask and mpi4py
     #[arg(long, conflicts_with = "workloads")]
     fleets: bool,
-    /// Whom to time, separated by commas; all of them without it
+    /// Contenders to time, separated by commas [default: all]
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     peers: Vec<Contender>,
-    /// One round of few repetitions and small cases: shows that everything runs, not how fast
+    /// One round with few repetitions and small cases: shows that everything runs, not how fast
     #[arg(long)]
     quick: bool,
-    /// How often the contenders take turns [default: 5, fleets: 3, quick: 1]
+    /// Turns of each contender [default: 5, fleets: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Seconds for one contender's turn before it is killed [default: 60, fleets: 300, quick: 10
+    /// Seconds after which a contender is killed in its turn [default: 60, fleets: 300, quick: 10
     /// and 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
-    /// Seconds of one case after which a contender is not asked again [default: 15, fleets: 60,
+    /// Seconds of one case after which a contender gets no more turns [default: 15, fleets: 60,
     /// quick: 2]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
-    /// The interpreter for Python's peers [default: the one of venv.sh, else python3]
+    /// Python interpreter for the contenders of Python [default: the one of venv.sh, else python3]
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
-    /// Write what was measured, for --render
+    /// Write a record of the run, for --render
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw what was measured
+    /// Draw the run
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Measure nothing: show what an earlier run has written
+    /// Measure nothing: show the record of an earlier run
     #[arg(long, value_name = "FILE", conflicts_with_all = ["workloads", "fleets", "peers", "quick", "json"])]
     render: Option<PathBuf>,
-    /// Be this contender for whoever asks on standard input
+    /// Be this contender, and read requests from standard input
     #[arg(long, hide = true, value_enum)]
     contender: Option<Contender>,
 }
@@ -84,7 +84,7 @@ fn workloads() -> String {
     for workload in Workload::all() {
         text += &format!("  {:<18} {}\n", workload.name, workload.title);
     }
-    text + "\nPeers of Python are used where they are installed; crates/proc-bench/venv.sh does that."
+    text + "\nContenders of Python take part if they are installed: crates/proc-bench/venv.sh does that."
 }
 
 fn main() -> Result<()> {
@@ -141,7 +141,7 @@ fn plan(arguments: &Arguments) -> run::Plan {
     }
 }
 
-/// The interpreter of `venv.sh` if it was run, else the one that a shell would find.
+/// The interpreter of `venv.sh` if that was run, otherwise the one that a shell would find.
 fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench-venv/bin/python");
     if venv.exists() { venv } else { "python3".into() }
