@@ -1,10 +1,10 @@
-//! Which faults there are to be.
+//! Which faults happen.
 
 use std::fmt::{self, Display, Formatter};
 
 use clap::{Args, ValueEnum};
 
-/// A kind of fault. `-h` shows the first sentences.
+/// A kind of fault. `--help` shows these comments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
     /// Workers get SIGKILL or SIGTERM.
@@ -18,9 +18,9 @@ pub(crate) enum Fault {
     Accidents,
     /// Tasks fork and return on both sides.
     Forks,
-    /// Copies of the program, made by fork, use their copies of pools, tasks and iterators.
+    /// The program forks itself, and the copies use pools, tasks and iterators.
     Copies,
-    /// Idle workers are stopped, all or some, and continued or killed after the next call.
+    /// All or some idle workers are stopped, and continued or killed after the next call.
     Sleepers,
     /// The program's address space is limited for some calls.
     AddressSpace,
@@ -50,7 +50,7 @@ impl Choice {
     }
 }
 
-/// Names of the faults that are not chosen, with commas, as `--without` takes them.
+/// Prints the faults that are not chosen, separated by commas, as `--without` takes them.
 impl Display for Choice {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let faults = Fault::value_variants().iter().filter(|fault| !self.has(**fault));
@@ -60,13 +60,13 @@ impl Display for Choice {
     }
 }
 
-/// The options that choose.
+/// The options by which a user chooses faults.
 #[derive(Args)]
 pub(crate) struct Chosen {
-    /// The only faults that there are to be, with commas between them. All if not given.
+    /// The only faults that happen, separated by commas. All if not given.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
     only: Option<Vec<Fault>>,
-    /// Faults that there are not to be, with commas between them.
+    /// Faults that do not happen, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULTS")]
     without: Vec<Fault>,
 }
