@@ -104,7 +104,7 @@ impl Running {
     }
 
     fn ask(&mut self, request: &Request) -> Result<()> {
-        let requests = self.requests.as_mut().context("it is told to end")?;
+        let requests = self.requests.as_mut().context("the contender was told to end")?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         Ok(requests.write_all(&line)?)

@@ -105,14 +105,14 @@ impl Scheduler {
         Some(in_flight)
     }
 
-    /// Abandons a call that nobody waits for: drops its queues, takes back its tickets that no
-    /// worker has claimed, and drops the results of the others.
+    /// Abandons a call whose results are not wanted any more: drops its queues, takes back its
+    /// tickets that no worker has claimed, and drops the results of the others.
     pub(crate) fn abandon(&self, inbox: &Arc<Inbox>) {
         if self.is_forked_copy() {
             return;
         }
         let mut state = self.lock();
-        // Nobody waits for the call, so the waker is not called.
+        // Nothing waits for the call, so the waker is not called.
         let _ = inbox.discard(Error::cancelled());
         self.withdraw(&mut state, inbox);
         self.pump(&mut state);

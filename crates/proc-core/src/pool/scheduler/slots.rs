@@ -169,7 +169,7 @@ impl Scheduler {
         }
     }
 
-    /// Waits until a slot is filled. Returns false if the slot's supervisor is to end instead.
+    /// Waits until a slot is filled. Returns false if the slot's supervisor must end instead.
     pub(super) fn wait_until_filled(&self, slot_id: SlotId) -> bool {
         let is_waiting = |state: &mut State| {
             self.may_have_worker(state, slot_id)

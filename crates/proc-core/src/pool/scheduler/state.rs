@@ -83,7 +83,7 @@ pub(crate) struct Scheduler {
     pub(super) slots_changed: Condvar,
     /// Signalled when a supervisor has ended.
     pub(super) supervisor_ended: Condvar,
-    /// Signalled when the timeout watcher has something to watch, or is to end.
+    /// Signalled when the timeout watcher has something to watch, or must end.
     pub(super) watcher_signal: Condvar,
     /// How many threads poll for results. While there is one, workers send no messages about
     /// finished tickets.
@@ -264,7 +264,7 @@ impl Slot {
     }
 }
 
-/// Whether a slot is to have a worker.
+/// Whether a slot has a worker, or may get one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SlotState {
     /// The slot has a worker, or one is being started.
@@ -276,8 +276,8 @@ pub(super) enum SlotState {
     /// No worker could be started, or too many in a row exited before they had begun a task. A
     /// later call tries again: see [`Scheduler::revive`].
     Retired,
-    /// No worker will be started here again, for example because too many exited before they were
-    /// ready.
+    /// No worker will be started here, unless a resize fills the slot: for example, because too
+    /// many exited before they were ready.
     Broken,
 }
 

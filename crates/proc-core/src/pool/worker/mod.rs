@@ -44,7 +44,7 @@ const MAX_KEPT_BYTES: usize = 4 << 20;
 const MAX_POLL_TIMEOUT: Duration = Duration::from_secs(1 << 20);
 
 struct Work;
-/// The entry point of a worker process: serves a pool until the worker is to leave.
+/// The entry point of a worker process: serves a pool until the worker must leave.
 pub(crate) const MAIN: &Entry<Main> = &Entry::new::<Work>(main);
 
 fn main(birth: Birth) -> ! {
@@ -108,7 +108,7 @@ fn map(descriptor: Descriptor) -> Result<Region, String> {
 /// Ends a worker that cannot map the memory of its pool.
 fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
     let why = format!("it cannot map the memory of its pool: {why}");
-    // If the parent is gone, nobody needs to know.
+    // If the parent is gone, the message is not needed.
     let _ = report.send(Report::NotReady(why));
     sys::exit_now(1)
 }
@@ -116,7 +116,7 @@ fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> !
 /// Ends a worker whose initializer or state has failed.
 fn exit_with_fault(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
-    // If the parent is gone, nobody needs to know.
+    // If the parent is gone, the message is not needed.
     let _ = report.send(Report::Said(FromWorker::InitializerFailed(why)));
     sys::exit_now(1)
 }
@@ -144,7 +144,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Claims and runs chunks until the worker is to leave.
+    /// Claims and runs chunks until the worker must leave.
     fn serve(&mut self) -> LeaveReason {
         while self.tasks_left > 0 {
             if self.board.is_dismissed(self.slot_id) {
@@ -170,7 +170,7 @@ impl Worker<'_> {
         LeaveReason::Done
     }
 
-    /// Sleeps until a message comes. Returns false if the worker is to leave, because none came
+    /// Sleeps until a message comes. Returns false if the worker must leave, because none came
     /// within the idle timeout.
     fn sleep(&mut self) -> bool {
         let received = match self.idle_timeout {

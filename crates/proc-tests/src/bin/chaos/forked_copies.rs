@@ -44,7 +44,7 @@ impl Misuse {
         }
     }
 
-    /// Writes to the diary without any lock: in the copy, another thread may hold that for ever.
+    /// Writes to the diary without any lock: in the copy, another thread may hold one forever.
     fn write(&self, text: &str) {
         let _ = write(&self.diary, text.as_bytes());
     }

@@ -277,7 +277,7 @@ fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
     if results.len() != specs.len() && !is_cut_short {
         return vec![Err(format!("{} results for {} tasks", results.len(), specs.len()))];
     }
-    let told: Vec<String> = results
+    let seen: Vec<String> = results
         .iter()
         .map(|result| match result {
             Ok(answer) => format!("{:+}", answer.number.wrapping_sub(specs[0].number)),
@@ -292,7 +292,7 @@ fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
             } else {
                 left.next().is_some_and(|spec| spec.is_answer(&answer))
             };
-            let wrong = || format!("{} tasks give {told:?}, or something spoilt", specs.len());
+            let wrong = || format!("{} tasks give {seen:?}, or something spoilt", specs.len());
             is_next.then_some("result, under a limit").ok_or_else(wrong)
         }
         Err(error) => {

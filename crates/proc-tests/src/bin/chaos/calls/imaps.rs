@@ -79,7 +79,7 @@ impl Caller<'_> {
                 },
             };
             let spec = taken.borrow().get(index).copied();
-            let Some(spec) = spec else { fail(&format!("nobody asked for task {index}")) };
+            let Some(spec) = spec else { fail(&format!("there is no task {index}")) };
             if !seen.insert(index) {
                 fail(&format!("task {index} has two results: {result:?}"));
             }
