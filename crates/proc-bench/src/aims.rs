@@ -1,4 +1,4 @@
-//! What medians are to be, beside what a run has measured.
+//! The aims: which medians each workload should have, compared with those of a run.
 
 use std::fmt::Write as _;
 
@@ -7,19 +7,20 @@ use anyhow::Result;
 use crate::record::{Measured, Record, show};
 use crate::table;
 
-/// What is asked of a workload, in the case with so many workers (in each without).
-struct Aim(&'static str, Option<usize>, Asked);
+/// The aim of a workload: in the case with so many workers, or in each case.
+struct Aim(&'static str, Option<usize>, Goal);
 
-enum Asked {
-    /// So many times as fast as the fastest of these contenders.
+/// What the median of proc-core should be.
+enum Goal {
+    /// At least so many times as fast as the fastest of these contenders.
     Faster(f64, Peers),
-    /// No more than so many times what this contender needs.
+    /// At most so many times the median of this contender.
     Within(f64, &'static str),
-    /// No more seconds, or bytes.
+    /// At most so many seconds or bytes.
     AtMost(f64),
 }
 
-/// Contenders, and what they are called together.
+/// Contenders, and a name for all of them.
 type Peers = (&'static str, &'static [&'static str]);
 
 const FORK: Peers = ("cpython-fork", &["cpython-fork"]);
@@ -28,7 +29,7 @@ const CPYTHON: Peers = ("any CPython", &["cpython-fork", "cpython-forkserver", "
 const PROCSPAWN: Peers = ("procspawn", &["procspawn"]);
 
 const AIMS: &[Aim] = {
-    use Asked::{AtMost, Faster, Within};
+    use Goal::{AtMost, Faster, Within};
     &[
         Aim("start", None, Faster(6.0, FORK)),
         Aim("start", None, Faster(50.0, FORKSERVER)),
@@ -54,14 +55,14 @@ const AIMS: &[Aim] = {
     ]
 };
 
-/// Each aim that the run tells something of; empty if there is none.
+/// Returns a table of the aims whose workload was measured; empty if there are none.
 pub(crate) fn table(record: &Record) -> Result<String> {
     let mut text = String::new();
-    for Aim(workload, workers, asked) in AIMS {
+    for Aim(workload, workers, goal) in AIMS {
         let is_case = |one: &&Measured| workers.is_none_or(|workers| one.case.workers == workers);
         let all = record.results.iter().filter(|one| one.workload == *workload).filter(is_case);
         for measured in all {
-            let [words, reached] = asked.of(measured)?;
+            let [words, reached] = goal.compare(measured)?;
             let _ = writeln!(text, "| {} | {words} | {reached} |", table::heading(measured)?);
         }
     }
@@ -71,19 +72,19 @@ pub(crate) fn table(record: &Record) -> Result<String> {
     Ok(text)
 }
 
-impl Asked {
-    /// In words, and what came of it.
-    fn of(&self, measured: &Measured) -> Result<[String; 2]> {
+impl Goal {
+    /// Returns the goal and what was reached, in words. A missed goal is in bold.
+    fn compare(&self, measured: &Measured) -> Result<[String; 2]> {
         let median = |name: &str| measured.summary(name).map(|summary| summary.median);
         let ours = median("proc-core");
         let (words, is_reached, reached) = match self {
-            Asked::Faster(times, (name, peers)) => {
+            Goal::Faster(times, (name, peers)) => {
                 let fastest = peers.iter().filter_map(|peer| median(peer)).min_by(f64::total_cmp);
                 let ratio = fastest.zip(ours).map(|(theirs, ours)| theirs / ours);
                 let words = format!("{times} times as fast as {name}");
                 (words, ratio.map(|ratio| ratio >= *times), ratio.map(|r| format!("{r:.1} times")))
             }
-            Asked::Within(times, name) => {
+            Goal::Within(times, name) => {
                 let ratio = ours.zip(median(name)).map(|(ours, theirs)| ours / theirs);
                 let words = match *name {
                     "limit" => format!("{times} times the limit"),
@@ -91,10 +92,10 @@ impl Asked {
                 };
                 (words, ratio.map(|ratio| ratio <= *times), ratio.map(|r| format!("{r:.2} times")))
             }
-            Asked::AtMost(most) => {
+            Goal::AtMost(max) => {
                 let unit = measured.workload()?.unit;
                 let reached = ours.map(|ours| show(ours, unit));
-                (show(*most, unit), ours.map(|ours| ours <= *most), reached)
+                (show(*max, unit), ours.map(|ours| ours <= *max), reached)
             }
         };
         let reached = match (is_reached, reached) {
@@ -113,7 +114,7 @@ mod tests {
     use crate::workload::Case;
 
     #[test]
-    fn what_is_missed_stands_out() {
+    fn missed_goals_are_bold() {
         let row = |(contender, median): &(&str, f64)| Row {
             contender: (*contender).into(),
             outcome: Outcome::Summary(Summary::of(vec![*median]).expect("a sample")),
@@ -124,15 +125,15 @@ mod tests {
             case: Case { workers: 2, tasks: 2 },
             rows: rows.iter().map(row).collect(),
         };
-        let of = |asked: Asked| asked.of(&measured).expect("a known workload");
+        let compare = |goal: Goal| goal.compare(&measured).expect("a known workload");
         let [faster, within, at_most] = [
-            of(Asked::Faster(12.0, CPYTHON)),
-            of(Asked::Within(0.5, "cpython-spawn")),
-            of(Asked::AtMost(0.01)),
+            compare(Goal::Faster(12.0, CPYTHON)),
+            compare(Goal::Within(0.5, "cpython-spawn")),
+            compare(Goal::AtMost(0.01)),
         ];
         assert_eq!(faster, ["12 times as fast as any CPython", "**10.0 times**"]);
         assert_eq!(within, ["0.5 times cpython-spawn", "0.10 times"]);
         assert_eq!(at_most, ["10.00 ms", "10.00 ms"]);
-        assert_eq!(of(Asked::Faster(2.0, PROCSPAWN)), ["2 times as fast as procspawn", "-"]);
+        assert_eq!(compare(Goal::Faster(2.0, PROCSPAWN)), ["2 times as fast as procspawn", "-"]);
     }
 }

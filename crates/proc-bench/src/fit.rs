@@ -1,11 +1,11 @@
-//! How a cost grows: `cost = base + a * workers + b * tasks`, by least squares.
+//! How costs grow: fits `cost = base + a * workers + b * tasks` by least squares.
 //!
-//! The squares are those of relative errors (each equation is divided by what was measured), since
-//! the largest pool would otherwise decide alone. No part can be negative.
+//! The errors are relative: each equation is divided by the measured cost. Otherwise the largest
+//! pool alone would determine the fit. No part can be negative.
 
 use crate::record::Measured;
 
-/// Seconds: once, for each worker, for each task.
+/// The parts of a cost in seconds: once, for each worker, for each task.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Fit {
     pub(crate) base: f64,
@@ -15,7 +15,7 @@ pub(crate) struct Fit {
     pub(crate) error: f64,
 }
 
-/// Workers, tasks and what they cost.
+/// How many workers, how many tasks, and the measured cost.
 pub(crate) type Point = (f64, f64, f64);
 
 impl Fit {
@@ -23,7 +23,7 @@ impl Fit {
         self.base + self.worker * workers + self.task * tasks
     }
 
-    /// Nothing, if there are too few points to tell.
+    /// Fits the parts to points. Returns `None` if there are too few points.
     pub(crate) fn of(points: &[Point]) -> Option<Fit> {
         let mut parts = vec![0, 1, 2];
         let found = loop {
@@ -40,7 +40,7 @@ impl Fit {
     }
 }
 
-/// What a contender's large pools cost.
+/// The measured costs of a contender's large pools.
 pub(crate) fn points(results: &[Measured], contender: &str) -> Vec<Point> {
     let large = results.iter().filter(|measured| measured.workload == "large");
     let point = |measured: &Measured| {
@@ -50,7 +50,7 @@ pub(crate) fn points(results: &[Measured], contender: &str) -> Vec<Point> {
     large.filter_map(point).collect()
 }
 
-/// Solves the normal equations for some of the parts, by Gauss's elimination.
+/// Solves the normal equations for some of the parts, by Gaussian elimination.
 fn solve(points: &[Point], parts: &[usize]) -> Option<Vec<f64>> {
     let size = parts.len();
     if points.len() <= size || size == 0 {
@@ -67,7 +67,7 @@ fn solve(points: &[Point], parts: &[usize]) -> Option<Vec<f64>> {
         }
     }
     for column in 0..size {
-        // The matrix is positive definite where it can be solved: no need to look for a pivot.
+        // If the equations have a solution, the matrix is positive definite, so any pivot will do.
         let pivot = rows[column].clone();
         if pivot[column].abs() < 1e-12 * rows[0][0].abs() {
             return None;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_linear_is_found() {
+    fn fit_finds_linear_costs() {
         let fit = Fit::of(&grid(|w, t| 0.01 + 2e-4 * w + 1e-7 * t)).expect("a fit");
         assert!((fit.base / 0.01 - 1.0).abs() < 1e-6, "{fit:?}");
         assert!((fit.worker / 2e-4 - 1.0).abs() < 1e-6, "{fit:?}");
@@ -100,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn no_part_is_negative() {
+    fn fit_has_no_negative_part() {
         let fit = Fit::of(&grid(|w, t| 2e-4 * w + 1e-7 * t - 5e-5)).expect("a fit");
         assert!(fit.base == 0.0 && fit.worker > 0.0 && fit.task > 0.0, "{fit:?}");
     }
 
     #[test]
-    fn few_points_tell_nothing() {
+    fn too_few_points_have_no_fit() {
         assert_eq!(Fit::of(&[(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (3.0, 1.0, 1.0)]), None);
         assert_eq!(Fit::of(&[(1.0, 1.0, 1.0); 8]), None);
     }

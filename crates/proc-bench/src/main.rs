@@ -1,10 +1,11 @@
-//! Times proc-core beside its peers, alternating in one run.
+//! The benchmark: times proc-core and its peers in one run, in turns.
 //!
 //!     cargo run --release -p proc-bench
 //!
-//! Each contender is a process of its own that waits on a pipe until it is its turn; a round is one
-//! block of repetitions of each, so that what else the machine does hits all of them. Clocks run
-//! inside the contenders. Who is absent is named, and so is who fails or hangs; the run goes on.
+//! Each contender is a process of its own, which waits on a pipe for its turn. In a round, each
+//! contender does one block of repetitions, so that other load of the machine hits all of them.
+//! Clocks run inside the contenders. A contender that is absent, fails or hangs is named, and the
+//! run goes on.
 
 mod aims;
 mod contenders;
@@ -51,7 +52,7 @@ struct Arguments {
     /// Run one round of few repetitions and small cases, to see that everything runs, not how fast
     #[arg(long)]
     quick: bool,
-    /// How often the contenders take turns [default: 5, fleets: 3, quick: 1]
+    /// Turns of each contender [default: 5, fleets: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
     /// Kill a contender whose turn takes longer than this [default: 60, fleets: 300, quick: 10
@@ -141,7 +142,7 @@ fn plan(arguments: &Arguments) -> run::Plan {
     }
 }
 
-/// The interpreter of `venv.sh` if it was run, else the one that a shell would find.
+/// The interpreter of `venv.sh` if that was run, otherwise the one that a shell would find.
 fn python() -> PathBuf {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench-venv/bin/python");
     if venv.exists() { venv } else { "python3".into() }

@@ -1,4 +1,4 @@
-//! A contender as the one who asks sees it: a process that may fail, hang or not be there.
+//! A contender as seen by the run: a process that may fail, hang or be absent.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -14,16 +14,21 @@ use nix::unistd::Pid;
 use crate::contenders::Contender;
 use crate::workload::{Answer, Request};
 
-/// How long an interpreter may take to start, and a contender to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a contender may take to start.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a contender may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A contender, with its process if that runs.
 pub(crate) struct Peer {
     contender: Contender,
     python: PathBuf,
     running: Option<Running>,
 }
 
-/// A contender's process, in a group of its own with all that it starts.
+/// The process of a contender. It leads a group of its own, in which all processes are that it
+/// starts.
 struct Running {
     child: Child,
     status: Option<ExitStatus>,
@@ -40,11 +45,11 @@ impl Peer {
         self.contender.name()
     }
 
-    /// Its version, its absence or its failure.
+    /// Starts the process. Returns the version, or why the contender is absent or has failed.
     pub(crate) fn start(&mut self) -> Answer {
         match Running::start(self.contender, &self.python) {
             Ok(mut running) => {
-                let answer = running.answer(PATIENCE);
+                let answer = running.answer(STARTUP_TIMEOUT);
                 if let Answer::Version(_) = answer {
                     self.running = Some(running);
                 }
@@ -54,7 +59,7 @@ impl Peer {
         }
     }
 
-    /// Asks for one block of repetitions; who does not answer in time is killed.
+    /// Asks for one block of repetitions. Kills a contender that does not answer in time.
     pub(crate) fn ask(&mut self, request: &Request, timeout: Duration) -> Answer {
         if self.running.is_none()
             && let answer @ (Answer::Absent(_) | Answer::Failure(_)) = self.start()
@@ -69,7 +74,7 @@ impl Peer {
             Err(error) => Answer::Failure(format!("{error:#}")),
         };
         if let Answer::Failure(_) = answer {
-            // What it is still at, or has left behind, must not disturb the others.
+            // The processes of a contender that has failed must not disturb the others.
             let _ = running.end();
             self.running = None;
         }
@@ -89,8 +94,8 @@ impl Running {
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let answer = serde_json::from_str(&line);
-                let strange = |error| Answer::Failure(format!("it says {line:?}: {error}"));
-                if sender.send(answer.unwrap_or_else(strange)).is_err() {
+                let failed = |error| Answer::Failure(format!("it says {line:?}: {error}"));
+                if sender.send(answer.unwrap_or_else(failed)).is_err() {
                     break;
                 }
             }
@@ -99,7 +104,7 @@ impl Running {
     }
 
     fn ask(&mut self, request: &Request) -> Result<()> {
-        let requests = self.requests.as_mut().context("it is told to end")?;
+        let requests = self.requests.as_mut().context("the contender was told to end")?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         Ok(requests.write_all(&line)?)
@@ -118,12 +123,12 @@ impl Running {
         }
     }
 
-    /// Kills what there is of its group, and tells how itself has ended.
+    /// Kills the group, and returns how the contender has ended.
     fn end(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.status {
             return Ok(status);
         }
-        // The group's number is its own until the child is waited for.
+        // No other group can get this number before the child is waited for.
         let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
         let status = self.child.wait()?;
         self.status = Some(status);
@@ -133,9 +138,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The end of its input tells it to end; what is left of its group then is killed.
+        // The end of its input tells the contender to end. Then the rest of its group is killed.
         self.requests = None;
-        while self.answers.recv_timeout(PATIENCE).is_ok() {}
+        while self.answers.recv_timeout(END_TIMEOUT).is_ok() {}
         let _ = self.end();
     }
 }

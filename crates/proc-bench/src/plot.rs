@@ -1,4 +1,5 @@
-//! A run as a picture: each case's medians from least to greatest, and how large pools grow.
+//! A run as a picture: for each case the median, least and greatest sample of each contender, and
+//! how the cost of large pools grows.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -11,21 +12,21 @@ use crate::workload::Unit;
 
 const WIDTH: u32 = 1400;
 const COLUMNS: usize = 2;
-const ROW: u32 = 17;
-const FRAME: u32 = 70;
-const FITS: u32 = 420;
+const ROW_HEIGHT: u32 = 17;
+const FRAME_HEIGHT: u32 = 70;
+const FITS_HEIGHT: u32 = 420;
 const FONT: &str = "sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// One case, with those who did it.
+/// The picture of one case.
 struct Panel {
     heading: String,
     unit: Unit,
     rows: Vec<(String, Summary)>,
 }
 
-/// The picture, as SVG.
+/// Returns the picture of a run as SVG.
 pub(crate) fn svg(record: &Record) -> Result<String> {
     let panels: Vec<Panel> = record.results.iter().map(Panel::of).collect::<Result<Vec<_>>>()?;
     let panels: Vec<Panel> = panels.into_iter().filter(|panel| !panel.rows.is_empty()).collect();
@@ -39,7 +40,7 @@ pub(crate) fn svg(record: &Record) -> Result<String> {
         .chunks(COLUMNS)
         .map(|line| line.iter().map(Panel::height).max().unwrap_or(0))
         .collect();
-    let height = heights.iter().sum::<u32>() + if fits.is_empty() { 0 } else { FITS };
+    let height = heights.iter().sum::<u32>() + if fits.is_empty() { 0 } else { FITS_HEIGHT };
     let mut text = String::new();
     {
         let root = SVGBackend::with_string(&mut text, (WIDTH, height.max(1))).into_drawing_area();
@@ -55,7 +56,7 @@ pub(crate) fn svg(record: &Record) -> Result<String> {
             top += height as i32;
         }
         if !fits.is_empty() {
-            draw_fits(&root.shrink((0, top), (WIDTH, FITS)), record, &fits)?;
+            draw_fits(&root.shrink((0, top), (WIDTH, FITS_HEIGHT)), record, &fits)?;
         }
     }
     Ok(text)
@@ -75,10 +76,11 @@ impl Panel {
     }
 
     fn height(&self) -> u32 {
-        FRAME + ROW * self.rows.len() as u32
+        FRAME_HEIGHT + ROW_HEIGHT * self.rows.len() as u32
     }
 
-    /// A line from least to greatest and a dot at the median, on a logarithmic scale.
+    /// Draws, for each contender, a line from the least to the greatest sample and a dot at the
+    /// median, on a logarithmic scale.
     fn draw(&self, area: &Area<'_>) -> Result<()> {
         let least = self.rows.iter().map(|(_, row)| row.least).fold(f64::INFINITY, f64::min);
         let greatest = self.rows.iter().map(|(_, row)| row.greatest).fold(0.0, f64::max);
@@ -96,7 +98,7 @@ impl Panel {
             .map_err(drawing)?;
         let name = |at: &SegmentValue<usize>| match at {
             SegmentValue::CenterOf(row) | SegmentValue::Exact(row) => {
-                // Top down, as in the tables.
+                // The first row is at the top, as in the tables.
                 let row = self.rows.len().saturating_sub(row + 1);
                 self.rows.get(row).map_or_else(String::new, |(name, _)| name.clone())
             }
@@ -125,7 +127,7 @@ impl Panel {
     }
 }
 
-/// Dots are what was measured, lines what the fit says.
+/// Draws the costs of large pools: dots for measured costs, lines for the fits.
 fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result<()> {
     let all = fits.iter().flat_map(|(name, _)| points(&record.results, name)).collect::<Vec<_>>();
     let mut amounts: Vec<f64> = all.iter().map(|&(_, tasks, _)| tasks).collect();
@@ -181,7 +183,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
     Ok(())
 }
 
-/// Ours in one family, Python's in another, and so on.
+/// The colour of a contender. Contenders of one family have similar colours.
 fn colour(contender: &str) -> RGBColor {
     match contender {
         "proc-core" | "proc-cluster" => RGBColor(200, 30, 30),

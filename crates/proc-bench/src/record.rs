@@ -1,4 +1,5 @@
-//! What a run has measured, and where: all that tables, plots and pages are made from.
+//! The record of a run: what was measured, and on which machine. Tables, plots and pages are made
+//! from it.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,12 +27,12 @@ pub(crate) struct Machine {
     pub(crate) memory: String,
     pub(crate) system: String,
     pub(crate) rust: String,
-    /// Of the last minute, before the run and after it; the run itself makes about as much as there
-    /// are processors.
+    /// The load of the minute before the run and of its last minute. The run itself makes a load of
+    /// about the number of processors.
     pub(crate) load: Vec<String>,
 }
 
-/// A contender's version, or why it is absent.
+/// Whether a contender is present.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Attendance {
     pub(crate) contender: String,
@@ -41,7 +42,9 @@ pub(crate) struct Attendance {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Presence {
+    /// The version.
     Present(String),
+    /// The reason.
     Absent(String),
 }
 
@@ -81,7 +84,8 @@ impl Record {
     pub(crate) fn read(file: &Path) -> Result<Record> {
         let text =
             std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no run", file.display()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is no record of a run", file.display()))
     }
 
     pub(crate) fn write(&self, file: &Path) -> Result<()> {
@@ -91,10 +95,10 @@ impl Record {
 }
 
 impl Measured {
-    /// The workload, as this program knows it.
+    /// The workload of this program that has the recorded name.
     pub(crate) fn workload(&self) -> Result<&'static Workload> {
         Workload::named(&self.workload)
-            .with_context(|| format!("there is no workload {:?} (any more)", self.workload))
+            .with_context(|| format!("this program has no workload {:?}", self.workload))
     }
 
     pub(crate) fn summary(&self, contender: &str) -> Option<&Summary> {
@@ -107,7 +111,7 @@ impl Measured {
 }
 
 impl Summary {
-    /// Nothing, if there are no samples.
+    /// Summarizes samples. Returns `None` if there are none.
     pub(crate) fn of(mut samples: Vec<f64>) -> Option<Summary> {
         samples.sort_by(f64::total_cmp);
         let quantile = |q: f64| {
@@ -151,7 +155,7 @@ impl Machine {
         }
     }
 
-    /// Notes what else there was to do in the last minute.
+    /// Notes the load of the last minute.
     pub(crate) fn note_load(&mut self) {
         self.load.push(load());
     }
@@ -176,7 +180,7 @@ fn output(program: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// A number of a unit, as people read it.
+/// A number with a unit, as people read it.
 pub(crate) fn show(value: f64, unit: Unit) -> String {
     match unit {
         Unit::Seconds if value < 1e-6 => format!("{:.0} ns", value * 1e9),
@@ -193,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn summaries_interpolate() {
+    fn summary_interpolates_quantiles() {
         assert_eq!(Summary::of(Vec::new()), None);
         let one = Summary::of(vec![3.0]).expect("a summary of one sample");
         assert_eq!((one.samples, one.least, one.median, one.greatest), (1, 3.0, 3.0, 3.0));
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_shown_in_fitting_units() {
+    fn numbers_are_shown_in_suitable_units() {
         let seconds = [2e-8, 3.5e-6, 0.0123, 4.0].map(|value| show(value, Unit::Seconds));
         assert_eq!(seconds, ["20 ns", "3.5 us", "12.30 ms", "4.00 s"]);
         assert_eq!([2048.0, 3e6].map(|v| show(v, Unit::Bytes)), ["2 KiB", "2.9 MiB"]);

@@ -1,4 +1,4 @@
-//! The run itself: who is there, whose turn it is, what came of it.
+//! A run: starts the contenders, gives them turns, and makes a record of what was measured.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,22 +16,23 @@ use crate::sys;
 use crate::table;
 use crate::workload::{Answer, Case, Effort, Idle, Request, Workload};
 
+/// What a run measures, and with which limits.
 pub(crate) struct Plan {
     pub(crate) effort: Effort,
     pub(crate) rounds: u64,
-    /// For one turn.
+    /// The time limit of one turn.
     pub(crate) timeout: Duration,
-    /// For all turns of one case; who has used it up is not asked again.
+    /// The time limit of all turns of one case. A contender that has reached it gets no more turns.
     pub(crate) budget: Duration,
     pub(crate) python: PathBuf,
     pub(crate) workloads: Vec<&'static Workload>,
     pub(crate) contenders: Vec<Contender>,
 }
 
-/// Measures, and prints each case when it is done.
+/// Measures all cases, and prints each case when it is done.
 pub(crate) fn run(plan: &Plan) -> Result<Record> {
     if cfg!(debug_assertions) {
-        println!("a debug build: run with --release for figures that mean something");
+        println!("this is a debug build: run with --release for meaningful figures");
     }
     if plan.workloads.iter().any(|workload| workload.name == "program") {
         contenders::build_q6()?;
@@ -50,7 +51,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Record> {
         let is = match peer.start() {
             Answer::Version(version) => Presence::Present(version),
             Answer::Absent(reason) | Answer::Failure(reason) => Presence::Absent(reason),
-            other => Presence::Absent(format!("it starts with {other:?}")),
+            other => Presence::Absent(format!("it does not say its version, but {other:?}")),
         };
         match &is {
             Presence::Present(version) => println!("{}: {version}", peer.name()),
@@ -75,7 +76,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Record> {
     Ok(record)
 }
 
-/// Lets the contenders take turns at one case.
+/// Measures one case: the contenders take turns.
 fn measure(plan: &Plan, workload: &Workload, case: Case, peers: &mut [Peer]) -> Measured {
     let request = Request {
         workload: workload.name.into(),
@@ -112,16 +113,16 @@ fn measure(plan: &Plan, workload: &Workload, case: Case, peers: &mut [Peer]) -> 
     Measured { workload: workload.name.into(), case, rows }
 }
 
-/// What a contender has done of a case.
+/// The turns of a contender at a case.
 #[derive(Default)]
 struct Turns {
     samples: Vec<f64>,
-    /// Why it is not asked again, other than for its budget.
+    /// The outcome because of which the contender gets no more turns.
     end: Option<Outcome>,
     spent: Duration,
 }
 
-/// Keeps all processors from going idle, without being in anyone's way.
+/// Keeps all processors from going idle, by threads that run only while a processor would be idle.
 struct Awake {
     over: Arc<AtomicBool>,
     spinners: Vec<JoinHandle<()>>,
@@ -134,9 +135,9 @@ impl Awake {
         let spinner = |_| {
             let over = Arc::clone(&over);
             std::thread::spawn(move || {
-                // One that would compete with the contenders is worse than none.
-                let polite = sys::run_when_idle().is_ok();
-                while polite && !over.load(Ordering::Relaxed) {
+                // A thread that would compete with the contenders must not spin.
+                let is_idle_priority = sys::run_when_idle().is_ok();
+                while is_idle_priority && !over.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }
             })

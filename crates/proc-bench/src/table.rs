@@ -1,4 +1,4 @@
-//! Results as tables: as text for the terminal, in Markdown for pages.
+//! Results as tables: text for the terminal, Markdown for pages.
 
 use std::fmt::Write as _;
 
@@ -37,12 +37,12 @@ pub(crate) fn fits(record: &Record) -> String {
     text
 }
 
-/// All of a run, in Markdown.
+/// Returns a page about a run, in Markdown.
 pub(crate) fn page(record: &Record, aims: &str) -> Result<String> {
     let mut text = format!("{}\n{}", summary(record)?, attendance(record));
     if !aims.is_empty() {
         let _ = write!(text, "\n### What was asked, and what this run reached\n\n{aims}");
-        text.push_str("\nMedians against medians; what was missed is in bold.\n");
+        text.push_str("\nAll figures are medians. A figure in bold misses what was asked.\n");
     }
     for measured in &record.results {
         let _ = write!(text, "\n### {}: {}\n\n", measured.workload, heading(measured)?);
@@ -69,7 +69,7 @@ pub(crate) fn page(record: &Record, aims: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Medians alone, without the large pools, whose fit says more.
+/// Returns a table of medians, without the large pools.
 pub(crate) fn summary(record: &Record) -> Result<String> {
     const FLEETS: [&str; 4] = ["proc-cluster", "ray", "dask", "mpi4py"];
     const POOLS: [&str; 7] = [
@@ -102,13 +102,13 @@ pub(crate) fn summary(record: &Record) -> Result<String> {
 
 fn origin(record: &Record) -> String {
     let Record { command, date, commit, machine, .. } = record;
-    let worth = if command.contains("--quick") {
+    let warning = if command.contains("--quick") {
         " A quick run: it shows that everything runs, not how fast."
     } else {
         ""
     };
     format!(
-        "`{command}` on {date}, commit {commit}: {} processors ({}), {}, {}; load {}.{worth}",
+        "`{command}` on {date}, commit {commit}: {} processors ({}), {}, {}; load {}.{warning}",
         machine.processors,
         machine.processor,
         machine.system,
@@ -128,7 +128,7 @@ fn attendance(record: &Record) -> String {
     text
 }
 
-/// A workload's title, with the numbers that its cases differ in.
+/// The title of a workload, with the numbers in which its cases differ.
 pub(crate) fn heading(measured: &Measured) -> Result<String> {
     let Workload { title, cases, .. } = measured.workload()?;
     let differ = cases.iter().any(|case| case.workers != cases[0].workers);
@@ -144,7 +144,7 @@ pub(crate) fn heading(measured: &Measured) -> Result<String> {
     Ok(format!("{title}{workers}{tasks}"))
 }
 
-/// Who has done it.
+/// The rows of contenders that did the workload: name, median, extremes, ratio.
 fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
     let unit = measured.workload()?.unit;
     let ours = [Contender::ProcCore, Contender::ProcCluster];
@@ -160,7 +160,7 @@ fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
     Ok(rows)
 }
 
-/// What the limit is, who failed and how, who has no such thing.
+/// Says what the limit is, which contenders failed and how, and which cannot do the workload.
 fn notes(measured: &Measured) -> Result<Vec<String>> {
     let limit = measured.workload()?.limit;
     let mut notes = Vec::new();

@@ -1,18 +1,17 @@
-//! What is timed. What each contender does for it is told in `contenders` and in
-//! `python/workloads.py`.
+//! The workloads. `contenders` and `python/workloads.py` say what each contender does for them.
 
 use serde::{Deserialize, Serialize};
 
-/// One thing to time.
+/// One thing that is timed.
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) unit: Unit,
-    /// What the row `limit` is: what the machine itself needs, without any library.
+    /// What the row `limit` measures, which is the machine without any library.
     pub(crate) limit: &'static str,
-    /// Whether processors are kept from going idle, so that nobody waits for them to wake up.
+    /// Whether processors may go idle. If not, no contender has to wait until they wake up.
     pub(crate) idle: Idle,
-    /// How often each contender does it in its turn.
+    /// How often each contender does the workload in its turn.
     pub(crate) repetitions: usize,
     pub(crate) cases: &'static [Case],
 }
@@ -33,7 +32,7 @@ pub(crate) enum Idle {
 /// How large a workload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Case {
-    /// Zero stands for as many as there are processors.
+    /// Zero stands for the number of processors.
     pub(crate) workers: usize,
     pub(crate) tasks: usize,
 }
@@ -207,7 +206,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
 ];
 
-/// Timed on fleets of machines, or of agents that stand for machines.
+/// The workloads of fleets. Agents on this machine stand for machines.
 pub(crate) const FLEETS: &[Workload] = &[
     Workload {
         name: "fleet-trip",
@@ -274,12 +273,12 @@ impl Workload {
         WORKLOADS.iter().chain(FLEETS)
     }
 
-    /// Whether it is for fleets rather than pools.
+    /// Whether this is a workload of fleets.
     pub(crate) fn is_fleets(&self) -> bool {
         FLEETS.iter().any(|workload| workload.name == self.name)
     }
 
-    /// The cases as they are on this machine; small ones where only the going is to be shown.
+    /// The cases on this machine. With little effort they are small.
     pub(crate) fn cases(&self, effort: Effort) -> Vec<Case> {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
         let sized = |case: &Case| match effort {
@@ -304,13 +303,14 @@ impl Workload {
     }
 }
 
+/// How much is measured: enough for figures, or only enough to see that everything runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
     Full,
     Quick,
 }
 
-/// What a contender is asked for, as a line of JSON.
+/// A request to a contender, as a line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub(crate) workload: String,
@@ -319,32 +319,33 @@ pub(crate) struct Request {
     pub(crate) repetitions: usize,
 }
 
-/// What a contender says, as a line of JSON; the first one, unasked, is its version or its absence.
+/// An answer of a contender, as a line of JSON. The first one comes without a request, and is the
+/// version, or the reason why the contender is absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Answer {
     Version(String),
     Absent(String),
-    /// One for each repetition, in the workload's unit.
+    /// One sample for each repetition, in the workload's unit.
     Samples(Vec<f64>),
-    /// It has no such thing.
+    /// The contender cannot do the workload.
     Unable,
     Failure(String),
 }
 
-/// The bytes of the shared array.
-pub(crate) const SHARED: usize = 200_000_000;
-/// The bytes of a large argument or result.
-pub(crate) const LARGE: usize = 1 << 20;
-/// Entries of the table that a worker keeps.
-pub(crate) const TABLE: u64 = 10_000;
+/// The size of the shared array.
+pub(crate) const SHARED_BYTES: usize = 200_000_000;
+/// The size of a large argument or result.
+pub(crate) const LARGE_BYTES: usize = 1 << 20;
+/// How many entries the table has that a worker keeps.
+pub(crate) const TABLE_ENTRIES: u64 = 10_000;
 /// How long the expensive initializer works.
-pub(crate) const INITIALIZER: Microseconds = 50_000;
+pub(crate) const INITIALIZER_MICROS: Microseconds = 50_000;
 
 pub(crate) type Microseconds = u64;
 
-/// What each of the skewed tasks takes: one of each hundred, now here, now there, 100 times as long
-/// as the others.
+/// How long each of the skewed tasks takes. One task of each hundred, at changing places, takes 100
+/// times as long as the others.
 pub(crate) fn skewed(tasks: usize) -> Vec<Microseconds> {
     let long = |i: usize| i % 100 == i / 100 * 37 % 100;
     (0..tasks).map(|i| if long(i) { 10_000 } else { 100 }).collect()

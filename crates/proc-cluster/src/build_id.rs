@@ -1,5 +1,4 @@
-//! Identifies the build of this program. Two machines have equal build identifiers exactly if they
-//! run equal files.
+//! The identifier of this program's build. Machines that run equal files have equal identifiers.
 
 use std::fs::File;
 use std::io;

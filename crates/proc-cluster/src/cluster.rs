@@ -1,4 +1,4 @@
-//! `Cluster`, through which a program uses a fleet, and `ClusterBuilder` with its settings.
+//! `Cluster`, by which a program uses a fleet, and `ClusterBuilder` with its settings.
 
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -14,9 +14,9 @@ use crate::link::{DriverConfig, Link};
 use crate::message::MAX_LEASE;
 
 /// The shortest lease that a driver may ask for.
-const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+const MIN_LEASE: Duration = Duration::from_millis(100);
 
-/// How long `terminate` waits until the server has removed the work of the cluster's calls.
+/// How long `terminate` waits for the server to remove the work of the cluster's calls.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A fleet of machines that runs functions over inputs, as a [`Pool`](proc_core::Pool) does on one
@@ -77,7 +77,7 @@ impl Cluster {
         Options::new(self)
     }
 
-    /// Returns the agents that are there, of this build and of others, and the state of each.
+    /// Returns the agents of this build and of others, with the state of each.
     ///
     /// Agents send a heartbeat twice a second, so some may be missing just after `connect`.
     pub fn fleet(&self) -> Fleet {
@@ -87,11 +87,11 @@ impl Cluster {
     /// Waits, for at most `timeout`, until the agents of this build have at least `workers`
     /// workers.
     ///
-    /// Calls do not require this: a call begins with the agents that are there.
+    /// Calls need not wait for this: a call begins with the agents that are up.
     ///
     /// # Errors
     ///
-    /// There are fewer workers when the time is over; the error says which agents are there.
+    /// There are fewer workers when the time is over. The error says which agents there are.
     pub fn wait_for_workers(&self, workers: usize, timeout: Duration) -> Result<(), Error> {
         self.link.wait_for_workers(workers, timeout)
     }
@@ -117,7 +117,7 @@ impl Cluster {
         Ok((&self.link, runtime.handle()))
     }
 
-    /// Accepts no more calls. Calls that were made before still run to their end.
+    /// Accepts no more calls. Calls that were made before still run to the end.
     pub fn close(&self) {
         self.link.close();
     }
@@ -146,6 +146,7 @@ impl Cluster {
         self.wait_for_jobs(Some(END_TIMEOUT));
     }
 
+    /// Waits until all calls have ended and the server has removed their work.
     fn wait_for_jobs(&self, limit: Option<Duration>) {
         let Some(runtime) = &self.runtime else { return };
         let link = Arc::clone(&self.link);
@@ -154,7 +155,7 @@ impl Cluster {
             link.join().await;
             drop(done);
         });
-        // Returns when the runtime's task drops `done`.
+        // Receiving ends when the runtime's task drops `done`.
         let _ = match limit {
             Some(limit) => wait.recv_timeout(limit).is_ok(),
             None => wait.recv().is_ok(),
@@ -260,7 +261,7 @@ impl ClusterBuilder {
     /// may come later.
     pub fn connect(self) -> Result<Cluster, Error> {
         let settings = self.settings?;
-        if !(SHORTEST_LEASE..=MAX_LEASE).contains(&self.lease) {
+        if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {
             return Err(invalid_error("a lease is 100 milliseconds at least and a day at most"));
         }
         let config =

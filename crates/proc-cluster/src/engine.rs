@@ -1,4 +1,4 @@
-//! A cluster as the engine of calls: [`ClusterJob`], a call as its caller sees it.
+//! A cluster as the engine of calls. [`ClusterJob`] is one call as its caller sees it.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -47,12 +47,12 @@ impl Engine for Cluster {
 /// A call of a cluster. The job itself runs in the driver's runtime; the caller sends it notes and
 /// reads its mailbox.
 ///
-/// Dropping it cancels the tasks that are not done, unless all tasks were sent ([`Job::end`]).
+/// Dropping it cancels the call, unless all its tasks were submitted ([`Job::end`]).
 pub struct ClusterJob {
     link: Arc<Link>,
     notes: UnboundedSender<Note>,
     mailbox: Arc<Mailbox>,
-    /// What was pushed and not submitted.
+    /// The tasks that are pushed and not submitted.
     batch: Batch,
     /// The number of the next task.
     next: usize,
@@ -113,12 +113,12 @@ impl Job for ClusterJob {
         self.link.workers()
     }
 
-    /// The job hands out a window of its tasks; the rest waits in the driver.
+    /// Always false: the job takes all tasks, and hands them out within its window.
     fn is_full(&self, _open: usize) -> bool {
         false
     }
 
-    fn check(&self) -> Result<(), Error> {
+    fn check_process(&self) -> Result<(), Error> {
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl Job for ClusterJob {
         cancelled
     }
 
-    /// A caller cannot see whether a worker has claimed a task.
+    /// Always false: the caller does not know whether a worker has claimed a task.
     fn withdraw(&self) -> bool {
         false
     }

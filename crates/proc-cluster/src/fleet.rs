@@ -1,4 +1,4 @@
-//! The fleet as a driver sees it: which agents are there, with which build, and in which state.
+//! The fleet as a driver sees it: its agents, their builds and their states.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter};
@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use crate::message::AgentHeartbeat;
 
-/// How long a silent agent still counts as there. Agents send a heartbeat twice a second.
-const SILENCE: Duration = Duration::from_secs(5);
+/// An agent without a heartbeat for so long is silent. Agents send a heartbeat twice a second.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an agent that is gone is still shown.
-const MEMORY: Duration = Duration::from_secs(600);
+/// How long an agent without heartbeats is still shown.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long a count of workers is valid while no agent comes or goes.
-const RECOUNT: Duration = Duration::from_millis(100);
+const RECOUNT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// More workers than any machine has, and more agents than any fleet has. Heartbeats beyond these
-/// limits are not believed.
+/// The most workers of an agent, and the most agents of a fleet. Heartbeats beyond these limits are
+/// ignored: no machine and no fleet is so large.
 const MAX_WORKERS: usize = 1 << 16;
 const MAX_AGENTS: usize = 1 << 16;
 
@@ -41,19 +41,20 @@ pub struct AgentStatus {
     pub pid: u32,
     /// The build of the program that the agent runs: the first 16 digits of the file's SHA-256.
     pub build: String,
-    /// Whether the driver that asks has the same build. Only then the agent gets the driver's work.
+    /// Whether the agent has the build of the driver that asks. Only then it gets the driver's
+    /// work.
     pub same_build: bool,
     /// Whether the agent takes work: `up`, `leaving` or `silent`.
     pub state: AgentState,
     /// How many worker processes the agent has.
     pub workers: usize,
-    /// Tasks that the agent has in hand.
+    /// Tasks that the agent has received and not finished.
     pub in_flight: u64,
     /// Tasks whose results the agent has sent.
     pub done: u64,
     /// Tasks whose errors the agent has sent: a panic, the death of the worker or a timeout.
     pub failed: u64,
-    /// Tasks that had been handed out before, to this agent or to another.
+    /// Tasks that the agent has received, and that had been handed out before.
     pub redelivered: u64,
 }
 
@@ -63,7 +64,7 @@ pub struct AgentStatus {
 pub enum AgentState {
     /// The agent takes work.
     Up,
-    /// The agent finishes the work that it has, or has ended.
+    /// The agent finishes the work that it has and takes no more, or has ended.
     Leaving,
     /// The agent sent no heartbeat for five seconds: it is lost, or its connection is cut.
     Silent,
@@ -129,7 +130,7 @@ impl Roster {
         if known.is_none() {
             self.forget();
         }
-        // Any client with an agent's rights can send any number.
+        // A client that may send heartbeats can send any number.
         if workers > MAX_WORKERS || (known.is_none() && self.heard.len() >= MAX_AGENTS) {
             return;
         }
@@ -139,18 +140,20 @@ impl Roster {
         }
     }
 
+    /// Forgets agents that are not shown any more.
     fn forget(&mut self) {
-        self.heard.retain(|_, (_, heard)| heard.elapsed() < MEMORY);
+        self.heard.retain(|_, (_, heard)| heard.elapsed() < FORGET_TIMEOUT);
     }
 
-    /// Counts the silence of all agents from now, since no heartbeat could arrive before.
+    /// Restarts the silence of all agents, because no heartbeat could arrive until now.
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.heard.values_mut().for_each(|(_, heard)| *heard = now);
         self.counted = None;
     }
 
-    /// Whether an agent of `build` has been silent for longer than `silence`, and was not leaving.
+    /// Whether an agent of `build` sent no heartbeat for longer than `silence`, and was not
+    /// leaving.
     pub(crate) fn has_lost(&self, build: &str, silence: Duration) -> bool {
         let is_lost = |(heartbeat, heard): &(AgentHeartbeat, Instant)| {
             heartbeat.build == build && !heartbeat.leaving && heard.elapsed() > silence
@@ -160,13 +163,13 @@ impl Roster {
 
     /// How many workers the agents of `build` have.
     ///
-    /// This is called for each chunk and each result, so the workers are not counted each time.
-    /// They are counted when an agent comes or goes, and every `RECOUNT`, since agents may fall
-    /// silent.
+    /// The job asks for each chunk and each result, so the workers are not counted each time. They
+    /// are counted when an agent comes or goes, and every `RECOUNT_INTERVAL`, because agents may
+    /// become silent.
     pub(crate) fn workers(&mut self, build: &str) -> usize {
         if let Some((of, workers, when)) = &self.counted
             && of == build
-            && when.elapsed() < RECOUNT
+            && when.elapsed() < RECOUNT_INTERVAL
         {
             return *workers;
         }
@@ -177,7 +180,7 @@ impl Roster {
 
     fn count(&self, build: &str) -> usize {
         let up = |(heartbeat, heard): &&(AgentHeartbeat, Instant)| {
-            heartbeat.build == build && !heartbeat.leaving && heard.elapsed() <= SILENCE
+            heartbeat.build == build && !heartbeat.leaving && heard.elapsed() <= SILENCE_TIMEOUT
         };
         self.heard.values().filter(up).map(|(heartbeat, _)| heartbeat.workers).sum()
     }
@@ -191,7 +194,7 @@ impl Roster {
             same_build: heartbeat.build == build,
             state: match heartbeat.leaving {
                 true => AgentState::Leaving,
-                false if heard.elapsed() > SILENCE => AgentState::Silent,
+                false if heard.elapsed() > SILENCE_TIMEOUT => AgentState::Silent,
                 false => AgentState::Up,
             },
             workers: heartbeat.workers,
@@ -205,7 +208,7 @@ impl Roster {
         Fleet { agents }
     }
 
-    /// The reason why no agent does the work of `build`, as text of an error.
+    /// The text of the error that no agent does the work of `build`.
     pub(crate) fn absence(&mut self, build: &str) -> String {
         let fleet = self.fleet(build);
         let others: BTreeSet<String> = fleet
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_no_machine_has_are_not_believed() {
+    fn roster_ignores_heartbeats_with_impossible_numbers() {
         let mut roster = Roster::default();
         roster.on_heartbeat(AgentHeartbeat {
             workers: usize::MAX / 2 + 1,
@@ -253,18 +256,20 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_lost_that_falls_silent_without_a_word() {
+    fn silent_agent_that_was_not_leaving_is_lost() {
         let mut roster = Roster::default();
-        let long_ago = Instant::now().checked_sub(SILENCE).expect("the machine runs for so long");
+        let long_ago =
+            Instant::now().checked_sub(SILENCE_TIMEOUT).expect("the machine has run for longer");
         roster.heard.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
         roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
-        assert!(!roster.has_lost("aaaa", SILENCE / 2), "one has said good-bye, one is there");
+        assert!(!roster.has_lost("aaaa", SILENCE_TIMEOUT / 2), "one was leaving, one is up");
         roster.heard.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
-        assert!(roster.has_lost("aaaa", SILENCE / 2) && !roster.has_lost("bbbb", SILENCE / 2));
+        assert!(roster.has_lost("aaaa", SILENCE_TIMEOUT / 2));
+        assert!(!roster.has_lost("bbbb", SILENCE_TIMEOUT / 2));
     }
 
     #[test]
-    fn a_fleet_is_a_table_and_json() {
+    fn fleet_prints_a_table_and_serializes_as_json() {
         let mut roster = Roster::default();
         for (agent, host, build) in [(1, "node1", "aaaa"), (2, "node10", "bbbb"), (3, "n3", "aaaa")]
         {
@@ -274,7 +279,7 @@ mod tests {
         assert_eq!(
             (fleet.workers(), roster.workers("aaaa")),
             (2, 2),
-            "one leaves, one is of another build"
+            "one agent is leaving, and one has another build"
         );
         insta::assert_snapshot!(fleet.to_string());
         let json = serde_json::to_value(&fleet).expect("names and numbers");
@@ -284,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_there_instead_is_named() {
+    fn absence_names_agents_of_other_builds() {
         let mut roster = Roster::default();
         assert!(roster.absence("aaaa").contains("PROC_CLUSTER_AGENT"));
         roster.on_heartbeat(heartbeat(2, "node10", "bbbb"));

@@ -27,11 +27,11 @@
 //! - **The driver** is the program itself, with a [`Cluster`] in place of its
 //!   [`Pool`](proc_core::Pool).
 //!
-//! # What is kept, whatever fails
+//! # What is guaranteed
 //!
 //! Each input gets exactly one result or one error. If a machine is lost, its tasks run on another
 //! machine after their *lease* has expired (30 seconds by default, see [`ClusterBuilder::lease`]).
-//! A task that kills its worker fails alone, as in a pool. A task that takes its machine down fails
+//! A task that kills its worker fails alone, as in a pool. A task that crashes its machine fails
 //! alone, after three machines were lost with it. A server that restarts with its data loses
 //! nothing. If a server has lost work, the driver hands that work out again.
 //!
@@ -42,10 +42,10 @@
 //! ```
 //! fn charge(order: u64) -> String {
 //!     let key = proc_cluster::attempt().map(|this| format!("{:x}-{}", this.job, this.task));
-//!     // The same in all attempts: who gets it twice can tell.
+//!     // The key is the same in all attempts, so the receiver notices a repetition.
 //!     format!("charged order {order} under {key:?}")
 //! }
-//! assert_eq!(charge(7), "charged order 7 under None"); // called here, it is no task
+//! assert_eq!(charge(7), "charged order 7 under None"); // no task of a fleet
 //! ```
 //!
 //! # What is different from a pool
@@ -134,7 +134,7 @@ macro_rules! init_tests {
     };
 }
 
-/// A random number, which identifies a driver or an agent.
+/// Returns a random number. It identifies a driver or an agent.
 fn nonce() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     // The keys of `RandomState` come from the system's source of randomness.

@@ -1,5 +1,5 @@
-//! The mailbox of a call: receives the call's results, still encoded, and wakes the caller, who
-//! waits in a thread or as a future.
+//! The mailbox of a call: its deliveries arrive here, and wake the thread or the future that waits
+//! for them.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,33 +8,35 @@ use std::time::{Duration, Instant};
 
 use proc_core::{Error, remote};
 
-/// The fates (results or errors) of `count` tasks, from task `first`.
+/// The fates (results or errors) of `count` tasks, from task `first` on.
 #[derive(Debug)]
 pub struct Delivery {
     pub(crate) first: usize,
     pub(crate) count: usize,
     /// The machine that ran the tasks; empty if no machine did.
     pub(crate) host: String,
-    /// Each task's fate, encoded; or one error for all tasks.
+    /// The encoded fates of the tasks, or one error for all of them.
     pub(crate) fates: Result<Vec<u8>, Error>,
 }
 
+/// The mailbox of one call.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
-    state: Mutex<State>,
+    state: Mutex<MailboxState>,
     arrived: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MailboxState {
     deliveries: VecDeque<Delivery>,
     /// How many tasks were delivered so far.
     delivered: usize,
+    /// The error that the mailbox was closed with.
     closed: Option<Error>,
     waker: Option<Waker>,
 }
 
-impl State {
+impl MailboxState {
     fn next(&mut self) -> Option<Result<Delivery, Error>> {
         match self.deliveries.pop_front() {
             Some(delivery) => Some(Ok(delivery)),
@@ -44,10 +46,11 @@ impl State {
 }
 
 impl Mailbox {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MailboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Accepts a delivery. A closed mailbox drops it.
     pub(crate) fn deliver(&self, delivery: Delivery) {
         self.change(|state| {
             if state.closed.is_none() {
@@ -57,9 +60,9 @@ impl Mailbox {
         });
     }
 
-    /// Closes the mailbox with the error of a cancelled task, and returns true. Returns false and
-    /// does nothing if the mailbox is already closed, or if all tasks of the job (`all`) were
-    /// delivered.
+    /// Closes the mailbox with the error of a cancelled call, and returns true. Does nothing and
+    /// returns false if the mailbox is already closed, or if all tasks of the call were delivered
+    /// (there are `all`).
     pub(crate) fn cancel(&self, all: usize) -> bool {
         let mut cancelled = false;
         self.change(|state| {
@@ -71,15 +74,16 @@ impl Mailbox {
         cancelled
     }
 
-    /// Closes the mailbox: nothing more will arrive. `error` is the reason, unless the mailbox
-    /// already has one.
+    /// Closes the mailbox with an error, unless it is already closed. Readers get the error after
+    /// the last delivery.
     pub(crate) fn close(&self, error: Error) {
         self.change(|state| {
             state.closed.get_or_insert(error);
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    /// Changes the state, then wakes the caller.
+    fn change(&self, change: impl FnOnce(&mut MailboxState)) {
         let mut state = self.lock();
         change(&mut state);
         self.arrived.notify_all();
@@ -90,14 +94,14 @@ impl Mailbox {
         }
     }
 
-    /// Returns the next delivery, if there is one; or the reason, if the mailbox is closed and
-    /// empty.
+    /// Returns the next delivery, if there is one. If the mailbox is closed and empty, returns the
+    /// error that it was closed with.
     pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
         self.lock().next()
     }
 
-    /// Like [`poll`](Mailbox::poll). If there is nothing to return, `waker` is woken when there may
-    /// be something.
+    /// Like [`poll`](Mailbox::poll). If there is nothing to return, keeps `waker`, and calls it
+    /// when there may be something.
     pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
         let mut state = self.lock();
         let next = state.next();
@@ -107,8 +111,8 @@ impl Mailbox {
         next
     }
 
-    /// Waits for the next delivery, or for the reason why none will come. Returns `None` if the
-    /// deadline passes first.
+    /// Like [`poll`](Mailbox::poll), but waits until there is something to return. Returns `None`
+    /// if the deadline passes first.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Result<Delivery, Error>> {
         let mut state = self.lock();
         loop {

@@ -10,38 +10,38 @@ use proc_cluster::Cluster;
 
 use super::tasks::increment;
 use super::{Samples, timed, timed_with};
-use crate::workload::{LARGE, Request};
+use crate::workload::{LARGE_BYTES, Request};
 
 pub(super) const NO_SERVER: &str = "there is no nats-server: .ci/nats-server gets one";
 
-/// How long server and agents may take to be there.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server and the agents may take to start.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where nats-server is: as the tests of proc-cluster find it.
+/// Finds nats-server in the same places as the tests of proc-cluster.
 pub(super) fn server() -> Option<PathBuf> {
     let named = std::env::var_os("PROC_CLUSTER_NATS_SERVER").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|directory| directory.join("nats-server"));
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
-    named.into_iter().chain(in_path).chain([fetched]).find(|place| new_enough(place))
+    named.into_iter().chain(in_path).chain([fetched]).find(|place| is_new_enough(place))
 }
 
-/// Whether there is a server that `proc-cluster` accepts.
-fn new_enough(server: &Path) -> bool {
-    let Ok(said) = Command::new(server).arg("--version").output() else { return false };
-    let said = String::from_utf8_lossy(&said.stdout);
-    let version = said.trim().rsplit('v').next().unwrap_or_default();
+/// Whether this is a server that proc-cluster accepts.
+fn is_new_enough(server: &Path) -> bool {
+    let Ok(output) = Command::new(server).arg("--version").output() else { return false };
+    let output = String::from_utf8_lossy(&output.stdout);
+    let version = output.trim().rsplit('v').next().unwrap_or_default();
     let numbers: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
     numbers >= vec![2, 10, 27]
 }
 
-pub(super) fn run(server: &Path, asked: &Request) -> Result<Samples> {
-    let Request { workers, tasks, repetitions, .. } = *asked;
+pub(super) fn run(server: &Path, request: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *request;
     let fleet = Fleet::start(server, workers)?;
     let cluster = &fleet.cluster;
     let numbers = 0..tasks as u64;
     cluster.map(increment, 0..100)?;
-    match asked.workload.as_str() {
+    match request.workload.as_str() {
         "fleet-trip" | "fleet-trip-awake" => timed(repetitions, || {
             ensure!(cluster.apply(increment, 1)? == 2);
             Ok(())
@@ -56,7 +56,7 @@ pub(super) fn run(server: &Path, asked: &Request) -> Result<Samples> {
             Ok(())
         }),
         "fleet-large" => {
-            let buffers: Vec<Vec<u8>> = (0..tasks).map(|n| vec![n as u8; LARGE]).collect();
+            let buffers: Vec<Vec<u8>> = (0..tasks).map(|n| vec![n as u8; LARGE_BYTES]).collect();
             let same = |results| {
                 ensure!(results == buffers, "what came back is not what was sent");
                 Ok(())
@@ -75,12 +75,12 @@ fn give_back(bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Needs time, but no processor.
+/// Takes 5 ms without using a processor.
 fn wait(_: u64) {
     std::thread::sleep(Duration::from_millis(5));
 }
 
-/// Ends in this order: driver, agents, server, data.
+/// A fleet. Its fields are dropped in this order: driver, agents, server, data.
 struct Fleet {
     cluster: Cluster,
     _agents: Vec<Started>,
@@ -89,7 +89,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet of agents with one worker each.
+    /// Starts a fleet of agents with one worker each.
     fn start(server: &Path, agents: usize) -> Result<Fleet> {
         let data = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
@@ -99,7 +99,10 @@ impl Fleet {
         let begin = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = server.0.try_wait()?;
-            ensure!(ended.is_none() && begin.elapsed() < PATIENCE, "the server does not listen");
+            ensure!(
+                ended.is_none() && begin.elapsed() < STARTUP_TIMEOUT,
+                "the server does not listen"
+            );
             std::thread::yield_now();
         }
         let address = format!("nats://127.0.0.1:{port}");
@@ -110,12 +113,12 @@ impl Fleet {
         };
         let _agents = (0..agents).map(agent).collect::<Result<_>>()?;
         let cluster = Cluster::connect(&address)?;
-        cluster.wait_for_workers(agents, PATIENCE)?;
+        cluster.wait_for_workers(agents, STARTUP_TIMEOUT)?;
         Ok(Fleet { cluster, _agents, _server: server, _data: data })
     }
 }
 
-/// Ends with this value, however that goes.
+/// A process that is killed when this is dropped.
 struct Started(Child);
 
 impl Started {
@@ -128,7 +131,7 @@ impl Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.kill(); // the process may have ended
         let _ = self.0.wait();
     }
 }

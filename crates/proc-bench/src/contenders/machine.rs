@@ -1,4 +1,4 @@
-//! What the machine needs without any library around it.
+//! The limit: how long the machine itself needs, without any library.
 
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
@@ -10,17 +10,17 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use super::tasks::compute;
 use super::{Samples, timed};
 use crate::sys;
-use crate::workload::{LARGE, Request, skewed};
+use crate::workload::{LARGE_BYTES, Request, skewed};
 
-pub(super) fn run(asked: &Request) -> Result<Samples> {
-    let Request { workers, tasks, repetitions, .. } = *asked;
-    match asked.workload.as_str() {
+pub(super) fn run(request: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *request;
+    match request.workload.as_str() {
         "start" => timed(repetitions, || in_child(|| ())),
         "up" => (0..repetitions).map(|_| copies(workers)).collect::<Result<_>>().map(Some),
         "trip" | "trip-awake" => ping_pong(repetitions),
         "skewed" => Ok(Some(vec![ideal_schedule(workers, tasks); repetitions])),
         "send" | "receive" => {
-            let (from, mut to) = (vec![7; LARGE * tasks], vec![0; LARGE * tasks]);
+            let (from, mut to) = (vec![7; LARGE_BYTES * tasks], vec![0; LARGE_BYTES * tasks]);
             timed(repetitions, || {
                 to.copy_from_slice(black_box(&from));
                 black_box(&mut to);
@@ -46,8 +46,8 @@ fn in_child(work: impl FnOnce()) -> Result<()> {
     Ok(())
 }
 
-/// Seconds until so many copies of this process, which then wait for its word, have each said a
-/// byte.
+/// Forks this process `count` times. Returns the seconds until each copy has sent a byte. The
+/// copies then wait for the end of a pipe.
 fn copies(count: usize) -> Result<f64> {
     let (mut from_children, mut to_parent) = std::io::pipe()?;
     let (mut from_parent, to_children) = std::io::pipe()?;
@@ -71,12 +71,13 @@ fn copies(count: usize) -> Result<f64> {
     Ok(seconds)
 }
 
+/// Sends 8 bytes through a pipe and back.
 fn ping_pong(repetitions: usize) -> Result<Samples> {
     let (mut from_child, mut to_parent) = std::io::pipe()?;
     let (mut from_parent, to_child) = std::io::pipe()?;
     let mut to_child = Some(to_child);
     let child = sys::fork(|| {
-        // Its own copy would keep it from seeing that the parent is done.
+        // With its own copy of the sending end, the child would not see the end of the pipe.
         to_child = None;
         let mut ball = [0; 8];
         while from_parent.read_exact(&mut ball).is_ok() && to_parent.write_all(&ball).is_ok() {}
@@ -93,7 +94,8 @@ fn ping_pong(repetitions: usize) -> Result<Samples> {
     samples
 }
 
-/// Longest first, each to whoever is free first, without any cost.
+/// How many seconds the skewed tasks take if the longest come first, each on the worker that is
+/// free first, and nothing else costs time.
 fn ideal_schedule(workers: usize, tasks: usize) -> f64 {
     let mut durations = skewed(tasks);
     durations.sort_unstable_by(|a, b| b.cmp(a));

@@ -1,4 +1,4 @@
-//! Who is timed: each contender is a process of its own that does what it is asked on a pipe.
+//! The contenders. Each is a process of its own, which reads requests from a pipe.
 
 #[cfg(feature = "fleets")]
 mod fleet;
@@ -20,18 +20,17 @@ use crate::workload::{Answer, Request};
 
 pub(crate) use ours::build_q6;
 
-/// Seconds (or bytes) of each repetition; `None` where a contender has no such thing.
+/// Seconds or bytes of each repetition; `None` if a contender cannot do the workload.
 type Samples = Option<Vec<f64>>;
 
-/// It tells types apart by how std clones arrays of them, which std does not do any more:
-/// `unreachable!` at the first `spawn`. Not worth its dependencies until there is a version that
-/// runs.
+/// Why crossmist is absent. It tells types apart by how std used to clone arrays of them, so it
+/// reaches an `unreachable!` at the first `spawn`. Until a version runs, it is no dependency.
 const CROSSMIST: &str = "crossmist 1.1.2, the newest, panics when it spawns under Rust 1.95";
 
 #[cfg(not(feature = "fleets"))]
 const NO_FLEETS: &str = "not built in: cargo run --release -p proc-bench --features fleets";
 
-/// One way to do the workloads.
+/// A library, or a way to use one, that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contender {
     /// proc-core with the default start method; ratios are to this contender
@@ -77,13 +76,13 @@ impl Contender {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
     }
 
-    /// Whether it works on many machines.
+    /// Whether the contender runs on many machines.
     pub(crate) fn is_fleet(self) -> bool {
         use Contender::{Dask, Mpi4py, ProcCluster, Ray};
         matches!(self, ProcCluster | Ray | Dask | Mpi4py)
     }
 
-    /// The command that starts it; for Python's, with the interpreter to use.
+    /// Returns the command that starts the contender. `python` is the interpreter of Python's.
     pub(crate) fn command(self, python: &PathBuf) -> Result<Command> {
         use Contender::{
             CpythonFork, CpythonForkserver, CpythonSpawn, Dask, Futures, Joblib, Loky, Mpi4py,
@@ -110,19 +109,19 @@ impl Contender {
         Ok(command)
     }
 
-    /// Is this contender until nobody asks any more.
+    /// Makes this process the contender. Returns when no more requests come.
     pub(crate) fn serve(self) -> Result<()> {
         use proc_core::StartMethod::{Fork, Forkserver, Spawn};
         match self {
-            Contender::ProcCore => serve("proc-core", |asked| ours::run(Forkserver, asked)),
-            Contender::ProcCoreFork => serve("proc-core", |asked| ours::run(Fork, asked)),
-            Contender::ProcCoreSpawn => serve("proc-core", |asked| ours::run(Spawn, asked)),
+            Contender::ProcCore => serve("proc-core", |request| ours::run(Forkserver, request)),
+            Contender::ProcCoreFork => serve("proc-core", |request| ours::run(Fork, request)),
+            Contender::ProcCoreSpawn => serve("proc-core", |request| ours::run(Spawn, request)),
             Contender::Limit => serve("nix", machine::run),
             Contender::Threads => serve("rayon", threads::run),
             Contender::Procspawn => serve("procspawn", procspawn::run),
             #[cfg(feature = "fleets")]
             Contender::ProcCluster => match fleet::server() {
-                Some(server) => serve("proc-cluster", |asked| fleet::run(&server, asked)),
+                Some(server) => serve("proc-cluster", |request| fleet::run(&server, request)),
                 None => say(&Answer::Absent(fleet::NO_SERVER.into())),
             },
             #[cfg(not(feature = "fleets"))]
@@ -133,9 +132,11 @@ impl Contender {
     }
 }
 
-/// Returns at once, except in a process that a contender in Rust has executed.
+/// Prepares this process for the contenders in Rust. Does not return in a process that they have
+/// executed.
 pub(crate) fn init() {
-    // Ours comes last: what it prepares would be for nothing in its processes.
+    // procspawn comes first: its processes do not return from here, and need no fork server of
+    // ours.
     ::procspawn::init();
     #[cfg(feature = "fleets")]
     proc_cluster::init();
@@ -143,6 +144,7 @@ pub(crate) fn init() {
     proc_core::init();
 }
 
+/// Answers requests until no more come.
 fn serve(package: &str, run: impl Fn(&Request) -> Result<Samples>) -> Result<()> {
     say(&Answer::Version(format!("{package} {}", locked(package))))?;
     for line in std::io::stdin().lock().lines() {
@@ -166,17 +168,18 @@ fn say(answer: &Answer) -> Result<()> {
 /// The version of a package that this program was built with.
 fn locked(package: &str) -> &'static str {
     let lock = include_str!("../../../../Cargo.lock");
-    // Where there are several, ours is the newest.
+    // If the lock file has several versions, this program uses the newest.
     let entry = lock.rsplit_once(&format!("name = \"{package}\"\nversion = \""));
     entry.and_then(|(_, rest)| rest.split('"').next()).unwrap_or("of unknown version")
 }
 
-/// Times each repetition, after one that does not count: it fills caches and starts what is lazy.
+/// Times each repetition. One repetition before them does not count: it fills caches, and starts
+/// what is started late.
 fn timed(repetitions: usize, mut once: impl FnMut() -> Result<()>) -> Result<Samples> {
     timed_with(repetitions, || (), |()| once())
 }
 
-/// As `timed`, with an input that is made before the clock starts.
+/// Like [`timed`], with an input that is made before the clock starts.
 fn timed_with<T>(
     repetitions: usize,
     mut prepare: impl FnMut() -> T,

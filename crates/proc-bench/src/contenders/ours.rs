@@ -1,4 +1,4 @@
-//! proc-core, with the start method it is given.
+//! proc-core with a start method.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,17 +11,19 @@ use proc_core::{Pool, PoolBuilder, Process, Shared, StartMethod};
 
 use super::tasks::{compute, increment, read_pages, spin};
 use super::{Samples, timed, timed_with};
-use crate::workload::{INITIALIZER, LARGE, Request, SHARED, TABLE, skewed};
+use crate::workload::{
+    INITIALIZER_MICROS, LARGE_BYTES, Request, SHARED_BYTES, TABLE_ENTRIES, skewed,
+};
 
-pub(super) fn run(context: StartMethod, asked: &Request) -> Result<Samples> {
-    let Request { workers, tasks, repetitions, .. } = *asked;
-    let builder = || Pool::builder().processes(workers).start_method(context);
+pub(super) fn run(start_method: StartMethod, request: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *request;
+    let builder = || Pool::builder().processes(workers).start_method(start_method);
     let count = tasks as u64;
-    // Once a pool is there, what came before does not matter any more.
-    let other = context != StartMethod::Forkserver;
-    match asked.workload.as_str() {
+    // In a pool that has started, the start method makes no difference.
+    let is_not_default = start_method != StartMethod::Forkserver;
+    match request.workload.as_str() {
         "start" => timed(repetitions, || {
-            Ok(Process::new(|()| (), ()).start_method(context).start()?.join()?)
+            Ok(Process::new(|()| (), ()).start_method(start_method).start()?.join()?)
         }),
         "pool" | "large" => timed(repetitions, || {
             let results = builder().build()?.map(increment, 0..count)?;
@@ -30,23 +32,25 @@ pub(super) fn run(context: StartMethod, asked: &Request) -> Result<Samples> {
         }),
         "up" => up(builder, repetitions),
         "memory" => memory(&builder().build()?),
-        "shared" if context == StartMethod::Fork => shared_by_fork(builder, tasks, repetitions),
-        _ if other => Ok(None),
+        "shared" if start_method == StartMethod::Fork => {
+            shared_by_fork(builder, tasks, repetitions)
+        }
+        _ if is_not_default => Ok(None),
         "shared" => shared(builder, tasks, repetitions),
         "initializer" => timed(repetitions, || {
-            let pool = builder().initializer(spin, INITIALIZER).build()?;
+            let pool = builder().initializer(spin, INITIALIZER_MICROS).build()?;
             ensure!(pool.map(increment, 0..count)?.len() == tasks);
             Ok(())
         }),
         "state" => state(builder(), count, repetitions),
         "program" => timed(repetitions, q6),
-        workload => in_pool(&builder().build()?, workload, asked),
+        workload => in_pool(&builder().build()?, workload, request),
     }
 }
 
-/// What is timed in a pool that is there already.
-fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
-    let Request { tasks, repetitions, .. } = *asked;
+/// Runs a workload in a pool that has started.
+fn in_pool(pool: &Pool, workload: &str, request: &Request) -> Result<Samples> {
+    let Request { tasks, repetitions, .. } = *request;
     let count = tasks as u64;
     match workload {
         "trip" | "trip-awake" => timed(repetitions, || {
@@ -75,7 +79,7 @@ fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
     }
 }
 
-/// The end is not timed.
+/// Times the start of a pool, but not its end.
 fn up(builder: impl Fn() -> PoolBuilder, repetitions: usize) -> Result<Samples> {
     drop(builder().build()?);
     let sample = |_| {
@@ -89,13 +93,13 @@ fn up(builder: impl Fn() -> PoolBuilder, repetitions: usize) -> Result<Samples> 
 }
 
 fn send(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
-    let buffers = vec![vec![7_u8; LARGE]; tasks];
+    let buffers = vec![vec![7_u8; LARGE_BYTES]; tasks];
     timed_with(
         repetitions,
         || buffers.clone(),
         |buffers| {
             let lengths = pool.map(|buffer: Vec<u8>| buffer.len(), buffers)?;
-            ensure!(lengths == vec![LARGE; tasks]);
+            ensure!(lengths == vec![LARGE_BYTES; tasks]);
             Ok(())
         },
     )
@@ -104,16 +108,16 @@ fn send(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
 fn receive(pool: &Pool, tasks: usize, repetitions: usize) -> Result<Samples> {
     timed(repetitions, || {
         let make = |length: usize| vec![7_u8; length];
-        let buffers = pool.map(make, std::iter::repeat_n(LARGE, tasks))?;
-        ensure!(buffers.iter().all(|buffer| buffer.len() == LARGE));
+        let buffers = pool.map(make, std::iter::repeat_n(LARGE_BYTES, tasks))?;
+        ensure!(buffers.iter().all(|buffer| buffer.len() == LARGE_BYTES));
         Ok(())
     })
 }
 
-/// Through shared memory, which each worker gets once.
+/// Gives the array to each worker as shared memory.
 fn shared(builder: impl Fn() -> PoolBuilder, tasks: usize, repetitions: usize) -> Result<Samples> {
     static ARRAY: OnceLock<Shared<u8>> = OnceLock::new();
-    let array = vec![1; SHARED];
+    let array = vec![1; SHARED_BYTES];
     timed(repetitions, || {
         let keep = |array| drop(ARRAY.set(array));
         let pool = builder().initializer(keep, Shared::from_slice(&array)?).build()?;
@@ -122,7 +126,7 @@ fn shared(builder: impl Fn() -> PoolBuilder, tasks: usize, repetitions: usize) -
     })
 }
 
-/// Without doing anything: `Fork` makes workers that have the caller's memory.
+/// The array is in the memory of the workers anyway, because `Fork` makes copies of the caller.
 fn shared_by_fork(
     builder: impl Fn() -> PoolBuilder,
     tasks: usize,
@@ -130,38 +134,38 @@ fn shared_by_fork(
 ) -> Result<Samples> {
     static ARRAY: RwLock<Vec<u8>> = RwLock::new(Vec::new());
     let keep = |array| ARRAY.write().map(|mut kept| *kept = array).map_err(|e| anyhow!("{e}"));
-    keep(vec![1; SHARED])?;
+    keep(vec![1; SHARED_BYTES])?;
     let samples = timed(repetitions, || {
         let pool = builder().build()?;
         let read = |_| ARRAY.read().map_or(0, |array| read_pages(&array));
         check_pages(&pool.map(read, 0..tasks)?)
     });
-    // Later forks would have to copy its page tables.
+    // Otherwise later forks would copy the page tables of the array.
     keep(Vec::new())?;
     samples
 }
 
 fn check_pages(read: &[u64]) -> Result<()> {
-    let pages = SHARED.div_ceil(4096) as u64;
-    ensure!(read.iter().all(|&sum| sum == pages), "the array was not read as it is");
+    let pages = SHARED_BYTES.div_ceil(4096) as u64;
+    ensure!(read.iter().all(|&sum| sum == pages), "the array was not read correctly");
     Ok(())
 }
 
 fn state(builder: PoolBuilder, tasks: u64, repetitions: usize) -> Result<Samples> {
     let fill = |size| (0..size).map(|key| (key, key * key)).collect();
-    let pool = builder.state(fill, TABLE).build()?;
+    let pool = builder.state(fill, TABLE_ENTRIES).build()?;
     let look_up = |values: &mut HashMap<u64, u64>, key| values.get(&key).copied();
     timed(repetitions, || {
-        let values = pool.with_state().map(look_up, (0..tasks).map(|task| task % TABLE))?;
+        let values = pool.with_state().map(look_up, (0..tasks).map(|task| task % TABLE_ENTRIES))?;
         ensure!(values.iter().all(Option::is_some));
         Ok(())
     })
 }
 
-/// Each worker's own share of the memory it uses; nothing where the system does not tell.
+/// The proportional set size of each worker; `None` if the system does not tell it.
 fn memory(pool: &Pool) -> Result<Samples> {
-    // Each has done something, if all are at work for as long as it takes to hand out two tasks
-    // each.
+    // Each worker has run a task before its memory is measured: there are two tasks for each, and a
+    // task takes longer than handing out all of them.
     pool.options().chunksize(1).map(spin, vec![2000; 2 * pool.processes()])?;
     let size = |pid| {
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;

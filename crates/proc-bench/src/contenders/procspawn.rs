@@ -1,4 +1,4 @@
-//! The crate procspawn: a process a call, or a pool that is given one call at a time.
+//! The crate procspawn: a process for each call, or a pool that takes one call at a time.
 
 use std::collections::VecDeque;
 
@@ -10,24 +10,24 @@ use serde_bytes::ByteBuf;
 
 use super::tasks::{compute, increment, spin};
 use super::{Samples, timed, timed_with};
-use crate::workload::{LARGE, Request, skewed};
+use crate::workload::{LARGE_BYTES, Request, skewed};
 
-pub(super) fn run(asked: &Request) -> Result<Samples> {
-    let Request { workers, tasks, repetitions, .. } = *asked;
+pub(super) fn run(request: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *request;
     let count = tasks as u64;
-    match asked.workload.as_str() {
+    match request.workload.as_str() {
         "start" => timed(repetitions, || Ok(procspawn::spawn((), |()| ()).join()?)),
         "pool" | "large" => timed(repetitions, || {
-            ensure!(map(&Pool::new(workers)?, MANY, increment, 0..count)?.len() == tasks);
+            ensure!(map(&Pool::new(workers)?, MAX_OPEN_CALLS, increment, 0..count)?.len() == tasks);
             Ok(())
         }),
-        workload => in_pool(&Pool::new(workers)?, workload, asked),
+        workload => in_pool(&Pool::new(workers)?, workload, request),
     }
 }
 
-/// What is timed in a pool that is there already.
-fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
-    let Request { tasks, repetitions, .. } = *asked;
+/// Runs a workload in a pool that has started.
+fn in_pool(pool: &Pool, workload: &str, request: &Request) -> Result<Samples> {
+    let Request { tasks, repetitions, .. } = *request;
     let count = tasks as u64;
     match workload {
         "trip" | "trip-awake" => timed(repetitions, || {
@@ -35,48 +35,48 @@ fn in_pool(pool: &Pool, workload: &str, asked: &Request) -> Result<Samples> {
             Ok(())
         }),
         "tiny" | "chunksize-1" => timed(repetitions, || {
-            ensure!(map(pool, MANY, increment, 0..count)?.len() == tasks);
+            ensure!(map(pool, MAX_OPEN_CALLS, increment, 0..count)?.len() == tasks);
             Ok(())
         }),
         "skewed" => timed(repetitions, || {
-            map(pool, MANY, spin, skewed(tasks))?;
+            map(pool, MAX_OPEN_CALLS, spin, skewed(tasks))?;
             Ok(())
         }),
         "send" => {
-            let buffers = vec![ByteBuf::from(vec![7; LARGE]); tasks];
+            let buffers = vec![ByteBuf::from(vec![7; LARGE_BYTES]); tasks];
             timed_with(
                 repetitions,
                 || buffers.clone(),
                 |buffers| {
-                    // With more, a large argument waits for a worker that waits for its result to
-                    // be fetched: procspawn hangs.
+                    // With more open calls procspawn hangs: the caller waits until a worker reads a
+                    // large argument, and that worker waits until the caller fetches its result.
                     let lengths = map(pool, pool.size(), |buffer: ByteBuf| buffer.len(), buffers)?;
-                    ensure!(lengths == vec![LARGE; tasks]);
+                    ensure!(lengths == vec![LARGE_BYTES; tasks]);
                     Ok(())
                 },
             )
         }
         "receive" => timed(repetitions, || {
             let make = |length: usize| ByteBuf::from(vec![7; length]);
-            let buffers = map(pool, MANY, make, std::iter::repeat_n(LARGE, tasks))?;
-            ensure!(buffers.iter().all(|buffer| buffer.len() == LARGE));
+            let buffers = map(pool, MAX_OPEN_CALLS, make, std::iter::repeat_n(LARGE_BYTES, tasks))?;
+            ensure!(buffers.iter().all(|buffer| buffer.len() == LARGE_BYTES));
             Ok(())
         }),
         "cpu" => timed(repetitions, || {
-            ensure!(map(pool, MANY, compute, 0..count)?.len() == tasks);
+            ensure!(map(pool, MAX_OPEN_CALLS, compute, 0..count)?.len() == tasks);
             Ok(())
         }),
         _ => Ok(None),
     }
 }
 
-/// Calls that are open at once: each holds descriptors.
-const MANY: usize = 64;
+/// The most calls that are open at once. Each holds descriptors.
+const MAX_OPEN_CALLS: usize = 64;
 
-/// As a user would write it, with so many calls open at once.
+/// A map as a user would write it, with at most `max_open` calls at once.
 fn map<A, R>(
     pool: &Pool,
-    most: usize,
+    max_open: usize,
     function: fn(A) -> R,
     inputs: impl IntoIterator<Item = A>,
 ) -> Result<Vec<R>, SpawnError>
@@ -87,7 +87,7 @@ where
     let mut results = Vec::new();
     let mut open: VecDeque<JoinHandle<R>> = VecDeque::new();
     for input in inputs {
-        if open.len() == most
+        if open.len() == max_open
             && let Some(oldest) = open.pop_front()
         {
             results.push(oldest.join()?);

@@ -1,4 +1,4 @@
-//! What tasks do, the same for all contenders in Rust.
+//! The functions of tasks, the same for all contenders in Rust.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ pub(super) fn spin(time: Microseconds) {
     }
 }
 
-/// Computes for about 100 us, the same on each call.
+/// Computes for about 100 us, equally long on each call.
 pub(super) fn compute(seed: u64) -> u64 {
     (0..60_000).fold(seed | 1, |x, _| {
         let x = x ^ (x << 13);
@@ -25,7 +25,7 @@ pub(super) fn compute(seed: u64) -> u64 {
     })
 }
 
-/// Reads a byte of every page; the array is all ones.
+/// Reads a byte of each page. The bytes of the array are ones.
 pub(super) fn read_pages(array: &[u8]) -> u64 {
     array.iter().step_by(4096).map(|&byte| u64::from(byte)).sum()
 }

@@ -1,4 +1,4 @@
-//! std's threads and rayon: what there is to win where nothing must be contained.
+//! Threads of std and rayon, for tasks that need no isolation.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -9,13 +9,15 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::tasks::{compute, increment, read_pages, spin};
 use super::{Samples, timed, timed_with};
-use crate::workload::{INITIALIZER, LARGE, Request, SHARED, TABLE, skewed};
+use crate::workload::{
+    INITIALIZER_MICROS, LARGE_BYTES, Request, SHARED_BYTES, TABLE_ENTRIES, skewed,
+};
 
-pub(super) fn run(asked: &Request) -> Result<Samples> {
-    let Request { workers, tasks, repetitions, .. } = *asked;
+pub(super) fn run(request: &Request) -> Result<Samples> {
+    let Request { workers, tasks, repetitions, .. } = *request;
     let build = || ThreadPoolBuilder::new().num_threads(workers).build();
     let count = tasks as u64;
-    match asked.workload.as_str() {
+    match request.workload.as_str() {
         "start" => timed(repetitions, || {
             std::thread::spawn(|| ()).join().map_err(|_| anyhow!("the thread panicked"))
         }),
@@ -32,23 +34,23 @@ pub(super) fn run(asked: &Request) -> Result<Samples> {
         }
         "initializer" => timed(repetitions, || {
             let builder = ThreadPoolBuilder::new().num_threads(workers);
-            increment_all(&builder.start_handler(|_| spin(INITIALIZER)).build()?, count)
+            increment_all(&builder.start_handler(|_| spin(INITIALIZER_MICROS)).build()?, count)
         }),
         "shared" => {
-            let array = vec![1; SHARED];
+            let array = vec![1; SHARED_BYTES];
             timed(repetitions, || {
                 let read = || (0..tasks).into_par_iter().map(|_| read_pages(&array)).sum::<u64>();
                 ensure!(build()?.install(read) > 0);
                 Ok(())
             })
         }
-        workload => in_pool(&build()?, workload, asked),
+        workload => in_pool(&build()?, workload, request),
     }
 }
 
-/// What is timed in a pool that is there already.
-fn in_pool(pool: &ThreadPool, workload: &str, asked: &Request) -> Result<Samples> {
-    let Request { tasks, repetitions, .. } = *asked;
+/// Runs a workload in a pool that has started.
+fn in_pool(pool: &ThreadPool, workload: &str, request: &Request) -> Result<Samples> {
+    let Request { tasks, repetitions, .. } = *request;
     let count = tasks as u64;
     match workload {
         "trip" | "trip-awake" => timed(repetitions, || {
@@ -67,28 +69,29 @@ fn in_pool(pool: &ThreadPool, workload: &str, asked: &Request) -> Result<Samples
             Ok(())
         }),
         "send" => {
-            let buffers = vec![vec![7_u8; LARGE]; tasks];
+            let buffers = vec![vec![7_u8; LARGE_BYTES]; tasks];
             timed_with(
                 repetitions,
                 || buffers.clone(),
                 |buffers| {
                     let length = |buffer: Vec<u8>| buffer.len();
                     let lengths = || buffers.into_par_iter().map(length).collect::<Vec<_>>();
-                    ensure!(pool.install(lengths) == vec![LARGE; tasks]);
+                    ensure!(pool.install(lengths) == vec![LARGE_BYTES; tasks]);
                     Ok(())
                 },
             )
         }
         "receive" => timed(repetitions, || {
-            let make = || (0..tasks).into_par_iter().map(|_| vec![7_u8; LARGE]);
+            let make = || (0..tasks).into_par_iter().map(|_| vec![7_u8; LARGE_BYTES]);
             let buffers: Vec<Vec<u8>> = pool.install(|| make().collect());
             ensure!(buffers.len() == tasks);
             Ok(())
         }),
         "state" => {
-            let values: HashMap<u64, u64> = (0..TABLE).map(|key| (key, key * key)).collect();
+            let values: HashMap<u64, u64> =
+                (0..TABLE_ENTRIES).map(|key| (key, key * key)).collect();
             timed(repetitions, || {
-                let look_up = |task| values.get(&(task as u64 % TABLE)).copied();
+                let look_up = |task| values.get(&(task as u64 % TABLE_ENTRIES)).copied();
                 let all = || (0..tasks).into_par_iter().map(look_up).collect::<Vec<_>>();
                 ensure!(pool.install(all).iter().all(Option::is_some));
                 Ok(())

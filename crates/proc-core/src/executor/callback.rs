@@ -1,4 +1,5 @@
-//! Functions that are called with a result when it is there, in a thread that all of them share.
+//! The thread that calls callbacks: functions that get a result when it has arrived. All calls
+//! share the thread.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use crate::panics;
 use crate::sys::{self, PerProcess};
 
-/// Calls `callback` with what `task` becomes.
+/// Calls `callback` with the output of `task` when `task` is done.
 pub(super) fn when_done<T>(task: T, callback: impl FnOnce(T::Output) + Send + 'static)
 where
     T: Future + Send + Unpin + 'static,
@@ -17,14 +18,14 @@ where
     Arc::new(Callback(Mutex::new(Some((task, callback))))).wake();
 }
 
-/// A task and what to do with its result; being woken sends it to the callbacks' thread.
+/// A task and its callback, until it is called. As a waker, this sends itself to the thread.
 struct Callback<T, F>(Mutex<Option<(T, F)>>);
 
-/// The way to the callbacks' thread.
+/// The channel to the thread.
 type ToThread = Mutex<Sender<Arc<dyn Run>>>;
 
 trait Run: Send + Sync {
-    /// Looks whether the result is there, and if so hands it over.
+    /// Polls the task. If it is done, calls the callback with its output.
     fn run(self: Arc<Self>);
 }
 
@@ -35,13 +36,13 @@ where
 {
     fn run(self: Arc<Self>) {
         let waker = Waker::from(Arc::clone(&self));
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((mut task, callback)) = place.take() else { return };
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((mut task, callback)) = pending.take() else { return };
         match Pin::new(&mut task).poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => *place = Some((task, callback)),
+            Poll::Pending => *pending = Some((task, callback)),
             Poll::Ready(result) => {
-                drop(place);
-                // Its message is on stderr, and there is nobody else to tell.
+                drop(pending);
+                // The message of a panic is on stderr. No caller waits for it.
                 let _ = panics::catch_and_print(|| callback(result));
             }
         }
@@ -54,13 +55,12 @@ where
     F: FnOnce(T::Output) + Send + 'static,
 {
     fn wake(self: Arc<Self>) {
-        // A copy of this process has no copy of its threads.
+        // A copy that `fork` makes has none of the threads of this process.
         static THREAD: PerProcess<OnceLock<ToThread>> = PerProcess::new();
         let thread = THREAD.get().get_or_init(|| {
             let (sender, callbacks) = mpsc::channel::<Arc<dyn Run>>();
             let run = move || callbacks.into_iter().for_each(Run::run);
-            // Where no thread can be had, callbacks are not called; the tasks are done all the
-            // same.
+            // If the thread cannot be started, callbacks are not called. The tasks run anyway.
             let _ = sys::spawn_thread("proc-core callbacks", sys::USUAL_STACK, run);
             Mutex::new(sender)
         });

@@ -1,8 +1,8 @@
-//! What a call needs of the engine that runs it: the traits [`Engine`], [`Job`] and [`Arrived`].
+//! What an engine does for a call: the traits [`Engine`], [`Job`] and [`Arrived`].
 //!
-//! A pool's scheduler and a fleet of machines each implement them. Everything that callers see of a
-//! call ([`Options`](super::Options), [`Task`](super::Task), [`Imap`](super::Imap)) is built on
-//! these traits, and is the same for both.
+//! A pool and a cluster implement them. What callers see of a call ([`Options`](super::Options),
+//! [`Task`](super::Task), [`Imap`](super::Imap)) uses only these traits, so it is the same for
+//! both.
 
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::wire::Message;
 
-/// The settings of a call that its engine has to know.
+/// The settings of a call, as far as its engine needs them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CallOptions {
-    /// How many tasks a worker takes at a time; `None` if the engine is to find out.
+    /// How many tasks a worker takes at a time; `None` if the engine chooses.
     pub chunksize: Option<usize>,
     /// How long each task may run.
     pub timeout: Option<Duration>,
@@ -21,7 +21,7 @@ pub struct CallOptions {
     pub retries: u32,
 }
 
-/// Runs calls, on this machine or on others.
+/// Runs calls: a pool or a cluster.
 pub trait Engine {
     /// The name of a function, by which workers find it.
     type Function: Copy;
@@ -51,51 +51,52 @@ pub trait Engine {
 pub trait Job: Send {
     /// Results as they arrive.
     type Arrived: Arrived;
-    /// As long as it lives, this thread collects results by itself.
+    /// A guard: as long as it lives, its thread polls and collects results.
     type Collecting;
 
-    /// Encodes arguments, up to the one with which they have `max_bytes`. [`submit`](Job::submit)
-    /// hands them out.
+    /// Encodes arguments, until they have `max_bytes` together. [`submit`](Job::submit) hands them
+    /// out.
     ///
     /// # Errors
     ///
-    /// An argument cannot be encoded. It has its number all the same, so that the arguments before
-    /// it must be submitted before the next is pushed.
+    /// An argument cannot be encoded. It has a task number all the same: the caller must submit the
+    /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
 
     /// How many tasks were pushed since the last `submit`.
     fn pushed(&self) -> usize;
 
-    /// The number of bytes of these tasks.
+    /// How many bytes these tasks have.
     fn pushed_bytes(&self) -> usize;
 
-    /// Hands out what was pushed. At least `more` tasks will follow.
+    /// Hands out the tasks that were pushed. At least `more` tasks will follow.
     ///
     /// # Errors
     ///
     /// The engine accepts no more work.
     fn submit(&mut self, more: usize) -> Result<(), Error>;
 
-    /// Says that no more tasks will follow.
+    /// Tells the engine that no more tasks will follow.
     fn end(&mut self);
 
     /// How many workers the engine has.
     fn workers(&self) -> usize;
 
-    /// Whether the caller should push no more for now, as `open` chunks of the call are in flight.
+    /// Whether the caller should push no more tasks for now. `open` is how many chunks of the call
+    /// are in flight.
     fn is_full(&self, open: usize) -> bool;
 
-    /// Whether this process may use the call.
+    /// Checks that this process may use the call.
     ///
     /// # Errors
     ///
-    /// This process is a copy of the one that has made the call.
-    fn check(&self) -> Result<(), Error>;
+    /// This process is a copy, made by `fork`, of the one that began the call.
+    fn check_process(&self) -> Result<(), Error>;
 
-    /// Starts to collect results in this thread, while it does something else in between.
+    /// From now on, this thread polls for results now and then, and collects them.
     fn collecting(&self) -> Self::Collecting;
 
-    /// Returns what has arrived. If nothing more will arrive, returns the reason.
+    /// Returns the next results that have arrived. If nothing more will arrive, returns the reason.
     fn poll(&self) -> Option<Result<Self::Arrived, Error>>;
 
     /// Like [`poll`](Job::poll). If nothing has arrived, wakes `waker` when something does.
@@ -116,7 +117,7 @@ pub trait Job: Send {
     #[cfg(feature = "remote")]
     fn withdraw(&self) -> bool;
 
-    /// Drops the tasks that are not done: nobody waits for them.
+    /// Drops the tasks that are not done, because nothing waits for them any more.
     fn abandon(&mut self);
 }
 

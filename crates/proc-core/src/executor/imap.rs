@@ -9,8 +9,10 @@ use super::engine::{Arrived, Engine, Job};
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
-/// The size of the window: how many inputs for each worker, and how many in all at least.
+/// The size of the window: so many inputs for each worker.
 const WINDOW_PER_WORKER: usize = 16;
+
+/// The smallest window.
 const MIN_WINDOW: usize = 64;
 
 /// Results in the order in which they arrive; returned by `imap_unordered` of a
@@ -19,7 +21,7 @@ const MIN_WINDOW: usize = 64;
 pub struct ImapUnordered<'a, E: Engine, R, I> {
     /// `None` if the call could not begin.
     job: Option<E::Job>,
-    /// Why no more inputs are taken, if that is so.
+    /// The error because of which no more inputs are taken.
     error: Option<Error>,
     inputs: std::iter::Fuse<I>,
     chunksize: usize,
@@ -61,8 +63,7 @@ where
 
     /// Takes the next chunk of inputs, if the window has room for it. Returns whether it took any.
     ///
-    /// `held` is the number of results that the caller keeps back; they count as part of the
-    /// window.
+    /// `held` is how many results an [`Imap`] holds back. They are part of the window too.
     fn take_chunk(&mut self, held: usize) -> bool {
         let (Some(job), None) = (&mut self.job, &self.error) else { return false };
         let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
@@ -89,31 +90,31 @@ where
         self.taken > first
     }
 
-    /// How many results are still to come; `early` more are held back by the caller.
+    /// The bounds of how many results are still to come, for `size_hint`.
     ///
-    /// Where the pool ends, one error takes the place of all that is lost.
-    fn hint(&self, early: usize) -> (usize, Option<usize>) {
-        let ready = self.ready.len() + early;
+    /// `held` is how many results an [`Imap`] holds back.
+    fn hint(&self, held: usize) -> (usize, Option<usize>) {
+        let ready = self.ready.len() + held;
         if self.over {
             return (ready, Some(ready));
         }
         let inputs = self.inputs.size_hint().1;
         let most = inputs.and_then(|inputs| inputs.checked_add(self.open + ready));
-        // An error may come where there is no input.
+        // If the call ends as a whole, one error comes last, even if there is no input.
         (ready, most.map(|most| most.max(1)))
     }
 
     /// Returns the next result with the number of its task.
     ///
-    /// `held` is the number of results that the caller keeps back.
+    /// `held` is how many results an [`Imap`] holds back.
     fn next_numbered(&mut self, held: usize) -> Option<(usize, Result<R, Error>)> {
-        if let Err(error) = self.check()
+        if let Err(error) = self.check_process()
             && !std::mem::replace(&mut self.over, true)
         {
             return Some((usize::MAX, Err(error)));
         }
-        // Takes two chunks of inputs for each result. So the window fills, while slow inputs do not
-        // delay the results that have arrived.
+        // Takes two chunks of inputs for each result. So the window becomes full, and slow inputs
+        // do not delay results that have arrived.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
             if let Some(result) = self.ready.pop_front() {
@@ -143,8 +144,8 @@ where
                 None => {}
             }
             if self.open == 0 && self.ready.is_empty() && !self.take_chunk(held) {
-                // If the call ended as a whole, its error stands for all tasks without a result,
-                // and is the last item.
+                // If the call ended as a whole, its error is the last item, for all tasks that have
+                // no result.
                 self.over = true;
                 return self.error.clone().map(|error| (usize::MAX, Err(error)));
             }
@@ -152,9 +153,9 @@ where
         None
     }
 
-    /// Whether this process may use the call: see [`Job::check`].
-    fn check(&self) -> Result<(), Error> {
-        self.job.as_ref().map_or(Ok(()), Job::check)
+    /// Checks that this process may use the call: see [`Job::check_process`].
+    fn check_process(&self) -> Result<(), Error> {
+        self.job.as_ref().map_or(Ok(()), Job::check_process)
     }
 }
 
@@ -220,8 +221,8 @@ where
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Result<R, Error>> {
-        // In a copy of the process, results that arrived before the copy was made are not returned.
-        if let Err(error) = self.arriving.check() {
+        // In a copy of the process, results that arrived before the fork are not returned either.
+        if let Err(error) = self.arriving.check_process() {
             let was_over = std::mem::replace(&mut self.arriving.over, true);
             let lost = !was_over || !self.early.is_empty();
             self.early.clear();

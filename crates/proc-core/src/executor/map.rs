@@ -1,4 +1,5 @@
-//! A map over inputs: encodes the next inputs while workers run the first, and takes in results.
+//! The body of a map: encodes the next inputs while workers run the first ones, and takes in
+//! results.
 
 use std::time::{Duration, Instant};
 
@@ -6,14 +7,17 @@ use super::engine::{Arrived, Job};
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
-/// How many inputs the first batch takes, or whole chunks: few, as nothing is known of them yet.
+/// How many inputs the first batch has, rounded up to whole chunks. Few, because it is not known
+/// yet how long they take to encode.
 const FIRST_BATCH: usize = 16;
 
-/// A batch stops growing when taking and encoding it lasts so long, or makes so many bytes.
+/// If a batch takes longer to take and encode, or has more bytes, the next one is half as large.
+/// Otherwise the next one is twice as large.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 
-/// For how many inputs there is room at once if the iterator says that it has so many.
+/// The most outcomes for which memory is reserved at the beginning, however many inputs the
+/// iterator promises.
 const MAX_PREALLOCATED: usize = 1 << 20;
 
 /// The progress of a call, counted in tasks.
@@ -37,7 +41,7 @@ pub(super) fn run<J: Job, A: Message, R: Message, P: FnMut(Progress)>(
     progress: Option<P>,
     mut inputs: impl Iterator<Item = A>,
 ) -> (Outcomes<R>, Result<(), Error>) {
-    // As many as are promised, within reason: an iterator may promise what it does not keep.
+    // An iterator may promise more inputs than it has.
     let mut outcomes = Vec::with_capacity(inputs.size_hint().0.min(MAX_PREALLOCATED));
     let done = job.and_then(|job| {
         let unit = chunksize.unwrap_or(1).max(1);
@@ -134,13 +138,11 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         Ok(())
     }
 
-    /// Takes in results while the engine has as much to do as is useful, or as its memory is to
-    /// hold.
+    /// Takes in results until the engine has room for more tasks.
     ///
-    /// Stops when no results of this call are missing, so that it never waits for other calls
-    /// alone.
+    /// Stops when no results of this call are missing, so that it never waits for other calls only.
     fn wait_for_room(&mut self) -> Result<(), Error> {
-        self.job.check()?;
+        self.job.check_process()?;
         while self.job.is_full(self.open.div_ceil(self.unit)) {
             if let Some(arrived) = self.job.wait(1, None) {
                 self.take_in(arrived?);
@@ -149,14 +151,16 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         Ok(())
     }
 
+    /// Decodes results, and puts them in their places.
     fn take_in(&mut self, arrived: J::Arrived) {
         self.open -= arrived.count();
         let outcomes = &mut *self.outcomes;
         arrived.open(|task, result| {
             let outcome = &mut outcomes[task];
             if outcome.is_none() {
-                // Writes a value straight to its place. A result that is put together before is
-                // copied in other pieces than it is read in, and the processor waits for that.
+                // Each variant writes its value straight to its place. A result that is put
+                // together first would be copied in other pieces than it was written in, and the
+                // processor would wait for that (see `pool/records.rs`).
                 *outcome = match result {
                     Ok(value) => Some(Ok(value)),
                     Err(error) => Some(Err(error)),
@@ -172,7 +176,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 
 impl<J: Job, R, P> Drop for Map<'_, J, R, P> {
     fn drop(&mut self) {
-        // Some results were not taken in: the inputs panicked, or the call ended as a whole.
+        // If results are missing, the inputs have panicked, or the call ended as a whole.
         if self.open > 0 {
             self.job.abandon();
         }

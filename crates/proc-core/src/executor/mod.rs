@@ -1,8 +1,8 @@
-//! What a pool and a cluster have in common: the trait [`Executor`] with its seven calls, and what
-//! the calls return.
+//! Calls and what they return, for a pool and for a cluster: the trait [`Executor`] with its seven
+//! calls.
 //!
-//! `engine` says what an engine has to do for a call. `options` holds the bodies of the calls,
-//! `map`, `imap` and `task` what they are made of. Nothing here knows of workers.
+//! `engine` says what an engine does for a call. `options` has the bodies of the calls, which use
+//! `map`, `imap` and `task`. No file here knows workers.
 
 mod callback;
 pub(crate) mod engine;
@@ -17,10 +17,10 @@ pub use map::Progress;
 pub use options::Options;
 pub use task::Task;
 
-/// Declares the seven calls, with `$vis` before each: once in the trait [`Executor`], and once for
-/// each type that has them as inherent methods, so that nobody has to import the trait.
+/// Declares the seven calls, with `$vis` before each. Used in the trait [`Executor`], and for each
+/// type that has the calls as inherent methods, so that users need not import the trait.
 ///
-/// Each name may have further docs, such as an example.
+/// More documentation, such as an example, may stand before each name.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! executor_calls {
@@ -34,13 +34,12 @@ macro_rules! executor_calls {
         $(#[$apply_async:meta])* apply_async
         $(#[$map_async:meta])* map_async
     ) => {
-        /// Calls `function` with each input and returns the results in the order of the inputs.
+        /// Calls `function` with each input, and returns the results in the order of the inputs.
         ///
         /// # Errors
         ///
-        /// The error of the first input that failed (first in the order of the inputs, not in
-        /// time). All inputs run in any case; [`try_map`](Self::try_map) also returns the other
-        /// results.
+        /// The error of the first input that failed, in the order of the inputs. All inputs run in
+        /// any case; [`try_map`](Self::try_map) also returns the other results.
         $(#[$map])*
         #[doc(alias = "starmap")]
         $($vis)* fn map<F, A, R, I>(&self, function: F, inputs: I) -> Result<Vec<R>, $crate::Error>
@@ -69,16 +68,16 @@ macro_rules! executor_calls {
             self.options().try_map(function, inputs)
         }
 
-        /// Returns an iterator over the results, in the order of the inputs. Later tasks run
-        /// meanwhile.
+        /// Returns an iterator over the results, in the order of the inputs. While the caller uses
+        /// a result, later tasks run.
         ///
         /// The iterator takes inputs lazily, never more than a window ahead of the results that the
-        /// caller has taken. The window is 16 inputs for each worker, and at least 64. There may be
-        /// endlessly many inputs. Dropping the iterator cancels the tasks that are not done.
+        /// caller has taken. The window is 16 inputs for each worker, and at least 64. The inputs
+        /// may be endless. Dropping the iterator cancels the tasks that are not done.
         ///
-        /// The iterator's `next` takes inputs, so it waits for an input that is not there yet. An
-        /// input that waits for a result of the same iterator waits forever: use
-        /// [`apply_async`](Self::apply_async) for that.
+        /// `next` of the iterator takes inputs. If `next` of the inputs waits, so does `next` of
+        /// the iterator. Inputs that wait for a result of the same iterator would wait forever: use
+        /// [`apply_async`](Self::apply_async) instead.
         $(#[$imap])*
         $($vis)* fn imap<F, A, R, I>(
             &self,
@@ -171,9 +170,8 @@ macro_rules! executor_calls {
 /// Runs functions over inputs: a [`Pool`](crate::Pool) on this machine, or the cluster of the crate
 /// `proc-cluster` on many.
 ///
-/// A function that takes `&impl Executor` works on both. The types have methods with the same
-/// names, so the trait needs to be imported only for such functions. No other crate can implement
-/// it.
+/// A function that takes `&impl Executor` works with both. The types have methods with the same
+/// names, so only such functions need to import the trait. Other crates cannot implement it.
 ///
 /// ```
 /// use proc_core::{Error, Executor, Pool};

@@ -1,4 +1,4 @@
-//! `Options`: calls with settings of their own. The bodies of all calls stand here.
+//! `Options`: the settings of a call, and the bodies of all calls.
 
 use std::time::Duration;
 
@@ -37,14 +37,14 @@ impl<'a, E: Engine> Options<'a, E> {
 
 /// The settings.
 impl<'a, E: Engine, P> Options<'a, E, P> {
-    /// Sets the chunksize: how many tasks a worker takes at a time. Idle workers get the tasks that
-    /// it has not taken.
+    /// Sets the chunksize: how many tasks a worker takes at a time. Tasks that the worker has not
+    /// taken can go to other workers.
     ///
     /// Without this setting, a pool measures the tasks, and makes chunks of about two milliseconds,
     /// which become smaller towards the end of the call. A worker takes an eighth of a chunk at a
     /// time. `imap` and `imap_unordered`, whose inputs may come slowly, take one task at a time, as
     /// Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an explicit size
-    /// that take almost no time still travel together in one message.
+    /// that take almost no time are still sent together.
     ///
     /// A chunksize of zero is an error of the call.
     pub fn chunksize(mut self, tasks: usize) -> Self {
@@ -55,19 +55,19 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// Sets how long each task may run. The time counts from when a worker calls the function.
     ///
     /// When the time is over, the worker is killed and replaced, and the task fails
-    /// ([`Error::is_timeout`]). If the worker has begun another task by then, microseconds ago, that
-    /// task runs again elsewhere.
+    /// ([`Error::is_timeout`]). If the worker has just begun another task by then, that task runs
+    /// again in another worker.
     pub fn timeout(mut self, each: Duration) -> Self {
         self.call.timeout = Some(each);
         self
     }
 
-    /// Sets how often a task is tried again, on the same machine, after it panicked, its worker died
-    /// or its time ran out.
+    /// Sets how often a task is tried again, on the same machine, after it has panicked, its worker
+    /// has died or its time was over.
     ///
-    /// The default is zero. A task whose arguments hold channel ends is not tried again, as the
-    /// channel ends are gone. The loss of a cluster's machine is not a failure of its tasks: they
-    /// run on another machine in any case.
+    /// The default is zero. A task whose argument holds channel ends is not tried again, because
+    /// the channel ends are gone. If a cluster loses a machine, its tasks run on another machine in
+    /// any case: that is no failure of these tasks.
     pub fn retries(mut self, times: u32) -> Self {
         self.call.retries = times;
         self
@@ -190,7 +190,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
     }
 }
 
-/// The calls of a function whose name is known: one body for functions with and without a state.
+/// The bodies of the calls. They take the name of a function, with or without a state.
 impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
     pub(crate) fn map_named<A: Message, R: Message>(
         self,
@@ -212,10 +212,10 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
     ) -> Vec<Result<R, Error>> {
         let (outcomes, call) = self.run(function, inputs.into_iter());
         let lost = call.err().unwrap_or_else(Error::closed);
-        let fill = |(task, outcome): (usize, Option<_>)| {
+        let or_lost = |(task, outcome): (usize, Option<_>)| {
             outcome.unwrap_or_else(|| Err(lost.clone().with_origin(Origin::of_task(task))))
         };
-        outcomes.into_iter().enumerate().map(fill).collect()
+        outcomes.into_iter().enumerate().map(or_lost).collect()
     }
 
     pub(crate) fn imap_unordered_named<A: Message, R: Message, I: IntoIterator<Item = A>>(
@@ -231,7 +231,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         function: Result<E::Function, Error>,
         argument: A,
     ) -> Result<Task<R>, Error> {
-        self.check()?;
+        self.check_chunksize()?;
         self.call.chunksize = Some(1);
         let mut job = self.begin(function)?;
         job.push(std::slice::from_ref(&argument), usize::MAX)?;
@@ -270,6 +270,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         }))
     }
 
+    /// Runs a map. Returns the outcomes, and the error with which the call as a whole ended.
     fn run<A: Message, R: Message>(
         self,
         function: Result<E::Function, Error>,
@@ -279,11 +280,11 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
     }
 
     fn begin(&self, function: Result<E::Function, Error>) -> Result<E::Job, Error> {
-        self.check()?;
+        self.check_chunksize()?;
         self.engine.begin(function?, self.call)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    fn check_chunksize(&self) -> Result<(), Error> {
         match self.call.chunksize {
             Some(0) => {
                 Err(Error::invalid("a chunk holds at least one task: chunksize 0 makes none"))

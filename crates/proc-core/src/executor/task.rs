@@ -9,8 +9,8 @@ use super::callback::when_done;
 use super::engine::Job;
 use crate::error::Error;
 
-/// The result of [`apply_async`](crate::Pool::apply_async) or [`map_async`](crate::Pool::map_async),
-/// which may not have arrived yet.
+/// The result of [`apply_async`](crate::Pool::apply_async) or
+/// [`map_async`](crate::Pool::map_async), which may not have arrived yet.
 ///
 /// A `Task` is also a `Future`, which any executor can wait for. Dropping a `Task` drops its
 /// result; the task itself still runs.
@@ -19,12 +19,12 @@ use crate::error::Error;
 /// # fn main() -> Result<(), proc_core::Error> {
 /// # proc_core::init();
 /// # let pool = proc_core::Pool::builder().processes(1).build()?;
-/// fn nap_for_ever(_: ()) {
+/// fn sleep_forever(_: ()) {
 ///     loop {
 ///         std::thread::park();
 ///     }
 /// }
-/// let forever = pool.apply_async(nap_for_ever, ())?;
+/// let forever = pool.apply_async(sleep_forever, ())?;
 /// let queued = pool.apply_async(|x: u32| x, 7)?;
 /// assert!(forever.cancel()); // its worker is stopped and replaced
 /// assert_eq!(queued.get()?, 7);
@@ -40,9 +40,9 @@ pub struct Task<T> {
     is_taken: bool,
 }
 
-/// A call that is not done: what a [`Task`] needs of it, whichever engine runs it.
+/// A call that is not done, with one result in the end. Hides the engine from [`Task`].
 trait Pending<T> {
-    /// Waits for the result of the whole call, for as long as the deadline allows.
+    /// Waits for the result. Returns `None` if the deadline passes first.
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>>;
     fn poll(&mut self, waker: &Waker) -> Option<Result<T, Error>>;
     fn cancel(&self) -> bool;
@@ -50,7 +50,7 @@ trait Pending<T> {
     fn withdraw(&self) -> bool;
 }
 
-/// A call, and the function that makes one result of all that arrives.
+/// A call, and the function that makes one result of all results that arrive.
 struct Gathering<J, G> {
     job: J,
     gather: G,
@@ -99,7 +99,7 @@ where
     }
 }
 
-/// The call of a task whose result was there from the start.
+/// The call of a task whose result is known from the beginning.
 struct NoCall;
 
 impl<T> Pending<T> for NoCall {
@@ -143,7 +143,7 @@ impl<T> Task<T> {
     /// cancelled; the pool or the cluster is closed.
     pub fn get(mut self) -> Result<T, Error> {
         self.wait_until(None);
-        // Without a deadline, waiting ends with a result.
+        // There is a result now, because the wait had no deadline.
         self.take().unwrap_or_else(|| Err(Error::closed()))
     }
 
@@ -170,7 +170,7 @@ impl<T> Task<T> {
         }
     }
 
-    /// Whether [`get`](Task::get) would return at once.
+    /// Whether the result has arrived, so that [`get`](Task::get) would return at once.
     #[doc(alias = "ready")]
     pub fn is_ready(&mut self) -> bool {
         self.wait_until(Some(Instant::now()));
@@ -209,6 +209,7 @@ impl<T> Task<T> {
         self.is_taken || self.result.is_some()
     }
 
+    /// Waits for the result, unless it has arrived.
     fn wait_until(&mut self, deadline: Option<Instant>) {
         if !self.has_ended() {
             self.result = self.call.wait(deadline);
@@ -216,7 +217,7 @@ impl<T> Task<T> {
     }
 }
 
-/// No field of a `Task` must stay pinned.
+// No field of a `Task` is pinned.
 impl<T> Unpin for Task<T> {}
 
 impl<T> Future for Task<T> {

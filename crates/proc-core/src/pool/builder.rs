@@ -15,7 +15,7 @@ use crate::pool::scheduler::{Initializer, Intensity, PoolConfig, Recipes, Schedu
 use crate::sys;
 use crate::wire::{Message, Payload};
 
-/// The settings of a pool that is to be built; all have Python's defaults.
+/// Builds a pool with settings. The defaults are Python's.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -51,12 +51,13 @@ struct Settings {
     max_tasks: Option<u64>,
     attributes: Attributes,
     idle_timeout: Option<Duration>,
-    intensity: Option<Intensity>,
-    memory: Option<usize>,
+    restart_intensity: Option<Intensity>,
+    memory_limit: Option<usize>,
 }
 
 impl Pool {
-    /// A pool of as many workers as this process may use processors: affinity and cgroup count.
+    /// Starts a pool with one worker for each processor that this process may use. Affinity and
+    /// cgroups limit that number.
     ///
     /// # Errors
     ///
@@ -65,7 +66,7 @@ impl Pool {
         Pool::builder().build()
     }
 
-    /// A pool with other settings.
+    /// Returns a builder, for a pool with other settings.
     pub fn builder() -> PoolBuilder {
         PoolBuilder::default()
     }
@@ -78,35 +79,35 @@ impl Default for PoolBuilder {
 }
 
 impl<S> PoolBuilder<S> {
-    /// How many workers; without it, as many as this process may use processors.
+    /// Sets the number of workers; by default one for each processor that this process may use.
     pub fn processes(mut self, processes: usize) -> Self {
         self.settings.processes = Some(processes);
         self
     }
 
-    /// How workers come into being.
+    /// Sets how workers are made.
     #[doc(alias = "context")]
     pub fn start_method(mut self, start_method: StartMethod) -> Self {
         self.settings.start_method = start_method;
         self
     }
 
-    /// What workers are called in `ps`, before their number; 15 bytes are shown. `worker` without
-    /// it.
+    /// Sets the name of workers in `ps`, which their number follows; by default `worker`. The
+    /// kernel shows the first 15 bytes.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
         self
     }
 
-    /// A function that is called once for the whole pool, in the process from which its workers are
-    /// then copied: what it leaves in memory, say in a static, every worker has, and none has a
-    /// copy of its own before it writes.
+    /// Sets a function that is called once for the whole pool, in a fork server of its own. All
+    /// workers are forked from that process. So they have the memory that the function leaves, such
+    /// as a static; a page of it is copied only when a worker writes to it.
     ///
-    /// For what is costly to make or large, and the same in all workers. It is called in
-    /// [`build`](PoolBuilder::build), which waits for it, and again where that process, a fork
-    /// server, has died. The fork server is a copy of the program as it was in
-    /// [`init`](crate::init), and with [`StartMethod::Fork`] as it is in `build`. Where the
-    /// function panics, ends its process or leaves threads running, `build` fails with its error
+    /// Use this for data that is the same in all workers, and large or costly to make.
+    /// [`build`](PoolBuilder::build) calls the function and waits for it. If the fork server dies,
+    /// the function is called again in the next one. The fork server is a copy of the program as it
+    /// was in [`init`](crate::init), or, with [`StartMethod::Fork`], as it is in `build`. If the
+    /// function panics, ends its process or leaves threads running, `build` fails
     /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     ///
     /// ```
@@ -139,10 +140,11 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// A function that each worker calls once, before its first task.
+    /// Sets a function that each worker calls once, before its first task.
     ///
-    /// Where it panics or ends its process, the worker is tried again two more times; then calls
-    /// fail with its error ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
+    /// If it panics or ends its process, the next worker tries again. After three failures, calls
+    /// fail with the error of the function
+    /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     #[doc(alias = "initargs")]
     pub fn initializer<F, A>(mut self, function: F, argument: A) -> Self
     where
@@ -157,12 +159,11 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// A function whose value each worker keeps for its tasks, see [`Pool::with_state`].
+    /// Sets a function that makes the state of each worker, see [`Pool::with_state`].
     ///
-    /// It is called once in each worker, after the initializer and before the first task; where it
-    /// fails, it is as if the initializer had. The state may be of any type: it is made where it is
-    /// used and never crosses to another process. It is dropped when the worker ends, unless the
-    /// worker is killed.
+    /// Each worker calls it once, after the initializer and before the first task. A failure counts
+    /// like one of the initializer. The state may have any type, because it never crosses to
+    /// another process. It is dropped when the worker exits, unless the worker is killed.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -194,12 +195,13 @@ impl<S> PoolBuilder<S> {
         PoolBuilder { settings, state: PhantomData }
     }
 
-    /// A function that each worker calls last, with its state.
+    /// Sets a function that each worker calls last, with its state.
     ///
-    /// It is called when the worker ends in order: the pool is closed, ended or made smaller while
-    /// the worker had nothing to do, or the worker has done its share. It is not called where the
-    /// worker is killed or a task ends its process. A panic in it is printed to stderr and spoils
-    /// nothing. Without it, the state is dropped.
+    /// A worker calls it when it exits normally: because the pool is closed, ended or made smaller,
+    /// because the worker was idle (`idle_timeout`), or because it has run as many tasks as it may
+    /// (`max_tasks_per_child`). A worker that is killed does not call it, and neither does one
+    /// whose task ends the process. If the function panics, the message goes to stderr, and nothing
+    /// else happens. Without this setting, the state is dropped.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -225,14 +227,15 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Replaces each worker after so many tasks, against leaks. Without it workers live on.
+    /// Replaces each worker after so many tasks, so that leaks of tasks stay small. Without this
+    /// setting, workers are not replaced.
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
         self.settings.max_tasks = Some(tasks);
         self
     }
 
-    /// Limits what each worker may use, the replacements included.
+    /// Limits the resources that each worker may use.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.attributes.limits = limits;
         self
@@ -250,7 +253,7 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives each worker an empty environment, but for what is set after this.
+    /// Clears the environment of each worker. Variables that are set after this are kept.
     pub fn env_clear(mut self) -> Self {
         self.settings.attributes.overrides.clear();
         self
@@ -263,16 +266,16 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives all workers a stdin, which they share; without one it is empty.
+    /// Gives all workers a stdin, which they share. By default it is empty.
     ///
-    /// A pipe that [`Stdio::piped`](Stdio) makes is an error of [`build`](PoolBuilder::build):
-    /// workers come and go.
+    /// With [`Stdio::piped`](Stdio), [`build`](PoolBuilder::build) fails, because workers come and
+    /// go.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.settings.attributes.stdio.set(0, stdin.into());
         self
     }
 
-    /// Gives all workers another stdout than the program's, which they share.
+    /// Gives all workers a stdout, which they share. By default it is the program's.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -290,17 +293,17 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives all workers another stderr than the program's, which they share.
+    /// Gives all workers a stderr, which they share. By default it is the program's.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.settings.attributes.stdio.set(2, stderr.into());
         self
     }
 
-    /// Ends a worker that had nothing to do for so long; when there is work for it, the pool starts
-    /// another. Without it, workers wait for ever.
+    /// Ends a worker that had no work for so long. The pool starts the next one when there is work
+    /// for it. Without this setting, workers wait forever.
     ///
-    /// [`Pool::worker_pids`] shows who is there. A pool whose workers have all left serves the next
-    /// call as promptly as a process can be started.
+    /// [`Pool::worker_pids`] shows the present workers. If all have left, the next call first has
+    /// to start one.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -320,16 +323,15 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Ends the pool when more than `restarts` workers died of themselves within `period`.
+    /// Ends the pool if more than `restarts` workers die within `period`, as OTP's supervisors do.
     ///
-    /// As in OTP's supervisors. All open calls then fail
-    /// ([`ErrorKind::RestartLimit`](crate::ErrorKind::RestartLimit)) with an error that
-    /// names the last death. A worker that ends in order does not count, nor one that the pool ends
-    /// because its task was cancelled or late, nor one that goes down with its fork server.
+    /// All open calls then fail with an error that names the last death
+    /// ([`ErrorKind::RestartLimit`](crate::ErrorKind::RestartLimit)). These deaths do not count: a worker exits normally, the pool
+    /// kills it because its task was cancelled or late, or it dies with its fork server.
     ///
-    /// Without it, a worker that dies at a task costs that task and is replaced at once, however
-    /// often; one that dies before it is ready is tried 20 times, or 3 times where there is an
-    /// initializer or a state to blame.
+    /// Without this setting, a worker that dies while it runs a task is replaced at once, no matter
+    /// how often. Workers that die before they are ready are tried 20 times in a row, or 3 times if
+    /// the pool has an initializer or a state.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -343,50 +345,52 @@ impl<S> PoolBuilder<S> {
     ///     .processes(1)
     ///     .restart_intensity(2, Duration::from_secs(60))
     ///     .build()?;
-    /// let fates = pool.try_map(crash, 0..10);
-    /// let last = fates[9].as_ref().expect_err("the third death was too much");
+    /// let results = pool.try_map(crash, 0..10);
+    /// let last = results[9].as_ref().expect_err("the third death was too much");
     /// assert!(last.kind() == proc_core::ErrorKind::RestartLimit && last.exit_status().is_some());
     /// # Ok(())
     /// # }
     /// ```
     pub fn restart_intensity(mut self, restarts: u32, period: Duration) -> Self {
-        self.settings.intensity = Some(Intensity { restarts, period });
+        self.settings.restart_intensity = Some(Intensity { restarts, period });
         self
     }
 
-    /// How many bytes of arguments and results lie in memory that the pool shares with its workers,
-    /// at a time. Without it, as many as come together.
+    /// Limits the memory that arguments and results may use in what the pool shares with its
+    /// workers, in bytes. Without this setting, there is no limit.
     ///
-    /// Calls wait before they encode more ([`Pool::map`], [`Pool::imap`] and their like; with the
-    /// `_async` calls, which never wait, what is ahead is kept by the caller). An argument that is
-    /// larger than the bound is sent alone, and what was called after it waits until it has gone; a
-    /// result that does not fit comes by a message of its own; and a chunk may have fewer tasks
-    /// than were asked for. Results that have come are the caller's, and do not count. What counts
-    /// is what is in use: memory that was is kept for the next values of about its size until the
-    /// pool ends, and the pool itself takes 100 KiB and half a KiB for each worker.
+    /// At the limit, calls such as [`Pool::map`] and [`Pool::imap`] wait before they encode more
+    /// inputs. The `_async` calls never wait: their further arguments stay in the caller's memory.
+    /// An argument that is larger than the limit is sent alone, and later ones wait until it is
+    /// done. A result that does not fit comes in a message of its own. A chunk may have fewer tasks
+    /// than the call asks for.
+    ///
+    /// Results that have arrived do not count. Nor does memory that was used before: the pool keeps
+    /// it for later values until it ends. The pool itself takes 100 KiB, and half a KiB for each
+    /// worker.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
     /// # proc_core::init();
     /// let pool = proc_core::Pool::builder().processes(2).memory_limit(8 << 20).build()?;
-    /// let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, some 4 at a time
+    /// let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, about 4 at a time
     /// assert_eq!(pool.map(|page: Vec<u8>| page.len(), pages)?, [1 << 20; 64]);
     /// # Ok(())
     /// # }
     /// ```
     pub fn memory_limit(mut self, bytes: usize) -> Self {
-        self.settings.memory = Some(bytes);
+        self.settings.memory_limit = Some(bytes);
         self
     }
 
     /// Starts the workers.
     ///
-    /// Returns when they exist; their initializers are not waited for.
+    /// Returns when they exist. Does not wait for their initializers.
     ///
     /// # Errors
     ///
-    /// A number makes no sense, the initializer's argument cannot be encoded, or a worker cannot be
-    /// started (what was started is ended).
+    /// A setting is invalid, the argument of an initializer cannot be encoded, or a worker cannot
+    /// be started. In the last case the other workers are ended.
     pub fn build(self) -> Result<Pool<S>, Error> {
         let Settings {
             processes,
@@ -399,16 +403,16 @@ impl<S> PoolBuilder<S> {
             max_tasks,
             attributes,
             idle_timeout,
-            intensity,
-            memory,
+            restart_intensity,
+            memory_limit,
         } = self.settings;
-        let most = MAX_WORKERS as usize;
-        let processes = processes.unwrap_or_else(|| sys::available_processors().min(most));
+        let max = MAX_WORKERS as usize;
+        let processes = processes.unwrap_or_else(|| sys::available_processors().min(max));
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process"));
         }
-        if processes > most {
-            let what = format!("a pool has at most {most} processes, not {processes}");
+        if processes > max {
+            let what = format!("a pool has at most {max} processes, not {processes}");
             return Err(Error::invalid(what));
         }
         if max_tasks == Some(0) {
@@ -429,8 +433,8 @@ impl<S> PoolBuilder<S> {
             max_tasks,
             attributes,
             idle_timeout,
-            intensity,
-            memory,
+            restart_intensity,
+            memory_limit,
         };
         let scheduler = Scheduler::build(config, Recipes { preload, initializer, state })?;
         Ok(Pool { scheduler, state: PhantomData })

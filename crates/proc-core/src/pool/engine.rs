@@ -1,4 +1,4 @@
-//! A pool as the engine of calls: [`PoolJob`], a call that a scheduler runs.
+//! A pool as the engine of calls. [`PoolJob`] is one call that a scheduler runs.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -38,10 +38,10 @@ impl<S> Engine for Pool<S> {
 #[derive(Clone, Copy)]
 pub struct PoolFunction(pub(super) Name);
 
-/// Results of a pool's call.
+/// Results of a pool's call that arrived together.
 pub struct PoolArrived(pub(super) Delivery);
 
-/// As long as it lives, this thread collects results.
+/// A guard: as long as it lives, its thread polls and collects results.
 pub struct PoolCollecting {
     _guard: Collecting<Arc<Scheduler>>,
 }
@@ -50,9 +50,9 @@ pub struct PoolCollecting {
 pub struct PoolJob {
     scheduler: Arc<Scheduler>,
     inbox: Arc<Inbox>,
-    /// What was pushed and not submitted.
+    /// The tasks that are pushed and not submitted.
     queue: TaskQueue,
-    /// How many numbers after those of `queue` are taken by arguments that cannot be encoded.
+    /// How many arguments after those of `queue` could not be encoded. Each has a task number too.
     skipped: usize,
 }
 
@@ -113,8 +113,8 @@ impl Job for PoolJob {
         (open > 0 && queue::has_many_handles()) || self.scheduler.is_full(open)
     }
 
-    fn check(&self) -> Result<(), Error> {
-        self.scheduler.check_not_a_copy()
+    fn check_process(&self) -> Result<(), Error> {
+        self.scheduler.check_not_forked_copy()
     }
 
     fn collecting(&self) -> PoolCollecting {
@@ -127,12 +127,12 @@ impl Job for PoolJob {
     }
 
     fn poll_or_wake(&self, waker: &Waker) -> Option<Result<PoolArrived, Error>> {
-        if let Err(error) = self.check() {
+        if let Err(error) = self.check_process() {
             return Some(Err(error));
         }
         let arrived = self.inbox.poll_or_wake(waker);
         if arrived.is_none() {
-            self.scheduler.watch_over_futures();
+            self.scheduler.start_watcher_for_future();
         }
         arrived.map(self::arrived)
     }
@@ -151,7 +151,7 @@ impl Job for PoolJob {
     }
 
     fn abandon(&mut self) {
-        self.scheduler.drop_queues(&self.inbox);
+        self.scheduler.abandon(&self.inbox);
     }
 }
 

@@ -1,11 +1,11 @@
-//! Fuzz tests with hostile bytes: whatever a worker leaves in shared memory or sends, its parent
-//! must read it without harm.
+//! Fuzz tests: a worker may leave any bytes in shared memory or send them, and its parent must read
+//! them without harm.
 //!
-//! The tests damage valid results at random and read them as values of many types. Nothing may
-//! panic outside a type's own code, no task may go missing, and reading must not take more memory
-//! than the bytes account for. For longer runs:
+//! The tests damage valid results at random and read them as values of many types. Only a type's
+//! own code may panic, each task must get a result or an error, and reading must not take much more
+//! memory than there are bytes. For longer runs:
 //!
-//!     PROC_CORE_FUZZ_SECONDS=600 cargo test --release -p proc-core --lib hostile -- --nocapture
+//!     PROC_CORE_FUZZ_SECONDS=600 cargo test --release -p proc-core --lib pool::fuzz -- --nocapture
 
 use std::collections::{BTreeMap, HashMap, HashSet, LinkedList, VecDeque};
 use std::ffi::{CString, OsString};
@@ -32,15 +32,15 @@ use crate::pool::job::{Delivery, Results};
 use crate::pool::worker::{FromWorker, LeaveReason};
 use crate::wire::{self, Message, Payload, Sink};
 
-/// The most memory that reading may take for each byte read. Some types are far wider than their
-/// bytes, and a collection that grows holds its old and its new memory at once.
-const WIDTH: usize = 2048;
+/// How many bytes of memory reading may take for each byte read. The values of some types are much
+/// larger than their bytes, and a collection that grows holds its old and its new memory at once.
+const MAX_MEMORY_PER_BYTE: usize = 2048;
 
-/// The memory that reading may take in addition to that.
-const BASE: usize = 256 << 10;
+/// How many bytes of memory reading may take in addition to that.
+const MAX_EXTRA_MEMORY: usize = 256 << 10;
 
 /// How many elements without bytes the decoder accepts.
-const EMPTY: usize = 1 << 16;
+const MAX_EMPTY_ELEMENTS: usize = 1 << 16;
 
 /// How many inputs are tried if no time is given.
 const INPUTS: usize = 200;
@@ -62,7 +62,7 @@ struct Hollow {
     filler: [u64; 16],
 }
 
-/// Lists the function `$do` for each of many types.
+/// Makes a list of the function `$do`, for each of the types.
 macro_rules! for_each_type {
     ($do:ident: $($of:ty),* $(,)?) => { [$($do::<$of> as fn(&[u8], usize) -> usize),*] };
 }
@@ -72,15 +72,15 @@ macro_rules! for_each_type {
 fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
     static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
     let lent = || {
-        let mut arena = ARENA.lock().expect("no test panics with it");
+        let mut arena = ARENA.lock().expect("no test panics while it holds the lock");
         let block = arena.allocate(bytes.len()).expect("there is memory");
         let lease = arena.lease(block);
         assert!(lease.write(0, bytes));
         Results::Lent(lease.part(0, bytes.len()))
     };
-    let (told, spent) = open_as::<R>(bytes, bytes.to_vec().into(), count);
-    let (told_lent, spent_lent) = open_as::<R>(bytes, lent(), count);
-    assert_eq!(told, told_lent, "{}", std::any::type_name::<R>());
+    let (outcomes, spent) = open_as::<R>(bytes, bytes.to_vec().into(), count);
+    let (outcomes_lent, spent_lent) = open_as::<R>(bytes, lent(), count);
+    assert_eq!(outcomes, outcomes_lent, "{}", std::any::type_name::<R>());
     spent.max(spent_lent)
 }
 
@@ -92,7 +92,7 @@ fn open_as<R: Message>(
     count: usize,
 ) -> (Vec<(usize, Option<String>)>, usize) {
     let name = std::any::type_name::<R>();
-    let mut told = Vec::new();
+    let mut outcomes = Vec::new();
     let spent = measure(|| {
         let out_of_band = [(0, bytes), (3, &bytes[bytes.len() / 2..])];
         let out_of_band =
@@ -107,23 +107,23 @@ fn open_as<R: Message>(
                 .collect(),
             origin: Origin::default(),
         };
-        // ipc-channel panics if channel ends are missing. The panic is caught anyway;
-        // `catch_silently` also keeps it from being printed.
+        // ipc-channel panics if channel ends are missing. `open` catches the panic;
+        // `catch_silently` keeps it from being printed.
         let _ = panics::catch_silently(|| {
             delivery.open(|task, result: Result<R, Error>| {
-                told.push((task, result.err().map(|error| error.to_string())));
+                outcomes.push((task, result.err().map(|error| error.to_string())));
             });
         });
     });
-    assert!(told.iter().map(|(task, _)| *task).eq(7..7 + count), "{name}: {told:?}");
+    assert!(outcomes.iter().map(|(task, _)| *task).eq(7..7 + count), "{name}: {outcomes:?}");
     if !name.contains("ipc_channel") {
-        let mut errors = told.iter().filter_map(|(_, error)| error.as_ref());
+        let mut errors = outcomes.iter().filter_map(|(_, error)| error.as_ref());
         assert!(
             !errors.any(|error| error.contains("the type's Deserialize panicked")),
-            "{name}: {told:?}"
+            "{name}: {outcomes:?}"
         );
     }
-    (told, usize::try_from(spent.bytes_max).expect("memory has an end"))
+    (outcomes, usize::try_from(spent.bytes_max).expect("memory is smaller than that"))
 }
 
 /// Readers for types whose elements have at least one byte each.
@@ -243,7 +243,8 @@ fn noise(rng: &mut fastrand::Rng) -> Vec<u8> {
     std::iter::repeat_with(|| rng.u8(..=most)).take(len).collect()
 }
 
-/// Calls `try_one` with new random numbers again and again, for as long as is asked for.
+/// Calls `try_one` again and again with new random numbers: [`INPUTS`] times, or as long as the
+/// environment says.
 fn fuzz(mut try_one: impl FnMut(&mut fastrand::Rng)) {
     let seconds = std::env::var("PROC_CORE_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
     let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -251,26 +252,26 @@ fn fuzz(mut try_one: impl FnMut(&mut fastrand::Rng)) {
     while end.map_or(tried < INPUTS, |end| Instant::now() < end) {
         let seed = fastrand::u64(..);
         let start = Instant::now();
-        let tell = Tell(seed);
+        let print_seed = PrintSeed(seed);
         try_one(&mut fastrand::Rng::with_seed(seed));
-        std::mem::forget(tell);
+        std::mem::forget(print_seed);
         assert!(start.elapsed() < Duration::from_secs(20), "seed {seed} takes too long");
         tried += 1;
     }
     println!("{tried} inputs");
 }
 
-/// Prints the seed when dropped, which happens only if `try_one` panics.
-struct Tell(u64);
+/// Prints the seed when it is dropped. That happens only if `try_one` panics.
+struct PrintSeed(u64);
 
-impl Drop for Tell {
+impl Drop for PrintSeed {
     fn drop(&mut self) {
         eprintln!("seed {}", self.0);
     }
 }
 
 #[test]
-fn hostile_results_are_read_without_harm() {
+fn damaged_results_do_no_harm() {
     let (values, chunks) = (valid_values(), valid_chunks());
     let (dense, hollow) = (Vec::from_iter(dense()), Vec::from_iter(hollow()));
     fuzz(|rng| {
@@ -284,19 +285,21 @@ fn hostile_results_are_read_without_harm() {
         for _ in 0..rng.u32(..6) {
             damage(rng, &mut bytes, others);
         }
-        // The whole value becomes one result, so that the damage reaches the value's type.
+        // As a whole result, the damaged bytes reach the code that decodes the value.
         if kind < 2 && rng.bool() {
             bytes = result_of(&bytes);
         }
         let count = rng.usize(1..40);
         for open in &dense {
             let spent = open(&bytes, count);
-            let most = BASE + WIDTH * bytes.len();
+            let most = MAX_EXTRA_MEMORY + MAX_MEMORY_PER_BYTE * bytes.len();
             assert!(spent <= most, "{spent} bytes of memory for {}: {bytes:?}", bytes.len());
         }
         for open in &hollow {
             let spent = open(&bytes, count);
-            let most = BASE + WIDTH * bytes.len() + 3 * size_of::<Hollow>() * EMPTY;
+            let most = MAX_EXTRA_MEMORY
+                + MAX_MEMORY_PER_BYTE * bytes.len()
+                + 3 * size_of::<Hollow>() * MAX_EMPTY_ELEMENTS;
             assert!(spent <= most, "{spent} bytes of memory for {}: {bytes:?}", bytes.len());
         }
     });
@@ -314,7 +317,7 @@ impl Serialize for Raw {
 }
 
 #[test]
-fn hostile_reports_are_read_without_harm() {
+fn damaged_reports_do_no_harm() {
     let value = || Payload::new(vec![7; 300], None).expect("it is small");
     let of_a_process = [
         Report::Started { pid: 7 },
@@ -333,7 +336,7 @@ fn hostile_reports_are_read_without_harm() {
         Report::Said(FromWorker::NeedsHandles(3)),
         Report::Said(FromWorker::OutOfBand { ticket: 1, task: 2, value: value() }),
     ];
-    fuzz_reports(&of_a_worker, |news| match news {
+    fuzz_reports(&of_a_worker, |message| match message {
         FromWorker::InitializerFailed(fault) => Some(fault),
         _ => None,
     });
@@ -353,13 +356,14 @@ fn fuzz_reports<T: Message>(valid: &[Report<T>], fault: fn(T) -> Option<Payload>
         }
         let (sender, receiver) = ipc::channel::<Raw>().expect("a channel can be made");
         let len = bytes.len();
-        sender.send(Raw(bytes)).expect("somebody receives it");
+        sender.send(Raw(bytes)).expect("the receiver is open");
         let receiver = receiver.to_opaque().to::<Report<T>>();
         let mut received = None;
-        // A panic inside ipc-channel is only an error, as it is for a supervisor.
+        // A panic inside ipc-channel counts as an error, as it does for a supervisor.
         let receive = || receiver.try_recv().ok();
         let spent = measure(|| received = panics::catch_silently(receive).ok().flatten());
-        let most = BASE + WIDTH * len + (1 << 20); // ipc-channel's own buffer
+        let channel_buffer = 1 << 20;
+        let most = MAX_EXTRA_MEMORY + MAX_MEMORY_PER_BYTE * len + channel_buffer;
         assert!(spent.bytes_max <= most as u64, "{} bytes of memory for {len}", spent.bytes_max);
         if let Some(Report::Said(said)) = received
             && let Some(fault) = fault(said)

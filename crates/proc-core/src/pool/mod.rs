@@ -1,8 +1,9 @@
-//! A pool of worker processes that outlives its workers.
+//! A pool: worker processes that run many calls. Dead workers are replaced.
 //!
-//! This module is the surface. `engine` makes a pool an engine of calls, whose bodies stand in
-//! `executor`. `job` holds a call's encoded tasks and results, `scheduler` publishes, collects and
-//! replaces the dead. There are no system calls here and no bytes.
+//! This file is the surface. `engine` makes a pool an engine of calls; the bodies of calls are in
+//! `executor`. `scheduler` publishes chunks, collects results and replaces dead workers. `job`
+//! holds the encoded tasks and results of a call. There are no system calls in this file, and no
+//! bytes.
 
 pub(crate) mod board;
 mod builder;
@@ -31,20 +32,21 @@ use crate::executor_calls;
 
 /// Worker processes that run functions over inputs.
 ///
-/// A task that panics, or kills its worker, costs that task's result and nothing else: the worker
-/// is replaced, the other results arrive, the pool goes on. Where no new worker can be had for more
-/// than a second (no memory, processes or descriptors), the pool goes on with fewer until a later
-/// call; when none is left, open calls fail with the reason, and a later call tries again. A worker
-/// that ends again and again before it has begun a task is replaced more and more slowly. See also
-/// [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool ends it like
-/// [`terminate`](Pool::terminate), always in bounded time.
+/// If a task panics or kills its worker, only that task has no result: the other results arrive,
+/// the worker is replaced, and the pool goes on. If no new worker can be started for more than a
+/// second (there is no memory, process or descriptor for it), the pool goes on with fewer workers
+/// until a later call. If no worker is left, open calls fail with the reason, and a later call
+/// tries again. Workers that exit one after another before they have begun a task are replaced more
+/// and more slowly. See also [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool
+/// ends it like [`terminate`](Pool::terminate), always in bounded time.
 ///
-/// All calls take a function that captures nothing, with one argument; several are a tuple. Any
-/// number of threads may call at once. `S` is the state that each worker keeps for functions that
-/// want one, see [`with_state`](Pool::with_state).
+/// All calls take a function that captures nothing and has one argument, which may be a tuple. Any
+/// number of threads may call at once. `S` is the type of the state that each worker keeps, see
+/// [`with_state`](Pool::with_state).
 ///
-/// What a task prints without a newline is written out when the task ends; where tasks take less
-/// than 10 us each, when their chunk does, which a worker that is killed may not live to see.
+/// Text that a task prints without a newline is written out when the task ends. If tasks take less
+/// than 10 us each, it is written out at the end of their chunk, and is lost if the worker is
+/// killed before.
 ///
 /// ```
 /// # fn main() -> Result<(), proc_core::Error> {
@@ -71,23 +73,23 @@ impl<S> Pool<S> {
         Options::new(self)
     }
 
-    /// How many workers the pool has, not counting that some may be away: see
-    /// [`workers`](Pool::worker_pids).
+    /// The size of the pool: how many workers it has if none is missing. See also
+    /// [`worker_pids`](Pool::worker_pids).
     pub fn processes(&self) -> usize {
         self.scheduler.processes()
     }
 
-    /// The pids of the workers that are there now.
+    /// The pids of the present workers.
     ///
-    /// One that has just died may be among them, and one that is just being started missing.
+    /// A worker that has just died may be among them, and one that is just being started is not.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.scheduler.worker_pids()
     }
 
-    /// Changes the number of workers.
+    /// Changes the size of the pool.
     ///
-    /// New workers are there when it returns. Those that are too many finish the tasks they have
-    /// taken, and are not waited for; no result is lost.
+    /// When this returns, new workers have been started. Workers beyond the new size finish the
+    /// chunk that they have claimed; this does not wait for them. No result is lost.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -103,9 +105,9 @@ impl<S> Pool<S> {
     ///
     /// # Errors
     ///
-    /// The number is zero, or there is no room for so many in what workers share, which is laid out
-    /// once: for 128, and for at least twice as many as the pool was built with. A worker cannot be
-    /// started, in which case the pool stays as it was; the pool is closed.
+    /// The number is zero, or larger than the memory that workers share was made for: 128 workers,
+    /// and at least twice as many as the pool was built with. A worker cannot be started; then the
+    /// pool keeps its size. The pool is closed.
     pub fn resize(&self, processes: usize) -> Result<(), Error> {
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process: close it to end it"));
@@ -152,7 +154,7 @@ impl<S> Pool<S> {
         /// fn main() -> Result<(), proc_core::Error> {
         ///     proc_core::init();
         ///     let pool = proc_core::Pool::builder().processes(2).build()?;
-        ///     let mut squares = pool.imap(|x: u64| x * x, 1..); // endless: taken as it is needed
+        ///     let mut squares = pool.imap(|x: u64| x * x, 1..); // the inputs are endless
         ///     assert_eq!(squares.next().transpose()?, Some(1));
         ///     assert_eq!(squares.next().transpose()?, Some(4));
         ///     Ok(())
@@ -208,7 +210,7 @@ impl<S> Pool<S> {
         ///     let pool = proc_core::Pool::builder().processes(2).build()?;
         ///     let (sender, receiver) = std::sync::mpsc::channel();
         ///     let task = pool.map_async(|x: u32| x * x, [1, 2, 3])?;
-        ///     task.on_done(move |squares| sender.send(squares).expect("somebody listens"));
+        ///     task.on_done(move |squares| sender.send(squares).expect("the receiver is open"));
         ///     assert_eq!(receiver.recv().expect("the callback was called")?, [1, 4, 9]);
         ///     Ok(())
         /// }
@@ -216,17 +218,17 @@ impl<S> Pool<S> {
         map_async
     }
 
-    /// Accepts no more calls. What was asked for is still done, then the workers end.
+    /// Accepts no more calls. The workers exit when all calls made before are done.
     pub fn close(&self) {
         self.scheduler.close();
     }
 
-    /// Waits until all workers have ended.
+    /// Waits until all workers have exited.
     ///
     /// # Errors
     ///
-    /// The pool is still open, so that this would take for ever; it had to give up; the calling
-    /// process is a copy of the one that has built it.
+    /// The pool is still open, so this would wait forever; an error has ended the pool; the calling
+    /// process is a copy of the one that built the pool.
     pub fn join(&self) -> Result<(), Error> {
         if self.scheduler.join()? {
             Ok(())
@@ -235,10 +237,10 @@ impl<S> Pool<S> {
         }
     }
 
-    /// Ends the workers now. Calls that wait get "the pool is closed".
+    /// Ends the pool now. Open calls fail with "the pool is closed".
     ///
-    /// Idle workers end by themselves; busy ones get SIGTERM, and SIGKILL after half a second.
-    /// Returns when all have ended.
+    /// Idle workers exit by themselves. Busy workers get SIGTERM, and after half a second SIGKILL.
+    /// Returns when all workers have exited.
     pub fn terminate(&self) {
         self.scheduler.terminate();
     }

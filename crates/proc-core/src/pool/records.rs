@@ -1,8 +1,8 @@
-//! The layout of tasks in a chunk's bytes: arguments one after another, and results likewise.
+//! How arguments and results lie in a chunk's bytes: as records, one after another.
 //!
-//! An argument is its length (4 bytes, or 12 bytes from 4 GiB) and its bytes. A result is a tag,
-//! its length and its bytes. A corrupt worker may have written anything that is read here, so
-//! reading is checked and borrows from private copies only.
+//! The record of an argument is its length (4 bytes, or 12 bytes from 4 GiB) and its bytes. The
+//! record of a result is a tag, its length and its bytes. A corrupt worker may have written any
+//! bytes, so reading is checked and borrows from private copies only.
 
 use std::ops::Range;
 
@@ -10,10 +10,10 @@ use crate::call::Fault;
 use crate::memory::{Part, Region};
 use crate::wire::Sink;
 
-/// Size of a short length, in bytes.
+/// The size of a short length, in bytes.
 const LEN: usize = 4;
 
-/// The short length that means "the real length follows in eight bytes".
+/// A short length that says: the length follows in eight bytes.
 const LONG_TAG: u32 = u32::MAX;
 
 /// The size of a result's tag and a long length.
@@ -31,7 +31,7 @@ pub(crate) fn append<T, E>(
     append_after([0; LEN], out, write)
 }
 
-/// Like [`append`], after a head whose last bytes are the place of the length.
+/// Like [`append`], but begins the record with `head`, whose last bytes are replaced by the length.
 #[inline]
 fn append_after<const HEAD: usize, T, E>(
     head: [u8; HEAD],
@@ -62,14 +62,15 @@ fn append_after<const HEAD: usize, T, E>(
 /// Makes room for a long length, which needs eight more bytes.
 #[cold]
 fn lengthen(out: &mut Sink, at: usize, len: usize) {
-    // A value as long as this has no large pieces elsewhere.
+    // A value of this length has no large pieces elsewhere.
     let gathered = out.inline_large();
     debug_assert_eq!(gathered, Ok(()));
     out[at..at + LEN].copy_from_slice(&LONG_TAG.to_le_bytes());
     out.splice(at + LEN..at + LEN, (len as u64).to_le_bytes());
 }
 
-/// Takes the first record's bytes off `bytes`. Returns `None` if there is no whole record.
+/// Takes the first record off `bytes`, and returns its value. Returns `None` if there is no whole
+/// record.
 #[inline]
 pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let mut rest = *bytes;
@@ -93,7 +94,7 @@ fn take_len(bytes: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*len))
 }
 
-/// The outcome of one task, as far as it is known without the result's type.
+/// The result of one task, as far as it is known without the result's type.
 #[derive(Debug)]
 pub(crate) enum Outcome<V> {
     /// The encoded value, or where the encoded value is.
@@ -132,8 +133,8 @@ pub(crate) fn append_fault(out: &mut Sink, fault: &Fault) {
 
 /// Copies a result's record to its place. Returns false if it does not fit.
 ///
-/// Copied field by field, as written: reading across field boundaries would defeat store-to-load
-/// forwarding.
+/// Copies field by field, as the fields were written: reading across their boundaries would defeat
+/// store-to-load forwarding.
 #[inline]
 pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
     let Some((tag, rest)) = record.split_first_chunk::<1>() else { return false };
@@ -182,8 +183,8 @@ pub(crate) fn take_result<'a>(bytes: &mut &'a [u8]) -> Option<Outcome<&'a [u8]>>
     Some(outcome)
 }
 
-/// Reads the result at `at` of shared memory, and advances `at` past it. Returns the position of a
-/// value, or a copy of any other outcome. Returns `None` if there is no whole result.
+/// Reads the result at `at` of shared memory, and moves `at` behind it. Returns where a value lies,
+/// or a copy of a fault. Returns `None` if there is no whole result.
 pub(crate) fn take_shared(part: &Part, at: &mut usize) -> Option<Outcome<Range<usize>>> {
     let mut head = Vec::with_capacity(MAX_HEAD_BYTES);
     part.read(*at, MAX_HEAD_BYTES.min(part.len().checked_sub(*at)?), &mut head);
@@ -219,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_come_back(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+        fn appended_records_can_be_taken(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
             let mut out = Sink::default();
             for value in &values {
                 append(&mut out, |out| { out.extend(value); Ok::<_, ()>(()) }).expect("it is written");
@@ -232,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_can_be_taken(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             let mut rest = &bytes[..];
             while take_result(&mut rest).is_some() {}
             let mut rest = &bytes[..];
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_leaves_nothing() {
+    fn failed_append_leaves_nothing() {
         let mut out = Sink::from(b"before".to_vec());
         let failed: Result<(), u8> = append(&mut out, |out| {
             out.extend(b"half");

@@ -1,4 +1,4 @@
-//! Calls of functions that are lent their worker's state.
+//! Calls of functions that borrow the worker's state.
 
 use super::engine::PoolFunction;
 use super::{Pool, worker};
@@ -6,16 +6,16 @@ use crate::error::Error;
 use crate::executor::{Imap, ImapUnordered, Options, Progress, Task};
 use crate::wire::Message;
 
-/// A pool's calls for functions that are lent the worker's state; made by
+/// The calls of a pool, for functions that borrow the worker's state; returned by
 /// [`Pool::with_state`](crate::Pool::with_state).
 ///
-/// Each call is that of [`Pool`](crate::Pool) with the same name.
+/// Each call does the same as the call of [`Pool`](crate::Pool) with that name.
 #[must_use = "it does nothing without a call"]
 pub struct WithState<'a, S, P = fn(Progress)> {
     options: Options<'a, Pool<S>, P>,
 }
 
-/// Returns the name of a function that is lent the worker's state.
+/// Returns the name of a function that borrows the worker's state.
 fn function_of<F, S, A, R>(_: F) -> Result<PoolFunction, Error>
 where
     F: Fn(&mut S, A) -> R + Copy + 'static,
@@ -28,11 +28,11 @@ where
 }
 
 impl<S> Pool<S> {
-    /// Calls of functions that are lent their worker's state, beside their argument.
+    /// Returns the calls for functions that borrow the worker's state, beside their argument.
     ///
-    /// The state is what [`PoolBuilder::state`] says; `()` without it. A worker has one task at a
-    /// time, so nothing is locked. A task that panics may have left its worker's state half
-    /// changed: it is dropped, and made anew before the next task.
+    /// [`PoolBuilder::state`] makes the state; without it, the state is `()`. A worker runs one
+    /// task at a time, so no lock is needed. If a task panics, its worker's state may be half
+    /// changed: it is dropped, and made again before the next task.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {
@@ -56,7 +56,7 @@ impl<S> Pool<S> {
 }
 
 impl<'a, S, P> Options<'a, Pool<S>, P> {
-    /// Returns the same settings for calls of functions that are lent the worker's state.
+    /// Returns the calls for functions that borrow the worker's state, with the same settings.
     ///
     /// See [`Pool::with_state`](crate::Pool::with_state).
     pub fn with_state(self) -> WithState<'a, S, P> {
@@ -69,7 +69,7 @@ impl<'a, S: 'static, P: FnMut(Progress)> WithState<'a, S, P> {
     ///
     /// # Errors
     ///
-    /// As for [`Pool::map`](crate::Pool::map), and a chunksize of zero.
+    /// As for [`Pool::map`](crate::Pool::map); or the chunksize is zero.
     pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
     where
         F: Fn(&mut S, A) -> R + Copy + 'static,
@@ -80,7 +80,8 @@ impl<'a, S: 'static, P: FnMut(Progress)> WithState<'a, S, P> {
         self.options.map_named(function_of(function), inputs)
     }
 
-    /// See [`Pool::try_map`](crate::Pool::try_map). A chunksize of zero is every input's error.
+    /// See [`Pool::try_map`](crate::Pool::try_map). If the chunksize is zero, each input gets that
+    /// error.
     pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
     where
         F: Fn(&mut S, A) -> R + Copy + 'static,

@@ -1,4 +1,4 @@
-//! A program whose panics end it: the tests build it with `-C panic=abort`.
+//! A program whose panics abort the process: the tests build it with `-C panic=abort`.
 
 use proc_core::{Child, Error, Pool, Process, StartMethod};
 
@@ -11,7 +11,7 @@ fn main() {
         other => panic!("no start method: {other:?}"),
     };
     if !cfg!(panic = "abort") {
-        println!("this was not built with -C panic=abort");
+        println!("this program was not built with -C panic=abort");
         return;
     }
     let task = |x: u32| match x {
@@ -19,7 +19,7 @@ fn main() {
         4 => std::process::abort(),
         _ => x,
     };
-    let tell = |what: &str, result: Result<u32, Error>| match result {
+    let print_result = |what: &str, result: Result<u32, Error>| match result {
         Ok(value) => println!("{what}: {value}"),
         Err(error) => {
             use std::os::unix::process::ExitStatusExt;
@@ -30,18 +30,18 @@ fn main() {
                 file.rsplit('/').next().unwrap_or(file)
             });
             let message = error.panic_message();
-            let told = message.is_none_or(|message| error.to_string().contains(message));
-            println!("{what}: {} {signal:?} {message:?} {place:?} {told}", error.is_death());
+            let is_in_text = message.is_none_or(|message| error.to_string().contains(message));
+            println!("{what}: {} {signal:?} {message:?} {place:?} {is_in_text}", error.is_death());
         }
     };
     for x in [3, 4] {
         let child = Process::new(task, x).start_method(start_method).start();
-        tell("process", child.and_then(Child::join));
+        print_result("process", child.and_then(Child::join));
     }
     let pool =
         Pool::builder().processes(2).start_method(start_method).build().expect("it can be built");
     for result in pool.options().chunksize(2).try_map(task, 0..6) {
-        tell("task", result);
+        print_result("task", result);
     }
     println!("{:?}", pool.map(task, 0..3).expect("the pool goes on"));
 }

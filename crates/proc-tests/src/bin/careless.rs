@@ -1,11 +1,11 @@
-//! A program that ends at once when it has no arguments, as when it is executed again.
+//! A program that ends before `init` if it has no arguments, as an executed fork server has none.
 
 use proc_core::{ErrorKind, Process, StartMethod};
 
 fn main() {
-    let Some(way) = std::env::args().nth(1) else { std::process::exit(3) };
+    let Some(start_method) = std::env::args().nth(1) else { std::process::exit(3) };
     proc_core::init();
-    let start_method = match way.as_str() {
+    let start_method = match start_method.as_str() {
         "spawn" => StartMethod::Spawn,
         _ => StartMethod::Forkserver,
     };

@@ -1,7 +1,8 @@
-//! Functions that carry data, each refused by the compiler; without `--cfg refused=…` it compiles.
+//! Calls with functions that capture, which the compiler must refuse. `--cfg refused=…` selects
+//! one. Without it, the program compiles.
 //!
-//! Not trybuild: the refusal comes when code is generated, its place is in proc-core's sources, and
-//! another target directory would build every dependency again.
+//! trybuild is of no use here: the compiler refuses when it generates code, the error is in the
+//! sources of proc-core, and another target directory would build all dependencies again.
 
 #![allow(unexpected_cfgs, reason = "the test passes them")]
 

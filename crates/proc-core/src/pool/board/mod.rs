@@ -1,9 +1,9 @@
-//! The board: the protocol in shared memory between a pool's parent and its workers. It consists of
-//! tickets, the ring in which they are claimed, and the list of finished tickets.
+//! The board: the work queue in shared memory between a pool's parent and its workers. It consists
+//! of tickets, the ring in which they are claimed, and the list of finished tickets.
 //!
-//! See README.md beside this file for the states. One parent publishes and collects (the pool's
-//! lock serializes its calls). Any number of workers claim and finish. Any process may be killed
-//! between any two instructions.
+//! One parent publishes and collects; the pool's lock serializes its calls. Any number of workers
+//! claim and finish. Any process may be killed between any two instructions. README.md beside this
+//! file explains the states.
 
 #[cfg(all(test, loom))]
 mod model;
@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::ticket::{Chunk, Claim, Progress, Ticket};
-pub(crate) use self::words::{MAX_WORKERS, Owner, TicketId};
+pub(crate) use self::words::{MAX_WORKERS, SlotId, TicketId};
 use crate::memory::atomics::{AtomicU32, AtomicU64};
 use crate::memory::{Descriptor, Region, shared_struct};
 
@@ -38,15 +38,18 @@ impl Layout {
         Layout { tickets, workers: (tickets / 2).min(MAX_WORKERS) }
     }
 
+    /// Where the sleepers begin.
     fn sleepers(self) -> usize {
         size_of::<Header>()
     }
 
+    /// Where the ring begins.
     fn ring(self) -> usize {
         let end_of_sleepers = self.sleepers() + self.workers as usize * size_of::<Sleeper>();
-        end_of_sleepers.next_multiple_of(align_of::<Line>())
+        end_of_sleepers.next_multiple_of(align_of::<CacheLine>())
     }
 
+    /// Where the tickets begin.
     fn ticket_table(self) -> usize {
         let end_of_ring = self.ring() + self.tickets as usize * size_of::<AtomicU64>();
         end_of_ring.next_multiple_of(align_of::<Ticket>())
@@ -58,48 +61,49 @@ impl Layout {
 }
 
 shared_struct! {
-    /// Counters that the parent and all workers share, each on a cache line of its own.
+    /// Words that the parent and all workers share, each on a cache line of its own.
     #[repr(align(128))]
     pub(crate) struct Header {
-        /// How many entries were ever published.
-        tail: Line,
-        /// The position of the next entry that may be unclaimed. It may lag behind, but never runs
-        /// ahead of an unclaimed entry.
-        head: Line,
-        /// The number of the last finished ticket + 1, or 0. Each finished ticket's `next` leads to
-        /// the one that was finished before it.
-        finished: Line,
-        /// 1 while the parent wants a message when a ticket is finished or a worker is starving.
-        listening: Line,
-        /// Workers whose number is lower than this may go on; 0 once nothing more will be
+        /// How many tickets were ever published.
+        tail: CacheLine,
+        /// The number of the oldest publication that may be unclaimed. Older ones are claimed or
+        /// taken back.
+        head: CacheLine,
+        /// 1 + the ticket that was finished last, or 0. The `next` of a finished ticket leads to
+        /// the one that was finished before it, in the same way.
+        finished: CacheLine,
+        /// 1 while the parent asks for a message when a ticket is finished or a worker is starving.
+        message_wanted: CacheLine,
+        /// Workers in slots with a lower number than this may go on; 0 if nothing more will be
         /// published.
-        admitted: Line,
+        admitted: CacheLine,
         /// 1 while a claimed ticket may have tasks that its claimer has not taken.
-        stealable: Line,
-        /// 1 when a worker found no work and could run some of those tasks.
-        starving: Line,
+        stealable: CacheLine,
+        /// 1 if a worker that found no work could run some of those tasks.
+        starving: CacheLine,
     }
 }
 
 shared_struct! {
+    /// A word that is alone on its cache line.
     #[repr(align(128))]
-    struct Line(AtomicU64);
+    struct CacheLine(AtomicU64);
 }
 
 shared_struct! {
-    /// One worker's announcement that it sleeps: 1 from before the worker looks for work a last
-    /// time, until somebody takes the 1 and promises the worker a message, or the worker takes it
-    /// back. Sleepers lie side by side, not each on its own cache line, because they change only
-    /// when a worker sleeps anyway.
+    /// A worker's announcement of sleep: 1 while the worker sleeps, or looks for work a last time
+    /// before that. The parent takes the 1 and sends the worker a message, or the worker takes it
+    /// back. Sleepers share cache lines, because they change only when a worker falls asleep or is
+    /// woken.
     pub(crate) struct Sleeper(AtomicU32);
 }
 
-/// The shared board, as the parent or a worker has mapped it.
+/// The board, as the parent or a worker has mapped it.
 #[derive(Debug)]
 pub(crate) struct Board {
     layout: Layout,
     region: Region,
-    /// The parent's own count of publications. It is only copied to shared memory, for the workers.
+    /// The parent's own count of publications. The workers see a copy of it, `tail`.
     published: AtomicU64,
 }
 
@@ -112,13 +116,13 @@ impl Board {
     pub(crate) fn new(layout: Layout) -> io::Result<Board> {
         let board =
             Board { layout, region: Region::new(layout.size())?, published: AtomicU64::new(0) };
-        board.header().listening.0.store(1, Ordering::Relaxed);
+        board.header().message_wanted.0.store(1, Ordering::Relaxed);
         board.admit(layout.workers);
         Ok(board)
     }
 
-    /// A worker's view of its parent's board. Returns `None` if the memory is too small for the
-    /// layout.
+    /// The parent's board, as a worker has mapped it. Returns `None` if the memory is too small for
+    /// the layout.
     pub(crate) fn map(layout: Layout, region: Region) -> Option<Board> {
         let published = AtomicU64::new(0);
         (region.len() >= layout.size()).then_some(Board { layout, region, published })
@@ -149,6 +153,7 @@ impl Board {
             .expect("the board holds its layout")
     }
 
+    /// The place in the ring of the publication with a number.
     fn entry(&self, position: u64) -> &AtomicU64 {
         let ring: &[AtomicU64] = self
             .region

@@ -1,50 +1,50 @@
-//! The parent's part of the protocol: publish, collect, take back, listen, bury.
+//! The parent's part of the protocol: publish, wake, collect, split, retract, bury.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Board, Chunk, Owner, Progress, TicketId};
+use super::{Board, Chunk, Progress, SlotId, TicketId};
 use crate::memory::atomics::fence;
 use crate::pool::board::words::{Entry, Extent};
 
 impl Board {
     /// Publishes `chunk` under `ticket`, which must be free. Returns false if the ring is full.
     ///
-    /// If the place in the ring still shows a claim of another ticket, calls `keep` with that
-    /// ticket and its owner.
+    /// If the place in the ring shows a claim of another ticket, which is overwritten, calls
+    /// `note_claim` with that ticket and the slot of its claimer.
     pub(crate) fn publish(
         &self,
         ticket: TicketId,
         chunk: &Chunk,
-        mut keep: impl FnMut(TicketId, Owner),
+        mut note_claim: impl FnMut(TicketId, SlotId),
     ) -> bool {
         let header = self.header();
-        let position = self.position();
+        let position = self.next_position();
         let entry = self.entry(position);
         match Entry::unpack(entry.load(Ordering::Acquire)) {
             Entry::Ready { .. } => return false,
-            Entry::Taken { ticket, owner, .. } => keep(ticket, owner),
+            Entry::Taken { ticket, slot_id, .. } => note_claim(ticket, slot_id),
             Entry::Empty => {}
         }
-        let slot = self.ticket(ticket);
-        slot.region.store(chunk.region, Ordering::Relaxed);
-        slot.count.store(chunk.count, Ordering::Relaxed);
-        slot.grain.store(chunk.grain, Ordering::Relaxed);
+        let fields = self.ticket(ticket);
+        fields.region.store(chunk.region, Ordering::Relaxed);
+        fields.count.store(chunk.count, Ordering::Relaxed);
+        fields.grain.store(chunk.grain, Ordering::Relaxed);
         let extent = Extent { taken: 0, limit: chunk.count };
-        slot.extent.store(extent.pack(), Ordering::Relaxed);
-        slot.offset.store(chunk.offset, Ordering::Relaxed);
-        slot.arguments.store(chunk.arguments, Ordering::Relaxed);
-        slot.room.store(chunk.room, Ordering::Relaxed);
-        for (word, value) in slot.name.iter().zip(chunk.name.to_words()) {
+        fields.extent.store(extent.pack(), Ordering::Relaxed);
+        fields.offset.store(chunk.offset, Ordering::Relaxed);
+        fields.arguments.store(chunk.arguments, Ordering::Relaxed);
+        fields.room.store(chunk.room, Ordering::Relaxed);
+        for (word, value) in fields.name.iter().zip(chunk.name.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        slot.flags.store(chunk.flags(), Ordering::Relaxed);
-        slot.began_at.store(0, Ordering::Relaxed);
-        slot.begun.store(0, Ordering::Relaxed);
-        slot.done.store(0, Ordering::Relaxed);
-        slot.out_of_band.store(0, Ordering::Relaxed);
-        slot.results.store(0, Ordering::Relaxed);
-        slot.nanoseconds.store(0, Ordering::Relaxed);
+        fields.flags.store(chunk.flags(), Ordering::Relaxed);
+        fields.began_at.store(0, Ordering::Relaxed);
+        fields.begun.store(0, Ordering::Relaxed);
+        fields.done.store(0, Ordering::Relaxed);
+        fields.out_of_band.store(0, Ordering::Relaxed);
+        fields.results.store(0, Ordering::Relaxed);
+        fields.nanoseconds.store(0, Ordering::Relaxed);
         let ready = Entry::Ready { seq: position as u32, ticket };
         entry.store(ready.pack(), Ordering::Release);
         self.published.store(position + 1, Ordering::Relaxed);
@@ -52,29 +52,30 @@ impl Board {
         true
     }
 
-    /// Picks up to `most` sleepers among the workers `among`. The caller must now send a message to
-    /// each of them.
-    pub(crate) fn take_sleepers(&self, among: Range<Owner>, most: usize) -> Vec<Owner> {
-        // Pairs with the fence in `announce_sleep`: either we see the sleeper, or the sleeper sees
-        // the work, or sees that it is dismissed.
+    /// Takes at most `max` sleepers in the slots `among`. The caller must send a message to each of
+    /// them.
+    pub(crate) fn take_sleepers(&self, among: Range<SlotId>, max: usize) -> Vec<SlotId> {
+        // Pairs with the fence in `announce_sleep`: either the parent sees the sleeper, or the
+        // sleeper sees the work or its dismissal.
         fence(Ordering::SeqCst);
-        let mut picked = Vec::new();
+        let mut taken = Vec::new();
         let sleepers = self.sleepers();
-        for owner in among {
-            if picked.len() == most {
+        for slot_id in among {
+            if taken.len() == max {
                 break;
             }
-            let sleeper = &sleepers[owner as usize];
+            let sleeper = &sleepers[slot_id as usize];
             if sleeper.0.load(Ordering::Relaxed) == 1 && sleeper.0.swap(0, Ordering::AcqRel) == 1 {
-                picked.push(owner);
+                taken.push(slot_id);
             }
         }
-        picked
+        taken
     }
 
     /// Takes all finished tickets, oldest first.
     ///
-    /// The numbers come from memory that workers can write to: they are in range, but may be wrong.
+    /// Workers can write to the list, so a ticket that it names may not be finished, or not be in
+    /// use. It is in range.
     pub(crate) fn take_finished(&self) -> Vec<TicketId> {
         let mut finished = Vec::new();
         if self.header().finished.0.load(Ordering::Relaxed) == 0 {
@@ -93,41 +94,42 @@ impl Board {
         finished
     }
 
-    /// Whether a ticket is finished, or a worker is starving.
+    /// Whether a ticket is finished or a worker is starving.
     pub(crate) fn has_news(&self) -> bool {
         let header = self.header();
         header.finished.0.load(Ordering::Acquire) != 0
             || header.starving.0.load(Ordering::Relaxed) != 0
     }
 
-    /// Tells workers whether claimed tickets may have tasks to steal.
+    /// Tells workers whether claimed tickets may have tasks that can be stolen.
     pub(crate) fn set_stealable(&self, stealable: bool) {
         self.header().stealable.0.store(u64::from(stealable), Ordering::Relaxed);
     }
 
-    /// Whether, since the last call, a worker has reported that it is starving.
+    /// Whether a worker has reported since the last call that it is starving.
     pub(crate) fn take_starving(&self) -> bool {
         let starving = &self.header().starving.0;
         starving.load(Ordering::Relaxed) != 0 && starving.swap(0, Ordering::AcqRel) != 0
     }
 
-    /// How many of the workers `among` sleep.
-    pub(crate) fn sleeping(&self, among: Range<Owner>) -> usize {
+    /// How many workers in the slots `among` sleep.
+    pub(crate) fn count_sleepers(&self, among: Range<SlotId>) -> usize {
         let sleepers = &self.sleepers()[among.start as usize..among.end as usize];
         sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == 1).count()
     }
 
     /// Takes back the later half of the grains that the claimer of a ticket has not taken.
     ///
-    /// `count` and `grain` are the ticket's. Returns the first task taken back, which is the end of
-    /// the ticket from now on. A ticket that was claimed just now keeps its first grain.
+    /// `count` and `grain` are those of the ticket's chunk. Returns the index of the first task
+    /// that was taken back, which is the chunk's `count` from now on. A ticket of which no task is
+    /// taken keeps at least its first grain.
     pub(crate) fn split(&self, ticket: TicketId, count: u32, grain: u32) -> Option<u32> {
         let word = &self.ticket(ticket).extent;
         let mut bits = word.load(Ordering::Relaxed);
         loop {
             let Extent { taken, limit } = Extent::unpack(bits);
             if limit != count || taken >= count {
-                return None; // all is taken, or a corrupt worker wrote this
+                return None; // all tasks are taken, or a corrupt worker wrote the word
             }
             let grains = (count - taken).div_ceil(grain);
             let kept = if taken == 0 { grains.div_ceil(2) } else { grains / 2 };
@@ -135,8 +137,8 @@ impl Board {
             if limit == count {
                 return None;
             }
-            let shorter = Extent { taken, limit }.pack();
-            match word.compare_exchange(bits, shorter, Ordering::AcqRel, Ordering::Relaxed) {
+            let after = Extent { taken, limit }.pack();
+            match word.compare_exchange(bits, after, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Some(limit),
                 Err(now) => bits = now,
             }
@@ -156,59 +158,60 @@ impl Board {
         header.head.0.load(Ordering::Acquire) < header.tail.0.load(Ordering::Acquire)
     }
 
-    /// How far a ticket's worker has come. The worker wrote the numbers, so they may be wrong.
+    /// How far the claimer of a ticket has come. The claimer wrote the numbers, so they may be
+    /// wrong.
     pub(crate) fn progress(&self, ticket: TicketId) -> Progress {
-        let slot = self.ticket(ticket);
-        let done = slot.done.load(Ordering::Acquire);
+        let fields = self.ticket(ticket);
+        let done = fields.done.load(Ordering::Acquire);
         Progress {
-            begun: slot.begun.load(Ordering::Acquire),
+            begun: fields.begun.load(Ordering::Acquire),
             done,
-            out_of_band: slot.out_of_band.load(Ordering::Relaxed),
-            pid: slot.pid.load(Ordering::Relaxed),
-            began_at: slot.began_at.load(Ordering::Relaxed),
-            results: slot.results.load(Ordering::Relaxed),
-            nanoseconds: slot.nanoseconds.load(Ordering::Relaxed),
+            out_of_band: fields.out_of_band.load(Ordering::Relaxed),
+            pid: fields.pid.load(Ordering::Relaxed),
+            began_at: fields.began_at.load(Ordering::Relaxed),
+            results: fields.results.load(Ordering::Relaxed),
+            nanoseconds: fields.nanoseconds.load(Ordering::Relaxed),
         }
     }
 
-    /// The tickets that the ring shows as claimed by `owner`.
-    pub(crate) fn claimed_by(&self, owner: Owner) -> Vec<TicketId> {
-        self.claims().filter(|(_, other)| *other == owner).map(|(ticket, _)| ticket).collect()
+    /// The tickets that the ring shows as claimed by the worker in a slot.
+    pub(crate) fn claimed_by(&self, slot_id: SlotId) -> Vec<TicketId> {
+        self.claims().filter(|(_, other)| *other == slot_id).map(|(ticket, _)| ticket).collect()
     }
 
     /// All claims that the ring shows.
-    pub(crate) fn claims(&self) -> impl Iterator<Item = (TicketId, Owner)> + '_ {
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (TicketId, SlotId)> + '_ {
         (0..u64::from(self.layout.tickets)).filter_map(|position| {
             match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
-                Entry::Taken { ticket, owner, .. } if ticket < self.layout.tickets => {
-                    Some((ticket, owner))
+                Entry::Taken { ticket, slot_id, .. } if ticket < self.layout.tickets => {
+                    Some((ticket, slot_id))
                 }
                 _ => None,
             }
         })
     }
 
-    /// The worker that has claimed a ticket, if the ticket's place in the ring still shows it.
-    pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<Owner> {
+    /// The slot whose worker has claimed a ticket, if the ticket's place in the ring shows that.
+    pub(crate) fn claimer(&self, ticket: TicketId, position: u64) -> Option<SlotId> {
         match Entry::unpack(self.entry(position).load(Ordering::Relaxed)) {
-            Entry::Taken { ticket: taken, seq, owner }
+            Entry::Taken { ticket: taken, seq, slot_id }
                 if taken == ticket && seq == position as u32 =>
             {
-                Some(owner)
+                Some(slot_id)
             }
             _ => None,
         }
     }
 
-    /// Clears the claim of a settled ticket from the ring, so that it is not mistaken for a later
-    /// claim.
+    /// Clears the claim of a settled ticket from the ring, so that it is not mistaken for a claim
+    /// of the ticket's next chunk.
     pub(crate) fn forget_claim(&self, ticket: TicketId, position: u64) {
         if self.claimer(ticket, position).is_some() {
             self.entry(position).store(Entry::Empty.pack(), Ordering::Relaxed);
         }
     }
 
-    /// Takes back a published ticket. Returns false if a worker has claimed it.
+    /// Takes a published ticket back. Returns false if a worker has claimed it.
     pub(crate) fn retract(&self, ticket: TicketId, position: u64) -> bool {
         let ready = Entry::Ready { seq: position as u32, ticket }.pack();
         let empty = Entry::Empty.pack();
@@ -218,11 +221,11 @@ impl Board {
     }
 
     /// The number that the next publication will have.
-    pub(crate) fn position(&self) -> u64 {
+    pub(crate) fn next_position(&self) -> u64 {
         self.published.load(Ordering::Relaxed)
     }
 
-    /// Whether the ring shows a ticket in the place where it was published, claimed or not.
+    /// Whether the ring shows a ticket, claimed or not, in the place where it was published.
     pub(crate) fn shows(&self, ticket: TicketId, position: u64) -> bool {
         match Entry::unpack(self.entry(position).load(Ordering::Acquire)) {
             Entry::Ready { seq, ticket: other } | Entry::Taken { seq, ticket: other, .. } => {
@@ -232,28 +235,28 @@ impl Board {
         }
     }
 
-    /// Asks for a message about the next finished ticket or starving worker. Returns false if there
-    /// is one already.
-    pub(crate) fn listen(&self) -> bool {
-        self.header().listening.0.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `is_listened_to`.
+    /// Asks workers for a message about the next finished ticket or starving worker. Returns false
+    /// if there is one already, about which no message may come.
+    pub(crate) fn request_message(&self) -> bool {
+        self.header().message_wanted.0.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `take_message_request`.
         fence(Ordering::SeqCst);
         !self.has_news()
     }
 
-    /// Asks for no messages for now, because a thread polls.
-    pub(crate) fn stop_listening(&self) {
-        self.header().listening.0.store(0, Ordering::Relaxed);
+    /// Tells workers to send no messages for now, because a thread polls.
+    pub(crate) fn decline_messages(&self) {
+        self.header().message_wanted.0.store(0, Ordering::Relaxed);
     }
 
-    /// Admits the workers whose number is lower than `workers`. The others finish their chunk and
-    /// leave.
+    /// Admits the workers in the slots below `workers`. The others finish their chunk and leave.
     pub(crate) fn admit(&self, workers: u32) {
         self.header().admitted.0.store(u64::from(workers), Ordering::Release);
     }
 
-    /// Withdraws a dead worker's announcement of sleep: nobody can wake that worker.
-    pub(crate) fn bury(&self, owner: Owner) {
-        self.sleepers()[owner as usize].0.store(0, Ordering::Relaxed);
+    /// Withdraws a dead worker's announcement of sleep, so that the parent does not wake that
+    /// worker instead of another one.
+    pub(crate) fn bury(&self, slot_id: SlotId) {
+        self.sleepers()[slot_id as usize].0.store(0, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the protocol, one step at a time.
+//! Tests of the protocol, step by step.
 
 use super::*;
 use crate::call::Name;
@@ -25,7 +25,7 @@ fn board(workers: u32) -> Board {
 }
 
 #[test]
-fn every_number_of_workers_has_a_layout() {
+fn layout_fits_every_number_of_workers() {
     for workers in (1..70).chain([4095, 4096]) {
         let board = board(workers);
         assert!(board.layout.workers >= (2 * workers).clamp(128, MAX_WORKERS));
@@ -36,29 +36,29 @@ fn every_number_of_workers_has_a_layout() {
 }
 
 #[test]
-fn entries_survive_packing() {
+fn unpack_reverses_pack() {
     for entry in [
         Entry::Empty,
         Entry::Ready { seq: u32::MAX, ticket: (1 << TICKET_BITS) - 1 },
-        Entry::Taken { seq: 7, ticket: 0, owner: MAX_WORKERS - 1 },
+        Entry::Taken { seq: 7, ticket: 0, slot_id: MAX_WORKERS - 1 },
     ] {
         assert_eq!(Entry::unpack(entry.pack()), entry);
     }
 }
 
 #[test]
-fn a_ticket_goes_round() {
+fn ticket_is_published_claimed_finished_and_collected() {
     let board = board(2);
-    let position = board.position();
+    let position = board.next_position();
     assert!(board.publish(9, &chunk(3), |_, _| ()));
     assert_eq!(board.claim(1), Some(9));
     assert_eq!(board.claim(0), None);
     assert_eq!(board.chunk(9), chunk(3));
     assert_eq!(board.claimer(9, position), Some(1));
     assert!(!board.retract(9, position), "it is claimed");
-    board.claimed(9, 42).begin(0, None);
-    board.claimed(9, 42).end(0, 12);
-    board.claimed(9, 42).begin(1, Some(5));
+    board.begin_claim(9, 42).begin(0, None);
+    board.begin_claim(9, 42).end(0, 12);
+    board.begin_claim(9, 42).begin(1, Some(5));
     let progress = Progress {
         begun: 2,
         done: 1,
@@ -69,49 +69,49 @@ fn a_ticket_goes_round() {
         began_at: 5,
     };
     assert_eq!(board.progress(9), progress);
-    assert!(board.finish(9, 1000), "a new board listens");
-    assert!(!board.finish(8, 1000), "only once");
+    assert!(board.finish(9, 1000), "the parent of a new board asks for a message");
+    assert!(!board.finish(8, 1000), "only one message");
     assert_eq!(board.take_finished(), [9, 8]);
     board.forget_claim(9, position);
     assert_eq!(board.claims().count(), 0);
 }
 
 #[test]
-fn the_ring_goes_round_beside_a_claim_that_does_not_end() {
+fn publish_reports_a_running_claim_that_it_overwrites() {
     let board = board(1);
     let mut kept = Vec::new();
     for ticket in 0..3 * board.layout.tickets {
         let ticket = if ticket == 0 { 0 } else { 1 };
-        assert!(board.publish(ticket, &chunk(1), |ticket, owner| kept.push((ticket, owner))));
-        let position = board.position() - 1;
+        assert!(board.publish(ticket, &chunk(1), |ticket, slot_id| kept.push((ticket, slot_id))));
+        let position = board.next_position() - 1;
         assert_eq!(board.claim(0), Some(ticket));
         if ticket == 1 {
             board.forget_claim(1, position);
         }
     }
-    assert_eq!(kept, [(0, 0)], "the parent was told of the claim that was overwritten");
+    assert_eq!(kept, [(0, 0)], "the claim that was overwritten");
 }
 
 #[test]
-fn a_claimer_keeps_the_earlier_half_of_what_it_has_not_taken() {
+fn split_takes_back_the_later_half_of_the_grains_not_taken() {
     let board = board(2);
     assert!(board.publish(0, &Chunk { grain: 3, ..chunk(20) }, |_, _| ()));
     assert_eq!(board.claim(0), Some(0));
-    let claim = board.claimed(0, 42);
-    assert_eq!(claim.take(), Some(0..3));
+    let claim = board.begin_claim(0, 42);
+    assert_eq!(claim.take_grain(), Some(0..3));
     // Six grains are left. The last of them has two tasks.
     assert_eq!(board.untaken(0, 20), 17);
     assert_eq!(board.split(0, 20, 3), Some(12));
-    assert_eq!(board.split(0, 20, 3), None, "that is not its length any more");
-    assert_eq!(claim.take(), Some(3..6));
+    assert_eq!(board.split(0, 20, 3), None, "the ticket has only 12 tasks now");
+    assert_eq!(claim.take_grain(), Some(3..6));
     assert_eq!(board.split(0, 12, 3), Some(9));
-    assert_eq!(board.split(0, 9, 3), Some(6), "what is not begun can go to others");
-    assert_eq!(claim.take(), None);
+    assert_eq!(board.split(0, 9, 3), Some(6), "the last grain can be taken back too");
+    assert_eq!(claim.take_grain(), None);
     assert_eq!(board.split(0, 6, 3), None);
 }
 
 #[test]
-fn a_chunk_that_was_claimed_just_now_keeps_a_step() {
+fn split_leaves_the_first_grain_of_an_untouched_ticket() {
     let board = board(1);
     assert!(board.publish(0, &Chunk { grain: 2, ..chunk(3) }, |_, _| ()));
     assert_eq!(board.split(0, 3, 2), Some(2));
@@ -119,20 +119,20 @@ fn a_chunk_that_was_claimed_just_now_keeps_a_step() {
 }
 
 #[test]
-fn hunger_is_told_where_there_may_be_a_share() {
+fn worker_reports_starving_only_if_tasks_can_be_stolen() {
     let board = board(1);
-    assert!(!board.report_starving() && !board.take_starving(), "there is nothing to share");
+    assert!(!board.report_starving() && !board.take_starving(), "nothing can be stolen");
     board.set_stealable(true);
-    assert!(board.report_starving(), "a new board listens");
-    assert!(board.has_news() && !board.listen());
+    assert!(board.report_starving(), "the parent of a new board asks for a message");
+    assert!(board.has_news() && !board.request_message());
     assert!(board.take_starving() && !board.take_starving());
     assert!(!board.has_news());
 }
 
 #[test]
-fn a_retracted_ticket_is_claimed_by_nobody() {
+fn retracted_ticket_cannot_be_claimed() {
     let board = board(1);
-    let position = board.position();
+    let position = board.next_position();
     assert!(board.publish(0, &chunk(1), |_, _| ()));
     assert!(board.publish(1, &chunk(1), |_, _| ()));
     assert!(board.retract(0, position));
@@ -141,7 +141,7 @@ fn a_retracted_ticket_is_claimed_by_nobody() {
 }
 
 #[test]
-fn sleepers_are_woken_once() {
+fn each_sleeper_is_taken_once() {
     let board = board(3);
     assert!(board.announce_sleep(1));
     assert!(board.announce_sleep(2));
@@ -151,30 +151,30 @@ fn sleepers_are_woken_once() {
     assert!(!board.announce_sleep(0), "there is work");
     board.admit(0);
     assert_eq!(board.claim(0), Some(0));
-    assert!(!board.announce_sleep(0), "it is closing");
+    assert!(!board.announce_sleep(0), "the pool is closing");
 }
 
 #[test]
-fn a_sleeper_that_gets_up_by_itself_knows_whether_it_was_picked() {
+fn cancel_sleep_tells_whether_the_parent_took_the_sleeper() {
     let board = board(1);
     assert!(board.announce_sleep(0));
-    assert!(board.cancel_sleep(0), "nobody has seen it");
-    assert!(board.take_sleepers(0..1, 1).is_empty(), "it sleeps no more");
+    assert!(board.cancel_sleep(0), "the parent has not taken it");
+    assert!(board.take_sleepers(0..1, 1).is_empty(), "the worker does not sleep any more");
     assert!(board.announce_sleep(0));
     assert_eq!(board.take_sleepers(0..1, 1), [0]);
     assert!(!board.cancel_sleep(0), "a message is on its way");
 }
 
 #[test]
-fn a_worker_is_dismissed_by_its_number() {
+fn admit_dismisses_workers_in_higher_slots() {
     let board = board(3);
-    assert!((0..3).all(|owner| !board.is_dismissed(owner)));
+    assert!((0..3).all(|slot_id| !board.is_dismissed(slot_id)));
     assert!(board.announce_sleep(2));
     board.admit(2);
-    assert_eq!(board.take_sleepers(2..3, 9), [2], "it must be told");
+    assert_eq!(board.take_sleepers(2..3, 9), [2], "it needs a message");
     assert!(board.is_dismissed(2) && !board.is_dismissed(1));
-    assert!(!board.announce_sleep(2), "it is to go");
+    assert!(!board.announce_sleep(2), "it is dismissed");
     assert!(board.announce_sleep(1));
     board.admit(3);
-    assert!(board.announce_sleep(2), "it may stay after all");
+    assert!(board.announce_sleep(2), "it is admitted again");
 }

@@ -1,4 +1,4 @@
-//! A ticket: the parent's description of a chunk, and the claimer's record of its progress.
+//! A ticket: what the parent says of a chunk, and how far the claimer has come with it.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -9,7 +9,7 @@ use crate::memory::shared_struct;
 use crate::pool::board::words::Extent;
 
 shared_struct! {
-    /// One chunk in flight: where its bytes are, and how far its worker has come.
+    /// One chunk in flight: the fields of [`Chunk`], then those of [`Progress`].
     #[repr(align(128))]
     pub(crate) struct Ticket {
         pub(super) region: AtomicU32,
@@ -19,14 +19,14 @@ shared_struct! {
         pub(super) room: AtomicU64,
         pub(super) name: [AtomicU64; 3],
         pub(super) flags: AtomicU64,
+        /// In the list of finished tickets: 1 + the ticket that was finished before, or 0.
         pub(super) next: AtomicU32,
         pub(super) begun: AtomicU32,
         pub(super) done: AtomicU32,
         pub(super) out_of_band: AtomicU32,
         pub(super) pid: AtomicU32,
         pub(super) grain: AtomicU32,
-        /// How many tasks the claimer has taken, and the limit up to which they are its own: see
-        /// [`Extent`].
+        /// How many tasks the claimer has taken, and how many it may take: an [`Extent`].
         pub(super) extent: AtomicU64,
         pub(super) results: AtomicU64,
         pub(super) nanoseconds: AtomicU64,
@@ -40,13 +40,15 @@ pub(crate) struct Chunk {
     pub(crate) name: Name,
     pub(crate) region: u32,
     pub(crate) offset: u64,
-    /// Bytes of arguments at `offset`. The room for results follows them.
+    /// How many bytes the arguments have, which begin at `offset`. The room follows them.
     pub(crate) arguments: u64,
+    /// How many bytes there are for results.
     pub(crate) room: u64,
     pub(crate) count: u32,
-    /// How many tasks the claimer takes at a time. The parent can steal tasks that are not taken.
+    /// How many tasks the claimer takes at a time. The parent can take back tasks that are not
+    /// taken.
     pub(crate) grain: u32,
-    /// Whether the arguments contain channel ends, for which the worker must ask.
+    /// Whether the argument has channel ends, for which the worker must ask.
     pub(crate) needs_handles: bool,
     /// Whether the worker must note when each task begins.
     pub(crate) timed: bool,
@@ -60,22 +62,22 @@ impl Chunk {
     }
 }
 
-/// How far the worker of a chunk has come.
+/// How far the claimer of a chunk has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Tasks whose function was called.
+    /// How many tasks have begun.
     pub(crate) begun: u32,
-    /// Tasks whose results are complete.
+    /// How many tasks have a complete result.
     pub(crate) done: u32,
-    /// Results that were sent out of band.
+    /// How many results were sent out of band.
     pub(crate) out_of_band: u32,
-    /// The claimer's pid, as the claimer says: its parent may not know the pid yet.
+    /// The claimer's pid, written by the claimer: the parent may not know it yet.
     pub(crate) pid: u32,
-    /// Bytes of results.
+    /// How many bytes of results are in the room.
     pub(crate) results: u64,
-    /// Time spent on the chunk, written when the chunk is finished.
+    /// How long the chunk took. Written when the chunk is finished.
     pub(crate) nanoseconds: u64,
-    /// When the last task began, in nanoseconds of the system's monotonic clock; 0 if not noted.
+    /// When the last task began, in nanoseconds of the system's monotonic clock; 0 if not known.
     pub(crate) began_at: u64,
 }
 
@@ -83,8 +85,8 @@ pub(crate) struct Progress {
 pub(crate) struct Claim<'a>(pub(super) &'a Ticket);
 
 impl Claim<'_> {
-    /// Takes the next tasks, one grain of them. From now on no other worker can get them.
-    pub(crate) fn take(&self) -> Option<Range<u32>> {
+    /// Takes the next grain of tasks. From now on, the parent cannot take them back.
+    pub(crate) fn take_grain(&self) -> Option<Range<u32>> {
         let grain = self.0.grain.load(Ordering::Relaxed);
         let word = &self.0.extent;
         let mut bits = word.load(Ordering::Relaxed);
@@ -94,34 +96,33 @@ impl Claim<'_> {
                 return None;
             }
             let next = taken.saturating_add(grain).min(limit);
-            let longer = Extent { taken: next, limit }.pack();
-            match word.compare_exchange_weak(bits, longer, Ordering::AcqRel, Ordering::Relaxed) {
+            let after = Extent { taken: next, limit }.pack();
+            match word.compare_exchange_weak(bits, after, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return Some(taken..next),
                 Err(now) => bits = now,
             }
         }
     }
 
-    /// Notes that the function of task `task` is about to be called, and when, if the time is
-    /// wanted.
+    /// Notes that a task begins, and when, if a time is given.
     #[inline]
-    pub(crate) fn begin(&self, task: u32, timed: Option<u64>) {
-        if let Some(now) = timed {
+    pub(crate) fn begin(&self, task: u32, now: Option<u64>) {
+        if let Some(now) = now {
             self.0.began_at.store(now, Ordering::Relaxed);
         }
         self.0.begun.store(task + 1, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
     }
 
-    /// Notes that task `task` has its result. All results together now have `results` bytes.
+    /// Notes that a task has its result. All results in the room now have `results` bytes.
     #[inline]
     pub(crate) fn end(&self, task: u32, results: u64) {
         self.0.results.store(results, Ordering::Relaxed);
         self.0.done.store(task + 1, Ordering::Release);
     }
 
-    /// Notes that one more result was sent out of band.
-    pub(crate) fn went_out_of_band(&self) {
+    /// Counts one more result that was sent out of band.
+    pub(crate) fn count_out_of_band(&self) {
         // Only the claimer writes this counter, before it counts the task as done.
         let before = self.0.out_of_band.load(Ordering::Relaxed);
         self.0.out_of_band.store(before + 1, Ordering::Relaxed);

@@ -1,27 +1,28 @@
-//! Packs and unpacks the words of the board that are exchanged by compare-and-swap.
+//! The words of the board that compare-and-swap exchanges, packed and unpacked.
 
-/// A worker's number in the pool, which is also the number of its slot.
-pub(crate) type Owner = u32;
+/// The number of a slot, and of the worker in it.
+pub(crate) type SlotId = u32;
 
 /// A ticket's number.
 pub(crate) type TicketId = u32;
 
-/// The most workers that fit an entry's owner field.
+/// The number of slots that the slot field of an entry can name.
 pub(crate) const MAX_WORKERS: u32 = 1 << 12;
 
 /// An entry of the ring, unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Empty,
-    /// Published as number `seq` (the low 32 bits), and not claimed.
+    /// Published and not claimed. `seq` is the low 32 bits of the number of the publication.
     Ready {
         seq: u32,
         ticket: TicketId,
     },
+    /// Claimed by the worker in a slot.
     Taken {
         seq: u32,
         ticket: TicketId,
-        owner: Owner,
+        slot_id: SlotId,
     },
 }
 
@@ -34,9 +35,9 @@ impl Entry {
         match self {
             Entry::Empty => 0,
             Entry::Ready { seq, ticket } => KIND_READY | u64::from(ticket) << 32 | u64::from(seq),
-            Entry::Taken { seq, ticket, owner } => {
+            Entry::Taken { seq, ticket, slot_id } => {
                 KIND_TAKEN
-                    | u64::from(owner) << (32 + TICKET_BITS)
+                    | u64::from(slot_id) << (32 + TICKET_BITS)
                     | u64::from(ticket) << 32
                     | u64::from(seq)
             }
@@ -46,10 +47,10 @@ impl Entry {
     pub(super) fn unpack(bits: u64) -> Entry {
         let seq = bits as u32;
         let ticket = (bits >> 32) as u32 & ((1 << TICKET_BITS) - 1);
-        let owner = (bits >> (32 + TICKET_BITS)) as u32 & (MAX_WORKERS - 1);
+        let slot_id = (bits >> (32 + TICKET_BITS)) as u32 & (MAX_WORKERS - 1);
         match bits & (3 << 62) {
             KIND_READY => Entry::Ready { seq, ticket },
-            KIND_TAKEN => Entry::Taken { seq, ticket, owner },
+            KIND_TAKEN => Entry::Taken { seq, ticket, slot_id },
             _ => Entry::Empty,
         }
     }

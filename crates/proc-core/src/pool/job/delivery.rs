@@ -1,4 +1,4 @@
-//! Results on their way to the caller: a [`Delivery`] is still encoded, and does not know the types
+//! Results on their way to the caller. A [`Delivery`] is still encoded, and does not know the types
 //! of results. [`Delivery::open`] decodes it in the thread that waits for the results.
 
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ impl Results {
         }
     }
 
-    /// Returns all results as a vector. Copies them if they are still in shared memory.
+    /// Returns the bytes of all results. Copies them if they are still in shared memory.
     #[cfg(feature = "remote")]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         match self {
@@ -46,7 +46,7 @@ impl Results {
     }
 }
 
-/// Encoded results of tasks of one chunk, or the failure of one task.
+/// The encoded results of the tasks of one chunk, or the failure of one task.
 #[derive(Debug)]
 pub(crate) enum Delivery {
     Results {
@@ -104,13 +104,12 @@ impl Delivery {
                     Some(Outcome::Value(value)) => decode(value, None),
                     Some(Outcome::OutOfBand) => decode_out_of_band(index),
                     Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-                    None => Err(rubbish()),
+                    None => Err(no_result()),
                 });
             }
             Results::Lent(part) => {
                 let mut at = 0;
-                // The results are large: compared with them, the cost of an indirect call is
-                // nothing.
+                // Decoding a large result takes much longer than an indirect call.
                 let settle: &mut dyn FnMut(usize, Result<R, Error>) = &mut settle;
                 settle_each(count, settle, |index| match records::take_shared(&part, &mut at) {
                     Some(Outcome::Value(value)) => {
@@ -118,14 +117,14 @@ impl Delivery {
                     }
                     Some(Outcome::OutOfBand) => decode_out_of_band(index),
                     Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-                    None => Err(rubbish()),
+                    None => Err(no_result()),
                 });
             }
         }
     }
 }
 
-/// Calls `settle` for `count` results, each as `next` decodes it.
+/// Calls `settle` for each of `count` results, which `next` decodes.
 #[inline]
 fn settle_each<R>(
     count: usize,
@@ -133,8 +132,8 @@ fn settle_each<R>(
     mut next: impl FnMut(usize) -> Result<R, Error>,
 ) {
     let mut index = 0;
-    // A panic of a type's `Deserialize` costs one result. The next result is decoded inside a new
-    // catch.
+    // If a type's `Deserialize` panics, only that result is lost. A new catch begins with the next
+    // result.
     while index < count {
         let caught = panics::catch(|| {
             while index < count {
@@ -164,8 +163,8 @@ fn decode<R: Message>(bytes: &[u8], handles: Option<Handles>) -> Result<R, Error
 }
 
 #[cold]
-fn rubbish() -> Error {
-    Error::decode_result("the worker left rubbish in its place".into())
+fn no_result() -> Error {
+    Error::decode_result("the worker wrote bytes that are no result".into())
 }
 
 /// Decodes a result that was sent out of band.
@@ -182,6 +181,6 @@ fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Resu
     match records::take_result(&mut bytes) {
         Some(Outcome::Value(value)) => decode(value, handles),
         Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),
-        _ => Err(Error::decode_result("the worker sent rubbish in its place".into())),
+        _ => Err(Error::decode_result("the worker sent bytes that are no result".into())),
     }
 }

@@ -1,5 +1,5 @@
-//! The inbox of a call: deliveries of results arrive here, and wake the thread or the future that
-//! waits for them. The inbox also keeps what was measured of the call's tasks.
+//! The inbox of a call: deliveries arrive here, and wake the thread or the future that waits for
+//! them. The inbox also keeps what was measured of the call's tasks.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,43 +11,45 @@ use super::Delivery;
 use crate::error::Error;
 use crate::executor::CallOptions;
 
-/// How long a chunk should take: long compared with the cost of handing it over, short for a person
-/// who waits.
-const CHUNK_TIME: f64 = 2e6; // nanoseconds
+/// How long a chunk should take, in nanoseconds: long compared with the cost of handing it over,
+/// short for a person who waits.
+const CHUNK_NANOS: f64 = 2e6;
 
-/// With this many bytes of results, a thread that waits for more tasks is woken early, to decode
-/// them while workers go on.
-const WORTH_WAKING: usize = 256 << 10;
+/// If so many bytes of results have arrived, a thread that waits for more tasks is woken early. It
+/// decodes them while workers go on.
+const EARLY_WAKE_BYTES: usize = 256 << 10;
 
-/// The inbox of a call: its results arrive here. Also keeps what is measured of the call's tasks.
+/// The inbox of one call.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) options: CallOptions,
     state: Mutex<InboxState>,
     arrived: Condvar,
-    /// Nanoseconds that a task takes, as the bits of an `f64`; 0 until the first is measured.
+    /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
     cost: AtomicU64,
-    /// Bytes of a task's result, estimated too high rather than too low; 0 until the first is
-    /// known.
+    /// How many bytes a task's result has; 0 until one is known. Rather too high than too low.
     size: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct InboxState {
     deliveries: VecDeque<Delivery>,
+    /// The error that the inbox was closed with.
     closed: Option<Error>,
-    /// Whether results are dropped as well. Some may be on their way when a call is cancelled.
+    /// Whether results are dropped too: some may be on their way when a call is cancelled.
     discarded: bool,
+    /// The waker of the future that waits.
     waker: Option<Waker>,
-    /// Tasks and bytes of the deliveries.
+    /// How many tasks and bytes the deliveries have.
     tasks: usize,
     bytes: usize,
-    /// How many tasks a thread in [`Inbox::sleep`] waits for. While no thread sleeps, a delivery
-    /// needs no system call to wake one.
+    /// For how many tasks a thread in [`Inbox::sleep`] waits. If no thread sleeps, a delivery makes
+    /// no system call.
     wanted: Option<usize>,
 }
 
 impl InboxState {
+    /// Returns the next delivery; or the error, if the inbox is closed and empty.
     fn next(&mut self) -> Option<Result<Delivery, Error>> {
         match self.deliveries.pop_front() {
             Some(delivery) => {
@@ -59,9 +61,9 @@ impl InboxState {
         }
     }
 
-    /// Whether there is enough for a thread that waits for `wanted` tasks.
-    fn has(&self, wanted: usize) -> bool {
-        self.closed.is_some() || self.tasks >= wanted || self.bytes >= WORTH_WAKING
+    /// Whether a thread that waits for `wanted` tasks is to be woken.
+    fn has_enough(&self, wanted: usize) -> bool {
+        self.closed.is_some() || self.tasks >= wanted || self.bytes >= EARLY_WAKE_BYTES
     }
 }
 
@@ -74,15 +76,16 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts a delivery and calls the waker. A closed inbox drops failures: the error that it was
-    /// closed with explains them.
+    /// Accepts a delivery and calls the waker. A closed inbox drops failures, because readers get
+    /// the error that it was closed with.
     pub(crate) fn deliver(&self, delivery: Delivery) {
         if let Some(waker) = self.accept(delivery) {
             waker.wake();
         }
     }
 
-    /// Accepts a delivery. The caller must call the waker returned, when it holds no lock.
+    /// Accepts a delivery. The caller must call the waker that this returns, without holding a
+    /// lock.
     pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
         let mut state = self.lock();
         let failed = matches!(delivery, Delivery::Failed { .. });
@@ -92,14 +95,14 @@ impl Inbox {
         state.tasks += delivery.count();
         state.bytes += delivery.len();
         state.deliveries.push_back(delivery);
-        if state.wanted.is_some_and(|wanted| state.has(wanted)) {
+        if state.wanted.is_some_and(|wanted| state.has_enough(wanted)) {
             self.arrived.notify_all();
         }
         state.waker.take()
     }
 
     /// Closes the inbox with an error, which readers get after the last delivery. The caller must
-    /// call the waker returned, when it holds no lock.
+    /// call the waker that this returns, without holding a lock.
     pub(crate) fn close(&self, error: Error) -> Option<Waker> {
         let mut state = self.lock();
         state.closed.get_or_insert(error);
@@ -107,7 +110,7 @@ impl Inbox {
         state.waker.take()
     }
 
-    /// Drops all deliveries, including those that may still come, and closes the inbox.
+    /// Drops all deliveries, also those that still come, and closes the inbox.
     pub(crate) fn discard(&self, error: Error) -> Option<Waker> {
         let mut state = self.lock();
         state.discarded = true;
@@ -122,8 +125,8 @@ impl Inbox {
         self.lock().closed.is_some()
     }
 
-    /// Like [`poll`](Inbox::poll), but keeps `waker` if there is no delivery, to be called when one
-    /// comes.
+    /// Like [`poll`](Inbox::poll). If there is nothing to return, keeps `waker`, and calls it when
+    /// there is.
     pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
         let mut state = self.lock();
         let next = state.next();
@@ -133,8 +136,8 @@ impl Inbox {
         next
     }
 
-    /// Returns the next delivery, if there is one. If there is none and the inbox is closed,
-    /// returns the error that it was closed with.
+    /// Returns the next delivery, if there is one. If the inbox is closed and empty, returns the
+    /// error that it was closed with.
     pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
         self.lock().next()
     }
@@ -143,7 +146,7 @@ impl Inbox {
     /// closed, or the deadline has passed.
     pub(crate) fn sleep(&self, wanted: usize, deadline: Option<Instant>) {
         let mut state = self.lock();
-        while !state.has(wanted) {
+        while !state.has_enough(wanted) {
             let left = deadline.map_or(Duration::from_secs(3600), |deadline| {
                 deadline.saturating_duration_since(Instant::now())
             });
@@ -157,17 +160,17 @@ impl Inbox {
         state.wanted = None;
     }
 
-    /// Updates the measured cost of a task from a finished chunk.
-    pub(crate) fn learn(&self, nanoseconds: u64, count: usize) {
+    /// Updates the cost of a task from a finished chunk of `count` tasks.
+    pub(crate) fn learn_cost(&self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
         let old = f64::from_bits(self.cost.load(Ordering::Relaxed));
-        // Half old, half new: follows a change within a few chunks, but one slow chunk changes
+        // Half old, half new: follows a change within a few chunks, and one slow chunk changes
         // little.
         let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
     }
 
-    /// Updates the size of a task's result. Growth counts at once, shrinking counts gradually.
+    /// Updates the size of a task's result. It grows at once, and shrinks step by step.
     pub(crate) fn learn_size(&self, bytes: usize) {
         let old = self.size.load(Ordering::Relaxed);
         self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
@@ -183,10 +186,10 @@ impl Inbox {
         Some(self.size.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
     }
 
-    /// How many tasks make a chunk of [`CHUNK_TIME`]; 1 until a cost is measured.
+    /// How many tasks take [`CHUNK_NANOS`]; 1 until a cost is measured.
     pub(super) fn tasks_per_chunk(&self) -> usize {
         let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
-        if cost == 0.0 { 1 } else { (CHUNK_TIME / cost).max(1.0) as usize }
+        if cost == 0.0 { 1 } else { (CHUNK_NANOS / cost).max(1.0) as usize }
     }
 }
 
@@ -208,23 +211,23 @@ mod tests {
     }
 
     #[test]
-    fn an_inbox_wakes_its_reader_when_the_wanted_results_have_arrived() {
+    fn inbox_has_enough_with_the_wanted_tasks_or_many_bytes_or_when_closed() {
         let inbox = Inbox::new(CallOptions::default());
-        let has = |wanted| inbox.lock().has(wanted);
+        let has = |wanted| inbox.lock().has_enough(wanted);
         inbox.deliver(results_of(100));
         assert!(has(1) && !has(2));
         inbox.deliver(results_of(100));
         assert!(has(2) && !has(3));
         assert!(inbox.poll().is_some() && has(1) && !has(2));
-        inbox.deliver(results_of(WORTH_WAKING));
-        assert!(has(3), "so much is worth decoding meanwhile");
+        inbox.deliver(results_of(EARLY_WAKE_BYTES));
+        assert!(has(3), "so many bytes wake the reader early");
         assert!(inbox.poll().is_some() && inbox.poll().is_some() && !has(1));
         let _ = inbox.close(Error::closed());
         assert!(has(1), "nothing more will come");
     }
 
     #[test]
-    fn a_measured_size_replaces_an_expected_one() {
+    fn measured_size_replaces_expected_size() {
         let inbox = Inbox::new(CallOptions::default());
         inbox.expect_size(1000);
         assert_eq!(inbox.result_size(), Some(1000));
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn results_of_a_cancelled_call_are_dropped() {
+    fn discarded_inbox_drops_results() {
         let inbox = Inbox::new(CallOptions::default());
         inbox.deliver(results());
         let _ = inbox.discard(Error::cancelled());
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn results_that_arrive_after_the_pool_has_ended_are_delivered() {
+    fn closed_inbox_still_returns_results() {
         let inbox = Inbox::new(CallOptions::default());
         let _ = inbox.close(Error::closed());
         inbox.deliver(results());

@@ -1,4 +1,4 @@
-//! The tasks of one call on their way to workers, and the results on their way back.
+//! One call of a pool: its tasks on their way to workers, and its results on their way back.
 
 mod delivery;
 mod inbox;

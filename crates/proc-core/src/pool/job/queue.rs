@@ -1,4 +1,4 @@
-//! A call's tasks on their way to workers: the [`TaskQueue`], from which chunks are cut.
+//! The tasks of a call on their way to workers: the [`TaskQueue`], from which chunks are cut.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,11 +14,11 @@ use crate::pool::records;
 use crate::sys::{self, PerProcess};
 use crate::wire::{self, Handles, Lender, Message, Sink};
 
-/// The number of grains in a chunk. A worker takes one grain at a time, so that an idle worker can
-/// get the rest of the chunk.
+/// How many grains a chunk has if the call asks for no chunksize. A worker takes one grain at a
+/// time, so that grains it has not taken can be given to another worker.
 const GRAINS_PER_CHUNK: usize = 8;
 
-/// Channel ends of an encoded argument that no worker has received yet. Each end takes a
+/// The channel ends of an encoded argument that no worker has received yet. Each end takes a
 /// descriptor.
 #[derive(Debug)]
 pub(crate) struct WaitingHandles(Option<Handles>);
@@ -26,11 +26,11 @@ pub(crate) struct WaitingHandles(Option<Handles>);
 /// How many arguments with [`WaitingHandles`] there are in this process.
 static WAITING_HANDLES: PerProcess<AtomicUsize> = PerProcess::new();
 
-/// The most such arguments that are encoded ahead, however high the limit of open files is.
+/// The most arguments with [`WaitingHandles`], however high the limit of open files is.
 const MAX_WAITING_HANDLES: usize = 64;
 
-/// Whether arguments that no worker has yet hold so many descriptors that calls should stop
-/// encoding for now, if they can wait.
+/// Whether so many arguments have [`WaitingHandles`] that calls should stop encoding for now, if
+/// they can wait.
 pub(crate) fn has_many_handles() -> bool {
     let waiting = WAITING_HANDLES.get().load(Ordering::Relaxed);
     waiting > 0 && waiting >= (sys::limit_of_open_files() / 8).clamp(2, MAX_WAITING_HANDLES)
@@ -42,7 +42,7 @@ impl WaitingHandles {
         WaitingHandles(Some(handles))
     }
 
-    /// Takes the channel ends. They are no longer counted as waiting.
+    /// Takes the channel ends. The argument does not count as waiting any more.
     pub(crate) fn take(mut self) -> Option<Handles> {
         self.0.take()
     }
@@ -56,7 +56,7 @@ impl Drop for WaitingHandles {
     }
 }
 
-/// A queue of encoded tasks of one call that wait to be published.
+/// Encoded tasks of one call that are not cut into chunks yet.
 #[derive(Debug)]
 pub(crate) struct TaskQueue {
     pub(crate) name: Name,
@@ -67,18 +67,21 @@ pub(crate) struct TaskQueue {
     pub(crate) left: usize,
     /// How many times these tasks were tried before.
     pub(crate) attempts: u32,
-    /// Lower bound on tasks of this call that later queues will bring.
+    /// At least so many tasks of this call follow in later queues.
     pub(crate) more: usize,
     pub(crate) chunksize: Option<usize>,
+    /// The encoded arguments, one record after another.
     bytes: Vec<u8>,
+    /// Where in `bytes` the next task begins.
     at: usize,
     /// The length of each record, if all arguments are numbers.
     fixed_len: Option<usize>,
+    /// The channel ends of arguments, by the number of the task.
     handles: VecDeque<(usize, WaitingHandles)>,
-    /// Tasks whose argument is large and lies in shared memory already.
+    /// Large arguments, which lie in shared memory already, by the number of the task.
     large_args: VecDeque<(usize, LargeArg)>,
-    /// The total length of these arguments.
-    in_large_args: usize,
+    /// The total length of the large arguments.
+    large_args_len: usize,
 }
 
 /// The record of one large argument, in a block that also has room for the result.
@@ -88,11 +91,11 @@ pub(crate) struct LargeArg {
     pub(crate) len: usize,
 }
 
-/// A chunk cut from a queue.
+/// A chunk that was cut from a queue.
 pub(crate) struct ChunkCut<'a> {
     pub(crate) first: usize,
     pub(crate) count: usize,
-    /// How many tasks the worker takes at a time.
+    /// How many tasks the claimer takes at a time.
     pub(crate) grain: usize,
     pub(crate) bytes: &'a [u8],
     pub(crate) handles: Option<WaitingHandles>,
@@ -121,13 +124,12 @@ impl TaskQueue {
             fixed_len: None,
             handles: VecDeque::new(),
             large_args: VecDeque::new(),
-            in_large_args: 0,
+            large_args_len: 0,
         }
     }
 
-    /// Makes a queue of one task that is tried again. `argument` is its encoded argument, as it was
-    /// sent.
-    pub(crate) fn again(
+    /// Makes a queue of one task that is tried again. `argument` is the encoded argument.
+    pub(crate) fn retry(
         name: Name,
         inbox: &Arc<Inbox>,
         task: usize,
@@ -139,10 +141,10 @@ impl TaskQueue {
         TaskQueue { attempts, ..queue }
     }
 
-    /// Makes a queue of the last tasks of a chunk. `arguments` are those of the whole chunk, of
-    /// which the first `skipped` are left out.
+    /// Makes a queue of the last tasks of a chunk. `arguments` are the encoded arguments of all its
+    /// tasks. The first `skipped` of them are left out.
     ///
-    /// Returns `None` if there are fewer arguments.
+    /// Returns `None` if `arguments` holds fewer than `skipped`.
     pub(crate) fn rest(
         name: Name,
         inbox: &Arc<Inbox>,
@@ -159,28 +161,31 @@ impl TaskQueue {
         Some(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
     }
 
-    /// Appends tasks in whole chunks until they have `most` bytes, or hold many channel ends. Stops
-    /// with an error at an argument that cannot be encoded: only the tasks before it are appended.
-    /// Large arguments go to memory from `lender`.
+    /// Appends tasks in whole chunks until they have `max_bytes` bytes, or hold many channel ends.
+    /// Large arguments go to memory that `lender` gives.
+    ///
+    /// # Errors
+    ///
+    /// An argument cannot be encoded. The tasks before it are appended.
     pub(crate) fn push_all<A: Message>(
         &mut self,
         arguments: &[A],
-        most: usize,
+        max_bytes: usize,
         lender: Arc<dyn Lender>,
     ) -> Result<(), Error> {
         if let Some(size) = wire::number_size::<A>() {
-            self.push_numbers(arguments, records::short(size), most);
+            self.push_numbers(arguments, records::short(size), max_bytes);
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.bytes);
         let mut whole = bytes.len();
-        // With a chunksize above 1, the tasks of a chunk lie side by side: large arguments get no
-        // blocks of their own.
+        // With a chunksize above 1, the tasks of a chunk lie side by side, so a large argument gets
+        // no block of its own.
         let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
         let mut sink = Sink::lent(bytes, lender, self.inbox.result_size());
-        // A call whose `most` is bounded can wait for results. It stops at many channel ends, and
-        // goes on when there are fewer.
-        let (mut holds_many, bounded) = (false, most < usize::MAX);
+        // A call that bounds its bytes can wait for results. So it can also stop at many channel
+        // ends, and go on when there are fewer.
+        let (mut holds_many, can_wait) = (false, max_bytes < usize::MAX);
         let caught = panics::catch(|| {
             for argument in arguments {
                 sink.begin(0);
@@ -191,13 +196,13 @@ impl TaskQueue {
                     holds_many = has_many_handles();
                 }
                 if sink.has_placed() {
-                    self.pack(&mut sink)?;
+                    self.push_large_arg(&mut sink)?;
                 }
                 whole = sink.len();
                 self.left += 1;
                 let whole_chunks =
                     || self.chunksize.is_none_or(|size| self.left.is_multiple_of(size));
-                if (sink.len() + self.in_large_args >= most || (holds_many && bounded))
+                if (sink.len() + self.large_args_len >= max_bytes || (holds_many && can_wait))
                     && whole_chunks()
                 {
                     break;
@@ -216,12 +221,12 @@ impl TaskQueue {
         encoded.map_err(Error::encode_argument)
     }
 
-    /// Like [`push_all`](TaskQueue::push_all), for numbers: each record has `len` bytes, and is
-    /// only copied.
+    /// Like [`push_all`](TaskQueue::push_all), for numbers: each record has `len` bytes and is
+    /// copied.
     #[inline]
-    fn push_numbers<A: Message>(&mut self, arguments: &[A], len: usize, most: usize) {
+    fn push_numbers<A: Message>(&mut self, arguments: &[A], len: usize, max_bytes: usize) {
         let unit = self.chunksize.unwrap_or(1).max(1);
-        let enough = most.div_ceil(len).max(1).checked_next_multiple_of(unit);
+        let enough = max_bytes.div_ceil(len).max(1).checked_next_multiple_of(unit);
         let count = arguments.len().min(enough.unwrap_or(usize::MAX));
         let start = self.bytes.len();
         self.bytes.resize(start + count * len, 0);
@@ -232,14 +237,14 @@ impl TaskQueue {
         self.fixed_len = Some(len);
     }
 
-    /// Finishes the block of a large argument, and leaves an empty record in the argument's place.
-    /// Without a block, the argument goes to the other bytes.
+    /// Notes the block of a large argument, and leaves an empty record among the other arguments.
+    /// If there is no block, the argument goes among them itself.
     #[cold]
-    fn pack(&mut self, sink: &mut Sink) -> Result<(), String> {
+    fn push_large_arg(&mut self, sink: &mut Sink) -> Result<(), String> {
         let settled = sink.finish();
         match settled.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
             Some(large_arg) => {
-                self.in_large_args += large_arg.len;
+                self.large_args_len += large_arg.len;
                 self.large_args.push_back((self.next + self.left, large_arg));
                 sink.extend_from_slice(&[0; 4]);
                 Ok(())
@@ -250,12 +255,11 @@ impl TaskQueue {
 
     /// The number of bytes of encoded arguments.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() + self.in_large_args
+        self.bytes.len() + self.large_args_len
     }
 
-    /// The number of bytes of encoded arguments that are not cut yet and lie in memory of this
-    /// process.
-    pub(crate) fn waiting(&self) -> usize {
+    /// The number of bytes of encoded arguments that are not cut yet, without large arguments.
+    pub(crate) fn waiting_bytes(&self) -> usize {
         self.bytes.len() - self.at
     }
 
@@ -271,8 +275,8 @@ impl TaskQueue {
         self.left += 1;
     }
 
-    /// Estimated bytes of shared memory for the next task: argument + max(argument, `result`); 0 if
-    /// the argument already lies in shared memory.
+    /// How many bytes of shared memory the next task probably needs, for its argument and for a
+    /// result of `result` bytes or of the argument's size; 0 if the argument lies there already.
     pub(crate) fn next_cost(&self, result: usize) -> usize {
         if self.large_args.front().is_some_and(|(task, _)| *task == self.next) {
             return 0;
@@ -280,13 +284,15 @@ impl TaskQueue {
         records::take(&mut &self.bytes[self.at..]).map_or(0, |record| cost(record.len(), result))
     }
 
-    /// Cuts off the next chunk, for a pool of `workers`. The chunk has one task, and as many more
-    /// as together cost at most `most` bytes of shared memory (see
+    /// Cuts off the next chunk, for a pool of `workers`. The chunk has one task, and more if
+    /// together they need at most `max_bytes` of shared memory (see
     /// [`next_cost`](TaskQueue::next_cost)).
+    ///
+    /// Returns `None` if the encoded arguments are incomplete.
     pub(crate) fn cut(
         &mut self,
         workers: usize,
-        most: usize,
+        max_bytes: usize,
         result: usize,
     ) -> Option<ChunkCut<'_>> {
         let wanted = self.chunk_size(workers);
@@ -294,13 +300,14 @@ impl TaskQueue {
             self.chunksize.unwrap_or_else(|| wanted.div_ceil(GRAINS_PER_CHUNK)).clamp(1, wanted);
         let (first, start) = (self.next, self.at);
         let (count, bytes, handles, large_arg) = match self.fixed_len {
-            // Numbers have no channel ends and no large arguments between them.
+            // There are no channel ends and no large arguments among numbers.
             Some(len) => {
-                let count =
-                    (most / cost(len - records::short(0), result)).clamp(1, wanted).min(self.left);
+                let count = (max_bytes / cost(len - records::short(0), result))
+                    .clamp(1, wanted)
+                    .min(self.left);
                 (count, count * len, None, None)
             }
-            None => self.walk(wanted, most, result),
+            None => self.walk(wanted, max_bytes, result),
         };
         if count == 0 {
             return None;
@@ -312,12 +319,12 @@ impl TaskQueue {
         Some(ChunkCut { first, count, grain, bytes, handles, large_arg })
     }
 
-    /// Walks over the next tasks, as far as they form one chunk. Returns their number, their bytes,
-    /// and the channel ends or the large argument that belongs to them.
+    /// Walks over the next tasks, as far as they form one chunk of at most `wanted` tasks. Returns
+    /// their number, their bytes, and their channel ends or their large argument.
     fn walk(
         &mut self,
         wanted: usize,
-        most: usize,
+        max_bytes: usize,
         result: usize,
     ) -> (usize, usize, Option<WaitingHandles>, Option<LargeArg>) {
         let first = self.next;
@@ -334,7 +341,7 @@ impl TaskQueue {
                     break;
                 }
                 large_arg = self.large_args.pop_front().map(|(_, large_arg)| large_arg);
-                self.in_large_args -= large_arg.as_ref().map_or(0, |large_arg| large_arg.len);
+                self.large_args_len -= large_arg.as_ref().map_or(0, |large_arg| large_arg.len);
             }
             if self.handles.front().is_some_and(|(task, _)| *task == first + count) {
                 if count > 0 {
@@ -345,7 +352,7 @@ impl TaskQueue {
             let before = rest;
             let Some(record) = records::take(&mut rest) else { break };
             costs += cost(record.len(), result);
-            if count > 0 && costs > most {
+            if count > 0 && costs > max_bytes {
                 rest = before;
                 break;
             }
@@ -357,11 +364,11 @@ impl TaskQueue {
         (count, all.len() - rest.len(), handles, large_arg)
     }
 
-    /// The number of tasks of the next chunk: about two milliseconds' worth, and never more than a
-    /// fair share of the tasks left. With an explicit chunksize, a multiple of it; workers still
+    /// The number of tasks of the next chunk: tasks of about two milliseconds, and never more than
+    /// a fair share of the tasks left. With an explicit chunksize, a multiple of it; workers still
     /// take one chunksize at a time.
     ///
-    /// Chunks that shrink with the number of tasks left are guided self-scheduling
+    /// Chunks that become smaller with the number of tasks left are guided self-scheduling
     /// (Polychronopoulos and Kuck, 1987).
     fn chunk_size(&self, workers: usize) -> usize {
         let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
@@ -370,15 +377,15 @@ impl TaskQueue {
         (usual / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
     }
 
-    /// Whether the tasks left are a single chunk of explicit size. Such a chunk does not depend on
-    /// measurements.
+    /// Whether the tasks left are a single chunk of explicit size. The size of such a chunk does
+    /// not depend on measurements.
     pub(crate) fn is_one_chunk(&self) -> bool {
         self.chunksize.is_some_and(|size| self.left <= size)
     }
 }
 
-/// The bytes of shared memory that a task needs for an argument of `argument` bytes and a result
-/// that is as large or has `result` bytes, with a margin.
+/// How many bytes of shared memory a task needs for an argument of `argument` bytes and a result of
+/// `result` bytes or of the argument's size, whichever is larger, with a margin.
 #[inline]
 fn cost(argument: usize, result: usize) -> usize {
     argument + result.max(argument) + 64
@@ -392,9 +399,9 @@ mod tests {
     use proptest::prelude::*;
 
     /// A lender that has no memory.
-    struct Nobody;
+    struct NoMemory;
 
-    impl Lender for Nobody {
+    impl Lender for NoMemory {
         fn lend(&self, _: usize, _: Option<usize>) -> Option<Lease> {
             None
         }
@@ -409,23 +416,23 @@ mod tests {
     }
 
     /// Cuts a queue into chunks. Returns the first task of each chunk, and its bytes.
-    fn cuts(mut queue: TaskQueue, most: usize) -> Vec<(usize, Vec<u8>)> {
-        let cut = || queue.cut(3, most, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
+    fn cuts(mut queue: TaskQueue, max_bytes: usize) -> Vec<(usize, Vec<u8>)> {
+        let cut = || queue.cut(3, max_bytes, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
         std::iter::from_fn(cut).collect()
     }
 
     proptest! {
         #[test]
-        fn numbers_are_cut_as_anything_else(
+        fn numbers_are_cut_like_other_arguments(
             numbers in prop::collection::vec(any::<u32>(), 1..300),
             chunksize in prop::option::of(1_usize..50),
             bytes in 0_usize..2000,
-            most in 0_usize..3000,
+            max_bytes in 0_usize..3000,
         ) {
             let inbox = Inbox::new(CallOptions::default());
             let fill = || {
                 let mut queue = TaskQueue::new(name(|x| x), &inbox, 7, chunksize);
-                queue.push_all(&numbers, bytes, Arc::new(Nobody)).expect("numbers can be encoded");
+                queue.push_all(&numbers, bytes, Arc::new(NoMemory)).expect("numbers can be encoded");
                 queue
             };
             let (fixed_len, mut walked) = (fill(), fill());
@@ -433,9 +440,9 @@ mod tests {
             let pushed = fixed_len.left;
             let unit = chunksize.unwrap_or(1);
             prop_assert_eq!(pushed, numbers.len().min(bytes.div_ceil(8).max(1).next_multiple_of(unit)));
-            let cuts_of_even = cuts(fixed_len, most);
-            prop_assert_eq!(&cuts_of_even, &cuts(walked, most));
-            let whole: Vec<u8> = cuts_of_even.into_iter().flat_map(|(_, bytes)| bytes).collect();
+            let cuts_of_fixed_len = cuts(fixed_len, max_bytes);
+            prop_assert_eq!(&cuts_of_fixed_len, &cuts(walked, max_bytes));
+            let whole: Vec<u8> = cuts_of_fixed_len.into_iter().flat_map(|(_, bytes)| bytes).collect();
             let mut rest = &whole[..];
             for number in &numbers[..pushed] {
                 let record = records::take(&mut rest).expect("a record for each");

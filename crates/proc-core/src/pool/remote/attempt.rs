@@ -1,5 +1,5 @@
-//! Attempts: which attempt at which task a worker is running, for tasks whose effects must not
-//! happen twice.
+//! Attempts: a task can ask which attempt at which task it is. So it can make sure that its effects
+//! happen only once.
 //!
 //! The agent writes the attempt before each argument. The function that is called on another
 //! machine is a wrapper: it takes the attempt off the argument, and keeps it while the user's
@@ -23,7 +23,7 @@ use crate::wire::{self, Message, Sink};
 pub struct Attempt {
     /// The number of the call. No other call, of any program, has this number.
     pub job: u128,
-    /// The task's place among the call's inputs.
+    /// The number of the task in its call.
     pub task: usize,
     /// How many times the task was handed out before, because an agent was lost or gave the task
     /// back. Retries on the same machine do not count.
@@ -43,7 +43,7 @@ pub fn attempt() -> Option<Attempt> {
 const LEN: usize = size_of::<u128>() + size_of::<u64>() + size_of::<u32>();
 
 impl Attempt {
-    /// Puts the encoded attempt before an encoded argument, as [`Argument`] reads it.
+    /// Returns the bytes of an [`Argument`]: the encoded attempt, then the encoded argument.
     pub(super) fn before(self, argument: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LEN + argument.len());
         bytes.extend_from_slice(&self.job.to_le_bytes());
@@ -63,7 +63,7 @@ impl Attempt {
     }
 }
 
-/// An argument and the attempt that it belongs to. serde sees it as bytes, so that vectors of
+/// An argument, and the attempt that it belongs to. For serde it is bytes, so that vectors of
 /// numbers are still copied whole.
 pub(super) struct Argument<A> {
     attempt: Attempt,
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_argument_knows_its_attempt_while_it_is_used() {
+    fn function_can_ask_for_its_attempt() {
         let attempt = Attempt { job: 1 << 100, task: 7, number: 2 };
         let mut bytes = Sink::default();
         let sent = Argument { attempt, value: vec![1.5_f64, 2.5] };
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_leaves_no_attempt_behind() {
+    fn panic_clears_the_attempt() {
         let attempt = Attempt { job: 1, task: 2, number: 3 };
         let argument = Argument { attempt, value: () };
         let caught = std::panic::catch_unwind(|| argument.give_to(|()| panic!("as it should")));

@@ -2,10 +2,10 @@
 //! for users.
 //!
 //! Between machines, a call is a [`Function`] and bytes. A function is named by its position in the
-//! image, so both machines must run the same build. The engine has to make sure of that: the
-//! properties that tell files apart on one machine (inode, time) do not work between two machines.
-//! If a call of another build arrives all the same, the checks that every call passes refuse it.
-//! Sending bytes is the engine's task.
+//! image, so both machines must run the same build. The engine has to make sure of that: inode and
+//! time, which tell files apart on one machine, do not do so between two machines. If a call of
+//! another build arrives all the same, the checks of every call refuse it. Sending bytes is the
+//! engine's task.
 
 mod attempt;
 
@@ -63,6 +63,7 @@ impl Function {
         Ok(Function { offset, types })
     }
 
+    /// Returns the function's name in this process.
     fn here(self) -> Name {
         Name::from_words([Image::get().identity(), self.offset, self.types])
     }
@@ -113,7 +114,8 @@ pub struct Chunk<'a> {
     pub retries: u32,
 }
 
-/// Submits a chunk to a pool. The result holds the outcome of every task, for [`open`].
+/// Submits a chunk to a pool. The result holds the encoded fates (results or errors) of all tasks,
+/// for [`open`].
 ///
 /// # Errors
 ///
@@ -130,7 +132,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
         call.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
     }
     if !rest.is_empty() || call.pushed() != count || count == 0 {
-        return Err(Error::invalid("the chunk's bytes are not those of its tasks"));
+        return Err(Error::invalid("the chunk does not hold the arguments of its tasks"));
     }
     let mut open = count;
     let mut fates = BTreeMap::new();
@@ -147,7 +149,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
     Ok(Task::new(call, gather))
 }
 
-/// Cancels what was [`submit`]ted if no worker has claimed any of it. Returns whether it did.
+/// Cancels a chunk that was submitted, if no worker has claimed any of it. Returns whether it did.
 ///
 /// A chunk that was divided among workers is not cancelled.
 pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
@@ -157,7 +159,7 @@ pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
 const VALUE: u8 = 0;
 const ERROR: u8 = 1;
 
-/// Encodes the outcomes of a delivery's tasks. Returns the number of the first task, and the bytes.
+/// Encodes the fates of a delivery's tasks. Returns the number of the first task, and the bytes.
 fn close(delivery: Delivery) -> (usize, Vec<u8>) {
     let mut out = Sink::default();
     let (first, count, bytes, mut out_of_band, origin) = match delivery {
@@ -187,18 +189,21 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
                         (Some(_), _) => Err(Error::encode_result(
                             "it holds channel ends or shared memory, which end at this machine",
                         )),
-                        _ => Err(Error::decode_result("the worker sent rubbish".into())),
+                        _ => Err(Error::decode_result(
+                            "the worker sent bytes that are no result".into(),
+                        )),
                     }
                 }
                 None => Err(Error::decode_result("it did not arrive".into())),
             },
-            None => Err(Error::decode_result("the worker left rubbish in its place".into())),
+            None => Err(Error::decode_result("the worker wrote bytes that are no result".into())),
         };
         append(&mut out, fate.map_err(|error| error.with_origin(origin.clone())));
     }
     (first, out.into_bytes())
 }
 
+/// Appends the fate of one task.
 fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
     let text;
     let (tag, bytes) = match fate {
@@ -216,10 +221,9 @@ fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
     let Ok(()) = copied;
 }
 
-/// Decodes every task's outcome from the bytes that [`submit`] produced on another machine. The
-/// bytes may come from an untrusted machine.
+/// Decodes the fates that [`submit`] has encoded on another machine, which need not be trusted.
 ///
-/// `settle` is called exactly once for each task, in order.
+/// Calls `settle` exactly once for each task, in order.
 pub fn open<R: Message>(
     fates: &[u8],
     first: usize,
@@ -232,18 +236,19 @@ pub fn open<R: Message>(
         let fate = match take(&mut rest) {
             Some((VALUE, value)) => wire::decode(value, None).map_err(Error::decode_result),
             Some((ERROR, error)) => Err(Error::from_bytes(error)),
-            _ => Err(Error::decode_result("the machine sent rubbish in its place".into())),
+            _ => Err(Error::decode_result("the machine sent bytes that are no result".into())),
         };
         settle(task, fate.map_err(|error| at(error, Some(task), Some(host))));
     }
 }
 
-/// How many of the outcomes that [`submit`] produced are errors.
+/// How many of the fates that [`submit`] has encoded are errors.
 pub fn count_errors(mut fates: &[u8]) -> u64 {
     let tags = std::iter::from_fn(|| take(&mut fates).map(|(tag, _)| tag));
     tags.filter(|tag| *tag == ERROR).count() as u64
 }
 
+/// Takes the first fate off `bytes`. Returns its tag and its bytes.
 fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (tag, mut rest) = bytes.split_first()?;
     let record = records::take(&mut rest)?;
@@ -266,17 +271,17 @@ pub fn error_from_bytes(bytes: &[u8]) -> Error {
     Error::from_bytes(bytes)
 }
 
-/// The error for a fleet that cannot work: there is no server, or no agent that could do the work.
+/// The error of a fleet that cannot run a call: it has no server, or no agent for the work.
 pub fn fleet_error(why: impl Into<String>) -> Error {
     Error::fleet(why)
 }
 
-/// The error of a task if every machine that began it was lost.
+/// The error of a task that was tried on several machines, all of which were lost.
 pub fn lost_error(why: impl Into<String>) -> Error {
     Error::lost(why)
 }
 
-/// The error for a number or a setting that makes no sense.
+/// The error of a number or a setting that is invalid.
 pub fn invalid_error(why: impl Into<String>) -> Error {
     Error::invalid(why)
 }
@@ -286,7 +291,7 @@ pub fn cancelled_error() -> Error {
     Error::cancelled()
 }
 
-/// The error for a result that was taken before.
+/// The error of a result that was taken before.
 pub fn already_taken_error() -> Error {
     Error::already_taken()
 }

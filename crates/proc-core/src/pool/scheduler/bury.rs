@@ -1,5 +1,6 @@
-//! Burying dead workers: settles the tickets that a worker had claimed when it died. Finished tasks
-//! are delivered, the task that was running fails, and the other tasks are published again.
+//! Burying dead workers: settles the tickets that a worker had claimed when it died. The results of
+//! its finished tasks are delivered, the task that was running fails, and the other tasks are
+//! published again.
 
 use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
@@ -11,128 +12,132 @@ use super::state::{
     unlock,
 };
 use crate::error::{Error, Exit, Origin};
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
 use crate::pool::worker::LeaveReason;
 
-/// The number of failures in a row of a slot's initializer at which the slot is given up.
+/// How many workers in a row may die before they are ready, until their slot is given up. For pools
+/// with an initializer or a state, which may be to blame.
 const INITIALIZER_ATTEMPTS: u32 = 3;
 
-/// The number of workers in a row that die before they are ready, at which their slot is given up.
-/// Applies to pools without an initializer or state that could be to blame.
+/// The same, for pools without an initializer or a state.
 const START_ATTEMPTS: u32 = 20;
 
-/// The number of workers in a row that become ready but exit before they begin a task, at which
-/// their slot is given up.
+/// How many workers in a row may become ready and exit before they have begun a task, until their
+/// slot is given up.
 const FRUITLESS_ATTEMPTS: u32 = 20;
 
 /// How a worker ended.
 struct End<'a> {
+    /// The error of a task that the worker was running.
     death: &'a Error,
     origin: &'a Origin,
+    /// Why the pool killed the worker, if it did.
     kill_reason: Option<&'a KillReason>,
 }
 
 impl Scheduler {
-    /// Settles what a dead worker left. If its slot is to get no other worker, returns the slot's
-    /// state from now on and the reason.
+    /// Settles the tickets of a dead worker, and sets the state of its slot. If the slot must be
+    /// given up, returns the state that it gets then, and the reason.
     #[must_use]
     pub(super) fn bury(
         &self,
-        owner: Owner,
+        slot_id: SlotId,
         exit: Exit,
         failure: Option<Error>,
         origin: Origin,
     ) -> Option<(SlotState, Error)> {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
-        // Collects first, while it is still known which worker finished what.
+        // Finished tickets come first: the ring still shows which worker has finished them.
         self.collect_finished(&mut state, &mut deliveries);
-        let slot = &mut state.slots[owner as usize];
+        let slot = &mut state.slots[slot_id as usize];
         let was_ready = std::mem::take(&mut slot.ready);
         let had_worked = std::mem::take(&mut slot.has_worked);
+        // A worker that the pool was about to kill may have ended in another way before.
         let ended_itself = exit.status.is_some_and(|s| s.signal() != Some(nix::libc::SIGKILL));
-        let was_ours =
+        let explains_death =
             |kill_reason: &KillReason| !(ended_itself && matches!(kill_reason, KillReason::Worker));
-        let kill_reason = slot.kill_reason.take().filter(was_ours);
+        let kill_reason = slot.kill_reason.take().filter(explains_death);
         let leaving = slot.leaving.take();
-        slot.mail = None;
+        slot.to_worker = None;
         slot.handle = None;
         let status = exit.status;
         let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
         let death = death.with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
-        let begun = self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
-        let keeps = self.keeps(&state, owner);
-        let mut broken = None;
-        // A worker is not to blame if it was idle, if we killed it, or if it died with its fork
-        // server (then it has no status).
-        let is_blamed =
+        let begun = self.settle_all_claimed(&mut state, slot_id, &end, &mut deliveries);
+        let may_have_worker = self.may_have_worker(&state, slot_id);
+        let mut given_up = None;
+        // A worker is not to blame if it was idle, if the pool killed it, or if it died with its
+        // fork server. In the last case its status is not known.
+        let is_to_blame =
             leaving != Some(LeaveReason::Idle) && kill_reason.is_none() && status.is_some();
-        let slot = &mut state.slots[owner as usize];
-        slot.fruitless = match had_worked || begun || !was_ready || !is_blamed {
+        let slot = &mut state.slots[slot_id as usize];
+        slot.fruitless = match had_worked || begun || !was_ready || !is_to_blame {
             true => 0,
             false => slot.fruitless + 1,
         };
         let fruitless = slot.fruitless;
-        if keeps && leaving == Some(LeaveReason::Idle) {
-            state.set_slot_state(owner, SlotState::Vacant);
-        } else if keeps && !was_ready && kill_reason.is_none() {
-            let slot = &mut state.slots[owner as usize];
+        if may_have_worker && leaving == Some(LeaveReason::Idle) {
+            state.set_slot_state(slot_id, SlotState::Vacant);
+        } else if may_have_worker && !was_ready && kill_reason.is_none() {
+            let slot = &mut state.slots[slot_id as usize];
             slot.failed_starts += 1;
             let attempts = if self.initializes { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
-            broken = (slot.failed_starts >= attempts).then_some(SlotState::Broken);
-        } else if keeps && fruitless >= FRUITLESS_ATTEMPTS {
-            state.slots[owner as usize].fruitless = 0;
-            broken = Some(SlotState::Retired);
+            given_up = (slot.failed_starts >= attempts).then_some(SlotState::Broken);
+        } else if may_have_worker && fruitless >= FRUITLESS_ATTEMPTS {
+            state.slots[slot_id as usize].fruitless = 0;
+            given_up = Some(SlotState::Retired);
         }
         let initializes = !was_ready && self.initializes;
-        let blamed = if initializes { Error::initializer(death) } else { death };
-        let blamed = match broken {
+        let reason = if initializes { Error::initializer(death) } else { death };
+        let reason = match given_up {
             Some(SlotState::Retired) => Error::start(
-                "a worker that stays",
+                "a worker that runs tasks",
                 std::io::Error::other(format!(
-                    "{fruitless} in a row ended before they had begun a task; the last one: {blamed}"
+                    "{fruitless} in a row exited before they had begun a task; the last one: {reason}"
                 )),
             ),
-            _ => blamed,
+            _ => reason,
         };
-        // A worker that died with its fork server has no status, and was not to blame.
-        let unasked = keeps && leaving.is_none() && kill_reason.is_none() && status.is_some();
-        if unasked && let Some(error) = self.count_death(&mut state, &blamed) {
-            state.take_in(&mut deliveries);
-            self.end(&mut state, Some(error));
+        // The status is not known if the worker died with its fork server.
+        let died_by_itself =
+            may_have_worker && leaving.is_none() && kill_reason.is_none() && status.is_some();
+        if died_by_itself && let Some(error) = self.count_death(&mut state, &reason) {
+            state.deliver_under_lock(&mut deliveries);
+            self.end_pool(&mut state, Some(error));
         }
-        if status.is_none_or(|status| status.signal().is_some()) && !self.is_sane(&state) {
+        if status.is_none_or(|status| status.signal().is_some()) && !self.board_is_intact(&state) {
             let error = Error::overwritten().with_origin(origin.clone());
-            self.end(&mut state, Some(error));
+            self.end_pool(&mut state, Some(error));
         }
         self.pump(&mut state);
-        // A message sent to the dead worker woke nobody: wake another worker.
+        // The dead worker may have been woken for work that it has not claimed: wake another one.
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
         unlock(state, deliveries);
-        // The dead worker may have owed us a message about a finished ticket and died before
-        // sending it.
-        self.listen();
-        broken.map(|slot_state| (slot_state, blamed))
+        // The dead worker may have died between finishing a ticket and sending the message that the
+        // parent had asked for: ask again.
+        self.request_message();
+        given_up.map(|slot_state| (slot_state, reason))
     }
 
-    /// Settles what a worker left if its start failed before its pid was known, for example because
-    /// its fork server died. By then, the worker may have begun a task.
-    pub(super) fn write_off(&self, owner: Owner) {
+    /// Settles the tickets of a worker whose start failed before its pid was known, for example
+    /// because its fork server died. The worker may have begun a task by then.
+    pub(super) fn settle_failed_start(&self, slot_id: SlotId) {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
-        let slot = &mut state.slots[owner as usize];
-        slot.mail = None;
+        let slot = &mut state.slots[slot_id as usize];
+        slot.to_worker = None;
         let kill_reason = slot.kill_reason.take();
-        let origin = state.origin_of(owner);
+        let origin = state.origin_of(slot_id);
         let death = Error::died(Exit::default(), None).with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
-        self.settle_all_claimed(&mut state, owner, &end, &mut deliveries);
+        self.settle_all_claimed(&mut state, slot_id, &end, &mut deliveries);
         self.pump(&mut state);
         unlock(state, deliveries);
     }
@@ -142,18 +147,20 @@ impl Scheduler {
     fn settle_all_claimed(
         &self,
         state: &mut State,
-        owner: Owner,
+        slot_id: SlotId,
         end: &End<'_>,
         deliveries: &mut Deliveries,
     ) -> bool {
-        self.board.bury(owner);
-        let mut left: HashSet<TicketId> = self.board.claimed_by(owner).into_iter().collect();
-        left.retain(|t| state.in_flight.get(t).is_some_and(|in_flight| in_flight.owner.is_none()));
+        self.board.bury(slot_id);
+        let mut left: HashSet<TicketId> = self.board.claimed_by(slot_id).into_iter().collect();
+        left.retain(|t| {
+            state.in_flight.get(t).is_some_and(|in_flight| in_flight.claimer.is_none())
+        });
         left.extend(
             state
                 .in_flight
                 .iter()
-                .filter(|(_, in_flight)| in_flight.owner == Some(owner))
+                .filter(|(_, in_flight)| in_flight.claimer == Some(slot_id))
                 .map(|(t, _)| *t),
         );
         let begun = left.iter().any(|ticket| self.board.progress(*ticket).begun > 0);
@@ -166,7 +173,7 @@ impl Scheduler {
     /// Notes that a worker died by itself. Returns the error that ends the pool if too many workers
     /// did.
     fn count_death(&self, state: &mut State, death: &Error) -> Option<Error> {
-        let Intensity { restarts, period } = self.config.intensity?;
+        let Intensity { restarts, period } = self.config.restart_intensity?;
         let now = Instant::now();
         state.deaths.push_back(now);
         state.deaths.retain(|then| now.duration_since(*then) <= period);
@@ -185,7 +192,7 @@ impl Scheduler {
     ) {
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
         if in_flight.inbox.is_closed() {
-            self.retire(state, ticket);
+            self.free_ticket_and_block(state, ticket);
             return;
         }
         let inbox = Arc::clone(&in_flight.inbox);
@@ -197,8 +204,8 @@ impl Scheduler {
             .and_then(|kill_reason| kill_reason.error_of(&inbox, in_flight.first + done))
             .is_some()
         {
-            // The worker was killed because this task's time was up. The task counts as begun even
-            // if the worker had not begun it.
+            // The pool killed the worker to stop this task. The task counts as begun even if the
+            // worker had not begun it.
             begun = (done + 1).min(in_flight.count);
         }
         if done > 0 {
@@ -214,10 +221,10 @@ impl Scheduler {
             deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
         }
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
-        // Arguments lie in memory that the dead worker could write to: read once, then checked.
+        // The dead worker could write to the arguments' memory: read them once, then check them.
         let arguments = read_arguments(&state.arena, in_flight);
         let mut rest = &arguments[..];
-        let mut whole = (0..done).all(|_| records::take(&mut rest).is_some());
+        let mut is_whole = (0..done).all(|_| records::take(&mut rest).is_some());
         let can_repeat = !(in_flight.chunk.needs_handles && in_flight.handles.is_none());
         let failed = |task, error: &Error| {
             let origin = Origin::of_task(task);
@@ -232,17 +239,17 @@ impl Scheduler {
             let error = match end.kill_reason.map(|kill_reason| kill_reason.error_of(&inbox, task))
             {
                 Some(Some(error)) => Some(error),
-                // We killed the worker, but not because of this task: run the task again.
+                // The pool killed the worker, but not to stop this task: the task runs again.
                 Some(None) if can_repeat => None,
                 _ => Some(end.death),
             };
             if let Some(error) = error {
                 let argument = records::take(&mut rest);
-                whole &= argument.is_some();
+                is_whole &= argument.is_some();
                 match argument {
                     Some(argument) if can_repeat && in_flight.attempts < inbox.options.retries => {
                         let attempts = in_flight.attempts + 1;
-                        retry = Some(TaskQueue::again(
+                        retry = Some(TaskQueue::retry(
                             in_flight.chunk.name,
                             &inbox,
                             task,
@@ -256,7 +263,7 @@ impl Scheduler {
                 begun = done;
             }
         }
-        if begun < in_flight.count && whole && can_repeat {
+        if begun < in_flight.count && is_whole && can_repeat {
             let skipped = (arguments.len() - rest.len()) as u64;
             in_flight.first += begun;
             in_flight.count -= begun;
@@ -264,7 +271,7 @@ impl Scheduler {
             in_flight.chunk.arguments -= skipped;
             in_flight.chunk.count -= begun as u32;
             self.board.forget_claim(ticket, in_flight.position);
-            in_flight.owner = None;
+            in_flight.claimer = None;
             in_flight.waits_for_out_of_band = false;
             state.requeued.push_back(ticket);
         } else {
@@ -272,16 +279,16 @@ impl Scheduler {
                 (in_flight.first + begun..in_flight.first + in_flight.count)
                     .map(|t| failed(t, end.death)),
             );
-            self.retire(state, ticket);
+            self.free_ticket_and_block(state, ticket);
         }
         state.queues.extend(retry);
     }
 
-    /// Whether the board still shows what was published. A worker that dies may have overwritten
-    /// the board.
-    pub(super) fn is_sane(&self, state: &State) -> bool {
+    /// Whether the board still shows the tickets that were published. If not, a worker has
+    /// overwritten the board.
+    pub(super) fn board_is_intact(&self, state: &State) -> bool {
         state.in_flight.iter().all(|(ticket, in_flight)| {
-            in_flight.owner.is_some()
+            in_flight.claimer.is_some()
                 || state.requeued.contains(ticket)
                 || self.board.shows(*ticket, in_flight.position)
         })

@@ -1,4 +1,4 @@
-//! Stopping tasks: the tasks of cancelled calls, and tasks whose timeout has passed.
+//! Stops the tasks of cancelled calls, and tasks whose timeout has passed.
 
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use super::state::{
     InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, read_arguments, unlock,
 };
 use crate::error::{Error, Origin};
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
@@ -20,10 +20,10 @@ const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Scheduler {
-    /// Cancels a call: tasks that have not begun never run, and workers that run its tasks are
-    /// killed. Returns false if the call was done or cancelled before.
+    /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
+    /// its tasks are killed. Returns false if the call was done or cancelled before.
     pub(crate) fn cancel(&self, inbox: &Arc<Inbox>) -> bool {
-        if !self.is_ours() {
+        if self.is_forked_copy() {
             return false;
         }
         let mut deliveries = Vec::new();
@@ -33,17 +33,17 @@ impl Scheduler {
         let running = state.in_flight.values().any(|in_flight| {
             Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band
         });
-        // The tasks of a call that was cancelled before may run until their workers are dead.
+        // A call that was cancelled before may have running tasks until its workers are dead.
         let cancelled = (queued || running) && !inbox.is_closed();
         if cancelled {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             self.withdraw(&mut state, inbox);
             let error = Error::cancelled();
-            for (ticket, owner) in self.running(&state) {
+            for (ticket, slot_id) in self.claimed_tickets(&state) {
                 let Some(in_flight) = state.in_flight.get(&ticket) else { continue };
                 if Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band {
                     let (inbox, task, error) = (Arc::clone(inbox), in_flight.first, error.clone());
-                    state.kill(owner, KillReason::Task { inbox, task, error });
+                    state.kill(slot_id, KillReason::Task { inbox, task, error });
                 }
             }
         }
@@ -52,20 +52,20 @@ impl Scheduler {
         cancelled
     }
 
-    /// Cancels a call if no worker has claimed any of it. Returns whether it did. A call that was
-    /// split into several tickets is not cancelled.
+    /// Cancels a call if no worker has claimed any of its tasks. Returns whether it did. A call
+    /// that has several tickets is not cancelled.
     #[cfg(feature = "remote")]
     pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
-        if !self.is_ours() {
+        if self.is_forked_copy() {
             return false;
         }
         let mut state = self.lock();
-        let theirs =
+        let of_call =
             state.in_flight.iter().filter(|(_, in_flight)| Arc::ptr_eq(&in_flight.inbox, inbox));
-        let theirs: Vec<(TicketId, u64)> =
-            theirs.map(|(id, in_flight)| (*id, in_flight.position)).collect();
+        let of_call: Vec<(TicketId, u64)> =
+            of_call.map(|(id, in_flight)| (*id, in_flight.position)).collect();
         let queued = state.queues.iter().any(|queue| Arc::ptr_eq(&queue.inbox, inbox));
-        let unclaimed = match theirs[..] {
+        let unclaimed = match of_call[..] {
             [] => queued,
             [(ticket, position)] if !queued => self.board.retract(ticket, position),
             _ => false,
@@ -73,8 +73,8 @@ impl Scheduler {
         if unclaimed {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
-            for (ticket, _) in theirs {
-                self.retire(&mut state, ticket);
+            for (ticket, _) in of_call {
+                self.free_ticket_and_block(&mut state, ticket);
             }
             self.pump(&mut state);
         }
@@ -82,24 +82,26 @@ impl Scheduler {
         unclaimed
     }
 
-    /// The tickets that are claimed and not settled, with their owners.
-    fn running(&self, state: &State) -> Vec<(TicketId, Owner)> {
-        let owner = |(ticket, in_flight): (&TicketId, &InFlight)| {
-            let owner = in_flight.owner.or_else(|| self.board.claimer(*ticket, in_flight.position));
-            owner.map(|owner| (*ticket, owner))
+    /// The tickets that are claimed and not settled, each with the slot of its claimer.
+    fn claimed_tickets(&self, state: &State) -> Vec<(TicketId, SlotId)> {
+        let claim = |(ticket, in_flight): (&TicketId, &InFlight)| {
+            let slot_id =
+                in_flight.claimer.or_else(|| self.board.claimer(*ticket, in_flight.position));
+            slot_id.map(|slot_id| (*ticket, slot_id))
         };
-        state.in_flight.iter().filter_map(owner).collect()
+        state.in_flight.iter().filter_map(claim).collect()
     }
 
-    /// Starts the timeout watcher, the thread that checks timeouts, unless it runs already.
+    /// Starts the timeout watcher, the thread that checks timeouts. If it runs already, wakes it.
     pub(super) fn start_timeout_watcher(self: &Arc<Self>, state: &mut State) -> Result<(), Error> {
         if std::mem::replace(&mut state.timeout_watcher, true) {
-            self.timed.notify_all();
+            self.watcher_signal.notify_all();
             return Ok(());
         }
         let scheduler = Arc::clone(self);
         let name = format!("{}-timeouts", self.config.name);
-        let thread = sys::spawn_thread(&name, sys::SMALL_STACK, move || scheduler.watch());
+        let thread =
+            sys::spawn_thread(&name, sys::SMALL_STACK, move || scheduler.run_timeout_watcher());
         match thread {
             Ok(thread) => {
                 state.threads.push(thread);
@@ -107,96 +109,100 @@ impl Scheduler {
             }
             Err(error) => {
                 state.timeout_watcher = false;
-                Err(Error::start("the thread that watches over timeouts", error))
+                Err(Error::start("the timeout watcher", error))
             }
         }
     }
 
-    /// Starts the timeout watcher for a future. No thread waits for the future's work, so no other
-    /// thread would check the board for it.
-    pub(crate) fn watch_over_futures(self: &Arc<Self>) {
-        if self.is_ours() {
+    /// Starts the timeout watcher because a future waits for a call. No thread waits for that call,
+    /// so nothing else would check the board.
+    pub(crate) fn start_watcher_for_future(self: &Arc<Self>) {
+        if !self.is_forked_copy() {
             let mut state = self.lock();
-            // If no thread can be started, the next thread that waits for a call checks the board.
+            // If the thread cannot be started, the next thread that waits for a call checks the
+            // board.
             let _ = self.start_timeout_watcher(&mut state);
         }
     }
 
     /// Runs the timeout watcher until the pool has ended: kills workers whose task has exceeded its
-    /// timeout, and wakes other workers for published work that a stopped worker does not claim.
-    fn watch(&self) {
+    /// timeout, and wakes all sleepers while published work waits.
+    fn run_timeout_watcher(&self) {
         let mut state = self.lock();
         while !matches!(state.phase, Phase::Over(_)) && state.supervisors > 0 {
-            let timed = |in_flight: &InFlight| in_flight.inbox.options.timeout.is_some();
-            let some = state.in_flight.values().any(timed)
+            let has_timeout = |in_flight: &InFlight| in_flight.inbox.options.timeout.is_some();
+            let any_timeout = state.in_flight.values().any(has_timeout)
                 || state.queues.iter().any(|queue| queue.inbox.options.timeout.is_some());
-            if some {
+            if any_timeout {
                 self.kill_overdue(&mut state);
             }
-            let interval = if some { POLL_INTERVAL } else { RECHECK_INTERVAL };
+            let interval = if any_timeout { POLL_INTERVAL } else { RECHECK_INTERVAL };
             if state.is_idle() {
-                state = self.timed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.watcher_signal.wait(state).unwrap_or_else(PoisonError::into_inner);
             } else {
-                let woken = self.timed.wait_timeout(state, interval);
+                let woken = self.watcher_signal.wait_timeout(state, interval);
                 state = woken.unwrap_or_else(PoisonError::into_inner).0;
-                self.wake_for_neglected(&mut state);
+                self.wake_all_if_work_waits(&mut state);
             }
         }
     }
 
+    /// Kills workers whose task has exceeded its timeout. Then fails tasks that no worker claims.
     fn kill_overdue(&self, state: &mut State) {
         let now = sys::monotonic();
-        for (ticket, owner) in self.running(state) {
+        for (ticket, slot_id) in self.claimed_tickets(state) {
             let Some(in_flight) = state.in_flight.get_mut(&ticket) else { continue };
             let Some(timeout) = in_flight.inbox.options.timeout else { continue };
             let progress = self.board.progress(ticket);
             let ran = Duration::from_nanos(now.saturating_sub(progress.began_at));
             let runs = progress.begun > progress.done && progress.began_at > 0;
-            let is_late = match runs {
+            let is_overdue = match runs {
                 true => ran >= timeout,
-                // A worker goes from one task to the next without delay, unless it is stopped.
+                // Between two tasks a worker takes no time, unless it is stopped.
                 false => {
                     (progress.done as usize) < in_flight.count
-                        && in_flight.waits(progress.done, timeout)
+                        && in_flight.is_stuck_for(progress.done, timeout)
                 }
             };
-            if is_late {
+            if is_overdue {
                 let inbox = Arc::clone(&in_flight.inbox);
                 let task = in_flight.first + progress.done as usize;
-                let error = Error::timeout(timeout).with_origin(state.origin_of(owner));
-                state.kill(owner, KillReason::Task { inbox, task, error });
+                let error = Error::timeout(timeout).with_origin(state.origin_of(slot_id));
+                state.kill(slot_id, KillReason::Task { inbox, task, error });
             }
         }
-        self.fail_the_neglected(state);
+        self.fail_overdue_unclaimed(state);
     }
 
-    /// Fails tasks that no worker claims within their timeout although workers are free. Kills
-    /// those workers.
-    fn fail_the_neglected(&self, state: &mut State) {
-        let at_work: Vec<Owner> = self.running(state).into_iter().map(|(_, owner)| owner).collect();
-        let is_free = |owner: &Owner| {
-            let slot = &state.slots[*owner as usize];
-            slot.ready && slot.handle.is_some() && !at_work.contains(owner)
+    /// Fails tasks that no worker claims within their timeout although workers are free. Kills the
+    /// free workers, which may be stopped.
+    fn fail_overdue_unclaimed(&self, state: &mut State) {
+        let busy: Vec<SlotId> =
+            self.claimed_tickets(state).into_iter().map(|(_, slot_id)| slot_id).collect();
+        let is_free = |slot_id: &SlotId| {
+            let slot = &state.slots[*slot_id as usize];
+            slot.ready && slot.handle.is_some() && !busy.contains(slot_id)
         };
-        let free: Vec<Owner> = state.owners().filter(is_free).collect();
-        let mut neglected = Vec::new();
+        let free: Vec<SlotId> = state.slot_ids().filter(is_free).collect();
+        let mut overdue = Vec::new();
         for (ticket, in_flight) in &mut state.in_flight {
-            let is_taken = in_flight.owner.is_some()
+            let is_claimed_or_requeued = in_flight.claimer.is_some()
                 || self.board.claimer(*ticket, in_flight.position).is_some()
                 || state.requeued.contains(ticket);
-            let Some(timeout) = in_flight.inbox.options.timeout.filter(|_| !is_taken) else {
+            let Some(timeout) = in_flight.inbox.options.timeout.filter(|_| !is_claimed_or_requeued)
+            else {
                 continue;
             };
             if free.is_empty() {
                 in_flight.stuck = None;
-            } else if in_flight.waits(0, timeout) {
-                neglected.push((*ticket, timeout));
+            } else if in_flight.is_stuck_for(0, timeout) {
+                overdue.push((*ticket, timeout));
             }
         }
-        for (ticket, timeout) in neglected {
+        for (ticket, timeout) in overdue {
             if self.fail_unclaimed(state, ticket, timeout) {
-                // One of these workers may have claimed a task by now. Such a task is run again.
-                free.iter().for_each(|owner| state.kill(*owner, KillReason::Worker));
+                // One of these workers may have claimed a task by now. Such a task runs again.
+                free.iter().for_each(|slot_id| state.kill(*slot_id, KillReason::Worker));
             }
         }
     }
@@ -209,7 +215,7 @@ impl Scheduler {
             return false;
         }
         let arguments = read_arguments(&state.arena, in_flight);
-        let Some(in_flight) = self.retire(state, ticket) else { return false };
+        let Some(in_flight) = self.free_ticket_and_block(state, ticket) else { return false };
         let origin = Origin::of_task(in_flight.first);
         let error = Error::timeout(timeout).with_origin(origin);
         let failed = Delivery::Failed { task: in_flight.first, error };
@@ -230,9 +236,9 @@ impl Scheduler {
 }
 
 impl InFlight {
-    /// Whether the ticket has made no progress for `timeout`, and for [`MIN_STOPPED_TIME`] at
-    /// least. The time counts from the first call that found `done` tasks done and none running.
-    fn waits(&mut self, done: u32, timeout: Duration) -> bool {
+    /// Whether no task of the ticket has begun for `timeout`, and for [`MIN_STOPPED_TIME`] at least.
+    /// The time counts from the first call with this number of tasks `done`.
+    fn is_stuck_for(&mut self, done: u32, timeout: Duration) -> bool {
         match self.stuck {
             Some((then, since)) if then == done => since.elapsed() >= timeout.max(MIN_STOPPED_TIME),
             _ => {

@@ -1,6 +1,6 @@
 //! Collecting: moves results from the board to the inboxes of their calls.
 //!
-//! A ticket goes out of use when all of its tasks are delivered or queued again.
+//! A ticket goes out of use when each of its tasks is delivered or queued again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::pool::records;
 use crate::wire::{LARGE, Payload};
 
 impl Scheduler {
-    /// Asks for a message about the next finished ticket, unless a thread polls anyway. Collects
+    /// Asks workers for a message about the next finished ticket, unless a thread polls. Collects
     /// the tickets that are finished already.
-    pub(super) fn listen(&self) {
-        while self.lookers.load(Ordering::SeqCst) == 0 && !self.board.listen() {
+    pub(super) fn request_message(&self) {
+        while self.pollers.load(Ordering::SeqCst) == 0 && !self.board.request_message() {
             self.collect();
         }
     }
@@ -32,14 +32,15 @@ impl Scheduler {
         unlock(state, deliveries);
     }
 
+    /// Settles all tickets that are finished.
     pub(super) fn collect_finished(&self, state: &mut State, deliveries: &mut Deliveries) {
         for ticket in self.board.take_finished() {
             self.settle_finished(state, ticket, deliveries);
         }
     }
 
-    /// Settles a ticket whose worker says that it is finished. If some of its out-of-band results
-    /// have not come yet, the last of them settles the ticket later.
+    /// Settles a ticket that its worker has finished. If some of its out-of-band results have not
+    /// come yet, the ticket waits, and the last of them settles it.
     pub(super) fn settle_finished(
         &self,
         state: &mut State,
@@ -57,25 +58,27 @@ impl Scheduler {
         }
         let len = progress.results.min(in_flight.chunk.room) as usize;
         if in_flight.chunk.measured {
-            in_flight.inbox.learn(progress.nanoseconds, in_flight.count);
+            in_flight.inbox.learn_cost(progress.nanoseconds, in_flight.count);
         }
         let out_of_band: usize = in_flight.out_of_band.values().map(Payload::len).sum();
         in_flight.inbox.learn_size((len + out_of_band).div_ceil(in_flight.count));
-        state.sizes.extend(in_flight.inbox.result_size().map(|size| (in_flight.chunk.name, size)));
+        state
+            .result_sizes
+            .extend(in_flight.inbox.result_size().map(|size| (in_flight.chunk.name, size)));
         let count = in_flight.count;
-        let owner = in_flight.owner.or_else(|| self.board.claimer(ticket, in_flight.position));
+        let slot_id = in_flight.claimer.or_else(|| self.board.claimer(ticket, in_flight.position));
         let origin = Origin {
-            worker: owner.map(|owner| owner as usize),
+            worker: slot_id.map(|slot_id| slot_id as usize),
             pid: Some(progress.pid),
             ..Origin::default()
         };
-        if let Some(slot) = owner.and_then(|owner| state.slots.get_mut(owner as usize)) {
-            // The message that the worker is ready may still be unread.
+        if let Some(slot) = slot_id.and_then(|slot_id| state.slots.get_mut(slot_id as usize)) {
+            // The message `Ready` of this worker may still be unread.
             (slot.ready, slot.has_worked) = (true, true);
         }
         let retries = in_flight.attempts < in_flight.inbox.options.retries;
         if !retries && len >= LARGE.saturating_mul(count) && self.may_lend(&mut state.arena) {
-            let Some(in_flight) = self.take_out(state, ticket) else { return };
+            let Some(in_flight) = self.free_ticket(state, ticket) else { return };
             let start = (in_flight.chunk.offset - in_flight.block.offset
                 + in_flight.chunk.arguments) as usize;
             let bytes = Results::Lent(state.arena.lease(in_flight.block).part(start, len));
@@ -89,7 +92,7 @@ impl Scheduler {
         let mut bytes = Vec::new();
         read_results(&state.arena, in_flight, progress.results, &mut bytes);
         let others = self.retry_panicked(state, ticket, count, &bytes, &origin);
-        let Some(in_flight) = self.retire(state, ticket) else { return };
+        let Some(in_flight) = self.free_ticket_and_block(state, ticket) else { return };
         if let Some(others) = others {
             deliveries.extend(others);
             return;
@@ -102,8 +105,8 @@ impl Scheduler {
 
     /// Queues those of a chunk's first `count` tasks that panicked, to be tried again.
     ///
-    /// Returns the results of the other tasks, one delivery each. Returns `None` if no task of the
-    /// chunk may be tried again.
+    /// Returns the results of the other tasks, one delivery for each. Returns `None` if no task of
+    /// the chunk may be tried again.
     pub(super) fn retry_panicked(
         &self,
         state: &mut State,
@@ -128,8 +131,8 @@ impl Scheduler {
             let argument = records::take(&mut arguments);
             let before = rest;
             let Some(outcome) = records::take_result(&mut rest) else {
-                // All records from here on are corrupt. Whoever decodes this delivery gets an error
-                // for each of their tasks.
+                // This record and the later ones are corrupt. An empty delivery gives each of their
+                // tasks an error when it is decoded.
                 let (bytes, out_of_band, origin) =
                     (Vec::new().into(), HashMap::new(), origin.clone());
                 let count = count - index as usize;
@@ -140,7 +143,7 @@ impl Scheduler {
             if let Some(argument) = argument
                 && is_panic(&outcome, out_of_band.get(&index))
             {
-                state.queues.push_front(TaskQueue::again(name, &inbox, task, argument, attempts));
+                state.queues.push_front(TaskQueue::retry(name, &inbox, task, argument, attempts));
                 continue;
             }
             let bytes = before[..before.len() - rest.len()].to_vec().into();

@@ -1,13 +1,13 @@
 //! The scheduler, the engine of a pool in the parent: it publishes work, collects results and
 //! replaces dead workers.
 //!
-//! Each slot has a *supervisor*: a thread that reads its worker's reports and is asleep most of the
+//! Each slot has a *supervisor*: a thread that reads its worker's reports and sleeps most of the
 //! time. The supervisor collects results when the worker asks for that. When the worker has exited,
-//! the supervisor settles the tasks that the worker had claimed, and starts the next worker. A
+//! the supervisor settles the tickets that the worker had claimed, and starts the next worker. A
 //! thread that waits for results collects them too, so that a quick task wakes no supervisor.
 //!
-//! [`State`] holds all bookkeeping under one lock. Waiting callers are told of their results after
-//! the lock is released.
+//! [`State`] holds all bookkeeping under one lock. Deliveries go into their inboxes after the lock
+//! is released. README.md beside this file tells the rest.
 
 mod bury;
 mod cancel;
@@ -30,7 +30,7 @@ pub(crate) use self::state::{Initializer, Intensity, PoolConfig, Recipes, Schedu
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
-use crate::pool::board::{Board, Layout, Owner};
+use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
 
@@ -69,19 +69,19 @@ impl Scheduler {
             initializes,
             processes: AtomicU32::new(processes),
             resizing: Mutex::new(()),
-            called: Condvar::new(),
+            slots_changed: Condvar::new(),
             built_by: sys::pid(),
-            is_of_main_thread: sys::is_main_thread(),
+            built_by_main_thread: sys::is_main_thread(),
             board,
             state: Mutex::new(state),
-            ended: Condvar::new(),
-            timed: Condvar::new(),
-            lookers: AtomicUsize::new(0),
+            supervisor_ended: Condvar::new(),
+            watcher_signal: Condvar::new(),
+            pollers: AtomicUsize::new(0),
             fork_server: Mutex::new(fork_server),
             preloaded: Mutex::default(),
             returned,
         });
-        let result = scheduler.staff(0..processes);
+        let result = scheduler.start_workers(0..processes);
         if result.is_err() {
             scheduler.terminate();
         }
@@ -90,7 +90,7 @@ impl Scheduler {
 
     /// Accepts no more calls. Workers exit when all accepted work is done.
     pub(crate) fn close(&self) {
-        if !self.is_ours() {
+        if self.is_forked_copy() {
             return;
         }
         let mut state = self.lock();
@@ -101,15 +101,19 @@ impl Scheduler {
         unlock(state, Vec::new());
     }
 
-    /// Waits until every worker has exited. Returns false at once if the pool is not closed,
-    /// because the wait would never end.
+    /// Waits until every worker has exited. Returns false at once if the pool is open, because the
+    /// wait would never end.
+    ///
+    /// # Errors
+    ///
+    /// The error that ended the pool, if one did; or this process is a forked copy.
     pub(crate) fn join(&self) -> Result<bool, Error> {
-        self.check_not_a_copy()?;
+        self.check_not_forked_copy()?;
         let state = self.lock();
         if matches!(state.phase, Phase::Open) {
             return Ok(false);
         }
-        let wait = self.ended.wait_while(state, |state| state.supervisors > 0);
+        let wait = self.supervisor_ended.wait_while(state, |state| state.supervisors > 0);
         let mut state = wait.unwrap_or_else(PoisonError::into_inner);
         let threads = std::mem::take(&mut state.threads);
         let failed = match &state.phase {
@@ -118,7 +122,7 @@ impl Scheduler {
         };
         drop(state);
         end_threads(threads);
-        self.let_go();
+        self.release_start_resources();
         failed
     }
 
@@ -126,63 +130,65 @@ impl Scheduler {
     /// workers, and workers that are not ready yet, get SIGTERM. Workers that remain after
     /// [`TERMINATE_GRACE_PERIOD`] get SIGKILL.
     pub(crate) fn terminate(&self) {
-        if !self.is_ours() {
+        if self.is_forked_copy() {
             return;
         }
         let mut state = self.lock();
-        // Tasks that are finished by now still deliver their results.
+        // Results of tickets that are finished by now are still delivered.
         let mut deliveries = Vec::new();
         self.collect_finished(&mut state, &mut deliveries);
-        state.take_in(&mut deliveries);
-        self.end(&mut state, None);
+        state.deliver_under_lock(&mut deliveries);
+        self.end_pool(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
-        let busy: HashSet<Owner> = self
+        let busy: HashSet<SlotId> = self
             .board
             .claims()
-            .filter_map(|(ticket, owner)| state.in_flight.contains_key(&ticket).then_some(owner))
-            .chain(state.in_flight.values().filter_map(|in_flight| in_flight.owner))
+            .filter_map(|(ticket, slot_id)| {
+                state.in_flight.contains_key(&ticket).then_some(slot_id)
+            })
+            .chain(state.in_flight.values().filter_map(|in_flight| in_flight.claimer))
             .collect();
         let slots = state.slots.iter().enumerate();
         for handle in slots
-            .filter(|(owner, slot)| busy.contains(&(*owner as Owner)) || !slot.ready)
+            .filter(|(slot_id, slot)| busy.contains(&(*slot_id as SlotId)) || !slot.ready)
             .filter_map(|(_, slot)| slot.handle.as_ref())
         {
             handle.signal(Signal::SIGTERM);
         }
-        let over = Instant::now() + TERMINATE_GRACE_PERIOD;
-        let hopeless = over + 4 * TERMINATE_GRACE_PERIOD;
+        let kill_at = Instant::now() + TERMINATE_GRACE_PERIOD;
+        let kill_fork_server_at = kill_at + 4 * TERMINATE_GRACE_PERIOD;
         while state.supervisors > 0 {
-            let left = over.saturating_duration_since(Instant::now());
+            let left = kill_at.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
                     handle.signal(Signal::SIGKILL);
                     // A stopped fork server passes no signals on to its workers. When it is killed,
                     // its workers die with it.
-                    if hopeless < Instant::now() {
+                    if kill_fork_server_at < Instant::now() {
                         handle.kill_fork_server();
                     }
                 }
             }
             let left = if left.is_zero() { TERMINATE_GRACE_PERIOD } else { left };
-            let woken = self.ended.wait_timeout(state, left);
+            let woken = self.supervisor_ended.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
         let threads = std::mem::take(&mut state.threads);
         drop(state);
         end_threads(threads);
-        self.let_go();
+        self.release_start_resources();
     }
 
-    /// Drops what new workers would be started with, and ends the pool's own fork servers. Called
-    /// when no more workers will be started. A recipe may hold one end of a channel, and somebody
-    /// may wait until that end is closed.
-    fn let_go(&self) {
-        let lock = |mutex: &Mutex<Option<Arc<ForkServer>>>| {
+    /// Drops the recipes, and ends the pool's own fork servers. Called when no more workers will be
+    /// started: a recipe may hold one end of a channel, and a user may wait until that end is
+    /// closed.
+    fn release_start_resources(&self) {
+        let take = |mutex: &Mutex<Option<Arc<ForkServer>>>| {
             mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
         };
         let recipes = std::mem::take(&mut *self.recipes());
-        let fork_servers = [lock(&self.preloaded), lock(&self.fork_server)];
+        let fork_servers = [take(&self.preloaded), take(&self.fork_server)];
         drop(recipes);
         for fork_server in fork_servers.into_iter().flatten() {
             ForkServer::end(fork_server);
@@ -191,13 +197,13 @@ impl Scheduler {
 
     /// Accepts a queue of a call's tasks, and publishes as many of them as possible.
     pub(crate) fn submit(self: &Arc<Self>, queue: TaskQueue) -> Result<(), Error> {
-        self.check_not_a_copy()?;
+        self.check_not_forked_copy()?;
         let mut state = self.lock();
         state.phase.check_open()?;
         self.revive(&mut state);
         if queue.left > 0 {
             let timed = queue.inbox.options.timeout.is_some();
-            if let Some(size) = state.sizes.get(&queue.name) {
+            if let Some(size) = state.result_sizes.get(&queue.name) {
                 queue.inbox.expect_size(*size);
             }
             state.queues.push_back(queue);
@@ -205,7 +211,7 @@ impl Scheduler {
             if timed {
                 self.start_timeout_watcher(&mut state)?;
             } else if state.timeout_watcher {
-                self.timed.notify_all();
+                self.watcher_signal.notify_all();
             }
         }
         unlock(state, Vec::new());
@@ -214,19 +220,19 @@ impl Scheduler {
 
     /// Waits for the next delivery to `inbox`. Returns `None` if the deadline passes first.
     ///
-    /// Wakes only when results of `wanted` tasks have arrived, or many bytes of results: a caller
-    /// that can do nothing with fewer is not woken for each task.
+    /// The thread sleeps until results of `wanted` tasks or many bytes of results have arrived. So
+    /// a caller that needs all results is not woken for each of them.
     pub(crate) fn wait(
         &self,
         inbox: &Inbox,
         wanted: usize,
         deadline: Option<Instant>,
     ) -> Option<Result<Delivery, Error>> {
-        if let Err(error) = self.check_not_a_copy() {
+        if let Err(error) = self.check_not_forked_copy() {
             return Some(Err(error));
         }
         loop {
-            if let Some(delivery) = self.look(inbox) {
+            if let Some(delivery) = self.spin(inbox) {
                 return Some(delivery);
             }
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -234,21 +240,22 @@ impl Scheduler {
             }
             // A delivery ends the sleep. The thread also wakes now and then to check the board:
             // that costs nothing, and no defect of a worker can then make the sleep last forever.
-            let belt = Instant::now() + RECHECK_INTERVAL;
-            inbox.sleep(wanted, Some(deadline.map_or(belt, |deadline| deadline.min(belt))));
-            if belt <= Instant::now() {
+            let recheck_at = Instant::now() + RECHECK_INTERVAL;
+            let wake_at = deadline.map_or(recheck_at, |deadline| deadline.min(recheck_at));
+            inbox.sleep(wanted, Some(wake_at));
+            if recheck_at <= Instant::now() {
                 self.check_board();
             }
         }
     }
 
-    /// Ends the pool if a worker, dead or alive, has overwritten the board. Also wakes all sleeping
-    /// workers if published work waits.
+    /// Wakes all sleepers if published work waits. Ends the pool if a worker, dead or alive, has
+    /// overwritten the board.
     fn check_board(&self) {
         let mut state = self.lock();
-        self.wake_for_neglected(&mut state);
-        if !self.is_sane(&state) {
-            self.end(&mut state, Some(Error::overwritten()));
+        self.wake_all_if_work_waits(&mut state);
+        if !self.board_is_intact(&state) {
+            self.end_pool(&mut state, Some(Error::overwritten()));
             for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
                 handle.signal(Signal::SIGKILL);
             }
@@ -256,77 +263,69 @@ impl Scheduler {
         unlock(state, Vec::new());
     }
 
-    /// Polls for results for a short time, and collects them itself. After that, the caller relies
-    /// on messages from workers.
-    fn look(&self, inbox: &Inbox) -> Option<Result<Delivery, Error>> {
+    /// Polls for a delivery for a short time. Meanwhile this thread collects results itself.
+    fn spin(&self, inbox: &Inbox) -> Option<Result<Delivery, Error>> {
         if let Some(delivery) = inbox.poll() {
             return Some(delivery);
         }
-        let found = self.looking(|| {
-            for look in 0..MAX_SPINS {
-                self.collect_if_any();
-                let found = inbox.poll();
-                if found.is_some() {
-                    return found;
-                }
-                if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        let collecting = Collecting::new(self);
+        for spin in 0..MAX_SPINS {
+            self.collect_if_any();
+            let found = inbox.poll();
+            if found.is_some() {
+                return found;
             }
-            None
-        });
-        found.or_else(|| inbox.poll())
-    }
-
-    /// Runs `look`, a function that collects finished tickets by itself. Meanwhile workers need to
-    /// send no messages about finished tickets.
-    fn looking<T>(&self, look: impl FnOnce() -> T) -> T {
-        let _collecting = Collecting::new(self);
-        look()
+            if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        // From now on, this thread relies on messages from workers.
+        drop(collecting);
+        inbox.poll()
     }
 
     /// Collects results, if there may be anything to collect or more to publish.
     pub(crate) fn collect_if_any(&self) {
-        if !self.is_ours() {
+        if self.is_forked_copy() {
             return;
         }
-        // In a pool with a memory limit, a block whose results were decoded makes room for more
-        // work.
-        if self.board.has_news() || (self.config.memory.is_some() && self.returned.any()) {
+        // In a pool with a memory limit, a block that comes back from a lease makes room for more
+        // chunks.
+        if self.board.has_news() || (self.config.memory_limit.is_some() && self.returned.any()) {
             self.collect();
         }
     }
 }
 
-/// As long as it lives, a thread collects finished tickets by itself. Meanwhile workers need to send
-/// no messages about finished tickets.
+/// A guard: as long as it lives, its thread polls and collects finished tickets. Meanwhile workers
+/// send no messages about finished tickets.
 pub(crate) struct Collecting<S: Deref<Target = Scheduler>>(Option<S>);
 
 impl<S: Deref<Target = Scheduler>> Collecting<S> {
     pub(crate) fn new(scheduler: S) -> Collecting<S> {
-        if !scheduler.is_ours() {
+        if scheduler.is_forked_copy() {
             return Collecting(None);
         }
-        scheduler.lookers.fetch_add(1, Ordering::SeqCst);
-        scheduler.board.stop_listening();
+        scheduler.pollers.fetch_add(1, Ordering::SeqCst);
+        scheduler.board.decline_messages();
         Collecting(Some(scheduler))
     }
 }
 
 impl<S: Deref<Target = Scheduler>> Drop for Collecting<S> {
     fn drop(&mut self) {
-        // The thread may have run user code, and user code may fork. The copy must leave the pool
-        // alone.
-        if let Some(scheduler) = self.0.take().filter(|scheduler| scheduler.is_ours()) {
-            scheduler.lookers.fetch_sub(1, Ordering::SeqCst);
-            scheduler.listen();
+        // User code may have forked this process since the guard was made. A copy must not touch
+        // the pool.
+        if let Some(scheduler) = self.0.take().filter(|scheduler| !scheduler.is_forked_copy()) {
+            scheduler.pollers.fetch_sub(1, Ordering::SeqCst);
+            scheduler.request_message();
         }
     }
 }
 
-/// Waits until threads that have nothing left to do are gone, so that code which counts the threads
-/// of this process next does not count them.
+/// Waits until threads that have nothing left to do are gone. So code that counts the threads of
+/// this process afterwards does not count them.
 fn end_threads(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
-        // `join` fails only if the supervisor panicked. Then its message is on stderr already.
+        // `join` fails only if the thread panicked. The panic's message is on stderr already.
         let _ = thread.join();
     }
 }

@@ -1,6 +1,6 @@
 //! Publishing: cuts chunks from task queues, writes them into shared memory, puts them on the board
-//! and wakes sleeping workers. Takes work back, too: tickets that no worker has claimed, and
-//! claimed tasks that their claimer has not taken.
+//! and wakes sleepers. Also takes work back: tickets that no worker has claimed, and tasks that
+//! their claimer has not taken.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,32 +14,32 @@ use crate::pool::job::{ChunkCut, Inbox, LargeArg, TaskQueue};
 use crate::pool::records;
 use crate::wire::Lender;
 
-/// Upper bound on the room that a chunk gets because earlier results were large. A result that does
-/// not fit is sent out of band.
+/// The most room that a chunk gets because earlier results were large. A result that does not fit
+/// is sent out of band.
 const MAX_ROOM_BYTES: usize = 16 << 20;
 
-/// Upper bound on the room reserved by the guess that a result is as large as its argument. For
+/// The most room that a chunk gets by the guess that results are as large as their arguments. For
 /// larger arguments, a wrong guess would waste too much memory.
 const MAX_GUESSED_BYTES: usize = 1 << 30;
 
-/// With more than half of this in use, large results are copied out of shared memory at once, which
-/// costs a second copy, instead of being lent. The memory limit of a pool replaces this number.
+/// If more than half of this memory is in use, large results are copied out of shared memory at
+/// once, which costs a second copy, instead of being lent. In a pool with a memory limit, the limit
+/// stands for this number.
 const MAX_LENT_BYTES: usize = 512 << 20;
 
-/// Encoded bytes that are enough to have ready: this many, or [`ENOUGH_BYTES_EACH`] for each worker
-/// if that is more. More than enough would only cost memory, and would have left the processor's
-/// caches before a worker reads it.
-const ENOUGH_BYTES: usize = 16 << 20;
-const ENOUGH_BYTES_EACH: usize = 4 << 20;
+/// How many encoded bytes a call has ready before it stops encoding: this many, or
+/// [`READY_BYTES_PER_WORKER`] for each worker if that is more. More bytes would only cost memory,
+/// and would have left the processor's caches before a worker reads them.
+const READY_BYTES: usize = 16 << 20;
+const READY_BYTES_PER_WORKER: usize = 4 << 20;
 
 impl Lender for Scheduler {
     fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease> {
         let room = results.map_or(len.min(MAX_GUESSED_BYTES), |size| size.min(MAX_ROOM_BYTES));
-        let len =
-            len.checked_add(room.min(self.most_room(len)) + records::MIN_RESULT_BYTES + 16)?;
-        // A forked copy of the process that built the pool must not touch the pool's memory.
-        let mut state = self.is_ours().then(|| self.lock())?;
-        if self.spare(&mut state) < len {
+        let len = len.checked_add(room.min(self.max_room(len)) + records::MIN_RESULT_BYTES + 16)?;
+        // A forked copy must not touch the pool's memory.
+        let mut state = (!self.is_forked_copy()).then(|| self.lock())?;
+        if self.memory_left(&mut state) < len {
             return None;
         }
         let block = self.allocate(&mut state, len).ok()?;
@@ -55,7 +55,7 @@ impl Lender for Scheduler {
 
 impl Scheduler {
     /// Ends the pool: open calls fail with `cause`, and workers are dismissed.
-    pub(super) fn end(&self, state: &mut State, cause: Option<Error>) {
+    pub(super) fn end_pool(&self, state: &mut State, cause: Option<Error>) {
         if matches!(state.phase, Phase::Over(_)) {
             return;
         }
@@ -71,42 +71,48 @@ impl Scheduler {
         }
         self.board.admit(0);
         self.wake(state, usize::MAX);
-        self.timed.notify_all();
-        self.called.notify_all();
+        self.watcher_signal.notify_all();
+        self.slots_changed.notify_all();
     }
 
-    /// Wakes all sleeping workers if published work waits. The worker that was woken for that work
-    /// may have been stopped by a signal.
-    pub(super) fn wake_for_neglected(&self, state: &mut State) {
+    /// Wakes all sleepers if published work waits. The worker that was woken for that work may have
+    /// been stopped by a signal.
+    pub(super) fn wake_all_if_work_waits(&self, state: &mut State) {
         if self.board.has_ready() {
             self.wake(state, usize::MAX);
         }
     }
 
-    /// Takes a ticket out of use, and releases its block.
-    pub(super) fn retire(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
-        let in_flight = self.take_out(state, ticket)?;
+    /// Takes a ticket out of use, and gives its block back to the arena.
+    pub(super) fn free_ticket_and_block(
+        &self,
+        state: &mut State,
+        ticket: TicketId,
+    ) -> Option<InFlight> {
+        let in_flight = self.free_ticket(state, ticket)?;
         state.arena.release(in_flight.block);
         Some(in_flight)
     }
 
-    /// Takes a ticket out of use. The caller becomes the owner of its block.
-    pub(super) fn take_out(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
+    /// Takes a ticket out of use. The caller must lease its block or give it back.
+    pub(super) fn free_ticket(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
         let in_flight = state.in_flight.remove(&ticket)?;
         self.board.forget_claim(ticket, in_flight.position);
-        self.count_stealable(state, in_flight.stealable, -1);
+        if in_flight.stealable {
+            self.remove_stealable(state);
+        }
         state.free.push(ticket);
         Some(in_flight)
     }
 
-    /// Abandons a call that nobody waits for: drops its queues, and takes back its tickets that no
-    /// worker has claimed.
-    pub(crate) fn drop_queues(&self, inbox: &Arc<Inbox>) {
-        if !self.is_ours() {
+    /// Abandons a call whose results are not wanted any more: drops its queues, takes back its
+    /// tickets that no worker has claimed, and drops the results of the others.
+    pub(crate) fn abandon(&self, inbox: &Arc<Inbox>) {
+        if self.is_forked_copy() {
             return;
         }
         let mut state = self.lock();
-        // Nobody waits for the call, so the waker is not called.
+        // Nothing waits for the call, so the waker is not called.
         let _ = inbox.discard(Error::cancelled());
         self.withdraw(&mut state, inbox);
         self.pump(&mut state);
@@ -116,42 +122,42 @@ impl Scheduler {
     /// Takes back all tasks of a call that no worker has claimed.
     pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
         state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
-        let theirs = |in_flight: &InFlight| Arc::ptr_eq(&in_flight.inbox, inbox);
+        let is_of_call = |in_flight: &InFlight| Arc::ptr_eq(&in_flight.inbox, inbox);
         let open: Vec<TicketId> = state
             .in_flight
             .iter()
-            .filter(|(_, in_flight)| theirs(in_flight))
+            .filter(|(_, in_flight)| is_of_call(in_flight))
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in open {
             let position = state.in_flight.get(&ticket).map_or(0, |in_flight| in_flight.position);
-            let waiting = state.requeued.contains(&ticket);
-            if waiting || self.board.retract(ticket, position) {
+            let is_requeued = state.requeued.contains(&ticket);
+            if is_requeued || self.board.retract(ticket, position) {
                 state.requeued.retain(|other| *other != ticket);
-                self.retire(state, ticket);
+                self.free_ticket_and_block(state, ticket);
             }
         }
     }
 
-    /// Publishes all that can be published, and wakes a sleeping worker for each grain of it. If a
-    /// worker is starving, steals tasks for the sleepers that are left. Then fills vacant slots if
-    /// there is more work than workers, and dismisses all workers of a closing pool that has no
-    /// work left.
+    /// Publishes all that can be published, and wakes a sleeper for each new grain. If a worker is
+    /// starving, steals tasks for the sleepers that are left. Fills vacant slots if there are more
+    /// grains than workers. Dismisses all workers if the pool is closing and no work is left.
     pub(super) fn pump(&self, state: &mut State) {
         let starving = self.board.take_starving();
         self.publish_all(state);
-        // Workers that are still asleep got none of what was just published.
-        if starving && self.share(state) {
+        // Workers that are still asleep got no grain of the chunks just published.
+        if starving && self.steal_for_sleepers(state) {
             self.publish_all(state);
         }
-        self.call_workers(state);
+        self.fill_vacant_slots(state);
         if matches!(state.phase, Phase::Closing) && state.is_idle() {
             self.board.admit(0);
             self.wake(state, usize::MAX);
-            self.called.notify_all();
+            self.slots_changed.notify_all();
         }
     }
 
+    /// Publishes all that can be published, and wakes a sleeper for each new grain.
     fn publish_all(&self, state: &mut State) {
         let mut grains = 0;
         while let Some(more) = self.publish_one(state) {
@@ -162,46 +168,49 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn wake(&self, state: &mut State, most: usize) {
-        for owner in self.board.take_sleepers(state.owners(), most) {
-            state.call(owner);
+    /// Wakes at most `max` sleepers.
+    pub(super) fn wake(&self, state: &mut State, max: usize) {
+        for slot_id in self.board.take_sleepers(state.slot_ids(), max) {
+            state.wake(slot_id);
         }
     }
 
-    /// Steals tasks for sleeping workers: takes back tasks that other workers have claimed but not
-    /// taken, and queues them. Returns false if there were none.
-    fn share(&self, state: &mut State) -> bool {
+    /// Steals tasks for sleepers: takes back tasks that other workers have claimed but not taken,
+    /// and queues them. Returns false if there were none.
+    fn steal_for_sleepers(&self, state: &mut State) -> bool {
         let before = state.queues.len();
         let mut sleepers = match state.phase {
             Phase::Over(_) => 0,
-            _ => self.board.sleeping(state.owners()),
+            _ => self.board.count_sleepers(state.slot_ids()),
         };
         while sleepers > 0 {
             let untaken = |(ticket, in_flight): (&TicketId, &InFlight)| {
                 (self.board.untaken(*ticket, in_flight.chunk.count), *ticket)
             };
-            let wanted = |(_, in_flight): &(&TicketId, &InFlight)| {
+            let is_stealable = |(_, in_flight): &(&TicketId, &InFlight)| {
                 in_flight.stealable && !in_flight.inbox.is_closed()
             };
-            let mut most: Vec<_> = state.in_flight.iter().filter(wanted).map(untaken).collect();
-            most.sort_unstable_by(|a, b| b.cmp(a));
-            let share = most.into_iter().find_map(|(_, ticket)| self.take_share(state, ticket));
-            let Some((queue, grains)) = share else { break };
+            let mut most_first: Vec<_> =
+                state.in_flight.iter().filter(is_stealable).map(untaken).collect();
+            most_first.sort_unstable_by(|a, b| b.cmp(a));
+            let stolen =
+                most_first.into_iter().find_map(|(_, ticket)| self.steal_from(state, ticket));
+            let Some((queue, grains)) = stolen else { break };
             sleepers = sleepers.saturating_sub(grains);
             state.queues.push_back(queue);
         }
         state.queues.len() > before
     }
 
-    /// Takes back the tasks that a claimer can spare. Returns them as a queue, with their number of
-    /// grains.
-    fn take_share(&self, state: &mut State, ticket: TicketId) -> Option<(TaskQueue, usize)> {
+    /// Takes back half of the tasks that the claimer of a ticket has not taken. Returns them as a
+    /// queue, with their number of grains.
+    fn steal_from(&self, state: &mut State, ticket: TicketId) -> Option<(TaskQueue, usize)> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
         let limit =
             self.board.split(ticket, in_flight.chunk.count, in_flight.chunk.grain)? as usize;
         let tasks = in_flight.first + limit..in_flight.first + in_flight.count;
         (in_flight.count, in_flight.chunk.count) = (limit, limit as u32);
-        // Arguments lie in memory that workers can write to: read once, then checked.
+        // Workers can write to the arguments' memory: the parent reads them once, then checks them.
         let arguments = read_arguments(&state.arena, in_flight);
         let inbox = Arc::clone(&in_flight.inbox);
         let rest = TaskQueue::rest(in_flight.chunk.name, &inbox, tasks, arguments, limit);
@@ -214,8 +223,8 @@ impl Scheduler {
         Some((queue, grains))
     }
 
-    /// Publishes the next chunk, if there is one and if there is room for it. Returns its number of
-    /// grains, which is how many workers could run a part of it.
+    /// Publishes the next chunk, if there is one and there is memory for it. Returns its number of
+    /// grains, which is how many workers can run a part of it.
     fn publish_one(&self, state: &mut State) -> Option<usize> {
         if matches!(state.phase, Phase::Over(_)) {
             return None;
@@ -225,28 +234,31 @@ impl Scheduler {
         }
         let workers = self.processes();
         let queue = state.queues.front()?;
-        // A chunk whose size adapts to measurements is published only just ahead of the workers, so
-        // that it can adapt. So are the first chunks, until it is known how much room results need.
-        let settled = queue.is_one_chunk() && queue.inbox.result_size().is_some();
-        let ahead = if settled { usize::MAX } else { 2 * workers + 2 };
-        if state.in_flight.len() >= ahead {
+        // Chunks are cut only just ahead of the workers while their size or their room depends on
+        // measurements, so that later chunks can use what was measured.
+        let is_settled = queue.is_one_chunk() && queue.inbox.result_size().is_some();
+        let max_in_flight = if is_settled { usize::MAX } else { 2 * workers + 2 };
+        if state.in_flight.len() >= max_in_flight {
             return None;
         }
-        let likely = queue.inbox.result_size().unwrap_or(0).min(MAX_ROOM_BYTES);
-        let (cost, alone) = (queue.next_cost(likely), state.in_flight.is_empty());
-        let most = self.spare(state);
-        if most < cost && !alone {
+        let result_size = queue.inbox.result_size().unwrap_or(0).min(MAX_ROOM_BYTES);
+        let next_cost = queue.next_cost(result_size);
+        let max_bytes = self.memory_left(state);
+        // A chunk that does not fit under the memory limit goes alone.
+        if next_cost > max_bytes && !state.in_flight.is_empty() {
             return None;
         }
         let ticket = state.free.pop()?;
         let mut queue = state.queues.pop_front()?;
-        let prepared = self.prepare(state, &mut queue, workers, most);
+        let prepared = self.prepare(state, &mut queue, workers, max_bytes);
         if queue.left > 0 {
             state.queues.push_back(queue);
         }
         match prepared {
             Ok(in_flight) => {
-                self.count_stealable(state, in_flight.stealable, 1);
+                if in_flight.stealable {
+                    self.add_stealable(state);
+                }
                 state.in_flight.insert(ticket, in_flight);
                 self.publish(state, ticket)
             }
@@ -259,30 +271,31 @@ impl Scheduler {
         }
     }
 
-    /// Cuts a chunk from a queue and writes it into a block.
+    /// Cuts a chunk from a queue and writes it into a block. The chunk takes at most `max_bytes` of
+    /// shared memory, unless it has one task.
     fn prepare(
         &self,
         state: &mut State,
         queue: &mut TaskQueue,
         workers: usize,
-        most: usize,
+        max_bytes: usize,
     ) -> Result<InFlight, (Arc<Inbox>, Error)> {
         let (inbox, name, attempts) = (Arc::clone(&queue.inbox), queue.name, queue.attempts);
         let fail = |error| (Arc::clone(&inbox), error);
         let (chunksize, measured) = (queue.chunksize, !queue.is_one_chunk());
         let size = inbox.result_size().unwrap_or(0);
-        let Some(cut) = queue.cut(workers, most, size.min(MAX_ROOM_BYTES)) else {
-            return Err(fail(Error::invalid("a call's arguments are not whole")));
+        let Some(cut) = queue.cut(workers, max_bytes, size.min(MAX_ROOM_BYTES)) else {
+            return Err(fail(Error::invalid("the call's encoded arguments are incomplete")));
         };
         let ChunkCut { first, count, grain, bytes, handles, large_arg } = cut;
         let (block, arguments) = if let Some(LargeArg { lease, len }) = large_arg {
             (lease.keep(), len as u64)
         } else {
-            // Results are expected to be as large as the arguments, or as earlier results. A result
-            // that does not fit is sent out of band.
+            // The room is for results that are as large as the arguments or as earlier results,
+            // whichever is larger. A result that does not fit is sent out of band.
             let likely = size.saturating_mul(count).min(MAX_ROOM_BYTES);
             let room =
-                bytes.len().min(MAX_GUESSED_BYTES).max(likely).min(self.most_room(bytes.len()));
+                bytes.len().min(MAX_GUESSED_BYTES).max(likely).min(self.max_room(bytes.len()));
             let room = room + count * (records::MIN_RESULT_BYTES + 16);
             let block = self.allocate(state, bytes.len() + room);
             let block = block.map_err(|error| fail(Error::start("a chunk's memory", error)))?;
@@ -312,7 +325,7 @@ impl Scheduler {
             chunksize,
             stealable: grain < count,
             position: 0,
-            owner: None,
+            claimer: None,
             handles,
             out_of_band: HashMap::new(),
             waits_for_out_of_band: false,
@@ -321,74 +334,85 @@ impl Scheduler {
     }
 
     /// Allocates a block. If its region is new, sends the region to all workers.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory, or a region cannot be sent. The block is free then.
     fn allocate(&self, state: &mut State, len: usize) -> io::Result<Block> {
         let block = state.arena.allocate(len)?;
-        let announced = state.announce();
-        if announced.is_err() {
+        let sent = state.send_new_regions();
+        if sent.is_err() {
             state.arena.release(block);
         }
-        announced.map(|()| block)
+        sent.map(|()| block)
     }
 
     /// How many bytes of shared memory chunks may still take under the pool's memory limit.
-    fn spare(&self, state: &mut State) -> usize {
-        let Some(bound) = self.config.memory else { return usize::MAX };
+    fn memory_left(&self, state: &mut State) -> usize {
+        let Some(limit) = self.config.memory_limit else { return usize::MAX };
         // Allocation rounds a block up by at most a quarter, or to the smallest block.
-        (bound.saturating_sub(state.arena.used()) / 5 * 4).saturating_sub(MIN_BLOCK_BYTES)
+        (limit.saturating_sub(state.arena.used()) / 5 * 4).saturating_sub(MIN_BLOCK_BYTES)
     }
 
-    /// How much room the memory limit allows for results beside so many bytes of arguments.
-    fn most_room(&self, arguments: usize) -> usize {
-        self.config.memory.map_or(usize::MAX, |bound| bound.saturating_sub(arguments))
+    /// The most room for results that the memory limit allows beside `arguments` bytes of
+    /// arguments.
+    fn max_room(&self, arguments: usize) -> usize {
+        self.config.memory_limit.map_or(usize::MAX, |limit| limit.saturating_sub(arguments))
     }
 
     /// Whether a call with `open` chunks in flight should stop encoding for now: the memory limit
-    /// is reached, or there is enough to keep all workers busy.
+    /// is reached, or enough bytes are ready to keep all workers busy.
     pub(crate) fn is_full(&self, open: usize) -> bool {
         let workers = self.processes();
-        let enough = ENOUGH_BYTES.max(workers * ENOUGH_BYTES_EACH);
+        let enough = READY_BYTES.max(workers * READY_BYTES_PER_WORKER);
         let enough = if open > 2 * workers + 2 { enough } else { usize::MAX };
-        let bound = self.config.memory.unwrap_or(usize::MAX).min(enough);
-        if open == 0 || bound == usize::MAX || !self.is_ours() {
+        let max_bytes = self.config.memory_limit.unwrap_or(usize::MAX).min(enough);
+        if open == 0 || max_bytes == usize::MAX || self.is_forked_copy() {
             return false;
         }
         let mut state = self.lock();
-        let waiting: usize = state.queues.iter().map(TaskQueue::waiting).sum();
-        state.arena.used().saturating_add(waiting) >= bound
+        let waiting_bytes: usize = state.queues.iter().map(TaskQueue::waiting_bytes).sum();
+        state.arena.used().saturating_add(waiting_bytes) >= max_bytes
     }
 
     /// Whether large results may stay in shared memory until they are decoded.
     ///
-    /// Lent results must not take the memory that chunks need: the caller that is to decode the
-    /// results may itself be waiting for those chunks.
+    /// Lent results must not take the memory that chunks need: a caller may decode results only
+    /// after its other chunks have run.
     pub(super) fn may_lend(&self, arena: &mut Arena) -> bool {
-        arena.used() <= self.config.memory.unwrap_or(MAX_LENT_BYTES) / 2
+        arena.used() <= self.config.memory_limit.unwrap_or(MAX_LENT_BYTES) / 2
     }
 
-    /// Adds `change` to the number of stealable tickets if `is_one`. Tells workers when there are
-    /// some now, or none any more.
-    pub(super) fn count_stealable(&self, state: &mut State, is_one: bool, change: isize) {
-        if is_one {
-            let before = state.stealable;
-            state.stealable = before.saturating_add_signed(change);
-            if (before == 0) != (state.stealable == 0) {
-                self.board.set_stealable(before == 0);
-            }
+    /// Counts one more stealable ticket. Tells workers if it is the first.
+    fn add_stealable(&self, state: &mut State) {
+        if state.stealable_tickets == 0 {
+            self.board.set_stealable(true);
+        }
+        state.stealable_tickets += 1;
+    }
+
+    /// Counts one stealable ticket less. Tells workers if it was the last.
+    fn remove_stealable(&self, state: &mut State) {
+        state.stealable_tickets = state.stealable_tickets.saturating_sub(1);
+        if state.stealable_tickets == 0 {
+            self.board.set_stealable(false);
         }
     }
 
+    /// Publishes a ticket. Returns its number of grains. If the ring is full, requeues the ticket
+    /// and returns `None`.
     fn publish(&self, state: &mut State, ticket: TicketId) -> Option<usize> {
         let State { in_flight, requeued, .. } = state;
         let entry = in_flight.get_mut(&ticket)?;
         let chunk = entry.chunk;
-        entry.owner = None;
-        entry.position = self.board.position();
-        let keep = |ticket, owner| {
+        entry.claimer = None;
+        entry.position = self.board.next_position();
+        let note_claim = |ticket, slot_id| {
             if let Some(other) = in_flight.get_mut(&ticket) {
-                other.owner = Some(owner);
+                other.claimer = Some(slot_id);
             }
         };
-        let published = self.board.publish(ticket, &chunk, keep);
+        let published = self.board.publish(ticket, &chunk, note_claim);
         if !published {
             requeued.push_front(ticket);
         }

@@ -1,8 +1,8 @@
-//! The worker slots of a pool: which of them have workers, which are filled when work comes, and
-//! how many there are.
+//! The slots of a pool: which of them have workers, which are filled when work comes, and the
+//! messages to workers.
 //!
-//! While a slot is empty, its supervisor thread blocks here. To fill the slot, the pool only has to
-//! notify that thread.
+//! While a slot has no worker, its supervisor waits here. So to fill the slot, the pool only
+//! notifies that thread.
 
 use std::io;
 use std::ops::Range;
@@ -11,92 +11,94 @@ use std::sync::atomic::Ordering;
 
 use super::state::{InFlight, KillReason, Phase, Scheduler, Slot, SlotState, State};
 use crate::error::Origin;
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::worker::ToWorker;
 use crate::wire;
 
 impl State {
-    pub(super) fn set_slot_state(&mut self, owner: Owner, slot_state: SlotState) {
-        let slot = &mut self.slots[owner as usize];
-        self.waiting += usize::from(slot_state.waits());
-        self.waiting -= usize::from(slot.slot_state.waits());
+    /// Sets the state of a slot, and keeps count of the slots that wait.
+    pub(super) fn set_slot_state(&mut self, slot_id: SlotId, slot_state: SlotState) {
+        let slot = &mut self.slots[slot_id as usize];
+        self.waiting_slots += usize::from(slot_state.waits_for_worker());
+        self.waiting_slots -= usize::from(slot.slot_state.waits_for_worker());
         slot.slot_state = slot_state;
     }
 
     /// The numbers of all slots, including those beyond the pool's present size.
-    pub(super) fn owners(&self) -> Range<Owner> {
-        0..self.slots.len() as Owner
+    pub(super) fn slot_ids(&self) -> Range<SlotId> {
+        0..self.slots.len() as SlotId
     }
 
-    /// Kills a worker, once. A worker that is still being started may have claimed a ticket
-    /// already: it is killed as soon as its pid is known.
-    pub(super) fn kill(&mut self, owner: Owner, kill_reason: KillReason) {
-        if let Some(slot) = self.slots.get_mut(owner as usize)
+    /// Kills a worker, unless that was decided before. A worker whose pid is not known yet may have
+    /// claimed a ticket already. It is killed when its pid is known.
+    pub(super) fn kill(&mut self, slot_id: SlotId, kill_reason: KillReason) {
+        if let Some(slot) = self.slots.get_mut(slot_id as usize)
             && slot.kill_reason.is_none()
-            && slot.mail.is_some()
+            && slot.to_worker.is_some()
         {
             slot.kill_reason = Some(kill_reason);
-            slot.obey_kill();
+            slot.kill_if_decided();
         }
     }
 
-    pub(super) fn origin_of(&self, owner: Owner) -> Origin {
-        let handle = self.slots.get(owner as usize).and_then(|slot| slot.handle.as_ref());
-        Origin { worker: Some(owner as usize), pid: handle.map(|h| h.pid), ..Origin::default() }
+    /// Returns the origin of an error that happened in a slot's worker.
+    pub(super) fn origin_of(&self, slot_id: SlotId) -> Origin {
+        let handle = self.slots.get(slot_id as usize).and_then(|slot| slot.handle.as_ref());
+        Origin { worker: Some(slot_id as usize), pid: handle.map(|h| h.pid), ..Origin::default() }
     }
 
-    /// Tells each worker of the regions that it does not know yet, in order.
+    /// Sends each worker the regions that it does not have yet, in order.
     ///
     /// # Errors
     ///
-    /// There are no descriptors, or a message cannot be sent. The regions that were not sent are
-    /// sent the next time.
-    pub(super) fn announce(&mut self) -> io::Result<()> {
+    /// There are no descriptors, or a message cannot be sent. The next call sends the regions that
+    /// were not sent.
+    pub(super) fn send_new_regions(&mut self) -> io::Result<()> {
         let regions = self.arena.regions();
-        if self.announced == regions.len() {
+        if self.sent_regions == regions.len() {
             return Ok(());
         }
         for slot in &mut self.slots {
-            let Some(mail) = &slot.mail else { continue };
-            for region in &regions[slot.regions.min(regions.len())..] {
-                // If the worker is gone, that is no error: its successor is told all regions at its
-                // start.
-                let sent = mail.send(ToWorker::Region(region.share()?));
+            let Some(to_worker) = &slot.to_worker else { continue };
+            for region in &regions[slot.sent_regions.min(regions.len())..] {
+                // It is no error if the worker is gone: the next worker is sent all regions.
+                let sent = to_worker.send(ToWorker::Region(region.share()?));
                 if let Some(error) = sent.err().and_then(wire::send_error) {
                     return Err(error);
                 }
-                slot.regions += 1;
+                slot.sent_regions += 1;
             }
         }
-        self.announced = regions.len();
+        self.sent_regions = regions.len();
         Ok(())
     }
 
-    /// Sends a message to a worker. If the worker is gone, that is no error.
+    /// Sends a message to a worker. It is no error if the worker is gone.
     ///
     /// # Errors
     ///
     /// The channel ends that the message carries cannot be sent.
-    pub(super) fn mail(&mut self, owner: Owner, mail: ToWorker) -> Result<(), String> {
-        let sender = self.slots.get(owner as usize).and_then(|slot| slot.mail.as_ref());
-        let sent = sender.map_or(Ok(()), |sender| sender.send(mail));
+    pub(super) fn send(&mut self, slot_id: SlotId, message: ToWorker) -> Result<(), String> {
+        let sender = self.slots.get(slot_id as usize).and_then(|slot| slot.to_worker.as_ref());
+        let sent = sender.map_or(Ok(()), |sender| sender.send(message));
         sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
     }
 
     /// Wakes a worker.
-    pub(super) fn call(&mut self, owner: Owner) {
-        let _ = self.mail(owner, ToWorker::Wake); // cannot fail: it carries no channel ends
+    pub(super) fn wake(&mut self, slot_id: SlotId) {
+        let _ = self.send(slot_id, ToWorker::Wake); // cannot fail: it carries no channel ends
     }
 }
 
 impl Scheduler {
+    /// The size of the pool.
     pub(crate) fn processes(&self) -> usize {
         self.processes.load(Ordering::Relaxed) as usize
     }
 
     /// The pids of the workers that have not exited.
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        if !self.is_ours() {
+        if self.is_forked_copy() {
             return Vec::new();
         }
         let state = self.lock();
@@ -105,18 +107,18 @@ impl Scheduler {
 
     /// Whether a slot may have a worker: it lies within the pool's size, and the pool still needs
     /// workers.
-    pub(super) fn keeps(&self, state: &State, owner: Owner) -> bool {
-        let goes_on = match state.phase {
+    pub(super) fn may_have_worker(&self, state: &State, slot_id: SlotId) -> bool {
+        let needs_workers = match state.phase {
             Phase::Open => true,
             Phase::Closing => !state.is_idle(),
             Phase::Over(_) => false,
         };
-        goes_on && (owner as usize) < self.processes()
+        needs_workers && (slot_id as usize) < self.processes()
     }
 
     /// Fills vacant slots while there are more grains to run than filled slots.
-    pub(super) fn call_workers(&self, state: &mut State) {
-        if state.waiting == 0 {
+    pub(super) fn fill_vacant_slots(&self, state: &mut State) {
+        if state.waiting_slots == 0 {
             return;
         }
         let slots = &state.slots[..self.processes()];
@@ -126,61 +128,63 @@ impl Scheduler {
             // The tasks that are taken keep one worker busy.
             untaken.div_ceil(in_flight.chunk.grain) + u32::from(untaken < in_flight.chunk.count)
         };
-        let open = state.in_flight.iter().map(grains).sum::<u32>() as usize;
-        let missing = open.saturating_sub(filled);
-        let is_vacant = |owner: &Owner| {
-            slots.get(*owner as usize).is_some_and(|slot| slot.slot_state == SlotState::Vacant)
+        let open_grains = state.in_flight.iter().map(grains).sum::<u32>() as usize;
+        let missing = open_grains.saturating_sub(filled);
+        let is_vacant = |slot_id: &SlotId| {
+            slots.get(*slot_id as usize).is_some_and(|slot| slot.slot_state == SlotState::Vacant)
         };
-        let called: Vec<Owner> = state.owners().filter(is_vacant).take(missing).collect();
-        for owner in &called {
-            state.set_slot_state(*owner, SlotState::Filled);
+        let chosen: Vec<SlotId> = state.slot_ids().filter(is_vacant).take(missing).collect();
+        for slot_id in &chosen {
+            state.set_slot_state(*slot_id, SlotState::Filled);
         }
-        if !called.is_empty() {
-            self.called.notify_all();
+        if !chosen.is_empty() {
+            self.slots_changed.notify_all();
         }
     }
 
-    /// Makes retired slots vacant, so that starting a worker is tried again. Does so only if
-    /// another slot has a worker meanwhile, or if all slots have given up.
+    /// Makes retired slots vacant, so that they can be filled again. Does so only if another slot
+    /// has a worker, or if all slots are given up.
     ///
     /// Otherwise slots could retry and fail in turn forever while no worker runs.
     pub(super) fn revive(&self, state: &mut State) {
         let has_worker = state.slots.iter().any(|slot| slot.handle.is_some());
-        if state.waiting > 0 && (has_worker || self.has_given_up(state)) {
+        if state.waiting_slots > 0 && (has_worker || self.all_slots_given_up(state)) {
             self.revive_all(state);
         }
     }
 
-    /// Whether no slot has a worker or waits for one: all are retired or broken.
-    pub(super) fn has_given_up(&self, state: &State) -> bool {
+    /// Whether all slots are given up: each is retired or broken.
+    pub(super) fn all_slots_given_up(&self, state: &State) -> bool {
         let failed =
             |slot: &Slot| matches!(slot.slot_state, SlotState::Retired | SlotState::Broken);
         state.slots[..self.processes()].iter().all(failed)
     }
 
+    /// Makes all retired slots vacant.
     pub(super) fn revive_all(&self, state: &mut State) {
-        for owner in state.owners() {
-            if state.slots[owner as usize].slot_state == SlotState::Retired {
-                state.set_slot_state(owner, SlotState::Vacant);
+        for slot_id in state.slot_ids() {
+            if state.slots[slot_id as usize].slot_state == SlotState::Retired {
+                state.set_slot_state(slot_id, SlotState::Vacant);
             }
         }
     }
 
-    /// Waits until a slot is to have a worker. Returns false if the slot's supervisor is to end.
-    pub(super) fn is_called(&self, owner: Owner) -> bool {
-        let waits = |state: &mut State| {
-            self.keeps(state, owner) && state.slots[owner as usize].slot_state.waits()
+    /// Waits until a slot is filled. Returns false if the slot's supervisor must end instead.
+    pub(super) fn wait_until_filled(&self, slot_id: SlotId) -> bool {
+        let is_waiting = |state: &mut State| {
+            self.may_have_worker(state, slot_id)
+                && state.slots[slot_id as usize].slot_state.waits_for_worker()
         };
-        let wait = self.called.wait_while(self.lock(), waits);
+        let wait = self.slots_changed.wait_while(self.lock(), is_waiting);
         let mut state = wait.unwrap_or_else(PoisonError::into_inner);
-        let slot_state = state.slots[owner as usize].slot_state;
-        let called = self.keeps(&state, owner) && slot_state == SlotState::Filled;
-        if !called {
-            state.slots[owner as usize].supervised = false;
-            if slot_state.waits() {
-                state.set_slot_state(owner, SlotState::Filled);
+        let slot_state = state.slots[slot_id as usize].slot_state;
+        let is_filled = self.may_have_worker(&state, slot_id) && slot_state == SlotState::Filled;
+        if !is_filled {
+            state.slots[slot_id as usize].supervised = false;
+            if slot_state.waits_for_worker() {
+                state.set_slot_state(slot_id, SlotState::Filled);
             }
         }
-        called
+        is_filled
     }
 }

@@ -1,7 +1,7 @@
-//! The state of a pool: its task queues, the tickets in use and the worker slots.
+//! The bookkeeping of a pool: its task queues, the tickets in use and the slots.
 //!
-//! [`State`] holds all bookkeeping under one lock. Waiting callers are told of their results after
-//! the lock is released.
+//! [`State`] holds all bookkeeping under one lock. Deliveries go into their inboxes after the lock
+//! is released.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize};
@@ -18,17 +18,17 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, Returned};
-use crate::pool::board::{Board, Chunk, Owner, TicketId};
+use crate::pool::board::{Board, Chunk, SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::Payload;
 
-/// How often a waiting call, or the timeout watcher, checks the board even if no message comes.
+/// How often a waiting call and the timeout watcher check the board, even if no message comes.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Encodes a function and its argument, again for each worker. The worker calls the function before
-/// its first task.
+/// Names a function and encodes its argument, anew for each worker. The worker calls the function
+/// before its first task.
 pub(crate) type Initializer = Arc<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
 /// The settings that a pool is built with.
@@ -41,9 +41,9 @@ pub(crate) struct PoolConfig {
     /// The attributes that each worker process is started with.
     pub(crate) attributes: Attributes,
     pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) intensity: Option<Intensity>,
+    pub(crate) restart_intensity: Option<Intensity>,
     /// The limit on the bytes that arguments and results take in shared memory.
-    pub(crate) memory: Option<usize>,
+    pub(crate) memory_limit: Option<usize>,
 }
 
 /// The restart intensity: the pool gives up when more than `restarts` workers die within `period`.
@@ -53,8 +53,7 @@ pub(crate) struct Intensity {
     pub(crate) period: Duration,
 }
 
-/// The functions that workers need before they are ready. Emptied when no more workers will be
-/// started.
+/// The functions that run before a worker is ready. Emptied when no more workers will be started.
 #[derive(Default)]
 pub(crate) struct Recipes {
     pub(crate) preload: Option<Initializer>,
@@ -71,29 +70,29 @@ pub(crate) struct Scheduler {
     pub(super) initializes: bool,
     /// The pid of the process that built the pool.
     pub(super) built_by: u32,
-    /// Whether the main thread built the pool. If so, a supervisor takes over the main thread's
-    /// current rights and processors before it starts a worker.
-    pub(super) is_of_main_thread: bool,
+    /// Whether the main thread built the pool. If so, a supervisor takes over the rights and
+    /// processors that the main thread has now, before it starts a worker.
+    pub(super) built_by_main_thread: bool,
     pub(super) board: Board,
     pub(super) state: Mutex<State>,
-    /// How many slots are to have workers. Written under the lock of `state`.
+    /// The size of the pool: how many slots it has. Written under the lock of `state`.
     pub(super) processes: AtomicU32,
-    /// Held while the number of slots changes, so that only one thread changes it at a time.
+    /// Held while the size changes, so that only one thread changes it at a time.
     pub(super) resizing: Mutex<()>,
-    /// Signalled when an empty slot is to have a worker again, or is never to have one again.
-    pub(super) called: Condvar,
+    /// Signalled when a slot that has no worker is filled, or will never have a worker again.
+    pub(super) slots_changed: Condvar,
     /// Signalled when a supervisor has ended.
-    pub(super) ended: Condvar,
-    /// Signalled when the timeout watcher has something to watch, or is to end.
-    pub(super) timed: Condvar,
-    /// How many threads poll for results. While there is one, workers need to send no messages
-    /// about finished tickets.
-    pub(super) lookers: AtomicUsize,
-    /// The fork server of a pool with `StartMethod::Fork`. It belongs to the pool.
+    pub(super) supervisor_ended: Condvar,
+    /// Signalled when the timeout watcher has something to watch, or must end.
+    pub(super) watcher_signal: Condvar,
+    /// How many threads poll for results. While there is one, workers send no messages about
+    /// finished tickets.
+    pub(super) pollers: AtomicUsize,
+    /// The fork server of a pool with `StartMethod::Fork`. Only this pool uses it.
     pub(super) fork_server: Mutex<Option<Arc<ForkServer>>>,
-    /// The fork server that has run the pool's preload function, while it lives.
+    /// The fork server that has run the pool's preload function, if there is one.
     pub(super) preloaded: Mutex<Option<Arc<ForkServer>>>,
-    /// Blocks whose lease has ended, on their way back to the arena.
+    /// Blocks whose lease has ended, and which are not back in the arena yet.
     pub(super) returned: Arc<Returned>,
 }
 
@@ -104,31 +103,32 @@ pub(super) struct State {
     /// The task queues, served in turn: a chunk is cut from the front queue, which then goes to the
     /// back.
     pub(super) queues: VecDeque<TaskQueue>,
-    /// Tickets to be published before another chunk is cut: their worker died before it began the
-    /// tasks that are left, or the ring was full.
+    /// Tickets that are published before another chunk is cut: their worker died before it had
+    /// begun all tasks, or the ring was full.
     pub(super) requeued: VecDeque<TicketId>,
     /// Tickets that are not in use.
     pub(super) free: Vec<TicketId>,
     pub(super) in_flight: FxHashMap<TicketId, InFlight>,
     pub(super) slots: Vec<Slot>,
-    /// How many slots are empty and wait for a worker (see [`SlotState::waits`]).
-    pub(super) waiting: usize,
-    /// When workers died by themselves, as far back as [`Intensity::period`] requires.
+    /// How many slots wait for a worker (see [`SlotState::waits_for_worker`]).
+    pub(super) waiting_slots: usize,
+    /// When workers died that the pool had not killed. Goes back as far as [`Intensity::period`].
     pub(super) deaths: VecDeque<Instant>,
     /// How many supervisors have not ended.
     pub(super) supervisors: usize,
+    /// The threads of the supervisors and of the timeout watcher.
     pub(super) threads: Vec<JoinHandle<()>>,
-    /// Whether the timeout watcher runs.
+    /// Whether the timeout watcher was started.
     pub(super) timeout_watcher: bool,
-    /// Wakers of futures, to be called when the lock is released.
+    /// Wakers of futures, which are called when the lock is released.
     pub(super) wakers: Vec<Waker>,
-    /// How many tickets in use have more than one grain.
-    pub(super) stealable: usize,
-    /// How many regions every worker has been told of.
-    pub(super) announced: usize,
-    /// How large a result of each function was last, in bytes. The next call of the function
-    /// reserves that much room for a result.
-    pub(super) sizes: FxHashMap<Name, usize>,
+    /// How many tickets in use were published with more than one grain.
+    pub(super) stealable_tickets: usize,
+    /// How many regions were sent to every worker.
+    pub(super) sent_regions: usize,
+    /// The size of a function's last result, in bytes. The next call of the function reserves that
+    /// much room for a result.
+    pub(super) result_sizes: FxHashMap<Name, usize>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -153,7 +153,7 @@ impl Phase {
     }
 }
 
-/// A ticket in use, and the parent's own record of its chunk.
+/// A chunk in flight: the parent's own record of a ticket in use.
 pub(super) struct InFlight {
     pub(super) inbox: Arc<Inbox>,
     pub(super) first: usize,
@@ -162,32 +162,30 @@ pub(super) struct InFlight {
     pub(super) attempts: u32,
     pub(super) block: Block,
     pub(super) chunk: Chunk,
-    /// The chunksize that the call asks for, if it asks for one.
+    /// The chunksize that the call asks for, if any.
     pub(super) chunksize: Option<usize>,
     /// Whether the ticket was published with more than one grain.
     pub(super) stealable: bool,
-    /// The number of its publication, which determines its place in the ring. Set when it is
-    /// published.
+    /// The number of its publication, which determines its place in the ring.
     pub(super) position: u64,
-    /// The worker that claimed it, once the ring no longer shows the claim.
-    pub(super) owner: Option<Owner>,
+    /// The slot whose worker claimed it. Set when the ring no longer shows the claim.
+    pub(super) claimer: Option<SlotId>,
     pub(super) handles: Option<WaitingHandles>,
     /// The results that came out of band, by the index of their task in the chunk.
     pub(super) out_of_band: HashMap<u32, Payload>,
-    /// The worker has finished the chunk, but not all of its out-of-band results have come.
+    /// Whether the worker has finished the chunk, but some out-of-band results have not come.
     pub(super) waits_for_out_of_band: bool,
-    /// Since when the ticket has made no progress although a worker could run it, and how many
-    /// tasks were done then. Written by the timeout watcher.
+    /// How many tasks were done when the timeout watcher first saw that none was running although a
+    /// worker could run one, and when that was.
     pub(super) stuck: Option<(u32, Instant)>,
 }
 
-/// Why the pool killed a worker. A task that the worker held, other than the one named here, is not
-/// to blame for the death.
+/// Why the pool killed a worker. Only the task that is named here fails because of it.
 #[derive(Debug)]
 pub(super) enum KillReason {
-    /// To stop one task, which fails with this error.
+    /// The pool stops one task, which fails with this error.
     Task { inbox: Arc<Inbox>, task: usize, error: Error },
-    /// The worker is of no more use. No task is to blame.
+    /// The worker is of no more use. No task fails because of it.
     Worker,
 }
 
@@ -203,7 +201,7 @@ impl KillReason {
     }
 }
 
-/// Deliveries to hand over after the lock is released, each with its inbox.
+/// Deliveries that go into their inboxes after the lock is released.
 pub(super) type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
 
 impl State {
@@ -211,17 +209,17 @@ impl State {
         self.queues.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Puts deliveries into their inboxes under the lock. Called before the inboxes are closed,
-    /// because a closed inbox accepts no failures.
-    pub(super) fn take_in(&mut self, deliveries: &mut Deliveries) {
+    /// Puts deliveries into their inboxes now, under the lock. Called before the inboxes are
+    /// closed, because a closed inbox drops failures.
+    pub(super) fn deliver_under_lock(&mut self, deliveries: &mut Deliveries) {
         for (inbox, delivery) in deliveries.drain(..) {
             self.wakers.extend(inbox.accept(delivery));
         }
     }
 }
 
-/// Releases the lock, then hands over deliveries and calls wakers. A waker may run any code, so it
-/// must not run under the lock.
+/// Releases the lock, then puts deliveries into their inboxes and calls wakers. A waker may run any
+/// code, so it must not run under the lock.
 pub(super) fn unlock(mut state: MutexGuard<'_, State>, deliveries: Deliveries) {
     let wakers = std::mem::take(&mut state.wakers);
     drop(state);
@@ -231,58 +229,61 @@ pub(super) fn unlock(mut state: MutexGuard<'_, State>, deliveries: Deliveries) {
     wakers.into_iter().for_each(Waker::wake);
 }
 
-/// A worker slot: the place of one worker in the pool, and the parent's record of that worker.
+/// A slot: the place of one worker in the pool, and the parent's record of that worker.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// The channel to the worker. Set when the worker's start is requested.
-    pub(super) mail: Option<IpcSender<ToWorker>>,
+    /// The channel for messages to the worker. Set before the worker is started.
+    pub(super) to_worker: Option<IpcSender<ToWorker>>,
     /// Set when the worker's pid is known.
     pub(super) handle: Option<Handle>,
-    /// How many regions the worker has been told of.
-    pub(super) regions: usize,
+    /// How many regions were sent to the worker.
+    pub(super) sent_regions: usize,
+    /// How many workers in a row have exited before they were ready.
     pub(super) failed_starts: u32,
+    /// Whether the worker is ready for tasks.
     pub(super) ready: bool,
     /// Whether the worker has finished a ticket.
     pub(super) has_worked: bool,
-    /// How many workers in a row became ready and then exited before they began a task.
+    /// How many workers in a row became ready, and exited before they had begun a task.
     pub(super) fruitless: u32,
-    /// Why the pool killed the worker, or will kill it once its pid is known.
+    /// Why the pool killed the worker, or will kill it when the worker's pid is known.
     pub(super) kill_reason: Option<KillReason>,
-    /// Why the worker leaves, as it says itself.
+    /// Why the worker leaves, as the worker itself has said.
     pub(super) leaving: Option<LeaveReason>,
     pub(super) slot_state: SlotState,
-    /// Whether a supervisor thread carries out what `slot_state` says.
+    /// Whether the slot has a supervisor.
     pub(super) supervised: bool,
 }
 
 impl Slot {
-    /// Kills the worker, if that was decided and the worker's pid is known.
-    pub(super) fn obey_kill(&self) {
+    /// Kills the worker, if the pool has decided so and the worker's pid is known.
+    pub(super) fn kill_if_decided(&self) {
         if let (Some(_), Some(handle)) = (&self.kill_reason, &self.handle) {
             handle.signal(Signal::SIGKILL);
         }
     }
 }
 
-/// Whether a slot is to have a worker.
+/// Whether a slot has a worker, or may get one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SlotState {
     /// The slot has a worker, or one is being started.
     #[default]
     Filled,
-    /// The last worker left because it was idle. The slot is filled when there is more work than
-    /// the other workers can take.
+    /// The last worker left because it was idle. The slot is filled when there are more grains of
+    /// work than filled slots.
     Vacant,
-    /// No worker could be started, or too many in a row exited before they began a task. A later
-    /// call tries again: see [`Scheduler::revive`].
+    /// No worker could be started, or too many in a row exited before they had begun a task. A
+    /// later call tries again: see [`Scheduler::revive`].
     Retired,
-    /// Workers cannot be started here, for example because too many exited before they were ready.
-    /// Calls do not try again.
+    /// No worker will be started here, unless a resize fills the slot: for example, because too
+    /// many exited before they were ready.
     Broken,
 }
 
 impl SlotState {
-    pub(super) fn waits(self) -> bool {
+    /// Whether the slot has no worker now, and may have one later.
+    pub(super) fn waits_for_worker(self) -> bool {
         matches!(self, SlotState::Vacant | SlotState::Retired)
     }
 }
@@ -292,20 +293,22 @@ impl Scheduler {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns false in a forked copy of the process that built the pool. Nobody supervises the
-    /// pool there.
-    pub(super) fn is_ours(&self) -> bool {
-        self.built_by == sys::pid()
+    /// Whether this process is a copy, made by `fork`, of the process that built the pool. A copy
+    /// has no supervisors, so the pool cannot be used there.
+    pub(super) fn is_forked_copy(&self) -> bool {
+        self.built_by != sys::pid()
     }
 
-    pub(crate) fn check_not_a_copy(&self) -> Result<(), Error> {
-        if self.is_ours() {
-            return Ok(());
+    /// Returns an error in a forked copy of the process that built the pool.
+    pub(crate) fn check_not_forked_copy(&self) -> Result<(), Error> {
+        if self.is_forked_copy() {
+            return Err(Error::invalid(format!(
+                "the pool belongs to process {}, of which this process is a copy: build another \
+                 pool here",
+                self.built_by
+            )));
         }
-        Err(Error::invalid(format!(
-            "the pool belongs to process {}, of which this process is a copy: build another pool here",
-            self.built_by
-        )))
+        Ok(())
     }
 
     /// Locks the recipes by which workers are started.
@@ -322,7 +325,7 @@ pub(super) fn read_arguments(arena: &Arena, in_flight: &InFlight) -> Vec<u8> {
     bytes
 }
 
-/// Copies a chunk's results out of shared memory, at most as many bytes as the chunk has room for.
+/// Copies `len` bytes of a chunk's results out of shared memory, but no more than the chunk's room.
 pub(super) fn read_results(arena: &Arena, in_flight: &InFlight, len: u64, bytes: &mut Vec<u8>) {
     let len = len.min(in_flight.chunk.room) as usize;
     let start = (in_flight.chunk.offset + in_flight.chunk.arguments) as usize;

@@ -1,5 +1,5 @@
-//! Starting workers, supervising them until they exit, and giving up slots where none can be
-//! started.
+//! Starts workers, supervises them until they exit, and gives up slots in which none can be
+//! started. Also resizes the pool.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,16 +13,16 @@ use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
 };
-use crate::pool::board::{Owner, TicketId};
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::WaitingHandles;
 use crate::pool::worker::{self, FromWorker, Setup, ToWorker};
 use crate::{panics, sys};
 
-/// The longest pause between two attempts to start a replacement worker. If the next pause would be
-/// longer, the slot is given up.
+/// The longest pause between two attempts to start the next worker of a slot. If the next pause
+/// would be longer, the slot is given up.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many workers in a row are replaced without a pause if they exit before they begin a task.
+/// How many workers in a row that exit before they have begun a task are replaced without a pause.
 const QUICK_REPLACEMENTS: u32 = 4;
 
 /// The first pause before another attempt to start a worker. Each further pause is twice as long.
@@ -33,19 +33,19 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_REGIONS_AT_START: usize = 32;
 
 impl Scheduler {
-    /// Goes on without a worker in a slot. If now no slot has a worker or waits for one, open calls
-    /// fail. If no slot will be tried again either, the pool ends, so that later calls fail too.
-    pub(super) fn give_up_slot(&self, owner: Owner, slot_state: SlotState, error: Error) {
+    /// Gives up a slot: it becomes retired or broken. If now all slots are given up, open calls
+    /// fail. If in addition no slot is retired, the pool ends, so that later calls fail too.
+    pub(super) fn give_up_slot(&self, slot_id: SlotId, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
-        if self.keeps(&state, owner) {
-            state.set_slot_state(owner, slot_state);
-            if self.has_given_up(&state) {
+        if self.may_have_worker(&state, slot_id) {
+            state.set_slot_state(slot_id, slot_state);
+            if self.all_slots_given_up(&state) {
                 let slots = &state.slots[..self.processes()];
-                let tries_again = matches!(state.phase, Phase::Open)
+                let can_retry = matches!(state.phase, Phase::Open)
                     && slots.iter().any(|slot| slot.slot_state == SlotState::Retired);
-                match tries_again {
+                match can_retry {
                     true => self.fail_open_calls(&mut state, &error),
-                    false => self.end(&mut state, Some(error)),
+                    false => self.end_pool(&mut state, Some(error)),
                 }
             }
             // Another vacant slot may be filled instead.
@@ -54,7 +54,7 @@ impl Scheduler {
         unlock(state, Vec::new());
     }
 
-    /// Fails all open calls, because no worker is left to run them. The pool stays open.
+    /// Fails all open calls with an error. The pool stays open.
     fn fail_open_calls(&self, state: &mut State, error: &Error) {
         for queue in std::mem::take(&mut state.queues) {
             state.wakers.extend(queue.inbox.close(error.clone()));
@@ -65,97 +65,98 @@ impl Scheduler {
             if let Some(in_flight) = state.in_flight.get(&ticket) {
                 self.board.retract(ticket, in_flight.position);
             }
-            if let Some(in_flight) = self.retire(state, ticket) {
+            if let Some(in_flight) = self.free_ticket_and_block(state, ticket) {
                 state.wakers.extend(in_flight.inbox.close(error.clone()));
             }
         }
     }
 
-    /// Changes the number of workers; see [`Pool::resize`](crate::Pool::resize).
+    /// Changes the size of the pool; see [`Pool::resize`](crate::Pool::resize).
     pub(crate) fn resize(self: &Arc<Self>, processes: usize) -> Result<(), Error> {
-        let most = self.board.layout().workers;
-        let wanted = u32::try_from(processes).ok().filter(|wanted| *wanted <= most);
+        let max = self.board.layout().workers;
+        let wanted = u32::try_from(processes).ok().filter(|wanted| *wanted <= max);
         let wanted = wanted.ok_or_else(|| {
             Error::invalid(format!(
-                "this pool can grow to {most} processes, not to {processes}: build one that is \
+                "this pool can grow to {max} processes, not to {processes}: build one that is \
                  larger from the beginning"
             ))
         })?;
-        self.check_not_a_copy()?;
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_not_forked_copy()?;
+        let _resizing = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         state.phase.check_open()?;
         let before = self.processes() as u32;
         self.admit(&mut state, wanted);
-        let is_empty = |owner: &Owner| !state.slots[*owner as usize].supervised;
-        let empty: Vec<Owner> = (0..wanted).filter(is_empty).collect();
-        for owner in &empty {
-            state.slots[*owner as usize].failed_starts = 0;
-            state.set_slot_state(*owner, SlotState::Filled);
+        let is_empty = |slot_id: &SlotId| !state.slots[*slot_id as usize].supervised;
+        let empty: Vec<SlotId> = (0..wanted).filter(is_empty).collect();
+        for slot_id in &empty {
+            state.slots[*slot_id as usize].failed_starts = 0;
+            state.set_slot_state(*slot_id, SlotState::Filled);
         }
         unlock(state, Vec::new());
-        let staffed = self.staff(empty);
-        if staffed.is_err() {
+        let started = self.start_workers(empty);
+        if started.is_err() {
             let mut state = self.lock();
             if state.phase.check_open().is_ok() {
                 self.admit(&mut state, before);
             }
             unlock(state, Vec::new());
         }
-        staffed
+        started
     }
 
-    /// Sets the number of slots that may have workers. Workers in other slots finish their chunk
-    /// and are not replaced.
+    /// Sets the size of the pool. Workers in slots beyond it finish their chunk and are not
+    /// replaced.
     fn admit(&self, state: &mut State, wanted: u32) {
         if state.slots.len() < wanted as usize {
             state.slots.resize_with(wanted as usize, Slot::default);
         }
         self.processes.store(wanted, Ordering::Relaxed);
         self.board.admit(wanted);
-        for owner in self.board.take_sleepers(wanted..state.owners().end, usize::MAX) {
-            state.call(owner);
+        for slot_id in self.board.take_sleepers(wanted..state.slot_ids().end, usize::MAX) {
+            state.wake(slot_id);
         }
         self.revive_all(state);
         self.pump(state);
-        self.called.notify_all();
+        self.slots_changed.notify_all();
     }
 
-    /// Starts workers in slots. If one cannot be started, those started before still get their
-    /// supervisors.
-    pub(super) fn staff(
+    /// Starts workers in slots, and their supervisors. If a worker cannot be started, those that
+    /// were started before still get their supervisors.
+    pub(super) fn start_workers(
         self: &Arc<Self>,
-        owners: impl IntoIterator<Item = Owner>,
+        slot_ids: impl IntoIterator<Item = SlotId>,
     ) -> Result<(), Error> {
-        let mut hired = Vec::new();
+        let mut started = Vec::new();
         let mut result = Ok(());
-        for owner in owners {
-            match self.hire(owner) {
-                Ok(link) => hired.push((owner, link)),
+        for slot_id in slot_ids {
+            match self.start_worker(slot_id) {
+                Ok(link) => started.push((slot_id, link)),
                 Err(error) => {
                     result = Err(error);
                     break;
                 }
             }
         }
-        for (owner, link) in hired {
-            result = result.and(self.supervise(owner, link));
+        for (slot_id, link) in started {
+            result = result.and(self.supervise(slot_id, link));
         }
         result
     }
 
-    /// Starts a worker in slot `owner`. A panic while starting becomes an error.
-    fn hire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
+    /// Starts a worker in a slot. A panic while starting becomes an error.
+    fn start_worker(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_silently(|| self.start_worker(owner)).unwrap_or_else(|panic| {
-            self.write_off(owner);
+        panics::catch_silently(|| self.start_worker_uncaught(slot_id)).unwrap_or_else(|panic| {
+            self.settle_failed_start(slot_id);
             Err(cannot(std::io::Error::other(panic.message)))
         })
     }
 
-    fn start_worker(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
+    /// Like [`start_worker`](Scheduler::start_worker), but a panic passes through.
+    fn start_worker_uncaught(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
-        let origin = Origin { worker: Some(owner as usize), ..Origin::default() };
+        let origin = Origin { worker: Some(slot_id as usize), ..Origin::default() };
         let start = |fork_server: &Arc<ForkServer>| {
             let encode =
                 |function: Option<Initializer>| function.map(|encode| encode()).transpose();
@@ -165,19 +166,19 @@ impl Scheduler {
             };
             let (initializer, recipe) = (encode(initializer)?, encode(state)?);
             let cannot = |error| Error::start("a worker", error);
-            let (sender, mail) = ipc::channel().map_err(cannot)?;
+            let (to_worker, messages) = ipc::channel().map_err(cannot)?;
             let setup = {
                 let mut state = self.lock();
-                // The other regions are sent to the worker as messages.
-                let known = state.arena.regions().len().min(MAX_REGIONS_AT_START);
-                let slot = &mut state.slots[owner as usize];
-                (slot.mail, slot.regions) = (Some(sender), known);
-                state.announced = state.announced.min(known);
-                let regions = &state.arena.regions()[..known];
+                // The other regions are sent as messages.
+                let at_start = state.arena.regions().len().min(MAX_REGIONS_AT_START);
+                let slot = &mut state.slots[slot_id as usize];
+                (slot.to_worker, slot.sent_regions) = (Some(to_worker), at_start);
+                state.sent_regions = state.sent_regions.min(at_start);
+                let regions = &state.arena.regions()[..at_start];
                 let shared: Result<_, _> = regions.iter().map(|region| region.share()).collect();
                 Setup {
-                    owner,
-                    mail,
+                    slot_id,
+                    messages,
                     layout: self.board.layout(),
                     board: self.board.share().map_err(cannot)?,
                     regions: shared.map_err(cannot)?,
@@ -188,23 +189,23 @@ impl Scheduler {
                     idle_timeout: self.config.idle_timeout,
                 }
             };
-            let name = format!("{}-{owner}", self.config.name);
+            let name = format!("{}-{slot_id}", self.config.name);
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
             Link::start(fork_server, serial, &name, &self.config.attributes, job)
-                .inspect_err(|_| self.write_off(owner))
+                .inspect_err(|_| self.settle_failed_start(slot_id))
         };
         let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
         let mut state = self.lock();
-        let slot = &mut state.slots[owner as usize];
+        let slot = &mut state.slots[slot_id as usize];
         slot.ready = false;
         slot.handle = Some(link.handle.clone());
-        slot.obey_kill();
+        slot.kill_if_decided();
         Ok(link)
     }
 
-    /// Runs `start` with the fork server that makes this pool's workers. If that fork server is
-    /// found dead, runs `start` again with another one.
+    /// Runs `start` with the fork server that makes this pool's workers. If that fork server turns
+    /// out to be dead, runs `start` again with another one.
     fn with_fork_server<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
@@ -212,7 +213,7 @@ impl Scheduler {
         let preload = self.recipes().preload.clone();
         let Some(preload) = preload else { return self.with_parent(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        // A fork server whose rights differ from the program's makes no more workers: it may have
+        // If the program's rights have changed, this fork server makes no more workers: it may have
         // more rights than the program has now.
         if let Some(fork_server) = &*preloaded
             && !fork_server.has_our_rights()?
@@ -242,8 +243,9 @@ impl Scheduler {
         let own = self.fork_server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
             Some(fork_server) if !fork_server.has_our_rights()? => {
-                let why = "the program has other rights now than when it made this pool, of whose copy of \
-                           the program all its workers are copies: build the pool after that";
+                let why = "the rights of the program have changed since it made this pool, and the \
+                           workers of a Fork pool have the rights of that time: build the pool \
+                           after the change";
                 Err(Error::start("a worker", std::io::Error::other(why)))
             }
             Some(fork_server) => start(&fork_server),
@@ -255,61 +257,60 @@ impl Scheduler {
         }
     }
 
-    /// Starts the supervisor of slot `owner`, and hands it the slot's first worker.
-    fn supervise(self: &Arc<Self>, owner: Owner, link: Link<FromWorker>) -> Result<(), Error> {
+    /// Starts the supervisor of a slot, and hands it the slot's first worker.
+    fn supervise(self: &Arc<Self>, slot_id: SlotId, link: Link<FromWorker>) -> Result<(), Error> {
         let scheduler = Arc::clone(self);
         let mut state = self.lock();
         state.supervisors += 1;
-        state.slots[owner as usize].supervised = true;
+        state.slots[slot_id as usize].supervised = true;
         drop(state);
-        // If the thread cannot be started, its closure is dropped: a shared cell keeps the link.
+        // If the thread cannot be started, its closure is dropped. Then the link is still needed.
         let first = Arc::new(Mutex::new(Some(link)));
-        let firsts = Arc::clone(&first);
+        let first_for_thread = Arc::clone(&first);
         let take = |first: &Mutex<Option<Link<FromWorker>>>| {
             first.lock().unwrap_or_else(PoisonError::into_inner).take()
         };
         let supervisor = move || {
             let Supervisor(scheduler) = &Supervisor(scheduler);
-            let mut link = take(&firsts);
+            let mut link = take(&first_for_thread);
             while let Some(worker) = link.take() {
-                if let Err(panic) = panics::catch(|| scheduler.supervise_one(owner, &worker)) {
-                    scheduler.fail_slot(owner, &worker, panic.message);
+                if let Err(panic) = panics::catch(|| scheduler.supervise_one(slot_id, &worker)) {
+                    scheduler.on_supervisor_panic(slot_id, &worker, panic.message);
                 }
-                link = scheduler.refill(owner);
+                link = scheduler.refill(slot_id);
             }
         };
-        let name = format!("{}-{owner}", self.config.name);
+        let name = format!("{}-{slot_id}", self.config.name);
         let thread = sys::spawn_thread(&name, sys::SMALL_STACK, supervisor);
         let mut state = self.lock();
         match thread {
             Ok(thread) => {
-                // A pool that shrinks and grows many times must not keep the handles of ended
-                // threads.
+                // A pool that is resized many times must not keep the handles of ended threads.
                 state.threads.retain(|thread| !thread.is_finished());
                 state.threads.push(thread);
                 Ok(())
             }
             Err(error) => {
                 state.supervisors -= 1;
-                state.slots[owner as usize].supervised = false;
-                state.kill(owner, KillReason::Worker);
+                state.slots[slot_id as usize].supervised = false;
+                state.kill(slot_id, KillReason::Worker);
                 drop(state);
                 if let Some(link) = take(&first) {
-                    self.bury_killed(owner, &link, None);
+                    self.bury_killed(slot_id, &link, None);
                 }
                 Err(Error::start("a worker's supervisor", error))
             }
         }
     }
 
-    /// Supervises one worker until it has exited, then settles what it left.
-    fn supervise_one(&self, owner: Owner, link: &Link<FromWorker>) {
+    /// Supervises one worker until it has exited, then buries it.
+    fn supervise_one(&self, slot_id: SlotId, link: &Link<FromWorker>) {
         let mut failure = None;
-        let mut is_over = false;
+        let mut had_end = false;
         let exit = loop {
             match link.receive(None) {
                 Received::Report(Report::Said(message)) => {
-                    self.on_message(owner, message, &mut failure)
+                    self.on_message(slot_id, message, &mut failure)
                 }
                 Received::Report(Report::Exited { status, last_words }) => {
                     break Exit::told(status, last_words);
@@ -320,8 +321,8 @@ impl Scheduler {
                 Received::Report(_) | Received::Nothing => {}
                 // An empty message (only a corrupt worker sends one) looks like end-of-file: kill
                 // the worker, and tolerate such a message once.
-                Received::End if !is_over => {
-                    is_over = true;
+                Received::End if !had_end => {
+                    had_end = true;
                     link.handle.signal(Signal::SIGKILL);
                 }
                 Received::End => break Exit::default(),
@@ -331,69 +332,74 @@ impl Scheduler {
         // A corrupt worker may have reported its own exit. It must not run beside its successor.
         link.handle.signal(Signal::SIGKILL);
         let pid = Some(link.handle.pid);
-        let origin = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
-        if let Some((slot_state, error)) = self.bury(owner, exit, failure, origin) {
-            self.give_up_slot(owner, slot_state, error);
+        let origin = Origin { worker: Some(slot_id as usize), pid, ..Origin::default() };
+        if let Some((slot_state, error)) = self.bury(slot_id, exit, failure, origin) {
+            self.give_up_slot(slot_id, slot_state, error);
         }
     }
 
-    /// Starts the next worker in a slot when the slot is to have one. Returns `None` if the slot is
-    /// to have no worker any more.
-    fn refill(&self, owner: Owner) -> Option<Link<FromWorker>> {
-        while self.is_called(owner) {
-            self.slow_down(owner);
-            match self.rehire(owner) {
+    /// Waits until a slot is filled, and starts its next worker. Returns `None` if the slot will
+    /// have no worker any more.
+    fn refill(&self, slot_id: SlotId) -> Option<Link<FromWorker>> {
+        while self.wait_until_filled(slot_id) {
+            self.pause_if_fruitless(slot_id);
+            match self.start_next_worker(slot_id) {
                 Ok(link) => return Some(link),
-                // All workers of a Fork pool are made from one copy of the program. That copy
-                // cannot be made again.
+                // The fork server of a Fork pool is a copy of the program as it was when the pool
+                // was built. It cannot be made again.
                 Err(error)
                     if error.is_fork_server_gone()
                         && self.config.start_method == StartMethod::Fork =>
                 {
-                    self.give_up_slot(owner, SlotState::Broken, error);
+                    self.give_up_slot(slot_id, SlotState::Broken, error);
                 }
-                Err(error) => self.give_up_slot(owner, SlotState::Retired, error),
+                Err(error) => self.give_up_slot(slot_id, SlotState::Retired, error),
             }
         }
         None
     }
 
-    /// Pauses if one worker after another exits before it begins a task. The pause is cut short if
-    /// the pool ends.
-    fn slow_down(&self, owner: Owner) {
+    /// Pauses if many workers in a row have exited before they had begun a task. The pause ends
+    /// early if the slot may have no worker any more.
+    fn pause_if_fruitless(&self, slot_id: SlotId) {
         let state = self.lock();
-        let fruitless = state.slots[owner as usize].fruitless;
+        let fruitless = state.slots[slot_id as usize].fruitless;
         if fruitless > QUICK_REPLACEMENTS {
             let pause = FIRST_PAUSE * 2_u32.pow((fruitless - QUICK_REPLACEMENTS).min(6));
-            drop(self.called.wait_timeout_while(state, pause, |state| self.keeps(state, owner)));
+            drop(
+                self.slots_changed
+                    .wait_timeout_while(state, pause, |state| self.may_have_worker(state, slot_id)),
+            );
         }
     }
 
-    /// Starts a replacement worker. Tries several times, because processes and descriptors may
+    /// Starts the next worker of a slot. Tries several times, because processes and descriptors may
     /// become free.
-    fn rehire(&self, owner: Owner) -> Result<Link<FromWorker>, Error> {
+    fn start_next_worker(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let followed = if self.is_of_main_thread { sys::follow_main_thread() } else { Ok(()) };
+            let followed =
+                if self.built_by_main_thread { sys::follow_main_thread() } else { Ok(()) };
             let followed = followed.map_err(|error| Error::start("a worker", error));
-            let error = match followed.and_then(|()| self.hire(owner)) {
+            let error = match followed.and_then(|()| self.start_worker(slot_id)) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };
             let state = self.lock();
-            if pause > MAX_PAUSE || !self.keeps(&state, owner) {
+            if pause > MAX_PAUSE || !self.may_have_worker(&state, slot_id) {
                 return Err(error);
             }
-            drop(self.ended.wait_timeout(state, pause));
+            drop(self.supervisor_ended.wait_timeout(state, pause));
             pause *= 2;
         }
     }
 
-    fn on_message(&self, owner: Owner, message: FromWorker, failure: &mut Option<Error>) {
+    /// Acts on a message from a worker.
+    fn on_message(&self, slot_id: SlotId, message: FromWorker, failure: &mut Option<Error>) {
         match message {
             FromWorker::Ready => {
                 let mut state = self.lock();
-                let slot = &mut state.slots[owner as usize];
+                let slot = &mut state.slots[slot_id as usize];
                 slot.ready = true;
                 slot.failed_starts = 0;
             }
@@ -402,9 +408,9 @@ impl Scheduler {
             }
             FromWorker::Leaves(why) => {
                 let mut state = self.lock();
-                state.slots[owner as usize].leaving = Some(why);
-                // A message that was sent to this worker meanwhile wakes nobody: wake another
-                // worker.
+                state.slots[slot_id as usize].leaving = Some(why);
+                // This worker may have been woken for work that it will not claim: wake another
+                // one.
                 if self.board.has_ready() {
                     self.wake(&mut state, 1);
                 }
@@ -412,23 +418,23 @@ impl Scheduler {
             }
             FromWorker::Look => {
                 self.collect();
-                self.listen();
+                self.request_message();
             }
             FromWorker::NeedsHandles(ticket) => {
                 let mut state = self.lock();
                 let handles =
                     state.in_flight.get_mut(&ticket).and_then(|in_flight| in_flight.handles.take());
                 let sent = state
-                    .mail(owner, ToWorker::Handles(Ok(handles.and_then(WaitingHandles::take))));
+                    .send(slot_id, ToWorker::Handles(Ok(handles.and_then(WaitingHandles::take))));
                 if let Err(why) = sent {
-                    let _ = state.mail(owner, ToWorker::Handles(Err(why)));
+                    let _ = state.send(slot_id, ToWorker::Handles(Err(why)));
                 }
             }
             FromWorker::OutOfBand { ticket, task, value } => {
                 let mut deliveries = Vec::new();
                 let mut state = self.lock();
-                // Accept results only of tasks that exist: otherwise a corrupt worker could fill
-                // our memory.
+                // Results are kept only for tasks that exist. Otherwise a corrupt worker could fill
+                // the parent's memory.
                 if let Some(in_flight) = state.in_flight.get_mut(&ticket)
                     && (task as usize) < in_flight.count
                 {
@@ -443,34 +449,34 @@ impl Scheduler {
         }
     }
 
-    /// After a panic of the slot's supervisor: kills the worker, settles what it left, and gives up
-    /// the slot.
-    fn fail_slot(&self, owner: Owner, link: &Link<FromWorker>, why: String) {
+    /// Handles a panic of a slot's supervisor: kills and buries the worker, and gives up the slot.
+    fn on_supervisor_panic(&self, slot_id: SlotId, link: &Link<FromWorker>, why: String) {
         link.handle.signal(Signal::SIGKILL);
-        let error = Error::start("a worker again", std::io::Error::other(why));
-        self.bury_killed(owner, link, Some(error.clone()));
-        self.give_up_slot(owner, SlotState::Broken, error);
+        let why = format!("its supervisor panicked: {why}");
+        let error = Error::start("the next worker", std::io::Error::other(why));
+        self.bury_killed(slot_id, link, Some(error.clone()));
+        self.give_up_slot(slot_id, SlotState::Broken, error);
     }
 
-    /// Waits until a killed worker has exited, then settles what it left.
-    fn bury_killed(&self, owner: Owner, link: &Link<FromWorker>, failure: Option<Error>) {
+    /// Waits until a killed worker has exited, then buries it.
+    fn bury_killed(&self, slot_id: SlotId, link: &Link<FromWorker>, failure: Option<Error>) {
         link.wait_for_end();
         let pid = Some(link.handle.pid);
-        let origin = Origin { worker: Some(owner as usize), pid, ..Origin::default() };
-        if let Some((slot_state, error)) = self.bury(owner, Exit::default(), failure, origin) {
-            self.give_up_slot(owner, slot_state, error);
+        let origin = Origin { worker: Some(slot_id as usize), pid, ..Origin::default() };
+        if let Some((slot_state, error)) = self.bury(slot_id, Exit::default(), failure, origin) {
+            self.give_up_slot(slot_id, slot_state, error);
         }
     }
 }
 
-/// A supervisor thread, while it runs. When the thread ends, even by a panic, `drop` notifies the
-/// threads that wait for its end.
+/// A guard of a supervisor thread. When the thread ends, even by a panic, the guard notifies the
+/// threads that wait for that.
 struct Supervisor(Arc<Scheduler>);
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
         self.0.lock().supervisors -= 1;
-        self.0.ended.notify_all();
-        self.0.timed.notify_all();
+        self.0.supervisor_ended.notify_all();
+        self.0.watcher_signal.notify_all();
     }
 }

@@ -1,8 +1,8 @@
-//! A pool's worker, from inside: it initializes, then claims chunks, runs their tasks and hands
-//! over the results, and sleeps when there is no work. When a worker exits normally, it also runs
+//! A worker from inside: it initializes, then claims chunks, runs their tasks and hands over the
+//! results, and sleeps while there is no work. When a worker exits normally, it also runs
 //! `worker_exit` on its state.
 
-mod mail;
+mod messages;
 mod run;
 mod state;
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
 
-pub(crate) use self::mail::{FromWorker, LeaveReason, Setup, ToWorker};
+pub(crate) use self::messages::{FromWorker, LeaveReason, Setup, ToWorker};
 use self::run::{Run, RunFn};
 pub(crate) use self::run::{stateful_task, task};
 use self::state::WorkerState;
@@ -20,31 +20,31 @@ use crate::call::{Entry, Fault, Input, Name, State};
 use crate::forkserver::{Birth, Main, Report};
 use crate::memory::{Block, Descriptor, Lease, Region};
 use crate::panics::{self, PanicOutput};
-use crate::pool::board::{Board, Owner, TicketId};
+use crate::pool::board::{Board, SlotId, TicketId};
 use crate::sync::shared;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Sink};
 
-/// How long a worker with a finished chunk waits for an output stream that is held by a thread
-/// which a task left behind.
+/// How long a worker that has finished a chunk waits for stdout, if a thread that a task has left
+/// running holds the stream.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Below this, flushing stdout after every task would cost more than the task: the worker flushes
-/// once per chunk.
-const FAST_TASK_NANOS: u64 = 10_000; // nanoseconds
+/// Tasks that take less are fast: to flush stdout after each of them would cost more than the task,
+/// so the worker flushes once for each chunk.
+const FAST_TASK_NANOS: u64 = 10_000;
 
-/// How many times a worker looks for work before it sleeps. That takes some microseconds, in which
-/// another processor may publish work.
+/// How many times a worker looks for work before it sleeps. That takes some microseconds, and the
+/// parent may publish work meanwhile.
 const MAX_SPINS: u32 = 200;
 
-/// How much capacity for results a worker keeps for the next chunk.
+/// The most capacity for results that a worker keeps for the next chunk.
 const MAX_KEPT_BYTES: usize = 4 << 20;
 
 /// The longest timeout of one sleep. `poll` does not accept much longer ones.
 const MAX_POLL_TIMEOUT: Duration = Duration::from_secs(1 << 20);
 
 struct Work;
-/// The entry point of a worker process: serves a pool until the worker is to leave.
+/// The entry point of a worker process: serves a pool until the worker must leave.
 pub(crate) const MAIN: &Entry<Main> = &Entry::new::<Work>(main);
 
 fn main(birth: Birth) -> ! {
@@ -53,43 +53,44 @@ fn main(birth: Birth) -> ! {
     panics::set_panic_output(PanicOutput::Reported);
     sys::survive_sigint();
     shared::keep();
-    let map = |descriptor| map(descriptor).unwrap_or_else(|why| cannot_go_on(report, why));
+    let map = |descriptor| map(descriptor).unwrap_or_else(|why| exit_without_memory(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
     let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
     let state = initialize(setup.initializer)
         .and_then(|()| WorkerState::new(setup.state))
-        .unwrap_or_else(|fault| give_up(report, &fault));
+        .unwrap_or_else(|fault| exit_with_fault(report, &fault));
     let mut worker = Worker {
-        owner: setup.owner,
+        slot_id: setup.slot_id,
         pid: sys::pid(),
         board,
-        mail: setup.mail,
+        messages: setup.messages,
         report,
         regions,
         handles: None,
         resolved: None,
-        left: setup.max_tasks.unwrap_or(u64::MAX),
+        tasks_left: setup.max_tasks.unwrap_or(u64::MAX),
         has_fast_tasks: false,
         idle_timeout: setup.idle_timeout,
         out: Sink::default(),
         state,
     };
     restore_settings();
-    worker.tell(FromWorker::Ready);
+    worker.send(FromWorker::Ready);
     let why = worker.serve();
-    worker.tell(FromWorker::Leaves(why));
+    worker.send(FromWorker::Leaves(why));
     worker.state.end(setup.worker_exit);
     sys::exit_now(0)
 }
 
-/// Restores what user code may have undone: the death signal and the panic hook.
+/// Restores two settings that user code may have changed: the death signal and the panic hook.
 fn restore_settings() {
-    // When user code changes the user id, the kernel forgets that the worker is to die with its
-    // fork server.
+    // When a process changes its user id, the kernel clears the signal that it gets when its fork
+    // server dies.
     sys::die_with_parent();
     panics::install_hook();
 }
 
+/// Calls the initializer, if there is one.
 fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
     let Some((name, mut arguments)) = initializer else { return Ok(()) };
     let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
@@ -99,39 +100,41 @@ fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
     called.map(|_| ())
 }
 
+/// Maps memory that the parent has sent.
 fn map(descriptor: Descriptor) -> Result<Region, String> {
     descriptor.into_fd().and_then(Region::map).map_err(|error| wire::explain(&error))
 }
 
-/// Ends a worker that cannot map the memory that it shares with its pool.
-fn cannot_go_on(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
+/// Ends a worker that cannot map the memory of its pool.
+fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
     let why = format!("it cannot map the memory of its pool: {why}");
-    // If the parent is gone, nobody needs to know.
+    // If the parent is gone, the message is not needed.
     let _ = report.send(Report::NotReady(why));
     sys::exit_now(1)
 }
 
-/// Ends a worker that cannot be initialized.
-fn give_up(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
+/// Ends a worker whose initializer or state has failed.
+fn exit_with_fault(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
-    // If the parent is gone, nobody needs to know.
+    // If the parent is gone, the message is not needed.
     let _ = report.send(Report::Said(FromWorker::InitializerFailed(why)));
     sys::exit_now(1)
 }
 
 struct Worker<'a> {
-    owner: Owner,
+    slot_id: SlotId,
     pid: u32,
     board: Board,
-    mail: IpcReceiver<ToWorker>,
+    /// Messages from the parent.
+    messages: IpcReceiver<ToWorker>,
     report: &'a IpcSender<Report<FromWorker>>,
     regions: Vec<Arc<Region>>,
-    /// The parent's answer to a request for channel ends.
+    /// The parent's answer to [`FromWorker::NeedsHandles`].
     handles: Option<Result<Option<Handles>, String>>,
     /// The function that was resolved last.
     resolved: Option<(Name, &'static RunFn)>,
-    /// How many more tasks this worker may run before it is replaced.
-    left: u64,
+    /// How many more tasks this worker may run.
+    tasks_left: u64,
     /// Whether the tasks of the last chunk took less than [`FAST_TASK_NANOS`] each.
     has_fast_tasks: bool,
     idle_timeout: Option<Duration>,
@@ -141,9 +144,10 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    /// Claims and runs chunks until the worker must leave.
     fn serve(&mut self) -> LeaveReason {
-        while self.left > 0 {
-            if self.board.is_dismissed(self.owner) {
+        while self.tasks_left > 0 {
+            if self.board.is_dismissed(self.slot_id) {
                 return LeaveReason::Dismissed;
             }
             match self.claim() {
@@ -151,11 +155,11 @@ impl Worker<'_> {
                 None => {
                     shared::let_go();
                     restore_settings();
-                    if !self.board.announce_sleep(self.owner) {
+                    if !self.board.announce_sleep(self.slot_id) {
                         continue;
                     }
                     if self.board.report_starving() {
-                        self.tell(FromWorker::Look);
+                        self.send(FromWorker::Look);
                     }
                     if !self.sleep() {
                         return LeaveReason::Idle;
@@ -166,92 +170,94 @@ impl Worker<'_> {
         LeaveReason::Done
     }
 
-    /// Sleeps until a message comes. Returns false if none came within the idle timeout, so that
-    /// the worker is to leave.
+    /// Sleeps until a message comes. Returns false if the worker must leave, because none came
+    /// within the idle timeout.
     fn sleep(&mut self) -> bool {
         let received = match self.idle_timeout {
-            None => self.mail.recv().map_err(TryRecvError::IpcError),
-            Some(patience) => {
+            None => self.messages.recv().map_err(TryRecvError::IpcError),
+            Some(timeout) => {
                 // Rounded up, because `poll` counts whole milliseconds.
-                let patience = patience.saturating_add(Duration::from_micros(999));
-                self.mail.try_recv_timeout(patience.min(MAX_POLL_TIMEOUT))
+                let timeout = timeout.saturating_add(Duration::from_micros(999));
+                self.messages.try_recv_timeout(timeout.min(MAX_POLL_TIMEOUT))
             }
         };
         match received {
-            Ok(mail) => self.take(mail),
-            Err(TryRecvError::IpcError(error)) => self.miss(&error),
-            // Nobody has picked this worker to be woken, and from now on nobody will: it may leave.
-            // Work that was published meanwhile goes to other workers. If there are too few, the
-            // parent starts the next worker of this slot when it knows that this one is gone.
-            Err(TryRecvError::Empty) if self.board.cancel_sleep(self.owner) => return false,
-            // The worker was picked at the last moment: a message is on its way.
-            Err(TryRecvError::Empty) => self.read_mail(),
+            Ok(message) => self.on_message(message),
+            Err(TryRecvError::IpcError(error)) => self.on_receive_error(&error),
+            // The parent has not taken this sleeper, and from now on it cannot: the worker may
+            // leave. Other workers get the work that was published meanwhile. If there are too few,
+            // the parent starts the next worker of this slot when this one is gone.
+            Err(TryRecvError::Empty) if self.board.cancel_sleep(self.slot_id) => return false,
+            // The parent has taken this sleeper at the last moment: a message is on its way.
+            Err(TryRecvError::Empty) => self.wait_for_message(),
         }
-        self.board.cancel_sleep(self.owner);
+        self.board.cancel_sleep(self.slot_id);
         true
     }
 
-    /// Claims a ticket. Looks for one several times.
+    /// Claims a ticket. Looks for one up to [`MAX_SPINS`] times.
     fn claim(&self) -> Option<TicketId> {
-        for look in 0..MAX_SPINS {
-            let ticket = self.board.claim(self.owner);
-            if ticket.is_some() || self.board.is_dismissed(self.owner) {
+        for spin in 0..MAX_SPINS {
+            let ticket = self.board.claim(self.slot_id);
+            if ticket.is_some() || self.board.is_dismissed(self.slot_id) {
                 return ticket;
             }
-            if look % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         None
     }
 
     /// Waits for a message and acts on it.
-    fn read_mail(&mut self) {
-        match self.mail.recv() {
-            Ok(mail) => self.take(mail),
-            Err(error) => self.miss(&error),
+    fn wait_for_message(&mut self) {
+        match self.messages.recv() {
+            Ok(message) => self.on_message(message),
+            Err(error) => self.on_receive_error(&error),
         }
     }
 
-    fn take(&mut self, mail: ToWorker) {
-        match mail {
+    fn on_message(&mut self, message: ToWorker) {
+        match message {
             ToWorker::Wake => {}
             ToWorker::Region(region) => {
-                let region = map(region).unwrap_or_else(|why| cannot_go_on(self.report, why));
+                let region =
+                    map(region).unwrap_or_else(|why| exit_without_memory(self.report, why));
                 self.regions.push(Arc::new(region));
             }
             ToWorker::Handles(handles) => self.handles = Some(handles),
         }
     }
 
-    /// Handles a failure to receive. Unless a signal interrupted the call, nobody is left to send a
-    /// message, and the worker exits.
-    fn miss(&self, error: &IpcError) {
+    /// Exits if no message can be received any more, because the parent is gone. Does nothing if a
+    /// signal has interrupted the call.
+    fn on_receive_error(&self, error: &IpcError) {
         match error {
             IpcError::Io(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             _ => sys::exit_now(1),
         }
     }
 
-    fn tell(&self, news: FromWorker) {
-        if self.report.send(Report::Said(news)).is_err() {
-            // The parent is gone. The fork server will notice soon and kill this worker anyway.
+    /// Sends a message to the parent.
+    fn send(&self, message: FromWorker) {
+        if self.report.send(Report::Said(message)).is_err() {
+            // The parent is gone, and the fork server would soon kill this worker anyway.
             sys::exit_now(1);
         }
     }
 
     /// Runs a chunk's tasks one after another, then hands over the chunk.
     ///
-    /// A worker that reaches its limit of tasks within a chunk leaves the rest undone. The worker
-    /// then exits, and the parent publishes the rest again.
+    /// A worker that reaches its limit of tasks within a chunk leaves the other tasks. It then
+    /// exits, and the parent publishes those tasks again.
     fn run(&mut self, ticket: TicketId) {
         // A task of the last chunk may have set a panic hook.
         panics::install_hook();
         let chunk = self.board.chunk(ticket);
         let start = chunk.measured.then(Instant::now);
         while self.regions.len() <= chunk.region as usize {
-            self.read_mail();
+            self.wait_for_message();
         }
         let code = self.resolve(chunk.name);
-        let handles = if chunk.needs_handles { self.ask(ticket) } else { Ok(None) };
+        let handles = if chunk.needs_handles { self.request_handles(ticket) } else { Ok(None) };
         let (handles, code) = match handles {
             Ok(handles) => (handles, code),
             Err(why) => (None, Err(Fault::Arguments(why))),
@@ -263,7 +269,7 @@ impl Worker<'_> {
         let room = Block { region: chunk.region, offset, len: chunk.room };
         self.out.set_room(Some(Lease::claimed(region, room)));
         let mut run = Run {
-            claim: self.board.claimed(ticket, self.pid),
+            claim: self.board.begin_claim(ticket, self.pid),
             pid: self.pid,
             ticket,
             chunk,
@@ -272,9 +278,9 @@ impl Worker<'_> {
             has_fast_tasks: self.has_fast_tasks,
             handles,
             report: self.report,
-            give_up,
+            exit_with_fault,
             state: &mut self.state,
-            left: &mut self.left,
+            tasks_left: &mut self.tasks_left,
             out: &mut self.out,
             task: 0,
             taken: 0,
@@ -295,21 +301,22 @@ impl Worker<'_> {
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         self.has_fast_tasks = nanoseconds > 0 && nanoseconds < FAST_TASK_NANOS * u64::from(done);
         if self.board.finish(ticket, nanoseconds) {
-            self.tell(FromWorker::Look);
+            self.send(FromWorker::Look);
         }
     }
 
-    /// Asks for the channel ends that belong to this chunk's arguments, and waits for them.
-    fn ask(&mut self, ticket: TicketId) -> Result<Option<Handles>, String> {
-        self.tell(FromWorker::NeedsHandles(ticket));
+    /// Asks for the channel ends in this chunk's argument, and waits for them.
+    fn request_handles(&mut self, ticket: TicketId) -> Result<Option<Handles>, String> {
+        self.send(FromWorker::NeedsHandles(ticket));
         loop {
             if let Some(handles) = self.handles.take() {
                 return handles;
             }
-            self.read_mail();
+            self.wait_for_message();
         }
     }
 
+    /// Finds a function by its name.
     fn resolve(&mut self, name: Name) -> Result<&'static RunFn, Fault> {
         match self.resolved {
             Some((known, code)) if known == name => Ok(code),

@@ -1,5 +1,5 @@
-//! Running a claimed chunk: its tasks run one after another, and each is counted when it begins and
-//! when it is done.
+//! Runs the tasks of a claimed chunk one after another, and counts each when it begins and when it
+//! is done.
 //!
 //! [`Run::each`] is compiled once for each function, with the function's own decoding and encoding
 //! inlined, so that a tiny task costs no other call than its own. The parent module claims chunks
@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use ipc_channel::ipc::IpcSender;
 
-use super::mail::FromWorker;
+use super::messages::FromWorker;
 use super::state::WorkerState;
 use crate::call::{self, Callable, Code, Entry, Fault, Input, Name, Plain, Stage, State, Stateful};
 use crate::forkserver::Report;
@@ -62,47 +62,46 @@ where
 /// A chunk that a worker is running.
 pub(crate) struct Run<'a> {
     pub(crate) claim: Claim<'a>,
-    /// The worker's pid. A copy of the worker, forked by a task, is recognized by its different
-    /// pid.
+    /// The worker's pid. A copy of the worker, which a task has forked, has another pid.
     pub(crate) pid: u32,
     pub(crate) ticket: TicketId,
     pub(crate) chunk: Chunk,
     pub(crate) region: &'a Region,
-    /// The arguments of the chunk's tasks that are left.
+    /// The arguments of the tasks that have not begun.
     pub(crate) arguments: &'a [u8],
-    /// Whether tasks are so fast that their output is flushed only at the end of the chunk.
+    /// Whether tasks are so fast that stdout is flushed only at the end of the chunk.
     pub(crate) has_fast_tasks: bool,
     /// The channel ends of the next task's argument.
     pub(crate) handles: Option<Handles>,
     pub(crate) report: &'a IpcSender<Report<FromWorker>>,
     /// Ends a worker whose state cannot be made again.
-    pub(crate) give_up: fn(&IpcSender<Report<FromWorker>>, &Fault) -> !,
+    pub(crate) exit_with_fault: fn(&IpcSender<Report<FromWorker>>, &Fault) -> !,
     pub(crate) state: &'a mut WorkerState,
-    /// How many more tasks the worker may run before it is replaced.
-    pub(crate) left: &'a mut u64,
+    /// How many more tasks the worker may run.
+    pub(crate) tasks_left: &'a mut u64,
     /// Holds a result until it is copied to shared memory.
     pub(crate) out: &'a mut Sink,
     /// The index of the next task in the chunk.
     pub(crate) task: u32,
-    /// The end of the tasks that this worker has taken.
+    /// How many of the chunk's tasks this worker has taken.
     pub(crate) taken: u32,
     /// How many bytes of results are written so far.
     pub(crate) written: u64,
 }
 
 impl<'a> Run<'a> {
-    /// Runs `task` for each task that is left of the chunk, or until the worker has reached its
-    /// limit of tasks.
+    /// Calls `task` for each task of the chunk, until no tasks are left or the worker has reached
+    /// its limit of tasks.
     ///
-    /// `task` decodes the argument and calls the function. It sets the stage that it is at, which
-    /// tells what a panic means.
+    /// `task` decodes the argument and calls the function. It sets the stage before each of its
+    /// steps, which tells where a panic came from.
     #[inline]
     pub(crate) fn each<R: Message>(
         &mut self,
         mut task: impl FnMut(Input<'_>, &mut State, &Cell<Stage>) -> Result<R, Fault>,
     ) {
         let stage = Cell::new(Stage::Arguments);
-        // A panic costs one task. The next task begins inside a new catch.
+        // A panic ends one task. A new catch begins with the next task.
         while self.has_more() {
             let caught = panics::catch(|| {
                 while self.has_more() {
@@ -126,7 +125,7 @@ impl<'a> Run<'a> {
                 {
                     // No task is running now, so only the worker is lost. The next worker may
                     // succeed.
-                    (self.give_up)(self.report, &fault);
+                    (self.exit_with_fault)(self.report, &fault);
                 }
             }
         }
@@ -135,15 +134,15 @@ impl<'a> Run<'a> {
     /// Whether there is another task for this worker to begin.
     #[inline]
     fn has_more(&mut self) -> bool {
-        *self.left > 0 && !self.is_done()
+        *self.tasks_left > 0 && !self.is_done()
     }
 
-    /// Whether no tasks are left for this worker. If the taken tasks are done, takes the next grain
+    /// Whether no tasks are left for this worker. If all taken tasks are done, takes the next grain
     /// first.
     #[inline]
     pub(crate) fn is_done(&mut self) -> bool {
         if self.task == self.taken
-            && let Some(next) = self.claim.take()
+            && let Some(next) = self.claim.take_grain()
         {
             self.taken = next.end;
         }
@@ -154,13 +153,13 @@ impl<'a> Run<'a> {
     #[inline]
     fn begin(&mut self) -> Input<'a> {
         let Some(bytes) = records::take(&mut self.arguments) else { sys::exit_now(1) };
-        *self.left -= 1;
+        *self.tasks_left -= 1;
         self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
         Input { bytes, handles: self.handles.take() }
     }
 
-    /// Writes a result that is a plain number to its place, and counts the task as done. Returns
-    /// false if the result is no number or does not fit.
+    /// Writes a result that is a number to its place, and counts the task as done. Returns false if
+    /// the result is no number or does not fit.
     #[inline(always)]
     fn end_number<R: Message>(&mut self, result: &R) -> bool {
         let Some(bytes) = wire::number(result) else { return false };
@@ -168,7 +167,7 @@ impl<'a> Run<'a> {
         let len = records::MIN_RESULT_BYTES + bytes.len();
         let is_placed = self.fits(len) && records::place_value(self.region, self.place(), bytes);
         if is_placed {
-            self.count(len);
+            self.count_done(len);
         }
         is_placed
     }
@@ -178,17 +177,17 @@ impl<'a> Run<'a> {
     fn end(&mut self, handles: Option<Handles>) {
         sys::end_copy_of(self.pid);
         if handles.is_some() || self.out.has_placed() || !self.fits(self.out.len()) {
-            return self.end_otherwise(handles);
+            return self.end_large(handles);
         }
         if !records::place_result(self.region, self.place(), self.out) {
             sys::exit_now(1);
         }
-        self.count(self.out.len());
+        self.count_done(self.out.len());
     }
 
     /// Like [`end`](Run::end), for a result that is large or holds channel ends.
     #[cold]
-    fn end_otherwise(&mut self, handles: Option<Handles>) {
+    fn end_large(&mut self, handles: Option<Handles>) {
         if handles.is_some() || !self.fits(self.out.total()) {
             self.send_out_of_band(handles);
         }
@@ -202,11 +201,11 @@ impl<'a> Run<'a> {
             sys::exit_now(1);
         }
         self.out.clear();
-        self.count(len);
+        self.count_done(len);
     }
 
-    /// Whether there is room for `len` more bytes of results. Every later result needs room for at
-    /// least its tag and its length.
+    /// Whether there is room for `len` more bytes of results, beside a tag and a length for each
+    /// later result.
     #[inline]
     fn fits(&self, len: usize) -> bool {
         let spare = MIN_RESULT * u64::from(self.chunk.count - self.task - 1);
@@ -219,8 +218,9 @@ impl<'a> Run<'a> {
         (self.chunk.offset + self.chunk.arguments + self.written) as usize
     }
 
+    /// Counts the task as done, with `len` bytes of results.
     #[inline]
-    fn count(&mut self, len: usize) {
+    fn count_done(&mut self, len: usize) {
         if !self.has_fast_tasks {
             sys::flush_line();
         }
@@ -232,18 +232,18 @@ impl<'a> Run<'a> {
     /// Sends a result out of band, because it is too large for the room or holds channel ends.
     /// Leaves a note in its place.
     ///
-    /// The message holds a whole record, so that a fault that is too long for the room arrives as
-    /// well.
+    /// The message holds a whole record, so that it can also hold a fault that is too long for the
+    /// room.
     #[cold]
     fn send_out_of_band(&mut self, handles: Option<Handles>) {
-        let gathered = self.out.inline_large();
+        let inlined = self.out.inline_large();
         let refused = |why| {
             let mut record = Sink::default();
             records::append_fault(&mut record, &Fault::Result(why));
             Payload::new(record.into_bytes(), None).expect("a short text needs no shared memory")
         };
         let bytes = std::mem::take(&mut **self.out);
-        let value = gathered.and_then(|()| Payload::new(bytes, handles)).unwrap_or_else(refused);
+        let value = inlined.and_then(|()| Payload::new(bytes, handles)).unwrap_or_else(refused);
         let (ticket, task) = (self.ticket, self.task);
         let send =
             |value| self.report.send(Report::Said(FromWorker::OutOfBand { ticket, task, value }));
@@ -252,10 +252,10 @@ impl<'a> Run<'a> {
             None => Err(()),
         });
         if sent.is_err() {
-            // The parent is gone. The fork server will notice soon and kill this worker anyway.
+            // The parent is gone, and the fork server would soon kill this worker anyway.
             sys::exit_now(1);
         }
-        self.claim.went_out_of_band();
+        self.claim.count_out_of_band();
         records::append_out_of_band(self.out);
     }
 }

@@ -1,4 +1,4 @@
-//! A worker's state: made when the worker starts, and made again when a panic has spoilt it.
+//! A worker's state. It is made when the worker starts, and made again when a panic has spoilt it.
 
 use crate::call::{Fault, Input, Name, State};
 use crate::sys;
@@ -41,7 +41,7 @@ impl WorkerState {
         made.map(|_| ())
     }
 
-    /// Gives the state to the `worker_exit` function, if there is one. Nobody waits for the result.
+    /// Gives the state to the `worker_exit` function, if there is one.
     pub(crate) fn end(mut self, worker_exit: Option<Name>) {
         if let Some(name) = worker_exit {
             let nothing = Input { bytes: &[], handles: None };

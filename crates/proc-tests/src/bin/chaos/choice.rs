@@ -1,10 +1,10 @@
-//! Which faults there are to be.
+//! Which faults happen.
 
 use std::fmt::{self, Display, Formatter};
 
 use clap::{Args, ValueEnum};
 
-/// A kind of fault. `-h` shows the first sentences.
+/// A kind of fault. `--help` shows these comments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
     /// Workers get SIGKILL or SIGTERM.
@@ -18,7 +18,7 @@ pub(crate) enum Fault {
     Accidents,
     /// Tasks fork, and return in both processes.
     Forks,
-    /// Copies of the program, made by fork, use their copies of pools, tasks and iterators.
+    /// The program forks itself, and the copies use pools, tasks and iterators.
     Copies,
     /// All or some idle workers are stopped, and are continued or killed after the next call.
     Sleepers,
@@ -50,7 +50,7 @@ impl Choice {
     }
 }
 
-/// Names of the faults that are not chosen, with commas, as `--without` takes them.
+/// Prints the faults that are not chosen, separated by commas, as `--without` takes them.
 impl Display for Choice {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let faults = Fault::value_variants().iter().filter(|fault| !self.has(**fault));
@@ -60,7 +60,7 @@ impl Display for Choice {
     }
 }
 
-/// The options that choose.
+/// The options by which a user chooses faults.
 #[derive(Args)]
 pub(crate) struct Chosen {
     /// Make only these faults, separated by commas. The default is all faults.

@@ -13,21 +13,22 @@ use crate::choice::{Choice, Fault};
 use crate::ledger::{FAULTS, Ledger};
 use crate::procfs;
 
-/// How long fork servers are let live at least: one is executed anew in some tens of milliseconds.
-const TRUCE: Duration = Duration::from_millis(400);
+/// The shortest time between two kills of fork servers. A new one is executed in some tens of
+/// milliseconds.
+const FORK_SERVER_KILL_INTERVAL: Duration = Duration::from_millis(400);
 
 /// A round's faults.
 pub(crate) struct Faults<'a> {
     ledger: &'a Ledger,
-    /// The mean time between two.
+    /// The mean time between two faults.
     gap: Duration,
     choice: Choice,
-    /// Whether fork servers are killed too by now.
+    /// Whether fork servers are killed too.
     fork_servers: ForkServers,
     over: AtomicBool,
-    /// The processes that were sent a deadly signal, and whether that explained a death.
+    /// The processes that were sent a deadly signal, and whether that has explained a death.
     killed: Mutex<HashMap<u32, Used>>,
-    /// The processes that are stopped, and when they are to go on.
+    /// The processes that are stopped, and when they are continued.
     stopped: Mutex<Vec<(u32, Instant)>>,
     fork_servers_killed: AtomicU64,
 }
@@ -63,14 +64,14 @@ impl<'a> Faults<'a> {
         }
     }
 
-    /// Injects until [`finish`](Faults::finish).
+    /// Injects faults until [`finish`](Faults::finish).
     pub(crate) fn run(&self, mut rng: fastrand::Rng) {
-        let mut truce = Instant::now() + TRUCE;
+        let mut next_kill_of_fork_server = Instant::now() + FORK_SERVER_KILL_INTERVAL;
         while !self.over.load(Ordering::Relaxed) {
             let gap = self.gap.mul_f64(2.0 * rng.f64());
             let next = Instant::now() + gap;
             while let Some(left) = next.checked_duration_since(Instant::now()) {
-                self.continue_until(Instant::now());
+                self.continue_due(Instant::now());
                 std::thread::park_timeout(left.min(Duration::from_millis(5)));
                 if self.over.load(Ordering::Relaxed) {
                     break;
@@ -107,12 +108,13 @@ impl<'a> Faults<'a> {
                     self.stop(fork_server, soon);
                 }
                 (11, _, Some(fork_server))
-                    if self.fork_servers == ForkServers::Killed && truce < Instant::now() =>
+                    if self.fork_servers == ForkServers::Killed
+                        && next_kill_of_fork_server < Instant::now() =>
                 {
                     self.ledger.add(FAULTS, "SIGKILL of the fork server", 1);
                     self.fork_servers_killed.fetch_add(1, Ordering::SeqCst);
                     send(fork_server, Signal::SIGKILL);
-                    truce = Instant::now() + TRUCE;
+                    next_kill_of_fork_server = Instant::now() + FORK_SERVER_KILL_INTERVAL;
                 }
                 _ => {}
             }
@@ -121,14 +123,14 @@ impl<'a> Faults<'a> {
         stopped.drain(..).for_each(|(pid, _)| send(pid, Signal::SIGCONT));
     }
 
-    /// Stops a process until then.
+    /// Stops a process until a time.
     pub(crate) fn stop(&self, pid: u32, until: Instant) {
         send(pid, Signal::SIGSTOP);
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner).push((pid, until));
     }
 
-    /// Continues what was to be stopped until now at most.
-    fn continue_until(&self, now: Instant) {
+    /// Continues processes whose time is over.
+    fn continue_due(&self, now: Instant) {
         let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         for (pid, _) in stopped.extract_if(.., |(_, until)| *until <= now) {
             send(pid, Signal::SIGCONT);
@@ -142,14 +144,14 @@ impl<'a> Faults<'a> {
         pids.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
     }
 
-    /// To be followed by unparking the thread that runs.
+    /// Ends [`run`](Faults::run). The caller must then unpark its thread.
     pub(crate) fn finish(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn kill_worker(&self, pid: u32, signal: Signal) {
         self.ledger.add(FAULTS, &format!("{signal} of a worker"), 1);
-        self.note(pid);
+        self.note_kill(pid);
         send(pid, signal);
     }
 
@@ -157,8 +159,8 @@ impl<'a> Faults<'a> {
         self.choice.has(fault)
     }
 
-    /// Notes that a process is about to be killed.
-    pub(crate) fn note(&self, pid: u32) {
+    /// Notes that a process will be killed now.
+    pub(crate) fn note_kill(&self, pid: u32) {
         let mut killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         killed.entry(pid).or_insert(Used::Not);
     }
@@ -168,7 +170,8 @@ impl<'a> Faults<'a> {
         self.fork_servers_killed.load(Ordering::SeqCst)
     }
 
-    /// Whether a fault explains that a task's process died, which each death does for one task.
+    /// Whether a fault explains that the process of a task died. Each death explains one failed
+    /// task.
     pub(crate) fn explain(&self, death: &Error) -> Result<(), String> {
         use std::os::unix::process::ExitStatusExt;
         let Some(pid) = death.pid() else { return Err("it names no process".into()) };
@@ -181,10 +184,10 @@ impl<'a> Faults<'a> {
             None => return Err("no fork server was killed".into()),
             Some(Some(libc_signal))
                 if [Signal::SIGKILL as i32, Signal::SIGTERM as i32].contains(&libc_signal) => {}
-            Some(_) => return Err("nobody sent that".into()),
+            Some(_) => return Err("no fault sends that signal".into()),
         }
         match killed.get_mut(&pid) {
-            None => Err("nobody killed that process".into()),
+            None => Err("no fault killed that process".into()),
             Some(Used::Once) => Err("its death has cost another task already".into()),
             Some(used) => {
                 *used = Used::Once;
@@ -194,7 +197,7 @@ impl<'a> Faults<'a> {
     }
 }
 
-/// Signals a process of ours, or one that has ended since.
+/// Sends a signal to a process. It may have ended.
 fn send(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid as i32), signal);
 }

@@ -1,4 +1,4 @@
-//! What has happened how often.
+//! The ledger: counts of what has happened.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
@@ -12,7 +12,7 @@ pub(crate) const FATES: &str = "tasks";
 pub(crate) const FAULTS: &str = "faults";
 pub(crate) const CALLS: &str = "calls";
 
-/// What a line that [`Ledger::tell`] prints begins with.
+/// What a line that [`Ledger::print`] prints begins with.
 const MARK: &str = "count";
 
 impl Ledger {
@@ -24,20 +24,21 @@ impl Ledger {
         *self.lock().entry((section.to_owned(), name.to_owned())).or_default() += count;
     }
 
-    /// All of a section.
+    /// The sum of the counts of a section.
     pub(crate) fn total(&self, section: &str) -> u64 {
         self.lock().iter().filter(|((of, _), _)| of == section).map(|(_, count)| count).sum()
     }
 
-    /// Prints itself for another process to [`hear`](Ledger::hear).
-    pub(crate) fn tell(&self) {
+    /// Prints the counts, as lines for [`add_line`](Ledger::add_line) of another process.
+    pub(crate) fn print(&self) {
         for ((section, name), count) in self.lock().iter() {
             println!("{MARK}\t{section}\t{name}\t{count}");
         }
     }
 
-    /// Adds a line that another process told. False if it is none.
-    pub(crate) fn hear(&self, line: &str) -> bool {
+    /// Adds the count of a line that another process has printed. Returns false if the line is no
+    /// count.
+    pub(crate) fn add_line(&self, line: &str) -> bool {
         let mut fields = line.split('\t');
         let mut field = || fields.next().unwrap_or_default();
         let (mark, section, name, count) = (field(), field(), field(), field());

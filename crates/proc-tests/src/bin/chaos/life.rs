@@ -1,4 +1,4 @@
-//! A life: rounds of calls under faults in one process, and between them nothing may be left.
+//! A life: rounds of calls under faults in one process. Between two rounds nothing may be left.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use proc_core::{Child, Pool, Process, StartMethod};
 
+use crate::calls::Caller;
 use crate::choice::{Choice, Fault};
 use crate::faults::{Faults, ForkServers};
 use crate::ledger::{FATES, Ledger};
-use crate::plays::Caller;
-use crate::station::{Round, Station};
 use crate::tasks::mix;
-use crate::watch::{Watch, broken};
-use crate::{procfs, strain};
+use crate::test_pool::{Round, TestPool};
+use crate::watch::{Watch, fail};
+use crate::{limits, procfs};
 
-/// What one life is to be.
+/// The settings of a life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
-    pub(crate) context: StartMethod,
+    pub(crate) start_method: StartMethod,
     pub(crate) faults: Choice,
     pub(crate) seed: u64,
     pub(crate) workers: usize,
@@ -29,65 +29,67 @@ pub(crate) struct Plan {
     pub(crate) limit: Duration,
 }
 
-/// How much more memory a life may use after its first rounds, in KiB.
-const SLACK: u64 = 8 << 10;
+/// How much more memory a life may use than after its first rounds, in KiB.
+const MAX_GROWTH_KIB: u64 = 8 << 10;
 
-/// How long what is ended may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long it may take after a round until nothing is left of it.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Lives, and tells what happened.
+/// Runs rounds, then prints the counts.
 pub(crate) fn live(plan: Plan) {
-    strain::forbid_panics();
+    limits::forbid_panics();
     let start = Instant::now();
     let ledger = Ledger::default();
     let mut rng = fastrand::Rng::with_seed(plan.seed);
     let mut known: HashMap<usize, Holdings> = HashMap::new();
     let mut memory: Option<u64> = None;
     let mut rounds = 0;
-    if plan.context != StartMethod::Fork {
-        start_callbacks(plan.context);
+    if plan.start_method != StartMethod::Fork {
+        start_callbacks(plan.start_method);
     }
     while start.elapsed() < plan.time && ledger.total(FATES) < plan.tasks {
-        // A fork server that was killed is not forked again but executed: some time must be
-        // without.
-        let halfway = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
-        let is_time = halfway && plan.faults.has(Fault::ForkServers);
+        // After the first kill, fork servers are executed and no longer forked. The first half of a
+        // life tests the forked ones.
+        let is_past_half = start.elapsed() > plan.time / 2 || ledger.total(FATES) > plan.tasks / 2;
+        let is_time = is_past_half && plan.faults.has(Fault::ForkServers);
         let fork_servers = if is_time { ForkServers::Killed } else { ForkServers::Spared };
         let end = Instant::now() + Duration::from_millis(rng.u64(200..2000));
-        if strain::is_chosen(plan.faults) && rng.bool() {
-            strain::round(&plan, &mut rng, &ledger);
+        if limits::is_chosen(plan.faults) && rng.bool() {
+            limits::round(&plan, &mut rng, &ledger);
         } else {
             round(&plan, fork_servers, end.min(start + plan.time), &mut rng, &ledger);
         }
         rounds += 1;
-        settle(plan.context, &mut known);
+        settle(plan.start_method, &mut known);
         let now = own_memory();
         match memory.zip(now) {
             None if rounds > 3 => memory = now,
-            Some((before, now)) if now > before + SLACK => {
-                broken(&format!("{before} KiB after three rounds, {now} KiB after {rounds}"));
+            Some((before, now)) if now > before + MAX_GROWTH_KIB => {
+                fail(&format!("{before} KiB after three rounds, {now} KiB after {rounds}"));
             }
             _ => {}
         }
     }
-    ledger.add("rounds", &format!("{:?}", plan.context), rounds);
-    ledger.tell();
+    ledger.add("rounds", &format!("{:?}", plan.start_method), rounds);
+    ledger.print();
 }
 
-/// The thread that calls back stays once it was needed.
-fn start_callbacks(context: StartMethod) {
-    let pool = Pool::builder().processes(1).start_method(context).build();
+/// Starts the thread that calls callbacks. It never ends, so it must exist before threads are
+/// counted.
+fn start_callbacks(start_method: StartMethod) {
+    let pool = Pool::builder().processes(1).start_method(start_method).build();
     let task = pool.as_ref().map(|pool| pool.apply_async(mix, 7));
     let (sender, result) = mpsc::channel();
     match task {
         Ok(Ok(task)) => task.on_done(move |result| drop(sender.send(result))),
-        other => broken(&format!("nothing is wrong yet, but: {other:?}")),
+        other => fail(&format!("before all faults: {other:?}")),
     }
     if !matches!(result.recv(), Ok(Ok(value)) if value == mix(7)) {
-        broken("a callback is not called with the result");
+        fail("a callback is not called with the result");
     }
 }
 
+/// Runs one round.
 fn round(
     plan: &Plan,
     fork_servers: ForkServers,
@@ -101,14 +103,15 @@ fn round(
         watch: &watch,
         ledger,
         faults: Faults::new(ledger, gap, plan.faults, fork_servers),
-        context: plan.context,
+        start_method: plan.start_method,
         workers: plan.workers,
         end,
         tasks: plan.tasks,
     };
-    // Only a process without threads can be forked.
-    let pools = if plan.context == StartMethod::Fork { 1 } else { rng.usize(1..=2) };
-    let stations: Vec<Station> = (0..pools).filter_map(|_| Station::build(&round, rng)).collect();
+    // A pool with `Fork` can be built only while this process has one thread.
+    let count = if plan.start_method == StartMethod::Fork { 1 } else { rng.usize(1..=2) };
+    let test_pools: Vec<TestPool> =
+        (0..count).filter_map(|_| TestPool::build(&round, rng)).collect();
     let callers: Vec<fastrand::Rng> = (0..rng.usize(1..=4)).map(|_| rng.fork()).collect();
     let injector = rng.fork();
     std::thread::scope(|scope| {
@@ -116,12 +119,12 @@ fn round(
         let injecting = scope.spawn(|| round.faults.run(injector));
         std::thread::scope(|scope| {
             for rng in callers {
-                scope.spawn(|| call(Caller::new(&round, rng), &stations));
+                scope.spawn(|| call(Caller::new(&round, rng), &test_pools));
             }
         });
-        let on_the_way = watch.begin(u64::MAX, "end of the round's pools".to_owned());
-        drop(stations);
-        drop(on_the_way);
+        let open_call = watch.begin(u64::MAX, "end of the round's pools".to_owned());
+        drop(test_pools);
+        drop(open_call);
         round.faults.finish();
         injecting.thread().unpark();
         watch.finish();
@@ -129,18 +132,18 @@ fn round(
     });
 }
 
-fn call(mut caller: Caller<'_>, stations: &[Station]) {
-    if std::panic::catch_unwind(AssertUnwindSafe(|| caller.run(stations))).is_err() {
-        broken("a caller panics");
+fn call(mut caller: Caller<'_>, test_pools: &[TestPool]) {
+    if std::panic::catch_unwind(AssertUnwindSafe(|| caller.run(test_pools))).is_err() {
+        fail("a caller panics");
     }
 }
 
-/// What a program holds when nothing is going on.
+/// What this process holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holdings {
     descriptors: usize,
     threads: usize,
-    /// Children and theirs, with their states.
+    /// The names of children and grandchildren, and whether they are reaped.
     processes: Vec<String>,
     temporary_files: usize,
     shared_memory: usize,
@@ -166,7 +169,7 @@ impl Holdings {
             threads: procfs::count("/proc/self/task"),
             processes,
             temporary_files: std::fs::read_dir(std::env::temp_dir()).map_or(0, Iterator::count),
-            // The directory belongs to everybody.
+            // All programs share this directory.
             shared_memory: shared
                 .filter(|entry| entry.file_name().to_string_lossy().contains("ipc-channel"))
                 .count(),
@@ -174,47 +177,47 @@ impl Holdings {
     }
 }
 
-/// Waits until nothing is left of a round. What is held with so many fork servers stays the same.
-fn settle(context: StartMethod, known: &mut HashMap<usize, Holdings>) {
+/// Waits until nothing is left of a round. `known` has what this process may hold, by the number of
+/// its fork servers.
+fn settle(start_method: StartMethod, known: &mut HashMap<usize, Holdings>) {
     let start = Instant::now();
-    // A killed fork server that nobody asks is not missed: ask each.
-    let contexts: &[StartMethod] = match context {
+    // The library notices only when it needs a fork server that this was killed: use each.
+    let start_methods: &[StartMethod] = match start_method {
         StartMethod::Spawn => &[StartMethod::Forkserver, StartMethod::Spawn],
         _ => &[StartMethod::Forkserver],
     };
     loop {
-        // Starting a process makes the fork server that there is to be, and collects those that
-        // ended.
-        for context in contexts {
-            let child = Process::new(mix, 7).start_method(*context).start();
+        // To start a process makes a fork server if there is none, and reaps those that have ended.
+        for start_method in start_methods {
+            let child = Process::new(mix, 7).start_method(*start_method).start();
             match child.and_then(Child::join) {
                 Ok(value) if value == mix(7) => {}
-                other => broken(&format!("a process between rounds gives {other:?}")),
+                other => fail(&format!("a process between rounds gives {other:?}")),
             }
         }
         let now = Holdings::now();
         let are_fork_servers = now.processes.iter().all(|name| name == "forkserver");
-        // What is counted one after another belongs together only where nothing changes meanwhile.
+        // The counts are not taken at one moment. They are valid if a second look gives the same.
         if are_fork_servers && now == Holdings::now() {
             let before = known.entry(now.processes.len()).or_insert_with(|| now.clone());
-            // A thread that was joined is counted for a moment longer: the first time may be such.
+            // A joined thread is counted for a moment longer, perhaps in the first count too.
             before.threads = before.threads.min(now.threads);
             if *before == now {
                 return;
             }
         }
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > SETTLE_TIMEOUT {
             let before = known.get(&now.processes.len());
-            broken(&format!("held after a round: {now:?}; before: {before:?}"));
+            fail(&format!("held after a round: {now:?}; before: {before:?}"));
         }
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
-/// What the program has allocated and not freed, in KiB.
+/// How much memory this program has allocated and not freed, in KiB.
 ///
-/// What it has resident tells less: an allocator keeps for later what it was given back, here as
-/// much as the largest calls of each thread took.
+/// Resident memory tells less: an allocator keeps freed memory, here as much as the largest calls
+/// of each thread took.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "only C's allocator knows it")]
 fn own_memory() -> Option<u64> {

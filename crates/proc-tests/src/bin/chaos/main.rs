@@ -1,24 +1,30 @@
-//! Chaos: random calls of pools and processes under random faults, every result checked.
+//! Chaos: makes random calls of pools and processes under random faults, and checks every result.
 //!
 //!     cargo run --release -p proc-tests --bin chaos -- --help
 //!
-//! `tasks` is what tasks do and which fates of theirs are right; `station` is a pool with random
-//! settings; `plays` makes the calls and judges; `choice` is which faults there are to be, `faults`
-//! sends signals and knows which deaths they explain; `life` runs rounds in one process and looks
-//! that nothing is left between them; `twins` is what forks; `strain` is rounds under limits;
-//! `watch` ends what hangs. This file supervises: each life is a process of its own, after which
-//! nothing of its group may live and no file be left.
+//! - `tasks`: what tasks do, and which fates of theirs are right.
+//! - `test_pool`: a pool with random settings.
+//! - `calls`: makes the calls, and judges the results.
+//! - `choice`: which faults happen.
+//! - `faults`: sends signals, and knows which deaths they explain.
+//! - `forked_copies`: copies of processes, made by `fork`.
+//! - `limits`: rounds under resource limits.
+//! - `life`: runs rounds in one process, and checks that nothing is left between them.
+//! - `watch`: ends the program if a call hangs.
+//!
+//! This file supervises. Each *life* is a process of its own. After its end, no process of its
+//! group may live and no file may be left.
 
+mod calls;
 mod choice;
 mod faults;
+mod forked_copies;
 mod ledger;
 mod life;
-mod plays;
+mod limits;
 mod procfs;
-mod station;
-mod strain;
 mod tasks;
-mod twins;
+mod test_pool;
 mod watch;
 
 use std::io::{BufRead, BufReader};
@@ -55,8 +61,8 @@ struct Arguments {
     #[arg(long, default_value_t = 300)]
     seconds: u64,
     /// Start method of processes and pools.
-    #[arg(long, value_enum, default_value_t = Contexts::All)]
-    context: Contexts,
+    #[arg(long, value_enum, default_value_t = StartMethods::All)]
+    start_method: StartMethods,
     /// The most workers that a pool may have.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -71,7 +77,7 @@ struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Contexts {
+enum StartMethods {
     Forkserver,
     Spawn,
     Fork,
@@ -79,40 +85,40 @@ enum Contexts {
     All,
 }
 
-impl Contexts {
-    fn each(self) -> &'static [(Contexts, StartMethod)] {
-        const EACH: [(Contexts, StartMethod); 3] = [
-            (Contexts::Forkserver, StartMethod::Forkserver),
-            (Contexts::Spawn, StartMethod::Spawn),
-            (Contexts::Fork, StartMethod::Fork),
+impl StartMethods {
+    fn each(self) -> &'static [(StartMethods, StartMethod)] {
+        const EACH: [(StartMethods, StartMethod); 3] = [
+            (StartMethods::Forkserver, StartMethod::Forkserver),
+            (StartMethods::Spawn, StartMethod::Spawn),
+            (StartMethods::Fork, StartMethod::Fork),
         ];
         match self {
-            Contexts::Forkserver => &EACH[..1],
-            Contexts::Spawn => &EACH[1..2],
-            Contexts::Fork => &EACH[2..],
-            Contexts::All => &EACH,
+            StartMethods::Forkserver => &EACH[..1],
+            StartMethods::Spawn => &EACH[1..2],
+            StartMethods::Fork => &EACH[2..],
+            StartMethods::All => &EACH,
         }
     }
 }
 
-/// How long the rest of a life may outlive it.
-const AFTERLIFE: Duration = Duration::from_secs(5);
+/// How long processes of a life may outlive it.
+const AFTERLIFE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a life that is told to end may take longer.
-const GRACE: Duration = Duration::from_secs(60);
+/// How much longer than planned a life may take.
+const GRACE_PERIOD: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     proc_core::init();
     let arguments = Arguments::parse();
-    // Tasks that abort are meant to.
+    // Tasks abort on purpose: they need no core dumps.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("less is allowed");
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let contexts = arguments.context.each();
+    let start_methods = arguments.start_method.each();
     if arguments.alone {
-        // A supervisor that is killed takes it along.
+        // If the supervisor is killed, this life is killed too.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
         life::live(Plan {
-            context: contexts[0].1,
+            start_method: start_methods[0].1,
             faults: arguments.faults.choice(),
             seed,
             workers: arguments.workers.into(),
@@ -126,23 +132,23 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let time = Duration::from_secs(arguments.seconds);
     let ledger = Ledger::default();
-    let longest = (arguments.seconds / contexts.len() as u64).clamp(1, 60);
+    let longest = (arguments.seconds / start_methods.len() as u64).clamp(1, 60);
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut seed = seed;
-    for (turn, (name, _)) in contexts.iter().cycle().enumerate() {
+    for (turn, (name, _)) in start_methods.iter().cycle().enumerate() {
         let left = time.saturating_sub(start.elapsed()).as_secs_f64().round() as u64;
         let is_enough = left == 0 || ledger.total(FATES) >= arguments.tasks;
-        // Each context has its turn, however slow the machine is.
-        if is_enough && turn >= contexts.len() {
+        // Each start method has a turn, however slow the machine is.
+        if is_enough && turn >= start_methods.len() {
             break;
         }
         let left = left.clamp(1, longest);
-        let context = name.to_possible_value().expect("no context is skipped");
+        let start_method = name.to_possible_value().expect("no start method is skipped");
         let options = [
             ("--seed", seed.to_string()),
-            ("--tasks", arguments.tasks.div_ceil(contexts.len() as u64).to_string()),
+            ("--tasks", arguments.tasks.div_ceil(start_methods.len() as u64).to_string()),
             ("--seconds", left.to_string()),
-            ("--context", context.get_name().to_owned()),
+            ("--start-method", start_method.get_name().to_owned()),
             ("--workers", arguments.workers.to_string()),
             ("--limit", arguments.limit.to_string()),
         ];
@@ -152,14 +158,14 @@ fn main() -> ExitCode {
         if !without.is_empty() {
             options.extend(["--without".to_owned(), without]);
         }
-        let deadline = Duration::from_secs(left + arguments.limit) + GRACE;
+        let deadline = Duration::from_secs(left + arguments.limit) + GRACE_PERIOD;
         if let Err(why) = supervise(&options, deadline, &ledger) {
             eprintln!("chaos: BROKEN: {why}\nagain: chaos {}", options.join(" "));
             return ExitCode::FAILURE;
         }
         println!(
             "chaos: {} {seed}: {} tasks in all after {:.1?}",
-            context.get_name(),
+            start_method.get_name(),
             ledger.total(FATES),
             start.elapsed()
         );
@@ -171,7 +177,8 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs one life in a process group and a directory of its own, and looks for what it leaves.
+/// Runs one life in a process group and a directory of its own. Returns an error if it fails or
+/// leaves something.
 fn supervise(options: &[String], deadline: Duration, ledger: &Ledger) -> Result<(), String> {
     let start = Instant::now();
     let directory = tempfile::tempdir().expect("a directory can be made");
@@ -180,7 +187,8 @@ fn supervise(options: &[String], deadline: Duration, ledger: &Ledger) -> Result<
         .args(options)
         .arg("--alone")
         .env("TMPDIR", directory.path())
-        // So that what a life holds is what it has not freed: one heap, trimmed at once.
+        // With one heap, which is trimmed at once, a life holds only the memory that it has not
+        // freed.
         .envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072")])
         .env("MALLOC_MMAP_THRESHOLD_", "131072")
         .stdin(Stdio::null())
@@ -198,7 +206,7 @@ fn supervise(options: &[String], deadline: Duration, ledger: &Ledger) -> Result<
     let status = std::thread::scope(|scope| -> Result<ExitStatus, String> {
         scope.spawn(|| {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if !ledger.hear(&line) {
+                if !ledger.add_line(&line) {
                     println!("{line}");
                 }
             }
@@ -214,7 +222,7 @@ fn supervise(options: &[String], deadline: Duration, ledger: &Ledger) -> Result<
         };
         let ended = Instant::now();
         while !procfs::group(group).is_empty() {
-            if ended.elapsed() > AFTERLIFE {
+            if ended.elapsed() > AFTERLIFE_TIMEOUT {
                 end(format!("processes outlive their program ({status})"))?;
             }
             std::thread::park_timeout(Duration::from_millis(10));

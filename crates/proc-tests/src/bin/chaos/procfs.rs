@@ -1,14 +1,14 @@
-//! Processes as /proc shows them.
+//! Processes, as `/proc` shows them.
 
 use std::fmt::Write as _;
 use std::fs::{read_dir, read_to_string};
 
-/// A process that was there when somebody looked.
+/// What was seen of a process at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) pid: u32,
     pub(crate) name: String,
-    /// `Z` for one that has ended and is not collected yet.
+    /// `Z` if the process has ended and is not reaped yet.
     pub(crate) state: char,
     parent: u32,
     group: u32,
@@ -45,7 +45,7 @@ pub(crate) fn children(parent: u32) -> Vec<Seen> {
     pids.into_iter().filter_map(Seen::look).collect()
 }
 
-/// Whether all threads of this process but the calling one sleep: none is only beginning.
+/// Whether all threads of this process sleep, except the calling one. Then none is just starting.
 pub(crate) fn other_threads_sleep() -> bool {
     let own = nix::unistd::gettid().to_string();
     let tasks = read_dir("/proc/self/task").into_iter().flatten().flatten();
@@ -55,14 +55,14 @@ pub(crate) fn other_threads_sleep() -> bool {
     })
 }
 
-/// The fork servers of this process that live.
+/// The living fork servers of this process.
 pub(crate) fn fork_servers() -> Vec<Seen> {
     let mut children = children(std::process::id());
     children.retain(|child| child.name == "forkserver" && child.is_alive());
     children
 }
 
-/// All of a process group.
+/// All processes of a group.
 pub(crate) fn group(group: u32) -> Vec<Seen> {
     let entries = read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -82,7 +82,7 @@ pub(crate) fn address_space() -> u64 {
     size.expect("Linux tells") << 10
 }
 
-/// Who is alive in this process's group and where each thread waits, for people.
+/// A text that says which processes of a group are alive, and where their threads wait.
 pub(crate) fn describe_group(leader: u32) -> String {
     let mut text = String::new();
     for Seen { pid, name, state, parent, .. } in group(leader) {

@@ -1,11 +1,11 @@
-//! Who is in which call since when; a call that takes too long ends the program loudly.
+//! Watches over calls: if one takes too long, the program ends with a description.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{procfs, strain};
+use crate::{limits, procfs};
 
 /// Calls that have not returned.
 pub(crate) struct Watch {
@@ -21,13 +21,13 @@ struct Call {
     limit: Duration,
 }
 
-/// A call on its way; it has returned when this is dropped.
-pub(crate) struct OnTheWay<'a> {
+/// A call that has not returned. Dropping this notes that it has.
+pub(crate) struct OpenCall<'a> {
     watch: &'a Watch,
     number: u64,
 }
 
-impl Drop for OnTheWay<'_> {
+impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
         self.watch.lock().retain(|call| call.number != self.number);
     }
@@ -43,18 +43,18 @@ impl Watch {
     }
 
     /// Notes that a call begins.
-    pub(crate) fn begin(&self, number: u64, what: String) -> OnTheWay<'_> {
+    pub(crate) fn begin(&self, number: u64, what: String) -> OpenCall<'_> {
         self.begin_within(number, what, self.limit)
     }
 
-    /// Notes that a call begins that may take less time than others.
-    pub(crate) fn begin_within(&self, number: u64, what: String, limit: Duration) -> OnTheWay<'_> {
+    /// Notes that a call begins, with a time limit that is smaller than that of other calls.
+    pub(crate) fn begin_within(&self, number: u64, what: String, limit: Duration) -> OpenCall<'_> {
         let limit = limit.min(self.limit);
         self.lock().push(Call { number, what, since: Instant::now(), limit });
-        OnTheWay { watch: self, number }
+        OpenCall { watch: self, number }
     }
 
-    /// Looks at the calls until [`finish`](Watch::finish).
+    /// Checks the calls until [`finish`](Watch::finish).
     pub(crate) fn run(&self) {
         while !self.over.load(Ordering::Relaxed) {
             let late = self
@@ -63,13 +63,13 @@ impl Watch {
                 .find(|call| call.since.elapsed() > call.limit)
                 .map(|call| call.limit);
             if let Some(limit) = late {
-                broken(&format!("a call takes more than {limit:?}\n{}", self.describe()));
+                fail(&format!("a call takes more than {limit:?}\n{}", self.describe()));
             }
             std::thread::park_timeout(Duration::from_millis(200));
         }
     }
 
-    /// To be followed by unparking the thread that runs.
+    /// Ends [`run`](Watch::run). The caller must then unpark its thread.
     pub(crate) fn finish(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -83,12 +83,12 @@ impl Watch {
     }
 }
 
-/// Says what is wrong and who is alive, and ends the program at once.
-pub(crate) fn broken(what: &str) -> ! {
-    // One of several threads is enough to tell.
-    static TOLD: Mutex<()> = Mutex::new(());
-    let _told = TOLD.lock();
-    strain::lift();
+/// Prints what is wrong and which processes are alive, and ends the program at once.
+pub(crate) fn fail(what: &str) -> ! {
+    // Only the first of several threads prints.
+    static PRINTING: Mutex<()> = Mutex::new(());
+    let _printing = PRINTING.lock();
+    limits::lift();
     eprintln!("chaos: BROKEN: {what}\nalive:\n{}", procfs::describe_group(std::process::id()));
     std::process::abort()
 }

@@ -1,8 +1,7 @@
-//! A program that has done something before `init`, or never calls it:
-//! `LATE_WAY=… LATE_START_METHOD=… late`.
+//! A program that calls `init` late or never: `LATE_WAY=… LATE_START_METHOD=… late`.
 //!
-//! A copy that is executed again has the same environment, so it would do the same again; that main
-//! runs once is checked in each way.
+//! An executed fork server has the same environment. If `main` ran there, it would do the same
+//! again. So each way checks that `main` runs once.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -13,7 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use proc_core::{Child, Error, ErrorKind, Pool, Process, StartMethod};
 
-/// How often this process has run this program's constructor.
+/// How often the constructor below has run in this process.
 static CONSTRUCTED: AtomicU32 = AtomicU32::new(0);
 
 ctor::declarative::ctor! {
@@ -28,7 +27,7 @@ fn constructed(_: ()) -> u32 {
     CONSTRUCTED.load(Ordering::Relaxed)
 }
 
-/// A file with a letter for each run of main, which goes with this object.
+/// A file with a letter for each run of `main`. It is removed when this is dropped.
 struct Runs(PathBuf);
 
 impl Runs {
@@ -59,8 +58,10 @@ fn main() {
     match way.as_str() {
         "parked" | "parked-no-init" | "deaf" => {
             for _ in 0..2 {
-                let deaf = way == "deaf";
-                std::thread::spawn(move || park(deaf));
+                match way.as_str() {
+                    "deaf" => std::thread::spawn(park_with_blocked_signals),
+                    _ => std::thread::spawn(park),
+                };
             }
             if way != "parked-no-init" {
                 proc_core::init();
@@ -69,7 +70,7 @@ fn main() {
         }
         "no-init" => use_everything(start_method),
         "no-init-thread" => {
-            // The first use is not in the main thread.
+            // The library is first used outside the main thread.
             let thread = std::thread::spawn(move || use_everything(start_method));
             thread.join().expect("it does not panic");
         }
@@ -79,7 +80,7 @@ fn main() {
             assert_eq!(results.expect("there was one thread"), [1, 2, 3]);
         }
         "fork-threads" => {
-            std::thread::spawn(|| park(false));
+            std::thread::spawn(park);
             let child = Process::new(increment, 1).start_method(StartMethod::Fork).start();
             let error = child.map(drop).expect_err("there are two threads");
             assert!(
@@ -89,18 +90,18 @@ fn main() {
         }
         "tokio" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            runtime.expect("threads can be made").block_on(use_async(start_method, true));
+            runtime.expect("threads can be made").block_on(init_and_use_async(start_method));
         }
         "tokio-no-init" => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-            runtime.expect("threads can be made").block_on(use_async(start_method, false));
+            runtime.expect("threads can be made").block_on(use_async(start_method));
         }
         "tokio-current" => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("it can be made").block_on(async {
-                // A thread of tokio's, for blocking work.
+                // This starts a thread of tokio, for blocking work.
                 tokio::task::spawn_blocking(|| ()).await.expect("it does not panic");
-                use_async(start_method, true).await;
+                init_and_use_async(start_method).await;
             });
         }
         "stdin-first" => {
@@ -127,13 +128,15 @@ fn main() {
     println!("used");
 }
 
-fn park(deaf: bool) -> ! {
-    if deaf {
-        SigSet::all().thread_block().expect("signals can be blocked");
-    }
+fn park() {
     loop {
         std::thread::park();
     }
+}
+
+fn park_with_blocked_signals() {
+    SigSet::all().thread_block().expect("signals can be blocked");
+    park();
 }
 
 fn read_stdin() -> String {
@@ -142,7 +145,7 @@ fn read_stdin() -> String {
     text
 }
 
-/// What the test gives.
+/// The stdin that the test gives this program.
 fn expected_stdin() -> String {
     (1..=3).map(|number| format!("line {number}\n")).collect()
 }
@@ -161,7 +164,7 @@ fn sleep(_: u32) {
 
 const ROUNDS: u32 = 20;
 
-/// Exits are noticed, and time-outs kept.
+/// Uses processes and pools in many ways. Exits must be noticed, and timeouts kept.
 fn use_everything(start_method: StartMethod) {
     for x in 0..ROUNDS {
         let child = Process::new(increment, x).start_method(start_method).start();
@@ -184,10 +187,12 @@ fn use_everything(start_method: StartMethod) {
     assert!(child.stop(Duration::from_secs(20)).expect_err("it was stopped").is_death());
 }
 
-async fn use_async(start_method: StartMethod, is_to_init: bool) {
-    if is_to_init {
-        proc_core::init();
-    }
+async fn init_and_use_async(start_method: StartMethod) {
+    proc_core::init();
+    use_async(start_method).await;
+}
+
+async fn use_async(start_method: StartMethod) {
     let pool =
         Pool::builder().processes(2).start_method(start_method).build().expect("it can be built");
     for x in 0..ROUNDS {

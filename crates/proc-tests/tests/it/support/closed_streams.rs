@@ -1,6 +1,6 @@
 //! Programs whose standard streams a shell has closed.
 //!
-//! A test file that is a program of its own uses this file too.
+//! Test programs other than `it` use this file too.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::running::Running;
 
-/// Each choice of streams, as the shell closes them, and their numbers.
+/// Returns each choice of streams: how a shell closes them, and their numbers.
 pub(crate) fn choices() -> impl Iterator<Item = (String, String)> {
     let redirections = ["0<&-", "1>&-", "2>&-"];
     (0..8_usize).map(move |choice| {
@@ -19,7 +19,7 @@ pub(crate) fn choices() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Runs a program whose streams a shell has closed; its exit code is all that it can tell.
+/// Runs a program whose streams a shell has closed. Its exit code must say success.
 #[track_caller]
 pub(crate) fn expect_success(program: &Path, arguments: &[&str], closing: &str) {
     let mut command = Command::new("sh");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::wait_until;
 
-/// A directory of marker files, which goes with this object.
+/// A directory of marker files. Dropping this removes it.
 pub(crate) struct MarkerFiles(PathBuf);
 
 impl MarkerFiles {
@@ -15,7 +15,7 @@ impl MarkerFiles {
         MarkerFiles(path)
     }
 
-    /// The path of a marker file, to be given to tasks.
+    /// The path of a marker file. Tasks get it as argument.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -27,12 +27,12 @@ impl Drop for MarkerFiles {
     }
 }
 
-/// Makes a marker file. False if it was there already.
-pub(crate) fn create(mark: &Path) -> bool {
-    File::create_new(mark).is_ok()
+/// Makes a marker file. Returns false if it exists already.
+pub(crate) fn create(marker: &Path) -> bool {
+    File::create_new(marker).is_ok()
 }
 
-/// Waits for a marker file; the test's deadline is the limit.
-pub(crate) fn wait_for(mark: &Path) {
-    wait_until(|| mark.exists());
+/// Waits for a marker file, until the deadline of the test.
+pub(crate) fn wait_for(marker: &Path) {
+    wait_until(|| marker.exists());
 }

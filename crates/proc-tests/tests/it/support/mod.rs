@@ -1,8 +1,7 @@
 //! What the tests and their programs have in common.
 //!
 //! A test runs a *program* in a process group of its own. The program is a function beside the
-//! test, and the test names it as a function: it executes this file again, and tells it which
-//! program it is to be.
+//! test. To run it, the test executes this file again, with the name of the function.
 
 #[macro_use]
 mod program;
@@ -36,7 +35,7 @@ pub(crate) use running::{Finished, Member, Running};
 pub(crate) use snapshot::assert_snapshot;
 pub(crate) use trial::trial;
 
-/// Never returns. A task that calls it is busy for ever.
+/// Never returns, so a task that calls it is always busy.
 ///
 /// The result type is not `!`, because `!` cannot cross between processes.
 pub(crate) fn work_for_ever() {
@@ -45,14 +44,14 @@ pub(crate) fn work_for_ever() {
     }
 }
 
-/// Sends a signal to the calling process; returns if that survives it.
+/// Sends a signal to the calling process. Returns if the process survives that.
 pub(crate) fn signal_self(signal: Signal) {
-    nix::sys::signal::kill(nix::unistd::getpid(), signal).expect("it may signal itself");
+    nix::sys::signal::kill(nix::unistd::getpid(), signal).expect("a process may signal itself");
 }
 
-/// Polls until a condition is true. The test's deadline is the limit.
-pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
-    while !is_so() {
+/// Polls until a condition is true, or until the deadline of the test.
+pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
+    while !condition() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,8 +1,8 @@
-//! Values that cannot cross between processes.
+//! Values that cannot be encoded or decoded.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-/// A value that crosses, or that fails in the way that its number says.
+/// A value that can cross between processes, or fails as its number says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Odd(pub(crate) u32);
 

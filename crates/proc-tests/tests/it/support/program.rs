@@ -8,22 +8,23 @@ use proc_core::{Pool, PoolBuilder, StartMethod};
 
 use crate::support::{Finished, Running};
 
-/// What a test runs. It prints what it saw, in an order that does not depend on time; the test says
-/// what is right. A program that cannot go on panics.
+/// The function that a test runs in a process. It prints what it sees, in an order that does not
+/// depend on time, and the test says what is right. A program that cannot go on panics.
 pub(crate) type Program = fn(&Arguments);
 
-/// The first argument of this file when it is a program. No filter of tests begins like that.
+/// The first argument if this file is executed as a program. No test filter begins like that.
 pub(crate) const MARKER: &str = "--program";
 
-/// A program, as the list of its file names it.
+/// A program in the list of its file.
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) program: Program,
-    /// Whether [`proc_core::init`] comes first. The others call it themselves, or never.
+    /// Whether [`proc_core::init`] is called before the program. The others call it themselves, or
+    /// never.
     pub(crate) is_initialized: bool,
 }
 
-/// Lists the programs of a file, so that an executed copy of it finds them.
+/// Lists the programs of a file, so that they are found by name.
 ///
 /// `programs![first, second, #[without_init] third];`
 macro_rules! programs {
@@ -38,23 +39,24 @@ macro_rules! programs {
     (@is_initialized without_init) => { false };
 }
 
-/// What a program is told.
+/// The arguments of a program.
 pub(crate) struct Arguments {
     pub(crate) start_method: StartMethod,
     pub(crate) rest: Vec<String>,
 }
 
 impl Arguments {
-    /// The argument after the start method, if it can be read.
+    /// The argument after the start method, which must be a number.
     pub(crate) fn number(&self) -> usize {
         self.word().parse().expect("a number comes after the start method")
     }
 
+    /// The argument after the start method.
     pub(crate) fn word(&self) -> &str {
         self.rest.first().expect("a word comes after the start method")
     }
 
-    /// A pool of so many workers.
+    /// Builds a pool of so many workers.
     pub(crate) fn pool(&self, processes: usize) -> Pool {
         self.pool_builder(processes).build().expect("the pool can be built")
     }
@@ -64,7 +66,7 @@ impl Arguments {
     }
 }
 
-/// The start method, as a word of the command line.
+/// The start method as an argument.
 pub(crate) fn word(start_method: StartMethod) -> &'static str {
     match start_method {
         StartMethod::Forkserver => "forkserver",
@@ -79,16 +81,16 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 
 /// The entry of a program.
 ///
-/// If a linker has made one function of two whose code is the same, either does the same.
+/// A linker may merge two functions with the same code. Then either entry is right.
 fn entry(program: Program) -> &'static Entry {
     let mut entries = entries();
     let found = entries.find(|entry| std::ptr::fn_addr_eq(entry.program, program));
-    found.expect("the program stands in `programs!` of its file, and the file in main.rs")
+    found.expect("`programs!` of its file lists the program, and main.rs lists the file")
 }
 
-/// Is the program that the arguments after [`MARKER`] name.
+/// Runs the program that the arguments after [`MARKER`] name.
 pub(crate) fn be_program(mut arguments: impl Iterator<Item = String>) {
-    // Nothing is left behind where the test itself is killed. Children do not inherit it.
+    // If the test is killed, the kernel kills this program. Children do not inherit that.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).expect("Linux can");
     let name = arguments.next().expect("a program is named");
     let entry = entries().find(|entry| entry.name == name);
@@ -105,7 +107,7 @@ pub(crate) fn be_program(mut arguments: impl Iterator<Item = String>) {
     (entry.program)(&Arguments { start_method, rest: arguments.collect() });
 }
 
-/// Runs a program to its end.
+/// Runs a program, and waits for its end.
 pub(crate) fn run(program: Program, start_method: StartMethod, rest: &[&str]) -> Finished {
     start(program, start_method, rest).finish()
 }
@@ -132,7 +134,7 @@ pub(crate) fn command(program: Program, start_method: StartMethod) -> Command {
     command
 }
 
-/// Starts a program by `env` with an option.
+/// Starts a program through `env` with an option.
 pub(crate) fn start_through_env(
     option: &str,
     program: Program,
@@ -150,18 +152,18 @@ pub(crate) fn own_file() -> PathBuf {
     std::env::current_exe().expect("/proc is mounted")
 }
 
-/// The arguments with which this file is a program.
+/// The arguments with which this file runs a program.
 pub(crate) fn own_arguments(program: Program, start_method: StartMethod) -> [&'static str; 3] {
     [MARKER, entry(program).name, word(start_method)]
 }
 
-/// What the kernel calls a program: the first 15 bytes of the name of this file.
+/// The name of a program for the kernel: the first 15 bytes of the name of this file.
 pub(crate) fn program_name() -> String {
     let name = own_file().file_name().expect("it is a file").to_string_lossy().into_owned();
     name[..name.len().min(15)].to_owned()
 }
 
-/// Whether SIGINT is ignored, as in the background of a shell: a program would inherit that.
+/// Whether SIGINT is ignored, as in a background job of a shell. A program would inherit that.
 fn interrupt_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

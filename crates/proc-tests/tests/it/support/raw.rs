@@ -1,6 +1,6 @@
-//! System calls and faults for which there is no safe code: rights, filters, mounts, crashes.
+//! System calls and crashes for which there is no safe code.
 
-#![allow(unsafe_code, reason = "faults that safe code cannot make")]
+#![allow(unsafe_code, reason = "safe code cannot make these calls and crashes")]
 
 use std::ffi::CString;
 
@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, c_ulong};
 use nix::sys::signal::{SigHandler, Signal, signal};
 
-/// The names of system calls that tests refuse.
+/// The number of a system call, by its name. Tests refuse these calls.
 pub(crate) fn number_of(call: &str) -> c_long {
     match call {
         "memfd_create" => libc::SYS_memfd_create,
@@ -21,7 +21,8 @@ pub(crate) fn number_of(call: &str) -> c_long {
     }
 }
 
-/// Has the kernel refuse a system call with `errno` from now on, here and in all children.
+/// Makes the kernel refuse a system call with `errno` from now on, in this process and its
+/// children.
 pub(crate) fn refuse(call: c_long, errno: Errno) {
     const BYTES: u32 = size_of::<libc::sock_filter>() as u32;
     const { assert!(BYTES == 8, "as the kernel has it") };
@@ -43,14 +44,14 @@ pub(crate) fn refuse(call: c_long, errno: Errno) {
     Errno::result(set).expect("root may set a filter");
 }
 
-/// What `capset` takes: its version, and a process.
+/// The first argument of `capset`.
 #[repr(C)]
 struct CapabilityHeader {
     version: u32,
     pid: c_int,
 }
 
-/// Half of the three sets.
+/// One half of the bits of the three sets.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct CapabilityData {
@@ -69,9 +70,9 @@ pub(crate) fn set_capabilities(effective: u64, permitted: u64) {
         inheritable: 0,
     };
     let data = [half(0), half(32)];
-    // SAFETY: the kernel reads a header and the two halves that its version has.
+    // SAFETY: the kernel reads a header, and two halves as the version in the header says.
     let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    Errno::result(set).expect("one may give up capabilities");
+    Errno::result(set).expect("a thread may give up capabilities");
 }
 
 /// Empties the bounding set of this thread.
@@ -90,56 +91,56 @@ fn c_string(text: &str) -> CString {
     CString::new(text).expect("there is no zero in it")
 }
 
-/// Mounts: `source` with `kind` over `target`.
+/// Mounts `source` at `target`.
 fn mount(source: &str, target: &str, kind: &str, flags: c_ulong) {
     let (source, target, kind) = (c_string(source), c_string(target), c_string(kind));
-    // SAFETY: three strings that end with a zero, and no data.
+    // SAFETY: the three strings end with a zero, and there is no data.
     let mounted = unsafe {
         libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null())
     };
     Errno::result(mounted).unwrap_or_else(|error| panic!("cannot mount at {target:?}: {error}"));
 }
 
-/// Gives this process mounts of its own, so that others do not notice what it mounts.
+/// Gives this process mounts of its own, so that its mounts do not change those of others.
 pub(crate) fn own_mounts() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root may");
     mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE);
 }
 
-/// Hides a directory behind an empty one; mounts must be this process's own.
+/// Hides a directory behind an empty one. Call [`own_mounts`] before.
 pub(crate) fn hide(directory: &str) {
     mount("none", directory, "tmpfs", 0);
 }
 
-/// Shows a directory in a second place; mounts must be this process's own.
+/// Shows a directory in a second place. Call [`own_mounts`] before.
 pub(crate) fn show(directory: &str, place: &str) {
     mount(directory, place, "none", libc::MS_BIND | libc::MS_REC);
 }
 
-/// Writes through a null pointer, to a field that Rust's own checks do not look at.
+/// Writes to a field of a null pointer. The checks of Rust accept its address.
 pub(crate) fn write_to_null() {
     let nowhere = std::hint::black_box(std::ptr::without_provenance_mut::<u8>(8));
-    // SAFETY: it is not safe: the process ends here, which is what the program is for.
+    // SAFETY: this is not safe: it is meant to kill the process.
     unsafe { std::ptr::write_volatile(nowhere, 1) };
 }
 
-/// Reads mapped memory behind the end of its file, which is SIGBUS.
+/// Reads mapped memory behind the end of its file, which raises SIGBUS.
 pub(crate) fn read_behind_the_end() -> u8 {
     const LEN: usize = 4096;
     let file = tempfile::tempfile().expect("a file can be made");
     let file = std::os::fd::AsRawFd::as_raw_fd(&file);
-    // SAFETY: the kernel chooses the place; nothing else is touched.
+    // SAFETY: the kernel chooses a free place for the mapping.
     let place = unsafe {
         libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ, libc::MAP_SHARED, file, 0)
     };
     assert_ne!(place, libc::MAP_FAILED);
-    // SAFETY: it is not safe: the process ends here, which is what the program is for.
+    // SAFETY: this is not safe: it is meant to kill the process.
     unsafe { std::ptr::read_volatile(place.cast::<u8>()) }
 }
 
 /// Ends the process as a failed assertion in C does.
 pub(crate) fn abort_in_c() {
-    // SAFETY: the process ends, as it is to.
+    // SAFETY: this only ends the process, on purpose.
     unsafe { libc::abort() }
 }
 
@@ -158,11 +159,11 @@ pub(crate) fn read_character() -> i32 {
     getchar()
 }
 
-/// Limits the processes of the user of process `pid`, as far as that one may start them.
+/// Limits how many processes the user of process `pid` may have, for starts by that process.
 pub(crate) fn limit_processes(pid: u32, soft: u64, hard: u64) {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the kernel reads one rlimit and writes none. A fork server of another user is not
-    // ours to limit, which is no harm.
+    // SAFETY: the kernel reads one rlimit and writes none. For a process of another user the call
+    // fails, which does no harm.
     let _ = unsafe { libc::prlimit(pid as i32, libc::RLIMIT_NPROC, &limit, std::ptr::null_mut()) };
 }
 
@@ -175,11 +176,11 @@ pub(crate) fn overwrite_shared_memory(byte: u8) {
         let (start, end) = range.expect("a line begins with a range");
         let address = |text| usize::from_str_radix(text, 16).expect("addresses are hexadecimal");
         let (start, end) = (address(start), address(end));
-        // SAFETY: the kernel has just said that these pages are mapped and may be written; no
-        // Rust object of this process lives in memory that others may change at any time. What
-        // it does to the others is what the program is for.
+        // SAFETY: the kernel has just said that these pages are mapped and may be written. No Rust
+        // object of this process lives in memory that other processes may change. The program is
+        // meant to harm other processes.
         unsafe { std::ptr::write_bytes(start as *mut u8, byte, end - start) };
         overwritten += 1;
     }
-    assert!(overwritten > 0, "nothing is shared");
+    assert!(overwritten > 0, "there is shared memory");
 }

@@ -31,7 +31,7 @@ fn chain(error: &Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<String>>().join(": ")
 }
 
-/// The kind of an error, in a word.
+/// The kind of an error as one word.
 fn kind_of(error: &Error) -> &'static str {
     match error.kind() {
         ErrorKind::Panic => "panic",
@@ -45,7 +45,7 @@ fn kind_of(error: &Error) -> &'static str {
         ErrorKind::Closed => "closed",
         ErrorKind::RestartLimit => "restart-limit",
         ErrorKind::Invalid => "invalid",
-        other => panic!("no process gives {other:?}"),
+        other => panic!("no process gives an error of the kind {other:?}"),
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn print_results<R: std::fmt::Debug>(
     }
 }
 
-/// Prints a line that ends with "fine", or that tells the error.
+/// Prints a line that ends with "fine" or describes the error.
 pub(crate) fn print_result<T>(what: &str, result: Result<T, Error>) {
     match result {
         Ok(_) => println!("{what}: fine"),
@@ -74,7 +74,7 @@ pub(crate) fn print_result<T>(what: &str, result: Result<T, Error>) {
 pub(crate) fn assert_fine_or_contains(finished: &Finished, words: &[&str]) {
     for line in finished.succeeded().lines() {
         let lower = line.to_lowercase();
-        let is_told = words.iter().all(|word| lower.contains(word)) && !line.contains("panicked");
-        assert!(line.ends_with(": fine") || is_told, "without {words:?}: {line}");
+        let has_words = words.iter().all(|word| lower.contains(word)) && !line.contains("panicked");
+        assert!(line.ends_with(": fine") || has_words, "without {words:?}: {line}");
     }
 }

@@ -1,11 +1,11 @@
-//! The one way in which these tests run a program: alone, watched, and cleaned up after.
+//! Runs a program for a test: with a deadline, and with a check that nothing is left.
 //!
-//! A program gets its own process group, an empty directory for temporary files, and no stdin. All
-//! that a test waits for, it waits for until one deadline; when that passes, the whole group is
-//! killed and the test fails with a list of who was alive. When the program has ended, nothing of
-//! its group may be left within a second, nor any temporary file.
+//! A program gets its own process group, an empty directory for temporary files, and no stdin.
+//! There is one deadline for all that a test waits for. If it passes, the whole group is killed,
+//! and the test fails with a list of the processes that were alive. One second after the end of the
+//! program, no process of its group and no temporary file may be left.
 //!
-//! Test files that are programs of their own use this file too, so it uses none of the others.
+//! Test programs other than `it` use this file too, so it uses no other file.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -22,15 +22,15 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// How long a program may take in all, on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a program may run, on a busy machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the rest of a program may outlive it.
-pub(crate) const AFTERLIFE: Duration = Duration::from_secs(1);
+/// How long processes of a program may outlive it.
+pub(crate) const AFTERLIFE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A program that was started.
 pub(crate) struct Running {
-    // The leader stays a zombie until the end, so that nobody else can get the group's number.
+    // The leader is not reaped before the end, so that no other group can get this number.
     leader: Child,
     group: Pid,
     started: Instant,
@@ -44,12 +44,12 @@ pub(crate) struct Running {
     finished: bool,
 }
 
-/// A program that has ended, and left nothing.
+/// A program that has ended. It has left nothing.
 pub(crate) struct Finished {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) status: ExitStatus,
-    /// The time from its start to its end.
+    /// The time from the start to the end of the program.
     pub(crate) took: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Running {
     /// Starts `command`, whose stdout may be a pipe.
     pub(crate) fn start(mut command: Command) -> Running {
         let directory = tempfile::tempdir().expect("a directory can be made");
-        // Taken before the program starts, so that all of its waiting counts.
+        // This is taken before the program starts, so that all of its run time counts.
         let started = Instant::now();
         let mut leader = command
             .env("TMPDIR", directory.path())
@@ -75,7 +75,7 @@ impl Running {
             .process_group(0)
             .spawn()
             .expect("the program is there");
-        drop(command); // with it, descriptors of ours that only the program is to have
+        drop(command); // it holds descriptors that only the program may keep open
         let group = Pid::from_raw(leader.id() as i32);
         let (send_line, lines) = mpsc::channel();
         if let Some(stdout) = leader.stdout.take() {
@@ -103,7 +103,7 @@ impl Running {
             leader,
             group,
             started,
-            deadline: started + LIMIT,
+            deadline: started + RUN_TIMEOUT,
             lines,
             stdout: Vec::new(),
             stderr: Some(stderr),
@@ -131,7 +131,7 @@ impl Running {
                 let line = String::from_utf8(line).expect("programs print text");
                 line.strip_suffix('\n').map(str::to_owned).unwrap_or(line)
             }
-            Err(RecvTimeoutError::Timeout) => self.fail("another line of stdout was waited for"),
+            Err(RecvTimeoutError::Timeout) => self.fail("stdout has no further line"),
             Err(RecvTimeoutError::Disconnected) => self.fail("stdout ended before the line came"),
         }
     }
@@ -145,12 +145,12 @@ impl Running {
 
     /// Sends a signal to the program's own process.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.group, signal).expect("it is not collected yet");
+        kill(self.group, signal).expect("the leader is not reaped yet");
     }
 
     /// Sends a signal to the whole group, as a terminal does.
     pub(crate) fn signal_group(&self, signal: Signal) {
-        killpg(self.group, signal).expect("its leader is not collected yet");
+        killpg(self.group, signal).expect("the leader is not reaped yet");
     }
 
     /// Sends a signal to one member.
@@ -176,17 +176,18 @@ impl Running {
         names
     }
 
-    /// Waits until the group is as `is_right` wants it.
+    /// Waits until `is_right` accepts the members of the group. If it never does, `what` says what
+    /// is wrong.
     pub(crate) fn wait_for_members(&mut self, what: &str, is_right: impl Fn(&[Member]) -> bool) {
         while !is_right(&self.members()) {
             if Instant::now() > self.deadline {
                 self.fail(what);
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Gives it another time limit than [`LIMIT`], counted from its start.
+    /// Sets another time limit than [`RUN_TIMEOUT`], counted from its start.
     pub(crate) fn limited_to(mut self, limit: Duration) -> Running {
         self.deadline = self.started + limit;
         self
@@ -200,18 +201,18 @@ impl Running {
         }
         let ended = Instant::now();
         let took = ended - self.started;
-        // Zombies whose parent is gone are collected by init, in its own time.
+        // Processes whose parent is gone are reaped by init, perhaps a moment later.
         let leader = self.group.as_raw();
         let mut left = self.members();
         while !left.is_empty() {
-            if ended.elapsed() > AFTERLIFE {
+            if ended.elapsed() > AFTERLIFE_TIMEOUT {
                 self.fail("processes outlive the program");
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
             left = self.members();
             left.retain(|member| member.pid != leader);
         }
-        while let Ok(line) = self.lines.recv_timeout(AFTERLIFE) {
+        while let Ok(line) = self.lines.recv_timeout(AFTERLIFE_TIMEOUT) {
             self.stdout.extend_from_slice(&line);
         }
         let stderr = self.stderr.take().expect("it is taken once").join().expect("it reads");
@@ -227,7 +228,8 @@ impl Running {
         Finished { stdout, stderr: text(stderr), status, took }
     }
 
-    /// Says what happened and who was alive, and ends everything.
+    /// Kills the group, and panics with a description of what happened and which processes were
+    /// alive.
     fn fail(&mut self, why: &str) -> ! {
         let members = self.members();
         let mut text = String::new();
@@ -237,7 +239,7 @@ impl Running {
             let _ = writeln!(text, "alive: {pid} {comm} {state}, child of {parent}, in {waits}");
         }
         self.end();
-        while let Ok(line) = self.lines.recv_timeout(AFTERLIFE) {
+        while let Ok(line) = self.lines.recv_timeout(AFTERLIFE_TIMEOUT) {
             self.stdout.extend_from_slice(&line);
         }
         let _ = writeln!(text, "stdout:\n{}", String::from_utf8_lossy(&self.stdout));
@@ -247,6 +249,7 @@ impl Running {
         panic!("{text}");
     }
 
+    /// Kills the group, unless the program has finished.
     fn end(&mut self) {
         if !std::mem::replace(&mut self.finished, true) {
             let _ = killpg(self.group, Signal::SIGKILL);
@@ -262,7 +265,7 @@ impl Drop for Running {
 }
 
 impl Finished {
-    /// Asserts that it ended well and said nothing on stderr; gives its stdout.
+    /// Asserts that the program succeeded and wrote nothing to stderr. Returns its stdout.
     #[track_caller]
     pub(crate) fn succeeded(&self) -> &str {
         assert!(
@@ -275,26 +278,29 @@ impl Finished {
         &self.stdout
     }
 
-    /// Asserts that it was ended by a signal and said nothing on stderr.
+    /// Asserts that a signal killed the program, and that it wrote nothing to stderr.
     #[track_caller]
     pub(crate) fn was_killed_by(&self, signal: Signal) {
         assert_eq!(self.status.signal(), Some(signal as i32), "{}\n{}", self.status, self.stderr);
         assert_eq!(self.stderr, "");
     }
 
-    /// The rest of the one line that begins with `start`.
+    /// Returns the rest of the line that begins with `start`. There must be one such line.
     #[track_caller]
     pub(crate) fn after(&self, start: &str) -> &str {
         let mut found = self.stdout.lines().filter_map(|line| line.strip_prefix(start));
         match (found.next(), found.next()) {
             (Some(rest), None) => rest,
-            _ => panic!("not one line begins with {start:?} in:\n{}", self.stdout),
+            _ => panic!(
+                "there is not exactly one line that begins with {start:?} in:\n{}",
+                self.stdout
+            ),
         }
     }
 }
 
-/// How often processes are polled that are no children of ours.
-const GLANCE: Duration = Duration::from_millis(2);
+/// How often the test polls `/proc` for processes that are not its children.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// All processes with their groups.
 fn all_processes() -> impl Iterator<Item = (i32, Member)> {

@@ -1,8 +1,9 @@
-//! Comparison of what programs print with snapshots.
+//! Compares the output of programs with snapshots.
 
 /// Compares the output of a program with the snapshot `name`, which all start methods share.
 ///
-/// What differs from run to run is filtered; that workers' numbers are in range is checked before.
+/// Filters replace what differs from run to run. Before that, this checks that the numbers of
+/// workers are lower than `workers`.
 #[track_caller]
 pub(crate) fn assert_snapshot(name: &str, workers: usize, text: &str) {
     const FILTERS: [(&str, &str); 5] = [

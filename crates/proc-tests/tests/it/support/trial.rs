@@ -1,8 +1,8 @@
-//! How the tests of a file become those of the one test program.
+//! Turns the tests of a file into tests of the one test program.
 
 use libtest_mimic::Trial;
 
-/// Lists the tests of a file. A test that takes a start method is one test for each that is named.
+/// Lists the tests of a file. A test with start methods becomes one test for each of them.
 ///
 /// ```text
 /// tests! {
@@ -37,11 +37,11 @@ macro_rules! tests {
     (@start_method fork) => { proc_core::StartMethod::Fork };
 }
 
-/// A test, named by its path in this crate.
+/// Makes a test. Its name is its path in this crate.
 pub(crate) fn trial(path: &'static str, test: impl FnOnce() + Send + 'static) -> Trial {
-    let (_, name) = path.split_once("::").expect("it is in a module of this crate");
+    let (_, name) = path.split_once("::").expect("the test is in a module of this crate");
     Trial::test(name, move || {
-        // In a thread of its name, as libtest runs it: what is told of a panic names the test.
+        // The thread has the name of the test, as in libtest: so the message of a panic names it.
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(test)?;
         thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         Ok(())

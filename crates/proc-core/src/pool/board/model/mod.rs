@@ -1,9 +1,9 @@
-//! Model check of the protocol: loom runs it in every order that its memory model allows.
+//! The model check of the protocol: loom runs it in every order that its memory model allows.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom
 //! pool::board::model`
 //!
-//! `parts` takes the promises of the board one by one, `pool` all together with workers that are
+//! `parts` checks each promise of the board alone. `pool` checks a whole pool with workers that are
 //! killed before each of their operations. README.md says what is checked and what cannot be.
 
 mod parts;
@@ -18,8 +18,8 @@ use loom::sync::{Condvar, Mutex};
 use super::{Board, Chunk, Layout};
 use crate::call::Name;
 
-/// Runs `model` in every order in which threads interrupt each other at most `interruptions` times,
-/// or as often as `LOOM_MAX_PREEMPTIONS` says.
+/// Runs `model` in every order in which threads interrupt each other at most `interruptions` times.
+/// `LOOM_MAX_PREEMPTIONS` replaces this number.
 fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound.get_or_insert(interruptions);
@@ -27,17 +27,17 @@ fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// A board of the smallest size: with two tickets, the third publication uses a place again.
+/// A board with a ring of `tickets` places: the publication after them uses a place again.
 fn board(tickets: u32, workers: u32) -> Arc<Board> {
     let board = Board::new(Layout { tickets, workers }).expect("there is memory");
-    // Loom's atomics are made when they are first asked for, which is to be before there are
-    // threads.
+    // Loom's atomics are made when they are first used. That must happen before there are threads.
     assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
     assert!(!board.cancel_sleep(0));
     Arc::new(board)
 }
 
-/// A chunk whose tasks count from `first`, noted as the place of its bytes.
+/// A chunk of `count` tasks, the first of which has the number `first`. The offset holds that
+/// number.
 fn chunk(first: usize, count: usize) -> Chunk {
     let name = Name::from_words([1, 2, 3]);
     Chunk {
@@ -54,7 +54,8 @@ fn chunk(first: usize, count: usize) -> Chunk {
     }
 }
 
-/// A channel as ipc-channel makes it: a message stays until it is received, and no sender waits.
+/// A channel that behaves like one of ipc-channel: a message stays until it is received, and no
+/// sender waits.
 struct Channel<T> {
     messages: Mutex<VecDeque<T>>,
     sent: Condvar,
@@ -66,16 +67,16 @@ impl<T> Channel<T> {
     }
 
     fn send(&self, message: T) {
-        self.messages.lock().expect("nobody dies here").push_back(message);
+        self.messages.lock().expect("no thread panics").push_back(message);
         self.sent.notify_one();
     }
 
     fn receive(&self) -> T {
-        let mut messages = self.messages.lock().expect("nobody dies here");
+        let mut messages = self.messages.lock().expect("no thread panics");
         loop {
             match messages.pop_front() {
                 Some(message) => return message,
-                None => messages = self.sent.wait(messages).expect("nobody dies here"),
+                None => messages = self.sent.wait(messages).expect("no thread panics"),
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The promises of the board, each in the smallest setting in which it could be broken.
+//! The model check of each promise of the board alone, in the smallest setting in which it could be
+//! broken.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,40 +8,40 @@ use loom::thread;
 
 use super::{Channel, board, check, chunk};
 use crate::memory::loom::AtomicU32;
-use crate::pool::board::{Board, Owner, TicketId};
+use crate::pool::board::{Board, SlotId, TicketId};
 
 /// Publishes a chunk of one task under `ticket`.
 fn publish(board: &Board, ticket: TicketId) {
-    let first = board.position() as usize;
+    let first = board.next_position() as usize;
     assert!(board.publish(ticket, &chunk(first, 1), |_, _| ()), "there is room");
 }
 
-/// Claims until there is nothing more; gives the numbers under which the chunks were published.
-fn claim_all(board: &Board, owner: Owner) -> Vec<(TicketId, u64)> {
-    std::iter::from_fn(|| board.claim(owner))
+/// Claims until no ticket is ready. Returns the tickets, with the numbers of their publications.
+fn claim_all(board: &Board, slot_id: SlotId) -> Vec<(TicketId, u64)> {
+    std::iter::from_fn(|| board.claim(slot_id))
         .map(|ticket| {
-            let told = board.chunk(ticket);
-            assert_eq!(told, chunk(told.offset as usize, 1), "what was published is seen whole");
-            (ticket, told.offset)
+            let seen = board.chunk(ticket);
+            assert_eq!(seen, chunk(seen.offset as usize, 1), "the claimer sees the whole chunk");
+            (ticket, seen.offset)
         })
         .collect()
 }
 
 #[test]
-fn each_chunk_is_claimed_once_by_the_owner_on_record() {
+fn each_chunk_is_claimed_once_by_the_slot_on_record() {
     check(3, || {
         let board = board(4, 3);
         publish(&board, 0);
-        let claimers = [0, 1].map(|owner| {
+        let claimers = [0, 1].map(|slot_id| {
             let board = Arc::clone(&board);
-            thread::spawn(move || claim_all(&board, owner))
+            thread::spawn(move || claim_all(&board, slot_id))
         });
         publish(&board, 1);
         publish(&board, 2);
         let mut claims = Vec::new();
-        for (owner, claimer) in claimers.into_iter().enumerate() {
+        for (slot_id, claimer) in claimers.into_iter().enumerate() {
             let claimed = claimer.join().expect("it returns");
-            claims.extend(claimed.into_iter().map(|(ticket, _)| (ticket, owner as Owner)));
+            claims.extend(claimed.into_iter().map(|(ticket, _)| (ticket, slot_id as SlotId)));
         }
         claims.extend(claim_all(&board, 2).into_iter().map(|(ticket, _)| (ticket, 2)));
         claims.sort_unstable();
@@ -50,9 +51,10 @@ fn each_chunk_is_claimed_once_by_the_owner_on_record() {
 }
 
 #[test]
-fn claimer_that_slept_claims_no_later_chunk_in_the_same_place() {
+fn slow_claimer_does_not_claim_a_later_chunk_in_the_same_place() {
     check(3, || {
-        // Ticket 0 comes again in the place where it was: only its number tells it from before.
+        // Ticket 0 is published twice in the same place. Only the number of the publication
+        // differs.
         let board = board(1, 2);
         publish(&board, 0);
         let claimer = {
@@ -65,20 +67,20 @@ fn claimer_that_slept_claims_no_later_chunk_in_the_same_place() {
             publish(&board, 0);
             ours.extend(claim_all(&board, 1));
         }
-        let published = board.position();
+        let published = board.next_position();
         let theirs = claimer.join().expect("it returns");
         ours.extend(claim_all(&board, 1));
         let mut numbers: Vec<u64> = theirs.iter().chain(&ours).map(|(_, number)| *number).collect();
         numbers.sort_unstable();
         assert!(numbers.into_iter().eq(0..published), "{theirs:?} {ours:?}");
         let last = (0, published - 1);
-        let owner = if theirs.contains(&last) { 0 } else { 1 };
-        assert_eq!(board.claimer(last.0, last.1), Some(owner), "the last claim is on record");
+        let slot_id = if theirs.contains(&last) { 0 } else { 1 };
+        assert_eq!(board.claimer(last.0, last.1), Some(slot_id), "the last claim is on record");
     });
 }
 
 #[test]
-fn parent_is_told_of_the_claim_whose_place_it_uses_again() {
+fn publish_reports_the_claim_that_it_overwrites() {
     check(3, || {
         let board = board(2, 2);
         publish(&board, 0);
@@ -89,28 +91,28 @@ fn parent_is_told_of_the_claim_whose_place_it_uses_again() {
         publish(&board, 1);
         let claimed = board.claim(1);
         let mut kept = Vec::new();
-        // Whichever of the two was claimed keeps its ticket; the other one comes again.
+        // The ticket that this thread has claimed stays in use. The other one is published again.
         let other = claimed.map_or(0, |ticket| 1 - ticket);
-        let published = board.publish(other, &chunk(2, 1), |ticket, owner| {
-            kept.push((ticket, owner));
+        let published = board.publish(other, &chunk(2, 1), |ticket, slot_id| {
+            kept.push((ticket, slot_id));
         });
-        assert_eq!(published, !kept.is_empty(), "a place is full or held a claim");
+        assert_eq!(published, !kept.is_empty(), "the place held a ready ticket or a claim");
         let theirs = claimer.join().expect("it returns");
-        for (ticket, owner) in kept {
-            assert_eq!(ticket, 0, "it has the place");
-            assert_eq!(if owner == 0 { theirs } else { claimed }, Some(0));
+        for (ticket, slot_id) in kept {
+            assert_eq!(ticket, 0, "ticket 0 was in this place");
+            assert_eq!(if slot_id == 0 { theirs } else { claimed }, Some(0));
         }
     });
 }
 
 #[test]
-fn chunk_is_taken_back_or_claimed() {
+fn chunk_is_either_retracted_or_claimed() {
     check(4, || {
         let board = board(2, 2);
         publish(&board, 0);
-        let claimers = [0, 1].map(|owner| {
+        let claimers = [0, 1].map(|slot_id| {
             let board = Arc::clone(&board);
-            thread::spawn(move || board.claim(owner))
+            thread::spawn(move || board.claim(slot_id))
         });
         let taken_back = board.retract(0, 0);
         let claims = claimers.map(|claimer| claimer.join().expect("it returns"));
@@ -118,12 +120,12 @@ fn chunk_is_taken_back_or_claimed() {
         assert_eq!(usize::from(taken_back) + claimed, 1);
         assert_eq!(board.shows(0, 0), !taken_back);
         assert_eq!(board.claimer(0, 0).is_some(), !taken_back);
-        assert!(!board.has_ready() || claimed == 0, "whoever claims goes on");
+        assert!(!board.has_ready() || claimed == 0, "a claimer advances `head`");
     });
 }
 
 #[test]
-fn task_is_taken_by_the_claimer_or_taken_back() {
+fn task_is_either_taken_by_the_claimer_or_taken_back() {
     check(4, || {
         let board = board(2, 1);
         assert!(board.publish(0, &chunk(0, 4), |_, _| ()));
@@ -131,16 +133,13 @@ fn task_is_taken_by_the_claimer_or_taken_back() {
             let board = Arc::clone(&board);
             thread::spawn(move || {
                 assert_eq!(board.claim(0), Some(0));
-                let claim = board.claimed(0, 42);
-                std::iter::from_fn(|| claim.take()).flatten().collect::<Vec<_>>()
+                let claim = board.begin_claim(0, 42);
+                std::iter::from_fn(|| claim.take_grain()).flatten().collect::<Vec<_>>()
             })
         };
         let mut count = 4;
         while let Some(limit) = board.split(0, count, 1) {
-            assert!(
-                0 < limit && limit < count,
-                "one is kept by whoever may have claimed it just now"
-            );
+            assert!(0 < limit && limit < count, "the claimer keeps at least one task");
             count = limit;
         }
         let taken = claimer.join().expect("it returns");
@@ -150,11 +149,11 @@ fn task_is_taken_by_the_claimer_or_taken_back() {
 }
 
 #[test]
-fn hungry_sleeper_is_heard_of_and_found() {
+fn parent_learns_of_a_starving_worker_and_finds_it_asleep() {
     check(4, || {
         let board = board(2, 1);
         board.set_stealable(true);
-        board.stop_listening();
+        board.decline_messages();
         let reports = Channel::new();
         let worker = {
             let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
@@ -165,34 +164,35 @@ fn hungry_sleeper_is_heard_of_and_found() {
             })
         };
         while !board.take_starving() {
-            if board.listen() {
+            if board.request_message() {
                 reports.receive();
             }
         }
-        assert_eq!(board.sleeping(0..1), 1);
+        assert_eq!(board.count_sleepers(0..1), 1);
         worker.join().expect("it returns");
     });
 }
 
 #[test]
-fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
+fn sleeper_is_woken_by_a_publication_and_by_the_end_of_the_pool() {
     check(4, || {
         let board = board(2, 1);
-        let (mail, reports) = (Channel::new(), Channel::new());
+        let (messages, reports) = (Channel::new(), Channel::new());
         let worker = {
-            let (board, mail, reports) = (Arc::clone(&board), mail.clone(), reports.clone());
+            let board = Arc::clone(&board);
+            let (messages, reports) = (messages.clone(), reports.clone());
             thread::spawn(move || {
                 while !board.is_dismissed(0) {
                     if let Some(ticket) = board.claim(0) {
                         reports.send(ticket);
                     } else if board.announce_sleep(0) {
-                        mail.receive();
+                        messages.receive();
                         board.cancel_sleep(0);
                     }
                 }
             })
         };
-        let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| mail.send(()));
+        let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| messages.send(()));
         for ticket in [0, 1] {
             publish(&board, ticket);
             wake();
@@ -205,47 +205,47 @@ fn sleeper_is_woken_by_a_chunk_and_by_the_end() {
 }
 
 #[test]
-fn sleeper_that_leaves_is_not_picked_and_one_that_is_picked_is_told() {
+fn sleeper_either_leaves_or_is_taken_and_gets_a_message() {
     check(4, || {
         let board = board(2, 1);
-        let mail = Channel::new();
+        let messages = Channel::new();
         let worker = {
-            let (board, mail) = (Arc::clone(&board), Arc::clone(&mail));
+            let (board, messages) = (Arc::clone(&board), Arc::clone(&messages));
             thread::spawn(move || {
                 let sleeps = board.announce_sleep(0);
                 let leaves = sleeps && board.cancel_sleep(0);
                 if sleeps && !leaves {
-                    mail.receive();
+                    messages.receive();
                 }
                 leaves
             })
         };
         publish(&board, 0);
-        let picked = board.take_sleepers(0..1, 1);
-        picked.iter().for_each(|_| mail.send(()));
+        let taken = board.take_sleepers(0..1, 1);
+        taken.iter().for_each(|_| messages.send(()));
         let left = worker.join().expect("it returns");
-        assert!(!left || picked.is_empty());
-        assert!(board.take_sleepers(0..1, 1).is_empty(), "it is awake or gone");
+        assert!(!left || taken.is_empty());
+        assert!(board.take_sleepers(0..1, 1).is_empty(), "the worker is awake or has left");
     });
 }
 
 #[test]
-fn parent_that_listens_is_told_of_each_finished_chunk() {
+fn parent_gets_each_finished_ticket_once_and_waits_only_for_a_message() {
     check(3, || {
         let board = board(2, 2);
-        board.stop_listening();
+        board.decline_messages();
         let (reports, results) = (Channel::new(), Arc::new([0, 1].map(AtomicU32::new)));
-        let workers = [0, 1].map(|owner| {
-            publish(&board, owner);
-            assert_eq!(board.claim(owner), Some(owner));
+        let workers = [0, 1].map(|slot_id| {
+            publish(&board, slot_id);
+            assert_eq!(board.claim(slot_id), Some(slot_id));
             let (board, reports) = (Arc::clone(&board), Arc::clone(&reports));
             let results = Arc::clone(&results);
             thread::spawn(move || {
-                let claim = board.claimed(owner, 42);
+                let claim = board.begin_claim(slot_id, 42);
                 claim.begin(0, Some(7));
-                results[owner as usize].store(10 + owner, Relaxed);
+                results[slot_id as usize].store(10 + slot_id, Relaxed);
                 claim.end(0, 20);
-                if board.finish(owner, 30) {
+                if board.finish(slot_id, 30) {
                     reports.send(());
                 }
             })
@@ -260,7 +260,7 @@ fn parent_that_listens_is_told_of_each_finished_chunk() {
                 assert_eq!(results[ticket as usize].load(Relaxed), 10 + ticket);
                 finished.push(ticket);
             }
-            if finished.len() < 2 && board.listen() {
+            if finished.len() < 2 && board.request_message() {
                 reports.receive();
             }
         }

@@ -1,5 +1,6 @@
-//! A whole pool: workers as in `worker.rs`, a parent as in `pool/scheduler`, reduced to what
-//! touches the board, with workers that are killed before each of their operations in turn.
+//! The model check of a whole pool: workers as in `worker.rs`, and a parent as in `pool/scheduler`,
+//! both reduced to what they do with the board. A worker is killed before each of its operations in
+//! turn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use loom::thread::JoinHandle;
 
 use super::{Channel, board, check, chunk};
 use crate::memory::loom::{self as atomics, AtomicU32, live};
-use crate::pool::board::{Board, Owner, TicketId};
+use crate::pool::board::{Board, SlotId, TicketId};
 
 /// What a model runs.
 #[derive(Clone, Copy)]
@@ -26,47 +27,48 @@ struct PoolConfig {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     AtOnce,
-    /// When each worker sleeps, or was killed before.
+    /// When each worker sleeps, or was killed before it slept.
     WhenAllSleep,
 }
 
-/// What a worker tells its parent, and in the end the kernel.
+/// What the parent hears of a worker.
 enum Report {
-    /// In a model that starts when all sleep.
+    /// The worker falls asleep. Only sent if the model begins when all workers sleep.
     Asleep,
+    /// The worker asks the parent to look at the board.
     Look,
-    Exited(Owner),
+    Exited(SlotId),
 }
 
-/// What became of a task as it is seen from outside, which is not part of the model.
+/// How far a task really has come. The checks at the end use this; the pool does not.
 #[derive(Default)]
-struct Seen {
+struct TrueProgress {
     begun: AtomicBool,
     ran: AtomicUsize,
     ended: AtomicBool,
 }
 
-/// What everybody shares beside the board.
+/// What the parent and the workers share.
 struct Shared {
     start: Start,
     board: Arc<Board>,
     reports: Arc<Channel<Report>>,
     /// The bytes of results.
     results: Vec<AtomicU32>,
-    seen: Vec<Seen>,
+    true_progress: Vec<TrueProgress>,
 }
 
 fn result_of(task: usize) -> u32 {
     100 + task as u32
 }
 
-/// A worker's life; it ends when nothing more comes.
-fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
+/// Runs a worker until it is dismissed.
+fn serve(shared: &Shared, slot_id: SlotId, messages: &Channel<()>) {
     let board = &shared.board;
-    while !board.is_dismissed(owner) {
-        if let Some(ticket) = board.claim(owner) {
+    while !board.is_dismissed(slot_id) {
+        if let Some(ticket) = board.claim(slot_id) {
             run(shared, ticket);
-        } else if board.announce_sleep(owner) {
+        } else if board.announce_sleep(slot_id) {
             if shared.start == Start::WhenAllSleep {
                 shared.reports.send(Report::Asleep);
             }
@@ -74,25 +76,26 @@ fn serve(shared: &Shared, owner: Owner, mail: &Channel<()>) {
                 atomics::step();
                 shared.reports.send(Report::Look);
             }
-            mail.receive();
-            board.cancel_sleep(owner);
+            messages.receive();
+            board.cancel_sleep(slot_id);
         }
     }
 }
 
+/// Runs a claimed chunk.
 fn run(shared: &Shared, ticket: TicketId) {
     let board = &shared.board;
-    let told = board.chunk(ticket);
-    assert_eq!(told, chunk(told.offset as usize, told.count as usize));
-    let claim = board.claimed(ticket, 42);
-    while let Some(index) = claim.take().map(|grain| grain.start) {
-        let task = told.offset as usize + index as usize;
-        shared.seen[task].begun.store(true, Ordering::Relaxed);
+    let claimed = board.chunk(ticket);
+    assert_eq!(claimed, chunk(claimed.offset as usize, claimed.count as usize));
+    let claim = board.begin_claim(ticket, 42);
+    while let Some(index) = claim.take_grain().map(|grain| grain.start) {
+        let task = claimed.offset as usize + index as usize;
+        shared.true_progress[task].begun.store(true, Ordering::Relaxed);
         claim.begin(index, None);
-        shared.seen[task].ran.fetch_add(1, Ordering::Relaxed);
+        shared.true_progress[task].ran.fetch_add(1, Ordering::Relaxed);
         shared.results[task].store(result_of(task), Ordering::Relaxed);
         claim.end(index, 1);
-        shared.seen[task].ended.store(true, Ordering::Relaxed);
+        shared.true_progress[task].ended.store(true, Ordering::Relaxed);
     }
     if board.finish(ticket, 1) {
         atomics::step();
@@ -101,13 +104,14 @@ fn run(shared: &Shared, ticket: TicketId) {
 }
 
 /// A ticket in use.
-struct Out {
+struct InFlight {
     first: usize,
     count: usize,
     position: u64,
-    owner: Option<Owner>,
+    claimer: Option<SlotId>,
 }
 
+/// What became of a task, as the parent knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Open,
@@ -117,11 +121,13 @@ enum Fate {
 
 struct Parent {
     shared: Arc<Shared>,
+    /// Chunks that are not published yet: the first task, and how many.
     chunks: VecDeque<(usize, usize)>,
-    again: VecDeque<TicketId>,
+    requeued: VecDeque<TicketId>,
     free: Vec<TicketId>,
-    out: HashMap<TicketId, Out>,
+    in_flight: HashMap<TicketId, InFlight>,
     fates: Vec<Fate>,
+    /// The channel to the worker in each slot.
     slots: Vec<Option<Arc<Channel<()>>>>,
     threads: Vec<JoinHandle<()>>,
     deaths: usize,
@@ -140,14 +146,14 @@ impl Parent {
             board: board(config.tickets, config.workers),
             reports: Channel::new(),
             results: (0..tasks).map(|_| AtomicU32::default()).collect(),
-            seen: (0..tasks).map(|_| Seen::default()).collect(),
+            true_progress: (0..tasks).map(|_| TrueProgress::default()).collect(),
         });
         Parent {
             shared,
             chunks,
-            again: VecDeque::new(),
+            requeued: VecDeque::new(),
             free: (0..config.tickets).rev().collect(),
-            out: HashMap::new(),
+            in_flight: HashMap::new(),
             fates: vec![Fate::Open; tasks],
             slots: vec![None; config.workers as usize],
             threads: Vec::new(),
@@ -155,50 +161,50 @@ impl Parent {
         }
     }
 
-    /// Starts a worker that may do so many operations.
-    fn hire(&mut self, owner: Owner, life: usize) {
-        let (shared, mail) = (Arc::clone(&self.shared), Channel::new());
-        self.slots[owner as usize] = Some(Arc::clone(&mail));
+    /// Starts a worker that is killed after `life` operations.
+    fn start_worker(&mut self, slot_id: SlotId, life: usize) {
+        let (shared, messages) = (Arc::clone(&self.shared), Channel::new());
+        self.slots[slot_id as usize] = Some(Arc::clone(&messages));
         self.threads.push(thread::spawn(move || {
-            live(life, || serve(&shared, owner, &mail));
-            shared.reports.send(Report::Exited(owner));
+            live(life, || serve(&shared, slot_id, &messages));
+            shared.reports.send(Report::Exited(slot_id));
         }));
     }
 
-    /// Runs all tasks to their fate, then ends the workers.
+    /// Runs until each task has its fate, then ends the workers.
     fn run(&mut self) {
         if self.shared.start == Start::WhenAllSleep {
             let chunks = std::mem::take(&mut self.chunks);
-            // Who sleeps cannot be killed, so each worker is heard of once.
-            (0..self.slots.len()).for_each(|_| self.hear());
+            // Each worker reports once: that it sleeps, or that it was killed before.
+            (0..self.slots.len()).for_each(|_| self.handle_report());
             self.chunks = chunks;
         }
         self.pump();
-        self.listen();
+        self.request_message();
         while self.fates.contains(&Fate::Open) {
-            self.hear();
+            self.handle_report();
         }
         self.shared.board.admit(0);
         self.wake(usize::MAX);
         for thread in self.threads.drain(..) {
             thread.join().expect("a model's worker does not panic");
         }
-        assert!(self.out.is_empty() && self.again.is_empty());
+        assert!(self.in_flight.is_empty() && self.requeued.is_empty());
     }
 
-    fn hear(&mut self) {
+    fn handle_report(&mut self) {
         match self.shared.reports.receive() {
             Report::Asleep => {}
             Report::Look => {
                 self.collect();
-                self.listen();
+                self.request_message();
             }
-            Report::Exited(owner) => {
+            Report::Exited(slot_id) => {
                 self.deaths += 1;
-                self.bury(owner);
-                // One that lives suffices, and keeps the model small.
+                self.bury(slot_id);
+                // The model is small if the other worker does the rest alone.
                 if self.slots.len() == 1 {
-                    self.hire(owner, usize::MAX);
+                    self.start_worker(slot_id, usize::MAX);
                 }
             }
         }
@@ -207,7 +213,7 @@ impl Parent {
     fn pump(&mut self) {
         let starving = self.shared.board.take_starving();
         self.publish_all();
-        if starving && self.share() {
+        if starving && self.steal_for_sleepers() {
             self.publish_all();
         }
     }
@@ -222,64 +228,65 @@ impl Parent {
         }
     }
 
-    fn share(&mut self) -> bool {
+    fn steal_for_sleepers(&mut self) -> bool {
         let board = &self.shared.board;
         let before = self.chunks.len();
-        let mut sleepers = board.sleeping(0..self.slots.len() as Owner);
+        let mut sleepers = board.count_sleepers(0..self.slots.len() as SlotId);
         while sleepers > 0 {
-            let untaken = |(ticket, out): (&TicketId, &Out)| {
-                (board.untaken(*ticket, out.count as u32), *ticket)
+            let untaken = |(ticket, in_flight): (&TicketId, &InFlight)| {
+                (board.untaken(*ticket, in_flight.count as u32), *ticket)
             };
-            let mut most: Vec<_> = self.out.iter().map(untaken).collect();
-            most.sort_unstable_by(|a, b| b.cmp(a));
-            let shorter = |(_, ticket)| {
-                let count = self.out[&ticket].count as u32;
+            let mut most_first: Vec<_> = self.in_flight.iter().map(untaken).collect();
+            most_first.sort_unstable_by(|a, b| b.cmp(a));
+            let split = |(_, ticket)| {
+                let count = self.in_flight[&ticket].count as u32;
                 board.split(ticket, count, 1).map(|limit| (ticket, limit))
             };
-            let Some((ticket, limit)) = most.into_iter().find_map(shorter) else { break };
-            let out = self.out.get_mut(&ticket).expect("it is in use");
-            let rest = out.count - limit as usize;
-            out.count = limit as usize;
-            self.chunks.push_back((out.first + out.count, rest));
+            let Some((ticket, limit)) = most_first.into_iter().find_map(split) else { break };
+            let in_flight = self.in_flight.get_mut(&ticket).expect("it is in use");
+            let rest = in_flight.count - limit as usize;
+            in_flight.count = limit as usize;
+            self.chunks.push_back((in_flight.first + in_flight.count, rest));
             sleepers = sleepers.saturating_sub(rest);
         }
         self.chunks.len() > before
     }
 
-    fn wake(&mut self, most: usize) {
-        for owner in self.shared.board.take_sleepers(0..self.slots.len() as Owner, most) {
-            if let Some(mail) = &self.slots[owner as usize] {
-                mail.send(());
+    fn wake(&mut self, max: usize) {
+        for slot_id in self.shared.board.take_sleepers(0..self.slots.len() as SlotId, max) {
+            if let Some(messages) = &self.slots[slot_id as usize] {
+                messages.send(());
             }
         }
     }
 
     fn publish_one(&mut self) -> Option<usize> {
-        let ticket = match self.again.pop_front() {
+        let ticket = match self.requeued.pop_front() {
             Some(ticket) => ticket,
             None if self.chunks.is_empty() => return None,
             None => {
                 let ticket = self.free.pop()?;
                 let (first, count) = self.chunks.pop_front().expect("one is left");
-                self.out.insert(ticket, Out { first, count, position: 0, owner: None });
+                self.in_flight
+                    .insert(ticket, InFlight { first, count, position: 0, claimer: None });
                 ticket
             }
         };
-        let entry = self.out.get_mut(&ticket).expect("it is in use");
-        entry.owner = None;
-        entry.position = self.shared.board.position();
+        let entry = self.in_flight.get_mut(&ticket).expect("it is in use");
+        entry.claimer = None;
+        entry.position = self.shared.board.next_position();
         let chunk = chunk(entry.first, entry.count);
-        // A lone worker has nobody to share with.
+        // If there is one worker, no other worker can steal from it.
         if entry.count > 1 && self.slots.len() > 1 {
             self.shared.board.set_stealable(true);
         }
-        let published = self.shared.board.publish(ticket, &chunk, |ticket, owner| {
-            if let Some(other) = self.out.get_mut(&ticket) {
-                other.owner = Some(owner);
+        let published = self.shared.board.publish(ticket, &chunk, |ticket, slot_id| {
+            if let Some(other) = self.in_flight.get_mut(&ticket) {
+                other.claimer = Some(slot_id);
             }
         });
         if !published {
-            self.again.push_front(ticket);
+            self.requeued.push_front(ticket);
         }
         published.then_some(chunk.count as usize)
     }
@@ -291,15 +298,17 @@ impl Parent {
 
     fn collect_finished(&mut self) {
         for ticket in self.shared.board.take_finished() {
-            let Some(out) = self.out.get(&ticket) else { panic!("ticket {ticket} finished twice") };
-            assert_eq!(self.shared.board.progress(ticket).done as usize, out.count);
-            let (first, count) = (out.first, out.count);
+            let Some(in_flight) = self.in_flight.get(&ticket) else {
+                panic!("ticket {ticket} finished twice")
+            };
+            assert_eq!(self.shared.board.progress(ticket).done as usize, in_flight.count);
+            let (first, count) = (in_flight.first, in_flight.count);
             self.deliver(first, count);
-            self.retire(ticket);
+            self.free_ticket(ticket);
         }
     }
 
-    /// Reads results, which must be there.
+    /// Delivers results, which must be complete.
     fn deliver(&mut self, first: usize, count: usize) {
         for task in first..first + count {
             assert_eq!(self.shared.results[task].load(Ordering::Relaxed), result_of(task));
@@ -312,26 +321,34 @@ impl Parent {
         self.fates[task] = fate;
     }
 
-    fn retire(&mut self, ticket: TicketId) {
-        let out = self.out.remove(&ticket).expect("it is in use");
-        self.shared.board.forget_claim(ticket, out.position);
+    fn free_ticket(&mut self, ticket: TicketId) {
+        let in_flight = self.in_flight.remove(&ticket).expect("it is in use");
+        self.shared.board.forget_claim(ticket, in_flight.position);
         self.free.push(ticket);
     }
 
-    fn listen(&mut self) {
-        while !self.shared.board.listen() {
+    fn request_message(&mut self) {
+        while !self.shared.board.request_message() {
             self.collect();
         }
     }
 
-    /// Settles what a dead worker left.
-    fn bury(&mut self, owner: Owner) {
-        self.slots[owner as usize] = None;
-        self.shared.board.bury(owner);
+    /// Settles the tickets of a dead worker.
+    fn bury(&mut self, slot_id: SlotId) {
+        self.slots[slot_id as usize] = None;
+        self.shared.board.bury(slot_id);
         self.collect_finished();
-        let mut left: HashSet<TicketId> = self.shared.board.claimed_by(owner).into_iter().collect();
-        left.retain(|ticket| self.out.get(ticket).is_some_and(|out| out.owner.is_none()));
-        left.extend(self.out.iter().filter(|(_, out)| out.owner == Some(owner)).map(|(t, _)| *t));
+        let mut left: HashSet<TicketId> =
+            self.shared.board.claimed_by(slot_id).into_iter().collect();
+        left.retain(|ticket| {
+            self.in_flight.get(ticket).is_some_and(|in_flight| in_flight.claimer.is_none())
+        });
+        left.extend(
+            self.in_flight
+                .iter()
+                .filter(|(_, in_flight)| in_flight.claimer == Some(slot_id))
+                .map(|(t, _)| *t),
+        );
         assert!(left.len() <= 1, "a worker has one claim: {left:?}");
         for ticket in left {
             self.settle_claimed(ticket);
@@ -340,23 +357,23 @@ impl Parent {
         if self.shared.board.has_ready() {
             self.wake(1);
         }
-        self.listen();
+        self.request_message();
     }
 
     fn settle_claimed(&mut self, ticket: TicketId) {
         let progress = self.shared.board.progress(ticket);
-        let out = self.out.get_mut(&ticket).expect("it is in use");
-        let (first, count) = (out.first, out.count);
+        let in_flight = self.in_flight.get_mut(&ticket).expect("it is in use");
+        let (first, count) = (in_flight.first, in_flight.count);
         let (begun, done) = (progress.begun as usize, progress.done as usize);
         assert!(begun == done || begun == done + 1, "{progress:?}");
         assert!(begun <= count);
         if begun < count {
-            out.first += begun;
-            out.count -= begun;
-            self.shared.board.forget_claim(ticket, out.position);
-            self.again.push_back(ticket);
+            in_flight.first += begun;
+            in_flight.count -= begun;
+            self.shared.board.forget_claim(ticket, in_flight.position);
+            self.requeued.push_back(ticket);
         } else {
-            self.retire(ticket);
+            self.free_ticket(ticket);
         }
         self.deliver(first, done);
         if begun > done {
@@ -364,12 +381,14 @@ impl Parent {
         }
     }
 
-    /// Compares each task's fate with what was seen of it.
+    /// Compares each task's fate with how far it really came.
     fn check(&self) {
-        for (task, (fate, seen)) in self.fates.iter().zip(&self.shared.seen).enumerate() {
-            let begun = seen.begun.load(Ordering::Relaxed);
-            let ran = seen.ran.load(Ordering::Relaxed);
-            let ended = seen.ended.load(Ordering::Relaxed);
+        for (task, (fate, progress)) in
+            self.fates.iter().zip(&self.shared.true_progress).enumerate()
+        {
+            let begun = progress.begun.load(Ordering::Relaxed);
+            let ran = progress.ran.load(Ordering::Relaxed);
+            let ended = progress.ended.load(Ordering::Relaxed);
             match fate {
                 Fate::Result => assert_eq!((begun, ran), (true, 1), "task {task}"),
                 Fate::Death => assert!(begun && ran <= 1 && !ended, "task {task}: {ran} {ended}"),
@@ -381,18 +400,19 @@ impl Parent {
     }
 }
 
-/// Runs the config with nobody killed.
+/// Checks a pool of which no worker is killed.
 fn check_alive(interruptions: usize, config: PoolConfig) {
     check(interruptions, move || {
         let mut parent = Parent::new(config);
-        (0..config.workers).for_each(|owner| parent.hire(owner, usize::MAX));
+        (0..config.workers).for_each(|slot_id| parent.start_worker(slot_id, usize::MAX));
         parent.run();
         parent.check();
         assert_eq!(parent.deaths, 0);
     });
 }
 
-/// Runs the config again and again, with the first worker killed ever one operation later.
+/// Checks a pool again and again. Each time the first worker is killed one operation later, until
+/// it is not killed any more.
 fn check_killed(interruptions: usize, config: PoolConfig) {
     let mut moments = 0;
     loop {
@@ -400,8 +420,8 @@ fn check_killed(interruptions: usize, config: PoolConfig) {
         let count = Arc::clone(&deaths);
         check(interruptions, move || {
             let mut parent = Parent::new(config);
-            parent.hire(0, moments);
-            (1..config.workers).for_each(|owner| parent.hire(owner, usize::MAX));
+            parent.start_worker(0, moments);
+            (1..config.workers).for_each(|slot_id| parent.start_worker(slot_id, usize::MAX));
             parent.run();
             parent.check();
             count.fetch_add(parent.deaths, Ordering::Relaxed);
@@ -411,7 +431,7 @@ fn check_killed(interruptions: usize, config: PoolConfig) {
         }
         moments += 1;
     }
-    // To claim, begin, end and finish one task alone are more operations than that.
+    // To claim a ticket, and to begin, end and finish one task takes more operations than that.
     assert!(moments > 20, "killed at {moments} moments only");
 }
 
@@ -422,32 +442,32 @@ fn every_task_has_a_result() {
 }
 
 #[test]
-fn idle_worker_has_a_share_of_what_another_has_claimed() {
+fn every_task_of_a_shared_chunk_has_a_result() {
     let start = Start::AtOnce;
     check_alive(1, PoolConfig { tickets: 2, workers: 2, chunks: &[3], start });
 }
 
 #[test]
-fn one_of_two_workers_that_share_killed_at_any_operation_costs_one_task() {
+fn death_at_any_operation_beside_a_worker_that_steals_costs_one_task() {
     let start = Start::AtOnce;
     check_killed(0, PoolConfig { tickets: 2, workers: 2, chunks: &[2], start });
 }
 
 #[test]
-fn lone_worker_killed_at_any_operation_costs_one_task() {
+fn death_of_a_lone_worker_at_any_operation_costs_one_task() {
     let start = Start::AtOnce;
     check_killed(2, PoolConfig { tickets: 2, workers: 1, chunks: &[2, 1], start });
 }
 
 #[test]
-fn one_of_two_workers_killed_at_any_operation_costs_one_task() {
+fn death_of_one_of_two_workers_at_any_operation_costs_one_task() {
     let start = Start::AtOnce;
     check_killed(0, PoolConfig { tickets: 2, workers: 2, chunks: &[1, 1], start });
 }
 
 #[test]
-fn one_of_two_sleepers_killed_before_or_after_it_is_woken_holds_up_nobody() {
+fn death_of_one_of_two_sleepers_at_any_operation_delays_no_task() {
     let start = Start::WhenAllSleep;
-    // With one ticket, the second chunk is published when the first one is done.
+    // There is one ticket, so the second chunk is published when the first one is done.
     check_killed(0, PoolConfig { tickets: 1, workers: 2, chunks: &[1, 1], start });
 }

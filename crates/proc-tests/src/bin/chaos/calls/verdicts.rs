@@ -1,21 +1,22 @@
-//! Whether what comes back can be right.
+//! Judges whether a result can be right.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use proc_core::{Error, ErrorKind, StartMethod};
 
-use super::{Caller, Terms};
+use super::{Caller, Timing};
 use crate::ledger::{FATES, Ledger};
-use crate::station::Station;
 use crate::tasks::{Answer, Spec};
-use crate::watch::broken;
+use crate::test_pool::TestPool;
+use crate::watch::fail;
 
 impl Caller<'_> {
+    /// Judges the result of one task.
     pub(super) fn judge(
         &self,
-        station: &Station,
-        terms: Terms,
+        test_pool: &TestPool,
+        timing: Timing,
         index: usize,
         spec: &Spec,
         result: &Result<Answer, Error>,
@@ -23,19 +24,19 @@ impl Caller<'_> {
     ) {
         match result {
             Ok(answer) if spec.is_answer(answer) => tally.add("result"),
-            Ok(answer) => broken(&format!("task {index}, {spec:?}, gives {answer:?}")),
-            Err(error) if spec.makes(error) && error.task().is_none_or(|task| task == index) => {
+            Ok(answer) => fail(&format!("task {index}, {spec:?}, gives {answer:?}")),
+            Err(error) if spec.causes(error) && error.task().is_none_or(|task| task == index) => {
                 tally.add(kind(error));
             }
-            Err(error) => self.excuse(station, terms, index, error, tally),
+            Err(error) => self.excuse(test_pool, timing, index, error, tally),
         }
     }
 
-    /// An error that the task itself does not explain must be explained by something else.
+    /// Judges an error that the task itself has not caused: a fault must explain it.
     pub(super) fn excuse(
         &self,
-        station: &Station,
-        terms: Terms,
+        test_pool: &TestPool,
+        timing: Timing,
         index: usize,
         error: &Error,
         tally: &mut Tally,
@@ -43,13 +44,13 @@ impl Caller<'_> {
         let faults = &self.round.faults;
         let excuse = if error.is_death() {
             faults.explain(error).map(|()| "death, by a fault from outside")
-        } else if error.is_timeout() && terms == Terms::Timed {
+        } else if error.is_timeout() && timing == Timing::Timed {
             Ok(kind(error))
         } else {
-            station.is_spent.store(true, Ordering::SeqCst);
-            let is_forked = station.context == StartMethod::Fork;
-            let explained = (error.is_closed() && station.is_ended.load(Ordering::SeqCst))
-                || (error.kind() == ErrorKind::Initializer && station.is_flaky)
+            test_pool.is_spent.store(true, Ordering::SeqCst);
+            let is_forked = test_pool.start_method == StartMethod::Fork;
+            let explained = (error.is_closed() && test_pool.is_ended.load(Ordering::SeqCst))
+                || (error.kind() == ErrorKind::Initializer && test_pool.is_flaky)
                 || (error.kind() == ErrorKind::Start
                     && is_forked
                     && faults.fork_servers_killed() > 0);
@@ -57,13 +58,13 @@ impl Caller<'_> {
         };
         match excuse {
             Ok(name) if error.task().is_none_or(|task| task == index) => tally.add(name),
-            Ok(_) => broken(&format!("task {index} is told the error of another: {error}")),
-            Err(why) => broken(&format!("task {index} ({terms:?}): {error}, but {why}")),
+            Ok(_) => fail(&format!("task {index} has the error of another task: {error}")),
+            Err(why) => fail(&format!("task {index} ({timing:?}): {error}, but {why}")),
         }
     }
 }
 
-/// An error in the words of the table.
+/// The name of an error's kind in the table.
 pub(super) fn kind(error: &Error) -> &'static str {
     let kinds = [
         (error.is_panic(), "panic"),
@@ -88,6 +89,7 @@ impl Tally {
         *self.0.entry(name).or_default() += 1;
     }
 
+    /// Adds the fates to the ledger.
     pub(super) fn book(self, ledger: &Ledger) {
         self.0.into_iter().for_each(|(name, count)| ledger.add(FATES, name, count));
     }

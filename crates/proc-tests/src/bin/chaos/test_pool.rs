@@ -1,4 +1,4 @@
-//! The pools of a round, with random settings, and what these explain.
+//! The pools of a round, with random settings.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,41 +9,42 @@ use crate::choice::Fault;
 use crate::faults::Faults;
 use crate::ledger::{CALLS, Ledger};
 use crate::tasks::initialize;
-use crate::watch::{Watch, broken};
+use crate::watch::{Watch, fail};
 
 /// What all callers of a round share.
 pub(crate) struct Round<'a> {
     pub(crate) watch: &'a Watch,
     pub(crate) ledger: &'a Ledger,
     pub(crate) faults: Faults<'a>,
-    pub(crate) context: StartMethod,
+    pub(crate) start_method: StartMethod,
     /// The most workers of a pool.
     pub(crate) workers: usize,
     pub(crate) end: Instant,
-    /// How many tasks there may be in all.
+    /// After how many tasks in all the round ends.
     pub(crate) tasks: u64,
 }
 
-/// A pool, and what can be expected of it.
-pub(crate) struct Station {
+/// A pool, and which errors may be expected of it.
+pub(crate) struct TestPool {
     pub(crate) pool: Pool,
-    pub(crate) context: StartMethod,
+    pub(crate) start_method: StartMethod,
     pub(crate) workers: usize,
-    /// Its initializer fails now and then, so it may have to give up.
+    /// Whether the initializer fails now and then, so that the pool may end.
     pub(crate) is_flaky: bool,
-    /// Its workers are replaced often, so large calls take long.
+    /// Whether workers are replaced often, so that large calls take long.
     pub(crate) is_slow: bool,
-    /// Somebody was about to terminate it.
+    /// Whether a thread has begun to terminate the pool.
     pub(crate) is_ended: AtomicBool,
-    /// It was found to be over.
+    /// Whether a call has failed because the pool is over.
     pub(crate) is_spent: AtomicBool,
 }
 
-impl Station {
-    /// Builds a pool with random settings; `None` where killed fork servers explain that it fails.
-    pub(crate) fn build(round: &Round<'_>, rng: &mut fastrand::Rng) -> Option<Station> {
+impl TestPool {
+    /// Builds a pool with random settings. Returns `None` if it fails because a fork server was
+    /// killed.
+    pub(crate) fn build(round: &Round<'_>, rng: &mut fastrand::Rng) -> Option<TestPool> {
         let workers = rng.usize(1..=round.workers);
-        let mut builder = Pool::builder().processes(workers).start_method(round.context);
+        let mut builder = Pool::builder().processes(workers).start_method(round.start_method);
         let max_tasks = [None, None, None, Some(1), Some(10), Some(1000)][rng.usize(..6)];
         if let Some(tasks) = max_tasks {
             builder = builder.max_tasks_per_child(tasks);
@@ -55,9 +56,9 @@ impl Station {
         }
         let killed = round.faults.fork_servers_killed();
         match builder.build() {
-            Ok(pool) => Some(Station {
+            Ok(pool) => Some(TestPool {
                 pool,
-                context: round.context,
+                start_method: round.start_method,
                 workers,
                 is_flaky: every.is_some(),
                 is_slow: max_tasks.is_some_and(|tasks| tasks < 100),
@@ -71,15 +72,16 @@ impl Station {
                 round.ledger.add(CALLS, "build, while the fork server was killed", 1);
                 None
             }
-            Err(error) => broken(&format!("a pool cannot be built: {error}")),
+            Err(error) => fail(&format!("a pool cannot be built: {error}")),
         }
     }
 
-    /// Says that it is about to be terminated, which explains much.
+    /// Notes that the pool is about to be terminated, which explains errors of its calls.
     pub(crate) fn end(&self) {
         self.is_ended.store(true, Ordering::SeqCst);
     }
 
+    /// Whether the pool takes no more calls, or soon will not.
     pub(crate) fn is_over(&self) -> bool {
         self.is_ended.load(Ordering::SeqCst) || self.is_spent.load(Ordering::SeqCst)
     }

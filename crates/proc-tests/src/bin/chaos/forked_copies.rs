@@ -1,4 +1,4 @@
-//! Copies of a process that `fork` makes behind the library's back: of the program, and of workers.
+//! Copies of the program and of workers, which `fork` makes without the library.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -10,23 +10,23 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, pipe2, read, write};
 use proc_core::Error;
 
-/// How many seconds a copy of the program may take for its calls, none of which does anything.
+/// How many seconds a copy of the program may take for its calls, which all must fail at once.
 const COPY_LIMIT_SECS: u32 = 5;
 
-/// A copy of this program that runs.
-pub(crate) struct Twin {
+/// A running copy of this program.
+pub(crate) struct ForkedCopy {
     pid: Pid,
-    /// Where it writes what it is about to do.
+    /// What the copy writes before each of its calls.
     diary: OwnedFd,
 }
 
-/// What a copy does with its copies of the handles.
+/// What a copy does with its pools, tasks and iterators.
 pub(crate) struct Misuse {
     diary: OwnedFd,
 }
 
 impl Misuse {
-    /// A call that must be an error.
+    /// Makes a call that must return an error.
     pub(crate) fn fails<T: Debug>(&self, what: &str, call: impl FnOnce() -> Result<T, Error>) {
         self.write(&format!("{what}\n"));
         match catch_unwind(AssertUnwindSafe(call)) {
@@ -36,7 +36,7 @@ impl Misuse {
         }
     }
 
-    /// A call that has no result, and must do nothing.
+    /// Makes a call that has no result, and must do nothing.
     pub(crate) fn does_nothing<T>(&self, what: &str, call: impl FnOnce() -> T) {
         self.write(&format!("{what}\n"));
         if catch_unwind(AssertUnwindSafe(call)).is_err() {
@@ -44,7 +44,7 @@ impl Misuse {
         }
     }
 
-    /// Locks nothing, as the copy has no thread that would unlock it.
+    /// Writes to the diary without any lock: in the copy, another thread may hold one forever.
     fn write(&self, text: &str) {
         let _ = write(&self.diary, text.as_bytes());
     }
@@ -55,12 +55,12 @@ impl Misuse {
     }
 }
 
-impl Twin {
-    /// Forks; the copy misuses its handles, and leaves. `None` where the system has no room for it.
-    pub(crate) fn start(misuse: impl FnOnce(&Misuse)) -> Option<Twin> {
+impl ForkedCopy {
+    /// Forks. The copy runs `misuse`, and ends. Returns `None` if the system cannot fork.
+    pub(crate) fn start(misuse: impl FnOnce(&Misuse)) -> Option<ForkedCopy> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
         match fork()? {
-            ForkResult::Parent { child } => Some(Twin { pid: child, diary: reader }),
+            ForkResult::Parent { child } => Some(ForkedCopy { pid: child, diary: reader }),
             ForkResult::Child => {
                 nix::unistd::alarm::set(COPY_LIMIT_SECS);
                 misuse(&Misuse { diary: writer });
@@ -69,7 +69,7 @@ impl Twin {
         }
     }
 
-    /// Waits for the copy to leave. An error says what it did that it should not have done.
+    /// Waits for the end of the copy. The error says what the copy has done wrong.
     pub(crate) fn join(self) -> Result<(), String> {
         let status = waitpid(self.pid, None).map_err(|error| format!("waiting for it: {error}"))?;
         let mut diary = [0; 4096];
@@ -86,18 +86,18 @@ impl Twin {
     }
 }
 
-/// Forks; `None` where the system has no room for it.
+/// Forks. Returns `None` if the system cannot.
 #[expect(unsafe_code, reason = "a fault that safe code cannot make")]
 pub(crate) fn fork() -> Option<ForkResult> {
-    // SAFETY: that a copy of a program with threads uses what they may have locked is the fault:
-    // the copy allocates, which glibc allows there, ends by an alarm where it hangs, and returns to
-    // nobody.
+    // SAFETY: the copy of a program with threads may use locks that these threads held. This is the
+    // fault that is tested. The copy allocates, which glibc allows, an alarm ends it if it hangs,
+    // and it does not return to its caller.
     unsafe { nix::unistd::fork() }.ok()
 }
 
-/// Ends this process without running anything of it.
+/// Ends this process at once: no exit handler runs.
 #[expect(unsafe_code, reason = "std only ends processes in order")]
 pub(crate) fn leave(code: i32) -> ! {
-    // SAFETY: it takes a number and touches no memory.
+    // SAFETY: the call takes a number and touches no memory.
     unsafe { nix::libc::_exit(code) }
 }

@@ -1,9 +1,9 @@
-//! Rounds under limits: the program has little address space, few descriptors or small files for a
-//! while.
+//! Rounds under limits: for some calls the program may use little address space, few descriptors or
+//! small files.
 //!
-//! One thread calls, so that whatever fails is the library's doing: inputs are made before, and the
-//! heap keeps room for what is small. Whatever a limit does to a call, it is a typed error, and
-//! none is left when the limit is lifted.
+//! One thread makes the calls. Inputs are made before, and the heap keeps room for small values, so
+//! only the library meets the limit. A call under a limit may fail with a typed error. After the
+//! limit is lifted, calls must work again.
 
 use std::backtrace::Backtrace;
 use std::fmt::{self, Display, Formatter};
@@ -20,47 +20,47 @@ use crate::faults::{Faults, ForkServers};
 use crate::ledger::{CALLS, FATES, FAULTS, Ledger};
 use crate::life::Plan;
 use crate::procfs;
-use crate::station::{Round, Station};
 use crate::tasks::{Act, Answer, Order, Spec, mix, obey, obey_quietly};
-use crate::watch::{Watch, broken};
+use crate::test_pool::{Round, TestPool};
+use crate::watch::{Watch, fail};
 
 /// Whether a limit is in force.
-static STRAINED: AtomicBool = AtomicBool::new(false);
+static LIMIT_IN_FORCE: AtomicBool = AtomicBool::new(false);
 
-/// What can be limited.
+/// The resources that can be limited.
 const KINDS: [(Fault, Resource); 3] = [
     (Fault::AddressSpace, Resource::RLIMIT_AS),
     (Fault::Descriptors, Resource::RLIMIT_NOFILE),
     (Fault::FileSizes, Resource::RLIMIT_FSIZE),
 ];
 
-/// Whether there are to be rounds under limits.
+/// Whether rounds under limits are chosen.
 pub(crate) fn is_chosen(choice: Choice) -> bool {
     KINDS.iter().any(|(fault, _)| choice.has(*fault))
 }
 
-/// What is limited, and to how much.
+/// A resource, and its limit.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     resource: Resource,
-    /// How much is left: beside what the program has already, where that counts.
+    /// The limit. Address space and descriptors that are already in use do not count.
     spare: u64,
 }
 
 impl Limit {
-    /// Of the kinds that are chosen; none if none are.
+    /// Returns a random limit of a kind that is chosen, if one is.
     fn random(choice: Choice, rng: &mut fastrand::Rng) -> Option<Limit> {
-        // From "not even a page" to "room for most".
-        let some = |rng: &mut fastrand::Rng, bits| {
+        // From less than a page to enough for most calls.
+        let random_size = |rng: &mut fastrand::Rng, bits| {
             let most = 1 << rng.u32(bits);
             rng.u64(..most)
         };
         let kinds = KINDS.into_iter().filter(|(fault, _)| choice.has(*fault));
         let (_, resource) = rng.choice(kinds.collect::<Vec<_>>())?;
         let spare = match resource {
-            Resource::RLIMIT_AS => some(rng, 12..27),
+            Resource::RLIMIT_AS => random_size(rng, 12..27),
             Resource::RLIMIT_NOFILE => rng.u64(..32),
-            _ => some(rng, 1..22),
+            _ => random_size(rng, 1..22),
         };
         Some(Limit { resource, spare })
     }
@@ -73,10 +73,9 @@ impl Limit {
         }
     }
 
-    /// Does something under the limit.
+    /// Runs `act` under the limit.
     fn during<R>(self, act: impl FnOnce() -> R) -> R {
-        // A thread that is only beginning wants memory of its own, and Rust aborts where there is
-        // none.
+        // A thread that is just starting allocates memory, and Rust aborts if it gets none.
         while !procfs::other_threads_sleep() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -88,9 +87,9 @@ impl Limit {
             _ => 0,
         };
         set((used + self.spare).min(hard));
-        STRAINED.store(true, Ordering::SeqCst);
+        LIMIT_IN_FORCE.store(true, Ordering::SeqCst);
         let result = act();
-        STRAINED.store(false, Ordering::SeqCst);
+        LIMIT_IN_FORCE.store(false, Ordering::SeqCst);
         set(before);
         result
     }
@@ -102,7 +101,7 @@ impl Display for Limit {
     }
 }
 
-/// Lifts all limits, for somebody who is about to say what is wrong.
+/// Lifts all limits, so that a defect can be reported.
 pub(crate) fn lift() {
     for (_, resource) in KINDS {
         if let Ok((_, hard)) = getrlimit(resource) {
@@ -111,24 +110,25 @@ pub(crate) fn lift() {
     }
 }
 
-/// Ends the program where it would print a panic while a limit is in force.
+/// Sets a panic hook: a panic of this program while a limit is in force ends the program.
 ///
-/// Those of its children are not meant, which have the hook too where they are forks of it.
+/// Children that are forked from this program have the hook too. Their panics are printed.
 pub(crate) fn forbid_panics() {
-    let owner = std::process::id();
+    let program = std::process::id();
     let previous = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        if STRAINED.load(Ordering::SeqCst) && std::process::id() == owner {
+        if LIMIT_IN_FORCE.load(Ordering::SeqCst) && std::process::id() == program {
             lift();
             let backtrace = Backtrace::force_capture();
-            broken(&format!("under a limit of the program: {info}\n{backtrace}"));
+            fail(&format!("under a limit of the program: {info}\n{backtrace}"));
         }
         previous(info);
     }));
 }
 
-/// Room in the heap that the system does not get back: what is small does not fail under a limit.
-/// It lies in pieces with something between them, so that nothing large takes it.
+/// Free memory in the heap, which the allocator cannot give back: small allocations then succeed
+/// under a limit. It lies in pieces with used memory between them, so that no large allocation
+/// takes it.
 struct Cushion {
     _between: Vec<Vec<u8>>,
 }
@@ -136,7 +136,7 @@ struct Cushion {
 impl Cushion {
     fn new() -> Cushion {
         const PIECE: usize = 64 << 10;
-        // A pin is too large for the cache of a thread, which would keep it when it is dropped.
+        // A pin is too large for the cache of a thread, which would keep it after it is dropped.
         const PIN: usize = 2 << 10;
         let pairs = (0..64).map(|_| (vec![1; PIECE], vec![1; PIN]));
         let (pieces, between): (Vec<Vec<u8>>, Vec<Vec<u8>>) = pairs.unzip();
@@ -145,19 +145,19 @@ impl Cushion {
     }
 }
 
-/// A round of calls, each under a limit, and of calls without any in between.
+/// Runs a round: calls under a limit, and after each of them a call without one.
 pub(crate) fn round(plan: &Plan, rng: &mut fastrand::Rng, ledger: &Ledger) {
     let watch = Watch::new(plan.limit);
     let round = Round {
         watch: &watch,
         ledger,
         faults: Faults::new(ledger, Duration::MAX, Choice::NONE, ForkServers::Spared),
-        context: plan.context,
+        start_method: plan.start_method,
         workers: plan.workers,
         end: Instant::now(),
         tasks: plan.tasks,
     };
-    let Some(station) = Station::build(&round, rng) else { return };
+    let Some(test_pool) = TestPool::build(&round, rng) else { return };
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| watch.run());
         for number in 0..rng.u64(2..8) {
@@ -166,28 +166,28 @@ pub(crate) fn round(plan: &Plan, rng: &mut fastrand::Rng, ledger: &Ledger) {
             ledger.add(FAULTS, limit.name(), 1);
             ledger.add(CALLS, "call under a limit", 1);
             let what = format!("{way:?} under {limit}");
-            let on_the_way = watch.begin(number, what.clone());
-            let fates = catch_unwind(AssertUnwindSafe(|| call(way, limit, &station, rng)));
-            let fates = fates.unwrap_or_else(|_| broken(&format!("{what}: the call panics")));
+            let open_call = watch.begin(number, what.clone());
+            let fates = catch_unwind(AssertUnwindSafe(|| call(way, limit, &test_pool, rng)));
+            let fates = fates.unwrap_or_else(|_| fail(&format!("{what}: the call panics")));
             fates.into_iter().for_each(|fate| {
-                let name = fate.unwrap_or_else(|why| broken(&format!("{what}: {why}")));
+                let name = fate.unwrap_or_else(|why| fail(&format!("{what}: {why}")));
                 ledger.add(FATES, name, 1);
             });
-            let afterwards = station.pool.map(mix, 0..100_u64);
+            let afterwards = test_pool.pool.map(mix, 0..100_u64);
             if !matches!(&afterwards, Ok(values) if values.iter().copied().eq((0..100).map(mix))) {
-                broken(&format!("a call after {what} gives {afterwards:?}"));
+                fail(&format!("a call after {what} gives {afterwards:?}"));
             }
-            drop(on_the_way);
+            drop(open_call);
         }
-        let on_the_way = watch.begin(u64::MAX, "end of a pool after limits".to_owned());
-        drop(station);
-        drop(on_the_way);
+        let open_call = watch.begin(u64::MAX, "end of a pool after limits".to_owned());
+        drop(test_pool);
+        drop(open_call);
         watch.finish();
         watching.thread().unpark();
     });
 }
 
-/// Ways to call.
+/// The kinds of calls.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     TryMap,
@@ -201,14 +201,14 @@ enum Way {
 const WAYS: [Way; 6] =
     [Way::TryMap, Way::Imap, Way::ApplyAsync, Way::ChannelEnds, Way::NewPool, Way::Process];
 
-/// What became of a task, in the words of the table; an error says why it is wrong.
+/// The fate of a task, as the table names it; an error says why it is wrong.
 type Fate = Result<&'static str, String>;
 
-fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> Vec<Fate> {
+fn call(way: Way, limit: Limit, test_pool: &TestPool, rng: &mut fastrand::Rng) -> Vec<Fate> {
     let _cushion = Cushion::new();
-    let pool = &station.pool;
-    // A process with threads cannot be forked.
-    let context = match station.context {
+    let pool = &test_pool.pool;
+    // This process has threads, so `Fork` is not possible.
+    let start_method = match test_pool.start_method {
         StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };
@@ -242,7 +242,7 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
             let count = rng.u64(1..400);
             let (sender, receiver) = match ipc::channel() {
                 Ok(pair) => pair,
-                Err(error) => broken(&format!("no channel can be made: {error}")),
+                Err(error) => fail(&format!("no channel can be made: {error}")),
             };
             let results = limit
                 .during(|| pool.try_map(hold, (0..count).map(|number| (number, sender.clone()))));
@@ -250,14 +250,15 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
             judge_tiny(results)
         }
         Way::NewPool => judge_tiny(limit.during(|| {
-            match Pool::builder().processes(2).start_method(context).build() {
+            match Pool::builder().processes(2).start_method(start_method).build() {
                 Ok(pool) => pool.try_map(mix, 0..20),
                 Err(error) => vec![Err(error)],
             }
         })),
         Way::Process => {
             let results = limit.during(|| {
-                let start = |order| Process::new(obey_quietly, order).start_method(context).start();
+                let start =
+                    |order| Process::new(obey_quietly, order).start_method(start_method).start();
                 orders
                     .into_iter()
                     .map(|order| start(order).and_then(|child| child.join()))
@@ -270,14 +271,13 @@ fn call(way: Way, limit: Limit, station: &Station, rng: &mut fastrand::Rng) -> V
 
 /// Judges results in the order of their tasks.
 ///
-/// What an iterator has lost with its pool is told by one error without a number, which is the
-/// last.
+/// If an iterator has lost results with its pool, its last item is an error without a task.
 fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
     let is_cut_short = matches!(results.last(), Some(Err(error)) if error.task().is_none());
     if results.len() != specs.len() && !is_cut_short {
         return vec![Err(format!("{} results for {} tasks", results.len(), specs.len()))];
     }
-    let told: Vec<String> = results
+    let seen: Vec<String> = results
         .iter()
         .map(|result| match result {
             Ok(answer) => format!("{:+}", answer.number.wrapping_sub(specs[0].number)),
@@ -292,7 +292,7 @@ fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
             } else {
                 left.next().is_some_and(|spec| spec.is_answer(&answer))
             };
-            let wrong = || format!("{} tasks give {told:?}, or something spoilt", specs.len());
+            let wrong = || format!("{} tasks give {seen:?}, or something spoilt", specs.len());
             is_next.then_some("result, under a limit").ok_or_else(wrong)
         }
         Err(error) => {
@@ -305,7 +305,7 @@ fn judge(specs: &[Spec], results: Vec<Result<Answer, Error>>) -> Vec<Fate> {
     results.into_iter().map(&mut fate).collect()
 }
 
-/// Judges results of [`mix`] of 0 and what follows.
+/// Judges the results of [`mix`] for 0, 1 and so on.
 fn judge_tiny(results: Vec<Result<u64, Error>>) -> Vec<Fate> {
     let fate = |(number, result): (u64, Result<u64, Error>)| match result {
         Ok(value) if value == mix(number) => Ok("result, under a limit"),
@@ -315,10 +315,10 @@ fn judge_tiny(results: Vec<Result<u64, Error>>) -> Vec<Fate> {
     (0..).zip(results).map(fate).collect()
 }
 
-/// Any error is right that has a kind, and does not blame code which did nothing wrong.
+/// Judges an error: it must have a kind, and must not say that code has panicked.
 fn excuse(error: &Error) -> Fate {
     if error.is_panic() || error.to_string().contains("panicked") {
-        return Err(format!("nobody panics here: {error}"));
+        return Err(format!("nothing panics here: {error}"));
     }
     let kinds = [
         (error.kind() == ErrorKind::Start, "start, under a limit"),
@@ -328,5 +328,5 @@ fn excuse(error: &Error) -> Fate {
         (error.is_closed(), "closed, under a limit"),
     ];
     let kind = kinds.iter().find(|(is, _)| *is).map(|(_, name)| *name);
-    kind.ok_or_else(|| format!("what kind of error is this: {error}"))
+    kind.ok_or_else(|| format!("the error has an unexpected kind: {error}"))
 }

@@ -1,4 +1,4 @@
-//! The messages between a worker and its parent, and the setup that a worker starts with.
+//! The messages between a worker and its parent, and the setup with which a worker starts.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Entry, Name};
 use crate::forkserver::{Job, Main};
 use crate::memory::Descriptor;
-use crate::pool::board::{Layout, Owner, TicketId};
+use crate::pool::board::{Layout, SlotId, TicketId};
 use crate::wire::{Handles, Payload};
 
-/// Everything that a worker is given at its start.
+/// All that a worker is given at its start.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    pub(crate) owner: Owner,
-    pub(crate) mail: IpcReceiver<ToWorker>,
+    pub(crate) slot_id: SlotId,
+    pub(crate) messages: IpcReceiver<ToWorker>,
     pub(crate) layout: Layout,
     pub(crate) board: Descriptor,
     pub(crate) regions: Vec<Descriptor>,
@@ -23,7 +23,7 @@ pub(crate) struct Setup {
     /// The function that makes the worker's state, and its argument. Without one, the state is
     /// `()`.
     pub(crate) state: Option<(Name, Payload)>,
-    /// The function that gets the state when the worker exits normally.
+    /// The function that receives the state when the worker exits normally.
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
     /// How long the worker waits for work before it leaves.
@@ -33,7 +33,7 @@ pub(crate) struct Setup {
 /// A message from the parent to one worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
-    /// Wakes the worker, which then looks at the board.
+    /// Wakes the worker.
     Wake,
     /// The next region of the arena.
     Region(Descriptor),
@@ -51,20 +51,21 @@ pub(crate) enum FromWorker {
     InitializerFailed(Payload),
     /// The worker claims no more tickets, and exits once `worker_exit` has returned.
     Leaves(LeaveReason),
-    /// A ticket is finished, or the worker is starving. Sent only if the parent listens.
+    /// Asks the parent to look at the board: a ticket is finished, or the worker is starving. Sent
+    /// only if the parent has asked for a message.
     Look,
-    /// Asks for the channel ends that belong to the arguments of this ticket's chunk.
+    /// Asks for the channel ends in the argument of this ticket's task.
     NeedsHandles(TicketId),
-    /// A task's result that is sent out of band, not with the other results of its chunk.
+    /// A result that does not go into the chunk's room.
     OutOfBand { ticket: TicketId, task: u32, value: Payload },
 }
 
 /// Why a worker exits normally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LeaveReason {
-    /// It has run as many tasks as `max_tasks` allows.
+    /// The worker has run as many tasks as `max_tasks` allows.
     Done,
-    /// It found no work for as long as `idle_timeout`.
+    /// The worker found no work for as long as `idle_timeout`.
     Idle,
     /// The pool has become smaller, or has ended.
     Dismissed,
@@ -73,7 +74,7 @@ pub(crate) enum LeaveReason {
 /// The part of a [`Setup`] that is sent as bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Settings {
-    owner: Owner,
+    slot_id: SlotId,
     layout: Layout,
     initializer: Option<Name>,
     state: Option<Name>,
@@ -92,7 +93,7 @@ impl Setup {
         let (initializer, first) = self.initializer.unzip();
         let (state, second) = self.state.unzip();
         let settings = Settings {
-            owner: self.owner,
+            slot_id: self.slot_id,
             layout: self.layout,
             initializer,
             state,
@@ -104,7 +105,7 @@ impl Setup {
             main: Name::of_entry::<fn(), _>(main)?,
             setup: Payload::encode_plain(&settings)?,
             payloads: first.into_iter().chain(second).collect(),
-            receivers: vec![self.mail.to_opaque()],
+            receivers: vec![self.messages.to_opaque()],
             senders: Vec::new(),
             memory: std::iter::once(self.board).chain(self.regions).collect(),
         })
@@ -121,8 +122,8 @@ impl Setup {
             None => Some(None),
         };
         Some(Setup {
-            owner: settings.owner,
-            mail: receivers.pop()?.to(),
+            slot_id: settings.slot_id,
+            messages: receivers.pop()?.to(),
             layout: settings.layout,
             board: memory.next()?,
             regions: memory.collect(),

@@ -1,4 +1,4 @@
-//! Tasks that are waited for later, and tasks with a channel end.
+//! Tasks whose results are fetched later, and tasks with a channel end.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -8,34 +8,34 @@ use proc_core::StartMethod;
 
 use super::copies::join;
 use super::verdicts::Tally;
-use super::{Caller, Mood, Terms};
-use crate::station::Station;
+use super::{Caller, TaskMix, Timing};
 use crate::tasks::{Act, mix, obey};
-use crate::watch::broken;
+use crate::test_pool::TestPool;
+use crate::watch::fail;
 
 impl Caller<'_> {
-    /// Several tasks at once, waited for, looked at, cancelled or forgotten in any order.
-    pub(super) fn tasks(&mut self, station: &Station) {
-        let _on_the_way = self.begin("apply_async");
-        let mood = if self.rng.bool() { Mood::Mixed } else { Mood::Hanging };
+    /// Starts several tasks. Waits for them, polls, cancels or drops them in a random order.
+    pub(super) fn tasks(&mut self, test_pool: &TestPool) {
+        let _open_call = self.begin("apply_async");
+        let task_mix = if self.rng.bool() { TaskMix::Mixed } else { TaskMix::Hanging };
         let count = self.rng.usize(1..12);
         let mut open = Vec::new();
         let mut tally = Tally::default();
-        for spec in self.specs(count, mood) {
-            match self.options(station).apply_async(obey, spec.order()) {
+        for spec in self.specs(count, task_mix) {
+            match self.options(test_pool).apply_async(obey, spec.order()) {
                 Ok(task) => open.push((spec, task)),
                 Err(error) => {
-                    self.judge(station, Terms::Plain, 0, &spec, &Err(error), &mut tally);
+                    self.judge(test_pool, Timing::Plain, 0, &spec, &Err(error), &mut tally);
                 }
             }
         }
         self.rng.shuffle(&mut open);
-        // What hangs goes first: what waits for its worker would wait for ever.
+        // Tasks that hang are cancelled first. The others may wait for their workers.
         open.sort_by_key(|(spec, _)| spec.act != Act::Hang);
-        let mut twin = None;
+        let mut copy = None;
         if self.wants_copies() {
             let mut rng = self.rng.fork();
-            twin = self.copy(|misuse| {
+            copy = self.copy(|misuse| {
                 for (_, mut task) in open.drain(..) {
                     match rng.u32(..4) {
                         0 => misuse.does_nothing("drop of a task", || drop(task)),
@@ -65,7 +65,7 @@ impl Caller<'_> {
                             tally.add("cancelled");
                             continue;
                         }
-                        (true, Ok(_)) => broken("a task was cancelled, and has a result"),
+                        (true, Ok(_)) => fail("a task was cancelled, and has a result"),
                         (_, result) => result,
                     }
                 }
@@ -82,27 +82,27 @@ impl Caller<'_> {
                     task.get()
                 }
                 4 => pollster::block_on(task),
-                // A thread for callbacks would be in the way of forking.
-                5 if station.context != StartMethod::Fork => {
+                // `Fork` is not possible in a process that has the thread of callbacks.
+                5 if test_pool.start_method != StartMethod::Fork => {
                     let (sender, result) = mpsc::channel();
                     task.on_done(move |result| drop(sender.send(result)));
                     match result.recv() {
                         Ok(result) => result,
-                        Err(_) => broken("a callback was dropped without being called"),
+                        Err(_) => fail("a callback was dropped without being called"),
                     }
                 }
                 6 => continue,
                 _ => task.get(),
             };
-            self.judge(station, Terms::Plain, 0, &spec, &result, &mut tally);
+            self.judge(test_pool, Timing::Plain, 0, &spec, &result, &mut tally);
         }
-        join(twin);
+        join(copy);
         tally.book(self.round.ledger);
     }
 
-    /// An argument with a channel end, through which the result comes as well.
-    pub(super) fn channel(&mut self, station: &Station) {
-        let _on_the_way = self.begin("apply with a channel end");
+    /// Calls with a channel end in the argument. The result also comes through the channel.
+    pub(super) fn channel(&mut self, test_pool: &TestPool) {
+        let _open_call = self.begin("apply with a channel end");
         let relay = |(number, sender): (u64, IpcSender<u64>)| {
             sender.send(mix(number)).map_or(0, |()| mix(number))
         };
@@ -110,14 +110,14 @@ impl Caller<'_> {
         for number in self.rng.clone().choose_multiple(0..1000_u64, 3) {
             let (sender, receiver) = match ipc::channel() {
                 Ok(pair) => pair,
-                Err(error) => broken(&format!("no channel can be made: {error}")),
+                Err(error) => fail(&format!("no channel can be made: {error}")),
             };
-            match station.pool.apply(relay, (number, sender)) {
+            match test_pool.pool.apply(relay, (number, sender)) {
                 Ok(value) if value == mix(number) && receiver.recv().ok() == Some(value) => {
                     tally.add("result");
                 }
-                Ok(value) => broken(&format!("channel task {number} gives {value}")),
-                Err(error) => self.excuse(station, Terms::Plain, 0, &error, &mut tally),
+                Ok(value) => fail(&format!("channel task {number} gives {value}")),
+                Err(error) => self.excuse(test_pool, Timing::Plain, 0, &error, &mut tally),
             }
         }
         tally.book(self.round.ledger);
