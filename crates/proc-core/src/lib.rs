@@ -41,9 +41,10 @@
 //!    `xs.map(|x| (x, k))`. If the compiler advises `move`, ignore that advice. (The compiler
 //!    accepts a captured value of size zero, and the other process makes such a value anew. So do
 //!    not capture values whose existence proves something about one process.)
-//! 3. **Arguments and results are copies**, except [`Shared`]. All values that serde can write and
-//!    read back may cross, see [`Message`]. [`Error`] is such a value. Senders, receivers and
-//!    shared memory of ipc-channel may be part of a value.
+//! 3. **Arguments and results are copies**, except [`Shared`]. All owned values that serde can
+//!    write and read back may cross. Some attributes of serde are errors, see [`Message`]. An
+//!    [`Error`] may cross, too. Senders, receivers and shared memory of ipc-channel may be part of
+//!    a value.
 //! 4. **A process is contained.** A panic becomes an [`Error`] with message and place, and the
 //!    worker lives on. If a worker exits, crashes or is killed, the task that it was running fails.
 //!    The other tasks finish, and the worker is replaced.
