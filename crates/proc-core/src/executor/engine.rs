@@ -1,7 +1,7 @@
-//! What an engine does for a call: the traits [`Engine`], [`Job`] and [`Arrived`].
+//! The traits that an engine implements to run calls: [`Engine`], [`Job`] and [`Arrived`].
 //!
-//! A pool and a cluster implement them. What callers see of a call ([`Options`](super::Options),
-//! [`Task`](super::Task), [`Imap`](super::Imap)) uses only these traits, so it is the same for
+//! A pool and a cluster implement them. The types that callers see ([`Options`](super::Options),
+//! [`Task`](super::Task), [`Imap`](super::Imap)) use only these traits, so they are the same for
 //! both.
 
 use std::task::Waker;

@@ -140,7 +140,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 
     /// Takes in results until the engine has room for more tasks.
     ///
-    /// Stops when no results of this call are missing, so that it never waits for other calls only.
+    /// Stops when no results of this call are missing: it would then wait only for other calls.
     fn wait_for_room(&mut self) -> Result<(), Error> {
         self.job.check_process()?;
         while self.job.is_full(self.open.div_ceil(self.unit)) {

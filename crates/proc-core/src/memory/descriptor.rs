@@ -1,7 +1,7 @@
 //! Sends open descriptors as part of a message.
 //!
-//! ipc-channel sends its own channel ends and no other descriptors (it takes every descriptor that
-//! is no socket for its own shared memory). So a descriptor travels in a channel that is made for
+//! ipc-channel sends its own channel ends and no other descriptors (it treats every descriptor that
+//! is not a socket as its own shared memory). So a descriptor travels in a channel that is made for
 //! it alone: the descriptor is put into one end, and the other end is sent. ipc-channel shows the
 //! numbers of its descriptors only in its `Debug` texts; [`check`] verifies once that these numbers
 //! are right.

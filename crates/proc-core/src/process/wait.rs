@@ -8,7 +8,7 @@ use crate::process::outcome::Outcome;
 use crate::sys;
 
 /// How often children are checked if no descriptor tells their end. This is also how long `wait`
-/// waits for the fork server's report after a descriptor has told the end.
+/// waits for the fork server's report after a descriptor has become readable.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Longest wait before every child is checked, whatever its descriptor says. A descriptor is opened
