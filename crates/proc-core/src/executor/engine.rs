@@ -93,7 +93,8 @@ pub trait Job: Send {
     /// This process is a copy, made by `fork`, of the one that began the call.
     fn check_process(&self) -> Result<(), Error>;
 
-    /// From now on, this thread polls for results now and then, and collects them.
+    /// Notes that this thread polls for results now and then, and collects them, as long as the
+    /// returned guard lives.
     fn collecting(&self) -> Self::Collecting;
 
     /// Returns the next results that have arrived. If nothing more will arrive, returns the reason.

@@ -90,7 +90,8 @@ where
         self.taken > first
     }
 
-    /// The bounds of how many results are still to come, for `size_hint`.
+    /// The lower and the upper bound on the number of results that are still to come, for
+    /// `size_hint`.
     ///
     /// `held` is how many results an [`Imap`] holds back.
     fn hint(&self, held: usize) -> (usize, Option<usize>) {

@@ -73,7 +73,8 @@ impl Descriptor {
     ///
     /// # Errors
     ///
-    /// There are no descriptors left, or this version of ipc-channel does not show its own.
+    /// There are no descriptors left, or the `Debug` texts of this version of ipc-channel do not
+    /// show descriptor numbers.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Descriptor> {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;

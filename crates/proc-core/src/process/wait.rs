@@ -12,7 +12,7 @@ use crate::sys;
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Longest wait before every child is checked, whatever its descriptor says. A descriptor is opened
-/// by pid, so it may be that of another process if the child had ended before.
+/// by pid, so it may belong to another process if the child had ended before.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sentinel of a process: tells [`wait`] whether the process has ended, separately from its

@@ -37,7 +37,8 @@ struct InboxState {
     deliveries: VecDeque<Delivery>,
     /// The error that the inbox was closed with.
     closed: Option<Error>,
-    /// Whether results are dropped too: some may be on their way when a call is cancelled.
+    /// Whether all further deliveries are dropped: results may be on their way when a call is
+    /// cancelled.
     discarded: bool,
     /// The waker of the future that waits.
     waker: Option<Waker>,
