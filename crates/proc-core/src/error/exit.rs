@@ -34,7 +34,8 @@ impl LastWords {
 /// End of a process, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exit {
-    /// Exit status; `None` if the fork server died before it could report the status.
+    /// Exit status; `None` if it is not known, for example because the fork server died before it
+    /// could report it.
     pub(crate) status: Option<ExitStatus>,
     pub(crate) last_words: Option<LastWords>,
 }
