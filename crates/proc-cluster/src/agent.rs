@@ -70,7 +70,7 @@ const LONG_CHUNK_NANOS: f64 = 50e6; // nanoseconds
 ///
 /// # Errors
 ///
-/// The pool cannot be built, or has ended; or the server cannot be reached, or refuses.
+/// The pool cannot be built, or has ended; or the server cannot be reached, or refuses the agent.
 pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     let settings = Settings::from_env(address)?;
     // The pool is built before the client, so that the pool's processes do not inherit anything of
@@ -131,8 +131,8 @@ impl Inbox {
         Ok(Inbox { subject, work, state: InboxState::Open })
     }
 
-    /// Withdraws the requests that are open at the server, which drops requests for subjects
-    /// without a subscriber.
+    /// Closes the inbox, and so withdraws the requests that are open: the server drops requests for
+    /// subjects without a subscriber.
     async fn close(&mut self) {
         if self.state == InboxState::Open {
             // If this fails for want of a connection, nothing can arrive either.

@@ -99,10 +99,10 @@ impl Cluster {
     executor_calls! {
         [pub]
         ///
-        /// A call also fails if there are no agents to run it for longer than
+        /// A call also fails if it finds no agents for longer than
         /// [`patience`](ClusterBuilder::patience).
         map try_map imap imap_unordered
-        /// There may be no agents to run it, either.
+        /// The call also fails if there are no agents to run it.
         apply
         apply_async map_async
     }

@@ -71,7 +71,7 @@ impl ClusterJob {
 
 impl Job for ClusterJob {
     type Arrived = Delivery;
-    /// The job collects results in the driver's runtime in any case.
+    /// No guard: the job collects results in the driver's runtime in any case.
     type Collecting = ();
 
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::message::AgentHeartbeat;
 
-/// An agent without a heartbeat for so long is silent. Agents send a heartbeat twice a second.
+/// An agent without a heartbeat for this long is silent. Agents send a heartbeat twice a second.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an agent without heartbeats is still shown.
@@ -41,7 +41,7 @@ pub struct AgentStatus {
     pub pid: u32,
     /// The build of the program that the agent runs: the first 16 digits of the file's SHA-256.
     pub build: String,
-    /// Whether the agent has the build of the driver that asks. Only then it gets the driver's
+    /// Whether the agent has the build of the driver that asks. Only then does it get the driver's
     /// work.
     pub same_build: bool,
     /// Whether the agent takes work: `up`, `leaving` or `silent`.
@@ -145,7 +145,7 @@ impl Roster {
         self.heard.retain(|_, (_, heard)| heard.elapsed() < FORGET_TIMEOUT);
     }
 
-    /// Restarts the silence of all agents, because no heartbeat could arrive until now.
+    /// Makes the silence of all agents count from now, because no heartbeat could arrive before.
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
         self.heard.values_mut().for_each(|(_, heard)| *heard = now);

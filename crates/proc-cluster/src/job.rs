@@ -36,7 +36,8 @@ use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
 
-/// How many more chunks than two for each worker may be in flight, if chunks take almost no time.
+/// How many chunks may be in flight in addition to two for each worker, if chunks take almost no
+/// time.
 const MAX_MORE_CHUNKS: usize = 512;
 
 /// The work of one job that waits at the server should keep each worker busy for this long.
@@ -228,7 +229,7 @@ impl Job {
         }
     }
 
-    /// Removes the chunk that a reply is for from the chunks in flight, and returns it. Returns
+    /// Removes a chunk whose reply has arrived from the chunks in flight, and returns it. Returns
     /// `None` if its tasks have their fates already, or are now in flight in other chunks.
     fn take_in_flight(&mut self, chunk: Chunk) -> Option<InFlight> {
         let has_same_tasks = |in_flight: &&InFlight| in_flight.chunk.count == chunk.count;

@@ -289,8 +289,8 @@ impl Link {
     /// Returns an error if no agent of this build was there for longer than `patience`. The error
     /// says why.
     ///
-    /// The time counts from when an agent was last there, or from the begin of the call (`begin`)
-    /// if that is later.
+    /// The time counts from when an agent was last there, or from the beginning of the call
+    /// (`begin`) if that is later.
     pub(crate) fn absence(&self, begin: Instant) -> Option<Error> {
         let mut last_served = lock(&self.last_served);
         if self.workers() > 0 {

@@ -62,7 +62,7 @@ impl Mailbox {
 
     /// Closes the mailbox with the error of a cancelled call, and returns true. Does nothing and
     /// returns false if the mailbox is already closed, or if all tasks of the call were delivered
-    /// (there are `all`).
+    /// (`all` is their number).
     pub(crate) fn cancel(&self, all: usize) -> bool {
         let mut cancelled = false;
         self.change(|state| {

@@ -45,9 +45,9 @@
 //!    write and read back may cross. Some attributes of serde are errors, see [`Message`]. An
 //!    [`Error`] may cross, too. Senders, receivers and shared memory of ipc-channel may be part of
 //!    a value.
-//! 4. **A process is contained.** A panic becomes an [`Error`] with message and place, and the
-//!    worker lives on. If a worker exits, crashes or is killed, the task that it was running fails.
-//!    The other tasks finish, and the worker is replaced.
+//! 4. **A process is contained.** A panic becomes an [`Error`] with its message and source
+//!    position, and the worker lives on. If a worker exits, crashes or is killed, the task that it
+//!    was running fails. The other tasks finish, and the worker is replaced.
 //! 5. **Nothing is left behind.** At the end of `main`, the program waits for processes that are
 //!    not [daemons](Process::daemon), as in Python. When the program ends, every process that this
 //!    library has started for it ends too, also if the program is killed or executes another

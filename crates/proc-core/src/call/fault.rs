@@ -1,11 +1,11 @@
-//! Describes what can go wrong in a call that its process survives.
+//! Describes how a call fails in a process that lives on.
 
 use serde::{Deserialize, Serialize};
 
 use crate::panics::PanicReport;
 use crate::wire;
 
-/// Fault of a call that its process survives.
+/// Fault: how a call failed in a process that lives on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Fault {
     Panicked(PanicReport),

@@ -19,7 +19,7 @@ pub(crate) enum LastWords {
 }
 
 impl LastWords {
-    /// Whether a process that ended with `status` may have died of what these last words say.
+    /// Whether these last words may tell the cause of an end with `status`.
     pub(crate) fn explains(&self, status: ExitStatus) -> bool {
         let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
         match self {
@@ -34,7 +34,8 @@ impl LastWords {
 /// End of a process, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Exit {
-    /// Exit status; `None` if no process is left that knew it.
+    /// Exit status; `None` if it is not known, for example because the fork server died before it
+    /// could report it.
     pub(crate) status: Option<ExitStatus>,
     pub(crate) last_words: Option<LastWords>,
 }

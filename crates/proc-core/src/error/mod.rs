@@ -52,8 +52,8 @@ pub enum ErrorKind {
 /// Reason why a process, a pool or a task has no result.
 ///
 /// The message names the task, the worker and the pid, if there are any, and says what to do. To
-/// match on an error, use [`kind`](Error::kind). Cloning is cheap. Errors are serde values, so that a task
-/// can return one, and a log can keep one as data.
+/// match on an error, use [`kind`](Error::kind). Cloning is cheap. Errors are serde values, so that
+/// a task can return one, and a log can keep one as data.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 

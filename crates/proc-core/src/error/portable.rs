@@ -1,5 +1,5 @@
 //! An error as data: `Error` implements serde's traits, so that it can be part of a message, a file
-//! or a log. Reading makes the same error again.
+//! or a log. Decoding returns the same error.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

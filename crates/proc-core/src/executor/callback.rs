@@ -18,7 +18,8 @@ where
     Arc::new(Callback(Mutex::new(Some((task, callback))))).wake();
 }
 
-/// A task and its callback, until it is called. As a waker, this sends itself to the thread.
+/// A task and its callback, until the callback is called. As a waker, a `Callback` sends itself to
+/// the thread.
 struct Callback<T, F>(Mutex<Option<(T, F)>>);
 
 /// The channel to the thread.

@@ -1,7 +1,7 @@
-//! What an engine does for a call: the traits [`Engine`], [`Job`] and [`Arrived`].
+//! The traits that an engine implements to run calls: [`Engine`], [`Job`] and [`Arrived`].
 //!
-//! A pool and a cluster implement them. What callers see of a call ([`Options`](super::Options),
-//! [`Task`](super::Task), [`Imap`](super::Imap)) uses only these traits, so it is the same for
+//! A pool and a cluster implement them. The types that callers see ([`Options`](super::Options),
+//! [`Task`](super::Task), [`Imap`](super::Imap)) use only these traits, so they are the same for
 //! both.
 
 use std::task::Waker;
@@ -93,7 +93,8 @@ pub trait Job: Send {
     /// This process is a copy, made by `fork`, of the one that began the call.
     fn check_process(&self) -> Result<(), Error>;
 
-    /// From now on, this thread polls for results now and then, and collects them.
+    /// Notes that this thread polls for results now and then, and collects them, as long as the
+    /// returned guard lives.
     fn collecting(&self) -> Self::Collecting;
 
     /// Returns the next results that have arrived. If nothing more will arrive, returns the reason.

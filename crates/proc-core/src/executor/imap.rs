@@ -9,7 +9,7 @@ use super::engine::{Arrived, Engine, Job};
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
-/// The size of the window: so many inputs for each worker.
+/// How many inputs the window has for each worker.
 const WINDOW_PER_WORKER: usize = 16;
 
 /// The smallest window.
@@ -21,7 +21,7 @@ const MIN_WINDOW: usize = 64;
 pub struct ImapUnordered<'a, E: Engine, R, I> {
     /// `None` if the call could not begin.
     job: Option<E::Job>,
-    /// The error because of which no more inputs are taken.
+    /// The error after which no more inputs are taken.
     error: Option<Error>,
     inputs: std::iter::Fuse<I>,
     chunksize: usize,
@@ -90,7 +90,8 @@ where
         self.taken > first
     }
 
-    /// The bounds of how many results are still to come, for `size_hint`.
+    /// The lower and the upper bound on the number of results that are still to come, for
+    /// `size_hint`.
     ///
     /// `held` is how many results an [`Imap`] holds back.
     fn hint(&self, held: usize) -> (usize, Option<usize>) {

@@ -96,7 +96,8 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
                 let done = self.send_some(&batch[sent..], more, &mut bytes);
                 sent += self.outcomes.len() - first;
                 if done.is_err() {
-                    // The rest of the batch was taken from the inputs already.
+                    // The rest of the batch is taken from the inputs already, so it gets outcomes
+                    // too: `None`.
                     self.outcomes.resize_with(self.outcomes.len() + batch.len() - sent, || None);
                     return done;
                 }
@@ -140,7 +141,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 
     /// Takes in results until the engine has room for more tasks.
     ///
-    /// Stops when no results of this call are missing, so that it never waits for other calls only.
+    /// Stops when no results of this call are missing: it would then wait only for other calls.
     fn wait_for_room(&mut self) -> Result<(), Error> {
         self.job.check_process()?;
         while self.job.is_full(self.open.div_ceil(self.unit)) {
@@ -176,7 +177,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 
 impl<J: Job, R, P> Drop for Map<'_, J, R, P> {
     fn drop(&mut self) {
-        // If results are missing, the inputs have panicked, or the call ended as a whole.
+        // Results are missing only if the inputs have panicked, or if the call ended as a whole.
         if self.open > 0 {
             self.job.abandon();
         }

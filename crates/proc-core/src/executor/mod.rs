@@ -144,8 +144,8 @@ macro_rules! executor_calls {
             self.options().apply_async(function, argument)
         }
 
-        /// Calls `function` with each input, without waiting. The result of the returned task is
-        /// what [`map`](Self::map) returns.
+        /// Calls `function` with each input, without waiting. The returned task has the result that
+        /// [`map`](Self::map) returns.
         ///
         /// # Errors
         ///
@@ -171,7 +171,7 @@ macro_rules! executor_calls {
 /// `proc-cluster` on many.
 ///
 /// A function that takes `&impl Executor` works with both. The types have methods with the same
-/// names, so only such functions need to import the trait. Other crates cannot implement it.
+/// names, so only such functions need to import the trait. Other crates cannot implement the trait.
 ///
 /// ```
 /// use proc_core::{Error, Executor, Pool};

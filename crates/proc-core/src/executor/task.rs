@@ -12,7 +12,7 @@ use crate::error::Error;
 /// The result of [`apply_async`](crate::Pool::apply_async) or
 /// [`map_async`](crate::Pool::map_async), which may not have arrived yet.
 ///
-/// A `Task` is also a `Future`, which any executor can wait for. Dropping a `Task` drops its
+/// A `Task` is also a `Future`, which any async runtime can wait for. Dropping a `Task` drops its
 /// result; the task itself still runs.
 ///
 /// ```
@@ -40,7 +40,8 @@ pub struct Task<T> {
     is_taken: bool,
 }
 
-/// A call that is not done, with one result in the end. Hides the engine from [`Task`].
+/// A call that is not done, and that has one result when it is done. Hides the engine from
+/// [`Task`].
 trait Pending<T> {
     /// Waits for the result. Returns `None` if the deadline passes first.
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>>;

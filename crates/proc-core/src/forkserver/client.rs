@@ -111,7 +111,7 @@ impl ForkServer {
         become_process(self, newborn)
     }
 
-    /// Returns what a new process must change to have the current environment of the caller, with
+    /// Returns the changes that give a new process the current environment of the caller, with
     /// `overrides`.
     pub(crate) fn environment(&self, overrides: &Overrides) -> Result<EnvironmentChanges, String> {
         self.base.changes(overrides)

@@ -59,7 +59,7 @@ impl<T: Message + Debug> Link<T> {
         let environment = Payload::encode_plain(&environment)
             .map_err(|why| cannot(std::io::Error::other(why)))?;
         let lifeline = lifeline::lifeline(lifetime).map_err(cannot)?;
-        // Nothing shows more characters of the name; errors have the whole name.
+        // `ps` shows no more characters of the name. Errors contain the whole name.
         let name = name.chars().take(16).collect();
         let start = Start {
             key,

@@ -31,7 +31,7 @@ pub(crate) struct ServerInputs {
     /// Listener of the descriptor channel.
     pub(crate) listener: Listener,
     /// Reading end of the alive pipe. It reaches its end when the parent ends or executes another
-    /// program. `None` if the parent is another fork server, which this one ends together with.
+    /// program. `None` if the parent is another fork server: this one ends together with it.
     pub(crate) alive_pipe: Option<OwnedFd>,
 }
 

@@ -117,8 +117,9 @@ fn program() -> MutexGuard<'static, Program> {
 ///
 /// Programs also work without this call. Without it, or if other threads exist by then
 /// (`#[tokio::main]`), the first use executes the program again. That copy becomes the fork server
-/// *before* its `main`, so `main` does not run twice. Every process has in its memory what `main` did before
-/// `init`. Without `init`, a process begins with what the program has before `main`.
+/// *before* its `main`, so `main` does not run twice. A process begins with the memory that the
+/// program has when it calls `init`. Without `init`, it begins with the memory that the program has
+/// before `main`.
 ///
 /// A second call does nothing, also in a child. `init` corresponds to Python's
 /// `if __name__ == "__main__":`.
@@ -144,8 +145,8 @@ pub fn init() {
     // Look up the image before the fork: the program's file may change at any time later.
     Image::get();
     panics::install_hook();
-    // If this fails, the program spawns a fork server when it needs one, and reports an error if
-    // that fails too.
+    // If this fails, the program is executed again when it needs a fork server, and reports an
+    // error if that fails too.
     let main = SingleThread::prove()
         .ok()
         .and_then(|alone| ForkServer::fork(alone, &StdioConfig::default(), become_process).ok());
@@ -205,7 +206,7 @@ sys::before_main! { BECOME_FORK_SERVER: become_fork_server_if_asked }
 /// executed for that.
 fn become_fork_server_if_asked(arguments: sys::Arguments) {
     if spawn::is_to_be_fork_server() {
-        // Every process of the program has what the other constructors prepare.
+        // Run the other constructors: every process of the program needs what they prepare.
         sys::run_constructors_after(BECOME_FORK_SERVER, arguments);
         spawn::serve(become_process);
     }

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Region;
 use crate::sys;
 
-/// Size of the first region, in bytes. A page of it takes memory from its first use on.
+/// Size of the first region, in bytes. A page of the region takes memory only from its first use
+/// on.
 const FIRST_REGION_BYTES: usize = 64 << 10;
 
 /// Size of the smallest block, in bytes. Larger blocks have four sizes for each doubling, so that
@@ -30,7 +31,7 @@ pub(crate) struct Block {
 #[derive(Debug, Default)]
 pub(crate) struct Arena {
     regions: Vec<Arc<Region>>,
-    /// Offset in the last region from which on nothing is cut into blocks yet.
+    /// Offset at which the part of the last region begins that is not cut into blocks yet.
     uncut: u64,
     /// Free blocks by size class.
     free: Vec<Vec<Block>>,

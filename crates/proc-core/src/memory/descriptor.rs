@@ -1,7 +1,7 @@
 //! Sends open descriptors as part of a message.
 //!
-//! ipc-channel sends its own channel ends and no other descriptors (it takes every descriptor that
-//! is no socket for its own shared memory). So a descriptor travels in a channel that is made for
+//! ipc-channel sends its own channel ends and no other descriptors (it treats every descriptor that
+//! is not a socket as its own shared memory). So a descriptor travels in a channel that is made for
 //! it alone: the descriptor is put into one end, and the other end is sent. ipc-channel shows the
 //! numbers of its descriptors only in its `Debug` texts; [`check`] verifies once that these numbers
 //! are right.
@@ -73,7 +73,8 @@ impl Descriptor {
     ///
     /// # Errors
     ///
-    /// There are no descriptors left, or this version of ipc-channel does not show its own.
+    /// There are no descriptors left, or the `Debug` texts of this version of ipc-channel do not
+    /// show descriptor numbers.
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Descriptor> {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;

@@ -45,7 +45,7 @@ pub(crate) fn step() {
 
 macro_rules! atomics {
     ($($name:ident: $word:ty;)*) => { $(
-        /// Wraps the atomic of the same name in loom. Each use of it is a step.
+        /// Wraps loom's atomic of the same name. Each use of it is a step.
         #[derive(Debug, Default)]
         pub(crate) struct $name(loom::sync::atomic::$name);
 

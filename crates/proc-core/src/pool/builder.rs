@@ -92,8 +92,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Sets the name of workers in `ps`, which their number follows; by default `worker`. The
-    /// kernel shows the first 15 bytes.
+    /// Sets the name that `ps` shows for each worker, before the worker's number. The default is
+    /// `worker`. `ps` shows the first 15 bytes.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
         self
@@ -227,8 +227,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Replaces each worker after so many tasks, so that leaks of tasks stay small. Without this
-    /// setting, workers are not replaced.
+    /// Replaces each worker after this number of tasks, so that leaks of tasks stay small. Without
+    /// this setting, workers are not replaced.
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
         self.settings.max_tasks = Some(tasks);
@@ -268,8 +268,8 @@ impl<S> PoolBuilder<S> {
 
     /// Gives all workers a stdin, which they share. By default it is empty.
     ///
-    /// With [`Stdio::piped`](Stdio), [`build`](PoolBuilder::build) fails, because workers come and
-    /// go.
+    /// With [`Stdio::piped`](Stdio), [`build`](PoolBuilder::build) fails: a pipe belongs to one
+    /// process, but workers are replaced.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.settings.attributes.stdio.set(0, stdin.into());
         self
@@ -299,8 +299,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Ends a worker that had no work for so long. The pool starts the next one when there is work
-    /// for it. Without this setting, workers wait forever.
+    /// Ends a worker that has had no work for this time. The pool starts the next one when there is
+    /// work for it. Without this setting, workers wait forever.
     ///
     /// [`Pool::worker_pids`] shows the present workers. If all have left, the next call first has
     /// to start one.
@@ -326,8 +326,9 @@ impl<S> PoolBuilder<S> {
     /// Ends the pool if more than `restarts` workers die within `period`, as OTP's supervisors do.
     ///
     /// All open calls then fail with an error that names the last death
-    /// ([`ErrorKind::RestartLimit`](crate::ErrorKind::RestartLimit)). These deaths do not count: a worker exits normally, the pool
-    /// kills it because its task was cancelled or late, or it dies with its fork server.
+    /// ([`ErrorKind::RestartLimit`](crate::ErrorKind::RestartLimit)). A death does not count if the
+    /// worker exits normally, if the pool kills the worker because its task was cancelled or late,
+    /// or if the worker dies with its fork server.
     ///
     /// Without this setting, a worker that dies while it runs a task is replaced at once, no matter
     /// how often. Workers that die before they are ready are tried 20 times in a row, or 3 times if
@@ -356,8 +357,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Limits the memory that arguments and results may use in what the pool shares with its
-    /// workers, in bytes. Without this setting, there is no limit.
+    /// Limits how much of the memory that the pool shares with its workers arguments and results
+    /// may use, in bytes. Without this setting, there is no limit.
     ///
     /// At the limit, calls such as [`Pool::map`] and [`Pool::imap`] wait before they encode more
     /// inputs. The `_async` calls never wait: their further arguments stay in the caller's memory.
@@ -365,9 +366,9 @@ impl<S> PoolBuilder<S> {
     /// done. A result that does not fit comes in a message of its own. A chunk may have fewer tasks
     /// than the call asks for.
     ///
-    /// Results that have arrived do not count. Nor does memory that was used before: the pool keeps
-    /// it for later values until it ends. The pool itself takes 100 KiB, and half a KiB for each
-    /// worker.
+    /// Results that have arrived do not count. Memory that is no longer in use does not count
+    /// either: the pool keeps it for later values until the pool ends. The pool itself takes 100
+    /// KiB, and half a KiB for each worker.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {

@@ -105,9 +105,9 @@ impl<S> Pool<S> {
     ///
     /// # Errors
     ///
-    /// The number is zero, or larger than the memory that workers share was made for: 128 workers,
-    /// and at least twice as many as the pool was built with. A worker cannot be started; then the
-    /// pool keeps its size. The pool is closed.
+    /// The number is zero, or larger than this pool can grow to. (A pool can grow to at least 128
+    /// workers, and to at least twice as many as it was built with.) A worker cannot be started;
+    /// then the pool keeps its size. The pool is closed.
     pub fn resize(&self, processes: usize) -> Result<(), Error> {
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process: close it to end it"));

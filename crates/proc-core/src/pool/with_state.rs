@@ -31,9 +31,8 @@ impl<S> Pool<S> {
     /// Returns the calls for functions that borrow the worker's state, beside their argument.
     ///
     /// [`PoolBuilder::state`](crate::PoolBuilder::state) makes the state; without it, the state is
-    /// `()`. A worker runs one
-    /// task at a time, so no lock is needed. If a task panics, its worker's state may be half
-    /// changed: it is dropped, and made again before the next task.
+    /// `()`. A worker runs one task at a time, so no lock is needed. If a task panics, its worker's
+    /// state may be half changed: it is dropped, and made again before the next task.
     ///
     /// ```
     /// # fn main() -> Result<(), proc_core::Error> {

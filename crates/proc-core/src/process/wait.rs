@@ -8,11 +8,11 @@ use crate::process::outcome::Outcome;
 use crate::sys;
 
 /// How often children are checked if no descriptor tells their end. This is also how long `wait`
-/// waits for the fork server's report after a descriptor has told the end.
+/// waits for the fork server's report after a descriptor has become readable.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Longest wait before every child is checked, whatever its descriptor says. A descriptor is opened
-/// by pid, so it may be that of another process if the child had ended before.
+/// by pid, so it may belong to another process if the child had ended before.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sentinel of a process: tells [`wait`] whether the process has ended, separately from its

@@ -24,8 +24,8 @@ use crate::sys;
 use crate::sys::memory::{self, Frozen};
 use crate::wire;
 
-/// Shares numbers (or other plain data) between processes: all read the data in one place, without
-/// a copy for each.
+/// Numbers (or other plain data) that processes share: all processes read the data in one place,
+/// without a copy for each.
 ///
 /// [`from_slice`](Shared::from_slice) copies the data once, into shared memory. After that, a
 /// `Shared` of any size crosses to other processes without a copy of its data: as an argument, as

@@ -1,5 +1,5 @@
-//! Sends the last words of a process that crashes: its panic, if it could not unwind, or that there
-//! was no memory.
+//! Sends the last words of a process that crashes: its panic, if the panic could not unwind, or the
+//! fact that there was no memory.
 
 use std::cell::Cell;
 use std::os::fd::AsRawFd;
@@ -52,9 +52,9 @@ fn settings() -> Option<&'static CrashSettings> {
 }
 
 /// Installs the signal handler that sends last words when a signal is about to end this process or
-/// a child of it. The handler sends them through `notifier`, which must stay open. They are the
-/// thread's prepared message, or the words `no_memory` if a system call of the thread had failed
-/// for lack of memory.
+/// one of its children. The handler sends them through `notifier`, which must stay open. They are
+/// the thread's prepared message, or the words `no_memory` if a system call of the thread had
+/// failed for lack of memory.
 pub(crate) fn send_last_words_at_crash(notifier: &Notifier, no_memory: Vec<u8>) {
     let no_memory = last_words(&no_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

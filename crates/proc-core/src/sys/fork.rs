@@ -16,7 +16,8 @@ use super::threads::never_had_threads;
 pub(crate) struct SingleThread(());
 
 impl SingleThread {
-    /// Counts the threads. The error holds their number, or `None` if the number cannot be known.
+    /// Proves, by counting, that this process has one thread. The error holds the number of
+    /// threads, or `None` if the number cannot be known.
     pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
         // The kernel still counts a joined thread until it has removed the thread. So wait a
         // little.

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use nix::libc;
 
-/// Constructor, as the loader calls it.
+/// Constructor: a function of an image that the loader calls before `main`.
 pub(crate) type Constructor =
     extern "C" fn(libc::c_int, *const *const libc::c_char, *const *const libc::c_char);
 
@@ -121,7 +121,7 @@ mod loaded {
     }
 }
 
-/// Lists what the loader has loaded, and what each object needs.
+/// Lists the objects that the loader has loaded, and the objects that each of them needs.
 #[cfg(target_os = "linux")]
 mod loaded {
     use super::Constructor;

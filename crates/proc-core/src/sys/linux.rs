@@ -147,7 +147,8 @@ pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
     }
 }
 
-/// Opens a descriptor that becomes readable when process `pid` ends; `None` if the kernel has none.
+/// Opens a descriptor that becomes readable when process `pid` ends; `None` if the kernel has no
+/// such descriptors.
 pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
     // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };

@@ -23,8 +23,8 @@ use super::reserve::has_address_space;
 /// thread (`sysmalloc` in its malloc.c).
 const MIN_REST_BYTES: usize = 2 << 20;
 
-/// Makes memory of `len` zero bytes. Every process that has it may write to it until it is
-/// [sealed](seal).
+/// Makes memory of `len` zero bytes. Every process that has the memory may write to it, until it is
+/// [sealed](seal) as read-only.
 ///
 /// # Errors
 ///
@@ -79,7 +79,7 @@ pub(crate) fn check_memory(len: usize) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// The memory becomes read-only, and a process still has it mapped for writing.
+/// `access` is [`Access::Read`], and a process still has the memory mapped for writing.
 pub(crate) fn seal(fd: &OwnedFd, access: Access) -> io::Result<()> {
     os::seal(fd, access)
 }

@@ -1,8 +1,9 @@
 //! Wraps the system calls that proc-core needs, each in a safe function with one meaning.
 //!
-//! `unsafe` code is allowed only here and in `memory/region.rs`. The module `os` contains what
-//! differs between systems: `linux.rs` is the tested one, and `other.rs` has the same functions,
-//! made from what POSIX offers. Nothing here knows of tasks, pools or messages.
+//! `unsafe` code is allowed only here and in `memory/region.rs`. The module `os` contains the
+//! functions that differ between systems. On Linux it is `linux.rs`. Elsewhere it is `other.rs`,
+//! which has the same functions, made from POSIX calls. Nothing here knows of tasks, pools or
+//! messages.
 
 #![allow(unsafe_code)]
 

@@ -17,7 +17,7 @@ use nix::sys::stat::Mode;
 use super::access::Access;
 
 /// Returns `None`: threads cannot be counted portably. So `init` never forks, and every fork server
-/// is spawned.
+/// is executed.
 pub(crate) fn thread_count() -> Option<usize> {
     None
 }

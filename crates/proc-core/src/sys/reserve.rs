@@ -19,8 +19,8 @@ use super::identity::PerProcess;
 /// Upper bound on ipc-channel's buffer for one message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
-/// Size of the reserve, in bytes: glibc maps a mebibyte when a heap cannot grow
-/// (`MMAP_AS_MORECORE_SIZE` in its malloc.c), and needs a margin.
+/// Size of the reserve, in bytes. When a heap cannot grow, glibc maps one mebibyte
+/// (`MMAP_AS_MORECORE_SIZE` in its malloc.c). The other mebibyte is a margin.
 const RESERVE_BYTES: usize = 2 << 20;
 
 /// Bytes that are left for small allocations of other threads.

@@ -1,5 +1,5 @@
-//! Reads what the kernel lets a thread do, as far as the kernel tells. On Linux, credentials belong
-//! to threads.
+//! Reads the rights of a thread: what the kernel lets the thread do, as far as the kernel tells. On
+//! Linux, credentials belong to threads.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,4 +1,5 @@
-//! Tells what the system has too little of, and what to do about it.
+//! Recognizes errors that mean a shortage of something in the system, and says what to do about
+//! them.
 
 use std::io;
 

@@ -5,7 +5,8 @@ use std::io;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 
-/// Returns the signals that a fork server blocks: it ends when its program ends, not by Ctrl-C.
+/// Returns the signals that a fork server blocks. A fork server ends when its program ends, not by
+/// Ctrl-C.
 pub(crate) fn fork_server_signals() -> SigSet {
     [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
         .into_iter()

@@ -20,8 +20,8 @@ pub(crate) struct Arguments {
 /// Makes `$function`, which takes [`Arguments`], a constructor of the program: it is called before
 /// `main`.
 ///
-/// Code that relies on the call must read the value of `$name`: a linker leaves out what nothing
-/// refers to.
+/// Code that relies on the call must read the value of `$name`: a linker leaves out statics that
+/// nothing refers to.
 macro_rules! before_main {
     ($name:ident: $function:path) => {
         #[used]
@@ -56,8 +56,8 @@ pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     }
 }
 
-/// Opens those of stdin, stdout and stderr that are closed. Otherwise another file would get the
-/// number of a closed stream, and output would be written into that file.
+/// Opens the standard streams (stdin, stdout, stderr) that are closed. Otherwise another file would
+/// get the number of a closed stream, and output would be written into that file.
 ///
 /// Rust's runtime does the same before `main`, but not before constructors, and not in a program of
 /// another language.

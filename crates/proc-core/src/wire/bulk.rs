@@ -1,5 +1,5 @@
-//! Encodes values whose memory is their encoding: plain numbers, vectors of them, strings and byte
-//! buffers. Each is copied as a whole.
+//! Encodes values whose bytes in memory are also their encoding: plain numbers, vectors of them,
+//! strings and byte buffers. Each is copied as a whole.
 //!
 //! serde walks a vector element by element. For a vector of megabytes, this costs more than the
 //! rest of the way to the other process. serde also encodes a number one byte at a time. Here the

@@ -101,8 +101,8 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> R
 }
 
 /// Decodes a value from the front of `bytes`, and returns it with the bytes that are left over.
-/// `bytes` may be anything: decoding takes no more time and memory than their length and the type
-/// account for.
+/// `bytes` may be anything: their length and the type bound the time and the memory that decoding
+/// takes.
 #[inline]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
     let mut source = Source {
@@ -203,8 +203,8 @@ impl Serializer for &mut Ser<'_> {
             self.0.serialize_newtype_variant(name, index, variant, &());
     }
 
-    /// Notes a 0: a channel end is written as a `usize`, its index among the channel ends of the
-    /// value.
+    /// Notes a 0, which may be a channel end: it is written as a `usize`, its index among the
+    /// channel ends of the value.
     #[inline]
     fn serialize_u64(self, v: u64) -> Result<()> {
         if v == 0 {

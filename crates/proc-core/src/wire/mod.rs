@@ -1,9 +1,9 @@
 //! Encodes values for other processes: as bytes, with their channel ends beside them.
 //!
-//! The layers, from below: `codec` turns a value into bytes; `bulk` does so for a value whose
-//! memory is its encoding; `sink` collects the bytes; a [`Payload`] is the bytes together with the
-//! channel ends and the shared memory that were part of the value. The messages of fork servers and
-//! workers are defined by the layers above. Starting processes is not done here.
+//! The layers, from below: `codec` turns a value into bytes; `bulk` does so for a value whose bytes
+//! in memory are also its encoding; `sink` collects the bytes; a [`Payload`] is the bytes together
+//! with the channel ends and the shared memory that were part of the value. The messages of fork
+//! servers and workers are defined by the layers above. This layer starts no processes.
 //!
 //! While a thread encodes, ipc-channel collects the channel ends that it meets in a list of the
 //! thread. The next `send` of that thread takes the whole list along. A receiver that does not take

@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use crate::memory::Lease;
 use crate::sys::{self, memory};
 
-/// Size from which on a piece is large, in bytes: copying it costs more than finding a place for
-/// it.
+/// Smallest size of a large piece, in bytes. Copying such a piece costs more than finding a place
+/// for it.
 pub(crate) const LARGE: usize = 64 << 10;
 
 /// Bytes that the vector gets in addition to those that were asked for.

@@ -1,8 +1,8 @@
 //! Gives a new process its environment, working directory and processors: those of its parent, with
 //! the overrides that the user has set.
 //!
-//! A new process begins with those of its fork server, which is older than the process. So it is
-//! told what to change.
+//! A new process begins with those of its fork server, which is older than the process. So the new
+//! process is told which changes to make.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -95,7 +95,7 @@ impl Snapshot {
         })
     }
 
-    /// Returns what a process with this snapshot must change to have the current environment of the
+    /// Returns the changes that give a process with this snapshot the current environment of the
     /// caller, with `overrides`.
     ///
     /// # Errors

@@ -92,9 +92,9 @@ shared_struct! {
 
 shared_struct! {
     /// A worker's announcement of sleep: 1 while the worker sleeps, or looks for work a last time
-    /// before that. The parent takes the 1 and sends the worker a message, or the worker takes it
-    /// back. Sleepers share cache lines, because they change only when a worker falls asleep or is
-    /// woken.
+    /// before it sleeps. The parent takes the 1 and sends the worker a message, or the worker takes
+    /// it back. Sleepers share cache lines, because they change only when a worker falls asleep or
+    /// is woken.
     pub(crate) struct Sleeper(AtomicU32);
 }
 
@@ -128,7 +128,7 @@ impl Board {
         (region.len() >= layout.size()).then_some(Board { layout, region, published })
     }
 
-    /// Returns what a worker must be sent to map the board.
+    /// Returns a descriptor by which a worker maps the board.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl Board {
             .expect("the board holds its layout")
     }
 
-    /// The place in the ring of the publication with a number.
+    /// The ring entry of the publication with the number `position`.
     fn entry(&self, position: u64) -> &AtomicU64 {
         let ring: &[AtomicU64] = self
             .region

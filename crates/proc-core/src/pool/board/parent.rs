@@ -10,8 +10,8 @@ use crate::pool::board::words::{Entry, Extent};
 impl Board {
     /// Publishes `chunk` under `ticket`, which must be free. Returns false if the ring is full.
     ///
-    /// If the place in the ring shows a claim of another ticket, which is overwritten, calls
-    /// `note_claim` with that ticket and the slot of its claimer.
+    /// If this overwrites the claim of another ticket in the ring, calls `note_claim` with that
+    /// ticket and the slot of its claimer.
     pub(crate) fn publish(
         &self,
         ticket: TicketId,
@@ -75,7 +75,7 @@ impl Board {
     /// Takes all finished tickets, oldest first.
     ///
     /// Workers can write to the list, so a ticket that it names may not be finished, or not be in
-    /// use. It is in range.
+    /// use. The number of the ticket is always in range.
     pub(crate) fn take_finished(&self) -> Vec<TicketId> {
         let mut finished = Vec::new();
         if self.header().finished.0.load(Ordering::Relaxed) == 0 {
@@ -236,7 +236,8 @@ impl Board {
     }
 
     /// Asks workers for a message about the next finished ticket or starving worker. Returns false
-    /// if there is one already, about which no message may come.
+    /// if a ticket is finished or a worker is starving already: perhaps no message comes about
+    /// that.
     pub(crate) fn request_message(&self) -> bool {
         self.header().message_wanted.0.store(1, Ordering::Relaxed);
         // Pairs with the fence in `take_message_request`.

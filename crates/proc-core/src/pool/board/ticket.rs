@@ -1,4 +1,4 @@
-//! A ticket: what the parent says of a chunk, and how far the claimer has come with it.
+//! A ticket: the parent's description of a chunk, and the claimer's progress with it.
 
 use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -34,7 +34,7 @@ shared_struct! {
     }
 }
 
-/// What the parent tells a worker about a chunk.
+/// The parent's description of a chunk, for the worker that claims it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) name: Name,

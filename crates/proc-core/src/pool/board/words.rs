@@ -6,7 +6,7 @@ pub(crate) type SlotId = u32;
 /// A ticket's number.
 pub(crate) type TicketId = u32;
 
-/// The number of slots that the slot field of an entry can name.
+/// The most slots of a board: the slot field of an entry can name no more.
 pub(crate) const MAX_WORKERS: u32 = 1 << 12;
 
 /// An entry of the ring, unpacked.

@@ -15,8 +15,8 @@ use crate::executor::CallOptions;
 /// short for a person who waits.
 const CHUNK_NANOS: f64 = 2e6;
 
-/// If so many bytes of results have arrived, a thread that waits for more tasks is woken early. It
-/// decodes them while workers go on.
+/// If this many bytes of results have arrived, a thread that waits for more tasks is woken early,
+/// to decode the results while workers go on.
 const EARLY_WAKE_BYTES: usize = 256 << 10;
 
 /// The inbox of one call.
@@ -27,7 +27,8 @@ pub(crate) struct Inbox {
     arrived: Condvar,
     /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
     cost: AtomicU64,
-    /// How many bytes a task's result has; 0 until one is known. Rather too high than too low.
+    /// How many bytes a task's result has; 0 until one is known. The estimate is rather too high
+    /// than too low.
     size: AtomicUsize,
 }
 
@@ -36,7 +37,8 @@ struct InboxState {
     deliveries: VecDeque<Delivery>,
     /// The error that the inbox was closed with.
     closed: Option<Error>,
-    /// Whether results are dropped too: some may be on their way when a call is cancelled.
+    /// Whether all further deliveries are dropped: results may be on their way when a call is
+    /// cancelled.
     discarded: bool,
     /// The waker of the future that waits.
     waker: Option<Waker>,

@@ -67,7 +67,7 @@ pub(crate) struct TaskQueue {
     pub(crate) left: usize,
     /// How many times these tasks were tried before.
     pub(crate) attempts: u32,
-    /// At least so many tasks of this call follow in later queues.
+    /// How many tasks of this call follow in later queues, at least.
     pub(crate) more: usize,
     pub(crate) chunksize: Option<usize>,
     /// The encoded arguments, one record after another.
@@ -364,9 +364,9 @@ impl TaskQueue {
         (count, all.len() - rest.len(), handles, large_arg)
     }
 
-    /// The number of tasks of the next chunk: tasks of about two milliseconds, and never more than
-    /// a fair share of the tasks left. With an explicit chunksize, a multiple of it; workers still
-    /// take one chunksize at a time.
+    /// The number of tasks of the next chunk: as many as take about two milliseconds together, but
+    /// never more than a fair share of the tasks left. With an explicit chunksize, the number is a
+    /// multiple of the chunksize; workers still take one chunksize at a time.
     ///
     /// Chunks that become smaller with the number of tasks left are guided self-scheduling
     /// (Polychronopoulos and Kuck, 1987).

@@ -1,5 +1,5 @@
-//! Attempts: a task can ask which attempt at which task it is. So it can make sure that its effects
-//! happen only once.
+//! Attempts: a task can ask which task it is, and how often this task was handed out before. So it
+//! can make sure that its effects happen only once.
 //!
 //! The agent writes the attempt before each argument. The function that is called on another
 //! machine is a wrapper: it takes the attempt off the argument, and keeps it while the user's

@@ -73,8 +73,8 @@ impl Function {
 ///
 /// # Errors
 ///
-/// The errors of serde, and an argument that holds channel ends or shared memory. Nothing is
-/// appended then.
+/// The argument cannot be encoded, or it holds channel ends or shared memory. Nothing is appended
+/// in either case.
 pub fn encode<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
     let mut sink = Sink::from(std::mem::take(out));
     let encoded = records::append(&mut sink, |out| match wire::encode_into(argument, out)? {

@@ -17,8 +17,8 @@ use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
 use crate::pool::worker::LeaveReason;
 
-/// How many workers in a row may die before they are ready, until their slot is given up. For pools
-/// with an initializer or a state, which may be to blame.
+/// How many workers in a row may die before they are ready, until their slot is given up. This
+/// holds for pools with an initializer or a state: one of these may be to blame.
 const INITIALIZER_ATTEMPTS: u32 = 3;
 
 /// The same, for pools without an initializer or a state.

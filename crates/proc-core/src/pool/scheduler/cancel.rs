@@ -11,9 +11,9 @@ use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
-/// A worker that claims or begins no task for so long is stopped by a signal. On a busy machine a
-/// worker may wait for a processor for some hundred milliseconds: its task has not begun then, so
-/// the task's timeout does not count, however short it is.
+/// A worker that claims or begins no task for this long is taken to be stopped by a signal. On a
+/// busy machine a worker may wait for a processor for some hundred milliseconds: its task has not
+/// begun then, so the task's timeout does not count, however short it is.
 const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 
 /// How often the timeout watcher checks the timeouts of running tasks.
@@ -175,7 +175,7 @@ impl Scheduler {
     }
 
     /// Fails tasks that no worker claims within their timeout although workers are free. Kills the
-    /// free workers, which may be stopped.
+    /// free workers: a signal may have stopped them.
     fn fail_overdue_unclaimed(&self, state: &mut State) {
         let busy: Vec<SlotId> =
             self.claimed_tickets(state).into_iter().map(|(_, slot_id)| slot_id).collect();
@@ -236,8 +236,8 @@ impl Scheduler {
 }
 
 impl InFlight {
-    /// Whether no task of the ticket has begun for `timeout`, and for [`MIN_STOPPED_TIME`] at least.
-    /// The time counts from the first call with this number of tasks `done`.
+    /// Whether no task of the ticket has begun for `timeout`, and for at least
+    /// [`MIN_STOPPED_TIME`]. The time counts from the first call with this number of tasks `done`.
     fn is_stuck_for(&mut self, done: u32, timeout: Duration) -> bool {
         match self.stuck {
             Some((then, since)) if then == done => since.elapsed() >= timeout.max(MIN_STOPPED_TIME),

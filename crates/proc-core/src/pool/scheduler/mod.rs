@@ -1,4 +1,4 @@
-//! The scheduler, the engine of a pool in the parent: it publishes work, collects results and
+//! The scheduler, the part of a pool that works in the parent: it publishes work, collects results and
 //! replaces dead workers.
 //!
 //! Each slot has a *supervisor*: a thread that reads its worker's reports and sleeps most of the

@@ -24,7 +24,7 @@ const MAX_GUESSED_BYTES: usize = 1 << 30;
 
 /// If more than half of this memory is in use, large results are copied out of shared memory at
 /// once, which costs a second copy, instead of being lent. In a pool with a memory limit, the limit
-/// stands for this number.
+/// takes the place of this number.
 const MAX_LENT_BYTES: usize = 512 << 20;
 
 /// How many encoded bytes a call has ready before it stops encoding: this many, or
@@ -234,8 +234,8 @@ impl Scheduler {
         }
         let workers = self.processes();
         let queue = state.queues.front()?;
-        // Chunks are cut only just ahead of the workers while their size or their room depends on
-        // measurements, so that later chunks can use what was measured.
+        // While the size or the room of chunks depends on measurements, chunks are cut only just
+        // ahead of the workers. So later chunks can use newer measurements.
         let is_settled = queue.is_one_chunk() && queue.inbox.result_size().is_some();
         let max_in_flight = if is_settled { usize::MAX } else { 2 * workers + 2 };
         if state.in_flight.len() >= max_in_flight {

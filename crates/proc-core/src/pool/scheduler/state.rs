@@ -61,7 +61,7 @@ pub(crate) struct Recipes {
     pub(crate) state: Option<Initializer>,
 }
 
-/// The engine of a pool. The pool's handle, the supervisors and all threads that wait for results
+/// The part of a pool that works in the parent. The pool's handle, the supervisors and all threads that wait for results
 /// share it.
 pub(crate) struct Scheduler {
     pub(super) config: PoolConfig,
@@ -112,7 +112,8 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     /// How many slots wait for a worker (see [`SlotState::waits_for_worker`]).
     pub(super) waiting_slots: usize,
-    /// When workers died that the pool had not killed. Goes back as far as [`Intensity::period`].
+    /// The times at which workers died that the pool had not killed, as far back as
+    /// [`Intensity::period`].
     pub(super) deaths: VecDeque<Instant>,
     /// How many supervisors have not ended.
     pub(super) supervisors: usize,

@@ -470,7 +470,7 @@ impl Scheduler {
 }
 
 /// A guard of a supervisor thread. When the thread ends, even by a panic, the guard notifies the
-/// threads that wait for that.
+/// threads that wait for its end.
 struct Supervisor(Arc<Scheduler>);
 
 impl Drop for Supervisor {

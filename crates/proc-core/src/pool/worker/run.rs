@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
     /// its limit of tasks.
     ///
     /// `task` decodes the argument and calls the function. It sets the stage before each of its
-    /// steps, which tells where a panic came from.
+    /// steps. The stage tells where a panic came from.
     #[inline]
     pub(crate) fn each<R: Message>(
         &mut self,

@@ -1,6 +1,6 @@
-//! The model check of a whole pool: workers as in `worker.rs`, and a parent as in `pool/scheduler`,
-//! both reduced to what they do with the board. A worker is killed before each of its operations in
-//! turn.
+//! The model check of a whole pool: workers as in `pool/worker`, and a parent as in
+//! `pool/scheduler`, both reduced to their operations on the board. A worker is killed before each
+//! of its operations in turn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ enum Start {
     WhenAllSleep,
 }
 
-/// What the parent hears of a worker.
+/// A report to the parent about a worker.
 enum Report {
     /// The worker falls asleep. Only sent if the model begins when all workers sleep.
     Asleep,
@@ -202,7 +202,7 @@ impl Parent {
             Report::Exited(slot_id) => {
                 self.deaths += 1;
                 self.bury(slot_id);
-                // The model is small if the other worker does the rest alone.
+                // If there is another worker, it does the rest alone. That keeps the model small.
                 if self.slots.len() == 1 {
                     self.start_worker(slot_id, usize::MAX);
                 }
