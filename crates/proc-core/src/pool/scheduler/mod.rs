@@ -1,5 +1,5 @@
-//! The scheduler, the part of a pool that works in the parent: it publishes work, collects results and
-//! replaces dead workers.
+//! The scheduler, the part of a pool that works in the parent: it publishes work, collects results
+//! and replaces dead workers.
 //!
 //! Each slot has a *supervisor*: a thread that reads its worker's reports and sleeps most of the
 //! time. The supervisor collects results when the worker asks for that. When the worker has exited,

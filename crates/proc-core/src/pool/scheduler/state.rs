@@ -61,8 +61,8 @@ pub(crate) struct Recipes {
     pub(crate) state: Option<Initializer>,
 }
 
-/// The part of a pool that works in the parent. The pool's handle, the supervisors and all threads that wait for results
-/// share it.
+/// The part of a pool that works in the parent. The pool's handle, the supervisors and all threads
+/// that wait for results share it.
 pub(crate) struct Scheduler {
     pub(super) config: PoolConfig,
     pub(super) recipes: Mutex<Recipes>,
