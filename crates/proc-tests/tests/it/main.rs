@@ -150,8 +150,10 @@ fn main() -> ExitCode {
     // `StartMethod::Spawn` sees no arguments, so it would end up here too.
     proc_core::init();
     let mut arguments = libtest_mimic::Arguments::from_args();
-    // As libtest does.
-    let threads = std::env::var("RUST_TEST_THREADS").ok().and_then(|number| number.parse().ok());
-    arguments.test_threads = arguments.test_threads.or(threads);
+    // libtest takes the variable too. Twice the number of processors, since the tests wait for other
+    // processes most of the time.
+    let asked = std::env::var("RUST_TEST_THREADS").ok().and_then(|number| number.parse().ok());
+    let usual = std::thread::available_parallelism().map_or(2, |number| 2 * number.get());
+    arguments.test_threads = arguments.test_threads.or(asked).or(Some(usual));
     libtest_mimic::run(&arguments, tests()).exit_code()
 }
