@@ -144,11 +144,6 @@ impl Job for ClusterJob {
         cancelled
     }
 
-    /// Always false: the caller does not know whether a worker has claimed a task.
-    fn withdraw(&self) -> bool {
-        false
-    }
-
     fn abandon(&mut self) {
         self.send(Note::Close(remote::cancelled_error()));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use proc_core::{Error, ErrorKind, Task, remote};
+use proc_core::{Error, ErrorKind, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
@@ -214,8 +214,8 @@ async fn run_in_pool(
         timeout: work.timeout,
         retries: work.retries,
     };
-    let mut task: Task<Vec<u8>> = match remote::submit(&shared.pool, chunk) {
-        Ok(task) => task,
+    let mut submitted = match remote::submit(&shared.pool, chunk) {
+        Ok(submitted) => submitted,
         Err(error) if error.kind() == ErrorKind::Invalid => {
             return Err(End::Reply(Outcome::Failed(remote::error_to_bytes(&error))));
         }
@@ -224,13 +224,13 @@ async fn run_in_pool(
     let mut limit = std::pin::pin!(tokio::time::sleep(MAX_WAIT_AHEAD));
     loop {
         tokio::select! {
-            fates = &mut task => return fates.map_err(End::PoolEnded),
+            fates = &mut submitted.task => return fates.map_err(End::PoolEnded),
             why = &mut *cancelled => {
-                task.cancel();
+                submitted.task.cancel();
                 return Err(end_of_cancelled(why));
             }
             () = &mut limit, if wait == WorkerWait::Limited => {
-                if remote::withdraw(&task) {
+                if submitted.withdraw() {
                     return Err(End::Reply(Outcome::Busy));
                 }
                 wait = WorkerWait::Unlimited; // a worker has begun the chunk

@@ -1,9 +1,23 @@
 //! A function that takes an `Executor` runs on a pool and on a fleet.
 
+use proc_cluster::ErrorKind::Encode;
 use proc_cluster::{Cluster, Error, Executor, Progress};
 use proc_core::Pool;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::support::Server;
+
+/// An argument that cannot be encoded.
+#[derive(Deserialize)]
+struct Odd;
+
+impl Serialize for Odd {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it is odd"))
+    }
+}
+
+fn take(_: Odd) {}
 
 /// What each call gives, in words.
 fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
@@ -24,6 +38,13 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
     let mut told: Vec<Progress> = Vec::new();
     on.options().chunksize(3).progress(|progress| told.push(progress)).map(square, 0..20)?;
     seen.push(format!("{:?}", told.last().map(|progress| (progress.done, progress.all))));
+    // The last argument cannot be encoded: it is done as well.
+    told.clear();
+    let fates = on.options().progress(|progress| told.push(progress)).try_map(take, [Odd, Odd]);
+    let encodes = |fate: &Result<(), Error>| fate.as_ref().is_err_and(|e| e.kind() == Encode);
+    let last = told.last().map(|progress| (progress.done, progress.all));
+    seen.push(format!("{} {last:?}", fates.iter().all(encodes)));
+    seen.push(format!("{:?}", on.map_async(square, [])?.get()?));
     let error = on.apply(quotient, (1, 0)).expect_err("nothing is divided by nothing");
     seen.push(format!("{:?} {}", error.kind(), error.panic_message().unwrap_or_default()));
     let error = on.options().chunksize(0).map(square, [1]).expect_err("no chunk is empty");
@@ -31,7 +52,7 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
     Ok(seen)
 }
 
-const RIGHT: [&str; 10] = [
+const RIGHT: [&str; 12] = [
     "[9, 16, 25]",
     "[Some(3), None]",
     "116795",
@@ -40,6 +61,8 @@ const RIGHT: [&str; 10] = [
     "81",
     "[1, 4]",
     "Some((20, 20))",
+    "true Some((2, 2))",
+    "[]",
     "Panic attempt to divide by zero",
     "a chunk holds at least one task: chunksize 0 makes none",
 ];
@@ -48,6 +71,12 @@ const RIGHT: [&str; 10] = [
 fn a_pool_is_an_executor() {
     let pool = Pool::builder().processes(2).build().expect("there is room");
     assert_eq!(all_calls(&pool).expect("nothing else fails"), RIGHT);
+    pool.close();
+    let nothing: [i64; 0] = [];
+    assert_eq!(pool.map(|x: i64| x, nothing).expect("there is nothing to do"), nothing);
+    let task = pool.map_async(|x: i64| x, nothing).expect("there is nothing to do");
+    assert_eq!(task.get().expect("there is nothing to do"), nothing);
+    assert!(pool.map_async(|x: i64| x, [1]).is_err_and(|error| error.is_closed()));
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What a fleet guarantees beside results: calls share it fairly, what lies at the server is bounded,
-//! nothing is left behind, and damaged messages harm nobody.
+//! What a fleet guarantees beside results: calls share it fairly, what lies at the server is
+//! bounded, nothing is left behind, and damaged messages harm nobody.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};

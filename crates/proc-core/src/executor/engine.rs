@@ -114,10 +114,6 @@ pub trait Job: Send {
     /// Cancels all tasks. Returns false if they were done, or cancelled before.
     fn cancel(&self) -> bool;
 
-    /// Cancels all tasks if no worker has claimed any of them. Returns whether it did.
-    #[cfg(feature = "remote")]
-    fn withdraw(&self) -> bool;
-
     /// Drops the tasks that are not done, because nothing waits for them any more.
     fn abandon(&mut self);
 }

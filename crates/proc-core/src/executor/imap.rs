@@ -36,13 +36,7 @@ pub struct ImapUnordered<'a, E: Engine, R, I> {
     engine: PhantomData<&'a ()>,
 }
 
-impl<E, A, R, I> ImapUnordered<'_, E, R, I>
-where
-    E: Engine,
-    A: Message,
-    R: Message,
-    I: Iterator<Item = A>,
-{
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, I> {
     pub(super) fn new(job: Result<E::Job, Error>, inputs: I, chunksize: Option<usize>) -> Self {
         let (job, error) = match job {
             Ok(job) => (Some(job), None),
@@ -160,13 +154,7 @@ where
     }
 }
 
-impl<E, A, R, I> Iterator for ImapUnordered<'_, E, R, I>
-where
-    E: Engine,
-    A: Message,
-    R: Message,
-    I: Iterator<Item = A>,
-{
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for ImapUnordered<'_, E, R, I> {
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Result<R, Error>> {
@@ -178,12 +166,8 @@ where
     }
 }
 
-impl<E, A, R, I> FusedIterator for ImapUnordered<'_, E, R, I>
-where
-    E: Engine,
-    A: Message,
-    R: Message,
-    I: Iterator<Item = A>,
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> FusedIterator
+    for ImapUnordered<'_, E, R, I>
 {
 }
 
@@ -207,18 +191,12 @@ pub struct Imap<'a, E: Engine, R, I> {
 }
 
 impl<'a, E: Engine, R, I> Imap<'a, E, R, I> {
-    pub(crate) fn new(arriving: ImapUnordered<'a, E, R, I>) -> Self {
+    pub(super) fn new(arriving: ImapUnordered<'a, E, R, I>) -> Self {
         Imap { arriving, early: BTreeMap::new(), turn: 0 }
     }
 }
 
-impl<E, A, R, I> Iterator for Imap<'_, E, R, I>
-where
-    E: Engine,
-    A: Message,
-    R: Message,
-    I: Iterator<Item = A>,
-{
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for Imap<'_, E, R, I> {
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Result<R, Error>> {
@@ -253,14 +231,7 @@ where
     }
 }
 
-impl<E, A, R, I> FusedIterator for Imap<'_, E, R, I>
-where
-    E: Engine,
-    A: Message,
-    R: Message,
-    I: Iterator<Item = A>,
-{
-}
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> FusedIterator for Imap<'_, E, R, I> {}
 
 impl<E: Engine, R, I> std::fmt::Debug for ImapUnordered<'_, E, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

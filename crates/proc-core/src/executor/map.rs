@@ -131,6 +131,9 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
             self.outcomes.push(Some(Err(error.with_origin(origin))));
         }
         self.promised = first + batch.len() - self.outcomes.len() + more;
+        if self.outcomes.len() > first + sent {
+            self.show_progress();
+        }
         *bytes += self.job.pushed_bytes();
         self.job.submit(self.promised)?;
         while let Some(arrived) = self.job.poll() {
@@ -168,6 +171,10 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
                 };
             }
         });
+        self.show_progress();
+    }
+
+    fn show_progress(&mut self) {
         if let Some(show) = &mut self.progress {
             let taken = self.outcomes.len();
             show(Progress { done: taken - self.open, all: taken + self.promised });

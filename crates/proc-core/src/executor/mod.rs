@@ -15,6 +15,7 @@ pub(crate) use engine::{Arrived, CallOptions, Engine, Job};
 pub use imap::{Imap, ImapUnordered};
 pub use map::Progress;
 pub use options::Options;
+pub(crate) use options::calls_with_options;
 pub use task::Task;
 
 /// Declares the seven calls, with `$vis` before each. Used in the trait [`Executor`], and for each

@@ -16,7 +16,8 @@ use crate::wire::Message;
 /// # fn main() -> Result<(), proc_core::Error> {
 /// # proc_core::init();
 /// let pool = proc_core::Pool::builder().processes(2).build()?;
-/// let lengths = pool.options().chunksize(2).map(|s: String| s.len(), ["a", "bc"].map(String::from))?;
+/// let words = ["a", "bc"].map(String::from);
+/// let lengths = pool.options().chunksize(2).map(|word: String| word.len(), words)?;
 /// assert_eq!(lengths, [1, 2]);
 /// # Ok(())
 /// # }
@@ -91,103 +92,128 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     }
 }
 
+/// Declares the seven calls of a type that has options. Their functions may borrow a `$state`
+/// before the argument. `$name` names such a function, and `$options` are the type's [`Options`].
+macro_rules! calls_with_options {
+    ($a:lifetime $engine:ty, fn($($state:ty)?), $name:path, |$self:ident| $options:expr) => {
+        /// See [`Executor::map`](crate::Executor::map).
+        ///
+        /// # Errors
+        ///
+        /// As for [`Executor::map`](crate::Executor::map); or the chunksize is zero.
+        pub fn map<F, A, R, I>($self, function: F, inputs: I) -> Result<Vec<R>, $crate::Error>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            $options.map_named($name(function), inputs)
+        }
+
+        /// See [`Executor::try_map`](crate::Executor::try_map). If the chunksize is zero, each
+        /// input gets that error.
+        pub fn try_map<F, A, R, I>(
+            $self,
+            function: F,
+            inputs: I,
+        ) -> Vec<Result<R, $crate::Error>>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            $options.try_map_named($name(function), inputs)
+        }
+
+        /// See [`Executor::imap`](crate::Executor::imap).
+        pub fn imap<F, A, R, I>(
+            $self,
+            function: F,
+            inputs: I,
+        ) -> $crate::Imap<$a, $engine, R, I::IntoIter>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            $options.imap_named($name(function), inputs)
+        }
+
+        /// See [`Executor::imap_unordered`](crate::Executor::imap_unordered).
+        pub fn imap_unordered<F, A, R, I>(
+            $self,
+            function: F,
+            inputs: I,
+        ) -> $crate::ImapUnordered<$a, $engine, R, I::IntoIter>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+            I: IntoIterator<Item = A>,
+        {
+            $options.imap_unordered_named($name(function), inputs)
+        }
+
+        /// See [`Executor::apply`](crate::Executor::apply).
+        ///
+        /// # Errors
+        ///
+        /// As for [`Executor::apply`](crate::Executor::apply).
+        pub fn apply<F, A, R>($self, function: F, argument: A) -> Result<R, $crate::Error>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+        {
+            $self.apply_async(function, argument)?.get()
+        }
+
+        /// See [`Executor::apply_async`](crate::Executor::apply_async).
+        ///
+        /// # Errors
+        ///
+        /// As for [`Executor::apply_async`](crate::Executor::apply_async).
+        pub fn apply_async<F, A, R>(
+            $self,
+            function: F,
+            argument: A,
+        ) -> Result<$crate::Task<R>, $crate::Error>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+        {
+            $options.apply_async_named($name(function), argument)
+        }
+
+        /// See [`Executor::map_async`](crate::Executor::map_async).
+        ///
+        /// # Errors
+        ///
+        /// As for [`Executor::map_async`](crate::Executor::map_async).
+        pub fn map_async<F, A, R, I>(
+            $self,
+            function: F,
+            inputs: I,
+        ) -> Result<$crate::Task<Vec<R>>, $crate::Error>
+        where
+            F: Fn($($state,)? A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message + Send,
+            I: IntoIterator<Item = A>,
+        {
+            $options.map_async_named($name(function), inputs)
+        }
+    };
+}
+pub(crate) use calls_with_options;
+
 /// The calls. Their names are those of the [`Executor`](crate::Executor).
 impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
-    /// See [`Executor::map`](crate::Executor::map).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Executor::map`](crate::Executor::map); or the chunksize is zero.
-    pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.map_named(E::function(function), inputs)
-    }
-
-    /// See [`Executor::try_map`](crate::Executor::try_map). If the chunksize is zero, each input
-    /// gets that error.
-    pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.try_map_named(E::function(function), inputs)
-    }
-
-    /// See [`Executor::imap`](crate::Executor::imap).
-    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, E, R, I::IntoIter>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        Imap::new(self.imap_unordered(function, inputs))
-    }
-
-    /// See [`Executor::imap_unordered`](crate::Executor::imap_unordered).
-    pub fn imap_unordered<F, A, R, I>(
-        self,
-        function: F,
-        inputs: I,
-    ) -> ImapUnordered<'a, E, R, I::IntoIter>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.imap_unordered_named(E::function(function), inputs)
-    }
-
-    /// See [`Executor::apply`](crate::Executor::apply).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Executor::apply`](crate::Executor::apply).
-    pub fn apply<F, A, R>(self, function: F, argument: A) -> Result<R, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.apply_async(function, argument)?.get()
-    }
-
-    /// See [`Executor::apply_async`](crate::Executor::apply_async).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Executor::apply_async`](crate::Executor::apply_async).
-    pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.apply_async_named(E::function(function), argument)
-    }
-
-    /// See [`Executor::map_async`](crate::Executor::map_async).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Executor::map_async`](crate::Executor::map_async).
-    pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
-    where
-        F: Fn(A) -> R + Copy + 'static,
-        A: Message,
-        R: Message + Send,
-        I: IntoIterator<Item = A>,
-    {
-        self.map_async_named(E::function(function), inputs)
-    }
+    calls_with_options! { 'a E, fn(), E::function, |self| self }
 }
 
 /// The bodies of the calls. They take the name of a function, with or without a state.
@@ -216,6 +242,14 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
             outcome.unwrap_or_else(|| Err(lost.clone().with_origin(Origin::of_task(task))))
         };
         outcomes.into_iter().enumerate().map(or_lost).collect()
+    }
+
+    pub(crate) fn imap_named<A: Message, R: Message, I: IntoIterator<Item = A>>(
+        self,
+        function: Result<E::Function, Error>,
+        inputs: I,
+    ) -> Imap<'a, E, R, I::IntoIter> {
+        Imap::new(self.imap_unordered_named(function, inputs))
     }
 
     pub(crate) fn imap_unordered_named<A: Message, R: Message, I: IntoIterator<Item = A>>(
@@ -256,13 +290,13 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
                 .map_err(|error| error.with_origin(Origin::of_task(task)))?;
         }
         let mut open = job.pushed();
-        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
-        results.resize_with(open, || None);
-        job.submit(0)?;
-        job.end();
         if open == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }
+        job.submit(0)?;
+        job.end();
+        let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
+        results.resize_with(open, || None);
         Ok(Task::new(job, move |arrived| {
             open -= arrived.count();
             arrived.open(|task, result| results[task] = Some(result));

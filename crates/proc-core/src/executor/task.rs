@@ -47,8 +47,6 @@ trait Pending<T> {
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>>;
     fn poll(&mut self, waker: &Waker) -> Option<Result<T, Error>>;
     fn cancel(&self) -> bool;
-    #[cfg(feature = "remote")]
-    fn withdraw(&self) -> bool;
 }
 
 /// A call, and the function that makes one result of all results that arrive.
@@ -93,11 +91,6 @@ where
     fn cancel(&self) -> bool {
         self.job.cancel()
     }
-
-    #[cfg(feature = "remote")]
-    fn withdraw(&self) -> bool {
-        self.job.withdraw()
-    }
 }
 
 /// The call of a task whose result is known from the beginning.
@@ -113,11 +106,6 @@ impl<T> Pending<T> for NoCall {
     }
 
     fn cancel(&self) -> bool {
-        false
-    }
-
-    #[cfg(feature = "remote")]
-    fn withdraw(&self) -> bool {
         false
     }
 }
@@ -185,12 +173,6 @@ impl<T> Task<T> {
     /// error which says that the task was cancelled.
     pub fn cancel(&self) -> bool {
         !self.has_ended() && self.call.cancel()
-    }
-
-    /// Cancels the task if no worker has claimed any of it. Returns whether it did.
-    #[cfg(feature = "remote")]
-    pub(crate) fn withdraw(&self) -> bool {
-        !self.has_ended() && self.call.withdraw()
     }
 
     /// Calls `callback` with the result when the result has arrived. One thread runs all callbacks.

@@ -69,6 +69,12 @@ impl PoolJob {
         PoolJob { scheduler: Arc::clone(scheduler), inbox, queue, skipped: 0 }
     }
 
+    /// Returns the inbox, by which the scheduler knows the call.
+    #[cfg(feature = "remote")]
+    pub(super) fn inbox(&self) -> Arc<Inbox> {
+        Arc::clone(&self.inbox)
+    }
+
     /// Pushes one task whose argument is encoded already.
     #[cfg(feature = "remote")]
     pub(super) fn push_encoded(&mut self, argument: &[u8]) {
@@ -143,11 +149,6 @@ impl Job for PoolJob {
 
     fn cancel(&self) -> bool {
         self.scheduler.cancel(&self.inbox)
-    }
-
-    #[cfg(feature = "remote")]
-    fn withdraw(&self) -> bool {
-        self.scheduler.cancel_unclaimed(&self.inbox)
     }
 
     fn abandon(&mut self) {

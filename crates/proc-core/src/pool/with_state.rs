@@ -3,7 +3,7 @@
 use super::engine::PoolFunction;
 use super::{Pool, worker};
 use crate::error::Error;
-use crate::executor::{Imap, ImapUnordered, Options, Progress, Task};
+use crate::executor::{Options, Progress, calls_with_options};
 use crate::wire::Message;
 
 /// The calls of a pool, for functions that borrow the worker's state; returned by
@@ -65,101 +65,7 @@ impl<'a, S, P> Options<'a, Pool<S>, P> {
 }
 
 impl<'a, S: 'static, P: FnMut(Progress)> WithState<'a, S, P> {
-    /// See [`Pool::map`](crate::Pool::map).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Pool::map`](crate::Pool::map); or the chunksize is zero.
-    pub fn map<F, A, R, I>(self, function: F, inputs: I) -> Result<Vec<R>, Error>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options.map_named(function_of(function), inputs)
-    }
-
-    /// See [`Pool::try_map`](crate::Pool::try_map). If the chunksize is zero, each input gets that
-    /// error.
-    pub fn try_map<F, A, R, I>(self, function: F, inputs: I) -> Vec<Result<R, Error>>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options.try_map_named(function_of(function), inputs)
-    }
-
-    /// See [`Pool::imap`](crate::Pool::imap).
-    pub fn imap<F, A, R, I>(self, function: F, inputs: I) -> Imap<'a, Pool<S>, R, I::IntoIter>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        Imap::new(self.imap_unordered(function, inputs))
-    }
-
-    /// See [`Pool::imap_unordered`](crate::Pool::imap_unordered).
-    pub fn imap_unordered<F, A, R, I>(
-        self,
-        function: F,
-        inputs: I,
-    ) -> ImapUnordered<'a, Pool<S>, R, I::IntoIter>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-        I: IntoIterator<Item = A>,
-    {
-        self.options.imap_unordered_named(function_of(function), inputs)
-    }
-
-    /// See [`Pool::apply`](crate::Pool::apply).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Pool::apply`](crate::Pool::apply).
-    pub fn apply<F, A, R>(self, function: F, argument: A) -> Result<R, Error>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.apply_async(function, argument)?.get()
-    }
-
-    /// See [`Pool::apply_async`](crate::Pool::apply_async).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Pool::apply_async`](crate::Pool::apply_async).
-    pub fn apply_async<F, A, R>(self, function: F, argument: A) -> Result<Task<R>, Error>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message,
-    {
-        self.options.apply_async_named(function_of(function), argument)
-    }
-
-    /// See [`Pool::map_async`](crate::Pool::map_async).
-    ///
-    /// # Errors
-    ///
-    /// As for [`Pool::map_async`](crate::Pool::map_async).
-    pub fn map_async<F, A, R, I>(self, function: F, inputs: I) -> Result<Task<Vec<R>>, Error>
-    where
-        F: Fn(&mut S, A) -> R + Copy + 'static,
-        A: Message,
-        R: Message + Send,
-        I: IntoIterator<Item = A>,
-    {
-        self.options.map_async_named(function_of(function), inputs)
-    }
+    calls_with_options! { 'a Pool<S>, fn(&mut S), function_of, |self| self.options }
 }
 
 impl<S, P: Clone> Clone for WithState<'_, S, P> {

@@ -10,6 +10,7 @@
 mod attempt;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use attempt::Argument;
@@ -19,11 +20,12 @@ use serde_bytes::Bytes;
 
 use super::Pool;
 use super::engine::{PoolArrived, PoolJob};
+use super::scheduler::Scheduler;
 use crate::call::{Name, refuse_captures};
 use crate::error::{Error, Origin};
-pub use crate::executor::Task;
+use crate::executor::Task;
 pub use crate::executor::engine::{Arrived, CallOptions, Engine, Job};
-use crate::pool::job::Delivery;
+use crate::pool::job::{Delivery, Inbox};
 use crate::pool::records::{self, Outcome};
 use crate::pool::worker;
 use crate::sys::image::Image;
@@ -114,13 +116,29 @@ pub struct Chunk<'a> {
     pub retries: u32,
 }
 
-/// Submits a chunk to a pool. The result holds the encoded fates (results or errors) of all tasks,
-/// for [`open`].
+/// A chunk that was submitted to a pool.
+pub struct Submitted {
+    /// Its result holds the encoded fates (results or errors) of all tasks, for [`open`].
+    pub task: Task<Vec<u8>>,
+    scheduler: Arc<Scheduler>,
+    inbox: Arc<Inbox>,
+}
+
+impl Submitted {
+    /// Cancels the chunk, if no worker has claimed any of it. Returns whether it did.
+    ///
+    /// A chunk that was divided among workers is not cancelled.
+    pub fn withdraw(&self) -> bool {
+        self.scheduler.cancel_unclaimed(&self.inbox)
+    }
+}
+
+/// Submits a chunk to a pool.
 ///
 /// # Errors
 ///
 /// The arguments are not those of `count` tasks, or the pool is closed.
-pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
+pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
     let (timeout, retries) = (chunk.timeout, chunk.retries);
     let options = CallOptions { chunksize: Some(chunksize), timeout, retries };
@@ -146,14 +164,8 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Task<Vec<u8>>, Error> {
         })
     };
     call.submit(0)?;
-    Ok(Task::new(call, gather))
-}
-
-/// Cancels a chunk that was submitted, if no worker has claimed any of it. Returns whether it did.
-///
-/// A chunk that was divided among workers is not cancelled.
-pub fn withdraw(task: &Task<Vec<u8>>) -> bool {
-    task.withdraw()
+    let (scheduler, inbox) = (Arc::clone(&pool.scheduler), call.inbox());
+    Ok(Submitted { task: Task::new(call, gather), scheduler, inbox })
 }
 
 const VALUE: u8 = 0;
