@@ -114,8 +114,14 @@ pub(crate) trait Callable: Sized + 'static {
 
     fn call(input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
         let stage = Cell::new(Stage::Arguments);
-        panics::catch(|| write(Self::task(input, state, &stage)?, out, &stage))
-            .unwrap_or_else(|panic| Err(stage.get().fault(panic)))
+        let run = || {
+            let result = Self::task(input, state, &stage)?;
+            if wire::may_have_handles::<Self::Result>() {
+                wire::drop_collected_handles();
+            }
+            write(result, out, &stage)
+        };
+        panics::catch(run).unwrap_or_else(|panic| Err(stage.get().fault(panic)))
     }
 }
 

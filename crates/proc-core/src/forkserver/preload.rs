@@ -25,7 +25,7 @@ use crate::call::{Entry, Fault, Input, Name, State};
 use crate::error::{Error, Exit};
 use crate::panics::{self, PanicOutput};
 use crate::sys::{self, SingleThread};
-use crate::wire::{Payload, Sink};
+use crate::wire::{self, Payload, Sink};
 
 /// How often `start` asks whether the fork server is still wanted.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -136,7 +136,7 @@ fn main(birth: Birth) -> ! {
     };
     // The function may have set another panic hook.
     panics::install_hook();
-    let is_sent = report.send(Report::Said(result)).is_ok();
+    let is_sent = wire::send(&report, Report::Said(result)).is_ok();
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| is_sent) else { sys::exit_now(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };

@@ -8,6 +8,7 @@ use ipc_channel::ipc::IpcSender;
 
 use super::Request;
 use crate::sys::Notifier;
+use crate::wire;
 
 /// Link to a fork server: requests, and the notifier that announces them.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl ServerLink {
     /// Sends a request, and notifies the fork server of it.
     pub(crate) fn send(&self, request: Request) -> io::Result<()> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.send(request).map_err(|error| match error {
+        wire::send(&requests, request).map_err(|error| match error {
             IpcError::Io(error) => error,
             IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
             error => io::Error::other(error),

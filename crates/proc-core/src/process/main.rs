@@ -52,11 +52,11 @@ fn main(birth: Birth) -> ! {
         .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))
         .map_err(|fault| Payload::encode(&fault).expect("a fault is text"));
     // If the owner no longer listens, nobody waits for the result.
-    if let Err(error) = report.send(Report::Said(result))
+    if let Err(error) = wire::send(&report, Report::Said(result))
         && let Some(why) = wire::why_not_sent(error)
     {
         let fault = Payload::encode(&Fault::Result(why)).expect("a fault is text");
-        let _ = report.send(Report::Said(Err(fault)));
+        let _ = wire::send(&report, Report::Said(Err(fault)));
     }
     lifeline::end();
     sys::exit_now(code)

@@ -9,6 +9,8 @@
 //! thread. The next `send` of that thread takes the whole list along. A receiver that does not take
 //! all ends out of the message leaks them. So each value is encoded on its own, its channel ends go
 //! at once into a message of their own (see [`Handles`]), and after a failure the list is emptied.
+//! A user's own `send` that fails also leaves channel ends in the list. So [`send`] and
+//! [`encode_into`] begin with an empty list.
 
 mod bulk;
 mod codec;
@@ -188,8 +190,20 @@ fn closed_channel() -> io::Result<&'static IpcSender<HandleCounts>> {
     CLOSED_CHANNEL.get().ok_or_else(shortage)
 }
 
+/// Sends a message of this library. Channel ends that a failed `send` of the user has left in this
+/// thread's list are dropped before: the receiver does not expect them.
+pub(crate) fn send<T: Serialize>(
+    sender: &IpcSender<T>,
+    message: T,
+) -> Result<(), ipc_channel::IpcError> {
+    drop_collected_handles();
+    sender.send(message)
+}
+
 /// Drops the channel ends that this thread has met while encoding. Otherwise its next message would
 /// take them along.
+///
+/// This takes about half a microsecond, for a system call.
 #[cold]
 pub(crate) fn drop_collected_handles() {
     if let Ok(closed) = closed_channel() {
@@ -209,6 +223,9 @@ pub(crate) fn encode_into<T: Message>(
     value: &T,
     out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
+    if may_have_handles::<T>() {
+        drop_collected_handles();
+    }
     let start = out.len();
     panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
         out.truncate(start);
@@ -228,15 +245,24 @@ pub(crate) fn deserialize_panicked(message: &str) -> String {
     // empty, because another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
         "; make the channel ends in the value with proc_core::ipc, which is the version of \
-         ipc-channel that proc-core uses"
+         ipc-channel that proc-core uses; or a send of your own failed in that thread before, and \
+         has left its channel ends in ipc-channel"
     } else {
         ""
     };
     format!("the type's Deserialize panicked: {message}{hint}")
 }
 
+/// Whether values of this type may contain channel ends, which have a destructor.
+pub(crate) const fn may_have_handles<T>() -> bool {
+    std::mem::needs_drop::<T>()
+}
+
 /// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller. The caller
 /// must then call [`drop_collected_handles`] and shorten `out`.
+///
+/// If the type [may have channel ends](may_have_handles), the caller must have called
+/// [`drop_collected_handles`] since user code ran last in this thread.
 #[inline]
 pub(crate) fn encode_or_panic<T: Message>(
     value: &T,
@@ -254,7 +280,7 @@ pub(crate) fn encode_or_panic<T: Message>(
     // A channel end has a destructor, and the first one is written as its index, which is 0. If the
     // type has no destructor, or no 0 was written, there is no channel end, and no need for the
     // costly search.
-    if !std::mem::needs_drop::<T>() || (encoded.is_ok() && !out.take_index()) {
+    if !may_have_handles::<T>() || (encoded.is_ok() && !out.take_index()) {
         return match encoded {
             Ok(()) => Ok(None),
             Err(error) => Err(why_not_encoded(&error, out)),

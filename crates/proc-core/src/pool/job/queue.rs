@@ -177,6 +177,10 @@ impl TaskQueue {
             self.push_numbers(arguments, records::short(size), max_bytes);
             return Ok(());
         }
+        // Once for all tasks of the queue, since it takes longer than to encode a short argument.
+        if wire::may_have_handles::<A>() && self.left == 0 {
+            wire::drop_collected_handles();
+        }
         let bytes = std::mem::take(&mut self.bytes);
         let mut whole = bytes.len();
         // With a chunksize above 1, the tasks of a chunk lie side by side, so a large argument gets

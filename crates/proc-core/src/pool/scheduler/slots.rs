@@ -62,7 +62,7 @@ impl State {
             let Some(to_worker) = &slot.to_worker else { continue };
             for region in &regions[slot.sent_regions.min(regions.len())..] {
                 // It is no error if the worker is gone: the next worker is sent all regions.
-                let sent = to_worker.send(ToWorker::Region(region.share()?));
+                let sent = wire::send(to_worker, ToWorker::Region(region.share()?));
                 if let Some(error) = sent.err().and_then(wire::send_error) {
                     return Err(error);
                 }
@@ -80,7 +80,7 @@ impl State {
     /// The channel ends that the message carries cannot be sent.
     pub(super) fn send(&mut self, slot_id: SlotId, message: ToWorker) -> Result<(), String> {
         let sender = self.slots.get(slot_id as usize).and_then(|slot| slot.to_worker.as_ref());
-        let sent = sender.map_or(Ok(()), |sender| sender.send(message));
+        let sent = sender.map_or(Ok(()), |sender| wire::send(sender, message));
         sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
     }
 

@@ -109,7 +109,7 @@ fn map(descriptor: Descriptor) -> Result<Region, String> {
 fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> ! {
     let why = format!("it cannot map the memory of its pool: {why}");
     // If the parent is gone, the message is not needed.
-    let _ = report.send(Report::NotReady(why));
+    let _ = wire::send(report, Report::NotReady(why));
     sys::exit_now(1)
 }
 
@@ -117,7 +117,7 @@ fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> !
 fn exit_with_fault(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
     // If the parent is gone, the message is not needed.
-    let _ = report.send(Report::Said(FromWorker::InitializerFailed(why)));
+    let _ = wire::send(report, Report::Said(FromWorker::InitializerFailed(why)));
     sys::exit_now(1)
 }
 
@@ -238,7 +238,7 @@ impl Worker<'_> {
 
     /// Sends a message to the parent.
     fn send(&self, message: FromWorker) {
-        if self.report.send(Report::Said(message)).is_err() {
+        if wire::send(self.report, Report::Said(message)).is_err() {
             // The parent is gone, and the fork server would soon kill this worker anyway.
             sys::exit_now(1);
         }

@@ -100,6 +100,10 @@ impl<'a> Run<'a> {
         &mut self,
         mut task: impl FnMut(Input<'_>, &mut State, &Cell<Stage>) -> Result<R, Fault>,
     ) {
+        // Once for all tasks of the chunk: after each of them it would cost more than most of them.
+        if wire::may_have_handles::<R>() {
+            wire::drop_collected_handles();
+        }
         let stage = Cell::new(Stage::Arguments);
         // A panic ends one task. A new catch begins with the next task.
         while self.has_more() {
@@ -245,8 +249,9 @@ impl<'a> Run<'a> {
         let bytes = std::mem::take(&mut **self.out);
         let value = inlined.and_then(|()| Payload::new(bytes, handles)).unwrap_or_else(refused);
         let (ticket, task) = (self.ticket, self.task);
-        let send =
-            |value| self.report.send(Report::Said(FromWorker::OutOfBand { ticket, task, value }));
+        let send = |value| {
+            wire::send(self.report, Report::Said(FromWorker::OutOfBand { ticket, task, value }))
+        };
         let sent = send(value).or_else(|error| match wire::why_not_sent(error) {
             Some(why) => send(refused(why)).map_err(drop),
             None => Err(()),
