@@ -27,8 +27,14 @@ fn nothing_is_lost_in_chaos() {
 }
 
 /// With all faults, a run of seconds may have no kill that hits a task. With kills alone, many hit
-/// tasks.
+/// tasks, unless the machine is so busy that there are few kills. Then another run follows.
 fn deaths_by_faults_are_noticed() {
-    let told = chaos(&["--only", "kills", "--seconds", "9"]);
-    assert!(told.contains("death, by a fault from outside"), "{told}");
+    let mut told = String::new();
+    for _ in 0..5 {
+        told = chaos(&["--only", "kills", "--seconds", "9"]);
+        if told.contains("death, by a fault from outside") {
+            return;
+        }
+    }
+    panic!("no kill has hit a task: {told}");
 }
