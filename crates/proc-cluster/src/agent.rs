@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Event, Message, StatusCode, jetstream};
-use bytes::Bytes;
 pub(crate) use environment::serve_if_asked;
 use execution::{Cancel, Execution, Summary, WorkerWait};
 use futures_util::StreamExt;
@@ -28,7 +27,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::build_id;
-use crate::connection::{Settings, is_connected};
+use crate::connection::{Settings, is_connected, subscribe};
 use crate::data::Store;
 use crate::message::{self, AgentHeartbeat, Counts, DriverHeartbeat, Names, Outcome, Work};
 
@@ -46,12 +45,12 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// If chunks take less than this, the agent requests several for each worker: as many as take this
 /// long together.
-const FAST_CHUNK_NANOS: f64 = 2e6; // nanoseconds
+const FAST_CHUNK_NANOS: f64 = 2e6;
 
 /// If chunks take less than this, the agent requests the next chunk for a worker while one runs. A
 /// worker would otherwise wait for the way to the server and back. Beside a longer chunk, that wait
 /// counts for little.
-const LONG_CHUNK_NANOS: f64 = 50e6; // nanoseconds
+const LONG_CHUNK_NANOS: f64 = 50e6;
 
 /// Serves a fleet with a pool until SIGTERM or SIGINT, then finishes the work that it has begun.
 ///
@@ -166,8 +165,9 @@ struct InHand {
 
 /// What the agent knows about a driver, from the driver's heartbeats.
 struct Driver {
-    /// When the last heartbeat arrived.
-    heard: Instant,
+    /// Since when the driver is silent: since its last heartbeat, or since the agent has connected
+    /// again, if that is later.
+    silent_since: Instant,
     /// The driver's newest job.
     newest: u64,
     /// The jobs for which the driver waits.
@@ -326,22 +326,22 @@ impl Agent {
         let work = message::decode::<Work>(&message.payload);
         let Some(work) = work.filter(Work::is_within_limits) else {
             warn!(subject = %message.subject, "a message is not valid work");
-            self.acknowledge(&delivery, "+TERM").await;
+            self.shared.acknowledge(&delivery, "+TERM").await;
             return;
         };
         if work.build != self.heartbeat.build {
-            self.acknowledge(&delivery, "-NAK {\"delay\":1000000000}").await;
+            self.shared.acknowledge(&delivery, "-NAK {\"delay\":1000000000}").await;
             return;
         }
         let now = Instant::now();
         let driver = self.drivers.entry(work.driver).or_insert_with(|| Driver {
-            heard: now,
+            silent_since: now,
             newest: 0,
             open: HashSet::new(),
         });
-        let is_silent = driver.heard.elapsed() > 2 * work.lease.max(HEARTBEAT_INTERVAL);
+        let is_silent = driver.silent_since.elapsed() > 2 * work.lease.max(HEARTBEAT_INTERVAL);
         if driver.has_given_up(work.job) || (delivery.count > 1 && is_silent) {
-            self.acknowledge(&delivery, "+TERM").await;
+            self.shared.acknowledge(&delivery, "+TERM").await;
             return;
         }
         let (cancel, cancelled) = oneshot::channel();
@@ -405,13 +405,6 @@ impl Agent {
         }
     }
 
-    /// Sends an acknowledgement of the given kind (in NATS's words) to the server.
-    async fn acknowledge(&self, delivery: &DeliveryInfo, kind: &'static str) {
-        // If the acknowledgement is lost, the agent sends it again at the next delivery.
-        let body = Bytes::from_static(kind.as_bytes());
-        let _ = self.shared.client.publish(delivery.acknowledge.clone(), body).await;
-    }
-
     /// Handles the end of an execution: counts its tasks, and learns how long a chunk takes.
     fn on_done(&mut self, done: execution::Done) {
         self.pool_ended = self.pool_ended.take().or(done.pool_ended);
@@ -438,7 +431,7 @@ impl Agent {
     async fn on_heartbeat(&mut self, message: &Message) {
         let Some(heartbeat) = message::decode::<DriverHeartbeat>(&message.payload) else { return };
         let open = heartbeat.open.into_iter().collect();
-        let driver = Driver { heard: Instant::now(), newest: heartbeat.newest, open };
+        let driver = Driver { silent_since: Instant::now(), newest: heartbeat.newest, open };
         for chunk in self.in_hand.values_mut() {
             if chunk.driver == heartbeat.driver && driver.has_given_up(chunk.job) {
                 chunk.cancel(Cancel::Unwanted);
@@ -456,7 +449,7 @@ impl Agent {
             // The server has forgotten the requests. Heartbeats of drivers could not arrive, so
             // their silence counts from now.
             self.requested = 0;
-            self.drivers.values_mut().for_each(|driver| driver.heard = Instant::now());
+            self.drivers.values_mut().for_each(|driver| driver.silent_since = Instant::now());
         }
     }
 
@@ -468,13 +461,16 @@ impl Agent {
         }
         for chunk in self.in_hand.values_mut() {
             let driver = self.drivers.get(&chunk.driver);
-            if driver.is_some_and(|d| d.heard.elapsed() > 2 * chunk.lease.max(HEARTBEAT_INTERVAL)) {
+            if driver
+                .is_some_and(|d| d.silent_since.elapsed() > 2 * chunk.lease.max(HEARTBEAT_INTERVAL))
+            {
                 chunk.cancel(Cancel::Unwanted);
             }
         }
         let with_chunks: HashSet<u64> = self.in_hand.values().map(|chunk| chunk.driver).collect();
         self.drivers.retain(|number, driver| {
-            with_chunks.contains(number) || driver.heard.elapsed() < Duration::from_secs(3600)
+            with_chunks.contains(number)
+                || driver.silent_since.elapsed() < Duration::from_secs(3600)
         });
     }
 
@@ -515,11 +511,6 @@ fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
     let requests_ahead = chunk_nanos > 0.0 && chunk_nanos < LONG_CHUNK_NANOS;
     let ahead = if requests_ahead { in_hand.min(workers) } else { 0 };
     workers * max_per_worker(chunk_nanos) + ahead
-}
-
-async fn subscribe(client: &Client, subject: String) -> Result<async_nats::Subscriber, Error> {
-    let subscribed = client.subscribe(subject.clone()).await;
-    subscribed.map_err(|e| fleet_error(format!("the agent cannot subscribe to {subject}: {e}")))
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

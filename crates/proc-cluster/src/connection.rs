@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, Subscriber};
 use percent_encoding::percent_decode_str;
 use proc_core::Error;
 use proc_core::remote::{fleet_error, invalid_error};
@@ -138,10 +138,10 @@ impl Settings {
             });
         // The first server tells the client the other servers of its cluster. If all given
         // addresses use TLS, the client must use TLS with those servers as well.
-        options = options.require_tls(addresses.iter().all(ServerAddr::tls_required));
+        let encrypted = addresses.iter().all(ServerAddr::tls_required);
+        options = options.require_tls(encrypted);
         // If plain text is allowed within this machine only, the client must not connect to servers
         // on other machines that the first server tells it.
-        let encrypted = addresses.iter().all(ServerAddr::tls_required);
         if self.plaintext == Plaintext::Loopback && !encrypted {
             options = options.ignore_discovered_servers();
         }
@@ -195,6 +195,11 @@ impl Settings {
         };
         self.address.split(',').map(without).collect::<Vec<_>>().join(",")
     }
+}
+
+pub(crate) async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Error> {
+    let subscribed = client.subscribe(subject.clone()).await;
+    subscribed.map_err(|error| fleet_error(format!("cannot subscribe to {subject}: {error}")))
 }
 
 /// Whether there is a connection. Without one, messages wait in the client, which keeps only a

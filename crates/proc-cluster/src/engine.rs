@@ -114,7 +114,7 @@ impl Job for ClusterJob {
     }
 
     /// Always false: the job takes all tasks, and hands them out within its window.
-    fn is_full(&self, _open: usize) -> bool {
+    fn is_full(&self, _in_flight: usize) -> bool {
         false
     }
 

@@ -116,7 +116,8 @@ impl Display for Fleet {
 /// The heartbeats that a driver has received from agents.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
-    heard: HashMap<u64, (AgentHeartbeat, Instant)>,
+    /// The last heartbeat of each agent, and since when the agent is silent.
+    heartbeats: HashMap<u64, (AgentHeartbeat, Instant)>,
     /// The last count of workers: for which build, how many, and when.
     counted: Option<(String, usize, Instant)>,
 }
@@ -126,15 +127,15 @@ impl Roster {
     pub(crate) fn on_heartbeat(&mut self, heartbeat: AgentHeartbeat) {
         let now = Instant::now();
         let (workers, leaving) = (heartbeat.workers, heartbeat.leaving);
-        let known = self.heard.get(&heartbeat.agent).map(|(p, _)| (p.workers, p.leaving));
+        let known = self.heartbeats.get(&heartbeat.agent).map(|(p, _)| (p.workers, p.leaving));
         if known.is_none() {
             self.forget();
         }
         // A client that may send heartbeats can send any number.
-        if workers > MAX_WORKERS || (known.is_none() && self.heard.len() >= MAX_AGENTS) {
+        if workers > MAX_WORKERS || (known.is_none() && self.heartbeats.len() >= MAX_AGENTS) {
             return;
         }
-        self.heard.insert(heartbeat.agent, (heartbeat, now));
+        self.heartbeats.insert(heartbeat.agent, (heartbeat, now));
         if known != Some((workers, leaving)) {
             self.counted = None;
         }
@@ -142,23 +143,23 @@ impl Roster {
 
     /// Forgets agents that are not shown any more.
     fn forget(&mut self) {
-        self.heard.retain(|_, (_, heard)| heard.elapsed() < FORGET_TIMEOUT);
+        self.heartbeats.retain(|_, (_, silent_since)| silent_since.elapsed() < FORGET_TIMEOUT);
     }
 
     /// Makes the silence of all agents count from now, because no heartbeat could arrive before.
     pub(crate) fn refresh(&mut self) {
         let now = Instant::now();
-        self.heard.values_mut().for_each(|(_, heard)| *heard = now);
+        self.heartbeats.values_mut().for_each(|(_, silent_since)| *silent_since = now);
         self.counted = None;
     }
 
     /// Whether an agent of `build` sent no heartbeat for longer than `silence`, and was not
     /// leaving.
     pub(crate) fn has_lost(&self, build: &str, silence: Duration) -> bool {
-        let is_lost = |(heartbeat, heard): &(AgentHeartbeat, Instant)| {
-            heartbeat.build == build && !heartbeat.leaving && heard.elapsed() > silence
+        let is_lost = |(heartbeat, silent_since): &(AgentHeartbeat, Instant)| {
+            heartbeat.build == build && !heartbeat.leaving && silent_since.elapsed() > silence
         };
-        self.heard.values().any(is_lost)
+        self.heartbeats.values().any(is_lost)
     }
 
     /// How many workers the agents of `build` have.
@@ -179,22 +180,24 @@ impl Roster {
     }
 
     fn count(&self, build: &str) -> usize {
-        let up = |(heartbeat, heard): &&(AgentHeartbeat, Instant)| {
-            heartbeat.build == build && !heartbeat.leaving && heard.elapsed() <= SILENCE_TIMEOUT
+        let up = |(heartbeat, silent_since): &&(AgentHeartbeat, Instant)| {
+            heartbeat.build == build
+                && !heartbeat.leaving
+                && silent_since.elapsed() <= SILENCE_TIMEOUT
         };
-        self.heard.values().filter(up).map(|(heartbeat, _)| heartbeat.workers).sum()
+        self.heartbeats.values().filter(up).map(|(heartbeat, _)| heartbeat.workers).sum()
     }
 
     pub(crate) fn fleet(&mut self, build: &str) -> Fleet {
         self.forget();
-        let status = |(heartbeat, heard): &(AgentHeartbeat, Instant)| AgentStatus {
+        let status = |(heartbeat, silent_since): &(AgentHeartbeat, Instant)| AgentStatus {
             host: heartbeat.host.clone(),
             pid: heartbeat.pid,
             build: heartbeat.build.clone(),
             same_build: heartbeat.build == build,
             state: match heartbeat.leaving {
                 true => AgentState::Leaving,
-                false if heard.elapsed() > SILENCE_TIMEOUT => AgentState::Silent,
+                false if silent_since.elapsed() > SILENCE_TIMEOUT => AgentState::Silent,
                 false => AgentState::Up,
             },
             workers: heartbeat.workers,
@@ -203,7 +206,7 @@ impl Roster {
             failed: heartbeat.counts.failed,
             redelivered: heartbeat.counts.redelivered,
         };
-        let mut agents: Vec<AgentStatus> = self.heard.values().map(status).collect();
+        let mut agents: Vec<AgentStatus> = self.heartbeats.values().map(status).collect();
         agents.sort_by(|a, b| (&a.host, a.pid).cmp(&(&b.host, b.pid)));
         Fleet { agents }
     }
@@ -246,8 +249,11 @@ mod tests {
         });
         assert_eq!(roster.workers("aaaa"), 0);
         for agent in 10..10 + 2 * MAX_AGENTS as u64 {
-            roster.heard.entry(agent).or_insert((heartbeat(agent, "n", "aaaa"), Instant::now()));
-            if roster.heard.len() == MAX_AGENTS {
+            roster
+                .heartbeats
+                .entry(agent)
+                .or_insert((heartbeat(agent, "n", "aaaa"), Instant::now()));
+            if roster.heartbeats.len() == MAX_AGENTS {
                 break;
             }
         }
@@ -260,10 +266,10 @@ mod tests {
         let mut roster = Roster::default();
         let long_ago =
             Instant::now().checked_sub(SILENCE_TIMEOUT).expect("the machine has run for longer");
-        roster.heard.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
+        roster.heartbeats.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
         roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
         assert!(!roster.has_lost("aaaa", SILENCE_TIMEOUT / 2), "one was leaving, one is up");
-        roster.heard.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
+        roster.heartbeats.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
         assert!(roster.has_lost("aaaa", SILENCE_TIMEOUT / 2));
         assert!(!roster.has_lost("bbbb", SILENCE_TIMEOUT / 2));
     }

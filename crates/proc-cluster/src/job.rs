@@ -333,8 +333,8 @@ impl Job {
         let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
         if returns > MAX_RETURNS {
             let error = remote::lost_error(format!(
-                "no machine finished the task: it was given back or lost {MAX_RETURNS} times; see the \
-                 logs of the agents"
+                "no machine finished the task: it was returned or lost more than {MAX_RETURNS} \
+                 times; see the logs of the agents"
             ));
             return self.deliver(chunk, String::new(), Err(error));
         }

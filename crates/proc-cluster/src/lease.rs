@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use async_nats::Client;
-use bytes::Bytes;
 
 use crate::connection::is_connected;
 
@@ -21,8 +20,7 @@ pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -
         tick.tick().await;
         // Without a connection no renewal is sent. The lease then expires, as it should.
         if is_connected(client) {
-            let kind = Bytes::from_static(b"+WPI");
-            let _ = client.publish(acknowledge.to_owned(), kind).await;
+            let _ = client.publish(acknowledge.to_owned(), "+WPI".into()).await;
         }
     }
 }

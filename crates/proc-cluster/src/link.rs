@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 use crate::build_id;
-use crate::connection::{Settings, is_connected};
+use crate::connection::{Settings, is_connected, subscribe};
 use crate::data::Store;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
@@ -60,8 +60,8 @@ pub(crate) struct Link {
     roster: Mutex<Roster>,
     /// Notified when an agent's heartbeat has arrived.
     roster_changed: Condvar,
-    /// When an agent of this build was last there.
-    last_served: Mutex<Instant>,
+    /// When an agent of this build was last seen.
+    last_agent_seen: Mutex<Instant>,
     /// The last list of this driver's chunks at the server (their subjects), and its time.
     work_list: tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
     /// Notified when a heartbeat must be sent at once.
@@ -107,13 +107,13 @@ impl Link {
             jobs: Mutex::default(),
             roster: Mutex::default(),
             roster_changed: Condvar::new(),
-            last_served: Mutex::new(Instant::now()),
+            last_agent_seen: Mutex::new(Instant::now()),
             work_list: tokio::sync::Mutex::default(),
             heartbeat_now: Notify::new(),
         });
         link.make_streams().await?;
-        let replies = link.subscribe(link.names.replies(link.driver)).await?;
-        let heartbeats = link.subscribe(link.names.agent_heartbeats()).await?;
+        let replies = subscribe(&link.client, link.names.replies(link.driver)).await?;
+        let heartbeats = subscribe(&link.client, link.names.agent_heartbeats()).await?;
         // These tasks end when the runtime ends.
         tokio::spawn(Arc::clone(&link).read_replies(replies));
         tokio::spawn(Arc::clone(&link).read_agent_heartbeats(heartbeats));
@@ -131,15 +131,8 @@ impl Link {
         info!(%event, "connection");
         if matches!(event, Event::Connected) {
             lock(&self.roster).refresh();
-            *lock(&self.last_served) = Instant::now();
+            *lock(&self.last_agent_seen) = Instant::now();
         }
-    }
-
-    async fn subscribe(&self, subject: String) -> Result<async_nats::Subscriber, Error> {
-        let subscribed = self.client.subscribe(subject.clone()).await;
-        subscribed.map_err(|error| {
-            fleet_error(format!("the driver cannot subscribe to {subject}: {error}"))
-        })
     }
 
     /// Creates the streams and the consumer of this build, if they are missing.
@@ -289,14 +282,14 @@ impl Link {
     /// Returns an error if no agent of this build was there for longer than `patience`. The error
     /// says why.
     ///
-    /// The time counts from when an agent was last there, or from the beginning of the call
+    /// The time counts from when an agent was last seen, or from the beginning of the call
     /// (`begin`) if that is later.
     pub(crate) fn absence(&self, begin: Instant) -> Option<Error> {
-        let mut last_served = lock(&self.last_served);
+        let mut last_agent_seen = lock(&self.last_agent_seen);
         if self.workers() > 0 {
-            *last_served = Instant::now();
+            *last_agent_seen = Instant::now();
         }
-        let is_too_long = begin.max(*last_served).elapsed() > self.config.patience;
+        let is_too_long = begin.max(*last_agent_seen).elapsed() > self.config.patience;
         is_too_long.then(|| fleet_error(lock(&self.roster).absence(&self.build)))
     }
 

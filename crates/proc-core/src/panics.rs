@@ -37,20 +37,20 @@ thread_local! {
     static LAST_REPORT: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
-/// Says whether this process prints the message of a panic, besides reporting the panic.
+/// Which panics this process prints, besides reporting them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum PanicOutput {
-    /// Prints every panic, as any program does.
-    Print,
-    /// Prints a panic unless a report contains it: the caller then gets the message from the
-    /// report. Python's `Pool` does the same.
-    Reported,
-    /// Prints no panic. Fork servers use this: they have nothing to tell the user.
+    /// Every panic, as in any program.
+    Always,
+    /// Panics that no report contains: otherwise the caller gets the message from the report.
+    /// Python's `Pool` does the same.
+    Unreported,
+    /// No panic. Fork servers use this: they have nothing to tell the user.
     Never,
 }
 
-static OUTPUT: AtomicU8 = AtomicU8::new(PanicOutput::Reported as u8);
+static OUTPUT: AtomicU8 = AtomicU8::new(PanicOutput::Unreported as u8);
 
 /// Function that is called with each panic of this process, because any panic may end the process.
 static OBSERVER: OnceLock<fn(&PanicReport)> = OnceLock::new();
@@ -98,8 +98,8 @@ fn on_panic(info: &PanicHookInfo<'_>, previous: &(dyn Fn(&PanicHookInfo<'_>) + S
         LAST_REPORT.set(Some(report));
     }
     let output = OUTPUT.load(Ordering::Relaxed);
-    let is_printed =
-        output == PanicOutput::Print as u8 || (output == PanicOutput::Reported as u8 && !is_caught);
+    let is_printed = output == PanicOutput::Always as u8
+        || (output == PanicOutput::Unreported as u8 && !is_caught);
     if is_printed {
         previous(info);
     }

@@ -1,4 +1,4 @@
-//! What a program of the command line needs: its options, and a quiet end behind a pipe.
+//! The command line: the options of the program, and its end when nobody reads its output.
 
 /// The most workers that can be asked for.
 pub(crate) const MAX_WORKERS: usize = 64;
@@ -37,8 +37,8 @@ pub(crate) fn options() -> Options {
 /// the same code for a program that SIGPIPE has killed.
 const NO_READER: i32 = 128 + 13;
 
-/// From now on, this process ends without a word when nobody reads its output any more: `println!`
-/// panics then, and this hook comes before the panic's message.
+/// Makes this process end without a message when nobody reads its output any more. `println!`
+/// panics in that case, and the hook that is set here ends the process before the panic is printed.
 ///
 /// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
 pub(crate) fn end_without_reader() {

@@ -32,7 +32,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn parallel_execution(budget: Duration, most: usize, cores: usize) -> anyhow::Result<()> {
-    // In units of the run without a pool: a pool of two takes half, and so on down to the cores.
+    // The time of all pools together, if the run without a pool takes 1. A pool of two takes half,
+    // and so on; more workers than cores do not help.
     let pools: f64 = pool_sizes(most).map(|workers| 1.0 / workers.min(cores) as f64).sum();
     let limit = limit_for(budget.div_f64(1.0 + pools));
     println!("\nPARALLEL EXECUTION, SCALABILITY: the primes below {limit}");
@@ -57,13 +58,13 @@ fn parallel_execution(budget: Duration, most: usize, cores: usize) -> anyhow::Re
     Ok(())
 }
 
-/// 1, 2, 4 and so on, and in the end `most`.
+/// Returns 1, 2, 4 and so on, and at the end `most`.
 fn pool_sizes(most: usize) -> impl Iterator<Item = usize> {
     let doubling = std::iter::successors(Some(1), |workers| Some(2 * workers));
     doubling.take_while(move |workers| *workers < most).chain([most])
 }
 
-/// Below which number one process counts the primes in about `budget`.
+/// Returns a limit below which one process counts the primes in about `budget`.
 fn limit_for(budget: Duration) -> u32 {
     let mut limit = 1000;
     loop {
@@ -91,7 +92,7 @@ fn resilience(workers: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many results there are, each task's in its place, and the errors in full.
+/// Prints how many results there are, the results in the order of the tasks, and the errors.
 fn show(who: &str, results: &[Result<u32, proc_core::Error>]) {
     let arrived = results.iter().flatten().count();
     let each = results.iter().map(|result| result.as_ref().map_or("-".into(), u32::to_string));

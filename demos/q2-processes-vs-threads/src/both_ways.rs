@@ -1,4 +1,4 @@
-//! The same work by one, by threads and by processes.
+//! The same work by one thread, by several threads and by several processes.
 
 use std::thread;
 use std::time::{Duration, Instant};

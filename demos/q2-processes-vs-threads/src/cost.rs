@@ -21,7 +21,7 @@ pub(crate) fn start_process(budget: Duration) -> Result<Duration> {
     median(budget, &mut || Ok(Process::new(|()| (), ()).start()?.join()?))
 }
 
-/// The median of as many runs as fit, the first one not counted.
+/// Returns the median time of as many runs as fit into `budget`. The first run does not count.
 pub(crate) fn median(budget: Duration, once: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
     once()?;
     let mut times = Vec::new();
@@ -59,8 +59,8 @@ pub(crate) fn memory_of_thread() -> Result<Option<f64>> {
     Ok(after.map(|after| (after - before) / THREADS as f64))
 }
 
-/// An idle process's proportional share of the memory it uses, in KiB: all of its own pages, and of
-/// each page that it shares with others, its part.
+/// Returns the memory of an idle process in KiB: all pages that it has alone, and its share of each
+/// page that it has together with others.
 pub(crate) fn memory_of_process() -> Result<Option<f64>> {
     let (release, released) = ipc::channel::<()>()?;
     let (ready, readies) = ipc::channel::<()>()?;
@@ -77,7 +77,8 @@ pub(crate) fn memory_of_process() -> Result<Option<f64>> {
     Ok(size)
 }
 
-/// A line of a process's memory map in sum, in KiB; `None` where the system has no such file.
+/// Returns one sum (`what`) over the memory map of a process, in KiB; `None` if the system has no
+/// such file.
 fn resident(pid: &str, what: &str) -> Option<f64> {
     let map = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = map.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;

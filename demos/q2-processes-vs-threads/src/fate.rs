@@ -1,6 +1,6 @@
 //! What becomes of a program when a part of it fails.
 //!
-//! The program runs in a process of its own, so that this one lives to tell of its end.
+//! The program runs in a process of its own, so that this process lives on and reports its end.
 
 use std::process::ExitStatus;
 use std::time::Duration;

@@ -12,7 +12,7 @@ fn add(n: u64) -> u64 {
     COUNTER.load(Ordering::Relaxed)
 }
 
-/// The global before and after, here, and what the other side saw and gave back.
+/// The global here, before and after; what the other side saw; and what join gave back.
 pub(crate) struct Seen {
     pub(crate) before: u64,
     pub(crate) other: u64,

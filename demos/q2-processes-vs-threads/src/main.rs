@@ -117,7 +117,7 @@ fn row(what: &str, cells: [impl std::fmt::Display; 2]) {
     println!("{what:<40}{thread:>14}{process:>14}");
 }
 
-/// `ratio`: how many times the thread's figure the process's is.
+/// Prints a row. `ratio` is the figure of the process, divided by that of the thread.
 fn row_with_ratio(what: &str, cells: [String; 2], ratio: Option<f64>) {
     let [thread, process] = cells;
     let ratio = ratio.map(times).unwrap_or_default();

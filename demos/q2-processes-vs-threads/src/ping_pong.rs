@@ -1,4 +1,4 @@
-//! A message to the other side and its answer back, which takes two switches.
+//! A message to the other side and the answer, which takes two switches between the sides.
 
 use std::sync::mpsc;
 use std::thread;

@@ -18,7 +18,7 @@ fn collatz((first, step, end): Part) -> u64 {
     (first..end).step_by(step as usize).map(length).sum()
 }
 
-/// As one who waits for a disk or a network: no core is busy.
+/// Waits, as programs wait for a disk or a network: no core is busy.
 fn wait((first, step, end): Part) -> u64 {
     let answer = |number: u64| {
         thread::sleep(Duration::from_millis(2));

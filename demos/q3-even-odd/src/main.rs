@@ -41,8 +41,9 @@ fn options() -> Options {
 /// the same code for a program that SIGPIPE has killed.
 const NO_READER: i32 = 128 + 13;
 
-/// From now on, this process and all that it starts end without a word when nobody reads their
-/// output any more: `println!` panics then, and this hook comes before the panic's message.
+/// Makes this process, and all that it starts, end without a message when nobody reads their output
+/// any more. `println!` panics in that case, and the hook that is set here ends the process before
+/// the panic is printed.
 ///
 /// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
 fn end_without_reader() {

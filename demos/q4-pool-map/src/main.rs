@@ -50,8 +50,8 @@ fn options() -> Options {
 /// the same code for a program that SIGPIPE has killed.
 const NO_READER: i32 = 128 + 13;
 
-/// From now on, this process ends without a word when nobody reads its output any more: `println!`
-/// panics then, and this hook comes before the panic's message.
+/// Makes this process end without a message when nobody reads its output any more. `println!`
+/// panics in that case, and the hook that is set here ends the process before the panic is printed.
 ///
 /// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
 fn end_without_reader() {

@@ -39,7 +39,7 @@ struct Options {
 }
 
 impl Options {
-    /// Refuses what would overflow in a worker, while there is none.
+    /// Refuses numbers that would overflow in a worker, before a worker is started.
     fn check(self) -> Result<Options, clap::Error> {
         match self.numbers.iter().find(|number| number.checked_pow(self.exponent).is_none()) {
             None => Ok(self),
@@ -83,8 +83,8 @@ fn options() -> Options {
 /// the same code for a program that SIGPIPE has killed.
 const NO_READER: i32 = 128 + 13;
 
-/// From now on, this process ends without a word when nobody reads its output any more: `println!`
-/// panics then, and this hook comes before the panic's message.
+/// Makes this process end without a message when nobody reads its output any more. `println!`
+/// panics in that case, and the hook that is set here ends the process before the panic is printed.
 ///
 /// SIGPIPE stays ignored, since a message to a process that is dead must be an error.
 fn end_without_reader() {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use proc_core::{Error, ErrorKind, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
@@ -102,10 +101,7 @@ impl Execution {
         let mut pool_ended = None;
         match end {
             End::Reply(outcome) | End::Done { outcome, .. } => self.reply(outcome).await,
-            End::Unwanted => {
-                let kind = Bytes::from_static(b"+TERM");
-                let _ = self.shared.client.publish(self.delivery.acknowledge.clone(), kind).await;
-            }
+            End::Unwanted => self.shared.acknowledge(&self.delivery, "+TERM").await,
             End::Nothing => {}
             End::PoolEnded(error) => {
                 self.reply(if error.kind() == ErrorKind::Initializer {

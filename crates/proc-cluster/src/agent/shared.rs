@@ -36,6 +36,12 @@ impl Shared {
             .div_ceil(workers)
             .max(1)
     }
+
+    /// Sends an acknowledgement of the given kind (in NATS's words) to the server.
+    pub(super) async fn acknowledge(&self, delivery: &DeliveryInfo, kind: &'static str) {
+        // If the acknowledgement is lost, the agent sends it again at the next delivery.
+        let _ = self.client.publish(delivery.acknowledge.clone(), kind.into()).await;
+    }
 }
 
 /// One delivery of a chunk by the server.

@@ -13,11 +13,11 @@ pub(crate) enum Fault {
     Arguments(String),
     /// The result could not be encoded.
     Result(String),
-    /// The function is not the one that was meant, or was not found.
-    Unknown(String),
+    /// The function was not found, or cannot be called here. The text says why.
+    Invalid(String),
 }
 
-/// Stage of a task, which tells what a panic means.
+/// Stage of a task: it decides which fault a panic becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Arguments,

@@ -38,8 +38,8 @@ pub(crate) use refuse_captures;
 
 const MAGIC: [u8; 16] = *b"proc-core entry\x01";
 
-/// Whether `head` is [`MAGIC`]. Compares it with the complement of the mark, so that only entries
-/// in the image contain the mark itself.
+/// Whether `head` is [`MAGIC`]. Compares it with the complement of the mark: this function must not
+/// put a copy of the mark into the image, where only entries may contain it.
 fn is_marked(head: &[u8; 16]) -> bool {
     const COMPLEMENT: [u8; 16] = {
         let mut bytes = MAGIC;
@@ -304,7 +304,7 @@ impl Name {
 
     /// Calls the function that the name leads to, which must be a [`Callable`].
     pub(crate) fn call(&self, input: Input<'_>, state: &mut State, out: &mut Sink) -> Called {
-        self.resolve::<CallFn>().map_err(Fault::Unknown)?(input, state, out)
+        self.resolve::<CallFn>().map_err(Fault::Invalid)?(input, state, out)
     }
 }
 
@@ -361,9 +361,9 @@ mod tests {
     #[test]
     fn state_of_another_type_is_a_fault() {
         let mut state = State::none();
-        assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
+        assert!(matches!(counted(&mut state, 2), Err(Fault::Invalid(_))));
         state.put("text");
-        assert!(matches!(counted(&mut state, 2), Err(Fault::Unknown(_))));
+        assert!(matches!(counted(&mut state, 2), Err(Fault::Invalid(_))));
         assert!(!state.is_spoilt());
     }
 

@@ -57,5 +57,5 @@ impl State {
 
 fn wrong_type() -> Fault {
     let why = "the worker has no state of the type that the function takes: see PoolBuilder::state";
-    Fault::Unknown(why.into())
+    Fault::Invalid(why.into())
 }

@@ -42,7 +42,7 @@ pub(crate) struct Exit {
 
 impl Exit {
     /// Makes the exit that a fork server has reported. `status` is a raw wait status.
-    pub(crate) fn told(status: i32, last_words: Option<LastWords>) -> Exit {
+    pub(crate) fn reported(status: i32, last_words: Option<LastWords>) -> Exit {
         Exit { status: Some(ExitStatus::from_raw(status)), last_words }
     }
 }

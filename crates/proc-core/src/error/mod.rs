@@ -156,7 +156,7 @@ impl Error {
             Fault::Panicked(report) => Kind::Panicked(report),
             Fault::Arguments(why) => Kind::Decode { what: Part::Argument, why },
             Fault::Result(why) => Kind::Encode { what: Part::Result, why },
-            Fault::Unknown(why) => Kind::Invalid(why),
+            Fault::Invalid(why) => Kind::Invalid(why),
         })
     }
 
@@ -294,8 +294,7 @@ impl Error {
         self.kind() == ErrorKind::Death
     }
 
-    /// Whether the system ended the process because it exceeded one of its
-    /// [`Limits`](crate::Limits).
+    /// Whether the process ended because it exceeded one of its [`Limits`](crate::Limits).
     ///
     /// For a limit of memory, this is true only if the system refused memory to the process just
     /// before the process crashed.
@@ -505,7 +504,7 @@ mod tests {
 
     #[test]
     fn display_has_no_causes_and_debug_has_all() {
-        let died = Error::died(Exit::told(3 << 8, None), None);
+        let died = Error::died(Exit::reported(3 << 8, None), None);
         let worker = Origin { worker: Some(1), pid: Some(42), ..Origin::default() };
         let failed = Error::initializer(died.with_origin(worker));
         assert_eq!(failed.to_string(), "the pool's initializer failed");

@@ -59,7 +59,7 @@ pub trait Job: Send {
     ///
     /// # Errors
     ///
-    /// An argument cannot be encoded. It has a task number all the same: the caller must submit the
+    /// An argument cannot be encoded. Its task still has a number. The caller must submit the
     /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
 
@@ -82,9 +82,9 @@ pub trait Job: Send {
     /// How many workers the engine has.
     fn workers(&self) -> usize;
 
-    /// Whether the caller should push no more tasks for now. `open` is how many chunks of the call
-    /// are in flight.
-    fn is_full(&self, open: usize) -> bool;
+    /// Whether the caller should push no more tasks for now. `in_flight` is how many chunks of the
+    /// call are in flight.
+    fn is_full(&self, in_flight: usize) -> bool;
 
     /// Checks that this process may use the call.
     ///

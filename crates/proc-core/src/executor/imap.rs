@@ -28,7 +28,7 @@ pub struct ImapUnordered<'a, E: Engine, R, I> {
     /// How many inputs were taken.
     taken: usize,
     /// How many of the inputs taken have no result yet.
-    open: usize,
+    unfinished: usize,
     /// Whether the last result was returned.
     over: bool,
     /// Results that have arrived and were not returned yet.
@@ -48,7 +48,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
             inputs: inputs.fuse(),
             chunksize: chunksize.unwrap_or(1).max(1),
             taken: 0,
-            open: 0,
+            unfinished: 0,
             over: false,
             ready: VecDeque::new(),
             engine: PhantomData,
@@ -62,7 +62,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
         let (Some(job), None) = (&mut self.job, &self.error) else { return false };
         let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
-        let ahead = self.open + self.ready.len() + held;
+        let ahead = self.unfinished + self.ready.len() + held;
         if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(1)) {
             return false;
         }
@@ -78,7 +78,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
         }
         let pushed = job.pushed();
         match job.submit(0) {
-            Ok(()) => self.open += pushed,
+            Ok(()) => self.unfinished += pushed,
             Err(error) => self.error = Some(error),
         }
         self.taken > first
@@ -94,7 +94,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
             return (ready, Some(ready));
         }
         let inputs = self.inputs.size_hint().1;
-        let most = inputs.and_then(|inputs| inputs.checked_add(self.open + ready));
+        let most = inputs.and_then(|inputs| inputs.checked_add(self.unfinished + ready));
         // If the call ends as a whole, one error comes last, even if there is no input.
         (ready, most.map(|most| most.max(1)))
     }
@@ -121,24 +121,24 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
                         more = self.take_chunk(held);
                         continue;
                     }
-                    None if self.open > 0 => job.wait(1, None),
+                    None if self.unfinished > 0 => job.wait(1, None),
                     arrived => arrived,
                 },
                 None => None,
             };
             match arrived {
                 Some(Ok(arrived)) => {
-                    self.open -= arrived.count();
+                    self.unfinished -= arrived.count();
                     let ready = &mut self.ready;
                     arrived.open(|task, result| ready.push_back((task, result)));
                 }
                 Some(Err(error)) => {
-                    self.open = 0;
+                    self.unfinished = 0;
                     self.error = Some(error);
                 }
                 None => {}
             }
-            if self.open == 0 && self.ready.is_empty() && !self.take_chunk(held) {
+            if self.unfinished == 0 && self.ready.is_empty() && !self.take_chunk(held) {
                 // If the call ended as a whole, its error is the last item, for all tasks that have
                 // no result.
                 self.over = true;
@@ -187,12 +187,12 @@ pub struct Imap<'a, E: Engine, R, I> {
     /// Results that arrived before their turn, by the number of their task.
     early: BTreeMap<usize, Result<R, Error>>,
     /// The number of the task whose result is next.
-    turn: usize,
+    next_task: usize,
 }
 
 impl<'a, E: Engine, R, I> Imap<'a, E, R, I> {
     pub(super) fn new(arriving: ImapUnordered<'a, E, R, I>) -> Self {
-        Imap { arriving, early: BTreeMap::new(), turn: 0 }
+        Imap { arriving, early: BTreeMap::new(), next_task: 0 }
     }
 }
 
@@ -208,8 +208,8 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for Imap<'_, E,
             return lost.then_some(Err(error));
         }
         loop {
-            if let Some(result) = self.early.remove(&self.turn) {
-                self.turn += 1;
+            if let Some(result) = self.early.remove(&self.next_task) {
+                self.next_task += 1;
                 return Some(result);
             }
             match self.arriving.next_numbered(self.early.len()) {
@@ -218,7 +218,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for Imap<'_, E,
                 // tasks are still returned.
                 None => {
                     return self.early.pop_first().map(|(task, result)| {
-                        self.turn = task.saturating_add(1);
+                        self.next_task = task.saturating_add(1);
                         result
                     });
                 }
@@ -241,6 +241,6 @@ impl<E: Engine, R, I> std::fmt::Debug for ImapUnordered<'_, E, R, I> {
 
 impl<E: Engine, R, I> std::fmt::Debug for Imap<'_, E, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Imap").field("turn", &self.turn).finish_non_exhaustive()
+        f.debug_struct("Imap").field("next_task", &self.next_task).finish_non_exhaustive()
     }
 }

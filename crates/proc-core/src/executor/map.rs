@@ -44,12 +44,13 @@ pub(super) fn run<J: Job, A: Message, R: Message, P: FnMut(Progress)>(
     // An iterator may promise more inputs than it has.
     let mut outcomes = Vec::with_capacity(inputs.size_hint().0.min(MAX_PREALLOCATED));
     let done = job.and_then(|job| {
-        let unit = chunksize.unwrap_or(1).max(1);
-        let mut map = Map { job, unit, progress, outcomes: &mut outcomes, open: 0, promised: 0 };
+        let chunksize = chunksize.unwrap_or(1).max(1);
+        let mut map =
+            Map { job, chunksize, progress, outcomes: &mut outcomes, unfinished: 0, promised: 0 };
         map.send(&mut inputs)?;
         map.job.end();
-        while map.open > 0 {
-            if let Some(arrived) = map.job.wait(map.open, None) {
+        while map.unfinished > 0 {
+            if let Some(arrived) = map.job.wait(map.unfinished, None) {
                 map.take_in(arrived?);
             }
         }
@@ -66,11 +67,11 @@ pub(super) fn run<J: Job, A: Message, R: Message, P: FnMut(Progress)>(
 struct Map<'a, J: Job, R, P> {
     job: J,
     /// The number of tasks in a chunk.
-    unit: usize,
+    chunksize: usize,
     progress: Option<P>,
     outcomes: &'a mut Outcomes<R>,
     /// How many inputs were sent and have no outcome yet.
-    open: usize,
+    unfinished: usize,
     /// How many more inputs there are at least.
     promised: usize,
 }
@@ -83,7 +84,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         loop {
             // While `next` of the inputs waits for something, workers and other calls go on.
             let start = Instant::now();
-            let whole = size.checked_next_multiple_of(self.unit);
+            let whole = size.checked_next_multiple_of(self.chunksize);
             batch.extend(inputs.by_ref().take(whole.unwrap_or(usize::MAX)));
             if batch.is_empty() {
                 return Ok(());
@@ -124,7 +125,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         let _collecting = self.job.collecting();
         let pushed = self.job.push(batch, BATCH_BYTES);
         let sent = self.job.pushed();
-        self.open += sent;
+        self.unfinished += sent;
         self.outcomes.resize_with(first + sent, || None);
         if let Err(error) = pushed {
             let origin = Origin::of_task(first + sent);
@@ -144,10 +145,11 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 
     /// Takes in results until the engine has room for more tasks.
     ///
-    /// Stops when no results of this call are missing: it would then wait only for other calls.
+    /// Stops also when no results of this call are missing, since it would then wait only for other
+    /// calls.
     fn wait_for_room(&mut self) -> Result<(), Error> {
         self.job.check_process()?;
-        while self.job.is_full(self.open.div_ceil(self.unit)) {
+        while self.job.is_full(self.unfinished.div_ceil(self.chunksize)) {
             if let Some(arrived) = self.job.wait(1, None) {
                 self.take_in(arrived?);
             }
@@ -157,7 +159,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 
     /// Decodes results, and puts them in their places.
     fn take_in(&mut self, arrived: J::Arrived) {
-        self.open -= arrived.count();
+        self.unfinished -= arrived.count();
         let outcomes = &mut *self.outcomes;
         arrived.open(|task, result| {
             let outcome = &mut outcomes[task];
@@ -177,7 +179,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
     fn show_progress(&mut self) {
         if let Some(show) = &mut self.progress {
             let taken = self.outcomes.len();
-            show(Progress { done: taken - self.open, all: taken + self.promised });
+            show(Progress { done: taken - self.unfinished, all: taken + self.promised });
         }
     }
 }
@@ -185,7 +187,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
 impl<J: Job, R, P> Drop for Map<'_, J, R, P> {
     fn drop(&mut self) {
         // Results are missing only if the inputs have panicked, or if the call ended as a whole.
-        if self.open > 0 {
+        if self.unfinished > 0 {
             self.job.abandon();
         }
     }

@@ -289,18 +289,18 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
             job.push(std::slice::from_ref(&argument), usize::MAX)
                 .map_err(|error| error.with_origin(Origin::of_task(task)))?;
         }
-        let mut open = job.pushed();
-        if open == 0 {
+        let mut unfinished = job.pushed();
+        if unfinished == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }
         job.submit(0)?;
         job.end();
         let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
-        results.resize_with(open, || None);
+        results.resize_with(unfinished, || None);
         Ok(Task::new(job, move |arrived| {
-            open -= arrived.count();
+            unfinished -= arrived.count();
             arrived.open(|task, result| results[task] = Some(result));
-            (open == 0).then(|| results.drain(..).flatten().collect())
+            (unfinished == 0).then(|| results.drain(..).flatten().collect())
         }))
     }
 

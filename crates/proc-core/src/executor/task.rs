@@ -62,34 +62,36 @@ where
 {
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>> {
         loop {
-            match self.job.wait(1, deadline) {
-                Some(Ok(arrived)) => {
-                    if let Some(result) = (self.gather)(arrived) {
-                        return Some(result);
-                    }
-                }
-                Some(Err(error)) => return Some(Err(error)),
-                None if deadline.is_some() => return None,
-                None => {}
+            let arrived = self.job.wait(1, deadline);
+            if arrived.is_none() && deadline.is_some() {
+                return None;
+            }
+            let result = arrived.and_then(|arrived| self.take_in(arrived));
+            if result.is_some() {
+                return result;
             }
         }
     }
 
     fn poll(&mut self, waker: &Waker) -> Option<Result<T, Error>> {
         loop {
-            match self.job.poll_or_wake(waker)? {
-                Ok(arrived) => {
-                    if let Some(result) = (self.gather)(arrived) {
-                        return Some(result);
-                    }
-                }
-                Err(error) => return Some(Err(error)),
+            let arrived = self.job.poll_or_wake(waker)?;
+            let result = self.take_in(arrived);
+            if result.is_some() {
+                return result;
             }
         }
     }
 
     fn cancel(&self) -> bool {
         self.job.cancel()
+    }
+}
+
+impl<T, J: Job, G: FnMut(J::Arrived) -> Option<Result<T, Error>>> Gathering<J, G> {
+    /// Takes in what has arrived. Returns the call's result if it is complete.
+    fn take_in(&mut self, arrived: Result<J::Arrived, Error>) -> Option<Result<T, Error>> {
+        arrived.map_or_else(|error| Some(Err(error)), &mut self.gather)
     }
 }
 

@@ -87,7 +87,7 @@ impl ForkServer {
                 stdio.close_copies();
                 // Children of the fork server begin with an empty stdin: only the program reads the
                 // program's input.
-                if sys::null_stream(0).and_then(|null| sys::put_stream(0, null)).is_err() {
+                if sys::null_stream(0).and_then(|null| sys::set_standard_stream(0, null)).is_err() {
                     sys::exit_now(1);
                 }
                 let own = ForkServer::this_process(ServerLink::new(sender, notifier), base);

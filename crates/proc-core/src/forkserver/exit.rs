@@ -13,19 +13,19 @@ use crate::sys::{self, PerProcess};
 /// How long a program that ends waits for the end of its fork servers.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Registers the orderly end of this process, which runs when `main` returns or `exit` is called.
-pub(crate) fn tidy_at_exit() {
+/// Registers the exit handler that ends this process in order. It runs when `main` returns or
+/// `exit` is called.
+pub(crate) fn register_cleanup() {
     static IS_REGISTERED: PerProcess<AtomicBool> = PerProcess::new();
     if !IS_REGISTERED.get().swap(true, Ordering::Relaxed) {
-        sys::at_exit(end_at_exit);
+        sys::register_exit_handler(clean_up);
     }
 }
 
-/// Ends the children that are left, and reaps the fork servers. Runs when `main` has returned or
-/// `exit` was called. A fork server that is not reaped here stays as a zombie if the first process
-/// of the system does not reap.
-extern "C" fn end_at_exit() {
-    lifeline::end_at_exit();
+/// The exit handler: ends the children that are left, and reaps the fork servers. A fork server
+/// that is not reaped here stays as a zombie if the first process of the system does not reap.
+extern "C" fn clean_up() {
+    lifeline::end_children_in_exit_handler();
     let deadline = Instant::now() + END_TIMEOUT;
     // Other threads go on running while this one ends the program, and one of them may hold the
     // lock for long.

@@ -79,7 +79,7 @@ pub(crate) fn drop_inherited() {
 }
 
 /// Tells daemons to end and waits for the other children, as Python does when a process ends.
-pub(crate) fn end() {
+pub(crate) fn end_children() {
     loop {
         let (daemons, joined) = {
             let mut lifelines = lifelines();
@@ -119,8 +119,8 @@ fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     }
 }
 
-/// Calls [`end`] when `main` has returned or `exit` was called.
-pub(crate) fn end_at_exit() {
+/// Calls [`end_children`] in an exit handler: `main` has returned, or `exit` was called.
+pub(crate) fn end_children_in_exit_handler() {
     {
         let lifelines = lifelines();
         if lifelines.daemons.is_none() && lifelines.joined.is_none() {
@@ -128,11 +128,11 @@ pub(crate) fn end_at_exit() {
         }
     }
     // This thread has lost its thread-locals, without which ipc-channel cannot send. So another
-    // thread calls `end`. If there can be no other thread, call it here: waiting needs no
+    // thread calls `end_children`. If no thread can be started, call it here: waiting needs no
     // thread-locals.
-    let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end);
+    let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end_children);
     let _ = match thread {
         Ok(thread) => thread.join().ok(),
-        Err(_) => panics::catch_and_print(end),
+        Err(_) => panics::catch_and_print(end_children),
     };
 }

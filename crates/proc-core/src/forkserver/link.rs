@@ -47,7 +47,7 @@ impl<T: Message + Debug> Link<T> {
     ) -> Result<Link<T>, Error> {
         let cannot = |source| Error::start("the process", source);
         sys::keep_reserve();
-        exit::tidy_at_exit();
+        exit::register_cleanup();
         let (report, reports) = ipc::channel::<Report<T>>().map_err(cannot)?;
         let report = report.to_opaque().to();
         let key = Key { owner: sys::pid(), serial };

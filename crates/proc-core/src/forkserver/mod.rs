@@ -21,7 +21,7 @@ pub(crate) use attributes::stdio::{Pipes, StdioConfig};
 pub(crate) use attributes::{Attributes, environment, streams};
 pub(crate) use client::{ForkServer, Handle};
 pub(crate) use link::{Link, Received, next_serial};
-pub(crate) use newborn::{Birth, Main};
+pub(crate) use newborn::{Main, MainInputs};
 pub(crate) use protocol::{Job, Key, Lifetime, Report, Request, Start};
 pub(crate) use server::{Newborn, ServerInputs};
 pub(crate) use server_link::ServerLink;

@@ -13,19 +13,19 @@ use crate::sys;
 use crate::wire::Message;
 
 /// Main function of a new process. It ends the process.
-pub(crate) type Main = fn(Birth) -> !;
+pub(crate) type Main = fn(MainInputs) -> !;
 
 impl Code for Main {}
 
-/// Birth of a process: the arguments of its main function.
-pub(crate) struct Birth {
+/// Inputs of the main function of a new process.
+pub(crate) struct MainInputs {
     pub(crate) job: Job,
     /// Both ends of the descriptor channel, for a process that becomes a fork server.
     pub(crate) fd_channel: Vec<(u8, OwnedFd)>,
     pub(crate) report: IpcSender<Report<()>>,
 }
 
-impl Birth {
+impl MainInputs {
     /// Returns the sender for the process's own reports, which a fork server cannot make.
     pub(crate) fn report<T: Message>(&self) -> IpcSender<Report<T>> {
         self.report.clone().to_opaque().to()
@@ -38,11 +38,11 @@ pub(super) fn run(Newborn { alone, start, streams }: Newborn) -> ! {
     sys::name_process(&name);
     let (streams, fd_channel) = streams.into_iter().partition(|(number, _)| *number < LISTENER);
     lifeline::hold(lifetime, lifeline);
-    let changes = streams::put(streams).and_then(|()| environment.decode());
+    let changes = streams::install(streams).and_then(|()| environment.decode());
     let changed = changes.and_then(|changes: EnvironmentChanges| changes.make(alone));
     let ready = changed.and_then(|()| limits.set());
     match ready.and_then(|()| job.main.resolve::<Main>()) {
-        Ok(main) => main(Birth { job, fd_channel, report }),
+        Ok(main) => main(MainInputs { job, fd_channel, report }),
         Err(why) => {
             let _ = report.send(Report::NotReady(why));
             sys::exit_now(1)

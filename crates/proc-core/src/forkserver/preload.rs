@@ -18,7 +18,7 @@ use super::environment::Snapshot;
 use super::start_method::become_process;
 use super::streams::{LISTENER, NOTIFIER, Streams};
 use super::{
-    Attributes, Birth, ForkServer, Job, Lifetime, Link, Main, Received, Report, Request,
+    Attributes, ForkServer, Job, Lifetime, Link, Main, MainInputs, Received, Report, Request,
     ServerInputs, ServerLink, next_serial,
 };
 use crate::call::{Entry, Fault, Input, Name, State};
@@ -51,8 +51,9 @@ pub(crate) fn start(
     let (sender, requests) = ipc::channel::<Request>().map_err(cannot)?;
     let (notifier, listener) = sys::fd_channel().map_err(cannot)?;
     let mut streams = Streams::default();
-    streams.set(LISTENER.into(), listener.into());
-    streams.set(NOTIFIER.into(), notifier.as_fd().try_clone_to_owned().map_err(cannot)?);
+    streams.set(LISTENER.into(), Arc::new(listener.into()));
+    let copy = notifier.as_fd().try_clone_to_owned().map_err(cannot)?;
+    streams.set(NOTIFIER.into(), Arc::new(copy));
     let base = Snapshot::now().map_err(cannot)?;
     let setup = Payload::encode_plain(&function).map_err(|why| cannot(io::Error::other(why)))?;
     let job = Job {
@@ -82,7 +83,7 @@ pub(crate) fn start(
                 return Err(cannot(io::Error::other(why)));
             }
             Received::Report(Report::Exited { status, last_words }) => {
-                break Error::died(Exit::told(status, last_words), None);
+                break Error::died(Exit::reported(status, last_words), None);
             }
             Received::Nothing if !is_wanted() => {
                 link.handle.signal(Signal::SIGKILL);
@@ -99,18 +100,18 @@ pub(crate) fn start(
     Err(Error::initializer(failed))
 }
 
-/// Report of the new process: the function has returned, or a fault.
-type Said = Result<(), Payload>;
+/// Outcome of the preloaded function: it has returned, or an encoded [`Fault`].
+type Preloaded = Result<(), Payload>;
 
 struct Preload;
 const MAIN: &Entry<Main> = &Entry::new::<Preload>(main);
 
 /// Main function of the new process: calls the user's function, reports that it has returned, and
 /// then becomes a fork server.
-fn main(birth: Birth) -> ! {
-    panics::set_panic_output(PanicOutput::Reported);
-    let report = birth.report::<Said>();
-    let Birth { mut job, fd_channel, report: first } = birth;
+fn main(inputs: MainInputs) -> ! {
+    panics::set_panic_output(PanicOutput::Unreported);
+    let report = inputs.report::<Preloaded>();
+    let MainInputs { mut job, fd_channel, report: first } = inputs;
     drop(first);
     let (mut listener, mut notifier) = (None, None);
     for (number, fd) in fd_channel {
@@ -120,7 +121,7 @@ fn main(birth: Birth) -> ! {
     let given = (job.payloads.pop(), job.receivers.pop(), job.senders.pop());
     let (Some(mut arguments), Some(requests), Some(sender)) = given else { sys::exit_now(1) };
     let me = sys::pid();
-    let done = job.setup.decode::<Name>().map_err(Fault::Unknown).and_then(|function| {
+    let done = job.setup.decode::<Name>().map_err(Fault::Invalid).and_then(|function| {
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
     });
@@ -153,7 +154,7 @@ fn threads_left(threads: Option<usize>) -> Fault {
         Some(threads) => ((threads - 1).to_string(), "those threads"),
         None => ("an unknown number".into(), "those threads"),
     };
-    Fault::Unknown(format!(
+    Fault::Invalid(format!(
         "the preloaded function left {count} of its threads running, and workers do not have {them}: \
          end all threads before the function returns"
     ))

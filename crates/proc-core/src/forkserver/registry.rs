@@ -82,7 +82,7 @@ pub(super) fn forget_inherited() {
     drop(inherited);
 }
 
-/// Reaps the fork servers that have ended.
+/// Checks that this process may still make fork servers. Reaps those that have ended.
 ///
 /// # Errors
 ///

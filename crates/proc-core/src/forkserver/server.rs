@@ -10,7 +10,7 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
-use super::streams::Arrived;
+use super::streams::ArrivedStreams;
 use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
 use crate::error::LastWords;
 use crate::panics::{self, PanicOutput};
@@ -21,7 +21,7 @@ use crate::wire;
 /// parent waits for it.
 pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a fork server checks its parent and its children if no descriptor tells their end.
+/// How often a fork server checks its parent and its children if no descriptor tells of their end.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Inputs of a fork server: what it waits for, besides the exits of its children.
@@ -44,7 +44,7 @@ pub(crate) struct Server {
     /// Tells of exits; `None` if each child has a descriptor of its own for that.
     exits: Option<ChildExits>,
     children: FxHashMap<u32, ForkedProcess>,
-    streams: Arrived,
+    streams: ArrivedStreams,
     /// Whether this fork server starts nothing more, and ends after its last child.
     is_retiring: bool,
     /// Whether a notification was received whose request is not read yet.
@@ -99,7 +99,7 @@ impl Server {
         let exits = if sys::has_one_thread() { ChildExits::new().ok() } else { None };
         last_words::make_children_send_to(server_link);
         let children = FxHashMap::default();
-        let streams = Arrived::default();
+        let streams = ArrivedStreams::default();
         let (is_retiring, is_notified) = (false, false);
         let mut server =
             Server { alone, parent, inputs, exits, children, streams, is_retiring, is_notified };

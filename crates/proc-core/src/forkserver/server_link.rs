@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipc_channel::IpcError;
 use ipc_channel::ipc::IpcSender;
 
 use super::Request;
@@ -36,11 +35,7 @@ impl ServerLink {
     /// Sends a request, and notifies the fork server of it.
     pub(crate) fn send(&self, request: Request) -> io::Result<()> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        wire::send(&requests, request).map_err(|error| match error {
-            IpcError::Io(error) => error,
-            IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
-            error => io::Error::other(error),
-        })?;
+        wire::send(&requests, request).map_err(wire::to_io_error)?;
         self.notifier.notify()
     }
 }

@@ -141,7 +141,7 @@ pub fn init() {
     if std::mem::replace(&mut program().is_initialized, true) {
         return;
     }
-    exit::tidy_at_exit();
+    exit::register_cleanup();
     // Look up the image before the fork: the program's file may change at any time later.
     Image::get();
     panics::install_hook();
@@ -239,7 +239,7 @@ fn fork_server_for(
     // If `main` has closed a standard stream, its number must not become that of a channel.
     sys::fill_standard_streams();
     registry::check_open().map_err(cannot)?;
-    exit::tidy_at_exit();
+    exit::register_cleanup();
     if start_method == StartMethod::Fork {
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
         return ForkServer::fork(alone, stdio, become_process).map(Arc::new).map_err(cannot);

@@ -38,25 +38,29 @@ pub(crate) struct Arena {
     /// Bytes of blocks that are not free.
     used: usize,
     /// Blocks whose leases have ended.
-    returned: Arc<Returned>,
+    returned: Arc<ReturnedBlocks>,
 }
 
 /// Blocks whose leases have ended and that the arena has not taken back yet.
 #[derive(Debug)]
-pub(crate) struct Returned {
+pub(crate) struct ReturnedBlocks {
     /// Pid of the process that has the arena. In a copy of that process, blocks are not returned.
     arena_pid: u32,
     blocks: Mutex<Vec<Block>>,
     any: AtomicBool,
 }
 
-impl Default for Returned {
-    fn default() -> Returned {
-        Returned { arena_pid: sys::pid(), blocks: Mutex::default(), any: AtomicBool::default() }
+impl Default for ReturnedBlocks {
+    fn default() -> ReturnedBlocks {
+        ReturnedBlocks {
+            arena_pid: sys::pid(),
+            blocks: Mutex::default(),
+            any: AtomicBool::default(),
+        }
     }
 }
 
-impl Returned {
+impl ReturnedBlocks {
     /// Whether any block waits for the arena to take it back.
     pub(crate) fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
@@ -70,7 +74,7 @@ pub(crate) struct Lease {
     region: Arc<Region>,
     block: Block,
     /// List to which the block goes back; `None` if the lease does not return the block.
-    back: Option<Arc<Returned>>,
+    back: Option<Arc<ReturnedBlocks>>,
 }
 
 impl Lease {
@@ -120,8 +124,8 @@ impl Lease {
         Part { at: at.min(self.len()), len: len.min(self.len().saturating_sub(at)), lease: self }
     }
 
-    /// Gives up the lease without returning the block. Other code returns it.
-    pub(crate) fn keep(mut self) -> Block {
+    /// Ends the lease without returning the block to the arena. The caller must return it.
+    pub(crate) fn into_block(mut self) -> Block {
         self.back = None;
         self.block
     }
@@ -174,7 +178,7 @@ impl Part {
     }
 }
 
-fn lock(returned: &Returned) -> MutexGuard<'_, Vec<Block>> {
+fn lock(returned: &ReturnedBlocks) -> MutexGuard<'_, Vec<Block>> {
     returned.blocks.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -225,7 +229,7 @@ impl Arena {
     }
 
     /// Returns the list of blocks whose leases have ended.
-    pub(crate) fn returned(&self) -> Arc<Returned> {
+    pub(crate) fn returned(&self) -> Arc<ReturnedBlocks> {
         Arc::clone(&self.returned)
     }
 

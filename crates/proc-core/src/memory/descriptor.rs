@@ -78,7 +78,7 @@ impl Descriptor {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> io::Result<Descriptor> {
         check()?;
         let (sender, receiver) = ipc::bytes_channel()?;
-        sys::put_descriptor(number_of(&sender)?, fd)?;
+        sys::put_into_socket(number_of(&sender)?, fd)?;
         Ok(Descriptor(Arriving::new(receiver)))
     }
 
@@ -88,7 +88,7 @@ impl Descriptor {
     ///
     /// No descriptor has arrived, or there are no descriptors left.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
-        sys::take_descriptor(number_of(self.0.get()?)?)
+        sys::take_from_socket(number_of(self.0.get()?)?)
     }
 
     /// Returns a copy of the descriptor that has arrived.
@@ -97,30 +97,30 @@ impl Descriptor {
     ///
     /// As for [`into_fd`](Descriptor::into_fd).
     pub(crate) fn try_clone(&self) -> io::Result<OwnedFd> {
-        sys::copy_descriptor(number_of(self.0.get()?)?)
+        sys::copy_from_socket(number_of(self.0.get()?)?)
     }
 }
 
 /// Makes the receiving end of a channel from its descriptor.
-pub(crate) fn receiver_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcReceiver<T>> {
+pub(crate) fn receiver_of<T: ChannelValue>(fd: OwnedFd) -> io::Result<IpcReceiver<T>> {
     check()?;
     let (_, receiver) = ipc::channel::<T>()?;
-    sys::put_at(number_of(&receiver)?, fd.as_fd())?;
+    sys::replace_descriptor(number_of(&receiver)?, fd.as_fd())?;
     Ok(receiver)
 }
 
 /// Makes the sending end of a channel from its descriptor.
-pub(crate) fn sender_of<T: Kind>(fd: OwnedFd) -> io::Result<IpcSender<T>> {
+pub(crate) fn sender_of<T: ChannelValue>(fd: OwnedFd) -> io::Result<IpcSender<T>> {
     check()?;
     let (sender, _) = ipc::channel::<T>()?;
-    sys::put_at(number_of(&sender)?, fd.as_fd())?;
+    sys::replace_descriptor(number_of(&sender)?, fd.as_fd())?;
     Ok(sender)
 }
 
 /// Returns a copy of the descriptor of a channel end. The end may be dropped after that.
 pub(crate) fn fd_of(end: &impl Debug) -> io::Result<OwnedFd> {
     check()?;
-    sys::copy_at(number_of(end)?)
+    sys::duplicate_descriptor(number_of(end)?)
 }
 
 /// Waits until a message can be received or no sender is left. Returns false if `timeout` has
@@ -129,13 +129,13 @@ pub(crate) fn wait_for_message<T: Debug>(
     receiver: &IpcReceiver<T>,
     timeout: Option<Duration>,
 ) -> io::Result<bool> {
-    sys::wait_at(number_of(receiver)?, timeout)
+    sys::poll_descriptor(number_of(receiver)?, timeout)
 }
 
 /// Type of value that a channel carries.
-pub(crate) trait Kind: for<'de> Deserialize<'de> + Serialize + Debug {}
+pub(crate) trait ChannelValue: for<'de> Deserialize<'de> + Serialize + Debug {}
 
-impl<T: for<'de> Deserialize<'de> + Serialize + Debug> Kind for T {}
+impl<T: for<'de> Deserialize<'de> + Serialize + Debug> ChannelValue for T {}
 
 /// Returns the number of the one descriptor that a channel end has.
 fn number_of(end: &impl Debug) -> io::Result<i32> {

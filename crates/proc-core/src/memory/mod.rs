@@ -8,7 +8,7 @@ mod descriptor;
 pub(crate) mod loom;
 mod region;
 
-pub(crate) use arena::{Arena, Block, Lease, MIN_BLOCK_BYTES, Part, Returned};
+pub(crate) use arena::{Arena, Block, Lease, MIN_BLOCK_BYTES, Part, ReturnedBlocks};
 pub(crate) use descriptor::{
     Arriving, Descriptor, check, fd_of, receiver_of, sender_of, wait_for_message,
 };

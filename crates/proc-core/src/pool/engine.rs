@@ -115,8 +115,8 @@ impl Job for PoolJob {
         self.scheduler.processes()
     }
 
-    fn is_full(&self, open: usize) -> bool {
-        (open > 0 && queue::has_many_handles()) || self.scheduler.is_full(open)
+    fn is_full(&self, in_flight: usize) -> bool {
+        (in_flight > 0 && queue::has_many_handles()) || self.scheduler.is_full(in_flight)
     }
 
     fn check_process(&self) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::main::Said;
+use super::main::EncodedResult;
 use super::outcome::{FunctionResult, Observed, Outcome};
 use crate::error::{Error, Origin};
 use crate::forkserver::{Handle, Limits, Link, Pipes};
@@ -41,7 +41,7 @@ pub struct Child<R> {
 }
 
 impl<R: Message> Child<R> {
-    pub(crate) fn new(mut link: Link<Said>, name: String, limits: Limits) -> Child<R> {
+    pub(crate) fn new(mut link: Link<EncodedResult>, name: String, limits: Limits) -> Child<R> {
         let handle = link.handle.clone();
         let Pipes { stdin, stdout, stderr } = std::mem::take(&mut link.pipes);
         let outcome = Arc::new(Outcome(Mutex::new(Observed {

@@ -1,7 +1,7 @@
 //! Runs a process from inside: calls its function, reports the result, and ends.
 
 use crate::call::{Entry, Fault, Input, Name, State};
-use crate::forkserver::{Birth, Job, Main, Report, lifeline};
+use crate::forkserver::{Job, Main, MainInputs, Report, lifeline};
 use crate::panics::{self, PanicOutput};
 use crate::sys;
 use crate::wire::{self, Payload, Sink};
@@ -10,9 +10,9 @@ use crate::wire::{self, Payload, Sink};
 /// panics.
 const PANICKED: i32 = 101;
 
-/// Report of the process: the value that its function has returned, or a [`Fault`] that the process
-/// survived.
-pub(super) type Said = Result<Payload, Payload>;
+/// Result of the process, encoded: the value that its function has returned, or a [`Fault`] that
+/// the process survived.
+pub(super) type EncodedResult = Result<Payload, Payload>;
 
 struct Call;
 const MAIN: &Entry<Main> = &Entry::new::<Call>(main);
@@ -33,16 +33,16 @@ pub(super) fn job(function: Name, arguments: Payload) -> Result<Job, String> {
     })
 }
 
-fn main(birth: Birth) -> ! {
-    panics::set_panic_output(PanicOutput::Print);
-    let report = birth.report::<Said>();
-    let Birth { job, .. } = birth;
+fn main(inputs: MainInputs) -> ! {
+    panics::set_panic_output(PanicOutput::Always);
+    let report = inputs.report::<EncodedResult>();
+    let MainInputs { job, .. } = inputs;
     let Job { setup, mut payloads, .. } = job;
     let mut out = Sink::default();
     let me = sys::pid();
-    let result = setup.decode::<Name>().map_err(Fault::Unknown).and_then(|function| {
+    let result = setup.decode::<Name>().map_err(Fault::Invalid).and_then(|function| {
         let arguments =
-            payloads.first_mut().ok_or_else(|| Fault::Unknown("the job has no argument".into()))?;
+            payloads.first_mut().ok_or_else(|| Fault::Invalid("the job has no argument".into()))?;
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut out)
     });
@@ -58,6 +58,6 @@ fn main(birth: Birth) -> ! {
         let fault = Payload::encode(&Fault::Result(why)).expect("a fault is text");
         let _ = wire::send(&report, Report::Said(Err(fault)));
     }
-    lifeline::end();
+    lifeline::end_children();
     sys::exit_now(code)
 }

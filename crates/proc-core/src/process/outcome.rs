@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use super::main::Said;
+use super::main::EncodedResult;
 use crate::error::Exit;
 use crate::forkserver::{Limits, Link, Received, Report};
 use crate::wire::Payload;
@@ -17,7 +17,7 @@ pub(crate) struct Outcome(pub(super) Mutex<Observed>);
 /// Reports of a process so far.
 #[derive(Debug)]
 pub(super) struct Observed {
-    pub(super) link: Link<Said>,
+    pub(super) link: Link<EncodedResult>,
     pub(super) limits: Limits,
     pub(super) returned: Option<FunctionResult>,
     pub(super) exited: Option<Exit>,
@@ -66,7 +66,7 @@ impl Observed {
         while self.exited.is_none() {
             match self.link.receive(deadline) {
                 Received::Report(Report::Exited { status, last_words }) => {
-                    self.exited = Some(Exit::told(status, last_words));
+                    self.exited = Some(Exit::reported(status, last_words));
                 }
                 Received::End => self.exited = Some(Exit::default()),
                 Received::Report(Report::Said(result)) => {

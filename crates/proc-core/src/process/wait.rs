@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::process::outcome::Outcome;
 use crate::sys;
 
-/// How often children are checked if no descriptor tells their end. This is also how long `wait`
-/// waits for the fork server's report after a descriptor has become readable.
+/// How often children are checked if they have no descriptors that tell of their end. This is also
+/// how long `wait` waits for the fork server's report after a descriptor has become readable.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Longest wait before every child is checked, whatever its descriptor says. A descriptor is opened

@@ -1,4 +1,4 @@
-//! Shares read-only data between processes: the data are copied once, never again.
+//! Shares read-only data between processes. The data are copied only once, into shared memory.
 //!
 //! A [`Shared`] is sent as its number and two pieces of shared memory. One holds the data, to which
 //! nobody can write any more; the other is a word that says whether the creator (the process that
@@ -236,11 +236,11 @@ fn kept() -> MutexGuard<'static, Vec<Arc<Memory>>> {
 }
 
 /// In a worker: keeps data that arrive, for later tasks.
-pub(crate) fn keep() {
+pub(crate) fn keep_mappings() {
     KEEPS_ARRIVED.store(true, Ordering::Relaxed);
 }
 
 /// In a worker: drops the kept data that their creator has released.
-pub(crate) fn let_go() {
+pub(crate) fn drop_released() {
     kept().retain(|memory| !memory.is_released());
 }

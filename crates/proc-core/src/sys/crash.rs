@@ -10,7 +10,7 @@ use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 
 use super::fd_channel::Notifier;
-use crate::sys::fd_channel::{LAST_WORDS, last_words};
+use crate::sys::fd_channel::{LAST_WORDS, last_words_message};
 
 /// Signals that end a process after a panic that cannot unwind, or after memory was refused. In
 /// both cases Rust aborts; a library may instead use a null pointer that it did not check.
@@ -37,7 +37,7 @@ thread_local! {
 
 /// Prepares `words` to be sent if this thread aborts while it panics.
 pub(crate) fn prepare_last_words(words: &[u8]) {
-    let before = PREPARED.replace(Box::into_raw(Box::new(last_words(words))));
+    let before = PREPARED.replace(Box::into_raw(Box::new(last_words_message(words))));
     if !before.is_null() {
         // SAFETY: the pointer is from `Box::into_raw` above, in an earlier call, and nothing else
         // has it.
@@ -56,7 +56,7 @@ fn settings() -> Option<&'static CrashSettings> {
 /// the thread's prepared message, or the words `no_memory` if a system call of the thread had
 /// failed for lack of memory.
 pub(crate) fn send_last_words_at_crash(notifier: &Notifier, no_memory: Vec<u8>) {
-    let no_memory = last_words(&no_memory);
+    let no_memory = last_words_message(&no_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let mut earlier_actions = [default; 3];
     match settings() {

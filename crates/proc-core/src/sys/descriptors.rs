@@ -15,12 +15,12 @@ use super::os;
 
 /// Replaces the open descriptor `number` by a copy of `fd`. The owner of `number` in this process
 /// owns the copy from then on.
-pub(crate) fn put_at(number: i32, fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn replace_descriptor(number: i32, fd: BorrowedFd<'_>) -> io::Result<()> {
     os::copy_to(fd.as_raw_fd(), number)
 }
 
 /// Returns a copy of the open descriptor `number`. The owner of `number` keeps it.
-pub(crate) fn copy_at(number: i32) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate_descriptor(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: the number is open as long as its owner lives, and the caller borrows the owner.
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
@@ -28,7 +28,7 @@ pub(crate) fn copy_at(number: i32) -> io::Result<OwnedFd> {
 /// Whether two open sockets are the two ends of one connection: a byte that is written to `one`
 /// must arrive at `other`. False if `other` is readable before that.
 pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
-    // SAFETY: as in `copy_at`.
+    // SAFETY: as in `duplicate_descriptor`.
     let fd = unsafe { BorrowedFd::borrow_raw(other) };
     if wait_readable(&[fd], Some(Duration::ZERO))?[0] {
         return Ok(false);
@@ -39,8 +39,8 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
 
 /// Waits until something can be read from the open descriptor `number`, or `timeout` has passed.
 /// Returns whether something can be read.
-pub(crate) fn wait_at(number: i32, timeout: Option<Duration>) -> io::Result<bool> {
-    // SAFETY: as in `copy_at`.
+pub(crate) fn poll_descriptor(number: i32, timeout: Option<Duration>) -> io::Result<bool> {
+    // SAFETY: as in `duplicate_descriptor`.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(wait_readable(&[fd], timeout)?[0])
 }
@@ -103,7 +103,7 @@ pub(crate) fn close_copy(fd: BorrowedFd<'_>) {
 }
 
 /// Returns a copy of the standard stream with this number.
-pub(crate) fn own_stream(number: usize) -> io::Result<OwnedFd> {
+pub(crate) fn copy_standard_stream(number: usize) -> io::Result<OwnedFd> {
     match number {
         0 => io::stdin().as_fd().try_clone_to_owned(),
         1 => io::stdout().as_fd().try_clone_to_owned(),
@@ -112,7 +112,7 @@ pub(crate) fn own_stream(number: usize) -> io::Result<OwnedFd> {
 }
 
 /// Makes `fd` the standard stream with this number.
-pub(crate) fn put_stream(number: u8, fd: OwnedFd) -> io::Result<()> {
+pub(crate) fn set_standard_stream(number: u8, fd: OwnedFd) -> io::Result<()> {
     // Make a copy above the standard streams first. If `fd` had the number of the stream already,
     // it would stay close-on-exec, and dropping it here would close it.
     let above = nix::fcntl::fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;

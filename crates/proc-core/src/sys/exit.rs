@@ -18,7 +18,7 @@ pub(crate) fn exit_now(code: i32) -> ! {
 }
 
 /// Registers `run` to be called when this process returns from `main` or calls `exit`.
-pub(crate) fn at_exit(run: extern "C" fn()) {
+pub(crate) fn register_exit_handler(run: extern "C" fn()) {
     // SAFETY: atexit only stores the function, which lives as long as the program. The call fails
     // if there is no memory; then the function is not called.
     let _ = unsafe { libc::atexit(run) };
@@ -33,8 +33,9 @@ pub(super) fn flush_stdout() {
     let _ = io::stdout().flush();
 }
 
-/// Writes out the buffer of stdout, unless another thread might hold stdout.
-pub(crate) fn flush_line() {
+/// Writes out the buffer of stdout, if this process has never had a second thread. Such a thread
+/// might hold stdout, and this call would then wait for it.
+pub(crate) fn try_flush_stdout() {
     if never_had_threads() {
         flush_stdout();
     }

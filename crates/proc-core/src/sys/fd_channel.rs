@@ -1,6 +1,6 @@
 //! Provides the descriptor channel: a pair of sockets that stands beside a channel of ipc-channel.
-//! The sending end, the notifier, tells the receiver of that channel that there is a message, and
-//! passes open descriptors to it. ipc-channel does neither.
+//! Its sending end, the notifier, tells the receiver of that channel that there is a message, and
+//! passes open descriptors to the receiver. ipc-channel does neither.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -133,7 +133,7 @@ impl Notifier {
 const NOSIGNAL: MsgFlags = MsgFlags::MSG_NOSIGNAL;
 
 /// Puts a copy of the descriptor `fd` into the open socket `number`.
-pub(crate) fn put_descriptor(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn put_into_socket(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
     let fds = [fd.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     loop {
@@ -145,22 +145,23 @@ pub(crate) fn put_descriptor(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()
     }
 }
 
-/// Takes the descriptor that [`put_descriptor`] has put into the open socket `number`. Never waits.
+/// Takes the descriptor that [`put_into_socket`] has put into the open socket `number`. Never
+/// waits.
 ///
 /// # Errors
 ///
 /// The socket has no descriptor, or this process cannot open one more.
-pub(crate) fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn take_from_socket(number: RawFd) -> io::Result<OwnedFd> {
     receive_descriptor(number, MsgFlags::empty())
 }
 
-/// Returns a copy of the descriptor that [`take_descriptor`] would take, and leaves the descriptor
+/// Returns a copy of the descriptor that [`take_from_socket`] would take, and leaves the descriptor
 /// in the socket.
 ///
 /// # Errors
 ///
-/// As for [`take_descriptor`].
-pub(crate) fn copy_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+/// As for [`take_from_socket`].
+pub(crate) fn copy_from_socket(number: RawFd) -> io::Result<OwnedFd> {
     receive_descriptor(number, MsgFlags::MSG_PEEK)
 }
 
@@ -197,7 +198,7 @@ fn descriptor_in(message: &RecvMsg<'_, '_, ()>) -> Option<OwnedFd> {
 
 /// Makes the message that carries `words`, with room for a pid before them. The end of words that
 /// are too long is cut off.
-pub(super) fn last_words(words: &[u8]) -> Vec<u8> {
+pub(super) fn last_words_message(words: &[u8]) -> Vec<u8> {
     let head = [&LAST_WORDS[..], &[0; size_of::<u32>()]].concat();
     let words = &words[..words.len().min(MAX_LAST_WORDS_BYTES - head.len())];
     [&head, words].concat()

@@ -48,10 +48,10 @@ fn fill() -> u32 {
 /// Value of which each process has its own. A copy that a user's `fork` makes begins with a new
 /// value: the old one belongs to the other process, and its locks may stay held forever.
 #[derive(Debug)]
-pub(crate) struct PerProcess<T: 'static>(AtomicPtr<Entry<T>>);
+pub(crate) struct PerProcess<T: 'static>(AtomicPtr<OwnedValue<T>>);
 
 #[derive(Debug)]
-struct Entry<T> {
+struct OwnedValue<T> {
     /// Pid of the process that the value belongs to.
     pid: AtomicU32,
     value: T,
@@ -65,16 +65,16 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
     /// Returns the value of this process, which is made by the first call.
     pub(crate) fn get(&'static self) -> &'static T {
         let present = self.0.load(Ordering::Acquire);
-        if let Some(entry) = entry_at(present)
-            && entry.pid.load(Ordering::Relaxed) == pid()
+        if let Some(owned) = value_at(present)
+            && owned.pid.load(Ordering::Relaxed) == pid()
         {
-            return &entry.value;
+            return &owned.value;
         }
-        let new = Box::new(Entry { pid: AtomicU32::new(pid()), value: T::default() });
+        let new = Box::new(OwnedValue { pid: AtomicU32::new(pid()), value: T::default() });
         let new = Box::into_raw(new);
         // The old value is never dropped: it belongs to another process.
         match self.0.compare_exchange(present, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => &entry_at(new).expect("it was made just now").value,
+            Ok(_) => &value_at(new).expect("it was made just now").value,
             Err(_) => {
                 // SAFETY: `new` was made above, and nothing else has seen it.
                 drop(unsafe { Box::from_raw(new) });
@@ -86,16 +86,16 @@ impl<T: Default + Sync + 'static> PerProcess<T> {
     /// In a child that was forked while its parent had one thread: takes over the copy of the
     /// parent's value.
     pub(crate) fn inherit(&'static self) {
-        if let Some(entry) = entry_at(self.0.load(Ordering::Acquire)) {
-            entry.pid.store(pid(), Ordering::Relaxed);
+        if let Some(owned) = value_at(self.0.load(Ordering::Acquire)) {
+            owned.pid.store(pid(), Ordering::Relaxed);
         }
     }
 }
 
-fn entry_at<T>(entry: *mut Entry<T>) -> Option<&'static Entry<T>> {
+fn value_at<T>(owned: *mut OwnedValue<T>) -> Option<&'static OwnedValue<T>> {
     // SAFETY: the pointer is null, or it is from `Box::into_raw` in `get`; it is never freed once
     // stored.
-    unsafe { entry.as_ref() }
+    unsafe { owned.as_ref() }
 }
 
 #[cfg(test)]

@@ -110,8 +110,8 @@ pub(crate) fn is_sealed(fd: BorrowedFd<'_>, access: Access) -> bool {
     has.is_ok_and(|has| has.contains(seals(access)))
 }
 
-/// Keeps a mapping out of the children of a fork.
-pub(crate) fn keep_from_copies(start: std::ptr::NonNull<u8>, len: usize) {
+/// Excludes a mapping from later forks: children do not get it.
+pub(crate) fn exclude_from_fork(start: NonNull<u8>, len: usize) {
     let start = start.as_ptr().cast();
     // SAFETY: the range is one mapping of this process, and the advice changes nothing in it.
     let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTFORK) };

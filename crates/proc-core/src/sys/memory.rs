@@ -170,7 +170,7 @@ impl Frozen {
         let mapping = Mapping::of_own(fd.as_fd(), Access::Write)?;
         // A copy of this process that is forked meanwhile would have the mapping and so prevent the
         // seal.
-        os::keep_from_copies(mapping.start, len);
+        os::exclude_from_fork(mapping.start, len);
         // SAFETY: the mapping has `len` bytes, and nothing else has its descriptor yet.
         fill(unsafe { std::slice::from_raw_parts_mut(mapping.start.as_ptr(), len) });
         drop(mapping);

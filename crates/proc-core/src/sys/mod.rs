@@ -1,9 +1,9 @@
 //! Wraps the system calls that proc-core needs, each in a safe function with one meaning.
 //!
-//! `unsafe` code is allowed only here and in `memory/region.rs`. The module `os` contains the
-//! functions that differ between systems. On Linux it is `linux.rs`. Elsewhere it is `other.rs`,
-//! which has the same functions, made from POSIX calls. Nothing here knows of tasks, pools or
-//! messages.
+//! `unsafe` code is allowed only here, in `memory/region.rs` and in three macros (ARCHITECTURE.md
+//! names them). The module `os` contains the functions that differ between systems. On Linux it is
+//! `linux.rs`. Elsewhere it is `other.rs`, which has the same functions, made from POSIX calls.
+//! Nothing here knows of tasks, pools or messages.
 
 #![allow(unsafe_code)]
 
@@ -38,13 +38,13 @@ mod value;
 pub(crate) use children::{is_child, parent_pid, reap, reap_one, reap_until, signal_child};
 pub(crate) use crash::{prepare_last_words, send_last_words_at_crash};
 pub(crate) use descriptors::{
-    are_joined, close_copy, copy_at, own_stream, pass_on, put_at, put_stream, take_over, wait_at,
-    wait_readable,
+    are_joined, close_copy, copy_standard_stream, duplicate_descriptor, pass_on, poll_descriptor,
+    replace_descriptor, set_standard_stream, take_over, wait_readable,
 };
-pub(crate) use exit::{at_exit, end_copy_of, exit_now, flush, flush_line};
+pub(crate) use exit::{end_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout};
 pub(crate) use fd_channel::{
-    ChannelMessage, Listener, Notifier, Tag, copy_descriptor, fd_channel, put_descriptor,
-    take_descriptor,
+    ChannelMessage, Listener, Notifier, Tag, copy_from_socket, fd_channel, put_into_socket,
+    take_from_socket,
 };
 pub(crate) use fork::{Forked, SingleThread, fork, set_env};
 pub(crate) use identity::{PerProcess, pid};

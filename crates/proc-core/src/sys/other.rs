@@ -89,7 +89,7 @@ pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
 }
 
 /// Does nothing: without seals, a mapping in a copy does no harm.
-pub(crate) fn keep_from_copies(_: std::ptr::NonNull<u8>, _: usize) {}
+pub(crate) fn exclude_from_fork(_: NonNull<u8>, _: usize) {}
 
 /// Replaces the open descriptor `to` by a copy of `from`. This takes two steps. Between them,
 /// another thread may execute a program, which then inherits the copy.

@@ -12,20 +12,20 @@ use serde_bytes::ByteBuf;
 
 use crate::memory::Part;
 
-/// Says where the bytes of a value are.
+/// Bytes of a value, and where they are.
 #[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
+pub(crate) enum ValueBytes<'a> {
     /// In this process's own memory, or in memory that it has claimed.
     Own(&'a [u8]),
     /// `len` bytes at offset `at` of shared memory, which may change while they are copied.
     Shared { part: &'a Part, at: usize, len: usize },
 }
 
-impl Source<'_> {
+impl ValueBytes<'_> {
     fn len(self) -> usize {
         match self {
-            Source::Own(bytes) => bytes.len(),
-            Source::Shared { len, .. } => len,
+            ValueBytes::Own(bytes) => bytes.len(),
+            ValueBytes::Shared { len, .. } => len,
         }
     }
 
@@ -33,13 +33,13 @@ impl Source<'_> {
     #[inline]
     fn number<T: bytemuck::Pod>(self) -> Result<T, String> {
         let number = match self {
-            Source::Own(bytes) => bytemuck::try_pod_read_unaligned(bytes).ok(),
-            Source::Shared { len, .. } if len != size_of::<T>() => None,
-            Source::Shared { part, at, .. } => {
+            ValueBytes::Own(bytes) => bytemuck::try_pod_read_unaligned(bytes).ok(),
+            ValueBytes::Shared { len, .. } if len != size_of::<T>() => None,
+            ValueBytes::Shared { part, at, .. } => {
                 part.numbers(at, 1).and_then(|numbers| numbers.first().copied())
             }
         };
-        number.ok_or_else(Source::cut_number)
+        number.ok_or_else(ValueBytes::cut_number)
     }
 
     #[cold]
@@ -50,10 +50,10 @@ impl Source<'_> {
     /// Copies the bytes as numbers.
     fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, String> {
         if !self.len().is_multiple_of(size_of::<T>()) {
-            return Err(Source::cut_number());
+            return Err(ValueBytes::cut_number());
         }
         match self {
-            Source::Own(bytes) => {
+            ValueBytes::Own(bytes) => {
                 let mut numbers: Vec<T> = Vec::new();
                 numbers
                     .try_reserve_exact(bytes.len() / size_of::<T>())
@@ -62,7 +62,7 @@ impl Source<'_> {
                 bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
                 Ok(numbers)
             }
-            Source::Shared { part, at, len } => part
+            ValueBytes::Shared { part, at, len } => part
                 .numbers(at, len / size_of::<T>())
                 .ok_or_else(|| "the data end too early, or there is no memory for them".into()),
         }
@@ -71,7 +71,10 @@ impl Source<'_> {
 
 /// Calls the macro `$with` with each type of number.
 macro_rules! each_number {
-    ($($T:ident)*; $with:ident) => {$( $with!($T); )*};
+    ($with:ident) => {
+        each_number! { $with u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64 }
+    };
+    ($with:ident $($T:ident)+) => {$( $with!($T); )+};
 }
 
 /// Returns the size of the encoding of each `T` in bytes, if `T` is a plain number.
@@ -84,7 +87,7 @@ pub(crate) fn number_size<T: 'static>() -> Option<usize> {
             }
         };
     }
-    each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
+    each_number!(look);
     None
 }
 
@@ -108,7 +111,7 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
             }
         };
     }
-    each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
+    each_number!(look);
     let text = value.downcast_ref::<String>().map(String::as_bytes);
     text.or_else(|| value.downcast_ref::<ByteBuf>().map(|bytes| &bytes[..]))
 }
@@ -116,7 +119,7 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
 /// Returns the value that has these bytes, if its type is one that [`bytes_of`] knows. The inner
 /// result is an error if the bytes are not a whole number of numbers, or not UTF-8.
 #[inline]
-pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, String>> {
+pub(crate) fn from_bytes<T: 'static>(bytes: ValueBytes<'_>) -> Option<Result<T, String>> {
     let mut value: Option<T> = None;
     let target: &mut dyn Any = &mut value;
     macro_rules! look {
@@ -135,7 +138,7 @@ pub(crate) fn from_bytes<T: 'static>(bytes: Source<'_>) -> Option<Result<T, Stri
             }
         };
     }
-    each_number! { u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize f32 f64; look }
+    each_number!(look);
     if let Some(target) = target.downcast_mut::<Option<String>>() {
         let text = bytes.numbers().and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| "a string in the data is not UTF-8".into())
@@ -169,7 +172,7 @@ mod tests {
             number: i32,
         ) {
             fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, String>> {
-                super::from_bytes(Source::Own(bytes))
+                super::from_bytes(ValueBytes::Own(bytes))
             }
             let sent = bytes_of(&floats).expect("a vector of numbers");
             let back: Vec<f64> = from_bytes(sent).expect("of its type").expect("whole");
@@ -186,10 +189,10 @@ mod tests {
 
     #[test]
     fn from_bytes_refuses_half_a_number() {
-        let read: Option<Result<Vec<u32>, String>> = from_bytes(Source::Own(&[1, 2, 3, 4, 5]));
+        let read: Option<Result<Vec<u32>, String>> = from_bytes(ValueBytes::Own(&[1, 2, 3, 4, 5]));
         assert!(read.expect("of its type").expect_err("five bytes").contains("middle of a number"));
         for len in [0, 3, 5, 8] {
-            let read: Option<Result<u32, String>> = from_bytes(Source::Own(&[1; 8][..len]));
+            let read: Option<Result<u32, String>> = from_bytes(ValueBytes::Own(&[1; 8][..len]));
             assert!(
                 read.expect("of its type").expect_err("not four").contains("middle of a number")
             );
@@ -198,7 +201,7 @@ mod tests {
 
     #[test]
     fn from_bytes_refuses_a_string_that_is_not_utf8() {
-        let read: Option<Result<String, String>> = from_bytes(Source::Own(&[0xff]));
+        let read: Option<Result<String, String>> = from_bytes(ValueBytes::Own(&[0xff]));
         assert!(read.expect("of its type").expect_err("no text").contains("UTF-8"));
     }
 
@@ -206,6 +209,6 @@ mod tests {
     fn other_types_are_not_bulk() {
         assert_eq!(bytes_of(&true), None);
         assert_eq!(bytes_of(&vec![true]), None);
-        assert_eq!(from_bytes::<Vec<String>>(Source::Own(&[])), None);
+        assert_eq!(from_bytes::<Vec<String>>(ValueBytes::Own(&[])), None);
     }
 }

@@ -105,13 +105,13 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> R
 /// takes.
 #[inline]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
-    let mut source = Source {
+    let mut reader = Reader {
         plain: postcard::Deserializer::from_bytes(bytes),
-        items: bytes.len().saturating_add(MAX_EMPTY_ELEMENTS),
+        elements_left: bytes.len().saturating_add(MAX_EMPTY_ELEMENTS),
     };
-    let (from, levels) = (&mut source, MAX_DEPTH);
+    let (from, levels) = (&mut reader, MAX_DEPTH);
     let value = T::deserialize(De { from, levels })?;
-    Ok((value, source.plain.finalize()?))
+    Ok((value, reader.plain.finalize()?))
 }
 
 /// Wraps postcard's serializer, with [`CodecError`] as its error.
@@ -208,7 +208,7 @@ impl Serializer for &mut Ser<'_> {
     #[inline]
     fn serialize_u64(self, v: u64) -> Result<()> {
         if v == 0 {
-            self.0.output.0.note_index();
+            self.0.output.0.note_possible_handle();
         }
         Ok(self.0.serialize_u64(v)?)
     }
@@ -218,7 +218,7 @@ impl Serializer for &mut Ser<'_> {
     #[inline]
     fn serialize_bytes(self, v: &[u8]) -> Result<()> {
         if v.contains(&0) {
-            self.0.output.0.note_index();
+            self.0.output.0.note_possible_handle();
         }
         Ok(self.0.serialize_bytes(v)?)
     }
@@ -275,15 +275,15 @@ compounds! {
     SerializeStructVariant { serialize_field(_key); skip_field }
 }
 
-/// Data from which one decode reads.
-struct Source<'de> {
+/// Reads the data of one decode.
+struct Reader<'de> {
     plain: postcard::Deserializer<'de, Slice<'de>>,
     /// Number of elements that the data may still announce. Each element that takes any bytes
     /// starts with a byte of its own.
-    items: usize,
+    elements_left: usize,
 }
 
-impl<'de> Source<'de> {
+impl<'de> Reader<'de> {
     #[inline]
     fn take<T: Deserialize<'de>>(&mut self) -> Result<T> {
         Ok(T::deserialize(&mut self.plain)?)
@@ -292,7 +292,7 @@ impl<'de> Source<'de> {
 
 /// Wraps postcard's deserializer, with [`CodecError`] as its error.
 struct De<'a, 'de> {
-    from: &'a mut Source<'de>,
+    from: &'a mut Reader<'de>,
     levels: u32,
 }
 
@@ -313,13 +313,14 @@ impl<'a, 'de> De<'a, 'de> {
     }
 
     #[inline]
-    fn items(self) -> Result<Parts<'a, 'de>> {
+    fn elements(self) -> Result<Parts<'a, 'de>> {
         let left: u64 = self.from.take()?;
         let left = usize::try_from(left).map_err(|_| Plain::DeserializeBadVarint)?;
-        let items = self.from.items.checked_sub(left);
-        let items = items.ok_or_else(|| CodecError::new("a length is more than the data hold"))?;
-        self.from.items = items;
-        Ok(Parts { de: self, left, has_hint: items >= MAX_EMPTY_ELEMENTS })
+        let others = self.from.elements_left.checked_sub(left);
+        let others =
+            others.ok_or_else(|| CodecError::new("a length is more than the data hold"))?;
+        self.from.elements_left = others;
+        Ok(Parts { de: self, left, has_hint: others >= MAX_EMPTY_ELEMENTS })
     }
 }
 
@@ -377,8 +378,8 @@ impl<'de> de::Deserializer<'de> for De<'_, 'de> {
         deserialize_unit() => visitor.visit_unit();
         deserialize_unit_struct(_name: Name) => visitor.visit_unit();
         deserialize_newtype_struct(_name: Name) => visitor.visit_newtype_struct(self);
-        deserialize_seq() => visitor.visit_seq(self.below()?.items()?);
-        deserialize_map() => visitor.visit_map(self.below()?.items()?);
+        deserialize_seq() => visitor.visit_seq(self.below()?.elements()?);
+        deserialize_map() => visitor.visit_map(self.below()?.elements()?);
         deserialize_tuple(len: usize) => visitor.visit_seq(self.below()?.fields(len));
         deserialize_tuple_struct(_name: Name, len: usize) => self.deserialize_tuple(len, visitor);
         deserialize_struct(_name: Name, fields: Names) =>

@@ -27,7 +27,7 @@ use ipc_channel::ipc;
 use ipc_channel::ipc::{IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use self::bulk::Source;
+use self::bulk::ValueBytes;
 pub(crate) use self::bulk::{number, number_size};
 pub use self::message::Message;
 pub(crate) use self::sink::{LARGE, Lender, Sink};
@@ -138,16 +138,21 @@ fn no_memory(error: &io::Error) -> String {
     format!("there is no shared memory for the value: {}", explain(error))
 }
 
+/// Turns an error of ipc-channel into an error of the system.
+pub(crate) fn to_io_error(error: ipc_channel::IpcError) -> io::Error {
+    match error {
+        ipc_channel::IpcError::Io(error) => error,
+        ipc_channel::IpcError::Disconnected => io::ErrorKind::ConnectionReset.into(),
+        error => io::Error::other(error),
+    }
+}
+
 /// Returns why a message cannot be sent; `None` if nobody is left to receive it.
 pub(crate) fn send_error(error: ipc_channel::IpcError) -> Option<io::Error> {
-    match error {
-        ipc_channel::IpcError::Io(error) => match error.kind() {
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => None,
-            _ => Some(error),
-        },
-        ipc_channel::IpcError::Disconnected => None,
-        error => Some(io::Error::other(error)),
-    }
+    let error = to_io_error(error);
+    let is_gone =
+        matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+    (!is_gone).then_some(error)
 }
 
 /// Returns in words why a message cannot be sent; `None` if nobody is left to receive it.
@@ -275,12 +280,12 @@ pub(crate) fn encode_or_panic<T: Message>(
         };
     }
     let start = out.len();
-    let _earlier = out.take_index(); // of an earlier value
+    out.take_possible_handle(); // it was in an earlier value
     let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as its index, which is 0. If the
     // type has no destructor, or no 0 was written, there is no channel end, and no need for the
     // costly search.
-    if !may_have_handles::<T>() || (encoded.is_ok() && !out.take_index()) {
+    if !may_have_handles::<T>() || (encoded.is_ok() && !out.take_possible_handle()) {
         return match encoded {
             Ok(()) => Ok(None),
             Err(error) => Err(why_not_encoded(&error, out)),
@@ -340,10 +345,9 @@ fn move_handles() -> Result<Option<Handles>, String> {
         ));
     }
     let (channels, regions) = (channels + 1, regions + usize::from(has_regions));
-    sender.send(HandleCounts { channels, regions }).map_err(|error| match error {
-        ipc_channel::IpcError::Io(error) => cannot_send(&error),
-        error => cannot_send(&io::Error::other(error)),
-    })?;
+    sender
+        .send(HandleCounts { channels, regions })
+        .map_err(|error| cannot_send(&to_io_error(error)))?;
     Ok(Some(Handles(Arriving::new(receiver.to_opaque()))))
 }
 
@@ -380,8 +384,7 @@ pub(crate) fn decode<T: Message>(bytes: &[u8], handles: Option<Handles>) -> Resu
     let received = panics::catch_silently(|| carrier.to::<WithHandles<T>>().recv());
     match received {
         Ok(Ok(WithHandles(value))) => value,
-        Ok(Err(ipc_channel::IpcError::Io(error))) => Err(not_arrived(&error)),
-        Ok(Err(error)) => Err(not_arrived(&io::Error::other(error))),
+        Ok(Err(error)) => Err(not_arrived(&to_io_error(error))),
         Err(_) => {
             close_arrived(MAX_HANDLES);
             Err(not_arrived(&shortage()))
@@ -405,7 +408,7 @@ pub(crate) fn decode_or_panic<T: Message>(
 
 #[inline]
 fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
-    if let Some(value) = bulk::from_bytes(Source::Own(bytes)) {
+    if let Some(value) = bulk::from_bytes(ValueBytes::Own(bytes)) {
         return value;
     }
     match codec::decode(bytes) {
@@ -421,7 +424,7 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
 /// The process that wrote the value may write again meanwhile, so only a copy is ever read.
 pub(crate) fn decode_shared<T: Message>(part: &Part, range: Range<usize>) -> Result<T, String> {
     let (at, len) = (range.start, range.len());
-    if let Some(value) = bulk::from_bytes(Source::Shared { part, at, len }) {
+    if let Some(value) = bulk::from_bytes(ValueBytes::Shared { part, at, len }) {
         return value;
     }
     let mut copy = Vec::new();

@@ -57,14 +57,14 @@ pub(crate) struct Sink {
     /// Total length of the large pieces, in bytes.
     large_len: usize,
     /// Whether something was written that may be the index of a channel end.
-    has_index: bool,
+    may_have_handle: bool,
     /// Message about the last lack of memory, if there was one.
     shortage: Option<String>,
 }
 
 impl Sink {
     /// Makes a sink that puts large pieces into blocks of `lender`.
-    pub(crate) fn lent(
+    pub(crate) fn with_lender(
         bytes: Vec<u8>,
         lender: Option<Arc<dyn Lender>>,
         results: Option<usize>,
@@ -73,7 +73,7 @@ impl Sink {
     }
 
     /// Sets the block for large pieces.
-    pub(crate) fn set_room(&mut self, block: Option<Lease>) {
+    pub(crate) fn set_block(&mut self, block: Option<Lease>) {
         self.block = block;
     }
 
@@ -187,21 +187,21 @@ impl Sink {
         true
     }
 
-    /// Notes that something was written that may be the first index of a channel end.
+    /// Notes that something was written that may be the index of a channel end.
     #[inline]
-    pub(crate) fn note_index(&mut self) {
-        self.has_index = true;
+    pub(crate) fn note_possible_handle(&mut self) {
+        self.may_have_handle = true;
     }
 
-    /// Whether such an index was noted since the last call.
+    /// Whether a possible index was noted since the last call.
     #[inline]
-    pub(crate) fn take_index(&mut self) -> bool {
-        std::mem::take(&mut self.has_index)
+    pub(crate) fn take_possible_handle(&mut self) -> bool {
+        std::mem::take(&mut self.may_have_handle)
     }
 
     /// Whether large pieces of the current value lie in the block.
     #[inline]
-    pub(crate) fn has_placed(&self) -> bool {
+    pub(crate) fn has_large_pieces(&self) -> bool {
         !self.large.is_empty()
     }
 
@@ -231,7 +231,7 @@ impl Sink {
         Some(len)
     }
 
-    /// Gives the lease of the block to the caller.
+    /// Takes the lease of the block out of the sink.
     pub(crate) fn take_block(&mut self) -> Option<Lease> {
         self.block.take()
     }
@@ -308,7 +308,7 @@ impl DerefMut for Sink {
 
 impl From<Vec<u8>> for Sink {
     fn from(bytes: Vec<u8>) -> Sink {
-        Sink::lent(bytes, None, None)
+        Sink::with_lender(bytes, None, None)
     }
 }
 

@@ -14,8 +14,8 @@ use crate::sys;
 /// Limits on what a process, or each worker of a pool, may use. Without a limit, the program's own
 /// limit holds.
 ///
-/// Code that runs under a limit cannot raise it again. If a process exceeds its limit of
-/// memory or processor time, the system ends the process, and the error says so
+/// Code that runs under a limit cannot raise it again. If a process dies because it exceeded its
+/// limit of memory or processor time, the error says so
 /// ([`Error::is_limit`](crate::Error::is_limit)). For memory, the error says so only if the system
 /// refused memory to the process just before the process died. In a pool, this costs one task, and
 /// the worker that replaces the dead one has the same limits. A limit that cannot be set is an
@@ -193,7 +193,7 @@ mod tests {
     fn exceeded_names_only_limits_that_were_set() {
         let limits = Limits::new().cpu_time(Duration::from_secs(2)).open_files(10);
         let exit = |status: i32, had_no_memory: bool| {
-            Exit::told(status, had_no_memory.then_some(LastWords::NoMemory))
+            Exit::reported(status, had_no_memory.then_some(LastWords::NoMemory))
         };
         let exceeded = |limits: &Limits, signal| limits.exceeded(&exit(signal as i32, true));
         assert!(exceeded(&limits, Signal::SIGXCPU).is_some_and(|text| text.contains("2 s")));

@@ -24,10 +24,11 @@ use crate::sys;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Stdio(Source);
+pub struct Stdio(StdioKind);
 
+/// What the stream is.
 #[derive(Clone, Debug)]
-enum Source {
+enum StdioKind {
     Null,
     Inherit,
     Piped,
@@ -37,22 +38,22 @@ enum Source {
 impl Stdio {
     /// Makes stdin empty; makes stdout or stderr drop what is written.
     pub fn null() -> Stdio {
-        Stdio(Source::Null)
+        Stdio(StdioKind::Null)
     }
 
     /// Uses the stream that the caller has when it starts the process.
     pub fn inherit() -> Stdio {
-        Stdio(Source::Inherit)
+        Stdio(StdioKind::Inherit)
     }
 
     /// Makes a pipe, whose other end is in the [`Child`](crate::Child).
     pub fn piped() -> Stdio {
-        Stdio(Source::Piped)
+        Stdio(StdioKind::Piped)
     }
 
     /// Whether this is a pipe, whose other end the caller must hold.
     pub(crate) fn is_piped(&self) -> bool {
-        matches!(self.0, Source::Piped)
+        matches!(self.0, StdioKind::Piped)
     }
 }
 
@@ -60,7 +61,7 @@ impl Stdio {
 /// [`std::process::Child`].
 impl<T: Into<OwnedFd>> From<T> for Stdio {
     fn from(stream: T) -> Stdio {
-        Stdio(Source::Given(Arc::new(stream.into())))
+        Stdio(StdioKind::Given(Arc::new(stream.into())))
     }
 }
 
@@ -91,7 +92,7 @@ impl StdioConfig {
     /// given. Their owners in the copy never drop them.
     pub(crate) fn close_copies(&self) {
         for stdio in self.0.iter().flatten() {
-            if let Source::Given(fd) = &stdio.0 {
+            if let StdioKind::Given(fd) = &stdio.0 {
                 sys::close_copy(fd.as_fd());
             }
         }
@@ -106,20 +107,19 @@ impl StdioConfig {
     pub(crate) fn open(&self, streams: &mut Streams) -> io::Result<Pipes> {
         let mut pipes = Pipes::default();
         for (number, stdio) in self.0.iter().enumerate() {
-            let fd = match stdio.as_ref().map(|stdio| &stdio.0) {
+            let fd: Arc<OwnedFd> = match stdio.as_ref().map(|stdio| &stdio.0) {
                 // If this process was given its own stdout or stderr, its children inherit it. The
                 // fork server does not have it. (Every fork server has an empty stdin.)
-                None if number > 0 && streams::is_given(number) => sys::own_stream(number)?,
-                None => continue,
-                Some(Source::Null) => sys::null_stream(number)?,
-                Some(Source::Inherit) => sys::own_stream(number)?,
-                Some(Source::Given(fd)) => {
-                    streams.set_shared(number, Arc::clone(fd));
-                    continue;
+                None if number > 0 && streams::is_given(number) => {
+                    sys::copy_standard_stream(number)?.into()
                 }
-                Some(Source::Piped) => {
+                None => continue,
+                Some(StdioKind::Null) => sys::null_stream(number)?.into(),
+                Some(StdioKind::Inherit) => sys::copy_standard_stream(number)?.into(),
+                Some(StdioKind::Given(fd)) => Arc::clone(fd),
+                Some(StdioKind::Piped) => {
                     let (reader, writer) = io::pipe()?;
-                    match number {
+                    let end: OwnedFd = match number {
                         0 => {
                             pipes.stdin = Some(writer);
                             reader.into()
@@ -132,7 +132,8 @@ impl StdioConfig {
                             pipes.stderr = Some(reader);
                             writer.into()
                         }
-                    }
+                    };
+                    end.into()
                 }
             };
             streams.set(number, fd);

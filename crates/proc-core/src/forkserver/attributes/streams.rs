@@ -29,13 +29,8 @@ pub(crate) const LISTENER: u8 = 3;
 pub(crate) const NOTIFIER: u8 = 4;
 
 impl Streams {
-    /// Sets the stream with this number.
-    pub(crate) fn set(&mut self, number: usize, fd: OwnedFd) {
-        self.0[number] = Some(Arc::new(fd));
-    }
-
-    /// Sets the stream with this number to a descriptor that has other owners too.
-    pub(crate) fn set_shared(&mut self, number: usize, fd: Arc<OwnedFd>) {
+    /// Sets the stream with this number. The descriptor may have other owners too.
+    pub(crate) fn set(&mut self, number: usize, fd: Arc<OwnedFd>) {
         self.0[number] = Some(fd);
     }
 
@@ -75,9 +70,9 @@ fn untag(tag: Tag) -> (Key, u8) {
 
 /// Streams that have arrived at a fork server, each with its number, by process.
 #[derive(Debug, Default)]
-pub(crate) struct Arrived(FxHashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
+pub(crate) struct ArrivedStreams(FxHashMap<Key, Vec<(u8, io::Result<OwnedFd>)>>);
 
-impl Arrived {
+impl ArrivedStreams {
     /// Keeps a descriptor until its process is started.
     pub(crate) fn keep(&mut self, tag: Tag, fd: io::Result<OwnedFd>) {
         let (key, number) = untag(tag);
@@ -107,9 +102,9 @@ impl Arrived {
 }
 
 /// In a new process: makes the descriptors its standard streams.
-pub(crate) fn put(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
+pub(crate) fn install(streams: Vec<(u8, OwnedFd)>) -> Result<(), String> {
     for (number, fd) in streams {
-        sys::put_stream(number, fd)
+        sys::set_standard_stream(number, fd)
             .map_err(|error| format!("cannot set standard stream {number}: {error}"))?;
         GIVEN.fetch_or(1 << number, Ordering::Relaxed);
     }
@@ -126,7 +121,7 @@ mod tests {
 
     /// Keeps the descriptors that come before the next notification. Returns false if there is no
     /// notification.
-    fn read_to_notification(arrived: &mut Arrived, listener: &Listener) -> bool {
+    fn read_to_notification(arrived: &mut ArrivedStreams, listener: &Listener) -> bool {
         loop {
             match listener.receive() {
                 None => return false,
@@ -146,11 +141,11 @@ mod tests {
         let (notifier, listener) = sys::fd_channel().expect("sockets can be made");
         let (mut reader, writer) = std::io::pipe().expect("a pipe can be made");
         let mut streams = Streams::default();
-        streams.set(1, writer.into());
+        streams.set(1, Arc::new(writer.into()));
         notifier.notify().expect("somebody listens");
         streams.pass(&notifier, KEY).expect("there is room");
         notifier.notify().expect("somebody listens");
-        let mut arrived = Arrived::default();
+        let mut arrived = ArrivedStreams::default();
         assert!(read_to_notification(&mut arrived, &listener), "the first notification");
         let other = Key { owner: 1, ..KEY };
         assert!(read_to_notification(&mut arrived, &listener), "the second notification");
@@ -175,10 +170,11 @@ mod tests {
             notifier.notify().expect("a notification too many is dropped");
         }
         let mut streams = Streams::default();
-        streams.set(0, std::fs::File::open("/dev/null").expect("it exists").into());
+        let null = std::fs::File::open("/dev/null").expect("it exists");
+        streams.set(0, Arc::new(null.into()));
         let taken = std::thread::scope(|scope| {
             scope.spawn(|| streams.pass(&notifier, KEY).expect("there is room soon"));
-            let mut arrived = Arrived::default();
+            let mut arrived = ArrivedStreams::default();
             while arrived.0.is_empty() {
                 let _ = sys::wait_readable(&[listener.as_fd()], None);
                 read_to_notification(&mut arrived, &listener);

@@ -186,7 +186,7 @@ impl TaskQueue {
         // With a chunksize above 1, the tasks of a chunk lie side by side, so a large argument gets
         // no block of its own.
         let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
-        let mut sink = Sink::lent(bytes, lender, self.inbox.result_size());
+        let mut sink = Sink::with_lender(bytes, lender, self.inbox.result_size());
         // A call that bounds its bytes can wait for results. So it can also stop at many channel
         // ends, and go on when there are fewer.
         let (mut holds_many, can_wait) = (false, max_bytes < usize::MAX);
@@ -199,7 +199,7 @@ impl TaskQueue {
                     self.handles.push_back((self.next + self.left, handles));
                     holds_many = has_many_handles();
                 }
-                if sink.has_placed() {
+                if sink.has_large_pieces() {
                     self.push_large_arg(&mut sink)?;
                 }
                 whole = sink.len();

@@ -289,7 +289,7 @@ impl Scheduler {
         };
         let ChunkCut { first, count, grain, bytes, handles, large_arg } = cut;
         let (block, arguments) = if let Some(LargeArg { lease, len }) = large_arg {
-            (lease.keep(), len as u64)
+            (lease.into_block(), len as u64)
         } else {
             // The room is for results that are as large as the arguments or as earlier results,
             // whichever is larger. A result that does not fit is sent out of band.

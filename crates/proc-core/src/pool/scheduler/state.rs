@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
-use crate::memory::{Arena, Block, Returned};
+use crate::memory::{Arena, Block, ReturnedBlocks};
 use crate::pool::board::{Board, Chunk, SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
@@ -93,7 +93,7 @@ pub(crate) struct Scheduler {
     /// The fork server that has run the pool's preload function, if there is one.
     pub(super) preloaded: Mutex<Option<Arc<ForkServer>>>,
     /// Blocks whose lease has ended, and which are not back in the arena yet.
-    pub(super) returned: Arc<Returned>,
+    pub(super) returned: Arc<ReturnedBlocks>,
 }
 
 #[derive(Default)]

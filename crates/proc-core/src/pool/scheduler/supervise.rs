@@ -313,7 +313,7 @@ impl Scheduler {
                     self.on_message(slot_id, message, &mut failure)
                 }
                 Received::Report(Report::Exited { status, last_words }) => {
-                    break Exit::told(status, last_words);
+                    break Exit::reported(status, last_words);
                 }
                 Received::Report(Report::NotReady(why)) => {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));

@@ -17,7 +17,7 @@ use self::run::{Run, RunFn};
 pub(crate) use self::run::{stateful_task, task};
 use self::state::WorkerState;
 use crate::call::{Entry, Fault, Input, Name, State};
-use crate::forkserver::{Birth, Main, Report};
+use crate::forkserver::{Main, MainInputs, Report};
 use crate::memory::{Block, Descriptor, Lease, Region};
 use crate::panics::{self, PanicOutput};
 use crate::pool::board::{Board, SlotId, TicketId};
@@ -47,12 +47,12 @@ struct Work;
 /// The entry point of a worker process: serves a pool until the worker must leave.
 pub(crate) const MAIN: &Entry<Main> = &Entry::new::<Work>(main);
 
-fn main(birth: Birth) -> ! {
-    let report = &birth.report();
-    let Some(setup) = Setup::from_job(birth.job) else { sys::exit_now(1) };
-    panics::set_panic_output(PanicOutput::Reported);
+fn main(inputs: MainInputs) -> ! {
+    let report = &inputs.report();
+    let Some(setup) = Setup::from_job(inputs.job) else { sys::exit_now(1) };
+    panics::set_panic_output(PanicOutput::Unreported);
     sys::survive_sigint();
-    shared::keep();
+    shared::keep_mappings();
     let map = |descriptor| map(descriptor).unwrap_or_else(|why| exit_without_memory(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
     let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
@@ -153,7 +153,7 @@ impl Worker<'_> {
             match self.claim() {
                 Some(ticket) => self.run(ticket),
                 None => {
-                    shared::let_go();
+                    shared::drop_released();
                     restore_settings();
                     if !self.board.announce_sleep(self.slot_id) {
                         continue;
@@ -267,7 +267,7 @@ impl Worker<'_> {
         let Some(arguments) = arguments else { sys::exit_now(1) };
         let offset = chunk.offset + chunk.arguments;
         let room = Block { region: chunk.region, offset, len: chunk.room };
-        self.out.set_room(Some(Lease::claimed(region, room)));
+        self.out.set_block(Some(Lease::claimed(region, room)));
         let mut run = Run {
             claim: self.board.begin_claim(ticket, self.pid),
             pid: self.pid,
@@ -296,7 +296,7 @@ impl Worker<'_> {
         let done = run.task;
         sys::flush(FLUSH_TIMEOUT);
         self.out.clear();
-        self.out.set_room(None);
+        self.out.set_block(None);
         self.out.shrink_to(MAX_KEPT_BYTES);
         let nanoseconds = start.map_or(0, |start| start.elapsed().as_nanos() as u64);
         self.has_fast_tasks = nanoseconds > 0 && nanoseconds < FAST_TASK_NANOS * u64::from(done);
@@ -321,7 +321,7 @@ impl Worker<'_> {
         match self.resolved {
             Some((known, code)) if known == name => Ok(code),
             _ => {
-                let code = name.resolve().map_err(Fault::Unknown)?;
+                let code = name.resolve().map_err(Fault::Invalid)?;
                 self.has_fast_tasks = false; // not known yet for this function
                 self.resolved = Some((name, code));
                 Ok(code)

@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
     #[inline(always)]
     fn end(&mut self, handles: Option<Handles>) {
         sys::end_copy_of(self.pid);
-        if handles.is_some() || self.out.has_placed() || !self.fits(self.out.len()) {
+        if handles.is_some() || self.out.has_large_pieces() || !self.fits(self.out.len()) {
             return self.end_large(handles);
         }
         if !records::place_result(self.region, self.place(), self.out) {
@@ -196,7 +196,7 @@ impl<'a> Run<'a> {
             self.send_out_of_band(handles);
         }
         let len = self.out.total();
-        let written = if self.out.has_placed() {
+        let written = if self.out.has_large_pieces() {
             self.out.finish().is_some()
         } else {
             self.region.write(self.place(), self.out)
@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
     #[inline]
     fn count_done(&mut self, len: usize) {
         if !self.has_fast_tasks {
-            sys::flush_line();
+            sys::try_flush_stdout();
         }
         self.written += len as u64;
         self.claim.end(self.task, self.written);
