@@ -48,7 +48,7 @@ fn append_after<const HEAD: usize, T, E>(
                 (Ok(short), Some(place)) if short != LONG_TAG => {
                     place.copy_from_slice(&short.to_le_bytes());
                 }
-                _ => lengthen(out, at, len),
+                _ => insert_long_len(out, at, len),
             }
             Ok(value)
         }
@@ -59,9 +59,9 @@ fn append_after<const HEAD: usize, T, E>(
     }
 }
 
-/// Makes room for a long length, which needs eight more bytes.
+/// Writes a long length, which needs eight more bytes.
 #[cold]
-fn lengthen(out: &mut Sink, at: usize, len: usize) {
+fn insert_long_len(out: &mut Sink, at: usize, len: usize) {
     // A value of this length has no large pieces elsewhere.
     let gathered = out.inline_large();
     debug_assert_eq!(gathered, Ok(()));
@@ -150,13 +150,14 @@ pub(crate) fn place_value(region: &Region, at: usize, value: &[u8]) -> bool {
 }
 
 /// The length of the record of a short value of `len` bytes.
-pub(crate) const fn short(len: usize) -> usize {
+pub(crate) const fn short_record_len(len: usize) -> usize {
     LEN + len
 }
 
-/// Writes the record of a short value to `place`, which has the [length](short) of the record.
+/// Writes the record of a short value to `place`, which has the [length](short_record_len) of the
+/// record.
 #[inline]
-pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
+pub(crate) fn write_short_record(place: &mut [u8], value: &[u8]) {
     let (len, rest) = place.split_at_mut(LEN);
     len.copy_from_slice(&(value.len() as u32).to_le_bytes());
     rest.copy_from_slice(value);

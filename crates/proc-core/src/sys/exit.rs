@@ -34,7 +34,7 @@ pub(super) fn flush_stdout() {
 }
 
 /// Writes out the buffer of stdout, unless another thread might hold stdout.
-pub(crate) fn flush_line() {
+pub(crate) fn try_flush_stdout() {
     if never_had_threads() {
         flush_stdout();
     }

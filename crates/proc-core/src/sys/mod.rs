@@ -41,7 +41,7 @@ pub(crate) use descriptors::{
     are_joined, close_copy, copy_at, own_stream, pass_on, put_at, put_stream, take_over, wait_at,
     wait_readable,
 };
-pub(crate) use exit::{at_exit, end_copy_of, exit_now, flush, flush_line};
+pub(crate) use exit::{at_exit, end_copy_of, exit_now, flush, try_flush_stdout};
 pub(crate) use fd_channel::{
     ChannelMessage, Listener, Notifier, Tag, copy_descriptor, fd_channel, put_descriptor,
     take_descriptor,

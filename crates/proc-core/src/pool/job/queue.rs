@@ -174,7 +174,7 @@ impl TaskQueue {
         lender: Arc<dyn Lender>,
     ) -> Result<(), Error> {
         if let Some(size) = wire::number_size::<A>() {
-            self.push_numbers(arguments, records::short(size), max_bytes);
+            self.push_numbers(arguments, records::short_record_len(size), max_bytes);
             return Ok(());
         }
         // Once for all tasks of the queue, since it takes longer than to encode a short argument.
@@ -235,7 +235,7 @@ impl TaskQueue {
         let start = self.bytes.len();
         self.bytes.resize(start + count * len, 0);
         for (place, number) in self.bytes[start..].chunks_exact_mut(len).zip(arguments) {
-            records::put_short(place, wire::number(number).unwrap_or_default());
+            records::write_short_record(place, wire::number(number).unwrap_or_default());
         }
         self.left += count;
         self.fixed_len = Some(len);
@@ -306,7 +306,7 @@ impl TaskQueue {
         let (count, bytes, handles, large_arg) = match self.fixed_len {
             // There are no channel ends and no large arguments among numbers.
             Some(len) => {
-                let count = (max_bytes / cost(len - records::short(0), result))
+                let count = (max_bytes / cost(len - records::short_record_len(0), result))
                     .clamp(1, wanted)
                     .min(self.left);
                 (count, count * len, None, None)

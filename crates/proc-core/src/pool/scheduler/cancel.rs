@@ -47,7 +47,7 @@ impl Scheduler {
                 }
             }
         }
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         unlock(state, deliveries);
         cancelled
     }
@@ -76,7 +76,7 @@ impl Scheduler {
             for (ticket, _) in of_call {
                 self.free_ticket_and_block(&mut state, ticket);
             }
-            self.pump(&mut state);
+            self.dispatch(&mut state);
         }
         unlock(state, Vec::new());
         unclaimed
@@ -230,7 +230,7 @@ impl Scheduler {
                 None => state.wakers.extend(in_flight.inbox.close(Error::overwritten())),
             }
         }
-        self.pump(state);
+        self.dispatch(state);
         true
     }
 }

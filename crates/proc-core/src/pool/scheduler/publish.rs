@@ -115,7 +115,7 @@ impl Scheduler {
         // Nothing waits for the call, so the waker is not called.
         let _ = inbox.discard(Error::cancelled());
         self.withdraw(&mut state, inbox);
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         unlock(state, Vec::new());
     }
 
@@ -142,7 +142,7 @@ impl Scheduler {
     /// Publishes all that can be published, and wakes a sleeper for each new grain. If a worker is
     /// starving, steals tasks for the sleepers that are left. Fills vacant slots if there are more
     /// grains than workers. Dismisses all workers if the pool is closing and no work is left.
-    pub(super) fn pump(&self, state: &mut State) {
+    pub(super) fn dispatch(&self, state: &mut State) {
         let starving = self.board.take_starving();
         self.publish_all(state);
         // Workers that are still asleep got no grain of the chunks just published.

@@ -167,7 +167,7 @@ impl Worker<'_> {
                 }
             }
         }
-        LeaveReason::Done
+        LeaveReason::MaxTasks
     }
 
     /// Sleeps until a message comes. Returns false if the worker must leave, because none came

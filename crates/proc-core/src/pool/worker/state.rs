@@ -8,7 +8,7 @@ use crate::wire::{Payload, Sink};
 pub(crate) struct WorkerState {
     pub(super) current: State,
     /// The function that makes the state, and its argument.
-    recipe: Option<(Name, Payload)>,
+    maker: Option<(Name, Payload)>,
 }
 
 impl WorkerState {
@@ -17,8 +17,8 @@ impl WorkerState {
     /// # Errors
     ///
     /// The function that makes the state failed.
-    pub(crate) fn new(recipe: Option<(Name, Payload)>) -> Result<WorkerState, Fault> {
-        let mut state = WorkerState { current: State::none(), recipe };
+    pub(crate) fn new(maker: Option<(Name, Payload)>) -> Result<WorkerState, Fault> {
+        let mut state = WorkerState { current: State::none(), maker };
         state.renew()?;
         Ok(state)
     }
@@ -31,13 +31,13 @@ impl WorkerState {
     pub(crate) fn renew(&mut self) -> Result<(), Fault> {
         self.current.clear();
         self.current.put(());
-        let Some((name, mut argument)) = self.recipe.take() else { return Ok(()) };
+        let Some((name, mut argument)) = self.maker.take() else { return Ok(()) };
         let me = sys::pid();
         let made = argument.parts().map_err(Fault::Arguments).and_then(|(bytes, handles)| {
             name.call(Input { bytes, handles }, &mut self.current, &mut Sink::default())
         });
         sys::end_copy_of(me);
-        self.recipe = Some((name, argument));
+        self.maker = Some((name, argument));
         made.map(|_| ())
     }
 
