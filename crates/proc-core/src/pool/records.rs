@@ -4,6 +4,7 @@
 //! record of a result is a tag, its length and its bytes. A corrupt worker may have written any
 //! bytes, so reading is checked and borrows from private copies only.
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use crate::call::Fault;
@@ -29,6 +30,14 @@ pub(crate) fn append<T, E>(
     write: impl FnOnce(&mut Sink) -> Result<T, E>,
 ) -> Result<T, E> {
     append_after([0; LEN], out, write)
+}
+
+/// Appends a record with these bytes.
+pub(crate) fn append_bytes(out: &mut Sink, bytes: &[u8]) {
+    let Ok(()) = append(out, |out| {
+        out.extend_from_slice(bytes);
+        Ok::<_, Infallible>(())
+    });
 }
 
 /// Like [`append`], but begins the record with `head`, whose last bytes are replaced by the length.

@@ -270,11 +270,7 @@ impl TaskQueue {
     /// Appends one task whose argument is already encoded.
     pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
         let mut sink = Sink::from(std::mem::take(&mut self.bytes));
-        let copied = records::append(&mut sink, |out| {
-            out.extend_from_slice(argument);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = copied;
+        records::append_bytes(&mut sink, argument);
         self.bytes = sink.into_bytes();
         self.left += 1;
     }

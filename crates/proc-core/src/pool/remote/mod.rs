@@ -226,11 +226,7 @@ fn append_fate(out: &mut Sink, fate: Result<&[u8], Error>) {
         }
     };
     out.push(tag);
-    let copied = records::append(out, |out| {
-        out.extend_from_slice(bytes);
-        Ok::<_, std::convert::Infallible>(())
-    });
-    let Ok(()) = copied;
+    records::append_bytes(out, bytes);
 }
 
 /// Decodes the fates that [`submit`] has encoded on another machine, which need not be trusted.

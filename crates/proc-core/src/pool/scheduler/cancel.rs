@@ -60,10 +60,7 @@ impl Scheduler {
             return false;
         }
         let mut state = self.lock();
-        let of_call =
-            state.in_flight.iter().filter(|(_, in_flight)| Arc::ptr_eq(&in_flight.inbox, inbox));
-        let of_call: Vec<(TicketId, u64)> =
-            of_call.map(|(id, in_flight)| (*id, in_flight.position)).collect();
+        let of_call = state.tickets_of(inbox);
         let queued = state.queues.iter().any(|queue| Arc::ptr_eq(&queue.inbox, inbox));
         let unclaimed = match of_call[..] {
             [] => queued,

@@ -122,15 +122,7 @@ impl Scheduler {
     /// Takes back all tasks of a call that no worker has claimed.
     pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
         state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
-        let is_of_call = |in_flight: &InFlight| Arc::ptr_eq(&in_flight.inbox, inbox);
-        let open: Vec<TicketId> = state
-            .in_flight
-            .iter()
-            .filter(|(_, in_flight)| is_of_call(in_flight))
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in open {
-            let position = state.in_flight.get(&ticket).map_or(0, |in_flight| in_flight.position);
+        for (ticket, position) in state.tickets_of(inbox) {
             let is_requeued = state.requeued.contains(&ticket);
             if is_requeued || self.board.retract(ticket, position) {
                 state.requeued.retain(|other| *other != ticket);

@@ -211,6 +211,14 @@ impl State {
         self.queues.is_empty() && self.in_flight.is_empty()
     }
 
+    /// The tickets of a call that are in use, each with the number of its publication.
+    pub(super) fn tickets_of(&self, inbox: &Arc<Inbox>) -> Vec<(TicketId, u64)> {
+        let is_of_call =
+            |(_, in_flight): &(&TicketId, &InFlight)| Arc::ptr_eq(&in_flight.inbox, inbox);
+        let of_call = self.in_flight.iter().filter(is_of_call);
+        of_call.map(|(ticket, in_flight)| (*ticket, in_flight.position)).collect()
+    }
+
     /// Puts deliveries into their inboxes now, under the lock. Called before the inboxes are
     /// closed, because a closed inbox drops failures.
     pub(super) fn deliver_under_lock(&mut self, deliveries: &mut Deliveries) {
