@@ -98,7 +98,7 @@ fn another_number_of_workers() {
 
 #[test]
 fn python() {
-    if let Some(mut python) = support::python("q1_why_processes.py") {
+    if let Some(mut python) = support::python("docs/python/q1_why_processes.py") {
         let output = run(&mut python);
         check("python", &output);
         assert_all_primes_found(&output, &["no pool", "pool of 2"]);

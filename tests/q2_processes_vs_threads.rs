@@ -112,7 +112,7 @@ fn another_number_of_workers() {
 
 #[test]
 fn python() {
-    if let Some(mut python) = support::python("q2_processes_vs_threads.py") {
+    if let Some(mut python) = support::python("docs/python/q2_processes_vs_threads.py") {
         let output = run(&mut python);
         check("python", &output);
         assert_eq!(numbers(&output, "it is now, here"), [1000, 0]);

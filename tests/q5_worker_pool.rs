@@ -29,7 +29,7 @@ fn the_program_of_the_page() {
 
 #[test]
 fn python() {
-    if let Some(mut python) = support::python("q5_worker_pool.py") {
+    if let Some(mut python) = support::python("docs/python/q5_worker_pool.py") {
         snapshot!("default", run(&mut python));
     }
 }

@@ -45,7 +45,9 @@ fn python() {
     // With the second value every write of the program is one of the system.
     for unbuffered in ["", "1"] {
         for _ in 0..5 {
-            let Some(mut python) = support::python("q6_four_processes.py") else { return };
+            let Some(mut python) = support::python("docs/python/q6_four_processes.py") else {
+                return;
+            };
             check(&run(python.env("PYTHONUNBUFFERED", unbuffered)));
         }
     }

@@ -1,0 +1,78 @@
+//! The programs of the book's pages: each prints what its snapshot holds, and its Python original
+//! prints the same.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use support::{program, run, snapshot};
+
+/// Programs whose processes print in any order. Lines of one process stay together.
+const ANY_ORDER: &[&str] = &[];
+
+/// Programs without a counterpart: Python has nothing like it, or there is nothing in Rust yet.
+const ALONE: &[&str] = &[];
+
+/// Runs of each program: more than one, since a wrong order may be rare.
+const RUNS: usize = 3;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin")
+}
+
+/// The names of all files with this extension.
+fn names(extension: &str) -> Vec<String> {
+    let files = fs::read_dir(directory()).expect("a directory");
+    let files = files.map(|entry| entry.expect("an entry").path());
+    let files = files.filter(|file| file.extension().is_some_and(|e| e == extension));
+    let mut names: Vec<_> = files.map(|file| stem(&file)).collect();
+    names.sort();
+    names
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().and_then(|stem| stem.to_str()).expect("a name in UTF-8").to_owned()
+}
+
+fn rust(name: &str) -> Command {
+    // All programs of a package are built before its tests. The test lies one directory deeper.
+    let test = env::current_exe().expect("a test has a file");
+    program(test.ancestors().nth(2).expect("target/<profile>/deps/<test>").join(name))
+}
+
+fn check(name: &str, mut command: impl FnMut() -> Command) {
+    for _ in 0..RUNS {
+        let output = run(&mut command());
+        snapshot!(name, if ANY_ORDER.contains(&name) { output.grouped() } else { output });
+    }
+}
+
+#[test]
+fn in_rust() {
+    for name in names("rs") {
+        check(&name, || rust(&name));
+    }
+}
+
+/// Compared with the same snapshots.
+#[test]
+fn in_python() {
+    for name in names("py") {
+        let file = directory().join(format!("{name}.py"));
+        if support::python(&file).is_none() {
+            return;
+        }
+        check(&name, || support::python(&file).expect("Python was here"));
+    }
+}
+
+#[test]
+fn each_has_a_counterpart() {
+    let (rust, python) = (names("rs"), names("py"));
+    for name in rust.iter().chain(&python) {
+        let is_alone = !rust.contains(name) || !python.contains(name);
+        assert_eq!(is_alone, ALONE.contains(&name.as_str()), "{name}");
+    }
+}
