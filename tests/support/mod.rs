@@ -93,13 +93,14 @@ pub(crate) fn python(path: impl AsRef<Path>) -> Option<Command> {
 
 /// The output of the run that `.ci/record-runs` has written to `docs/runs/<name>.txt`.
 ///
-/// Two lines come before the output: the command, and the date and the machine.
+/// Three lines come before the output: the command, the date and the processors, and the versions.
 pub(crate) fn recorded(name: &str) -> Output {
     let file = workspace().join(format!("docs/runs/{name}.txt"));
     let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     let lines: Vec<_> = text.split_inclusive('\n').collect();
-    let [command, machine, stdout @ ..] = &lines[..] else { panic!("{name}: no two lines") };
-    assert!(command.starts_with("$ ") && machine.starts_with("# 20"), "{name}: {command}{machine}");
+    let [command, machine, versions, stdout @ ..] = &lines[..] else { panic!("{name}: too short") };
+    let has_head = command.starts_with("$ ") && machine.starts_with("# 20");
+    assert!(has_head && versions.starts_with("# "), "{name}: {command}{machine}{versions}");
     Output { stdout: stdout.concat(), stderr: String::new(), status: ExitStatus::default() }
 }
 

@@ -25,7 +25,7 @@ use page::{Block, Page};
 const TESTED: [&str; 6] = ["", "rust", "python", "text", "toml", "json"];
 
 /// A line in a pair may have so many characters. More do not fit into half of a laptop's screen.
-const PAIR_WIDTH: usize = 64;
+const PAIR_WIDTH: usize = 60;
 
 /// The sections of a question's page, in their order.
 const SECTIONS: [&str; 6] = [

@@ -1,4 +1,4 @@
-//! Two processes: the even numbers below `n`, and the odd ones.
+//! Two processes: one prints even numbers, one odd ones.
 
 use anyhow::Result;
 use proc_core::Process;
