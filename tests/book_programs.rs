@@ -13,7 +13,7 @@ use support::{program, run, snapshot};
 const ANY_ORDER: &[&str] = &[];
 
 /// Programs without a counterpart: Python has nothing like it, or there is nothing in Rust yet.
-const ALONE: &[&str] = &[];
+const ALONE: &[&str] = &["ipc_traps"];
 
 /// Runs of each program: more than one, since a wrong order may be rare.
 const RUNS: usize = 3;
