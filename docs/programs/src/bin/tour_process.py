@@ -8,6 +8,7 @@ def greet(name):
 
 
 if __name__ == "__main__":
+    # Described, started, joined.
     child = Process(target=greet, args=("bob",))
     child.start()
     child.join()

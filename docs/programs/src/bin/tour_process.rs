@@ -1,13 +1,16 @@
 //! A function that runs in a process of its own.
 
-use proc_core::{Error, Process};
+use anyhow::Result;
+use proc_core::Process;
 
 fn greet(name: String) {
     println!("hello {name}");
 }
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<()> {
     proc_core::init();
-    let child = Process::new(greet, "bob".into()).start()?;
-    child.join()
+    let child = Process::new(greet, "bob".to_owned());
+    let child = child.start()?;
+    child.join()?;
+    Ok(())
 }
