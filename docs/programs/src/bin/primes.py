@@ -11,7 +11,6 @@ from multiprocessing import Pool
 # runs them on many.
 
 
-
 def is_prime(n):
     if n % 2 == 0:
         return n == 2
