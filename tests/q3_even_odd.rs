@@ -35,7 +35,7 @@ fn the_program_of_the_page() {
 #[test]
 fn recorded_runs() {
     let runs = ["q3_even_odd", "q3_even_odd__again"].map(support::recorded);
-    runs.each_ref().map(check);
+    runs.iter().for_each(check);
     assert_ne!(runs[0], runs[1], "the page shows two orders");
 }
 

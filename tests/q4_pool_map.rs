@@ -35,6 +35,12 @@ fn python() {
 }
 
 #[test]
+fn recorded_runs() {
+    snapshot!("default", support::recorded("q4_pool_map"));
+    snapshot!("default", support::recorded("q4_pool_map__python"));
+}
+
+#[test]
 fn another_number_of_processes() {
     for processes in ["1", "2", "9", "16"] {
         snapshot!("default", run(demo().args(["--processes", processes])));

@@ -32,6 +32,13 @@ fn the_program_of_the_page() {
 }
 
 #[test]
+fn recorded_runs() {
+    let runs = ["q6_four_processes", "q6_four_processes__again"].map(support::recorded);
+    runs.iter().for_each(check);
+    assert_ne!(runs[0], runs[1], "the page shows two orders");
+}
+
+#[test]
 fn default_under_load() {
     under_load(|| {
         for _ in 0..REPETITIONS {
