@@ -8,7 +8,9 @@ use std::{env, fs};
 use crate::record::{Measured, Record};
 use crate::{aims, plot, table};
 
-const BEGIN: &str = "<!-- benchmark: made from ";
+/// What stands before medians and before details, and is followed by the name of the record.
+const MEDIANS: &str = "<!-- benchmark: made from ";
+const DETAILS: &str = "<!-- benchmark: details of ";
 const END: &str = "<!-- benchmark: end -->\n";
 
 const POOLS: &str = "docs/benchmark";
@@ -84,7 +86,7 @@ fn figures_of_pools_are_those_of_the_recorded_run() {
 fn figures_of_fleets_are_those_of_the_recorded_run() {
     check_own(FLEETS);
     let summary = table::summary(&record(FLEETS)).expect("a summary of the run");
-    check_figures("docs/cluster.md", FLEETS, &summary);
+    check_figures("docs/cluster.md", MEDIANS, FLEETS, &summary);
 }
 
 #[test]
@@ -100,22 +102,26 @@ fn figures_of_other_pages_are_those_of_the_recorded_run() {
             rows.iter().any(|(workload, workers)| case(one) == ((*workload).into(), *workers))
         };
         let made = table::medians(&record, columns, is_shown).expect("a part of the run");
-        check_figures(page, POOLS, &made);
+        check_figures(page, MEDIANS, POOLS, &made);
     }
 }
 
 /// Checks what is made from a whole run: a page of its own and a plot.
 fn check_own(run: &str) {
-    let record = record(run);
-    let page = aims::table(&record).and_then(|aims| table::page(&record, &aims));
-    check_figures(&format!("{run}.md"), run, &page.expect("a page of the run"));
+    let (record, page) = (record(run), format!("{run}.md"));
+    let summary = table::summary(&record).expect("a summary of the run");
+    check_figures(&page, MEDIANS, run, &summary);
+    let details = aims::table(&record).and_then(|aims| table::details(&record, &aims));
+    check_figures(&page, DETAILS, run, &details.expect("details of the run"));
     check_or_update(file(&format!("{run}.svg")), |_| {
         plot::svg(&record).expect("a plot of the run")
     });
 }
 
-fn check_figures(page: &str, run: &str, made: &str) {
-    check_or_update(file(page), |old| replace_figures(old, run, made));
+fn check_figures(page: &str, begin: &str, run: &str, made: &str) {
+    check_or_update(file(page), |old| {
+        replace_figures(old, &format!("{begin}{run}.json -->\n"), made)
+    });
 }
 
 fn record(run: &str) -> Record {
@@ -139,9 +145,8 @@ fn check_or_update(file: PathBuf, make: impl Fn(&str) -> String) {
 }
 
 /// Returns the page with new figures.
-fn replace_figures(page: &str, run: &str, made: &str) -> String {
-    let begin = format!("{BEGIN}{run}.json -->\n");
-    let (before, rest) = page.split_once(&begin).expect("the page marks where its figures begin");
+fn replace_figures(page: &str, begin: &str, made: &str) -> String {
+    let (before, rest) = page.split_once(begin).expect("the page marks where its figures begin");
     let (_, after) = rest.split_once(END).expect("the page marks where its figures end");
     format!("{before}{begin}\n{made}\n{END}{after}")
 }

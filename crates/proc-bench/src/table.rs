@@ -38,13 +38,18 @@ pub(crate) fn fits(record: &Record) -> String {
 
 /// Returns a page about a run, in Markdown.
 pub(crate) fn page(record: &Record, aims: &str) -> Result<String> {
-    let mut text = format!("{}\n{}", summary(record)?, attendance(record));
+    Ok(format!("{}\n{}", summary(record)?, details(record, aims)?))
+}
+
+/// Returns all of a page but its summary: who took part, the aims, and each case.
+pub(crate) fn details(record: &Record, aims: &str) -> Result<String> {
+    let mut text = attendance(record);
     if !aims.is_empty() {
         let _ = write!(text, "\n### What was asked, and what this run reached\n\n{aims}");
         text.push_str("\nAll figures are medians. A figure in bold misses what was asked.\n");
     }
     for measured in &record.results {
-        let _ = write!(text, "\n### {}: {}\n\n", measured.workload, heading(measured)?);
+        let _ = write!(text, "\n### {}\n\n{}.\n\n", name(measured)?, sentence(measured)?);
         text.push_str("| | median | least .. greatest | ratio |\n|---|---:|---:|---:|\n");
         for [name, median, spread, ratio] in cells(measured)? {
             let _ = writeln!(text, "| {name} | {median} | {spread} | {ratio} |");
@@ -140,7 +145,27 @@ fn attendance(record: &Record) -> String {
 
 /// The title of a workload, with the numbers in which its cases differ.
 pub(crate) fn heading(measured: &Measured) -> Result<String> {
-    let Workload { title, cases, .. } = measured.workload()?;
+    Ok(format!("{}{}", measured.workload()?.title, numbers(measured)?))
+}
+
+/// The heading, which begins with a small letter, as a sentence.
+fn sentence(measured: &Measured) -> Result<String> {
+    let heading = heading(measured)?;
+    let mut letters = heading.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    Ok(first.into_iter().chain(letters).collect())
+}
+
+/// The name of a workload, with the numbers if it has several cases.
+fn name(measured: &Measured) -> Result<String> {
+    let Workload { name, cases, .. } = measured.workload()?;
+    let numbers = if cases.len() > 1 { numbers(measured)? } else { String::new() };
+    Ok(format!("{name}{numbers}"))
+}
+
+/// How many workers and tasks a case has, as far as that is of interest.
+fn numbers(measured: &Measured) -> Result<String> {
+    let Workload { cases, .. } = measured.workload()?;
     let differ = cases.iter().any(|case| case.workers != cases[0].workers);
     let workers = match measured.case.workers {
         _ if !differ => String::new(),
@@ -151,7 +176,7 @@ pub(crate) fn heading(measured: &Measured) -> Result<String> {
         0..=4 => String::new(),
         tasks => format!(", {} tasks", grouped(tasks)),
     };
-    Ok(format!("{title}{workers}{tasks}"))
+    Ok(format!("{workers}{tasks}"))
 }
 
 /// The rows of contenders that did the workload: name, median, extremes, ratio.

@@ -4,9 +4,9 @@ import os
 from multiprocessing import Process
 from threading import Thread
 
-# The program that starts the processes does not crash.
 
-
+# Ends its process by a signal, as a bug in a C library can
+# do.
 def crash(who):
     print(f"{who} crashes\n", end="", flush=True)
     os.abort()

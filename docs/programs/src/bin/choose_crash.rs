@@ -6,7 +6,7 @@ use std::{process, thread};
 use anyhow::{Context, Result};
 use proc_core::{Child, Process};
 
-// The program that starts the processes does not crash.
+/// Ends its process by a signal, as a bug in C can.
 fn crash(who: String) {
     println!("{who} crashes");
     process::abort();
