@@ -38,9 +38,9 @@ def serially(limit):
 
 # The start of the pool is not counted.
 def in_pool(limit, workers):
-    # A program has one pool for many maps.
-    # Here, the end of `with` ends the pool.
-    #
+    # A program has one pool for many maps, so only the
+    # map is measured. The end of `with` ends the pool.
+    # In Rust, the end of the function does.
     with Pool(workers) as pool:
         start = perf_counter()
         primes = sum(pool.map(count, parts(limit)))

@@ -399,7 +399,7 @@ def timed(work, *arguments):
 def sharing_work():
     print()
     row(f"WORK SHARED BY {WORKERS}", "threads", "processes")
-    for what, work, end in [("computing", collatz, 10_000), ("waiting", wait, 100)]:
+    for what, work, end in [("computing", collatz, 20_000), ("waiting", wait, 100)]:
         parts = [(first, WORKERS, end) for first in range(WORKERS)]
         alone, result = timed(work, (0, 1, end))
         threads, one = timed(by_threads, work, parts)

@@ -8,9 +8,9 @@ def square(x):
 
 
 def run(workers, numbers):
-    # The end of `with` ends the pool.
-    #
     # `map` returns when all results are there.
+    # The end of `with` ends the pool. In Rust, the end
+    # of the function does.
     with Pool(processes=workers) as pool:
         squares = pool.map(square, numbers)
 

@@ -16,7 +16,8 @@ pub(crate) fn start_thread() -> Result<()> {
 }
 
 pub(crate) fn start_process() -> Result<()> {
-    let other = Process::new(|()| (), ()).start()?;
+    let other = Process::new(|()| (), ());
+    let other = other.start()?;
     other.join()?;
     Ok(())
 }
