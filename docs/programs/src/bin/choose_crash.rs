@@ -23,8 +23,8 @@ fn crash_in_a_thread(who: String) {
 fn show(child: Child<()>) -> Result<()> {
     let name = child.name().to_owned();
     let error = child.join().expect_err("it crashes");
-    let status = error.exit_status().context("no status")?;
-    let signal = status.signal().context("no signal")?;
+    let end = error.exit_status().context("no status")?;
+    let signal = end.signal().context("no signal")?;
     println!("{name} has ended by signal {signal}");
     Ok(())
 }
