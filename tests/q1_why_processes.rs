@@ -17,6 +17,9 @@ fn demo(arguments: &[&str]) -> Command {
 
 const QUICK: [&str; 4] = ["--seconds", "0.2", "--workers", "2"];
 
+/// Who counts primes with two workers.
+const WHO: [&str; 3] = ["no pool", "pool of 1", "pool of 2"];
+
 /// Cells of the width they have in the table, so that the columns stay columns.
 const CELLS: &[(&str, &str)] = &[
     (r"[ \d]{8}\d\.\d ms", "    [DURATION]"),
@@ -71,7 +74,7 @@ fn assert_all_primes_found(output: &Output, who: &[&str]) {
 fn default() {
     let output = run(&mut demo(&QUICK));
     check("default", &output);
-    assert_all_primes_found(&output, &["no pool", "pool of 1", "pool of 2"]);
+    assert_all_primes_found(&output, &WHO);
 }
 
 /// That one process is killed and all others go on is no matter of luck.
@@ -98,10 +101,19 @@ fn another_number_of_workers() {
 
 #[test]
 fn python() {
-    if let Some(mut python) = support::python("q1_why_processes.py") {
+    if let Some(mut python) = support::python("docs/python/q1_why_processes.py") {
         let output = run(&mut python);
         check("python", &output);
-        assert_all_primes_found(&output, &["no pool", "pool of 2"]);
+        assert_all_primes_found(&output, &WHO);
+    }
+}
+
+#[test]
+fn recorded_runs() {
+    for (run, name) in [("q1_why_processes", "default"), ("q1_why_processes__python", "python")] {
+        let output = support::recorded(run);
+        check(name, &output);
+        assert_all_primes_found(&output, &WHO);
     }
 }
 

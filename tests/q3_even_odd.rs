@@ -33,6 +33,13 @@ fn the_program_of_the_page() {
 }
 
 #[test]
+fn recorded_runs() {
+    let runs = ["q3_even_odd", "q3_even_odd__again"].map(support::recorded);
+    runs.iter().for_each(check);
+    assert_ne!(runs[0], runs[1], "the page shows two orders");
+}
+
+#[test]
 fn default_under_load() {
     under_load(|| {
         for _ in 0..REPETITIONS {
@@ -46,7 +53,7 @@ fn python() {
     // With the second value every write of the program is one of the system.
     for unbuffered in ["", "1"] {
         for _ in 0..5 {
-            let Some(mut python) = support::python("q3_even_odd.py") else { return };
+            let Some(mut python) = support::python("docs/python/q3_even_odd.py") else { return };
             check(&run(python.env("PYTHONUNBUFFERED", unbuffered)));
         }
     }

@@ -29,9 +29,15 @@ fn the_program_of_the_page() {
 
 #[test]
 fn python() {
-    if let Some(mut python) = support::python("q4_pool_map.py") {
+    if let Some(mut python) = support::python("docs/python/q4_pool_map.py") {
         snapshot!("default", run(&mut python));
     }
+}
+
+#[test]
+fn recorded_runs() {
+    snapshot!("default", support::recorded("q4_pool_map"));
+    snapshot!("default", support::recorded("q4_pool_map__python"));
 }
 
 #[test]

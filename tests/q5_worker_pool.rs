@@ -29,9 +29,23 @@ fn the_program_of_the_page() {
 
 #[test]
 fn python() {
-    if let Some(mut python) = support::python("q5_worker_pool.py") {
+    if let Some(mut python) = support::python("docs/python/q5_worker_pool.py") {
         snapshot!("default", run(&mut python));
     }
+}
+
+#[test]
+fn recorded_runs() {
+    snapshot!("default", support::recorded("q5_worker_pool"));
+    snapshot!("default", support::recorded("q5_worker_pool__python"));
+
+    let verbose = support::recorded("q5_worker_pool__verbose").stdout;
+    let (workers, results): (Vec<_>, Vec<_>) =
+        verbose.split_inclusive('\n').partition(|line| line.starts_with("worker with "));
+    snapshot!("default", results.concat());
+    // Nine numbers, and no worker takes more than three.
+    assert!(workers.len() >= 3, "{verbose}");
+    assert!(workers.iter().all(|line| pid(line.trim_end()).is_some()), "{verbose}");
 }
 
 /// How a pool works makes no difference to what it gives.
@@ -57,15 +71,18 @@ fn the_initializer_has_its_argument() {
     snapshot!("cubes", run(demo().args(["--exponent", "3", "1", "-2", "3"])));
 }
 
+/// The pid in a line of a worker that says that it is ready.
+fn pid(line: &str) -> Option<u32> {
+    line.strip_prefix("worker with pid ")?.strip_suffix(" is ready")?.parse().ok()
+}
+
 /// One line for each worker, so they can be counted.
 #[test]
 fn workers_are_replaced_after_their_tasks() {
     let workers = |arguments: &[&str]| {
         let output = run(demo().arg("--verbose").args(arguments));
         for line in output.stderr.lines() {
-            let pid =
-                line.strip_prefix("worker with pid ").and_then(|l| l.strip_suffix(" is ready"));
-            assert!(pid.is_some_and(|pid| pid.parse::<u32>().is_ok()), "torn: {line}");
+            assert!(pid(line).is_some(), "torn: {line}");
         }
         output.stderr.lines().count()
     };

@@ -1,22 +1,21 @@
-"""Two processes: one prints the even numbers below n, the other the odd ones."""
+"""Two processes: one prints even numbers, one odd ones."""
 
 from multiprocessing import Process
 
 
 def even(n):
     for i in range(0, n, 2):
-        # One write a line, newline included, so that no other process's line gets into it.
+        # The newline is part of the text: one write a line.
         print(f"even: {i}\n", end="", flush=True)
 
 
 def odd(n):
     for i in range(1, n, 2):
+        # So no line of the other process gets into it.
         print(f"odd: {i}\n", end="", flush=True)
 
 
-if __name__ == "__main__":
-    n = 15
-
+def run(n):
     evens = Process(target=even, args=(n,), name="even")
     odds = Process(target=odd, args=(n,), name="odd")
 
@@ -27,3 +26,7 @@ if __name__ == "__main__":
     odds.join()
 
     print("END!")
+
+
+if __name__ == "__main__":
+    run(15)

@@ -1,46 +1,79 @@
-"""A pool of worker processes from its creation to join, with every argument of its constructor."""
+"""A pool of workers: built, used, closed and joined."""
 
+import os
+import sys
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.pool import Pool
 
-# A global, so each process has its own. In the parent it stays 1 for ever.
+# A global: each process has its own.
+# The one of the parent stays 1.
 exponent = 1
 
 
-def set_exponent(value):
-    """The initializer: each worker calls it once, before its first task."""
+# The initializer: each worker calls it once, first.
+def set_exponent(value, verbose):
     global exponent
     exponent = value
+    pid = os.getpid()
+    line = f"worker with pid {pid} is ready\n"
+    if verbose:
+        # One write, so the line stays whole.
+        sys.stderr.write(line)
 
 
+# The task: called once for each number.
 def power(number):
-    """The task: called once for each number, in whichever worker is free."""
     return number**exponent
 
 
-if __name__ == "__main__":
-    numbers = [3, 4, 5, 6, 6, 7, 87, 8, 8]
+@dataclass
+class Settings:
+    processes: int
+    exponent: int
+    verbose: bool
+    max_tasks_per_child: int
+    start_method: str
+    numbers: list
 
-    # Create: the workers start now, and wait for tasks. Every argument is optional.
+
+def run(settings):
+    initargs = (settings.exponent, settings.verbose)
+
+    # Build: the workers start, and wait for tasks.
     pool = Pool(
-        # How many workers; otherwise one for each CPU.
-        processes=5,
+        # How many workers. Without it: one for each CPU.
+        processes=settings.processes,
         # What each worker calls first, and with what.
         initializer=set_exponent,
-        initargs=(2,),
-        # After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
-        maxtasksperchild=100,
-        # Where the memory of a new worker comes from; otherwise the system's default.
-        context=get_context("spawn"),
+        initargs=initargs,
+        # After so many tasks, a new worker takes over.
+        maxtasksperchild=settings.max_tasks_per_child,
+        # How workers are made.
+        context=get_context(settings.start_method),
     )
 
-    # Use, as often as you like: results come in the order of the numbers, whoever was faster.
-    powers = pool.map(power, numbers)
+    # Use: results come in the order of the numbers.
+    powers = pool.map(power, settings.numbers)
 
-    # Close: no more tasks are taken, so a worker without one can go home.
+    # Close: the pool takes no more tasks.
     pool.close()
 
-    # Join: wait until the last worker has ended.
+    # Join: wait until all workers have ended.
     pool.join()
 
     print(powers)
+
+
+if __name__ == "__main__":
+    # A worker imports this file, too. There, this block
+    # does not run.
+    settings = Settings(
+        processes=5,
+        exponent=2,
+        verbose=False,
+        max_tasks_per_child=100,
+        start_method="forkserver",
+        numbers=[3, 4, 5, 6, 6, 7, 87, 8, 8],
+    )
+    run(settings)

@@ -1,18 +1,26 @@
-"""Four processes, each of which prints a different number."""
+"""Four processes that print different numbers."""
 
 from multiprocessing import Process
 
 
 def print_number(number):
-    # One write a line, newline included, so that no other process's line gets into it.
-    print(f"Process {number} is printing: {number}\n", end="", flush=True)
+    # The newline is part of the text: one write a line.
+    line = f"Process {number} is printing: {number}\n"
+    print(line, end="", flush=True)
+
+
+def run(count):
+    processes = []
+
+    # Start all of them before any is joined.
+    for n in range(count):
+        process = Process(target=print_number, args=(n,))
+        process.start()
+        processes.append(process)
+
+    for process in processes:
+        process.join()
 
 
 if __name__ == "__main__":
-    processes = [Process(target=print_number, args=(number,)) for number in range(4)]
-
-    # Start all of them first: joining each at once would run them one after the other.
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    run(4)

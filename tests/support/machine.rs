@@ -89,6 +89,47 @@ fn is_new_enough(server: &Path) -> bool {
     numbers >= vec![2, 10, 27]
 }
 
+/// What makes the book: the mdBook in `PATH`, or the one that `.ci/mdbook` has installed.
+pub(crate) fn mdbook() -> Result<PathBuf, Missing> {
+    let installed = tools().join("bin/mdbook");
+    let places = [in_path("mdbook"), Some(installed)];
+    places.into_iter().flatten().find(|place| is_mdbook_0_5(place)).ok_or_else(|| {
+        Missing::new("the book", "no mdbook of 0.5.4 or a later 0.5: .ci/mdbook installs one")
+            .required_by("PROC_CORE_REQUIRE_BOOK")
+    })
+}
+
+/// Whether this mdBook makes the book as the tests know it.
+fn is_mdbook_0_5(mdbook: &Path) -> bool {
+    let Ok(said) = Command::new(mdbook).arg("--version").output() else { return false };
+    let said = String::from_utf8_lossy(&said.stdout);
+    let patch = said.trim().strip_prefix("mdbook v0.5.").and_then(|patch| patch.parse().ok());
+    patch.is_some_and(|patch: u32| patch >= 4)
+}
+
+/// Chromium, and the driver by which a test leads it.
+pub(crate) fn browser() -> Result<(PathBuf, PathBuf), Missing> {
+    in_path("chromium").zip(in_path("chromedriver")).ok_or_else(|| {
+        let why =
+            "no chromium or no chromedriver in PATH: apt-get install chromium chromium-driver";
+        Missing::new("the book in a browser", why).required_by("PROC_CORE_REQUIRE_BOOK")
+    })
+}
+
+/// The script that finds what some readers cannot read or reach.
+pub(crate) fn axe() -> Result<PathBuf, Missing> {
+    let script = tools().join("axe.min.js");
+    script.is_file().then_some(script).ok_or_else(|| {
+        Missing::new("accessibility of the book", "no axe-core in target/tools: .ci/axe gets it")
+            .required_by("PROC_CORE_REQUIRE_BOOK")
+    })
+}
+
+/// Where the scripts of `.ci` put programs that only tests need.
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")
+}
+
 /// Network namespaces, which are hosts for a test, and bridges between them.
 pub(crate) fn network_namespaces() -> Result<(), Missing> {
     let name = format!("probe-{}", process::id());

@@ -82,13 +82,26 @@ pub(crate) fn program(path: impl AsRef<Path>) -> Command {
     command
 }
 
-/// The Python program `docs/python/<name>`; `None`, and a note on stderr, where there is no Python.
+/// The Python program `path` of the workspace; `None`, and a note on stderr, where there is no Python.
 ///
 /// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
-pub(crate) fn python(name: &str) -> Option<Command> {
+pub(crate) fn python(path: impl AsRef<Path>) -> Option<Command> {
     let mut command = program(machine::or_skip(machine::python3())?);
-    command.arg(workspace().join("docs/python").join(name));
+    command.arg(workspace().join(path));
     Some(command)
+}
+
+/// The output of the run that `.ci/record-runs` has written to `docs/runs/<name>.txt`.
+///
+/// Three lines come before the output: the command, the date and the processors, and the versions.
+pub(crate) fn recorded(name: &str) -> Output {
+    let file = workspace().join(format!("docs/runs/{name}.txt"));
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let lines: Vec<_> = text.split_inclusive('\n').collect();
+    let [command, machine, versions, stdout @ ..] = &lines[..] else { panic!("{name}: too short") };
+    let has_head = command.starts_with("$ ") && machine.starts_with("# 20");
+    assert!(has_head && versions.starts_with("# "), "{name}: {command}{machine}{versions}");
+    Output { stdout: stdout.concat(), stderr: String::new(), status: ExitStatus::default() }
 }
 
 /// What a program left: its output and how it ended.

@@ -5,36 +5,131 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use crate::record::Record;
+use crate::record::{Measured, Record};
 use crate::{aims, plot, table};
 
-const BEGIN: &str = "<!-- benchmark: made from ";
+/// What stands before medians and before details, and is followed by the name of the record.
+const MEDIANS: &str = "<!-- benchmark: made from ";
+const DETAILS: &str = "<!-- benchmark: details of ";
 const END: &str = "<!-- benchmark: end -->\n";
+
+const POOLS: &str = "docs/benchmark";
+const FLEETS: &str = "docs/cluster/benchmark";
+
+/// Part of the figures of [`POOLS`], for a page about something else.
+struct Part {
+    page: &'static str,
+    /// Workloads, each with the number of workers of one of its cases.
+    rows: &'static [(&'static str, usize)],
+    /// Contenders.
+    columns: &'static [&'static str],
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        page: "README.md",
+        rows: &[("start", 1), ("pool", 2), ("trip", 2), ("tiny", 2), ("send", 2), ("memory", 8)],
+        columns: &[
+            "proc-core",
+            "threads",
+            "procspawn",
+            "cpython-fork",
+            "cpython-forkserver",
+            "cpython-spawn",
+        ],
+    },
+    Part {
+        page: "docs/processes-threads-async.md",
+        rows: &[
+            ("start", 1),
+            ("pool", 2),
+            ("trip", 2),
+            ("tiny", 2),
+            ("send", 2),
+            ("receive", 2),
+            ("shared", 2),
+            ("cpu", 1),
+            ("cpu", 2),
+            ("up", 64),
+            ("memory", 64),
+        ],
+        columns: &["proc-core", "threads", "cpython-fork", "cpython-forkserver"],
+    },
+    Part {
+        page: "docs/crossing.md",
+        rows: &[
+            ("trip", 2),
+            ("tiny", 2),
+            ("chunksize-1", 2),
+            ("send", 2),
+            ("receive", 2),
+            ("shared", 2),
+            ("state", 2),
+        ],
+        columns: &[
+            "proc-core",
+            "proc-core-fork",
+            "threads",
+            "procspawn",
+            "cpython-fork",
+            "cpython-forkserver",
+        ],
+    },
+];
 
 #[test]
 fn figures_of_pools_are_those_of_the_recorded_run() {
-    check("docs/benchmark", "README.md");
+    check_own(POOLS);
 }
 
 #[test]
 fn figures_of_fleets_are_those_of_the_recorded_run() {
-    check("docs/cluster/benchmark", "docs/cluster.md");
+    check_own(FLEETS);
+    let summary = table::summary(&record(FLEETS)).expect("a summary of the run");
+    check_figures("docs/cluster.md", MEDIANS, FLEETS, &summary);
 }
 
-/// Checks what is made from a run: a page of its own, a plot, and a summary on another page.
-fn check(run: &str, other: &str) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let record = Record::read(&root.join(format!("{run}.json"))).expect("a recorded run");
-    let own = format!("{run}.md");
-    let page = aims::table(&record).and_then(|aims| table::page(&record, &aims));
-    check_or_update(root.join(&own), |old| {
-        replace_figures(old, run, page.as_ref().expect("a page of the run"))
-    });
+#[test]
+fn figures_of_other_pages_are_those_of_the_recorded_run() {
+    let record = record(POOLS);
+    for Part { page, rows, columns } in PARTS {
+        let case = |one: &Measured| (one.workload.clone(), one.case.workers);
+        for (workload, workers) in *rows {
+            let has_row = |one: &Measured| case(one) == ((*workload).into(), *workers);
+            assert!(record.results.iter().any(has_row), "{page}: {workload}, {workers}");
+        }
+        let is_shown = |one: &Measured| {
+            rows.iter().any(|(workload, workers)| case(one) == ((*workload).into(), *workers))
+        };
+        let made = table::medians(&record, columns, is_shown).expect("a part of the run");
+        check_figures(page, MEDIANS, POOLS, &made);
+    }
+}
+
+/// Checks what is made from a whole run: a page of its own and a plot.
+fn check_own(run: &str) {
+    let (record, page) = (record(run), format!("{run}.md"));
     let summary = table::summary(&record).expect("a summary of the run");
-    check_or_update(root.join(other), |old| replace_figures(old, run, &summary));
-    check_or_update(root.join(format!("{run}.svg")), |_| {
+    check_figures(&page, MEDIANS, run, &summary);
+    let details = aims::table(&record).and_then(|aims| table::details(&record, &aims));
+    check_figures(&page, DETAILS, run, &details.expect("details of the run"));
+    check_or_update(file(&format!("{run}.svg")), |_| {
         plot::svg(&record).expect("a plot of the run")
     });
+}
+
+fn check_figures(page: &str, begin: &str, run: &str, made: &str) {
+    check_or_update(file(page), |old| {
+        replace_figures(old, &format!("{begin}{run}.json -->\n"), made)
+    });
+}
+
+fn record(run: &str) -> Record {
+    Record::read(&file(&format!("{run}.json"))).expect("a recorded run")
+}
+
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 /// Checks that a file is what `make` makes of it, or writes it if that is asked for.
@@ -50,9 +145,8 @@ fn check_or_update(file: PathBuf, make: impl Fn(&str) -> String) {
 }
 
 /// Returns the page with new figures.
-fn replace_figures(page: &str, run: &str, made: &str) -> String {
-    let begin = format!("{BEGIN}{run}.json -->\n");
-    let (before, rest) = page.split_once(&begin).expect("the page marks where its figures begin");
+fn replace_figures(page: &str, begin: &str, made: &str) -> String {
+    let (before, rest) = page.split_once(begin).expect("the page marks where its figures begin");
     let (_, after) = rest.split_once(END).expect("the page marks where its figures end");
     format!("{before}{begin}\n{made}\n{END}{after}")
 }

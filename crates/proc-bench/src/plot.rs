@@ -66,7 +66,7 @@ impl Panel {
     fn of(measured: &Measured) -> Result<Panel> {
         let rows = measured.rows.iter().filter_map(|row| {
             let summary = measured.summary(&row.contender)?;
-            Some((row.contender.clone(), *summary))
+            Some((measured.label(&row.contender).to_owned(), *summary))
         });
         Ok(Panel {
             heading: heading(measured)?,
@@ -188,7 +188,7 @@ fn colour(contender: &str) -> RGBColor {
     match contender {
         "proc-core" | "proc-cluster" => RGBColor(200, 30, 30),
         "proc-core-fork" | "proc-core-spawn" => RGBColor(230, 130, 130),
-        "limit" => BLACK,
+        "limit" | "bare" => BLACK,
         "threads" => RGBColor(120, 120, 120),
         "procspawn" => RGBColor(150, 90, 20),
         "crossmist" => RGBColor(200, 150, 60),

@@ -108,6 +108,26 @@ impl Measured {
             Outcome::Failure(_) | Outcome::Unable => None,
         }
     }
+
+    /// The result of this project's contender, to which ratios are.
+    pub(crate) fn ours(&self) -> Option<&Summary> {
+        ["proc-core", "proc-cluster"].iter().find_map(|name| self.summary(name))
+    }
+
+    /// Whether the contender `limit` is a limit here: no contender with processes was faster in any
+    /// repetition. Some have a shorter way than what `limit` does: a worker that looks for its next
+    /// task while it is awake needs no pipe, and two workers copy faster than one loop.
+    pub(crate) fn has_limit(&self) -> bool {
+        let Some(limit) = self.summary("limit") else { return false };
+        let processes = self.rows.iter().map(|row| row.contender.as_str());
+        let processes = processes.filter(|name| !["limit", "threads"].contains(name));
+        !processes.filter_map(|name| self.summary(name)).any(|summary| summary.least < limit.least)
+    }
+
+    /// The name by which tables and plots show a contender: `limit` only where it is one.
+    pub(crate) fn label<'a>(&self, contender: &'a str) -> &'a str {
+        if contender == "limit" && !self.has_limit() { "bare" } else { contender }
+    }
 }
 
 impl Summary {
@@ -203,6 +223,21 @@ mod tests {
         assert_eq!((one.samples, one.least, one.median, one.greatest), (1, 3.0, 3.0, 3.0));
         let four = Summary::of(vec![4.0, 1.0, 3.0, 2.0]).expect("a summary of four samples");
         assert_eq!((four.lower, four.median, four.upper), (1.75, 2.5, 3.25));
+    }
+
+    #[test]
+    fn limit_is_one_if_no_process_is_faster() {
+        let row = |(contender, time): &(&str, f64)| Row {
+            contender: (*contender).into(),
+            outcome: Outcome::Summary(Summary::of(vec![*time]).expect("a sample")),
+        };
+        let label = |rows: &[(&str, f64)]| {
+            let (workload, case) = ("start".into(), Case { workers: 1, tasks: 1 });
+            let rows = rows.iter().map(row).collect();
+            Measured { workload, case, rows }.label("limit").to_owned()
+        };
+        assert_eq!(label(&[("proc-core", 3.0), ("limit", 2.0), ("threads", 1.0)]), "limit");
+        assert_eq!(label(&[("proc-core", 1.0), ("limit", 2.0), ("threads", 3.0)]), "bare");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
-use crate::contenders::Contender;
 use crate::fit::{Fit, points};
 use crate::record::{Measured, Outcome, Presence, Record, show};
 use crate::workload::{Unit, Workload};
@@ -39,13 +38,18 @@ pub(crate) fn fits(record: &Record) -> String {
 
 /// Returns a page about a run, in Markdown.
 pub(crate) fn page(record: &Record, aims: &str) -> Result<String> {
-    let mut text = format!("{}\n{}", summary(record)?, attendance(record));
+    Ok(format!("{}\n{}", summary(record)?, details(record, aims)?))
+}
+
+/// Returns all of a page but its summary: who took part, the aims, and each case.
+pub(crate) fn details(record: &Record, aims: &str) -> Result<String> {
+    let mut text = attendance(record);
     if !aims.is_empty() {
         let _ = write!(text, "\n### What was asked, and what this run reached\n\n{aims}");
         text.push_str("\nAll figures are medians. A figure in bold misses what was asked.\n");
     }
     for measured in &record.results {
-        let _ = write!(text, "\n### {}: {}\n\n", measured.workload, heading(measured)?);
+        let _ = write!(text, "\n### {}\n\n{}.\n\n", name(measured)?, sentence(measured)?);
         text.push_str("| | median | least .. greatest | ratio |\n|---|---:|---:|---:|\n");
         for [name, median, spread, ratio] in cells(measured)? {
             let _ = writeln!(text, "| {name} | {median} | {spread} | {ratio} |");
@@ -69,7 +73,7 @@ pub(crate) fn page(record: &Record, aims: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Returns a table of medians, without the large pools.
+/// Returns where a run is from, and a table of its medians, without the large pools.
 pub(crate) fn summary(record: &Record) -> Result<String> {
     const FLEETS: [&str; 4] = ["proc-cluster", "ray", "dask", "mpi4py"];
     const POOLS: [&str; 7] = [
@@ -83,16 +87,27 @@ pub(crate) fn summary(record: &Record) -> Result<String> {
     ];
     let fleets = record.results.iter().all(|one| one.workload().is_ok_and(Workload::is_fleets));
     let columns = if fleets { &FLEETS[..] } else { &POOLS[..] };
+    medians(record, columns, |measured| measured.workload != "large")
+}
+
+/// Returns where a run is from, and a table of the medians of some cases and contenders. There is
+/// no figure for `limit` where it is none.
+pub(crate) fn medians(
+    record: &Record,
+    columns: &[&str],
+    is_shown: impl Fn(&Measured) -> bool,
+) -> Result<String> {
     let mut text = format!("{}\n\n| medians |", origin(record));
     columns.iter().for_each(|name| text.push_str(&format!(" {name} |")));
     text.push_str("\n|---|");
     columns.iter().for_each(|_| text.push_str("---:|"));
     text.push('\n');
-    for measured in record.results.iter().filter(|measured| measured.workload != "large") {
+    for measured in record.results.iter().filter(|measured| is_shown(measured)) {
         let unit = measured.workload()?.unit;
         let _ = write!(text, "| {} |", heading(measured)?);
         for name in columns {
-            let median = measured.summary(name).map(|summary| show(summary.median, unit));
+            let summary = measured.summary(name).filter(|_| measured.label(name) == *name);
+            let median = summary.map(|summary| show(summary.median, unit));
             let _ = write!(text, " {} |", median.unwrap_or_else(|| "-".into()));
         }
         text.push('\n');
@@ -130,7 +145,27 @@ fn attendance(record: &Record) -> String {
 
 /// The title of a workload, with the numbers in which its cases differ.
 pub(crate) fn heading(measured: &Measured) -> Result<String> {
-    let Workload { title, cases, .. } = measured.workload()?;
+    Ok(format!("{}{}", measured.workload()?.title, numbers(measured)?))
+}
+
+/// The heading, which begins with a small letter, as a sentence.
+fn sentence(measured: &Measured) -> Result<String> {
+    let heading = heading(measured)?;
+    let mut letters = heading.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    Ok(first.into_iter().chain(letters).collect())
+}
+
+/// The name of a workload, with the numbers if it has several cases.
+fn name(measured: &Measured) -> Result<String> {
+    let Workload { name, cases, .. } = measured.workload()?;
+    let numbers = if cases.len() > 1 { numbers(measured)? } else { String::new() };
+    Ok(format!("{name}{numbers}"))
+}
+
+/// How many workers and tasks a case has, as far as that is of interest.
+fn numbers(measured: &Measured) -> Result<String> {
+    let Workload { cases, .. } = measured.workload()?;
     let differ = cases.iter().any(|case| case.workers != cases[0].workers);
     let workers = match measured.case.workers {
         _ if !differ => String::new(),
@@ -141,34 +176,37 @@ pub(crate) fn heading(measured: &Measured) -> Result<String> {
         0..=4 => String::new(),
         tasks => format!(", {} tasks", grouped(tasks)),
     };
-    Ok(format!("{title}{workers}{tasks}"))
+    Ok(format!("{workers}{tasks}"))
 }
 
 /// The rows of contenders that did the workload: name, median, extremes, ratio.
 fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
     let unit = measured.workload()?.unit;
-    let ours = [Contender::ProcCore, Contender::ProcCluster];
-    let ours = ours.iter().find_map(|ours| measured.summary(&ours.name()));
-    let ours = ours.map(|summary| summary.median);
+    let ours = measured.ours().map(|summary| summary.median);
     let mut rows = Vec::new();
     for name in measured.rows.iter().map(|row| &row.contender) {
         let Some(summary) = measured.summary(name) else { continue };
         let spread = format!("{} .. {}", show(summary.least, unit), show(summary.greatest, unit));
         let ratio = ours.map_or("-".into(), |ours| format!("{:.2}x", summary.median / ours));
-        rows.push([name.clone(), show(summary.median, unit), spread, ratio]);
+        let label = measured.label(name).to_owned();
+        rows.push([label, show(summary.median, unit), spread, ratio]);
     }
     Ok(rows)
 }
 
-/// Says what the limit is, which contenders failed and how, and which cannot do the workload.
+/// Says what the limit is, or that it is none, which contenders failed and how, and which cannot do
+/// the workload.
 fn notes(measured: &Measured) -> Result<Vec<String>> {
     let limit = measured.workload()?.limit;
     let mut notes = Vec::new();
     let mut unable = Vec::new();
     for row in &measured.rows {
         match &row.outcome {
+            Outcome::Summary(_) if row.contender == "limit" && measured.has_limit() => {
+                notes.push(format!("limit: {limit}"));
+            }
             Outcome::Summary(_) if row.contender == "limit" => {
-                notes.push(format!("limit: {limit}"))
+                notes.push(format!("bare: {limit}; no limit, since a process was faster"));
             }
             Outcome::Summary(_) => {}
             Outcome::Failure(reason) => notes.push(format!("{} failed: {reason}", row.contender)),

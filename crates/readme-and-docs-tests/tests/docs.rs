@@ -1,112 +1,251 @@
-//! Tests that pages show tested programs, as they are in their files, and outputs, as they are in
-//! snapshots.
+//! The pages show what is tested: programs as they are in their files, outputs as in the snapshots
+//! and in the recorded runs.
 //!
 //! A comment above a fenced block names its source, and the block must equal it:
 //!
 //! | comment | source |
 //! |---|---|
 //! | `<!-- file: path -->` | a whole file of the workspace |
+//! | `<!-- file: path \| fn one, struct Two -->` | the items of a file that begin with these words |
 //! | `<!-- snapshot: name -->` | what `tests/snapshots/name.snap` holds |
+//! | `<!-- run: name -->` | the run in `docs/runs/name.txt`, which `.ci/record-runs` records |
+//!
+//! Two blocks between `<div class="pair">` and `</div>` stand side by side: Python, then Rust.
 //!
 //! `UPDATE_DOCS=1 cargo test -p readme-and-docs-tests` writes the sources into the pages.
 
-use std::collections::HashSet;
+mod page;
+
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The languages of blocks that need a source on the pages of questions and in README.md.
-const LANGUAGES_WITH_SOURCE: [&str; 3] = ["rust", "python", "text"];
+use page::{Block, Page};
 
-/// The sections of a question's page. Only questions with a program have the last two.
-const SECTIONS: [&str; 7] = [
+/// Languages that may stand on a page only with a source. Others are commands for a shell.
+const LANGUAGES_WITH_SOURCE: [&str; 6] = ["", "rust", "python", "text", "toml", "json"];
+
+/// A line in a pair may have so many characters. More do not fit into half of a laptop's screen.
+const PAIR_WIDTH: usize = 60;
+
+/// The sections of a question's page, in their order.
+const SECTIONS: [&str; 6] = [
     "## The question",
     "## The answer",
-    "## In Rust",
+    "## Python and Rust",
     "## What it prints",
-    "## What differs, and why",
-    "## In Python",
     "## Side by side",
+    "## What differs, and why",
 ];
+
+/// Panics with the problems that `check` finds on all pages, each with page and line.
+#[track_caller]
+fn check_pages(pages: Vec<Page>, check: impl Fn(&Page) -> Vec<(usize, String)>) {
+    let mut problems = Vec::new();
+    for page in &pages {
+        let found = check(page).into_iter();
+        problems.extend(found.map(|(line, what)| format!("{}:{line}: {what}", show(&page.file))));
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
 
 #[test]
 fn programs_and_outputs_are_the_tested_ones() {
-    let mut problems = Vec::new();
-    for page in pages() {
-        let strict = is_question(&page) || page.ends_with("README.md");
-        let (updated, mut found) = update(&read(&page), strict);
-        if env::var_os("UPDATE_DOCS").is_some() {
-            fs::write(&page, &updated).expect("a writable page");
-            found = update(&updated, strict).1;
+    if env::var_os("UPDATE_DOCS").is_some() {
+        for page in pages() {
+            fs::write(&page.file, page.renewed(lookup)).expect("a writable page");
         }
-        problems.extend(found.iter().map(|problem| format!("{}:{problem}", show(&page))));
     }
-    assert!(problems.is_empty(), "{}\nUPDATE_DOCS=1 updates the blocks", problems.join("\n"));
+    check_pages(pages(), |page| {
+        let is_in_book = !is_for_developers(page);
+        let check = |block: &Block| {
+            let source = block.source.as_deref().unwrap_or_default();
+            match lookup(source) {
+                Some(Ok(text)) if text == block.text => None,
+                Some(Ok(text)) => {
+                    let differs = diff(&block.text, &text);
+                    Some(format!("not as {source}; UPDATE_DOCS=1 renews it\n{differs}"))
+                }
+                Some(Err(why)) => Some(format!("{source}: {why}")),
+                None if is_in_book && LANGUAGES_WITH_SOURCE.contains(&block.language.as_str()) => {
+                    Some("nothing says where this block is from".into())
+                }
+                None => None,
+            }
+        };
+        let checked = page.blocks().into_iter();
+        checked.filter_map(|block| Some((block.line, check(&block)?))).collect()
+    });
 }
 
 #[test]
 fn links_lead_somewhere() {
-    let mut problems = Vec::new();
-    for page in pages() {
-        for link in links(&read(&page)) {
-            let (file, section) = link.split_once('#').unwrap_or((&link, ""));
+    check_pages(pages(), |page| {
+        let leads = |link: &str| {
+            let (file, section) = link.split_once('#').unwrap_or((link, ""));
             let target = match file {
-                "" => page.clone(),
-                file => page.with_file_name(file),
+                "" => page.file.clone(),
+                file => page.file.with_file_name(file),
             };
-            let leads = target.exists() && (section.is_empty() || has_section(&target, section));
-            if !leads {
-                problems.push(format!("{}: {link}", show(&page)));
+            let has_section = || Page::read(&target).has_section(section);
+            target.exists() && (section.is_empty() || has_section())
+        };
+        let dead = page.links().into_iter().filter(|(_, link)| !leads(link));
+        dead.map(|(line, link)| (line, format!("{link} leads nowhere"))).collect()
+    });
+}
+
+/// What a page of the book links to must be in the book. Files elsewhere are named by their path.
+#[test]
+fn pages_of_the_book_link_to_the_book() {
+    check_pages(book(), |page| {
+        let links = page.links().into_iter();
+        let depth = page.file.components().count() - root().join("docs").components().count() - 1;
+        let leaves = |link: &str| link.matches("../").count() > depth;
+        let leaving = links.filter(|(_, link)| leaves(link));
+        leaving.map(|(line, link)| (line, format!("{link} is not in the book"))).collect()
+    });
+}
+
+#[test]
+fn images_have_descriptions() {
+    check_pages(pages(), |page| {
+        let bare = |line: &str| {
+            let html =
+                line.contains("<img") && (!line.contains(" alt=\"") || line.contains("alt=\"\""));
+            html || line.contains("![](")
+        };
+        let bare = page.prose().filter(|(_, line)| bare(line));
+        bare.map(|(line, _)| (line, "an image without a description".into())).collect()
+    });
+}
+
+#[test]
+fn commands_name_what_is_there() {
+    check_pages(pages(), |page| {
+        let mut problems = Vec::new();
+        for block in page.blocks() {
+            if !["sh", "console"].contains(&block.language.as_str()) {
+                continue;
+            }
+            for (number, command) in block.text.lines().enumerate() {
+                let words: Vec<_> = command.split_whitespace().collect();
+                let after = |option| {
+                    let place = words.iter().position(|word| *word == option)?;
+                    words.get(place + 1).copied()
+                };
+                let package = after("-p").filter(|_| words.contains(&"cargo"));
+                let missing = package.filter(|package| !packages().contains(&(*package).into()));
+                problems.extend(
+                    missing.map(|name| (block.line + 1 + number, format!("no package {name}"))),
+                );
+            }
+        }
+        problems
+    });
+}
+
+#[test]
+fn pairs_show_the_same_program_twice() {
+    check_pages(pages(), |page| {
+        page.pairs().into_iter().flat_map(|(line, blocks)| pair_problems(line, &blocks)).collect()
+    });
+}
+
+fn pair_problems(line: usize, blocks: &[Block]) -> Vec<(usize, String)> {
+    let [left, right] = blocks else {
+        return vec![(line, format!("a pair of {} blocks", blocks.len()))];
+    };
+    let mut problems = Vec::new();
+    let languages = [left.language.as_str(), right.language.as_str()];
+    if ![["python", "rust"], ["text", "text"], ["console", "console"], ["sh", "sh"]]
+        .contains(&languages)
+    {
+        problems.push((line, format!("a pair of {languages:?}: Python is left, Rust is right")));
+    }
+    for block in blocks {
+        for (number, text) in block.text.lines().enumerate() {
+            if text.chars().count() > PAIR_WIDTH {
+                let why = format!("more than {PAIR_WIDTH} characters in a pair");
+                problems.push((block.line + 1 + number, why));
             }
         }
     }
-    assert!(problems.is_empty(), "these links lead nowhere:\n{}", problems.join("\n"));
+    if languages != ["python", "rust"] {
+        return problems;
+    }
+    let names = [left, right].map(|block| block.source.as_deref().and_then(program));
+    if names[0].is_none() || names[0] != names[1] {
+        problems.push((line, format!("different programs: {names:?}")));
+    }
+    let (python, rust) = (left.functions("def "), right.functions("fn "));
+    for (name, at) in &python {
+        if let Some((_, other)) =
+            rust.iter().find(|(other, at_other)| other == name && at_other != at)
+        {
+            let lines = format!("{name} is in line {at} on the left, {other} on the right");
+            problems.push((line, lines));
+        }
+    }
+    problems
+}
+
+/// The program that a block is from: `q3` or the name of a program of the book.
+fn program(source: &str) -> Option<String> {
+    let path = source.strip_prefix("file: ")?.split(" | ").next()?;
+    let is_question =
+        |part: &&str| part.starts_with('q') && part[1..].starts_with(|c: char| c.is_ascii_digit());
+    let question = path.split('/').find(is_question).map(|part| part[..2].to_owned());
+    question.or_else(|| Some(Path::new(path).file_stem()?.to_str()?.to_owned()))
 }
 
 #[test]
 fn questions_have_all_their_sections() {
-    for page in pages().into_iter().filter(|page| is_question(page)) {
-        let text = read(&page);
-        for section in &SECTIONS[..if has_program(&page) { 7 } else { 5 }] {
-            assert!(text.lines().any(|line| line == *section), "{}: no {section}", show(&page));
-        }
+    for page in pages().into_iter().filter(is_question) {
+        let sections: Vec<_> =
+            page.prose().map(|(_, line)| line).filter(|line| line.starts_with("## ")).collect();
+        assert_eq!(sections, SECTIONS, "{}", show(&page.file));
     }
 }
 
-/// A program on a page needs no other file, and no crate except `proc-core` and `anyhow`.
+/// Whoever copies a whole program of these pages adds `proc-core`, `anyhow` and `serde`, and no
+/// other file.
 #[test]
 fn programs_can_be_copied() {
-    for page in pages().into_iter().filter(|page| is_question(page)) {
-        let text = read(&page);
-        let shown = text.split("```rust\n").skip(1);
-        let programs = shown.filter_map(|rest| rest.split_once("```")).map(|(program, _)| program);
-        let programs = programs.filter(|program| program.contains("\nfn main() "));
-        assert_eq!(programs.clone().count(), has_program(&page).into(), "{}", show(&page));
-        for line in programs.flat_map(str::lines) {
-            let line = line.trim_start();
-            assert!(!line.starts_with("mod "), "{}: another file: {line}", show(&page));
-            let crates = line.strip_prefix("use ").and_then(|path| path.split("::").next());
-            assert!(
-                crates.is_none_or(|name| ["anyhow", "proc_core", "std"].contains(&name)),
-                "{}: another crate: {line}",
-                show(&page)
-            );
+    check_pages(book(), |page| {
+        let mut problems = Vec::new();
+        for block in page.blocks().into_iter().filter(Block::is_whole_program) {
+            for (number, line) in block.text.lines().enumerate() {
+                let at = block.line + 1 + number;
+                let line = line.trim_start();
+                let crates = line.strip_prefix("use ").and_then(|path| path.split("::").next());
+                let known = ["anyhow", "proc_core", "proc_cluster", "serde", "std"];
+                if line.starts_with("mod ") || crates.is_some_and(|name| !known.contains(&name)) {
+                    problems.push((at, format!("a copy of the program lacks this: {line}")));
+                }
+            }
         }
-    }
+        problems
+    });
 }
 
 #[test]
-fn no_page_and_no_program_is_left_out() {
-    let index = read(&root().join("docs/README.md"));
-    for page in files("docs", "md") {
-        assert!(
-            name(&page) == "README.md" || links(&index).contains(name(&page)),
-            "docs/README.md does not mention {}",
-            name(&page)
-        );
+fn the_contents_name_each_page_and_each_program_is_shown() {
+    let contents = Page::read(&root().join("docs/SUMMARY.md"));
+    let listed: Vec<_> = contents.links().into_iter().map(|(_, link)| link).collect();
+    for page in book() {
+        let path = page.file.strip_prefix(root().join("docs")).expect("a page of the book");
+        let path = path.to_str().expect("a name in UTF-8");
+        let listed = path == "SUMMARY.md" || listed.iter().any(|link| link == path);
+        assert!(listed, "docs/SUMMARY.md does not name {path}");
     }
-    let shown: String = pages().iter().map(|page| read(page)).collect();
-    for program in files("docs/python", "py") {
-        let comment = format!("<!-- file: docs/python/{} -->", name(&program));
+    let shown: String = pages().iter().map(|page| page.text.clone()).collect();
+    let programs = [
+        files("docs/python", "py"),
+        files("docs/programs/src/bin", "py"),
+        files("docs/programs/src/bin", "rs"),
+    ];
+    for program in programs.concat() {
+        let comment = format!("<!-- file: {}", show(&program));
         assert!(shown.contains(&comment), "no page shows {}", show(&program));
     }
 }
@@ -123,64 +262,42 @@ fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-fn pages() -> Vec<PathBuf> {
-    [files(".", "md"), files("docs", "md")].concat()
+/// The names of the workspace's packages.
+fn packages() -> Vec<String> {
+    let mut names = vec!["book-programs".to_owned()];
+    for directory in ["crates", "demos"] {
+        let entries = fs::read_dir(root().join(directory)).expect("a directory");
+        names.extend(
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")),
+        );
+    }
+    names
 }
 
-fn read(file: &Path) -> String {
-    fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", show(file)))
+/// All pages: those of the book, and those for developers.
+fn pages() -> Vec<Page> {
+    let developers = files(".", "md").into_iter().map(|file| Page::read(&file));
+    developers.chain(book()).collect()
 }
 
-fn name(file: &Path) -> &str {
-    file.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+/// The pages of the book.
+fn book() -> Vec<Page> {
+    let files = [files("docs", "md"), files("docs/cluster", "md")].concat();
+    files.iter().map(|file| Page::read(file)).collect()
+}
+
+/// Pages in the top directory, except for the one that visitors see first.
+fn is_for_developers(page: &Page) -> bool {
+    page.file.parent() == Some(&root()) && !page.file.ends_with("README.md")
 }
 
 fn show(file: &Path) -> String {
     file.strip_prefix(root()).unwrap_or(file).display().to_string()
 }
 
-fn is_question(page: &Path) -> bool {
-    let mut letters = name(page).chars();
-    letters.next() == Some('q') && letters.next().is_some_and(|digit| digit.is_ascii_digit())
-}
-
-/// Whether a question asks for a program.
-fn has_program(page: &Path) -> bool {
-    is_question(page) && !["q1", "q2"].iter().any(|question| name(page).starts_with(question))
-}
-
-/// Returns the page with each block as its source has it, and what is wrong with the present page.
-fn update(page: &str, strict: bool) -> (String, Vec<String>) {
-    let (mut updated, mut problems) = (String::new(), Vec::new());
-    let mut source = None;
-    let mut lines = page.lines().enumerate();
-    while let Some((number, line)) = lines.next() {
-        updated += &format!("{line}\n");
-        let Some(language) = line.strip_prefix("```") else {
-            source = line.strip_prefix("<!-- ").and_then(|line| line.strip_suffix(" -->"));
-            continue;
-        };
-        let block = lines.by_ref().take_while(|(_, line)| *line != "```");
-        let mut block: String = block.map(|(_, line)| format!("{line}\n")).collect();
-        let language = language.split([',', ' ']).next().unwrap_or_default();
-        match source.take().and_then(|source| Some((source, lookup(source)?))) {
-            Some((source, Ok(text))) if text != block => {
-                problems.push(format!(
-                    "{}: differs from {source}\n{}",
-                    number + 1,
-                    diff(&block, &text)
-                ));
-                block = text;
-            }
-            Some((source, Err(why))) => problems.push(format!("{}: {source}: {why}", number + 1)),
-            None if strict && LANGUAGES_WITH_SOURCE.contains(&language) => {
-                problems.push(format!("{}: no comment names the source of this block", number + 1));
-            }
-            _ => {}
-        }
-        updated += &format!("{block}```\n");
-    }
-    (updated, problems)
+fn is_question(page: &Page) -> bool {
+    let name = page.file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with('q') && name[1..].starts_with(|letter: char| letter.is_ascii_digit())
 }
 
 /// The text that a comment names; `None` for an ordinary comment.
@@ -193,12 +310,16 @@ fn lookup(comment: &str) -> Option<Result<String, String>> {
                 body.map(str::to_owned).ok_or_else(|| "not a snapshot".into())
             }))
         }
-        ("file", path) => Some(read(path)),
+        ("run", name) => Some(read(&format!("docs/runs/{name}.txt"))),
+        ("file", source) => Some(match source.split_once(" | ") {
+            None => read(source),
+            Some((path, items)) => read(path).and_then(|text| page::items(&text, items)),
+        }),
         _ => None,
     }
 }
 
-/// The lines in which two texts differ: those between their common beginning and their common end.
+/// What stands between the common beginning and the common end of two texts.
 fn diff(page: &str, source: &str) -> String {
     let (mut page, mut source): (Vec<_>, Vec<_>) =
         (page.lines().collect(), source.lines().collect());
@@ -210,39 +331,4 @@ fn diff(page: &str, source: &str) -> String {
     let removed = page[same..].iter().map(|line| format!("  -{line}\n"));
     let added = source[same..].iter().map(|line| format!("  +{line}\n"));
     format!("  @@ line {} of the block @@\n", same + 1) + &removed.chain(added).collect::<String>()
-}
-
-/// The targets of a page's links to other files of the workspace, and within the page.
-fn links(page: &str) -> HashSet<String> {
-    let mut links = HashSet::new();
-    for line in prose(page) {
-        // Every second part is between backticks, so it is code.
-        let text: String = line.split('`').step_by(2).collect();
-        for part in text.split("](").skip(1) {
-            let target = part.split([')', ' ']).next().unwrap_or_default();
-            if !target.contains("://") && !target.starts_with("mailto:") {
-                links.insert(target.to_owned());
-            }
-        }
-    }
-    links
-}
-
-/// The lines outside fenced blocks.
-fn prose(page: &str) -> impl Iterator<Item = &str> {
-    let mut fenced = false;
-    page.lines().filter(move |line| {
-        let fence = line.trim_start().starts_with("```");
-        fenced ^= fence;
-        !fenced && !fence
-    })
-}
-
-/// Whether a page has a section that links on code hosts name `section`.
-fn has_section(page: &Path, section: &str) -> bool {
-    let name = |heading: &str| -> String {
-        let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
-        heading.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
-    };
-    prose(&read(page)).any(|line| line.starts_with('#') && name(line) == section)
 }

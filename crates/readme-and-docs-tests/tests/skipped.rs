@@ -21,6 +21,9 @@ fn main() {
     let missing = [
         machine::python3().err(),
         machine::nats_server().err(),
+        machine::mdbook().err(),
+        machine::browser().err(),
+        machine::axe().err(),
         machine::network_namespaces().err(),
         machine::root().err(),
         machine::cgroup().err(),

@@ -17,20 +17,33 @@ pub(crate) struct Options {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.1..=60.0).contains(seconds));
-    seconds.ok_or_else(|| "it is no number from 0.1 to 60".into())
+    let seconds = text
+        .parse()
+        .ok()
+        .filter(|seconds| (0.1..=60.0).contains(seconds));
+    seconds.ok_or_else(|| {
+        "it is no number from 0.1 to 60".into()
+    })
 }
 
 /// Reads the command line. A wrong one ends the program with one line and exit code 2.
 pub(crate) fn options() -> Options {
-    clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
-        if error.use_stderr() {
-            let message = error.to_string();
-            eprintln!("{}", message.lines().next().unwrap_or_default());
-            std::process::exit(2);
-        }
-        error.exit() // --help and --version
-    })
+    clap::Parser::try_parse().unwrap_or_else(
+        |error: clap::Error| {
+            if error.use_stderr() {
+                let message = error.to_string();
+                eprintln!(
+                    "{}",
+                    message
+                        .lines()
+                        .next()
+                        .unwrap_or_default()
+                );
+                std::process::exit(2);
+            }
+            error.exit() // --help and --version
+        },
+    )
 }
 
 /// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
@@ -44,8 +57,11 @@ const NO_READER: i32 = 128 + 13;
 pub(crate) fn end_without_reader() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to stdout: Broken pipe") {
+        let message =
+            panic.payload_as_str().unwrap_or_default();
+        if message.starts_with(
+            "failed printing to stdout: Broken pipe",
+        ) {
             std::process::exit(NO_READER);
         }
         earlier(panic);

@@ -11,17 +11,19 @@ pub(crate) struct Run {
 }
 
 fn is_prime(n: u32) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
+    let mut divisors = (2..).take_while(|d| d * d <= n);
+    n >= 2 && divisors.all(|d| !n.is_multiple_of(d))
 }
 
-fn count(range: Range<u32>) -> usize {
-    range.filter(|n| is_prime(*n)).count()
+fn count(numbers: Range<u32>) -> usize {
+    numbers.filter(|n| is_prime(*n)).count()
 }
 
-/// Cuts the numbers below `limit` into more parts than workers, as the later parts take longer.
+/// More parts than workers: the later ones take longer.
 fn parts(limit: u32) -> impl Iterator<Item = Range<u32>> {
-    let step = limit.div_ceil(200).max(1);
-    (0..limit).step_by(step as usize).map(move |start| start..limit.min(start.saturating_add(step)))
+    let step = (limit / 200).max(1);
+    let part = move |n: u32| n..limit.min(n + step);
+    (0..limit).step_by(step as usize).map(part)
 }
 
 pub(crate) fn serially(limit: u32) -> Run {
@@ -30,10 +32,15 @@ pub(crate) fn serially(limit: u32) -> Run {
     Run { time: start.elapsed(), primes }
 }
 
-/// The time to start the pool is not counted: it is there for many maps.
-pub(crate) fn in_pool(limit: u32, workers: usize) -> Result<Run, Error> {
-    let pool = Pool::builder().processes(workers).build()?;
+/// The start of the pool is not counted.
+pub(crate) fn in_pool(
+    limit: u32,
+    workers: usize,
+) -> Result<Run, Error> {
+    let pool =
+        Pool::builder().processes(workers).build()?;
     let start = Instant::now();
-    let primes = pool.map(count, parts(limit))?.into_iter().sum();
+    let primes = pool.map(count, parts(limit))?;
+    let primes = primes.into_iter().sum();
     Ok(Run { time: start.elapsed(), primes })
 }

@@ -1,5 +1,7 @@
 //! Tasks of which one kills its own process, and what is left of the rest.
 
+use std::ops::Range;
+
 use nix::sys::signal::{Signal, raise};
 use proc_core::{Error, Pool, Process};
 
@@ -8,23 +10,32 @@ pub(crate) const VICTIM: u32 = 3;
 
 fn task(number: u32) -> u32 {
     if number == VICTIM {
-        // No process can catch this signal. The kernel sends it when memory runs out.
-        raise(Signal::SIGKILL).expect("a process may kill itself");
+        // No process can catch this signal. The kernel
+        // sends it when memory runs out.
+        raise(Signal::SIGKILL).expect("it is our own");
     }
     number * number
 }
 
-/// All tasks one after the other, as a program without a pool would do it.
+fn all_tasks((): ()) -> Vec<u32> {
+    (0..TASKS).map(task).collect()
+}
+
+/// All tasks one after the other, as without a pool.
 pub(crate) fn in_one_process() -> Result<Vec<u32>, Error> {
-    Process::new(|()| (0..TASKS).map(task).collect(), ()).name("alone").start()?.join()
+    // The results come back by themselves: no queue.
+    let alone = Process::new(all_tasks, ()).name("alone");
+    let alone = alone.start()?;
+    let results = alone.join()?;
+    // `join` gives back the results, or an error that says
+    // how the process ended.
+    Ok(results)
 }
 
-/// Each task's own fate.
-pub(crate) fn in_pool(pool: &Pool) -> Vec<Result<u32, Error>> {
-    pool.try_map(task, 0..TASKS)
-}
-
-/// Other tasks, which kill nobody.
-pub(crate) fn in_pool_later(pool: &Pool) -> Vec<Result<u32, Error>> {
-    pool.try_map(task, TASKS..2 * TASKS)
+/// Several tasks, of which one may kill its worker.
+pub(crate) fn at_once(
+    pool: &Pool,
+    tasks: Range<u32>,
+) -> Vec<Result<u32, Error>> {
+    pool.try_map(task, tasks)
 }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proc_core::{Error, Process};
+use proc_core::{Error, Pool};
 
 pub(crate) struct Run {
     pub(crate) time: Duration,
@@ -16,33 +16,51 @@ pub(crate) struct Runs {
     pub(crate) processes: Run,
 }
 
-/// One worker's part: every `step`-th number from `first` on, below `end`.
-pub(crate) type Part = (u64, u64, u64);
+/// One worker's part: from the first number on, in steps, below the last number.
+pub(crate) type Part = (u64, usize, u64);
 
-pub(crate) fn all_ways<F>(work: F, end: u64, workers: u32) -> Result<Runs, Error>
+fn by_processes(
+    work: impl Fn(Part) -> u64 + Copy + 'static,
+    parts: Vec<Part>,
+) -> Result<u64, Error> {
+    let size = parts.len();
+    let pool = Pool::builder().processes(size).build()?;
+    let sums = pool.map(work, parts)?;
+    Ok(sums.into_iter().sum())
+}
+
+fn by_threads(
+    work: impl Fn(Part) -> u64 + Copy + Send + 'static,
+    parts: Vec<Part>,
+) -> u64 {
+    let start = |part| thread::spawn(move || work(part));
+    let started = parts.into_iter().map(start);
+    let threads: Vec<_> = started.collect();
+    let sums = threads.into_iter().map(|t| t.join());
+    sums.map(|sum| sum.expect("it only adds")).sum()
+}
+
+pub(crate) fn all_ways<F>(
+    work: F,
+    end: u64,
+    workers: usize,
+) -> Result<Runs, Error>
 where
     F: Fn(Part) -> u64 + Copy + Send + 'static,
 {
-    let parts = || (0..u64::from(workers)).map(move |first| (first, u64::from(workers), end));
-
-    let serial = timed(|| Ok(work((0, 1, end))))?;
-
-    let threads = timed(|| {
-        let started: Vec<_> = parts().map(|part| thread::spawn(move || work(part))).collect();
-        Ok(started.into_iter().map(|thread| thread.join().expect("it only adds")).sum())
-    })?;
-
-    let processes = timed(|| {
-        let started: Vec<_> =
-            parts().map(|part| Process::new(work, part).start()).collect::<Result<_, _>>()?;
-        started.into_iter().map(|process| process.join()).sum()
-    })?;
-
-    Ok(Runs { serial, threads, processes })
+    let part = |first| (first as u64, workers, end);
+    let parts = || (0..workers).map(part).collect();
+    Ok(Runs {
+        serial: timed(|| Ok(work((0, 1, end))))?,
+        threads: timed(|| Ok(by_threads(work, parts())))?,
+        processes: timed(|| by_processes(work, parts()))?,
+    })
 }
 
 /// Runs something once and takes the time.
-pub(crate) fn timed(run: impl FnOnce() -> Result<u64, Error>) -> Result<Run, Error> {
+pub(crate) fn timed(
+    run: impl FnOnce() -> Result<u64, Error>,
+) -> Result<Run, Error> {
     let start = Instant::now();
     let sum = run()?;
     Ok(Run { time: start.elapsed(), sum })

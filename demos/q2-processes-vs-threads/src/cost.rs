@@ -9,20 +9,25 @@ use anyhow::{Context as _, Result};
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use proc_core::Process;
 
-pub(crate) fn start_thread(budget: Duration) -> Duration {
-    let mut once = || {
-        thread::spawn(|| ()).join().expect("it does nothing");
-        Ok(())
-    };
-    median(budget, &mut once).expect("it never fails")
+pub(crate) fn start_thread() -> Result<()> {
+    let other = thread::spawn(|| ());
+    other.join().expect("it does nothing");
+    Ok(())
 }
 
-pub(crate) fn start_process(budget: Duration) -> Result<Duration> {
-    median(budget, &mut || Ok(Process::new(|()| (), ()).start()?.join()?))
+pub(crate) fn start_process() -> Result<()> {
+    let other = Process::new(|()| (), ());
+    let other = other.start()?;
+    other.join()?;
+    Ok(())
 }
 
-/// Returns the median time of as many runs as fit into `budget`. The first run does not count.
-pub(crate) fn median(budget: Duration, once: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+/// Returns the median time of as many runs as fit into
+/// `budget`. The first run does not count.
+pub(crate) fn median(
+    budget: Duration,
+    once: &mut dyn FnMut() -> Result<()>,
+) -> Result<Duration> {
     once()?;
     let mut times = Vec::new();
     let begin = Instant::now();
@@ -38,7 +43,9 @@ pub(crate) fn median(budget: Duration, once: &mut dyn FnMut() -> Result<()>) -> 
 /// What each of many idle threads adds to this process, in KiB.
 pub(crate) fn memory_of_thread() -> Result<Option<f64>> {
     const THREADS: usize = 64;
-    let Some(before) = resident("self", "Rss") else { return Ok(None) };
+    let Some(before) = resident("self", "Rss") else {
+        return Ok(None);
+    };
     let gate = Arc::new(Barrier::new(THREADS + 1));
     let pass_twice = |gate: Arc<Barrier>| {
         gate.wait();
@@ -64,12 +71,17 @@ pub(crate) fn memory_of_thread() -> Result<Option<f64>> {
 pub(crate) fn memory_of_process() -> Result<Option<f64>> {
     let (release, released) = ipc::channel::<()>()?;
     let (ready, readies) = ipc::channel::<()>()?;
-    let idle = |(ready, released): (IpcSender<()>, IpcReceiver<()>)| {
+    let idle = |(ready, released): (
+        IpcSender<()>,
+        IpcReceiver<()>,
+    )| {
         // Either fails only when the parent is gone; then there is nothing to wait for.
         let _ = ready.send(());
         let _ = released.recv();
     };
-    let process = Process::new(idle, (ready, released)).name("idle").start()?;
+    let process = Process::new(idle, (ready, released))
+        .name("idle")
+        .start()?;
     readies.recv().context("the idle process is gone")?;
     let size = resident(&process.pid().to_string(), "Pss");
     drop(release);
@@ -80,7 +92,12 @@ pub(crate) fn memory_of_process() -> Result<Option<f64>> {
 /// Returns one sum (`what`) over the memory map of a process, in KiB; `None` if the system has no
 /// such file.
 fn resident(pid: &str, what: &str) -> Option<f64> {
-    let map = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = map.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'))?;
+    let map = fs::read_to_string(format!(
+        "/proc/{pid}/smaps_rollup"
+    ))
+    .ok()?;
+    let line = map.lines().find_map(|line| {
+        line.strip_prefix(what)?.strip_prefix(':')
+    })?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }

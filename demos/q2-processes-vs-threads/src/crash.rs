@@ -7,45 +7,49 @@ use proc_core::Process;
 
 use crate::fate::{Fate, LONG, run};
 
-fn faulty(_: ()) {
-    panic::set_hook(Box::new(|_| {})); // the report below is enough
+fn faulty((): ()) {
+    panic::set_hook(Box::new(|_| {})); // no report
     panic!("no such customer")
 }
 
-pub(crate) fn panic_in_thread() -> Result<Fate> {
-    run(
-        |()| match thread::spawn(|| faulty(())).join() {
-            Ok(()) => "the thread returned".into(),
-            Err(payload) => format!(
-                "the thread panicked: {}",
-                payload.downcast_ref::<&str>().unwrap_or(&"(no text)")
-            ),
-        },
-        (),
-        LONG,
-    )
-}
-
-pub(crate) fn panic_in_process() -> Result<Fate> {
-    run(|()| part_as_process(faulty), (), LONG)
-}
-
-fn crash(_: ()) {
+/// As after a null pointer or a stack overflow.
+fn crash((): ()) {
     process::abort()
 }
 
-pub(crate) fn abort_in_thread() -> Result<Fate> {
-    run(|()| format!("the thread ended: {:?}", thread::spawn(|| crash(())).join()), (), LONG)
+fn in_thread(part: impl Fn(()) + Send + 'static) -> String {
+    match thread::spawn(move || part(())).join() {
+        Ok(()) => "the thread returned".into(),
+        Err(payload) => {
+            let text = payload.downcast_ref::<&str>();
+            let text = text.unwrap_or(&"(no text)");
+            format!("the thread panicked: {text}")
+        }
+    }
 }
 
-pub(crate) fn abort_in_process() -> Result<Fate> {
-    run(|()| part_as_process(crash), (), LONG)
-}
-
-/// A program that starts a process and goes on, whatever becomes of it.
-fn part_as_process(part: impl Fn(()) + Copy + 'static) -> String {
-    match Process::new(part, ()).name("part").start().and_then(|child| child.join()) {
+fn in_process(
+    part: impl Fn(()) + Copy + 'static,
+) -> String {
+    let part = Process::new(part, ()).name("part");
+    match part.start().and_then(|part| part.join()) {
         Ok(()) => "the process returned".into(),
         Err(error) => error.to_string(),
     }
+}
+
+pub(crate) fn panic_in_thread() -> Result<Fate> {
+    run(|()| in_thread(faulty), (), LONG)
+}
+
+pub(crate) fn panic_in_process() -> Result<Fate> {
+    run(|()| in_process(faulty), (), LONG)
+}
+
+pub(crate) fn abort_in_thread() -> Result<Fate> {
+    run(|()| in_thread(crash), (), LONG)
+}
+
+pub(crate) fn abort_in_process() -> Result<Fate> {
+    run(|()| in_process(crash), (), LONG)
 }

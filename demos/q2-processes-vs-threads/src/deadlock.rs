@@ -4,60 +4,74 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use proc_core::Process;
 
 use crate::fate::{Fate, LONG, run};
 
-pub(crate) fn of_threads(patience: Duration) -> Result<Fate> {
-    run(
-        |()| {
-            let (left, right, both_hold_one) = (Mutex::new(()), Mutex::new(()), Barrier::new(2));
-            let take = |first: &Mutex<()>, second: &Mutex<()>| {
-                let _first = first.lock();
-                both_hold_one.wait();
-                let _second = second.lock(); // held by the other, who waits for ours
-            };
-            thread::scope(|threads| {
-                threads.spawn(|| take(&left, &right));
-                threads.spawn(|| take(&right, &left));
-            });
-            "both threads got both locks".into()
-        },
-        (),
-        patience,
-    )
-}
+type Ends = (IpcReceiver<()>, IpcSender<()>);
 
-pub(crate) fn of_processes(patience: Duration) -> Result<Fate> {
-    run(
-        |patience| {
-            end_deadlock(patience).unwrap_or_else(|error| format!("it could not start: {error}"))
-        },
-        patience,
-        LONG,
-    )
-}
-
-/// Starts two processes, each waiting for the other's word before it gives its own, and kills one.
-fn end_deadlock(patience: Duration) -> Result<String> {
-    let after_you = |(theirs, mine): (IpcReceiver<()>, IpcSender<()>)| {
-        let heard = theirs.recv().is_ok();
-        let _ = mine.send(()); // fails if the other is gone, which is then known
-        heard
+fn stuck_threads((): ()) -> String {
+    let (left, right) = (Mutex::new(()), Mutex::new(()));
+    let both_hold_one = Barrier::new(2);
+    // Takes one lock, and then the other one.
+    let take = |first: &Mutex<()>, second: &Mutex<()>| {
+        let _first = first.lock();
+        both_hold_one.wait();
+        let _second = second.lock(); // the other has it
     };
-    let ((to_left, left), (to_right, right)) = (ipc::channel()?, ipc::channel()?);
-    let mut left = Process::new(after_you, (left, to_right)).start()?;
-    let right = Process::new(after_you, (right, to_left)).start()?;
-    Ok(match left.join_timeout(patience)? {
-        Some(_) => "the processes were not stuck".into(),
-        None => {
-            left.kill()?;
-            let end = left.join().err().and_then(|error| error.exit_status());
-            let end = end.map_or("it returned".into(), |status| status.to_string());
-            let heard = if right.join()? { "got its word" } else { "stopped waiting for it" };
-            format!("one was ended from outside ({end}), the other {heard}")
-        }
-    })
+    thread::scope(|threads| {
+        threads.spawn(|| take(&left, &right));
+        threads.spawn(|| take(&right, &left));
+    });
+    "both threads got both locks".into()
+}
+
+/// Waits for the other's word before it gives its own.
+fn after_you((theirs, mine): Ends) -> bool {
+    let heard = theirs.recv().is_ok();
+    // This fails if the other process is gone.
+    let _ = mine.send(());
+    // Whether the word has come.
+    heard
+}
+
+fn stuck_processes(patience: Duration) -> Result<String> {
+    let (to_left, left) = ipc::channel()?;
+    let (to_right, right) = ipc::channel()?;
+    // An end that is an argument moves into the process.
+    // The parent has it no longer.
+    let one = Process::new(after_you, (left, to_right));
+    let other = Process::new(after_you, (right, to_left));
+    let mut one = one.start()?;
+    let other = other.start()?;
+
+    // If it were not stuck, it would have ended by now.
+    let early = one.join_timeout(patience)?;
+    ensure!(early.is_none(), "they were not stuck");
+    one.kill()?;
+    let end =
+        one.join().err().and_then(|e| e.exit_status());
+    let heard = other.join()?;
+    ensure!(!heard, "it has heard a word");
+    let end = end.context("it was not killed")?;
+    Ok(format!("one is killed ({end}), the other goes on"))
+}
+
+pub(crate) fn of_threads(
+    patience: Duration,
+) -> Result<Fate> {
+    run(stuck_threads, (), patience)
+}
+
+pub(crate) fn of_processes(
+    patience: Duration,
+) -> Result<Fate> {
+    let program = |patience| {
+        stuck_processes(patience).unwrap_or_else(|error| {
+            format!("something else: {error}")
+        })
+    };
+    run(program, patience, LONG)
 }

@@ -22,7 +22,9 @@ pub(crate) fn run<A: Message>(
     argument: A,
     patience: Duration,
 ) -> Result<Fate> {
-    let mut child = Process::new(program, argument).name("program").start()?;
+    let mut child = Process::new(program, argument)
+        .name("program")
+        .start()?;
     let outcome = match child.join_timeout(patience) {
         Ok(Some(said)) => Ok(said),
         Ok(None) => {
@@ -33,7 +35,10 @@ pub(crate) fn run<A: Message>(
     };
     match outcome {
         Ok(said) => Ok(Fate::WentOn(said)),
-        Err(error) => error.exit_status().map(Fate::Died).ok_or_else(|| error.into()),
+        Err(error) => error
+            .exit_status()
+            .map(Fate::Died)
+            .ok_or_else(|| error.into()),
     }
 }
 

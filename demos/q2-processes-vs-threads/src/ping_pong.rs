@@ -4,14 +4,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use proc_core::Process;
 
 use crate::cost::median;
 
-/// Sends back whatever comes, until nobody can send any more.
-fn echo((questions, answers): (IpcReceiver<u64>, IpcSender<u64>)) {
+type Ends = (IpcReceiver<u64>, IpcSender<u64>);
+
+/// Sends back whatever comes, until nobody can send.
+fn echo((questions, answers): Ends) {
     while let Ok(question) = questions.recv() {
         if answers.send(question).is_err() {
             break;
@@ -19,13 +21,16 @@ fn echo((questions, answers): (IpcReceiver<u64>, IpcSender<u64>)) {
     }
 }
 
-pub(crate) fn between_processes(budget: Duration) -> Result<Duration> {
+pub(crate) fn between_processes(
+    budget: Duration,
+) -> Result<Duration> {
     let (ask, questions) = ipc::channel()?;
     let (reply, answers) = ipc::channel()?;
-    let other = Process::new(echo, (questions, reply)).name("echo").start()?;
+    let ends = (questions, reply);
+    let other = Process::new(echo, ends).start()?;
     let time = median(budget, &mut || {
         ask.send(1)?;
-        answers.recv().context("the other process is gone")?;
+        answers.recv()?;
         Ok(())
     })?;
     drop(ask);
@@ -33,13 +38,16 @@ pub(crate) fn between_processes(budget: Duration) -> Result<Duration> {
     Ok(time)
 }
 
-pub(crate) fn between_threads_by_ipc(budget: Duration) -> Result<Duration> {
+pub(crate) fn between_threads(
+    budget: Duration,
+) -> Result<Duration> {
     let (ask, questions) = ipc::channel()?;
     let (reply, answers) = ipc::channel()?;
-    let other = thread::spawn(move || echo((questions, reply)));
+    let ends = (questions, reply);
+    let other = thread::spawn(move || echo(ends));
     let time = median(budget, &mut || {
         ask.send(1)?;
-        answers.recv().context("the other thread is gone")?;
+        answers.recv()?;
         Ok(())
     })?;
     drop(ask);
@@ -47,17 +55,20 @@ pub(crate) fn between_threads_by_ipc(budget: Duration) -> Result<Duration> {
     Ok(time)
 }
 
-pub(crate) fn between_threads_by_mpsc(budget: Duration) -> Result<Duration> {
+pub(crate) fn between_threads_by_mpsc(
+    budget: Duration,
+) -> Result<Duration> {
     let (ask, questions) = mpsc::channel::<u64>();
     let (reply, answers) = mpsc::channel();
-    let other =
-        thread::spawn(move || questions.iter().try_for_each(|question| reply.send(question)));
+    let other = thread::spawn(move || {
+        questions.iter().try_for_each(|q| reply.send(q))
+    });
     let time = median(budget, &mut || {
         ask.send(1)?;
-        answers.recv().context("the other thread is gone")?;
+        answers.recv()?;
         Ok(())
     })?;
     drop(ask);
-    other.join().expect("echo does not panic")?;
+    other.join().expect("it does not panic")?;
     Ok(time)
 }

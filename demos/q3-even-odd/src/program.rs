@@ -1,5 +1,6 @@
-//! Two processes: one prints the even numbers below `n`, the other the odd ones.
+//! Two processes: one prints even numbers, one odd ones.
 
+use anyhow::Result;
 use proc_core::Process;
 
 fn even(n: u32) {
@@ -14,9 +15,12 @@ fn odd(n: u32) {
     }
 }
 
-pub(crate) fn run(n: u32) -> anyhow::Result<()> {
-    let evens = Process::new(even, n).name("even").start()?;
-    let odds = Process::new(odd, n).name("odd").start()?;
+pub(crate) fn run(n: u32) -> Result<()> {
+    let evens = Process::new(even, n).name("even");
+    let odds = Process::new(odd, n).name("odd");
+
+    let evens = evens.start()?;
+    let odds = odds.start()?;
 
     evens.join()?;
     odds.join()?;
@@ -25,7 +29,7 @@ pub(crate) fn run(n: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     proc_core::init();
     run(15)
 }

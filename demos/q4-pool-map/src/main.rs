@@ -4,7 +4,10 @@
 //! `cargo run -p q4-pool-map -- --processes 2 1 2 3`.
 //! `cargo run -p q4-pool-map -- --help` lists what can be set.
 
-#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+#[expect(
+    dead_code,
+    reason = "its `main` is for a copy of the file alone"
+)]
 mod program;
 
 /// The last number whose square an `i64` can hold.
@@ -36,14 +39,22 @@ fn main() -> anyhow::Result<()> {
 
 /// Reads the command line. A wrong one ends the program with one line and exit code 2.
 fn options() -> Options {
-    clap::Parser::try_parse().unwrap_or_else(|error: clap::Error| {
-        if error.use_stderr() {
-            let message = error.to_string();
-            eprintln!("{}", message.lines().next().unwrap_or_default());
-            std::process::exit(2);
-        }
-        error.exit() // --help and --version
-    })
+    clap::Parser::try_parse().unwrap_or_else(
+        |error: clap::Error| {
+            if error.use_stderr() {
+                let message = error.to_string();
+                eprintln!(
+                    "{}",
+                    message
+                        .lines()
+                        .next()
+                        .unwrap_or_default()
+                );
+                std::process::exit(2);
+            }
+            error.exit() // --help and --version
+        },
+    )
 }
 
 /// Exit code of a process whose output nobody reads any more, as in `… | head -1`. A shell shows
@@ -57,8 +68,11 @@ const NO_READER: i32 = 128 + 13;
 fn end_without_reader() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to stdout: Broken pipe") {
+        let message =
+            panic.payload_as_str().unwrap_or_default();
+        if message.starts_with(
+            "failed printing to stdout: Broken pipe",
+        ) {
             std::process::exit(NO_READER);
         }
         earlier(panic);

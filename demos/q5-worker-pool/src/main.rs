@@ -4,7 +4,10 @@
 //! `cargo run -p q5-worker-pool -- --verbose --processes 2 --max-tasks-per-child 3`.
 //! `cargo run -p q5-worker-pool -- --help` lists what can be set.
 
-#[expect(dead_code, reason = "its `main` is for a copy of the file alone")]
+#[expect(
+    dead_code,
+    reason = "its `main` is for a copy of the file alone"
+)]
 mod program;
 
 use proc_core::StartMethod;
@@ -41,11 +44,16 @@ struct Options {
 impl Options {
     /// Refuses numbers that would overflow in a worker, before a worker is started.
     fn check(self) -> Result<Options, clap::Error> {
-        match self.numbers.iter().find(|number| number.checked_pow(self.exponent).is_none()) {
+        match self.numbers.iter().find(|number| {
+            number.checked_pow(self.exponent).is_none()
+        }) {
             None => Ok(self),
             Some(number) => Err(clap::Error::raw(
                 clap::error::ErrorKind::ValueValidation,
-                format!("{number} to the power of {} does not fit into 64 bits", self.exponent),
+                format!(
+                    "{number} to the power of {} does not fit into 64 bits",
+                    self.exponent
+                ),
             )),
         }
     }
@@ -54,25 +62,36 @@ impl Options {
 fn main() -> anyhow::Result<()> {
     end_without_reader();
     proc_core::init();
-    let Options { numbers, processes, exponent, max_tasks_per_child, start_method, verbose } =
-        options();
+    let Options {
+        numbers,
+        processes,
+        exponent,
+        max_tasks_per_child,
+        start_method,
+        verbose,
+    } = options();
     let settings = program::Settings {
         processes: processes.into(),
         exponent,
         verbose,
         max_tasks_per_child: max_tasks_per_child.into(),
         start_method,
+        numbers,
     };
-    program::run(settings, numbers)
+    program::run(settings)
 }
 
 /// Reads the command line. A wrong one ends the program with one line and exit code 2.
 fn options() -> Options {
-    let options = clap::Parser::try_parse().and_then(Options::check);
+    let options =
+        clap::Parser::try_parse().and_then(Options::check);
     options.unwrap_or_else(|error| {
         if error.use_stderr() {
             let message = error.to_string();
-            eprintln!("{}", message.lines().next().unwrap_or_default());
+            eprintln!(
+                "{}",
+                message.lines().next().unwrap_or_default()
+            );
             std::process::exit(2);
         }
         error.exit() // --help and --version
@@ -90,8 +109,11 @@ const NO_READER: i32 = 128 + 13;
 fn end_without_reader() {
     let earlier = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to stdout: Broken pipe") {
+        let message =
+            panic.payload_as_str().unwrap_or_default();
+        if message.starts_with(
+            "failed printing to stdout: Broken pipe",
+        ) {
             std::process::exit(NO_READER);
         }
         earlier(panic);

@@ -1,63 +1,72 @@
-//! A pool of worker processes from build to join, with every argument of its constructor at work.
+//! A pool of workers: built, used, closed and joined.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use anyhow::Result;
 use proc_core::{Pool, StartMethod};
 
-/// A global, so each process has its own. In the parent it stays 1 for ever.
+/// A global: each process has its own.
+/// The one of the parent stays 1.
 static EXPONENT: AtomicU32 = AtomicU32::new(1);
 
-/// The initializer: each worker calls it once, before its first task.
-fn set_exponent((exponent, verbose): (u32, bool)) {
-    EXPONENT.store(exponent, Ordering::Relaxed);
+/// The initializer: each worker calls it once, before
+/// its first task.
+fn set_exponent((value, verbose): (u32, bool)) {
+    EXPONENT.store(value, Relaxed);
+    let pid = process::id();
+    let line = format!("worker with pid {pid} is ready\n");
     if verbose {
-        // One write, so that no other worker's line gets into this one.
-        let line = format!("worker with pid {} is ready\n", std::process::id());
+        // One write, so the line stays whole.
         eprint!("{line}");
     }
 }
 
-/// The task: called once for each number, in whichever worker is free.
+/// The task: called once for each number.
 fn power(number: i64) -> i64 {
-    number.pow(EXPONENT.load(Ordering::Relaxed))
+    number.pow(EXPONENT.load(Relaxed))
 }
 
-/// What the pool is built with.
+/// What the program is run with.
 pub(crate) struct Settings {
     pub(crate) processes: usize,
     pub(crate) exponent: u32,
     pub(crate) verbose: bool,
     pub(crate) max_tasks_per_child: u64,
     pub(crate) start_method: StartMethod,
+    pub(crate) numbers: Vec<i64>,
 }
 
-pub(crate) fn run(settings: Settings, numbers: Vec<i64>) -> anyhow::Result<()> {
-    // Build: the workers start now, and wait for tasks. Every line between is optional.
+pub(crate) fn run(settings: Settings) -> Result<()> {
+    let initargs = (settings.exponent, settings.verbose);
+
+    // Build: the workers start, and wait for tasks.
     let pool = Pool::builder()
-        // How many workers; otherwise one for each CPU.
+        // How many workers. Without it: one for each CPU.
         .processes(settings.processes)
-        // What each worker calls first, and with what.
-        .initializer(set_exponent, (settings.exponent, settings.verbose))
-        // After so many tasks a fresh worker takes over; otherwise they live as long as the pool.
+        // What each worker calls first, and its argument:
+        // a tuple where there are several.
+        .initializer(set_exponent, initargs)
+        // After so many tasks, a new worker takes over.
         .max_tasks_per_child(settings.max_tasks_per_child)
-        // Where the memory of a new worker comes from; otherwise the system's default.
+        // How workers are made.
         .start_method(settings.start_method)
         .build()?;
 
-    // Use, as often as you like: results come in the order of the numbers, whoever was faster.
-    let powers = pool.map(power, numbers)?;
+    // Use: results come in the order of the numbers.
+    let powers = pool.map(power, settings.numbers)?;
 
-    // Close: no more tasks are taken, so a worker without one can go home.
+    // Close: the pool takes no more tasks.
     pool.close();
 
-    // Join: wait until the last worker has ended.
+    // Join: wait until all workers have ended.
     pool.join()?;
 
     println!("{powers:?}");
     Ok(())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     proc_core::init();
     let settings = Settings {
         processes: 5,
@@ -65,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         verbose: false,
         max_tasks_per_child: 100,
         start_method: StartMethod::Forkserver,
+        numbers: vec![3, 4, 5, 6, 6, 7, 87, 8, 8],
     };
-    run(settings, vec![3, 4, 5, 6, 6, 7, 87, 8, 8])
+    run(settings)
 }

@@ -1,24 +1,30 @@
-//! Four processes, each of which prints a different number.
+//! Four processes that print different numbers.
 
+use anyhow::Result;
 use proc_core::Process;
 
 fn print_number(number: u16) {
+    // `println!` writes a short line in one piece,
+    // with its newline.
     println!("Process {number} is printing: {number}");
 }
 
-pub(crate) fn run(processes: u16) -> anyhow::Result<()> {
-    // Start all of them first: joining each at once would run them one after the other.
-    let mut children = Vec::new();
-    for number in 0..processes {
-        children.push(Process::new(print_number, number).start()?);
+pub(crate) fn run(count: u16) -> Result<()> {
+    let mut processes = Vec::new();
+
+    // Start all of them before any is joined.
+    for n in 0..count {
+        let process = Process::new(print_number, n);
+        processes.push(process.start()?);
     }
-    for child in children {
-        child.join()?;
+
+    for process in processes {
+        process.join()?;
     }
     Ok(())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     proc_core::init();
     run(4)
 }

@@ -1,4 +1,4 @@
-//! The example of README and `docs/cluster.md`: the same work in a pool and on a fleet.
+//! The example of `docs/cluster.md`: the same work in a pool and on a fleet.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -60,16 +60,13 @@ fn shell(line: &str, server: &Server) -> Command {
 #[test]
 fn a_pool_counts_primes() {
     let output = Command::new(primes()).output().expect("it was built");
-    assert_eq!(told(output), "78498 primes below a million\n");
+    assert_eq!(told(output), "9592 primes below 100,000\n");
 }
 
 #[test]
 fn three_commands_make_a_fleet() {
-    let [readme, docs] =
-        [include_str!("../../../../README.md"), include_str!("../../../../docs/cluster.md")]
-            .map(commands);
-    assert_eq!(readme, docs);
-    let [server, agent, program] = readme[..] else { panic!("three: {readme:?}") };
+    let docs = commands(include_str!("../../../../docs/cluster.md"));
+    let [server, agent, program] = docs[..] else { panic!("three: {docs:?}") };
     assert_eq!(server, "nats-server -js -a 127.0.0.1");
     if support::server_program().is_none() {
         return;
@@ -78,7 +75,7 @@ fn three_commands_make_a_fleet() {
     let Some(server) = Server::start() else { return };
     let mut agent = Group::start(shell(agent, &server).stderr(Stdio::piped()));
     let output = shell(program, &server).output().expect("there is a shell");
-    assert_eq!(told(output), "78498 primes below a million\n");
+    assert_eq!(told(output), "9592 primes below 100,000\n");
 
     // The agent logs its start and its end.
     agent.signal(Signal::SIGTERM);
@@ -109,7 +106,7 @@ fn the_program_of_a_slurm_job_works_on_its_fleet() {
     let output = output.expect("there is a shell");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("1000 of 1000") && said.contains("in flight"), "{said}");
-    assert_eq!(told(output), "78498 primes below a million\n");
+    assert_eq!(told(output), "9592 primes below 100,000\n");
 }
 
 fn told(output: Output) -> String {

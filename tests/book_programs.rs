@@ -1,0 +1,104 @@
+//! The programs of the book's pages: each prints what its snapshot holds, and its Python original
+//! prints the same.
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use support::{program, run, snapshot};
+
+/// Programs whose processes print in any order. Lines of one process stay together.
+const ANY_ORDER: &[&str] = &["tour_lock"];
+
+/// Programs among these in which nothing gets between the lines of one process.
+const IN_BLOCKS: &[&str] = &["tour_lock"];
+
+/// Programs without a counterpart: Python has nothing like it, or there is nothing in Rust yet.
+const ALONE: &[&str] = &["ipc_traps", "primes"];
+
+/// Runs of each program: more than one, since a wrong order may be rare.
+const RUNS: usize = 3;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin")
+}
+
+/// The names of all files with this extension.
+fn names(extension: &str) -> Vec<String> {
+    let files = fs::read_dir(directory()).expect("a directory");
+    let files = files.map(|entry| entry.expect("an entry").path());
+    let files = files.filter(|file| file.extension().is_some_and(|e| e == extension));
+    let mut names: Vec<_> = files.map(|file| stem(&file)).collect();
+    names.sort();
+    names
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().and_then(|stem| stem.to_str()).expect("a name in UTF-8").to_owned()
+}
+
+fn rust(name: &str) -> Command {
+    // All programs of a package are built before its tests. The test lies one directory deeper.
+    let test = env::current_exe().expect("a test has a file");
+    program(test.ancestors().nth(2).expect("target/<profile>/deps/<test>").join(name))
+}
+
+/// Runs a program, which must print the same each time. If it hangs, [`run`] kills it and panics.
+fn check(name: &str, mut command: impl FnMut() -> Command) {
+    for _ in 0..RUNS {
+        let output = run(&mut command());
+        if IN_BLOCKS.contains(&name) {
+            let mut processes: Vec<_> = output.stdout.lines().map(process).collect();
+            processes.dedup();
+            let blocks = processes.len();
+            processes.sort_unstable();
+            processes.dedup();
+            assert_eq!(processes.len(), blocks, "{name}: torn apart:\n{}", output.stdout);
+        }
+        snapshot!(name, if ANY_ORDER.contains(&name) { output.grouped() } else { output });
+    }
+}
+
+/// The process that has printed a line: what stands before the first colon.
+fn process(line: &str) -> Option<&str> {
+    Some(line.split_once(':')?.0)
+}
+
+/// Checks programs, all of them also if some fail, so that one run shows all failures.
+///
+/// With `BOOK_PROGRAMS=tour`, only those whose names begin so.
+fn check_each(names: Vec<String>, check: impl Fn(&str)) {
+    let beginning = env::var("BOOK_PROGRAMS").unwrap_or_default();
+    let chosen = names.into_iter().filter(|name| name.starts_with(&beginning));
+    let fails = |name: &String| catch_unwind(AssertUnwindSafe(|| check(name))).is_err();
+    let failed: Vec<_> = chosen.filter(fails).collect();
+    assert!(failed.is_empty(), "these fail, see above: {failed:?}");
+}
+
+#[test]
+fn in_rust() {
+    check_each(names("rs"), |name| check(name, || rust(name)));
+}
+
+/// Compared with the same snapshots.
+#[test]
+fn in_python() {
+    check_each(names("py"), |name| {
+        let file = directory().join(format!("{name}.py"));
+        if support::python(&file).is_some() {
+            check(name, || support::python(&file).expect("Python was here"));
+        }
+    });
+}
+
+#[test]
+fn each_has_a_counterpart() {
+    let (rust, python) = (names("rs"), names("py"));
+    for name in rust.iter().chain(&python) {
+        let is_alone = !rust.contains(name) || !python.contains(name);
+        assert_eq!(is_alone, ALONE.contains(&name.as_str()), "{name}");
+    }
+}
