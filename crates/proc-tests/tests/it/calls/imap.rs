@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proc_core::StartMethod;
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{Arguments, run};
+use crate::support::{Arguments, SOON, run};
 
 programs![
     imap_window,
@@ -130,7 +130,7 @@ fn drop_imap(arguments: &Arguments) {
     let start = Instant::now();
     drop(results);
     let took = start.elapsed();
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     marker_files::create(&marks.path("free"));
     // Both workers are free again, and started no other task of the dropped call.
     assert_eq!(pool.map(|x: u32| x, 0..100).expect("nothing fails").len(), 100);

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{Arguments, Finished, Program, run, start, wait_until, work_for_ever};
+use crate::support::{Arguments, Finished, Program, SOON, run, start, wait_until, work_for_ever};
 
 programs![
     end_with_children,
@@ -256,13 +256,13 @@ fn return_with_a_static_pool(arguments: &Arguments) {
     println!("main returns");
 }
 
-/// Waits for the last line, and then for the end within a second.
+/// Waits for the last line, and then for the end.
 fn at_once(program: Program, start_method: StartMethod, busy: &str, last: &str) -> Finished {
     let mut program = start(program, start_method, &[busy]);
     program.lines(1, last);
     let said = Instant::now();
     let finished = program.finish();
-    assert!(said.elapsed() < Duration::from_secs(1), "{:?} after {last}", said.elapsed());
+    assert!(said.elapsed() < SOON, "{:?} after {last}", said.elapsed());
     finished
 }
 

@@ -1,7 +1,7 @@
 //! Fork servers that are killed, stopped, or reaped by somebody else.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -12,8 +12,8 @@ use crate::support::descriptors::count_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::procfs::{children, is_running};
 use crate::support::{
-    Arguments, assert_snapshot, describe, print_results, raw, run, start_through_env, wait_until,
-    work_for_ever,
+    Arguments, SOON, assert_snapshot, describe, print_results, raw, run, start_through_env,
+    wait_until, work_for_ever,
 };
 
 programs![
@@ -183,7 +183,7 @@ fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
     let start = Instant::now();
     drop(pool);
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < SOON, "{took:?}");
     println!("{}", describe(&stuck.get().expect_err("it was dropped")));
 }
 

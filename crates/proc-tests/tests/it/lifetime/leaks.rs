@@ -6,7 +6,7 @@ use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::descriptors::count_descriptors;
 use crate::support::procfs::{children, children_of};
-use crate::support::{Arguments, run, start};
+use crate::support::{Arguments, SOON, run, start};
 
 programs![make_and_end_many];
 
@@ -45,12 +45,12 @@ impl Holdings {
         }
     }
 
-    /// The resources when ended threads and processes are gone, or after two seconds.
+    /// The resources when ended threads and processes are gone, or after a time in which they have surely ended.
     fn settled(expected: &Holdings) -> Holdings {
         let start = Instant::now();
         loop {
             let now = Holdings::now();
-            if now == *expected || start.elapsed() > Duration::from_secs(2) {
+            if now == *expected || start.elapsed() > SOON {
                 return now;
             }
             std::thread::sleep(Duration::from_millis(1));

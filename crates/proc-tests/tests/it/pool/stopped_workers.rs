@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proc_core::{Error, Pool, StartMethod};
 
-use crate::support::{Arguments, Program, describe, procfs, start, wait_until};
+use crate::support::{Arguments, Program, SOON, describe, procfs, start, wait_until};
 
 programs![
     stop_one_of_two,
@@ -25,8 +25,6 @@ tests! {
     worker_stopped_between_tasks_holds_up_nobody: forkserver spawn fork;
 }
 
-/// What takes less than a second on a quiet machine takes less than this on a busy one.
-const SOON: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 fn increment(x: u32) -> u32 {

@@ -11,7 +11,7 @@ use crate::support::descriptors::leave_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::procfs::children;
 use crate::support::{
-    Arguments, assert_snapshot, describe, print_results, run, signal_self, wait_until,
+    Arguments, SOON, assert_snapshot, describe, print_results, run, signal_self, wait_until,
     work_for_ever,
 };
 
@@ -186,7 +186,7 @@ fn idle_workers_leave(arguments: &Arguments) {
         wait_for_workers(&pool, 0);
         let start = Instant::now();
         pool.apply(same, 1).expect("a worker is started for it");
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
         assert!(pool.worker_pids().len() <= 1, "one was enough for one task");
         let mark = |name: &str| marks.path(&format!("{name}{round}"));
         let both = [(mark("a"), mark("b")), (mark("b"), mark("a"))];

@@ -35,6 +35,9 @@ pub(crate) use running::{Finished, Member, Running};
 pub(crate) use snapshot::assert_snapshot;
 pub(crate) use trial::trial;
 
+/// What takes less than a second on a quiet machine takes less than this on a busy one.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
 /// Never returns, so a task that calls it is always busy.
 ///
 /// The result type is not `!`, because `!` cannot cross between processes.
