@@ -63,7 +63,8 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
         let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.unfinished + self.ready.len() + held;
-        if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(1)) {
+        let in_flight = self.unfinished.div_ceil(self.chunksize);
+        if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(in_flight)) {
             return false;
         }
         let first = self.taken;

@@ -2,16 +2,19 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proc_core::StartMethod;
+use serde_bytes::ByteBuf;
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{Arguments, SOON, run};
+use crate::support::{Arguments, SOON, run, wait_until};
 
 programs![
     imap_window,
+    imap_of_large_inputs,
     imap_with_a_stuck_task,
     drop_imap,
     imap_order,
@@ -21,6 +24,7 @@ programs![
 
 tests! {
     imap_stays_in_its_window: forkserver spawn fork;
+    imap_takes_few_large_inputs_ahead: forkserver spawn fork;
     imap_keeps_its_window_while_one_task_is_stuck: forkserver spawn fork;
     dropped_imap_drops_the_rest: forkserver spawn fork;
     imap_gives_each_result_once: forkserver spawn fork;
@@ -66,6 +70,55 @@ fn imap_stays_in_its_window(start_method: StartMethod) {
         let finished = run(imap_window, start_method, &[workers]);
         assert_eq!(finished.succeeded(), "never more than the window ahead\n");
     }
+}
+
+/// No worker returns a result before the caller sleeps. So the caller takes all inputs that it may
+/// take ahead.
+fn imap_of_large_inputs(arguments: &Arguments) {
+    const LEN: usize = 8 << 20;
+    let pool = arguments.pool(2);
+    let marks = MarkerFiles::new();
+    let free = marks.path("free");
+    let caller = std::process::id();
+    let task = |(free, bytes): (PathBuf, ByteBuf)| {
+        marker_files::wait_for(&free);
+        bytes.len()
+    };
+    for is_ordered in [true, false] {
+        let taken = AtomicUsize::new(0);
+        let inputs = (0..64).map(|_| {
+            taken.fetch_add(1, Ordering::Relaxed);
+            (free.clone(), ByteBuf::from(vec![0; LEN]))
+        });
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_until(|| taken.load(Ordering::Relaxed) > 2 && stays_asleep(caller));
+                marker_files::create(&free);
+            });
+            let first = match is_ordered {
+                true => pool.imap(task, inputs).next(),
+                false => pool.imap_unordered(task, inputs).next(),
+            };
+            assert_eq!(first.expect("there are inputs").expect("nothing fails"), LEN);
+        });
+        let taken = taken.into_inner();
+        assert!((3..12).contains(&taken), "{taken} inputs of 8 MiB");
+        std::fs::remove_file(&free).expect("it was made");
+    }
+    println!("few");
+}
+
+/// Whether the main thread of a process sleeps whenever it is looked at.
+fn stays_asleep(pid: u32) -> bool {
+    (0..50).all(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+        stat.contains(") S ")
+    })
+}
+
+fn imap_takes_few_large_inputs_ahead(start_method: StartMethod) {
+    assert_eq!(run(imap_of_large_inputs, start_method, &[]).succeeded(), "few\n");
 }
 
 /// The first task waits for the twentieth: results arrive out of order, inputs stay in the window.
