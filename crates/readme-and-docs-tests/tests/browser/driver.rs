@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use crate::machine::{self, or_skip};
 
 /// How long a browser may live, as an argument of `timeout`. It holds even if the test is killed.
-const LIFE_SECONDS: &str = "600";
+const LIFE_SECONDS: &str = "1200";
 
 /// What one command of a test may take, on the slowest machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);

@@ -288,7 +288,7 @@ impl Site {
             (page.to_owned(), text(&link[1]).to_owned())
         };
         let pages: BTreeMap<_, _> = list(&contents).iter().map(page).collect();
-        assert!(pages.contains_key("index.html"), "no first page in {pages:?}");
+        assert!(pages.contains_key("README.html"), "no first page in {pages:?}");
         browser.console(); // that of toc.html is no page's
         Some(Site { book, browser, address, pages })
     }
