@@ -13,7 +13,6 @@ mod machine;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::{env, fs};
 
 use book::Book;
@@ -159,7 +158,8 @@ fn violations(found: &Value) -> Vec<String> {
 }
 
 fn take_picture(browser: &Browser, page: &str, width: u32, theme: &str) {
-    let Some(directory) = env::var_os("BOOK_SCREENSHOTS").map(PathBuf::from) else { return };
+    let Some(directory) = env::var_os("BOOK_SCREENSHOTS") else { return };
+    let directory = support::workspace().join(directory);
     fs::create_dir_all(&directory).expect("a directory for pictures");
     let name = format!("{}-{width}-{theme}.png", page.trim_end_matches(".html").replace('/', "-"));
     let picture = data_encoding::BASE64.decode(browser.picture().as_bytes()).expect("base64");
@@ -206,7 +206,7 @@ fn search_finds_each_page_by_its_title() {
         site.browser.open(&site.address);
         site.browser.keys("s");
         assert!(
-            site.browser.becomes_true("document.activeElement.id == 'mdbook-searchbar'"),
+            site.browser.becomes_true("document.activeElement.id === 'mdbook-searchbar'"),
             "the key S does not open the search"
         );
         site.browser.keys(title);
