@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::machine::{self, or_skip};
+use crate::support::machine::{self, or_skip};
 
 /// How long a browser may live, as an argument of `timeout`. It holds even if the test is killed.
 const LIFE_SECONDS: &str = "1200";
