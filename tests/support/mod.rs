@@ -14,7 +14,7 @@
     reason = "every test file uses its part of this"
 )]
 
-mod machine;
+pub(crate) mod machine;
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{self, BufRead, BufReader, Read};

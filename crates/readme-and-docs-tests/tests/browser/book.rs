@@ -8,7 +8,7 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::machine::{self, or_skip};
+use crate::support::machine::{self, or_skip};
 use crate::support::{self, run};
 
 /// What mdBook may take, as an argument of `timeout`.
@@ -61,6 +61,11 @@ impl Book {
         address
     }
 
+    /// The size of a file as it travels, in bytes; nothing if there is no such file.
+    pub(crate) fn bytes(&self, path: &str) -> u64 {
+        fs::metadata(compressed(self.directory.path(), path)).map_or(0, |file| file.len())
+    }
+
     /// Whether the book has this file.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.directory.path().join(path).is_file()
@@ -76,8 +81,7 @@ fn answer(connection: &TcpStream, root: &Path) -> Option<()> {
         let path = request.split(' ').nth(1)?.split('?').next()?.trim_start_matches('/');
         let path = if path.is_empty() { "index.html" } else { path };
         lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
-        let compressed = PathBuf::from(format!("{}.gz", root.join(path).display()));
-        let (status, body) = match fs::read(compressed) {
+        let (status, body) = match fs::read(compressed(root, path)) {
             Ok(body) => ("200 OK", body),
             Err(_) => ("404 Not Found", Vec::new()),
         };
@@ -90,6 +94,11 @@ fn answer(connection: &TcpStream, root: &Path) -> Option<()> {
         let mut connection = connection;
         connection.write_all(&[head.as_bytes(), &body].concat()).ok()?;
     }
+}
+
+/// Where `gzip` has put the file that travels.
+fn compressed(root: &Path, path: &str) -> PathBuf {
+    root.join(format!("{path}.gz"))
 }
 
 fn content_type(path: &str) -> &'static str {

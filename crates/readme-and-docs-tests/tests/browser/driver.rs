@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::machine::{self, or_skip};
+use crate::support::machine::{self, or_skip};
 
 /// How long a browser may live, as an argument of `timeout`. It holds even if the test is killed.
-const LIFE_SECONDS: &str = "600";
+const LIFE_SECONDS: &str = "1200";
 
 /// What one command of a test may take, on the slowest machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -102,6 +102,10 @@ impl Browser {
     /// Loads a page, and returns when all of it is there.
     pub(crate) fn open(&self, address: &str) {
         self.wait(address, self.client.goto(address));
+        // The driver sometimes answers when the page has only begun.
+        let is_there =
+            format!("document.URL === '{address}' && document.readyState === 'complete'");
+        assert!(self.becomes_true(&is_there), "it does not load: {address}");
     }
 
     /// Makes the window so many pixels wide.
@@ -124,7 +128,7 @@ impl Browser {
 
     /// Returns when the expression has become true in the page; false if it does not in time.
     pub(crate) fn becomes_true(&self, expression: &str) -> bool {
-        const LOOK: &str = "const end = performance.now() + 10000;
+        const LOOK: &str = "const end = performance.now() + 20000;
             (function look() {
                 if (CONDITION) done(true);
                 else if (performance.now() > end) done(false);

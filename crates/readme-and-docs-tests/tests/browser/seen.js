@@ -45,5 +45,5 @@ return {
     text: name(pair),
     boxes: [...pair.children].filter(isShown).map(box),
   })),
-  loaded: [...page, ...resources].map((entry) => ({ name: entry.name, bytes: entry.encodedBodySize })),
+  loaded: [...page, ...resources].map((entry) => entry.name),
 };

@@ -1,0 +1,44 @@
+// What mdBook leaves out for readers who use a keyboard or a screen reader. A test runs axe-core on
+// each page, and says what is missing when a new mdBook has other markup.
+"use strict";
+
+// The bar is outside of all landmarks.
+document.getElementById("mdbook-menu-bar").setAttribute("role", "banner");
+
+// The button of the sidebar is the label of a checkbox that is not displayed: no key reaches it. A
+// real button takes its place.
+const label = document.getElementById("mdbook-sidebar-toggle");
+const checkbox = document.getElementById("mdbook-sidebar-toggle-anchor");
+const button = document.createElement("button");
+button.type = "button";
+button.className = label.className;
+button.title = label.title;
+button.setAttribute("aria-label", label.title);
+button.setAttribute("aria-controls", "mdbook-sidebar");
+button.append(...label.childNodes);
+const tell = () => button.setAttribute("aria-expanded", checkbox.checked);
+button.addEventListener("click", () => label.click());
+checkbox.addEventListener("change", tell);
+tell();
+label.hidden = true;
+label.style.display = "none";
+label.after(button);
+
+// What is too wide scrolls by itself. The arrow keys scroll it once the key Tab has reached it.
+const reach = (wide) => {
+  if (wide.scrollWidth > wide.clientWidth) {
+    wide.tabIndex = 0;
+  } else {
+    wide.removeAttribute("tabindex");
+  }
+};
+const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => reach(target)));
+for (const wide of document.querySelectorAll("main :is(.table-wrapper, pre > code, figure)")) {
+  reach(wide);
+  sizes.observe(wide);
+}
+
+// The empty corner of a table heads nothing; Markdown has no other word for it.
+for (const corner of document.querySelectorAll("main th:empty")) {
+  corner.replaceWith(document.createElement("td"));
+}
