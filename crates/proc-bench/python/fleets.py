@@ -1,9 +1,9 @@
-"""The workloads of fleets under Python's contenders: answers requests, a line of JSON each.
+"""Runs the workloads of fleets with a Python library: answers requests, each a line of JSON.
 
 Usage: fleets.py CONTENDER
 
-Each request has a fleet of its own, made before the clock starts and ended after it: an idle one would
-still be in the way of others.
+Each request has a fleet of its own, which is made before the clock starts and ended after it has
+stopped: an idle fleet would disturb other contenders.
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = str(Path(__file__).parent)
-# What these libraries start must find this interpreter's programs, and the module of tasks.
+# Processes that these libraries start must find this interpreter's programs, and module `tasks`.
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 os.environ["PYTHONPATH"] = HERE
 
@@ -57,7 +57,7 @@ class Dask:
         )
 
     def map(self, client, function, inputs, chunksize=None):
-        # It has no chunks. What is not pure is not looked up among earlier results.
+        # Dask has no chunks. With pure=False, it does not look up earlier results.
         return client.gather(client.map(function, inputs, pure=False))
 
     def apply(self, client, function, argument):
@@ -93,12 +93,12 @@ class Mpi4py:
         pool.shutdown()
 
 
-def run(lib, asked):
-    workload, count = asked["workload"], asked["tasks"]
-    pool = lib.open(asked["workers"])
+def run(lib, request):
+    workload, count = request["workload"], request["tasks"]
+    pool = lib.open(request["workers"])
     try:
-        lib.map(pool, tasks.increment, range(100))  # who starts lazily has started
-        # Each one different: pickle would send the same one once a chunk.
+        lib.map(pool, tasks.increment, range(100))  # some libraries start their workers only now
+        # The buffers are different, because pickle would send the same object once a chunk.
         buffers = [bytes([i % 256]) * LARGE for i in range(count if workload == "fleet-large" else 0)]
         once = {
             "fleet-trip": lambda: lib.apply(pool, tasks.increment, 1),
@@ -110,7 +110,7 @@ def run(lib, asked):
         }.get(workload)
         if once is None:
             raise Unable
-        return timed(asked["repetitions"], once, warm_up=workload.startswith("fleet-trip"))
+        return timed(request["repetitions"], once, warm_up=workload.startswith("fleet-trip"))
     finally:
         lib.close(pool)
 

@@ -1,4 +1,4 @@
-"""What tasks do; a module of its own, so that every library finds the functions by name."""
+"""The functions of tasks, in a module of their own, so that every library finds them by name."""
 
 import time
 from multiprocessing.shared_memory import SharedMemory
@@ -7,7 +7,7 @@ SHARED = 200_000_000
 LARGE = 1 << 20
 TABLE = 10_000
 
-# What a worker keeps, or a forked one finds.
+# The data of a worker. It makes them itself, or has copies of the parent's, if it was forked.
 table = {}
 array = None
 memory = None

@@ -1,4 +1,4 @@
-"""The workloads under Python's contenders: answers requests, a line of JSON each, until nobody asks.
+"""Runs the workloads with a Python library: answers requests, each a line of JSON.
 
 Usage: workloads.py CONTENDER
 """
@@ -21,7 +21,7 @@ from tasks import LARGE, SHARED, TABLE
 Q6 = Path(__file__).parents[3] / "docs/python/q6_four_processes.py"
 
 class Unable(Exception):
-    """The library has no such thing."""
+    """The library cannot do the workload."""
 
 
 class Multiprocessing:
@@ -54,7 +54,7 @@ class Multiprocessing:
 
 
 class Contender:
-    """What most libraries have in common: no processes of their own, workers on demand."""
+    """What most libraries have in common: no single processes, and workers that start on demand."""
 
     forks = False
     starts_at_once = False
@@ -132,7 +132,7 @@ class Joblib(Contender):
     def close(self, pool):
         pool.__exit__(None, None, None)
         if self.executor():
-            self.executor().shutdown(wait=True)  # else the next pool would find its workers
+            self.executor().shutdown(wait=True)  # otherwise the next pool would use these workers
 
     def pids(self, pool):
         return list(self.executor()._processes)
@@ -152,7 +152,7 @@ def contender(name):
 
 
 def timed(repetitions, once, warm_up=True):
-    """Seconds of each repetition, after one that does not count."""
+    """Returns the seconds of each repetition. One repetition before them does not count."""
     if warm_up:
         once()
     samples = []
@@ -163,30 +163,30 @@ def timed(repetitions, once, warm_up=True):
     return samples
 
 
-def pool_of_its_own(lib, asked, initializer=None):
+def pool_of_its_own(lib, request, initializer=None):
     def once():
-        pool = lib.open(asked["workers"], initializer)
-        assert len(lib.map(pool, tasks.increment, range(asked["tasks"]))) == asked["tasks"]
+        pool = lib.open(request["workers"], initializer)
+        assert len(lib.map(pool, tasks.increment, range(request["tasks"]))) == request["tasks"]
         lib.close(pool)
 
-    return timed(asked["repetitions"], once)
+    return timed(request["repetitions"], once)
 
 
-def up(lib, asked):
+def up(lib, request):
     if not lib.starts_at_once:
         raise Unable
     samples = []
-    for repetition in range(asked["repetitions"] + 1):
+    for repetition in range(request["repetitions"] + 1):
         begin = time.perf_counter()
-        pool = lib.open(asked["workers"])
+        pool = lib.open(request["workers"])
         if repetition > 0:
             samples.append(time.perf_counter() - begin)
         lib.close(pool)
     return samples
 
 
-def shared(lib, asked):
-    """Forked workers find the array; others get shared memory, if the library is CPython's own."""
+def shared(lib, request):
+    """Forked workers have a copy of the array. CPython's other workers get shared memory."""
     if not lib.forks and not isinstance(lib, Multiprocessing):
         raise Unable
     tasks.array = memoryview(b"\1" * SHARED)
@@ -195,17 +195,17 @@ def shared(lib, asked):
         shared = None if lib.forks else SharedMemory(create=True, size=SHARED)
         if shared:
             shared.buf[:SHARED] = tasks.array
-            pool = lib.open(asked["workers"], tasks.attach, (shared.name,))
+            pool = lib.open(request["workers"], tasks.attach, (shared.name,))
         else:
-            pool = lib.open(asked["workers"])
-        pages = lib.map(pool, tasks.read_pages, range(asked["tasks"]))
-        assert pages == [-(-SHARED // 4096)] * asked["tasks"]
+            pool = lib.open(request["workers"])
+        pages = lib.map(pool, tasks.read_pages, range(request["tasks"]))
+        assert pages == [-(-SHARED // 4096)] * request["tasks"]
         lib.close(pool)
         if shared:
             shared.close()
             shared.unlink()
 
-    samples = timed(asked["repetitions"], once)
+    samples = timed(request["repetitions"], once)
     tasks.array = None
     return samples
 
@@ -217,15 +217,15 @@ def pss(pid):
     raise Unable
 
 
-def memory_of_workers(lib, pool, asked):
-    lib.map(pool, tasks.increment, range(asked["workers"]), 1)
+def memory_of_workers(lib, pool, request):
+    lib.map(pool, tasks.increment, range(request["workers"]), 1)
     return [pss(pid) for pid in lib.pids(pool)]
 
 
-def in_pool(lib, pool, asked):
-    """What is timed in a pool that is there already."""
-    workload, count = asked["workload"], asked["tasks"]
-    # Each one different: pickle would send the same one once a chunk.
+def in_pool(lib, pool, request):
+    """Runs a workload in a pool that has started."""
+    workload, count = request["workload"], request["tasks"]
+    # The buffers are different, because pickle would send the same object once a chunk.
     buffers = [bytes([i % 256]) * LARGE for i in range(count if workload == "send" else 0)]
     numbers, chunksize = range(count), 1 if workload == "chunksize-1" else None
     once = {
@@ -239,43 +239,43 @@ def in_pool(lib, pool, asked):
         "state": lambda: lib.map(pool, tasks.look_up, [key % TABLE for key in numbers]),
     }.get(workload)
     if workload == "memory":
-        return memory_of_workers(lib, pool, asked)
+        return memory_of_workers(lib, pool, request)
     if once is None:
         raise Unable
-    return timed(asked["repetitions"], once)
+    return timed(request["repetitions"], once)
 
 
-def run(lib, asked):
-    workload = asked["workload"]
+def run(lib, request):
+    workload = request["workload"]
     if workload == "start":
-        return timed(asked["repetitions"], lib.start_join)
+        return timed(request["repetitions"], lib.start_join)
     if workload in ("pool", "large"):
-        return pool_of_its_own(lib, asked)
+        return pool_of_its_own(lib, request)
     if workload == "initializer":
-        return pool_of_its_own(lib, asked, tasks.initialize)
+        return pool_of_its_own(lib, request, tasks.initialize)
     if workload == "up":
-        return up(lib, asked)
+        return up(lib, request)
     if workload == "shared":
-        return shared(lib, asked)
+        return shared(lib, request)
     if workload == "program":
         if not (isinstance(lib, Multiprocessing) and lib.forks):
             raise Unable
         command = [sys.executable, Q6]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": True}
-        return timed(asked["repetitions"], lambda: subprocess.run(command, **quiet))
+        return timed(request["repetitions"], lambda: subprocess.run(command, **quiet))
     if workload == "cpu":
         raise Unable  # the same computation would measure the interpreter
-    pool = lib.open(asked["workers"], tasks.fill if workload == "state" else None)
+    pool = lib.open(request["workers"], tasks.fill if workload == "state" else None)
     try:
-        return in_pool(lib, pool, asked)
+        return in_pool(lib, pool, request)
     finally:
         lib.close(pool)
 
 
 def serve(contender, run):
-    """Is the contender that the command line names, until nobody asks."""
+    """Answers requests as the contender that the command line names, until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # text that a library prints must not look like an answer
 
     def say(answer):
         print(json.dumps(answer), file=answers, flush=True)

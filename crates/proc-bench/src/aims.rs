@@ -7,16 +7,16 @@ use anyhow::Result;
 use crate::record::{Measured, Record, show};
 use crate::table;
 
-/// The aim of a workload: in the case with so many workers, or in each case.
+/// The aim of a workload: in the case with this number of workers, or in each case.
 struct Aim(&'static str, Option<usize>, Goal);
 
 /// What the median of proc-core should be.
 enum Goal {
-    /// At least so many times as fast as the fastest of these contenders.
+    /// At least this many times as fast as the fastest of these contenders.
     Faster(f64, Peers),
-    /// At most so many times the median of this contender.
+    /// At most this many times the median of this contender.
     Within(f64, &'static str),
-    /// At most so many seconds or bytes.
+    /// At most this many seconds or bytes.
     AtMost(f64),
 }
 

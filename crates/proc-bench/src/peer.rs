@@ -20,15 +20,15 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a contender may take to end.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A contender, with its process if that runs.
+/// A contender, and its process while one is running.
 pub(crate) struct Peer {
     contender: Contender,
     python: PathBuf,
     running: Option<Running>,
 }
 
-/// The process of a contender. It leads a group of its own, in which all processes are that it
-/// starts.
+/// The process of a contender. It leads a process group of its own. The processes that it starts
+/// are in this group too.
 struct Running {
     child: Child,
     status: Option<ExitStatus>,

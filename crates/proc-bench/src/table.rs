@@ -29,7 +29,7 @@ pub(crate) fn fits(record: &Record) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut text = "large, fitted: once + workers x so much + tasks x so much\n".to_owned();
+    let mut text = "large, fitted: once + workers x a worker + tasks x a task\n".to_owned();
     let head = ["", "once", "a worker", "a task", "error"].map(String::from);
     for [name, base, worker, task, error] in std::iter::once(head).chain(rows) {
         let _ = writeln!(text, "  {name:<19}{base:>11}{worker:>13}{task:>13}{error:>10}");

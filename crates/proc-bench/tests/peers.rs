@@ -1,4 +1,5 @@
-//! Whatever peers do, the run goes on and names it.
+//! A peer that is absent, hangs, ends or prints rubbish does not stop the run. The run says what
+//! happened.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

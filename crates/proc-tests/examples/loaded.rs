@@ -1,4 +1,4 @@
-//! A library that another program loads: Python, in `tests/loaded.rs`.
+//! A library that another program loads: in `tests/it/loaded_library.rs`, Python loads it.
 #![allow(unsafe_code, reason = "a function that is found by its name")]
 
 use proc_core::{Child, Error, ErrorKind, Pool, Process, StartMethod};
@@ -16,7 +16,7 @@ fn use_both(start_method: StartMethod) -> Result<Vec<u32>, Error> {
     Ok(results)
 }
 
-/// Prints what comes of a process and a pool.
+/// Prints the results of a process and a pool, or their error.
 // SAFETY: no other function of the program has this name.
 #[unsafe(no_mangle)]
 pub extern "C" fn use_processes(start_method: i32, is_to_init: i32) {

@@ -1,7 +1,8 @@
-//! `init` in the middle of a test harness that runs other tests, and none at all.
+//! Tests that call `init` while the test harness runs other tests, and tests that never call it.
 //!
-//! One of the tests runs this program once more, in a group of its own, and counts how often each
-//! of the others has run there: an executed copy of it must run none of them.
+//! One test runs this program again, in a process group of its own, and counts how often each of
+//! the other tests runs there. A fork server is this program too, executed once more. It must run
+//! no test.
 
 #[path = "it/support/running.rs"]
 mod running;
@@ -12,14 +13,14 @@ use std::process::{Command, Stdio};
 use proc_core::{Error, Pool, Process, StartMethod};
 use running::Running;
 
-/// Where the tests write their names when they are counted.
+/// The environment variable with the path of the file to which counted tests write their names.
 const COUNTED: &str = "PROC_TESTS_COUNTED";
 
 const NAMES: [&str; 4] =
     ["a_bystander", "calls_init_itself", "calls_no_init", "spawns_without_init"];
 
-/// Notes that the test runs. False where it is not to go on: in cargo's own run, or in a copy,
-/// which would make more copies.
+/// Notes that a test runs. Returns false if the test must not go on: because the tests are not
+/// counted, or because the test has run before, so that this is a fork server that runs tests.
 fn is_first(name: &str) -> bool {
     let Some(path) = std::env::var_os(COUNTED) else { return false };
     let before = std::fs::read_to_string(&path).unwrap_or_default();

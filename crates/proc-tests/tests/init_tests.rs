@@ -1,4 +1,4 @@
-//! `init_tests!`, used as in anybody's test file, under `cargo test` and `cargo nextest run`.
+//! `init_tests!`, used as in the test file of a user, under `cargo test` or `cargo nextest run`.
 
 #[path = "it/support/closed_streams.rs"]
 mod closed_streams;
@@ -72,7 +72,7 @@ fn stuck_daemon_does_not_hold_up_the_tests() -> Result<(), Error> {
     Ok(())
 }
 
-/// What the program that runs with closed streams does; as a test, with those there are.
+/// This runs as a test, and again in the program that the last test runs with closed streams.
 #[test]
 fn inner_pool_works() -> Result<(), Error> {
     for start_method in [StartMethod::Forkserver, StartMethod::Spawn] {
@@ -100,7 +100,7 @@ fn inner_panic_is_told() -> Result<(), Error> {
     Ok(())
 }
 
-/// `init_tests!` runs before Rust's own start has filled the places of closed streams.
+/// `init_tests!` runs before Rust's runtime has opened files in the places of closed streams.
 #[test]
 fn closed_streams_are_no_hindrance_to_init_tests() {
     let own = std::env::current_exe().expect("a test has a file");

@@ -1,4 +1,5 @@
-//! The pages show what is tested: programs as they are in their files, outputs as in the snapshots.
+//! Tests that pages show tested programs, as they are in their files, and outputs, as they are in
+//! snapshots.
 //!
 //! A comment above a fenced block names its source, and the block must equal it:
 //!
@@ -13,10 +14,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// What may stand on a page of a question, or on the first page, only with a source.
-const TESTED: [&str; 3] = ["rust", "python", "text"];
+/// The languages of blocks that need a source on the pages of questions and in README.md.
+const LANGUAGES_WITH_SOURCE: [&str; 3] = ["rust", "python", "text"];
 
-/// The sections of a question's page; the last two belong to questions that come with a program.
+/// The sections of a question's page. Only questions with a program have the last two.
 const SECTIONS: [&str; 7] = [
     "## The question",
     "## The answer",
@@ -32,14 +33,14 @@ fn programs_and_outputs_are_the_tested_ones() {
     let mut problems = Vec::new();
     for page in pages() {
         let strict = is_question(&page) || page.ends_with("README.md");
-        let (updated, mut found) = renew(&read(&page), strict);
+        let (updated, mut found) = update(&read(&page), strict);
         if env::var_os("UPDATE_DOCS").is_some() {
             fs::write(&page, &updated).expect("a writable page");
-            found = renew(&updated, strict).1;
+            found = update(&updated, strict).1;
         }
         problems.extend(found.iter().map(|problem| format!("{}:{problem}", show(&page))));
     }
-    assert!(problems.is_empty(), "{}\nUPDATE_DOCS=1 renews the blocks", problems.join("\n"));
+    assert!(problems.is_empty(), "{}\nUPDATE_DOCS=1 updates the blocks", problems.join("\n"));
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn questions_have_all_their_sections() {
     }
 }
 
-/// Whoever copies a program of these pages adds `proc-core` and `anyhow`, and no other file.
+/// A program on a page needs no other file, and no crate except `proc-core` and `anyhow`.
 #[test]
 fn programs_can_be_copied() {
     for page in pages().into_iter().filter(|page| is_question(page)) {
@@ -148,8 +149,8 @@ fn has_program(page: &Path) -> bool {
     is_question(page) && !["q1", "q2"].iter().any(|question| name(page).starts_with(question))
 }
 
-/// The page as it should be, and what is wrong with it as it is.
-fn renew(page: &str, strict: bool) -> (String, Vec<String>) {
+/// Returns the page with each block as its source has it, and what is wrong with the present page.
+fn update(page: &str, strict: bool) -> (String, Vec<String>) {
     let (mut updated, mut problems) = (String::new(), Vec::new());
     let mut source = None;
     let mut lines = page.lines().enumerate();
@@ -164,12 +165,16 @@ fn renew(page: &str, strict: bool) -> (String, Vec<String>) {
         let language = language.split([',', ' ']).next().unwrap_or_default();
         match source.take().and_then(|source| Some((source, lookup(source)?))) {
             Some((source, Ok(text))) if text != block => {
-                problems.push(format!("{}: not as {source}\n{}", number + 1, diff(&block, &text)));
+                problems.push(format!(
+                    "{}: differs from {source}\n{}",
+                    number + 1,
+                    diff(&block, &text)
+                ));
                 block = text;
             }
             Some((source, Err(why))) => problems.push(format!("{}: {source}: {why}", number + 1)),
-            None if strict && TESTED.contains(&language) => {
-                problems.push(format!("{}: nothing says where this block is from", number + 1));
+            None if strict && LANGUAGES_WITH_SOURCE.contains(&language) => {
+                problems.push(format!("{}: no comment names the source of this block", number + 1));
             }
             _ => {}
         }
@@ -193,7 +198,7 @@ fn lookup(comment: &str) -> Option<Result<String, String>> {
     }
 }
 
-/// What stands between the common beginning and the common end of two texts.
+/// The lines in which two texts differ: those between their common beginning and their common end.
 fn diff(page: &str, source: &str) -> String {
     let (mut page, mut source): (Vec<_>, Vec<_>) =
         (page.lines().collect(), source.lines().collect());
@@ -211,7 +216,7 @@ fn diff(page: &str, source: &str) -> String {
 fn links(page: &str) -> HashSet<String> {
     let mut links = HashSet::new();
     for line in prose(page) {
-        // What stands between backticks is code: every second part.
+        // Every second part is between backticks, so it is code.
         let text: String = line.split('`').step_by(2).collect();
         for part in text.split("](").skip(1) {
             let target = part.split([')', ' ']).next().unwrap_or_default();
@@ -233,7 +238,7 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a page has the section that code hosts give this name in links.
+/// Whether a page has a section that links on code hosts name `section`.
 fn has_section(page: &Path, section: &str) -> bool {
     let name = |heading: &str| -> String {
         let heading = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");

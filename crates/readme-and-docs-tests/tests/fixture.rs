@@ -1,4 +1,5 @@
-//! The fixture that runs all demos sees what it is there to see.
+//! Tests of the fixture that runs demos: it returns output and status, and finds processes and
+//! files that a program leaves behind.
 
 #[path = "../../../tests/support/mod.rs"]
 mod support;

@@ -1,4 +1,4 @@
-//! What the README's own program prints.
+//! Tests that the program in the README prints what the README shows.
 
 #[path = "../../../tests/support/mod.rs"]
 mod support;

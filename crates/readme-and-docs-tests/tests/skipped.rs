@@ -1,7 +1,7 @@
-//! Says in one line what the tests of the workspace have skipped on this machine, and what helps.
+//! Prints in one line which tests of the workspace are skipped on this machine, and what they need.
 //!
-//! It is the last test that `cargo test --workspace` runs, and has no test harness, which would hide
-//! the line.
+//! This is the last test that `cargo test --workspace` runs. It has no test harness, because a
+//! harness would hide the line.
 
 #[path = "../../../tests/support/machine.rs"]
 mod machine;
@@ -14,7 +14,7 @@ use machine::Missing;
 
 fn main() {
     let arguments: BTreeSet<String> = env::args().collect();
-    // Whoever asks for the names of the tests reads nothing else.
+    // A program that asks for the names of tests expects nothing else.
     if arguments.contains("--list") {
         return;
     }
@@ -39,8 +39,8 @@ fn main() {
     println!("skipped: {skipped}");
 }
 
-/// How many tests have the attribute `ignore`. A test that another one starts as a program does not
-/// count.
+/// How many tests below a directory have the attribute `ignore`. Tests that another test starts as
+/// a program do not count.
 fn ignored_in(directory: &Path) -> usize {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut ignored = 0;

@@ -12,7 +12,7 @@ use super::tasks::increment;
 use super::{Samples, timed, timed_with};
 use crate::workload::{LARGE_BYTES, Request};
 
-pub(super) const NO_SERVER: &str = "there is no nats-server: .ci/nats-server gets one";
+pub(super) const NO_SERVER: &str = "there is no nats-server: .ci/nats-server installs one";
 
 /// How long the server and the agents may take to start.
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(30);

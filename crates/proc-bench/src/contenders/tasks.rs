@@ -8,7 +8,7 @@ pub(super) fn increment(x: u64) -> u64 {
     x + 1
 }
 
-/// Keeps a processor busy for so long.
+/// Keeps a processor busy for this time.
 pub(super) fn spin(time: Microseconds) {
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_micros(time) {

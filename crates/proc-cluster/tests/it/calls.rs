@@ -23,20 +23,20 @@ fn a_map_over_two_agents() {
 }
 
 #[test]
-fn a_fleet_tells_what_was_done_and_what_failed() {
+fn a_fleet_counts_done_and_failed_tasks() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let odd = |x: u64| if x.is_multiple_of(2) { panic!("{x} is even") } else { x };
     let results = cluster.options().chunksize(2).try_map(odd, 0..9);
     assert_eq!(results.iter().filter(|result| result.is_err()).count(), 5);
-    support::wait_until("the agent has told", || {
+    support::wait_until("the agent has sent its counts", || {
         let fleet = cluster.fleet();
         fleet.agents().iter().any(|agent| (agent.done, agent.failed, agent.in_flight) == (4, 5, 0))
     });
 }
 
 #[test]
-fn a_panicked_task_is_tried_again_where_that_is_asked_for() {
+fn a_panicked_task_is_tried_again_with_retries() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let file = server.path().join("tried").to_str().expect("it is text").to_owned();
@@ -49,7 +49,7 @@ fn a_panicked_task_is_tried_again_where_that_is_asked_for() {
     cluster.options().retries(1).map(second, [file]).expect("the second time it returns");
 }
 
-/// Returns when four processes have come here.
+/// Returns when four processes have called it. Returns the pid of its process.
 fn meet(directory: String) -> u32 {
     let pid = std::process::id();
     fs::write(Path::new(&directory).join(pid.to_string()), "").expect("the directory is there");
@@ -59,7 +59,7 @@ fn meet(directory: String) -> u32 {
 }
 
 #[test]
-fn all_workers_of_all_agents_are_at_work_at_once() {
+fn all_workers_of_all_agents_work_at_once() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
     let directory = server.path().join("met");
@@ -73,7 +73,7 @@ fn all_workers_of_all_agents_are_at_work_at_once() {
 }
 
 #[test]
-fn a_task_knows_what_it_is_an_attempt_at() {
+fn a_task_knows_its_attempt() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let tell = |numbers: Vec<f64>| {
@@ -99,24 +99,24 @@ fn a_callback_gets_the_result() {
     let (sender, results) = mpsc::channel();
     let tell = sender.clone();
     let task = cluster.map_async(square, [4, 5]).expect("it is sent");
-    task.on_done(move |squares| tell.send(squares).expect("somebody waits"));
+    task.on_done(move |squares| tell.send(squares).expect("the receiver is open"));
     let panics = |_: i64| -> i64 { panic!("as it should") };
     let task = cluster.map_async(panics, [1]).expect("it is sent");
-    task.on_done(move |failed| sender.send(failed).expect("somebody waits"));
+    task.on_done(move |failed| sender.send(failed).expect("the receiver is open"));
     let (done, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
     assert_eq!(done[0].as_ref().ok(), Some(&vec![16, 25]));
     assert!(failed[0].as_ref().is_err_and(|error| error.is_panic()));
 }
 
 #[test]
-fn a_closed_cluster_does_what_it_was_asked_for() {
+fn a_closed_cluster_finishes_earlier_calls() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     assert!(cluster.join().is_err_and(|error| error.kind() == ErrorKind::Invalid), "it is open");
     let file = server.path().join("done");
     let name = file.to_str().expect("it is text").to_owned();
     let write = |file: String| fs::write(file, "done").expect("the directory is the test's");
-    drop(cluster.apply_async(write, name).expect("it is sent")); // nobody wants to know
+    drop(cluster.apply_async(write, name).expect("it is sent")); // nobody waits for it
     let kept = cluster.map_async(square, 0..1000).expect("it is sent");
     cluster.close();
     assert!(
@@ -125,11 +125,11 @@ fn a_closed_cluster_does_what_it_was_asked_for() {
     );
     cluster.join().expect("it is closed");
     assert!(file.exists(), "a task that was dropped runs all the same");
-    assert_eq!(kept.get().expect("it was asked for before")[999], 999 * 999);
+    assert_eq!(kept.get().expect("it was called before the close")[999], 999 * 999);
 }
 
 #[test]
-fn a_terminated_cluster_calls_off_what_is_open() {
+fn a_terminated_cluster_cancels_open_calls() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let forever = |()| {
@@ -165,7 +165,7 @@ fn all_calls_of_a_pool() {
 }
 
 #[test]
-fn errors_keep_type_text_and_place() {
+fn errors_keep_kind_text_and_origin() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let fates = cluster.options().timeout(Duration::from_secs(1)).try_map(
@@ -196,7 +196,7 @@ fn errors_keep_type_text_and_place() {
 }
 
 #[test]
-fn what_cannot_cross_machines_is_refused() {
+fn values_that_cannot_cross_machines_are_refused() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let (sender, _receiver) = ipc_channel::ipc::channel::<u8>().expect("there are descriptors");

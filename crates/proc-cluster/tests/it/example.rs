@@ -24,8 +24,9 @@ fn primes() -> PathBuf {
     profile.join("examples/primes")
 }
 
-/// A command without what cargo tells of this package: build scripts that look at these, as ring's,
-/// would run anew in each build, and all that needs them.
+/// A command without the variables by which cargo describes this package. Build scripts that read
+/// these variables, such as ring's, would run again in each build, and all crates that depend on
+/// them would be built again.
 fn without_cargo(program: &str) -> Command {
     let mut command = Command::new(program);
     let is_cargos = |name: &OsString| {
@@ -38,7 +39,7 @@ fn without_cargo(program: &str) -> Command {
     command
 }
 
-/// The commands that make a fleet on one laptop, as a page has them.
+/// The commands of a page that make a fleet on one machine.
 fn commands(page: &str) -> Vec<&str> {
     let block =
         page.split("```sh\n").find(|block| block.starts_with("nats-server -js -a 127.0.0.1"));
@@ -46,7 +47,7 @@ fn commands(page: &str) -> Vec<&str> {
     block.lines().map(|line| line.split(" #").next().unwrap_or(line).trim_end()).collect()
 }
 
-/// The command of a page, with the server's address in the place of its example's.
+/// A command of a page, with the address of `server` in place of the example's address.
 fn shell(line: &str, server: &Server) -> Command {
     const EXAMPLE: &str = "nats://127.0.0.1:4222";
     assert!(line.contains(EXAMPLE), "{line}");
@@ -73,15 +74,15 @@ fn three_commands_make_a_fleet() {
     if support::server_program().is_none() {
         return;
     }
-    primes(); // may take longer than a test, which a server's clock is for
+    primes(); // builds before the server starts, because then the time limit of the test begins
     let Some(server) = Server::start() else { return };
     let mut agent = Group::start(shell(agent, &server).stderr(Stdio::piped()));
     let output = shell(program, &server).output().expect("there is a shell");
     assert_eq!(told(output), "78498 primes below a million\n");
 
-    // The agent says what becomes of it.
+    // The agent logs its start and its end.
     agent.signal(Signal::SIGTERM);
-    let log = agent.last_words();
+    let log = agent.read_stderr();
     for said in ["INFO proc_cluster::agent: agent connected build=", "agent leaves"] {
         assert!(log.contains(said), "{said}:\n{log}");
     }

@@ -19,7 +19,7 @@ impl Serialize for Odd {
 
 fn take(_: Odd) {}
 
-/// What each call gives, in words.
+/// Makes each call. Returns the results as text.
 fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
     let square = |x: i64| x * x;
     let quotient = |(a, b): (i64, i64)| a / b;
@@ -34,25 +34,26 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
     seen.push(format!("{:?}", on.apply(quotient, (12, 3))?));
     seen.push(format!("{:?}", on.apply_async(square, 9)?.get()?));
     seen.push(format!("{:?}", on.map_async(square, [1, 2])?.get()?));
-    // Whoever counts must not need a lock for it.
+    // The function that gets the progress may borrow mutably, without a lock.
     let mut told: Vec<Progress> = Vec::new();
     on.options().chunksize(3).progress(|progress| told.push(progress)).map(square, 0..20)?;
     seen.push(format!("{:?}", told.last().map(|progress| (progress.done, progress.all))));
-    // The last argument cannot be encoded: it is done as well.
+    // Tasks whose arguments cannot be encoded count as done.
     told.clear();
     let fates = on.options().progress(|progress| told.push(progress)).try_map(take, [Odd, Odd]);
     let encodes = |fate: &Result<(), Error>| fate.as_ref().is_err_and(|e| e.kind() == Encode);
     let last = told.last().map(|progress| (progress.done, progress.all));
     seen.push(format!("{} {last:?}", fates.iter().all(encodes)));
     seen.push(format!("{:?}", on.map_async(square, [])?.get()?));
-    let error = on.apply(quotient, (1, 0)).expect_err("nothing is divided by nothing");
+    let error = on.apply(quotient, (1, 0)).expect_err("a division by zero panics");
     seen.push(format!("{:?} {}", error.kind(), error.panic_message().unwrap_or_default()));
     let error = on.options().chunksize(0).map(square, [1]).expect_err("no chunk is empty");
     seen.push(error.to_string());
     Ok(seen)
 }
 
-const RIGHT: [&str; 12] = [
+/// The results of [`all_calls`].
+const EXPECTED: [&str; 12] = [
     "[9, 16, 25]",
     "[Some(3), None]",
     "116795",
@@ -70,7 +71,7 @@ const RIGHT: [&str; 12] = [
 #[test]
 fn a_pool_is_an_executor() {
     let pool = Pool::builder().processes(2).build().expect("there is room");
-    assert_eq!(all_calls(&pool).expect("nothing else fails"), RIGHT);
+    assert_eq!(all_calls(&pool).expect("nothing else fails"), EXPECTED);
     pool.close();
     let nothing: [i64; 0] = [];
     assert_eq!(pool.map(|x: i64| x, nothing).expect("there is nothing to do"), nothing);
@@ -83,5 +84,5 @@ fn a_pool_is_an_executor() {
 fn a_fleet_is_an_executor() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents): (Cluster, _) = server.fleet(2);
-    assert_eq!(all_calls(&cluster).expect("nothing else fails"), RIGHT);
+    assert_eq!(all_calls(&cluster).expect("nothing else fails"), EXPECTED);
 }

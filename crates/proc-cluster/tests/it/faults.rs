@@ -1,6 +1,7 @@
 //! Machines, workers, servers and connections that fail in the middle of the work.
 //!
-//! A machine is an agent's process group: killing it kills its workers, and nobody says goodbye.
+//! A machine is the process group of an agent. When the group is killed, all its processes die at
+//! once, and the agent sends no last message.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,25 +16,26 @@ use nix::unistd::Pid;
 use crate::support::{self, LEASE, Server, wait_for_workers, wait_until};
 use proc_cluster::ErrorKind;
 
-/// A task that tells that it runs, by a file, and then does something.
+/// Makes a file that shows that a task has begun. It holds the pid of the worker.
 fn mark(directory: &str, name: &str) -> PathBuf {
     let file = PathBuf::from(directory).join(name);
     fs::write(&file, std::process::id().to_string()).expect("the directory is the test's");
     file
 }
 
-/// A task that leaves a file, one for each process that it ran in.
+/// A task that makes a mark in each process in which it runs.
 fn visit((directory, task): (String, u32)) -> u32 {
     mark(&directory, &format!("ran-{task}-{}", std::process::id()));
     task
 }
 
-/// Results in order, taken as many at a time as a test wants: what is not taken cannot all be done.
-struct Taken<I>(std::iter::Zip<std::ops::RangeFrom<u32>, I>);
+/// The results of visits in order, which a test takes step by step. The tasks whose results are not
+/// taken cannot all be done, because `imap` takes inputs only a window ahead.
+struct ResultsInOrder<I>(std::iter::Zip<std::ops::RangeFrom<u32>, I>);
 
-impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> Taken<I> {
-    fn of(results: I) -> Taken<I> {
-        Taken((0..).zip(results))
+impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> ResultsInOrder<I> {
+    fn of(results: I) -> ResultsInOrder<I> {
+        ResultsInOrder((0..).zip(results))
     }
 
     fn take(&mut self, count: usize) {
@@ -42,7 +44,7 @@ impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> Taken<I> {
         }
     }
 
-    /// All that are left, and how many there were in all.
+    /// Takes all results that are left. Returns how many there were in all.
     fn count(mut self) -> usize {
         let mut last = 0;
         for (task, result) in self.0.by_ref() {
@@ -53,16 +55,17 @@ impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> Taken<I> {
     }
 }
 
-/// The inputs of so many visits.
+/// The inputs of `count` visits.
 fn visits(directory: &str, count: u32) -> impl Iterator<Item = (String, u32)> {
     (0..count).map(move |task| (directory.to_owned(), task))
 }
 
-/// How many tasks have begun, anywhere.
+/// How many marks there are.
 fn begun(directory: &str) -> usize {
     fs::read_dir(directory).expect("the directory is the test's").count()
 }
 
+/// Makes the directory of the marks.
 fn marks(server: &Server) -> String {
     let directory = server.path().join("marks");
     fs::create_dir_all(&directory).expect("the directory is ours");
@@ -70,11 +73,11 @@ fn marks(server: &Server) -> String {
 }
 
 #[test]
-fn a_lost_machine_s_work_runs_elsewhere() {
+fn the_work_of_a_lost_machine_runs_elsewhere() {
     let Some(server) = Server::start() else { return };
     let (cluster, mut agents) = server.fleet(2);
     let directory = marks(&server);
-    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 300)));
+    let mut results = ResultsInOrder::of(cluster.imap(visit, visits(&directory, 300)));
     results.take(50);
     agents.remove(0).kill();
     let killed = Instant::now();
@@ -84,7 +87,7 @@ fn a_lost_machine_s_work_runs_elsewhere() {
     assert!(twice <= 30, "{twice} of 300 tasks ran twice");
 }
 
-/// A hundred thousand tasks, and a machine that is lost when some 40 % have run.
+/// Runs a hundred thousand tasks, and kills a machine when about 40 % have run.
 fn a_machine_is_lost_among_many_tasks(chunksize: Option<usize>) {
     const TASKS: u64 = 100_000;
     let Some(server) = Server::start() else { return };
@@ -103,7 +106,7 @@ fn a_machine_is_lost_among_many_tasks(chunksize: Option<usize>) {
     let options = chunksize.map_or(options, |tasks| options.chunksize(tasks));
     let task = options.map_async(run, inputs).expect("it is sent");
     let ran = || fs::metadata(&file).expect("it is there").len();
-    wait_until("a good part has run", || ran() > TASKS * 2 / 5);
+    wait_until("40 % have run", || ran() > TASKS * 2 / 5);
     agents.remove(0).kill();
     assert!(ran() < TASKS, "it was lost in the middle");
     let numbers = task.get().expect("no task fails");
@@ -124,27 +127,27 @@ fn few_tasks_of_a_lost_machine_run_twice_at_chunksize_1() {
 }
 
 #[test]
-fn machines_join_in_the_middle_and_leave_by_a_word() {
+fn machines_join_and_leave_in_the_middle_of_a_call() {
     let Some(server) = Server::start() else { return };
     let cluster = server.cluster();
     let directory = marks(&server);
-    // Nobody is there yet.
-    let mut results = Taken::of(cluster.options().imap(visit, visits(&directory, 400)));
+    // There is no agent yet.
+    let mut results = ResultsInOrder::of(cluster.options().imap(visit, visits(&directory, 400)));
     let mut first = server.agent(2);
     results.take(50);
     let _second = server.agent(2);
     wait_for_workers(&cluster, 4);
     kill(first.pid(), Signal::SIGTERM).expect("it is alive");
-    assert!(first.wait().success(), "it leaves with a good word");
+    assert!(first.wait().success(), "it leaves in order");
     assert_eq!(results.count(), 400);
-    assert_eq!(begun(&directory), 400, "what a leaving machine has begun it finishes");
+    assert_eq!(begun(&directory), 400, "a leaving machine finishes the tasks that it has begun");
 }
 
 #[test]
-fn a_machine_that_leaves_takes_nothing_more() {
+fn a_machine_that_leaves_takes_no_more_work() {
     let Some(server) = Server::start() else { return };
     let mut leaving = server.agent(8);
-    // A lease that nobody waits for.
+    // The lease is so long that it does not expire during the test.
     let cluster = server.builder().lease(support::LIMIT).connect().expect("it is there");
     let directory = marks(&server);
     let last = |directory: String| {
@@ -156,7 +159,7 @@ fn a_machine_that_leaves_takes_nothing_more() {
     wait_until("it has begun", || begun(&directory) == 1);
     kill(leaving.pid(), Signal::SIGTERM).expect("it is alive");
     wait_until("it says so", || cluster.fleet().workers() == 0);
-    // Its requests for more were at the server before those of any other.
+    // Its requests for work came to the server before those of other agents.
     let group = |_: u32| nix::unistd::getpgrp().as_raw();
     let others = cluster.options().chunksize(1).map_async(group, 0..20).expect("it is sent");
     let staying = server.agent(1);
@@ -164,17 +167,17 @@ fn a_machine_that_leaves_takes_nothing_more() {
     assert_eq!(groups, [staying.pid().as_raw(); 20]);
     mark(&directory, "word");
     assert_eq!(last.get().expect("it finishes what it has begun"), leaving.pid().as_raw());
-    assert!(leaving.wait().success(), "it leaves with a good word");
+    assert!(leaving.wait().success(), "it leaves in order");
 }
 
 #[test]
-fn workers_that_are_killed_cost_their_own_task() {
+fn killed_workers_cost_only_their_own_tasks() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
     let fates = cluster.options().chunksize(5).try_map(
         |x: u32| {
             if x % 50 == 7 {
-                kill(Pid::this(), Signal::SIGKILL).expect("it is us");
+                kill(Pid::this(), Signal::SIGKILL).expect("a process may signal itself");
             }
             x
         },
@@ -189,7 +192,7 @@ fn workers_that_are_killed_cost_their_own_task() {
     assert_eq!(fates.iter().filter(|fate| fate.is_err()).count(), 10);
 }
 
-/// Kills the machine it runs on: the agent, its fork server and all workers.
+/// Task 17 kills the machine on which it runs: the agent, its fork server and all workers.
 fn poison((directory, task): (String, u32)) -> u32 {
     if task == 17 {
         mark(&directory, &format!("poisoned-{}", std::process::id()));
@@ -199,7 +202,7 @@ fn poison((directory, task): (String, u32)) -> u32 {
 }
 
 #[test]
-fn a_task_that_takes_machines_down_fails_alone() {
+fn a_task_that_kills_machines_fails_alone() {
     let Some(server) = Server::start() else { return };
     let directory = marks(&server);
     let (cluster, mut agents) = server.fleet(1);
@@ -207,7 +210,7 @@ fn a_task_that_takes_machines_down_fails_alone() {
     let mut fates = Vec::new();
     std::thread::scope(|scope| {
         let map = scope.spawn(|| cluster.options().chunksize(10).try_map(poison, inputs));
-        // What a supervisor does: a machine that went down comes back.
+        // Like a process supervisor, this starts another machine for each that was killed.
         while !map.is_finished() {
             let fallen = || begun(&directory) == agents.len();
             wait_until("it fell, or all is done", || fallen() || map.is_finished());
@@ -225,10 +228,10 @@ fn a_task_that_takes_machines_down_fails_alone() {
         }
     }
     assert!(fates[17].is_err());
-    assert!(begun(&directory) <= 3, "it took {} machines down", begun(&directory));
+    assert!(begun(&directory) <= 3, "it killed {} machines", begun(&directory));
 }
 
-/// Kills the machine it runs on, unless that is a safe one; there it waits for a word.
+/// Kills the machine on which it runs, unless that is a safe one. There it waits for the file `word`.
 fn poison_elsewhere(directory: String) -> u32 {
     if std::env::var_os("SAFE").is_none() {
         mark(&directory, &format!("fell-{}", std::process::id()));
@@ -240,7 +243,7 @@ fn poison_elsewhere(directory: String) -> u32 {
 }
 
 #[test]
-fn a_machine_with_one_alone_takes_nothing_and_loses_nothing() {
+fn a_machine_that_runs_a_suspect_alone_takes_no_other_work() {
     let Some(server) = Server::start() else { return };
     let directory = marks(&server);
     let cluster = server.cluster();
@@ -249,12 +252,14 @@ fn a_machine_with_one_alone_takes_nothing_and_loses_nothing() {
         let _doomed = server.agent(1);
         wait_until("it fell", || begun(&directory) == fallen);
     }
-    // It asks for as many chunks as it has workers: more than a chunk may be given back.
+    // It asks for as many chunks as it has workers: 30, which is more than the number of times that
+    // a chunk may be given back.
     let mut safe = server.agent_command(30);
     let _safe = support::Group::start(safe.env("SAFE", "1"));
     wait_until("the suspect runs alone", || begun(&directory) == 3);
     let innocent = cluster.apply_async(|x: u32| x, 1).expect("it is sent");
-    // Were it given back again and again, that would be over before another machine is there.
+    // If the safe machine took this task and gave it back again and again, the task would fail
+    // before the next machine is there.
     let _other = server.agent(1);
     assert_eq!(innocent.get().expect("it waited for a machine"), 1);
     mark(&directory, "word");
@@ -266,7 +271,7 @@ fn a_server_that_restarts_with_its_data_loses_nothing() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
     let directory = marks(&server);
-    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 300)));
+    let mut results = ResultsInOrder::of(cluster.imap(visit, visits(&directory, 300)));
     for _ in 0..2 {
         results.take(50);
         server.kill();
@@ -276,7 +281,7 @@ fn a_server_that_restarts_with_its_data_loses_nothing() {
 }
 
 #[test]
-fn a_server_may_be_away_for_longer_than_calls_wait_for_agents() {
+fn a_server_may_be_absent_for_longer_than_calls_wait_for_agents() {
     let Some(mut server) = Server::start() else { return };
     let _agent = server.agent(2);
     let cluster = server.builder().patience(Duration::from_secs(1)).connect();
@@ -284,22 +289,24 @@ fn a_server_may_be_away_for_longer_than_calls_wait_for_agents() {
     wait_for_workers(&cluster, 2);
     server.kill();
     let mut task = cluster.map_async(|x: u32| x + 1, 0..100).expect("it is encoded");
-    // Work counts as not confirmed after five seconds, and calls wait for one more.
+    // After five seconds the driver notices that its work is not confirmed. The call waits one
+    // second for agents.
     let early = task.get_timeout(Duration::from_secs(8)).expect("it waits");
     assert_eq!(early, None, "it did not wait");
     assert!(!task.is_ready());
     server.run();
-    assert!(task.get().expect("all is well").into_iter().eq(1..=100));
+    assert!(task.get().expect("the server is back").into_iter().eq(1..=100));
 }
 
-/// A server that is killed may come back with what it was to deliver next and an empty queue that
-/// counts from one again: all that is below is not delivered.
+/// A server that is killed may lose its messages, and still know the number of the message that it
+/// must deliver next. It numbers new messages from one again, and does not deliver those with lower
+/// numbers.
 #[test]
-fn a_server_that_has_lost_count_is_corrected() {
+fn a_server_that_numbers_messages_from_one_again_is_corrected() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let directory = marks(&server);
-    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 200)));
+    let mut results = ResultsInOrder::of(cluster.imap(visit, visits(&directory, 200)));
     results.take(100);
     let stream = server.path().join("data/jetstream/$G/streams/proc-default-tasks");
     let build = cluster.fleet().agents()[0].build.clone();
@@ -318,11 +325,11 @@ fn a_server_that_has_lost_count_is_corrected() {
 }
 
 #[test]
-fn what_a_server_has_lost_is_handed_out_anew() {
+fn work_that_a_server_has_lost_is_handed_out_again() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let directory = marks(&server);
-    let mut results = Taken::of(cluster.imap(visit, visits(&directory, 200)));
+    let mut results = ResultsInOrder::of(cluster.imap(visit, visits(&directory, 200)));
     results.take(10);
     server.kill();
     fs::remove_dir_all(server.path().join("data")).expect("it was there");
@@ -331,14 +338,14 @@ fn what_a_server_has_lost_is_handed_out_anew() {
 }
 
 #[test]
-fn what_a_server_has_lost_is_missed_while_other_results_come() {
+fn lost_work_is_noticed_while_other_results_come() {
     let Some(server) = Server::start() else { return };
     let cluster = server.cluster();
     std::thread::scope(|scope| {
         let call = scope.spawn(|| {
             let started = Instant::now();
             let endless = cluster.options().chunksize(1).imap_unordered(|x: u32| x, 0..);
-            // Two are sent before anybody is there.
+            // Two tasks are sent before there is an agent.
             let mut firsts = 0;
             for result in endless {
                 firsts += u32::from(result.expect("no task fails") < 2);
@@ -351,7 +358,7 @@ fn what_a_server_has_lost_is_missed_while_other_results_come() {
             }
             unreachable!("it is endless");
         });
-        // Nobody is there to take it.
+        // There is no agent yet that could take the work.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
             let client = async_nats::connect(server.address()).await.expect("it listens");
@@ -366,8 +373,9 @@ fn what_a_server_has_lost_is_missed_while_other_results_come() {
     });
 }
 
-/// A line to a server that carries so many bytes a second to this side, and the address of its end.
-fn slow_line(server: &Server, bytes: usize) -> String {
+/// Starts a proxy of a server, which passes on at most this number of bytes a second to the client.
+/// Returns its address.
+fn slow_proxy(server: &Server, bytes: usize) -> String {
     let end = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = format!("nats://{}", end.local_addr().expect("it is bound"));
     let port = server.port();
@@ -393,13 +401,13 @@ fn slow_line(server: &Server, bytes: usize) -> String {
 }
 
 #[test]
-fn results_that_take_longer_than_a_lease_to_fetch_are_made_once() {
+fn a_task_runs_once_if_its_result_takes_longer_than_a_lease_to_fetch() {
     let Some(server) = Server::start() else { return };
     let _agent = server.agent(2);
-    // Five leases, of which a piece's way takes one.
-    let line = slow_line(&server, 2 << 20);
-    let cluster = proc_cluster::Cluster::builder(&line).lease(LEASE).connect();
-    let cluster = cluster.expect("the line leads to the server");
+    // The result takes as long as five leases, and one piece of it as long as one lease.
+    let proxy = slow_proxy(&server, 2 << 20);
+    let cluster = proc_cluster::Cluster::builder(&proxy).lease(LEASE).connect();
+    let cluster = cluster.expect("the proxy leads to the server");
     let directory = marks(&server);
     let large = |directory: String| {
         let attempt = proc_cluster::attempt().expect("it is a task").number;
@@ -411,14 +419,14 @@ fn results_that_take_longer_than_a_lease_to_fetch_are_made_once() {
     assert_eq!(begun(&directory), 1, "it is not done again while its result is fetched");
 }
 
-/// A line to a server that can be cut.
-struct Line {
+/// A proxy of a server, whose connections a test can cut.
+struct Proxy {
     address: String,
     ends: Arc<Mutex<Vec<TcpStream>>>,
 }
 
-impl Line {
-    fn to(server: &Server) -> Line {
+impl Proxy {
+    fn of(server: &Server) -> Proxy {
         let end = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = format!("nats://{}", end.local_addr().expect("it is bound"));
         let (port, ends) = (server.port(), Arc::<Mutex<Vec<TcpStream>>>::default());
@@ -426,7 +434,7 @@ impl Line {
         std::thread::spawn(move || {
             for near in end.incoming() {
                 let near = near.expect("it is accepted");
-                // Where the server is away, the line ends at once.
+                // While the server is absent, the connection ends at once.
                 let Ok(far) = TcpStream::connect(("127.0.0.1", port)) else { continue };
                 for (from, to) in [(&near, &far), (&far, &near)] {
                     let clone = |end: &TcpStream| end.try_clone().expect("there are descriptors");
@@ -436,31 +444,31 @@ impl Line {
                         let _ = to.shutdown(Shutdown::Both);
                     });
                 }
-                all.lock().expect("nobody panics with it").push(near);
+                all.lock().expect("no thread panics while it holds it").push(near);
             }
         });
-        Line { address, ends }
+        Proxy { address, ends }
     }
 
     fn cut(&self) {
-        for end in self.ends.lock().expect("nobody panics with it").drain(..) {
+        for end in self.ends.lock().expect("no thread panics while it holds it").drain(..) {
             let _ = end.shutdown(Shutdown::Both); // it may have gone
         }
     }
 }
 
 #[test]
-fn everything_at_once() {
+fn all_faults_at_once() {
     let Some(mut server) = Server::start() else { return };
     let mut agents = vec![server.agent(2), server.agent(2)];
-    let line = Line::to(&server);
-    let cluster = proc_cluster::Cluster::builder(&line.address).lease(LEASE).connect();
-    let cluster = cluster.expect("the line leads to the server");
+    let proxy = Proxy::of(&server);
+    let cluster = proc_cluster::Cluster::builder(&proxy.address).lease(LEASE).connect();
+    let cluster = cluster.expect("the proxy leads to the server");
     wait_for_workers(&cluster, 4);
     let directory = marks(&server);
     let deadly = |(directory, task): (String, u32)| {
         if task % 101 == 5 {
-            kill(Pid::this(), Signal::SIGKILL).expect("it is us");
+            kill(Pid::this(), Signal::SIGKILL).expect("a process may signal itself");
         }
         visit((directory, task))
     };
@@ -477,7 +485,7 @@ fn everything_at_once() {
         take(100);
         agents.remove(0).kill();
         agents.push(server.agent(2));
-        line.cut();
+        proxy.cut();
         if round == 2 {
             server.kill();
             server.run();
@@ -488,7 +496,7 @@ fn everything_at_once() {
 }
 
 #[test]
-fn an_agent_ends_when_it_is_told_to_also_without_a_server() {
+fn an_agent_without_a_server_ends_on_sigterm() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, mut agents) = server.fleet(1);
     assert_eq!(cluster.apply(|x: u32| x + 1, 1).expect("nothing fails"), 2);
@@ -510,14 +518,14 @@ fn a_driver_that_is_killed_leaves_no_work_behind() {
     let driver = support::Group::start(&mut driver);
     wait_until("its tasks have begun", || begun(&directory) >= 2);
     driver.kill();
-    wait_until("its tasks are called off", || {
+    wait_until("its tasks are cancelled", || {
         let fleet = cluster.fleet();
         fleet.agents().iter().all(|agent| agent.in_flight == 0)
     });
     assert_eq!(cluster.apply(|x: u32| x + 1, 1).expect("the workers are free"), 2);
 }
 
-/// A server as far as a client sees before it works with it.
+/// Starts a false server, which answers a client until the client has connected. Returns its port.
 fn pretend_to_be(version: &str) -> std::io::Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();

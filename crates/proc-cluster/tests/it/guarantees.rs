@@ -1,5 +1,5 @@
-//! What a fleet guarantees beside results: calls share it fairly, what lies at the server is
-//! bounded, nothing is left behind, and damaged messages harm nobody.
+//! What a fleet guarantees beside results: calls share it fairly, the server holds a bounded number
+//! of messages, nothing is left behind, and damaged messages do no harm.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::support::{self, Server, wait_for_workers, wait_until};
 use proc_cluster::ErrorKind;
 
-/// What the server holds: messages in the stream of work, and in that of data.
-fn at_the_server(server: &Server) -> (u64, u64) {
+/// How many messages the server holds: in the stream of work, and in the stream of data.
+fn count_messages(server: &Server) -> (u64, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let client = async_nats::connect(server.address()).await.expect("it listens");
@@ -23,8 +23,8 @@ fn at_the_server(server: &Server) -> (u64, u64) {
     })
 }
 
-fn nothing_is_left(server: &Server) {
-    wait_until("nothing is left at the server", || at_the_server(server) == (0, 0));
+fn wait_until_nothing_is_left(server: &Server) {
+    wait_until("nothing is left at the server", || count_messages(server) == (0, 0));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn large_values_go_through_and_leave_nothing() {
     assert!(
         results.iter().zip(0..12).all(|(bytes, n)| bytes.len() == 1 << 20 && bytes[9] == 2 * n)
     );
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_cancelled_task_stops_and_leaves_nothing() {
     let cancelled: Result<Vec<()>, _> = task.get();
     assert!(cancelled.expect_err("it was cancelled").is_cancelled());
     wait_until("its process is gone", || !fs::exists(format!("/proc/{pid}")).expect("/proc"));
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
     let mut done = cluster.apply_async(|x: u8| x, 1).expect("it is sent");
     wait_until("its result is there", || done.is_ready());
     assert!(!done.cancel(), "it was done");
@@ -75,7 +75,7 @@ fn a_cancelled_task_stops_and_leaves_nothing() {
 }
 
 #[test]
-fn a_small_call_gets_in_between_a_large_one() {
+fn a_small_call_does_not_wait_for_the_end_of_a_large_one() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let other = server.cluster();
@@ -85,29 +85,29 @@ fn a_small_call_gets_in_between_a_large_one() {
         x
     };
     let large = cluster.options().chunksize(1).map_async(slow, 0..1_000_000).expect("it is sent");
-    // The large one is at full speed, and has measured what it does.
+    // By then the large call has measured its tasks, and has its full window in flight.
     wait_until("the large one runs", || cluster.fleet().agents()[0].done > 100);
     for driver in [&cluster, &other] {
         let started = Instant::now();
         let small = driver.options().chunksize(1).map(slow, 0..20).expect("nothing fails");
         assert!(small.into_iter().eq(0..20));
-        // 50 ms of the large one lie before each of its two windows of chunks.
+        // Before each of its two windows of chunks, tasks of the large call take 50 ms.
         let took = started.elapsed();
         assert!(took < Duration::from_secs(20), "{took:?}, of 5000 s that the large one takes");
     }
     assert!(large.cancel());
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
 }
 
 #[test]
-fn nothing_waits_behind_a_task_that_takes_long() {
+fn no_task_waits_behind_a_task_that_takes_long() {
     let Some(server) = Server::start() else { return };
     let _agents = [server.agent(1), server.agent(1)];
     let cluster = server.cluster();
     wait_for_workers(&cluster, 2);
     let word = server.path().join("word").to_str().expect("it is text").to_owned();
     let run = |(task, word): (u32, String)| match task {
-        // Long after the machine has learned that tasks take some milliseconds.
+        // By then the agent has long learned that tasks take some milliseconds.
         100 => wait_until("a word", || fs::exists(&word).expect("a file")),
         _ => std::thread::sleep(Duration::from_millis(5)),
     };
@@ -135,12 +135,12 @@ fn an_endless_input_is_taken_a_window_at_a_time() {
         let ahead = TAKEN.load(Ordering::Relaxed) as u64 - expected;
         assert!(ahead <= 66, "{ahead} inputs ahead of result {expected}");
         if expected % 200 == 0 {
-            most = most.max(at_the_server(&server).0);
+            most = most.max(count_messages(&server).0);
         }
     }
     assert!(most <= 66, "{most} messages at the server");
     drop(results);
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
 }
 
 #[test]
@@ -154,18 +154,18 @@ fn a_call_without_agents_fails_in_time_and_says_so() {
         "{error}"
     );
     assert!(begin.elapsed() >= Duration::from_secs(3));
-    // Each call is patient anew, however long nobody was there before.
+    // Each call waits for its own time, however long there was no agent before.
     let begin = Instant::now();
     let first = cluster.imap(|x: u8| x, 0..).next().expect("an error is an item");
     assert!(first.is_err_and(|error| error.kind() == ErrorKind::Fleet));
     assert!(begin.elapsed() >= Duration::from_secs(3));
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
 }
 
 #[test]
 fn another_build_gets_nothing_and_is_named() {
     let Some(server) = Server::start() else { return };
-    // A byte more at its end, and it is another file that does the same.
+    // The same program with one more byte at its end is another build.
     let other = server.path().join("other-build");
     let mut bytes =
         fs::read(std::env::current_exe().expect("a test has a file")).expect("it is there");
@@ -177,10 +177,10 @@ fn another_build_gets_nothing_and_is_named() {
     command.env_clear().env("PROC_CLUSTER_AGENT", server.address());
     let _agent = support::Group::start(command.env("PROC_CLUSTER_WORKERS", "1"));
     let cluster = server.builder().patience(Duration::from_secs(5)).connect().expect("it is there");
-    wait_until("the agent is heard", || !cluster.fleet().agents().is_empty());
+    wait_until("the agent has sent a heartbeat", || !cluster.fleet().agents().is_empty());
     let agent = cluster.fleet().agents()[0].clone();
     assert!(!agent.same_build, "{agent:?}");
-    let error = cluster.apply(|x: u8| x, 1).expect_err("nobody may do it");
+    let error = cluster.apply(|x: u8| x, 1).expect_err("no agent has this build");
     let text = error.to_string();
     assert!(
         error.kind() == ErrorKind::Fleet
@@ -192,7 +192,7 @@ fn another_build_gets_nothing_and_is_named() {
 }
 
 #[test]
-fn progress_is_told() {
+fn progress_is_reported() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let seen = std::cell::RefCell::new(Vec::new());
@@ -204,11 +204,10 @@ fn progress_is_told() {
     assert_eq!(seen.last().map(|progress| progress.done), Some(100));
 }
 
-/// What an agent might tell its driver of tasks that are out, if it lied: as a reply, in the wire's
-/// format.
+/// Encodes a false reply about tasks in flight, as an agent that lies could send it to its driver.
 ///
-/// The fields are those of `message::Reply`; the last ones, `outcome`, are given.
-fn lie(job: u64, count: usize, outcome: &[u8]) -> Vec<u8> {
+/// The fields are those of `message::Reply`. `outcome` holds the bytes of the last ones.
+fn false_reply(job: u64, count: usize, outcome: &[u8]) -> Vec<u8> {
     let chunk = (0_usize, count, 0_u32, 0_u32, 0_u32);
     let reply = (job, chunk, 1_u64, "nowhere", "$JS.API.STREAM.DELETE.proc-default-tasks");
     let mut bytes = postcard::to_stdvec(&reply).expect("it can be encoded");
@@ -217,7 +216,7 @@ fn lie(job: u64, count: usize, outcome: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_agent_that_lies_of_its_work_takes_nobody_down() {
+fn an_agent_that_lies_about_its_work_does_no_harm() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
     let word = server.path().join("word").to_str().expect("it is text").to_owned();
@@ -233,46 +232,49 @@ fn an_agent_that_lies_of_its_work_takes_nobody_down() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let client = async_nats::connect(server.address()).await.expect("it listens");
-        let mut beats = client.subscribe("proc.default.driver").await.expect("it listens");
-        let beat = futures_util::StreamExt::next(&mut beats).await.expect("a driver lives");
-        let (driver, _) = postcard::take_from_bytes::<u64>(&beat.payload).expect("its number");
-        // Stored in absurdly many pieces; a body that is cut off; given back; no such outcome.
+        let mut heartbeats = client.subscribe("proc.default.driver").await.expect("it listens");
+        let heartbeat =
+            futures_util::StreamExt::next(&mut heartbeats).await.expect("a driver lives");
+        let (driver, _) = postcard::take_from_bytes::<u64>(&heartbeat.payload).expect("its number");
+        // A result in absurdly many stored pieces; a result that is cut off; work that is given
+        // back; an outcome that does not exist; no outcome.
         let stored = [&[0, 1, 255, 255, 255, 255, 15][..], &[255; 9], &[1, 7]].concat();
         for outcome in [&stored[..], &[0, 0, 255, 255, 3, 1], &[2], &[77], &[]] {
             for (job, count) in [(1, 5), (1, 3), (1, usize::MAX), (9, 5), (u64::MAX, 0)] {
-                let lie = lie(job, count, outcome);
+                let reply = false_reply(job, count, outcome);
                 client
-                    .publish(format!("proc.default.reply.{driver:016x}"), lie.into())
+                    .publish(format!("proc.default.reply.{driver:016x}"), reply.into())
                     .await
                     .expect("it is sent");
             }
         }
         client.flush().await.expect("it is sent");
     });
-    // One lie is believed, and does no harm.
-    wait_until("what is said to be given back goes to somebody else", || {
+    // One false reply is believed: that the work is given back. It does no harm.
+    wait_until("the work that is said to be given back is handed out again", || {
         cluster.fleet().agents().iter().map(|agent| agent.redelivered).sum::<u64>() >= 5
     });
     fs::write(&word, "").expect("the directory is ours");
     assert_eq!(results.get().expect("all are done in the end"), (0..10).collect::<Vec<u8>>());
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
 }
 
 #[test]
-fn rubbish_on_the_wire_harms_nobody() {
+fn rubbish_in_messages_does_no_harm() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
     let build = cluster.fleet().agents()[0].build.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let client = async_nats::connect(server.address()).await.expect("it listens");
-        let mut beats = client.subscribe("proc.default.driver").await.expect("it listens");
-        let beat = futures_util::StreamExt::next(&mut beats).await.expect("a driver lives");
+        let mut heartbeats = client.subscribe("proc.default.driver").await.expect("it listens");
+        let heartbeat =
+            futures_util::StreamExt::next(&mut heartbeats).await.expect("a driver lives");
         let work = format!("proc.default.task.{build}.0.0");
         for length in 0..64_usize {
             let bytes: Vec<u8> = (0..length).map(|n| (n * 89 + length * 31) as u8).collect();
-            let mut shifted = beat.payload.to_vec();
-            shifted.rotate_left(length % beat.payload.len());
+            let mut shifted = heartbeat.payload.to_vec();
+            shifted.rotate_left(length % heartbeat.payload.len());
             for payload in [bytes, shifted] {
                 for subject in ["proc.default.driver", "proc.default.agent", &work] {
                     let sent = client.publish(subject.to_owned(), payload.clone().into()).await;
@@ -280,7 +282,7 @@ fn rubbish_on_the_wire_harms_nobody() {
                 }
             }
         }
-        // Well-formed work, as far as its lease, which is longer than a clock goes.
+        // This work is well-formed up to its lease, which is longer than a clock can count.
         let chunk = (0_usize, 1_usize, 0_u32, 0_u32, 0_u32);
         let terms = (None::<usize>, None::<Duration>, 0_u32, Duration::MAX);
         let work = (&build, 7_u64, 1_u64, chunk, 0_u64, 0_u64, terms, (0_u8, vec![0_u8]));
@@ -292,5 +294,5 @@ fn rubbish_on_the_wire_harms_nobody() {
         client.flush().await.expect("it is sent");
     });
     assert_eq!(cluster.map(|x: u8| x, 0..100).expect("nothing fails").len(), 100);
-    nothing_is_left(&server);
+    wait_until_nothing_is_left(&server);
 }

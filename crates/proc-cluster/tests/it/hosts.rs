@@ -1,9 +1,8 @@
-//! Several machines as far as the network goes: hosts made of network namespaces, joined by a
-//! bridge.
+//! A fleet on several hosts, which are network namespaces that a bridge joins.
 //!
-//! Server, agents and driver have a host each, links are cut without a word and healed, hosts come
-//! and go. Where no namespaces can be made (that takes root and `ip`), the test says so and is
-//! skipped; `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
+//! The server, each agent and the driver have a host each. The test cuts and restores links, and
+//! adds and removes hosts. It needs root and the program `ip`. Without them it is skipped, and
+//! `PROC_CLUSTER_REQUIRE_NAMESPACES=1` makes that a failure.
 
 use std::fs;
 use std::io::Write;
@@ -15,14 +14,14 @@ use proc_cluster::{AgentState, AgentStatus, Cluster};
 use crate::support::machine::{self, ip};
 use crate::support::{self, Group, LEASE, wait_until};
 
-/// A network of hosts, which is gone with it.
+/// A network of hosts. Dropping it removes the hosts.
 struct Network {
     name: String,
     hosts: Vec<String>,
 }
 
 impl Network {
-    /// The first host has the bridge, and address 10.77.0.1.
+    /// Makes a network of one host, which has the bridge and the address 10.77.0.1.
     fn new() -> Result<Network, String> {
         let name = format!("pc{}", std::process::id());
         let mut network = Network { name, hosts: Vec::new() };
@@ -41,7 +40,7 @@ impl Network {
         Ok(namespace)
     }
 
-    /// One more host, with a link to the bridge.
+    /// Adds a host with a link to the bridge.
     fn host(&mut self, host: &str) -> Result<(), String> {
         let number = self.hosts.len() + 1;
         let (server, namespace) = (format!("{}-server", self.name), self.namespace(host)?);
@@ -53,13 +52,13 @@ impl Network {
         ip(&format!("-n {namespace} link set eth0 up"))
     }
 
-    /// Cuts a host's link, or heals it; nobody is told.
+    /// Cuts a host's link (`down`), or restores it (`up`). No connection is closed by that.
     fn set_link(&self, host: &str, state: &str) {
         let server = format!("{}-server", self.name);
         ip(&format!("-n {server} link set dev {host} {state}")).expect("the link is there");
     }
 
-    /// A program on a host.
+    /// The command that runs a program on a host.
     fn command(&self, host: &str, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &format!("{}-{host}", self.name)]).arg(program);
@@ -70,7 +69,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for host in &self.hosts {
-            let _ = ip(&format!("netns del {host}")); // links go with their ends
+            let _ = ip(&format!("netns del {host}")); // a link is removed with either of its ends
         }
     }
 }
@@ -95,18 +94,19 @@ fn visit((directory, task): (String, u64)) -> u64 {
     task
 }
 
+/// How many tasks have run on a host.
 fn visits(directory: &Path, host: &str) -> u64 {
     fs::metadata(directory.join(host)).map_or(0, |file| file.len())
 }
 
-/// Waits until a host does work from now on.
+/// Waits until a host has run more tasks.
 fn wait_for_visits(directory: &Path, host: &str) {
     let before = visits(directory, host);
     wait_until(&format!("{host} works"), || visits(directory, host) > before + 20);
 }
 
 #[test]
-fn links_are_cut_and_healed_and_hosts_come_and_go() {
+fn a_call_survives_cut_links_and_lost_hosts() {
     let Some(server) = support::server_program() else { return };
     let Some(()) = machine::or_skip(machine::network_namespaces()) else { return };
     let mut network = Network::new().expect("the machine has namespaces");
@@ -135,7 +135,7 @@ fn links_are_cut_and_healed_and_hosts_come_and_go() {
     wait_for_visits(&marks, "a");
 
     network.set_link("driver", "down");
-    wait_until("the driver hears nobody", || marks.join("silence").exists());
+    wait_until("the driver gets no heartbeats", || marks.join("silence").exists());
     network.set_link("driver", "up");
     wait_for_visits(&marks, "b");
 
@@ -151,7 +151,7 @@ fn links_are_cut_and_healed_and_hosts_come_and_go() {
     assert!(driver.wait().success(), "every result was there, each once and in order");
 }
 
-/// Maps without end until it is told to stop, and looks at every result.
+/// Makes an endless call until the file `stop` exists, and checks every result.
 #[test]
 #[ignore = "the program of the test before"]
 fn a_driver_on_a_host() {
@@ -164,7 +164,7 @@ fn a_driver_on_a_host() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let silent = |agent: &AgentStatus| agent.state == AgentState::Silent;
-            wait_until("nobody is heard any more", || {
+            wait_until("no agent sends heartbeats any more", || {
                 let fleet = cluster.fleet();
                 !fleet.agents().is_empty() && fleet.agents().iter().all(silent)
             });

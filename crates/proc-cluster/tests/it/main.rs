@@ -1,7 +1,7 @@
 //! The tests of proc-cluster: fleets on this machine, with servers of their own.
 //!
-//! They are one program, which is linked once. The same program is each test's agent, and some
-//! tests' driver on another host.
+//! All tests are in one program, so that it is linked only once. The same program is also the
+//! agents of all tests, and the driver of some.
 
 mod calls;
 mod example;

@@ -1,5 +1,5 @@
-//! What `docs/cluster` offers to copy is read by those for whom it is meant, or by a parser like
-//! theirs.
+//! Tests of the files in `docs/cluster`: each is read by the program that it is for, or by a parser
+//! of the same format.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn systemd() {
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         assert!(line.starts_with('[') && line.ends_with(']') || line.contains('='), "{line}");
     }
-    // The program itself is the reader's, so a copy names one that is there.
+    // The program in the file is the user's. A copy of the file names a program that exists here.
     let directory = tempfile::tempdir().expect("a directory can be made");
     let copy = directory.path().join("proc-agent.service");
     fs::write(&copy, text.replace("/usr/local/bin/program", "/bin/sh")).expect("it is ours");
@@ -76,6 +76,6 @@ fn the_server() {
     command.env("DRIVER_PASSWORD", "d").env("AGENT_PASSWORD", "a");
     let output = command.output().expect("it is there");
     let said = String::from_utf8_lossy(&output.stderr);
-    // Certificates are the reader's; all before them is read.
+    // The certificates are the user's. The server has read everything before them.
     assert!(output.status.success() || said.contains("server.pem"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! Three servers that keep the work three times, and lose one of them.
+//! Three servers, each with a copy of the work. One of them at a time is lost.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,8 @@ use proc_cluster::Cluster;
 
 use crate::support::{Group, LEASE, Server, wait_for_workers, wait_until};
 
-/// Servers that know of each other, with the ports at which they tell how they are.
+/// Starts three servers that form a cluster. Returns them, and the ports at which they report their
+/// health.
 fn three_servers() -> Option<(Vec<Server>, Vec<u16>)> {
     let free = |_| TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let held: Vec<TcpListener> = (0..6).map(free).collect();
@@ -28,7 +29,7 @@ fn three_servers() -> Option<(Vec<Server>, Vec<u16>)> {
     Some((servers, health))
 }
 
-/// Whether a server has all that it is to have, by its own word.
+/// Whether a server reports that it has all messages of the others.
 fn has_caught_up(health: u16) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut connection = TcpStream::connect(("127.0.0.1", health))?;
@@ -70,7 +71,7 @@ fn a_call_survives_the_loss_of_each_server_in_turn() {
         take(500); // two servers are enough
         server.run();
         take(500);
-        // Until then it does not count as one of two.
+        // Before that, the next server must not be killed: two servers must have all messages.
         wait_until("it has caught up", || has_caught_up(health));
     }
 }

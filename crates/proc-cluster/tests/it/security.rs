@@ -1,5 +1,5 @@
-//! Encryption, and users that may do no more than they need, by the configuration in
-//! `docs/cluster`.
+//! Encryption, and users with no more rights than they need, as the configuration in `docs/cluster`
+//! has them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ fn connect(server: &Server, user: &str) -> Result<Cluster, proc_cluster::Error> 
     Cluster::builder(&address(server, user)).authority(authority).connect()
 }
 
-/// A fleet of one agent does some work, both with these credentials, under an address with a port.
-fn works(server: &Server, credentials: Option<&Path>, address: &str) {
+/// Runs tasks on a fleet of one agent. Agent and driver use these credentials and this address.
+fn run_tasks(server: &Server, credentials: Option<&Path>, address: &str) {
     let mut agent = server.agent_command(1);
     agent.env("PROC_CLUSTER_AGENT", address);
     let mut builder = Cluster::builder(address);
@@ -65,7 +65,7 @@ fn works(server: &Server, credentials: Option<&Path>, address: &str) {
     assert_eq!(cluster.map(|x: u32| x + 1, [1, 2]).expect("nothing fails"), [2, 3]);
 }
 
-/// A server with a configuration of its own, which is to be written for its directory.
+/// Starts a server with this configuration.
 fn configured(configuration: &str) -> Option<Server> {
     Server::with(|directory| {
         let text = format!("jetstream {{ store_dir: data }}\n{configuration}");
@@ -76,22 +76,22 @@ fn configured(configuration: &str) -> Option<Server> {
 
 fn strangers_are_refused(server: &Server) {
     let refused =
-        Cluster::builder(&server.address()).connect().expect_err("nobody said who we are");
+        Cluster::builder(&server.address()).connect().expect_err("there are no credentials");
     assert!(refused.kind() == ErrorKind::Fleet, "{refused}");
 }
 
 #[test]
-fn a_seed_opens_the_door() {
+fn a_seed_is_accepted() {
     let key = KeyPair::new_user();
     let users = format!("authorization {{ users = [ {{ nkey: {} }} ] }}", key.public_key());
     let Some(server) = configured(&users) else { return };
     strangers_are_refused(&server);
     let file = server.path().join("user.seed");
     fs::write(&file, key.seed().expect("it is ours")).expect("the directory is ours");
-    works(&server, Some(&file), &server.address());
+    run_tasks(&server, Some(&file), &server.address());
 }
 
-/// What an operator says of an account, or an account of a user.
+/// A signed token in which an operator describes an account, or an account a user.
 fn token(issuer: &KeyPair, subject: &KeyPair, says: serde_json::Value) -> String {
     let claims = serde_json::json!({
         "jti": subject.public_key(), "iat": 1_700_000_000, "name": "test",
@@ -105,7 +105,7 @@ fn token(issuer: &KeyPair, subject: &KeyPair, says: serde_json::Value) -> String
 }
 
 #[test]
-fn credentials_as_nsc_writes_them_open_the_door() {
+fn credentials_as_nsc_writes_them_are_accepted() {
     let [operator, account, system, user] = [
         KeyPair::new_operator(),
         KeyPair::new_account(),
@@ -145,7 +145,7 @@ fn credentials_as_nsc_writes_them_open_the_door() {
     );
     let file = server.path().join("user.creds");
     fs::write(&file, text).expect("the directory is ours");
-    works(&server, Some(&file), &server.address());
+    run_tasks(&server, Some(&file), &server.address());
 }
 
 #[test]
@@ -155,10 +155,10 @@ fn a_password_may_have_any_characters() {
         return;
     };
     let port = server.port();
-    works(&server, None, &format!("nats://me%40home:p%3A%2F%25%40%C3%9F@127.0.0.1:{port}"));
+    run_tasks(&server, None, &format!("nats://me%40home:p%3A%2F%25%40%C3%9F@127.0.0.1:{port}"));
 }
 
-fn sit(_: ()) {
+fn park(_: ()) {
     loop {
         std::thread::park();
     }
@@ -174,7 +174,7 @@ fn a_fleet_works_with_least_rights_and_encrypted() {
     let large = serde_bytes::ByteBuf::from(vec![1; 3 << 20]);
     let back = cluster.apply(|bytes: serde_bytes::ByteBuf| bytes, large).expect("it fits");
     assert_eq!(back.len(), 3 << 20, "data may be stored and fetched by both");
-    let forever = cluster.apply_async(sit, ()).expect("it is sent");
+    let forever = cluster.apply_async(park, ()).expect("it is sent");
     assert!(forever.cancel());
     assert_eq!(cluster.apply(|x: u32| x, 7).expect("its worker is free again"), 7);
     let log = server.log();
@@ -206,15 +206,18 @@ fn an_agent_can_neither_submit_nor_remove() {
             "$JS.API.STREAM.PURGE.proc-default-tasks",
             "$JS.API.CONSUMER.CREATE.proc-default-tasks",
         ] {
-            client.publish(forbidden, "{}".into()).await.expect("the client does not know");
+            client.publish(forbidden, "{}".into()).await.expect("only the server checks rights");
         }
-        // What it may store must not come back as work, sent by the server to where it may not
-        // send.
+        // An agent may store data. The server must not send the stored data as work, to a subject
+        // to which the agent may not send.
         let stored = "proc.default.data.out.0.0.0.1.0.0.0";
-        client.publish(stored, "work".into()).await.expect("it may");
+        client.publish(stored, "work".into()).await.expect("an agent may store data");
         let fetch = format!("$JS.API.DIRECT.GET.proc-default-data.{stored}");
         let work = "proc.default.task.build.0.0";
-        client.publish_with_reply(fetch, work, "".into()).await.expect("the client does not know");
+        client
+            .publish_with_reply(fetch, work, "".into())
+            .await
+            .expect("only the server checks rights");
         client.flush().await.expect("it is connected");
     });
     // The server's log may lag behind its answers.
@@ -234,5 +237,5 @@ fn strangers_and_false_certificates_are_refused() {
     let elsewhere = tempfile::tempdir().expect("a directory can be made");
     let other = certify(elsewhere.path());
     let unknown = Cluster::builder(&address(&server, "driver")).authority(other).connect();
-    assert!(unknown.expect_err("a certificate that nobody vouches for").kind() == ErrorKind::Fleet);
+    assert!(unknown.expect_err("a certificate of an unknown authority").kind() == ErrorKind::Fleet);
 }

@@ -1,8 +1,9 @@
-//! A fleet on this machine: a server of its own for each test, and agents that are this test
+//! A fleet on this machine: each test has a server of its own, and the agents are this test
 //! program.
 //!
-//! Everything started here has a process group of its own and ends with the test, however that
-//! ends. A test that takes longer than [`LIMIT`] ends the whole run, saying what was going on.
+//! Each program that is started here has a process group of its own, which is killed when the test
+//! ends in any way. A test that takes longer than [`LIMIT`] ends the whole run, and its name is
+//! printed.
 
 #[path = "../../../../tests/support/machine.rs"]
 pub(crate) mod machine;
@@ -24,18 +25,18 @@ use tempfile::TempDir;
 /// How long a test may take in all, on a loaded machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(150);
 
-/// How often a look is taken where nothing tells that something has come about.
-const GLANCE: Duration = Duration::from_millis(10);
+/// How often a test polls for an event of which it gets no message.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The lease of tests: short, so that what is lost runs elsewhere soon.
+/// The lease in tests. It is short, so that lost work soon runs elsewhere.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
-/// The server to test with; `None`, and a note on stderr, where there is none.
+/// The server to test with. If there is none, returns `None` and prints a note to stderr.
 pub(crate) fn server_program() -> Option<PathBuf> {
     machine::or_skip(machine::nats_server())
 }
 
-/// Started here, with all that it starts; ended with it.
+/// A program that was started here, with all processes that it starts. Dropping this kills them.
 pub(crate) struct Group {
     leader: Child,
 }
@@ -51,26 +52,26 @@ impl Group {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        killpg(self.pid(), signal).expect("it is not collected yet");
+        killpg(self.pid(), signal).expect("it is not reaped yet");
     }
 
-    /// Kills all of it, as a machine's loss does.
+    /// Kills all processes of the group at once, as the loss of a machine does.
     pub(crate) fn kill(mut self) {
         self.end();
     }
 
-    /// Waits for its end by itself.
+    /// Waits until the program ends by itself.
     pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
         self.leader.wait().expect("it is our child")
     }
 
-    /// What it says on stderr, which is a pipe, until all of it has ended: the leader may be a
-    /// shell.
-    pub(crate) fn last_words(&mut self) -> String {
-        let mut words = String::new();
+    /// Reads stderr, which must be a pipe, until all processes of the group have ended. (The leader
+    /// may be a shell.)
+    pub(crate) fn read_stderr(&mut self) -> String {
+        let mut text = String::new();
         let stderr = self.leader.stderr.as_mut().expect("it was piped");
-        stderr.read_to_string(&mut words).expect("it is text");
-        words
+        stderr.read_to_string(&mut text).expect("it is text");
+        text
     }
 
     fn end(&mut self) {
@@ -85,7 +86,7 @@ impl Drop for Group {
     }
 }
 
-/// A server with its data, which agents and drivers of one test share.
+/// The server of one test, with its data.
 pub(crate) struct Server {
     program: PathBuf,
     group: Option<Group>,
@@ -96,13 +97,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server without further ado; `None` where there is none to be had.
+    /// Starts a server with the default arguments. Returns `None` if this machine has no server.
     pub(crate) fn start() -> Option<Server> {
         Server::with(|_| ["--jetstream", "--store_dir", "data"].map(str::to_owned).to_vec())
     }
 
-    /// A server with these arguments, for which files can be made in its directory; its data are to
-    /// lie in `data` there.
+    /// Starts a server with the arguments that `arguments` returns. That function gets the
+    /// directory of the server, and may make files there. The arguments must put the data into
+    /// `data` there.
     pub(crate) fn with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Option<Server> {
         let program = server_program()?;
         let directory = tempfile::tempdir().expect("a directory can be made");
@@ -114,7 +116,7 @@ impl Server {
         Some(server)
     }
 
-    /// Starts it on its port; on any that is free, the first time.
+    /// Starts the server: the first time on a free port, then on the same port again.
     pub(crate) fn run(&mut self) {
         let ports = self.directory.path().join("ports");
         fs::create_dir_all(&ports).expect("the directory is ours");
@@ -140,11 +142,11 @@ impl Server {
                 }
             }
             assert!(started.elapsed() < Duration::from_secs(30), "no server:\n{}", self.log());
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
-    /// Ends it at once, as a loss of power does, but for what the system had taken over.
+    /// Kills the server. Data that it has written to files are kept, unlike in a loss of power.
     pub(crate) fn kill(&mut self) {
         self.group.take().expect("it runs").kill();
     }
@@ -169,7 +171,7 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// An agent's command, with so many workers, in a clean environment.
+    /// The command of an agent with this number of workers, in a clean environment.
     pub(crate) fn agent_command(&self, workers: usize) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("a test has a file"));
         command.env_clear().env("PATH", std::env::var_os("PATH").expect("there is a PATH"));
@@ -190,7 +192,7 @@ impl Server {
         self.builder().connect().unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
-    /// A cluster of so many agents with two workers each, all there.
+    /// Starts this number of agents with two workers each, and waits for all of them.
     pub(crate) fn fleet(&self, agents: usize) -> (Cluster, Vec<Group>) {
         let groups = (0..agents).map(|_| self.agent(2)).collect();
         let cluster = self.cluster();
@@ -204,17 +206,17 @@ pub(crate) fn wait_for_workers(cluster: &Cluster, workers: usize) {
     waited.unwrap_or_else(|error| panic!("{error}\n{}", cluster.fleet()));
 }
 
-/// Waits until something is so.
+/// Polls until `is_so` returns true.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(started.elapsed() < Duration::from_secs(60), "{what}: not after a minute");
-        std::thread::sleep(GLANCE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Ends the run if a test takes too long, and says so.
+/// Ends the run if a test takes too long.
 struct Watch {
     _end: Sender<()>,
 }

@@ -11,7 +11,7 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, Lifetime, Limits, StartMethod, Stdio};
 use crate::pool::board::MAX_WORKERS;
-use crate::pool::scheduler::{Initializer, Intensity, PoolConfig, Recipes, Scheduler};
+use crate::pool::scheduler::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
 use crate::sys;
 use crate::wire::{Message, Payload};
 
@@ -44,9 +44,7 @@ struct Settings {
     processes: Option<usize>,
     start_method: StartMethod,
     name: Option<String>,
-    preload: Option<Initializer>,
-    initializer: Option<Initializer>,
-    state: Option<Initializer>,
+    start_functions: StartFunctions,
     worker_exit: Option<Result<Name, String>>,
     max_tasks: Option<u64>,
     attributes: Attributes,
@@ -133,10 +131,8 @@ impl<S> PoolBuilder<S> {
         A: Message + Send + Sync,
     {
         let _ = function;
-        self.settings.preload = Some(Arc::new(move || {
-            let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
-            Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
-        }));
+        self.settings.start_functions.preload =
+            Some(start_function(Name::of::<F, A, ()>, argument));
         self
     }
 
@@ -152,10 +148,8 @@ impl<S> PoolBuilder<S> {
         A: Message + Send + Sync,
     {
         let _ = function;
-        self.settings.initializer = Some(Arc::new(move || {
-            let name = Name::of::<F, A, ()>().map_err(Error::invalid)?;
-            Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
-        }));
+        self.settings.start_functions.initializer =
+            Some(start_function(Name::of::<F, A, ()>, argument));
         self
     }
 
@@ -185,10 +179,7 @@ impl<S> PoolBuilder<S> {
     {
         let _ = make;
         let mut settings = self.settings;
-        settings.state = Some(Arc::new(move || {
-            let name = Name::of_maker::<F, A, T>().map_err(Error::invalid)?;
-            Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
-        }));
+        settings.start_functions.state = Some(start_function(Name::of_maker::<F, A, T>, argument));
         settings.worker_exit = settings.worker_exit.map(|_| {
             Err("worker_exit takes the state: call it after PoolBuilder::state, not before".into())
         });
@@ -393,22 +384,9 @@ impl<S> PoolBuilder<S> {
     /// A setting is invalid, the argument of an initializer cannot be encoded, or a worker cannot
     /// be started. In the last case the other workers are ended.
     pub fn build(self) -> Result<Pool<S>, Error> {
-        let Settings {
-            processes,
-            start_method,
-            name,
-            preload,
-            initializer,
-            state,
-            worker_exit,
-            max_tasks,
-            attributes,
-            idle_timeout,
-            restart_intensity,
-            memory_limit,
-        } = self.settings;
+        let settings = self.settings;
         let max = MAX_WORKERS as usize;
-        let processes = processes.unwrap_or_else(|| sys::available_processors().min(max));
+        let processes = settings.processes.unwrap_or_else(|| sys::available_processors().min(max));
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process"));
         }
@@ -416,30 +394,40 @@ impl<S> PoolBuilder<S> {
             let what = format!("a pool has at most {max} processes, not {processes}");
             return Err(Error::invalid(what));
         }
-        if max_tasks == Some(0) {
+        if settings.max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
-        if attributes.stdio.is_piped() {
+        if settings.attributes.stdio.is_piped() {
             return Err(Error::invalid(
                 "the workers of a pool cannot have pipes of their own, since they come and go: give \
                  them a file, an end of std::io::pipe, Stdio::null() or Stdio::inherit()",
             ));
         }
-        let attributes = Attributes { lifetime: Lifetime::Worker, ..attributes };
         let config = PoolConfig {
             processes: processes as u32,
-            start_method,
-            name: name.unwrap_or_else(|| "worker".into()),
-            worker_exit: worker_exit.transpose().map_err(Error::invalid)?,
-            max_tasks,
-            attributes,
-            idle_timeout,
-            restart_intensity,
-            memory_limit,
+            start_method: settings.start_method,
+            name: settings.name.unwrap_or_else(|| "worker".into()),
+            worker_exit: settings.worker_exit.transpose().map_err(Error::invalid)?,
+            max_tasks: settings.max_tasks,
+            attributes: Attributes { lifetime: Lifetime::Worker, ..settings.attributes },
+            idle_timeout: settings.idle_timeout,
+            restart_intensity: settings.restart_intensity,
+            memory_limit: settings.memory_limit,
         };
-        let scheduler = Scheduler::build(config, Recipes { preload, initializer, state })?;
+        let scheduler = Scheduler::build(config, settings.start_functions)?;
         Ok(Pool { scheduler, state: PhantomData })
     }
+}
+
+/// Makes a start function from the name of the user's function and its argument.
+fn start_function<A>(name: fn() -> Result<Name, String>, argument: A) -> StartFunction
+where
+    A: Message + Send + Sync,
+{
+    Arc::new(move || {
+        let name = name().map_err(Error::invalid)?;
+        Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
+    })
 }
 
 impl<S> std::fmt::Debug for PoolBuilder<S> {

@@ -4,6 +4,7 @@
 //! record of a result is a tag, its length and its bytes. A corrupt worker may have written any
 //! bytes, so reading is checked and borrows from private copies only.
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use crate::call::Fault;
@@ -31,6 +32,14 @@ pub(crate) fn append<T, E>(
     append_after([0; LEN], out, write)
 }
 
+/// Appends a record with these bytes.
+pub(crate) fn append_bytes(out: &mut Sink, bytes: &[u8]) {
+    let Ok(()) = append(out, |out| {
+        out.extend_from_slice(bytes);
+        Ok::<_, Infallible>(())
+    });
+}
+
 /// Like [`append`], but begins the record with `head`, whose last bytes are replaced by the length.
 #[inline]
 fn append_after<const HEAD: usize, T, E>(
@@ -48,7 +57,7 @@ fn append_after<const HEAD: usize, T, E>(
                 (Ok(short), Some(place)) if short != LONG_TAG => {
                     place.copy_from_slice(&short.to_le_bytes());
                 }
-                _ => lengthen(out, at, len),
+                _ => insert_long_len(out, at, len),
             }
             Ok(value)
         }
@@ -59,9 +68,9 @@ fn append_after<const HEAD: usize, T, E>(
     }
 }
 
-/// Makes room for a long length, which needs eight more bytes.
+/// Writes a long length, which needs eight more bytes.
 #[cold]
-fn lengthen(out: &mut Sink, at: usize, len: usize) {
+fn insert_long_len(out: &mut Sink, at: usize, len: usize) {
     // A value of this length has no large pieces elsewhere.
     let gathered = out.inline_large();
     debug_assert_eq!(gathered, Ok(()));
@@ -150,13 +159,14 @@ pub(crate) fn place_value(region: &Region, at: usize, value: &[u8]) -> bool {
 }
 
 /// The length of the record of a short value of `len` bytes.
-pub(crate) const fn short(len: usize) -> usize {
+pub(crate) const fn short_record_len(len: usize) -> usize {
     LEN + len
 }
 
-/// Writes the record of a short value to `place`, which has the [length](short) of the record.
+/// Writes the record of a short value to `place`, which has the [length](short_record_len) of the
+/// record.
 #[inline]
-pub(crate) fn put_short(place: &mut [u8], value: &[u8]) {
+pub(crate) fn write_short_record(place: &mut [u8], value: &[u8]) {
     let (len, rest) = place.split_at_mut(LEN);
     len.copy_from_slice(&(value.len() as u32).to_le_bytes());
     rest.copy_from_slice(value);

@@ -131,7 +131,8 @@ fn panic_without_unwinding_everywhere(arguments: &Arguments) {
     println!("told");
 }
 
-/// A worker prints whatever it likes as it aborts. At the end the program prints "told".
+/// Runs a program that prints "told" if all is right. Its stderr is not checked, because workers
+/// that abort print to it.
 #[track_caller]
 fn told(program: Program, start_method: StartMethod, rest: &[&str]) {
     let finished = run(program, start_method, rest);
@@ -258,7 +259,7 @@ fn allocation_under_limit(arguments: &Arguments) {
     for way in 0..3 {
         let child =
             Process::new(allocate, way).limits(limits()).start_method(arguments.start_method);
-        let error = child.start().and_then(Child::join).expect_err("it is too much");
+        let error = child.start().and_then(Child::join).expect_err("the memory is not enough");
         assert!(error.is_limit() && error.is_death(), "{way}: {}", describe(&error));
     }
     let pool =
@@ -266,7 +267,7 @@ fn allocation_under_limit(arguments: &Arguments) {
     let pool = pool.expect("it can be built");
     for way in 0..3 {
         // An allocation that failed in an earlier worker is not blamed.
-        let error = pool.apply(allocate, way).expect_err("it is too much");
+        let error = pool.apply(allocate, way).expect_err("the memory is not enough");
         assert!(error.is_limit() && error.is_death(), "{way}: {}", describe(&error));
         assert!(error.to_string().contains("1 GiB"), "{way}: {}", describe(&error));
         let error = pool.apply(|()| raw::abort_in_c(), ()).expect_err("it aborts");

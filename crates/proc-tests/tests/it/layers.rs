@@ -1,5 +1,5 @@
-//! The rules of the house that the compiler does not hold: arrows between files point downwards,
-//! and there is no circle of files.
+//! Tests of two house rules: a file uses only its own folder and lower ones, and no files use each
+//! other in a circle. *Arrows* lead from each file to the files that it uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ tests! {
     there_is_no_circle_of_files;
 }
 
-/// The folders of proc-core, the lowest first: none uses what stands after it.
+/// The folders of proc-core, the lowest first. None uses a folder that comes after it.
 const LAYERS: [&str; 11] = [
     "panics",
     "sys",
@@ -29,15 +29,15 @@ struct Crate {
     modules: BTreeMap<Vec<String>, Module>,
 }
 
-/// What each module uses of others.
+/// The modules that each module uses.
 type Arrows<'a> = BTreeMap<&'a Vec<String>, BTreeSet<&'a Vec<String>>>;
 
 /// A module that is a file.
 struct Module {
     file: PathBuf,
-    /// What it brings into scope, by the name that it has there.
+    /// The paths that its `use` declarations import, by the name that they have in the module.
     imports: BTreeMap<String, Vec<String>>,
-    /// All paths in it that begin in its crate.
+    /// The paths of all items of its own crate that it uses.
     paths: BTreeSet<Vec<String>>,
 }
 
@@ -45,30 +45,30 @@ fn words(path: &str) -> Vec<String> {
     path.split("::").map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
 }
 
-/// Source text without comments and without what is for tests only.
-fn shipped(text: &str) -> String {
-    let mut shipped = String::new();
+/// Returns source text without comments and without code for tests.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::new();
     let mut is_test = false;
     for line in text.lines() {
         let code = line.split("//").next().unwrap_or_default();
         if code.starts_with("#[cfg(test)]") || code.starts_with("#[cfg(all(test") {
             is_test = true;
         } else if is_test && code.trim_end().ends_with('{') && code.starts_with("mod ") {
-            return shipped;
+            return kept;
         } else if code.trim_start().starts_with("#[cfg(all(test") {
             is_test = true; // a field, or a line of a function
         } else if is_test {
             // One item of one line, such as a module in a file of its own.
             is_test = code.starts_with("#[");
         } else {
-            shipped.push_str(code);
-            shipped.push('\n');
+            kept.push_str(code);
+            kept.push('\n');
         }
     }
-    shipped
+    kept
 }
 
-/// The paths of a tree of `use`, each with the name that it brings into scope.
+/// The paths of the tree of a `use` declaration, each with the name that it imports.
 fn expand(tree: &str) -> Vec<(Vec<String>, String)> {
     let tree = tree.trim();
     if let Some(start) = tree.find('{') {
@@ -90,7 +90,7 @@ fn expand(tree: &str) -> Vec<(Vec<String>, String)> {
     vec![(path, name)]
 }
 
-/// The trees of all `use`, and whether what they bring is passed on.
+/// The trees of all `use` declarations, each with whether it is a re-export.
 fn uses(code: &str) -> Vec<(bool, String)> {
     let mut found = Vec::new();
     let mut rest = code;
@@ -108,7 +108,7 @@ fn uses(code: &str) -> Vec<(bool, String)> {
     found
 }
 
-/// The same path from the crate's root; `None` if it begins elsewhere.
+/// Returns a path from the crate's root, or `None` if the path leads to another crate.
 fn absolute(module: &[String], path: &[String]) -> Option<Vec<String>> {
     let mut from = module.to_vec();
     let mut rest = path;
@@ -142,7 +142,7 @@ impl Crate {
     /// Reads a module and those that it declares in files of their own.
     fn read_module(&mut self, path: Vec<String>, file: PathBuf, directory: &Path) {
         let text = std::fs::read_to_string(&file).expect("it is declared");
-        let code = shipped(&text);
+        let code = without_tests(&text);
         let mut children: Vec<(String, Option<String>)> = Vec::new();
         let mut named = None;
         for line in code.lines() {
@@ -153,7 +153,7 @@ impl Crate {
             let child = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
             if let Some(child) = child {
                 let file = named.take();
-                // Of several files for one module, each for a system, the first stands for all.
+                // If a module has a file for each system, only the first one is read.
                 if children.iter().all(|(known, _)| known != child) {
                     children.push((child.to_owned(), file));
                 }
@@ -176,13 +176,13 @@ impl Crate {
                 let name =
                     if name == "self" { used.last().cloned().unwrap_or_default() } else { name };
                 module.imports.insert(name.clone(), used.clone());
-                // What is only passed on is not used.
+                // A module does not use an item that it only re-exports.
                 if !is_public || has_word(&name) {
                     module.paths.insert(used);
                 }
             }
         }
-        // Paths that are written out where they are used.
+        // Paths that are written in full outside `use` declarations.
         let is_of_a_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
         for text in code
             .split(|c| !is_of_a_path(c))
@@ -206,7 +206,7 @@ impl Crate {
         }
     }
 
-    /// The module in which what a path leads to is defined.
+    /// The module that defines the item to which a path leads.
     fn home(&self, path: &[String], depth: usize) -> Option<&Vec<String>> {
         let mut end = path.len();
         while end > 0 && !self.modules.contains_key(&path[..end]) {
@@ -222,7 +222,7 @@ impl Crate {
         }
     }
 
-    /// What each module uses of others.
+    /// The modules that each module uses.
     fn arrows(&self) -> Arrows<'_> {
         let arrows = self.modules.iter().map(|(path, module)| {
             let to = module.paths.iter().filter_map(|used| self.home(used, 8));
@@ -256,7 +256,7 @@ impl Crate {
     }
 }
 
-/// All that is used by `from`, directly or not.
+/// All modules that `from` uses, directly or not.
 fn reached<'a>(arrows: &Arrows<'a>, from: &'a Vec<String>) -> BTreeSet<&'a Vec<String>> {
     let mut seen = BTreeSet::new();
     let mut open = vec![from];

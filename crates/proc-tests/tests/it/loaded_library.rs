@@ -31,14 +31,15 @@ library.use_processes(int(sys.argv[2]), int(sys.argv[3]))
 print('input', sys.stdin.read(), end='', flush=True)
 ";
 
-/// The library, built where this test was.
+/// Builds the library in the target directory of this test. Returns its path.
 fn library() -> &'static PathBuf {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let test = std::env::current_exe().expect("a test has a file");
         let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile");
         let mut build = Command::new(env!("CARGO"));
-        // Build scripts that look at these would run anew in each build, and all that needs them.
+        // Build scripts that read these variables would run again in each build, and all crates
+        // that depend on them would be built again.
         let is_cargos = |name: &OsString| {
             let name = name.as_bytes();
             name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
@@ -57,9 +58,10 @@ fn library() -> &'static PathBuf {
     })
 }
 
-/// What the library told, in Python with `threads` more threads; `None` without Python.
+/// Uses the library in Python with `threads` more threads. Returns what it printed, or `None`
+/// without Python.
 ///
-/// Python's input is a program that nobody may run.
+/// Python's stdin is a Python program, which nobody must run.
 fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<String> {
     let python = machine::or_skip(machine::python3())?;
     let directory = tempfile::tempdir().expect("a directory can be made");
@@ -75,7 +77,7 @@ fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<S
         let mut command = Command::new("sh");
         command.args(["-c", line, "sh"]).arg(&input_file).arg(&python);
         command.args(["-c", PROGRAM]).arg(library());
-        // As the library numbers them.
+        // The library has these numbers for start methods.
         let number = match start_method {
             StartMethod::Forkserver => "0",
             StartMethod::Spawn => "1",

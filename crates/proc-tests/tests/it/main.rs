@@ -1,8 +1,9 @@
 //! Tests of proc-core against real processes, in one test program.
 //!
-//! Each file holds the tests of one topic, and beside them the *programs* that they run: functions
-//! that this same file runs when it is executed as a program. So there is nothing to find by its
-//! name, and this much is linked once. [`support`] has the rest.
+//! Each file has the tests of one topic, and beside them the *programs* that the tests run. A
+//! program is a function of this test program, which a test executes again to call the function. So
+//! the compiler checks that each program exists, and everything is linked once. [`support`] does
+//! the rest.
 
 #[macro_use]
 mod support;
@@ -154,8 +155,8 @@ fn main() -> ExitCode {
     // `StartMethod::Spawn` sees no arguments, so it would end up here too.
     proc_core::init();
     let mut arguments = libtest_mimic::Arguments::from_args();
-    // libtest takes the variable too. Twice the number of processors, since the tests wait for other
-    // processes most of the time.
+    // libtest reads this variable too. The default is twice the number of processors, because the
+    // tests wait for other processes most of the time.
     let asked = std::env::var("RUST_TEST_THREADS").ok().and_then(|number| number.parse().ok());
     let usual = std::thread::available_parallelism().map_or(2, |number| 2 * number.get());
     arguments.test_threads = arguments.test_threads.or(asked).or(Some(usual));

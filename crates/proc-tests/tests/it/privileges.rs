@@ -124,7 +124,7 @@ fn prepare(way: &str) {
 fn give_up(way: &str) {
     let all = look(()).capabilities.get(1).copied().unwrap_or_default();
     let administration = 1 << 21 | 1 << 12; // CAP_SYS_ADMIN, CAP_NET_ADMIN
-    let no_new_privs = || nix::sys::prctl::set_no_new_privs().expect("anybody may");
+    let no_new_privs = || nix::sys::prctl::set_no_new_privs().expect("every process may set it");
     let apart = |what| unshare(what).expect("root may");
     match way {
         "nothing" => {}

@@ -20,7 +20,8 @@ tests! {
     in_a_rust_library_that_is_loaded_with_the_program;
 }
 
-/// Has a thread before it uses anything, so a fork server can only come to be by the constructor.
+/// The program has a thread before it uses proc-core, so only the constructor can make a fork
+/// server.
 const MAIN: &str = r#"
 fn main() {
     println!("main");

@@ -1,4 +1,4 @@
-//! The parent's part of the protocol: publish, wake, collect, split, retract, bury.
+//! The parent's part of the protocol: publish, wake, collect, split, retract.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -257,7 +257,7 @@ impl Board {
 
     /// Withdraws a dead worker's announcement of sleep, so that the parent does not wake that
     /// worker instead of another one.
-    pub(crate) fn bury(&self, slot_id: SlotId) {
+    pub(crate) fn withdraw_sleeper(&self, slot_id: SlotId) {
         self.sleepers()[slot_id as usize].0.store(0, Ordering::Relaxed);
     }
 }

@@ -173,11 +173,7 @@ fn decode_out_of_band<R: Message>(payload: Option<Payload>) -> Result<R, Error> 
     let Some(mut payload) = payload else {
         return Err(Error::decode_result("it did not arrive".into()));
     };
-    let (bytes, handles) = payload.parts().map_err(Error::decode_result)?;
-    decode_record(bytes, handles)
-}
-
-fn decode_record<R: Message>(mut bytes: &[u8], handles: Option<Handles>) -> Result<R, Error> {
+    let (mut bytes, handles) = payload.parts().map_err(Error::decode_result)?;
     match records::take_result(&mut bytes) {
         Some(Outcome::Value(value)) => decode(value, handles),
         Some(Outcome::Fault(fault)) => Err(Error::from_fault(fault)),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Delivery;
 use crate::error::Error;
@@ -146,12 +146,10 @@ impl Inbox {
 
     /// Sleeps until results of `wanted` tasks or many bytes of results have arrived, the inbox is
     /// closed, or the deadline has passed.
-    pub(crate) fn sleep(&self, wanted: usize, deadline: Option<Instant>) {
+    pub(crate) fn sleep(&self, wanted: usize, deadline: Instant) {
         let mut state = self.lock();
         while !state.has_enough(wanted) {
-            let left = deadline.map_or(Duration::from_secs(3600), |deadline| {
-                deadline.saturating_duration_since(Instant::now())
-            });
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }

@@ -174,7 +174,7 @@ impl TaskQueue {
         lender: Arc<dyn Lender>,
     ) -> Result<(), Error> {
         if let Some(size) = wire::number_size::<A>() {
-            self.push_numbers(arguments, records::short(size), max_bytes);
+            self.push_numbers(arguments, records::short_record_len(size), max_bytes);
             return Ok(());
         }
         // Once for all tasks of the queue, since it takes longer than to encode a short argument.
@@ -235,7 +235,7 @@ impl TaskQueue {
         let start = self.bytes.len();
         self.bytes.resize(start + count * len, 0);
         for (place, number) in self.bytes[start..].chunks_exact_mut(len).zip(arguments) {
-            records::put_short(place, wire::number(number).unwrap_or_default());
+            records::write_short_record(place, wire::number(number).unwrap_or_default());
         }
         self.left += count;
         self.fixed_len = Some(len);
@@ -270,11 +270,7 @@ impl TaskQueue {
     /// Appends one task whose argument is already encoded.
     pub(crate) fn push_encoded(&mut self, argument: &[u8]) {
         let mut sink = Sink::from(std::mem::take(&mut self.bytes));
-        let copied = records::append(&mut sink, |out| {
-            out.extend_from_slice(argument);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        let Ok(()) = copied;
+        records::append_bytes(&mut sink, argument);
         self.bytes = sink.into_bytes();
         self.left += 1;
     }
@@ -306,7 +302,7 @@ impl TaskQueue {
         let (count, bytes, handles, large_arg) = match self.fixed_len {
             // There are no channel ends and no large arguments among numbers.
             Some(len) => {
-                let count = (max_bytes / cost(len - records::short(0), result))
+                let count = (max_bytes / cost(len - records::short_record_len(0), result))
                     .clamp(1, wanted)
                     .min(self.left);
                 (count, count * len, None, None)

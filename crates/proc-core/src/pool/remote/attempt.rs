@@ -44,7 +44,7 @@ const LEN: usize = size_of::<u128>() + size_of::<u64>() + size_of::<u32>();
 
 impl Attempt {
     /// Returns the bytes of an [`Argument`]: the encoded attempt, then the encoded argument.
-    pub(super) fn before(self, argument: &[u8]) -> Vec<u8> {
+    pub(super) fn encode_with(self, argument: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(LEN + argument.len());
         bytes.extend_from_slice(&self.job.to_le_bytes());
         bytes.extend_from_slice(&(self.task as u64).to_le_bytes());
@@ -74,14 +74,14 @@ impl<A> Argument<A> {
     /// Calls the user's function with the argument.
     pub(super) fn give_to<R>(self, function: impl Fn(A) -> R) -> R {
         /// Clears the current attempt when the function returns or panics.
-        struct Over;
-        impl Drop for Over {
+        struct ClearAttempt;
+        impl Drop for ClearAttempt {
             fn drop(&mut self) {
                 CURRENT.set(None);
             }
         }
         let Argument { attempt, value } = self;
-        let _over = Over;
+        let _clear = ClearAttempt;
         CURRENT.set(Some(attempt));
         function(value)
     }
@@ -91,14 +91,14 @@ impl<A: Message> Serialize for Argument<A> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut bytes = Sink::default();
         wire::encode_into(&self.value, &mut bytes).map_err(ser::Error::custom)?;
-        serializer.serialize_bytes(&self.attempt.before(&bytes))
+        serializer.serialize_bytes(&self.attempt.encode_with(&bytes))
     }
 }
 
 impl<'de, A: Message> Deserialize<'de> for Argument<A> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Whole<A>(PhantomData<A>);
-        impl<A: Message> Visitor<'_> for Whole<A> {
+        struct ArgumentVisitor<A>(PhantomData<A>);
+        impl<A: Message> Visitor<'_> for ArgumentVisitor<A> {
             type Value = Argument<A>;
 
             fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -112,7 +112,7 @@ impl<'de, A: Message> Deserialize<'de> for Argument<A> {
                 Ok(Argument { attempt, value })
             }
         }
-        deserializer.deserialize_bytes(Whole(PhantomData))
+        deserializer.deserialize_bytes(ArgumentVisitor(PhantomData))
     }
 }
 

@@ -66,7 +66,7 @@ impl Function {
     }
 
     /// Returns the function's name in this process.
-    fn here(self) -> Name {
+    fn name_here(self) -> Name {
         Name::from_words([Image::get().identity(), self.offset, self.types])
     }
 }
@@ -142,11 +142,11 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
     let (timeout, retries) = (chunk.timeout, chunk.retries);
     let options = CallOptions { chunksize: Some(chunksize), timeout, retries };
-    let mut call = PoolJob::new(&pool.scheduler, function.here(), options, first);
+    let mut call = PoolJob::new(&pool.scheduler, function.name_here(), options, first);
     let mut rest = chunk.arguments;
     while let Some(argument) = records::take(&mut rest) {
         let attempt = Attempt { job, task: first.saturating_add(call.pushed()), number };
-        let whole = postcard::to_stdvec(Bytes::new(&attempt.before(argument)));
+        let whole = postcard::to_stdvec(Bytes::new(&attempt.encode_with(argument)));
         call.push_encoded(&whole.map_err(|error| Error::encode_argument(error.to_string()))?);
     }
     if !rest.is_empty() || call.pushed() != count || count == 0 {
@@ -156,7 +156,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     let mut fates = BTreeMap::new();
     let gather = move |PoolArrived(delivery)| {
         open = open.saturating_sub(delivery.count());
-        let (first, bytes) = close(delivery);
+        let (first, bytes) = encode_fates(delivery);
         fates.insert(first, bytes);
         (open == 0).then(|| {
             let in_order: Vec<Vec<u8>> = std::mem::take(&mut fates).into_values().collect();
@@ -172,14 +172,14 @@ const VALUE: u8 = 0;
 const ERROR: u8 = 1;
 
 /// Encodes the fates of a delivery's tasks. Returns the number of the first task, and the bytes.
-fn close(delivery: Delivery) -> (usize, Vec<u8>) {
+fn encode_fates(delivery: Delivery) -> (usize, Vec<u8>) {
     let mut out = Sink::default();
     let (first, count, bytes, mut out_of_band, origin) = match delivery {
         Delivery::Results { first, count, bytes, out_of_band, origin } => {
             (first, count, bytes, out_of_band, origin)
         }
         Delivery::Failed { task, error } => {
-            append(&mut out, Err(error));
+            append_fate(&mut out, Err(error));
             return (task, out.into_bytes());
         }
     };
@@ -210,13 +210,13 @@ fn close(delivery: Delivery) -> (usize, Vec<u8>) {
             },
             None => Err(Error::decode_result("the worker wrote bytes that are no result".into())),
         };
-        append(&mut out, fate.map_err(|error| error.with_origin(origin.clone())));
+        append_fate(&mut out, fate.map_err(|error| error.with_origin(origin.clone())));
     }
     (first, out.into_bytes())
 }
 
 /// Appends the fate of one task.
-fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
+fn append_fate(out: &mut Sink, fate: Result<&[u8], Error>) {
     let text;
     let (tag, bytes) = match fate {
         Ok(value) => (VALUE, value),
@@ -226,11 +226,7 @@ fn append(out: &mut Sink, fate: Result<&[u8], Error>) {
         }
     };
     out.push(tag);
-    let copied = records::append(out, |out| {
-        out.extend_from_slice(bytes);
-        Ok::<_, std::convert::Infallible>(())
-    });
-    let Ok(()) = copied;
+    records::append_bytes(out, bytes);
 }
 
 /// Decodes the fates that [`submit`] has encoded on another machine, which need not be trusted.
@@ -245,7 +241,7 @@ pub fn open<R: Message>(
 ) {
     let mut rest = fates;
     for task in first..first + count {
-        let fate = match take(&mut rest) {
+        let fate = match take_fate(&mut rest) {
             Some((VALUE, value)) => wire::decode(value, None).map_err(Error::decode_result),
             Some((ERROR, error)) => Err(Error::from_bytes(error)),
             _ => Err(Error::decode_result("the machine sent bytes that are no result".into())),
@@ -256,12 +252,12 @@ pub fn open<R: Message>(
 
 /// How many of the fates that [`submit`] has encoded are errors.
 pub fn count_errors(mut fates: &[u8]) -> u64 {
-    let tags = std::iter::from_fn(|| take(&mut fates).map(|(tag, _)| tag));
+    let tags = std::iter::from_fn(|| take_fate(&mut fates).map(|(tag, _)| tag));
     tags.filter(|tag| *tag == ERROR).count() as u64
 }
 
 /// Takes the first fate off `bytes`. Returns its tag and its bytes.
-fn take<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+fn take_fate<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (tag, mut rest) = bytes.split_first()?;
     let record = records::take(&mut rest)?;
     *bytes = rest;

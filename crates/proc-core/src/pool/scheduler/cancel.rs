@@ -47,7 +47,7 @@ impl Scheduler {
                 }
             }
         }
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         unlock(state, deliveries);
         cancelled
     }
@@ -60,10 +60,7 @@ impl Scheduler {
             return false;
         }
         let mut state = self.lock();
-        let of_call =
-            state.in_flight.iter().filter(|(_, in_flight)| Arc::ptr_eq(&in_flight.inbox, inbox));
-        let of_call: Vec<(TicketId, u64)> =
-            of_call.map(|(id, in_flight)| (*id, in_flight.position)).collect();
+        let of_call = state.tickets_of(inbox);
         let queued = state.queues.iter().any(|queue| Arc::ptr_eq(&queue.inbox, inbox));
         let unclaimed = match of_call[..] {
             [] => queued,
@@ -76,7 +73,7 @@ impl Scheduler {
             for (ticket, _) in of_call {
                 self.free_ticket_and_block(&mut state, ticket);
             }
-            self.pump(&mut state);
+            self.dispatch(&mut state);
         }
         unlock(state, Vec::new());
         unclaimed
@@ -230,7 +227,7 @@ impl Scheduler {
                 None => state.wakers.extend(in_flight.inbox.close(Error::overwritten())),
             }
         }
-        self.pump(state);
+        self.dispatch(state);
         true
     }
 }

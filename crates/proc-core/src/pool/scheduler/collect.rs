@@ -28,7 +28,7 @@ impl Scheduler {
         let mut deliveries = Vec::new();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         unlock(state, deliveries);
     }
 

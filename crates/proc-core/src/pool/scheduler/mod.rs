@@ -9,9 +9,9 @@
 //! [`State`] holds all bookkeeping under one lock. Deliveries go into their inboxes after the lock
 //! is released. README.md beside this file tells the rest.
 
-mod bury;
 mod cancel;
 mod collect;
+mod dead_worker;
 mod publish;
 mod slots;
 mod state;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-pub(crate) use self::state::{Initializer, Intensity, PoolConfig, Recipes, Scheduler};
+pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
@@ -42,7 +42,10 @@ const MAX_SPINS: u32 = 400;
 
 impl Scheduler {
     /// Builds the pool and starts its workers. If one cannot be started, terminates the others.
-    pub(crate) fn build(config: PoolConfig, recipes: Recipes) -> Result<Arc<Scheduler>, Error> {
+    pub(crate) fn build(
+        config: PoolConfig,
+        start_functions: StartFunctions,
+    ) -> Result<Arc<Scheduler>, Error> {
         let fork_server = match config.start_method {
             StartMethod::Fork => {
                 let keep = |fork_server: &Arc<ForkServer>| Ok(Arc::clone(fork_server));
@@ -62,10 +65,10 @@ impl Scheduler {
         state.slots.resize_with(config.processes as usize, Slot::default);
         let returned = state.arena.returned();
         let processes = config.processes;
-        let initializes = recipes.initializer.is_some() || recipes.state.is_some();
+        let initializes = start_functions.initializer.is_some() || start_functions.state.is_some();
         let scheduler = Arc::new(Scheduler {
             config,
-            recipes: Mutex::new(recipes),
+            start_functions: Mutex::new(start_functions),
             initializes,
             processes: AtomicU32::new(processes),
             resizing: Mutex::new(()),
@@ -96,7 +99,7 @@ impl Scheduler {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closing;
-            self.pump(&mut state);
+            self.dispatch(&mut state);
         }
         unlock(state, Vec::new());
     }
@@ -180,16 +183,16 @@ impl Scheduler {
         self.release_start_resources();
     }
 
-    /// Drops the recipes, and ends the pool's own fork servers. Called when no more workers will be
-    /// started: a recipe may hold one end of a channel, and a user may wait until that end is
-    /// closed.
+    /// Drops the start functions, and ends the pool's own fork servers. Called when no more workers
+    /// will be started: the argument of a start function may hold one end of a channel, and a user
+    /// may wait until that end is closed.
     fn release_start_resources(&self) {
         let take = |mutex: &Mutex<Option<Arc<ForkServer>>>| {
             mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
         };
-        let recipes = std::mem::take(&mut *self.recipes());
+        let start_functions = std::mem::take(&mut *self.start_functions());
         let fork_servers = [take(&self.preloaded), take(&self.fork_server)];
-        drop(recipes);
+        drop(start_functions);
         for fork_server in fork_servers.into_iter().flatten() {
             ForkServer::end(fork_server);
         }
@@ -200,14 +203,14 @@ impl Scheduler {
         self.check_not_forked_copy()?;
         let mut state = self.lock();
         state.phase.check_open()?;
-        self.revive(&mut state);
+        self.resume_slots_for_call(&mut state);
         if queue.left > 0 {
             let timed = queue.inbox.options.timeout.is_some();
             if let Some(size) = state.result_sizes.get(&queue.name) {
                 queue.inbox.expect_size(*size);
             }
             state.queues.push_back(queue);
-            self.pump(&mut state);
+            self.dispatch(&mut state);
             if timed {
                 self.start_timeout_watcher(&mut state)?;
             } else if state.timeout_watcher {
@@ -242,7 +245,7 @@ impl Scheduler {
             // that costs nothing, and no defect of a worker can then make the sleep last forever.
             let recheck_at = Instant::now() + RECHECK_INTERVAL;
             let wake_at = deadline.map_or(recheck_at, |deadline| deadline.min(recheck_at));
-            inbox.sleep(wanted, Some(wake_at));
+            inbox.sleep(wanted, wake_at);
             if recheck_at <= Instant::now() {
                 self.check_board();
             }

@@ -115,22 +115,14 @@ impl Scheduler {
         // Nothing waits for the call, so the waker is not called.
         let _ = inbox.discard(Error::cancelled());
         self.withdraw(&mut state, inbox);
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         unlock(state, Vec::new());
     }
 
     /// Takes back all tasks of a call that no worker has claimed.
     pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
         state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
-        let is_of_call = |in_flight: &InFlight| Arc::ptr_eq(&in_flight.inbox, inbox);
-        let open: Vec<TicketId> = state
-            .in_flight
-            .iter()
-            .filter(|(_, in_flight)| is_of_call(in_flight))
-            .map(|(ticket, _)| *ticket)
-            .collect();
-        for ticket in open {
-            let position = state.in_flight.get(&ticket).map_or(0, |in_flight| in_flight.position);
+        for (ticket, position) in state.tickets_of(inbox) {
             let is_requeued = state.requeued.contains(&ticket);
             if is_requeued || self.board.retract(ticket, position) {
                 state.requeued.retain(|other| *other != ticket);
@@ -142,7 +134,7 @@ impl Scheduler {
     /// Publishes all that can be published, and wakes a sleeper for each new grain. If a worker is
     /// starving, steals tasks for the sleepers that are left. Fills vacant slots if there are more
     /// grains than workers. Dismisses all workers if the pool is closing and no work is left.
-    pub(super) fn pump(&self, state: &mut State) {
+    pub(super) fn dispatch(&self, state: &mut State) {
         let starving = self.board.take_starving();
         self.publish_all(state);
         // Workers that are still asleep got no grain of the chunks just published.

@@ -142,28 +142,28 @@ impl Scheduler {
         }
     }
 
-    /// Makes retired slots vacant, so that they can be filled again. Does so only if another slot
-    /// has a worker, or if all slots are given up.
+    /// Makes suspended slots vacant for a new call, so that they can be filled again. Does so only
+    /// if another slot has a worker, or if all slots are given up.
     ///
     /// Otherwise slots could retry and fail in turn forever while no worker runs.
-    pub(super) fn revive(&self, state: &mut State) {
+    pub(super) fn resume_slots_for_call(&self, state: &mut State) {
         let has_worker = state.slots.iter().any(|slot| slot.handle.is_some());
         if state.waiting_slots > 0 && (has_worker || self.all_slots_given_up(state)) {
-            self.revive_all(state);
+            self.resume_slots(state);
         }
     }
 
-    /// Whether all slots are given up: each is retired or broken.
+    /// Whether all slots are given up: each is suspended or broken.
     pub(super) fn all_slots_given_up(&self, state: &State) -> bool {
         let failed =
-            |slot: &Slot| matches!(slot.slot_state, SlotState::Retired | SlotState::Broken);
+            |slot: &Slot| matches!(slot.slot_state, SlotState::Suspended | SlotState::Broken);
         state.slots[..self.processes()].iter().all(failed)
     }
 
-    /// Makes all retired slots vacant.
-    pub(super) fn revive_all(&self, state: &mut State) {
+    /// Makes all suspended slots vacant.
+    pub(super) fn resume_slots(&self, state: &mut State) {
         for slot_id in state.slot_ids() {
-            if state.slots[slot_id as usize].slot_state == SlotState::Retired {
+            if state.slots[slot_id as usize].slot_state == SlotState::Suspended {
                 state.set_slot_state(slot_id, SlotState::Vacant);
             }
         }

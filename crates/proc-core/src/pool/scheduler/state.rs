@@ -27,9 +27,9 @@ use crate::wire::Payload;
 /// How often a waiting call and the timeout watcher check the board, even if no message comes.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Names a function and encodes its argument, anew for each worker. The worker calls the function
-/// before its first task.
-pub(crate) type Initializer = Arc<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
+/// Names a function that is called before tasks, and encodes its argument, anew for each process
+/// that calls it.
+pub(crate) type StartFunction = Arc<dyn Fn() -> Result<(Name, Payload), Error> + Send + Sync>;
 
 /// The settings that a pool is built with.
 pub(crate) struct PoolConfig {
@@ -53,19 +53,20 @@ pub(crate) struct Intensity {
     pub(crate) period: Duration,
 }
 
-/// The functions that run before a worker is ready. Emptied when no more workers will be started.
+/// The functions that are called before a worker is ready: one by the pool's own fork server, the
+/// others by each worker. Emptied when no more workers will be started.
 #[derive(Default)]
-pub(crate) struct Recipes {
-    pub(crate) preload: Option<Initializer>,
-    pub(crate) initializer: Option<Initializer>,
-    pub(crate) state: Option<Initializer>,
+pub(crate) struct StartFunctions {
+    pub(crate) preload: Option<StartFunction>,
+    pub(crate) initializer: Option<StartFunction>,
+    pub(crate) state: Option<StartFunction>,
 }
 
 /// The part of a pool that works in the parent. The pool's handle, the supervisors and all threads
 /// that wait for results share it.
 pub(crate) struct Scheduler {
     pub(super) config: PoolConfig,
-    pub(super) recipes: Mutex<Recipes>,
+    pub(super) start_functions: Mutex<StartFunctions>,
     /// Whether workers call user functions (the initializer or the state's) before they are ready.
     pub(super) initializes: bool,
     /// The pid of the process that built the pool.
@@ -210,6 +211,14 @@ impl State {
         self.queues.is_empty() && self.in_flight.is_empty()
     }
 
+    /// The tickets of a call that are in use, each with the number of its publication.
+    pub(super) fn tickets_of(&self, inbox: &Arc<Inbox>) -> Vec<(TicketId, u64)> {
+        let is_of_call =
+            |(_, in_flight): &(&TicketId, &InFlight)| Arc::ptr_eq(&in_flight.inbox, inbox);
+        let of_call = self.in_flight.iter().filter(is_of_call);
+        of_call.map(|(ticket, in_flight)| (*ticket, in_flight.position)).collect()
+    }
+
     /// Puts deliveries into their inboxes now, under the lock. Called before the inboxes are
     /// closed, because a closed inbox drops failures.
     pub(super) fn deliver_under_lock(&mut self, deliveries: &mut Deliveries) {
@@ -246,7 +255,7 @@ pub(super) struct Slot {
     /// Whether the worker has finished a ticket.
     pub(super) has_worked: bool,
     /// How many workers in a row became ready, and exited before they had begun a task.
-    pub(super) fruitless: u32,
+    pub(super) taskless_exits: u32,
     /// Why the pool killed the worker, or will kill it when the worker's pid is known.
     pub(super) kill_reason: Option<KillReason>,
     /// Why the worker leaves, as the worker itself has said.
@@ -275,8 +284,8 @@ pub(super) enum SlotState {
     /// work than filled slots.
     Vacant,
     /// No worker could be started, or too many in a row exited before they had begun a task. A
-    /// later call tries again: see [`Scheduler::revive`].
-    Retired,
+    /// later call tries again: see [`Scheduler::resume_slots_for_call`].
+    Suspended,
     /// No worker will be started here, unless a resize fills the slot: for example, because too
     /// many exited before they were ready.
     Broken,
@@ -285,7 +294,7 @@ pub(super) enum SlotState {
 impl SlotState {
     /// Whether the slot has no worker now, and may have one later.
     pub(super) fn waits_for_worker(self) -> bool {
-        matches!(self, SlotState::Vacant | SlotState::Retired)
+        matches!(self, SlotState::Vacant | SlotState::Suspended)
     }
 }
 
@@ -312,9 +321,9 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Locks the recipes by which workers are started.
-    pub(super) fn recipes(&self) -> MutexGuard<'_, Recipes> {
-        self.recipes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the functions that are called before a worker is ready.
+    pub(super) fn start_functions(&self) -> MutexGuard<'_, StartFunctions> {
+        self.start_functions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::state::{Initializer, KillReason, Phase, Scheduler, Slot, SlotState, State, unlock};
+use super::state::{KillReason, Phase, Scheduler, Slot, SlotState, StartFunction, State, unlock};
 use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
@@ -23,7 +23,7 @@ use crate::{panics, sys};
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many workers in a row that exit before they have begun a task are replaced without a pause.
-const QUICK_REPLACEMENTS: u32 = 4;
+const MAX_QUICK_REPLACEMENTS: u32 = 4;
 
 /// The first pause before another attempt to start a worker. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -33,8 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_REGIONS_AT_START: usize = 32;
 
 impl Scheduler {
-    /// Gives up a slot: it becomes retired or broken. If now all slots are given up, open calls
-    /// fail. If in addition no slot is retired, the pool ends, so that later calls fail too.
+    /// Gives up a slot: it becomes suspended or broken. If now all slots are given up, open calls
+    /// fail. If in addition no slot is suspended, the pool ends, so that later calls fail too.
     pub(super) fn give_up_slot(&self, slot_id: SlotId, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
         if self.may_have_worker(&state, slot_id) {
@@ -42,14 +42,14 @@ impl Scheduler {
             if self.all_slots_given_up(&state) {
                 let slots = &state.slots[..self.processes()];
                 let can_retry = matches!(state.phase, Phase::Open)
-                    && slots.iter().any(|slot| slot.slot_state == SlotState::Retired);
+                    && slots.iter().any(|slot| slot.slot_state == SlotState::Suspended);
                 match can_retry {
                     true => self.fail_open_calls(&mut state, &error),
                     false => self.end_pool(&mut state, Some(error)),
                 }
             }
             // Another vacant slot may be filled instead.
-            self.pump(&mut state);
+            self.dispatch(&mut state);
         }
         unlock(state, Vec::new());
     }
@@ -116,8 +116,8 @@ impl Scheduler {
         for slot_id in self.board.take_sleepers(wanted..state.slot_ids().end, usize::MAX) {
             state.wake(slot_id);
         }
-        self.revive_all(state);
-        self.pump(state);
+        self.resume_slots(state);
+        self.dispatch(state);
         self.slots_changed.notify_all();
     }
 
@@ -159,12 +159,12 @@ impl Scheduler {
         let origin = Origin { worker: Some(slot_id as usize), ..Origin::default() };
         let start = |fork_server: &Arc<ForkServer>| {
             let encode =
-                |function: Option<Initializer>| function.map(|encode| encode()).transpose();
+                |function: Option<StartFunction>| function.map(|encode| encode()).transpose();
             let (initializer, state) = {
-                let recipes = self.recipes();
-                (recipes.initializer.clone(), recipes.state.clone())
+                let start_functions = self.start_functions();
+                (start_functions.initializer.clone(), start_functions.state.clone())
             };
-            let (initializer, recipe) = (encode(initializer)?, encode(state)?);
+            let (initializer, state_maker) = (encode(initializer)?, encode(state)?);
             let cannot = |error| Error::start("a worker", error);
             let (to_worker, messages) = ipc::channel().map_err(cannot)?;
             let setup = {
@@ -183,7 +183,7 @@ impl Scheduler {
                     board: self.board.share().map_err(cannot)?,
                     regions: shared.map_err(cannot)?,
                     initializer,
-                    state: recipe,
+                    state: state_maker,
                     worker_exit: self.config.worker_exit,
                     max_tasks: self.config.max_tasks,
                     idle_timeout: self.config.idle_timeout,
@@ -210,7 +210,7 @@ impl Scheduler {
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let preload = self.recipes().preload.clone();
+        let preload = self.start_functions().preload.clone();
         let Some(preload) = preload else { return self.with_parent(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // If the program's rights have changed, this fork server makes no more workers: it may have
@@ -296,14 +296,15 @@ impl Scheduler {
                 state.kill(slot_id, KillReason::Worker);
                 drop(state);
                 if let Some(link) = take(&first) {
-                    self.bury_killed(slot_id, &link, None);
+                    link.wait_for_end();
+                    self.on_exit(slot_id, &link, Exit::default(), None);
                 }
                 Err(Error::start("a worker's supervisor", error))
             }
         }
     }
 
-    /// Supervises one worker until it has exited, then buries it.
+    /// Supervises one worker until it has exited, then settles its tickets.
     fn supervise_one(&self, slot_id: SlotId, link: &Link<FromWorker>) {
         let mut failure = None;
         let mut had_end = false;
@@ -331,9 +332,21 @@ impl Scheduler {
         };
         // A corrupt worker may have reported its own exit. It must not run beside its successor.
         link.handle.signal(Signal::SIGKILL);
+        self.on_exit(slot_id, link, exit, failure);
+    }
+
+    /// Settles the tickets of a worker that has exited. Gives up its slot if too many workers have
+    /// exited there.
+    fn on_exit(
+        &self,
+        slot_id: SlotId,
+        link: &Link<FromWorker>,
+        exit: Exit,
+        failure: Option<Error>,
+    ) {
         let pid = Some(link.handle.pid);
         let origin = Origin { worker: Some(slot_id as usize), pid, ..Origin::default() };
-        if let Some((slot_state, error)) = self.bury(slot_id, exit, failure, origin) {
+        if let Some((slot_state, error)) = self.settle_dead_worker(slot_id, exit, failure, origin) {
             self.give_up_slot(slot_id, slot_state, error);
         }
     }
@@ -342,7 +355,7 @@ impl Scheduler {
     /// have no worker any more.
     fn refill(&self, slot_id: SlotId) -> Option<Link<FromWorker>> {
         while self.wait_until_filled(slot_id) {
-            self.pause_if_fruitless(slot_id);
+            self.pause_after_taskless_exits(slot_id);
             match self.start_next_worker(slot_id) {
                 Ok(link) => return Some(link),
                 // The fork server of a Fork pool is a copy of the program as it was when the pool
@@ -353,7 +366,7 @@ impl Scheduler {
                 {
                     self.give_up_slot(slot_id, SlotState::Broken, error);
                 }
-                Err(error) => self.give_up_slot(slot_id, SlotState::Retired, error),
+                Err(error) => self.give_up_slot(slot_id, SlotState::Suspended, error),
             }
         }
         None
@@ -361,11 +374,11 @@ impl Scheduler {
 
     /// Pauses if many workers in a row have exited before they had begun a task. The pause ends
     /// early if the slot may have no worker any more.
-    fn pause_if_fruitless(&self, slot_id: SlotId) {
+    fn pause_after_taskless_exits(&self, slot_id: SlotId) {
         let state = self.lock();
-        let fruitless = state.slots[slot_id as usize].fruitless;
-        if fruitless > QUICK_REPLACEMENTS {
-            let pause = FIRST_PAUSE * 2_u32.pow((fruitless - QUICK_REPLACEMENTS).min(6));
+        let taskless_exits = state.slots[slot_id as usize].taskless_exits;
+        if taskless_exits > MAX_QUICK_REPLACEMENTS {
+            let pause = FIRST_PAUSE * 2_u32.pow((taskless_exits - MAX_QUICK_REPLACEMENTS).min(6));
             drop(
                 self.slots_changed
                     .wait_timeout_while(state, pause, |state| self.may_have_worker(state, slot_id)),
@@ -443,29 +456,21 @@ impl Scheduler {
                         self.settle_finished(&mut state, ticket, &mut deliveries);
                     }
                 }
-                self.pump(&mut state);
+                self.dispatch(&mut state);
                 unlock(state, deliveries);
             }
         }
     }
 
-    /// Handles a panic of a slot's supervisor: kills and buries the worker, and gives up the slot.
+    /// Handles a panic of a slot's supervisor: kills the worker, settles its tickets, and gives up
+    /// the slot.
     fn on_supervisor_panic(&self, slot_id: SlotId, link: &Link<FromWorker>, why: String) {
         link.handle.signal(Signal::SIGKILL);
         let why = format!("its supervisor panicked: {why}");
         let error = Error::start("the next worker", std::io::Error::other(why));
-        self.bury_killed(slot_id, link, Some(error.clone()));
-        self.give_up_slot(slot_id, SlotState::Broken, error);
-    }
-
-    /// Waits until a killed worker has exited, then buries it.
-    fn bury_killed(&self, slot_id: SlotId, link: &Link<FromWorker>, failure: Option<Error>) {
         link.wait_for_end();
-        let pid = Some(link.handle.pid);
-        let origin = Origin { worker: Some(slot_id as usize), pid, ..Origin::default() };
-        if let Some((slot_state, error)) = self.bury(slot_id, Exit::default(), failure, origin) {
-            self.give_up_slot(slot_id, slot_state, error);
-        }
+        self.on_exit(slot_id, link, Exit::default(), Some(error.clone()));
+        self.give_up_slot(slot_id, SlotState::Broken, error);
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) enum FromWorker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LeaveReason {
     /// The worker has run as many tasks as `max_tasks` allows.
-    Done,
+    MaxTasks,
     /// The worker found no work for as long as `idle_timeout`.
     Idle,
     /// The pool has become smaller, or has ended.

@@ -15,8 +15,8 @@ use ipc_channel::{IpcError, TryRecvError};
 pub(crate) use self::messages::{FromWorker, LeaveReason, Setup, ToWorker};
 use self::run::{Run, RunFn};
 pub(crate) use self::run::{stateful_task, task};
-use self::state::WorkerState;
-use crate::call::{Entry, Fault, Input, Name, State};
+use self::state::{WorkerState, call_start_function};
+use crate::call::{Entry, Fault, Name, State};
 use crate::forkserver::{Main, MainInputs, Report};
 use crate::memory::{Block, Descriptor, Lease, Region};
 use crate::panics::{self, PanicOutput};
@@ -56,7 +56,10 @@ fn main(inputs: MainInputs) -> ! {
     let map = |descriptor| map(descriptor).unwrap_or_else(|why| exit_without_memory(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
     let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
-    let state = initialize(setup.initializer)
+    let initialized = setup.initializer.map_or(Ok(()), |(name, mut argument)| {
+        call_start_function(name, &mut argument, &mut State::none())
+    });
+    let state = initialized
         .and_then(|()| WorkerState::new(setup.state))
         .unwrap_or_else(|fault| exit_with_fault(report, &fault));
     let mut worker = Worker {
@@ -88,16 +91,6 @@ fn restore_settings() {
     // server dies.
     sys::die_with_parent();
     panics::install_hook();
-}
-
-/// Calls the initializer, if there is one.
-fn initialize(initializer: Option<(Name, Payload)>) -> Result<(), Fault> {
-    let Some((name, mut arguments)) = initializer else { return Ok(()) };
-    let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
-    let me = sys::pid();
-    let called = name.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default());
-    sys::end_copy_of(me);
-    called.map(|_| ())
 }
 
 /// Maps memory that the parent has sent.
@@ -167,7 +160,7 @@ impl Worker<'_> {
                 }
             }
         }
-        LeaveReason::Done
+        LeaveReason::MaxTasks
     }
 
     /// Sleeps until a message comes. Returns false if the worker must leave, because none came

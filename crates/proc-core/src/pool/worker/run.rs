@@ -212,7 +212,8 @@ impl<'a> Run<'a> {
     /// later result.
     #[inline]
     fn fits(&self, len: usize) -> bool {
-        let spare = MIN_RESULT * u64::from(self.chunk.count - self.task - 1);
+        let later = u64::from(self.chunk.count - self.task - 1);
+        let spare = records::MIN_RESULT_BYTES as u64 * later;
         self.written + len as u64 + spare <= self.chunk.room
     }
 
@@ -264,5 +265,3 @@ impl<'a> Run<'a> {
         records::append_out_of_band(self.out);
     }
 }
-
-const MIN_RESULT: u64 = records::MIN_RESULT_BYTES as u64;

@@ -4,11 +4,24 @@ use crate::call::{Fault, Input, Name, State};
 use crate::sys;
 use crate::wire::{Payload, Sink};
 
+/// Calls the initializer, or the function that makes the state, with its argument.
+pub(super) fn call_start_function(
+    name: Name,
+    argument: &mut Payload,
+    state: &mut State,
+) -> Result<(), Fault> {
+    let (bytes, handles) = argument.parts().map_err(Fault::Arguments)?;
+    let me = sys::pid();
+    let called = name.call(Input { bytes, handles }, state, &mut Sink::default());
+    sys::end_copy_of(me);
+    called.map(|_| ())
+}
+
 /// The state that tasks borrow, and the function that makes it.
 pub(crate) struct WorkerState {
     pub(super) current: State,
     /// The function that makes the state, and its argument.
-    recipe: Option<(Name, Payload)>,
+    maker: Option<(Name, Payload)>,
 }
 
 impl WorkerState {
@@ -17,8 +30,8 @@ impl WorkerState {
     /// # Errors
     ///
     /// The function that makes the state failed.
-    pub(crate) fn new(recipe: Option<(Name, Payload)>) -> Result<WorkerState, Fault> {
-        let mut state = WorkerState { current: State::none(), recipe };
+    pub(crate) fn new(maker: Option<(Name, Payload)>) -> Result<WorkerState, Fault> {
+        let mut state = WorkerState { current: State::none(), maker };
         state.renew()?;
         Ok(state)
     }
@@ -31,14 +44,10 @@ impl WorkerState {
     pub(crate) fn renew(&mut self) -> Result<(), Fault> {
         self.current.clear();
         self.current.put(());
-        let Some((name, mut argument)) = self.recipe.take() else { return Ok(()) };
-        let me = sys::pid();
-        let made = argument.parts().map_err(Fault::Arguments).and_then(|(bytes, handles)| {
-            name.call(Input { bytes, handles }, &mut self.current, &mut Sink::default())
-        });
-        sys::end_copy_of(me);
-        self.recipe = Some((name, argument));
-        made.map(|_| ())
+        match &mut self.maker {
+            Some((name, argument)) => call_start_function(*name, argument, &mut self.current),
+            None => Ok(()),
+        }
     }
 
     /// Gives the state to the `worker_exit` function, if there is one.

@@ -79,7 +79,7 @@ impl Limit {
         while !procfs::other_threads_sleep() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let (before, hard) = getrlimit(self.resource).expect("everybody may ask");
+        let (before, hard) = getrlimit(self.resource).expect("every process may ask");
         let set = |soft| setrlimit(self.resource, soft, hard).expect("up to the hard limit");
         let used = match self.resource {
             Resource::RLIMIT_AS => procfs::address_space(),

@@ -16,7 +16,7 @@ use crate::forked_copies;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Act {
     Work,
-    /// Keeps a processor busy for so many microseconds.
+    /// Keeps a processor busy for this number of microseconds.
     Spin(u32),
     Panic,
     /// Panics with a payload that is no text.
@@ -40,7 +40,7 @@ pub(crate) enum Act {
 pub(crate) enum CopyAct {
     Returns,
     Panics,
-    /// Returns after so many microseconds, when the worker has gone on.
+    /// Returns after this number of microseconds, when the worker has gone on.
     Lingers(u32),
 }
 

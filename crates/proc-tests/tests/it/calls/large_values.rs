@@ -205,7 +205,7 @@ fn large_values_that_fail_leave_nothing(start_method: StartMethod) {
     assert_snapshot("large_and_failing", 2, run(large_and_failing, start_method, &[]).succeeded());
 }
 
-/// An argument, then a result, of so many GiB and a byte.
+/// An argument, then a result, of a number of GiB and one byte.
 fn values_of_some_gib(arguments: &Arguments) {
     let len = (arguments.number() << 30) + 1;
     let pool = arguments.pool(1);

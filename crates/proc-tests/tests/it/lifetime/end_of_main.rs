@@ -58,7 +58,7 @@ fn mark_the_end() -> PathBuf {
 /// Outlives `main` for so long that a program that does not wait is noticed.
 fn outlive(mark: &Path) {
     marker_files::wait_for(mark);
-    std::thread::sleep(Duration::from_millis(200)); // not to wait for anything
+    std::thread::sleep(Duration::from_millis(200)); // makes the process live longer than `main`
 }
 
 /// The program ends in the way that is named, with children that nobody joins.

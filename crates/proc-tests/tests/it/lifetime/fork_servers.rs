@@ -125,7 +125,7 @@ fn kill_fork_server_of_a_fork_pool(arguments: &Arguments) {
         kill(fork_server, Signal::SIGKILL).expect("it is our child");
     }
     wait_until(|| before.iter().all(|pid| !is_running(*pid)));
-    println!("{}", describe(&pool.map(|x: u32| x, 0..5).expect_err("nobody can work")));
+    println!("{}", describe(&pool.map(|x: u32| x, 0..5).expect_err("the pool has no worker")));
     pool.close();
     println!("{}", describe(&pool.join().expect_err("it is over")));
     drop(pool);

@@ -86,7 +86,7 @@ fn start_idle(start_method: StartMethod) -> Running {
     program
 }
 
-/// The fixture looks for what is left.
+/// Kills a program. `finish` checks that nothing is left of it.
 fn killed(program: Running) {
     program.signal(Signal::SIGKILL);
     program.finish().was_killed_by(Signal::SIGKILL);

@@ -89,7 +89,7 @@ fn other_threads_sleep() -> bool {
     })
 }
 
-/// Four values of 3 MiB, in an address space (or data) that may grow by so many KiB.
+/// Four values of 3 MiB, in an address space (or data) that may grow by a number of KiB.
 fn limit_address_space(arguments: &Arguments) {
     let [way, margin, kind] = &arguments.rest[..] else { panic!("three words") };
     let (resource, field) = match kind.as_str() {
@@ -382,7 +382,7 @@ enum Place {
 }
 
 impl Cgroup {
-    /// Makes a cgroup with so much memory. `None` if this machine does not let us make one.
+    /// Makes a cgroup with this memory limit. Returns `None` if this machine does not allow that.
     fn of(bytes: u64, name: &str) -> Option<Cgroup> {
         let name = format!("proc-tests-{}-{name}", std::process::id());
         let made = [

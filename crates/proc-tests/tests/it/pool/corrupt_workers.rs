@@ -24,10 +24,10 @@ tests! {
     worker_that_overwrites_shared_memory_is_an_error: forkserver spawn fork;
 }
 
-/// The time-out of a task whose corrupt message is not noticed.
+/// The timeout of a task whose corrupt message is not noticed.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The time-out of a task that is ended for its corrupt message. The end must come much sooner.
+/// The timeout of a task that is ended for its corrupt message. The end must come much sooner.
 const LATE: Duration = Duration::from_secs(50);
 
 /// Task 3 of 8 writes corrupt messages of a kind, and does not return. The other tasks are
@@ -67,7 +67,8 @@ fn write_corrupt_reports(arguments: &Arguments) {
     println!("called back");
 }
 
-/// The numbers of variants of proc-core's `Report`; what follows [`SAID`] are those of its `News`.
+/// The numbers of two variants of proc-core's `Report`. After [`SAID`] comes the number of a
+/// variant of `FromWorker`.
 const EXITED: u8 = 3;
 const SAID: u8 = 4;
 
@@ -79,7 +80,7 @@ fn write_corrupt_report(kind: &str) {
         "nothing" => send_all(report, &[]),
         "noise" => send_all(report, &framed(&noise(1000))),
         "long" => send_all(report, &framed(&noise(100_000))),
-        // Not even the carrier's header is right: the carrier waits for the rest of a message.
+        // Not even ipc-channel's header is right: ipc-channel waits for the rest of a message.
         "headless" => send_all(report, &noise(1000)),
         "boast" => {
             let mut boast = framed(&[SAID, 0]);
@@ -116,7 +117,8 @@ fn write_corrupt_report(kind: &str) {
     work_for_ever();
 }
 
-/// A message as the carrier frames it: the length of the fragment, that of the whole, the whole.
+/// A message as ipc-channel frames it: the length of the fragment, the length of the message, and
+/// the message.
 fn framed(bytes: &[u8]) -> Vec<u8> {
     let header = [bytes.len() as u64 + 16, bytes.len() as u64].map(u64::to_le_bytes);
     [&header.concat(), bytes].concat()
@@ -163,7 +165,7 @@ fn sockets(pid: u32) -> Vec<(RawFd, String)> {
 
 /// Returns the line of task 3, and asserts that all other lines are right.
 fn fate(finished: &Finished) -> &str {
-    // Panics of the carrier are caught, but printed.
+    // Panics inside ipc-channel are caught, but printed.
     assert!(finished.status.success(), "{}\n{}", finished.stdout, finished.stderr);
     let lines: Vec<&str> = finished.stdout.lines().collect();
     for (task, line) in lines.iter().enumerate().take(8).filter(|(task, _)| *task != 3) {

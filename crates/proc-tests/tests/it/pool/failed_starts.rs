@@ -18,9 +18,9 @@ tests! {
     workers_that_are_killed_at_once_are_given_up: forkserver spawn;
 }
 
-/// A pool of two must give up before it has started so many workers. A pool that does not give up
-/// would start thousands a second.
-const MOST: usize = 300;
+/// A pool of two must give up before it has started this number of workers. A pool that does not
+/// give up would start thousands a second.
+const MAX_STARTS: usize = 300;
 
 /// Workers have few descriptors, or little address space. With most of these limits they cannot
 /// start.
@@ -70,7 +70,7 @@ fn watched(arguments: &Arguments, limits: Limits, look_at: impl Fn(u32) + Sync) 
         assert!(took < Duration::from_secs(20), "{took:?} until {outcome:?}");
         watch.join().expect("it does not panic")
     });
-    assert!(seen < MOST, "{seen} workers were tried");
+    assert!(seen < MAX_STARTS, "{seen} workers were tried");
 }
 
 /// Each task has a result or an error.

@@ -262,8 +262,8 @@ fn large_values_of_a_killed_worker_block_nobody(start_method: StartMethod) {
     }
 }
 
-/// Tasks that sleep, spin or block signals are given 250 ms. A quick task must not need so much on a
-/// busy machine.
+/// Tasks that sleep, spin or block signals have a timeout of 250 ms. Quick tasks must not reach it,
+/// even on a busy machine.
 fn tasks_time_out(arguments: &Arguments) {
     const LIMIT: Duration = Duration::from_millis(250);
     let pool = arguments.pool(2);
@@ -283,7 +283,7 @@ fn tasks_time_out(arguments: &Arguments) {
         }
         _ => task,
     };
-    // Each late task must end within 200 ms after its time-out, at worst one after the other. One
+    // Each late task must end within 200 ms after its timeout, at worst one after the other. One
     // run of five is enough, because a busy machine may pause.
     let in_time = LIMIT..3 * (LIMIT + Duration::from_millis(200));
     let results = (0..5).find_map(|_| {
@@ -300,7 +300,7 @@ fn tasks_time_out(arguments: &Arguments) {
         let gone = !std::fs::exists(format!("/proc/{pid}")).expect("/proc is mounted");
         assert!(gone, "worker {pid} was given up, not ended");
     }
-    // Tasks that are shorter than the time-out are not ended, even if their chunk takes longer.
+    // Tasks that are shorter than the timeout are not ended, even if their chunk takes longer.
     let options = pool.options().timeout(Duration::from_secs(5)).chunksize(1000);
     assert_eq!(options.map(|x: u32| x, 0..20_000).expect("in time").len(), 20_000);
     println!("{} were late", late.len());

@@ -47,7 +47,7 @@ fn initializer_fails(arguments: &Arguments) {
         .start_method(arguments.start_method)
         .initializer(initializer, way)
         .build()
-        .expect("initializers are not waited for");
+        .expect("the build does not wait for initializers");
     let error = pool.map(pid, 0..8).expect_err("no worker is ready");
     println!("map: {}", describe(&error));
     let error = pool.apply(pid, 0).expect_err("the pool is over");
@@ -80,7 +80,7 @@ fn initializer_fails_once(arguments: &Arguments) {
         .start_method(arguments.start_method)
         .initializer(initializer, marks.path("first"))
         .build()
-        .expect("initializers are not waited for");
+        .expect("the build does not wait for initializers");
     println!("{:?}", pool.map(|x: u32| x, 0..8).expect("the next attempt is good"));
 }
 

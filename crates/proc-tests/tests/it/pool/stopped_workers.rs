@@ -129,7 +129,7 @@ fn stop_the_only_worker(arguments: &Arguments) {
         wait_until(|| pool.worker_pids().len() == 1);
         let before = pool.worker_pids();
         halt(before[0]);
-        let error = soon("the time-out", || match arguments.word() {
+        let error = soon("the timeout", || match arguments.word() {
             "get" => task().get().map(drop),
             "await" => pollster::block_on(task()).map(drop),
             "on-done" => {

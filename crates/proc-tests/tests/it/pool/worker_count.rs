@@ -1,4 +1,4 @@
-//! How many workers there are: asked for, away for want of work, or dying too often.
+//! The number of workers: after `resize`, after idle timeouts, and after too many deaths.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,12 +66,12 @@ fn meet((mine, other): (PathBuf, PathBuf)) -> u32 {
     std::process::id()
 }
 
-/// Waits until the pool has so many workers.
+/// Waits until the pool has this number of workers.
 fn wait_for_workers(pool: &Pool, count: usize) {
     wait_until(|| pool.worker_pids().len() == count);
 }
 
-/// A pool grows and shrinks, and really has so many workers each time.
+/// A pool grows and shrinks, and has the new number of workers each time.
 fn resize(arguments: &Arguments) {
     let pool = build(arguments.pool_builder(1));
     for size in [1, 4, 2, 6, 1, 3] {
@@ -208,7 +208,7 @@ fn work_comes_when_workers_leave(arguments: &Arguments) {
         let pool = build(arguments.pool_builder(2).idle_timeout(patience));
         for round in 0..300 {
             assert_eq!(pool.apply(same, round).expect("nothing fails"), round);
-            // Waits between nothing and longer than the idle time-out.
+            // Waits between nothing and longer than the idle timeout.
             let until = Instant::now() + Duration::from_micros(u64::from(round) * 10);
             while Instant::now() < until {
                 std::hint::spin_loop();
@@ -373,7 +373,7 @@ fn restarts_that_do_not_count(arguments: &Arguments) {
     let dies = |_: u32| -> u32 { std::process::exit(3) };
     let fates = pool.options().chunksize(1).try_map(dies, 0..2);
     println!("{}", describe(fates[0].as_ref().expect_err("it died")));
-    println!("{}", describe(&pool.apply(same, 0).expect_err("one was too much")));
+    println!("{}", describe(&pool.apply(same, 0).expect_err("the last death was one too many")));
 }
 
 fn restart_limit_counts_only_deaths(start_method: StartMethod) {

@@ -277,7 +277,7 @@ fn kill_with_large_values(arguments: &Arguments) {
         let work = |round: u64| ByteBuf::from(vec![1; (round as usize) << 20]);
         let child = Process::new(work, round).start_method(arguments.start_method).start();
         let child = child.expect("it can be started");
-        std::thread::sleep(Duration::from_micros(100 * round)); // not to wait for anything
+        std::thread::sleep(Duration::from_micros(100 * round)); // another moment in each round
         child.kill().expect("it may be alive");
         match child.join() {
             Ok(bytes) => assert!(bytes == vec![1; (round as usize) << 20]),

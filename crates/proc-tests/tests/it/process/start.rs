@@ -253,7 +253,7 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// The environment grows by more than one message of the carrier after the fork server was made.
+/// The environment grows by more than one message of ipc-channel after the fork server was made.
 fn large_environment(arguments: &Arguments) {
     let variables = (0..10).map(|number| (format!("PROC_TESTS_{number}"), "x".repeat(100_000)));
     for (name, value) in variables {

@@ -44,7 +44,7 @@ fn wait_for_sentinels(arguments: &Arguments) {
     marker_files::create(&marks.path("first"));
     assert_eq!(wait(&[first.sentinel(), second.sentinel()], None), [0]);
     assert_eq!(first.join_timeout(Duration::ZERO).expect("it returns"), Some(7));
-    assert_eq!(other.join_timeout(Duration::ZERO).expect("also this").as_deref(), Some("text"));
+    assert_eq!(other.join_timeout(Duration::ZERO).expect("it has ended").as_deref(), Some("text"));
     assert_eq!(wait(&all, Some(Duration::ZERO)), [0, 1], "also when they are joined");
     println!("another");
 

@@ -56,7 +56,7 @@ impl Arguments {
         self.rest.first().expect("a word comes after the start method")
     }
 
-    /// Builds a pool of so many workers.
+    /// Builds a pool with this number of workers.
     pub(crate) fn pool(&self, processes: usize) -> Pool {
         self.pool_builder(processes).build().expect("the pool can be built")
     }

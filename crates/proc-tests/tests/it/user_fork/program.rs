@@ -455,7 +455,7 @@ fn copies_make_pools_of_their_own(start_method: StartMethod) {
 
 /// The program becomes a daemon after init; it leaves the test's process group.
 fn become_daemon(arguments: &Arguments) {
-    nix::unistd::daemon(true, true).expect("it may");
+    nix::unistd::daemon(true, true).expect("it can be made a daemon");
     // The test cannot kill a daemon that hangs.
     nix::unistd::alarm::set(40);
     let leader = nix::unistd::getsid(None).expect("it has a session");

@@ -179,7 +179,7 @@ impl Parent {
             (0..self.slots.len()).for_each(|_| self.handle_report());
             self.chunks = chunks;
         }
-        self.pump();
+        self.dispatch();
         self.request_message();
         while self.fates.contains(&Fate::Open) {
             self.handle_report();
@@ -201,7 +201,7 @@ impl Parent {
             }
             Report::Exited(slot_id) => {
                 self.deaths += 1;
-                self.bury(slot_id);
+                self.settle_dead_worker(slot_id);
                 // If there is another worker, it does the rest alone. That keeps the model small.
                 if self.slots.len() == 1 {
                     self.start_worker(slot_id, usize::MAX);
@@ -210,7 +210,7 @@ impl Parent {
         }
     }
 
-    fn pump(&mut self) {
+    fn dispatch(&mut self) {
         let starving = self.shared.board.take_starving();
         self.publish_all();
         if starving && self.steal_for_sleepers() {
@@ -293,7 +293,7 @@ impl Parent {
 
     fn collect(&mut self) {
         self.collect_finished();
-        self.pump();
+        self.dispatch();
     }
 
     fn collect_finished(&mut self) {
@@ -334,9 +334,9 @@ impl Parent {
     }
 
     /// Settles the tickets of a dead worker.
-    fn bury(&mut self, slot_id: SlotId) {
+    fn settle_dead_worker(&mut self, slot_id: SlotId) {
         self.slots[slot_id as usize] = None;
-        self.shared.board.bury(slot_id);
+        self.shared.board.withdraw_sleeper(slot_id);
         self.collect_finished();
         let mut left: HashSet<TicketId> =
             self.shared.board.claimed_by(slot_id).into_iter().collect();
@@ -353,7 +353,7 @@ impl Parent {
         for ticket in left {
             self.settle_claimed(ticket);
         }
-        self.pump();
+        self.dispatch();
         if self.shared.board.has_ready() {
             self.wake(1);
         }

@@ -1,6 +1,5 @@
-//! Burying dead workers: settles the tickets that a worker had claimed when it died. The results of
-//! its finished tasks are delivered, the task that was running fails, and the other tasks are
-//! published again.
+//! Settles the tickets that a worker had claimed when it died. The results of its finished tasks
+//! are delivered, the task that was running fails, and the other tasks are published again.
 
 use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
@@ -19,14 +18,14 @@ use crate::pool::worker::LeaveReason;
 
 /// How many workers in a row may die before they are ready, until their slot is given up. This
 /// holds for pools with an initializer or a state: one of these may be to blame.
-const INITIALIZER_ATTEMPTS: u32 = 3;
+const MAX_FAILED_INITIALIZERS: u32 = 3;
 
 /// The same, for pools without an initializer or a state.
-const START_ATTEMPTS: u32 = 20;
+const MAX_FAILED_STARTS: u32 = 20;
 
 /// How many workers in a row may become ready and exit before they have begun a task, until their
 /// slot is given up.
-const FRUITLESS_ATTEMPTS: u32 = 20;
+const MAX_TASKLESS_EXITS: u32 = 20;
 
 /// How a worker ended.
 struct End<'a> {
@@ -41,7 +40,7 @@ impl Scheduler {
     /// Settles the tickets of a dead worker, and sets the state of its slot. If the slot must be
     /// given up, returns the state that it gets then, and the reason.
     #[must_use]
-    pub(super) fn bury(
+    pub(super) fn settle_dead_worker(
         &self,
         slot_id: SlotId,
         exit: Exit,
@@ -75,29 +74,30 @@ impl Scheduler {
         let is_to_blame =
             leaving != Some(LeaveReason::Idle) && kill_reason.is_none() && status.is_some();
         let slot = &mut state.slots[slot_id as usize];
-        slot.fruitless = match had_worked || begun || !was_ready || !is_to_blame {
+        slot.taskless_exits = match had_worked || begun || !was_ready || !is_to_blame {
             true => 0,
-            false => slot.fruitless + 1,
+            false => slot.taskless_exits + 1,
         };
-        let fruitless = slot.fruitless;
+        let exits = slot.taskless_exits;
         if may_have_worker && leaving == Some(LeaveReason::Idle) {
             state.set_slot_state(slot_id, SlotState::Vacant);
         } else if may_have_worker && !was_ready && kill_reason.is_none() {
             let slot = &mut state.slots[slot_id as usize];
             slot.failed_starts += 1;
-            let attempts = if self.initializes { INITIALIZER_ATTEMPTS } else { START_ATTEMPTS };
+            let attempts =
+                if self.initializes { MAX_FAILED_INITIALIZERS } else { MAX_FAILED_STARTS };
             given_up = (slot.failed_starts >= attempts).then_some(SlotState::Broken);
-        } else if may_have_worker && fruitless >= FRUITLESS_ATTEMPTS {
-            state.slots[slot_id as usize].fruitless = 0;
-            given_up = Some(SlotState::Retired);
+        } else if may_have_worker && exits >= MAX_TASKLESS_EXITS {
+            state.slots[slot_id as usize].taskless_exits = 0;
+            given_up = Some(SlotState::Suspended);
         }
         let initializes = !was_ready && self.initializes;
         let reason = if initializes { Error::initializer(death) } else { death };
         let reason = match given_up {
-            Some(SlotState::Retired) => Error::start(
+            Some(SlotState::Suspended) => Error::start(
                 "a worker that runs tasks",
                 std::io::Error::other(format!(
-                    "{fruitless} in a row exited before they had begun a task; the last one: {reason}"
+                    "{exits} in a row exited before they had begun a task; the last one: {reason}"
                 )),
             ),
             _ => reason,
@@ -113,7 +113,7 @@ impl Scheduler {
             let error = Error::overwritten().with_origin(origin.clone());
             self.end_pool(&mut state, Some(error));
         }
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         // The dead worker may have been woken for work that it has not claimed: wake another one.
         if self.board.has_ready() {
             self.wake(&mut state, 1);
@@ -138,7 +138,7 @@ impl Scheduler {
         let death = Error::died(Exit::default(), None).with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
         self.settle_all_claimed(&mut state, slot_id, &end, &mut deliveries);
-        self.pump(&mut state);
+        self.dispatch(&mut state);
         unlock(state, deliveries);
     }
 
@@ -151,7 +151,7 @@ impl Scheduler {
         end: &End<'_>,
         deliveries: &mut Deliveries,
     ) -> bool {
-        self.board.bury(slot_id);
+        self.board.withdraw_sleeper(slot_id);
         let mut left: HashSet<TicketId> = self.board.claimed_by(slot_id).into_iter().collect();
         left.retain(|t| {
             state.in_flight.get(t).is_some_and(|in_flight| in_flight.claimer.is_none())
