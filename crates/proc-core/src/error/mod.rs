@@ -66,7 +66,8 @@ pub enum ErrorKind {
     RestartLimit,
     /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,
-    /// There is no fleet of machines for the call (`proc-cluster`).
+    /// A cluster cannot connect or cannot run a call, or it was closed or terminated
+    /// (`proc-cluster`).
     Fleet,
 }
 
@@ -336,7 +337,7 @@ impl Error {
     ///     let error = pool.map(|x: u32| 12 / x, [1, 0]).expect_err("12 / 0 panics");
     ///     assert!(error.is_panic());
     ///     assert_eq!(error.panic_message(), Some("attempt to divide by zero"));
-    ///     assert!(error.panic_location().is_some_and(|place| place.contains(".rs:"))); // file:6:35
+    ///     assert!(error.panic_location().is_some_and(|place| place.contains(".rs:")));
     ///     assert_eq!((error.task(), error.worker()), (Some(1), Some(0)));
     ///     assert_eq!(error.pid(), Some(pool.worker_pids()[0])); // the worker lives on
     ///     assert_eq!(error.host(), None); // it was on this machine

@@ -174,7 +174,8 @@ macro_rules! calls_with_options {
         }
 
         /// See [`Executor::try_map`](crate::Executor::try_map), and the example of
-        /// [`Pool::try_map`](crate::Pool::try_map). If the chunksize is zero, each input gets that error.
+        /// [`Pool::try_map`](crate::Pool::try_map). If the chunksize is zero, each input gets that
+        /// error.
         pub fn try_map<F, A, R, I>(
             $self,
             function: F,

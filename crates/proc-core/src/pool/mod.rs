@@ -186,10 +186,10 @@ impl<S> Pool<S> {
         /// fn main() -> Result<(), proc_core::Error> {
         ///     proc_core::init();
         ///     let pool = proc_core::Pool::builder().processes(2).build()?;
-        ///     let halves = pool.try_map(|x: u32| 12 / x, [1, 0, 3]);
-        ///     assert_eq!(halves[0].as_ref().ok(), Some(&12));
-        ///     assert!(halves[1].as_ref().is_err_and(|error| error.is_panic()));
-        ///     assert_eq!(halves[2].as_ref().ok(), Some(&4));
+        ///     let quotients = pool.try_map(|x: u32| 12 / x, [1, 0, 3]);
+        ///     assert_eq!(quotients[0].as_ref().ok(), Some(&12));
+        ///     assert!(quotients[1].as_ref().is_err_and(|error| error.is_panic()));
+        ///     assert_eq!(quotients[2].as_ref().ok(), Some(&4));
         ///     Ok(())
         /// }
         /// ```

@@ -45,8 +45,8 @@ impl Stdio {
     ///
     /// fn main() -> Result<(), proc_core::Error> {
     ///     proc_core::init();
-    ///     let child = Process::new(|()| eprintln!("nobody sees this"), ()).stderr(Stdio::null()).start()?;
-    ///     child.join()
+    ///     let speak = |()| eprintln!("nobody hears this");
+    ///     Process::new(speak, ()).stderr(Stdio::null()).start()?.join()
     /// }
     /// ```
     pub fn null() -> Stdio {
