@@ -113,10 +113,14 @@ pub mod __private {
 ///
 /// # Examples
 ///
-/// ```
-/// fn main() {
+/// ```no_run
+/// use proc_cluster::Cluster;
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
 ///     proc_cluster::init(); // an agent does not return from here
-///     println!("this is the driver");
+///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+///     assert_eq!(cluster.apply(|x: u32| x + 1, 41)?, 42);
+///     Ok(())
 /// }
 /// ```
 pub fn init() {
