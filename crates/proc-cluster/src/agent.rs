@@ -58,18 +58,25 @@ const LONG_CHUNK_NANOS: f64 = 50e6;
 /// Credentials and the other settings of the connection come from the environment, as with `init`.
 /// The pool's initializer runs in each worker.
 ///
-/// ```no_run
-/// proc_core::init();
-/// if let Ok(server) = std::env::var("AGENT_OF") {
-///     let pool = proc_core::Pool::builder().initializer(|seed: u64| println!("{seed}"), 7);
-///     return proc_cluster::serve(&server, pool);
-/// }
-/// # Ok::<(), proc_cluster::Error>(())
-/// ```
-///
 /// # Errors
 ///
 /// The pool cannot be built, or has ended; or the server cannot be reached, or refuses the agent.
+///
+/// # Examples
+///
+/// ```no_run
+/// use proc_core::Pool;
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
+///     proc_core::init();
+///     if let Ok(server) = std::env::var("AGENT_OF") {
+///         let pool = Pool::builder().initializer(|seed: u64| println!("{seed}"), 7);
+///         return proc_cluster::serve(&server, pool);
+///     }
+///     println!("this is the driver");
+///     Ok(())
+/// }
+/// ```
 pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     let settings = Settings::from_env(address)?;
     // The pool is built before the client, so that the pool's processes do not inherit anything of

@@ -27,24 +27,29 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// [`terminate`](Cluster::terminate).
 ///
 /// ```no_run
-/// # fn main() -> Result<(), proc_cluster::Error> {
-/// # proc_cluster::init();
-/// let cluster = proc_cluster::Cluster::connect("nats://127.0.0.1:4222")?;
-/// println!("{}", cluster.fleet());
-/// assert_eq!(cluster.map(|x: u32| x * x, [1, 2, 3])?, [1, 4, 9]);
-/// # Ok(())
-/// # }
+/// use proc_cluster::Cluster;
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
+///     proc_cluster::init();
+///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+///     assert_eq!(cluster.map(|x: u32| x * x, [1, 2, 3])?, [1, 4, 9]);
+///     println!("{}", cluster.fleet());
+///     Ok(())
+/// }
 /// ```
 ///
 /// As with a pool, the compiler refuses a function that captures:
 ///
 /// ```compile_fail,E0080
-/// # fn main() -> Result<(), proc_cluster::Error> {
-/// let cluster = proc_cluster::Cluster::connect("nats://127.0.0.1:4222")?;
-/// let factor = 3;
-/// cluster.map(move |x: u32| x * factor, [1, 2, 3])?;
-/// # Ok(())
-/// # }
+/// use proc_cluster::Cluster;
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
+///     proc_cluster::init();
+///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+///     let factor = 3;
+///     cluster.map(move |x: u32| x * factor, [1, 2, 3])?;
+///     Ok(())
+/// }
 /// ```
 pub struct Cluster {
     link: Arc<Link>,
@@ -58,11 +63,26 @@ impl Cluster {
     /// # Errors
     ///
     /// See [`ClusterBuilder::connect`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+    ///     assert_eq!(cluster.apply(|x: u32| x + 1, 41)?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn connect(address: &str) -> Result<Cluster, Error> {
         Cluster::builder(address).connect()
     }
 
     /// Returns a builder, for a cluster with other settings.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn builder(address: &str) -> ClusterBuilder {
         ClusterBuilder {
             settings: Settings::from_env(address),
@@ -73,6 +93,22 @@ impl Cluster {
     }
 
     /// Returns the calls, with settings of their own, such as a timeout for each task.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+    ///     let patient = cluster.options().timeout(Duration::from_secs(60)).retries(1);
+    ///     assert_eq!(patient.map(|x: u64| x * x, [1, 2, 3])?, [1, 4, 9]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn options(&self) -> Options<'_, Cluster> {
         Options::new(self)
     }
@@ -80,6 +116,8 @@ impl Cluster {
     /// Returns the agents of this build and of others, with the state of each.
     ///
     /// Agents send a heartbeat twice a second, so some may be missing just after `connect`.
+    ///
+    /// See the example of [`Fleet`].
     pub fn fleet(&self) -> Fleet {
         self.link.fleet()
     }
@@ -92,6 +130,22 @@ impl Cluster {
     /// # Errors
     ///
     /// There are fewer workers when the time is over. The error says which agents there are.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+    ///     cluster.wait_for_workers(8, Duration::from_secs(60))?;
+    ///     println!("{} workers are up", cluster.fleet().workers());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn wait_for_workers(&self, workers: usize, timeout: Duration) -> Result<(), Error> {
         self.link.wait_for_workers(workers, timeout)
     }
@@ -101,10 +155,44 @@ impl Cluster {
         ///
         /// A call also fails if it finds no agents for longer than
         /// [`patience`](ClusterBuilder::patience).
-        map try_map imap imap_unordered
+        ///
+        /// # Examples
+        ///
+        /// ```no_run
+        /// use proc_cluster::Cluster;
+        ///
+        /// fn square(x: i64) -> i64 {
+        ///     x * x
+        /// }
+        ///
+        /// fn main() -> Result<(), proc_cluster::Error> {
+        ///     proc_cluster::init();
+        ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+        ///     assert_eq!(cluster.map(square, [3, 4, 5])?, [9, 16, 25]);
+        ///     Ok(())
+        /// }
+        /// ```
+        map
+        ///
+        /// See the example of [`Pool::try_map`](proc_core::Pool::try_map).
+        try_map
+        ///
+        /// See the example of [`Pool::imap`](proc_core::Pool::imap).
+        imap
+        ///
+        /// See the example of [`Pool::imap_unordered`](proc_core::Pool::imap_unordered).
+        imap_unordered
+        ///
         /// The call also fails if there are no agents to run it.
+        ///
+        /// See the example of [`Pool::apply`](proc_core::Pool::apply).
         apply
-        apply_async map_async
+        ///
+        /// See the example of [`Pool::apply_async`](proc_core::Pool::apply_async).
+        apply_async
+        ///
+        /// See the example of [`Pool::map_async`](proc_core::Pool::map_async).
+        map_async
     }
 
     /// The parts that a call needs.
@@ -118,6 +206,8 @@ impl Cluster {
     }
 
     /// Accepts no more calls. Calls that were made before still run to the end.
+    ///
+    /// See the example of [`join`](Cluster::join).
     pub fn close(&self) {
         self.link.close();
     }
@@ -127,6 +217,22 @@ impl Cluster {
     /// # Errors
     ///
     /// The cluster is still open, so more calls could follow.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+    ///     let answer = cluster.apply_async(|x: u32| x + 1, 41)?;
+    ///     cluster.close();
+    ///     cluster.join()?; // the call runs to the end
+    ///     assert_eq!(answer.get()?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn join(&self) -> Result<(), Error> {
         if !self.link.is_closed() {
             let what = "an open cluster cannot be joined: call close or terminate first";
@@ -141,6 +247,22 @@ impl Cluster {
     ///
     /// Returns when the server has removed the work of the calls, or after five seconds. The agents
     /// keep running, since they do not belong to the cluster.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use proc_cluster::{Cluster, ErrorKind};
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+    ///     let never = |_: u32| -> u32 { loop { std::thread::park() } };
+    ///     let task = cluster.apply_async(never, 1)?;
+    ///     cluster.terminate();
+    ///     assert!(task.get().is_err_and(|error| error.kind() == ErrorKind::Fleet));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn terminate(&self) {
         self.link.terminate();
         self.wait_for_jobs(Some(END_TIMEOUT));
@@ -182,6 +304,28 @@ impl std::fmt::Debug for Cluster {
 ///
 /// Settings from the environment (see [`init`](crate::init)), such as credentials and certificates,
 /// hold unless they are set here.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use proc_cluster::Cluster;
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
+///     proc_cluster::init();
+///     let cluster = Cluster::builder("tls://nats.example.org:4222")
+///         .fleet("nightly")
+///         .credentials("/etc/nightly/driver.creds")
+///         .authority("/etc/nightly/ca.pem")
+///         .lease(Duration::from_secs(10))
+///         .patience(Duration::from_secs(300))
+///         .replicas(3)
+///         .connect()?;
+///     assert_eq!(cluster.map(|x: u32| x * x, [1, 2, 3])?, [1, 4, 9]);
+///     Ok(())
+/// }
+/// ```
 #[must_use = "nothing is connected before `connect`"]
 #[derive(Debug)]
 pub struct ClusterBuilder {
@@ -194,23 +338,44 @@ pub struct ClusterBuilder {
 impl ClusterBuilder {
     /// Sets the name of the fleet, by default `default`. Clusters with the same name at one server
     /// share their agents.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn fleet(self, name: &str) -> Self {
         self.set(|settings| settings.fleet = Some(name.to_owned()))
     }
 
     /// Sets a file with credentials as `nsc` writes them, or with a seed alone.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn credentials(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
         self.set(|settings| settings.credentials = Some(file))
     }
 
     /// Sets a file with certificates to trust in addition to the system's.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn authority(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
         self.set(|settings| settings.authority = Some(file))
     }
 
     /// Sets files with a client certificate and its key, for a server that asks for one.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::builder("tls://nats.example.org:4222")
+    ///         .identity("/etc/nightly/client.pem", "/etc/nightly/client.key")
+    ///         .connect()?;
+    ///     println!("{}", cluster.fleet());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn identity(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         let files = (certificate.into(), key.into());
         self.set(|settings| settings.identity = Some(files))
@@ -220,6 +385,19 @@ impl ClusterBuilder {
     /// trusted or encrypts all traffic itself.
     ///
     /// Without this setting, only a connection to a server on this machine may be without TLS.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::builder("nats://10.0.0.7:4222").plaintext_anywhere().connect()?;
+    ///     println!("{}", cluster.fleet());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn plaintext_anywhere(self) -> Self {
         self.set(|settings| settings.plaintext = Plaintext::Anywhere)
     }
@@ -229,6 +407,8 @@ impl ClusterBuilder {
     ///
     /// The default is 30 seconds, the minimum 100 milliseconds, the maximum one day. Agents renew
     /// three times during each lease. All drivers of one build should use the same lease.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
@@ -239,6 +419,8 @@ impl ClusterBuilder {
     ///
     /// Time in which the server is unreachable does not count: calls continue when the server is
     /// back.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -247,6 +429,8 @@ impl ClusterBuilder {
     /// Sets on how many servers of a NATS cluster the work is stored, by default on one. Three
     /// servers survive the loss of one. The setting takes effect when the streams are first
     /// created.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn replicas(mut self, servers: usize) -> Self {
         self.replicas = servers;
         self
@@ -259,6 +443,8 @@ impl ClusterBuilder {
     /// A setting is invalid; or the server cannot be reached, is too old, or refuses
     /// ([`ErrorKind::Fleet`](crate::ErrorKind::Fleet)). It is no error if there are no agents: they
     /// may come later.
+    ///
+    /// See the example of [`ClusterBuilder`].
     pub fn connect(self) -> Result<Cluster, Error> {
         let settings = self.settings?;
         if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {

@@ -25,6 +25,23 @@ const MAX_AGENTS: usize = 1 << 16;
 /// The agents of a fleet at one moment; returned by [`Cluster::fleet`](crate::Cluster::fleet).
 ///
 /// `Display` prints a table. serde turns a fleet into a list of agents, for example in JSON.
+///
+/// # Examples
+///
+/// ```no_run
+/// use proc_cluster::{AgentState, Cluster};
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
+///     proc_cluster::init();
+///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+///     let fleet = cluster.fleet();
+///     println!("{fleet}\n{} workers", fleet.workers());
+///     for agent in fleet.agents().iter().filter(|agent| agent.state == AgentState::Silent) {
+///         eprintln!("no heartbeat from {} (pid {})", agent.host, agent.pid);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct Fleet {
@@ -32,6 +49,8 @@ pub struct Fleet {
 }
 
 /// One agent, according to its last heartbeat. The counts are of tasks.
+///
+/// See the example of [`Fleet`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct AgentStatus {
@@ -59,6 +78,8 @@ pub struct AgentStatus {
 }
 
 /// Whether an agent takes work.
+///
+/// See the example of [`Fleet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
@@ -82,12 +103,16 @@ impl Display for AgentState {
 
 impl Fleet {
     /// The agents, sorted by host and pid.
+    ///
+    /// See the example of [`Fleet`].
     pub fn agents(&self) -> &[AgentStatus] {
         &self.agents
     }
 
     /// How many workers this driver can use: those of agents that are up and have the driver's
     /// build.
+    ///
+    /// See the example of [`Fleet`].
     pub fn workers(&self) -> usize {
         let ready = |agent: &&AgentStatus| agent.same_build && agent.state == AgentState::Up;
         self.agents.iter().filter(ready).map(|agent| agent.workers).sum()

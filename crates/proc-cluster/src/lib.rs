@@ -45,7 +45,11 @@
 //!     // The key is the same in all attempts, so the receiver notices a repetition.
 //!     format!("charged order {order} under {key:?}")
 //! }
-//! assert_eq!(charge(7), "charged order 7 under None"); // no task of a fleet
+//!
+//! fn main() {
+//!     proc_cluster::init();
+//!     assert_eq!(charge(7), "charged order 7 under None"); // no task of a fleet
+//! }
 //! ```
 //!
 //! # What is different from a pool
@@ -56,8 +60,8 @@
 //!   machine only.
 //! - A timeout counts the time that a task runs on its agent, not the time of its transport.
 //!
-//! In the repository, `ARCHITECTURE.md` explains how this crate works inside, and `docs/cluster.md`
-//! explains how to run a fleet.
+//! The page `docs/cluster.md` of [the book](proc_core#the-book) explains how to run a fleet.
+//! `ARCHITECTURE.md`, in the same repository, explains how this crate works inside.
 
 mod agent;
 mod build_id;
@@ -106,6 +110,19 @@ pub mod __private {
 ///
 /// Drivers read the same variables, except `PROC_CLUSTER_WORKERS`. A program whose agents need
 /// another pool (for example one with an initializer) calls [`serve`] itself.
+///
+/// # Examples
+///
+/// ```no_run
+/// use proc_cluster::Cluster;
+///
+/// fn main() -> Result<(), proc_cluster::Error> {
+///     proc_cluster::init(); // an agent does not return from here
+///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+///     assert_eq!(cluster.apply(|x: u32| x + 1, 41)?, 42);
+///     Ok(())
+/// }
+/// ```
 pub fn init() {
     proc_core::init();
     agent::serve_if_asked();
@@ -117,9 +134,12 @@ pub fn init() {
 /// with `PROC_CLUSTER_AGENT` becomes an agent, so that tests can start agents of their own build.
 ///
 /// ```no_run
+/// fn main() {
+///     proc_cluster::init();
+/// }
+///
 /// #[cfg(test)]
 /// proc_cluster::init_tests!();
-/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! init_tests {

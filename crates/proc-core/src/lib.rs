@@ -1,5 +1,9 @@
 //! Python's `multiprocessing` for Rust: processes and pools that survive a crash.
 //!
+//! This page is a short guide. Each item below it has an example: paste it into `src/main.rs` of a
+//! new crate, and it runs. The whole story is in [the book](#the-book), which is in `docs/` of the
+//! repository: `mdbook serve docs --open` shows it in a browser (`cargo install mdbook`).
+//!
 //! # A first program
 //!
 //! ```
@@ -34,7 +38,8 @@
 //!    `main` does not run twice. This costs about a millisecond. Tests need no preparation. With
 //!    [`StartMethod::Fork`], each process or pool gets a fork server of its own, which is a copy of
 //!    the program at that moment; the program must have one thread. The table in
-//!    `docs/new-processes.md` of the repository shows what a process inherits in each case.
+//!    `docs/new-processes.md`, a page of [the book](#the-book), shows what a process inherits in
+//!    each case.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument.
 //!    Other functions do not compile (`cargo build` reports this, `cargo check` does not). Pass all
 //!    data as part of the argument, in a tuple: not `|x| x * k`, but `|(x, k)| x * k` over
@@ -88,16 +93,25 @@
 //! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool or on a cluster |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
-//! # More
+//! # The book
 //!
-//! These pages are in the repository:
+//! The book is in `docs/` of the repository. `mdbook serve docs --open` shows it in a browser; its
+//! pages can also be read as they are.
 //!
-//! - `docs/new-processes.md`: what a new process inherits, and what to know before real use
-//!   (signals, seeds, your own forks, libraries that another program loads, limits).
-//! - `docs/ipc-channel.md`: the traps of ipc-channel, which carries the messages.
-//! - `docs/cluster.md`: the same calls on many machines, by the crate `proc-cluster`. (The feature
-//!   `remote` is for that crate.)
-//! - `ARCHITECTURE.md`: how the library works inside.
+//! | page | what it tells |
+//! |---|---|
+//! | `docs/README.md` | six questions about processes, each answered in Python and in Rust |
+//! | `docs/tour.md` | a tour in the order of Python's own introduction to `multiprocessing` |
+//! | `docs/names.md` | every name of `multiprocessing`, and of its relatives: what it is here |
+//! | `docs/processes-threads-async.md` | processes, threads or async: which to use when |
+//! | `docs/crossing.md` | what may cross between processes, and how fast |
+//! | `docs/new-processes.md` | what a new process inherits, and what to know before real use |
+//! | `docs/ipc-channel.md` | the traps of ipc-channel, which carries the messages |
+//! | `docs/inside.md` | how the library works inside |
+//! | `docs/cluster.md` | the same calls on many machines, by the crate `proc-cluster` |
+//!
+//! `ARCHITECTURE.md`, beside `docs/`, is for those who change the library. (The feature `remote` is
+//! for `proc-cluster`.)
 
 // The layers. A module uses only modules that are declared below it here.
 

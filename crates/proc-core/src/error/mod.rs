@@ -3,10 +3,10 @@
 
 mod exit;
 mod portable;
+mod text;
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::Fault;
 use crate::panics::PanicReport;
-use crate::sys;
 use crate::wire::Payload;
 
 /// Kind of an [`Error`].
+///
+/// # Examples
+///
+/// ```
+/// use proc_core::{Error, ErrorKind, Pool};
+///
+/// fn advice(error: &Error) -> &'static str {
+///     match error.kind() {
+///         ErrorKind::Panic => "look at the function",
+///         ErrorKind::Death => "look at the exit status",
+///         _ => "read the message",
+///     }
+/// }
+///
+/// fn main() -> Result<(), Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(1).build()?;
+///     let error = pool.apply(|x: u32| 12 / x, 0).expect_err("12 / 0 panics");
+///     assert_eq!(advice(&error), "look at the function");
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -45,7 +66,8 @@ pub enum ErrorKind {
     RestartLimit,
     /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,
-    /// There is no fleet of machines for the call (`proc-cluster`).
+    /// A cluster cannot connect or cannot run a call, or it was closed or terminated
+    /// (`proc-cluster`).
     Fleet,
 }
 
@@ -54,6 +76,21 @@ pub enum ErrorKind {
 /// The message names the task, the worker and the pid, if there are any, and says what to do. To
 /// match on an error, use [`kind`](Error::kind). Cloning is cheap. Errors are serde values, so that
 /// a task can return one, and a log can keep one as data.
+///
+/// # Examples
+///
+/// ```
+/// use proc_core::Pool;
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(1).build()?;
+///     let error = pool.map(|x: u32| 12 / x, [1, 0]).expect_err("12 / 0 panics");
+///     // task 1: panicked at src/main.rs:6:35: attempt to divide by zero (worker 0, pid 4242)
+///     assert!(error.to_string().starts_with("task 1: panicked at "));
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -249,20 +286,23 @@ impl Error {
 
     /// Returns the kind of the error, to match on.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
     /// use proc_core::{ErrorKind, Pool};
     ///
-    /// let pool = Pool::builder().processes(1).build()?;
-    /// let half = |x: u32| x.is_multiple_of(2).then_some(x / 2).expect("it is odd");
-    /// match pool.apply(half, 7).map_err(|error| error.kind()) {
-    ///     Ok(half) => println!("{half}"),
-    ///     Err(ErrorKind::Panic) => println!("7 is odd"),
-    ///     Err(other) => println!("{other:?}"),
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).build()?;
+    ///     for x in [4, 0] {
+    ///         match pool.apply(|x: u32| 12 / x, x) {
+    ///             Ok(quotient) => assert_eq!(quotient, 3),
+    ///             Err(error) if error.kind() == ErrorKind::Panic => assert_eq!(x, 0),
+    ///             Err(other) => return Err(other),
+    ///         }
+    ///     }
+    ///     Ok(())
     /// }
-    /// # Ok(())
-    /// # }
     /// ```
     pub fn kind(&self) -> ErrorKind {
         match &*self.0.kind {
@@ -285,11 +325,46 @@ impl Error {
 
     /// Whether the function panicked and its process lives on. See
     /// [`panic_message`](Error::panic_message).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).build()?;
+    ///     let error = pool.map(|x: u32| 12 / x, [1, 0]).expect_err("12 / 0 panics");
+    ///     assert!(error.is_panic());
+    ///     assert_eq!(error.panic_message(), Some("attempt to divide by zero"));
+    ///     assert!(error.panic_location().is_some_and(|place| place.contains(".rs:")));
+    ///     assert_eq!((error.task(), error.worker()), (Some(1), Some(0)));
+    ///     assert_eq!(error.pid(), Some(pool.worker_pids()[0])); // the worker lives on
+    ///     assert_eq!(error.host(), None); // it was on this machine
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn is_panic(&self) -> bool {
         self.kind() == ErrorKind::Panic
     }
 
     /// Whether the process ended before it had a result. See [`exit_status`](Error::exit_status).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).build()?;
+    ///     let exit = |code: i32| -> () { std::process::exit(code) };
+    ///     let error = pool.apply(exit, 3).expect_err("the worker exits");
+    ///     assert!(error.is_death());
+    ///     assert_eq!(error.exit_status().and_then(|status| status.code()), Some(3));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn is_death(&self) -> bool {
         self.kind() == ErrorKind::Death
     }
@@ -298,6 +373,8 @@ impl Error {
     ///
     /// For a limit of memory, this is true only if the system refused memory to the process just
     /// before the process crashed.
+    ///
+    /// See the example of [`Limits`](crate::Limits).
     pub fn is_limit(&self) -> bool {
         match &*self.0.kind {
             Kind::Died { exceeded, .. } => exceeded.is_some(),
@@ -307,22 +384,30 @@ impl Error {
     }
 
     /// Whether the time that the caller allowed has passed.
+    ///
+    /// See the example of [`Options::timeout`](crate::Options::timeout).
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::Timeout
     }
 
     /// Whether the caller cancelled the task.
+    ///
+    /// See the example of [`Task::cancel`](crate::Task::cancel).
     pub fn is_cancelled(&self) -> bool {
         self.kind() == ErrorKind::Cancelled
     }
 
     /// Whether the pool was closed, terminated or dropped, or a worker has overwritten the pool's
     /// memory.
+    ///
+    /// See the example of [`Pool::close`](crate::Pool::close).
     pub fn is_closed(&self) -> bool {
         self.kind() == ErrorKind::Closed
     }
 
     /// Returns how the process ended, if the error is that it has ended.
+    ///
+    /// See the example of [`is_death`](Error::is_death).
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.0.kind {
             Kind::Died { status, .. } => *status,
@@ -333,16 +418,34 @@ impl Error {
 
     /// Returns the message of the function's panic. There is one too if the panic ended the
     /// process, for example because it could not unwind.
+    ///
+    /// See the example of [`is_panic`](Error::is_panic).
     pub fn panic_message(&self) -> Option<&str> {
         self.panic_report().map(|report| report.message.as_str())
     }
 
     /// Returns the source position of the panic, as `file:line:column`.
+    ///
+    /// See the example of [`is_panic`](Error::is_panic).
     pub fn panic_location(&self) -> Option<&str> {
         self.panic_report().and_then(|report| report.location.as_deref())
     }
 
     /// Returns the backtrace of the panic, if `RUST_BACKTRACE` asked for one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let child = Process::new(|x: u32| 12 / x, 0).env("RUST_BACKTRACE", "1").start()?;
+    ///     let error = child.join().expect_err("12 / 0 panics");
+    ///     assert!(error.backtrace().is_some_and(|frames| frames.contains("main")));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn backtrace(&self) -> Option<&str> {
         self.panic_report().and_then(|report| report.backtrace.as_deref())
     }
@@ -356,21 +459,29 @@ impl Error {
     }
 
     /// Returns the machine on which the error happened, if it is another machine (`proc-cluster`).
+    ///
+    /// See the example of [`is_panic`](Error::is_panic).
     pub fn host(&self) -> Option<&str> {
         self.0.origin.host.as_deref()
     }
 
     /// Returns the pid of the process in which the error happened.
+    ///
+    /// See the example of [`is_panic`](Error::is_panic).
     pub fn pid(&self) -> Option<u32> {
         self.0.origin.pid
     }
 
     /// Returns the number of the pool's worker, counted from 0.
+    ///
+    /// See the example of [`is_panic`](Error::is_panic).
     pub fn worker(&self) -> Option<usize> {
         self.0.origin.worker
     }
 
     /// Returns the position of the task in the input, counted from 0.
+    ///
+    /// See the example of [`is_panic`](Error::is_panic).
     pub fn task(&self) -> Option<usize> {
         self.0.origin.task
     }
@@ -383,118 +494,6 @@ impl std::error::Error for Error {
             Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => Some(cause),
             _ => None,
         }
-    }
-}
-
-impl Display for Error {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Inner { kind, origin } = &*self.0;
-        if let Some(task) = origin.task {
-            write!(f, "task {task}: ")?;
-        }
-        match &**kind {
-            Kind::Panicked(PanicReport { message, location: Some(location), .. }) => {
-                write!(f, "panicked at {location}: {message}")
-            }
-            Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
-            Kind::Died { status, exceeded, panic } => {
-                describe_death(*status, f)?;
-                if let Some(PanicReport { message, location, .. }) = panic {
-                    let location = location.as_deref().unwrap_or("an unknown place");
-                    write!(f, "; before that it panicked at {location}: {message}")?;
-                }
-                exceeded.as_ref().map_or(Ok(()), |exceeded| write!(f, "; {exceeded}"))
-            }
-            Kind::Timeout(after) => write!(f, "no result within {after:?}"),
-            Kind::Cancelled => write!(f, "cancelled"),
-            Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
-            Kind::Decode { what, why } => write!(f, "the {what} cannot be decoded: {why}"),
-            Kind::Start { what, source } => {
-                write!(f, "cannot start {what}: {source}{}", sys::hint(source))
-            }
-            Kind::ForkServerGone => {
-                write!(
-                    f,
-                    "cannot start a process: the fork server, which makes processes, was killed, or there \
-                     were too many open files for the request (raise the limit, ulimit -n)"
-                )
-            }
-            Kind::ForkWithThreads(threads) => {
-                write!(f, "cannot fork a process with ")?;
-                match threads {
-                    Some(threads) => write!(f, "{threads} threads")?,
-                    None => write!(f, "an unknown number of threads")?,
-                }
-                write!(
-                    f,
-                    ": a lock that one of them holds would stay locked in the copy for ever; use \
-                     StartMethod::Forkserver, or start the process before the first thread and pool"
-                )
-            }
-            Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
-            Kind::Closed => write!(f, "the pool is closed"),
-            Kind::Overwritten => write!(
-                f,
-                "the pool has ended: a worker overwrote the memory that it shares with the others; \
-                 build a new pool, and run code that can do this in a pool of its own"
-            ),
-            Kind::Restarts { restarts, period, .. } => write!(
-                f,
-                "the pool has ended: more than {restarts} of its workers died within {period:?}; \
-                 fix what kills them, or allow more deaths with restart_intensity"
-            ),
-            Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
-        }?;
-        write_origin(origin, f)
-    }
-}
-
-/// Writes the origin, for example ` (host node7, process "even", worker 1, pid 4242)`.
-fn write_origin(origin: &Origin, f: &mut Formatter<'_>) -> fmt::Result {
-    let parts = [
-        origin.host.as_ref().map(|host| format!("host {host}")),
-        origin.name.as_ref().map(|name| format!("process {name:?}")),
-        origin.worker.map(|worker| format!("worker {worker}")),
-        origin.pid.map(|pid| format!("pid {pid}")),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { Ok(()) } else { write!(f, " ({})", parts.join(", ")) }
-}
-
-fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Result {
-    let Some(status) = status else {
-        return write!(f, "the process is gone, and so is the fork server that knew how it ended");
-    };
-    match (status.code(), status.signal()) {
-        (Some(code), _) => write!(f, "the process exited with code {code} before it had a result"),
-        (None, Some(signal)) => {
-            write!(f, "the process was killed by signal {signal} ({})", sys::signal_name(signal))?;
-            if status.core_dumped() {
-                write!(f, ", core dumped")?;
-            }
-            if signal == nix::libc::SIGKILL {
-                write!(
-                    f,
-                    "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
-                     out-of-memory killer)"
-                )?;
-            }
-            Ok(())
-        }
-        (None, None) => write!(f, "the process ended before it had a result"),
-    }
-}
-
-/// Text and causes, each cause on a line of its own: `main` and `unwrap` print this.
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")?;
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            write!(f, "\ncaused by: {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
 

@@ -17,6 +17,19 @@ const MIN_WINDOW: usize = 64;
 
 /// Results in the order in which they arrive; returned by `imap_unordered` of a
 /// [`Pool`](crate::Pool::imap_unordered) or a cluster.
+///
+/// ```
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = proc_core::Pool::builder().processes(2).build()?;
+///     let mut sum = 0;
+///     for square in pool.imap_unordered(|x: u64| x * x, 1..=100) {
+///         sum += square?; // whichever is ready
+///     }
+///     assert_eq!(sum, 338_350);
+///     Ok(())
+/// }
+/// ```
 #[must_use = "an iterator does nothing before it is asked"]
 pub struct ImapUnordered<'a, E: Engine, R, I> {
     /// `None` if the call could not begin.
@@ -182,6 +195,19 @@ impl<E: Engine, R, I> Drop for ImapUnordered<'_, E, R, I> {
 
 /// Results in the order of the inputs; returned by `imap` of a [`Pool`](crate::Pool::imap) or a
 /// cluster.
+///
+/// ```
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = proc_core::Pool::builder().processes(2).build()?;
+///     let lines = ["to be", "or not", "to be"].map(String::from);
+///     let words = pool.imap(|line: String| line.split(' ').count(), lines);
+///     for (number, words) in words.enumerate() {
+///         println!("line {number}: {} words", words?);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[must_use = "an iterator does nothing before it is asked"]
 pub struct Imap<'a, E: Engine, R, I> {
     arriving: ImapUnordered<'a, E, R, I>,

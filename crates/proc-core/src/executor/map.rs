@@ -20,7 +20,21 @@ const BATCH_BYTES: usize = 256 << 10;
 /// iterator promises.
 const MAX_PREALLOCATED: usize = 1 << 20;
 
-/// The progress of a call, counted in tasks.
+/// The progress of a call, counted in tasks; given to the function that
+/// [`progress`](crate::Options::progress) sets.
+///
+/// ```
+/// use proc_core::{Pool, Progress};
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(2).build()?;
+///     let show = |Progress { done, all, .. }: Progress| eprint!("\r{done} of {all}");
+///     let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
+///     assert_eq!(squares[999], 998_001);
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {

@@ -191,9 +191,49 @@ macro_rules! executor_calls {
 #[doc(alias = "concurrent.futures")]
 pub trait Executor: Engine + Sized {
     /// Returns the calls, with settings of their own, such as a timeout for each task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Error, Executor, Pool};
+    ///
+    /// fn halves(on: &impl Executor, numbers: Vec<u32>) -> Result<Vec<u32>, Error> {
+    ///     on.options().retries(2).map(|x: u32| x / 2, numbers)
+    /// }
+    ///
+    /// fn main() -> Result<(), Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     assert_eq!(halves(&pool, vec![2, 4, 6])?, [1, 2, 3]);
+    ///     Ok(())
+    /// }
+    /// ```
     fn options(&self) -> Options<'_, Self> {
         Options::new(self)
     }
 
-    crate::executor_calls! { [] map try_map imap imap_unordered apply apply_async map_async }
+    crate::executor_calls! {
+        []
+        ///
+        /// See the example of [`Pool::map`](crate::Pool::map).
+        map
+        ///
+        /// See the example of [`Pool::try_map`](crate::Pool::try_map).
+        try_map
+        ///
+        /// See the example of [`Pool::imap`](crate::Pool::imap).
+        imap
+        ///
+        /// See the example of [`Pool::imap_unordered`](crate::Pool::imap_unordered).
+        imap_unordered
+        ///
+        /// See the example of [`Pool::apply`](crate::Pool::apply).
+        apply
+        ///
+        /// See the example of [`Pool::apply_async`](crate::Pool::apply_async).
+        apply_async
+        ///
+        /// See the example of [`Pool::map_async`](crate::Pool::map_async).
+        map_async
+    }
 }

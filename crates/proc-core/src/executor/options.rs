@@ -13,14 +13,16 @@ use crate::wire::Message;
 /// `options()`. `P` is the function that shows the progress.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
-/// let pool = proc_core::Pool::builder().processes(2).build()?;
-/// let words = ["a", "bc"].map(String::from);
-/// let lengths = pool.options().chunksize(2).map(|word: String| word.len(), words)?;
-/// assert_eq!(lengths, [1, 2]);
-/// # Ok(())
-/// # }
+/// use std::time::Duration;
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = proc_core::Pool::builder().processes(2).build()?;
+///     let patient = pool.options().timeout(Duration::from_secs(60)).retries(1);
+///     assert_eq!(patient.map(|x: u64| x * x, [1, 2, 3])?, [1, 4, 9]);
+///     assert_eq!(patient.apply(|x: u64| x + 1, 41)?, 42); // another call, the same settings
+///     Ok(())
+/// }
 /// ```
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a, E, P = fn(Progress)> {
@@ -48,6 +50,20 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// that take almost no time are still sent together.
     ///
     /// A chunksize of zero is an error of the call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+    ///     let pid = |_: u32| std::process::id();
+    ///     let pids = pool.options().chunksize(3).map(pid, 0..6)?;
+    ///     assert_eq!(pids[0], pids[2]); // one worker took tasks 0, 1 and 2
+    ///     assert_eq!(pids[3], pids[5]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn chunksize(mut self, tasks: usize) -> Self {
         self.call.chunksize = Some(tasks);
         self
@@ -58,6 +74,27 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// When the time is over, the worker is killed and replaced, and the task fails
     /// ([`Error::is_timeout`]). If the worker has just begun another task by then, that task runs
     /// again in another worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// fn never(_: u32) -> u32 {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let error = pool.options().timeout(Duration::from_millis(100)).apply(never, 7);
+    ///     assert!(error.expect_err("it never returns").is_timeout());
+    ///     assert_eq!(pool.apply(|x: u32| x + 1, 7)?, 8); // by the next worker
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn timeout(mut self, each: Duration) -> Self {
         self.call.timeout = Some(each);
         self
@@ -69,6 +106,25 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// The default is zero. A task whose argument holds channel ends is not tried again, because
     /// the channel ends are gone. If a cluster loses a machine, its tasks run on another machine in
     /// any case: that is no failure of these tasks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    ///
+    /// fn flaky(x: u32) -> u32 {
+    ///     static CALLS: AtomicU32 = AtomicU32::new(0); // the calls in this worker
+    ///     assert!(CALLS.fetch_add(1, Ordering::Relaxed) > 0, "the first call fails");
+    ///     x * x
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     assert_eq!(pool.options().retries(1).map(flaky, [3, 4])?, [9, 16]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn retries(mut self, times: u32) -> Self {
         self.call.retries = times;
         self
@@ -77,15 +133,20 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// Sets a function that [`map`](Options::map) and [`try_map`](Options::try_map) call whenever
     /// results have arrived. It runs in the calling thread.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # let pool = proc_core::Pool::builder().processes(2).build()?;
-    /// let show = |p: proc_core::Progress| eprint!("\r{} of {}", p.done, p.all);
-    /// let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
-    /// # assert_eq!(squares.len(), 1000);
-    /// # Ok(())
-    /// # }
+    /// use proc_core::{Pool, Progress};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let mut last = 0;
+    ///     let show = |progress: Progress| last = progress.done;
+    ///     let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
+    ///     assert_eq!((squares.len(), last), (1000, 1000));
+    ///     Ok(())
+    /// }
     /// ```
     pub fn progress<Q: FnMut(Progress)>(self, show: Q) -> Options<'a, E, Q> {
         Options { engine: self.engine, call: self.call, progress: Some(show) }
@@ -96,7 +157,8 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
 /// before the argument. `$name` names such a function, and `$options` are the type's [`Options`].
 macro_rules! calls_with_options {
     ($a:lifetime $engine:ty, fn($($state:ty)?), $name:path, |$self:ident| $options:expr) => {
-        /// See [`Executor::map`](crate::Executor::map).
+        /// See [`Executor::map`](crate::Executor::map), and the example of
+        /// [`Pool::map`](crate::Pool::map).
         ///
         /// # Errors
         ///
@@ -111,8 +173,9 @@ macro_rules! calls_with_options {
             $options.map_named($name(function), inputs)
         }
 
-        /// See [`Executor::try_map`](crate::Executor::try_map). If the chunksize is zero, each
-        /// input gets that error.
+        /// See [`Executor::try_map`](crate::Executor::try_map), and the example of
+        /// [`Pool::try_map`](crate::Pool::try_map). If the chunksize is zero, each input gets that
+        /// error.
         pub fn try_map<F, A, R, I>(
             $self,
             function: F,
@@ -127,7 +190,8 @@ macro_rules! calls_with_options {
             $options.try_map_named($name(function), inputs)
         }
 
-        /// See [`Executor::imap`](crate::Executor::imap).
+        /// See [`Executor::imap`](crate::Executor::imap), and the example of
+        /// [`Pool::imap`](crate::Pool::imap).
         pub fn imap<F, A, R, I>(
             $self,
             function: F,
@@ -142,7 +206,8 @@ macro_rules! calls_with_options {
             $options.imap_named($name(function), inputs)
         }
 
-        /// See [`Executor::imap_unordered`](crate::Executor::imap_unordered).
+        /// See [`Executor::imap_unordered`](crate::Executor::imap_unordered), and the example of
+        /// [`Pool::imap_unordered`](crate::Pool::imap_unordered).
         pub fn imap_unordered<F, A, R, I>(
             $self,
             function: F,
@@ -157,7 +222,8 @@ macro_rules! calls_with_options {
             $options.imap_unordered_named($name(function), inputs)
         }
 
-        /// See [`Executor::apply`](crate::Executor::apply).
+        /// See [`Executor::apply`](crate::Executor::apply), and the example of
+        /// [`Pool::apply`](crate::Pool::apply).
         ///
         /// # Errors
         ///
@@ -171,7 +237,8 @@ macro_rules! calls_with_options {
             $self.apply_async(function, argument)?.get()
         }
 
-        /// See [`Executor::apply_async`](crate::Executor::apply_async).
+        /// See [`Executor::apply_async`](crate::Executor::apply_async), and the example of
+        /// [`Pool::apply_async`](crate::Pool::apply_async).
         ///
         /// # Errors
         ///
@@ -189,7 +256,8 @@ macro_rules! calls_with_options {
             $options.apply_async_named($name(function), argument)
         }
 
-        /// See [`Executor::map_async`](crate::Executor::map_async).
+        /// See [`Executor::map_async`](crate::Executor::map_async), and the example of
+        /// [`Pool::map_async`](crate::Pool::map_async).
         ///
         /// # Errors
         ///

@@ -12,24 +12,32 @@ use crate::error::Error;
 /// The result of [`apply_async`](crate::Pool::apply_async) or
 /// [`map_async`](crate::Pool::map_async), which may not have arrived yet.
 ///
-/// A `Task` is also a `Future`, which any async runtime can wait for. Dropping a `Task` drops its
-/// result; the task itself still runs.
+/// Dropping a `Task` drops its result; the task itself still runs.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
-/// # let pool = proc_core::Pool::builder().processes(1).build()?;
-/// fn sleep_forever(_: ()) {
-///     loop {
-///         std::thread::park();
-///     }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = proc_core::Pool::builder().processes(2).build()?;
+///     let sum = pool.apply_async(|n: u64| (1..=n).sum::<u64>(), 10)?;
+///     let product = pool.apply_async(|n: u64| (1..=n).product::<u64>(), 10)?; // beside the sum
+///     assert_eq!((sum.get()?, product.get()?), (55, 3_628_800));
+///     Ok(())
 /// }
-/// let forever = pool.apply_async(sleep_forever, ())?;
-/// let queued = pool.apply_async(|x: u32| x, 7)?;
-/// assert!(forever.cancel()); // its worker is stopped and replaced
-/// assert_eq!(queued.get()?, 7);
-/// # Ok(())
-/// # }
+/// ```
+///
+/// A `Task` is also a `Future`, which any async runtime can wait for. This example uses the
+/// smallest one (`cargo add pollster`):
+///
+/// ```
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init(); // before the runtime starts threads
+///     let pool = proc_core::Pool::builder().processes(2).build()?;
+///     pollster::block_on(async {
+///         let square = pool.apply_async(|x: u32| x * x, 6)?;
+///         assert_eq!(square.await? + 6, 42);
+///         Ok(())
+///     })
+/// }
 /// ```
 #[doc(alias = "AsyncResult")]
 #[must_use = "the result of the task is here"]
@@ -132,6 +140,19 @@ impl<T> Task<T> {
     ///
     /// As for [`Pool::apply`](crate::Pool::apply) or [`Pool::map`](crate::Pool::map); the task was
     /// cancelled; the pool or the cluster is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let sum = pool.apply_async(|n: u64| (1..=n).sum::<u64>(), 1000)?;
+    ///     println!("the worker adds, and main goes on");
+    ///     assert_eq!(sum.get()?, 500_500);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn get(mut self) -> Result<T, Error> {
         self.wait_until(None);
         // There is a result now, because the wait had no deadline.
@@ -145,6 +166,27 @@ impl<T> Task<T> {
     ///
     /// As for [`get`](Task::get). The result, or the error in its place, is returned only once.
     /// Every later call returns an [`Invalid`](crate::ErrorKind::Invalid) error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// fn never(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let mut task = pool.apply_async(never, ())?;
+    ///     assert_eq!(task.get_timeout(Duration::from_millis(10))?, None); // it still runs
+    ///     assert!(task.cancel());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn get_timeout(&mut self, timeout: Duration) -> Result<Option<T>, Error> {
         self.wait_until(Instant::now().checked_add(timeout));
         self.take().transpose()
@@ -162,6 +204,21 @@ impl<T> Task<T> {
     }
 
     /// Whether the result has arrived, so that [`get`](Task::get) would return at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let mut answer = pool.apply_async(|x: u32| x + 1, 41)?;
+    ///     while !answer.is_ready() {
+    ///         std::thread::yield_now(); // or a piece of other work
+    ///     }
+    ///     assert_eq!(answer.get()?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "ready")]
     pub fn is_ready(&mut self) -> bool {
         self.wait_until(Some(Instant::now()));
@@ -173,6 +230,27 @@ impl<T> Task<T> {
     ///
     /// Returns false if the result has already arrived. Otherwise [`get`](Task::get) returns an
     /// error which says that the task was cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn never(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let running = pool.apply_async(never, ())?;
+    ///     let queued = pool.apply_async(|x: u32| x + 1, 7)?;
+    ///     assert!(running.cancel());
+    ///     assert_eq!(queued.get()?, 8); // by the next worker
+    ///     assert!(running.get().is_err_and(|error| error.is_cancelled()));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn cancel(&self) -> bool {
         !self.has_ended() && self.call.cancel()
     }
@@ -180,6 +258,26 @@ impl<T> Task<T> {
     /// Calls `callback` with the result when the result has arrived. One thread runs all callbacks.
     ///
     /// A panic in a callback affects nothing but that callback; its message goes to stderr.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+    ///     let (sender, receiver) = mpsc::channel();
+    ///     for x in [3, 4] {
+    ///         let sender = sender.clone();
+    ///         let square = pool.apply_async(|x: u32| x * x, x)?;
+    ///         square.on_done(move |square| sender.send(square).expect("main receives"));
+    ///     }
+    ///     drop(sender); // the loop ends when both callbacks are done
+    ///     assert_eq!(receiver.into_iter().sum::<Result<u32, _>>()?, 25);
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "callback")]
     #[doc(alias = "error_callback")]
     pub fn on_done(self, callback: impl FnOnce(Result<T, Error>) + Send + 'static)

@@ -25,10 +25,33 @@ use crate::sys::{self, PerProcess, SingleThread};
 /// rights than the calling thread has at that moment: if the rights have changed since `init`, a
 /// new fork server is executed.
 ///
-/// Everything else is in the table of `docs/new-processes.md`. Resource limits, umask, niceness and
-/// signal mask are those of the fork server, which is as old as `init` with `Forkserver`. The same
-/// is true of statics, loggers and panic hooks; set these in a pool's initializer. In a spawned
-/// process, `std::env::args` is the program's name alone.
+/// Everything else is in the table of `docs/new-processes.md`, a page of [the
+/// book](crate#the-book). Resource limits, umask, niceness and signal mask are those of the fork
+/// server, which is as old as `init` with `Forkserver`. The same is true of statics, loggers and
+/// panic hooks; set these in a pool's initializer. In a spawned process, `std::env::args` is the
+/// program's name alone.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use proc_core::{Process, StartMethod};
+///
+/// static LEVEL: AtomicU32 = AtomicU32::new(1);
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     LEVEL.store(2, Ordering::Relaxed);
+///     for (method, level) in
+///         [(StartMethod::Fork, 2), (StartMethod::Forkserver, 1), (StartMethod::Spawn, 1)]
+///     {
+///         let process = Process::new(|()| LEVEL.load(Ordering::Relaxed), ());
+///         assert_eq!(process.start_method(method).start()?.join()?, level);
+///     }
+///     Ok(())
+/// }
+/// ```
 #[doc(alias = "get_context")]
 #[doc(alias = "set_start_method")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,10 +97,13 @@ impl Display for StartMethod {
 /// ```
 /// use proc_core::StartMethod;
 ///
-/// assert_eq!("Spawn".parse::<StartMethod>()?, StartMethod::Spawn);
-/// assert_eq!(StartMethod::Forkserver.to_string(), "forkserver");
-/// assert!("thread".parse::<StartMethod>().is_err());
-/// # Ok::<(), proc_core::Error>(())
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     assert_eq!("Spawn".parse::<StartMethod>()?, StartMethod::Spawn);
+///     assert_eq!(StartMethod::Forkserver.to_string(), "forkserver");
+///     assert!("thread".parse::<StartMethod>().is_err());
+///     Ok(())
+/// }
 /// ```
 impl FromStr for StartMethod {
     type Err = Error;
@@ -122,7 +148,8 @@ fn program() -> MutexGuard<'static, Program> {
 /// before `main`.
 ///
 /// A second call does nothing, also in a child. `init` corresponds to Python's
-/// `if __name__ == "__main__":`.
+/// `if __name__ == "__main__":`. The page `docs/new-processes.md` of [the book](crate#the-book)
+/// says what a process inherits with `init` and without it.
 ///
 /// ```
 /// fn main() -> Result<(), proc_core::Error> {
@@ -163,6 +190,10 @@ pub fn init() {
 /// because code before `main` is unsafe: let the crate *deny* unsafe code instead.
 ///
 /// ```no_run
+/// fn main() {
+///     proc_core::init();
+/// }
+///
 /// #[cfg(test)]
 /// proc_core::init_tests!();
 ///
@@ -172,7 +203,6 @@ pub fn init() {
 ///     assert_eq!(pool.map(|x: i32| x * x, [1, 2, 3])?, [1, 4, 9]);
 ///     Ok(())
 /// }
-/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! init_tests {

@@ -18,20 +18,23 @@ use crate::wire::{Message, Payload};
 /// Builds a pool with settings. The defaults are Python's.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
 /// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use proc_core::Pool;
 ///
 /// static FACTOR: AtomicU32 = AtomicU32::new(1);
 ///
-/// let pool = proc_core::Pool::builder()
-///     .processes(2)
-///     .initializer(|factor| FACTOR.store(factor, Ordering::Relaxed), 10)
-///     .max_tasks_per_child(100)
-///     .build()?;
-/// assert_eq!(pool.map(|x: u32| x * FACTOR.load(Ordering::Relaxed), [1, 2])?, [10, 20]);
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = Pool::builder()
+///         .processes(2)
+///         .name("scale")
+///         .initializer(|factor| FACTOR.store(factor, Ordering::Relaxed), 10)
+///         .max_tasks_per_child(100)
+///         .build()?;
+///     assert_eq!(pool.map(|x: u32| x * FACTOR.load(Ordering::Relaxed), [1, 2])?, [10, 20]);
+///     Ok(())
+/// }
 /// ```
 #[must_use = "no worker is started before `build`"]
 pub struct PoolBuilder<S = ()> {
@@ -60,11 +63,27 @@ impl Pool {
     /// # Errors
     ///
     /// See [`PoolBuilder::build`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::new()?;
+    ///     println!("{} workers", pool.processes());
+    ///     assert_eq!(pool.map(|x: u32| x * x, [3, 4])?, [9, 16]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn new() -> Result<Pool, Error> {
         Pool::builder().build()
     }
 
     /// Returns a builder, for a pool with other settings.
+    ///
+    /// See the example of [`PoolBuilder`].
     pub fn builder() -> PoolBuilder {
         PoolBuilder::default()
     }
@@ -78,12 +97,16 @@ impl Default for PoolBuilder {
 
 impl<S> PoolBuilder<S> {
     /// Sets the number of workers; by default one for each processor that this process may use.
+    ///
+    /// See the example of [`PoolBuilder`].
     pub fn processes(mut self, processes: usize) -> Self {
         self.settings.processes = Some(processes);
         self
     }
 
     /// Sets how workers are made.
+    ///
+    /// See the example of [`Process::start_method`](crate::Process::start_method).
     #[doc(alias = "context")]
     pub fn start_method(mut self, start_method: StartMethod) -> Self {
         self.settings.start_method = start_method;
@@ -92,6 +115,8 @@ impl<S> PoolBuilder<S> {
 
     /// Sets the name that `ps` shows for each worker, before the worker's number. The default is
     /// `worker`. `ps` shows the first 15 bytes.
+    ///
+    /// See the example of [`PoolBuilder`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.settings.name = Some(name.into());
         self
@@ -108,21 +133,26 @@ impl<S> PoolBuilder<S> {
     /// function panics, ends its process or leaves threads running, `build` fails
     /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
     /// use std::sync::OnceLock;
+    ///
+    /// use proc_core::Pool;
     ///
     /// static SQUARES: OnceLock<Vec<u64>> = OnceLock::new();
     ///
-    /// let pool = proc_core::Pool::builder()
-    ///     .processes(2)
-    ///     .preload(|n| SQUARES.set((0..n).map(|x| x * x).collect()).expect("only once"), 1000)
-    ///     .build()?;
-    /// let look_up = |x: usize| SQUARES.get().map(|squares| squares[x]);
-    /// assert_eq!(pool.map(look_up, [3, 999])?, [Some(9), Some(998_001)]);
-    /// # Ok(())
-    /// # }
+    /// fn make(n: u64) {
+    ///     SQUARES.set((0..n).map(|x| x * x).collect()).expect("it is called once");
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).preload(make, 1000).build()?;
+    ///     let look_up = |x: usize| SQUARES.get().map(|squares| squares[x]);
+    ///     assert_eq!(pool.map(look_up, [3, 999])?, [Some(9), Some(998_001)]);
+    ///     Ok(())
+    /// }
     /// ```
     #[doc(alias = "set_forkserver_preload")]
     pub fn preload<F, A>(mut self, function: F, argument: A) -> Self
@@ -141,6 +171,8 @@ impl<S> PoolBuilder<S> {
     /// If it panics or ends its process, the next worker tries again. After three failures, calls
     /// fail with the error of the function
     /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
+    ///
+    /// See the example of [`PoolBuilder`].
     #[doc(alias = "initargs")]
     pub fn initializer<F, A>(mut self, function: F, argument: A) -> Self
     where
@@ -159,17 +191,21 @@ impl<S> PoolBuilder<S> {
     /// like one of the initializer. The state may have any type, because it never crosses to
     /// another process. It is dropped when the worker exits, unless the worker is killed.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// let pool = proc_core::Pool::builder().processes(1).state(|first: u32| first, 10).build()?;
-    /// let next = |counter: &mut u32, step: u32| {
-    ///     *counter += step;
-    ///     *counter
-    /// };
-    /// assert_eq!(pool.with_state().map(next, [1, 1, 5])?, [11, 12, 17]);
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).state(|first: u32| first, 10).build()?;
+    ///     let next = |counter: &mut u32, step: u32| {
+    ///         *counter += step;
+    ///         *counter
+    ///     };
+    ///     assert_eq!(pool.with_state().map(next, [1, 1, 5])?, [11, 12, 17]);
+    ///     Ok(())
+    /// }
     /// ```
     pub fn state<F, A, T>(self, make: F, argument: A) -> PoolBuilder<T>
     where
@@ -194,19 +230,25 @@ impl<S> PoolBuilder<S> {
     /// whose task ends the process. If the function panics, the message goes to stderr, and nothing
     /// else happens. Without this setting, the state is dropped.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// let pool = proc_core::Pool::builder()
-    ///     .processes(1)
-    ///     .state(|_: ()| Vec::<u32>::new(), ())
-    ///     .worker_exit(|seen| println!("this worker has seen {seen:?}"))
-    ///     .build()?;
-    /// pool.with_state().map(|seen: &mut Vec<u32>, x: u32| seen.push(x), [1, 2])?;
-    /// pool.close();
-    /// pool.join()?; // by now it is printed
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Pool;
+    /// use proc_core::ipc::{self, IpcSender};
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     proc_core::init();
+    ///     let (sender, receiver) = ipc::channel()?;
+    ///     let pool = Pool::builder()
+    ///         .processes(1)
+    ///         .state(|to: IpcSender<u32>| (0, to), sender)
+    ///         .worker_exit(|(sum, to): (u32, IpcSender<u32>)| to.send(sum).expect("main receives"))
+    ///         .build()?;
+    ///     pool.with_state().map(|state: &mut (u32, IpcSender<u32>), x: u32| state.0 += x, [3, 4])?;
+    ///     pool.close();
+    ///     assert_eq!(receiver.recv()?, 7); // what the worker has added up
+    ///     Ok(())
+    /// }
     /// ```
     pub fn worker_exit<F>(mut self, function: F) -> Self
     where
@@ -220,6 +262,21 @@ impl<S> PoolBuilder<S> {
 
     /// Replaces each worker after this number of tasks, so that leaks of tasks stay small. Without
     /// this setting, workers are not replaced.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).max_tasks_per_child(2).build()?;
+    ///     let pids = pool.map(|_: u32| std::process::id(), 0..4)?;
+    ///     assert_eq!(pids[0], pids[1]);
+    ///     assert_ne!(pids[1], pids[2]); // the next worker
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
         self.settings.max_tasks = Some(tasks);
@@ -227,24 +284,45 @@ impl<S> PoolBuilder<S> {
     }
 
     /// Limits the resources that each worker may use.
+    ///
+    /// See the example of [`Limits`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.attributes.limits = limits;
         self
     }
 
     /// Sets an environment variable of each worker, as [`Process::env`](crate::Process::env).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).env_clear().env("GREETING", "hello").build()?;
+    ///     let read = |name: String| std::env::var(name).ok();
+    ///     let values = pool.map(read, ["GREETING", "PATH"].map(String::from))?;
+    ///     assert_eq!(values, [Some("hello".to_owned()), None]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.settings.attributes.overrides.set(name.as_ref(), Some(value.as_ref()));
         self
     }
 
     /// Removes a variable from the environment of each worker.
+    ///
+    /// See the example of [`env`](PoolBuilder::env).
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.settings.attributes.overrides.set(name.as_ref(), None);
         self
     }
 
     /// Clears the environment of each worker. Variables that are set after this are kept.
+    ///
+    /// See the example of [`env`](PoolBuilder::env).
     pub fn env_clear(mut self) -> Self {
         self.settings.attributes.overrides.clear();
         self
@@ -252,6 +330,8 @@ impl<S> PoolBuilder<S> {
 
     /// Sets the working directory of each worker. A relative path begins at the directory that the
     /// program has when the worker starts.
+    ///
+    /// See the example of [`Process::current_dir`](crate::Process::current_dir).
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.settings.attributes.overrides.enter(directory.into());
         self
@@ -261,6 +341,8 @@ impl<S> PoolBuilder<S> {
     ///
     /// With [`Stdio::piped`](Stdio), [`build`](PoolBuilder::build) fails: a pipe belongs to one
     /// process, but workers are replaced.
+    ///
+    /// See the example of [`stdout`](PoolBuilder::stdout).
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.settings.attributes.stdio.set(0, stdin.into());
         self
@@ -268,16 +350,20 @@ impl<S> PoolBuilder<S> {
 
     /// Gives all workers a stdout, which they share. By default it is the program's.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # proc_core::init();
-    /// let (reader, writer) = std::io::pipe()?;
-    /// let pool = proc_core::Pool::builder().processes(1).stdout(writer).build()?;
-    /// pool.apply(|name: String| println!("hello, {name}"), "you".to_owned())?;
-    /// drop(pool);
-    /// assert_eq!(std::io::read_to_string(reader)?, "hello, you\n");
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     proc_core::init();
+    ///     let (reader, writer) = std::io::pipe()?;
+    ///     let pool = Pool::builder().processes(1).stdout(writer).build()?;
+    ///     pool.apply(|name: String| println!("hello, {name}"), "you".to_owned())?;
+    ///     drop(pool); // the last writer
+    ///     assert_eq!(std::io::read_to_string(reader)?, "hello, you\n");
+    ///     Ok(())
+    /// }
     /// ```
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.settings.attributes.stdio.set(1, stdout.into());
@@ -285,6 +371,8 @@ impl<S> PoolBuilder<S> {
     }
 
     /// Gives all workers a stderr, which they share. By default it is the program's.
+    ///
+    /// See the example of [`stdout`](PoolBuilder::stdout).
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.settings.attributes.stdio.set(2, stderr.into());
         self
@@ -296,18 +384,23 @@ impl<S> PoolBuilder<S> {
     /// [`Pool::worker_pids`] shows the present workers. If all have left, the next call first has
     /// to start one.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # use std::time::Duration;
-    /// let patience = Duration::from_millis(10);
-    /// let pool = proc_core::Pool::builder().processes(2).idle_timeout(patience).build()?;
-    /// while !pool.worker_pids().is_empty() {
-    ///     std::thread::sleep(patience);
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let patience = Duration::from_millis(10);
+    ///     let pool = Pool::builder().processes(2).idle_timeout(patience).build()?;
+    ///     while !pool.worker_pids().is_empty() {
+    ///         std::thread::yield_now();
+    ///     }
+    ///     assert_eq!(pool.map(|x: u32| x + 1, [1, 2])?, [2, 3]); // by new workers
+    ///     Ok(())
     /// }
-    /// assert_eq!(pool.map(|x: u32| x + 1, [1, 2])?, [2, 3]);
-    /// # Ok(())
-    /// # }
     /// ```
     pub fn idle_timeout(mut self, patience: Duration) -> Self {
         self.settings.idle_timeout = Some(patience);
@@ -325,23 +418,27 @@ impl<S> PoolBuilder<S> {
     /// how often. Workers that die before they are ready are tried 20 times in a row, or 3 times if
     /// the pool has an initializer or a state.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # use std::time::Duration;
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::{ErrorKind, Pool};
+    ///
     /// fn crash(_: u32) -> u32 {
     ///     std::process::abort()
     /// }
     ///
-    /// let pool = proc_core::Pool::builder()
-    ///     .processes(1)
-    ///     .restart_intensity(2, Duration::from_secs(60))
-    ///     .build()?;
-    /// let results = pool.try_map(crash, 0..10);
-    /// let last = results[9].as_ref().expect_err("the third death was too much");
-    /// assert!(last.kind() == proc_core::ErrorKind::RestartLimit && last.exit_status().is_some());
-    /// # Ok(())
-    /// # }
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let hour = Duration::from_secs(3600);
+    ///     let pool = Pool::builder().processes(1).restart_intensity(2, hour).build()?;
+    ///     let results = pool.try_map(crash, 0..10);
+    ///     let last = results[9].as_ref().expect_err("the third death was too much");
+    ///     assert_eq!(last.kind(), ErrorKind::RestartLimit);
+    ///     assert!(last.exit_status().is_some()); // of the last death
+    ///     Ok(())
+    /// }
     /// ```
     pub fn restart_intensity(mut self, restarts: u32, period: Duration) -> Self {
         self.settings.restart_intensity = Some(Intensity { restarts, period });
@@ -361,14 +458,18 @@ impl<S> PoolBuilder<S> {
     /// either: the pool keeps it for later values until the pool ends. The pool itself takes 100
     /// KiB, and half a KiB for each worker.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// let pool = proc_core::Pool::builder().processes(2).memory_limit(8 << 20).build()?;
-    /// let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, about 4 at a time
-    /// assert_eq!(pool.map(|page: Vec<u8>| page.len(), pages)?, [1 << 20; 64]);
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).memory_limit(8 << 20).build()?;
+    ///     let pages = std::iter::repeat_n(vec![7_u8; 1 << 20], 64); // 64 MiB, about 4 at a time
+    ///     assert_eq!(pool.map(|page: Vec<u8>| page.len(), pages)?, [1 << 20; 64]);
+    ///     Ok(())
+    /// }
     /// ```
     pub fn memory_limit(mut self, bytes: usize) -> Self {
         self.settings.memory_limit = Some(bytes);
@@ -383,6 +484,21 @@ impl<S> PoolBuilder<S> {
     ///
     /// A setting is invalid, the argument of an initializer cannot be encoded, or a worker cannot
     /// be started. In the last case the other workers are ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{ErrorKind, Pool};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     assert_eq!(pool.map(|x: u32| x * x, [3, 4])?, [9, 16]);
+    ///     let error = Pool::builder().processes(0).build().expect_err("no worker can do no work");
+    ///     assert_eq!(error.kind(), ErrorKind::Invalid);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn build(self) -> Result<Pool<S>, Error> {
         let settings = self.settings;
         let max = MAX_WORKERS as usize;

@@ -49,18 +49,18 @@ use crate::executor_calls;
 /// killed before.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
 /// use proc_core::Pool;
 ///
 /// fn square(x: i64) -> i64 {
 ///     x * x
 /// }
 ///
-/// let pool = Pool::builder().processes(2).build()?;
-/// assert_eq!(pool.map(square, [3, 4, 5])?, [9, 16, 25]);
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(2).build()?;
+///     assert_eq!(pool.map(square, [3, 4, 5])?, [9, 16, 25]);
+///     Ok(())
+/// }
 /// ```
 pub struct Pool<S = ()> {
     scheduler: Arc<Scheduler>,
@@ -69,12 +69,41 @@ pub struct Pool<S = ()> {
 
 impl<S> Pool<S> {
     /// Returns the calls, with settings of their own, such as a timeout for each task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let options = pool.options().timeout(Duration::from_secs(60)).retries(1);
+    ///     assert_eq!(options.map(|x: u64| x * x, [1, 2, 3])?, [1, 4, 9]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn options(&self) -> Options<'_, Pool<S>> {
         Options::new(self)
     }
 
     /// The size of the pool: how many workers it has if none is missing. See also
     /// [`worker_pids`](Pool::worker_pids).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(3).build()?;
+    ///     assert_eq!(pool.processes(), 3);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn processes(&self) -> usize {
         self.scheduler.processes()
     }
@@ -82,6 +111,20 @@ impl<S> Pool<S> {
     /// The pids of the present workers.
     ///
     /// A worker that has just died may be among them, and one that is just being started is not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let pid = pool.apply(|()| std::process::id(), ())?;
+    ///     assert!(pool.worker_pids().contains(&pid));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn worker_pids(&self) -> Vec<u32> {
         self.scheduler.worker_pids()
     }
@@ -91,23 +134,27 @@ impl<S> Pool<S> {
     /// When this returns, new workers have been started. Workers beyond the new size finish the
     /// chunk that they have claimed; this does not wait for them. No result is lost.
     ///
-    /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// let pool = proc_core::Pool::builder().processes(1).build()?;
-    /// pool.resize(3)?;
-    /// assert_eq!((pool.processes(), pool.worker_pids().len()), (3, 3));
-    /// pool.resize(1)?;
-    /// assert_eq!(pool.map(|x: u32| x * x, [2, 3])?, [4, 9]);
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
     /// # Errors
     ///
     /// The number is zero, or larger than this pool can grow to. (A pool can grow to at least 128
     /// workers, and to at least twice as many as it was built with.) A worker cannot be started;
     /// then the pool keeps its size. The pool is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).build()?;
+    ///     pool.resize(3)?;
+    ///     assert_eq!((pool.processes(), pool.worker_pids().len()), (3, 3));
+    ///     pool.resize(1)?;
+    ///     assert_eq!(pool.map(|x: u32| x * x, [2, 3])?, [4, 9]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn resize(&self, processes: usize) -> Result<(), Error> {
         if processes == 0 {
             return Err(Error::invalid("a pool needs at least one process: close it to end it"));
@@ -139,10 +186,10 @@ impl<S> Pool<S> {
         /// fn main() -> Result<(), proc_core::Error> {
         ///     proc_core::init();
         ///     let pool = proc_core::Pool::builder().processes(2).build()?;
-        ///     let halves = pool.try_map(|x: u32| 12 / x, [1, 0, 3]);
-        ///     assert_eq!(halves[0].as_ref().ok(), Some(&12));
-        ///     assert!(halves[1].as_ref().is_err_and(|error| error.is_panic()));
-        ///     assert_eq!(halves[2].as_ref().ok(), Some(&4));
+        ///     let quotients = pool.try_map(|x: u32| 12 / x, [1, 0, 3]);
+        ///     assert_eq!(quotients[0].as_ref().ok(), Some(&12));
+        ///     assert!(quotients[1].as_ref().is_err_and(|error| error.is_panic()));
+        ///     assert_eq!(quotients[2].as_ref().ok(), Some(&4));
         ///     Ok(())
         /// }
         /// ```
@@ -219,6 +266,22 @@ impl<S> Pool<S> {
     }
 
     /// Accepts no more calls. The workers exit when all calls made before are done.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).build()?;
+    ///     let answer = pool.apply_async(|x: u32| x + 1, 41)?;
+    ///     pool.close();
+    ///     assert_eq!(answer.get()?, 42); // the call was made before
+    ///     assert!(pool.apply(|x: u32| x + 1, 41).is_err_and(|error| error.is_closed()));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn close(&self) {
         self.scheduler.close();
     }
@@ -229,6 +292,23 @@ impl<S> Pool<S> {
     ///
     /// The pool is still open, so this would wait forever; an error has ended the pool; the calling
     /// process is a copy of the one that built the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let squares = pool.map_async(|x: u32| x * x, [3, 4, 5])?;
+    ///     pool.close();
+    ///     pool.join()?;
+    ///     assert!(pool.worker_pids().is_empty());
+    ///     assert_eq!(squares.get()?, [9, 16, 25]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn join(&self) -> Result<(), Error> {
         if self.scheduler.join()? {
             Ok(())
@@ -241,6 +321,27 @@ impl<S> Pool<S> {
     ///
     /// Idle workers exit by themselves. Busy workers get SIGTERM, and after half a second SIGKILL.
     /// Returns when all workers have exited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn never(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).build()?;
+    ///     let task = pool.apply_async(never, ())?;
+    ///     pool.terminate();
+    ///     assert!(task.get().is_err_and(|error| error.is_closed()));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn terminate(&self) {
         self.scheduler.terminate();
     }

@@ -10,6 +10,24 @@ use crate::wire::Message;
 /// [`Pool::with_state`](crate::Pool::with_state).
 ///
 /// Each call does the same as the call of [`Pool`](crate::Pool) with that name.
+///
+/// # Examples
+///
+/// ```
+/// use proc_core::Pool;
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(1).state(|()| Vec::<u32>::new(), ()).build()?;
+///     let seen = |seen: &mut Vec<u32>, x: u32| {
+///         seen.push(x);
+///         seen.len()
+///     };
+///     assert_eq!(pool.with_state().map(seen, [7, 8, 9])?, [1, 2, 3]);
+///     assert_eq!(pool.with_state().apply(seen, 10)?, 4); // the worker still has its state
+///     Ok(())
+/// }
+/// ```
 #[must_use = "it does nothing without a call"]
 pub struct WithState<'a, S, P = fn(Progress)> {
     options: Options<'a, Pool<S>, P>,
@@ -34,21 +52,24 @@ impl<S> Pool<S> {
     /// `()`. A worker runs one task at a time, so no lock is needed. If a task panics, its worker's
     /// state may be half changed: it is dropped, and made again before the next task.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
     /// use std::collections::HashMap;
     ///
-    /// let pool = proc_core::Pool::builder()
-    ///     .processes(2)
-    ///     .state(|seed: u64| HashMap::from([(0, seed)]), 7)
-    ///     .build()?;
-    /// let cached = |cache: &mut HashMap<u64, u64>, x: u64| *cache.entry(x).or_insert(x * x);
-    /// assert_eq!(pool.with_state().map(cached, [3, 0])?, [9, 7]);
-    /// assert_eq!(pool.with_state().apply(cached, 4)?, 16);
-    /// assert_eq!(pool.map(|x: u64| x + 1, [1])?, [2]); // needs no state
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder()
+    ///         .processes(2)
+    ///         .state(|seed: u64| HashMap::from([(0, seed)]), 7)
+    ///         .build()?;
+    ///     let cached = |cache: &mut HashMap<u64, u64>, x: u64| *cache.entry(x).or_insert(x * x);
+    ///     assert_eq!(pool.with_state().map(cached, [3, 0])?, [9, 7]);
+    ///     assert_eq!(pool.map(|x: u64| x + 1, [1])?, [2]); // needs no state
+    ///     Ok(())
+    /// }
     /// ```
     pub fn with_state(&self) -> WithState<'_, S> {
         self.options().with_state()
@@ -59,6 +80,24 @@ impl<'a, S, P> Options<'a, Pool<S>, P> {
     /// Returns the calls for functions that borrow the worker's state, with the same settings.
     ///
     /// See [`Pool::with_state`](crate::Pool::with_state).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).state(|first: u32| first, 10).build()?;
+    ///     let next = |counter: &mut u32, step: u32| {
+    ///         *counter += step;
+    ///         *counter
+    ///     };
+    ///     let steps = pool.options().chunksize(3).with_state().map(next, [1, 1, 5])?;
+    ///     assert_eq!(steps, [11, 12, 17]);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn with_state(self) -> WithState<'a, S, P> {
         WithState { options: self }
     }

@@ -25,6 +25,28 @@ use crate::wire::Message;
 /// Dropping a `Child` leaves its process running. As in Python, the program waits for that process
 /// when it ends, unless the process is a [daemon](crate::Process::daemon). The result of the
 /// process, or its error, is then lost.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::Write;
+///
+/// use proc_core::{Process, Stdio};
+///
+/// fn shout(_: ()) -> Option<String> {
+///     std::io::read_to_string(std::io::stdin()).ok().map(|text| text.to_uppercase())
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     proc_core::init();
+///     let mut child = Process::new(shout, ()).stdin(Stdio::piped()).start()?;
+///     let mut stdin = child.stdin.take().expect("stdin is a pipe");
+///     stdin.write_all(b"hello")?;
+///     drop(stdin); // the end of the input
+///     assert_eq!(child.join()?.as_deref(), Some("HELLO"));
+///     Ok(())
+/// }
+/// ```
 #[must_use = "only `join` tells whether the process succeeded"]
 pub struct Child<R> {
     handle: Handle,
@@ -55,11 +77,27 @@ impl<R: Message> Child<R> {
     }
 
     /// Returns the pid of the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let child = Process::new(|()| std::process::id(), ()).start()?;
+    ///     let pid = child.pid();
+    ///     assert_eq!(child.join()?, pid);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn pid(&self) -> u32 {
         self.handle.pid
     }
 
     /// Returns the name of the process.
+    ///
+    /// See the example of [`Process::name`](crate::Process::name).
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -86,6 +124,28 @@ impl<R: Message> Child<R> {
     ///
     /// If your program calls `fork`, the copy of your process receives no reports about the child.
     /// There, this method returns true, and the other methods return errors.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn never(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let mut child = Process::new(never, ()).start()?;
+    ///     assert!(child.is_alive());
+    ///     child.kill()?;
+    ///     proc_core::wait(&[child.sentinel()], None);
+    ///     assert!(!child.is_alive());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn is_alive(&mut self) -> bool {
         self.check_is_owner().is_err() || !self.outcome.observed().advance(Some(Instant::now()))
     }
@@ -94,6 +154,21 @@ impl<R: Message> Child<R> {
     /// is alive.
     ///
     /// The exit code is 0 if the function has returned, and 101 if it has panicked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let exit = |code: i32| -> () { std::process::exit(code) };
+    ///     let mut child = Process::new(exit, 3).start()?;
+    ///     proc_core::wait(&[child.sentinel()], None); // until it has ended
+    ///     assert_eq!(child.exit_status().and_then(|status| status.code()), Some(3));
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "exitcode")]
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.check_is_owner().ok()?;
@@ -104,6 +179,8 @@ impl<R: Message> Child<R> {
 
     /// Returns a sentinel of the process, for [`wait`](crate::wait). The sentinel works also after
     /// the child was joined or dropped.
+    ///
+    /// See the example of [`wait`](crate::wait).
     pub fn sentinel(&self) -> Sentinel {
         Sentinel::new(&self.outcome, self.pid(), self.handle.owner())
     }
@@ -113,6 +190,21 @@ impl<R: Message> Child<R> {
     /// # Errors
     ///
     /// The function panicked, its result could not be sent, or the process ended without a result.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let divide = |x: u32| 12 / x;
+    ///     assert_eq!(Process::new(divide, 4).start()?.join()?, 3);
+    ///     let error = Process::new(divide, 0).start()?.join().expect_err("12 / 0 panics");
+    ///     assert_eq!(error.panic_message(), Some("attempt to divide by zero"));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn join(mut self) -> Result<R, Error> {
         self.check_is_owner()?;
         self.outcome.observed().advance(None);
@@ -127,17 +219,27 @@ impl<R: Message> Child<R> {
     /// As for [`join`](Child::join). Only the first call returns the result or the error of the
     /// process; later calls return an [`Invalid`](crate::ErrorKind::Invalid) error.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # use std::time::Duration;
-    /// let nap = |()| std::thread::sleep(Duration::from_secs(60));
-    /// let mut child = proc_core::Process::new(nap, ()).start()?;
-    /// if child.join_timeout(Duration::from_millis(10))?.is_none() {
-    ///     child.kill()?;
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    ///
+    /// fn never(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
     /// }
-    /// # Ok(())
-    /// # }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let mut child = Process::new(never, ()).start()?;
+    ///     assert_eq!(child.join_timeout(Duration::from_millis(10))?, None); // it still runs
+    ///     child.kill()?;
+    ///     assert!(child.join().is_err_and(|error| error.is_death()));
+    ///     Ok(())
+    /// }
     /// ```
     pub fn join_timeout(&mut self, timeout: Duration) -> Result<Option<R>, Error> {
         self.check_is_owner()?;
@@ -156,16 +258,26 @@ impl<R: Message> Child<R> {
     ///
     /// As for [`join`](Child::join); mostly, that the process was killed by a signal.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # use std::time::Duration;
-    /// let server = |()| std::thread::sleep(Duration::from_secs(60));
-    /// let child = proc_core::Process::new(server, ()).start()?;
-    /// let error = child.stop(Duration::from_secs(1)).expect_err("it had not finished");
-    /// assert!(error.to_string().contains("SIGTERM"));
-    /// # Ok(())
-    /// # }
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    ///
+    /// fn serve(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let server = Process::new(serve, ()).start()?;
+    ///     let error = server.stop(Duration::from_secs(60)).expect_err("it serves until it is stopped");
+    ///     assert!(error.to_string().contains("SIGTERM"));
+    ///     Ok(())
+    /// }
     /// ```
     pub fn stop(mut self, grace: Duration) -> Result<R, Error> {
         self.terminate()?;
@@ -183,6 +295,29 @@ impl<R: Message> Child<R> {
     /// # Errors
     ///
     /// The calling process is a copy of the one that has started the child.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::process::ExitStatusExt;
+    ///
+    /// use proc_core::Process;
+    ///
+    /// fn serve(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let server = Process::new(serve, ()).start()?;
+    ///     server.terminate()?;
+    ///     let error = server.join().expect_err("it serves until it is ended");
+    ///     assert_eq!(error.exit_status().and_then(|status| status.signal()), Some(15)); // SIGTERM
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn terminate(&self) -> Result<(), Error> {
         self.check_is_owner()?;
         self.handle.signal(Signal::SIGTERM);
@@ -194,6 +329,8 @@ impl<R: Message> Child<R> {
     /// # Errors
     ///
     /// As for [`terminate`](Child::terminate).
+    ///
+    /// See the example of [`join_timeout`](Child::join_timeout).
     pub fn kill(&self) -> Result<(), Error> {
         self.check_is_owner()?;
         self.handle.signal(Signal::SIGKILL);

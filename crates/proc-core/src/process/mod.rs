@@ -26,18 +26,18 @@ use crate::wire::{Message, Payload};
 /// `()`.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
 /// use proc_core::Process;
 ///
 /// fn even(n: u32) -> Vec<u32> {
 ///     (0..n).filter(|i| i % 2 == 0).collect()
 /// }
 ///
-/// let child = Process::new(even, 7).name("even").start()?;
-/// assert_eq!(child.join()?, [0, 2, 4, 6]);
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let child = Process::new(even, 7).name("even").start()?;
+///     assert_eq!(child.join()?, [0, 2, 4, 6]);
+///     Ok(())
+/// }
 /// ```
 #[derive(Clone)]
 #[must_use = "nothing runs before `start`"]
@@ -56,6 +56,23 @@ where
     R: Message,
 {
     /// Describes a process that calls `function` with `argument`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn power((base, exponent): (u64, u32)) -> u64 {
+    ///     base.pow(exponent)
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let child = Process::new(power, (2, 10)).start()?;
+    ///     assert_eq!(child.join()?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "target")]
     #[doc(alias = "args")]
     pub fn new(function: F, argument: A) -> Self {
@@ -67,12 +84,40 @@ where
     /// Sets the name of the process, which errors and `ps` show. `ps` shows the first 15 bytes.
     ///
     /// The default names are `Process-1`, `Process-2` and so on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let child = Process::new(|x: u32| 12 / x, 0).name("divide").start()?;
+    ///     assert_eq!(child.name(), "divide");
+    ///     let error = child.join().expect_err("12 / 0 panics");
+    ///     assert!(error.to_string().contains("process \"divide\""));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
     /// Chooses how the process comes into being.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Process, StartMethod};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let child = Process::new(|x: u32| x + 1, 41).start_method(StartMethod::Spawn).start()?;
+    ///     assert_eq!(child.join()?, 42);
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "context")]
     pub fn start_method(mut self, start_method: StartMethod) -> Self {
         self.start_method = start_method;
@@ -89,19 +134,23 @@ where
     /// A daemon may start processes of its own, which end together with it. Python does not allow
     /// this.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// # use std::time::Duration;
-    /// let heartbeat = |()| -> () {
+    /// use proc_core::Process;
+    ///
+    /// fn serve(_: ()) {
     ///     loop {
-    ///         std::thread::sleep(Duration::from_secs(1));
+    ///         std::thread::park();
     ///     }
-    /// };
-    /// let child = proc_core::Process::new(heartbeat, ()).daemon(true).start()?;
-    /// drop(child); // when main returns, the daemon ends
-    /// # Ok(())
-    /// # }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let mut server = Process::new(serve, ()).daemon(true).start()?;
+    ///     assert!(server.is_alive());
+    ///     Ok(()) // `main` ends, and the server with it
+    /// }
     /// ```
     pub fn daemon(mut self, daemon: bool) -> Self {
         self.attributes.lifetime = if daemon { Lifetime::Daemon } else { Lifetime::Joined };
@@ -110,14 +159,20 @@ where
 
     /// Sets an environment variable of the process.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), proc_core::Error> {
-    /// # proc_core::init();
-    /// let ask = |name: String| std::env::var(name).ok();
-    /// let child = proc_core::Process::new(ask, "GREETING".to_owned()).env("GREETING", "hello").start()?;
-    /// assert_eq!(child.join()?.as_deref(), Some("hello"));
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let read = |name: String| std::env::var(name).ok();
+    ///     let hello = Process::new(read, "GREETING".to_owned()).env("GREETING", "hello").start()?;
+    ///     assert_eq!(hello.join()?.as_deref(), Some("hello"));
+    ///     let nothing = Process::new(read, "PATH".to_owned()).env_clear().start()?;
+    ///     assert_eq!(nothing.join()?, None);
+    ///     Ok(())
+    /// }
     /// ```
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.attributes.overrides.set(name.as_ref(), Some(value.as_ref()));
@@ -125,12 +180,16 @@ where
     }
 
     /// Removes a variable from the environment of the process.
+    ///
+    /// See the example of [`env`](Process::env).
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.attributes.overrides.set(name.as_ref(), None);
         self
     }
 
     /// Empties the environment of the process. Variables that are set after this call are in it.
+    ///
+    /// See the example of [`env`](Process::env).
     pub fn env_clear(mut self) -> Self {
         self.attributes.overrides.clear();
         self
@@ -140,6 +199,21 @@ where
     /// directory.
     ///
     /// If the directory cannot be entered, [`join`](Child::join) returns an error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::path::PathBuf;
+    ///
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let child = Process::new(|()| std::env::current_dir().ok(), ()).current_dir("/").start()?;
+    ///     assert_eq!(child.join()?, Some(PathBuf::from("/")));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.attributes.overrides.enter(directory.into());
         self
@@ -152,6 +226,25 @@ where
     /// that the caller has buffered from its own stdin. It also holds a copy of the writing end of
     /// a pipe, and never reads the end of that pipe, unless the caller closes the writing end
     /// before the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     proc_core::init();
+    ///     let (reader, mut writer) = std::io::pipe()?;
+    ///     let count = |()| std::io::stdin().lines().count();
+    ///     let child = Process::new(count, ()).stdin(reader).start()?;
+    ///     writer.write_all(b"one\ntwo\n")?;
+    ///     drop(writer); // the end of the input
+    ///     assert_eq!(child.join()?, 2);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.attributes.stdio.set(0, stdin.into());
         self
@@ -160,15 +253,19 @@ where
     /// Sets the stdout of the process: a file, the writing end of [`std::io::pipe`], or another
     /// [`Stdio`]. By default it is the program's stdout.
     ///
+    /// # Examples
+    ///
     /// ```
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # proc_core::init();
-    /// let (mut reader, writer) = std::io::pipe()?;
-    /// let child = proc_core::Process::new(|()| println!("hello"), ()).stdout(writer).start()?;
-    /// assert_eq!(std::io::read_to_string(&mut reader)?, "hello\n"); // until the process ends
-    /// child.join()?;
-    /// # Ok(())
-    /// # }
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     proc_core::init();
+    ///     let (reader, writer) = std::io::pipe()?;
+    ///     let child = Process::new(|()| println!("hello"), ()).stdout(writer).start()?;
+    ///     assert_eq!(std::io::read_to_string(reader)?, "hello\n"); // until the process ends
+    ///     child.join()?;
+    ///     Ok(())
+    /// }
     /// ```
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.attributes.stdio.set(1, stdout.into());
@@ -176,12 +273,29 @@ where
     }
 
     /// Sets the stderr of the process, as [`stdout`](Process::stdout) sets the stdout.
+    ///
+    /// See the example of [`stdout`](Process::stdout).
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.attributes.stdio.set(2, stderr.into());
         self
     }
 
     /// Limits what the process may use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Limits, Process};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let allocate = |bytes: usize| vec![1_u8; bytes].len();
+    ///     let limits = Limits::new().address_space(1 << 30).no_core_dumps();
+    ///     let child = Process::new(allocate, 2 << 30).limits(limits).start()?;
+    ///     assert!(child.join().is_err_and(|error| error.is_limit()));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn limits(mut self, limits: Limits) -> Self {
         self.attributes.limits = limits;
         self
@@ -197,6 +311,21 @@ where
     ///
     /// The argument cannot be encoded, the process cannot be started, or a setting is invalid
     /// ([`ErrorKind::Invalid`](crate::ErrorKind::Invalid)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let square = |x: u64| x * x;
+    ///     let nine = Process::new(square, 3).start()?;
+    ///     let sixteen = Process::new(square, 4).start()?; // both run now
+    ///     assert_eq!(nine.join()? + sixteen.join()?, 25);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn start(self) -> Result<Child<R>, Error> {
         let _ = self.function;
         let serial = next_serial();

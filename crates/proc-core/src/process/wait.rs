@@ -17,6 +17,23 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sentinel of a process: tells [`wait`] whether the process has ended, separately from its
 /// [`Child`](crate::Child).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use proc_core::Process;
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let child = Process::new(|x: u32| x + 1, 41).start()?;
+///     let sentinel = child.sentinel();
+///     assert_eq!(child.join()?, 42);
+///     assert_eq!(proc_core::wait(&[sentinel], Some(Duration::ZERO)), [0]); // it has ended
+///     Ok(())
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sentinel {
     outcome: Arc<Outcome>,
@@ -38,21 +55,27 @@ impl Sentinel {
 /// among them can be joined without waiting. The result is empty if `timeout` has passed, if
 /// `sentinels` is empty, or if this process is a copy of the one that started the processes.
 ///
+/// # Examples
+///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
-/// # use std::time::Duration;
 /// use proc_core::Process;
 ///
-/// let quick = Process::new(|x: u32| x + 1, 41).start()?;
-/// let slow = Process::new(|()| std::thread::sleep(Duration::from_secs(60)), ()).start()?;
+/// fn never(_: ()) {
+///     loop {
+///         std::thread::park();
+///     }
+/// }
 ///
-/// let sentinels = [slow.sentinel(), quick.sentinel()];
-/// assert_eq!(proc_core::wait(&sentinels, None), [1]);
-/// assert_eq!(quick.join()?, 42);
-/// slow.kill()?;
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let quick = Process::new(|x: u32| x + 1, 41).start()?;
+///     let slow = Process::new(never, ()).start()?;
+///     let sentinels = [slow.sentinel(), quick.sentinel()];
+///     assert_eq!(proc_core::wait(&sentinels, None), [1]); // `quick` has ended
+///     assert_eq!(quick.join()?, 42);
+///     slow.kill()?;
+///     Ok(())
+/// }
 /// ```
 #[doc(alias = "multiprocessing.connection.wait")]
 pub fn wait(sentinels: &[Sentinel], timeout: Option<Duration>) -> Vec<usize> {

@@ -39,16 +39,16 @@ use crate::wire;
 /// that derive `bytemuck::Pod`.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
 /// use proc_core::{Pool, Shared};
 ///
-/// let table = Shared::from_slice(&[0.5, 1.5, 2.5])?;
-/// let pool = Pool::builder().processes(2).build()?;
-/// let look_up = |(table, at): (Shared<f64>, usize)| table[at];
-/// assert_eq!(pool.map(look_up, (0..3).map(|at| (table.clone(), at)))?, [0.5, 1.5, 2.5]);
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let table = Shared::from_slice(&[0.5, 1.5, 2.5])?;
+///     let pool = Pool::builder().processes(2).build()?;
+///     let look_up = |(table, at): (Shared<f64>, usize)| table[at];
+///     assert_eq!(pool.map(look_up, (0..3).map(|at| (table.clone(), at)))?, [0.5, 1.5, 2.5]);
+///     Ok(())
+/// }
 /// ```
 ///
 /// For very many small tasks, give the `Shared` to the pool's state or initializer rather than to
@@ -82,6 +82,21 @@ impl<T: Pod> Shared<T> {
     ///
     /// There is no memory or descriptor for the data
     /// ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Process, Shared};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let primes = Shared::from_slice(&[2_u32, 3, 5, 7])?;
+    ///     assert_eq!(primes.len(), 4); // a `Shared` is a slice
+    ///     let sum = |primes: Shared<u32>| primes.iter().sum::<u32>();
+    ///     assert_eq!(Process::new(sum, primes.clone()).start()?.join()?, 17);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn from_slice(data: &[T]) -> Result<Shared<T>, Error> {
         const { assert!(size_of::<T>() > 0, "there is nothing to share in values without bytes") };
         let bytes: &[u8] = bytemuck::cast_slice(data);

@@ -6,7 +6,29 @@ use serde::de::DeserializeOwned;
 /// Marks the values that may be sent between processes: all owned values that serde can write and
 /// read back.
 ///
-/// The trait is implemented for every such type; nobody implements it by hand.
+/// The trait is implemented for every such type; nobody implements it by hand. A type of yours
+/// derives serde's traits (`cargo add serde --features derive`):
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// struct Point {
+///     x: f64,
+///     y: f64,
+/// }
+///
+/// fn mirror(point: Point) -> Point {
+///     Point { x: point.y, y: point.x }
+/// }
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let child = proc_core::Process::new(mirror, Point { x: 1.0, y: 2.0 }).start()?;
+///     assert_eq!(child.join()?, Point { x: 2.0, y: 1.0 });
+///     Ok(())
+/// }
+/// ```
 ///
 /// The encoding is not self-describing. A type that needs a self-describing format (serde's
 /// `untagged`, `flatten` or `skip_serializing_if`) is refused with an error. Values nest at most

@@ -14,6 +14,7 @@ mod channels;
 mod chaos;
 mod compile_errors;
 mod cpu_affinity;
+mod doc_examples;
 mod environment;
 mod init;
 mod late_init;
@@ -103,6 +104,7 @@ fn tests() -> Vec<Trial> {
         chaos::tests(),
         compile_errors::tests(),
         cpu_affinity::tests(),
+        doc_examples::tests(),
         environment::tests(),
         init::tests(),
         late_init::tests(),

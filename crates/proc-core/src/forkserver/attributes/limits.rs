@@ -22,18 +22,24 @@ use crate::sys;
 /// error of [`join`](crate::Child::join), or of the pool's calls.
 ///
 /// ```
-/// # fn main() -> Result<(), proc_core::Error> {
-/// # proc_core::init();
+/// use std::time::Duration;
+///
 /// use proc_core::{Limits, Pool};
 ///
-/// let greedy = |bytes: usize| vec![1_u8; bytes].len();
-///
-/// let limits = Limits::new().address_space(1 << 30).no_core_dumps();
-/// let pool = Pool::builder().processes(1).limits(limits).build()?;
-/// assert!(pool.apply(greedy, 2 << 30).is_err_and(|error| error.is_limit()));
-/// assert_eq!(pool.apply(greedy, 1 << 20)?, 1 << 20);
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let limits = Limits::new()
+///         .address_space(1 << 30) // 1 GiB
+///         .cpu_time(Duration::from_secs(60))
+///         .open_files(100)
+///         .niceness(19)
+///         .no_core_dumps();
+///     let pool = Pool::builder().processes(1).limits(limits).build()?;
+///     let allocate = |bytes: usize| vec![1_u8; bytes].len();
+///     assert!(pool.apply(allocate, 2 << 30).is_err_and(|error| error.is_limit()));
+///     assert_eq!(pool.apply(allocate, 1 << 20)?, 1 << 20);
+///     Ok(())
+/// }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use = "limits do nothing until they are given to a process or a pool"]
@@ -48,6 +54,8 @@ pub struct Limits {
 
 impl Limits {
     /// Makes a set without any limits.
+    ///
+    /// See the example of [`Limits`].
     pub fn new() -> Limits {
         Limits::default()
     }
@@ -57,6 +65,8 @@ impl Limits {
     ///
     /// Rust aborts the process if an allocation fails. The shared memory of a pool's queue counts
     /// too, so leave a pool's workers some hundred MiB.
+    ///
+    /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_AS")]
     pub fn address_space(mut self, bytes: u64) -> Limits {
         self.address_space = Some(bytes);
@@ -64,6 +74,8 @@ impl Limits {
     }
 
     /// Limits the processor time over the whole life of the process, in whole seconds, rounded up.
+    ///
+    /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_CPU")]
     pub fn cpu_time(mut self, time: Duration) -> Limits {
         self.cpu_time = Some(time);
@@ -71,6 +83,8 @@ impl Limits {
     }
 
     /// Limits how many files, pipes and sockets may be open. proc-core itself needs about twenty.
+    ///
+    /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_NOFILE")]
     pub fn open_files(mut self, count: u64) -> Limits {
         self.open_files = Some(count);
@@ -78,6 +92,8 @@ impl Limits {
     }
 
     /// Makes a crash write no core file.
+    ///
+    /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_CORE")]
     pub fn no_core_dumps(mut self) -> Limits {
         self.core_dumps = Some(0);
@@ -86,6 +102,8 @@ impl Limits {
 
     /// Sets the nice value, from -20 (served first) to 19. Only root may set it below the program's
     /// own.
+    ///
+    /// See the example of [`Limits`].
     #[doc(alias = "setpriority")]
     pub fn niceness(mut self, niceness: i32) -> Limits {
         self.niceness = Some(niceness);
@@ -93,6 +111,20 @@ impl Limits {
     }
 
     /// Sets the processors to run on, counted from 0. Linux only; an error on other systems.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use proc_core::{Limits, Pool};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let limits = Limits::new().cpus(0..2); // the first two processors
+    ///     let pool = Pool::builder().processes(2).limits(limits).build()?;
+    ///     assert_eq!(pool.map(|x: u32| x * x, [3, 4])?, [9, 16]);
+    ///     Ok(())
+    /// }
+    /// ```
     #[doc(alias = "sched_setaffinity")]
     pub fn cpus(mut self, cpus: impl IntoIterator<Item = usize>) -> Limits {
         self.cpus = Some(cpus.into_iter().collect());

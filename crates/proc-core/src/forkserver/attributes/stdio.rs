@@ -12,16 +12,16 @@ use crate::sys;
 /// By default, a new process has an empty stdin, and the stdout and stderr of the program.
 ///
 /// ```
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # proc_core::init();
 /// use proc_core::{Process, Stdio};
 ///
-/// let mut child = Process::new(|()| println!("hello"), ()).stdout(Stdio::piped()).start()?;
-/// let stdout = child.stdout.take().expect("stdout is a pipe");
-/// assert_eq!(std::io::read_to_string(stdout)?, "hello\n"); // until the process ends
-/// child.join()?;
-/// # Ok(())
-/// # }
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     proc_core::init();
+///     let mut child = Process::new(|()| println!("hello"), ()).stdout(Stdio::piped()).start()?;
+///     let stdout = child.stdout.take().expect("stdout is a pipe");
+///     assert_eq!(std::io::read_to_string(stdout)?, "hello\n"); // until the process ends
+///     child.join()?;
+///     Ok(())
+/// }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Stdio(StdioKind);
@@ -37,16 +37,44 @@ enum StdioKind {
 
 impl Stdio {
     /// Makes stdin empty; makes stdout or stderr drop what is written.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Process, Stdio};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let speak = |()| eprintln!("nobody hears this");
+    ///     Process::new(speak, ()).stderr(Stdio::null()).start()?.join()
+    /// }
+    /// ```
     pub fn null() -> Stdio {
         Stdio(StdioKind::Null)
     }
 
     /// Uses the stream that the caller has when it starts the process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Process, Stdio};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let count = |()| std::io::stdin().lines().count();
+    ///     let child = Process::new(count, ()).stdin(Stdio::inherit()).start()?;
+    ///     println!("{} lines came from the program's stdin", child.join()?);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn inherit() -> Stdio {
         Stdio(StdioKind::Inherit)
     }
 
     /// Makes a pipe, whose other end is in the [`Child`](crate::Child).
+    ///
+    /// See the example of [`Stdio`].
     pub fn piped() -> Stdio {
         Stdio(StdioKind::Piped)
     }

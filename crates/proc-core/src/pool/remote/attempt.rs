@@ -35,6 +35,8 @@ thread_local! {
 }
 
 /// The attempt that this thread is running; `None` outside a task of a fleet.
+///
+/// The first page of `proc-cluster` has an example.
 pub fn attempt() -> Option<Attempt> {
     CURRENT.get()
 }

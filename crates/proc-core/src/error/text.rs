@@ -1,0 +1,121 @@
+//! An error as text: `Display` writes the error without its causes, `Debug` with them.
+
+use std::fmt::{self, Display, Formatter};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use super::{Error, Inner, Kind, Origin};
+use crate::panics::PanicReport;
+use crate::sys;
+
+impl Display for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Inner { kind, origin } = &*self.0;
+        if let Some(task) = origin.task {
+            write!(f, "task {task}: ")?;
+        }
+        match &**kind {
+            Kind::Panicked(PanicReport { message, location: Some(location), .. }) => {
+                write!(f, "panicked at {location}: {message}")
+            }
+            Kind::Panicked(report) => write!(f, "panicked: {}", report.message),
+            Kind::Died { status, exceeded, panic } => {
+                describe_death(*status, f)?;
+                if let Some(PanicReport { message, location, .. }) = panic {
+                    let location = location.as_deref().unwrap_or("an unknown place");
+                    write!(f, "; before that it panicked at {location}: {message}")?;
+                }
+                exceeded.as_ref().map_or(Ok(()), |exceeded| write!(f, "; {exceeded}"))
+            }
+            Kind::Timeout(after) => write!(f, "no result within {after:?}"),
+            Kind::Cancelled => write!(f, "cancelled"),
+            Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
+            Kind::Decode { what, why } => write!(f, "the {what} cannot be decoded: {why}"),
+            Kind::Start { what, source } => {
+                write!(f, "cannot start {what}: {source}{}", sys::hint(source))
+            }
+            Kind::ForkServerGone => {
+                write!(
+                    f,
+                    "cannot start a process: the fork server, which makes processes, was killed, or there \
+                     were too many open files for the request (raise the limit, ulimit -n)"
+                )
+            }
+            Kind::ForkWithThreads(threads) => {
+                write!(f, "cannot fork a process with ")?;
+                match threads {
+                    Some(threads) => write!(f, "{threads} threads")?,
+                    None => write!(f, "an unknown number of threads")?,
+                }
+                write!(
+                    f,
+                    ": a lock that one of them holds would stay locked in the copy for ever; use \
+                     StartMethod::Forkserver, or start the process before the first thread and pool"
+                )
+            }
+            Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
+            Kind::Closed => write!(f, "the pool is closed"),
+            Kind::Overwritten => write!(
+                f,
+                "the pool has ended: a worker overwrote the memory that it shares with the others; \
+                 build a new pool, and run code that can do this in a pool of its own"
+            ),
+            Kind::Restarts { restarts, period, .. } => write!(
+                f,
+                "the pool has ended: more than {restarts} of its workers died within {period:?}; \
+                 fix what kills them, or allow more deaths with restart_intensity"
+            ),
+            Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
+        }?;
+        write_origin(origin, f)
+    }
+}
+
+/// Writes the origin, for example ` (host node7, process "even", worker 1, pid 4242)`.
+fn write_origin(origin: &Origin, f: &mut Formatter<'_>) -> fmt::Result {
+    let parts = [
+        origin.host.as_ref().map(|host| format!("host {host}")),
+        origin.name.as_ref().map(|name| format!("process {name:?}")),
+        origin.worker.map(|worker| format!("worker {worker}")),
+        origin.pid.map(|pid| format!("pid {pid}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { Ok(()) } else { write!(f, " ({})", parts.join(", ")) }
+}
+
+fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Result {
+    let Some(status) = status else {
+        return write!(f, "the process is gone, and so is the fork server that knew how it ended");
+    };
+    match (status.code(), status.signal()) {
+        (Some(code), _) => write!(f, "the process exited with code {code} before it had a result"),
+        (None, Some(signal)) => {
+            write!(f, "the process was killed by signal {signal} ({})", sys::signal_name(signal))?;
+            if status.core_dumped() {
+                write!(f, ", core dumped")?;
+            }
+            if signal == nix::libc::SIGKILL {
+                write!(
+                    f,
+                    "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
+                     out-of-memory killer)"
+                )?;
+            }
+            Ok(())
+        }
+        (None, None) => write!(f, "the process ended before it had a result"),
+    }
+}
+
+/// Text and causes, each cause on a line of its own: `main` and `unwrap` print this.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, "\ncaused by: {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
