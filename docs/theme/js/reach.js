@@ -33,9 +33,25 @@ const reach = (wide) => {
   }
 };
 const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => reach(target)));
-for (const wide of document.querySelectorAll("main :is(.table-wrapper, pre > code, figure)")) {
+for (const wide of document.querySelectorAll("main :is(.table-wrapper, pre > code, figure, p:has(.checkbox-label))")) {
   reach(wide);
   sizes.observe(wide);
+}
+
+// On a phone, where a row of a table is a card, each cell says to which column it belongs.
+for (const table of document.querySelectorAll("main table")) {
+  const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const row of table.tBodies[0]?.rows ?? []) {
+    for (const cell of row.cells) {
+      const head = heads[cell.cellIndex];
+      if (head) cell.dataset.head = head;
+    }
+  }
+}
+
+// A short piece of code is not broken, above all not at the hyphens of an option.
+for (const code of document.querySelectorAll("main :not(pre) > code")) {
+  if (code.textContent.length <= 24) code.classList.add("whole");
 }
 
 // The empty corner of a table heads nothing; Markdown has no other word for it.
