@@ -1,4 +1,4 @@
-// What mdBook leaves out for readers who use a keyboard or a screen reader. A test runs axe-core on
+// What mdBook leaves out for readers who use a keyboard, a screen reader or a phone. A test runs axe-core on
 // each page, and says what is missing when a new mdBook has other markup.
 "use strict";
 
@@ -36,6 +36,14 @@ const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => re
 for (const wide of document.querySelectorAll("main :is(.table-wrapper, pre > code, figure, p:has(.checkbox-label))")) {
   reach(wide);
   sizes.observe(wide);
+}
+
+// A comment before a program names its file. (What follows in it names parts of the file.)
+for (const block of document.querySelectorAll("main pre")) {
+  let before = block.previousSibling;
+  while (before?.nodeType === Node.TEXT_NODE && !before.data.trim()) before = before.previousSibling;
+  const file = before?.nodeType === Node.COMMENT_NODE && before.data.match(/^ file: (\S+)/);
+  if (file) block.dataset.file = file[1];
 }
 
 // On a phone, where a row of a table is a card, each cell says to which column it belongs.
