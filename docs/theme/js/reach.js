@@ -1,4 +1,4 @@
-// What mdBook leaves out for readers who use a keyboard or a screen reader. A test runs axe-core on
+// What mdBook leaves out for readers who use a keyboard, a screen reader or a phone. A test runs axe-core on
 // each page, and says what is missing when a new mdBook has other markup.
 "use strict";
 
@@ -33,9 +33,33 @@ const reach = (wide) => {
   }
 };
 const sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => reach(target)));
-for (const wide of document.querySelectorAll("main :is(.table-wrapper, pre > code, figure)")) {
+for (const wide of document.querySelectorAll("main :is(.table-wrapper, pre > code, figure, p:has(.checkbox-label))")) {
   reach(wide);
   sizes.observe(wide);
+}
+
+// A comment before a program names its file. (What follows in it names parts of the file.)
+for (const block of document.querySelectorAll("main pre")) {
+  let before = block.previousSibling;
+  while (before?.nodeType === Node.TEXT_NODE && !before.data.trim()) before = before.previousSibling;
+  const file = before?.nodeType === Node.COMMENT_NODE && before.data.match(/^ file: (\S+)/);
+  if (file) block.dataset.file = file[1];
+}
+
+// On a phone, where a row of a table is a card, each cell says to which column it belongs.
+for (const table of document.querySelectorAll("main table")) {
+  const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const row of table.tBodies[0]?.rows ?? []) {
+    for (const cell of row.cells) {
+      const head = heads[cell.cellIndex];
+      if (head) cell.dataset.head = head;
+    }
+  }
+}
+
+// A short piece of code is not broken, above all not at the hyphens of an option.
+for (const code of document.querySelectorAll("main :not(pre) > code")) {
+  if (code.textContent.length <= 24) code.classList.add("whole");
 }
 
 // The empty corner of a table heads nothing; Markdown has no other word for it.
