@@ -29,10 +29,12 @@ impl<T> Drop for Bound<T> {
 }
 
 fn work(input: u32) -> u32 {
-    while input == 0 {
-        thread::park(); // for ever
+    match input {
+        0 => loop {
+            thread::park(); // for ever
+        },
+        _ => input * input,
     }
-    input * input
 }
 
 /// A handler of requests.
