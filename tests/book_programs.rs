@@ -17,7 +17,8 @@ const ANY_ORDER: &[&str] = &["tour_lock", "tour_retries"];
 const IN_BLOCKS: &[&str] = &["tour_lock"];
 
 /// Programs without a counterpart: Python has nothing like it, or there is nothing in Rust yet.
-const ALONE: &[&str] = &["ipc_traps", "primes"];
+const ALONE: &[&str] =
+    &["contain_cancel", "contain_crash", "contain_limits", "contain_tests", "ipc_traps", "primes"];
 
 /// Runs of each program: more than one, since a wrong order may be rare.
 const RUNS: usize = 3;

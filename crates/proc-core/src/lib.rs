@@ -104,6 +104,7 @@
 //! | `docs/tour.md` | a tour in the order of Python's own introduction to `multiprocessing` |
 //! | `docs/names.md` | every name of `multiprocessing`, and of its relatives: what it is here |
 //! | `docs/processes-threads-async.md` | processes, threads or async: which to use when |
+//! | `docs/contain.md` | settings and errors for code that crashes, hangs or uses too much memory |
 //! | `docs/crossing.md` | what may cross between processes, and how fast |
 //! | `docs/new-processes.md` | what a new process inherits, and what to know before real use |
 //! | `docs/ipc-channel.md` | the traps of ipc-channel, which carries the messages |

@@ -407,6 +407,9 @@ impl Error {
 
     /// Returns how the process ended, if the error is that it has ended.
     ///
+    /// [`ExitStatusExt::signal`](std::os::unix::process::ExitStatusExt::signal) gives the signal
+    /// that has killed it. After a timeout or a cancellation, there is no exit status.
+    ///
     /// See the example of [`is_death`](Error::is_death).
     pub fn exit_status(&self) -> Option<ExitStatus> {
         match &*self.0.kind {
@@ -480,6 +483,8 @@ impl Error {
     }
 
     /// Returns the position of the task in the input, counted from 0.
+    ///
+    /// The task of `apply` and `apply_async` is the only one of its call, so it is 0.
     ///
     /// See the example of [`is_panic`](Error::is_panic).
     pub fn task(&self) -> Option<usize> {

@@ -73,7 +73,7 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     ///
     /// When the time is over, the worker is killed and replaced, and the task fails
     /// ([`Error::is_timeout`]). If the worker has just begun another task by then, that task runs
-    /// again in another worker.
+    /// again in another worker. Each try of [`retries`](Options::retries) has the whole time.
     ///
     /// # Examples
     ///
@@ -103,7 +103,8 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// Sets how often a task is tried again, on the same machine, after it has panicked, its worker
     /// has died or its time was over.
     ///
-    /// The default is zero. A task whose argument holds channel ends is not tried again, because
+    /// The default is zero. The next try may run in another worker, and the error is that of the
+    /// last try. An `Err` that the function returns is a result, and is not tried again. A task whose argument holds channel ends is not tried again, because
     /// the channel ends are gone. If a cluster loses a machine, its tasks run on another machine in
     /// any case: that is no failure of these tasks.
     ///

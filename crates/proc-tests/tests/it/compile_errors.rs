@@ -1,9 +1,11 @@
-//! The compiler refuses a function that carries data, and its message says what to do.
+//! The compiler refuses a function that carries data, and its message says what to do. The page
+//! `docs/tour.md` names the messages that newcomers meet first.
 
 use std::process::Command;
 
 tests! {
     functions_that_carry_data_are_refused;
+    page_has_the_messages_of_first_errors;
 }
 
 const MESSAGE: &str = "this function captures variables (or is a function pointer), and captured \
@@ -28,11 +30,27 @@ const REFUSED: [&str; 15] = [
     "with_state",
 ];
 
-/// Compiles `src/bin/refusals.rs`. The error is what the compiler said.
-fn compile(refused: &str) -> Result<(), String> {
+/// The mistakes in `src/bin/first_errors.rs`, in the order of the table in `docs/tour.md`.
+const FIRST_ERRORS: [&str; 12] = [
+    "captures",
+    "moves",
+    "derive",
+    "reference",
+    "anyhow",
+    "two arguments",
+    "no argument",
+    "references",
+    "vector",
+    "not started",
+    "no result",
+    "result",
+];
+
+/// Compiles a program of `src/bin`. The error is what the compiler said.
+fn compile(program: &str, refused: &str) -> Result<(), String> {
     let output = Command::new(env!("CARGO"))
         .args(["rustc", "--quiet", "--offline", "--locked", "--package", "proc-tests"])
-        .args(["--bin", "refusals", "--color", "never", "--", "--cfg"])
+        .args(["--bin", program, "--color", "never", "--", "--cfg"])
         .arg(format!("refused={refused:?}"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -45,12 +63,39 @@ fn compile(refused: &str) -> Result<(), String> {
 
 fn functions_that_carry_data_are_refused() {
     // Without the refused line the program compiles.
-    assert_eq!(compile("nothing"), Ok(()));
+    assert_eq!(compile("refusals", "nothing"), Ok(()));
     for refused in REFUSED {
-        let said = compile(refused).expect_err(refused);
+        let said = compile("refusals", refused).expect_err(refused);
         assert!(said.contains(MESSAGE), "{refused}:\n{said}");
         assert!(said.contains("error[E0080]"), "{refused}:\n{said}");
         // The caller's own line is named.
         assert!(said.contains("src/bin/refusals.rs:"), "{refused}:\n{said}");
     }
+}
+
+fn page_has_the_messages_of_first_errors() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/tour.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let head = "| message | what to do |\n|---|---|\n";
+    let rows = page.split_once(head).expect("the page has the table").1;
+    let rows = rows.lines().take_while(|line| line.starts_with("| "));
+    let messages: Vec<_> = rows.map(message).collect();
+    assert_eq!(messages.len(), FIRST_ERRORS.len(), "{messages:?}");
+    assert_eq!(compile("first_errors", "nothing"), Ok(()));
+    for (message, refused) in messages.iter().zip(FIRST_ERRORS) {
+        let said = compile("first_errors", refused).expect_err(refused);
+        let mut rest = said.as_str();
+        // The page leaves out some words of a message.
+        for part in message.split('…') {
+            let found = rest.split_once(part);
+            rest = found.unwrap_or_else(|| panic!("{refused}: no {part:?} in\n{said}")).1;
+        }
+    }
+}
+
+/// The message in a row of the table. It is code, between single or double backticks.
+fn message(row: &str) -> &str {
+    let cell = row.trim_start_matches("| ").split(" | ").next().unwrap_or_default();
+    let double = cell.strip_prefix("`` ").and_then(|cell| cell.strip_suffix(" ``"));
+    double.unwrap_or(cell.trim_matches('`'))
 }

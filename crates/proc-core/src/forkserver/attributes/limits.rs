@@ -63,8 +63,13 @@ impl Limits {
     /// Limits the memory that the process may map, in bytes. The program's own image and the stacks
     /// of threads count too.
     ///
-    /// Rust aborts the process if an allocation fails. The shared memory of a pool's queue counts
-    /// too, so leave a pool's workers some hundred MiB.
+    /// Rust aborts the process if an allocation fails.
+    ///
+    /// A worker itself needs less than 10 MiB in a small program. The pool's shared memory counts
+    /// too: it holds the arguments and results that are on their way, of all workers. So set
+    /// [`memory_limit`](crate::PoolBuilder::memory_limit) as well, and leave each worker that much
+    /// in addition to what its tasks allocate. Refuse arguments that are larger than the limit
+    /// before a call: a worker cannot start if the shared memory does not fit.
     ///
     /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_AS")]
