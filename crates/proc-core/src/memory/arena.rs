@@ -239,6 +239,18 @@ impl Arena {
         Lease { region, block, back: Some(Arc::clone(&self.returned)) }
     }
 
+    /// Gives up all regions if no block is in use. Returns whether it did. No process may use the
+    /// numbers of regions that were given up.
+    pub(crate) fn clear(&mut self) -> bool {
+        let is_unused = self.used() == 0;
+        if is_unused {
+            self.regions.clear();
+            self.free.clear();
+            self.uncut = 0;
+        }
+        is_unused
+    }
+
     /// Returns how many bytes of blocks are in use, including leased blocks.
     pub(crate) fn used(&mut self) -> usize {
         self.take_returned();

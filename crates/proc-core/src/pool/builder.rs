@@ -521,6 +521,10 @@ impl<S> PoolBuilder<S> {
                  them a file, an end of std::io::pipe, Stdio::null() or Stdio::inherit()",
             ));
         }
+        // Workers map the shared memory, and need the rest for their own. The regions of the memory
+        // can take twice what is in use.
+        let address_space = settings.attributes.limits.max_address_space();
+        let quarter = address_space.map(|bytes| bytes / 4);
         let config = PoolConfig {
             processes: processes as u32,
             start_method: settings.start_method,
@@ -530,7 +534,8 @@ impl<S> PoolBuilder<S> {
             attributes: Attributes { lifetime: Lifetime::Worker, ..settings.attributes },
             idle_timeout: settings.idle_timeout,
             restart_intensity: settings.restart_intensity,
-            memory_limit: settings.memory_limit,
+            memory_limit: settings.memory_limit.into_iter().chain(quarter).min(),
+            max_argument: address_space.map_or(usize::MAX, |bytes| bytes / 2),
         };
         let scheduler = Scheduler::build(config, settings.start_functions)?;
         Ok(Pool { scheduler, state: PhantomData })

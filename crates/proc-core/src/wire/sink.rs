@@ -34,6 +34,9 @@ pub(crate) trait Lender: Send + Sync {
 
     /// Returns how many bytes of a block must stay free in addition to the value.
     fn spare(&self) -> usize;
+
+    /// Returns the size of the largest value that can be received, in bytes.
+    fn max_value(&self) -> usize;
 }
 
 /// Target to which values are encoded, one after another.

@@ -66,16 +66,20 @@ impl Limits {
     /// Rust aborts the process if an allocation fails.
     ///
     /// A worker itself needs less than 10 MiB in a small program. The pool's shared memory counts
-    /// too: it holds the arguments and results that are on their way, of all workers. So set
-    /// [`memory_limit`](crate::PoolBuilder::memory_limit) as well, and leave each worker that much
-    /// in addition to what its tasks allocate. Refuse arguments that are larger than the limit
-    /// before a call: a worker cannot start if the shared memory does not fit.
+    /// too: it holds the arguments and results that are on their way, of all workers. So with this
+    /// limit, the pool has a [`memory_limit`](crate::PoolBuilder::memory_limit) of at most a quarter
+    /// of it, and an argument that takes more than half of it is an error.
     ///
     /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_AS")]
     pub fn address_space(mut self, bytes: u64) -> Limits {
         self.address_space = Some(bytes);
         self
+    }
+
+    /// The limit of address space in bytes, if there is one.
+    pub(crate) fn max_address_space(&self) -> Option<usize> {
+        self.address_space.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Limits the processor time over the whole life of the process, in whole seconds, rounded up.

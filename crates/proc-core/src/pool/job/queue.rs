@@ -103,6 +103,18 @@ pub(crate) struct ChunkCut<'a> {
     pub(crate) large_arg: Option<LargeArg>,
 }
 
+/// Says that no worker can map an argument.
+#[cold]
+fn too_large(size: usize, max: usize) -> String {
+    format!(
+        "it has {} MiB, and with the limit of address space of the pool's workers \
+         (Limits::address_space) an argument may have {} MiB: raise the limit, or send a smaller \
+         argument",
+        size >> 20,
+        max >> 20
+    )
+}
+
 impl TaskQueue {
     /// Makes an empty queue whose first task will have the number `first`.
     pub(crate) fn new(
@@ -183,6 +195,7 @@ impl TaskQueue {
         }
         let bytes = std::mem::take(&mut self.bytes);
         let mut whole = bytes.len();
+        let max_value = lender.max_value();
         // With a chunksize above 1, the tasks of a chunk lie side by side, so a large argument gets
         // no block of its own.
         let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
@@ -193,6 +206,7 @@ impl TaskQueue {
         let caught = panics::catch(|| {
             for argument in arguments {
                 sink.begin(0);
+                let (start, large) = (sink.len(), self.large_args_len);
                 let encode = |out: &mut Sink| wire::encode_or_panic(argument, out);
                 if let Some(handles) = records::append(&mut sink, encode)? {
                     let handles = WaitingHandles::new(handles);
@@ -201,6 +215,10 @@ impl TaskQueue {
                 }
                 if sink.has_large_pieces() {
                     self.push_large_arg(&mut sink)?;
+                }
+                let size = sink.len() - start + self.large_args_len - large;
+                if size > max_value {
+                    return Err(too_large(size, max_value));
                 }
                 whole = sink.len();
                 self.left += 1;
@@ -408,6 +426,10 @@ mod tests {
 
         fn spare(&self) -> usize {
             0
+        }
+
+        fn max_value(&self) -> usize {
+            usize::MAX
         }
     }
 

@@ -10,7 +10,7 @@ use super::state::{
     Deliveries, Intensity, KillReason, Scheduler, SlotState, State, read_arguments, read_results,
     unlock,
 };
-use crate::error::{Error, Exit, Origin};
+use crate::error::{Error, ErrorKind, Exit, Origin};
 use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
@@ -63,6 +63,10 @@ impl Scheduler {
         slot.to_worker = None;
         slot.handle = None;
         let status = exit.status;
+        // The worker did not get as far as the initializer.
+        let cannot_start =
+            failure.as_ref().is_some_and(|failure| failure.kind() == ErrorKind::Start);
+        let initializes = self.initializes && !cannot_start;
         let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
         let death = death.with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
@@ -84,17 +88,22 @@ impl Scheduler {
         } else if may_have_worker && !was_ready && kill_reason.is_none() {
             let slot = &mut state.slots[slot_id as usize];
             slot.failed_starts += 1;
-            let attempts =
-                if self.initializes { MAX_FAILED_INITIALIZERS } else { MAX_FAILED_STARTS };
-            given_up = (slot.failed_starts >= attempts).then_some(SlotState::Broken);
+            // An initializer would fail again in a later call. Other starts may succeed then.
+            let (attempts, then) = match initializes {
+                true => (MAX_FAILED_INITIALIZERS, SlotState::Broken),
+                false => (MAX_FAILED_STARTS, SlotState::Suspended),
+            };
+            if slot.failed_starts >= attempts {
+                slot.failed_starts = 0;
+                given_up = Some(then);
+            }
         } else if may_have_worker && exits >= MAX_TASKLESS_EXITS {
             state.slots[slot_id as usize].taskless_exits = 0;
             given_up = Some(SlotState::Suspended);
         }
-        let initializes = !was_ready && self.initializes;
-        let reason = if initializes { Error::initializer(death) } else { death };
+        let reason = if !was_ready && initializes { Error::initializer(death) } else { death };
         let reason = match given_up {
-            Some(SlotState::Suspended) => Error::start(
+            Some(SlotState::Suspended) if was_ready => Error::start(
                 "a worker that runs tasks",
                 std::io::Error::other(format!(
                     "{exits} in a row exited before they had begun a task; the last one: {reason}"

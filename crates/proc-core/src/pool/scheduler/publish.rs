@@ -35,6 +35,9 @@ const READY_BYTES_PER_WORKER: usize = 4 << 20;
 
 impl Lender for Scheduler {
     fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease> {
+        if len > self.config.max_argument {
+            return None;
+        }
         let room = results.map_or(len.min(MAX_GUESSED_BYTES), |size| size.min(MAX_ROOM_BYTES));
         let len = len.checked_add(room.min(self.max_room(len)) + records::MIN_RESULT_BYTES + 16)?;
         // A forked copy must not touch the pool's memory.
@@ -50,6 +53,10 @@ impl Lender for Scheduler {
     /// band.
     fn spare(&self) -> usize {
         records::MIN_RESULT_BYTES
+    }
+
+    fn max_value(&self) -> usize {
+        self.config.max_argument
     }
 }
 

@@ -84,6 +84,16 @@ impl State {
         sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
     }
 
+    /// Gives up the regions if nobody uses them: no worker, no ticket, and no block. Workers may have
+    /// failed to start because they could not map the regions.
+    pub(super) fn give_up_regions(&mut self) {
+        // A worker that is being started has a channel, and no handle yet.
+        let has_worker = self.slots.iter().any(|slot| slot.to_worker.is_some());
+        if !has_worker && self.in_flight.is_empty() && self.arena.clear() {
+            self.sent_regions = 0;
+        }
+    }
+
     /// Wakes a worker.
     pub(super) fn wake(&mut self, slot_id: SlotId) {
         let _ = self.send(slot_id, ToWorker::Wake); // cannot fail: it carries no channel ends
@@ -149,6 +159,7 @@ impl Scheduler {
     pub(super) fn resume_slots_for_call(&self, state: &mut State) {
         let has_worker = state.slots.iter().any(|slot| slot.handle.is_some());
         if state.waiting_slots > 0 && (has_worker || self.all_slots_given_up(state)) {
+            state.give_up_regions();
             self.resume_slots(state);
         }
     }

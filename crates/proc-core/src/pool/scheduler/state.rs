@@ -44,6 +44,8 @@ pub(crate) struct PoolConfig {
     pub(crate) restart_intensity: Option<Intensity>,
     /// The limit on the bytes that arguments and results take in shared memory.
     pub(crate) memory_limit: Option<usize>,
+    /// The size of the largest argument that a worker can map, in bytes.
+    pub(crate) max_argument: usize,
 }
 
 /// The restart intensity: the pool gives up when more than `restarts` workers die within `period`.
@@ -286,8 +288,8 @@ pub(super) enum SlotState {
     /// No worker could be started, or too many in a row exited before they had begun a task. A
     /// later call tries again: see [`Scheduler::resume_slots_for_call`].
     Suspended,
-    /// No worker will be started here, unless a resize fills the slot: for example, because too
-    /// many exited before they were ready.
+    /// No worker will be started here, unless a resize fills the slot: for example, because the
+    /// initializer has failed in too many workers.
     Broken,
 }
 

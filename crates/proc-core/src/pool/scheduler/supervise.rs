@@ -44,7 +44,10 @@ impl Scheduler {
                 let can_retry = matches!(state.phase, Phase::Open)
                     && slots.iter().any(|slot| slot.slot_state == SlotState::Suspended);
                 match can_retry {
-                    true => self.fail_open_calls(&mut state, &error),
+                    true => {
+                        self.fail_open_calls(&mut state, &error);
+                        state.give_up_regions();
+                    }
                     false => self.end_pool(&mut state, Some(error)),
                 }
             }

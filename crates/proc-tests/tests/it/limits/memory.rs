@@ -16,6 +16,7 @@ use crate::support::{
 programs![
     limit_address_space,
     limit_address_space_of_workers,
+    limit_address_space_of_a_pool,
     large_value_in_a_cgroup,
     many_values_in_a_cgroup,
     shared_memory_in_a_cgroup,
@@ -30,6 +31,7 @@ tests! {
     values_beyond_the_limit_of_data_are_errors: forkserver spawn fork;
     processes_beyond_the_address_space_are_errors: forkserver spawn fork;
     workers_without_address_space_are_errors: forkserver spawn fork;
+    pool_with_a_limit_of_address_space_outlives_large_values: forkserver spawn fork;
     values_beyond_the_limit_of_file_sizes_are_errors: forkserver spawn fork;
     values_beyond_a_cgroup_are_errors: forkserver spawn fork;
     values_of_which_a_cgroup_has_room_for_some_arrive: forkserver spawn fork;
@@ -346,6 +348,47 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
                 assert_eq!(finished.after(small), "fine", "{small} {order}");
             }
         }
+    }
+}
+
+/// The workers can map 200 MiB. Each call comes after one that was too large.
+fn limit_address_space_of_a_pool(arguments: &Arguments) {
+    const NAMES: &[&str] = &["limits::address_space"];
+    let set_up = |(): ()| ();
+    let limits = Limits::new().address_space(200 << 20);
+    let builder = || arguments.pool_builder(2).limits(limits.clone());
+    let builder = match arguments.word() {
+        "initializer" => builder().initializer(set_up, ()),
+        _ => builder(),
+    };
+    let pool = builder.build().expect("there is room for workers");
+    let assert_goes_on = |what: &str| {
+        let lengths = pool.map(length, (0..50).map(|_| make(1000)));
+        assert_eq!(lengths.expect(what), [1000; 50]);
+    };
+    assert_goes_on("at first");
+    tell("apply", pool.apply(length, make(150 * MIB)), NAMES);
+    assert_goes_on("after apply");
+    for result in pool.try_map(length, [make(5), make(150 * MIB), make(5)]) {
+        tell("try_map", result, NAMES);
+    }
+    let lengths = pool.map(length, (0..30).map(|_| make(20 * MIB)));
+    assert_eq!(lengths.expect("there is room for some at a time"), [20 * MIB; 30]);
+    // The workers can map each of these values, and not all of the memory that they leave.
+    for size in (30..100).step_by(10) {
+        let result = pool.apply(length, make(size * MIB));
+        assert!(result.as_ref().is_err_and(|e| !e.is_panic()) || result.is_ok_and(|len| len > 0));
+        // Calls fail if no worker can be started. A later call tries again.
+        wait_until(|| pool.map(length, (0..50).map(|_| make(1000))).is_ok());
+    }
+    println!("goes on");
+}
+
+fn pool_with_a_limit_of_address_space_outlives_large_values(start_method: StartMethod) {
+    let told = "apply: refused\ntry_map: fine\ntry_map: refused\ntry_map: fine\ngoes on\n";
+    for word in ["plain", "initializer"] {
+        let finished = run(limit_address_space_of_a_pool, start_method, &[word]);
+        assert_eq!(finished.succeeded(), told, "{word}");
     }
 }
 
