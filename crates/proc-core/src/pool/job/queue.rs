@@ -107,11 +107,11 @@ pub(crate) struct ChunkCut<'a> {
 #[cold]
 fn too_large(size: usize, max: usize) -> String {
     format!(
-        "it has {} MiB, and with the limit of address space of the pool's workers \
-         (Limits::address_space) an argument may have {} MiB: raise the limit, or send a smaller \
+        "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
+         (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \
          argument",
-        size >> 20,
-        max >> 20
+        size >> 10,
+        max >> 10
     )
 }
 
