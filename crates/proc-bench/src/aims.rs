@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::record::{Measured, Record, show};
 use crate::table;
 
-/// The aim of a workload: in the case with this number of workers, or in each case. (20,000 tasks in
-/// 0.4 s are 50,000 a second.)
+/// The aim of a workload: in the case with this number of workers, or in each case. (20,000 tasks
+/// in 0.4 s are 50,000 a second.)
 struct Aim(&'static str, Option<usize>, Goal);
 
 /// What the median of proc-core or proc-cluster should be.

@@ -231,7 +231,8 @@ fn a_task_that_kills_machines_fails_alone() {
     assert!(begun(&directory) <= 3, "it killed {} machines", begun(&directory));
 }
 
-/// Kills the machine on which it runs, unless that is a safe one. There it waits for the file `word`.
+/// Kills the machine on which it runs, unless that is a safe one. There it waits for the file
+/// `word`.
 fn poison_elsewhere(directory: String) -> u32 {
     if std::env::var_os("SAFE").is_none() {
         mark(&directory, &format!("fell-{}", std::process::id()));

@@ -104,9 +104,10 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     /// has died or its time was over.
     ///
     /// The default is zero. The next try may run in another worker, and the error is that of the
-    /// last try. An `Err` that the function returns is a result, and is not tried again. A task whose argument holds channel ends is not tried again, because
-    /// the channel ends are gone. If a cluster loses a machine, its tasks run on another machine in
-    /// any case: that is no failure of these tasks.
+    /// last try. An `Err` that the function returns is a result, and is not tried again. A task
+    /// whose argument holds channel ends is not tried again, because the channel ends are gone. If
+    /// a cluster loses a machine, its tasks run on another machine in any case: that is no failure
+    /// of these tasks.
     ///
     /// # Examples
     ///

@@ -236,15 +236,17 @@ impl<S> PoolBuilder<S> {
     /// use proc_core::Pool;
     /// use proc_core::ipc::{self, IpcSender};
     ///
+    /// type State = (u32, IpcSender<u32>); // a sum, and where it goes
+    ///
     /// fn main() -> Result<(), Box<dyn std::error::Error>> {
     ///     proc_core::init();
     ///     let (sender, receiver) = ipc::channel()?;
     ///     let pool = Pool::builder()
     ///         .processes(1)
     ///         .state(|to: IpcSender<u32>| (0, to), sender)
-    ///         .worker_exit(|(sum, to): (u32, IpcSender<u32>)| to.send(sum).expect("main receives"))
+    ///         .worker_exit(|(sum, to): State| to.send(sum).expect("main receives"))
     ///         .build()?;
-    ///     pool.with_state().map(|state: &mut (u32, IpcSender<u32>), x: u32| state.0 += x, [3, 4])?;
+    ///     pool.with_state().map(|state: &mut State, x: u32| state.0 += x, [3, 4])?;
     ///     pool.close();
     ///     assert_eq!(receiver.recv()?, 7); // what the worker has added up
     ///     Ok(())

@@ -298,8 +298,3 @@ pub fn invalid_error(why: impl Into<String>) -> Error {
 pub fn cancelled_error() -> Error {
     Error::cancelled()
 }
-
-/// The error of a result that was taken before.
-pub fn already_taken_error() -> Error {
-    Error::already_taken()
-}

@@ -84,8 +84,8 @@ impl State {
         sent.or_else(|error| wire::why_not_sent(error).map_or(Ok(()), Err))
     }
 
-    /// Gives up the regions if nobody uses them: no worker, no ticket, and no block. Workers may have
-    /// failed to start because they could not map the regions.
+    /// Gives up the regions if nobody uses them: no worker, no ticket, and no block. Workers may
+    /// have failed to start because they could not map the regions.
     pub(super) fn give_up_regions(&mut self) {
         // A worker that is being started has a channel, and no handle yet.
         let has_worker = self.slots.iter().any(|slot| slot.to_worker.is_some());
