@@ -125,7 +125,7 @@ fn main(inputs: MainInputs) -> ! {
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
     });
-    sys::end_copy_of(me);
+    sys::exit_if_copy_of(me);
     // If the function has changed the user ID, the kernel has forgotten this setting.
     sys::die_with_parent();
     // Otherwise every worker would begin with a copy of the buffer, and print it again.

@@ -41,7 +41,7 @@ pub(crate) use descriptors::{
     are_joined, close_copy, copy_standard_stream, duplicate_descriptor, pass_on, poll_descriptor,
     replace_descriptor, set_standard_stream, take_over, wait_readable,
 };
-pub(crate) use exit::{end_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout};
+pub(crate) use exit::{exit_if_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout};
 pub(crate) use fd_channel::{
     ChannelMessage, Listener, Notifier, Tag, copy_from_socket, fd_channel, put_into_socket,
     take_from_socket,

@@ -28,9 +28,9 @@ const MAX_LARGE_BYTES: usize = 2 << 30;
 
 /// Lends blocks of memory that other processes see.
 pub(crate) trait Lender: Send + Sync {
-    /// Lends a block of at least `len` bytes, plus room for the result: `results` bytes, or `len`
-    /// if `results` is unknown. Returns `None` if there is no memory for the block.
-    fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease>;
+    /// Lends a block of at least `len` bytes, plus room for the result: `result_size` bytes, or `len`
+    /// if `result_size` is unknown. Returns `None` if there is no memory for the block.
+    fn lend(&self, len: usize, result_size: Option<usize>) -> Option<Lease>;
 
     /// Returns how many bytes of a block must stay free in addition to the value.
     fn spare(&self) -> usize;
@@ -49,7 +49,7 @@ pub(crate) struct Sink {
     lender: Option<Arc<dyn Lender>>,
     /// Size of the result, for which the block must have room too, in bytes; `None` if it is
     /// unknown.
-    results: Option<usize>,
+    result_size: Option<usize>,
     /// Offset in the block at which the current value starts.
     block_start: usize,
     /// Offset in `bytes` at which the current value starts.
@@ -70,9 +70,9 @@ impl Sink {
     pub(crate) fn with_lender(
         bytes: Vec<u8>,
         lender: Option<Arc<dyn Lender>>,
-        results: Option<usize>,
+        result_size: Option<usize>,
     ) -> Sink {
-        Sink { bytes_start: bytes.len(), bytes, lender, results, ..Sink::default() }
+        Sink { bytes_start: bytes.len(), bytes, lender, result_size, ..Sink::default() }
     }
 
     /// Sets the block for large pieces.
@@ -156,7 +156,7 @@ impl Sink {
     fn put_in_block(&mut self, piece: &[u8]) -> bool {
         let at = self.block_start + self.total() - self.bytes_start;
         let end = at + piece.len();
-        if end > MAX_LARGE_BYTES || !(self.fits(end) || self.grow(end, at)) {
+        if end > MAX_LARGE_BYTES || !(self.fits(end) || self.grow_block(end, at)) {
             return false;
         }
         let is_written = self.block.as_ref().is_some_and(|block| block.write(at, piece));
@@ -174,11 +174,11 @@ impl Sink {
 
     /// Gets a block of at least `len` bytes, and moves the large pieces into it. In the old block
     /// they end before `used`.
-    fn grow(&mut self, len: usize, used: usize) -> bool {
+    fn grow_block(&mut self, len: usize, used: usize) -> bool {
         let Some(lender) = &self.lender else { return false };
         // Double the size, so that each of many large pieces is moved about once.
         let wanted = self.block.as_ref().map_or(len, |block| len.max(2 * block.len()));
-        let Some(block) = lender.lend(wanted, self.results) else { return false };
+        let Some(block) = lender.lend(wanted, self.result_size) else { return false };
         if let Some(old) = &self.block {
             let mut moved = Vec::new();
             let used = used.min(old.len());
@@ -215,7 +215,7 @@ impl Sink {
         let len = self.total() - self.bytes_start;
         let spare = self.lender.as_ref().map_or(0, |lender| lender.spare());
         let end = self.block_start + len;
-        if !self.fits(end + spare) && !self.grow(end + spare, end) {
+        if !self.fits(end + spare) && !self.grow_block(end + spare, end) {
             return None;
         }
         let block = self.block.as_ref()?;
