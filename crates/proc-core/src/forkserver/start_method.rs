@@ -26,10 +26,10 @@ use crate::sys::{self, PerProcess, SingleThread};
 /// new fork server is executed.
 ///
 /// Everything else is in the table of `docs/new-processes.md`, a page of [the
-/// book](crate#the-book). Resource limits, umask, niceness and signal mask are those of the fork
-/// server, which is as old as `init` with `Forkserver`. The same is true of statics, loggers and
-/// panic hooks; set these in a pool's initializer. In a spawned process, `std::env::args` is the
-/// program's name alone.
+/// book](crate#the-book). Resource limits, umask, niceness and signal mask are those that the fork
+/// server had when it was made; with `Forkserver`, `init` makes it. The same is true of statics,
+/// loggers and panic hooks; set these in a pool's initializer. In a spawned process,
+/// `std::env::args` is the program's name alone.
 ///
 /// # Examples
 ///
@@ -118,9 +118,10 @@ impl FromStr for StartMethod {
     }
 }
 
-/// Fork servers of this process.
+/// Fork servers that this process asks for new processes.
 #[derive(Default)]
 struct CurrentServers {
+    /// Whether [`init`] was called, or another process has made this one.
     is_initialized: bool,
     /// Fork server that `init` has made; in a child, the one that forked the child.
     main: Option<Arc<ForkServer>>,
@@ -144,8 +145,8 @@ fn current_servers() -> MutexGuard<'static, CurrentServers> {
 /// Programs also work without this call. Without it, or if other threads exist by then
 /// (`#[tokio::main]`), the first use executes the program again. That copy becomes the fork server
 /// *before* its `main`, so `main` does not run twice. A process begins with the memory that the
-/// program has when it calls `init`. Without `init`, it begins with the memory that the program has
-/// before `main`.
+/// program has when it calls `init`. Without `init`, a process begins with the memory that the
+/// program has before `main`.
 ///
 /// A second call does nothing, also in a child. `init` corresponds to Python's
 /// `if __name__ == "__main__":`. The page `docs/new-processes.md` of [the book](crate#the-book)
@@ -183,11 +184,12 @@ pub fn init() {
 /// Runs [`init`] in tests, before the test harness starts its threads. Write it as one line at the
 /// top level of a test file.
 ///
-/// Tests need it no more than programs need [`init`]. With it, the fork server is forked; without
-/// it, the test binary is executed again to be the fork server. No test runs twice in either case.
-/// It works with `cargo test` and with `cargo nextest run`, for unit tests (in `lib.rs` or
-/// `main.rs`) and in each file of `tests/`. A crate that *forbids* unsafe code cannot use it,
-/// because code before `main` is unsafe: let the crate *deny* unsafe code instead.
+/// Tests also work without this macro, as programs work without [`init`]. With it, the fork server
+/// is forked; without it, the test binary is executed again to be the fork server. No test runs
+/// twice in either case. The macro works with `cargo test` and with `cargo nextest run`, for unit
+/// tests (in `lib.rs` or `main.rs`) and in each file of `tests/`. A crate that *forbids* unsafe
+/// code cannot use the macro, because code before `main` is unsafe: let the crate *deny* unsafe
+/// code instead.
 ///
 /// ```no_run
 /// fn main() {
@@ -217,8 +219,8 @@ macro_rules! init_tests {
     };
 }
 
-/// In a new process: keeps `fork_server`, which made it, for processes of its own, and runs its
-/// job.
+/// In a new process: keeps `fork_server`, which made this process, so that the process can start
+/// others; then runs the job of the process.
 pub(crate) fn become_process(fork_server: ForkServer, newborn: Newborn) -> ! {
     registry::forget_inherited();
     CURRENT_SERVERS.inherit();

@@ -3,7 +3,7 @@
 //! `unsafe` code is allowed only here, in `memory/region.rs` and in three macros (ARCHITECTURE.md
 //! names them). The module `os` contains the functions that differ between systems. On Linux it is
 //! `linux.rs`. Elsewhere it is `other.rs`, which has the same functions, made from POSIX calls.
-//! Nothing here knows of tasks, pools or messages.
+//! Nothing here uses tasks, pools or ipc-channel. Only error texts name settings of a pool.
 
 #![allow(unsafe_code)]
 

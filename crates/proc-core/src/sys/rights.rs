@@ -21,7 +21,9 @@ use nix::unistd::{Gid, Uid, getresgid, getresuid};
 /// other security modules, and the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
+    /// Real, effective and saved user ID.
     users: [u32; 3],
+    /// Real, effective and saved group ID.
     groups: [u32; 3],
     supplementary_groups: Vec<u32>,
     /// Effective, permitted and inheritable capabilities: first the low halves of the three, then
@@ -30,7 +32,9 @@ pub(crate) struct Rights {
     bounding: u64,
     ambient: u64,
     no_new_privileges: bool,
+    /// Mode of seccomp, as prctl returns it.
     seccomp: i32,
+    /// Device and inode of the root directory.
     root: Option<(u64, u64)>,
     namespaces: Vec<Option<OsString>>,
 }
@@ -41,8 +45,8 @@ const CAP_SETPCAP: u32 = 8;
 #[cfg(target_os = "linux")]
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Kinds of namespaces, see namespaces(7). Any thread can leave the first one; only an
-/// administrator can leave the others.
+/// Kinds of namespaces, see namespaces(7). Any thread can enter a new namespace of the first kind.
+/// For the other kinds, a thread needs `CAP_SYS_ADMIN`.
 #[cfg(target_os = "linux")]
 const NAMESPACES: [&str; 8] =
     ["user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];

@@ -205,8 +205,8 @@ impl Serializer for &mut Ser<'_> {
             self.0.serialize_newtype_variant(name, index, variant, &());
     }
 
-    /// Notes a 0, which may be a channel end: it is written as a `usize`, its index among the
-    /// channel ends of the value.
+    /// Notes a 0, which may be a channel end: a channel end is written as a `usize`, its index
+    /// among the channel ends of the value.
     #[inline]
     fn serialize_u64(self, v: u64) -> Result<()> {
         if v == 0 {

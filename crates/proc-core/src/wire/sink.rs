@@ -22,14 +22,15 @@ pub(crate) const LARGE: usize = 64 << 10;
 /// Bytes that the vector gets in addition to those that were asked for.
 const SLACK_BYTES: usize = 64;
 
-/// Upper bound on the length of a value with large pieces, in bytes. The length of such a value
-/// fits into four bytes, whatever is still added to the value.
+/// Upper bound on the offset in a block at which a large piece may end, in bytes. With up
+/// to 2 GiB of other bytes, the length of the value still fits into four bytes.
 const MAX_LARGE_BYTES: usize = 2 << 30;
 
 /// Lends blocks of memory that other processes see.
 pub(crate) trait Lender: Send + Sync {
-    /// Lends a block of at least `len` bytes, plus room for the result: `result_size` bytes, or `len`
-    /// if `result_size` is unknown. Returns `None` if there is no memory for the block.
+    /// Lends a block of at least `len` bytes, plus room for the result. The result is expected to
+    /// have `result_size` bytes, or `len` if that is unknown; the room may be smaller. Returns
+    /// `None` if there is no memory for the block.
     fn lend(&self, len: usize, result_size: Option<usize>) -> Option<Lease>;
 
     /// Returns how many bytes of a block must stay free in addition to the value.
@@ -47,8 +48,8 @@ pub(crate) struct Sink {
     block: Option<Lease>,
     /// Source of the block, and of a larger one if the block is too small.
     lender: Option<Arc<dyn Lender>>,
-    /// Size of the result, for which the block must have room too, in bytes; `None` if it is
-    /// unknown.
+    /// Expected size of the result, for which the block is to have room too, in bytes; `None` if it
+    /// is unknown.
     result_size: Option<usize>,
     /// Offset in the block at which the current value starts.
     block_start: usize,
@@ -172,8 +173,8 @@ impl Sink {
         self.block.as_ref().is_some_and(|block| len <= block.len())
     }
 
-    /// Gets a block of at least `len` bytes, and moves the large pieces into it. In the old block
-    /// they end before `used`.
+    /// Gets a block of at least `len` bytes, and moves the large pieces from the old block into it.
+    /// In the old block, the large pieces end at offset `used` or before.
     fn grow_block(&mut self, len: usize, used: usize) -> bool {
         let Some(lender) = &self.lender else { return false };
         // Double the size, so that each of many large pieces is moved about once.
