@@ -16,7 +16,7 @@ const ANY_ORDER: &[&str] = &["tour_lock", "tour_retries"];
 /// Programs among these in which nothing gets between the lines of one process.
 const IN_BLOCKS: &[&str] = &["tour_lock"];
 
-/// Programs without a counterpart: Python has nothing like it, or there is nothing in Rust yet.
+/// Programs in one language only: the other language has no such feature, or has none yet.
 const ALONE: &[&str] =
     &["contain_cancel", "contain_crash", "contain_limits", "contain_tests", "ipc_traps", "primes"];
 
@@ -70,7 +70,7 @@ fn process(line: &str) -> Option<&str> {
 
 /// Checks programs, all of them also if some fail, so that one run shows all failures.
 ///
-/// With `BOOK_PROGRAMS=tour`, only those whose names begin so.
+/// With `BOOK_PROGRAMS=tour`, only those whose names begin with `tour`.
 fn check_each(names: Vec<String>, check: impl Fn(&str)) {
     let beginning = env::var("BOOK_PROGRAMS").unwrap_or_default();
     let chosen = names.into_iter().filter(|name| name.starts_with(&beginning));

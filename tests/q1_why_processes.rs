@@ -1,7 +1,7 @@
 //! Q1: what `q1-why-processes` and its Python counterpart print.
 //!
-//! Figures differ from run to run: the snapshot has names in their place, and what they must say is
-//! read from the output itself. How fast anything is, is not asked.
+//! Figures differ from run to run, so the snapshot has names in their place. The tests read some of
+//! the figures from the output itself and check them. No test checks how fast anything is.
 
 mod support;
 
@@ -17,8 +17,8 @@ fn demo(arguments: &[&str]) -> Command {
 
 const QUICK: [&str; 4] = ["--seconds", "0.2", "--workers", "2"];
 
-/// Who counts primes with two workers.
-const WHO: [&str; 3] = ["no pool", "pool of 1", "pool of 2"];
+/// The labels of the table's rows if the largest pool has two workers.
+const LABELS: [&str; 3] = ["no pool", "pool of 1", "pool of 2"];
 
 /// Cells of the width they have in the table, so that the columns stay columns.
 const CELLS: &[(&str, &str)] = &[
@@ -47,7 +47,7 @@ fn rows(output: &Output) -> Vec<(&str, usize)> {
     rows.map(|line| (line[..20].trim_end(), row(line))).collect()
 }
 
-/// By the sieve of Eratosthenes, which the program does not use.
+/// Counts primes by the sieve of Eratosthenes, which the program does not use.
 fn primes_below(limit: usize) -> usize {
     let mut composite = vec![false; limit];
     let mut primes = 0;
@@ -60,7 +60,7 @@ fn primes_below(limit: usize) -> usize {
     primes
 }
 
-/// Whoever counted, found all primes below the limit that the title names.
+/// Asserts that each run of the table found all primes below the limit that the title names.
 fn assert_all_primes_found(output: &Output, who: &[&str]) {
     let title = output.stdout.lines().find_map(|line| line.split_once("the primes below "));
     let limit: usize = title.expect("a title").1.parse().expect("a number");
@@ -74,10 +74,10 @@ fn assert_all_primes_found(output: &Output, who: &[&str]) {
 fn default() {
     let output = run(&mut demo(&QUICK));
     check("default", &output);
-    assert_all_primes_found(&output, &WHO);
+    assert_all_primes_found(&output, &LABELS);
 }
 
-/// That one process is killed and all others go on is no matter of luck.
+/// On a busy machine, too, one process is killed and all others go on.
 #[test]
 fn under_load() {
     support::under_load(|| {
@@ -104,7 +104,7 @@ fn python() {
     if let Some(mut python) = support::python("docs/python/q1_why_processes.py") {
         let output = run(&mut python);
         check("python", &output);
-        assert_all_primes_found(&output, &WHO);
+        assert_all_primes_found(&output, &LABELS);
     }
 }
 
@@ -113,7 +113,7 @@ fn recorded_runs() {
     for (run, name) in [("q1_why_processes", "default"), ("q1_why_processes__python", "python")] {
         let output = support::recorded(run);
         check(name, &output);
-        assert_all_primes_found(&output, &WHO);
+        assert_all_primes_found(&output, &LABELS);
     }
 }
 

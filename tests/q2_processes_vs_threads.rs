@@ -1,7 +1,7 @@
 //! Q2: what `q2-processes-vs-threads` and its Python counterpart print.
 //!
-//! Figures differ from run to run: the snapshot has names in their place, and what they must say is
-//! read from the output itself. How fast anything is, is not asked.
+//! Figures differ from run to run, so the snapshot has names in their place. The tests read some of
+//! the figures from the output itself and check them. No test checks how fast anything is.
 
 mod support;
 
@@ -23,11 +23,11 @@ const CELLS: &[(&str, &str)] = &[
     (r"[ \d]{4}\d\.\d x", "  [RATIO]"),
     (r"(?m)^  result {32}[ \d]{13}\d[ \d]{13}\d$", RESULTS),
     (r"(?m)Cores here: \d+$", "Cores here: [CORES]"),
-    // Whether the system writes one is its own affair.
+    // The system's settings decide whether it writes a core file.
     (r" \(core dumped\)|, core dumped", ""),
 ];
 
-/// How long the work is, depends on how fast the machine is.
+/// The results depend on the amount of work, and that on the speed of the machine.
 const RESULTS: &str = "  result                                      [RESULT]      [RESULT]";
 
 fn check(name: &str, output: &Output) {
@@ -38,7 +38,7 @@ fn check(name: &str, output: &Output) {
     settings.bind(|| snapshot!(name, output));
 }
 
-/// Of the one line that begins with `label`: the thread's number and the process's.
+/// The number of the thread and that of the process, in the one line that begins with `label`.
 fn numbers(output: &Output, label: &str) -> [u64; 2] {
     let [numbers] = all_numbers(output, label)[..] else { panic!("not one {label:?}:\n{output}") };
     numbers
@@ -53,7 +53,7 @@ fn all_numbers(output: &Output, label: &str) -> Vec<[u64; 2]> {
     output.stdout.lines().filter_map(|line| line.strip_prefix(label)).map(columns).collect()
 }
 
-/// Of the lines on one kind of failure, what became of the program with threads and with processes.
+/// What became of the program with threads and with processes, from the lines about one failure.
 fn fates<'a>(output: &'a Output, failure: &str) -> [&'a str; 2] {
     let mut lines = output.stdout.lines().skip_while(|line| *line != failure).skip(1);
     ["  thread   ", "  process  "].map(|side| {
@@ -62,12 +62,12 @@ fn fates<'a>(output: &'a Output, failure: &str) -> [&'a str; 2] {
     })
 }
 
-/// Compares with the snapshot; then what figures in brackets have hidden. A failure has its own name
-/// in each language.
+/// Compares the output with the snapshot, and then checks figures that the snapshot hides.
+/// `failure` is the name of the first failure, which differs between the languages.
 fn check_all(name: &str, output: &Output, failure: &str, joined: [&str; 2]) {
     check(name, output);
 
-    // Memory: what the other side does to a global is seen here only if that was a thread.
+    // Memory: a change of the global by the other side is seen here only if that side was a thread.
     assert_eq!(numbers(output, "a global is, here"), [0, 0]);
     assert_eq!(numbers(output, "the other adds 1000 and then sees"), [1000, 1000]);
     assert_eq!(numbers(output, "it is now, here"), [1000, 0]);
@@ -110,7 +110,7 @@ fn recorded_runs() {
     check_python(&support::recorded("q2_processes_vs_threads__python"));
 }
 
-/// Nothing of the above is a matter of luck.
+/// On a busy machine, too, the output is the same.
 #[test]
 fn under_load() {
     support::under_load(|| {

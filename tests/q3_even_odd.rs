@@ -10,10 +10,10 @@ fn demo() -> Command {
     support::program(env!("CARGO_BIN_EXE_q3-even-odd"))
 }
 
-/// How often the program runs where its order is free.
+/// Runs of the program in one test, since the order of its lines may differ in each.
 const REPETITIONS: usize = 50;
 
-/// Compares with the snapshot that grouping made free of chance; then what grouping has hidden.
+/// Compares the grouped output with the snapshot, and then checks the order that grouping hides.
 fn check(output: &Output) {
     snapshot!("default", output.grouped());
     assert!(output.stdout.ends_with("\nEND!\n"), "the parent is last:\n{output}");
@@ -50,7 +50,7 @@ fn default_under_load() {
 
 #[test]
 fn python() {
-    // With the second value every write of the program is one of the system.
+    // With the second value, each write of the program is a system call of its own.
     for unbuffered in ["", "1"] {
         for _ in 0..5 {
             let Some(mut python) = support::python("docs/python/q3_even_odd.py") else { return };
@@ -66,7 +66,7 @@ fn another_end() {
     snapshot!("to_0", run(demo().arg("0")));
 }
 
-/// Enough lines that the two processes do write at the same time.
+/// There are enough lines for both processes to write at the same time.
 #[test]
 fn no_line_is_torn() {
     let output = run(demo().arg("20000"));

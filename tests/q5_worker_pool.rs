@@ -48,7 +48,7 @@ fn recorded_runs() {
     assert!(workers.iter().all(|line| pid(line.trim_end()).is_some()), "{verbose}");
 }
 
-/// How a pool works makes no difference to what it gives.
+/// The results are the same with each of these arguments.
 #[test]
 fn every_argument_of_the_constructor() {
     for arguments in [
@@ -71,12 +71,12 @@ fn the_initializer_has_its_argument() {
     snapshot!("cubes", run(demo().args(["--exponent", "3", "1", "-2", "3"])));
 }
 
-/// The pid in a line of a worker that says that it is ready.
+/// The pid in a line `worker with pid … is ready`.
 fn pid(line: &str) -> Option<u32> {
     line.strip_prefix("worker with pid ")?.strip_suffix(" is ready")?.parse().ok()
 }
 
-/// One line for each worker, so they can be counted.
+/// Each worker prints one line, so the test can count workers.
 #[test]
 fn workers_are_replaced_after_their_tasks() {
     let workers = |arguments: &[&str]| {

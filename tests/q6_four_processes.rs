@@ -10,10 +10,11 @@ fn demo() -> Command {
     support::program(env!("CARGO_BIN_EXE_q6-four-processes"))
 }
 
-/// How often the program runs where its order is free.
+/// Runs of the program in one test, since the order of its lines may differ in each.
 const REPETITIONS: usize = 50;
 
-/// The order of the processes is free, and each prints one line: sorting hides nothing else.
+/// Compares the sorted output with the snapshot. Each process prints one line, so sorting hides
+/// only the order of the processes, which is free.
 fn check(output: &Output) {
     snapshot!("default", output.grouped());
 }
@@ -49,7 +50,7 @@ fn default_under_load() {
 
 #[test]
 fn python() {
-    // With the second value every write of the program is one of the system.
+    // With the second value, each write of the program is a system call of its own.
     for unbuffered in ["", "1"] {
         for _ in 0..5 {
             let Some(mut python) = support::python("docs/python/q6_four_processes.py") else {

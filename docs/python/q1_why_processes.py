@@ -23,7 +23,7 @@ def count(numbers):
     return sum(is_prime(n) for n in numbers)
 
 
-# More parts than workers: the later ones take longer.
+# More parts than workers, since later parts take longer.
 def parts(limit):
     step = max(limit // 200, 1)
     starts = range(0, limit, step)

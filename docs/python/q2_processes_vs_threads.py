@@ -193,7 +193,7 @@ def collatz(part):
     return lengths
 
 
-# As one who waits for a disk: no core is busy.
+# Waits, as programs wait for a disk: no core is busy.
 # While a thread of Python sleeps, others can run code
 # of Python.
 def wait(part):
@@ -243,8 +243,8 @@ def in_thread(part):
     joined = thread.join()
     # The exception went to `threading.excepthook`, which
     # prints it.
-    # `join` does not tell of it: it returns `None` in
-    # any case.
+    # `join` does not report the exception: it returns
+    # `None` in any case.
     return f"join returned {joined}"
 
 
@@ -271,7 +271,7 @@ def stuck_threads():
     return "both threads got both locks"
 
 
-# Waits for the other's word before it gives its own.
+# Waits for the other's message, then sends its own.
 def after_you(theirs, mine):
     try:
         theirs.recv()
@@ -283,7 +283,7 @@ def after_you(theirs, mine):
 def stuck_processes(patience):
     left, to_left = Pipe(duplex=False)
     right, to_right = Pipe(duplex=False)
-    # Not `fork`: both processes would have all ends.
+    # With `fork`, both processes would have all ends.
     Process = get_context("forkserver").Process
     one = Process(target=after_you, args=(left, to_right))
     other = Process(target=after_you, args=(right, to_left))
@@ -296,7 +296,7 @@ def stuck_processes(patience):
     one.kill()
     one.join()
     other.join()
-    assert other.exitcode == 1, "it has heard a word"
+    assert other.exitcode == 1, "it received a message"
     end = name(one.exitcode)
     return f"one is killed ({end}), the other goes on"
 
@@ -328,7 +328,7 @@ def add_in_processes():
     return one + other
 
 
-# What becomes of a program: it runs in a process of its own, so that this one can tell of its end.
+# What becomes of a program. It runs in a process of its own, so that this one can report its end.
 def fate(program, *arguments, patience=LONG):
     here, there = Pipe(duplex=False)
     child = Process(target=tell, args=(there, program, *arguments))

@@ -5,13 +5,13 @@ from multiprocessing import Process
 
 def even(n):
     for i in range(0, n, 2):
-        # The newline is part of the text: one write a line.
+        # One write for text and newline: lines stay whole.
         print(f"even: {i}\n", end="", flush=True)
 
 
 def odd(n):
     for i in range(1, n, 2):
-        # So no line of the other process gets into it.
+        # One write for text and newline: lines stay whole.
         print(f"odd: {i}\n", end="", flush=True)
 
 

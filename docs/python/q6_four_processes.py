@@ -4,7 +4,7 @@ from multiprocessing import Process
 
 
 def print_number(number):
-    # The newline is part of the text: one write a line.
+    # One write for text and newline: lines stay whole.
     line = f"Process {number} is printing: {number}\n"
     print(line, end="", flush=True)
 

@@ -18,7 +18,7 @@ use std::{env, fs, process};
 pub(crate) struct Missing {
     tests: &'static str,
     why: String,
-    /// A variable of the environment. Where it is set, as in CI, the tests fail and are not skipped.
+    /// A variable of the environment. If it is set, as in CI, the tests fail and are not skipped.
     required_by: Option<&'static str>,
 }
 
@@ -68,8 +68,8 @@ pub(crate) fn python3() -> Result<PathBuf, Missing> {
     })
 }
 
-/// A server for fleets: the one that `PROC_CLUSTER_NATS_SERVER` names, the one in `PATH`, or the one
-/// that `.ci/nats-server` has fetched.
+/// A server for fleets: the one that `PROC_CLUSTER_NATS_SERVER` names, the one in `PATH`, or the
+/// one that `.ci/nats-server` has fetched.
 pub(crate) fn nats_server() -> Result<PathBuf, Missing> {
     let named = env::var_os("PROC_CLUSTER_NATS_SERVER").map(PathBuf::from);
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/nats/nats-server");
@@ -107,7 +107,7 @@ fn is_mdbook_0_5(mdbook: &Path) -> bool {
     patch.is_some_and(|patch: u32| patch >= 4)
 }
 
-/// Chromium, and the driver by which a test leads it.
+/// Chromium, and the driver by which a test controls it.
 pub(crate) fn browser() -> Result<(PathBuf, PathBuf), Missing> {
     in_path("chromium").zip(in_path("chromedriver")).ok_or_else(|| {
         let why =
@@ -116,7 +116,7 @@ pub(crate) fn browser() -> Result<(PathBuf, PathBuf), Missing> {
     })
 }
 
-/// The script that finds what some readers cannot read or reach.
+/// axe-core, the script that checks whether all readers can read and reach everything on a page.
 pub(crate) fn axe() -> Result<PathBuf, Missing> {
     let script = tools().join("axe.min.js");
     script.is_file().then_some(script).ok_or_else(|| {
@@ -152,7 +152,7 @@ pub(crate) fn ip(arguments: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {}", said.trim())) }
 }
 
-/// Root's right to give up rights, to become another user, to mount and to filter.
+/// Root's rights: to give up rights, to become another user, to mount, and to filter system calls.
 pub(crate) fn root() -> Result<(), Missing> {
     let is_root = nix::unistd::geteuid().is_root();
     is_root.then_some(()).ok_or_else(|| Missing::new("rights and other users", "not run as root"))

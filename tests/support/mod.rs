@@ -5,7 +5,7 @@
 //! and the panic says which those were. The test process makes itself the reaper of orphans, so
 //! that "has ended" is an event to wait for: nothing here sleeps or polls.
 //!
-//! Absent on purpose: knowledge of any one demo.
+//! On purpose, nothing here depends on a particular demo.
 
 #![allow(
     dead_code,
@@ -31,10 +31,10 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-/// What a program may take at most, on the slowest machine.
+/// The longest time that a program may take, on the slowest machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the rest of its group may take to end after the program itself has.
+/// How long the other processes of its group may still live after the program itself has ended.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What differs from run to run, and what stands for it in a snapshot.
@@ -75,14 +75,14 @@ pub(crate) fn workspace() -> PathBuf {
 pub(crate) fn program(path: impl AsRef<Path>) -> Command {
     let mut command = Command::new(path.as_ref());
     command.env_clear();
-    // The second is how a coverage run collects what the programs did.
+    // In a coverage run, programs write their coverage to the file that the second one names.
     for name in ["PATH", "LLVM_PROFILE_FILE"] {
         command.envs(env::var_os(name).map(|value| (name, value)));
     }
     command
 }
 
-/// The Python program `path` of the workspace; `None`, and a note on stderr, where there is no Python.
+/// The Python program `path` of the workspace; `None`, and a note on stderr, if there is no Python.
 ///
 /// With `PROC_CORE_REQUIRE_PYTHON` set, as in CI, its absence is a failure.
 pub(crate) fn python(path: impl AsRef<Path>) -> Option<Command> {
@@ -129,7 +129,7 @@ impl Output {
     }
 }
 
-/// What a person sees; of a program that succeeded quietly that is its stdout and nothing else.
+/// What a person sees: stdout, then stderr if there is any, then the status if it is no success.
 impl Display for Output {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.stdout)?;
@@ -155,7 +155,7 @@ pub(crate) fn run(command: &mut Command) -> Output {
 
 /// Does the same as [`run`], but reads only so many lines of stdout, as `head` does.
 ///
-/// If that is no line, the pipe has no reader before the program starts.
+/// With 0 lines, the pipe has no reader, even before the program starts.
 pub(crate) fn run_reading(command: &mut Command, lines: usize) -> Output {
     adopt_orphans();
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -260,7 +260,8 @@ pub(crate) fn assert_quiet_without_reader(mut command: impl FnMut() -> Command) 
 
 /// Makes this process the parent of processes that lose theirs.
 ///
-/// Elsewhere than on Linux they go to init, and only the end of their output tells of their end.
+/// On other systems than Linux, such processes go to init, and only the end of their output shows
+/// that they have ended.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");

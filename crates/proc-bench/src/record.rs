@@ -109,14 +109,14 @@ impl Measured {
         }
     }
 
-    /// The result of this project's contender, to which ratios are.
+    /// The result of this project's contender, to which the others are compared.
     pub(crate) fn ours(&self) -> Option<&Summary> {
         ["proc-core", "proc-cluster"].iter().find_map(|name| self.summary(name))
     }
 
     /// Whether the contender `limit` is a limit here: no contender with processes was faster in any
-    /// repetition. Some have a shorter way than what `limit` does: a worker that looks for its next
-    /// task while it is awake needs no pipe, and two workers copy faster than one loop.
+    /// repetition. Some contenders do less work than `limit`: a worker that looks for its next task
+    /// while it is awake needs no pipe, and two workers copy faster than one loop.
     pub(crate) fn has_limit(&self) -> bool {
         let Some(limit) = self.summary("limit") else { return false };
         let processes = self.rows.iter().map(|row| row.contender.as_str());

@@ -90,8 +90,8 @@ pub(crate) fn summary(record: &Record) -> Result<String> {
     medians(record, columns, |measured| measured.workload != "large")
 }
 
-/// Returns where a run is from, and a table of the medians of some cases and contenders. There is
-/// no figure for `limit` where it is none.
+/// Returns where a run is from, and a table of the medians of some cases and contenders. Where
+/// `limit` is no limit, it has no figure.
 pub(crate) fn medians(
     record: &Record,
     columns: &[&str],
@@ -194,8 +194,8 @@ fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
     Ok(rows)
 }
 
-/// Says what the limit is, or that it is none, which contenders failed and how, and which cannot do
-/// the workload.
+/// Says what `limit` measures and whether it is a limit, which contenders failed and how, and which
+/// cannot do the workload.
 fn notes(measured: &Measured) -> Result<Vec<String>> {
     let limit = measured.workload()?.limit;
     let mut notes = Vec::new();

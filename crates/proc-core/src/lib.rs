@@ -1,8 +1,9 @@
 //! Python's `multiprocessing` for Rust: processes and pools that survive a crash.
 //!
-//! This page is a short guide. Each item below it has an example: paste it into `src/main.rs` of a
-//! new crate, and it runs. The whole story is in [the book](#the-book), which is in `docs/` of the
-//! repository: `mdbook serve docs --open` shows it in a browser (`cargo install mdbook`).
+//! This page is a short guide. Each item that is listed below the guide has an example: paste the
+//! example into `src/main.rs` of a new crate, and it runs. The whole story is in [the
+//! book](#the-book), which is in `docs/` of the repository: `mdbook serve docs --open` shows it in
+//! a browser (`cargo install mdbook`).
 //!
 //! # A first program
 //!
@@ -87,7 +88,7 @@
 //! | `shared_memory`, `Array` (read-only here) | [`Shared::from_slice(&data)?`](Shared), as part of an argument |
 //! | (the size of a pool is fixed) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
 //! | (no limit on the memory of values) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): arguments and results take at most so much at a time |
-//! | (a pool replaces workers for ever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
+//! | (a pool replaces workers forever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error loses all results) | [`try_map`](Pool::try_map): a result or an error for each input |
 //! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress) |
 //! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool or on a cluster |

@@ -43,8 +43,8 @@ thread_local! {
 pub(crate) enum PanicOutput {
     /// Every panic, as in any program.
     Always,
-    /// Panics that no report contains: otherwise the caller gets the message from the report.
-    /// Python's `Pool` does the same.
+    /// Only panics that no report contains. For the others, the caller gets the message from the
+    /// report. Python's `Pool` does the same.
     Unreported,
     /// No panic. Fork servers use this: they have nothing to tell the user.
     Never,

@@ -207,8 +207,8 @@ fn questions_have_all_their_sections() {
     }
 }
 
-/// Whoever copies a whole program of these pages adds `proc-core`, `anyhow` and `serde`, and no
-/// other file.
+/// A copy of a whole program needs no other file, and no crates but `proc-core`, `proc-cluster`,
+/// `anyhow` and `serde`.
 #[test]
 fn programs_can_be_copied() {
     check_pages(book(), |page| {

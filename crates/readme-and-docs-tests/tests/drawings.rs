@@ -3,8 +3,8 @@
 //!
 //! An image has the colours of the page around it: dark lines on white, or light lines on a dark
 //! ground where the page is dark. (Its rule is `prefers-color-scheme`, which in an `<img>` means
-//! the page's `color-scheme`.) It brings its ground along, so it can be read also where a page is
-//! dark and does not say so.
+//! the page's `color-scheme`.) The image has a background of its own, so it can be read also on a
+//! dark page that sets no `color-scheme`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ fn count(numbers: Range<u32>) -> usize {
     numbers.filter(|n| is_prime(*n)).count()
 }
 
-/// More parts than workers: the later ones take longer.
+/// More parts than workers, since later parts take longer.
 fn parts(limit: u32) -> impl Iterator<Item = Range<u32>> {
     let step = (limit / 200).max(1);
     let part = move |n: u32| n..limit.min(n + step);

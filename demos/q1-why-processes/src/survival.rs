@@ -12,7 +12,7 @@ fn task(number: u32) -> u32 {
     if number == VICTIM {
         // No process can catch this signal. The kernel
         // sends it when memory runs out.
-        raise(Signal::SIGKILL).expect("it is our own");
+        raise(Signal::SIGKILL).expect("a signal to itself");
     }
     number * number
 }

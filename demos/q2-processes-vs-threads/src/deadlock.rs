@@ -28,12 +28,12 @@ fn stuck_threads((): ()) -> String {
     "both threads got both locks".into()
 }
 
-/// Waits for the other's word before it gives its own.
+/// Waits for the other's message, then sends its own.
 fn after_you((theirs, mine): Ends) -> bool {
     let heard = theirs.recv().is_ok();
     // This fails if the other process is gone.
     let _ = mine.send(());
-    // Whether the word has come.
+    // Whether the message has come.
     heard
 }
 
@@ -54,7 +54,7 @@ fn stuck_processes(patience: Duration) -> Result<String> {
     let end =
         one.join().err().and_then(|e| e.exit_status());
     let heard = other.join()?;
-    ensure!(!heard, "it has heard a word");
+    ensure!(!heard, "it received a message");
     let end = end.context("it was not killed")?;
     Ok(format!("one is killed ({end}), the other goes on"))
 }

@@ -1,6 +1,6 @@
 //! What becomes of a program when a part of it fails.
 //!
-//! The program runs in a process of its own, so that this process lives on and reports its end.
+//! The program runs in a process of its own, so that this process can report how the program ended.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -42,5 +42,5 @@ pub(crate) fn run<A: Message>(
     }
 }
 
-/// The patience with a program that is expected to end by itself.
+/// The time limit of a program that is expected to end by itself.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

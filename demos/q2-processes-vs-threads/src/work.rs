@@ -23,7 +23,7 @@ fn collatz((first, step, end): Part) -> u64 {
 
 /// Waits, as programs wait for a disk: no core is busy.
 fn wait((first, step, end): Part) -> u64 {
-    // The parts of all of them are the whole.
+    // All parts together are the whole work.
     let mut answers = 0;
     for number in (first..end).step_by(step) {
         thread::sleep(Duration::from_millis(2));

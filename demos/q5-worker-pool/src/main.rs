@@ -1,6 +1,6 @@
 //! Reads the command line and runs the program in `program.rs`, which the page shows.
 //!
-//! Run it: `cargo run -p q5-worker-pool`, or watch the workers come and go:
+//! Run it: `cargo run -p q5-worker-pool`, or watch how workers are replaced:
 //! `cargo run -p q5-worker-pool -- --verbose --processes 2 --max-tasks-per-child 3`.
 //! `cargo run -p q5-worker-pool -- --help` lists what can be set.
 

@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     proc_core::init();
     let result = program::run(options().processes);
     if result.as_ref().is_err_and(is_without_reader) {
-        std::process::exit(NO_READER); // so does the parent
+        std::process::exit(NO_READER); // as the process did
     }
     result
 }

@@ -23,8 +23,8 @@ pub(crate) use ours::build_q6;
 /// Seconds or bytes of each repetition; `None` if a contender cannot do the workload.
 type Samples = Option<Vec<f64>>;
 
-/// Why crossmist is absent. It tells types apart by how std used to clone arrays of them, so it
-/// reaches an `unreachable!` at the first `spawn`. Until a version runs, it is no dependency.
+/// Why crossmist is absent. It relies on the way in which an older std cloned arrays, so it reaches
+/// an `unreachable!` at the first `spawn`. Until a version runs, it is no dependency.
 const CROSSMIST: &str = "crossmist 1.1.2, the newest, panics when it spawns under Rust 1.95";
 
 #[cfg(not(feature = "fleets"))]

@@ -119,7 +119,7 @@ pub(crate) trait Callable: Sized + 'static {
             if wire::may_have_handles::<Self::Result>() {
                 wire::drop_collected_handles();
             }
-            write(result, out, &stage)
+            write_result(result, out, &stage)
         };
         panics::catch(run).unwrap_or_else(|panic| Err(stage.get().fault(panic)))
     }
@@ -133,7 +133,7 @@ fn types<T: 'static>() -> u64 {
 }
 
 #[inline]
-fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
+fn read_argument<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
     let argument = wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
     stage.set(Stage::Function);
     Ok(argument)
@@ -141,7 +141,7 @@ fn read<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
 
 /// Encodes a result and drops it. May panic, as a task may.
 #[inline]
-pub(crate) fn write<R: Message>(result: R, out: &mut Sink, stage: &Cell<Stage>) -> Called {
+pub(crate) fn write_result<R: Message>(result: R, out: &mut Sink, stage: &Cell<Stage>) -> Called {
     stage.set(Stage::Result);
     let encoded = wire::encode_or_panic(&result, out).map_err(Fault::Result);
     // A panic in the destructor of the result counts as a panic of the function.
@@ -163,7 +163,7 @@ where
 
     #[inline]
     fn task(input: Input<'_>, _: &mut State, stage: &Cell<Stage>) -> Result<R, Fault> {
-        let argument = read(input, stage)?;
+        let argument = read_argument(input, stage)?;
         Ok(crate::sys::zst_value::<F>()(argument))
     }
 }
@@ -182,7 +182,7 @@ where
 
     #[inline]
     fn task(input: Input<'_>, state: &mut State, stage: &Cell<Stage>) -> Result<R, Fault> {
-        let argument = read(input, stage)?;
+        let argument = read_argument(input, stage)?;
         let result = crate::sys::zst_value::<F>()(state.lend()?, argument);
         state.take_back();
         Ok(result)
@@ -201,7 +201,7 @@ where
     type Result = ();
 
     fn task(input: Input<'_>, state: &mut State, stage: &Cell<Stage>) -> Result<(), Fault> {
-        let argument = read(input, stage)?;
+        let argument = read_argument(input, stage)?;
         state.put(crate::sys::zst_value::<F>()(argument));
         Ok(())
     }

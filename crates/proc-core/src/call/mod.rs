@@ -6,6 +6,6 @@ mod state;
 
 pub(crate) use fault::{Fault, Stage};
 pub(crate) use function::{
-    Callable, Code, Entry, Input, Name, Plain, Stateful, refuse_captures, write,
+    Callable, Code, Entry, Input, Name, Plain, Stateful, refuse_captures, write_result,
 };
 pub(crate) use state::State;

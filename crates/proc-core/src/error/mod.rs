@@ -58,7 +58,7 @@ pub enum ErrorKind {
     Decode,
     /// A process or a thread cannot be started, or there is no shared memory.
     Start,
-    /// The pool's initializer failed in every worker that was tried.
+    /// The pool's initializer failed in every attempt to start a worker.
     Initializer,
     /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory.
     Closed,
@@ -419,8 +419,8 @@ impl Error {
         }
     }
 
-    /// Returns the message of the function's panic. There is one too if the panic ended the
-    /// process, for example because it could not unwind.
+    /// Returns the message of the function's panic. There is a message also if the panic ended the
+    /// process, for example because the panic could not unwind.
     ///
     /// See the example of [`is_panic`](Error::is_panic).
     pub fn panic_message(&self) -> Option<&str> {

@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn endlessly_nested_errors_are_refused() {
-        // The ninth kind is `Initializer`, which holds an error.
+        // Kind 9, counted from 0, is `Initializer`, which holds an error.
         let initializer_in_initializer = vec![9; 1 << 20];
         assert!(from_bytes(&initializer_in_initializer).is_err_and(|why| why.contains("deep")));
     }

@@ -49,7 +49,7 @@ impl Display for Error {
                 }
                 write!(
                     f,
-                    ": a lock that one of them holds would stay locked in the copy for ever; use \
+                    ": a lock that one of them holds would stay locked in the copy forever; use \
                      StartMethod::Forkserver, or start the process before the first thread and pool"
                 )
             }

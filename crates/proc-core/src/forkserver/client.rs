@@ -192,7 +192,7 @@ impl ForkServer {
         if self.child.is_some_and(|(_, parent)| parent != sys::pid()) {
             return Err(io::Error::other(
                 "this process is a copy of the one that the fork server serves: start the process in \
-                 the original, or with a pool of this copy",
+                 the original, or build a new pool in this copy",
             ));
         }
         self.server_link.send(request)
@@ -238,12 +238,14 @@ impl Handle {
         self.key.owner
     }
 
-    /// Whether this process asked for it. False in a copy of the process that asked.
+    /// Whether the calling process asked for the process that this handle names. False in a copy of
+    /// the process that asked.
     pub(crate) fn is_ours(&self) -> bool {
         self.owner() == sys::pid()
     }
 
-    /// Ends the fork server that made the process, and with it all processes that it made.
+    /// Kills the fork server that made the process, as [`ForkServer::kill`] does. All processes
+    /// that the fork server made end with it.
     pub(crate) fn kill_fork_server(&self) {
         self.fork_server.kill();
     }

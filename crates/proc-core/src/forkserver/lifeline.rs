@@ -32,7 +32,7 @@ struct Lifelines {
     joined: Option<Lifeline>,
     /// Lifeline of the daemons of this process.
     daemons: Option<Lifeline>,
-    /// Sending end by which the parent of this process sees its death.
+    /// Sending end that closes at the death of this process. The parent waits for that.
     #[expect(dead_code, reason = "only held until the death of this process")]
     held: Option<IpcSender<()>>,
     /// Lifetime of this process.

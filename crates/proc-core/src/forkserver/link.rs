@@ -30,7 +30,7 @@ pub(crate) fn next_serial() -> u64 {
 pub(crate) struct Link<T> {
     pub(crate) handle: Handle,
     reports: IpcReceiver<Report<T>>,
-    /// Reports that a quick process sent before the fork server told its pid.
+    /// Reports that a quick process sent before the fork server reported the pid.
     early: RefCell<VecDeque<Report<T>>>,
     /// Parent's ends of the pipes that it asked for.
     pub(crate) pipes: Pipes,
@@ -59,7 +59,7 @@ impl<T: Message + Debug> Link<T> {
         let environment = Payload::encode_plain(&environment)
             .map_err(|why| cannot(std::io::Error::other(why)))?;
         let lifeline = lifeline::lifeline(lifetime).map_err(cannot)?;
-        // `ps` shows no more characters of the name. Errors contain the whole name.
+        // `ps` shows at most 15 bytes of the name. Errors contain the whole name.
         let name = name.chars().take(16).collect();
         let start = Start {
             key,
@@ -145,8 +145,8 @@ impl<T: Message + Debug> Link<T> {
         }
     }
 
-    /// Waits for a message before there is a buffer for it, then receives it with the reserve of
-    /// memory. Returns `None` if the caller must try again.
+    /// Waits until a message has come, without a buffer for it. Then gives up the reserve of memory
+    /// and receives the message. Returns `None` if the caller must try again.
     #[cold]
     fn receive_with_reserve(&self, deadline: Option<Instant>) -> Option<Received<T>> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));

@@ -30,7 +30,7 @@ use crate::wire::{self, Payload, Sink};
 /// How often `start` asks whether the fork server is still wanted.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long flushing waits for a thread that holds the stream.
+/// How long flushing waits for a thread that holds an output stream.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Asks `parent` for a new fork server, which calls `function` before it serves. Gives up when
@@ -125,7 +125,7 @@ fn main(inputs: MainInputs) -> ! {
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut Sink::default())
     });
-    sys::end_copy_of(me);
+    sys::exit_if_copy_of(me);
     // If the function has changed the user ID, the kernel has forgotten this setting.
     sys::die_with_parent();
     // Otherwise every worker would begin with a copy of the buffer, and print it again.
@@ -142,7 +142,7 @@ fn main(inputs: MainInputs) -> ! {
     let Some(alone) = alone.filter(|_| is_sent) else { sys::exit_now(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
     let own = ForkServer::this_process(ServerLink::new(sender.to(), notifier.into()), base);
-    // It has no alive pipe: it ends with the fork server that has made it.
+    // This fork server has no alive pipe: it ends with the fork server that has made it.
     let (requests, listener) = (requests.to(), listener.into());
     let inputs = ServerInputs { requests, listener, alive_pipe: None };
     own.serve(alone, sys::parent_pid(), inputs, become_process)

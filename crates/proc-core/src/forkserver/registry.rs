@@ -1,5 +1,5 @@
 //! Registry of the fork servers for which this process is responsible: those that are its children,
-//! which it reaps, and those of other processes that have made daemons of this process.
+//! which it reaps, and those of other processes that have started daemons for this process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,7 +17,7 @@ struct ForkServers {
     is_closed: bool,
     /// Fork servers that are children of this process and not reaped yet.
     children: Vec<ChildForkServer>,
-    /// Links to fork servers of other processes that have made daemons of this process.
+    /// Links to fork servers of other processes that have started daemons for this process.
     of_daemons: Vec<Arc<ServerLink>>,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct ChildForkServer {
     pub(super) server_link: Option<Arc<ServerLink>>,
     /// Whether the fork server was told to end, or was found dead.
     is_ending: bool,
-    /// Whether the fork server has made daemons of this process.
+    /// Whether the fork server has started daemons for this process.
     has_daemons: bool,
     /// Writing end of the alive pipe of a fork server that was told to end. It closes when this
     /// process ends or executes another program: the fork server's children must not outlive that.

@@ -94,8 +94,8 @@ impl Server {
         // The fork server holds descriptors for all its children. The children get the program's
         // limit back.
         let files = sys::raise_limit_of_open_files();
-        // If a library has started threads before `main`, they would take the signal that tells of
-        // exits.
+        // If a library has started threads before `main`, the kernel could give them the signal
+        // that tells of exits.
         let exits = if sys::has_one_thread() { ChildExits::new().ok() } else { None };
         last_words::make_children_send_to(server_link);
         let children = FxHashMap::default();

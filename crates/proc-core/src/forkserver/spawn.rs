@@ -53,7 +53,7 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     let base = Snapshot::now()?;
     let numbers = fds.map(|number| number.to_string()).join(":");
     let child = command
-        .env(VARIABLE, format!("{}:{numbers}", sys::Capabilities::now()?.to_words()))
+        .env(VARIABLE, format!("{}:{numbers}", sys::Capabilities::now()?.to_text()))
         .stdin(sys::null_stream(0)?)
         .spawn();
     let mut child = child.map_err(cannot_execute)?;
@@ -83,7 +83,7 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
     let parent = sys::parent_pid();
     let take_over = || -> io::Result<_> {
         let (capabilities, numbers) = value.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
-        let capabilities = sys::Capabilities::from_words(capabilities);
+        let capabilities = sys::Capabilities::from_text(capabilities);
         capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
         let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
         let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();

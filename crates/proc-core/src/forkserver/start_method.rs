@@ -26,10 +26,10 @@ use crate::sys::{self, PerProcess, SingleThread};
 /// new fork server is executed.
 ///
 /// Everything else is in the table of `docs/new-processes.md`, a page of [the
-/// book](crate#the-book). Resource limits, umask, niceness and signal mask are those of the fork
-/// server, which is as old as `init` with `Forkserver`. The same is true of statics, loggers and
-/// panic hooks; set these in a pool's initializer. In a spawned process, `std::env::args` is the
-/// program's name alone.
+/// book](crate#the-book). Resource limits, umask, niceness and signal mask are those that the fork
+/// server had when it was made; with `Forkserver`, `init` makes it. The same is true of statics,
+/// loggers and panic hooks; set these in a pool's initializer. In a spawned process,
+/// `std::env::args` is the program's name alone.
 ///
 /// # Examples
 ///
@@ -118,9 +118,10 @@ impl FromStr for StartMethod {
     }
 }
 
-/// Fork servers of this process.
+/// Fork servers that this process asks for new processes.
 #[derive(Default)]
-struct Program {
+struct CurrentServers {
+    /// Whether [`init`] was called, or another process has made this one.
     is_initialized: bool,
     /// Fork server that `init` has made; in a child, the one that forked the child.
     main: Option<Arc<ForkServer>>,
@@ -130,10 +131,10 @@ struct Program {
 
 /// Fork servers of this process. A copy that a user's `fork` makes begins with none: the fork
 /// servers of its parent serve the parent.
-static PROGRAM: PerProcess<Mutex<Program>> = PerProcess::new();
+static CURRENT_SERVERS: PerProcess<Mutex<CurrentServers>> = PerProcess::new();
 
-fn program() -> MutexGuard<'static, Program> {
-    PROGRAM.get().lock().unwrap_or_else(PoisonError::into_inner)
+fn current_servers() -> MutexGuard<'static, CurrentServers> {
+    CURRENT_SERVERS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Prepares this program for starting processes. It is best called first in `main`.
@@ -144,8 +145,8 @@ fn program() -> MutexGuard<'static, Program> {
 /// Programs also work without this call. Without it, or if other threads exist by then
 /// (`#[tokio::main]`), the first use executes the program again. That copy becomes the fork server
 /// *before* its `main`, so `main` does not run twice. A process begins with the memory that the
-/// program has when it calls `init`. Without `init`, it begins with the memory that the program has
-/// before `main`.
+/// program has when it calls `init`. Without `init`, a process begins with the memory that the
+/// program has before `main`.
 ///
 /// A second call does nothing, also in a child. `init` corresponds to Python's
 /// `if __name__ == "__main__":`. The page `docs/new-processes.md` of [the book](crate#the-book)
@@ -165,7 +166,7 @@ pub fn init() {
         return;
     }
     // Do not hold the lock while forking: it would stay locked in the copy.
-    if std::mem::replace(&mut program().is_initialized, true) {
+    if std::mem::replace(&mut current_servers().is_initialized, true) {
         return;
     }
     exit::register_cleanup();
@@ -177,17 +178,18 @@ pub fn init() {
     let main = SingleThread::prove()
         .ok()
         .and_then(|alone| ForkServer::fork(alone, &StdioConfig::default(), become_process).ok());
-    program().main = main.map(Arc::new);
+    current_servers().main = main.map(Arc::new);
 }
 
 /// Runs [`init`] in tests, before the test harness starts its threads. Write it as one line at the
 /// top level of a test file.
 ///
-/// Tests need it no more than programs need [`init`]. With it, the fork server is forked; without
-/// it, the test binary is executed again to be the fork server. No test runs twice in either case.
-/// It works with `cargo test` and with `cargo nextest run`, for unit tests (in `lib.rs` or
-/// `main.rs`) and in each file of `tests/`. A crate that *forbids* unsafe code cannot use it,
-/// because code before `main` is unsafe: let the crate *deny* unsafe code instead.
+/// Tests also work without this macro, as programs work without [`init`]. With it, the fork server
+/// is forked; without it, the test binary is executed again to be the fork server. No test runs
+/// twice in either case. The macro works with `cargo test` and with `cargo nextest run`, for unit
+/// tests (in `lib.rs` or `main.rs`) and in each file of `tests/`. A crate that *forbids* unsafe
+/// code cannot use the macro, because code before `main` is unsafe: let the crate *deny* unsafe
+/// code instead.
 ///
 /// ```no_run
 /// fn main() {
@@ -217,15 +219,15 @@ macro_rules! init_tests {
     };
 }
 
-/// In a new process: keeps `fork_server`, which made it, for processes of its own, and runs its
-/// job.
+/// In a new process: keeps `fork_server`, which made this process, so that the process can start
+/// others; then runs the job of the process.
 pub(crate) fn become_process(fork_server: ForkServer, newborn: Newborn) -> ! {
     registry::forget_inherited();
-    PROGRAM.inherit();
+    CURRENT_SERVERS.inherit();
     let main = Some(Arc::new(fork_server));
-    let ours = Program { is_initialized: true, main, ..Program::default() };
+    let ours = CurrentServers { is_initialized: true, main, ..CurrentServers::default() };
     // Drop the values of the parent without holding the lock.
-    let inherited = std::mem::replace(&mut *program(), ours);
+    let inherited = std::mem::replace(&mut *current_servers(), ours);
     drop(inherited);
     newborn::run(newborn)
 }
@@ -274,33 +276,33 @@ fn fork_server_for(
         let alone = SingleThread::prove().map_err(Error::fork_with_threads)?;
         return ForkServer::fork(alone, stdio, become_process).map(Arc::new).map_err(cannot);
     }
-    let mut program = program();
-    if let (StartMethod::Forkserver, Some(main)) = (start_method, &program.main)
+    let mut servers = current_servers();
+    if let (StartMethod::Forkserver, Some(main)) = (start_method, &servers.main)
         && main.has_our_rights()?
     {
         return Ok(Arc::clone(main));
     }
     // A program that has given up rights since that fork server was made must not get processes
     // that have these rights.
-    if let Some(spawned) = &program.spawned
+    if let Some(spawned) = &servers.spawned
         && !spawned.has_our_rights()?
     {
-        let outdated = program.spawned.take();
-        drop(program);
+        let outdated = servers.spawned.take();
+        drop(servers);
         drop(outdated);
         return fork_server_for(start_method, stdio);
     }
-    if let Some(spawned) = &program.spawned {
+    if let Some(spawned) = &servers.spawned {
         return Ok(Arc::clone(spawned));
     }
-    drop(program);
+    drop(servers);
     make_fork_server(start_method).map_err(cannot)
 }
 
 /// Makes a fork server for all processes that are started from now on.
 fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
     let _making = registry::lock_making();
-    if let Some(spawned) = &program().spawned {
+    if let Some(spawned) = &current_servers().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
     }
     registry::check_open()?;
@@ -313,23 +315,23 @@ fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
         let alone = SingleThread::prove().ok().filter(|_| start_method == StartMethod::Forkserver);
         let alone = alone.ok_or(error)?;
         let main = Arc::new(ForkServer::fork(alone, &StdioConfig::default(), become_process)?);
-        let outdated = program().main.replace(Arc::clone(&main));
+        let outdated = current_servers().main.replace(Arc::clone(&main));
         drop(outdated); // after the lock is released: its destructor sends a request
         return Ok(main);
     }
     let spawned = Arc::new(spawn::spawn()?);
-    program().spawned = Some(Arc::clone(&spawned));
+    current_servers().spawned = Some(Arc::clone(&spawned));
     Ok(spawned)
 }
 
 /// Removes a dead fork server, so that no process asks it again.
 fn forget(dead: &Arc<ForkServer>) {
-    let mut program = program();
-    let Program { main, spawned, .. } = &mut *program;
+    let mut servers = current_servers();
+    let CurrentServers { main, spawned, .. } = &mut *servers;
     let mut gone = Vec::new();
     for field in [main, spawned] {
         gone.extend(field.take_if(|fork_server| Arc::ptr_eq(fork_server, dead)));
     }
     // Release the lock first: dropping a fork server takes another lock, and sends a request.
-    drop(program);
+    drop(servers);
 }

@@ -1,5 +1,5 @@
-//! Allocates memory for chunks: blocks of a few sizes, cut from regions. Each region is twice as
-//! large as the one before.
+//! Allocates memory for chunks: blocks of a few sizes, cut from regions. Up to a gigabyte, each
+//! region is twice as large as the one before.
 //!
 //! Only the parent allocates, so the bookkeeping is ordinary private data. The parent tells workers
 //! where a block lies.
@@ -15,8 +15,9 @@ use crate::sys;
 /// on.
 const FIRST_REGION_BYTES: usize = 64 << 10;
 
-/// Size of the smallest block, in bytes. Larger blocks have four sizes for each doubling, so that
-/// little memory is wasted.
+/// Size of the smallest block, in bytes. Above 2 KiB there are four block sizes for each doubling,
+/// so that little memory is wasted. Below that there are fewer: each block size is a multiple of
+/// the smallest.
 pub(crate) const MIN_BLOCK_BYTES: usize = 512;
 
 /// Block: a piece of a region.

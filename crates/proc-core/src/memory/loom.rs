@@ -79,8 +79,8 @@ atomics! {
     AtomicU64: u64;
 }
 
-/// Objects in a region, by offset. Loom's atomics are larger than words, so they cannot lie in the
-/// region's bytes.
+/// Objects in a region, as a linked list: the offset and the objects that lie there, and the rest
+/// of the list. Loom's atomics are larger than words, so they cannot lie in the region's bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Objects(OnceLock<(usize, Box<dyn Any + Send + Sync>, Box<Objects>)>);
 

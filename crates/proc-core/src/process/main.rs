@@ -46,7 +46,7 @@ fn main(inputs: MainInputs) -> ! {
         let (bytes, handles) = arguments.parts().map_err(Fault::Arguments)?;
         function.call(Input { bytes, handles }, &mut State::none(), &mut out)
     });
-    sys::end_copy_of(me);
+    sys::exit_if_copy_of(me);
     let code = if matches!(result, Err(Fault::Panicked(_))) { PANICKED } else { 0 };
     let result = result
         .and_then(|handles| Payload::new(out.into_bytes(), handles).map_err(Fault::Result))

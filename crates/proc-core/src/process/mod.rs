@@ -223,9 +223,9 @@ where
     /// [`Stdio`]. By default it is empty.
     ///
     /// With [`StartMethod::Fork`], the process is a copy of the caller. So it begins with the input
-    /// that the caller has buffered from its own stdin. It also holds a copy of the writing end of
-    /// a pipe, and never reads the end of that pipe, unless the caller closes the writing end
-    /// before the start.
+    /// that the caller has buffered from its own stdin. If `stdin` is the reading end of a pipe, the
+    /// process also holds a copy of the writing end. It then never reads the end of its input,
+    /// unless the caller closes the writing end before the start.
     ///
     /// # Examples
     ///

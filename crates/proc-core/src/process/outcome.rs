@@ -42,11 +42,12 @@ impl Outcome {
 
     /// Whether the process has ended, as far as is known without waiting.
     ///
-    /// Does not wait for the lock either: in a copy of the process that started it, the lock may be
-    /// held forever.
+    /// Does not wait for the lock either: in a copy of the process that started the child, the lock
+    /// may be held forever.
     pub(crate) fn has_ended(&self) -> bool {
-        // If another thread holds the lock, it waits for the end of the process. So the process has
-        // not ended.
+        // If another thread holds the lock, that thread usually waits for the end of the process,
+        // so the process has not ended. (The thread may also be taking the result of a process that
+        // has ended. Then a later check says so.)
         match self.0.try_lock() {
             Ok(mut observed) => observed.advance(Some(Instant::now())),
             Err(_) => false,

@@ -30,10 +30,10 @@ use crate::wire;
 /// [`from_slice`](Shared::from_slice) copies the data once, into shared memory. After that, a
 /// `Shared` of any size crosses to other processes without a copy of its data: as an argument, as
 /// part of one, or as the argument of a pool's [`initializer`](crate::PoolBuilder::initializer) or
-/// [`state`](crate::PoolBuilder::state). Clones cost nothing either. A worker keeps one mapping of
-/// the data, so a later task that brings the same data costs a few system calls. Once the last
-/// clone in the process that made the data is dropped, a worker drops its mapping the next time
-/// that it has no work.
+/// [`state`](crate::PoolBuilder::state). A clone does not copy the data either. A worker keeps one
+/// mapping of the data, so a later task that brings the same data costs a few system calls. Once
+/// the last clone in the process that made the data is dropped, a worker drops its mapping the next
+/// time that it has no work.
 ///
 /// `T` is what bytemuck calls plain old data: integers, floats, arrays of these, and types of yours
 /// that derive `bytemuck::Pod`.

@@ -76,7 +76,7 @@ fn flush_all() {
 /// the function has called `fork`, and has returned in the copy too. A copy must not run the code
 /// that follows the function.
 #[inline]
-pub(crate) fn end_copy_of(original: u32) {
+pub(crate) fn exit_if_copy_of(original: u32) {
     if pid() != original {
         exit_without_flush()
     }

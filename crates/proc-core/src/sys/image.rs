@@ -77,7 +77,7 @@ fn anchor() -> usize {
     &raw const ANCHOR as usize
 }
 
-/// Returns a hash of the executed file's device, inode, size and time of change.
+/// Returns a hash of the executed file's device, inode, size and modification time.
 fn identity() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     // /proc/self/exe leads to the executed file even after the file was replaced on disk.

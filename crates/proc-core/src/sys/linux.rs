@@ -39,7 +39,8 @@ pub(crate) fn name_process(name: &str) {
     }
 }
 
-/// Sets the processors that this process may run on.
+/// Sets the processors that the calling thread may run on, and the threads and processes that it
+/// makes later.
 pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {

@@ -3,7 +3,7 @@
 //! `unsafe` code is allowed only here, in `memory/region.rs` and in three macros (ARCHITECTURE.md
 //! names them). The module `os` contains the functions that differ between systems. On Linux it is
 //! `linux.rs`. Elsewhere it is `other.rs`, which has the same functions, made from POSIX calls.
-//! Nothing here knows of tasks, pools or messages.
+//! Nothing here uses tasks, pools or ipc-channel. Only error texts name settings of a pool.
 
 #![allow(unsafe_code)]
 
@@ -41,7 +41,7 @@ pub(crate) use descriptors::{
     are_joined, close_copy, copy_standard_stream, duplicate_descriptor, pass_on, poll_descriptor,
     replace_descriptor, set_standard_stream, take_over, wait_readable,
 };
-pub(crate) use exit::{end_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout};
+pub(crate) use exit::{exit_if_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout};
 pub(crate) use fd_channel::{
     ChannelMessage, Listener, Notifier, Tag, copy_from_socket, fd_channel, put_into_socket,
     take_from_socket,

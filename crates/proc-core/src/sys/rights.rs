@@ -21,16 +21,20 @@ use nix::unistd::{Gid, Uid, getresgid, getresuid};
 /// other security modules, and the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rights {
+    /// Real, effective and saved user ID.
     users: [u32; 3],
+    /// Real, effective and saved group ID.
     groups: [u32; 3],
-    other_groups: Vec<u32>,
+    supplementary_groups: Vec<u32>,
     /// Effective, permitted and inheritable capabilities: first the low halves of the three, then
     /// the high halves, as capget returns them.
     capabilities: [u32; 6],
     bounding: u64,
     ambient: u64,
     no_new_privileges: bool,
+    /// Mode of seccomp, as prctl returns it.
     seccomp: i32,
+    /// Device and inode of the root directory.
     root: Option<(u64, u64)>,
     namespaces: Vec<Option<OsString>>,
 }
@@ -41,8 +45,8 @@ const CAP_SETPCAP: u32 = 8;
 #[cfg(target_os = "linux")]
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Kinds of namespaces, see namespaces(7). Any thread can leave the first one; only an
-/// administrator can leave the others.
+/// Kinds of namespaces, see namespaces(7). Any thread can enter a new namespace of the first kind.
+/// For the other kinds, a thread needs `CAP_SYS_ADMIN`.
 #[cfg(target_os = "linux")]
 const NAMESPACES: [&str; 8] =
     ["user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];
@@ -59,7 +63,7 @@ impl Rights {
             rights.users = [users.real, users.effective, users.saved].map(Uid::as_raw);
             rights.groups = [groups.real, groups.effective, groups.saved].map(Gid::as_raw);
         }
-        rights.other_groups = groups()?;
+        rights.supplementary_groups = groups()?;
         rights.root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
         #[cfg(target_os = "linux")]
         rights.ask_linux()?;
@@ -190,14 +194,14 @@ impl Capabilities {
     }
 
     /// Writes the sets as text, for the environment of a program.
-    pub(crate) fn to_words(self) -> String {
+    pub(crate) fn to_text(self) -> String {
         let Capabilities { effective, permitted, inheritable, bounding, ambient } = self;
         format!("{effective:x}.{permitted:x}.{inheritable:x}.{bounding:x}.{ambient:x}")
     }
 
-    pub(crate) fn from_words(words: &str) -> Option<Capabilities> {
+    pub(crate) fn from_text(text: &str) -> Option<Capabilities> {
         let sets: Option<Vec<u64>> =
-            words.split('.').map(|set| u64::from_str_radix(set, 16).ok()).collect();
+            text.split('.').map(|set| u64::from_str_radix(set, 16).ok()).collect();
         let [effective, permitted, inheritable, bounding, ambient] = sets?.try_into().ok()?;
         Some(Capabilities { effective, permitted, inheritable, bounding, ambient })
     }
@@ -311,10 +315,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn from_words_returns_what_to_words_wrote() {
+    fn from_text_returns_what_to_text_wrote() {
         let sets = Capabilities::now().expect("there is a descriptor");
-        assert_eq!(Capabilities::from_words(&sets.to_words()), Some(sets));
-        assert_eq!(Capabilities::from_words("1.2.3"), None);
+        assert_eq!(Capabilities::from_text(&sets.to_text()), Some(sets));
+        assert_eq!(Capabilities::from_text("1.2.3"), None);
         assert!(sets.effective & !sets.permitted == 0, "{sets:?}");
         sets.keep_no_more().expect("there is nothing to take");
     }

@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use postcard::Error as Plain;
+use postcard::Error as PostcardError;
 use postcard::de_flavors::Slice;
 use postcard::ser_flavors::Flavor;
 use serde::de::value::U32Deserializer;
@@ -60,28 +60,30 @@ impl CodecError {
     }
 }
 
-impl From<Plain> for CodecError {
+impl From<PostcardError> for CodecError {
     #[cold]
     #[inline(never)]
-    fn from(plain: Plain) -> Self {
-        CodecError::new(match plain {
-            Plain::DeserializeUnexpectedEnd => "the data end too early",
-            Plain::DeserializeBadVarint => "a number in the data is too big for its type",
-            Plain::DeserializeBadBool => "a bool in the data is neither 0 nor 1",
-            Plain::DeserializeBadOption => "the tag of an option in the data is neither 0 nor 1",
-            Plain::DeserializeBadChar => "a char in the data is not a Unicode character",
-            Plain::DeserializeBadUtf8 => "a string in the data is not UTF-8",
-            Plain::CollectStrError => "the type's own Display failed",
-            Plain::SerializeSeqLengthUnknown => {
+    fn from(error: PostcardError) -> Self {
+        CodecError::new(match error {
+            PostcardError::DeserializeUnexpectedEnd => "the data end too early",
+            PostcardError::DeserializeBadVarint => "a number in the data is too big for its type",
+            PostcardError::DeserializeBadBool => "a bool in the data is neither 0 nor 1",
+            PostcardError::DeserializeBadOption => {
+                "the tag of an option in the data is neither 0 nor 1"
+            }
+            PostcardError::DeserializeBadChar => "a char in the data is not a Unicode character",
+            PostcardError::DeserializeBadUtf8 => "a string in the data is not UTF-8",
+            PostcardError::CollectStrError => "the type's own Display failed",
+            PostcardError::SerializeSeqLengthUnknown => {
                 "the type does not know how many elements it has (flatten, an iterator), \
                  which this encoding needs first"
             }
-            Plain::WontImplement => {
+            PostcardError::WontImplement => {
                 "the type asks for a self-describing format (serde's attributes tag, untagged \
                  and flatten do), which this encoding is not: remove these attributes, or send the \
                  value as text, for example as a JSON string"
             }
-            Plain::SerializeBufferFull => "there is not enough memory for the value",
+            PostcardError::SerializeBufferFull => "there is not enough memory for the value",
             other => return CodecError(format!("postcard refused it: {other}").into()),
         })
     }
@@ -203,8 +205,8 @@ impl Serializer for &mut Ser<'_> {
             self.0.serialize_newtype_variant(name, index, variant, &());
     }
 
-    /// Notes a 0, which may be a channel end: it is written as a `usize`, its index among the
-    /// channel ends of the value.
+    /// Notes a 0, which may be a channel end: a channel end is written as a `usize`, its index
+    /// among the channel ends of the value.
     #[inline]
     fn serialize_u64(self, v: u64) -> Result<()> {
         if v == 0 {
@@ -227,7 +229,7 @@ impl Serializer for &mut Ser<'_> {
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<()> {
         let mut text = String::new();
-        write!(text, "{value}").map_err(|_| Plain::CollectStrError)?;
+        write!(text, "{value}").map_err(|_| PostcardError::CollectStrError)?;
         self.serialize_str(&text)
     }
 
@@ -315,7 +317,7 @@ impl<'a, 'de> De<'a, 'de> {
     #[inline]
     fn elements(self) -> Result<Parts<'a, 'de>> {
         let left: u64 = self.from.take()?;
-        let left = usize::try_from(left).map_err(|_| Plain::DeserializeBadVarint)?;
+        let left = usize::try_from(left).map_err(|_| PostcardError::DeserializeBadVarint)?;
         let others = self.from.elements_left.checked_sub(left);
         let others =
             others.ok_or_else(|| CodecError::new("a length is more than the data hold"))?;
@@ -360,14 +362,14 @@ impl<'de> de::Deserializer<'de> for De<'_, 'de> {
         deserialize_string() => {
             let text = self.from.take::<&'de str>()?;
             let mut owned = String::new();
-            owned.try_reserve_exact(text.len()).map_err(|_| Plain::SerializeBufferFull)?;
+            owned.try_reserve_exact(text.len()).map_err(|_| PostcardError::SerializeBufferFull)?;
             owned.push_str(text);
             visitor.visit_string(owned)
         };
         deserialize_byte_buf() => {
             let bytes = self.from.take::<&'de [u8]>()?;
             let mut owned = Vec::new();
-            owned.try_reserve_exact(bytes.len()).map_err(|_| Plain::SerializeBufferFull)?;
+            owned.try_reserve_exact(bytes.len()).map_err(|_| PostcardError::SerializeBufferFull)?;
             owned.extend_from_slice(bytes);
             visitor.visit_byte_buf(owned)
         };
@@ -385,7 +387,7 @@ impl<'de> de::Deserializer<'de> for De<'_, 'de> {
         deserialize_struct(_name: Name, fields: Names) =>
             self.deserialize_tuple(fields.len(), visitor);
         deserialize_enum(_name: Name, _names: Names) => visitor.visit_enum(self.below()?);
-        deserialize_any() => { drop(visitor); Err(Plain::WontImplement.into()) };
+        deserialize_any() => { drop(visitor); Err(PostcardError::WontImplement.into()) };
         deserialize_identifier() => self.deserialize_any(visitor);
         deserialize_ignored_any() => self.deserialize_any(visitor);
     }

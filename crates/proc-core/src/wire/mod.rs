@@ -5,8 +5,8 @@
 //! with the channel ends and the shared memory that were part of the value. The messages of fork
 //! servers and workers are defined by the layers above. This layer starts no processes.
 //!
-//! While a thread encodes, ipc-channel collects the channel ends that it meets in a list of the
-//! thread. The next `send` of that thread takes the whole list along. A receiver that does not take
+//! While a thread encodes, ipc-channel puts each channel end that it meets into a list of that
+//! thread. The next `send` of the thread takes the whole list along. A receiver that does not take
 //! all ends out of the message leaks them. So each value is encoded on its own, its channel ends go
 //! at once into a message of their own (see [`Handles`]), and after a failure the list is emptied.
 //! A user's own `send` that fails also leaves channel ends in the list. So [`send`] and
@@ -40,8 +40,8 @@ use crate::sys::memory::{self, Frozen};
 pub(crate) const MAX_HANDLES: usize = 64;
 
 /// Largest body that is sent inside a message, in bytes; a larger one goes through shared memory.
-/// One message of ipc-channel carries 212,448 bytes. A longer one blocks its sender forever if the
-/// receiver dies in the middle of it.
+/// ipc-channel cuts a message of more than 212,448 bytes into pieces. Its `send` may then block
+/// forever, if the receiver dies before it has read all pieces.
 const MAX_INLINE: usize = 64 << 10;
 
 /// Payload: an encoded value that can be sent on any channel without blocking or breaking the
@@ -246,12 +246,12 @@ pub(crate) fn serialize_panicked(message: &str) -> String {
 
 /// Tells why a value could not be decoded: its `Deserialize` has panicked.
 pub(crate) fn deserialize_panicked(message: &str) -> String {
-    // This panic comes from ipc-channel, which looks up a channel end in its own list. The list is
-    // empty, because another version of ipc-channel has filled a list of its own.
+    // A panic with this text comes from ipc-channel, which looks up a channel end in its own list.
+    // That list is empty if another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
         "; make the channel ends in the value with proc_core::ipc, which is the version of \
-         ipc-channel that proc-core uses; or a send of your own failed in that thread before, and \
-         has left its channel ends in ipc-channel"
+         ipc-channel that proc-core uses; or a send of your own failed before in the thread that \
+         sent the value, and left its channel ends in ipc-channel"
     } else {
         ""
     };
@@ -280,7 +280,7 @@ pub(crate) fn encode_or_panic<T: Message>(
         };
     }
     let start = out.len();
-    out.take_possible_handle(); // it was in an earlier value
+    out.take_possible_handle(); // forget what an earlier value has noted
     let encoded = codec::encode_into(value, out);
     // A channel end has a destructor, and the first one is written as its index, which is 0. If the
     // type has no destructor, or no 0 was written, there is no channel end, and no need for the

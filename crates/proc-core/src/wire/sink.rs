@@ -22,15 +22,16 @@ pub(crate) const LARGE: usize = 64 << 10;
 /// Bytes that the vector gets in addition to those that were asked for.
 const SLACK_BYTES: usize = 64;
 
-/// Upper bound on the length of a value with large pieces, in bytes. The length of such a value
-/// fits into four bytes, whatever is still added to the value.
+/// Upper bound on the offset in a block at which a large piece may end, in bytes. With up
+/// to 2 GiB of other bytes, the length of the value still fits into four bytes.
 const MAX_LARGE_BYTES: usize = 2 << 30;
 
 /// Lends blocks of memory that other processes see.
 pub(crate) trait Lender: Send + Sync {
-    /// Lends a block of at least `len` bytes, plus room for the result: `results` bytes, or `len`
-    /// if `results` is unknown. Returns `None` if there is no memory for the block.
-    fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease>;
+    /// Lends a block of at least `len` bytes, plus room for the result. The result is expected to
+    /// have `result_size` bytes, or `len` if that is unknown; the room may be smaller. Returns
+    /// `None` if there is no memory for the block.
+    fn lend(&self, len: usize, result_size: Option<usize>) -> Option<Lease>;
 
     /// Returns how many bytes of a block must stay free in addition to the value.
     fn spare(&self) -> usize;
@@ -47,9 +48,9 @@ pub(crate) struct Sink {
     block: Option<Lease>,
     /// Source of the block, and of a larger one if the block is too small.
     lender: Option<Arc<dyn Lender>>,
-    /// Size of the result, for which the block must have room too, in bytes; `None` if it is
-    /// unknown.
-    results: Option<usize>,
+    /// Expected size of the result, for which the block is to have room too, in bytes; `None` if it
+    /// is unknown.
+    result_size: Option<usize>,
     /// Offset in the block at which the current value starts.
     block_start: usize,
     /// Offset in `bytes` at which the current value starts.
@@ -70,9 +71,9 @@ impl Sink {
     pub(crate) fn with_lender(
         bytes: Vec<u8>,
         lender: Option<Arc<dyn Lender>>,
-        results: Option<usize>,
+        result_size: Option<usize>,
     ) -> Sink {
-        Sink { bytes_start: bytes.len(), bytes, lender, results, ..Sink::default() }
+        Sink { bytes_start: bytes.len(), bytes, lender, result_size, ..Sink::default() }
     }
 
     /// Sets the block for large pieces.
@@ -156,7 +157,7 @@ impl Sink {
     fn put_in_block(&mut self, piece: &[u8]) -> bool {
         let at = self.block_start + self.total() - self.bytes_start;
         let end = at + piece.len();
-        if end > MAX_LARGE_BYTES || !(self.fits(end) || self.grow(end, at)) {
+        if end > MAX_LARGE_BYTES || !(self.fits(end) || self.grow_block(end, at)) {
             return false;
         }
         let is_written = self.block.as_ref().is_some_and(|block| block.write(at, piece));
@@ -172,13 +173,13 @@ impl Sink {
         self.block.as_ref().is_some_and(|block| len <= block.len())
     }
 
-    /// Gets a block of at least `len` bytes, and moves the large pieces into it. In the old block
-    /// they end before `used`.
-    fn grow(&mut self, len: usize, used: usize) -> bool {
+    /// Gets a block of at least `len` bytes, and moves the large pieces from the old block into it.
+    /// In the old block, the large pieces end at offset `used` or before.
+    fn grow_block(&mut self, len: usize, used: usize) -> bool {
         let Some(lender) = &self.lender else { return false };
         // Double the size, so that each of many large pieces is moved about once.
         let wanted = self.block.as_ref().map_or(len, |block| len.max(2 * block.len()));
-        let Some(block) = lender.lend(wanted, self.results) else { return false };
+        let Some(block) = lender.lend(wanted, self.result_size) else { return false };
         if let Some(old) = &self.block {
             let mut moved = Vec::new();
             let used = used.min(old.len());
@@ -215,7 +216,7 @@ impl Sink {
         let len = self.total() - self.bytes_start;
         let spare = self.lender.as_ref().map_or(0, |lender| lender.spare());
         let end = self.block_start + len;
-        if !self.fits(end + spare) && !self.grow(end + spare, end) {
+        if !self.fits(end + spare) && !self.grow_block(end + spare, end) {
             return None;
         }
         let block = self.block.as_ref()?;

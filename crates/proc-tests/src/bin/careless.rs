@@ -1,4 +1,4 @@
-//! A program that ends before `init` if it has no arguments, as an executed fork server has none.
+//! A program that ends before `init` if it has no arguments. An executed fork server has none.
 
 use proc_core::{ErrorKind, Process, StartMethod};
 

@@ -76,7 +76,7 @@ extern "C" fn long_panic_in_c() {
     panic!("boom {}", "x".repeat(100_000));
 }
 
-/// The error has the message and the location of the panic.
+/// Asserts that the error has the message and the location of the panic.
 fn check(what: &str, way: u32, error: &Error) {
     use std::os::unix::process::ExitStatusExt;
     let told = || format!("{what} {way}: {}", describe(error));

@@ -207,7 +207,7 @@ impl Crate {
     }
 
     /// The module that defines the item to which a path leads.
-    fn home(&self, path: &[String], depth: usize) -> Option<&Vec<String>> {
+    fn defining_module(&self, path: &[String], depth: usize) -> Option<&Vec<String>> {
         let mut end = path.len();
         while end > 0 && !self.modules.contains_key(&path[..end]) {
             end -= 1;
@@ -216,7 +216,7 @@ impl Crate {
         let imported = path.get(end).and_then(|name| found.imports.get(name));
         match imported {
             Some(to) if depth > 0 && to[..] != path[..] => {
-                self.home(&[&to[..], &path[end + 1..]].concat(), depth - 1)
+                self.defining_module(&[&to[..], &path[end + 1..]].concat(), depth - 1)
             }
             _ => Some(module),
         }
@@ -225,7 +225,7 @@ impl Crate {
     /// The modules that each module uses.
     fn arrows(&self) -> Arrows<'_> {
         let arrows = self.modules.iter().map(|(path, module)| {
-            let to = module.paths.iter().filter_map(|used| self.home(used, 8));
+            let to = module.paths.iter().filter_map(|used| self.defining_module(used, 8));
             (path, to.filter(|to| *to != path && !to.is_empty()).collect())
         });
         arrows.collect()

@@ -95,7 +95,7 @@ fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<S
     Some(told)
 }
 
-/// A start error that names what works in such a program.
+/// Asserts that the output is a start error that names what works in such a program.
 #[track_caller]
 fn expect_advice(told: &str) {
     assert!(told.starts_with("error start ") || told.starts_with("error invalid "), "{told}");

@@ -37,7 +37,7 @@ fn thread_panics(x: u32) -> u32 {
     x
 }
 
-/// The error has the message, the location, and a backtrace, which the test asks for.
+/// Asserts that the error has the message, the location, and a backtrace, which the test asks for.
 fn check(what: &str, error: &Error) {
     let told = || format!("{what}: {}", describe(error));
     assert!(error.is_panic(), "{}", told());
@@ -104,24 +104,24 @@ fn run_with_backtrace(program: Program, start_method: StartMethod, place: &str) 
     finished
 }
 
-/// The hook was called for the panic of the thread.
+/// Asserts that the hook was called for the panic of the thread.
 #[track_caller]
-fn heard(start_method: StartMethod, place: &str) {
+fn expect_hook_called(start_method: StartMethod, place: &str) {
     let finished = run_with_backtrace(set_hook_somewhere, start_method, place);
     let hook = finished.stdout.lines().filter(|line| *line == "hook: a thread panics").count();
     assert_eq!(hook, 1, "{}\n{}", finished.stdout, finished.stderr);
 }
 
 fn hook_of_an_initializer_takes_nothing_from_errors(start_method: StartMethod) {
-    heard(start_method, "initializer");
+    expect_hook_called(start_method, "initializer");
 }
 
 fn hook_of_a_state_takes_nothing_from_errors(start_method: StartMethod) {
-    heard(start_method, "state");
+    expect_hook_called(start_method, "state");
 }
 
 fn hook_of_a_preload_takes_nothing_from_errors(start_method: StartMethod) {
-    heard(start_method, "preload");
+    expect_hook_called(start_method, "preload");
 }
 
 fn hook_of_main_takes_nothing_from_errors(start_method: StartMethod) {
@@ -130,16 +130,16 @@ fn hook_of_main_takes_nothing_from_errors(start_method: StartMethod) {
         StartMethod::Spawn => {
             drop(run_with_backtrace(set_hook_somewhere, start_method, "before-init"))
         }
-        _ => heard(start_method, "before-init"),
+        _ => expect_hook_called(start_method, "before-init"),
     }
 }
 
 fn hook_of_a_task_takes_nothing_from_errors(start_method: StartMethod) {
-    heard(start_method, "task");
+    expect_hook_called(start_method, "task");
 }
 
 fn hook_of_a_process_takes_nothing_from_its_error(start_method: StartMethod) {
-    heard(start_method, "process");
+    expect_hook_called(start_method, "process");
 }
 
 /// A hook that calls the one before it, as loggers set it, and one that is set and taken in a task.

@@ -1,4 +1,4 @@
-//! A worker or a process has no more rights than its program has at its start.
+//! A new worker or process has no more rights than its program has at that moment.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;

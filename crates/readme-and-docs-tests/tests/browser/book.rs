@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::machine::{self, or_skip};
 use crate::support::{self, run};
 
-/// What mdBook may take, as an argument of `timeout`.
+/// How long mdBook may take, as an argument of `timeout`.
 const BUILD_SECONDS: &str = "10";
 
 /// A built book.

@@ -1,4 +1,4 @@
-//! A browser without a window, which a test leads through its driver.
+//! A browser without a window, which a test controls through its driver.
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader};
@@ -24,7 +24,7 @@ use crate::support::machine::{self, or_skip};
 /// How long a browser may live, as an argument of `timeout`. It holds even if the test is killed.
 const LIFE_SECONDS: &str = "1200";
 
-/// What one command of a test may take, on the slowest machine.
+/// How long one command of a test may take, on the slowest machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A browser with one page. Its processes are in one group, and end with it. (So does its crash
@@ -77,12 +77,12 @@ impl Browser {
         let capabilities = json!({
             "goog:chromeOptions": { "binary": chromium, "args": [
                 "--headless",
-                // Root, as in CI, cannot use it.
+                // Root, as in CI, cannot use the sandbox.
                 "--no-sandbox",
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 "--disable-background-networking",
                 "--disable-component-update",
-                // Containers have little of it.
+                // Containers have a small /dev/shm.
                 "--disable-dev-shm-usage",
                 "--force-device-scale-factor=1",
             ]},

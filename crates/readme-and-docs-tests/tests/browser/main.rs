@@ -1,5 +1,5 @@
-//! The book in a browser: what readers see of each page, on a phone, a tablet and a laptop, in light
-//! and in dark.
+//! The book in a browser: what readers see of each page, on a phone, a tablet and a laptop, in
+//! light and in dark.
 //!
 //! mdBook builds the book, a server on loopback serves it, and Chromium shows it. Tests are skipped
 //! where one of these is missing. With `BOOK_SCREENSHOTS=directory`, pictures of all pages are put
@@ -24,11 +24,11 @@ const WIDTHS: [u32; 3] = [PHONE, 768, LAPTOP];
 const PHONE: u32 = 360;
 const LAPTOP: u32 = 1280;
 
-/// mdBook's names of the themes that a reader gets who has chosen none.
+/// mdBook's names of the themes that it shows to readers who have chosen none.
 const LIGHT: &str = "light";
 const DARK: &str = "navy";
 
-/// What a page may weigh with all that it loads, as it travels, in bytes.
+/// The largest size of a page and all that it loads, compressed, in bytes.
 const MAX_PAGE_BYTES: u64 = 300_000;
 
 #[test]
@@ -279,7 +279,7 @@ impl Site {
         };
         let pages: BTreeMap<_, _> = list(&contents).iter().map(page).collect();
         assert!(pages.contains_key("README.html"), "no first page in {pages:?}");
-        browser.console(); // that of toc.html is no page's
+        browser.console(); // drops messages about toc.html, which is no page of the book
         Some(Site { book, browser, address, pages })
     }
 }

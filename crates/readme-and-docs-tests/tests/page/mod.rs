@@ -121,7 +121,8 @@ impl Page {
         })
     }
 
-    /// The targets of links to files of the workspace and to sections of the page, with their lines.
+    /// The targets of links to files of the workspace and to sections of the page, each with its
+    /// line.
     pub(crate) fn links(&self) -> Vec<(usize, String)> {
         let mut links = Vec::new();
         for (number, line) in self.prose() {
@@ -149,8 +150,8 @@ impl Page {
 
 /// The items of a program that begin with these words, as they stand in its file.
 ///
-/// An item ends before the next line that is not indented and no closing bracket. Items that follow
-/// each other in the file keep the empty lines between them.
+/// An item ends before the next line that is neither indented nor a closing bracket. Items that
+/// follow each other in the file keep the empty lines between them.
 pub(crate) fn items(text: &str, beginnings: &str) -> Result<String, String> {
     let lines: Vec<_> = text.lines().collect();
     let mut shown: Vec<&str> = Vec::new();

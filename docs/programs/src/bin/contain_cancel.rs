@@ -31,7 +31,7 @@ impl<T> Drop for Bound<T> {
 fn work(input: u32) -> u32 {
     match input {
         0 => loop {
-            thread::park(); // for ever
+            thread::park(); // forever
         },
         _ => input * input,
     }

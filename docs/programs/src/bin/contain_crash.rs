@@ -14,7 +14,7 @@ fn call(input: u64) -> u64 {
         1 => process::abort(),
         2 => overflow(input),
         3 => loop {
-            hint::spin_loop(); // for ever
+            hint::spin_loop(); // forever
         },
         4 => panic!("a bug in Rust"),
         _ => input * input,
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     proc_core::init();
     let pool = Pool::builder()
         .processes(2)
-        // What the library prints when it crashes.
+        // Hides what the library prints when it crashes.
         .stderr(Stdio::null())
         .limits(Limits::new().no_core_dumps())
         .build()?;

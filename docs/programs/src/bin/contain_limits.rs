@@ -14,7 +14,7 @@ fn decode(input: Vec<u8>) -> Result<usize, String> {
         None => Err("an empty input".into()),
         Some(b'm') => Ok(vec![1_u8; 400 * MIB].len()),
         Some(b't') => loop {
-            hint::spin_loop(); // for ever
+            hint::spin_loop(); // forever
         },
         Some(_) => Ok(input.len()),
     }
@@ -31,7 +31,7 @@ fn main() -> Result<()> {
         .limits(limits)
         // The values that are on their way, together.
         .memory_limit(50 * MIB)
-        // Rust's report of an allocation that failed.
+        // Hides Rust's report of a failed allocation.
         .stderr(Stdio::null())
         .build()?;
 

@@ -41,7 +41,7 @@ if __name__ == "__main__":
     child.terminate()
     show(child)
 
-    # It is ended.
+    # It is killed.
     child = Process(target=nap, args=(3600,))
     child.start()
     child.kill()

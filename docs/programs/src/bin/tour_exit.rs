@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     child.terminate()?;
     show(child);
 
-    // It is ended.
+    // It is killed.
     let child = Process::new(nap, 3600);
     let child = child.start()?;
     child.kill()?;

@@ -31,6 +31,6 @@ if __name__ == "__main__":
     for child in children:
         child.join()
 
-    # The two may be mixed in any way.
+    # Items of the two processes come in any order.
     for name, i in sorted(items):
         print(name, i)

@@ -1,5 +1,5 @@
-//! Defines [`Limits`] on what a process may use. The new process sets them before it does anything
-//! else.
+//! Defines [`Limits`] on what a process may use. The new process sets them just before it runs its
+//! job.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use crate::sys;
 /// Limits on what a process, or each worker of a pool, may use. Without a limit, the program's own
 /// limit holds.
 ///
-/// Code that runs under a limit cannot raise it again. If a process dies because it exceeded its
+/// Code that runs under a limit cannot raise it again, unless it runs as root. It can choose other
+/// processors than those of [`cpus`](Limits::cpus). If a process dies because it exceeded its
 /// limit of memory or processor time, the error says so
 /// ([`Error::is_limit`](crate::Error::is_limit)). For memory, the error says so only if the system
-/// refused memory to the process just before the process died. In a pool, this costs one task, and
-/// the worker that replaces the dead one has the same limits. A limit that cannot be set is an
-/// error of [`join`](crate::Child::join), or of the pool's calls.
+/// refused memory to the process just before the process died. In a pool, such a death costs one
+/// task, and the worker that replaces the dead one has the same limits. A limit that cannot be set
+/// is an error of [`join`](crate::Child::join), or of the pool's calls.
 ///
 /// ```
 /// use std::time::Duration;
@@ -77,7 +78,7 @@ impl Limits {
         self
     }
 
-    /// The limit of address space in bytes, if there is one.
+    /// Returns the limit of address space in bytes, if there is one.
     pub(crate) fn max_address_space(&self) -> Option<usize> {
         self.address_space.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
     }

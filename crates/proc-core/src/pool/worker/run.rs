@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
                     let result = task(input, &mut self.state.current, &stage);
                     if !result.as_ref().is_ok_and(|value| self.end_number(value)) {
                         self.out.reset(self.written as usize);
-                        let encode = |out: &mut Sink| call::write(result?, out, &stage);
+                        let encode = |out: &mut Sink| call::write_result(result?, out, &stage);
                         let done = records::append_result(self.out, encode);
                         self.end(done.unwrap_or(None));
                     }
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
     #[inline(always)]
     fn end_number<R: Message>(&mut self, result: &R) -> bool {
         let Some(bytes) = wire::number(result) else { return false };
-        sys::end_copy_of(self.pid);
+        sys::exit_if_copy_of(self.pid);
         let len = records::MIN_RESULT_BYTES + bytes.len();
         let is_placed = self.fits(len) && records::place_value(self.region, self.place(), bytes);
         if is_placed {
@@ -179,7 +179,7 @@ impl<'a> Run<'a> {
     /// Writes the record of a result to its place, and counts the task as done.
     #[inline(always)]
     fn end(&mut self, handles: Option<Handles>) {
-        sys::end_copy_of(self.pid);
+        sys::exit_if_copy_of(self.pid);
         if handles.is_some() || self.out.has_large_pieces() || !self.fits(self.out.len()) {
             return self.end_large(handles);
         }

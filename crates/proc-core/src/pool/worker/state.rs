@@ -13,7 +13,7 @@ pub(super) fn call_start_function(
     let (bytes, handles) = argument.parts().map_err(Fault::Arguments)?;
     let me = sys::pid();
     let called = name.call(Input { bytes, handles }, state, &mut Sink::default());
-    sys::end_copy_of(me);
+    sys::exit_if_copy_of(me);
     called.map(|_| ())
 }
 

@@ -160,8 +160,7 @@ prop_compose! {
     }
 }
 
-/// Checks that decoding returns, with the same value as postcard's, or with an error where postcard
-/// has one.
+/// Checks that decoding returns the same value as postcard, or an error where postcard returns one.
 fn like_postcard<T: DeserializeOwned + Serialize + Debug>(bytes: &[u8]) {
     match (decode::<T>(bytes), postcard::take_from_bytes::<T>(bytes)) {
         (Ok((ours, rest)), Ok((theirs, remains))) => {

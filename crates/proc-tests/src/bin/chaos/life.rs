@@ -181,13 +181,13 @@ impl Holdings {
 /// its fork servers.
 fn settle(start_method: StartMethod, known: &mut HashMap<usize, Holdings>) {
     let start = Instant::now();
-    // The library notices only when it needs a fork server that this was killed: use each.
+    // The library notices the death of a fork server only when it needs the fork server: use each.
     let start_methods: &[StartMethod] = match start_method {
         StartMethod::Spawn => &[StartMethod::Forkserver, StartMethod::Spawn],
         _ => &[StartMethod::Forkserver],
     };
     loop {
-        // To start a process makes a fork server if there is none, and reaps those that have ended.
+        // The start of a process makes a fork server if there is none, and reaps ended ones.
         for start_method in start_methods {
             let child = Process::new(mix, 7).start_method(*start_method).start();
             match child.and_then(Child::join) {

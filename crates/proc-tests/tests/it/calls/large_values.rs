@@ -19,7 +19,7 @@ programs![
 ];
 
 tests! {
-    results_are_expected_as_in_the_call_before: forkserver spawn fork;
+    room_is_kept_for_results_of_known_size: forkserver spawn fork;
     large_values_come_whole: forkserver spawn fork;
     large_values_lie_among_small_ones: forkserver spawn fork;
     large_values_that_fail_leave_nothing: forkserver spawn fork;
@@ -99,7 +99,7 @@ fn large_result_of_known_size(arguments: &Arguments) {
     println!("{}", describe(&error));
 }
 
-fn results_are_expected_as_in_the_call_before(start_method: StartMethod) {
+fn room_is_kept_for_results_of_known_size(start_method: StartMethod) {
     assert_snapshot(
         "large_again",
         1,

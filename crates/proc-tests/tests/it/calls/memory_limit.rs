@@ -81,11 +81,11 @@ fn slow_consumer(arguments: &Arguments) {
         drop(held);
         assert_eq!(pool.apply(|x: u8| x, 3).expect("it runs"), 3);
     }
-    println!("nobody waits for ever");
+    println!("nobody waits forever");
 }
 
 fn slow_consumers_hold_up_nobody(start_method: StartMethod) {
-    assert_eq!(run(slow_consumer, start_method, &[]).succeeded(), "nobody waits for ever\n");
+    assert_eq!(run(slow_consumer, start_method, &[]).succeeded(), "nobody waits forever\n");
 }
 
 fn concurrent_calls(arguments: &Arguments) {

@@ -8,7 +8,7 @@ use proc_core::{ErrorKind, Pool, StartMethod, Task};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{
-    Arguments, assert_snapshot, describe, print_results, procfs, run, wait_until, work_for_ever,
+    Arguments, assert_snapshot, describe, print_results, procfs, run, wait_until, work_forever,
 };
 
 programs![
@@ -65,7 +65,7 @@ fn fetch_results_later(arguments: &Arguments) {
         drop(pool.apply_async(leave, marks.path(&number.to_string())).expect("the pool is open"));
     }
     (0..20).for_each(|number| marker_files::wait_for(&marks.path(&number.to_string())));
-    let stuck = pool.apply_async(|()| work_for_ever(), ()).expect("the pool is open");
+    let stuck = pool.apply_async(|()| work_forever(), ()).expect("the pool is open");
     drop(pool);
     println!("{}", describe(&stuck.get().expect_err("the pool was dropped")));
 }
@@ -85,7 +85,7 @@ fn same(x: u32) -> u32 {
 /// Makes its marker file, and never returns.
 fn begin(mark: PathBuf) {
     marker_files::create(&mark);
-    work_for_ever();
+    work_forever();
 }
 
 /// A task that is known to run.
@@ -213,10 +213,10 @@ fn cancel_at_start(arguments: &Arguments) {
     let pool =
         Pool::builder().processes(1).start_method(arguments.start_method).max_tasks_per_child(1);
     let pool = pool.build().expect("it can be built");
-    let for_ever = |_: ()| work_for_ever();
+    let never_returns = |_: ()| work_forever();
     for microseconds in 0..1500 {
         pool.apply(same, 1).expect("its worker does one task and is replaced");
-        let task = pool.apply_async(for_ever, ()).expect("it is accepted");
+        let task = pool.apply_async(never_returns, ()).expect("it is accepted");
         let due = Instant::now() + Duration::from_micros(microseconds);
         while Instant::now() < due {
             std::hint::spin_loop();

@@ -1,4 +1,5 @@
-//! Values that fail when they are written or read, and serde attributes that no binary format has.
+//! Values that fail when they are written or read, and serde attributes that need a format which
+//! describes itself.
 
 use std::process;
 

@@ -163,7 +163,7 @@ fn send_too_many_channels(arguments: &Arguments) {
 /// The descriptors that are open before there is a pool. The same must be open when the pool is
 /// gone.
 fn descriptors_without_a_pool(arguments: &Arguments) -> String {
-    // Where fork servers are executed, the first process leaves one.
+    // If fork servers are executed, the first process makes one, which stays.
     let child = Process::new(|()| (), ()).start_method(arguments.start_method).start();
     child.and_then(Child::join).expect("it returns");
     // The fork server of a Fork process is collected when the next process is started.
@@ -183,7 +183,7 @@ fn too_many_channels_are_refused(start_method: StartMethod) {
     assert_snapshot("too_many_channels", 1, finished.succeeded());
 }
 
-/// Values with channel ends that cannot be written or read, on either side of the failure.
+/// A value with channel ends before and after a part that cannot be written or read.
 #[derive(Serialize, Deserialize)]
 struct Doomed {
     first: IpcSender<u32>,

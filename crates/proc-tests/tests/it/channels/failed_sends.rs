@@ -1,5 +1,5 @@
-//! A user's own `send` that fails while it encodes leaves the channel ends of its value in a list of
-//! ipc-channel. The next message of the library in that thread must not take them along.
+//! A user's own `send` that fails while it encodes leaves the channel ends of its value in a list
+//! of ipc-channel. The next message of the library in that thread must not take them along.
 
 use ipc_channel::ipc::{self, IpcReceiver, IpcSender};
 use proc_core::{Child, Error, Process, StartMethod, Task};
@@ -43,8 +43,8 @@ fn expect_five(call: impl FnOnce(IpcSender<u32>) -> Result<(), Error>) {
     assert_eq!(receiver.recv().expect("the function has sent it"), 5);
 }
 
-/// The pool itself opens and closes a few descriptors at its own times. Each kind of call that leaks
-/// an end would leak more in the rounds of these tests.
+/// Waits until few descriptors are open. The pool itself opens and closes a few descriptors now and
+/// then. If a kind of call leaked an end, more would be open after the rounds of these tests.
 fn expect_few_descriptors(at_most: usize) {
     wait_until(|| count_descriptors() < at_most);
 }
@@ -122,7 +122,7 @@ fn failed_sends_of_tasks_disturb_no_later_task(start_method: StartMethod) {
 
 fn fail_in_children(arguments: &Arguments) {
     let give_and_fail = |()| {
-        // Their order matters: a send of the user's own after the failed one takes the ends along.
+        // The order matters: in the other order, the send in `give_seven` would take the ends.
         let receiver = give_seven(());
         fail_to_send();
         receiver

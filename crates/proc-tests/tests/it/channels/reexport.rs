@@ -1,4 +1,4 @@
-//! `proc_core::ipc` is ipc-channel's own, of the version that crosses.
+//! `proc_core::ipc` is ipc-channel, in the version whose channel ends cross.
 
 use proc_core::ipc::{self, IpcReceiver, IpcSender, IpcSharedMemory};
 use proc_core::{Pool, Process};

@@ -59,7 +59,8 @@ fn expect_end(receiver: &IpcReceiver<u32>) {
     }
 }
 
-/// The pool lives on while the other end is waited for.
+/// Ends a pool in one way, and waits until no process has the sender any more. Except for `drop`,
+/// the `Pool` itself is dropped only after that.
 fn set_up_with_a_channel(arguments: &Arguments) {
     let [place, way] = &arguments.rest[..] else { panic!("a place and a way") };
     let (sender, receiver) = ipc::channel().expect("a channel can be made");

@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{Arguments, Finished, Program, SOON, run, start, wait_until, work_for_ever};
+use crate::support::{Arguments, Finished, Program, SOON, run, start, wait_until, work_forever};
 
 programs![
     end_with_children,
@@ -119,7 +119,7 @@ fn end_with_a_stuck_child(arguments: &Arguments) {
         marker_files::wait_for(&mark);
         std::fs::remove_file(&mark).expect("it is there");
         println!("main is over");
-        work_for_ever();
+        work_forever();
     };
     let child = Process::new(work, mark_the_end()).start_method(arguments.start_method).start();
     drop(child.expect("it can be started"));
@@ -143,7 +143,7 @@ fn killed_program_waits_for_nobody(start_method: StartMethod) {
 fn end_with_daemons(arguments: &Arguments) {
     let mark = mark_the_end();
     let plain =
-        Process::new(|()| work_for_ever(), ()).daemon(true).start_method(arguments.start_method);
+        Process::new(|()| work_forever(), ()).daemon(true).start_method(arguments.start_method);
     drop(plain.start().expect("it can be started"));
     let polite = |ready: PathBuf| {
         let signals: SigSet = [Signal::SIGTERM].into_iter().collect();
@@ -166,7 +166,7 @@ fn end_with_daemons(arguments: &Arguments) {
     let deaf = |ready: PathBuf| {
         SigSet::all().thread_block().expect("signals can be blocked");
         marker_files::create(&ready);
-        work_for_ever();
+        work_forever();
     };
     let ready = mark.with_extension("deaf");
     let deaf = Process::new(deaf, ready.clone()).daemon(true).start_method(arguments.start_method);
@@ -212,7 +212,7 @@ fn end_with_grandchildren(arguments: &Arguments) {
                 .start()
                 .expect("it can be started"),
         );
-        let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).start_method(start_method);
+        let daemon = Process::new(|()| work_forever(), ()).daemon(true).start_method(start_method);
         drop(daemon.start().expect("it can be started"));
         println!("child returns");
         marker_files::create(&returns);
@@ -237,7 +237,7 @@ fn process_waits_for_its_own_children(start_method: StartMethod) {
 /// A worker does not wait for its children, so that the pool can end.
 fn worker_ends_with_a_child(arguments: &Arguments) {
     let pool = arguments.pool(1);
-    let task = |()| drop(Process::new(|()| work_for_ever(), ()).start().expect("it starts"));
+    let task = |()| drop(Process::new(|()| work_forever(), ()).start().expect("it starts"));
     pool.apply(task, ()).expect("it returns");
     pool.close();
     pool.join().expect("the worker ends");
@@ -276,7 +276,7 @@ fn program_with_a_pool_in_a_static_ends_at_once(start_method: StartMethod) {
 fn exit_with_a_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
     get_busy(&pool, arguments.word() == "busy");
-    let daemon = Process::new(|()| work_for_ever(), ()).daemon(true).start();
+    let daemon = Process::new(|()| work_forever(), ()).daemon(true).start();
     println!("main exits");
     std::mem::forget(daemon.expect("it can be started"));
     std::process::exit(3);
@@ -306,7 +306,7 @@ fn get_busy(pool: &Pool, busy: bool) {
         for name in ["a", "b"] {
             let task = |mark: PathBuf| {
                 marker_files::create(&mark);
-                work_for_ever();
+                work_forever();
             };
             std::mem::forget(pool.apply_async(task, marks.path(name)).expect("the pool is open"));
         }

@@ -14,7 +14,7 @@ use crate::lifetime::killed_program::stay_alive;
 use crate::support::procfs::{children, children_of};
 use crate::support::{
     Arguments, Member, Running, machine, marker_files, own_arguments, own_file, run, start,
-    wait_until, work_for_ever,
+    wait_until, work_forever,
 };
 
 programs![execute_another_program, workers_change_user, end_in_some_way, run_as_subreaper];
@@ -35,14 +35,14 @@ fn increment(x: u32) -> u32 {
 
 fn busy(_: u32) {
     println!("busy");
-    work_for_ever();
+    work_forever();
 }
 
 /// The program becomes another one, while it has workers and processes.
 fn execute_another_program(arguments: &Arguments) {
     let [state, program] = &arguments.rest[..] else { panic!("a state and a program") };
     let start = |daemon| {
-        let asleep = |()| work_for_ever();
+        let asleep = |()| work_forever();
         Process::new(asleep, ()).start_method(arguments.start_method).daemon(daemon).start()
     };
     let children = [false, true].map(|daemon| start(daemon).expect("it can be started"));
@@ -163,7 +163,7 @@ fn workers_change_user(arguments: &Arguments) {
     let results = results.expect("the pool can be built");
     assert!(results.iter().all(Result::is_err), "they were killed: {results:?}");
     println!("done");
-    work_for_ever();
+    work_forever();
 }
 
 /// Starts a program for each place in which workers can change their user, and waits until the
@@ -211,7 +211,7 @@ static POOL: OnceLock<Pool> = OnceLock::new();
 
 /// One of the ways in which a program ends in order.
 fn end_in_some_way(arguments: &Arguments) {
-    let sleep = |()| work_for_ever();
+    let sleep = |()| work_forever();
     let start_method = arguments.start_method;
     match arguments.word() {
         "static" => {
@@ -220,7 +220,7 @@ fn end_in_some_way(arguments: &Arguments) {
         }
         "busy" => {
             let pool = POOL.get_or_init(|| arguments.pool(2));
-            std::mem::forget(pool.map_async(|_: u32| work_for_ever(), 0..4));
+            std::mem::forget(pool.map_async(|_: u32| work_forever(), 0..4));
         }
         "daemon" => {
             let daemon = Process::new(sleep, ()).start_method(start_method).daemon(true).start();

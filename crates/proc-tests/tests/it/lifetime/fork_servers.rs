@@ -13,7 +13,7 @@ use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::procfs::{children, is_running};
 use crate::support::{
     Arguments, SOON, assert_snapshot, describe, print_results, raw, run, start_through_env,
-    wait_until, work_for_ever,
+    wait_until, work_forever,
 };
 
 programs![
@@ -74,8 +74,7 @@ fn killed_fork_server_is_replaced(start_method: StartMethod) {
 /// A pool's fork server is killed, and with it its workers: idle first, then in tasks.
 fn kill_fork_server_of_a_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
-    let child =
-        Process::new(|()| work_for_ever(), ()).start_method(StartMethod::Forkserver).start();
+    let child = Process::new(|()| work_forever(), ()).start_method(StartMethod::Forkserver).start();
     let child = child.expect("it can be started");
     let before = pool.map(|_: u32| std::process::id(), 0..50).expect("nothing fails");
     let kill_all = || {
@@ -97,7 +96,7 @@ fn kill_fork_server_of_a_pool(arguments: &Arguments) {
     let task = |(task, mark): (u32, PathBuf)| {
         marker_files::create(&mark);
         if task < 2 {
-            work_for_ever();
+            work_forever();
         }
         task
     };
@@ -173,7 +172,7 @@ fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let task = |mark: PathBuf| {
         marker_files::create(&mark);
-        work_for_ever();
+        work_forever();
     };
     let stuck = pool.apply_async(task, marks.path("busy")).expect("the pool is open");
     marker_files::wait_for(&marks.path("busy"));

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use proc_core::{Process, StartMethod};
 
-use crate::support::{Arguments, Running, program_name, start, work_for_ever};
+use crate::support::{Arguments, Running, program_name, start, work_forever};
 
 programs![stay_alive];
 
@@ -14,7 +14,7 @@ tests! {
     interrupt_ends_all_processes_silently: forkserver spawn fork;
 }
 
-/// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on for ever.
+/// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on forever.
 pub(crate) fn stay_alive(arguments: &Arguments) {
     match arguments.word() {
         "idle" => {
@@ -22,7 +22,7 @@ pub(crate) fn stay_alive(arguments: &Arguments) {
             let done = pool.map(|x: u32| x, 0..100).expect("nothing fails");
             assert_eq!(done.len(), 100);
             println!("idle");
-            work_for_ever()
+            work_forever()
         }
         "busy" => {
             let pool = arguments.pool(2);
@@ -43,14 +43,14 @@ pub(crate) fn stay_alive(arguments: &Arguments) {
 
 fn busy(_: u32) {
     println!("busy");
-    work_for_ever()
+    work_forever()
 }
 
 fn nested<const SPAWN: bool>(_: u32) {
     let start_method = if SPAWN { StartMethod::Spawn } else { StartMethod::Forkserver };
     let asleep = |()| {
         println!("asleep");
-        work_for_ever()
+        work_forever()
     };
     let children: Vec<_> = (0..2)
         .map(|_| {

@@ -45,7 +45,8 @@ impl Holdings {
         }
     }
 
-    /// The resources when ended threads and processes are gone, or after a time in which they have surely ended.
+    /// The resources when ended threads and processes are gone, or after a time in which they have
+    /// surely ended.
     fn settled(expected: &Holdings) -> Holdings {
         let start = Instant::now();
         loop {

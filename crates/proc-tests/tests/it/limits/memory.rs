@@ -34,7 +34,7 @@ tests! {
     pool_with_a_limit_of_address_space_outlives_large_values: forkserver spawn fork;
     values_beyond_the_limit_of_file_sizes_are_errors: forkserver spawn fork;
     values_beyond_a_cgroup_are_errors: forkserver spawn fork;
-    values_of_which_a_cgroup_has_room_for_some_arrive: forkserver spawn fork;
+    many_values_arrive_though_a_cgroup_is_small: forkserver spawn fork;
     shared_memory_beyond_a_cgroup_is_an_error: forkserver spawn fork;
 }
 
@@ -503,7 +503,7 @@ fn many_values_in_a_cgroup(arguments: &Arguments) {
     println!("imap");
 }
 
-fn values_of_which_a_cgroup_has_room_for_some_arrive(start_method: StartMethod) {
+fn many_values_arrive_though_a_cgroup_is_small(start_method: StartMethod) {
     in_cgroups(many_values_in_a_cgroup, start_method, "map\nimap\n");
 }
 

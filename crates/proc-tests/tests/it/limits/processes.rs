@@ -11,7 +11,7 @@ use crate::support::procfs::{children, children_of};
 use crate::support::users::{become_unused_user, can_be_another_user};
 use crate::support::{
     Arguments, assert_snapshot, describe, print_results, raw, run, signal_self, wait_until,
-    work_for_ever,
+    work_forever,
 };
 
 programs![no_threads, no_processes];
@@ -35,7 +35,7 @@ fn no_threads(arguments: &Arguments) {
     let go = marks.path("go");
     let only_there = |(first, go): (u32, PathBuf)| {
         if std::process::id() != first {
-            work_for_ever();
+            work_forever();
         }
         marker_files::wait_for(&go);
     };

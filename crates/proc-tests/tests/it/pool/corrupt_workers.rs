@@ -12,7 +12,7 @@ use proc_core::{Pool, StartMethod};
 
 use crate::support::procfs::children_of;
 use crate::support::{
-    Arguments, Finished, describe, print_results, raw, run, signal_self, wait_until, work_for_ever,
+    Arguments, Finished, describe, print_results, raw, run, signal_self, wait_until, work_forever,
 };
 
 programs![write_corrupt_reports, overwrite_shared_memory_in_a_worker];
@@ -25,10 +25,10 @@ tests! {
 }
 
 /// The timeout of a task whose corrupt message is not noticed.
-const SOON: Duration = Duration::from_secs(1);
+const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The timeout of a task that is ended for its corrupt message. The end must come much sooner.
-const LATE: Duration = Duration::from_secs(50);
+const LONG_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// Task 3 of 8 writes corrupt messages of a kind, and does not return. The other tasks are
 /// harmless.
@@ -42,7 +42,7 @@ fn write_corrupt_reports(arguments: &Arguments) {
         task
     };
     let kind = arguments.word();
-    let limit = if matches!(kind, "headless" | "flood") { SOON } else { LATE };
+    let limit = if matches!(kind, "headless" | "flood") { SHORT_TIMEOUT } else { LONG_TIMEOUT };
     let inputs = (0..8).map(|task| (task, kind.to_owned()));
     let results = pool.options().chunksize(1).timeout(limit).try_map(task, inputs);
     let pid = results[3].as_ref().err().and_then(proc_core::Error::pid);
@@ -114,7 +114,7 @@ fn write_corrupt_report(kind: &str) {
         },
         other => panic!("no such rubbish: {other}"),
     }
-    work_for_ever();
+    work_forever();
 }
 
 /// A message as ipc-channel frames it: the length of the fragment, the length of the message, and

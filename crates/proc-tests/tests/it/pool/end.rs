@@ -8,7 +8,7 @@ use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{
-    Arguments, SOON, assert_snapshot, describe, print_results, run, work_for_ever,
+    Arguments, SOON, assert_snapshot, describe, print_results, run, work_forever,
 };
 
 programs![
@@ -144,7 +144,7 @@ fn times_to_end(arguments: &Arguments) {
         || pool(1),
         |mark: PathBuf| {
             marker_files::create(&mark);
-            work_for_ever();
+            work_forever();
         },
     );
     assert_quick_with_task(
@@ -169,7 +169,7 @@ fn drop_pool_with_tasks(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let task = |mark: PathBuf| {
         marker_files::create(&mark);
-        work_for_ever();
+        work_forever();
     };
     let tasks: Vec<_> = (0..5)
         .map(|task_number| marks.path(&task_number.to_string()))
@@ -191,7 +191,7 @@ fn terminate_from_a_thread(arguments: &Arguments) {
     let task = |(task, mark): (u32, PathBuf)| {
         if task > 1 {
             marker_files::create(&mark);
-            work_for_ever();
+            work_forever();
         }
         task
     };

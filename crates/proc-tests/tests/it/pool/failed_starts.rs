@@ -1,4 +1,4 @@
-//! A pool does not replace workers for ever that end before they have done anything.
+//! A pool does not forever replace workers that end before they have done anything.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};

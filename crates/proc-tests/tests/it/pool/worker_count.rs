@@ -12,7 +12,7 @@ use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::procfs::children;
 use crate::support::{
     Arguments, SOON, assert_snapshot, describe, print_results, run, signal_self, wait_until,
-    work_for_ever,
+    work_forever,
 };
 
 programs![
@@ -360,7 +360,7 @@ fn restarts_that_do_not_count(arguments: &Arguments) {
         .idle_timeout(PATIENCE);
     let pool = build(builder);
     pool.map(same, 0..10).expect("workers are replaced");
-    let forever = |(): ()| work_for_ever();
+    let forever = |(): ()| work_forever();
     let late = pool.options().timeout(PATIENCE).try_map(forever, [()]);
     assert!(late[0].as_ref().is_err_and(Error::is_timeout), "{late:?}");
     assert!(pool.apply_async(forever, ()).expect("it is accepted").cancel());

@@ -12,7 +12,7 @@ use proc_core::{Child, ErrorKind, Process, StartMethod};
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::odd_value::{Odd, UNREADABLE, UNWRITABLE};
 use crate::support::{
-    Arguments, assert_snapshot, describe, run, signal_self, wait_until, work_for_ever,
+    Arguments, assert_snapshot, describe, run, signal_self, wait_until, work_forever,
 };
 
 programs![
@@ -143,7 +143,7 @@ fn join_timeout_leaves_the_child_running(start_method: StartMethod) {
 fn send_signals(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let start = || {
-        Process::new(|()| work_for_ever(), ())
+        Process::new(|()| work_forever(), ())
             .start_method(arguments.start_method)
             .name("worker bee")
             .start()
@@ -189,7 +189,7 @@ fn stop_children(arguments: &Arguments) {
     let deaf = |mark: PathBuf| {
         nix::sys::signal::SigSet::all().thread_block().expect("signals can be blocked");
         marker_files::create(&mark);
-        work_for_ever();
+        work_forever();
     };
     let deaf = Process::new(deaf, marks.path("deaf")).start_method(arguments.start_method).start();
     let deaf = deaf.expect("it can be started");
@@ -198,8 +198,7 @@ fn stop_children(arguments: &Arguments) {
     let begin = Instant::now();
     println!("deaf: {}", without_pid(deaf.stop(grace).expect_err("it is killed")));
     assert!(begin.elapsed() >= grace);
-    let simple =
-        Process::new(|()| work_for_ever(), ()).start_method(arguments.start_method).start();
+    let simple = Process::new(|()| work_forever(), ()).start_method(arguments.start_method).start();
     let simple = simple.expect("it can be started");
     println!("simple: {}", without_pid(simple.stop(Duration::MAX).expect_err("it is ended")));
     let mut done =
@@ -237,7 +236,7 @@ fn drop_child(arguments: &Arguments) {
     wait_until(|| !std::fs::exists(&stat).expect("/proc is mounted"));
     // A daemon that never ends is ended with its program.
     let daemon =
-        Process::new(|()| work_for_ever(), ()).daemon(true).start_method(arguments.start_method);
+        Process::new(|()| work_forever(), ()).daemon(true).start_method(arguments.start_method);
     drop(daemon.start().expect("it can be started"));
     println!("dropped");
 }

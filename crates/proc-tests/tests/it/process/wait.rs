@@ -7,7 +7,7 @@ use proc_core::{Process, Sentinel, StartMethod, wait};
 
 use crate::support::descriptors::count_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{Arguments, run, work_for_ever};
+use crate::support::{Arguments, run, work_forever};
 
 programs![wait_for_sentinels, wait_for_many_sentinels];
 
@@ -71,7 +71,7 @@ fn wait_for_many_sentinels(arguments: &Arguments) {
         .map(|number| {
             let work = |number: u32| {
                 if number.is_multiple_of(3) {
-                    work_for_ever();
+                    work_forever();
                 }
                 number
             };

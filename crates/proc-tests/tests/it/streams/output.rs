@@ -177,7 +177,7 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// A task leaves a thread behind that holds the lock of a stream for ever.
+/// A task leaves a thread behind that holds the lock of a stream forever.
 fn thread_holds_a_stream(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let result = match arguments.word() {

@@ -76,7 +76,7 @@ fn redirect_all_streams(arguments: &Arguments) {
     let (stdout, out_path) = create("out");
     let (stderr, err_path) = create("err");
     writer.write_all(b"some input").expect("the child will read");
-    drop(writer); // of which a forked process would have a copy
+    drop(writer); // a forked process would have a copy of it
     let process = Process::new(copy, ()).stdin(reader).stdout(stdout).stderr(stderr);
     let child = process.start_method(arguments.start_method).start().expect("it can be started");
     assert_eq!(child.join().expect("it returns"), 10);
@@ -268,7 +268,7 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
         let links = |pid: u32| Some(std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count());
         children().into_iter().filter_map(links).sum()
     };
-    // A fork server closes its end of a report just after it has told the exit.
+    // A fork server closes its end of a report channel just after it has reported the exit.
     let before = (descriptors(), of_fork_servers());
     for _ in 0..50 {
         let null = || OwnedFd::from(File::open("/dev/null").expect("it exists"));

@@ -35,13 +35,13 @@ pub(crate) use running::{Finished, Member, Running};
 pub(crate) use snapshot::assert_snapshot;
 pub(crate) use trial::trial;
 
-/// What takes less than a second on a quiet machine takes less than this on a busy one.
+/// The time limit, on a busy machine, of what takes less than a second on an idle one.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// Never returns, so a task that calls it is always busy.
 ///
 /// The result type is not `!`, because `!` cannot cross between processes.
-pub(crate) fn work_for_ever() {
+pub(crate) fn work_forever() {
     loop {
         nix::unistd::pause();
     }

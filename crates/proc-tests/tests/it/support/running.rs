@@ -187,7 +187,7 @@ impl Running {
         }
     }
 
-    /// Sets another time limit than [`RUN_TIMEOUT`], counted from its start.
+    /// Sets another time limit than [`RUN_TIMEOUT`], counted from the start of the program.
     pub(crate) fn limited_to(mut self, limit: Duration) -> Running {
         self.deadline = self.started + limit;
         self

@@ -9,7 +9,7 @@ use proc_core::{Child, Error, ErrorKind, Pool, Process, Sentinel, Shared, StartM
 
 use crate::support::fork::{exit_now, expect_success, fork, in_copy};
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{Arguments, Program, describe, start, work_for_ever};
+use crate::support::{Arguments, Program, describe, start, work_forever};
 
 programs![
     call_in_copies,
@@ -223,7 +223,7 @@ fn copy_of_what_has_come(arguments: &Arguments) {
     let owner = std::process::id();
     let task = |(x, mark): (u32, std::path::PathBuf)| {
         if x == 0 {
-            work_for_ever();
+            work_forever();
         }
         if x == 9 {
             marker_files::create(&mark);

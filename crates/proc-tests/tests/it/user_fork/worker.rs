@@ -123,7 +123,7 @@ fn copies_of_tasks_give_no_results(start_method: StartMethod) {
 /// A value that forks in a worker while it is written, read or dropped. It does not fork in the
 /// program itself.
 struct Forks {
-    home: u32,
+    program_pid: u32,
     place: Place,
 }
 
@@ -136,7 +136,7 @@ enum Place {
 
 impl Forks {
     fn fork_at(&self, place: Place) {
-        if self.place == place && std::process::id() != self.home {
+        if self.place == place && std::process::id() != self.program_pid {
             fork();
         }
     }
@@ -145,14 +145,14 @@ impl Forks {
 impl Serialize for Forks {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.fork_at(Place::Written);
-        (self.home, self.place).serialize(serializer)
+        (self.program_pid, self.place).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Forks {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Forks, D::Error> {
-        let (home, place) = Deserialize::deserialize(deserializer)?;
-        let value = Forks { home, place };
+        let (program_pid, place) = Deserialize::deserialize(deserializer)?;
+        let value = Forks { program_pid, place };
         value.fork_at(Place::Read);
         Ok(value)
     }
@@ -173,7 +173,7 @@ fn values_fork(arguments: &Arguments) {
         "dropped" => Place::Dropped,
         other => panic!("no such place: {other}"),
     };
-    let value = || Forks { home: std::process::id(), place };
+    let value = || Forks { program_pid: std::process::id(), place };
     for _ in 0..ROUNDS {
         let back = pool.try_map(|value: Forks| value, (0..4).map(|_| value()));
         assert_eq!(back.len(), 4);

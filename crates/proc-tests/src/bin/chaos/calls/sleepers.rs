@@ -18,8 +18,8 @@ const LONG_STOP: Duration = Duration::from_secs(3600);
 impl Caller<'_> {
     /// Stops workers of an idle pool, and makes calls.
     ///
-    /// If a worker is left, it runs the tasks. If none is left, the timeout ends the tasks, or the
-    /// workers are continued after a while.
+    /// If some workers are not stopped, they run the tasks. If all are stopped, the timeout ends
+    /// the tasks, or the workers are continued after a while.
     pub(super) fn sleepers(&mut self) {
         let open_call = self.begin("pool whose workers are stopped");
         let test_pool = TestPool::build(self.round, &mut self.rng);
