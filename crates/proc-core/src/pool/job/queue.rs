@@ -103,9 +103,9 @@ pub(crate) struct ChunkCut<'a> {
     pub(crate) large_arg: Option<LargeArg>,
 }
 
-/// Says that no worker can map an argument.
+/// Says that no worker can map an argument, or data.
 #[cold]
-fn too_large(size: usize, max: usize) -> String {
+pub(super) fn too_large(size: usize, max: usize) -> String {
     format!(
         "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
          (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \

@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
     fn begin(&mut self) -> Input<'a> {
         let Some(bytes) = records::take(&mut self.arguments) else { sys::exit_now(1) };
         *self.tasks_left -= 1;
-        self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
+        self.claim.begin(self.task, (self.chunk.timeout > 0).then(sys::monotonic));
         Input { bytes, handles: self.handles.take() }
     }
 

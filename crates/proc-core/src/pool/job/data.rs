@@ -1,0 +1,95 @@
+//! The data that functions of a call borrow, as the parent keeps them.
+//!
+//! Data are encoded once. Each worker that needs them asks for them, decodes them once, and keeps
+//! them until the parent has dropped them. The parent drops them when no handle of the user and no
+//! call has them any more.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::pool::board::DataId;
+use crate::wire::{Message, Payload};
+
+/// Data of one `with`.
+pub(crate) struct BoundData {
+    pub(crate) id: DataId,
+    source: Source,
+    dropped: Arc<DroppedData>,
+}
+
+enum Source {
+    Encoded(Payload),
+    /// Data with channel ends or shared memory. They are encoded for each worker, because each
+    /// needs ends of its own.
+    Value(Box<dyn Fn() -> Result<Payload, String> + Send + Sync>),
+}
+
+impl BoundData {
+    /// Encodes `data`. Their number goes to `dropped` when they are dropped.
+    ///
+    /// # Errors
+    ///
+    /// The data cannot be encoded, or are larger than `max_bytes`.
+    pub(crate) fn new<D: Message + Send + Sync>(
+        id: DataId,
+        data: D,
+        max_bytes: usize,
+        dropped: &Arc<DroppedData>,
+    ) -> Result<BoundData, String> {
+        let payload = Payload::encode(&data)?;
+        if payload.len() > max_bytes {
+            return Err(super::queue::too_large(payload.len(), max_bytes));
+        }
+        let source = match payload.has_handles() {
+            true => Source::Value(Box::new(move || Payload::encode(&data))),
+            false => Source::Encoded(payload),
+        };
+        Ok(BoundData { id, source, dropped: Arc::clone(dropped) })
+    }
+
+    /// Returns the data for one worker.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor, or the data cannot be encoded again.
+    pub(crate) fn for_worker(&self) -> Result<Payload, String> {
+        match &self.source {
+            Source::Encoded(payload) => payload.try_clone(),
+            Source::Value(encode) => encode(),
+        }
+    }
+}
+
+impl Drop for BoundData {
+    fn drop(&mut self) {
+        self.dropped.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        self.dropped.any.store(true, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for BoundData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BoundData").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Data that were dropped and that workers may still hold. Data may be dropped while the pool's
+/// lock is held, so they are only noted here.
+#[derive(Debug, Default)]
+pub(crate) struct DroppedData {
+    ids: Mutex<Vec<DataId>>,
+    any: AtomicBool,
+}
+
+impl DroppedData {
+    /// Whether any data were dropped since the last [`take`](DroppedData::take).
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// Takes the numbers of the data that were dropped.
+    pub(crate) fn take(&self) -> Vec<DataId> {
+        self.any.store(false, Ordering::Release);
+        std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
