@@ -151,7 +151,7 @@ mod tests {
     fn batch(first: usize, tasks: impl IntoIterator<Item = Vec<u8>>) -> Batch {
         let mut batch = Batch { first, ..Batch::default() };
         for task in tasks {
-            remote::encode(&task, &mut batch.bytes).expect("bytes");
+            remote::encode_argument(&task, &mut batch.bytes).expect("bytes");
             batch.count += 1;
         }
         batch

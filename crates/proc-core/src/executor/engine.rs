@@ -124,5 +124,5 @@ pub trait Arrived {
     fn count(&self) -> usize;
 
     /// Decodes the results. Calls `settle` with each task's number and its result or error.
-    fn open<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>));
+    fn decode<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>));
 }

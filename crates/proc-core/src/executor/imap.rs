@@ -145,7 +145,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
                 Some(Ok(arrived)) => {
                     self.unfinished -= arrived.count();
                     let ready = &mut self.ready;
-                    arrived.open(|task, result| ready.push_back((task, result)));
+                    arrived.decode(|task, result| ready.push_back((task, result)));
                 }
                 Some(Err(error)) => {
                     self.unfinished = 0;

@@ -175,7 +175,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
     fn take_in(&mut self, arrived: J::Arrived) {
         self.unfinished -= arrived.count();
         let outcomes = &mut *self.outcomes;
-        arrived.open(|task, result| {
+        arrived.decode(|task, result| {
             let outcome = &mut outcomes[task];
             if outcome.is_none() {
                 // Each variant writes its value straight to its place. A result that is put

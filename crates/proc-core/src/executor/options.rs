@@ -343,7 +343,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         job.end();
         Ok(Task::new(job, |arrived| {
             let mut only = None;
-            arrived.open(|_, result| only = Some(result));
+            arrived.decode(|_, result| only = Some(result));
             only
         }))
     }
@@ -369,7 +369,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         results.resize_with(unfinished, || None);
         Ok(Task::new(job, move |arrived| {
             unfinished -= arrived.count();
-            arrived.open(|task, result| results[task] = Some(result));
+            arrived.decode(|task, result| results[task] = Some(result));
             (unfinished == 0).then(|| results.drain(..).flatten().collect())
         }))
     }
