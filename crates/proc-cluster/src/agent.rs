@@ -96,7 +96,10 @@ struct Agent {
     inbox: Inbox,
     heartbeats: async_nats::Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
-    done: (mpsc::UnboundedSender<execution::Done>, mpsc::UnboundedReceiver<execution::Done>),
+    /// Reports of executions that have ended.
+    done: mpsc::UnboundedReceiver<execution::Done>,
+    /// Where executions send these reports.
+    send_done: mpsc::UnboundedSender<execution::Done>,
     /// How many chunks were requested and have not arrived.
     requested: usize,
     /// When the last request was sent.
@@ -213,13 +216,15 @@ impl Agent {
         };
         info!(build, workers, host, "agent connected");
         let permits = Semaphore::new(workers * MAX_CHUNKS_PER_WORKER);
+        let (send_done, done) = mpsc::unbounded_channel();
         Ok(Agent {
             shared: Arc::new(Shared { client, store, names, pool, host, permits }),
             heartbeat,
             inbox,
             heartbeats,
             events,
-            done: mpsc::unbounded_channel(),
+            done,
+            send_done,
             requested: 0,
             requested_at: Instant::now(),
             next_request: Instant::now(),
@@ -242,7 +247,7 @@ impl Agent {
             }
             tokio::select! {
                 biased;
-                Some(done) = self.done.1.recv() => {
+                Some(done) = self.done.recv() => {
                     self.on_done(done);
                     if self.pool_ended.is_some() && deadline.is_none() {
                         deadline = Some(Instant::now());
@@ -378,8 +383,8 @@ impl Agent {
         }
         let cancel = Some(cancel);
         self.in_hand.insert(sequence, InHand { driver, job, tasks, lease, must_be_alone, cancel });
-        let done = self.done.0.clone();
-        tokio::spawn(async move { drop(done.send(execution.run().await)) });
+        let send_done = self.send_done.clone();
+        tokio::spawn(async move { drop(send_done.send(execution.run().await)) });
     }
 
     /// Opens a new inbox if the last one is closed, unless a chunk in hand must run alone. Returns
@@ -427,7 +432,7 @@ impl Agent {
                 }
                 // Some chunks take longer than estimated, so the agent requests no chunks ahead for
                 // now.
-                Summary::NoRoom => self.chunk_nanos = self.chunk_nanos.max(LONG_CHUNK_NANOS),
+                Summary::Busy => self.chunk_nanos = self.chunk_nanos.max(LONG_CHUNK_NANOS),
                 Summary::Failed => counts.failed += chunk.tasks,
                 Summary::Abandoned => {}
             }

@@ -263,8 +263,8 @@ impl TaskQueue {
     /// If there is no block, the argument goes among them itself.
     #[cold]
     fn push_large_arg(&mut self, sink: &mut Sink) -> Result<(), String> {
-        let settled = sink.finish();
-        match settled.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
+        let finished = sink.finish();
+        match finished.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
             Some(large_arg) => {
                 self.large_args_len += large_arg.len;
                 self.large_args.push_back((self.next + self.left, large_arg));
