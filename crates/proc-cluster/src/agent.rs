@@ -522,7 +522,7 @@ fn max_per_worker(chunk_nanos: f64) -> usize {
 fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
     let requests_ahead = chunk_nanos > 0.0 && chunk_nanos < LONG_CHUNK_NANOS;
     let ahead = if requests_ahead { in_hand.min(workers) } else { 0 };
-    workers * max_per_worker(chunk_nanos) + ahead
+    (workers * max_per_worker(chunk_nanos) + ahead).min(workers * MAX_CHUNKS_PER_WORKER)
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
@@ -546,7 +546,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn max_in_hand_allows_chunks_ahead_unless_chunks_are_long() {
+    fn max_in_hand_allows_chunks_ahead_unless_chunks_are_long_or_many() {
         let ms = 1e6;
         assert_eq!(max_in_hand(2, 0, 0.0), 2, "the time of a chunk is unknown");
         assert_eq!(max_in_hand(2, 2, 0.0), 2, "the time of a chunk is unknown");
@@ -554,6 +554,7 @@ mod tests {
         assert_eq!(max_in_hand(2, 1, 5.0 * ms), 3);
         assert_eq!([2, 3, 4].map(|in_hand| max_in_hand(2, in_hand, 5.0 * ms)), [4; 3]);
         assert_eq!(max_in_hand(2, 2, 60.0 * ms), 2, "a chunk ahead would wait for long");
-        assert_eq!(max_in_hand(2, 0, 0.001 * ms), 2 * MAX_CHUNKS_PER_WORKER, "chunks are short");
+        let max = 2 * MAX_CHUNKS_PER_WORKER;
+        assert_eq!([0, 2, max].map(|in_hand| max_in_hand(2, in_hand, 0.001 * ms)), [max; 3]);
     }
 }
