@@ -69,7 +69,7 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
         self
     }
 
-    /// Sets how long each task may run. The time counts from when a worker calls the function.
+    /// Sets how long each task may run. The time starts when a worker begins the task.
     ///
     /// When the time is over, the worker is killed and replaced, and the task fails
     /// ([`Error::is_timeout`]). If the worker has just begun another task by then, that task runs

@@ -68,7 +68,7 @@ pub struct Pool<S = ()> {
 }
 
 impl<S> Pool<S> {
-    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    /// Returns an [`Options`]: the same calls, with settings such as a timeout for each task.
     ///
     /// # Examples
     ///

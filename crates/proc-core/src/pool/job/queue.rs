@@ -189,7 +189,8 @@ impl TaskQueue {
             self.push_numbers(arguments, records::short_record_len(size), max_bytes);
             return Ok(());
         }
-        // Once for all tasks of the queue, since it takes longer than to encode a short argument.
+        // Called once for all tasks of the queue: this takes longer than the encoding of a short
+        // argument.
         if wire::may_have_handles::<A>() && self.left == 0 {
             wire::drop_collected_handles();
         }

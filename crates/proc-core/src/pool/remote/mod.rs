@@ -4,8 +4,9 @@
 //! Between machines, a call is a [`Function`] and bytes. A function is named by its position in the
 //! image, so both machines must run the same build. The engine has to make sure of that: inode and
 //! time, which tell files apart on one machine, do not do so between two machines. If a call of
-//! another build arrives all the same, the checks of every call refuse it. Sending bytes is the
-//! engine's task.
+//! another build arrives all the same, the checks of every call refuse a position without an entry,
+//! and an entry with other types. They do not notice another version of the same function. The
+//! engine sends the bytes.
 
 mod attempt;
 

@@ -34,7 +34,8 @@ const MAX_REGIONS_AT_START: usize = 32;
 
 impl Scheduler {
     /// Gives up a slot: it becomes suspended or broken. If now all slots are given up, open calls
-    /// fail. If in addition no slot is suspended, the pool ends, so that later calls fail too.
+    /// fail. If in addition no slot is suspended, or the pool is closing, the pool ends, so that
+    /// later calls fail too.
     pub(super) fn give_up_slot(&self, slot_id: SlotId, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
         if self.may_have_worker(&state, slot_id) {
