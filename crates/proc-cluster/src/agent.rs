@@ -47,9 +47,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// long together.
 const FAST_CHUNK_NANOS: f64 = 2e6;
 
-/// If chunks take less than this, the agent requests the next chunk for a worker while one runs. A
-/// worker would otherwise wait for the way to the server and back. Beside a longer chunk, that wait
-/// counts for little.
+/// If chunks take less than this, the agent requests the next chunk for a worker while one runs.
+/// Otherwise the worker would wait until a request and its answer have crossed the network.
+/// Compared with a longer chunk, that wait is short.
 const LONG_CHUNK_NANOS: f64 = 50e6;
 
 /// Serves a fleet with a pool until SIGTERM or SIGINT, then finishes the work that it has begun.

@@ -45,8 +45,8 @@ use crate::executor_calls;
 /// [`with_state`](Pool::with_state).
 ///
 /// Text that a task prints without a newline is written out when the task ends. If tasks take less
-/// than 10 us each, it is written out at the end of their chunk, and is lost if the worker is
-/// killed before.
+/// than 10 us each, or the worker has ever had a second thread, the text is written out at the end
+/// of the chunk, and is lost if the worker is killed before.
 ///
 /// ```
 /// use proc_core::Pool;
