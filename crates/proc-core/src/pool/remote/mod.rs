@@ -109,7 +109,8 @@ pub struct Chunk<'a> {
     pub count: usize,
     /// How many of the tasks run one after another in one worker.
     pub chunksize: usize,
-    /// The tasks' arguments, as [`encode_argument`] wrote them. They may come from an untrusted machine.
+    /// The tasks' arguments, as [`encode_argument`] wrote them. They may come from an untrusted
+    /// machine.
     pub arguments: &'a [u8],
     /// How long each task may run.
     pub timeout: Option<Duration>,

@@ -25,7 +25,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How many workers in a row that exit before they have begun a task are replaced without a pause.
 const MAX_QUICK_REPLACEMENTS: u32 = 4;
 
-/// The first pause before another attempt to start a worker. Each further pause is twice as long.
+/// The pause after the first failed attempt to start a worker. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The most regions that are sent with the message that starts a worker. A message carries at most
