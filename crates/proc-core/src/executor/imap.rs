@@ -76,7 +76,8 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
         let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.unfinished + self.ready.len() + held;
-        // Results that were not returned yet take memory too, as one chunk does.
+        // Results that were not returned yet take memory too. If nothing is in flight, they count
+        // as one chunk, because `is_full(0)` is always false.
         let in_flight = self.unfinished.div_ceil(self.chunksize).max(1);
         if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(in_flight)) {
             return false;
@@ -145,7 +146,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
                 Some(Ok(arrived)) => {
                     self.unfinished -= arrived.count();
                     let ready = &mut self.ready;
-                    arrived.open(|task, result| ready.push_back((task, result)));
+                    arrived.decode(|task, result| ready.push_back((task, result)));
                 }
                 Some(Err(error)) => {
                     self.unfinished = 0;

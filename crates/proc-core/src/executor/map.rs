@@ -11,8 +11,8 @@ use crate::wire::Message;
 /// yet how long they take to encode.
 const FIRST_BATCH: usize = 16;
 
-/// If a batch takes longer to take and encode, or has more bytes, the next one is half as large.
-/// Otherwise the next one is twice as large.
+/// If taking and encoding a batch needs more time than this, or the batch has more bytes, the next
+/// batch is half as large. Otherwise it is twice as large.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -126,8 +126,8 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         }
     }
 
-    /// Sends some inputs of a batch: up to one that cannot be encoded (which gets its outcome), or
-    /// up to `BATCH_BYTES`. At least `more` inputs follow the batch.
+    /// Sends some inputs of a batch: up to one that cannot be encoded (the error becomes its
+    /// outcome), or up to `BATCH_BYTES`. At least `more` inputs follow the batch.
     fn send_some<A: Message>(
         &mut self,
         batch: &[A],
@@ -175,7 +175,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
     fn take_in(&mut self, arrived: J::Arrived) {
         self.unfinished -= arrived.count();
         let outcomes = &mut *self.outcomes;
-        arrived.open(|task, result| {
+        arrived.decode(|task, result| {
             let outcome = &mut outcomes[task];
             if outcome.is_none() {
                 // Each variant writes its value straight to its place. A result that is put

@@ -69,7 +69,7 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
         self
     }
 
-    /// Sets how long each task may run. The time counts from when a worker calls the function.
+    /// Sets how long each task may run. The time starts when a worker begins the task.
     ///
     /// When the time is over, the worker is killed and replaced, and the task fails
     /// ([`Error::is_timeout`]). If the worker has just begun another task by then, that task runs
@@ -343,7 +343,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         job.end();
         Ok(Task::new(job, |arrived| {
             let mut only = None;
-            arrived.open(|_, result| only = Some(result));
+            arrived.decode(|_, result| only = Some(result));
             only
         }))
     }
@@ -369,7 +369,7 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         results.resize_with(unfinished, || None);
         Ok(Task::new(job, move |arrived| {
             unfinished -= arrived.count();
-            arrived.open(|task, result| results[task] = Some(result));
+            arrived.decode(|task, result| results[task] = Some(result));
             (unfinished == 0).then(|| results.drain(..).flatten().collect())
         }))
     }

@@ -231,8 +231,8 @@ impl<T> Task<T> {
     /// Returns false if the result has already arrived. Otherwise [`get`](Task::get) returns an
     /// error which says that the task was cancelled.
     ///
-    /// In async code, a future that is dropped does not cancel its task. A type of yours, whose
-    /// `Drop` calls this, does; the page `docs/contain.md` of the book has one.
+    /// In async code, a future that is dropped does not cancel its task. To cancel it then, write a
+    /// type whose `Drop` calls this. The page `docs/contain.md` of the book has such a type.
     ///
     /// # Examples
     ///
