@@ -47,9 +47,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// long together.
 const FAST_CHUNK_NANOS: f64 = 2e6;
 
-/// If chunks take less than this, the agent requests the next chunk for a worker while one runs. A
-/// worker would otherwise wait for the way to the server and back. Beside a longer chunk, that wait
-/// counts for little.
+/// If chunks take less than this, the agent requests the next chunk for a worker while one runs.
+/// Otherwise the worker would wait until a request and its answer have crossed the network.
+/// Compared with a longer chunk, that wait is short.
 const LONG_CHUNK_NANOS: f64 = 50e6;
 
 /// Serves a fleet with a pool until SIGTERM or SIGINT, then finishes the work that it has begun.
@@ -96,7 +96,10 @@ struct Agent {
     inbox: Inbox,
     heartbeats: async_nats::Subscriber,
     events: mpsc::UnboundedReceiver<Event>,
-    done: (mpsc::UnboundedSender<execution::Done>, mpsc::UnboundedReceiver<execution::Done>),
+    /// Reports of executions that have ended.
+    done: mpsc::UnboundedReceiver<execution::Done>,
+    /// Where executions send these reports.
+    send_done: mpsc::UnboundedSender<execution::Done>,
     /// How many chunks were requested and have not arrived.
     requested: usize,
     /// When the last request was sent.
@@ -213,13 +216,15 @@ impl Agent {
         };
         info!(build, workers, host, "agent connected");
         let permits = Semaphore::new(workers * MAX_CHUNKS_PER_WORKER);
+        let (send_done, done) = mpsc::unbounded_channel();
         Ok(Agent {
             shared: Arc::new(Shared { client, store, names, pool, host, permits }),
             heartbeat,
             inbox,
             heartbeats,
             events,
-            done: mpsc::unbounded_channel(),
+            done,
+            send_done,
             requested: 0,
             requested_at: Instant::now(),
             next_request: Instant::now(),
@@ -242,7 +247,7 @@ impl Agent {
             }
             tokio::select! {
                 biased;
-                Some(done) = self.done.1.recv() => {
+                Some(done) = self.done.recv() => {
                     self.on_done(done);
                     if self.pool_ended.is_some() && deadline.is_none() {
                         deadline = Some(Instant::now());
@@ -378,8 +383,8 @@ impl Agent {
         }
         let cancel = Some(cancel);
         self.in_hand.insert(sequence, InHand { driver, job, tasks, lease, must_be_alone, cancel });
-        let done = self.done.0.clone();
-        tokio::spawn(async move { drop(done.send(execution.run().await)) });
+        let send_done = self.send_done.clone();
+        tokio::spawn(async move { drop(send_done.send(execution.run().await)) });
     }
 
     /// Opens a new inbox if the last one is closed, unless a chunk in hand must run alone. Returns
@@ -427,7 +432,7 @@ impl Agent {
                 }
                 // Some chunks take longer than estimated, so the agent requests no chunks ahead for
                 // now.
-                Summary::NoRoom => self.chunk_nanos = self.chunk_nanos.max(LONG_CHUNK_NANOS),
+                Summary::Busy => self.chunk_nanos = self.chunk_nanos.max(LONG_CHUNK_NANOS),
                 Summary::Failed => counts.failed += chunk.tasks,
                 Summary::Abandoned => {}
             }
@@ -517,7 +522,7 @@ fn max_per_worker(chunk_nanos: f64) -> usize {
 fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
     let requests_ahead = chunk_nanos > 0.0 && chunk_nanos < LONG_CHUNK_NANOS;
     let ahead = if requests_ahead { in_hand.min(workers) } else { 0 };
-    workers * max_per_worker(chunk_nanos) + ahead
+    (workers * max_per_worker(chunk_nanos) + ahead).min(workers * MAX_CHUNKS_PER_WORKER)
 }
 
 /// Resolves at the first SIGTERM or SIGINT.
@@ -541,7 +546,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn max_in_hand_allows_chunks_ahead_unless_chunks_are_long() {
+    fn max_in_hand_allows_chunks_ahead_unless_chunks_are_long_or_many() {
         let ms = 1e6;
         assert_eq!(max_in_hand(2, 0, 0.0), 2, "the time of a chunk is unknown");
         assert_eq!(max_in_hand(2, 2, 0.0), 2, "the time of a chunk is unknown");
@@ -549,6 +554,7 @@ mod tests {
         assert_eq!(max_in_hand(2, 1, 5.0 * ms), 3);
         assert_eq!([2, 3, 4].map(|in_hand| max_in_hand(2, in_hand, 5.0 * ms)), [4; 3]);
         assert_eq!(max_in_hand(2, 2, 60.0 * ms), 2, "a chunk ahead would wait for long");
-        assert_eq!(max_in_hand(2, 0, 0.001 * ms), 2 * MAX_CHUNKS_PER_WORKER, "chunks are short");
+        let max = 2 * MAX_CHUNKS_PER_WORKER;
+        assert_eq!([0, 2, max].map(|in_hand| max_in_hand(2, in_hand, 0.001 * ms)), [max; 3]);
     }
 }

@@ -92,7 +92,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    /// Returns an [`Options`]: the same calls, with settings such as a timeout for each task.
     ///
     /// # Examples
     ///
@@ -457,7 +457,9 @@ impl ClusterBuilder {
             .thread_name("proc-cluster")
             .enable_all()
             .build()
-            .map_err(|error| fleet_error(format!("no thread for the connection: {error}")))?;
+            .map_err(|error| {
+                fleet_error(format!("the thread of the connection cannot start: {error}"))
+            })?;
         let (sender, connected) = mpsc::channel();
         runtime.spawn(async move { drop(sender.send(Link::connect(&settings, config).await)) });
         let link = connected.recv().unwrap_or_else(|_| Err(crate::link::closed()));

@@ -11,7 +11,7 @@ use proc_core::remote::{fleet_error, invalid_error};
 use tracing::debug;
 
 /// The oldest version of nats-server that keeps all work which it has confirmed. Version 2.9 was
-/// seen to stall for ever.
+/// seen to stall forever.
 const MIN_SERVER_VERSION: (i64, i64, i64) = (2, 10, 27);
 
 /// How often the client pings the server. A broken connection is noticed after three intervals.
@@ -111,7 +111,7 @@ impl Settings {
         let (major, minor, patch) = MIN_SERVER_VERSION;
         if !client.is_server_compatible(major, minor, patch) {
             return Err(fleet_error(format!(
-                "the server at {} is nats-server {}, which is known to stall: install \
+                "the server at {} is nats-server {}, which may stall or lose work: install \
                  {major}.{minor}.{patch} or newer",
                 self.shown_address(),
                 client.server_info().version
@@ -136,12 +136,12 @@ impl Settings {
                 events(event);
                 async {}
             });
-        // The first server tells the client the other servers of its cluster. If all given
-        // addresses use TLS, the client must use TLS with those servers as well.
+        // The first server tells the client the addresses of the other servers of its cluster. If
+        // all given addresses use TLS, the client must use TLS with those servers as well.
         let encrypted = addresses.iter().all(ServerAddr::tls_required);
         options = options.require_tls(encrypted);
-        // If plain text is allowed within this machine only, the client must not connect to servers
-        // on other machines that the first server tells it.
+        // If plain text is allowed within this machine only, the client must not connect to the
+        // addresses that the first server tells: they may be on other machines.
         if self.plaintext == Plaintext::Loopback && !encrypted {
             options = options.ignore_discovered_servers();
         }

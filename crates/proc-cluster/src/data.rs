@@ -91,7 +91,7 @@ impl Store {
             }
         }
         if bytes.len() as u64 != len {
-            Err(wrong(&"its pieces are longer or shorter in all"))
+            Err(wrong(&"its pieces have more or fewer bytes than that"))
         } else {
             Ok(bytes)
         }

@@ -77,7 +77,7 @@ impl Job for ClusterJob {
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error> {
         for argument in arguments {
             self.next += 1;
-            remote::encode(argument, &mut self.batch.bytes)?;
+            remote::encode_argument(argument, &mut self.batch.bytes)?;
             self.batch.count += 1;
             if self.batch.bytes.len() >= max_bytes {
                 break;
@@ -163,14 +163,14 @@ impl Arrived for Delivery {
     }
 
     /// Decodes the fates, and calls `settle` with the number and the fate of each task.
-    fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
+    fn decode<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
         let Delivery { first, count, host, fates } = self;
         match fates {
-            Ok(fates) => remote::open(&fates, first, count, &host, settle),
+            Ok(fates) => remote::decode_fates(&fates, first, count, &host, settle),
             Err(error) => {
                 let host = Some(&host[..]).filter(|host| !host.is_empty());
                 for task in first..first + count {
-                    settle(task, Err(remote::at(error.clone(), Some(task), host)));
+                    settle(task, Err(remote::add_origin(error.clone(), Some(task), host)));
                 }
             }
         }

@@ -132,7 +132,7 @@ impl Display for Fleet {
             write!(f, " {:>9} {:>7} {:>11}", agent.done, agent.failed, agent.redelivered)?;
         }
         if self.agents.iter().any(|agent| !agent.same_build) {
-            write!(f, "\n* another build of this program, which gets none of its work")?;
+            write!(f, "\n* another build of this program: gets no work from this driver")?;
         }
         Ok(())
     }
@@ -189,9 +189,9 @@ impl Roster {
 
     /// How many workers the agents of `build` have.
     ///
-    /// The job asks for each chunk and each result, so the workers are not counted each time. They
-    /// are counted when an agent comes or goes, and every `RECOUNT_INTERVAL`, because agents may
-    /// become silent.
+    /// A job asks for this number with each chunk and each result, so the workers are not counted
+    /// each time. They are counted when an agent comes or goes, and every `RECOUNT_INTERVAL`,
+    /// because agents may become silent.
     pub(crate) fn workers(&mut self, build: &str) -> usize {
         if let Some((of, workers, when)) = &self.counted
             && of == build

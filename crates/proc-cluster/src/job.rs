@@ -126,7 +126,7 @@ pub(crate) fn start(
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // However the job ends, also by a panic, its caller must not wait for ever.
+        // However the job ends, also by a panic, its caller must not wait forever.
         self.mailbox.close(crate::link::closed());
     }
 }
@@ -374,7 +374,7 @@ impl Job {
         }
     }
 
-    /// Looks for chunks that the server has lost. Ends the job if no agent was there for too long.
+    /// Looks for chunks that the server has lost. Ends the job if there was no agent for too long.
     async fn housekeep(&mut self) {
         if self.is_done() || !is_connected(&self.link.client) {
             return;

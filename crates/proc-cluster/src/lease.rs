@@ -18,7 +18,8 @@ pub(crate) async fn renew(client: &Client, acknowledge: &str, lease: Duration) -
     tick.tick().await; // the first tick is immediate
     loop {
         tick.tick().await;
-        // Without a connection no renewal is sent. The lease then expires, as it should.
+        // `+WPI`, "work in progress", renews the lease. Without a connection no renewal is sent,
+        // and the lease expires, as it should.
         if is_connected(client) {
             let _ = client.publish(acknowledge.to_owned(), "+WPI".into()).await;
         }

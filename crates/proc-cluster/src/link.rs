@@ -32,7 +32,7 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How many chunks of one build agents may have in hand, in all.
 const MAX_ACK_PENDING: i64 = 1_000_000;
 
-/// How many requests for work may be open at the server, in all: one or two for each agent.
+/// How many requests for work may be open at the server, in all. Each agent has one or two.
 const MAX_WAITING: i64 = 100_000;
 
 /// A driver's settings for its work.
@@ -279,7 +279,7 @@ impl Link {
         lock(&self.roster).has_lost(&self.build, silence)
     }
 
-    /// Returns an error if no agent of this build was there for longer than `patience`. The error
+    /// Returns an error if there was no agent of this build for longer than `patience`. The error
     /// says why.
     ///
     /// The time counts from when an agent was last seen, or from the beginning of the call

@@ -57,7 +57,7 @@ pub(super) enum Summary {
     /// The tasks ran. `nanoseconds` is the worker time that they took, `errors` how many failed.
     Ran { nanoseconds: u64, errors: u64 },
     /// No worker was free in time.
-    NoRoom,
+    Busy,
     /// All tasks have the same error.
     Failed,
     /// This agent has no results. Another agent runs the chunk, or the chunk is not wanted any
@@ -94,7 +94,7 @@ impl Execution {
         };
         let summary = match &end {
             &End::Done { nanoseconds, errors, .. } => Summary::Ran { nanoseconds, errors },
-            End::Reply(Outcome::Busy) => Summary::NoRoom,
+            End::Reply(Outcome::Busy) => Summary::Busy,
             End::Reply(Outcome::Failed(_)) => Summary::Failed,
             _ => Summary::Abandoned,
         };

@@ -37,7 +37,8 @@ impl Shared {
             .max(1)
     }
 
-    /// Sends an acknowledgement of the given kind (in NATS's words) to the server.
+    /// Sends an acknowledgement of the given kind to the server: `+TERM` removes the chunk, and
+    /// `-NAK` with a delay makes the server redeliver it later.
     pub(super) async fn acknowledge(&self, delivery: &DeliveryInfo, kind: &'static str) {
         // If the acknowledgement is lost, the agent sends it again at the next delivery.
         let _ = self.client.publish(delivery.acknowledge.clone(), kind.into()).await;

@@ -7,7 +7,7 @@ use proc_core::remote;
 
 use crate::message::Chunk;
 
-/// How long a chunk should take: long compared with the way to another machine, but short for
+/// How long a chunk should take: long compared with the transfer to another machine, but short for
 /// people who wait.
 const CHUNK_NANOS: f64 = 10e6;
 
@@ -22,8 +22,8 @@ const MAX_TOGETHER: usize = 64;
 /// less is lost with a machine, and the wait for the last chunk is shorter.
 const MIN_CHUNKS_PER_WORKER: usize = 6;
 
-/// How long the smallest chunk should take, unless the caller has set a chunksize. Less is not
-/// worth the way to another machine.
+/// How long the smallest chunk should take, unless the caller has set a chunksize. For less, the
+/// transfer to another machine costs more than the chunk.
 const MIN_CHUNK_NANOS: f64 = 0.25e6;
 
 /// How many bytes of arguments a chunk has at most, unless a single task has more.
@@ -120,9 +120,9 @@ impl TaskQueue {
     /// Learns from a finished chunk how long a task takes.
     pub(super) fn learn(&mut self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
-        // The time includes the way to the worker, which on a busy machine is most of the time of a
-        // small chunk. So a shorter time replaces the old one at once: chunks then grow, and the
-        // way counts for less. A longer time changes the old one only gradually.
+        // The time includes the transfer to the worker, which on a busy machine is most of the time
+        // of a small chunk. So a shorter time replaces the old one at once: chunks then grow, and
+        // the transfer counts for less. A longer time changes the old one only gradually.
         self.task_nanos = Some(self.task_nanos.map_or(now, |old| now.min(0.75 * old + 0.25 * now)));
     }
 
@@ -151,7 +151,7 @@ mod tests {
     fn batch(first: usize, tasks: impl IntoIterator<Item = Vec<u8>>) -> Batch {
         let mut batch = Batch { first, ..Batch::default() };
         for task in tasks {
-            remote::encode(&task, &mut batch.bytes).expect("bytes");
+            remote::encode_argument(&task, &mut batch.bytes).expect("bytes");
             batch.count += 1;
         }
         batch
@@ -179,7 +179,7 @@ mod tests {
         queue.learn(1_000, 1);
         let sizes: Vec<usize> = cut_all(&mut queue, 2).iter().map(|(_, count)| *count).collect();
         assert_eq!(sizes.iter().sum::<usize>(), 999);
-        assert_eq!((sizes[0], sizes.last()), (250, Some(&249)), "less is not worth the way");
+        assert_eq!((sizes[0], sizes.last()), (250, Some(&249)), "less is not worth the transfer");
         let mut queue = TaskQueue::new(None);
         queue.add(batch(0, vec![vec![1]; 1000]));
         queue.learn(1_000_000, 1);

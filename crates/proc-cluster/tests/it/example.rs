@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::{self, Group, Server};
 
-/// The example's program, built where this test was.
+/// Builds the example's program in the target directory of this test. Returns its path.
 fn primes() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
     let profile = test.ancestors().nth(2).expect("it is in `deps` of its profile");
@@ -60,7 +60,7 @@ fn shell(line: &str, server: &Server) -> Command {
 #[test]
 fn a_pool_counts_primes() {
     let output = Command::new(primes()).output().expect("it was built");
-    assert_eq!(told(output), "9592 primes below 100,000\n");
+    assert_eq!(stdout_of(output), "9592 primes below 100,000\n");
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn three_commands_make_a_fleet() {
     let Some(server) = Server::start() else { return };
     let mut agent = Group::start(shell(agent, &server).stderr(Stdio::piped()));
     let output = shell(program, &server).output().expect("there is a shell");
-    assert_eq!(told(output), "9592 primes below 100,000\n");
+    assert_eq!(stdout_of(output), "9592 primes below 100,000\n");
 
     // The agent logs its start and its end.
     agent.signal(Signal::SIGTERM);
@@ -106,10 +106,10 @@ fn the_program_of_a_slurm_job_works_on_its_fleet() {
     let output = output.expect("there is a shell");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("1000 of 1000") && said.contains("in flight"), "{said}");
-    assert_eq!(told(output), "9592 primes below 100,000\n");
+    assert_eq!(stdout_of(output), "9592 primes below 100,000\n");
 }
 
-fn told(output: Output) -> String {
+fn stdout_of(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("it is text")
 }

@@ -29,8 +29,8 @@ fn visit((directory, task): (String, u32)) -> u32 {
     task
 }
 
-/// The results of visits in order, which a test takes step by step. The tasks whose results are not
-/// taken cannot all be done, because `imap` takes inputs only a window ahead.
+/// The results of visits in order, which a test takes step by step. So a fault between two steps
+/// comes before the last tasks: `imap` takes inputs only a window ahead of the results.
 struct ResultsInOrder<I>(std::iter::Zip<std::ops::RangeFrom<u32>, I>);
 
 impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> ResultsInOrder<I> {
@@ -159,7 +159,7 @@ fn a_machine_that_leaves_takes_no_more_work() {
     wait_until("it has begun", || begun(&directory) == 1);
     kill(leaving.pid(), Signal::SIGTERM).expect("it is alive");
     wait_until("it says so", || cluster.fleet().workers() == 0);
-    // Its requests for work came to the server before those of other agents.
+    // The requests of the leaving machine came to the server before those of other agents.
     let group = |_: u32| nix::unistd::getpgrp().as_raw();
     let others = cluster.options().chunksize(1).map_async(group, 0..20).expect("it is sent");
     let staying = server.agent(1);
@@ -253,8 +253,8 @@ fn a_machine_that_runs_a_suspect_alone_takes_no_other_work() {
         let _doomed = server.agent(1);
         wait_until("it fell", || begun(&directory) == fallen);
     }
-    // It asks for as many chunks as it has workers: 30, which is more than the number of times that
-    // a chunk may be given back.
+    // The safe machine asks for as many chunks as it has workers: 30, which is more than the number
+    // of times that a chunk may be given back.
     let mut safe = server.agent_command(30);
     let _safe = support::Group::start(safe.env("SAFE", "1"));
     wait_until("the suspect runs alone", || begun(&directory) == 3);
@@ -552,14 +552,14 @@ fn pretend_to_be(version: &str) -> std::io::Result<u16> {
 }
 
 #[test]
-fn a_server_that_is_known_to_stall_is_refused() {
+fn a_server_that_is_too_old_is_refused() {
     let port = pretend_to_be("2.10.26").expect("a port is free");
     let refused = proc_cluster::Cluster::connect(&format!("nats://127.0.0.1:{port}"));
     let error = refused.map(drop).expect_err("it is too old");
     assert!(error.kind() == ErrorKind::Fleet, "{error}");
     let said = format!(
-        "the server at nats://127.0.0.1:{port} is nats-server 2.10.26, which is known to stall: install \
-         2.10.27 or newer"
+        "the server at nats://127.0.0.1:{port} is nats-server 2.10.26, which may stall or lose work: \
+         install 2.10.27 or newer"
     );
     assert!(error.to_string().contains(&said), "{error}");
 }

@@ -91,9 +91,10 @@ fn a_small_call_does_not_wait_for_the_end_of_a_large_one() {
         let started = Instant::now();
         let small = driver.options().chunksize(1).map(slow, 0..20).expect("nothing fails");
         assert!(small.into_iter().eq(0..20));
-        // Before each of its two windows of chunks, tasks of the large call take 50 ms.
+        // The small call has two windows of chunks. Before each of them, the workers run tasks of
+        // the large call for about 50 ms.
         let took = started.elapsed();
-        assert!(took < Duration::from_secs(20), "{took:?}, of 5000 s that the large one takes");
+        assert!(took < Duration::from_secs(20), "{took:?}; the large call takes 5000 s");
     }
     assert!(large.cancel());
     wait_until_nothing_is_left(&server);
@@ -206,7 +207,7 @@ fn progress_is_reported() {
 
 /// Encodes a false reply about tasks in flight, as an agent that lies could send it to its driver.
 ///
-/// The fields are those of `message::Reply`. `outcome` holds the bytes of the last ones.
+/// The fields are those of `message::Reply`. `outcome` holds the bytes of the last field.
 fn false_reply(job: u64, count: usize, outcome: &[u8]) -> Vec<u8> {
     let chunk = (0_usize, count, 0_u32, 0_u32, 0_u32);
     let reply = (job, chunk, 1_u64, "nowhere", "$JS.API.STREAM.DELETE.proc-default-tasks");
@@ -236,8 +237,8 @@ fn an_agent_that_lies_about_its_work_does_no_harm() {
         let heartbeat =
             futures_util::StreamExt::next(&mut heartbeats).await.expect("a driver lives");
         let (driver, _) = postcard::take_from_bytes::<u64>(&heartbeat.payload).expect("its number");
-        // A result in absurdly many stored pieces; a result that is cut off; work that is given
-        // back; an outcome that does not exist; no outcome.
+        // The outcomes: a result in far too many stored pieces; a result that is cut off; work that
+        // is given back; an outcome that does not exist; no outcome.
         let stored = [&[0, 1, 255, 255, 255, 255, 15][..], &[255; 9], &[1, 7]].concat();
         for outcome in [&stored[..], &[0, 0, 255, 255, 3, 1], &[2], &[77], &[]] {
             for (job, count) in [(1, 5), (1, 3), (1, usize::MAX), (9, 5), (u64::MAX, 0)] {
@@ -250,7 +251,7 @@ fn an_agent_that_lies_about_its_work_does_no_harm() {
         }
         client.flush().await.expect("it is sent");
     });
-    // One false reply is believed: that the work is given back. It does no harm.
+    // The driver believes one false reply: that the work is given back. That does no harm.
     wait_until("the work that is said to be given back is handed out again", || {
         cluster.fleet().agents().iter().map(|agent| agent.redelivered).sum::<u64>() >= 5
     });

@@ -139,7 +139,7 @@ fn a_call_survives_cut_links_and_lost_hosts() {
     network.set_link("driver", "up");
     wait_for_visits(&marks, "b");
 
-    network.host("c").expect("others could be made");
+    network.host("c").expect("the machine has namespaces");
     let _c = agent(&network, "c");
     wait_for_visits(&marks, "c");
     network.set_link("b", "down");

@@ -22,7 +22,7 @@ fn kubernetes() {
     for document in &documents[1..] {
         let spec = &document["spec"];
         let labels = &spec["template"]["metadata"]["labels"];
-        assert_eq!(&spec["selector"]["matchLabels"], labels, "pods are their owner's");
+        assert_eq!(&spec["selector"]["matchLabels"], labels, "it selects its own pods");
     }
     assert_eq!(documents[0]["spec"]["selector"]["app"], documents[1]["metadata"]["name"]);
     let agent = &documents[2]["spec"]["template"]["spec"];

@@ -140,7 +140,7 @@ pub trait Job: Send {
     fn workers(&self) -> usize;
 
     /// Whether the caller should push no more tasks for now. `in_flight` is how many chunks of the
-    /// call are in flight.
+    /// call are in flight. Always false if there are none: the caller would wait for other calls.
     fn is_full(&self, in_flight: usize) -> bool;
 
     /// Checks that this process may use the call.
@@ -184,5 +184,5 @@ pub trait Arrived {
     fn count(&self) -> usize;
 
     /// Decodes the results. Calls `settle` with each task's number and its result or error.
-    fn open<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>));
+    fn decode<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>));
 }

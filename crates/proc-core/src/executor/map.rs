@@ -12,8 +12,8 @@ use crate::wire::Message;
 /// yet how long they take to encode.
 const FIRST_BATCH: usize = 16;
 
-/// If a batch takes longer to take and encode, or has more bytes, the next one is half as large.
-/// Otherwise the next one is twice as large.
+/// If taking and encoding a batch needs more time than this, or the batch has more bytes, the next
+/// batch is half as large. Otherwise it is twice as large.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -113,8 +113,8 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
         }
     }
 
-    /// Sends some inputs of a batch: up to one that cannot be encoded (which gets its outcome), or
-    /// up to `BATCH_BYTES`. At least `more` inputs follow the batch.
+    /// Sends some inputs of a batch: up to one that cannot be encoded (the error becomes its
+    /// outcome), or up to `BATCH_BYTES`. At least `more` inputs follow the batch.
     fn send_some<A: Message>(
         &mut self,
         batch: &[A],
@@ -172,7 +172,7 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
         let outcomes = &mut *self.outcomes;
         let (fail_fast, failure) = (self.fail_fast, &mut self.failure);
         let mut failed = 0;
-        arrived.open(|task, result| {
+        arrived.decode(|task, result| {
             let outcome = &mut outcomes[task];
             if outcome.is_none() {
                 // Each variant writes its value straight to its place. A result that is put

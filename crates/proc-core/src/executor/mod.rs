@@ -78,8 +78,9 @@ macro_rules! executor_calls {
         /// a result, later tasks run.
         ///
         /// The iterator takes inputs lazily, never more than a window ahead of the results that the
-        /// caller has taken. The window is 16 inputs for each worker, and at least 64. The inputs
-        /// may be endless. Dropping the iterator cancels the tasks that are not done.
+        /// caller has taken. The window is 16 inputs for each worker, and at least 64 inputs and
+        /// two chunks. The inputs may be endless. Dropping the iterator cancels the tasks that are
+        /// not done.
         ///
         /// `next` of the iterator takes inputs. If `next` of the inputs waits, so does `next` of
         /// the iterator. Inputs that wait for a result of the same iterator would wait forever: use
@@ -195,7 +196,7 @@ macro_rules! executor_calls {
 /// ```
 #[doc(alias = "concurrent.futures")]
 pub trait Executor: Engine + Sized {
-    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    /// Returns an [`Options`]: the same calls, with settings such as a timeout for each task.
     ///
     /// # Examples
     ///

@@ -71,7 +71,7 @@ impl<'a, E: Engine> Options<'a, E> {
         self
     }
 
-    /// Sets how long each task may run. The time counts from when a worker calls the function.
+    /// Sets how long each task may run. The time starts when a worker begins the task.
     ///
     /// When the time is over, the worker is killed and replaced, and the task fails
     /// ([`Error::is_timeout`]). If the worker has just begun another task by then, that task runs
@@ -472,7 +472,7 @@ impl<'a, E: Engine> Options<'a, E> {
         job.end();
         Ok(Task::new(job, |arrived| {
             let mut only = None;
-            arrived.open(|_, result| only = Some(result));
+            arrived.decode(|_, result| only = Some(result));
             only
         }))
     }
@@ -500,7 +500,7 @@ impl<'a, E: Engine> Options<'a, E> {
         Ok(Task::new(job, move |arrived| {
             unfinished -= arrived.count();
             let mut failure = None;
-            arrived.open(|task, result| match result {
+            arrived.decode(|task, result| match result {
                 Err(error) if fail_fast => failure = failure.take().or(Some(error)),
                 result => results[task] = Some(result),
             });

@@ -450,7 +450,8 @@ impl<S> PoolBuilder<S> {
     /// Limits how much of the memory that the pool shares with its workers arguments and results
     /// may use, in bytes. Without this setting, there is no limit.
     ///
-    /// This does not limit what a task allocates: [`Limits::address_space`] does.
+    /// This does not limit what a task allocates: [`Limits::address_space`] does. If that is set,
+    /// arguments and results may use at most a quarter of the address space.
     ///
     /// At the limit, calls such as [`Pool::map`] and [`Pool::imap`] wait before they encode more
     /// inputs. The `_async` calls never wait: their further arguments stay in the caller's memory.
@@ -498,7 +499,7 @@ impl<S> PoolBuilder<S> {
     ///     proc_core::init();
     ///     let pool = Pool::builder().processes(2).build()?;
     ///     assert_eq!(pool.map(|x: u32| x * x, [3, 4])?, [9, 16]);
-    ///     let error = Pool::builder().processes(0).build().expect_err("no worker can do no work");
+    ///     let error = Pool::builder().processes(0).build().expect_err("a pool has a worker");
     ///     assert_eq!(error.kind(), ErrorKind::Invalid);
     ///     Ok(())
     /// }
@@ -523,8 +524,8 @@ impl<S> PoolBuilder<S> {
                  them a file, an end of std::io::pipe, Stdio::null() or Stdio::inherit()",
             ));
         }
-        // Workers map the shared memory, and need the rest for their own. The regions of the memory
-        // can take twice what is in use.
+        // A worker maps all shared memory, and needs address space for its own memory too. The
+        // regions can be twice as large as the shared memory that is in use.
         let address_space = settings.attributes.limits.max_address_space();
         let quarter = address_space.map(|bytes| bytes / 4);
         let config = PoolConfig {

@@ -166,7 +166,7 @@ impl Arrived for PoolArrived {
     }
 
     #[inline]
-    fn open<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>)) {
-        self.0.open(settle);
+    fn decode<R: Message>(self, settle: impl FnMut(usize, Result<R, Error>)) {
+        self.0.decode(settle);
     }
 }

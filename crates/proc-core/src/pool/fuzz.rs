@@ -69,7 +69,7 @@ macro_rules! for_each_type {
 
 /// Reads `bytes` as the results of `count` tasks, once from a copy and once from shared memory.
 /// Both must give the same outcomes. Returns the memory that reading took.
-fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
+fn read_both<R: Message>(bytes: &[u8], count: usize) -> usize {
     static ARENA: LazyLock<Mutex<Arena>> = LazyLock::new(Mutex::default);
     let lent = || {
         let mut arena = ARENA.lock().expect("no test panics while it holds the lock");
@@ -78,15 +78,15 @@ fn open<R: Message>(bytes: &[u8], count: usize) -> usize {
         assert!(lease.write(0, bytes));
         Results::Lent(lease.part(0, bytes.len()))
     };
-    let (outcomes, spent) = open_as::<R>(bytes, bytes.to_vec().into(), count);
-    let (outcomes_lent, spent_lent) = open_as::<R>(bytes, lent(), count);
+    let (outcomes, spent) = read_as::<R>(bytes, bytes.to_vec().into(), count);
+    let (outcomes_lent, spent_lent) = read_as::<R>(bytes, lent(), count);
     assert_eq!(outcomes, outcomes_lent, "{}", std::any::type_name::<R>());
     spent.max(spent_lent)
 }
 
 /// Reads results as values of type `R`. Returns the outcome of each task, and the memory that
 /// reading took.
-fn open_as<R: Message>(
+fn read_as<R: Message>(
     bytes: &[u8],
     results: Results,
     count: usize,
@@ -107,10 +107,10 @@ fn open_as<R: Message>(
                 .collect(),
             origin: Origin::default(),
         };
-        // ipc-channel panics if channel ends are missing. `open` catches the panic;
+        // ipc-channel panics if channel ends are missing. `decode` catches the panic;
         // `catch_silently` keeps it from being printed.
         let _ = panics::catch_silently(|| {
-            delivery.open(|task, result: Result<R, Error>| {
+            delivery.decode(|task, result: Result<R, Error>| {
                 outcomes.push((task, result.err().map(|error| error.to_string())));
             });
         });
@@ -128,7 +128,7 @@ fn open_as<R: Message>(
 
 /// Readers for types whose elements have at least one byte each.
 fn dense() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
-    for_each_type! { open:
+    for_each_type! { read_both:
         (), bool, char, u8, i8, u16, i16, u32, i32, u64, i64, u128, i128, usize, f32, f64,
         String, ByteBuf, OsString, CString, std::path::PathBuf, IpAddr, Duration, SystemTime,
         std::num::NonZeroU64, Range<u64>, [u8; 32], [Shape; 3], (ByteBuf, String, ByteBuf),
@@ -144,7 +144,9 @@ fn dense() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
 
 /// Readers for types whose elements may have no bytes.
 fn hollow() -> impl IntoIterator<Item = fn(&[u8], usize) -> usize> {
-    for_each_type! { open: Vec<()>, Vec<Vec<()>>, HashMap<(), ()>, Vec<Hollow>, Vec<Vec<Hollow>> }
+    for_each_type! { read_both:
+        Vec<()>, Vec<Vec<()>>, HashMap<(), ()>, Vec<Hollow>, Vec<Vec<Hollow>>,
+    }
 }
 
 /// The bytes of valid values, one of each kind.
@@ -290,13 +292,13 @@ fn damaged_results_do_no_harm() {
             bytes = result_of(&bytes);
         }
         let count = rng.usize(1..40);
-        for open in &dense {
-            let spent = open(&bytes, count);
+        for read in &dense {
+            let spent = read(&bytes, count);
             let most = MAX_EXTRA_MEMORY + MAX_MEMORY_PER_BYTE * bytes.len();
             assert!(spent <= most, "{spent} bytes of memory for {}: {bytes:?}", bytes.len());
         }
-        for open in &hollow {
-            let spent = open(&bytes, count);
+        for read in &hollow {
+            let spent = read(&bytes, count);
             let most = MAX_EXTRA_MEMORY
                 + MAX_MEMORY_PER_BYTE * bytes.len()
                 + 3 * size_of::<Hollow>() * MAX_EMPTY_ELEMENTS;

@@ -45,8 +45,8 @@ use crate::executor_calls;
 /// [`with_state`](Pool::with_state).
 ///
 /// Text that a task prints without a newline is written out when the task ends. If tasks take less
-/// than 10 us each, it is written out at the end of their chunk, and is lost if the worker is
-/// killed before.
+/// than 10 us each, or the worker has ever had a second thread, the text is written out at the end
+/// of the chunk, and is lost if the worker is killed before.
 ///
 /// ```
 /// use proc_core::Pool;
@@ -68,7 +68,7 @@ pub struct Pool<S = ()> {
 }
 
 impl<S> Pool<S> {
-    /// Returns the calls, with settings of their own, such as a timeout for each task.
+    /// Returns an [`Options`]: the same calls, with settings such as a timeout for each task.
     ///
     /// # Examples
     ///
@@ -137,8 +137,8 @@ impl<S> Pool<S> {
     /// # Errors
     ///
     /// The number is zero, or larger than this pool can grow to. (A pool can grow to at least 128
-    /// workers, and to at least twice as many as it was built with.) A worker cannot be started;
-    /// then the pool keeps its size. The pool is closed.
+    /// workers, and to at least twice as many as it was built with, but never to more than 4096.) A
+    /// worker cannot be started; then the pool keeps its size. The pool is closed.
     ///
     /// # Examples
     ///

@@ -71,7 +71,8 @@ fn append_after<const HEAD: usize, T, E>(
 /// Writes a long length, which needs eight more bytes.
 #[cold]
 fn insert_long_len(out: &mut Sink, at: usize, len: usize) {
-    // A value of this length has no large pieces elsewhere.
+    // The sink knows large pieces by their places in the vector, which the bytes inserted below
+    // would shift. So the pieces come into the vector first. Few values of this length have any.
     let gathered = out.inline_large();
     debug_assert_eq!(gathered, Ok(()));
     out[at..at + LEN].copy_from_slice(&LONG_TAG.to_le_bytes());
@@ -151,20 +152,20 @@ pub(crate) fn place_result(region: &Region, at: usize, record: &[u8]) -> bool {
     region.write_all(at, [tag, len, value])
 }
 
-/// Writes the record of a short value to its place. Returns false if it does not fit.
+/// Writes the record of a short result to its place. Returns false if it does not fit.
 #[inline]
 pub(crate) fn place_value(region: &Region, at: usize, value: &[u8]) -> bool {
     let len = (value.len() as u32).to_le_bytes();
     region.write_all(at, [&[VALUE], &len, value])
 }
 
-/// The length of the record of a short value of `len` bytes.
+/// The length of the record of a short argument of `len` bytes.
 pub(crate) const fn short_record_len(len: usize) -> usize {
     LEN + len
 }
 
-/// Writes the record of a short value to `place`, which has the [length](short_record_len) of the
-/// record.
+/// Writes the record of a short argument to `place`, which has the [length](short_record_len) of
+/// the record.
 #[inline]
 pub(crate) fn write_short_record(place: &mut [u8], value: &[u8]) {
     let (len, rest) = place.split_at_mut(LEN);

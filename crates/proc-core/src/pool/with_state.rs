@@ -46,7 +46,8 @@ where
 }
 
 impl<S> Pool<S> {
-    /// Returns the calls for functions that borrow the worker's state, beside their argument.
+    /// Returns a [`WithState`]: the same calls, for functions that borrow the worker's state beside
+    /// their argument.
     ///
     /// [`PoolBuilder::state`](crate::PoolBuilder::state) makes the state; without it, the state is
     /// `()`. A worker runs one task at a time, so no lock is needed. If a task panics, its worker's
@@ -77,7 +78,8 @@ impl<S> Pool<S> {
 }
 
 impl<'a, S, P> Options<'a, Pool<S>, P> {
-    /// Returns the calls for functions that borrow the worker's state, with the same settings.
+    /// Returns a [`WithState`]: the same calls and settings, for functions that borrow the worker's
+    /// state.
     ///
     /// See [`Pool::with_state`](crate::Pool::with_state).
     ///

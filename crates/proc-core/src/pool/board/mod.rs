@@ -32,7 +32,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The layout for a pool of `workers`, with room to grow to at least twice as many.
+    /// The layout for a pool of `workers`, with room to grow to at least twice as many, up to
+    /// [`MAX_WORKERS`].
     pub(crate) fn for_workers(workers: u32) -> Layout {
         let tickets = (4 * workers).next_power_of_two().max(256);
         Layout { tickets, workers: (tickets / 2).min(MAX_WORKERS) }

@@ -1,5 +1,5 @@
 //! Results on their way to the caller. A [`Delivery`] is still encoded, and does not know the types
-//! of results. [`Delivery::open`] decodes it in the thread that waits for the results.
+//! of results. [`Delivery::decode`] decodes it in the thread that waits for the results.
 
 use std::collections::HashMap;
 
@@ -82,7 +82,7 @@ impl Delivery {
     }
 
     /// Decodes the results. Calls `settle` with each task's number and its result or error.
-    pub(crate) fn open<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
+    pub(crate) fn decode<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
         let (first, count, bytes, mut out_of_band, origin) = match self {
             Delivery::Results { first, count, bytes, out_of_band, origin } => {
                 (first, count, bytes, out_of_band, origin)

@@ -189,7 +189,8 @@ impl TaskQueue {
             self.push_numbers(arguments, records::short_record_len(size), max_bytes);
             return Ok(());
         }
-        // Once for all tasks of the queue, since it takes longer than to encode a short argument.
+        // Called once for all tasks of the queue: this takes longer than the encoding of a short
+        // argument.
         if wire::may_have_handles::<A>() && self.left == 0 {
             wire::drop_collected_handles();
         }
@@ -263,8 +264,8 @@ impl TaskQueue {
     /// If there is no block, the argument goes among them itself.
     #[cold]
     fn push_large_arg(&mut self, sink: &mut Sink) -> Result<(), String> {
-        let settled = sink.finish();
-        match settled.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
+        let finished = sink.finish();
+        match finished.and_then(|len| Some(LargeArg { lease: sink.take_block()?, len })) {
             Some(large_arg) => {
                 self.large_args_len += large_arg.len;
                 self.large_args.push_back((self.next + self.left, large_arg));

@@ -4,8 +4,9 @@
 //! Between machines, a call is a [`Function`] and bytes. A function is named by its position in the
 //! image, so both machines must run the same build. The engine has to make sure of that: inode and
 //! time, which tell files apart on one machine, do not do so between two machines. If a call of
-//! another build arrives all the same, the checks of every call refuse it. Sending bytes is the
-//! engine's task.
+//! another build arrives all the same, the checks of every call refuse a position without an entry,
+//! and an entry with other types. They do not notice another version of the same function. The
+//! engine sends the bytes.
 
 mod attempt;
 
@@ -77,7 +78,7 @@ impl Function {
 ///
 /// The argument cannot be encoded, or it holds channel ends or shared memory. Nothing is appended
 /// in either case.
-pub fn encode<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
+pub fn encode_argument<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
     let mut sink = Sink::from(std::mem::take(out));
     let encoded = records::append(&mut sink, |out| match wire::encode_into(argument, out)? {
         None => Ok(()),
@@ -108,7 +109,8 @@ pub struct Chunk<'a> {
     pub count: usize,
     /// How many of the tasks run one after another in one worker.
     pub chunksize: usize,
-    /// The tasks' arguments, as [`encode`] wrote them. They may come from an untrusted machine.
+    /// The tasks' arguments, as [`encode_argument`] wrote them. They may come from an untrusted
+    /// machine.
     pub arguments: &'a [u8],
     /// How long each task may run.
     pub timeout: Option<Duration>,
@@ -118,7 +120,7 @@ pub struct Chunk<'a> {
 
 /// A chunk that was submitted to a pool.
 pub struct Submitted {
-    /// Its result holds the encoded fates (results or errors) of all tasks, for [`open`].
+    /// Its result holds the encoded fates (results or errors) of all tasks, for [`decode_fates`].
     pub task: Task<Vec<u8>>,
     scheduler: Arc<Scheduler>,
     inbox: Arc<Inbox>,
@@ -152,13 +154,13 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     if !rest.is_empty() || call.pushed() != count || count == 0 {
         return Err(Error::invalid("the chunk does not hold the arguments of its tasks"));
     }
-    let mut open = count;
+    let mut unfinished = count;
     let mut fates = BTreeMap::new();
     let gather = move |PoolArrived(delivery)| {
-        open = open.saturating_sub(delivery.count());
+        unfinished = unfinished.saturating_sub(delivery.count());
         let (first, bytes) = encode_fates(delivery);
         fates.insert(first, bytes);
-        (open == 0).then(|| {
+        (unfinished == 0).then(|| {
             let in_order: Vec<Vec<u8>> = std::mem::take(&mut fates).into_values().collect();
             Ok(in_order.concat())
         })
@@ -232,7 +234,7 @@ fn append_fate(out: &mut Sink, fate: Result<&[u8], Error>) {
 /// Decodes the fates that [`submit`] has encoded on another machine, which need not be trusted.
 ///
 /// Calls `settle` exactly once for each task, in order.
-pub fn open<R: Message>(
+pub fn decode_fates<R: Message>(
     fates: &[u8],
     first: usize,
     count: usize,
@@ -246,7 +248,7 @@ pub fn open<R: Message>(
             Some((ERROR, error)) => Err(Error::from_bytes(error)),
             _ => Err(Error::decode_result("the machine sent bytes that are no result".into())),
         };
-        settle(task, fate.map_err(|error| at(error, Some(task), Some(host))));
+        settle(task, fate.map_err(|error| add_origin(error, Some(task), Some(host))));
     }
 }
 
@@ -265,7 +267,7 @@ fn take_fate<'a>(bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
 }
 
 /// Adds task and host to the origin of an error, unless the error has them already.
-pub fn at(error: Error, task: Option<usize>, host: Option<&str>) -> Error {
+pub fn add_origin(error: Error, task: Option<usize>, host: Option<&str>) -> Error {
     error.with_origin(Origin { task, host: host.map(str::to_owned), ..Origin::default() })
 }
 

@@ -16,15 +16,15 @@ use crate::pool::job::{Delivery, TaskQueue};
 use crate::pool::records;
 use crate::pool::worker::LeaveReason;
 
-/// How many workers in a row may die before they are ready, until their slot is given up. This
-/// holds for pools with an initializer or a state: one of these may be to blame.
+/// A slot is given up when this many of its workers in a row have died before they were ready, if
+/// the pool has an initializer or a state (which may be to blame).
 const MAX_FAILED_INITIALIZERS: u32 = 3;
 
 /// The same, for pools without an initializer or a state.
 const MAX_FAILED_STARTS: u32 = 20;
 
-/// How many workers in a row may become ready and exit before they have begun a task, until their
-/// slot is given up.
+/// A slot is given up when this many of its workers in a row were ready, and exited before they had
+/// begun a task.
 const MAX_TASKLESS_EXITS: u32 = 20;
 
 /// How a worker ended.

@@ -235,8 +235,8 @@ impl Scheduler {
         let queue = state.queues.front()?;
         // While the size or the room of chunks depends on measurements, chunks are cut only just
         // ahead of the workers. So later chunks can use newer measurements.
-        let is_settled = queue.is_one_chunk() && queue.inbox.result_size().is_some();
-        let max_in_flight = if is_settled { usize::MAX } else { 2 * workers + 2 };
+        let are_sizes_known = queue.is_one_chunk() && queue.inbox.result_size().is_some();
+        let max_in_flight = if are_sizes_known { usize::MAX } else { 2 * workers + 2 };
         if state.in_flight.len() >= max_in_flight {
             return None;
         }
@@ -359,14 +359,14 @@ impl Scheduler {
         self.config.memory_limit.map_or(usize::MAX, |limit| limit.saturating_sub(arguments))
     }
 
-    /// Whether a call with `open` chunks in flight should stop encoding for now: the memory limit
-    /// is reached, or enough bytes are ready to keep all workers busy.
-    pub(crate) fn is_full(&self, open: usize) -> bool {
+    /// Whether a call with `in_flight` chunks in flight should stop encoding for now: the memory
+    /// limit is reached, or enough bytes are ready to keep all workers busy.
+    pub(crate) fn is_full(&self, in_flight: usize) -> bool {
         let workers = self.processes();
         let enough = READY_BYTES.max(workers * READY_BYTES_PER_WORKER);
-        let enough = if open > 2 * workers + 2 { enough } else { usize::MAX };
+        let enough = if in_flight > 2 * workers + 2 { enough } else { usize::MAX };
         let max_bytes = self.config.memory_limit.unwrap_or(usize::MAX).min(enough);
-        if open == 0 || max_bytes == usize::MAX || self.is_forked_copy() {
+        if in_flight == 0 || max_bytes == usize::MAX || self.is_forked_copy() {
             return false;
         }
         let mut state = self.lock();

@@ -25,7 +25,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How many workers in a row that exit before they have begun a task are replaced without a pause.
 const MAX_QUICK_REPLACEMENTS: u32 = 4;
 
-/// The first pause before another attempt to start a worker. Each further pause is twice as long.
+/// The pause after the first failed attempt to start a worker. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The most regions that are sent with the message that starts a worker. A message carries at most
@@ -34,7 +34,8 @@ const MAX_REGIONS_AT_START: usize = 32;
 
 impl Scheduler {
     /// Gives up a slot: it becomes suspended or broken. If now all slots are given up, open calls
-    /// fail. If in addition no slot is suspended, the pool ends, so that later calls fail too.
+    /// fail. If in addition no slot is suspended, or the pool is closing, the pool ends, so that
+    /// later calls fail too.
     pub(super) fn give_up_slot(&self, slot_id: SlotId, slot_state: SlotState, error: Error) {
         let mut state = self.lock();
         if self.may_have_worker(&state, slot_id) {

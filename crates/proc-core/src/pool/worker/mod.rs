@@ -25,8 +25,8 @@ use crate::sync::shared;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Sink};
 
-/// How long a worker that has finished a chunk waits for stdout, if a thread that a task has left
-/// running holds the stream.
+/// How long a worker waits for its output streams at the end of a chunk. A thread that a task has
+/// left running may hold the lock of a stream.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Tasks that take less are fast: to flush stdout after each of them would cost more than the task,

@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
         &mut self,
         mut task: impl FnMut(Input<'_>, &mut State, &Cell<Stage>) -> Result<R, Fault>,
     ) {
-        // Once for all tasks of the chunk: after each of them it would cost more than most of them.
+        // Called once for the whole chunk: for each task, this would cost more than most tasks do.
         if wire::may_have_handles::<R>() {
             wire::drop_collected_handles();
         }
