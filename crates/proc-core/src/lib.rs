@@ -150,10 +150,11 @@ mod sys;
 // A panic as data.
 mod panics;
 
+pub use call::{Current, current};
 pub use error::{Error, ErrorKind};
-pub use executor::{Executor, Imap, ImapUnordered, Options, Progress, Task};
+pub use executor::{Executor, Imap, ImapUnordered, Indexed, Options, Progress, Task, With};
 pub use forkserver::{Limits, StartMethod, Stdio, init};
-pub use pool::{Pool, PoolBuilder, WithState};
+pub use pool::{Pool, PoolBuilder, WithState, WithStateAndData};
 pub use process::{Child, Process, Sentinel, wait};
 pub use sync::Shared;
 pub use wire::Message;

@@ -132,8 +132,9 @@ fn types<T: 'static>() -> u64 {
     hasher.finish()
 }
 
+/// Decodes the argument. After that, a panic is one of the function.
 #[inline]
-fn read_argument<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
+pub(crate) fn read_argument<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
     let argument = wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
     stage.set(Stage::Function);
     Ok(argument)

@@ -114,11 +114,12 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
     }
 
     /// Sends some inputs of a batch: up to one that cannot be encoded (the error becomes its
-    /// outcome), or up to `BATCH_BYTES`. At least `more` inputs follow the batch.
+    /// outcome), or up to `BATCH_BYTES`. `more` is how many inputs
+    /// follow the batch: at least, and at most.
     fn send_some<A: Message>(
         &mut self,
         batch: &[A],
-        more: usize,
+        more: (usize, Option<usize>),
         bytes: &mut usize,
     ) -> Result<(), Error> {
         self.wait_for_room()?;

@@ -29,7 +29,7 @@ use crate::wire::Message;
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a, E> {
     pub(super) engine: &'a E,
-    call: CallOptions,
+    pub(crate) call: CallOptions,
     progress: Option<ShowProgress<'a>>,
 }
 

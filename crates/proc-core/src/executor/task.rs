@@ -134,7 +134,12 @@ impl<T> Task<T> {
         job: J,
         gather: impl FnMut(J::Arrived) -> Option<Result<T, Error>> + Send + 'static,
     ) -> Task<T> {
-        Task { call: Box::new(Gathering { job, gather }), result: None, is_taken: false, cancels_on_drop: false }
+        Task {
+            call: Box::new(Gathering { job, gather }),
+            result: None,
+            is_taken: false,
+            cancels_on_drop: false,
+        }
     }
 
     /// Makes a task whose result is known.

@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::Pool;
-use super::job::{Delivery, Inbox, TaskQueue, queue};
+use super::job::{BoundData, Delivery, Inbox, TaskQueue, queue};
 use super::scheduler::{Collecting, Scheduler};
 use super::worker;
 use crate::call::Name;
@@ -17,6 +17,7 @@ impl<S> Executor for Pool<S> {}
 
 impl<S> Engine for Pool<S> {
     type Function = PoolFunction;
+    type Data = PoolData;
     type Job = PoolJob;
 
     fn function<F, A, R>(_: F) -> Result<PoolFunction, Error>
@@ -29,14 +30,51 @@ impl<S> Engine for Pool<S> {
         Ok(PoolFunction(name))
     }
 
-    fn begin(&self, function: PoolFunction, options: CallOptions) -> Result<PoolJob, Error> {
-        Ok(PoolJob::new(&self.scheduler, function.0, options, 0))
+    fn function_with_data<F, D, A, R>(_: F) -> Result<PoolFunction, Error>
+    where
+        F: Fn(&D, A) -> R + Copy + 'static,
+        D: Message,
+        A: Message,
+        R: Message,
+    {
+        let name = worker::task_with_data::<F, D, A, R>().map_err(Error::invalid)?;
+        Ok(PoolFunction(name))
+    }
+
+    fn bind<D: Message + Send + Sync>(&self, data: D) -> Result<PoolData, Error> {
+        let data = Some(self.scheduler.bind(data)?);
+        Ok(PoolData { data, scheduler: Arc::clone(&self.scheduler) })
+    }
+
+    fn begin(
+        &self,
+        function: PoolFunction,
+        data: Option<PoolData>,
+        options: CallOptions,
+    ) -> Result<PoolJob, Error> {
+        Ok(PoolJob::new(&self.scheduler, function.0, data, options, 0))
     }
 }
 
 /// The name of a function.
 #[derive(Clone, Copy)]
 pub struct PoolFunction(pub(super) Name);
+
+/// Data that functions of a pool's calls borrow, as the user holds them.
+#[derive(Clone)]
+pub struct PoolData {
+    /// `None` only while this is dropped.
+    data: Option<Arc<BoundData>>,
+    scheduler: Arc<Scheduler>,
+}
+
+impl Drop for PoolData {
+    fn drop(&mut self) {
+        // If nobody else has the data, workers drop them now.
+        self.data = None;
+        self.scheduler.forget_dropped_data();
+    }
+}
 
 /// Results of a pool's call that arrived together.
 pub struct PoolArrived(pub(super) Delivery);
@@ -54,6 +92,9 @@ pub struct PoolJob {
     queue: TaskQueue,
     /// How many arguments after those of `queue` could not be encoded. Each has a task number too.
     skipped: usize,
+    /// The data that the function borrows. This is the last field: when the job is dropped, the
+    /// other fields are dropped before, and they have the data too.
+    _data: Option<PoolData>,
 }
 
 impl PoolJob {
@@ -61,12 +102,13 @@ impl PoolJob {
     pub(super) fn new(
         scheduler: &Arc<Scheduler>,
         function: Name,
+        data: Option<PoolData>,
         options: CallOptions,
         first: usize,
     ) -> PoolJob {
-        let inbox = Inbox::new(options);
+        let inbox = Inbox::new(options, data.as_ref().and_then(|data| data.data.clone()));
         let queue = TaskQueue::new(function, &inbox, first, options.chunksize);
-        PoolJob { scheduler: Arc::clone(scheduler), inbox, queue, skipped: 0 }
+        PoolJob { scheduler: Arc::clone(scheduler), inbox, queue, skipped: 0, _data: data }
     }
 
     /// Returns the inbox, by which the scheduler knows the call.
@@ -145,6 +187,10 @@ impl Job for PoolJob {
 
     fn wait(&self, wanted: usize, deadline: Option<Instant>) -> Option<Result<PoolArrived, Error>> {
         self.scheduler.wait(&self.inbox, wanted, deadline).map(arrived)
+    }
+
+    fn retried(&self) -> usize {
+        self.inbox.retried()
     }
 
     fn cancel(&self) -> bool {

@@ -23,12 +23,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 pub use builder::PoolBuilder;
-pub use with_state::WithState;
+pub use with_state::{WithState, WithStateAndData};
 
 use self::scheduler::Scheduler;
 use crate::error::Error;
-use crate::executor::Options;
+use crate::executor::{Options, With};
 use crate::executor_calls;
+use crate::wire::Message;
 
 /// Worker processes that run functions over inputs.
 ///
@@ -87,6 +88,35 @@ impl<S> Pool<S> {
     /// ```
     pub fn options(&self) -> Options<'_, Pool<S>> {
         Options::new(self)
+    }
+
+    /// Returns a [`With`]: the same calls, for functions that borrow `data` beside their argument.
+    ///
+    /// Use this where Python has `functools.partial` or a closure with data. The data are encoded
+    /// once, however many calls are made. Each worker decodes them once, and keeps them until the
+    /// last clone of the `With` is dropped and its calls are done. (A worker keeps at most 64 of
+    /// such data, with 256 MiB of encoded bytes together; it gets the others again when it needs
+    /// them.) A [`Shared`](crate::Shared) in the data is not copied at all. Receivers cannot be part
+    /// of the data, because only one worker could have them.
+    ///
+    /// If the data cannot be encoded, each call fails with that error. If a worker cannot decode
+    /// them, the call ends with one error
+    /// ([`ErrorKind::Decode`](crate::ErrorKind::Decode)).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+    ///     let factor = 3; // any value that may cross
+    ///     assert_eq!(pool.with(factor).map(|factor, x: i64| factor * x, [1, 2])?, [3, 6]);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "partial")]
+    pub fn with<D: Message + Send + Sync>(&self, data: D) -> With<'_, Pool<S>, D> {
+        self.options().with(data)
     }
 
     /// The size of the pool: how many workers it has if none is missing. See also

@@ -18,7 +18,8 @@ pub(crate) struct BoundData {
 }
 
 enum Source {
-    Encoded(Payload),
+    /// The lock makes a payload usable by several threads.
+    Encoded(Mutex<Payload>),
     /// Data with channel ends or shared memory. They are encoded for each worker, because each
     /// needs ends of its own.
     Value(Box<dyn Fn() -> Result<Payload, String> + Send + Sync>),
@@ -42,7 +43,7 @@ impl BoundData {
         }
         let source = match payload.has_handles() {
             true => Source::Value(Box::new(move || Payload::encode(&data))),
-            false => Source::Encoded(payload),
+            false => Source::Encoded(Mutex::new(payload)),
         };
         Ok(BoundData { id, source, dropped: Arc::clone(dropped) })
     }
@@ -54,7 +55,9 @@ impl BoundData {
     /// There is no descriptor, or the data cannot be encoded again.
     pub(crate) fn for_worker(&self) -> Result<Payload, String> {
         match &self.source {
-            Source::Encoded(payload) => payload.try_clone(),
+            Source::Encoded(payload) => {
+                payload.lock().unwrap_or_else(PoisonError::into_inner).try_clone()
+            }
             Source::Value(encode) => encode(),
         }
     }

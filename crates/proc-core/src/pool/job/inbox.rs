@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::Delivery;
+use super::{BoundData, Delivery};
 use crate::error::Error;
 use crate::executor::CallOptions;
 
@@ -23,6 +23,10 @@ const EARLY_WAKE_BYTES: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) options: CallOptions,
+    /// The data that the call's function borrows.
+    pub(crate) data: Option<Arc<BoundData>>,
+    /// How many times a task was tried again.
+    retried: AtomicUsize,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
@@ -70,8 +74,18 @@ impl InboxState {
 }
 
 impl Inbox {
-    pub(crate) fn new(options: CallOptions) -> Arc<Inbox> {
-        Arc::new(Inbox { options, ..Inbox::default() })
+    pub(crate) fn new(options: CallOptions, data: Option<Arc<BoundData>>) -> Arc<Inbox> {
+        Arc::new(Inbox { options, data, ..Inbox::default() })
+    }
+
+    /// Counts a task that is tried again.
+    pub(crate) fn count_retry(&self) {
+        self.retried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many times a task was tried again.
+    pub(crate) fn retried(&self) -> usize {
+        self.retried.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, InboxState> {
@@ -212,7 +226,7 @@ mod tests {
 
     #[test]
     fn inbox_has_enough_with_the_wanted_tasks_or_many_bytes_or_when_closed() {
-        let inbox = Inbox::new(CallOptions::default());
+        let inbox = Inbox::new(CallOptions::default(), None);
         let has = |wanted| inbox.lock().has_enough(wanted);
         inbox.deliver(results_of(100));
         assert!(has(1) && !has(2));
@@ -228,7 +242,7 @@ mod tests {
 
     #[test]
     fn measured_size_replaces_expected_size() {
-        let inbox = Inbox::new(CallOptions::default());
+        let inbox = Inbox::new(CallOptions::default(), None);
         inbox.expect_size(1000);
         assert_eq!(inbox.result_size(), Some(1000));
         inbox.learn_size(8);
@@ -238,7 +252,7 @@ mod tests {
 
     #[test]
     fn discarded_inbox_drops_results() {
-        let inbox = Inbox::new(CallOptions::default());
+        let inbox = Inbox::new(CallOptions::default(), None);
         inbox.deliver(results());
         let _ = inbox.discard(Error::cancelled());
         inbox.deliver(results());
@@ -248,7 +262,7 @@ mod tests {
 
     #[test]
     fn closed_inbox_still_returns_results() {
-        let inbox = Inbox::new(CallOptions::default());
+        let inbox = Inbox::new(CallOptions::default(), None);
         let _ = inbox.close(Error::closed());
         inbox.deliver(results());
         assert!(inbox.poll().is_some_and(|next| next.is_ok()));

@@ -150,6 +150,7 @@ impl TaskQueue {
     ) -> TaskQueue {
         let mut queue = TaskQueue::new(name, inbox, task, Some(1));
         queue.push_encoded(argument);
+        inbox.count_retry();
         TaskQueue { attempts, ..queue }
     }
 
@@ -452,7 +453,7 @@ mod tests {
             bytes in 0_usize..2000,
             max_bytes in 0_usize..3000,
         ) {
-            let inbox = Inbox::new(CallOptions::default());
+            let inbox = Inbox::new(CallOptions::default(), None);
             let fill = || {
                 let mut queue = TaskQueue::new(name(|x| x), &inbox, 7, chunksize);
                 queue.push_all(&numbers, bytes, Arc::new(NoMemory)).expect("numbers can be encoded");

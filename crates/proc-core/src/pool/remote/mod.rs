@@ -143,8 +143,9 @@ impl Submitted {
 pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
     let (timeout, retries) = (chunk.timeout, chunk.retries);
-    let options = CallOptions { chunksize: Some(chunksize), timeout, retries };
-    let mut call = PoolJob::new(&pool.scheduler, function.name_here(), options, first);
+    let options =
+        CallOptions { chunksize: Some(chunksize), timeout, retries, ..CallOptions::default() };
+    let mut call = PoolJob::new(&pool.scheduler, function.name_here(), None, options, first);
     let mut rest = chunk.arguments;
     while let Some(argument) = records::take(&mut rest) {
         let attempt = Attempt { job, task: first.saturating_add(call.pushed()), number };

@@ -30,6 +30,7 @@ impl Scheduler {
         self.collect_finished(&mut state, &mut deliveries);
         self.dispatch(&mut state);
         unlock(state, deliveries);
+        self.forget_dropped_data();
     }
 
     /// Settles all tickets that are finished.

@@ -62,6 +62,7 @@ impl Scheduler {
         let leaving = slot.leaving.take();
         slot.to_worker = None;
         slot.handle = None;
+        slot.holds_data = false;
         let status = exit.status;
         // The worker did not get as far as the initializer.
         let cannot_start =

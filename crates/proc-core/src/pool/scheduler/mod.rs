@@ -11,6 +11,7 @@
 
 mod cancel;
 mod collect;
+mod data;
 mod dead_worker;
 mod publish;
 mod slots;
@@ -83,6 +84,7 @@ impl Scheduler {
             fork_server: Mutex::new(fork_server),
             preloaded: Mutex::default(),
             returned,
+            dropped_data: Arc::default(),
         });
         let result = scheduler.start_workers(0..processes);
         if result.is_err() {

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::state::{InFlight, Phase, Scheduler, State, read_arguments, unlock};
 use crate::error::Error;
@@ -311,8 +312,13 @@ impl Scheduler {
             count: count as u32,
             grain: grain as u32,
             needs_handles: handles.is_some(),
-            timed: inbox.options.timeout.is_some(),
             measured,
+            first: first as u64,
+            attempt: attempts,
+            data: inbox.data.as_ref().map_or(0, |data| data.id),
+            seed: inbox.options.seed,
+            timeout: inbox.options.timeout.map_or(0, nanoseconds),
+            stoppable: inbox.options.grace.is_some(),
         };
         Ok(InFlight {
             inbox,
@@ -403,6 +409,8 @@ impl Scheduler {
     fn publish(&self, state: &mut State, ticket: TicketId) -> Option<usize> {
         let State { in_flight, requeued, .. } = state;
         let entry = in_flight.get_mut(&ticket)?;
+        // Tasks of the chunk may be done since it was cut.
+        entry.chunk.first = entry.first as u64;
         let chunk = entry.chunk;
         entry.claimer = None;
         entry.position = self.board.next_position();
@@ -417,4 +425,9 @@ impl Scheduler {
         }
         published.then(|| chunk.count.div_ceil(chunk.grain) as usize)
     }
+}
+
+/// A time limit in nanoseconds: at least one, because 0 means that there is no limit.
+fn nanoseconds(limit: Duration) -> u64 {
+    u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicUsize};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, ReturnedBlocks};
-use crate::pool::board::{Board, Chunk, SlotId, TicketId};
-use crate::pool::job::{Delivery, Inbox, TaskQueue, WaitingHandles};
+use crate::pool::board::{Board, Chunk, DataId, SlotId, TicketId};
+use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, TaskQueue, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::Payload;
@@ -97,6 +97,8 @@ pub(crate) struct Scheduler {
     pub(super) preloaded: Mutex<Option<Arc<ForkServer>>>,
     /// Blocks whose lease has ended, and which are not back in the arena yet.
     pub(super) returned: Arc<ReturnedBlocks>,
+    /// Data that were dropped, and that workers may still hold.
+    pub(super) dropped_data: Arc<DroppedData>,
 }
 
 #[derive(Default)]
@@ -133,6 +135,10 @@ pub(super) struct State {
     /// The size of a function's last result, in bytes. The next call of the function reserves that
     /// much room for a result.
     pub(super) result_sizes: FxHashMap<Name, usize>,
+    /// The data that functions of calls borrow.
+    pub(super) data: FxHashMap<DataId, Weak<BoundData>>,
+    /// The number that data got last.
+    pub(super) last_data_id: DataId,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -250,6 +256,8 @@ pub(super) struct Slot {
     pub(super) handle: Option<Handle>,
     /// How many regions were sent to the worker.
     pub(super) sent_regions: usize,
+    /// Whether data were sent to the worker, which it may still hold.
+    pub(super) holds_data: bool,
     /// How many workers in a row have exited before they were ready.
     pub(super) failed_starts: u32,
     /// Whether the worker is ready for tasks.

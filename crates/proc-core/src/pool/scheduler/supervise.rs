@@ -191,6 +191,7 @@ impl Scheduler {
                     worker_exit: self.config.worker_exit,
                     max_tasks: self.config.max_tasks,
                     idle_timeout: self.config.idle_timeout,
+                    name: self.config.name.clone(),
                 }
             };
             let name = format!("{}-{slot_id}", self.config.name);
@@ -447,6 +448,8 @@ impl Scheduler {
                     let _ = state.send(slot_id, ToWorker::Handles(Err(why)));
                 }
             }
+            FromWorker::NeedsData { wanted, held } => self.on_needs_data(slot_id, wanted, held),
+            FromWorker::DataFailed { ticket, fault } => self.on_data_failed(slot_id, ticket, fault),
             FromWorker::OutOfBand { ticket, task, value } => {
                 let mut deliveries = Vec::new();
                 let mut state = self.lock();
