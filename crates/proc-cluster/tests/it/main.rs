@@ -13,5 +13,6 @@ mod manifests;
 mod replicas;
 mod security;
 mod support;
+mod with;
 
 proc_cluster::init_tests!();

@@ -38,13 +38,23 @@ impl BoundData {
         dropped: &Arc<DroppedData>,
     ) -> Result<BoundData, String> {
         let payload = Payload::encode(&data)?;
-        if payload.len() > max_bytes {
-            return Err(super::queue::too_large(payload.len(), max_bytes));
+        if payload.has_handles() {
+            check_size(&payload, max_bytes)?;
+            let source = Source::Value(Box::new(move || Payload::encode(&data)));
+            return Ok(BoundData { id, source, dropped: Arc::clone(dropped) });
         }
-        let source = match payload.has_handles() {
-            true => Source::Value(Box::new(move || Payload::encode(&data))),
-            false => Source::Encoded(Mutex::new(payload)),
-        };
+        BoundData::of_payload(id, payload, max_bytes, dropped)
+    }
+
+    /// Like [`new`](BoundData::new), for data without channel ends that are encoded already.
+    pub(crate) fn of_payload(
+        id: DataId,
+        payload: Payload,
+        max_bytes: usize,
+        dropped: &Arc<DroppedData>,
+    ) -> Result<BoundData, String> {
+        check_size(&payload, max_bytes)?;
+        let source = Source::Encoded(Mutex::new(payload));
         Ok(BoundData { id, source, dropped: Arc::clone(dropped) })
     }
 
@@ -60,6 +70,13 @@ impl BoundData {
             }
             Source::Value(encode) => encode(),
         }
+    }
+}
+
+fn check_size(payload: &Payload, max_bytes: usize) -> Result<(), String> {
+    match payload.len() {
+        len if len > max_bytes => Err(super::queue::too_large(len, max_bytes)),
+        _ => Ok(()),
     }
 }
 
