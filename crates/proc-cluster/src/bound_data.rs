@@ -56,7 +56,7 @@ impl BoundData {
         let mut stored = self.stored.lock().await;
         let losses = self.losses.load(Ordering::Relaxed);
         let body = match &*stored {
-            Some((before, body)) if *before == losses => body.clone(),
+            Some((l, body)) if *l == losses => body.clone(),
             _ => {
                 let Link { store, names, driver, data, .. } = &*self.link;
                 // If the server does not answer, it may have stored some pieces all the same.
@@ -67,6 +67,15 @@ impl BoundData {
             }
         };
         Ok(message::Data { id, losses, body })
+    }
+
+    /// Whether a message can name the data now: they are small, or the server has them.
+    pub(crate) fn can_be_named(&self) -> bool {
+        let losses = self.losses.load(Ordering::Relaxed);
+        let is_stored =
+            |stored: &Option<(u32, Body)>| matches!(stored, Some((l, _)) if *l == losses);
+        self.bytes.len() <= MAX_INLINE_DATA
+            || self.stored.try_lock().is_ok_and(|stored| is_stored(&stored))
     }
 
     /// Notes that the server has lost the data which it had after `losses` earlier losses. Several

@@ -250,11 +250,14 @@ impl Job {
     }
 
     /// Handles a chunk that the server has not confirmed: its tasks fail, unless they were handed
-    /// out again since.
+    /// out again since. If the server has not stored the data that all tasks need, the call fails.
     fn on_not_published(&mut self, chunk: Chunk, error: Error) {
         let in_flight = self.in_flight.get(&chunk.first);
         let is_in_flight = in_flight.is_some_and(|in_flight| in_flight.chunk == chunk);
         if is_in_flight && self.take_in_flight(chunk).is_some() {
+            if self.call.data.as_ref().is_some_and(|data| !data.can_be_named()) {
+                return self.give_up(error);
+            }
             self.deliver(chunk, String::new(), Err(error));
         }
     }
@@ -279,7 +282,7 @@ impl Job {
                     self.deliver(chunk, reply.host, Err(remote::error_from_bytes(&error)));
                 }
             }
-            Outcome::DataFailed(error) => {
+            Outcome::CallFailed(error) => {
                 if self.take_in_flight(chunk).is_some() {
                     // Other machines could not decode the data either.
                     let error = remote::error_from_bytes(&error);

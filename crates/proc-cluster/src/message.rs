@@ -135,8 +135,8 @@ pub(crate) enum Outcome {
     Busy,
     /// A machine that had the chunk was lost, and one of the tasks may be the cause.
     Suspect,
-    /// The data cannot be decoded. The whole call has this error, encoded.
-    DataFailed(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The whole call has this error, encoded: the data cannot be decoded.
+    CallFailed(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The server does not have the data any more: `losses` is that of the [`Data`]. The driver must
     /// store them again, and hand out the chunk again.
     DataLost { losses: u32 },

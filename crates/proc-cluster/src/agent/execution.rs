@@ -98,7 +98,7 @@ impl Execution {
         let summary = match &end {
             &End::Done { nanoseconds, errors, .. } => Summary::Ran { nanoseconds, errors },
             End::Reply(Outcome::Busy) => Summary::Busy,
-            End::Reply(Outcome::Failed(_) | Outcome::DataFailed(_)) => Summary::Failed,
+            End::Reply(Outcome::Failed(_) | Outcome::CallFailed(_)) => Summary::Failed,
             _ => Summary::Abandoned,
         };
         let mut pool_ended = None;
@@ -218,7 +218,7 @@ fn without_data(why: NoData, losses: u32) -> Outcome {
             warn!(%error, "data were not fetched");
             if is_lost { Outcome::DataLost { losses } } else { Outcome::Returned }
         }
-        NoData::Refused(error) => Outcome::DataFailed(remote::error_to_bytes(&error)),
+        NoData::Refused(error) => Outcome::CallFailed(remote::error_to_bytes(&error)),
     }
 }
 
@@ -262,8 +262,8 @@ async fn run_in_pool(
         tokio::select! {
             fates = &mut submitted.task => match fates {
                 Ok(fates) => return Ok((fates, submitted.retried() as u64)),
-                Err(error) if data.is_some() && is_of_data(&error) => {
-                    return Err(End::Reply(Outcome::DataFailed(remote::error_to_bytes(&error))));
+                Err(error) if is_of_call(&error) => {
+                    return Err(End::Reply(Outcome::CallFailed(remote::error_to_bytes(&error))));
                 }
                 Err(error) => return Err(End::PoolEnded(error)),
             },
@@ -281,9 +281,9 @@ async fn run_in_pool(
     }
 }
 
-/// Whether a chunk has ended because a worker cannot use the data of `with`: not decode them, or not
-/// as the type that the function takes. Pools do not end with such errors.
-fn is_of_data(error: &Error) -> bool {
+/// Whether a chunk has ended because a worker cannot use the data of `with`: it cannot decode them,
+/// or the function takes another type. A pool does not end with such an error.
+fn is_of_call(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Decode | ErrorKind::Invalid)
 }
 

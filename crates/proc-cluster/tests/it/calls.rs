@@ -46,7 +46,11 @@ fn a_panicked_task_is_tried_again_with_retries() {
     };
     let error = cluster.apply(second, format!("{file}-once")).expect_err("it is tried once");
     assert!(error.is_panic(), "{error}");
-    cluster.options().retries(1).map(second, [file]).expect("the second time it returns");
+    let mut retried = Vec::new();
+    let options = cluster.options().retries(1).progress(|progress| retried.push(progress.retried));
+    options.map(second, [file]).expect("the second time it returns");
+    drop(options);
+    assert_eq!(retried, [1]);
 }
 
 /// Returns when four processes have called it. Returns the pid of its process.
