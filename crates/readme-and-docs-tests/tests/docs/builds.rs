@@ -78,7 +78,7 @@ fn problem(error: &Error, pages: &[Page]) -> String {
     let Error { file, line, message } = error;
     let text = fs::read_to_string(root().join(file)).unwrap_or_default();
     let wrong = text.lines().nth(line - 1).unwrap_or_default();
-    let mut problem = format!("{file}:{line}: {message}");
+    let mut shown = Vec::new();
     for page in pages {
         let is_of_file = |block: &Block| block.source.as_deref().and_then(path) == Some(file);
         for block in page.blocks().iter().filter(|block| is_of_file(block)) {
@@ -86,10 +86,11 @@ fn problem(error: &Error, pages: &[Page]) -> String {
             let places = block.text.lines().zip(1..).filter(|(text, _)| *text == wrong);
             let place = places.map(|(_, place)| place).min_by_key(|place| line.abs_diff(*place));
             let at = block.line + place.unwrap_or(0);
-            problem = format!("{}:{at}: does not build: {problem}", show(&page.file));
+            shown.push(format!("{}:{at}", show(&page.file)));
         }
     }
-    problem
+    let told = format!("{file}:{line}: {message}");
+    if shown.is_empty() { told } else { format!("{}: does not build: {told}", shown.join(", ")) }
 }
 
 /// What cargo said of a program with an unknown name, without the parts that are not read.
