@@ -68,7 +68,8 @@ pub(crate) fn svg(record: &Record) -> Result<String> {
 /// style are one path, and what most texts and dots repeat is said once.
 fn shorter(svg: &str) -> String {
     const STYLE: &str = "<style>text{font:9.7px sans-serif;text-anchor:end}\
-        text[font-size]{font-size:11.3px}.middle{text-anchor:middle}.start{text-anchor:start}</style>";
+        text[font-size]{font-size:11.3px}.middle{text-anchor:middle}.start{text-anchor:start}\
+        @media(prefers-color-scheme:dark){svg{filter:invert(.9)hue-rotate(180deg)}}</style>";
     const REPEATED: [(&str, &str); 10] = [
         (" opacity=\"1\"", ""),
         (" stroke-width=\"1\"", ""),
@@ -202,7 +203,8 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
             .y_label_area_size(80)
             .build_cartesian_2d(
                 (0.9..most * 1.2).log_scale(),
-                (least / 2.0..greatest * 2.0).log_scale(),
+                // The legend lies below nearly all costs.
+                (least / 30.0..greatest * 2.0).log_scale(),
             )
             .map_err(drawing)?;
         chart
@@ -229,7 +231,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.8))
             .label_font((FONT, 12))
             .draw()
