@@ -13,6 +13,8 @@ use crate::wire::{Message, Payload};
 /// Data of one `with`.
 pub(crate) struct BoundData {
     pub(crate) id: DataId,
+    /// The number of encoded bytes.
+    pub(crate) bytes: usize,
     source: Source,
     dropped: Arc<DroppedData>,
 }
@@ -38,24 +40,26 @@ impl BoundData {
         dropped: &Arc<DroppedData>,
     ) -> Result<BoundData, String> {
         let payload = Payload::encode(&data)?;
-        if payload.has_handles() {
-            check_size(&payload, max_bytes)?;
-            let source = Source::Value(Box::new(move || Payload::encode(&data)));
-            return Ok(BoundData { id, source, dropped: Arc::clone(dropped) });
-        }
-        BoundData::of_payload(id, payload, max_bytes, dropped)
+        let bytes = check_size(&payload, max_bytes)?;
+        let source = match payload.has_handles() {
+            true => Source::Value(Box::new(move || Payload::encode(&data))),
+            false => Source::Encoded(Mutex::new(payload)),
+        };
+        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
     }
 
     /// Like [`new`](BoundData::new), for data without channel ends that are encoded already.
-    pub(crate) fn of_payload(
+    #[cfg(feature = "remote")]
+    pub(crate) fn of_encoded(
         id: DataId,
-        payload: Payload,
+        encoded: Vec<u8>,
         max_bytes: usize,
         dropped: &Arc<DroppedData>,
     ) -> Result<BoundData, String> {
-        check_size(&payload, max_bytes)?;
+        let payload = Payload::new(encoded, None)?;
+        let bytes = check_size(&payload, max_bytes)?;
         let source = Source::Encoded(Mutex::new(payload));
-        Ok(BoundData { id, source, dropped: Arc::clone(dropped) })
+        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
     }
 
     /// Returns the data for one worker.
@@ -73,10 +77,11 @@ impl BoundData {
     }
 }
 
-fn check_size(payload: &Payload, max_bytes: usize) -> Result<(), String> {
+/// Returns the number of encoded bytes.
+fn check_size(payload: &Payload, max_bytes: usize) -> Result<usize, String> {
     match payload.len() {
         len if len > max_bytes => Err(super::queue::too_large(len, max_bytes)),
-        _ => Ok(()),
+        len => Ok(len),
     }
 }
 

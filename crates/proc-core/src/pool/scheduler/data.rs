@@ -23,8 +23,7 @@ impl Scheduler {
     #[cfg(feature = "remote")]
     pub(crate) fn bind_encoded(&self, bytes: Vec<u8>) -> Result<Arc<BoundData>, Error> {
         self.bind_new(|id| {
-            let payload = Payload::new(bytes, None)?;
-            BoundData::of_payload(id, payload, self.config.max_argument, &self.dropped_data)
+            BoundData::of_encoded(id, bytes, self.config.max_argument, &self.dropped_data)
         })
     }
 

@@ -25,3 +25,11 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     let lists: Vec<String> = lists.collect();
     lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|p| p.parse().ok()).collect()
 }
+
+/// How many bytes of memory a process has for itself alone; 0 if it is gone.
+pub(crate) fn anonymous_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
