@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use proc_core::Error;
-use proc_core::remote::{self, Function};
+use proc_core::remote::{self, CallOptions, Function};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -32,14 +32,7 @@ pub(crate) struct Work {
     pub(crate) job: u64,
     pub(crate) chunk: Chunk,
     pub(crate) function: Function,
-    /// How many of the tasks run one after the other in one worker; `None` means all.
-    pub(crate) chunksize: Option<usize>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) grace: Option<Duration>,
-    pub(crate) retries: u32,
-    pub(crate) priority: i32,
-    /// The number from which the seeds of the call's tasks are made.
-    pub(crate) seed: Option<u64>,
+    pub(crate) options: AgentOptions,
     /// The time within which an agent must renew its claim on the chunk.
     pub(crate) lease: Duration,
     /// The data that the function borrows.
@@ -52,6 +45,36 @@ impl Work {
     /// exceeds these limits.
     pub(crate) fn is_within_limits(&self) -> bool {
         self.lease <= MAX_LEASE && self.chunk.count as u64 <= MAX_TASKS
+    }
+}
+
+/// The settings of a call that agents obey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgentOptions {
+    /// How many of the tasks run one after the other in one worker; `None` means all of a chunk.
+    chunksize: Option<usize>,
+    timeout: Option<Duration>,
+    grace: Option<Duration>,
+    retries: u32,
+    priority: i32,
+    seed: Option<u64>,
+}
+
+impl From<CallOptions> for AgentOptions {
+    fn from(options: CallOptions) -> AgentOptions {
+        // The driver ends a call at its first failure.
+        let CallOptions { chunksize, timeout, grace, retries, priority, seed, fail_fast: _ } =
+            options;
+        AgentOptions { chunksize, timeout, grace, retries, priority, seed }
+    }
+}
+
+impl AgentOptions {
+    /// The settings for an agent's pool, of a chunk of `count` tasks.
+    pub(crate) fn of_chunk(self, count: usize) -> CallOptions {
+        let AgentOptions { chunksize, timeout, grace, retries, priority, seed } = self;
+        let chunksize = Some(chunksize.unwrap_or(count).max(1));
+        CallOptions { chunksize, timeout, grace, retries, priority, seed, fail_fast: false }
     }
 }
 
@@ -347,6 +370,24 @@ mod tests {
         );
         let endless = [1, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert!(decode::<DriverHeartbeat>(&endless).is_none(), "a length of nearly 2^64");
+    }
+
+    #[test]
+    fn agents_get_all_settings_that_they_obey() {
+        let options = CallOptions {
+            chunksize: Some(3),
+            timeout: Some(Duration::from_secs(4)),
+            grace: Some(Duration::from_secs(5)),
+            retries: 6,
+            priority: -7,
+            seed: Some(8),
+            fail_fast: false,
+        };
+        let sent = encode(&AgentOptions::from(options)).expect("numbers");
+        let arrived = decode::<AgentOptions>(&sent).expect("they were sent");
+        assert_eq!(format!("{:?}", arrived.of_chunk(60)), format!("{options:?}"));
+        let without = AgentOptions::from(CallOptions { chunksize: None, ..options });
+        assert_eq!(without.of_chunk(60).chunksize, Some(60));
     }
 
     #[test]

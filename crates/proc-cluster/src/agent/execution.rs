@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use proc_core::remote::CallOptions;
 use proc_core::{Error, ErrorKind, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
@@ -240,15 +239,7 @@ async fn run_in_pool(
         count: work.chunk.count,
         arguments,
         data,
-        options: CallOptions {
-            chunksize: Some(work.chunksize.unwrap_or(work.chunk.count).max(1)),
-            timeout: work.timeout,
-            grace: work.grace,
-            retries: work.retries,
-            priority: work.priority,
-            seed: work.seed,
-            fail_fast: false, // the driver ends the call
-        },
+        options: work.options.of_chunk(work.chunk.count),
     };
     let mut submitted = match remote::submit(&shared.pool, chunk) {
         Ok(submitted) => submitted,

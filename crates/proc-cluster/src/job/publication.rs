@@ -68,12 +68,7 @@ impl Publication {
             job: self.job,
             chunk: *chunk,
             function: *function,
-            chunksize: options.chunksize,
-            timeout: options.timeout,
-            grace: options.grace,
-            retries: options.retries,
-            priority: options.priority,
-            seed: options.seed,
+            options: (*options).into(),
             lease: link.config.lease,
             data: match data {
                 Some(data) => Some(data.for_message().await?),
