@@ -12,6 +12,7 @@ mod hosts;
 mod manifests;
 mod replicas;
 mod security;
+mod seeds;
 mod support;
 mod with;
 
