@@ -41,7 +41,7 @@ impl BoundData {
     ) -> Result<BoundData, String> {
         let payload = Payload::encode(&data)?;
         if payload.len() > max_bytes {
-            return Err(super::queue::too_large(payload.len(), max_bytes));
+            return Err(too_large(payload.len(), max_bytes));
         }
         let bytes = payload.len();
         let source = match payload.has_handles() {
@@ -98,4 +98,16 @@ impl DroppedData {
         self.any.store(false, Ordering::Release);
         std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Says that no worker can map an argument, or data.
+#[cold]
+pub(super) fn too_large(size: usize, max: usize) -> String {
+    format!(
+        "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
+         (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \
+         argument",
+        size >> 10,
+        max >> 10
+    )
 }
