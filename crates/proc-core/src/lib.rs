@@ -152,7 +152,9 @@ mod panics;
 
 pub use call::{Current, current};
 pub use error::{Error, ErrorKind};
-pub use executor::{Executor, Imap, ImapUnordered, Indexed, Options, Progress, Task, With};
+pub use executor::{
+    Executor, Imap, ImapUnordered, InProcess, Indexed, Options, Progress, Task, With,
+};
 pub use forkserver::{Limits, StartMethod, Stdio, init};
 pub use pool::{Pool, PoolBuilder, WithState, WithStateAndData};
 pub use process::{Child, Process, Sentinel, wait};

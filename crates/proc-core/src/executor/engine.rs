@@ -120,6 +120,17 @@ pub trait Job: Send {
     /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
 
+    /// Makes room for `tasks` tasks that will be pushed, where the number of tasks is limited. Waits
+    /// for it if `wait` is true. Returns whether there is room.
+    ///
+    /// # Errors
+    ///
+    /// There will never be so much room, or the engine accepts no more work.
+    fn reserve(&mut self, tasks: usize, wait: bool) -> Result<bool, Error> {
+        let _ = (tasks, wait);
+        Ok(true)
+    }
+
     /// How many tasks were pushed since the last `submit`.
     fn pushed(&self) -> usize;
 

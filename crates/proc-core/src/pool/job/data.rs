@@ -80,7 +80,7 @@ impl BoundData {
 /// Returns the number of encoded bytes.
 fn check_size(payload: &Payload, max_bytes: usize) -> Result<usize, String> {
     match payload.len() {
-        len if len > max_bytes => Err(super::queue::too_large(len, max_bytes)),
+        len if len > max_bytes => Err(too_large(len, max_bytes)),
         len => Ok(len),
     }
 }
@@ -117,4 +117,16 @@ impl DroppedData {
         self.any.store(false, Ordering::Release);
         std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Says that no worker can map an argument, or data.
+#[cold]
+pub(super) fn too_large(size: usize, max: usize) -> String {
+    format!(
+        "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
+         (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \
+         argument",
+        size >> 10,
+        max >> 10
+    )
 }

@@ -324,7 +324,9 @@ fn pass_restart_limit(arguments: &Arguments) {
         signal_self(Signal::SIGKILL);
         0
     };
-    let deaths = pool.options().chunksize(1).map_async(die, [go.clone(), go.clone(), go.clone()]);
+    // Without the priority, other calls would go before the second death.
+    let deaths = pool.options().chunksize(1).priority(1);
+    let deaths = deaths.map_async(die, [go.clone(), go.clone(), go.clone()]);
     let deaths = deaths.expect("it is accepted");
     tell_all(&pool, || assert!(marker_files::create(&go)));
     println!("deaths: {}", describe(&deaths.get().expect_err("each died")));
