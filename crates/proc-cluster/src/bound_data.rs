@@ -1,20 +1,19 @@
-//! The data of a `with`, as a driver keeps them: encoded once, stored at the server once, and removed
-//! from there when neither the user nor a call has them any more.
+//! The data of a `with`, as a driver keeps them: encoded once, stored at the server once, and
+//! removed from there when neither the user nor a call has them any more.
 //!
-//! Small data travel in each message of work. Larger data are stored when the first chunk that needs
-//! them is sent. If the server loses them, an agent says so, and the next chunk stores them again.
-//! So the driver keeps the encoded bytes.
+//! Small data travel in each message of work. Larger data are stored when the first chunk that
+//! needs them is sent. If the server loses them, an agent says so, and the next chunk stores them
+//! again. So the driver keeps the encoded bytes.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proc_core::Error;
 use tokio::runtime::Handle;
 use tracing::warn;
 
 use crate::link::Link;
-use crate::message::{self, Body, MAX_INLINE_DATA, Numbers};
+use crate::message::{self, Body, MAX_INLINE_DATA};
 
 /// The data of a `with`, as the user and the jobs hold them.
 pub(crate) struct BoundData {
@@ -42,8 +41,8 @@ impl BoundData {
         }
     }
 
-    /// Returns what a message of work says about the data. Stores them first, if the server does not
-    /// have them.
+    /// Returns what a message of work says about the data. Stores them first, if the server does
+    /// not have them.
     ///
     /// # Errors
     ///
@@ -97,58 +96,5 @@ impl Drop for BoundData {
                 }
             });
         }
-    }
-}
-
-/// The numbers of a driver's data.
-#[derive(Debug, Default)]
-pub(crate) struct DataNumbers(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// The data that the user or a call has.
-    numbers: Numbers,
-    /// The data of which the server may have pieces.
-    stored: HashSet<u64>,
-}
-
-impl DataNumbers {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The data that the user or a call has, for heartbeats.
-    pub(crate) fn get(&self) -> Numbers {
-        self.lock().numbers.clone()
-    }
-
-    fn open_next(&self) -> u64 {
-        self.lock().numbers.open_next()
-    }
-
-    fn note_stored(&self, id: u64) {
-        self.lock().stored.insert(id);
-    }
-
-    /// Notes that nobody has the data any more. Returns whether the server may have pieces of them.
-    fn close(&self, id: u64) -> bool {
-        let mut state = self.lock();
-        state.numbers.open.remove(&id);
-        state.stored.contains(&id)
-    }
-
-    /// Whether the server may have pieces of any data.
-    pub(crate) fn has_stored(&self) -> bool {
-        !self.lock().stored.is_empty()
-    }
-
-    /// Notes that the server has no pieces of the data any more.
-    pub(crate) fn note_removed(&self, id: u64) {
-        self.lock().stored.remove(&id);
-    }
-
-    /// Notes that the server has no pieces of any data any more.
-    pub(crate) fn note_all_removed(&self) {
-        self.lock().stored.clear();
     }
 }

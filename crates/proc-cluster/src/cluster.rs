@@ -23,8 +23,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// machine.
 ///
 /// The calls have the names that they have in a pool. Each takes a function that captures nothing
-/// and has one argument, and that may borrow data (see [`with`](Cluster::with)). Any number of threads may call at once. Dropping a cluster ends it like
-/// [`terminate`](Cluster::terminate).
+/// and has one argument, and that may borrow data (see [`with`](Cluster::with)). Any number of
+/// threads may call at once. Dropping a cluster ends it like [`terminate`](Cluster::terminate).
 ///
 /// ```no_run
 /// use proc_cluster::Cluster;

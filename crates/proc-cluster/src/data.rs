@@ -76,8 +76,8 @@ impl Store {
         Ok(Body::Stored { pieces: pieces as u32, len })
     }
 
-    /// Returns the bytes of a body that [`put`](Store::put) or [`store`](Store::store) made with the
-    /// same `subject`.
+    /// Returns the bytes of a body that [`put`](Store::put) or [`store`](Store::store) made with
+    /// the same `subject`.
     ///
     /// # Errors
     ///

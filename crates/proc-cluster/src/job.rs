@@ -10,6 +10,7 @@
 //! the reply. So the server redelivers chunks that are lost on the way. The job also asks the
 //! server regularly which chunks it has, and hands out again those that the server itself has lost.
 
+mod call;
 mod note;
 mod publication;
 mod task_queue;
@@ -18,7 +19,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proc_core::remote::{CallOptions, Function};
 use proc_core::{Error, remote};
 use publication::Publication;
 pub(crate) use task_queue::Batch;
@@ -28,9 +28,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+pub(crate) use self::call::Call;
 pub(crate) use self::note::Note;
 use self::note::REQUEST_TIMEOUT;
-use crate::bound_data::BoundData;
 use crate::connection::is_connected;
 use crate::lease;
 use crate::link::Link;
@@ -64,15 +64,6 @@ struct InFlight {
     confirmed: Option<Instant>,
     /// Whether the server did not have the chunk when it was last asked.
     is_missing: bool,
-}
-
-/// What a call runs, and with which settings.
-#[derive(Clone)]
-pub(crate) struct Call {
-    pub(crate) function: Function,
-    /// The data that the function borrows.
-    pub(crate) data: Option<Arc<BoundData>>,
-    pub(crate) options: CallOptions,
 }
 
 struct Job {

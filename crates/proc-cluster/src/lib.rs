@@ -71,6 +71,7 @@ mod build_id;
 mod cluster;
 mod connection;
 mod data;
+mod data_numbers;
 mod engine;
 mod fleet;
 mod job;

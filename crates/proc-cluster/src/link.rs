@@ -15,10 +15,10 @@ use proc_core::remote::fleet_error;
 use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
-use crate::bound_data::DataNumbers;
 use crate::build_id;
 use crate::connection::{Settings, is_connected, subscribe};
 use crate::data::Store;
+use crate::data_numbers::DataNumbers;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
 use crate::lease;

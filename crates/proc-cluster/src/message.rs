@@ -160,8 +160,8 @@ pub(crate) enum Outcome {
     Suspect,
     /// The whole call has this error, encoded: the data cannot be decoded.
     CallFailed(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// The server does not have the data any more: `losses` is that of the [`Data`]. The driver must
-    /// store them again, and hand out the chunk again.
+    /// The server does not have the data any more: `losses` is that of the [`Data`]. The driver
+    /// must store them again, and hand out the chunk again.
     DataLost { losses: u32 },
 }
 

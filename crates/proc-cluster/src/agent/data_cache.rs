@@ -1,5 +1,5 @@
-//! The data of `with`s, as an agent holds them: fetched once, given to the pool, and kept as long as
-//! their driver may use them.
+//! The data of `with`s, as an agent holds them: fetched once, given to the pool, and kept as long
+//! as their driver may use them.
 //!
 //! A driver's heartbeats name the data that it still has. If an agent holds too many data, it drops
 //! those that were used least recently, and fetches them again when it needs them.
@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use crate::data::{Store, Unfetched};
 use crate::message::{Body, Data, Names, Numbers};
 
-/// How many data an agent keeps that no chunk uses, and how many encoded bytes they have together. A
-/// worker keeps as many.
+/// How many data an agent keeps that no chunk uses, and how many encoded bytes they have together.
+/// A worker keeps as many.
 const MAX_HELD: usize = 64;
 const MAX_HELD_BYTES: u64 = 256 << 20;
 
@@ -25,7 +25,8 @@ const FETCH_TRIES: u32 = 3;
 /// How long to wait before another try.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Data on the agent's pool; empty until they are fetched. All chunks that need the data share this.
+/// Data on the agent's pool; empty until they are fetched. All chunks that need the data share
+/// this.
 pub(super) type SharedData = Arc<OnceCell<remote::Data>>;
 
 /// Why there are no data for a chunk.

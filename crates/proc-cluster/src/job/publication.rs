@@ -10,7 +10,7 @@ use proc_core::Error;
 use proc_core::remote::fleet_error;
 use tracing::warn;
 
-use super::Call;
+use super::call::Call;
 use super::note::REQUEST_TIMEOUT;
 use crate::connection::is_connected;
 use crate::link::Link;

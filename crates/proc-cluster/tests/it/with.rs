@@ -380,8 +380,8 @@ fn data_that_cannot_be_decoded_are_one_error_of_the_call() {
         let task = with.map_async(take, 0..100).expect("it is sent");
         assert!(task.get().is_err_and(|error| error.kind() == ErrorKind::Decode));
     }
-    // Eight calls have ended early. Workers that were at chunks of them may be stopped and replaced,
-    // but no worker tries to decode the data for each task.
+    // Eight calls have ended early. Workers that were at chunks of them may be stopped and
+    // replaced, but no worker tries to decode the data for each task.
     let workers = fs::read_dir(&directory).expect("it is there").count();
     assert!(workers <= 8 * 4, "{workers} workers have tried it");
     assert_eq!(cluster.map(|x: u32| x, 0..10).expect("the agents go on").len(), 10);

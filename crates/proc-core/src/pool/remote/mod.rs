@@ -138,8 +138,8 @@ pub fn encode_data<D: Message>(data: &D) -> Result<Vec<u8>, Error> {
 
 /// Gives encoded data to a pool. Each worker decodes them when it first needs them.
 ///
-/// The bytes may come from an untrusted machine. If a worker cannot decode them, the chunk ends with
-/// one error ([`ErrorKind::Decode`](crate::ErrorKind::Decode)).
+/// The bytes may come from an untrusted machine. If a worker cannot decode them, the chunk ends
+/// with one error ([`ErrorKind::Decode`](crate::ErrorKind::Decode)).
 ///
 /// # Errors
 ///
