@@ -209,11 +209,12 @@ impl Scheduler {
             return;
         }
         state.phase = Phase::Closing;
-        let waiting: Vec<Arc<Inbox>> =
-            state.queues.iter().map(|queue| Arc::clone(&queue.inbox)).collect();
-        for inbox in waiting {
-            self.withdraw(&mut state, &inbox);
-            state.wakers.extend(inbox.close(Error::closed()));
+        let queued = state.queues.iter().map(|queue| Arc::clone(&queue.inbox));
+        let in_flight = state.in_flight.values().map(|in_flight| Arc::clone(&in_flight.inbox));
+        for inbox in queued.chain(in_flight).collect::<Vec<_>>() {
+            if self.withdraw(&mut state, &inbox) {
+                state.wakers.extend(inbox.close(Error::closed()));
+            }
         }
         for (ticket, slot_id) in claimed {
             self.stop_task(&mut state, ticket, slot_id, Error::closed());
