@@ -35,7 +35,7 @@ pub struct CallOptions {
 
 impl CallOptions {
     /// Checks the settings.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.chunksize == Some(0) {
             let why = "a chunk holds at least one task: chunksize 0 makes none";
             return Err(Error::invalid(why));

@@ -42,8 +42,7 @@ impl<S> Engine for Pool<S> {
     }
 
     fn bind<D: Message + Send + Sync>(&self, data: D) -> Result<PoolData, Error> {
-        let data = Some(self.scheduler.bind(data)?);
-        Ok(PoolData { data, scheduler: Arc::clone(&self.scheduler) })
+        Ok(PoolData::new(self.scheduler.bind(data)?, &self.scheduler))
     }
 
     fn begin(
@@ -66,6 +65,12 @@ pub struct PoolData {
     /// `None` only while this is dropped.
     data: Option<Arc<BoundData>>,
     scheduler: Arc<Scheduler>,
+}
+
+impl PoolData {
+    pub(super) fn new(data: Arc<BoundData>, scheduler: &Arc<Scheduler>) -> PoolData {
+        PoolData { data: Some(data), scheduler: Arc::clone(scheduler) }
+    }
 }
 
 impl Drop for PoolData {

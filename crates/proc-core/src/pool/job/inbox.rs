@@ -126,7 +126,7 @@ impl Inbox {
     /// How many nanoseconds `count` tasks will take, if the cost of a task is known.
     pub(crate) fn estimate_nanos(&self, count: usize) -> Option<u64> {
         let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
-        (cost > 0.0).then(|| (cost * count as f64) as u64)
+        (cost > 0.0).then_some((cost * count as f64) as u64)
     }
 
     /// Counts a task that is tried again.

@@ -60,7 +60,7 @@ where
 }
 
 /// Function of the worker's state, borrowed data and its argument.
-struct StatefulWithData<F, S, D, A, R>(PhantomData<fn(F, S, D, A) -> R>);
+struct StatefulWithData<F, S, D, A, R>(PhantomData<(F, S, D, A, R)>);
 
 impl<F, S, D, A, R> Runnable for StatefulWithData<F, S, D, A, R>
 where
