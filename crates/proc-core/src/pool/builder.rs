@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::Pool;
 use crate::call::Name;
 use crate::error::Error;
@@ -54,6 +56,7 @@ struct Settings {
     idle_timeout: Option<Duration>,
     restart_intensity: Option<Intensity>,
     memory_limit: Option<usize>,
+    stop_signal: Option<i32>,
 }
 
 impl Pool {
@@ -481,6 +484,58 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// Sets the signal that a worker gets when its task is asked to stop, see
+    /// [`Options::grace`](crate::Options::grace). By default it gets none.
+    ///
+    /// A signal interrupts a system call that blocks, such as a `read`, if the worker has a handler
+    /// for it that was set without `SA_RESTART`: set one in the [`initializer`](Self::initializer).
+    /// Without a handler, most signals end the worker. `signal` is the signal's number, such as
+    /// `libc::SIGUSR1`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use std::time::Duration;
+    ///
+    /// use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    ///
+    /// static SIGNALLED: AtomicBool = AtomicBool::new(false);
+    ///
+    /// extern "C" fn note(_: i32) {
+    ///     SIGNALLED.store(true, Ordering::Relaxed);
+    /// }
+    ///
+    /// fn handle(_: ()) {
+    ///     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+    ///     // SAFETY: the handler only writes to an atomic.
+    ///     unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("SIGUSR1 can be handled");
+    /// }
+    ///
+    /// fn wait_for_signal(_: ()) -> bool {
+    ///     while !SIGNALLED.load(Ordering::Relaxed) {
+    ///         std::thread::yield_now(); // or a call that blocks
+    ///     }
+    ///     true
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder()
+    ///         .processes(1)
+    ///         .initializer(handle, ())
+    ///         .stop_signal(Signal::SIGUSR1 as i32)
+    ///         .build()?;
+    ///     let options = pool.options().timeout(Duration::from_millis(50));
+    ///     assert!(options.grace(Duration::from_secs(10)).apply(wait_for_signal, ())?);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn stop_signal(mut self, signal: i32) -> Self {
+        self.settings.stop_signal = Some(signal);
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist. Does not wait for their initializers.
@@ -539,10 +594,18 @@ impl<S> PoolBuilder<S> {
             restart_intensity: settings.restart_intensity,
             memory_limit: settings.memory_limit.into_iter().chain(quarter).min(),
             max_argument: address_space.map_or(usize::MAX, |bytes| bytes / 2),
+            stop_signal: settings.stop_signal.map(signal).transpose()?,
         };
         let scheduler = Scheduler::build(config, settings.start_functions)?;
         Ok(Pool { scheduler, state: PhantomData })
     }
+}
+
+/// Returns the signal with this number.
+fn signal(number: i32) -> Result<Signal, Error> {
+    Signal::try_from(number).map_err(|_| {
+        Error::invalid(format!("there is no signal {number}: give one such as libc::SIGUSR1"))
+    })
 }
 
 /// Makes a start function from the name of the user's function and its argument.

@@ -13,6 +13,8 @@ use crate::wire::{Message, Payload};
 /// Data of one `with`.
 pub(crate) struct BoundData {
     pub(crate) id: DataId,
+    /// The number of encoded bytes.
+    pub(crate) bytes: usize,
     source: Source,
     dropped: Arc<DroppedData>,
 }
@@ -41,11 +43,12 @@ impl BoundData {
         if payload.len() > max_bytes {
             return Err(super::queue::too_large(payload.len(), max_bytes));
         }
+        let bytes = payload.len();
         let source = match payload.has_handles() {
             true => Source::Value(Box::new(move || Payload::encode(&data))),
             false => Source::Encoded(Mutex::new(payload)),
         };
-        Ok(BoundData { id, source, dropped: Arc::clone(dropped) })
+        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
     }
 
     /// Returns the data for one worker.

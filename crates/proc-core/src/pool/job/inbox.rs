@@ -27,6 +27,10 @@ pub(crate) struct Inbox {
     pub(crate) data: Option<Arc<BoundData>>,
     /// How many times a task was tried again.
     retried: AtomicUsize,
+    /// The call's place in the order of calls, see `scheduler/fair_share.rs`: how much time its
+    /// chunks have taken, and its serial number. Both are written under the pool's lock.
+    virtual_time: AtomicU64,
+    serial: AtomicU64,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
@@ -76,6 +80,32 @@ impl InboxState {
 impl Inbox {
     pub(crate) fn new(options: CallOptions, data: Option<Arc<BoundData>>) -> Arc<Inbox> {
         Arc::new(Inbox { options, data, ..Inbox::default() })
+    }
+
+    /// How much time of workers the call's chunks have taken, in nanoseconds.
+    pub(crate) fn virtual_time(&self) -> u64 {
+        self.virtual_time.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_virtual_time(&self, nanoseconds: u64) {
+        self.virtual_time.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// The serial number of the call. If it has none yet, it gets the number `next`.
+    pub(crate) fn serial_or(&self, next: u64) -> u64 {
+        match self.serial.load(Ordering::Relaxed) {
+            0 => {
+                self.serial.store(next, Ordering::Relaxed);
+                next
+            }
+            serial => serial,
+        }
+    }
+
+    /// How many nanoseconds `count` tasks will take, if the cost of a task is known.
+    pub(crate) fn estimate_nanos(&self, count: usize) -> Option<u64> {
+        let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
+        (cost > 0.0).then(|| (cost * count as f64) as u64)
     }
 
     /// Counts a task that is tried again.

@@ -13,6 +13,7 @@ mod cancel;
 mod collect;
 mod data;
 mod dead_worker;
+mod fair_share;
 mod publish;
 mod slots;
 mod state;
@@ -223,7 +224,10 @@ impl Scheduler {
             if let Some(size) = state.result_sizes.get(&queue.name) {
                 queue.inbox.expect_size(*size);
             }
-            state.queues.push_back(queue);
+            let tasks = queue.left;
+            if let Some(turn) = state.queues.push_back(queue) {
+                self.make_way(&mut state, turn, tasks);
+            }
             self.dispatch(&mut state);
             if timed {
                 self.start_timeout_watcher(&mut state)?;

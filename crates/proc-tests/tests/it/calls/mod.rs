@@ -7,3 +7,4 @@ pub(crate) mod memory_limit;
 pub(crate) mod nested;
 pub(crate) mod tasks;
 pub(crate) mod values_that_cannot_cross;
+pub(crate) mod with;
