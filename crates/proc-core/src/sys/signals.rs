@@ -68,9 +68,7 @@ pub(crate) fn survive_group_signals() {
 /// Takes back [`survive_group_signals`], in a process that is a copy of one that has called it. The
 /// group signals must be blocked.
 pub(crate) fn die_of_group_signals() {
-    let is_ours = |action| {
-        matches!(action, SigHandler::Handler(handler) if std::ptr::fn_addr_eq(handler, SURVIVE))
-    };
+    let is_ours = |action| matches!(action, SigHandler::Handler(handler) if std::ptr::fn_addr_eq(handler, SURVIVE));
     replace_actions(is_ours, SigHandler::SigDfl);
 }
 

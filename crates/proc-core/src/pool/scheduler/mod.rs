@@ -189,7 +189,8 @@ impl Scheduler {
         let busy: HashSet<SlotId> =
             self.board.claims().filter_map(is_open).chain(claimers).collect();
         for (slot_id, slot) in state.slots.iter().enumerate() {
-            // A busy worker whose call has a grace period must not be killed here, but later.
+            // This is the place of grace periods: a worker whose call has one is asked to stop, and
+            // killed when the period is over.
             if let Some(handle) = &slot.handle
                 && (!slot.ready || busy.contains(&(slot_id as SlotId)))
             {

@@ -14,6 +14,7 @@ tests! {
     nothing_outlives_a_killed_program_when_idle: forkserver spawn fork;
     nothing_outlives_a_killed_program_when_busy: forkserver spawn fork;
     nothing_outlives_a_killed_program_when_nested: forkserver spawn fork;
+    what_tasks_have_executed_outlives_a_killed_program: forkserver spawn fork;
     signals_to_the_group_end_all_processes_silently: forkserver spawn fork;
 }
 
@@ -152,6 +153,16 @@ fn start_executing(start_method: StartMethod) -> Running {
     program.lines(2, "busy");
     expect_population(&mut program, start_method, &["forkserver", "daemon", "sleep", "sleep"]);
     program
+}
+
+fn what_tasks_have_executed_outlives_a_killed_program(start_method: StartMethod) {
+    let mut program = start_executing(start_method);
+    program.signal(Signal::SIGKILL);
+    program.wait_for_members("what the tasks have executed should be left, alone", |members| {
+        members.len() == 2 && members.iter().all(|member| member.comm == "sleep")
+    });
+    program.signal_group(Signal::SIGTERM);
+    program.finish().was_killed_by(Signal::SIGKILL);
 }
 
 fn signals_to_the_group_end_all_processes_silently(start_method: StartMethod) {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -16,9 +16,7 @@ use proc_core::{Child, Limits, Pool, Process, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::procfs::{SignalSets, bit, children, is_running};
-use crate::support::{
-    Arguments, Running, machine, raw, run, start, wait_until, work_forever,
-};
+use crate::support::{Arguments, Running, machine, raw, run, start, wait_until, work_forever};
 
 programs![
     count_group_signals,
@@ -29,7 +27,10 @@ programs![
     execute_and_end,
     #[without_init]
     handle_signals,
+    reset_signals,
     work_under_signals,
+    #[without_init]
+    make_fork_servers,
     stop_all,
     lose_a_worker
 ];
@@ -42,7 +43,9 @@ tests! {
     process_of_a_task_has_default_actions: forkserver spawn fork;
     what_a_task_has_executed_goes_on: forkserver spawn fork;
     handlers_of_the_user_stay: forkserver spawn fork;
+    initializer_may_choose_the_default_action: forkserver spawn fork;
     signals_at_any_moment_harm_nothing: forkserver spawn fork;
+    program_that_dies_while_it_starts_leaves_nothing: forkserver spawn fork;
     stop_signals_stop_all_until_they_are_continued: forkserver spawn fork;
     program_gets_no_sigchld_for_workers: forkserver spawn fork;
     python_loses_the_tasks;
@@ -327,6 +330,10 @@ fn handle_signals(arguments: &Arguments) {
         "program" => {
             GROUP_SIGNALS.into_iter().for_each(raw::count_signal);
             proc_core::init();
+            let child = Process::new(own_sets, ()).start_method(arguments.start_method).start();
+            let sets = child.and_then(Child::join).expect("it returns");
+            let is_copy = sets.handled & all_group_signals() == all_group_signals();
+            assert_eq!(is_copy, arguments.start_method != StartMethod::Spawn, "{sets:x?}");
             arguments.pool(1)
         }
         "preload" => {
@@ -361,6 +368,31 @@ fn handlers_of_the_user_stay(start_method: StartMethod) {
     }
 }
 
+/// An initializer has given SIGTERM its default action.
+fn reset_signals(arguments: &Arguments) {
+    let marks = MarkerFiles::new();
+    let reset = |()| raw::reset_signal(Signal::SIGTERM);
+    let builder = arguments.pool_builder(1).initializer(reset, ());
+    let pool = builder.build().expect("it can be built");
+    let work = |mark: PathBuf| {
+        marker_files::create(&mark);
+        work_forever();
+    };
+    let task = pool.apply_async(work, marks.path("busy")).expect("the pool is open");
+    marker_files::wait_for(&marks.path("busy"));
+    raw::count_signal(Signal::SIGTERM);
+    println!("ready");
+    let error = task.get().expect_err("the signal has ended the worker");
+    println!("killed {}", error.to_string().contains("SIGTERM"));
+}
+
+fn initializer_may_choose_the_default_action(start_method: StartMethod) {
+    let mut program = start(reset_signals, start_method, &[]);
+    program.lines(1, "ready");
+    program.signal_group(Signal::SIGTERM);
+    assert_eq!(program.finish().succeeded(), "ready\nkilled true\n");
+}
+
 /// Makes and uses pools while signals come all the time.
 fn work_under_signals(arguments: &Arguments) {
     GROUP_SIGNALS.into_iter().for_each(raw::count_signal);
@@ -391,21 +423,37 @@ fn signals_at_any_moment_harm_nothing(start_method: StartMethod) {
     let mut program = start(work_under_signals, start_method, &[]);
     program.lines(1, "ready");
     let group = Pid::from_raw(program.pid());
-    let is_done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for signal in GROUP_SIGNALS.into_iter().cycle() {
-                if is_done.load(Ordering::SeqCst) || killpg(group, signal).is_err() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_micros(300)); // the program must get on as well
+    let (runs, end) = mpsc::channel::<()>();
+    let sender = std::thread::spawn(move || {
+        for signal in GROUP_SIGNALS.into_iter().cycle() {
+            // The program must get on as well.
+            let pause = end.recv_timeout(Duration::from_micros(300));
+            if pause != Err(RecvTimeoutError::Timeout) || killpg(group, signal).is_err() {
+                break;
             }
-        });
-        let line = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| program.line()));
-        is_done.store(true, Ordering::SeqCst);
-        assert_eq!(line.unwrap_or_else(|why| std::panic::resume_unwind(why)), "done");
+        }
     });
+    program.lines(1, "done");
+    drop(runs);
+    sender.join().expect("it does not panic");
     program.finish().succeeded();
+}
+
+/// Without `init`, `Forkserver` executes a fork server too.
+fn make_fork_servers(arguments: &Arguments) {
+    println!("starts");
+    let pool = arguments.pool_builder(2).preload(|()| (), ()).build().expect("it can be built");
+    pool.map(|_: u32| work_forever(), 0..2).expect("it is ended from outside");
+}
+
+fn program_that_dies_while_it_starts_leaves_nothing(start_method: StartMethod) {
+    for round in 0..40 {
+        let mut program = start(make_fork_servers, start_method, &[]);
+        program.lines(1, "starts");
+        std::thread::sleep(Duration::from_micros(250 * round)); // another moment in each round
+        program.signal_group(Signal::SIGTERM);
+        program.finish().was_killed_by(Signal::SIGTERM);
+    }
 }
 
 /// All processes of the program are stopped and continued while they work.

@@ -7,9 +7,7 @@ use nix::sys::signal::{SigSet, Signal};
 use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{
-    Arguments, assert_snapshot, describe, print_results, run, work_forever,
-};
+use crate::support::{Arguments, assert_snapshot, describe, print_results, run, work_forever};
 
 programs![
     building_thread_ends,

@@ -165,6 +165,13 @@ pub(crate) fn count_signal(signal: Signal) {
     set.expect("these signals can be handled");
 }
 
+/// Gives a signal its default action.
+pub(crate) fn reset_signal(number: Signal) {
+    // SAFETY: the default action runs no code.
+    let set = unsafe { signal(number, SigHandler::SigDfl) };
+    set.expect("these signals can be handled");
+}
+
 /// How often a signal has come since [`count_signal`] was called, here or in the process that this
 /// one is a copy of.
 pub(crate) fn counted(signal: Signal) -> usize {
