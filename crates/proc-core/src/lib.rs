@@ -113,6 +113,7 @@
 //! | `docs/contain.md` | settings and errors for code that crashes, hangs or uses too much memory |
 //! | `docs/crossing.md` | what may cross between processes, and how fast |
 //! | `docs/new-processes.md` | what a new process inherits, and what to know before real use |
+//! | `docs/signals.md` | what Ctrl-C, SIGTERM and others do to the program, its workers and processes |
 //! | `docs/ipc-channel.md` | the traps of ipc-channel, which carries the messages |
 //! | `docs/inside.md` | how the library works inside |
 //! | `docs/cluster.md` | the same calls on many machines, by the crate `proc-cluster` |
