@@ -256,7 +256,7 @@ fn draw_from_seeds(arguments: &Arguments) {
         let lazily: Result<Vec<u64>, _> = pool.options().seed(42).imap(draw, 0..100).collect();
         assert_eq!(lazily.expect("nothing fails"), expected);
         let fails_first = |x: u32| {
-            assert!(current().attempt() > 0 || x % 10 > 0, "the first try of some fails");
+            assert!(current().attempt() > 0 || !x.is_multiple_of(10), "the first try of some fails");
             draw(x)
         };
         let again = pool.options().seed(42).retries(1).map(fails_first, 0..100);
@@ -316,7 +316,7 @@ fn show_progress(arguments: &Arguments) {
     let mut seen: Vec<Progress> = Vec::new();
     let odd_once = |x: u32| {
         assert!(x != 13, "thirteen always fails");
-        assert!(x % 2 == 0 || current().attempt() > 0, "odd ones fail once");
+        assert!(x.is_multiple_of(2) || current().attempt() > 0, "odd ones fail once");
         x
     };
     let fates = {
