@@ -523,10 +523,11 @@ fn program_gets_no_sigchld_for_workers(start_method: StartMethod) {
     assert_eq!(run(lose_a_worker, start_method, &[]).succeeded(), "0 signals\n");
 }
 
-/// A program with a handler for SIGTERM, and one busy worker of two. It waits until other workers
-/// have taken the place of both, and says what has become of the task.
+/// A program with a handler for SIGTERM, and one busy worker of two. It waits until both workers
+/// have ended, and says what has become of the task.
 const PYTHON: &str = r#"
 import multiprocessing, os, signal, sys, time
+from multiprocessing.connection import wait
 
 
 def work(mark):
@@ -542,12 +543,13 @@ if __name__ == "__main__":
     while not os.path.exists(mark):
         time.sleep(0.001)
     os.remove(mark)
-    before = {worker.pid for worker in pool._pool}
+    workers = list(pool._pool)
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
     print("ready", flush=True)
-    while not asked or before & {worker.pid for worker in pool._pool}:
-        time.sleep(0.001)
+    for worker in workers:
+        wait([worker.sentinel])
+    assert asked
     try:
         task.get(timeout=1)
     except multiprocessing.TimeoutError:
