@@ -256,7 +256,10 @@ fn draw_from_seeds(arguments: &Arguments) {
         let lazily: Result<Vec<u64>, _> = pool.options().seed(42).imap(draw, 0..100).collect();
         assert_eq!(lazily.expect("nothing fails"), expected);
         let fails_first = |x: u32| {
-            assert!(current().attempt() > 0 || !x.is_multiple_of(10), "the first try of some fails");
+            assert!(
+                current().attempt() > 0 || !x.is_multiple_of(10),
+                "the first try of some fails"
+            );
             draw(x)
         };
         let again = pool.options().seed(42).retries(1).map(fails_first, 0..100);

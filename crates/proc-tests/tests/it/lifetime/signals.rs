@@ -281,8 +281,8 @@ fn execute_and_end(arguments: &Arguments) {
         std::fs::rename(file.with_extension("new"), &file).expect("it is there");
         if is_busy {
             work_forever();
-            executed.wait().expect("never reached");
         }
+        drop(executed.try_wait()); // it goes on
     };
     let file = marks.path("pid");
     let way = arguments.word();
