@@ -44,8 +44,18 @@ impl Turn {
         }
     }
 
-    /// Whether a new call may go before a chunk that was cut in this turn. A call that has one chunk
-    /// keeps its place.
+    /// Whether the call goes before usual ones.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.priority < Reverse(0)
+    }
+
+    /// Whether the call has a lower priority than another one.
+    pub(super) fn yields_to(&self, other: Turn) -> bool {
+        self.priority > other.priority
+    }
+
+    /// Whether a new call of the same priority may go before a chunk that was cut in this turn. A
+    /// call that has one chunk keeps its place.
     pub(super) fn may_be_overtaken(&self) -> bool {
         self.was_served || self.priority != Reverse(0)
     }

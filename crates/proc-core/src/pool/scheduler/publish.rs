@@ -159,11 +159,12 @@ impl Scheduler {
     /// published or claimed: takes back tickets that no worker has claimed, and tasks that their
     /// claimers have not taken. So the new call waits only for tasks that are running.
     pub(super) fn make_way(&self, state: &mut State, turn: Turn, tasks: usize) {
-        if state.overtakable_tickets == 0 {
+        if state.overtakable_tickets == 0 && !turn.is_urgent() {
             return;
         }
         let is_later = |(_, in_flight): &(&TicketId, &InFlight)| {
-            in_flight.overtakable && Turn::of_served(&in_flight.inbox) > turn
+            let now = Turn::of_served(&in_flight.inbox);
+            now.yields_to(turn) || (in_flight.overtakable && now > turn)
         };
         let later: Vec<(TicketId, u64)> = state
             .in_flight

@@ -57,7 +57,6 @@ fn main(inputs: MainInputs) -> ! {
     let report = &inputs.report();
     let Some(setup) = Setup::from_job(inputs.job) else { sys::exit_now(1) };
     panics::set_panic_output(PanicOutput::Unreported);
-    sys::survive_sigint();
     shared::keep_mappings();
     let map = |descriptor| map(descriptor).unwrap_or_else(|why| exit_without_memory(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };

@@ -12,6 +12,7 @@ use crate::support::{Arguments, run, wait_until, work_forever};
 programs![
     stop_late_tasks,
     stop_cancelled_tasks,
+    end_pool_with_grace,
     signal_stopped_tasks,
     serve_small_calls_first,
     serve_by_priority,
@@ -26,6 +27,7 @@ programs![
 tests! {
     late_task_is_asked_to_stop_first: forkserver spawn fork;
     cancelled_task_is_asked_to_stop_first: forkserver spawn fork;
+    task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
     worker_gets_the_stop_signal: forkserver spawn fork;
     small_call_does_not_wait_behind_a_large_one: forkserver spawn fork;
     priority_decides_which_call_goes_first: forkserver;
@@ -124,6 +126,32 @@ fn stop_cancelled_tasks(arguments: &Arguments) {
 
 fn cancelled_task_is_asked_to_stop_first(start_method: StartMethod) {
     run(stop_cancelled_tasks, start_method, &[]).succeeded();
+}
+
+/// A pool ends while tasks run: those that stop in time return their results.
+fn end_pool_with_grace(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let marks = MarkerFiles::new();
+    let calls = pool.options().grace(LONG);
+    let obeys = calls.apply_async(begin, marks.path("a")).expect("it is accepted");
+    let stubborn = |mark: PathBuf| {
+        marker_files::create(&mark);
+        work_forever();
+    };
+    let ignores = pool.options().grace(SHORT).apply_async(stubborn, marks.path("b"));
+    let ignores = ignores.expect("it is accepted");
+    marker_files::wait_for(&marks.path("a"));
+    marker_files::wait_for(&marks.path("b"));
+    let waits = calls.apply_async(begin, marks.path("c")).expect("it is accepted");
+    pool.terminate();
+    assert_eq!(obeys.get().expect("it returned in time"), 7);
+    assert!(ignores.get().expect_err("it was killed").is_closed());
+    assert!(waits.get().expect_err("it never ran").is_closed());
+    assert!(!marks.path("c").exists() && pool.worker_pids().is_empty());
+}
+
+fn task_is_asked_to_stop_when_the_pool_ends(start_method: StartMethod) {
+    run(end_pool_with_grace, start_method, &[]).succeeded();
 }
 
 /// A task that blocks in a system call returns because of the signal.
@@ -228,7 +256,10 @@ fn draw_from_seeds(arguments: &Arguments) {
         let lazily: Result<Vec<u64>, _> = pool.options().seed(42).imap(draw, 0..100).collect();
         assert_eq!(lazily.expect("nothing fails"), expected);
         let fails_first = |x: u32| {
-            assert!(current().attempt() > 0 || x % 10 > 0, "the first try of some fails");
+            assert!(
+                current().attempt() > 0 || !x.is_multiple_of(10),
+                "the first try of some fails"
+            );
             draw(x)
         };
         let again = pool.options().seed(42).retries(1).map(fails_first, 0..100);
@@ -288,7 +319,7 @@ fn show_progress(arguments: &Arguments) {
     let mut seen: Vec<Progress> = Vec::new();
     let odd_once = |x: u32| {
         assert!(x != 13, "thirteen always fails");
-        assert!(x % 2 == 0 || current().attempt() > 0, "odd ones fail once");
+        assert!(x.is_multiple_of(2) || current().attempt() > 0, "odd ones fail once");
         x
     };
     let fates = {
