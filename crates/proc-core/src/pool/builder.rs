@@ -13,6 +13,7 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, Lifetime, Limits, StartMethod, Stdio};
 use crate::pool::board::MAX_WORKERS;
+use crate::pool::job::Pending;
 use crate::pool::scheduler::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
 use crate::sys;
 use crate::wire::{Message, Payload};
@@ -57,6 +58,8 @@ struct Settings {
     restart_intensity: Option<Intensity>,
     memory_limit: Option<usize>,
     stop_signal: Option<i32>,
+    max_memory: Option<u64>,
+    max_pending: Option<usize>,
 }
 
 impl Pool {
@@ -285,6 +288,52 @@ impl<S> PoolBuilder<S> {
     #[doc(alias = "maxtasksperchild")]
     pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
         self.settings.max_tasks = Some(tasks);
+        self
+    }
+
+    /// Replaces each worker that has more than this number of bytes of memory for itself alone after
+    /// a task. Without this setting, workers are not replaced because of their memory.
+    ///
+    /// What counts are pages that no file backs (`RssAnon` in `/proc/PID/status`), also those that
+    /// the worker has inherited; shared memory does not count. After fast tasks, the memory is
+    /// measured once in a millisecond. If a worker has more before its first task, that is an error
+    /// like one of the initializer. To *stop* a task that takes too much, use
+    /// [`Limits::address_space`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn leak(bytes: usize) -> u32 {
+    ///     vec![1_u8; bytes].leak();
+    ///     std::process::id()
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).max_memory_per_child(100 << 20).build()?;
+    ///     let pids = pool.map(leak, [1000, 200 << 20, 1000])?;
+    ///     assert_eq!(pids[0], pids[1]);
+    ///     assert_ne!(pids[1], pids[2]); // the next worker
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn max_memory_per_child(mut self, bytes: u64) -> Self {
+        self.settings.max_memory = Some(bytes);
+        self
+    }
+
+    /// Limits how many tasks of the pool are queued or running. Without this setting, there is no
+    /// limit.
+    ///
+    /// At the limit, [`Pool::apply`], [`Pool::apply_async`] and [`Pool::map_async`] wait until there
+    /// is room, and [`Pool::try_apply_async`] gives the argument back. [`Pool::map`],
+    /// [`Pool::try_map`] and the iterators hand out one chunk at a time then.
+    ///
+    /// See the example of [`Pool::try_apply_async`].
+    pub fn max_pending(mut self, tasks: usize) -> Self {
+        self.settings.max_pending = Some(tasks);
         self
     }
 
@@ -573,6 +622,20 @@ impl<S> PoolBuilder<S> {
         if settings.max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
+        if settings.max_memory == Some(0) {
+            return Err(Error::invalid(
+                "max_memory_per_child of 0 allows no worker: a worker has some MiB before its first \
+                 task",
+            ));
+        }
+        if settings.max_memory.is_some()
+            && let Err(error) = sys::own_memory()
+        {
+            return Err(Error::start("a pool with max_memory_per_child, which reads /proc", error));
+        }
+        if settings.max_pending == Some(0) {
+            return Err(Error::invalid("a pool with max_pending of 0 can run no task: allow one"));
+        }
         if settings.attributes.stdio.is_piped() {
             return Err(Error::invalid(
                 "the workers of a pool cannot have pipes of their own, since they come and go: give \
@@ -595,6 +658,8 @@ impl<S> PoolBuilder<S> {
             memory_limit: settings.memory_limit.into_iter().chain(quarter).min(),
             max_argument: address_space.map_or(usize::MAX, |bytes| bytes / 2),
             stop_signal: settings.stop_signal.map(signal).transpose()?,
+            max_memory: settings.max_memory,
+            pending: settings.max_pending.map(Pending::new).map(Arc::new),
         };
         let scheduler = Scheduler::build(config, settings.start_functions)?;
         Ok(Pool { scheduler, state: PhantomData })

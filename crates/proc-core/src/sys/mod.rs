@@ -54,7 +54,8 @@ pub(crate) use limits::{
     set_niceness,
 };
 pub(crate) use os::{
-    Affinity, ChildExits, affinity, die_with_parent, name_process, set_affinity, watch_process,
+    Affinity, ChildExits, affinity, die_with_parent, name_process, own_memory, set_affinity,
+    watch_process,
 };
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};

@@ -40,14 +40,25 @@ impl BoundData {
         dropped: &Arc<DroppedData>,
     ) -> Result<BoundData, String> {
         let payload = Payload::encode(&data)?;
-        if payload.len() > max_bytes {
-            return Err(super::queue::too_large(payload.len(), max_bytes));
-        }
-        let bytes = payload.len();
+        let bytes = check_size(&payload, max_bytes)?;
         let source = match payload.has_handles() {
             true => Source::Value(Box::new(move || Payload::encode(&data))),
             false => Source::Encoded(Mutex::new(payload)),
         };
+        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
+    }
+
+    /// Like [`new`](BoundData::new), for data without channel ends that are encoded already.
+    #[cfg(feature = "remote")]
+    pub(crate) fn of_encoded(
+        id: DataId,
+        encoded: Vec<u8>,
+        max_bytes: usize,
+        dropped: &Arc<DroppedData>,
+    ) -> Result<BoundData, String> {
+        let payload = Payload::new(encoded, None)?;
+        let bytes = check_size(&payload, max_bytes)?;
+        let source = Source::Encoded(Mutex::new(payload));
         Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
     }
 
@@ -63,6 +74,14 @@ impl BoundData {
             }
             Source::Value(encode) => encode(),
         }
+    }
+}
+
+/// Returns the number of encoded bytes.
+fn check_size(payload: &Payload, max_bytes: usize) -> Result<usize, String> {
+    match payload.len() {
+        len if len > max_bytes => Err(too_large(len, max_bytes)),
+        len => Ok(len),
     }
 }
 
@@ -98,4 +117,16 @@ impl DroppedData {
         self.any.store(false, Ordering::Release);
         std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Says that no worker can map an argument, or data.
+#[cold]
+pub(super) fn too_large(size: usize, max: usize) -> String {
+    format!(
+        "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
+         (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \
+         argument",
+        size >> 10,
+        max >> 10
+    )
 }

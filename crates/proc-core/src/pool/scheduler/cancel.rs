@@ -194,6 +194,46 @@ impl Scheduler {
         state.kill(slot_id, KillReason::Task { inbox, task, error });
     }
 
+    /// Asks the running tasks whose call has a grace period to stop, because the pool ends. Waits
+    /// until they have returned, or are killed at the end of the period. Meanwhile no task begins
+    /// that was not claimed.
+    pub(super) fn stop_graceful_tasks(&self) {
+        let mut state = self.lock();
+        let has_grace = |state: &State, ticket: &TicketId| {
+            let in_flight = state.in_flight.get(ticket);
+            in_flight.is_some_and(|it| it.inbox.options.grace.is_some() && !it.inbox.is_closed())
+        };
+        let mut claimed = self.claimed_tickets(&state);
+        claimed.retain(|(ticket, _)| has_grace(&state, ticket));
+        if claimed.is_empty() || matches!(state.phase, Phase::Over(_)) {
+            return;
+        }
+        state.phase = Phase::Closing;
+        let queued = state.queues.iter().map(|queue| Arc::clone(&queue.inbox));
+        let in_flight = state.in_flight.values().map(|in_flight| Arc::clone(&in_flight.inbox));
+        for inbox in queued.chain(in_flight).collect::<Vec<_>>() {
+            if self.withdraw(&mut state, &inbox) {
+                state.wakers.extend(inbox.close(Error::closed()));
+            }
+        }
+        for (ticket, slot_id) in claimed {
+            self.stop_task(&mut state, ticket, slot_id, Error::closed());
+        }
+        loop {
+            let mut deliveries = Vec::new();
+            self.collect_finished(&mut state, &mut deliveries);
+            self.kill_after_grace(&mut state, Some(Instant::now()));
+            let is_over = !state.in_flight.values().any(|in_flight| in_flight.stop.is_some());
+            unlock(state, deliveries);
+            if is_over {
+                return;
+            }
+            state = self.lock();
+            let woken = self.supervisor_ended.wait_timeout(state, POLL_INTERVAL);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Kills workers whose task was asked to stop, and still runs at the end of its grace period.
     /// Without a time `now`, all periods are over.
     pub(super) fn kill_after_grace(&self, state: &mut State, now: Option<Instant>) {

@@ -34,7 +34,28 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Whether a new call of the same priority goes before this turn.
+    /// The turn of a call of which a chunk was published.
+    pub(super) fn of_served(inbox: &Inbox) -> Turn {
+        Turn {
+            priority: Reverse(inbox.options.priority),
+            virtual_time: inbox.virtual_time(),
+            was_served: true,
+            serial: inbox.serial_or(0),
+        }
+    }
+
+    /// Whether the call goes before usual ones.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.priority < Reverse(0)
+    }
+
+    /// Whether the call has a lower priority than another one.
+    pub(super) fn yields_to(&self, other: Turn) -> bool {
+        self.priority > other.priority
+    }
+
+    /// Whether a new call of the same priority may go before a chunk that was cut in this turn. A
+    /// call that has one chunk keeps its place.
     pub(super) fn may_be_overtaken(&self) -> bool {
         self.was_served || self.priority != Reverse(0)
     }
@@ -106,13 +127,24 @@ impl FairQueues {
     /// the call for the chunk, and returns how much.
     pub(super) fn put_back(&mut self, queue: TaskQueue, count: usize) -> u64 {
         let inbox = Arc::clone(&queue.inbox);
-        let charge = inbox.estimate_nanos(count).unwrap_or(UNKNOWN_NANOS).min(MAX_NANOS);
         if queue.left > 0 {
             self.push_front(queue);
         }
+        self.charge(&inbox, count)
+    }
+
+    /// Charges a call for a chunk of `count` tasks. Returns how much.
+    pub(super) fn charge(&mut self, inbox: &Arc<Inbox>, count: usize) -> u64 {
+        let charge = inbox.estimate_nanos(count).unwrap_or(UNKNOWN_NANOS).min(MAX_NANOS);
         inbox.set_virtual_time(inbox.virtual_time() + charge);
-        self.renew_turn(&inbox);
+        self.renew_turn(inbox);
         charge
+    }
+
+    /// Gives back to a call what it was charged for a chunk.
+    pub(super) fn refund(&mut self, inbox: &Arc<Inbox>, charge: u64) {
+        inbox.set_virtual_time(inbox.virtual_time().saturating_sub(charge));
+        self.renew_turn(inbox);
     }
 
     /// Notes that a chunk took `nanos`, if that is known, and not what its call was charged. The
@@ -178,7 +210,7 @@ mod tests {
     use crate::pool::worker;
 
     fn call(priority: i32) -> Arc<Inbox> {
-        Inbox::new(CallOptions { priority, ..CallOptions::default() }, None)
+        Inbox::new(CallOptions { priority, ..CallOptions::default() }, None, None)
     }
 
     fn queue(inbox: &Arc<Inbox>, tasks: usize) -> TaskQueue {

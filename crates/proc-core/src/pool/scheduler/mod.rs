@@ -143,6 +143,7 @@ impl Scheduler {
         if self.is_forked_copy() {
             return;
         }
+        self.stop_graceful_tasks();
         let mut state = self.lock();
         // Results of tickets that are finished by now are still delivered.
         let mut deliveries = Vec::new();

@@ -121,7 +121,7 @@ impl Scheduler {
         if in_flight.stealable {
             self.remove_stealable(state);
         }
-        state.overtakable_tickets -= usize::from(in_flight.turn.may_be_overtaken());
+        state.overtakable_tickets -= usize::from(in_flight.overtakable);
         state.free.push(ticket);
         Some(in_flight)
     }
@@ -159,10 +159,13 @@ impl Scheduler {
     /// published or claimed: takes back tickets that no worker has claimed, and tasks that their
     /// claimers have not taken. So the new call waits only for tasks that are running.
     pub(super) fn make_way(&self, state: &mut State, turn: Turn, tasks: usize) {
-        if state.overtakable_tickets == 0 {
+        if state.overtakable_tickets == 0 && !turn.is_urgent() {
             return;
         }
-        let is_later = |(_, in_flight): &(&TicketId, &InFlight)| in_flight.turn > turn;
+        let is_later = |(_, in_flight): &(&TicketId, &InFlight)| {
+            let now = Turn::of_served(&in_flight.inbox);
+            now.yields_to(turn) || (in_flight.overtakable && now > turn)
+        };
         let later: Vec<(TicketId, u64)> = state
             .in_flight
             .iter()
@@ -172,10 +175,13 @@ impl Scheduler {
         for (ticket, position) in &later {
             if !state.requeued.contains(ticket) && self.board.retract(*ticket, *position) {
                 state.requeued.push_back(*ticket);
+                state.refund(*ticket);
             }
         }
         let State { requeued, in_flight, .. } = state;
-        let place = |ticket: &TicketId| in_flight.get(ticket).map(|it| (it.turn, it.position));
+        let place = |ticket: &TicketId| {
+            in_flight.get(ticket).map(|it| (Turn::of_served(&it.inbox), it.position))
+        };
         requeued.make_contiguous().sort_by_key(place);
         if self.board.count_sleepers(state.slot_ids()) > 0 {
             return;
@@ -285,11 +291,12 @@ impl Scheduler {
         let can_cut = self.can_cut(state);
         // If there is no room for another chunk, those that were cut before must make it.
         if let Some(ticket) = state.requeued.front()
-            && let turn = state.in_flight.get(ticket).map(|in_flight| in_flight.turn)
+            && let turn = state.in_flight.get(ticket).map(|it| Turn::of_served(&it.inbox))
             && (can_cut == Room::None
                 || state.queues.first().is_none_or(|(next, _)| turn <= Some(next)))
         {
             let ticket = state.requeued.pop_front()?;
+            state.charge(ticket);
             return self.publish(state, ticket);
         }
         let Room::Bytes(max_bytes) = can_cut else { return None };
@@ -302,7 +309,7 @@ impl Scheduler {
                 if in_flight.stealable {
                     self.add_stealable(state);
                 }
-                state.overtakable_tickets += usize::from(in_flight.turn.may_be_overtaken());
+                state.overtakable_tickets += usize::from(in_flight.overtakable);
                 state.in_flight.insert(ticket, in_flight);
                 self.publish(state, ticket)
             }
@@ -388,7 +395,7 @@ impl Scheduler {
             first,
             count,
             attempts,
-            turn,
+            overtakable: turn.may_be_overtaken(),
             charge: 0,
             block,
             chunk,

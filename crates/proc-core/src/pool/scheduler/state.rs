@@ -14,13 +14,13 @@ use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
-use super::fair_share::{FairQueues, Turn};
+use super::fair_share::FairQueues;
 use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, ReturnedBlocks};
 use crate::pool::board::{Board, Chunk, DataId, SlotId, TicketId};
-use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, WaitingHandles};
+use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, Pending, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::Payload;
@@ -39,6 +39,10 @@ pub(crate) struct PoolConfig {
     pub(crate) name: String,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How many bytes of memory a worker may have after a task.
+    pub(crate) max_memory: Option<u64>,
+    /// How many tasks may be queued or running.
+    pub(crate) pending: Option<Arc<Pending>>,
     /// The attributes that each worker process is started with.
     pub(crate) attributes: Attributes,
     pub(crate) idle_timeout: Option<Duration>,
@@ -174,8 +178,8 @@ pub(super) struct InFlight {
     pub(super) count: usize,
     /// How many times these tasks were tried before.
     pub(super) attempts: u32,
-    /// The turn of the call when the chunk was cut.
-    pub(super) turn: Turn,
+    /// Whether a new call may go before this chunk.
+    pub(super) overtakable: bool,
     /// How much time the call was charged for the chunk, in nanoseconds.
     pub(super) charge: u64,
     pub(super) block: Block,
@@ -238,6 +242,20 @@ pub(super) type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
 impl State {
     pub(super) fn is_idle(&self) -> bool {
         self.queues.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Charges the call of a chunk that is published again, unless it was charged.
+    pub(super) fn charge(&mut self, ticket: TicketId) {
+        if let Some(in_flight) = self.in_flight.get_mut(&ticket).filter(|it| it.charge == 0) {
+            in_flight.charge = self.queues.charge(&in_flight.inbox, in_flight.count);
+        }
+    }
+
+    /// Gives back what the call of a chunk was charged, because the chunk waits again.
+    pub(super) fn refund(&mut self, ticket: TicketId) {
+        if let Some(in_flight) = self.in_flight.get_mut(&ticket) {
+            self.queues.refund(&in_flight.inbox, std::mem::take(&mut in_flight.charge));
+        }
     }
 
     /// The tickets of a call that are in use, each with the number of its publication.

@@ -190,6 +190,7 @@ impl Scheduler {
                     state: state_maker,
                     worker_exit: self.config.worker_exit,
                     max_tasks: self.config.max_tasks,
+                    max_memory: self.config.max_memory,
                     idle_timeout: self.config.idle_timeout,
                     name: self.config.name.clone(),
                 }

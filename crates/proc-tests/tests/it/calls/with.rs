@@ -172,7 +172,9 @@ fn fail_to_decode(arguments: &Arguments) {
         assert_eq!(errors.len(), 1, "told once");
         let fates = with.try_map(never, 0..10);
         assert_eq!(fates.len(), 10, "each input has a fate");
-        assert!(fates.iter().all(|fate| fate.as_ref().is_err_and(|e| e.kind() == ErrorKind::Decode)));
+        assert!(
+            fates.iter().all(|fate| fate.as_ref().is_err_and(|e| e.kind() == ErrorKind::Decode))
+        );
         let task = with.apply_async(never, 1).expect("it is accepted");
         assert_eq!(task.get().expect_err("it cannot be decoded").kind(), ErrorKind::Decode);
         assert_eq!(pool.map(|x: u32| x, 0..100).expect("nothing fails").len(), 100);
