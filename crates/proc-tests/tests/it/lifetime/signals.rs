@@ -283,7 +283,6 @@ fn execute_and_end(arguments: &Arguments) {
         if is_busy {
             work_forever();
         }
-        drop(executed.try_wait()); // it goes on
     };
     let file = marks.path("pid");
     let way = arguments.word();
