@@ -392,10 +392,11 @@ impl<S> Pool<S> {
 
     /// Ends the pool now. Open calls fail with "the pool is closed".
     ///
-    /// Busy workers, and workers that are not ready yet, are killed at once (SIGKILL): no handler of
-    /// SIGTERM runs in them. Idle workers exit by themselves, and are killed if they have not exited
-    /// after half a second. Programs that a task has executed go on. Returns when all workers have
-    /// exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
+    /// Busy workers, and workers that are not ready yet, are killed at once (SIGKILL), unless the
+    /// call of their task has a [grace period](Options::grace). They get no SIGTERM. Idle workers
+    /// exit by themselves, and are killed if they have not exited after half a second. Programs that
+    /// a task has executed go on. Returns when all workers have exited. The page `docs/signals.md`
+    /// of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

@@ -136,8 +136,8 @@ impl Scheduler {
         failed
     }
 
-    /// Ends all workers and waits for them. Busy workers, and workers that are not ready yet, are
-    /// killed. Idle workers are woken and exit by themselves; those that remain after
+    /// Ends all workers and waits for them. Tasks whose call has a grace period are asked to stop
+    /// first. Then busy workers, and workers that are not ready yet, are killed. Idle workers are woken and exit by themselves; those that remain after
     /// [`EXIT_TIMEOUT`] are killed too.
     pub(crate) fn terminate(&self) {
         if self.is_forked_copy() {
@@ -177,8 +177,8 @@ impl Scheduler {
         self.release_start_resources();
     }
 
-    /// Kills the workers that run a task, and those that are not ready yet. What their tasks have
-    /// executed goes on: no signal goes to a whole group.
+    /// Kills the workers that run a task, and those that are not ready yet. Grace periods are over
+    /// by now. What the tasks have executed goes on: no signal goes to a whole group.
     ///
     /// SIGTERM would do nothing: a worker survives it, so that a SIGTERM to all processes of the
     /// program ends no task.
@@ -190,8 +190,6 @@ impl Scheduler {
         let busy: HashSet<SlotId> =
             self.board.claims().filter_map(is_open).chain(claimers).collect();
         for (slot_id, slot) in state.slots.iter().enumerate() {
-            // This is the place of grace periods: a worker whose call has one is asked to stop, and
-            // killed when the period is over.
             if let Some(handle) = &slot.handle
                 && (!slot.ready || busy.contains(&(slot_id as SlotId)))
             {

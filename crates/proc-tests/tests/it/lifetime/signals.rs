@@ -275,14 +275,14 @@ fn execute_and_end(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let pool = arguments.pool(1);
     let execute = |(file, is_busy): (PathBuf, bool)| {
-        let mut executed = Command::new("sleep").arg("1000").spawn().expect("there is a sleep");
+        #[expect(clippy::zombie_processes, reason = "the worker ends first")]
+        let executed = Command::new("sleep").arg("1000").spawn().expect("there is a sleep");
         // The whole file appears at once.
         std::fs::write(file.with_extension("new"), executed.id().to_string()).expect("a file");
         std::fs::rename(file.with_extension("new"), &file).expect("it is there");
         if is_busy {
             work_forever();
         }
-        drop(executed.try_wait()); // it goes on
     };
     let file = marks.path("pid");
     let way = arguments.word();
@@ -537,12 +537,13 @@ def work(mark):
 
 
 if __name__ == "__main__":
+    # Python leaves temporary files there, since it does not end in order.
+    os.environ["TMPDIR"] = os.path.dirname(sys.argv[0])
     pool = multiprocessing.get_context(sys.argv[1]).Pool(2)
-    mark = os.path.join(os.environ["TMPDIR"], "mark")
+    mark = os.path.join(os.environ["TMPDIR"], sys.argv[1])
     task = pool.apply_async(work, (mark,))
     while not os.path.exists(mark):
         time.sleep(0.001)
-    os.remove(mark)
     workers = list(pool._pool)
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
