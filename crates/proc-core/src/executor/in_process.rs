@@ -67,6 +67,7 @@ impl InProcess {
     ///
     /// ```
     /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
     ///     let here = proc_core::InProcess::new();
     ///     let fails_once = |x: u32| {
     ///         assert!(proc_core::current().attempt() > 0, "the first try fails");
@@ -86,6 +87,7 @@ impl InProcess {
     ///
     /// ```
     /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
     ///     let here = proc_core::InProcess::new();
     ///     assert_eq!(here.with(3).map(|factor, x: i64| factor * x, [1, 2])?, [3, 6]);
     ///     Ok(())
