@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::pool::board::DataId;
+use crate::sys;
 use crate::wire::{Message, Payload};
 
 /// Data of one `with`.
@@ -87,6 +88,11 @@ fn check_size(payload: &Payload, max_bytes: usize) -> Result<usize, String> {
 
 impl Drop for BoundData {
     fn drop(&mut self) {
+        // Do this only in the process that has the pool. In a copy of it that was forked since, the
+        // lock may be held forever.
+        if self.dropped.pid != sys::pid() {
+            return;
+        }
         self.dropped.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
         self.dropped.any.store(true, Ordering::Release);
     }
@@ -100,10 +106,18 @@ impl std::fmt::Debug for BoundData {
 
 /// Data that were dropped and that workers may still hold. Data may be dropped while the pool's
 /// lock is held, so they are only noted here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DroppedData {
+    /// The pid of the process that has the pool.
+    pid: u32,
     ids: Mutex<Vec<DataId>>,
     any: AtomicBool,
+}
+
+impl Default for DroppedData {
+    fn default() -> DroppedData {
+        DroppedData { pid: sys::pid(), ids: Mutex::default(), any: AtomicBool::default() }
+    }
 }
 
 impl DroppedData {

@@ -34,9 +34,14 @@ impl Scheduler {
     ) -> Result<Arc<BoundData>, Error> {
         self.check_not_forked_copy()?;
         let id = self.lock().next_data_id();
-        let bound = Arc::new(make(id).map_err(Error::encode_data)?);
-        self.lock().data.insert(id, Arc::downgrade(&bound));
-        Ok(bound)
+        let made = make(id).map(Arc::new);
+        let mut state = self.lock();
+        match &made {
+            Ok(bound) => state.data.insert(id, Arc::downgrade(bound)),
+            Err(_) => state.data.remove(&id),
+        };
+        drop(state);
+        made.map_err(Error::encode_data)
     }
 
     /// Answers a worker that needs data, or that asks which of the data it holds it may drop.
