@@ -11,6 +11,8 @@ pub(crate) enum Fault {
     Panicked(PanicReport),
     /// The arguments could not be decoded.
     Arguments(String),
+    /// The data that the function borrows could not be decoded.
+    Data(String),
     /// The result could not be encoded.
     Result(String),
     /// The function was not found, or cannot be called here. The text says why.

@@ -29,7 +29,7 @@ macro_rules! refuse_captures {
                 size_of::<$F>() == 0,
                 "this function captures variables (or is a function pointer), and captured data \
                  cannot cross to another process: use a `fn` item or a closure that captures \
-                 nothing, and pass the data as its argument"
+                 nothing, and pass the data by `with` of a pool, or as part of the argument"
             )
         }
     };
@@ -132,8 +132,9 @@ fn types<T: 'static>() -> u64 {
     hasher.finish()
 }
 
+/// Decodes the argument. After that, a panic is one of the function.
 #[inline]
-fn read_argument<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
+pub(crate) fn read_argument<A: Message>(input: Input<'_>, stage: &Cell<Stage>) -> Result<A, Fault> {
     let argument = wire::decode_or_panic(input.bytes, input.handles).map_err(Fault::Arguments)?;
     stage.set(Stage::Function);
     Ok(argument)

@@ -121,6 +121,7 @@ impl Origin {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Part {
     Argument,
+    Data,
     Result,
 }
 
@@ -128,6 +129,7 @@ impl Display for Part {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Part::Argument => "argument",
+            Part::Data => "data of `with`",
             Part::Result => "result",
         })
     }
@@ -192,6 +194,7 @@ impl Error {
         Error::new(match fault {
             Fault::Panicked(report) => Kind::Panicked(report),
             Fault::Arguments(why) => Kind::Decode { what: Part::Argument, why },
+            Fault::Data(why) => Kind::Decode { what: Part::Data, why },
             Fault::Result(why) => Kind::Encode { what: Part::Result, why },
             Fault::Invalid(why) => Kind::Invalid(why),
         })
@@ -218,6 +221,11 @@ impl Error {
 
     pub(crate) fn cancelled() -> Error {
         Error::new(Kind::Cancelled)
+    }
+
+    /// Makes the error of data that cannot be encoded.
+    pub(crate) fn encode_data(why: String) -> Error {
+        Error::new(Kind::Encode { what: Part::Data, why })
     }
 
     pub(crate) fn encode_argument(why: String) -> Error {

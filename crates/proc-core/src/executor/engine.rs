@@ -4,11 +4,15 @@
 //! [`Task`](super::Task), [`Imap`](super::Imap)) use only these traits, so they are the same for
 //! both.
 
+use std::ops::RangeInclusive;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::wire::Message;
+
+/// The lowest and the highest priority of a call.
+const PRIORITIES: RangeInclusive<i32> = -100..=100;
 
 /// The settings of a call, as far as its engine needs them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,14 +21,43 @@ pub struct CallOptions {
     pub chunksize: Option<usize>,
     /// How long each task may run.
     pub timeout: Option<Duration>,
+    /// How long a task may go on after it was asked to stop.
+    pub grace: Option<Duration>,
     /// How many times a task that failed is tried again.
     pub retries: u32,
+    /// Calls with a higher priority go first.
+    pub priority: i32,
+    /// The number from which the seeds of the tasks are made.
+    pub seed: Option<u64>,
+    /// Whether the call ends with the first task that fails.
+    pub fail_fast: bool,
+}
+
+impl CallOptions {
+    /// Checks the settings.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.chunksize == Some(0) {
+            let why = "a chunk holds at least one task: chunksize 0 makes none";
+            return Err(Error::invalid(why));
+        }
+        if !PRIORITIES.contains(&self.priority) {
+            let (min, max) = PRIORITIES.into_inner();
+            let priority = self.priority;
+            let why =
+                format!("the priority of a call is a number from {min} to {max}, not {priority}");
+            return Err(Error::invalid(why));
+        }
+        Ok(())
+    }
 }
 
 /// Runs calls: a pool or a cluster.
 pub trait Engine {
     /// The name of a function, by which workers find it.
     type Function: Copy;
+    /// Data that a call's function borrows, as the engine keeps it. The data goes when the last
+    /// clone is dropped and the last call with it is done.
+    type Data: Clone;
     /// A call of this engine.
     type Job: Job + 'static;
 
@@ -39,12 +72,36 @@ pub trait Engine {
         A: Message,
         R: Message;
 
-    /// Begins a call, which has no tasks yet.
+    /// Returns the name of a function that borrows data.
+    ///
+    /// # Errors
+    ///
+    /// As for [`function`](Engine::function).
+    fn function_with_data<F, D, A, R>(function: F) -> Result<Self::Function, Error>
+    where
+        F: Fn(&D, A) -> R + Copy + 'static,
+        D: Message,
+        A: Message,
+        R: Message;
+
+    /// Encodes data for the functions of calls.
+    ///
+    /// # Errors
+    ///
+    /// The data cannot be encoded.
+    fn bind<D: Message + Send + Sync>(&self, data: D) -> Result<Self::Data, Error>;
+
+    /// Begins a call, which has no tasks yet. `data` is what its function borrows.
     ///
     /// # Errors
     ///
     /// The engine accepts no more calls.
-    fn begin(&self, function: Self::Function, options: CallOptions) -> Result<Self::Job, Error>;
+    fn begin(
+        &self,
+        function: Self::Function,
+        data: Option<Self::Data>,
+        options: CallOptions,
+    ) -> Result<Self::Job, Error>;
 }
 
 /// One call of an engine: arguments go in, results come out.
@@ -62,6 +119,17 @@ pub trait Job: Send {
     /// An argument cannot be encoded. Its task still has a number. The caller must submit the
     /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
+
+    /// Makes room for `tasks` tasks that will be pushed, where the number of tasks is limited. Waits
+    /// for it if `wait` is true. Returns whether there is room.
+    ///
+    /// # Errors
+    ///
+    /// There will never be so much room, or the engine accepts no more work.
+    fn reserve(&mut self, tasks: usize, wait: bool) -> Result<bool, Error> {
+        let _ = (tasks, wait);
+        Ok(true)
+    }
 
     /// How many tasks were pushed since the last `submit`.
     fn pushed(&self) -> usize;
@@ -110,6 +178,9 @@ pub trait Job: Send {
         wanted: usize,
         deadline: Option<Instant>,
     ) -> Option<Result<Self::Arrived, Error>>;
+
+    /// How many times a task was tried or handed out again.
+    fn retried(&self) -> usize;
 
     /// Cancels all tasks. Returns false if they were done, or cancelled before.
     fn cancel(&self) -> bool;

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::iter::FusedIterator;
-use std::marker::PhantomData;
 
-use super::engine::{Arrived, Engine, Job};
+use super::engine::{Arrived, CallOptions, Engine, Job};
+use super::progress::Meter;
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
@@ -38,6 +38,11 @@ pub struct ImapUnordered<'a, E: Engine, R, I> {
     error: Option<Error>,
     inputs: std::iter::Fuse<I>,
     chunksize: usize,
+    /// Whether the call ends with the first task that fails.
+    fail_fast: bool,
+    /// Whether a task has failed that ends the call.
+    has_failed: bool,
+    meter: Meter<'a>,
     /// How many inputs were taken.
     taken: usize,
     /// How many of the inputs taken have no result yet.
@@ -46,11 +51,15 @@ pub struct ImapUnordered<'a, E: Engine, R, I> {
     over: bool,
     /// Results that have arrived and were not returned yet.
     ready: VecDeque<(usize, Result<R, Error>)>,
-    engine: PhantomData<&'a ()>,
 }
 
-impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, I> {
-    pub(super) fn new(job: Result<E::Job, Error>, inputs: I, chunksize: Option<usize>) -> Self {
+impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E, R, I> {
+    pub(super) fn new(
+        job: Result<E::Job, Error>,
+        inputs: I,
+        options: CallOptions,
+        meter: Meter<'a>,
+    ) -> Self {
         let (job, error) = match job {
             Ok(job) => (Some(job), None),
             Err(error) => (None, Some(error)),
@@ -59,12 +68,14 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
             job,
             error,
             inputs: inputs.fuse(),
-            chunksize: chunksize.unwrap_or(1).max(1),
+            chunksize: options.chunksize.unwrap_or(1).max(1),
+            fail_fast: options.fail_fast,
+            has_failed: false,
+            meter,
             taken: 0,
             unfinished: 0,
             over: false,
             ready: VecDeque::new(),
-            engine: PhantomData,
         }
     }
 
@@ -72,7 +83,9 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
     ///
     /// `held` is how many results an [`Imap`] holds back. They are part of the window too.
     fn take_chunk(&mut self, held: usize) -> bool {
-        let (Some(job), None) = (&mut self.job, &self.error) else { return false };
+        let (Some(job), None, false) = (&mut self.job, &self.error, self.has_failed) else {
+            return false;
+        };
         let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.unfinished + self.ready.len() + held;
@@ -89,6 +102,8 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
             self.taken += 1;
             if let Err(error) = job.push(std::slice::from_ref(&input), usize::MAX) {
                 self.ready.push_back((task, Err(error.with_origin(Origin::of_task(task)))));
+                self.meter.add_failed(1);
+                self.has_failed = self.fail_fast;
                 break;
             }
         }
@@ -97,7 +112,25 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
             Ok(()) => self.unfinished += pushed,
             Err(error) => self.error = Some(error),
         }
+        if self.has_failed {
+            self.end_early();
+        }
         self.taken > first
+    }
+
+    /// Ends the call because a task has failed: takes no more inputs, and no results either.
+    fn end_early(&mut self) {
+        self.has_failed = true;
+        self.unfinished = 0;
+        if let Some(job) = &mut self.job {
+            job.abandon();
+        }
+    }
+
+    fn show_progress(&self) {
+        let Some(job) = &self.job else { return };
+        let done = self.taken - self.unfinished;
+        self.meter.show(done, self.taken, self.inputs.size_hint(), || job.retried());
     }
 
     /// The lower and the upper bound on the number of results that are still to come, for
@@ -128,8 +161,10 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
         // do not delay results that have arrived.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
-            if let Some(result) = self.ready.pop_front() {
-                return Some(result);
+            if let Some((task, result)) = self.ready.pop_front() {
+                // The error that ends the call is the last item.
+                self.over = self.fail_fast && result.is_err();
+                return Some((task, result));
             }
             let arrived = match &self.job {
                 Some(job) => match job.poll() {
@@ -145,8 +180,16 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
             match arrived {
                 Some(Ok(arrived)) => {
                     self.unfinished -= arrived.count();
-                    let ready = &mut self.ready;
-                    arrived.decode(|task, result| ready.push_back((task, result)));
+                    let (ready, mut failed) = (&mut self.ready, 0);
+                    arrived.decode(|task, result| {
+                        failed += usize::from(result.is_err());
+                        ready.push_back((task, result));
+                    });
+                    self.meter.add_failed(failed);
+                    self.show_progress();
+                    if failed > 0 && self.fail_fast {
+                        self.end_early();
+                    }
                 }
                 Some(Err(error)) => {
                     self.unfinished = 0;
@@ -164,6 +207,30 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'_, E, R, 
         None
     }
 
+    /// Returns an iterator over the same results, each with the index of its input.
+    ///
+    /// An error has the index too: see [`Error::task`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+    ///     let words = ["to", "be", "or"];
+    ///     let lengths = pool.imap_unordered(|word: String| word.len(), words.map(String::from));
+    ///     for result in lengths.indexed() {
+    ///         let (index, length) = result?;
+    ///         assert_eq!(words[index].len(), length);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "enumerate")]
+    pub fn indexed(self) -> Indexed<Self> {
+        Indexed(self)
+    }
+
     /// Checks that this process may use the call: see [`Job::check_process`].
     fn check_process(&self) -> Result<(), Error> {
         self.job.as_ref().map_or(Ok(()), Job::check_process)
@@ -179,6 +246,14 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for ImapUnorder
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.hint(0)
+    }
+}
+
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> Numbered for ImapUnordered<'_, E, R, I> {
+    type Value = R;
+
+    fn next_result(&mut self) -> Option<(usize, Result<R, Error>)> {
+        self.next_numbered(0)
     }
 }
 
@@ -219,9 +294,51 @@ pub struct Imap<'a, E: Engine, R, I> {
     next_task: usize,
 }
 
-impl<'a, E: Engine, R, I> Imap<'a, E, R, I> {
+impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> Imap<'a, E, R, I> {
     pub(super) fn new(arriving: ImapUnordered<'a, E, R, I>) -> Self {
         Imap { arriving, early: BTreeMap::new(), next_task: 0 }
+    }
+
+    /// Returns an iterator over the same results, each with the index of its input.
+    ///
+    /// See the example of [`ImapUnordered::indexed`].
+    pub fn indexed(self) -> Indexed<Self> {
+        Indexed(self)
+    }
+}
+
+impl<E: Engine, R: Message, I: Iterator<Item: Message>> Numbered for Imap<'_, E, R, I> {
+    type Value = R;
+
+    fn next_result(&mut self) -> Option<(usize, Result<R, Error>)> {
+        // In a copy of the process, results that arrived before the fork are not returned either.
+        if let Err(error) = self.arriving.check_process() {
+            let was_over = std::mem::replace(&mut self.arriving.over, true);
+            let lost = !was_over || !self.early.is_empty();
+            self.early.clear();
+            return lost.then_some((usize::MAX, Err(error)));
+        }
+        loop {
+            let next = match self.early.remove(&self.next_task) {
+                Some(result) => Some((self.next_task, result)),
+                None => match self.arriving.next_numbered(self.early.len()) {
+                    Some((task, result)) => {
+                        self.early.insert(task, result);
+                        continue;
+                    }
+                    // If the call ended as a whole, some tasks have no result. The results of later
+                    // tasks are still returned.
+                    None => self.early.pop_first(),
+                },
+            };
+            if let Some((task, result)) = &next {
+                self.next_task = task.saturating_add(1);
+                if self.arriving.fail_fast && result.is_err() {
+                    self.early.clear();
+                }
+            }
+            return next;
+        }
     }
 }
 
@@ -229,30 +346,7 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for Imap<'_, E,
     type Item = Result<R, Error>;
 
     fn next(&mut self) -> Option<Result<R, Error>> {
-        // In a copy of the process, results that arrived before the fork are not returned either.
-        if let Err(error) = self.arriving.check_process() {
-            let was_over = std::mem::replace(&mut self.arriving.over, true);
-            let lost = !was_over || !self.early.is_empty();
-            self.early.clear();
-            return lost.then_some(Err(error));
-        }
-        loop {
-            if let Some(result) = self.early.remove(&self.next_task) {
-                self.next_task += 1;
-                return Some(result);
-            }
-            match self.arriving.next_numbered(self.early.len()) {
-                Some((task, result)) => self.early.insert(task, result),
-                // If the call ended as a whole, some tasks have no result. The results of later
-                // tasks are still returned.
-                None => {
-                    return self.early.pop_first().map(|(task, result)| {
-                        self.next_task = task.saturating_add(1);
-                        result
-                    });
-                }
-            };
-        }
+        self.next_result().map(|(_, result)| result)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -261,6 +355,38 @@ impl<E: Engine, R: Message, I: Iterator<Item: Message>> Iterator for Imap<'_, E,
 }
 
 impl<E: Engine, R: Message, I: Iterator<Item: Message>> FusedIterator for Imap<'_, E, R, I> {}
+
+/// An iterator whose results have the numbers of their tasks.
+pub trait Numbered {
+    /// What a task returns.
+    type Value;
+
+    /// Returns the next result, with the number of its task. The number of an error that belongs to
+    /// no task is `usize::MAX`.
+    fn next_result(&mut self) -> Option<(usize, Result<Self::Value, Error>)>;
+}
+
+/// Results with the index of their input; returned by [`ImapUnordered::indexed`] and
+/// [`Imap::indexed`].
+///
+/// See the example of [`ImapUnordered::indexed`].
+#[derive(Debug)]
+#[must_use = "an iterator does nothing before it is asked"]
+pub struct Indexed<I>(I);
+
+impl<I: Numbered + Iterator> Iterator for Indexed<I> {
+    type Item = Result<(usize, I::Value), Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next_result().map(|(task, result)| result.map(|value| (task, value)))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<I: Numbered + FusedIterator> FusedIterator for Indexed<I> {}
 
 impl<E: Engine, R, I> std::fmt::Debug for ImapUnordered<'_, E, R, I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::engine::{Arrived, Job};
+use super::engine::{Arrived, CallOptions, Job};
+use super::progress::Meter;
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
@@ -20,52 +21,34 @@ const BATCH_BYTES: usize = 256 << 10;
 /// iterator promises.
 const MAX_PREALLOCATED: usize = 1 << 20;
 
-/// The progress of a call, counted in tasks; given to the function that
-/// [`progress`](crate::Options::progress) sets.
-///
-/// ```
-/// use proc_core::{Pool, Progress};
-///
-/// fn main() -> Result<(), proc_core::Error> {
-///     proc_core::init();
-///     let pool = Pool::builder().processes(2).build()?;
-///     let show = |Progress { done, all, .. }: Progress| eprint!("\r{done} of {all}");
-///     let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
-///     assert_eq!(squares[999], 998_001);
-///     Ok(())
-/// }
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// How many tasks have a result or an error.
-    pub done: usize,
-    /// How many tasks the call has, as far as is known: all inputs that were taken, and those that
-    /// the iterator's `size_hint` promises.
-    pub all: usize,
-}
-
 /// The result or the error of each input; `None` if it was lost with the call.
 pub(super) type Outcomes<R> = Vec<Option<Result<R, Error>>>;
 
 /// Runs all inputs. Returns the outcomes, and the error with which the call as a whole ended.
-pub(super) fn run<J: Job, A: Message, R: Message, P: FnMut(Progress)>(
+pub(super) fn run<J: Job, A: Message, R: Message>(
     job: Result<J, Error>,
-    chunksize: Option<usize>,
-    progress: Option<P>,
+    options: CallOptions,
+    meter: Meter<'_>,
     mut inputs: impl Iterator<Item = A>,
 ) -> (Outcomes<R>, Result<(), Error>) {
     // An iterator may promise more inputs than it has.
     let mut outcomes = Vec::with_capacity(inputs.size_hint().0.min(MAX_PREALLOCATED));
     let done = job.and_then(|job| {
-        let chunksize = chunksize.unwrap_or(1).max(1);
-        let mut map =
-            Map { job, chunksize, progress, outcomes: &mut outcomes, unfinished: 0, promised: 0 };
+        let mut map = Map {
+            job,
+            chunksize: options.chunksize.unwrap_or(1).max(1),
+            fail_fast: options.fail_fast,
+            failure: None,
+            meter,
+            outcomes: &mut outcomes,
+            unfinished: 0,
+            promised: (0, None),
+        };
         map.send(&mut inputs)?;
         map.job.end();
         while map.unfinished > 0 {
             if let Some(arrived) = map.job.wait(map.unfinished, None) {
-                map.take_in(arrived?);
+                map.take_in(arrived?)?;
             }
         }
         Ok(())
@@ -78,19 +61,23 @@ pub(super) fn run<J: Job, A: Message, R: Message, P: FnMut(Progress)>(
 }
 
 /// A map in progress.
-struct Map<'a, J: Job, R, P> {
+struct Map<'a, 'm, J: Job, R> {
     job: J,
     /// The number of tasks in a chunk.
     chunksize: usize,
-    progress: Option<P>,
+    /// Whether the call ends with the first task that fails.
+    fail_fast: bool,
+    /// The error with which the call ends, if a task of it failed and it is to end then.
+    failure: Option<Error>,
+    meter: Meter<'m>,
     outcomes: &'a mut Outcomes<R>,
     /// How many inputs were sent and have no outcome yet.
     unfinished: usize,
-    /// How many more inputs there are at least.
-    promised: usize,
+    /// How many more inputs there are: at least, and at most if that is known.
+    promised: (usize, Option<usize>),
 }
 
-impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
+impl<J: Job, R: Message> Map<'_, '_, J, R> {
     /// Sends all inputs in batches, and takes in results between the batches.
     fn send<A: Message>(&mut self, inputs: &mut impl Iterator<Item = A>) -> Result<(), Error> {
         let mut batch = Vec::new();
@@ -106,7 +93,7 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
             let mut bytes = 0;
             let mut sent = 0;
             while sent < batch.len() {
-                let more = inputs.size_hint().0;
+                let more = inputs.size_hint();
                 let first = self.outcomes.len();
                 let done = self.send_some(&batch[sent..], more, &mut bytes);
                 sent += self.outcomes.len() - first;
@@ -127,11 +114,12 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
     }
 
     /// Sends some inputs of a batch: up to one that cannot be encoded (the error becomes its
-    /// outcome), or up to `BATCH_BYTES`. At least `more` inputs follow the batch.
+    /// outcome), or up to `BATCH_BYTES`. `more` is how many inputs
+    /// follow the batch: at least, and at most.
     fn send_some<A: Message>(
         &mut self,
         batch: &[A],
-        more: usize,
+        more: (usize, Option<usize>),
         bytes: &mut usize,
     ) -> Result<(), Error> {
         self.wait_for_room()?;
@@ -142,17 +130,21 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         self.unfinished += sent;
         self.outcomes.resize_with(first + sent, || None);
         if let Err(error) = pushed {
-            let origin = Origin::of_task(first + sent);
-            self.outcomes.push(Some(Err(error.with_origin(origin))));
+            let error = error.with_origin(Origin::of_task(first + sent));
+            self.failure = self.fail_fast.then(|| error.clone());
+            self.outcomes.push(Some(Err(error)));
+            self.meter.add_failed(1);
         }
-        self.promised = first + batch.len() - self.outcomes.len() + more;
+        let rest = first + batch.len() - self.outcomes.len();
+        self.promised = (more.0.saturating_add(rest), more.1.map(|most| most.saturating_add(rest)));
         if self.outcomes.len() > first + sent {
             self.show_progress();
         }
         *bytes += self.job.pushed_bytes();
-        self.job.submit(self.promised)?;
+        self.job.submit(self.promised.0)?;
+        self.check_failure()?;
         while let Some(arrived) = self.job.poll() {
-            self.take_in(arrived?);
+            self.take_in(arrived?)?;
         }
         Ok(())
     }
@@ -165,16 +157,22 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
         self.job.check_process()?;
         while self.job.is_full(self.unfinished.div_ceil(self.chunksize)) {
             if let Some(arrived) = self.job.wait(1, None) {
-                self.take_in(arrived?);
+                self.take_in(arrived?)?;
             }
         }
         Ok(())
     }
 
     /// Decodes results, and puts them in their places.
-    fn take_in(&mut self, arrived: J::Arrived) {
+    ///
+    /// # Errors
+    ///
+    /// A task failed, and the call is to end then.
+    fn take_in(&mut self, arrived: J::Arrived) -> Result<(), Error> {
         self.unfinished -= arrived.count();
         let outcomes = &mut *self.outcomes;
+        let (fail_fast, failure) = (self.fail_fast, &mut self.failure);
+        let mut failed = 0;
         arrived.decode(|task, result| {
             let outcome = &mut outcomes[task];
             if outcome.is_none() {
@@ -183,22 +181,34 @@ impl<J: Job, R: Message, P: FnMut(Progress)> Map<'_, J, R, P> {
                 // processor would wait for that (see `pool/records.rs`).
                 *outcome = match result {
                     Ok(value) => Some(Ok(value)),
-                    Err(error) => Some(Err(error)),
+                    Err(error) => {
+                        failed += 1;
+                        if fail_fast {
+                            failure.get_or_insert_with(|| error.clone());
+                        }
+                        Some(Err(error))
+                    }
                 };
             }
         });
+        self.meter.add_failed(failed);
         self.show_progress();
+        self.check_failure()
     }
 
-    fn show_progress(&mut self) {
-        if let Some(show) = &mut self.progress {
-            let taken = self.outcomes.len();
-            show(Progress { done: taken - self.unfinished, all: taken + self.promised });
-        }
+    /// Returns the error of a task that ends the call, if there is one.
+    fn check_failure(&self) -> Result<(), Error> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn show_progress(&self) {
+        let taken = self.outcomes.len();
+        let retried = || self.job.retried();
+        self.meter.show(taken - self.unfinished, taken, self.promised, retried);
     }
 }
 
-impl<J: Job, R, P> Drop for Map<'_, J, R, P> {
+impl<J: Job, R> Drop for Map<'_, '_, J, R> {
     fn drop(&mut self) {
         // Results are missing only if the inputs have panicked, or if the call ended as a whole.
         if self.unfinished > 0 {

@@ -7,16 +7,24 @@
 mod callback;
 pub(crate) mod engine;
 mod imap;
+mod in_process;
 mod map;
 mod options;
+mod progress;
 mod task;
+mod with;
+
+use crate::executor_calls;
+use crate::wire::Message;
 
 pub(crate) use engine::{Arrived, CallOptions, Engine, Job};
-pub use imap::{Imap, ImapUnordered};
-pub use map::Progress;
+pub use imap::{Imap, ImapUnordered, Indexed};
+pub use in_process::InProcess;
 pub use options::Options;
-pub(crate) use options::calls_with_options;
+pub(crate) use options::{Target, calls_with_options};
+pub use progress::Progress;
 pub use task::Task;
+pub use with::With;
 
 /// Declares the seven calls, with `$vis` before each. Used in the trait [`Executor`], and for each
 /// type that has the calls as inherent methods, so that users need not import the trait.
@@ -211,6 +219,30 @@ pub trait Executor: Engine + Sized {
     /// ```
     fn options(&self) -> Options<'_, Self> {
         Options::new(self)
+    }
+
+    /// Returns the calls for functions that borrow `data` beside their argument.
+    ///
+    /// See [`Pool::with`](crate::Pool::with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Error, Executor, Pool};
+    ///
+    /// fn scaled(on: &impl Executor, factor: f64, numbers: Vec<f64>) -> Result<Vec<f64>, Error> {
+    ///     on.with(factor).map(|factor, x: f64| factor * x, numbers)
+    /// }
+    ///
+    /// fn main() -> Result<(), Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     assert_eq!(scaled(&pool, 1.5, vec![2.0, 4.0])?, [3.0, 6.0]);
+    ///     Ok(())
+    /// }
+    /// ```
+    fn with<D: Message + Send + Sync>(&self, data: D) -> With<'_, Self, D> {
+        self.options().with(data)
     }
 
     crate::executor_calls! {

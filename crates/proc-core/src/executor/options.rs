@@ -1,16 +1,18 @@
 //! `Options`: the settings of a call, and the bodies of all calls.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::engine::{Arrived, CallOptions, Engine, Job};
 use super::imap::{Imap, ImapUnordered};
-use super::map::{self, Outcomes, Progress};
+use super::map::{self, Outcomes};
+use super::progress::{Meter, Progress, ShowProgress};
 use super::task::Task;
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
 /// The calls of a [`Pool`](crate::Pool) or a cluster (`E`), with settings of their own; returned by
-/// `options()`. `P` is the function that shows the progress.
+/// `options()`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,10 +27,10 @@ use crate::wire::Message;
 /// }
 /// ```
 #[must_use = "settings do nothing without a call"]
-pub struct Options<'a, E, P = fn(Progress)> {
-    engine: &'a E,
-    call: CallOptions,
-    progress: Option<P>,
+pub struct Options<'a, E> {
+    pub(super) engine: &'a E,
+    pub(crate) call: CallOptions,
+    progress: Option<ShowProgress<'a>>,
 }
 
 impl<'a, E: Engine> Options<'a, E> {
@@ -39,7 +41,7 @@ impl<'a, E: Engine> Options<'a, E> {
 }
 
 /// The settings.
-impl<'a, E: Engine, P> Options<'a, E, P> {
+impl<'a, E: Engine> Options<'a, E> {
     /// Sets the chunksize: how many tasks a worker takes at a time. Tasks that the worker has not
     /// taken can go to other workers.
     ///
@@ -132,7 +134,113 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
         self
     }
 
-    /// Sets a function that [`map`](Options::map) and [`try_map`](Options::try_map) call whenever
+    /// Sets how long a task may go on after it was asked to stop. Without this setting, it may not.
+    ///
+    /// A task is asked to stop when its time is over ([`timeout`](Options::timeout)), when its call
+    /// is [cancelled](crate::Task::cancel), or when its pool is ended. Then
+    /// [`Current::stop_requested`](crate::Current::stop_requested) is true in the task, and its
+    /// worker gets the signal that [`PoolBuilder::stop_signal`](crate::PoolBuilder::stop_signal)
+    /// sets. A value that the task returns within the grace period is its result. When the period is
+    /// over, the worker is killed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// fn count_until_stopped(_: ()) -> u64 {
+    ///     let mut count = 0;
+    ///     while !proc_core::current().stop_requested() {
+    ///         count += 1;
+    ///     }
+    ///     count
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let options = pool.options().timeout(Duration::from_millis(50));
+    ///     let options = options.grace(Duration::from_secs(10));
+    ///     assert!(options.apply(count_until_stopped, ())? > 0); // what it had when its time was over
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn grace(mut self, period: Duration) -> Self {
+        self.call.grace = Some(period);
+        self
+    }
+
+    /// Sets the priority of the call: a number from -100 to 100. The default is 0.
+    ///
+    /// Workers begin no task of a call while tasks of a call with a higher priority wait. Calls of
+    /// the same priority get the same share of the workers' time, however many tasks they have.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+    ///     let report = pool.options().priority(-1).map_async(|x: u64| x * x, 0..10_000)?;
+    ///     let answer = pool.apply(|x: u64| x + 1, 41)?; // does not wait for the report
+    ///     assert_eq!((answer, report.get()?.len()), (42, 10_000));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.call.priority = priority;
+        self
+    }
+
+    /// Sets the number from which the [seeds](crate::Current::seed) of the call's tasks are made.
+    ///
+    /// The seed of a task depends on this number and on the index of the task's input alone. So
+    /// results do not depend on which worker has run a task, or on how often it was tried. Without
+    /// this setting, each task gets a seed that nobody can predict.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(2).build()?;
+    ///     let draw = |sides: u64| 1 + proc_core::current().seed() % sides;
+    ///     let first = pool.options().seed(7).map(draw, [6; 10])?;
+    ///     let again = pool.options().seed(7).map(draw, [6; 10])?;
+    ///     assert_eq!(first, again);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.call.seed = Some(seed);
+        self
+    }
+
+    /// Ends the call with the first task that fails. Without this setting, all inputs run.
+    ///
+    /// Inputs that no worker has begun do not run. Tasks that are running end by themselves, and
+    /// their results are dropped. `map` returns the error of the task that failed first; `try_map`
+    /// returns an error for each input that has no result, which says that it was cancelled; for the
+    /// iterators of `imap` and `imap_unordered`, the error is the last item.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     let quotients = pool.options().fail_fast().map(|x: u32| 12 / x, (0..1_000_000).rev());
+    ///     assert!(quotients.is_err_and(|error| error.task() == Some(999_999)));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn fail_fast(mut self) -> Self {
+        self.call.fail_fast = true;
+        self
+    }
+
+    /// Sets a function that [`map`](Options::map), [`try_map`](Options::try_map) and the iterators
+    /// of [`imap`](Options::imap) and [`imap_unordered`](Options::imap_unordered) call whenever
     /// results have arrived. It runs in the calling thread.
     ///
     /// # Examples
@@ -150,78 +258,86 @@ impl<'a, E: Engine, P> Options<'a, E, P> {
     ///     Ok(())
     /// }
     /// ```
-    pub fn progress<Q: FnMut(Progress)>(self, show: Q) -> Options<'a, E, Q> {
-        Options { engine: self.engine, call: self.call, progress: Some(show) }
+    pub fn progress(mut self, show: impl FnMut(Progress) + Send + 'a) -> Self {
+        self.progress = Some(Arc::new(Mutex::new(show)));
+        self
     }
 }
 
-/// Declares the seven calls of a type that has options. Their functions may borrow a `$state`
-/// before the argument. `$name` names such a function, and `$options` are the type's [`Options`].
+/// What a call runs: a function, and the data that it borrows.
+pub(crate) struct Target<E: Engine> {
+    pub(crate) function: E::Function,
+    pub(crate) data: Option<E::Data>,
+}
+
+/// Declares the calls of a type that has options. Their functions may borrow values of the types
+/// `$borrowed` before the argument. `$options` are the type's [`Options`]. The type's method
+/// `target` makes a [`Target`] of a function.
 macro_rules! calls_with_options {
-    ($a:lifetime $engine:ty, fn($($state:ty)?), $name:path, |$self:ident| $options:expr) => {
+    ($a:lifetime $engine:ty, fn($($borrowed:ty),*), |$self:ident| $options:expr) => {
         /// See [`Executor::map`](crate::Executor::map), and the example of
         /// [`Pool::map`](crate::Pool::map).
         ///
         /// # Errors
         ///
-        /// As for [`Executor::map`](crate::Executor::map); or the chunksize is zero.
-        pub fn map<F, A, R, I>($self, function: F, inputs: I) -> Result<Vec<R>, $crate::Error>
+        /// As for [`Executor::map`](crate::Executor::map); or a setting is invalid.
+        pub fn map<F, A, R, I>(&$self, function: F, inputs: I) -> Result<Vec<R>, $crate::Error>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message,
             I: IntoIterator<Item = A>,
         {
-            $options.map_named($name(function), inputs)
+            $options.map_target($self.target(function), inputs)
         }
 
         /// See [`Executor::try_map`](crate::Executor::try_map), and the example of
-        /// [`Pool::try_map`](crate::Pool::try_map). If the chunksize is zero, each input gets that
+        /// [`Pool::try_map`](crate::Pool::try_map). If a setting is invalid, each input gets that
         /// error.
         pub fn try_map<F, A, R, I>(
-            $self,
+            &$self,
             function: F,
             inputs: I,
         ) -> Vec<Result<R, $crate::Error>>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message,
             I: IntoIterator<Item = A>,
         {
-            $options.try_map_named($name(function), inputs)
+            $options.try_map_target($self.target(function), inputs)
         }
 
         /// See [`Executor::imap`](crate::Executor::imap), and the example of
         /// [`Pool::imap`](crate::Pool::imap).
         pub fn imap<F, A, R, I>(
-            $self,
+            &$self,
             function: F,
             inputs: I,
         ) -> $crate::Imap<$a, $engine, R, I::IntoIter>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message,
             I: IntoIterator<Item = A>,
         {
-            $options.imap_named($name(function), inputs)
+            $options.imap_target($self.target(function), inputs)
         }
 
         /// See [`Executor::imap_unordered`](crate::Executor::imap_unordered), and the example of
         /// [`Pool::imap_unordered`](crate::Pool::imap_unordered).
         pub fn imap_unordered<F, A, R, I>(
-            $self,
+            &$self,
             function: F,
             inputs: I,
         ) -> $crate::ImapUnordered<$a, $engine, R, I::IntoIter>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message,
             I: IntoIterator<Item = A>,
         {
-            $options.imap_unordered_named($name(function), inputs)
+            $options.imap_unordered_target($self.target(function), inputs)
         }
 
         /// See [`Executor::apply`](crate::Executor::apply), and the example of
@@ -230,9 +346,9 @@ macro_rules! calls_with_options {
         /// # Errors
         ///
         /// As for [`Executor::apply`](crate::Executor::apply).
-        pub fn apply<F, A, R>($self, function: F, argument: A) -> Result<R, $crate::Error>
+        pub fn apply<F, A, R>(&$self, function: F, argument: A) -> Result<R, $crate::Error>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message,
         {
@@ -246,16 +362,35 @@ macro_rules! calls_with_options {
         ///
         /// As for [`Executor::apply_async`](crate::Executor::apply_async).
         pub fn apply_async<F, A, R>(
-            $self,
+            &$self,
             function: F,
             argument: A,
         ) -> Result<$crate::Task<R>, $crate::Error>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message,
         {
-            $options.apply_async_named($name(function), argument)
+            $options.apply_async_target($self.target(function), argument)
+        }
+
+        /// Like [`apply_async`](Self::apply_async), but gives the argument back if the pool has no
+        /// room for another task. See [`Pool::try_apply_async`](crate::Pool::try_apply_async).
+        ///
+        /// # Errors
+        ///
+        /// As for [`Executor::apply_async`](crate::Executor::apply_async).
+        pub fn try_apply_async<F, A, R>(
+            &$self,
+            function: F,
+            argument: A,
+        ) -> Result<Result<$crate::Task<R>, A>, $crate::Error>
+        where
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+        {
+            $options.try_apply_async_target($self.target(function), argument)
         }
 
         /// See [`Executor::map_async`](crate::Executor::map_async), and the example of
@@ -265,35 +400,44 @@ macro_rules! calls_with_options {
         ///
         /// As for [`Executor::map_async`](crate::Executor::map_async).
         pub fn map_async<F, A, R, I>(
-            $self,
+            &$self,
             function: F,
             inputs: I,
         ) -> Result<$crate::Task<Vec<R>>, $crate::Error>
         where
-            F: Fn($($state,)? A) -> R + Copy + 'static,
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
             A: $crate::Message,
             R: $crate::Message + Send,
             I: IntoIterator<Item = A>,
         {
-            $options.map_async_named($name(function), inputs)
+            $options.map_async_target($self.target(function), inputs)
         }
     };
 }
 pub(crate) use calls_with_options;
 
 /// The calls. Their names are those of the [`Executor`](crate::Executor).
-impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
-    calls_with_options! { 'a E, fn(), E::function, |self| self }
+impl<'a, E: Engine> Options<'a, E> {
+    calls_with_options! { 'a E, fn(), |self| self }
+
+    fn target<F, A, R>(&self, function: F) -> Result<Target<E>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        Ok(Target { function: E::function(function)?, data: None })
+    }
 }
 
-/// The bodies of the calls. They take the name of a function, with or without a state.
-impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
-    pub(crate) fn map_named<A: Message, R: Message>(
-        self,
-        function: Result<E::Function, Error>,
+/// The bodies of the calls. They take a [`Target`], with or without data.
+impl<'a, E: Engine> Options<'a, E> {
+    pub(crate) fn map_target<A: Message, R: Message>(
+        &self,
+        target: Result<Target<E>, Error>,
         inputs: impl IntoIterator<Item = A>,
     ) -> Result<Vec<R>, Error> {
-        let (outcomes, call) = self.run(function, inputs.into_iter());
+        let (outcomes, call) = self.run(target, inputs.into_iter());
         call?;
         outcomes
             .into_iter()
@@ -301,43 +445,65 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
             .collect()
     }
 
-    pub(crate) fn try_map_named<A: Message, R: Message>(
-        self,
-        function: Result<E::Function, Error>,
+    pub(crate) fn try_map_target<A: Message, R: Message>(
+        &self,
+        target: Result<Target<E>, Error>,
         inputs: impl IntoIterator<Item = A>,
     ) -> Vec<Result<R, Error>> {
-        let (outcomes, call) = self.run(function, inputs.into_iter());
-        let lost = call.err().unwrap_or_else(Error::closed);
+        let (outcomes, call) = self.run(target, inputs.into_iter());
+        let ended_early = self.call.fail_fast && outcomes.iter().flatten().any(Result::is_err);
+        let lost = match call {
+            Err(error) if !ended_early => error,
+            Err(_) => Error::cancelled(),
+            Ok(()) => Error::closed(),
+        };
         let or_lost = |(task, outcome): (usize, Option<_>)| {
             outcome.unwrap_or_else(|| Err(lost.clone().with_origin(Origin::of_task(task))))
         };
         outcomes.into_iter().enumerate().map(or_lost).collect()
     }
 
-    pub(crate) fn imap_named<A: Message, R: Message, I: IntoIterator<Item = A>>(
-        self,
-        function: Result<E::Function, Error>,
+    pub(crate) fn imap_target<A: Message, R: Message, I: IntoIterator<Item = A>>(
+        &self,
+        target: Result<Target<E>, Error>,
         inputs: I,
     ) -> Imap<'a, E, R, I::IntoIter> {
-        Imap::new(self.imap_unordered_named(function, inputs))
+        Imap::new(self.imap_unordered_target(target, inputs))
     }
 
-    pub(crate) fn imap_unordered_named<A: Message, R: Message, I: IntoIterator<Item = A>>(
-        self,
-        function: Result<E::Function, Error>,
+    pub(crate) fn imap_unordered_target<A: Message, R: Message, I: IntoIterator<Item = A>>(
+        &self,
+        target: Result<Target<E>, Error>,
         inputs: I,
     ) -> ImapUnordered<'a, E, R, I::IntoIter> {
-        ImapUnordered::new(self.begin(function), inputs.into_iter(), self.call.chunksize)
+        let meter = Meter::new(self.progress.clone());
+        ImapUnordered::new(self.begin(target, self.call), inputs.into_iter(), self.call, meter)
     }
 
-    pub(crate) fn apply_async_named<A: Message, R: Message>(
-        mut self,
-        function: Result<E::Function, Error>,
+    pub(crate) fn apply_async_target<A: Message, R: Message>(
+        &self,
+        target: Result<Target<E>, Error>,
         argument: A,
     ) -> Result<Task<R>, Error> {
-        self.check_chunksize()?;
-        self.call.chunksize = Some(1);
-        let mut job = self.begin(function)?;
+        let mut job = self.begin(target, CallOptions { chunksize: Some(1), ..self.call })?;
+        job.reserve(1, true)?;
+        Self::apply_in(job, argument)
+    }
+
+    pub(crate) fn try_apply_async_target<A: Message, R: Message>(
+        &self,
+        target: Result<Target<E>, Error>,
+        argument: A,
+    ) -> Result<Result<Task<R>, A>, Error> {
+        let mut job = self.begin(target, CallOptions { chunksize: Some(1), ..self.call })?;
+        match job.reserve(1, false)? {
+            true => Self::apply_in(job, argument).map(Ok),
+            false => Ok(Err(argument)),
+        }
+    }
+
+    /// Runs one task in a call that has begun.
+    fn apply_in<A: Message, R: Message>(mut job: E::Job, argument: A) -> Result<Task<R>, Error> {
         job.push(std::slice::from_ref(&argument), usize::MAX)?;
         job.submit(0)?;
         job.end();
@@ -348,18 +514,19 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         }))
     }
 
-    pub(crate) fn map_async_named<A: Message, R: Message + Send>(
-        self,
-        function: Result<E::Function, Error>,
+    pub(crate) fn map_async_target<A: Message, R: Message + Send>(
+        &self,
+        target: Result<Target<E>, Error>,
         inputs: impl IntoIterator<Item = A>,
     ) -> Result<Task<Vec<R>>, Error> {
-        let mut job = self.begin(function)?;
+        let mut job = self.begin(target, self.call)?;
         for argument in inputs {
             let task = job.pushed();
             job.push(std::slice::from_ref(&argument), usize::MAX)
                 .map_err(|error| error.with_origin(Origin::of_task(task)))?;
         }
         let mut unfinished = job.pushed();
+        job.reserve(unfinished, true)?;
         if unfinished == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }
@@ -367,46 +534,45 @@ impl<'a, E: Engine, P: FnMut(Progress)> Options<'a, E, P> {
         job.end();
         let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
         results.resize_with(unfinished, || None);
+        let fail_fast = self.call.fail_fast;
         Ok(Task::new(job, move |arrived| {
             unfinished -= arrived.count();
-            arrived.decode(|task, result| results[task] = Some(result));
+            let mut failure = None;
+            arrived.decode(|task, result| match result {
+                Err(error) if fail_fast => failure = failure.take().or(Some(error)),
+                result => results[task] = Some(result),
+            });
+            if let Some(error) = failure {
+                return Some(Err(error));
+            }
             (unfinished == 0).then(|| results.drain(..).flatten().collect())
         }))
     }
 
     /// Runs a map. Returns the outcomes, and the error with which the call as a whole ended.
     fn run<A: Message, R: Message>(
-        self,
-        function: Result<E::Function, Error>,
+        &self,
+        target: Result<Target<E>, Error>,
         inputs: impl Iterator<Item = A>,
     ) -> (Outcomes<R>, Result<(), Error>) {
-        map::run(self.begin(function), self.call.chunksize, self.progress, inputs)
+        let meter = Meter::new(self.progress.clone());
+        map::run(self.begin(target, self.call), self.call, meter, inputs)
     }
 
-    fn begin(&self, function: Result<E::Function, Error>) -> Result<E::Job, Error> {
-        self.check_chunksize()?;
-        self.engine.begin(function?, self.call)
-    }
-
-    fn check_chunksize(&self) -> Result<(), Error> {
-        match self.call.chunksize {
-            Some(0) => {
-                Err(Error::invalid("a chunk holds at least one task: chunksize 0 makes none"))
-            }
-            _ => Ok(()),
-        }
+    fn begin(&self, target: Result<Target<E>, Error>, call: CallOptions) -> Result<E::Job, Error> {
+        self.call.check()?;
+        let Target { function, data } = target?;
+        self.engine.begin(function, data, call)
     }
 }
 
-impl<E, P: Clone> Clone for Options<'_, E, P> {
+impl<E> Clone for Options<'_, E> {
     fn clone(&self) -> Self {
         Options { engine: self.engine, call: self.call, progress: self.progress.clone() }
     }
 }
 
-impl<E, P: Copy> Copy for Options<'_, E, P> {}
-
-impl<E, P> std::fmt::Debug for Options<'_, E, P> {
+impl<E> std::fmt::Debug for Options<'_, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options").field("call", &self.call).finish_non_exhaustive()
     }

@@ -12,7 +12,8 @@ use crate::error::Error;
 /// The result of [`apply_async`](crate::Pool::apply_async) or
 /// [`map_async`](crate::Pool::map_async), which may not have arrived yet.
 ///
-/// Dropping a `Task` drops its result; the task itself still runs.
+/// Dropping a `Task` drops its result; the task itself still runs, unless
+/// [`cancel_on_drop`](Task::cancel_on_drop) says otherwise.
 ///
 /// ```
 /// fn main() -> Result<(), proc_core::Error> {
@@ -46,6 +47,8 @@ pub struct Task<T> {
     result: Option<Result<T, Error>>,
     /// Whether the result was returned to the caller.
     is_taken: bool,
+    /// Whether the call is cancelled when this is dropped.
+    cancels_on_drop: bool,
 }
 
 /// A call that is not done, and that has one result when it is done. Hides the engine from
@@ -99,7 +102,12 @@ where
 impl<T, J: Job, G: FnMut(J::Arrived) -> Option<Result<T, Error>>> Gathering<J, G> {
     /// Takes in what has arrived. Returns the call's result if it is complete.
     fn take_in(&mut self, arrived: Result<J::Arrived, Error>) -> Option<Result<T, Error>> {
-        arrived.map_or_else(|error| Some(Err(error)), &mut self.gather)
+        let result = arrived.map_or_else(|error| Some(Err(error)), &mut self.gather);
+        if matches!(result, Some(Err(_))) {
+            // Some tasks of the call may not be done: a failure may end it early.
+            self.job.abandon();
+        }
+        result
     }
 }
 
@@ -126,12 +134,18 @@ impl<T> Task<T> {
         job: J,
         gather: impl FnMut(J::Arrived) -> Option<Result<T, Error>> + Send + 'static,
     ) -> Task<T> {
-        Task { call: Box::new(Gathering { job, gather }), result: None, is_taken: false }
+        Task {
+            call: Box::new(Gathering { job, gather }),
+            result: None,
+            is_taken: false,
+            cancels_on_drop: false,
+        }
     }
 
     /// Makes a task whose result is known.
     pub(crate) fn settled(result: Result<T, Error>) -> Task<T> {
-        Task { call: Box::new(NoCall), result: Some(result), is_taken: false }
+        let call = Box::new(NoCall);
+        Task { call, result: Some(result), is_taken: false, cancels_on_drop: false }
     }
 
     /// Waits for the result.
@@ -231,8 +245,10 @@ impl<T> Task<T> {
     /// Returns false if the result has already arrived. Otherwise [`get`](Task::get) returns an
     /// error which says that the task was cancelled.
     ///
-    /// In async code, a future that is dropped does not cancel its task. To cancel it then, write a
-    /// type whose `Drop` calls this. The page `docs/contain.md` of the book has such a type.
+    /// With a [grace period](crate::Options::grace), a task that is running is asked to stop first.
+    ///
+    /// In async code, a future that is dropped does not cancel its task, unless
+    /// [`cancel_on_drop`](Task::cancel_on_drop) says so.
     ///
     /// # Examples
     ///
@@ -256,6 +272,33 @@ impl<T> Task<T> {
     /// ```
     pub fn cancel(&self) -> bool {
         !self.has_ended() && self.call.cancel()
+    }
+
+    /// Cancels the task if this is dropped before its result has arrived, as
+    /// [`cancel`](Task::cancel) does.
+    ///
+    /// For a web handler, whose future is dropped when the client goes away or a timeout passes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn never(_: ()) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder().processes(1).build()?;
+    ///     drop(pool.apply_async(never, ())?.cancel_on_drop());
+    ///     assert_eq!(pool.apply(|x: u32| x + 1, 7)?, 8); // by the next worker
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn cancel_on_drop(mut self) -> Task<T> {
+        self.cancels_on_drop = true;
+        self
     }
 
     /// Calls `callback` with the result when the result has arrived. One thread runs all callbacks.
@@ -299,6 +342,14 @@ impl<T> Task<T> {
     fn wait_until(&mut self, deadline: Option<Instant>) {
         if !self.has_ended() {
             self.result = self.call.wait(deadline);
+        }
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        if self.cancels_on_drop {
+            self.cancel();
         }
     }
 }

@@ -8,6 +8,7 @@ use nix::unistd::ForkResult;
 
 use super::exit::flush_stdout;
 use super::os::thread_count;
+use super::signals::SignalMask;
 use super::threads::never_had_threads;
 
 /// Proof that the calling process has one thread. A fork of such a process copies no lock that
@@ -44,17 +45,30 @@ impl SingleThread {
 
 /// Says on which side of a [`fork`] the caller is.
 pub(crate) enum Forked {
-    Parent { child: u32 },
-    Child,
+    Parent {
+        child: u32,
+    },
+    /// The group signals are blocked, so that none of them ends the child before it has said what
+    /// they do to it.
+    Child {
+        /// Signal mask of the parent.
+        mask: SignalMask,
+    },
 }
 
 /// Forks this process. Writes out the buffer of stdout first, so that it is not written twice.
 pub(crate) fn fork(_: SingleThread) -> io::Result<Forked> {
-    flush_stdout();
+    flush_stdout(); // may take long, so nothing is blocked yet
+    let mask = SignalMask::block_group_signals()?;
     // SAFETY: the token proves that no other thread can hold a lock that the child would wait for.
-    match unsafe { nix::unistd::fork() }? {
+    let forked = unsafe { nix::unistd::fork() };
+    if let Ok(ForkResult::Child) = forked {
+        return Ok(Forked::Child { mask });
+    }
+    mask.restore();
+    match forked? {
         ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() as u32 }),
-        ForkResult::Child => Ok(Forked::Child),
+        ForkResult::Child => Ok(Forked::Child { mask }),
     }
 }
 

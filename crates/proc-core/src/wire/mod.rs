@@ -106,6 +106,27 @@ impl Payload {
         self.arrived.get_or_init(map).as_deref().map_err(Clone::clone)
     }
 
+    /// Whether channel ends or shared memory are part of the value.
+    pub(crate) fn has_handles(&self) -> bool {
+        self.handles.is_some()
+    }
+
+    /// Returns a copy that shares a large body. Channel ends are not copied.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor for the copy.
+    pub(crate) fn try_clone(&self) -> Result<Payload, String> {
+        let body = match &self.body {
+            Body::Inline(bytes) => Body::Inline(bytes.clone()),
+            Body::Large(descriptor) => {
+                let copy = descriptor.try_clone().and_then(|fd| Descriptor::new(fd.as_fd()));
+                Body::Large(copy.map_err(|error| no_memory(&error))?)
+            }
+        };
+        Ok(Payload { body, handles: None, arrived: OnceCell::new() })
+    }
+
     /// Returns the length of the encoded value in bytes; 0 if the value has not arrived completely.
     pub(crate) fn len(&self) -> usize {
         self.bytes().map_or(0, <[u8]>::len)

@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::ticket::{Chunk, Claim, Progress, Ticket};
+pub(crate) use self::ticket::{Chunk, Claim, DataId, Progress, Ticket};
 pub(crate) use self::words::{MAX_WORKERS, SlotId, TicketId};
 use crate::memory::atomics::{AtomicU32, AtomicU64};
 use crate::memory::{Descriptor, Region, shared_struct};
@@ -82,6 +82,8 @@ shared_struct! {
         stealable: CacheLine,
         /// 1 if a worker that found no work could run some of those tasks.
         starving: CacheLine,
+        /// How many times data were dropped that workers may hold.
+        dropped_data: CacheLine,
     }
 }
 

@@ -27,18 +27,9 @@ impl Board {
             Entry::Empty => {}
         }
         let fields = self.ticket(ticket);
-        fields.region.store(chunk.region, Ordering::Relaxed);
-        fields.count.store(chunk.count, Ordering::Relaxed);
-        fields.grain.store(chunk.grain, Ordering::Relaxed);
+        chunk.store(fields);
         let extent = Extent { taken: 0, limit: chunk.count };
         fields.extent.store(extent.pack(), Ordering::Relaxed);
-        fields.offset.store(chunk.offset, Ordering::Relaxed);
-        fields.arguments.store(chunk.arguments, Ordering::Relaxed);
-        fields.room.store(chunk.room, Ordering::Relaxed);
-        for (word, value) in fields.name.iter().zip(chunk.name.to_words()) {
-            word.store(value, Ordering::Relaxed);
-        }
-        fields.flags.store(chunk.flags(), Ordering::Relaxed);
         fields.began_at.store(0, Ordering::Relaxed);
         fields.begun.store(0, Ordering::Relaxed);
         fields.done.store(0, Ordering::Relaxed);
@@ -253,6 +244,19 @@ impl Board {
     /// Admits the workers in the slots below `workers`. The others finish their chunk and leave.
     pub(crate) fn admit(&self, workers: u32) {
         self.header().admitted.0.store(u64::from(workers), Ordering::Release);
+    }
+
+    /// Asks the task that the claimer of a ticket is running to stop. It is the task with which
+    /// `begun` tasks had begun.
+    pub(crate) fn request_stop(&self, ticket: TicketId, begun: u32) {
+        self.ticket(ticket).stop.store(u64::from(begun), Ordering::Release);
+    }
+
+    /// Tells workers that data were dropped, which they may still hold.
+    pub(crate) fn note_dropped_data(&self) {
+        // The parent's lock serializes the calls.
+        let word = &self.header().dropped_data.0;
+        word.store(word.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// Withdraws a dead worker's announcement of sleep, so that the parent does not wake that

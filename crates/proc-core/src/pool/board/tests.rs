@@ -15,8 +15,13 @@ fn chunk(count: u32) -> Chunk {
         room: 7,
         count,
         needs_handles: true,
-        timed: true,
         measured: true,
+        first: 8,
+        attempt: 9,
+        data: u32::MAX,
+        seed: Some(10),
+        timeout: 11,
+        stoppable: true,
     }
 }
 

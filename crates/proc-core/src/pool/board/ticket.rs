@@ -31,6 +31,12 @@ shared_struct! {
         pub(super) results: AtomicU64,
         pub(super) nanoseconds: AtomicU64,
         pub(super) began_at: AtomicU64,
+        pub(super) first: AtomicU64,
+        // The fields above fill two cache lines. Those below are used only by calls that need them.
+        pub(super) seed: AtomicU64,
+        pub(super) timeout: AtomicU64,
+        /// How many tasks had begun when the last of them was asked to stop; 0 if none was.
+        pub(super) stop: AtomicU64,
     }
 }
 
@@ -38,6 +44,17 @@ shared_struct! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) name: Name,
+    /// The number of the first task in its call.
+    pub(crate) first: u64,
+    /// How many times the tasks were tried before; the largest number that fits, if that is less.
+    pub(crate) attempt: u32,
+    /// The data that the function borrows; 0 if it borrows none.
+    pub(crate) data: DataId,
+    /// The seed of the call, if it has one.
+    pub(crate) seed: Option<u64>,
+    /// How long each task may run, in nanoseconds; 0 if there is no limit. The worker must note
+    /// when each task begins if there is one.
+    pub(crate) timeout: u64,
     pub(crate) region: u32,
     pub(crate) offset: u64,
     /// How many bytes the arguments have, which begin at `offset`. The room follows them.
@@ -50,15 +67,81 @@ pub(crate) struct Chunk {
     pub(crate) grain: u32,
     /// Whether the argument has channel ends, for which the worker must ask.
     pub(crate) needs_handles: bool,
-    /// Whether the worker must note when each task begins.
-    pub(crate) timed: bool,
     /// Whether the worker must note how long the chunk takes.
     pub(crate) measured: bool,
+    /// Whether tasks may be asked to stop.
+    pub(crate) stoppable: bool,
 }
 
+/// The number of the data that a call's function borrows. No data have the number 0.
+pub(crate) type DataId = u32;
+
+const NEEDS_HANDLES: u64 = 1;
+const MEASURED: u64 = 2;
+const TIMED: u64 = 4;
+const SEEDED: u64 = 8;
+const STOPPABLE: u64 = 16;
+const ATTEMPT_SHIFT: u32 = 8;
+const MAX_ATTEMPT: u32 = (1 << 24) - 1;
+const DATA_SHIFT: u32 = 32;
+
 impl Chunk {
-    pub(super) fn flags(&self) -> u64 {
-        u64::from(self.needs_handles) | u64::from(self.timed) << 1 | u64::from(self.measured) << 2
+    /// Writes the description to a ticket.
+    pub(super) fn store(&self, fields: &Ticket) {
+        let store = |word: &AtomicU64, value| word.store(value, Ordering::Relaxed);
+        fields.region.store(self.region, Ordering::Relaxed);
+        fields.count.store(self.count, Ordering::Relaxed);
+        fields.grain.store(self.grain, Ordering::Relaxed);
+        store(&fields.offset, self.offset);
+        store(&fields.arguments, self.arguments);
+        store(&fields.room, self.room);
+        store(&fields.first, self.first);
+        for (word, value) in fields.name.iter().zip(self.name.to_words()) {
+            store(word, value);
+        }
+        if let Some(seed) = self.seed {
+            store(&fields.seed, seed);
+        }
+        if self.timeout > 0 {
+            store(&fields.timeout, self.timeout);
+        }
+        if self.stoppable {
+            store(&fields.stop, 0);
+        }
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(self.needs_handles, NEEDS_HANDLES)
+            | flag(self.measured, MEASURED)
+            | flag(self.timeout > 0, TIMED)
+            | flag(self.seed.is_some(), SEEDED)
+            | flag(self.stoppable, STOPPABLE)
+            | u64::from(self.attempt.min(MAX_ATTEMPT)) << ATTEMPT_SHIFT
+            | u64::from(self.data) << DATA_SHIFT;
+        store(&fields.flags, flags);
+    }
+
+    /// Reads the description from a ticket.
+    pub(super) fn load(fields: &Ticket) -> Chunk {
+        let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let [image, offset, types] = &fields.name;
+        let flags = word(&fields.flags);
+        let has = |flag| flags & flag != 0;
+        Chunk {
+            name: Name::from_words([word(image), word(offset), word(types)]),
+            first: word(&fields.first),
+            attempt: (flags >> ATTEMPT_SHIFT) as u32 & MAX_ATTEMPT,
+            data: (flags >> DATA_SHIFT) as u32,
+            seed: has(SEEDED).then(|| word(&fields.seed)),
+            timeout: if has(TIMED) { word(&fields.timeout) } else { 0 },
+            region: fields.region.load(Ordering::Relaxed),
+            offset: word(&fields.offset),
+            arguments: word(&fields.arguments),
+            room: word(&fields.room),
+            count: fields.count.load(Ordering::Relaxed),
+            grain: fields.grain.load(Ordering::Relaxed),
+            needs_handles: has(NEEDS_HANDLES),
+            measured: has(MEASURED),
+            stoppable: has(STOPPABLE),
+        }
     }
 }
 

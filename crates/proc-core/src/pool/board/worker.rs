@@ -3,8 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{Board, Chunk, Claim, SlotId, TicketId};
-use crate::call::Name;
-use crate::memory::atomics::{AtomicU64, fence};
+use crate::memory::atomics::fence;
 use crate::pool::board::words::Entry;
 
 impl Board {
@@ -41,22 +40,7 @@ impl Board {
 
     /// Reads the chunk that the parent wrote to a claimed ticket.
     pub(crate) fn chunk(&self, ticket: TicketId) -> Chunk {
-        let fields = self.ticket(ticket);
-        let [image, offset, types] = &fields.name;
-        let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let flags = word(&fields.flags);
-        Chunk {
-            name: Name::from_words([word(image), word(offset), word(types)]),
-            region: fields.region.load(Ordering::Relaxed),
-            offset: word(&fields.offset),
-            arguments: word(&fields.arguments),
-            room: word(&fields.room),
-            count: fields.count.load(Ordering::Relaxed),
-            grain: fields.grain.load(Ordering::Relaxed),
-            needs_handles: flags & 1 != 0,
-            timed: flags & 2 != 0,
-            measured: flags & 4 != 0,
-        }
+        Chunk::load(self.ticket(ticket))
     }
 
     /// Records the claimer's pid on a claimed ticket. Returns the claim, on which the claimer
@@ -132,6 +116,18 @@ impl Board {
     /// Exactly one of this swap and the one in `take_sleepers` finds the 1.
     pub(crate) fn cancel_sleep(&self, slot_id: SlotId) -> bool {
         self.sleepers()[slot_id as usize].0.swap(0, Ordering::AcqRel) == 1
+    }
+
+    /// How many times data were dropped that workers may hold.
+    pub(crate) fn data_drops(&self) -> u64 {
+        self.header().dropped_data.0.load(Ordering::Acquire)
+    }
+
+    /// Whether the task that runs under a claimed ticket is asked to stop.
+    pub(crate) fn stop_requested(&self, ticket: TicketId) -> bool {
+        let fields = self.ticket(ticket);
+        let begun = u64::from(fields.begun.load(Ordering::Relaxed));
+        Chunk::load(fields).stoppable && fields.stop.load(Ordering::Acquire) == begun
     }
 
     /// Whether the worker is dismissed: the pool is smaller now, or nothing more will be published.

@@ -60,7 +60,7 @@ impl Scheduler {
 
     /// Fails all open calls with an error. The pool stays open.
     fn fail_open_calls(&self, state: &mut State, error: &Error) {
-        for queue in std::mem::take(&mut state.queues) {
+        for queue in state.queues.take_all() {
             state.wakers.extend(queue.inbox.close(error.clone()));
         }
         state.requeued.clear();
@@ -190,7 +190,9 @@ impl Scheduler {
                     state: state_maker,
                     worker_exit: self.config.worker_exit,
                     max_tasks: self.config.max_tasks,
+                    max_memory: self.config.max_memory,
                     idle_timeout: self.config.idle_timeout,
+                    name: self.config.name.clone(),
                 }
             };
             let name = format!("{}-{slot_id}", self.config.name);
@@ -447,6 +449,8 @@ impl Scheduler {
                     let _ = state.send(slot_id, ToWorker::Handles(Err(why)));
                 }
             }
+            FromWorker::NeedsData { wanted, held } => self.on_needs_data(slot_id, wanted, held),
+            FromWorker::DataFailed { ticket, fault } => self.on_data_failed(slot_id, ticket, fault),
             FromWorker::OutOfBand { ticket, task, value } => {
                 let mut deliveries = Vec::new();
                 let mut state = self.lock();

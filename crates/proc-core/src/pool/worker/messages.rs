@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Entry, Name};
 use crate::forkserver::{Job, Main};
 use crate::memory::Descriptor;
-use crate::pool::board::{Layout, SlotId, TicketId};
+use crate::pool::board::{DataId, Layout, SlotId, TicketId};
 use crate::wire::{Handles, Payload};
 
 /// All that a worker is given at its start.
@@ -26,8 +26,12 @@ pub(crate) struct Setup {
     /// The function that receives the state when the worker exits normally.
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How many bytes of memory the worker may have after a task.
+    pub(crate) max_memory: Option<u64>,
     /// How long the worker waits for work before it leaves.
     pub(crate) idle_timeout: Option<Duration>,
+    /// The name of the pool.
+    pub(crate) name: String,
 }
 
 /// A message from the parent to one worker.
@@ -39,6 +43,13 @@ pub(crate) enum ToWorker {
     Region(Descriptor),
     /// The channel ends that the worker asked for, or the reason why they cannot be sent.
     Handles(Result<Option<Handles>, String>),
+    /// The answer to [`FromWorker::NeedsData`].
+    Data {
+        /// The data that the worker wanted, if it wanted any; or the reason why there are none.
+        found: Option<Result<Payload, String>>,
+        /// Which of the data that the worker holds it must drop.
+        dropped: Vec<DataId>,
+    },
 }
 
 /// A message from a worker to its parent.
@@ -56,6 +67,12 @@ pub(crate) enum FromWorker {
     Look,
     /// Asks for the channel ends in the argument of this ticket's task.
     NeedsHandles(TicketId),
+    /// Asks for data that a function borrows, and which of the data that the worker holds it must
+    /// drop.
+    NeedsData { wanted: Option<DataId>, held: Vec<DataId> },
+    /// The data that the function of this ticket's call borrows cannot be decoded. The worker does
+    /// not run the ticket. Holds an encoded [`Fault`](crate::call::Fault).
+    DataFailed { ticket: TicketId, fault: Payload },
     /// A result that does not go into the chunk's room.
     OutOfBand { ticket: TicketId, task: u32, value: Payload },
 }
@@ -65,6 +82,8 @@ pub(crate) enum FromWorker {
 pub(crate) enum LeaveReason {
     /// The worker has run as many tasks as `max_tasks` allows.
     MaxTasks,
+    /// The worker has more memory than it may have.
+    MaxMemory,
     /// The worker found no work for as long as `idle_timeout`.
     Idle,
     /// The pool has become smaller, or has ended.
@@ -80,7 +99,9 @@ struct Settings {
     state: Option<Name>,
     worker_exit: Option<Name>,
     max_tasks: Option<u64>,
+    max_memory: Option<u64>,
     idle_timeout: Option<Duration>,
+    name: String,
 }
 
 impl Setup {
@@ -99,7 +120,9 @@ impl Setup {
             state,
             worker_exit: self.worker_exit,
             max_tasks: self.max_tasks,
+            max_memory: self.max_memory,
             idle_timeout: self.idle_timeout,
+            name: self.name,
         };
         Ok(Job {
             main: Name::of_entry::<fn(), _>(main)?,
@@ -131,7 +154,9 @@ impl Setup {
             state: with_argument(settings.state)?,
             worker_exit: settings.worker_exit,
             max_tasks: settings.max_tasks,
+            max_memory: settings.max_memory,
             idle_timeout: settings.idle_timeout,
+            name: settings.name,
         })
     }
 }

@@ -2,25 +2,31 @@
 //! results, and sleeps while there is no work. When a worker exits normally, it also runs
 //! `worker_exit` on its state.
 
+mod data;
+mod memory_limit;
 mod messages;
 mod run;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
 
+use self::data::DataCache;
+use self::memory_limit::MemoryLimit;
 pub(crate) use self::messages::{FromWorker, LeaveReason, Setup, ToWorker};
 use self::run::{Run, RunFn};
-pub(crate) use self::run::{stateful_task, task};
+pub(crate) use self::run::{stateful_task, stateful_task_with_data, task, task_with_data};
 use self::state::{WorkerState, call_start_function};
+use crate::call::current::{self, TaskFacts, WorkerFacts};
 use crate::call::{Entry, Fault, Name, State};
 use crate::forkserver::{Main, MainInputs, Report};
 use crate::memory::{Block, Descriptor, Lease, Region};
 use crate::panics::{self, PanicOutput};
-use crate::pool::board::{Board, SlotId, TicketId};
+use crate::pool::board::{Board, DataId, SlotId, TicketId};
 use crate::sync::shared;
 use crate::sys;
 use crate::wire::{self, Handles, Payload, Sink};
@@ -51,10 +57,18 @@ fn main(inputs: MainInputs) -> ! {
     let report = &inputs.report();
     let Some(setup) = Setup::from_job(inputs.job) else { sys::exit_now(1) };
     panics::set_panic_output(PanicOutput::Unreported);
-    sys::survive_sigint();
     shared::keep_mappings();
     let map = |descriptor| map(descriptor).unwrap_or_else(|why| exit_without_memory(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
+    let (board, running) = (Arc::new(board), Arc::new(Running::default()));
+    current::set_worker(WorkerFacts {
+        number: setup.slot_id as usize,
+        pool: setup.name,
+        running: {
+            let (board, running) = (Arc::clone(&board), Arc::clone(&running));
+            Box::new(move || running.task(&board))
+        },
+    });
     let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
     let initialized = setup.initializer.map_or(Ok(()), |(name, mut argument)| {
         call_start_function(name, &mut argument, &mut State::none())
@@ -62,16 +76,22 @@ fn main(inputs: MainInputs) -> ! {
     let state = initialized
         .and_then(|()| WorkerState::new(setup.state))
         .unwrap_or_else(|fault| exit_with_fault(report, &fault));
+    let memory_limit = setup.max_memory.map(MemoryLimit::new).transpose();
+    let memory_limit = memory_limit.unwrap_or_else(|fault| exit_with_fault(report, &fault));
     let mut worker = Worker {
         slot_id: setup.slot_id,
         pid: sys::pid(),
         board,
+        running,
         messages: setup.messages,
         report,
         regions,
         handles: None,
+        data: DataCache::default(),
+        found_data: None,
         resolved: None,
         tasks_left: setup.max_tasks.unwrap_or(u64::MAX),
+        memory_limit,
         has_fast_tasks: false,
         idle_timeout: setup.idle_timeout,
         out: Sink::default(),
@@ -117,17 +137,23 @@ fn exit_with_fault(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
 struct Worker<'a> {
     slot_id: SlotId,
     pid: u32,
-    board: Board,
+    board: Arc<Board>,
+    running: Arc<Running>,
     /// Messages from the parent.
     messages: IpcReceiver<ToWorker>,
     report: &'a IpcSender<Report<FromWorker>>,
     regions: Vec<Arc<Region>>,
     /// The parent's answer to [`FromWorker::NeedsHandles`].
     handles: Option<Result<Option<Handles>, String>>,
+    /// The data that functions borrow.
+    data: DataCache,
+    /// The parent's answer to [`FromWorker::NeedsData`]: the data, if some were wanted.
+    found_data: Option<Option<Result<Payload, String>>>,
     /// The function that was resolved last.
     resolved: Option<(Name, &'static RunFn)>,
     /// How many more tasks this worker may run.
     tasks_left: u64,
+    memory_limit: Option<MemoryLimit>,
     /// Whether the tasks of the last chunk took less than [`FAST_TASK_NANOS`] each.
     has_fast_tasks: bool,
     idle_timeout: Option<Duration>,
@@ -146,6 +172,13 @@ impl Worker<'_> {
             match self.claim() {
                 Some(ticket) => self.run(ticket),
                 None => {
+                    self.drop_data();
+                    if let Some(limit) = &mut self.memory_limit {
+                        limit.measure();
+                        if limit.is_exceeded {
+                            return LeaveReason::MaxMemory;
+                        }
+                    }
                     shared::drop_released();
                     restore_settings();
                     if !self.board.announce_sleep(self.slot_id) {
@@ -160,7 +193,10 @@ impl Worker<'_> {
                 }
             }
         }
-        LeaveReason::MaxTasks
+        match &self.memory_limit {
+            Some(limit) if limit.is_exceeded => LeaveReason::MaxMemory,
+            _ => LeaveReason::MaxTasks,
+        }
     }
 
     /// Sleeps until a message comes. Returns false if the worker must leave, because none came
@@ -217,6 +253,10 @@ impl Worker<'_> {
                 self.regions.push(Arc::new(region));
             }
             ToWorker::Handles(handles) => self.handles = Some(handles),
+            ToWorker::Data { found, dropped } => {
+                self.data.drop_all(&dropped);
+                self.found_data = Some(found);
+            }
         }
     }
 
@@ -250,6 +290,7 @@ impl Worker<'_> {
             self.wait_for_message();
         }
         let code = self.resolve(chunk.name);
+        let has_data = if chunk.data > 0 { self.fetch_data(chunk.data) } else { Ok(()) };
         let handles = if chunk.needs_handles { self.request_handles(ticket) } else { Ok(None) };
         let (handles, code) = match handles {
             Ok(handles) => (handles, code),
@@ -261,6 +302,7 @@ impl Worker<'_> {
         let offset = chunk.offset + chunk.arguments;
         let room = Block { region: chunk.region, offset, len: chunk.room };
         self.out.set_block(Some(Lease::claimed(region, room)));
+        self.running.begin_chunk(ticket);
         let mut run = Run {
             claim: self.board.begin_claim(ticket, self.pid),
             pid: self.pid,
@@ -270,23 +312,28 @@ impl Worker<'_> {
             arguments,
             has_fast_tasks: self.has_fast_tasks,
             handles,
+            data: has_data.map(|()| self.data.get(chunk.data)),
             report: self.report,
             exit_with_fault,
             state: &mut self.state,
             tasks_left: &mut self.tasks_left,
+            memory_limit: self.memory_limit.as_mut(),
             out: &mut self.out,
             task: 0,
             taken: 0,
             written: 0,
+            is_given_up: false,
         };
         match code {
             Ok(code) => code(&mut run),
             Err(fault) => run.each(|_, _, _| Err::<(), _>(fault.clone())),
         }
-        if !run.is_done() {
+        let is_over = !run.is_given_up && run.is_done();
+        let done = run.task;
+        self.running.end_chunk();
+        if !is_over {
             return;
         }
-        let done = run.task;
         sys::flush(FLUSH_TIMEOUT);
         self.out.clear();
         self.out.set_block(None);
@@ -309,6 +356,36 @@ impl Worker<'_> {
         }
     }
 
+    /// Makes sure that this worker holds data.
+    fn fetch_data(&mut self, id: DataId) -> Result<(), Fault> {
+        if self.data.get(id).is_none() {
+            let found = self.ask_for_data(Some(id));
+            let why = || Err("the program sent none".into());
+            self.data.put(id, found.unwrap_or_else(why).map_err(Fault::Data)?);
+        }
+        Ok(())
+    }
+
+    /// Drops the data that the parent has dropped.
+    fn drop_data(&mut self) {
+        let drops = self.board.data_drops();
+        if drops != self.data.seen_drops && !self.data.is_empty() {
+            self.ask_for_data(None);
+        }
+        self.data.seen_drops = drops;
+    }
+
+    /// Asks for data, and drops those that the parent has dropped.
+    fn ask_for_data(&mut self, wanted: Option<DataId>) -> Option<Result<Payload, String>> {
+        self.send(FromWorker::NeedsData { wanted, held: self.data.ids() });
+        loop {
+            if let Some(found) = self.found_data.take() {
+                return found;
+            }
+            self.wait_for_message();
+        }
+    }
+
     /// Finds a function by its name.
     fn resolve(&mut self, name: Name) -> Result<&'static RunFn, Fault> {
         match self.resolved {
@@ -320,5 +397,53 @@ impl Worker<'_> {
                 Ok(code)
             }
         }
+    }
+}
+
+/// What the worker is running, for [`current`](crate::current). Threads of the user read it too.
+#[derive(Default)]
+struct Running {
+    /// 1 + the ticket that is running, or 0 (in the lower half); and how many chunks this worker has
+    /// run (in the upper half).
+    ticket: AtomicU64,
+}
+
+impl Running {
+    fn begin_chunk(&self, ticket: TicketId) {
+        let chunks = (self.ticket.load(Ordering::Relaxed) >> 32) + 1;
+        self.ticket.store(chunks << 32 | (u64::from(ticket) + 1), Ordering::Relaxed);
+    }
+
+    fn end_chunk(&self) {
+        let chunks = self.ticket.load(Ordering::Relaxed) >> 32;
+        self.ticket.store(chunks << 32, Ordering::Relaxed);
+    }
+
+    /// Returns the facts of the task that is running.
+    fn task(self: &Arc<Self>, board: &Arc<Board>) -> Option<TaskFacts> {
+        let word = self.ticket.load(Ordering::Relaxed);
+        let ticket = (word as u32).checked_sub(1)?;
+        let (chunk, progress) = (board.chunk(ticket), board.progress(ticket));
+        let index = chunk.first + u64::from(progress.begun.saturating_sub(1));
+        let deadline = || {
+            let left = (progress.began_at + chunk.timeout).saturating_sub(sys::monotonic());
+            Instant::now().checked_add(Duration::from_nanos(left))
+        };
+        let (running, board) = (Arc::clone(self), Arc::clone(board));
+        let stop_requested = move || {
+            let is_over = running.ticket.load(Ordering::Relaxed) != word
+                || board.progress(ticket).begun != progress.begun;
+            is_over || board.stop_requested(ticket)
+        };
+        Some(TaskFacts {
+            index: index as usize,
+            attempt: chunk.attempt,
+            seed: match chunk.seed {
+                Some(seed) => current::mix(seed, index),
+                None => current::unpredictable(current::mix(word >> 32, index)),
+            },
+            deadline: (chunk.timeout > 0).then(deadline).flatten(),
+            stop_requested: Arc::new(stop_requested),
+        })
     }
 }

@@ -6,9 +6,12 @@
 //! and hands them over. The board has the counters (see [`Claim`]).
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 
 use ipc_channel::ipc::IpcSender;
 
+use super::data::HeldData;
+use super::memory_limit::MemoryLimit;
 use super::messages::FromWorker;
 use super::state::WorkerState;
 use crate::call::{self, Callable, Code, Entry, Fault, Input, Name, Plain, Stage, State, Stateful};
@@ -24,16 +27,59 @@ pub(crate) type RunFn = fn(&mut Run<'_>);
 
 impl Code for RunFn {}
 
-/// A callable that can run the tasks of a chunk. Each set of types has its own entry.
-trait Runnable: Callable {
+/// A kind of function that can run the tasks of a chunk. Each set of types has its own entry.
+trait Runnable: Sized + 'static {
     const RUN: &'static Entry<RunFn> = &Entry::new::<Self>(Self::run);
 
+    fn run(run: &mut Run<'_>);
+}
+
+impl<C: Callable> Runnable for C {
     fn run(run: &mut Run<'_>) {
         run.each(Self::task);
     }
 }
 
-impl<C: Callable> Runnable for C {}
+/// Function of borrowed data and its argument.
+struct WithData<F, D, A, R>(PhantomData<fn(F, D, A) -> R>);
+
+impl<F, D, A, R> Runnable for WithData<F, D, A, R>
+where
+    F: Fn(&D, A) -> R + Copy + 'static,
+    D: Message,
+    A: Message,
+    R: Message,
+{
+    fn run(run: &mut Run<'_>) {
+        let Some(data) = run.take_data::<D>() else { return };
+        run.each(|input, _, stage| {
+            let argument = call::read_argument(input, stage)?;
+            Ok(sys::zst_value::<F>()(data, argument))
+        });
+    }
+}
+
+/// Function of the worker's state, borrowed data and its argument.
+struct StatefulWithData<F, S, D, A, R>(PhantomData<(F, S, D, A, R)>);
+
+impl<F, S, D, A, R> Runnable for StatefulWithData<F, S, D, A, R>
+where
+    F: Fn(&mut S, &D, A) -> R + Copy + 'static,
+    S: 'static,
+    D: Message,
+    A: Message,
+    R: Message,
+{
+    fn run(run: &mut Run<'_>) {
+        let Some(data) = run.take_data::<D>() else { return };
+        run.each(|input, state, stage| {
+            let argument = call::read_argument(input, stage)?;
+            let result = sys::zst_value::<F>()(state.lend()?, data, argument);
+            state.take_back();
+            Ok(result)
+        });
+    }
+}
 
 /// Returns the name by which a worker finds `F` as a task. Fails if the code of `F` lies outside
 /// the image that contains this crate.
@@ -59,6 +105,31 @@ where
     Name::of_entry::<F, _>(Stateful::<F, S, A, R>::RUN)
 }
 
+/// Like [`task`], for a function that borrows data.
+pub(crate) fn task_with_data<F, D, A, R>() -> Result<Name, String>
+where
+    F: Fn(&D, A) -> R + Copy + 'static,
+    D: Message,
+    A: Message,
+    R: Message,
+{
+    call::refuse_captures!(F);
+    Name::of_entry::<F, _>(WithData::<F, D, A, R>::RUN)
+}
+
+/// Like [`task`], for a function that borrows the worker's state and data.
+pub(crate) fn stateful_task_with_data<F, S, D, A, R>() -> Result<Name, String>
+where
+    F: Fn(&mut S, &D, A) -> R + Copy + 'static,
+    S: 'static,
+    D: Message,
+    A: Message,
+    R: Message,
+{
+    call::refuse_captures!(F);
+    Name::of_entry::<F, _>(StatefulWithData::<F, S, D, A, R>::RUN)
+}
+
 /// A chunk that a worker is running.
 pub(crate) struct Run<'a> {
     pub(crate) claim: Claim<'a>,
@@ -73,12 +144,15 @@ pub(crate) struct Run<'a> {
     pub(crate) has_fast_tasks: bool,
     /// The channel ends of the next task's argument.
     pub(crate) handles: Option<Handles>,
+    /// The data that the function borrows, if it borrows any.
+    pub(crate) data: Result<Option<&'a mut HeldData>, Fault>,
     pub(crate) report: &'a IpcSender<Report<FromWorker>>,
     /// Ends a worker whose state cannot be made again.
     pub(crate) exit_with_fault: fn(&IpcSender<Report<FromWorker>>, &Fault) -> !,
     pub(crate) state: &'a mut WorkerState,
     /// How many more tasks the worker may run.
     pub(crate) tasks_left: &'a mut u64,
+    pub(super) memory_limit: Option<&'a mut MemoryLimit>,
     /// Holds a result until it is copied to shared memory.
     pub(crate) out: &'a mut Sink,
     /// The index of the next task in the chunk.
@@ -87,6 +161,8 @@ pub(crate) struct Run<'a> {
     pub(crate) taken: u32,
     /// How many bytes of results are written so far.
     pub(crate) written: u64,
+    /// Whether the worker gives the chunk up: the parent ends the call.
+    pub(crate) is_given_up: bool,
 }
 
 impl<'a> Run<'a> {
@@ -135,6 +211,30 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Returns the data that the function borrows. If there are none, gives up the chunk, and tells
+    /// the parent why.
+    fn take_data<D: Message>(&mut self) -> Option<&'a D> {
+        let value = match std::mem::replace(&mut self.data, Ok(None)) {
+            Ok(Some(data)) => data.value::<D>(),
+            Ok(None) => Err(Fault::Data("the program sent none".into())),
+            Err(fault) => Err(fault),
+        };
+        sys::exit_if_copy_of(self.pid);
+        value.map_err(|fault| self.give_up(&fault)).ok()
+    }
+
+    /// Gives up the chunk because of a fault of the data.
+    #[cold]
+    fn give_up(&mut self, fault: &Fault) {
+        let fault = Payload::encode(fault).expect("a fault is text");
+        let message = FromWorker::DataFailed { ticket: self.ticket, fault };
+        if wire::send(self.report, Report::Said(message)).is_err() {
+            // The parent is gone, and the fork server would soon kill this worker anyway.
+            sys::exit_now(1);
+        }
+        self.is_given_up = true;
+    }
+
     /// Whether there is another task for this worker to begin.
     #[inline]
     fn has_more(&mut self) -> bool {
@@ -158,7 +258,7 @@ impl<'a> Run<'a> {
     fn begin(&mut self) -> Input<'a> {
         let Some(bytes) = records::take(&mut self.arguments) else { sys::exit_now(1) };
         *self.tasks_left -= 1;
-        self.claim.begin(self.task, self.chunk.timed.then(sys::monotonic));
+        self.claim.begin(self.task, (self.chunk.timeout > 0).then(sys::monotonic));
         Input { bytes, handles: self.handles.take() }
     }
 
@@ -232,6 +332,12 @@ impl<'a> Run<'a> {
         self.written += len as u64;
         self.claim.end(self.task, self.written);
         self.task += 1;
+        if let Some(limit) = &mut self.memory_limit {
+            limit.measure_if_due();
+            if limit.is_exceeded {
+                *self.tasks_left = 0;
+            }
+        }
     }
 
     /// Sends a result out of band, because it is too large for the room or holds channel ends.

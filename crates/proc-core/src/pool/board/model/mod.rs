@@ -49,8 +49,13 @@ fn chunk(first: usize, count: usize) -> Chunk {
         count: count as u32,
         grain: 1,
         needs_handles: false,
-        timed: false,
         measured: true,
+        first: 0,
+        attempt: 0,
+        data: 0,
+        seed: None,
+        timeout: 0,
+        stoppable: false,
     }
 }
 

@@ -1,0 +1,133 @@
+//! The progress of a call: what it counts, and the function that shows it.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The function that shows the progress of a call. The clones of the call's options share it.
+pub(super) type ShowProgress<'a> = Arc<Mutex<dyn FnMut(Progress) + Send + 'a>>;
+
+/// The progress of a call, counted in tasks; given to the function that
+/// [`progress`](crate::Options::progress) sets.
+///
+/// ```
+/// use proc_core::{Pool, Progress};
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let pool = Pool::builder().processes(2).build()?;
+///     let show = |Progress { done, all, .. }: Progress| eprint!("\r{done} of {all}");
+///     let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
+///     assert_eq!(squares[999], 998_001);
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How many tasks have a result or an error.
+    pub done: usize,
+    /// How many tasks the call has, as far as is known: all inputs that were taken, and those that
+    /// the iterator's `size_hint` promises.
+    pub all: usize,
+    /// How many of the tasks that are done have an error.
+    pub failed: usize,
+    /// How many times a task that failed was tried again. A cluster also counts the tasks that it
+    /// has handed out again.
+    pub retried: usize,
+    /// How long ago the call began.
+    pub elapsed: Duration,
+    /// Whether no more than `all` tasks will come.
+    is_all: bool,
+}
+
+impl Progress {
+    /// How many tasks were done in a second, on average.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Pool, Progress};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let show = |progress: Progress| eprint!("\r{:.0} tasks a second", progress.rate());
+    ///     let squares = pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
+    ///     assert_eq!(squares[999], 998_001);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn rate(&self) -> f64 {
+        self.done as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// How long the other tasks will take, if they are as fast as those that are done.
+    ///
+    /// Returns `None` if no task is done yet, or if the number of inputs is not known: the
+    /// iterator's `size_hint` is not exact.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::{Pool, Progress};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let mut last = None;
+    ///     let show = |progress: Progress| last = progress.remaining();
+    ///     pool.options().progress(show).map(|x: u64| x * x, 0..1000)?;
+    ///     assert_eq!(last, Some(Duration::ZERO)); // all are done
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn remaining(&self) -> Option<Duration> {
+        let left = self.all.saturating_sub(self.done) as f64;
+        (self.is_all && self.done > 0)
+            .then(|| Duration::try_from_secs_f64(left / self.rate()).unwrap_or(Duration::MAX))
+    }
+}
+
+/// Counts the failures of a call, and shows its progress.
+pub(super) struct Meter<'a> {
+    show: Option<ShowProgress<'a>>,
+    began: Instant,
+    failed: usize,
+}
+
+impl<'a> Meter<'a> {
+    pub(super) fn new(show: Option<ShowProgress<'a>>) -> Meter<'a> {
+        Meter { show, began: Instant::now(), failed: 0 }
+    }
+
+    /// Counts tasks that failed.
+    pub(super) fn add_failed(&mut self, tasks: usize) {
+        self.failed += tasks;
+    }
+
+    /// Shows the progress: of `taken` inputs, `done` have a result or an error, and `more` is the
+    /// `size_hint` of the others.
+    pub(super) fn show(
+        &self,
+        done: usize,
+        taken: usize,
+        more: (usize, Option<usize>),
+        retried: impl FnOnce() -> usize,
+    ) {
+        let Some(show) = &self.show else { return };
+        let progress = Progress {
+            done,
+            all: taken.saturating_add(more.0),
+            failed: self.failed,
+            retried: retried(),
+            elapsed: self.began.elapsed(),
+            is_all: more.1 == Some(more.0),
+        };
+        // If the function itself makes a call with the same options, that call shows nothing.
+        if let Ok(mut show) = show.try_lock() {
+            show(progress);
+        }
+    }
+}
