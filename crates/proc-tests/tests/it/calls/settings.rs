@@ -190,7 +190,7 @@ fn wait(time: Duration) {
 
 /// Small calls beside a large one of slow tasks.
 fn serve_small_calls_first(arguments: &Arguments) {
-    const SLOW: Duration = Duration::from_millis(300);
+    const SLOW: Duration = Duration::from_secs(1);
     let pool = arguments.pool(2);
     let large = pool.map_async(wait, vec![SLOW; 60]).expect("it is accepted");
     pool.map(wait, vec![Duration::ZERO; 2]).expect("the large call is on its way");
