@@ -67,14 +67,14 @@ pub(crate) enum FromWorker {
     Look,
     /// Asks for the channel ends in the argument of this ticket's task.
     NeedsHandles(TicketId),
+    /// A result that does not go into the chunk's room.
+    OutOfBand { ticket: TicketId, task: u32, value: Payload },
     /// Asks for data that a function borrows, and which of the data that the worker holds it must
     /// drop.
     NeedsData { wanted: Option<DataId>, held: Vec<DataId> },
     /// The data that the function of this ticket's call borrows cannot be decoded. The worker does
     /// not run the ticket. Holds an encoded [`Fault`](crate::call::Fault).
     DataFailed { ticket: TicketId, fault: Payload },
-    /// A result that does not go into the chunk's room.
-    OutOfBand { ticket: TicketId, task: u32, value: Payload },
 }
 
 /// Why a worker exits normally.
