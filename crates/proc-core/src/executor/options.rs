@@ -28,7 +28,7 @@ use crate::wire::Message;
 /// ```
 #[must_use = "settings do nothing without a call"]
 pub struct Options<'a, E> {
-    pub(super) engine: &'a E,
+    pub(crate) engine: &'a E,
     pub(crate) call: CallOptions,
     progress: Option<ShowProgress<'a>>,
 }
@@ -420,7 +420,7 @@ pub(crate) use calls_with_options;
 impl<'a, E: Engine> Options<'a, E> {
     calls_with_options! { 'a E, fn(), |self| self }
 
-    fn target<F, A, R>(&self, function: F) -> Result<Target<E>, Error>
+    pub(crate) fn target<F, A, R>(&self, function: F) -> Result<Target<E>, Error>
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Message,

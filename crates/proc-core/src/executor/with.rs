@@ -63,7 +63,7 @@ impl<'a, E: Engine> Options<'a, E> {
 impl<'a, E: Engine, D: Message> With<'a, E, D> {
     calls_with_options! { 'a E, fn(&D), |self| self.options }
 
-    fn target<F, A, R>(&self, function: F) -> Result<Target<E>, Error>
+    pub(crate) fn target<F, A, R>(&self, function: F) -> Result<Target<E>, Error>
     where
         F: Fn(&D, A) -> R + Copy + 'static,
         A: Message,

@@ -130,9 +130,8 @@ impl PoolJob {
     }
 
     /// Returns the inbox, by which the scheduler knows the call.
-    #[cfg(feature = "remote")]
-    pub(super) fn inbox(&self) -> Arc<Inbox> {
-        Arc::clone(&self.inbox)
+    pub(super) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
     }
 
     /// Pushes one task whose argument is encoded already.

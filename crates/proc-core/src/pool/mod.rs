@@ -6,6 +6,7 @@
 //! bytes.
 
 pub(crate) mod board;
+mod broadcast;
 mod builder;
 mod engine;
 #[cfg(test)]

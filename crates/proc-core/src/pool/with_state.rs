@@ -30,7 +30,7 @@ use crate::wire::Message;
 /// ```
 #[must_use = "it does nothing without a call"]
 pub struct WithState<'a, S> {
-    options: Options<'a, Pool<S>>,
+    pub(super) options: Options<'a, Pool<S>>,
 }
 
 /// The calls of a pool, for functions that borrow the worker's state and data of type `D`; returned
@@ -41,7 +41,7 @@ pub struct WithState<'a, S> {
 /// See the example of [`With::with_state`].
 #[must_use = "it does nothing without a call"]
 pub struct WithStateAndData<'a, S, D> {
-    with: With<'a, Pool<S>, D>,
+    pub(super) with: With<'a, Pool<S>, D>,
 }
 
 impl<S> Pool<S> {
@@ -134,7 +134,7 @@ impl<'a, S, D> With<'a, Pool<S>, D> {
 impl<'a, S: 'static> WithState<'a, S> {
     calls_with_options! { 'a Pool<S>, fn(&mut S), |self| self.options }
 
-    fn target<F, A, R>(&self, _: F) -> Result<Target<Pool<S>>, Error>
+    pub(super) fn target<F, A, R>(&self, _: F) -> Result<Target<Pool<S>>, Error>
     where
         F: Fn(&mut S, A) -> R + Copy + 'static,
         A: Message,
@@ -149,7 +149,7 @@ impl<'a, S: 'static> WithState<'a, S> {
 impl<'a, S: 'static, D: Message> WithStateAndData<'a, S, D> {
     calls_with_options! { 'a Pool<S>, fn(&mut S, &D), |self| self.with.options }
 
-    fn target<F, A, R>(&self, _: F) -> Result<Target<Pool<S>>, Error>
+    pub(super) fn target<F, A, R>(&self, _: F) -> Result<Target<Pool<S>>, Error>
     where
         F: Fn(&mut S, &D, A) -> R + Copy + 'static,
         A: Message,

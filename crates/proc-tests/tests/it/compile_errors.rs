@@ -13,7 +13,7 @@ const MESSAGE: &str = "this function captures variables (or is a function pointe
                        captures nothing, and pass the data by `with` of a pool, or as part of the \
                        argument";
 
-const REFUSED: [&str; 15] = [
+const REFUSED: [&str; 16] = [
     "process",
     "pointer",
     "map",
@@ -29,6 +29,7 @@ const REFUSED: [&str; 15] = [
     "state",
     "worker_exit",
     "with_state",
+    "broadcast",
 ];
 
 /// The mistakes in `src/bin/first_errors.rs`, in the order of the table in `docs/tour.md`.

@@ -39,6 +39,7 @@ use support::{Entry, MARKER, be_program};
 /// The programs of all files.
 const PROGRAMS: &[&[Entry]] = &[
     aborts::PROGRAMS,
+    calls::broadcast::PROGRAMS,
     calls::imap::PROGRAMS,
     calls::large_values::PROGRAMS,
     calls::map::PROGRAMS,
@@ -92,6 +93,7 @@ const PROGRAMS: &[&[Entry]] = &[
 fn tests() -> Vec<Trial> {
     let files = [
         aborts::tests(),
+        calls::broadcast::tests(),
         calls::imap::tests(),
         calls::large_values::tests(),
         calls::map::tests(),

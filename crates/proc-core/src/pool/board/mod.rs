@@ -44,10 +44,15 @@ impl Layout {
         size_of::<Header>()
     }
 
+    /// Where the assignments begin.
+    fn assignments(self) -> usize {
+        self.sleepers() + self.workers as usize * size_of::<Sleeper>()
+    }
+
     /// Where the ring begins.
     fn ring(self) -> usize {
-        let end_of_sleepers = self.sleepers() + self.workers as usize * size_of::<Sleeper>();
-        end_of_sleepers.next_multiple_of(align_of::<CacheLine>())
+        let end = self.assignments() + self.workers as usize * size_of::<Assignment>();
+        end.next_multiple_of(align_of::<CacheLine>())
     }
 
     /// Where the tickets begin.
@@ -99,6 +104,12 @@ shared_struct! {
     /// it back. Sleepers share cache lines, because they change only when a worker falls asleep or
     /// is woken.
     pub(crate) struct Sleeper(AtomicU32);
+}
+
+shared_struct! {
+    /// 1 + the ticket that the parent has assigned to the worker in a slot, or 0. The parent writes
+    /// it; the worker takes the ticket, or the parent takes it back.
+    pub(crate) struct Assignment(AtomicU32);
 }
 
 /// The board, as the parent or a worker has mapped it.
@@ -154,6 +165,15 @@ impl Board {
         self.region
             .atomics(self.layout.sleepers(), workers as usize)
             .expect("the board holds its layout")
+    }
+
+    fn assignment(&self, slot_id: SlotId) -> &AtomicU32 {
+        let Layout { workers, .. } = self.layout;
+        let assignments: &[Assignment] = self
+            .region
+            .atomics(self.layout.assignments(), workers as usize)
+            .expect("the board holds its layout");
+        &assignments[slot_id as usize].0
     }
 
     /// The ring entry of the publication with the number `position`.

@@ -26,6 +26,16 @@ impl Board {
             Entry::Taken { ticket, slot_id, .. } => note_claim(ticket, slot_id),
             Entry::Empty => {}
         }
+        self.write(ticket, chunk);
+        let ready = Entry::Ready { seq: position as u32, ticket };
+        entry.store(ready.pack(), Ordering::Release);
+        self.published.store(position + 1, Ordering::Relaxed);
+        header.tail.0.store(position + 1, Ordering::Release);
+        true
+    }
+
+    /// Writes `chunk` to a free ticket.
+    fn write(&self, ticket: TicketId, chunk: &Chunk) {
         let fields = self.ticket(ticket);
         chunk.store(fields);
         let extent = Extent { taken: 0, limit: chunk.count };
@@ -36,11 +46,25 @@ impl Board {
         fields.out_of_band.store(0, Ordering::Relaxed);
         fields.results.store(0, Ordering::Relaxed);
         fields.nanoseconds.store(0, Ordering::Relaxed);
-        let ready = Entry::Ready { seq: position as u32, ticket };
-        entry.store(ready.pack(), Ordering::Release);
-        self.published.store(position + 1, Ordering::Relaxed);
-        header.tail.0.store(position + 1, Ordering::Release);
-        true
+    }
+
+    /// Assigns `chunk`, under `ticket`, which must be free, to the worker in a slot. No other ticket
+    /// may be assigned to it.
+    pub(crate) fn assign(&self, ticket: TicketId, chunk: &Chunk, slot_id: SlotId) {
+        self.write(ticket, chunk);
+        self.assignment(slot_id).store(ticket + 1, Ordering::Release);
+    }
+
+    /// Whether a ticket is assigned to the worker in a slot, which has not taken it.
+    pub(crate) fn is_assigned(&self, ticket: TicketId, slot_id: SlotId) -> bool {
+        self.assignment(slot_id).load(Ordering::Relaxed) == ticket + 1
+    }
+
+    /// Takes an assigned ticket back. Returns false if the worker has taken it.
+    pub(crate) fn unassign(&self, ticket: TicketId, slot_id: SlotId) -> bool {
+        self.assignment(slot_id)
+            .compare_exchange(ticket + 1, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Takes at most `max` sleepers in the slots `among`. The caller must send a message to each of

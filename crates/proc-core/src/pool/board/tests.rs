@@ -82,6 +82,22 @@ fn ticket_is_published_claimed_finished_and_collected() {
 }
 
 #[test]
+fn ticket_is_assigned_and_taken_by_one_worker_or_taken_back() {
+    let board = board(2);
+    board.assign(9, &chunk(3), 1);
+    assert_eq!((board.take_assigned(0), board.claim(0), board.claim(1)), (None, None, None));
+    assert!(board.is_assigned(9, 1) && !board.is_assigned(9, 0) && !board.is_assigned(8, 1));
+    assert!(!board.announce_sleep(1), "it has work");
+    assert_eq!(board.take_assigned(1), Some(9));
+    assert_eq!((board.take_assigned(1), board.chunk(9)), (None, chunk(3)));
+    assert!(!board.unassign(9, 1), "it is taken");
+    board.assign(9, &chunk(3), 1);
+    assert!(!board.unassign(8, 1) && board.unassign(9, 1) && !board.unassign(9, 1));
+    assert_eq!(board.take_assigned(1), None);
+    assert!(board.announce_sleep(1));
+}
+
+#[test]
 fn publish_reports_a_running_claim_that_it_overwrites() {
     let board = board(1);
     let mut kept = Vec::new();

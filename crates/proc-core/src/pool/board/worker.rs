@@ -7,6 +7,16 @@ use crate::memory::atomics::fence;
 use crate::pool::board::words::Entry;
 
 impl Board {
+    /// Takes the ticket that is assigned to the worker in a slot.
+    pub(crate) fn take_assigned(&self, slot_id: SlotId) -> Option<TicketId> {
+        let word = self.assignment(slot_id);
+        if word.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        // 0 if the parent has taken the ticket back meanwhile.
+        word.swap(0, Ordering::AcqRel).checked_sub(1).filter(|t| *t < self.layout.tickets)
+    }
+
     /// Claims the oldest ready ticket. One compare-and-swap makes the claim and records the slot.
     pub(crate) fn claim(&self, slot_id: SlotId) -> Option<TicketId> {
         let header = self.header();
@@ -102,7 +112,8 @@ impl Board {
         // Pairs with the fence in `take_sleepers`. The parent writes work or a dismissal before
         // that fence.
         fence(Ordering::SeqCst);
-        if self.has_ready() || self.is_dismissed(slot_id) {
+        let is_assigned = self.assignment(slot_id).load(Ordering::Relaxed) != 0;
+        if is_assigned || self.has_ready() || self.is_dismissed(slot_id) {
             // If the parent has taken the 1 meanwhile, its message comes later and does no harm.
             self.cancel_sleep(slot_id);
             return false;

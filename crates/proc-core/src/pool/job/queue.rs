@@ -11,6 +11,7 @@ use crate::call::Name;
 use crate::error::Error;
 use crate::memory::Lease;
 use crate::panics;
+use crate::pool::board::SlotId;
 use crate::pool::records;
 use crate::sys::{self, PerProcess};
 use crate::wire::{self, Handles, Lender, Message, Sink};
@@ -71,6 +72,8 @@ pub(crate) struct TaskQueue {
     /// How many tasks of this call follow in later queues, at least.
     pub(crate) more: usize,
     pub(crate) chunksize: Option<usize>,
+    /// The slot whose worker must run the tasks, if only that one may.
+    pub(crate) slot_id: Option<SlotId>,
     /// The encoded arguments, one record after another.
     bytes: Vec<u8>,
     /// Where in `bytes` the next task begins.
@@ -120,6 +123,7 @@ impl TaskQueue {
             attempts: 0,
             more: 0,
             chunksize,
+            slot_id: None,
             bytes: Vec::new(),
             at: 0,
             fixed_len: None,
@@ -127,6 +131,11 @@ impl TaskQueue {
             large_args: VecDeque::new(),
             large_args_len: 0,
         }
+    }
+
+    /// Makes a queue whose tasks only the worker in a slot may run, if a slot is given.
+    pub(crate) fn for_slot(self, slot_id: Option<SlotId>) -> TaskQueue {
+        TaskQueue { slot_id, ..self }
     }
 
     /// Makes a queue of one task that is tried again. `argument` is the encoded argument.

@@ -230,7 +230,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
         })
     };
     call.submit(0)?;
-    let (scheduler, inbox) = (Arc::clone(&pool.scheduler), call.inbox());
+    let (scheduler, inbox) = (Arc::clone(&pool.scheduler), Arc::clone(call.inbox()));
     Ok(Submitted { task: Task::new(call, gather), scheduler, inbox })
 }
 

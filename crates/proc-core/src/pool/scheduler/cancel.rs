@@ -253,9 +253,16 @@ impl Scheduler {
     /// Kills workers whose task has exceeded its timeout. Then fails tasks that no worker claims.
     fn kill_overdue(&self, state: &mut State) {
         let now = sys::monotonic();
-        for (ticket, slot_id) in self.claimed_tickets(state) {
+        let claimed = self.claimed_tickets(state);
+        for (ticket, slot_id) in &claimed {
+            let (ticket, slot_id) = (*ticket, *slot_id);
             let Some(in_flight) = state.in_flight.get_mut(&ticket) else { continue };
             let Some(timeout) = in_flight.inbox.options.timeout else { continue };
+            let is_busy = || claimed.iter().any(|(other, of)| *of == slot_id && *other != ticket);
+            if self.board.is_assigned(ticket, slot_id) && is_busy() {
+                in_flight.stuck = None; // it waits for the worker's present chunk
+                continue;
+            }
             let progress = self.board.progress(ticket);
             let ran = Duration::from_nanos(now.saturating_sub(progress.began_at));
             let runs = progress.begun > progress.done && progress.began_at > 0;

@@ -124,6 +124,7 @@ impl Scheduler {
         }
         let (first, attempts, name) =
             (in_flight.first, in_flight.attempts + 1, in_flight.chunk.name);
+        let slot_id = in_flight.slot_id;
         let inbox = Arc::clone(&in_flight.inbox);
         let mut out_of_band = std::mem::take(&mut in_flight.out_of_band);
         let arguments = read_arguments(&state.arena, in_flight);
@@ -146,7 +147,8 @@ impl Scheduler {
             if let Some(argument) = argument
                 && is_panic(&outcome, out_of_band.get(&index))
             {
-                state.queues.push_front(TaskQueue::retry(name, &inbox, task, argument, attempts));
+                let retry = TaskQueue::retry(name, &inbox, task, argument, attempts);
+                state.queues.push_front(retry.for_slot(slot_id));
                 continue;
             }
             let bytes = before[..before.len() - rest.len()].to_vec().into();

@@ -260,13 +260,9 @@ impl Scheduler {
                 match argument {
                     Some(argument) if can_repeat && in_flight.attempts < inbox.options.retries => {
                         let attempts = in_flight.attempts + 1;
-                        retry = Some(TaskQueue::retry(
-                            in_flight.chunk.name,
-                            &inbox,
-                            task,
-                            argument,
-                            attempts,
-                        ));
+                        let name = in_flight.chunk.name;
+                        let queue = TaskQueue::retry(name, &inbox, task, argument, attempts);
+                        retry = Some(queue.for_slot(in_flight.slot_id));
                     }
                     _ => deliveries.push(failed(task, error)),
                 }
@@ -282,9 +278,15 @@ impl Scheduler {
             in_flight.chunk.arguments -= skipped;
             in_flight.chunk.count -= begun as u32;
             self.board.forget_claim(ticket, in_flight.position);
-            in_flight.claimer = None;
             in_flight.waits_for_out_of_band = false;
-            state.requeued.push_back(ticket);
+            match in_flight.slot_id {
+                // The next worker of the slot takes it.
+                Some(slot_id) => self.board.assign(ticket, &in_flight.chunk, slot_id),
+                None => {
+                    in_flight.claimer = None;
+                    state.requeued.push_back(ticket);
+                }
+            }
         } else {
             deliveries.extend(
                 (in_flight.first + begun..in_flight.first + in_flight.count)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::pool::board::SlotId;
 use crate::pool::job::{Inbox, TaskQueue};
 
 /// The virtual time that a chunk takes before the time of a task is known, in nanoseconds.
@@ -70,26 +71,59 @@ pub(super) struct FairQueues {
     turns: FxHashMap<usize, Turn>,
     clock: u64,
     last_serial: u64,
+    /// Tasks of broadcasts, which only the worker in one slot may run: by that slot, in the order of
+    /// the calls. They take no turns: each worker runs them between two chunks.
+    for_slots: BTreeMap<SlotId, VecDeque<TaskQueue>>,
 }
 
 impl FairQueues {
     pub(super) fn is_empty(&self) -> bool {
-        self.calls.is_empty()
+        self.calls.is_empty() && self.for_slots.is_empty()
     }
 
     /// All queues, those of the call that is served next first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &TaskQueue> {
-        self.calls.values().flatten()
+        self.calls.values().chain(self.for_slots.values()).flatten()
     }
 
     /// Whether a call has queued tasks.
     pub(super) fn has(&self, inbox: &Arc<Inbox>) -> bool {
+        let is_of_call = |queue: &TaskQueue| Arc::ptr_eq(&queue.inbox, inbox);
+        self.has_turn(inbox) || self.for_slots.values().flatten().any(is_of_call)
+    }
+
+    /// Whether a call has queued tasks that any worker may run.
+    fn has_turn(&self, inbox: &Arc<Inbox>) -> bool {
         self.turns.contains_key(&address(inbox))
+    }
+
+    /// Whether tasks for the worker in any one slot are queued.
+    pub(super) fn has_for_slots(&self) -> bool {
+        !self.for_slots.is_empty()
+    }
+
+    /// Whether tasks for the worker in a slot are queued.
+    pub(super) fn has_for_slot(&self, slot_id: SlotId) -> bool {
+        self.for_slots.contains_key(&slot_id)
+    }
+
+    /// Takes the next tasks for the worker in a slot.
+    pub(super) fn pop_for_slot(&mut self, slot_id: SlotId) -> Option<TaskQueue> {
+        let queues = self.for_slots.get_mut(&slot_id)?;
+        let queue = queues.pop_front();
+        if queues.is_empty() {
+            self.for_slots.remove(&slot_id);
+        }
+        queue
     }
 
     /// Queues tasks behind those of the same call. Returns the turn of the call if it is new.
     pub(super) fn push_back(&mut self, queue: TaskQueue) -> Option<Turn> {
-        let is_new = !self.has(&queue.inbox);
+        if let Some(slot_id) = queue.slot_id {
+            self.for_slots.entry(slot_id).or_default().push_back(queue);
+            return None;
+        }
+        let is_new = !self.has_turn(&queue.inbox);
         if is_new {
             // A call that had nothing to do has no claim to the time that has passed.
             queue.inbox.set_virtual_time(queue.inbox.virtual_time().max(self.clock));
@@ -101,6 +135,9 @@ impl FairQueues {
 
     /// Queues tasks before those of the same call.
     pub(super) fn push_front(&mut self, queue: TaskQueue) {
+        if let Some(slot_id) = queue.slot_id {
+            return self.for_slots.entry(slot_id).or_default().push_front(queue);
+        }
         let turn = self.turn_of(&queue.inbox);
         self.calls.entry(turn).or_default().push_front(queue);
     }
@@ -153,7 +190,7 @@ impl FairQueues {
         let nanos = nanos.unwrap_or(charge).min(MAX_NANOS);
         let corrected = inbox.virtual_time().saturating_add(nanos).saturating_sub(charge);
         inbox.set_virtual_time(corrected);
-        let others = self.turns.len() - usize::from(self.has(inbox));
+        let others = self.turns.len() - usize::from(self.has_turn(inbox));
         self.clock = self.clock.saturating_add(nanos / (others as u64 + 1));
         self.renew_turn(inbox);
     }
@@ -163,12 +200,17 @@ impl FairQueues {
         if let Some(turn) = self.turns.remove(&address(inbox)) {
             self.calls.remove(&turn);
         }
+        self.for_slots.retain(|_, queues| {
+            queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
+            !queues.is_empty()
+        });
     }
 
     /// Takes all queues.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = TaskQueue> + use<> {
         self.turns.clear();
-        std::mem::take(&mut self.calls).into_values().flatten()
+        let for_slots = std::mem::take(&mut self.for_slots).into_values();
+        std::mem::take(&mut self.calls).into_values().chain(for_slots).flatten()
     }
 
     /// The turn of a call. A new call gets one.

@@ -9,7 +9,9 @@
 //! [`State`] holds all bookkeeping under one lock. Deliveries go into their inboxes after the lock
 //! is released. README.md beside this file tells the rest.
 
+mod assign;
 mod cancel;
+mod chunk;
 mod collect;
 mod data;
 mod dead_worker;

@@ -2,27 +2,15 @@
 //! and wakes sleepers. Also takes work back: tickets that no worker has claimed, and tasks that
 //! their claimer has not taken.
 
-use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::chunk::MAX_ROOM_BYTES;
 use super::fair_share::Turn;
 use super::state::{InFlight, Phase, Scheduler, State, read_arguments, unlock};
 use crate::error::Error;
-use crate::memory::{Arena, Block, Lease, MIN_BLOCK_BYTES};
-use crate::pool::board::{Chunk, TicketId};
-use crate::pool::job::{ChunkCut, Inbox, LargeArg, TaskQueue};
-use crate::pool::records;
-use crate::wire::Lender;
-
-/// The most room that a chunk gets because earlier results were large. A result that does not fit
-/// is sent out of band.
-const MAX_ROOM_BYTES: usize = 16 << 20;
-
-/// The most room that a chunk gets by the guess that results are as large as their arguments. For
-/// larger arguments, a wrong guess would waste too much memory.
-const MAX_GUESSED_BYTES: usize = 1 << 30;
+use crate::memory::Arena;
+use crate::pool::board::TicketId;
+use crate::pool::job::{Inbox, TaskQueue};
 
 /// If more than half of this memory is in use, large results are copied out of shared memory at
 /// once, which costs a second copy, instead of being lent. In a pool with a memory limit, the limit
@@ -44,33 +32,6 @@ enum Room {
     None,
     /// The chunk may take so much shared memory.
     Bytes(usize),
-}
-
-impl Lender for Scheduler {
-    fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease> {
-        if len > self.config.max_argument {
-            return None;
-        }
-        let room = results.map_or(len.min(MAX_GUESSED_BYTES), |size| size.min(MAX_ROOM_BYTES));
-        let len = len.checked_add(room.min(self.max_room(len)) + records::MIN_RESULT_BYTES + 16)?;
-        // A forked copy must not touch the pool's memory.
-        let mut state = (!self.is_forked_copy()).then(|| self.lock())?;
-        if self.memory_left(&mut state) < len {
-            return None;
-        }
-        let block = self.allocate(&mut state, len).ok()?;
-        Some(state.arena.lease(block))
-    }
-
-    /// Beside an argument, a block always has room for the note that the result is sent out of
-    /// band.
-    fn spare(&self) -> usize {
-        records::MIN_RESULT_BYTES
-    }
-
-    fn max_value(&self) -> usize {
-        self.config.max_argument
-    }
 }
 
 impl Scheduler {
@@ -103,29 +64,6 @@ impl Scheduler {
         }
     }
 
-    /// Takes a ticket out of use, and gives its block back to the arena.
-    pub(super) fn free_ticket_and_block(
-        &self,
-        state: &mut State,
-        ticket: TicketId,
-    ) -> Option<InFlight> {
-        let in_flight = self.free_ticket(state, ticket)?;
-        state.arena.release(in_flight.block);
-        Some(in_flight)
-    }
-
-    /// Takes a ticket out of use. The caller must lease its block or give it back.
-    pub(super) fn free_ticket(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
-        let in_flight = state.in_flight.remove(&ticket)?;
-        self.board.forget_claim(ticket, in_flight.position);
-        if in_flight.stealable {
-            self.remove_stealable(state);
-        }
-        state.overtakable_tickets -= usize::from(in_flight.overtakable);
-        state.free.push(ticket);
-        Some(in_flight)
-    }
-
     /// Abandons a call whose results are not wanted any more: drops its queues, takes back its
     /// tickets that no worker has claimed, and drops the results of the others.
     pub(crate) fn abandon(&self, inbox: &Arc<Inbox>) {
@@ -145,8 +83,10 @@ impl Scheduler {
         let mut any = state.queues.has(inbox);
         state.queues.remove(inbox);
         for (ticket, position) in state.tickets_of(inbox) {
-            let is_requeued = state.requeued.contains(&ticket);
-            if is_requeued || self.board.retract(ticket, position) {
+            let slot_id = state.in_flight.get(&ticket).and_then(|in_flight| in_flight.slot_id);
+            let is_waiting = state.requeued.contains(&ticket)
+                || slot_id.is_some_and(|slot_id| self.board.unassign(ticket, slot_id));
+            if is_waiting || self.board.retract(ticket, position) {
                 state.requeued.retain(|other| *other != ticket);
                 self.free_ticket_and_block(state, ticket);
                 any = true;
@@ -199,7 +139,7 @@ impl Scheduler {
 
     /// Publishes all that can be published, and wakes a sleeper for each new grain. If a worker is
     /// starving, steals tasks for the sleepers that are left. Fills vacant slots if there are more
-    /// grains than workers. Dismisses all workers if the pool is closing and no work is left.
+    /// grains than workers. Assigns tasks that only one worker may run. Dismisses all workers if the pool is closing and no work is left.
     pub(super) fn dispatch(&self, state: &mut State) {
         let starving = self.board.take_starving();
         self.publish_all(state);
@@ -208,6 +148,7 @@ impl Scheduler {
             self.publish_all(state);
         }
         self.fill_vacant_slots(state);
+        self.assign_waiting(state);
         if matches!(state.phase, Phase::Closing) && state.is_idle() {
             self.board.admit(0);
             self.wake(state, usize::MAX);
@@ -303,7 +244,7 @@ impl Scheduler {
         let ticket = state.free.pop()?;
         let (turn, _) = state.queues.first()?;
         let mut queue = state.queues.pop_first()?;
-        match self.prepare(state, &mut queue, turn, max_bytes) {
+        match self.prepare(state, &mut queue, Some(turn), max_bytes) {
             Ok(mut in_flight) => {
                 in_flight.charge = state.queues.put_back(queue, in_flight.count);
                 if in_flight.stealable {
@@ -329,7 +270,8 @@ impl Scheduler {
         // ahead of the workers. So later chunks can use newer measurements.
         let are_sizes_known = queue.is_one_chunk() && queue.inbox.result_size().is_some();
         let max_in_flight = if are_sizes_known { usize::MAX } else { 2 * self.processes() + 2 };
-        if state.in_flight.len() - state.requeued.len() >= max_in_flight {
+        let waiting = state.requeued.len() + state.assigned_tickets;
+        if state.in_flight.len() - waiting >= max_in_flight {
             return Room::Later;
         }
         let result_size = queue.inbox.result_size().unwrap_or(0).min(MAX_ROOM_BYTES);
@@ -340,102 +282,6 @@ impl Scheduler {
             return Room::None;
         }
         Room::Bytes(max_bytes)
-    }
-
-    /// Cuts a chunk from a queue and writes it into a block. The chunk takes at most `max_bytes` of
-    /// shared memory, unless it has one task.
-    fn prepare(
-        &self,
-        state: &mut State,
-        queue: &mut TaskQueue,
-        turn: Turn,
-        max_bytes: usize,
-    ) -> Result<InFlight, Error> {
-        let (inbox, name, attempts) = (Arc::clone(&queue.inbox), queue.name, queue.attempts);
-        let chunksize = queue.chunksize;
-        let size = inbox.result_size().unwrap_or(0);
-        let Some(cut) = queue.cut(self.processes(), max_bytes, size.min(MAX_ROOM_BYTES)) else {
-            return Err(Error::invalid("the call's encoded arguments are incomplete"));
-        };
-        let ChunkCut { first, count, grain, bytes, handles, large_arg } = cut;
-        let (block, arguments) = if let Some(LargeArg { lease, len }) = large_arg {
-            (lease.into_block(), len as u64)
-        } else {
-            // The room is for results that are as large as the arguments or as earlier results,
-            // whichever is larger. A result that does not fit is sent out of band.
-            let likely = size.saturating_mul(count).min(MAX_ROOM_BYTES);
-            let room =
-                bytes.len().min(MAX_GUESSED_BYTES).max(likely).min(self.max_room(bytes.len()));
-            let room = room + count * (records::MIN_RESULT_BYTES + 16);
-            let block = self.allocate(state, bytes.len() + room);
-            let block = block.map_err(|error| Error::start("a chunk's memory", error))?;
-            let written = state.arena.region(block).write(block.offset as usize, bytes);
-            debug_assert!(written, "the block was allocated for it");
-            (block, bytes.len() as u64)
-        };
-        let chunk = Chunk {
-            name,
-            region: block.region,
-            offset: block.offset,
-            arguments,
-            room: block.len - arguments,
-            count: count as u32,
-            grain: grain as u32,
-            needs_handles: handles.is_some(),
-            measured: true,
-            first: first as u64,
-            attempt: attempts,
-            data: inbox.data.as_ref().map_or(0, |data| data.id),
-            seed: inbox.options.seed,
-            timeout: inbox.options.timeout.map_or(0, nanoseconds),
-            stoppable: inbox.options.grace.is_some(),
-        };
-        Ok(InFlight {
-            inbox,
-            first,
-            count,
-            attempts,
-            overtakable: turn.may_be_overtaken(),
-            charge: 0,
-            block,
-            chunk,
-            chunksize,
-            stealable: grain < count,
-            position: 0,
-            claimer: None,
-            handles,
-            out_of_band: HashMap::new(),
-            waits_for_out_of_band: false,
-            stuck: None,
-            stop: None,
-        })
-    }
-
-    /// Allocates a block. If its region is new, sends the region to all workers.
-    ///
-    /// # Errors
-    ///
-    /// There is no memory, or a region cannot be sent. The block is free then.
-    fn allocate(&self, state: &mut State, len: usize) -> io::Result<Block> {
-        let block = state.arena.allocate(len)?;
-        let sent = state.send_new_regions();
-        if sent.is_err() {
-            state.arena.release(block);
-        }
-        sent.map(|()| block)
-    }
-
-    /// How many bytes of shared memory chunks may still take under the pool's memory limit.
-    fn memory_left(&self, state: &mut State) -> usize {
-        let Some(limit) = self.config.memory_limit else { return usize::MAX };
-        // Allocation rounds a block up by at most a quarter, or to the smallest block.
-        (limit.saturating_sub(state.arena.used()) / 5 * 4).saturating_sub(MIN_BLOCK_BYTES)
-    }
-
-    /// The most room for results that the memory limit allows beside `arguments` bytes of
-    /// arguments.
-    fn max_room(&self, arguments: usize) -> usize {
-        self.config.memory_limit.map_or(usize::MAX, |limit| limit.saturating_sub(arguments))
     }
 
     /// Whether a call with `in_flight` chunks in flight should stop encoding for now: the memory
@@ -461,22 +307,6 @@ impl Scheduler {
         arena.used() <= self.config.memory_limit.unwrap_or(MAX_LENT_BYTES) / 2
     }
 
-    /// Counts one more stealable ticket. Tells workers if it is the first.
-    fn add_stealable(&self, state: &mut State) {
-        if state.stealable_tickets == 0 {
-            self.board.set_stealable(true);
-        }
-        state.stealable_tickets += 1;
-    }
-
-    /// Counts one stealable ticket less. Tells workers if it was the last.
-    fn remove_stealable(&self, state: &mut State) {
-        state.stealable_tickets = state.stealable_tickets.saturating_sub(1);
-        if state.stealable_tickets == 0 {
-            self.board.set_stealable(false);
-        }
-    }
-
     /// Publishes a ticket. Returns its number of grains. If the ring is full, requeues the ticket
     /// and returns `None`.
     fn publish(&self, state: &mut State, ticket: TicketId) -> Option<usize> {
@@ -498,9 +328,4 @@ impl Scheduler {
         }
         published.then(|| chunk.count.div_ceil(chunk.grain) as usize)
     }
-}
-
-/// A time limit in nanoseconds: at least one, because 0 means that there is no limit.
-fn nanoseconds(limit: Duration) -> u64 {
-    u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1)
 }

@@ -150,7 +150,8 @@ impl Scheduler {
             // The tasks that are taken keep one worker busy.
             untaken.div_ceil(in_flight.chunk.grain) + u32::from(untaken < in_flight.chunk.count)
         };
-        let open_grains = state.in_flight.iter().map(grains).sum::<u32>() as usize;
+        let for_any = state.in_flight.iter().filter(|(_, it)| it.slot_id.is_none());
+        let open_grains = for_any.map(grains).sum::<u32>() as usize;
         let missing = open_grains.saturating_sub(filled);
         let is_vacant = |slot_id: &SlotId| {
             slots.get(*slot_id as usize).is_some_and(|slot| slot.slot_state == SlotState::Vacant)

@@ -138,6 +138,8 @@ pub(super) struct State {
     pub(super) stealable_tickets: usize,
     /// How many tickets in use a new call may overtake, see [`Turn::may_be_overtaken`].
     pub(super) overtakable_tickets: usize,
+    /// How many tickets in use are assigned to one worker.
+    pub(super) assigned_tickets: usize,
     /// How many regions were sent to every worker.
     pub(super) sent_regions: usize,
     /// The size of a function's last result, in bytes. The next call of the function reserves that
@@ -190,8 +192,12 @@ pub(super) struct InFlight {
     pub(super) stealable: bool,
     /// The number of its publication, which determines its place in the ring.
     pub(super) position: u64,
-    /// The slot whose worker claimed it. Set when the ring no longer shows the claim.
+    /// The slot whose worker claimed it. Set when the ring no longer shows the claim, and for a
+    /// ticket that was assigned.
     pub(super) claimer: Option<SlotId>,
+    /// The slot whose worker must run it, if only that one may. Such a ticket is assigned, not
+    /// published.
+    pub(super) slot_id: Option<SlotId>,
     pub(super) handles: Option<WaitingHandles>,
     /// The results that came out of band, by the index of their task in the chunk.
     pub(super) out_of_band: HashMap<u32, Payload>,
@@ -295,6 +301,8 @@ pub(super) struct Slot {
     pub(super) handle: Option<Handle>,
     /// How many regions were sent to the worker.
     pub(super) sent_regions: usize,
+    /// The ticket that is assigned to the worker and not settled.
+    pub(super) assigned: Option<TicketId>,
     /// Whether data were sent to the worker, which it may still hold.
     pub(super) holds_data: bool,
     /// How many workers in a row have exited before they were ready.

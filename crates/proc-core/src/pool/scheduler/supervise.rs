@@ -40,6 +40,7 @@ impl Scheduler {
         let mut state = self.lock();
         if self.may_have_worker(&state, slot_id) {
             state.set_slot_state(slot_id, slot_state);
+            self.fail_waiting(&mut state, slot_id, &error);
             if self.all_slots_given_up(&state) {
                 let slots = &state.slots[..self.processes()];
                 let can_retry = matches!(state.phase, Phase::Open)

@@ -224,10 +224,12 @@ impl Worker<'_> {
         true
     }
 
-    /// Claims a ticket. Looks for one up to [`MAX_SPINS`] times.
+    /// Takes the ticket that is assigned to this worker, or claims one. Looks for one up to
+    /// [`MAX_SPINS`] times.
     fn claim(&self) -> Option<TicketId> {
         for spin in 0..MAX_SPINS {
-            let ticket = self.board.claim(self.slot_id);
+            let assigned = self.board.take_assigned(self.slot_id);
+            let ticket = assigned.or_else(|| self.board.claim(self.slot_id));
             if ticket.is_some() || self.board.is_dismissed(self.slot_id) {
                 return ticket;
             }

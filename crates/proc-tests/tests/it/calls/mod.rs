@@ -1,5 +1,6 @@
 //! The calls of a pool.
 
+pub(crate) mod broadcast;
 pub(crate) mod imap;
 pub(crate) mod large_values;
 pub(crate) mod map;

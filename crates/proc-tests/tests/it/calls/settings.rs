@@ -1,10 +1,12 @@
 //! Settings of a call: grace periods, priorities and fair shares, seeds, an early end, progress.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use proc_core::ipc::{self, IpcSender};
 use proc_core::{ErrorKind, Pool, Progress, StartMethod, current};
+use serde::{Deserialize, Serialize};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{Arguments, run, wait_until, work_forever};
@@ -184,25 +186,37 @@ fn worker_gets_the_stop_signal(start_method: StartMethod) {
     run(signal_stopped_tasks, start_method, &[]).succeeded();
 }
 
-fn wait(time: Duration) {
-    std::thread::sleep(time);
+/// What a task of a large or of a small call says when it begins.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Begins {
+    Large(u32),
+    Small,
 }
 
-/// Small calls beside a large one of slow tasks.
+/// Small calls beside a large one, whose tasks wait until they are released one by one.
 fn serve_small_calls_first(arguments: &Arguments) {
-    const SLOW: Duration = Duration::from_secs(1);
     let pool = arguments.pool(2);
-    let large = pool.map_async(wait, vec![SLOW; 60]).expect("it is accepted");
-    pool.map(wait, vec![Duration::ZERO; 2]).expect("the large call is on its way");
-    for _ in 0..5 {
-        // It waits for one of the running tasks. Without a fair share, it would wait for three.
-        let start = Instant::now();
-        pool.apply(wait, Duration::ZERO).expect("nothing fails");
-        assert!(start.elapsed() < 2 * SLOW, "{:?}", start.elapsed());
+    let marks = MarkerFiles::new();
+    let (sender, receiver) = ipc::channel::<Begins>().expect("a channel");
+    let with = pool.with((sender, marks.path("")));
+    type Data = (IpcSender<Begins>, PathBuf);
+    let large = |(sender, marks): &Data, task: u32| {
+        sender.send(Begins::Large(task)).expect("main receives");
+        marker_files::wait_for(&marks.join(task.to_string()));
+    };
+    let small = |(sender, _): &Data, _: u32| sender.send(Begins::Small).expect("main receives");
+    let large = with.map_async(large, 0..60).expect("it is accepted");
+    let begins = || receiver.recv().expect("tasks begin");
+    let mut running = VecDeque::from([begins(), begins()]);
+    for _ in 0..10 {
+        // The small call waits for one of the tasks that run now.
+        let small = with.apply_async(small, 0).expect("it is accepted");
+        let Some(Begins::Large(task)) = running.pop_front() else { panic!("{running:?}") };
+        marker_files::create(&marks.path(&task.to_string()));
+        assert_eq!(begins(), Begins::Small);
+        small.get().expect("it returns");
+        running.push_back(begins());
     }
-    let start = Instant::now();
-    pool.map(wait, vec![Duration::from_millis(1); 10]).expect("nothing fails");
-    assert!(start.elapsed() < 2 * SLOW, "{:?}", start.elapsed());
     assert!(large.cancel(), "the large call still runs");
 }
 
@@ -214,12 +228,17 @@ fn small_call_does_not_wait_behind_a_large_one(start_method: StartMethod) {
 fn serve_by_priority(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let marks = MarkerFiles::new();
-    let held = pool.apply_async(|mark: PathBuf| marker_files::wait_for(&mark), marks.path("go"));
+    let hold = |(held, go): (PathBuf, PathBuf)| {
+        marker_files::create(&held);
+        marker_files::wait_for(&go);
+    };
+    let held = pool.apply_async(hold, (marks.path("held"), marks.path("go")));
     let held = held.expect("it is accepted");
-    let (sender, receiver) = proc_core::ipc::channel::<i32>().expect("a channel");
+    marker_files::wait_for(&marks.path("held"));
+    let (sender, receiver) = ipc::channel::<i32>().expect("a channel");
     let tasks: Vec<_> = [0, -100, 5, 100, -1, 5]
         .map(|priority| {
-            let send = |sender: &proc_core::ipc::IpcSender<i32>, priority: i32| {
+            let send = |sender: &IpcSender<i32>, priority: i32| {
                 sender.send(priority).expect("main receives");
             };
             let calls = pool.options().priority(priority).with(sender.clone());
@@ -418,8 +437,8 @@ fn ask_where_it_runs(arguments: &Arguments) {
         pool.with_state().map(work, 0..200).expect("nothing fails").into_iter().collect();
     assert!(seen.iter().all(|(worker, pid)| pool.worker_pids()[*worker] == *pid));
     // A thread that a task leaves behind is told that the task is over.
-    let (sender, receiver) = proc_core::ipc::channel::<()>().expect("a channel");
-    let leave = |sender: proc_core::ipc::IpcSender<()>| {
+    let (sender, receiver) = ipc::channel::<()>().expect("a channel");
+    let leave = |sender: IpcSender<()>| {
         let here = current();
         assert!(!here.stop_requested());
         std::thread::spawn(move || {

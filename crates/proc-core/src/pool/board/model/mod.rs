@@ -32,7 +32,7 @@ fn board(tickets: u32, workers: u32) -> Arc<Board> {
     let board = Board::new(Layout { tickets, workers }).expect("there is memory");
     // Loom's atomics are made when they are first used. That must happen before there are threads.
     assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
-    assert!(!board.cancel_sleep(0));
+    assert!(!board.cancel_sleep(0) && !board.is_assigned(0, 0));
     Arc::new(board)
 }
 

@@ -205,6 +205,41 @@ fn sleeper_is_woken_by_a_publication_and_by_the_end_of_the_pool() {
 }
 
 #[test]
+fn assigned_ticket_is_taken_by_a_woken_worker_or_taken_back() {
+    check(4, || {
+        let board = board(2, 1);
+        let (messages, reports) = (Channel::new(), Channel::new());
+        let worker = {
+            let board = Arc::clone(&board);
+            let (messages, reports) = (messages.clone(), reports.clone());
+            thread::spawn(move || {
+                while !board.is_dismissed(0) {
+                    if let Some(ticket) = board.take_assigned(0) {
+                        assert_eq!(board.chunk(ticket).offset, u64::from(ticket));
+                        reports.send(ticket);
+                    } else if board.announce_sleep(0) {
+                        messages.receive();
+                        board.cancel_sleep(0);
+                    }
+                }
+            })
+        };
+        let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| messages.send(()));
+        board.assign(0, &chunk(0, 1), 0);
+        wake();
+        assert_eq!(reports.receive(), 0);
+        board.assign(1, &chunk(1, 1), 0);
+        wake();
+        if !board.unassign(1, 0) {
+            assert_eq!(reports.receive(), 1);
+        }
+        board.admit(0);
+        wake();
+        worker.join().expect("it returns");
+    });
+}
+
+#[test]
 fn sleeper_either_leaves_or_is_taken_and_gets_a_message() {
     check(4, || {
         let board = board(2, 1);
