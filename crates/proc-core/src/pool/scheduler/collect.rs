@@ -109,7 +109,7 @@ impl Scheduler {
     /// Queues those of a chunk's first `count` tasks that panicked, to be tried again.
     ///
     /// Returns the results of the other tasks, one delivery for each. Returns `None` if no task of
-    /// the chunk may be tried again.
+    /// the chunk is tried again.
     pub(super) fn retry_panicked(
         &self,
         state: &mut State,
@@ -119,7 +119,10 @@ impl Scheduler {
         origin: &Origin,
     ) -> Option<Deliveries> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
-        if in_flight.attempts >= in_flight.inbox.options.retries || in_flight.chunk.needs_handles {
+        if in_flight.attempts >= in_flight.inbox.options.retries
+            || in_flight.chunk.needs_handles
+            || !any_panic(bytes, count, &in_flight.out_of_band)
+        {
             return None;
         }
         let (first, attempts, name) =
@@ -160,6 +163,13 @@ impl Scheduler {
         }
         Some(others)
     }
+}
+
+/// Whether one of a chunk's first `count` tasks panicked.
+fn any_panic(mut results: &[u8], count: usize, out_of_band: &HashMap<u32, Payload>) -> bool {
+    let mut outcomes =
+        (0..count as u32).map_while(|index| Some((index, records::take_result(&mut results)?)));
+    outcomes.any(|(index, outcome)| is_panic(&outcome, out_of_band.get(&index)))
 }
 
 /// Whether a task panicked. A long panic message is sent out of band, like any long result.

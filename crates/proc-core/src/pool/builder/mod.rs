@@ -1,8 +1,10 @@
-//! The settings of a pool.
+//! The settings of a pool: those of the pool as a whole here, those of its worker processes in
+//! `worker_processes`, and the functions that workers call besides tasks in `functions`.
 
-use std::ffi::OsStr;
+mod functions;
+mod worker_processes;
+
 use std::marker::PhantomData;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +13,11 @@ use nix::sys::signal::Signal;
 use super::Pool;
 use crate::call::Name;
 use crate::error::Error;
-use crate::forkserver::{Attributes, Lifetime, Limits, StartMethod, Stdio};
+use crate::forkserver::{Attributes, Lifetime, StartMethod};
 use crate::pool::board::MAX_WORKERS;
 use crate::pool::job::Pending;
-use crate::pool::scheduler::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
+use crate::pool::scheduler::{Intensity, PoolConfig, Scheduler, StartFunctions};
 use crate::sys;
-use crate::wire::{Message, Payload};
 
 /// Builds a pool with settings. The defaults are Python's.
 ///
@@ -101,6 +102,7 @@ impl Default for PoolBuilder {
     }
 }
 
+/// Settings of the pool as a whole.
 impl<S> PoolBuilder<S> {
     /// Sets the number of workers; by default one for each processor that this process may use.
     ///
@@ -128,202 +130,6 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Sets a function that is called once for the whole pool, in a fork server of its own. All
-    /// workers are forked from that process. So they have the memory that the function leaves, such
-    /// as a static; a page of it is copied only when a worker writes to it.
-    ///
-    /// Use this for data that is the same in all workers, and large or costly to make.
-    /// [`build`](PoolBuilder::build) calls the function and waits for it. If the fork server dies,
-    /// the function is called again in the next one. The fork server is a copy of the program as it
-    /// was in [`init`](crate::init), or, with [`StartMethod::Fork`], as it is in `build`. If the
-    /// function panics, ends its process or leaves threads running, `build` fails
-    /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::sync::OnceLock;
-    ///
-    /// use proc_core::Pool;
-    ///
-    /// static SQUARES: OnceLock<Vec<u64>> = OnceLock::new();
-    ///
-    /// fn make(n: u64) {
-    ///     SQUARES.set((0..n).map(|x| x * x).collect()).expect("it is called once");
-    /// }
-    ///
-    /// fn main() -> Result<(), proc_core::Error> {
-    ///     proc_core::init();
-    ///     let pool = Pool::builder().processes(2).preload(make, 1000).build()?;
-    ///     let look_up = |x: usize| SQUARES.get().map(|squares| squares[x]);
-    ///     assert_eq!(pool.map(look_up, [3, 999])?, [Some(9), Some(998_001)]);
-    ///     Ok(())
-    /// }
-    /// ```
-    #[doc(alias = "set_forkserver_preload")]
-    pub fn preload<F, A>(mut self, function: F, argument: A) -> Self
-    where
-        F: Fn(A) + Copy + Send + Sync + 'static,
-        A: Message + Send + Sync,
-    {
-        let _ = function;
-        self.settings.start_functions.preload =
-            Some(start_function(Name::of::<F, A, ()>, argument));
-        self
-    }
-
-    /// Sets a function that each worker calls once, before its first task.
-    ///
-    /// If it panics or ends its process, the next worker tries again. After three failures, calls
-    /// fail with the error of the function
-    /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
-    ///
-    /// See the example of [`PoolBuilder`].
-    #[doc(alias = "initargs")]
-    pub fn initializer<F, A>(mut self, function: F, argument: A) -> Self
-    where
-        F: Fn(A) + Copy + Send + Sync + 'static,
-        A: Message + Send + Sync,
-    {
-        let _ = function;
-        self.settings.start_functions.initializer =
-            Some(start_function(Name::of::<F, A, ()>, argument));
-        self
-    }
-
-    /// Sets a function that makes the state of each worker, see [`Pool::with_state`].
-    ///
-    /// Each worker calls it once, after the initializer and before the first task. A failure counts
-    /// like one of the initializer. The state may have any type, because it never crosses to
-    /// another process. It is dropped when the worker exits, unless the worker is killed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use proc_core::Pool;
-    ///
-    /// fn main() -> Result<(), proc_core::Error> {
-    ///     proc_core::init();
-    ///     let pool = Pool::builder().processes(1).state(|first: u32| first, 10).build()?;
-    ///     let next = |counter: &mut u32, step: u32| {
-    ///         *counter += step;
-    ///         *counter
-    ///     };
-    ///     assert_eq!(pool.with_state().map(next, [1, 1, 5])?, [11, 12, 17]);
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn state<F, A, T>(self, make: F, argument: A) -> PoolBuilder<T>
-    where
-        F: Fn(A) -> T + Copy + Send + Sync + 'static,
-        A: Message + Send + Sync,
-        T: 'static,
-    {
-        let _ = make;
-        let mut settings = self.settings;
-        settings.start_functions.state = Some(start_function(Name::of_maker::<F, A, T>, argument));
-        settings.worker_exit = settings.worker_exit.map(|_| {
-            Err("worker_exit takes the state: call it after PoolBuilder::state, not before".into())
-        });
-        PoolBuilder { settings, state: PhantomData }
-    }
-
-    /// Sets a function that each worker calls last, with its state.
-    ///
-    /// A worker calls it when it exits normally: because the pool is closed, ended or made smaller,
-    /// because the worker was idle (`idle_timeout`), or because it has run as many tasks as it may
-    /// (`max_tasks_per_child`). A worker that is killed does not call it, and neither does one
-    /// whose task ends the process. If the function panics, the message goes to stderr, and nothing
-    /// else happens. Without this setting, the state is dropped.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use proc_core::Pool;
-    /// use proc_core::ipc::{self, IpcSender};
-    ///
-    /// type State = (u32, IpcSender<u32>); // a sum, and where it goes
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     proc_core::init();
-    ///     let (sender, receiver) = ipc::channel()?;
-    ///     let pool = Pool::builder()
-    ///         .processes(1)
-    ///         .state(|to: IpcSender<u32>| (0, to), sender)
-    ///         .worker_exit(|(sum, to): State| to.send(sum).expect("main receives"))
-    ///         .build()?;
-    ///     pool.with_state().map(|state: &mut State, x: u32| state.0 += x, [3, 4])?;
-    ///     pool.close();
-    ///     assert_eq!(receiver.recv()?, 7); // what the worker has added up
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn worker_exit<F>(mut self, function: F) -> Self
-    where
-        F: Fn(S) + Copy + 'static,
-        S: 'static,
-    {
-        let _ = function;
-        self.settings.worker_exit = Some(Name::of_taker::<F, S>());
-        self
-    }
-
-    /// Replaces each worker after this number of tasks, so that leaks of tasks stay small. Without
-    /// this setting, workers are not replaced.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use proc_core::Pool;
-    ///
-    /// fn main() -> Result<(), proc_core::Error> {
-    ///     proc_core::init();
-    ///     let pool = Pool::builder().processes(1).max_tasks_per_child(2).build()?;
-    ///     let pids = pool.map(|_: u32| std::process::id(), 0..4)?;
-    ///     assert_eq!(pids[0], pids[1]);
-    ///     assert_ne!(pids[1], pids[2]); // the next worker
-    ///     Ok(())
-    /// }
-    /// ```
-    #[doc(alias = "maxtasksperchild")]
-    pub fn max_tasks_per_child(mut self, tasks: u64) -> Self {
-        self.settings.max_tasks = Some(tasks);
-        self
-    }
-
-    /// Replaces each worker that has more than this number of bytes of memory for itself alone after
-    /// a task. Without this setting, workers are not replaced because of their memory.
-    ///
-    /// What counts are pages that no file backs (`RssAnon` in `/proc/PID/status`), also those that
-    /// the worker has inherited; shared memory does not count. After fast tasks, the memory is
-    /// measured once in a millisecond. If a worker has more before its first task, that is an error
-    /// like one of the initializer. To *stop* a task that takes too much, use
-    /// [`Limits::address_space`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use proc_core::Pool;
-    ///
-    /// fn leak(bytes: usize) -> u32 {
-    ///     vec![1_u8; bytes].leak();
-    ///     std::process::id()
-    /// }
-    ///
-    /// fn main() -> Result<(), proc_core::Error> {
-    ///     proc_core::init();
-    ///     let pool = Pool::builder().processes(1).max_memory_per_child(100 << 20).build()?;
-    ///     let pids = pool.map(leak, [1000, 200 << 20, 1000])?;
-    ///     assert_eq!(pids[0], pids[1]);
-    ///     assert_ne!(pids[1], pids[2]); // the next worker
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn max_memory_per_child(mut self, bytes: u64) -> Self {
-        self.settings.max_memory = Some(bytes);
-        self
-    }
-
     /// Limits how many tasks of the pool are queued or running. Without this setting, there is no
     /// limit.
     ///
@@ -334,101 +140,6 @@ impl<S> PoolBuilder<S> {
     /// See the example of [`Pool::try_apply_async`].
     pub fn max_pending(mut self, tasks: usize) -> Self {
         self.settings.max_pending = Some(tasks);
-        self
-    }
-
-    /// Limits the resources that each worker may use.
-    ///
-    /// See the example of [`Limits`].
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.settings.attributes.limits = limits;
-        self
-    }
-
-    /// Sets an environment variable of each worker, as [`Process::env`](crate::Process::env).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use proc_core::Pool;
-    ///
-    /// fn main() -> Result<(), proc_core::Error> {
-    ///     proc_core::init();
-    ///     let pool = Pool::builder().processes(1).env_clear().env("GREETING", "hello").build()?;
-    ///     let read = |name: String| std::env::var(name).ok();
-    ///     let values = pool.map(read, ["GREETING", "PATH"].map(String::from))?;
-    ///     assert_eq!(values, [Some("hello".to_owned()), None]);
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.settings.attributes.overrides.set(name.as_ref(), Some(value.as_ref()));
-        self
-    }
-
-    /// Removes a variable from the environment of each worker.
-    ///
-    /// See the example of [`env`](PoolBuilder::env).
-    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
-        self.settings.attributes.overrides.set(name.as_ref(), None);
-        self
-    }
-
-    /// Clears the environment of each worker. Variables that are set after this are kept.
-    ///
-    /// See the example of [`env`](PoolBuilder::env).
-    pub fn env_clear(mut self) -> Self {
-        self.settings.attributes.overrides.clear();
-        self
-    }
-
-    /// Sets the working directory of each worker. A relative path begins at the directory that the
-    /// program has when the worker starts.
-    ///
-    /// See the example of [`Process::current_dir`](crate::Process::current_dir).
-    pub fn current_dir(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.settings.attributes.overrides.enter(directory.into());
-        self
-    }
-
-    /// Gives all workers a stdin, which they share. By default it is empty.
-    ///
-    /// With [`Stdio::piped`](Stdio), [`build`](PoolBuilder::build) fails: a pipe belongs to one
-    /// process, but workers are replaced.
-    ///
-    /// See the example of [`stdout`](PoolBuilder::stdout).
-    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
-        self.settings.attributes.stdio.set(0, stdin.into());
-        self
-    }
-
-    /// Gives all workers a stdout, which they share. By default it is the program's.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use proc_core::Pool;
-    ///
-    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
-    ///     proc_core::init();
-    ///     let (reader, writer) = std::io::pipe()?;
-    ///     let pool = Pool::builder().processes(1).stdout(writer).build()?;
-    ///     pool.apply(|name: String| println!("hello, {name}"), "you".to_owned())?;
-    ///     drop(pool); // the last writer
-    ///     assert_eq!(std::io::read_to_string(reader)?, "hello, you\n");
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.settings.attributes.stdio.set(1, stdout.into());
-        self
-    }
-
-    /// Gives all workers a stderr, which they share. By default it is the program's.
-    ///
-    /// See the example of [`stdout`](PoolBuilder::stdout).
-    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.settings.attributes.stdio.set(2, stderr.into());
         self
     }
 
@@ -670,17 +381,6 @@ impl<S> PoolBuilder<S> {
 fn signal(number: i32) -> Result<Signal, Error> {
     Signal::try_from(number).map_err(|_| {
         Error::invalid(format!("there is no signal {number}: give one such as libc::SIGUSR1"))
-    })
-}
-
-/// Makes a start function from the name of the user's function and its argument.
-fn start_function<A>(name: fn() -> Result<Name, String>, argument: A) -> StartFunction
-where
-    A: Message + Send + Sync,
-{
-    Arc::new(move || {
-        let name = name().map_err(Error::invalid)?;
-        Ok((name, Payload::encode(&argument).map_err(Error::encode_argument)?))
     })
 }
 
