@@ -58,8 +58,13 @@ impl ValueBytes<'_> {
                 numbers
                     .try_reserve_exact(bytes.len() / size_of::<T>())
                     .map_err(|_| "there is not enough memory for the value")?;
-                numbers.resize(bytes.len() / size_of::<T>(), T::zeroed());
-                bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
+                match bytemuck::try_cast_slice(bytes) {
+                    Ok(aligned) => numbers.extend_from_slice(aligned),
+                    Err(_) => {
+                        numbers.resize(bytes.len() / size_of::<T>(), T::zeroed());
+                        bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
+                    }
+                }
                 Ok(numbers)
             }
             ValueBytes::Shared { part, at, len } => part

@@ -69,16 +69,22 @@ impl Payload {
     ///
     /// There is no descriptor or memory for so many bytes.
     pub(crate) fn new(bytes: Vec<u8>, handles: Option<Handles>) -> Result<Payload, String> {
-        let body = if bytes.len() <= MAX_INLINE {
-            Body::Inline(bytes)
-        } else {
-            Body::Large(freeze(&bytes).map_err(|error| no_memory(&error))?)
-        };
+        if bytes.len() > MAX_INLINE {
+            return Payload::large(&bytes, handles);
+        }
+        Ok(Payload { body: Body::Inline(bytes), handles, arrived: OnceCell::new() })
+    }
+
+    fn large(bytes: &[u8], handles: Option<Handles>) -> Result<Payload, String> {
+        let body = Body::Large(freeze(bytes).map_err(|error| no_memory(&error))?);
         Ok(Payload { body, handles, arrived: OnceCell::new() })
     }
 
     /// Encodes `value`; the error is the reason in serde's words.
     pub(crate) fn encode<T: Message>(value: &T) -> Result<Payload, String> {
+        if let Some(bytes) = bulk::bytes_of(value).filter(|bytes| bytes.len() > MAX_INLINE) {
+            return Payload::large(bytes, None); // without a copy in between
+        }
         let mut bytes = Sink::default();
         let handles = encode_into(value, &mut bytes)?;
         Payload::new(bytes.into_bytes(), handles)
