@@ -66,10 +66,14 @@ impl Notifier {
     /// of that process.
     pub(crate) fn await_greeting(&self, child: &mut Child, deadline: Instant) -> io::Result<u64> {
         let end = super::os::watch_process(child.id());
+        let mut is_closed = false;
         loop {
             let mut greeting = [0; 8];
             match recv(self.0.as_raw_fd(), &mut greeting, MsgFlags::empty()) {
                 Ok(8) => return Ok(u64::from_le_bytes(greeting)),
+                // The process has closed its end, as it does when it ends. From now on a wait for
+                // this end would return at once.
+                Ok(0) => is_closed = true,
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -81,9 +85,10 @@ impl Notifier {
             if now >= deadline {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let mut fds = vec![self.0.as_fd()];
-            fds.extend(end.as_ref().map(OwnedFd::as_fd));
-            let longest = if fds.len() == 2 { deadline - now } else { Duration::from_millis(10) };
+            let greeting = (!is_closed).then(|| self.0.as_fd());
+            let fds: Vec<_> =
+                greeting.into_iter().chain(end.as_ref().map(OwnedFd::as_fd)).collect();
+            let longest = if end.is_some() { deadline - now } else { Duration::from_millis(10) };
             super::descriptors::wait_readable(&fds, Some(longest))?;
         }
     }
@@ -306,5 +311,24 @@ impl AsFd for Notifier {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_for_a_process_that_has_closed_its_end_takes_no_processor_time() {
+        let (notifier, listener) = fd_channel().expect("there are descriptors");
+        drop(listener);
+        let mut child = std::process::Command::new("sleep").arg("0.5").spawn().expect("a process");
+        let used = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID);
+        let before = Duration::from(used().expect("Linux has it"));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let error = notifier.await_greeting(&mut child, deadline).expect_err("it never greets");
+        assert!(error.to_string().contains("the new process ended first (exit status: 0)"));
+        let used = Duration::from(used().expect("Linux has it")) - before;
+        assert!(used < Duration::from_millis(100), "{used:?}");
     }
 }
