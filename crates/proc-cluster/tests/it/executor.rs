@@ -87,7 +87,7 @@ const EXPECTED: [&str; 16] = [
     "Some(Err(Panic)) None",
     "the priority of a call is a number from -100 to 100, not 101",
     "Panic attempt to divide by zero",
-    "a chunk holds at least one task: chunksize 0 makes none",
+    "a chunksize of 0 makes no chunks: set 1 or more, or leave the chunksize out",
 ];
 
 #[test]

@@ -296,9 +296,13 @@ impl Name {
             return Err(why.into());
         }
         let entry: Option<&'static Entry<C>> = image.at_offset(self.offset, is_marked);
-        let entry = entry.ok_or("no function of this program has this name")?;
+        let entry = entry.ok_or(
+            "no function of this program has this name: run the same build in all processes",
+        )?;
         if (entry.types)() != self.types {
-            return Err("the function with this name has other types".into());
+            let why = "the function with this name has other types: run the same build in all \
+                       processes";
+            return Err(why.into());
         }
         Ok(&entry.code)
     }

@@ -37,7 +37,7 @@ impl CallOptions {
     /// Checks the settings.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.chunksize == Some(0) {
-            let why = "a chunk holds at least one task: chunksize 0 makes none";
+            let why = "a chunksize of 0 makes no chunks: set 1 or more, or leave the chunksize out";
             return Err(Error::invalid(why));
         }
         if !PRIORITIES.contains(&self.priority) {

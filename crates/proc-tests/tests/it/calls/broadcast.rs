@@ -34,7 +34,7 @@ tests! {
     workers_that_have_left_are_started_only_if_there_are_no_others: forkserver spawn fork;
     task_of_a_worker_that_goes_is_an_error: forkserver spawn fork;
     task_of_a_slot_that_is_given_up_is_an_error: forkserver spawn fork;
-    broadcast_that_cannot_run_is_refused: forkserver;
+    broadcast_that_cannot_run_is_refused: forkserver spawn;
     stopped_worker_fails_its_task_of_a_broadcast_alone: forkserver spawn fork;
     broadcasts_of_many_threads_keep_apart: forkserver spawn fork;
 }

@@ -1,6 +1,6 @@
 //! Settings of a call: grace periods, priorities and fair shares, seeds, an early end, progress.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,12 +32,12 @@ tests! {
     task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
     worker_gets_the_stop_signal: forkserver spawn fork;
     small_call_does_not_wait_behind_a_large_one: forkserver spawn fork;
-    priority_decides_which_call_goes_first: forkserver;
+    priority_decides_which_call_goes_first: forkserver spawn fork;
     seed_makes_results_repeatable: forkserver spawn fork;
     call_ends_with_the_first_failure: forkserver spawn fork;
     progress_counts_failures_and_retries: forkserver spawn fork;
-    results_have_the_index_of_their_input: forkserver;
-    senseless_settings_are_refused: forkserver;
+    results_have_the_index_of_their_input: forkserver spawn fork;
+    senseless_settings_are_refused: forkserver spawn fork;
     tasks_know_their_worker_and_their_index: forkserver spawn fork;
 }
 
@@ -193,31 +193,36 @@ enum Begins {
     Small,
 }
 
-/// Small calls beside a large one, whose tasks wait until they are released one by one.
+/// A small call beside a large one, whose tasks wait until they are released.
 fn serve_small_calls_first(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
     let (sender, receiver) = ipc::channel::<Begins>().expect("a channel");
-    let with = pool.with((sender, marks.path("")));
-    type Data = (IpcSender<Begins>, PathBuf);
-    let large = |(sender, marks): &Data, task: u32| {
-        sender.send(Begins::Large(task)).expect("main receives");
-        marker_files::wait_for(&marks.join(task.to_string()));
-    };
-    let small = |(sender, _): &Data, _: u32| sender.send(Begins::Small).expect("main receives");
-    let large = with.map_async(large, 0..60).expect("it is accepted");
     let begins = || receiver.recv().expect("tasks begin");
-    let mut running = VecDeque::from([begins(), begins()]);
-    for _ in 0..10 {
-        // The small call waits for one of the tasks that run now.
+    type Data = (IpcSender<Begins>, PathBuf);
+    for round in 0..10 {
+        let directory = marks.path(&round.to_string());
+        std::fs::create_dir(&directory).expect("it is new");
+        let with = pool.with((sender.clone(), directory.clone()));
+        let large = |(sender, marks): &Data, task: u32| {
+            sender.send(Begins::Large(task)).expect("main receives");
+            let is_released = |mark: &str| marks.join(mark).exists();
+            wait_until(|| is_released(&task.to_string()) || is_released("all"));
+        };
+        let small = |(sender, _): &Data, _: u32| sender.send(Begins::Small).expect("main receives");
+        let large = with.map_async(large, 0..20).expect("it is accepted");
+        let (Begins::Large(running), Begins::Large(_)) = (begins(), begins()) else {
+            panic!("the large call has begun alone");
+        };
+        // The small call waits for one of the two tasks that run now, and no other begins before it.
         let small = with.apply_async(small, 0).expect("it is accepted");
-        let Some(Begins::Large(task)) = running.pop_front() else { panic!("{running:?}") };
-        marker_files::create(&marks.path(&task.to_string()));
+        marker_files::create(&directory.join(running.to_string()));
         assert_eq!(begins(), Begins::Small);
         small.get().expect("it returns");
-        running.push_back(begins());
+        marker_files::create(&directory.join("all"));
+        large.get().expect("all return");
+        (2..20).for_each(|_| drop(begins()));
     }
-    assert!(large.cancel(), "the large call still runs");
 }
 
 fn small_call_does_not_wait_behind_a_large_one(start_method: StartMethod) {

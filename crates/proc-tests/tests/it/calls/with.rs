@@ -26,9 +26,9 @@ tests! {
     data_are_encoded_once_and_decoded_once_in_each_worker: forkserver spawn fork;
     channel_ends_and_shared_memory_may_be_part_of_data: forkserver spawn fork;
     data_that_cannot_be_decoded_are_one_error_of_the_call: forkserver spawn fork;
-    data_that_cannot_be_encoded_are_the_error_of_each_call: forkserver;
+    data_that_cannot_be_encoded_are_the_error_of_each_call: forkserver spawn fork;
     workers_drop_data_that_nobody_has: forkserver spawn fork;
-    data_beyond_the_bound_are_fetched_again: forkserver;
+    data_beyond_the_bound_are_fetched_again: forkserver spawn fork;
     calls_keep_their_data: forkserver spawn fork;
     replaced_worker_gets_the_data_too: forkserver spawn fork;
 }
