@@ -59,5 +59,5 @@ fn main(inputs: MainInputs) -> ! {
         let _ = wire::send(&report, Report::Said(Err(fault)));
     }
     lifeline::end_children();
-    sys::exit_now(code)
+    sys::end_process(code)
 }
