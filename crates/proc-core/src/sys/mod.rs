@@ -60,7 +60,7 @@ pub(crate) use limits::{
 pub(crate) use os::{
     Affinity, ChildExits, affinity, die_with_parent, name_process, set_affinity, watch_process,
 };
-pub(crate) use profile::time_to_end;
+pub(crate) use profile::{time_to_end, writes_counts};
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
 pub(crate) use shortage::{hint, is_shortage};

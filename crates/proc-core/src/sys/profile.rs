@@ -47,10 +47,15 @@ pub(super) fn write_counts() {
     runtime.write_file();
 }
 
+/// Whether this program counts what it executes, and writes the counts at the end of each process.
+pub(crate) fn writes_counts() -> bool {
+    active_runtime().is_some()
+}
+
 /// How long to wait for processes that end, and usually do so within `usual`. If they write counts,
 /// they need longer. To kill one meanwhile would leave half a file, and tools refuse to read that.
 pub(crate) fn time_to_end(usual: Duration) -> Duration {
-    if active_runtime().is_some() { usual * 20 } else { usual }
+    if writes_counts() { usual * 20 } else { usual }
 }
 
 /// Returns the runtime, if it is linked and does not already keep its file up to date.

@@ -9,6 +9,7 @@
 //! [`State`] holds all bookkeeping under one lock. Deliveries go into their inboxes after the lock
 //! is released. README.md beside this file tells the rest.
 
+mod at_end;
 mod cancel;
 mod collect;
 mod data;
@@ -86,6 +87,7 @@ impl Scheduler {
             returned,
             dropped_data: Arc::default(),
         });
+        at_end::remember(&scheduler);
         let result = scheduler.start_workers(0..processes);
         if result.is_err() {
             scheduler.terminate();
@@ -146,14 +148,7 @@ impl Scheduler {
         self.end_pool(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
-        let busy: HashSet<SlotId> = self
-            .board
-            .claims()
-            .filter_map(|(ticket, slot_id)| {
-                state.in_flight.contains_key(&ticket).then_some(slot_id)
-            })
-            .chain(state.in_flight.values().filter_map(|in_flight| in_flight.claimer))
-            .collect();
+        let busy = self.busy_slots(&state);
         let slots = state.slots.iter().enumerate();
         for handle in slots
             .filter(|(slot_id, slot)| busy.contains(&(*slot_id as SlotId)) || !slot.ready)
@@ -161,12 +156,18 @@ impl Scheduler {
         {
             handle.signal(Signal::SIGTERM);
         }
-        let kill_at = Instant::now() + TERMINATE_GRACE_PERIOD;
+        let now = Instant::now();
+        let kill_at = now + TERMINATE_GRACE_PERIOD;
+        // A worker that leaves may be writing the counts of what it has executed.
+        let kill_leaving_at = now + sys::time_to_end(TERMINATE_GRACE_PERIOD);
         let kill_fork_server_at = kill_at + 4 * TERMINATE_GRACE_PERIOD;
         while state.supervisors > 0 {
             let left = kill_at.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
+                let patience_is_over = kill_leaving_at <= Instant::now();
+                let doomed = |slot: &&Slot| patience_is_over || slot.leaving.is_none();
+                for slot in state.slots.iter().filter(doomed) {
+                    let Some(handle) = &slot.handle else { continue };
                     handle.signal(Signal::SIGKILL);
                     // A stopped fork server passes no signals on to its workers. When it is killed,
                     // its workers die with it.
@@ -183,6 +184,14 @@ impl Scheduler {
         drop(state);
         end_threads(threads);
         self.release_start_resources();
+    }
+
+    /// The slots whose workers have claimed a ticket that is in flight.
+    fn busy_slots(&self, state: &State) -> HashSet<SlotId> {
+        let claims = self.board.claims();
+        let shown = claims.filter(|(ticket, _)| state.in_flight.contains_key(ticket));
+        let noted = state.in_flight.values().filter_map(|in_flight| in_flight.claimer);
+        shown.map(|(_, slot_id)| slot_id).chain(noted).collect()
     }
 
     /// Drops the start functions, and ends the pool's own fork servers. Called when no more workers
