@@ -13,6 +13,7 @@ mod calls;
 mod channels;
 mod chaos;
 mod compile_errors;
+mod coverage;
 mod cpu_affinity;
 mod doc_examples;
 mod environment;
@@ -103,6 +104,7 @@ fn tests() -> Vec<Trial> {
         channels::release::tests(),
         chaos::tests(),
         compile_errors::tests(),
+        coverage::tests(),
         cpu_affinity::tests(),
         doc_examples::tests(),
         environment::tests(),

@@ -8,6 +8,7 @@ mod program;
 #[macro_use]
 mod trial;
 
+pub(crate) mod cargo;
 pub(crate) mod closed_streams;
 pub(crate) mod descriptors;
 pub(crate) mod fork;
