@@ -26,6 +26,8 @@ tests! {
     #[ignore = "builds a program: .ci/run runs it"]
     files_may_have_any_names;
     #[ignore = "builds a program: .ci/run runs it"]
+    processes_that_end_together_take_turns;
+    #[ignore = "builds a program: .ci/run runs it"]
     killed_processes_are_not_counted;
     #[ignore = "builds a program: .ci/run runs it"]
     killed_processes_are_counted_in_continuous_mode;
@@ -79,6 +81,17 @@ fn forks(x: u32) -> u32 {
     x
 }
 
+/// Returns at the same moment in all workers.
+fn end_with_the_others() {
+    let milliseconds = || {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970");
+        now.as_millis() % 100
+    };
+    while milliseconds() > 2 {
+        std::thread::yield_now();
+    }
+}
+
 static POOL: OnceLock<Pool> = OnceLock::new();
 
 fn main() -> Result<(), Error> {
@@ -95,7 +108,20 @@ fn main() -> Result<(), Error> {
     unsafe { atexit(counted_exit_handler) };
     proc_core::init();
     let builder = || Pool::builder().processes(2).start_method(start_method);
-    if arguments.get(2).is_some_and(|word| word == "die") {
+    let word = arguments.get(2).map(String::as_str);
+    if word == Some("crowd") {
+        for _ in 0..10 {
+            let pool = builder()
+                .processes(10)
+                .initializer(counted_initializer, ())
+                .worker_exit(|()| end_with_the_others())
+                .build()?;
+            pool.close();
+            pool.join()?;
+        }
+        return Ok(());
+    }
+    if word == Some("die") {
         let pool = builder().processes(1).build()?;
         pool.map(counted_before_death, 0..10)?;
         assert!(pool.apply(counted_death, ()).is_err());
@@ -320,6 +346,17 @@ fn files_may_have_any_names() {
         let Some(counted) = Counted::by(program, file, start_method, &[]) else { return };
         assert_eq!(counted.calls(), all(start_method), "{file:?}");
         assert_eq!(counted.files().len() > 13, has_pid, "{file:?}: {:?}", counted.files());
+    }
+}
+
+fn processes_that_end_together_take_turns() {
+    for file in ["HERE/x.profraw", "HERE/%m.profraw"] {
+        let program = || covered().to_owned();
+        let start_method = StartMethod::Forkserver;
+        let Some(counted) = Counted::by(program, Some(file), start_method, &["crowd"]) else {
+            return;
+        };
+        assert_eq!(counted.calls()["counted_initializer"], 100, "{file}");
     }
 }
 
