@@ -88,7 +88,11 @@ impl Goal {
                 let fastest = peers.iter().filter_map(|peer| median(peer)).min_by(f64::total_cmp);
                 let ratio = fastest.zip(ours).map(|(theirs, ours)| theirs / ours);
                 let words = format!("{times} times as fast as {name}");
-                (words, ratio.map(|ratio| ratio >= *times), ratio.map(|r| format!("{r:.1} times")))
+                (
+                    words,
+                    ratio.map(|ratio| ratio >= *times),
+                    ratio.map(|r| format!("{r:.1}\u{a0}times")),
+                )
             }
             Goal::Within(times, name) => {
                 let ratio = ours.zip(median(name)).map(|(ours, theirs)| ours / theirs);
@@ -97,7 +101,11 @@ impl Goal {
                     "bare" => format!("{times} times `bare`: {}", measured.workload()?.limit),
                     name => format!("{times} times {name}"),
                 };
-                (words, ratio.map(|ratio| ratio <= *times), ratio.map(|r| format!("{r:.2} times")))
+                (
+                    words,
+                    ratio.map(|ratio| ratio <= *times),
+                    ratio.map(|r| format!("{r:.2}\u{a0}times")),
+                )
             }
             Goal::AtMost(max) => {
                 let unit = measured.workload()?.unit;
@@ -138,8 +146,8 @@ mod tests {
             compare(Goal::Within(0.5, "cpython-spawn")),
             compare(Goal::AtMost(0.01)),
         ];
-        assert_eq!(faster, ["12 times as fast as any CPython", "**10.0 times**"]);
-        assert_eq!(within, ["0.5 times cpython-spawn", "0.10 times"]);
+        assert_eq!(faster, ["12 times as fast as any CPython", "**10.0\u{a0}times**"]);
+        assert_eq!(within, ["0.5 times cpython-spawn", "0.10\u{a0}times"]);
         assert_eq!(at_most, ["10.00 ms", "10.00 ms"]);
         assert_eq!(compare(Goal::Faster(2.0, PROCSPAWN)), ["2 times as fast as procspawn", "-"]);
     }

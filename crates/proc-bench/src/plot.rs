@@ -1,6 +1,8 @@
 //! A run as a picture: for each case the median, least and greatest sample of each contender, and
 //! how the cost of large pools grows.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -59,7 +61,61 @@ pub(crate) fn svg(record: &Record) -> Result<String> {
             draw_fits(&root.shrink((0, top), (WIDTH, FITS_HEIGHT)), record, &fits)?;
         }
     }
-    Ok(text)
+    Ok(shorter(&text))
+}
+
+/// The same picture in fewer words, since the page that shows it weighs under 300 KB: lines of one
+/// style are one path, and what most texts and dots repeat is said once.
+fn shorter(svg: &str) -> String {
+    const STYLE: &str = "<style>text{font:9.7px sans-serif;text-anchor:end}\
+        text[font-size]{font-size:11.3px}.middle{text-anchor:middle}.start{text-anchor:start}\
+        @media(prefers-color-scheme:dark){svg{filter:invert(.9)hue-rotate(180deg)}}</style>";
+    const REPEATED: [(&str, &str); 10] = [
+        (" opacity=\"1\"", ""),
+        (" stroke-width=\"1\"", ""),
+        (" stroke=\"none\"", ""),
+        (" fill=\"#000000\"", ""),
+        (" font-family=\"sans-serif\"", ""),
+        (" font-size=\"9.67741935483871\"", ""),
+        (" text-anchor=\"end\"", ""),
+        (" text-anchor=", " class="),
+        // The words of a text are between other lines.
+        ("\">\n", "\">"),
+        ("\n</text>", "</text>"),
+    ];
+    let mut elements: Vec<String> = Vec::new();
+    let mut paths: BTreeMap<String, usize> = BTreeMap::new();
+    for element in svg.lines() {
+        let Some((style, points)) = line(element) else {
+            elements.push(element.to_owned());
+            continue;
+        };
+        // The first line of a style lies below all that follows, as it would in its place: no line
+        // lies above a dot.
+        let place = *paths.entry(style).or_insert_with_key(|style| {
+            elements.push(format!("<path{style} d=\""));
+            elements.len() - 1
+        });
+        elements[place] += &format!("M{points}");
+    }
+    for place in paths.into_values() {
+        elements[place] += "\"/>";
+    }
+    let all = elements.join("\n") + "\n";
+    let short = REPEATED.iter().fold(all, |svg, (long, short)| svg.replace(long, short));
+    short.replacen("\">", &format!("\">{STYLE}\n"), 1)
+}
+
+/// The style and the points of an element, if it is a line of one or more parts.
+fn line(element: &str) -> Option<(String, String)> {
+    if let Some(polyline) = element.strip_prefix("<polyline") {
+        let (style, points) = polyline.split_once(" points=\"")?;
+        return Some((style.to_owned(), points.strip_suffix(" \"/>")?.to_owned()));
+    }
+    let (style, ends) = element.strip_prefix("<line")?.split_once(" x1=")?;
+    let ends: Vec<&str> = ends.split('"').skip(1).step_by(2).collect();
+    let [x1, y1, x2, y2] = ends[..] else { return None };
+    Some((format!("{style} fill=\"none\""), format!("{x1},{y1} {x2},{y2}")))
 }
 
 impl Panel {
@@ -147,7 +203,8 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
             .y_label_area_size(80)
             .build_cartesian_2d(
                 (0.9..most * 1.2).log_scale(),
-                (least / 2.0..greatest * 2.0).log_scale(),
+                // The legend lies below nearly all costs.
+                (least / 30.0..greatest * 2.0).log_scale(),
             )
             .map_err(drawing)?;
         chart
@@ -159,7 +216,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
             .map_err(drawing)?;
         for (name, fit) in fits {
             let colour = colour(name);
-            let workers = (0..=60).map(|step| most.powf(f64::from(step) / 60.0));
+            let workers = (0..=30).map(|step| most.powf(f64::from(step) / 30.0));
             let line = workers.map(|workers| (workers, fit.cost(workers, tasks)));
             chart
                 .draw_series(LineSeries::new(line, colour.stroke_width(1)))
@@ -174,7 +231,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.8))
             .label_font((FONT, 12))
             .draw()

@@ -48,7 +48,7 @@ fn on_a_fleet(address: &str) -> Result<Vec<usize>, Error> {
     let show = |Progress { done, all, .. }| {
         eprint!("\r{done} of {all}");
     };
-    let options = cluster.options().progress(&show);
+    let options = cluster.options().progress(show);
     let counts = options.map(primes, 0..1000)?;
     eprintln!("\n{}", cluster.fleet());
     Ok(counts)

@@ -7,6 +7,7 @@
 //! receives the heartbeats of drivers and sends the heartbeats of the agent. An agent never
 //! acknowledges finished work. The driver does that, when it has the result.
 
+mod data_cache;
 mod environment;
 mod execution;
 mod shared;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Event, Message, StatusCode, jetstream};
+use data_cache::DataCache;
 pub(crate) use environment::serve_if_asked;
 use execution::{Cancel, Execution, Summary, WorkerWait};
 use futures_util::StreamExt;
@@ -29,7 +31,9 @@ use tracing::{info, warn};
 use crate::build_id;
 use crate::connection::{Settings, is_connected, subscribe};
 use crate::data::Store;
-use crate::message::{self, AgentHeartbeat, Counts, DriverHeartbeat, Names, Outcome, Work};
+use crate::message::{
+    self, AgentHeartbeat, Counts, DriverHeartbeat, Names, Numbers, Outcome, Work,
+};
 
 /// How long a request for work stays open at the server.
 const REQUEST_EXPIRY: Duration = Duration::from_secs(20);
@@ -178,15 +182,14 @@ struct Driver {
     /// Since when the driver is silent: since its last heartbeat, or since the agent has connected
     /// again, if that is later.
     silent_since: Instant,
-    /// The driver's newest job.
-    newest: u64,
     /// The jobs for which the driver waits.
-    open: HashSet<u64>,
+    jobs: Numbers,
 }
 
 impl Driver {
-    fn has_given_up(&self, job: u64) -> bool {
-        job <= self.newest && !self.open.contains(&job)
+    /// Whether the driver has been silent for two leases.
+    fn is_silent(&self, lease: Duration) -> bool {
+        self.silent_since.elapsed() > 2 * lease.max(HEARTBEAT_INTERVAL)
     }
 }
 
@@ -218,7 +221,15 @@ impl Agent {
         let permits = Semaphore::new(workers * MAX_CHUNKS_PER_WORKER);
         let (send_done, done) = mpsc::unbounded_channel();
         Ok(Agent {
-            shared: Arc::new(Shared { client, store, names, pool, host, permits }),
+            shared: Arc::new(Shared {
+                client,
+                store,
+                names,
+                pool,
+                host,
+                data: DataCache::default(),
+                permits,
+            }),
             heartbeat,
             inbox,
             heartbeats,
@@ -346,13 +357,10 @@ impl Agent {
             return;
         }
         let now = Instant::now();
-        let driver = self.drivers.entry(work.driver).or_insert_with(|| Driver {
-            silent_since: now,
-            newest: 0,
-            open: HashSet::new(),
-        });
-        let is_silent = driver.silent_since.elapsed() > 2 * work.lease.max(HEARTBEAT_INTERVAL);
-        if driver.has_given_up(work.job) || (delivery.count > 1 && is_silent) {
+        let new = || Driver { silent_since: now, jobs: Numbers::default() };
+        let driver = self.drivers.entry(work.driver).or_insert_with(new);
+        let is_silent = driver.is_silent(work.lease);
+        if driver.jobs.is_over(work.job) || (delivery.count > 1 && is_silent) {
             self.shared.acknowledge(&delivery, "+TERM").await;
             return;
         }
@@ -439,16 +447,17 @@ impl Agent {
         }
     }
 
-    /// Handles a driver's heartbeat: cancels the chunks of jobs that the driver has given up.
+    /// Handles a driver's heartbeat: cancels the chunks of jobs that the driver has given up, and
+    /// drops the data that it has dropped.
     async fn on_heartbeat(&mut self, message: &Message) {
         let Some(heartbeat) = message::decode::<DriverHeartbeat>(&message.payload) else { return };
-        let open = heartbeat.open.into_iter().collect();
-        let driver = Driver { silent_since: Instant::now(), newest: heartbeat.newest, open };
+        let driver = Driver { silent_since: Instant::now(), jobs: heartbeat.jobs };
         for chunk in self.in_hand.values_mut() {
-            if chunk.driver == heartbeat.driver && driver.has_given_up(chunk.job) {
+            if chunk.driver == heartbeat.driver && driver.jobs.is_over(chunk.job) {
                 chunk.cancel(Cancel::Unwanted);
             }
         }
+        self.shared.data.drop_closed(heartbeat.driver, &heartbeat.data);
         if self.drivers.insert(heartbeat.driver, driver).is_none() {
             self.send_heartbeat().await; // a new driver needs to know this agent
         }
@@ -465,20 +474,23 @@ impl Agent {
         }
     }
 
-    /// Cancels the chunks of drivers that have fallen silent. Forgets drivers that were silent for
-    /// an hour and have no chunk in hand here.
+    /// Cancels the chunks of drivers that have fallen silent, and drops their data. Forgets drivers
+    /// that were silent for an hour and have no chunk in hand here.
     fn housekeep(&mut self) {
         if !is_connected(&self.shared.client) {
             return;
         }
         for chunk in self.in_hand.values_mut() {
             let driver = self.drivers.get(&chunk.driver);
-            if driver
-                .is_some_and(|d| d.silent_since.elapsed() > 2 * chunk.lease.max(HEARTBEAT_INTERVAL))
-            {
+            if driver.is_some_and(|driver| driver.is_silent(chunk.lease)) {
                 chunk.cancel(Cancel::Unwanted);
             }
         }
+        let drivers = &self.drivers;
+        self.shared.data.drop_silent(|driver, lease| {
+            drivers.get(&driver).is_none_or(|driver| driver.is_silent(lease))
+        });
+        self.shared.data.trim();
         let with_chunks: HashSet<u64> = self.in_hand.values().map(|chunk| chunk.driver).collect();
         self.drivers.retain(|number, driver| {
             with_chunks.contains(number)

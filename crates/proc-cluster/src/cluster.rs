@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use proc_core::remote::{fleet_error, invalid_error};
-use proc_core::{Error, Options, executor_calls};
+use proc_core::{Error, Message, Options, With, executor_calls};
 use tokio::runtime::Runtime;
 
 use crate::connection::{Plaintext, Settings};
@@ -23,8 +23,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// machine.
 ///
 /// The calls have the names that they have in a pool. Each takes a function that captures nothing
-/// and has one argument. Any number of threads may call at once. Dropping a cluster ends it like
-/// [`terminate`](Cluster::terminate).
+/// and has one argument, and that may borrow data (see [`with`](Cluster::with)). Any number of
+/// threads may call at once. Dropping a cluster ends it like [`terminate`](Cluster::terminate).
 ///
 /// ```no_run
 /// use proc_cluster::Cluster;
@@ -111,6 +111,45 @@ impl Cluster {
     /// ```
     pub fn options(&self) -> Options<'_, Cluster> {
         Options::new(self)
+    }
+
+    /// Returns a [`With`]: the same calls, for functions that borrow `data` beside their argument.
+    ///
+    /// The data are encoded once, and stored at the server once, however many calls are made. Each
+    /// agent fetches them once, and each of its workers decodes them once. (Data of up to 4 KiB
+    /// travel with the tasks.) They are kept until the last clone of the `With` is dropped and its
+    /// calls are done; then they are removed from the server. (An agent keeps at most 64 of such
+    /// data, with 256 MiB of encoded bytes together, in addition to those that its tasks use. It
+    /// fetches the others again when it needs them.)
+    ///
+    /// Channel ends and shared memory cannot be part of the data, because both work within one
+    /// machine only. If the data cannot be encoded, each call fails with that error. If a worker
+    /// cannot decode them, the call ends with one error
+    /// ([`ErrorKind::Decode`](crate::ErrorKind::Decode)).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::collections::HashMap;
+    ///
+    /// use proc_cluster::Cluster;
+    ///
+    /// fn main() -> Result<(), proc_cluster::Error> {
+    ///     proc_cluster::init();
+    ///     let cluster = Cluster::connect("nats://127.0.0.1:4222")?;
+    ///     let prices: HashMap<u64, f64> = (0..1_000_000).map(|n| (n, n as f64 / 100.0)).collect();
+    ///     let shop = cluster.with(prices);
+    ///     let total = |prices: &HashMap<u64, f64>, order: Vec<u64>| -> f64 {
+    ///         order.iter().map(|article| prices[article]).sum()
+    ///     };
+    ///     assert_eq!(shop.map(total, [vec![50, 150], vec![100]])?, [2.0, 1.0]);
+    ///     assert_eq!(shop.apply(total, vec![200])?, 2.0); // another call, the same data
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "partial")]
+    pub fn with<D: Message + Send + Sync>(&self, data: D) -> With<'_, Cluster, D> {
+        self.options().with(data)
     }
 
     /// Returns the agents of this build and of others, with the state of each.

@@ -8,8 +8,9 @@ use proc_core::remote::{self, Arrived, CallOptions, Engine, Function, Job};
 use proc_core::{Error, Executor, Message};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::bound_data::BoundData;
 use crate::cluster::Cluster;
-use crate::job::{self, Batch, Note};
+use crate::job::{self, Batch, Call, Note};
 use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 
@@ -17,6 +18,7 @@ impl Executor for Cluster {}
 
 impl Engine for Cluster {
     type Function = Function;
+    type Data = ClusterData;
     type Job = ClusterJob;
 
     fn function<F, A, R>(function: F) -> Result<Function, Error>
@@ -28,9 +30,31 @@ impl Engine for Cluster {
         Function::of(function)
     }
 
-    fn begin(&self, function: Function, options: CallOptions) -> Result<ClusterJob, Error> {
+    fn function_with_data<F, D, A, R>(function: F) -> Result<Function, Error>
+    where
+        F: Fn(&D, A) -> R + Copy + 'static,
+        D: Message,
+        A: Message,
+        R: Message,
+    {
+        Function::of_with_data(function)
+    }
+
+    fn bind<D: Message + Send + Sync>(&self, data: D) -> Result<ClusterData, Error> {
         let (link, runtime) = self.parts()?;
-        let (notes, mailbox) = job::start(runtime, link, function, options)?;
+        let bytes = remote::encode_data(&data)?;
+        Ok(ClusterData(Arc::new(BoundData::new(link, runtime, bytes))))
+    }
+
+    fn begin(
+        &self,
+        function: Function,
+        data: Option<ClusterData>,
+        options: CallOptions,
+    ) -> Result<ClusterJob, Error> {
+        let (link, runtime) = self.parts()?;
+        let call = Call { function, data: data.map(|ClusterData(data)| data), options };
+        let (notes, mailbox) = job::start(runtime, link, call)?;
         let link = Arc::clone(link);
         Ok(ClusterJob {
             link,
@@ -43,6 +67,10 @@ impl Engine for Cluster {
         })
     }
 }
+
+/// Data that functions of a cluster's calls borrow, as the user holds them.
+#[derive(Clone)]
+pub struct ClusterData(Arc<BoundData>);
 
 /// A call of a cluster. The job itself runs in the driver's runtime; the caller sends it notes and
 /// reads its mailbox.
@@ -134,6 +162,10 @@ impl Job for ClusterJob {
 
     fn wait(&self, _wanted: usize, deadline: Option<Instant>) -> Option<Result<Delivery, Error>> {
         self.mailbox.wait(deadline)
+    }
+
+    fn retried(&self) -> usize {
+        self.mailbox.retried()
     }
 
     fn cancel(&self) -> bool {

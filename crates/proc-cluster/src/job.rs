@@ -10,6 +10,7 @@
 //! the reply. So the server redelivers chunks that are lost on the way. The job also asks the
 //! server regularly which chunks it has, and hands out again those that the server itself has lost.
 
+mod call;
 mod note;
 mod publication;
 mod task_queue;
@@ -18,7 +19,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proc_core::remote::{CallOptions, Function};
 use proc_core::{Error, remote};
 use publication::Publication;
 pub(crate) use task_queue::Batch;
@@ -28,6 +28,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+pub(crate) use self::call::Call;
 pub(crate) use self::note::Note;
 use self::note::REQUEST_TIMEOUT;
 use crate::connection::is_connected;
@@ -69,8 +70,7 @@ struct Job {
     link: Arc<Link>,
     number: u64,
     begin: Instant,
-    function: Function,
-    options: CallOptions,
+    call: Call,
     mailbox: Arc<Mailbox>,
     notes: UnboundedReceiver<Note>,
     queue: TaskQueue,
@@ -97,8 +97,7 @@ struct Job {
 pub(crate) fn start(
     runtime: &tokio::runtime::Handle,
     link: &Arc<Link>,
-    function: Function,
-    options: CallOptions,
+    call: Call,
 ) -> Result<(UnboundedSender<Note>, Arc<Mailbox>), Error> {
     let (sender, notes) = mpsc::unbounded_channel();
     let number = link.open_job(sender.clone())?;
@@ -107,11 +106,10 @@ pub(crate) fn start(
         link: Arc::clone(link),
         number,
         begin: Instant::now(),
-        function,
-        options,
         mailbox: Arc::clone(&mailbox),
         notes,
-        queue: TaskQueue::new(options.chunksize),
+        queue: TaskQueue::new(call.options.chunksize),
+        call,
         requeued: VecDeque::new(),
         in_flight: HashMap::new(),
         in_flight_bytes: 0,
@@ -213,8 +211,7 @@ impl Job {
         let publication = Publication {
             link: Arc::clone(&self.link),
             job: self.number,
-            function: self.function,
-            options: self.options,
+            call: self.call.clone(),
             chunk,
             arguments: Arc::clone(arguments),
         };
@@ -244,11 +241,14 @@ impl Job {
     }
 
     /// Handles a chunk that the server has not confirmed: its tasks fail, unless they were handed
-    /// out again since.
+    /// out again since. If the server has not stored the data that all tasks need, the call fails.
     fn on_not_published(&mut self, chunk: Chunk, error: Error) {
         let in_flight = self.in_flight.get(&chunk.first);
         let is_in_flight = in_flight.is_some_and(|in_flight| in_flight.chunk == chunk);
         if is_in_flight && self.take_in_flight(chunk).is_some() {
+            if self.call.data.as_ref().is_some_and(|data| !data.can_be_named()) {
+                return self.give_up(error);
+            }
             self.deliver(chunk, String::new(), Err(error));
         }
     }
@@ -258,19 +258,33 @@ impl Job {
         let acknowledge = std::mem::take(&mut reply.acknowledge);
         let Reply { chunk, .. } = reply;
         match reply.outcome {
-            Outcome::Done { fates: body @ Body::Stored { .. }, nanoseconds } => {
+            Outcome::Done { fates: body @ Body::Stored { .. }, nanoseconds, retried } => {
                 reply.acknowledge = acknowledge;
-                reply.outcome = Outcome::Done { fates: Body::Inline(Vec::new()), nanoseconds };
+                let fates = Body::Inline(Vec::new());
+                reply.outcome = Outcome::Done { fates, nanoseconds, retried };
                 self.fetch(reply, body);
                 return;
             }
-            Outcome::Done { fates: Body::Inline(fates), nanoseconds } => {
-                self.settle(chunk, reply.host, fates, nanoseconds);
+            Outcome::Done { fates: Body::Inline(fates), nanoseconds, retried } => {
+                self.settle(chunk, reply.host, fates, nanoseconds, retried);
             }
             Outcome::Failed(error) => {
                 if self.take_in_flight(chunk).is_some() {
                     self.deliver(chunk, reply.host, Err(remote::error_from_bytes(&error)));
                 }
+            }
+            Outcome::CallFailed(error) => {
+                if self.take_in_flight(chunk).is_some() {
+                    // Other machines could not decode the data either.
+                    let error = remote::error_from_bytes(&error);
+                    self.give_up(remote::add_origin(error, None, Some(&reply.host)));
+                }
+            }
+            Outcome::DataLost { losses } => {
+                if let Some(data) = &self.call.data {
+                    data.note_loss(losses);
+                }
+                self.requeue(chunk);
             }
             Outcome::Returned => self.requeue(chunk),
             Outcome::Busy => self.on_busy(chunk),
@@ -280,8 +294,18 @@ impl Job {
     }
 
     /// Delivers the fates of a chunk to the caller.
-    fn settle(&mut self, chunk: Chunk, host: String, fates: Vec<u8>, nanoseconds: u64) {
+    fn settle(
+        &mut self,
+        chunk: Chunk,
+        host: String,
+        fates: Vec<u8>,
+        nanoseconds: u64,
+        retried: u64,
+    ) {
         if self.take_in_flight(chunk).is_some() {
+            // An agent cannot have tried the tasks more often than the call allows.
+            let most = chunk.count.saturating_mul(self.call.options.retries as usize);
+            self.mailbox.add_retried(most.min(usize::try_from(retried).unwrap_or(usize::MAX)));
             self.queue.learn(nanoseconds, chunk.count);
             self.deliver(chunk, host, Ok(fates));
         }
@@ -308,9 +332,9 @@ impl Job {
     }
 
     async fn on_fetched(&mut self, reply: Reply, fates: Result<Vec<u8>, Error>) {
-        let Outcome::Done { nanoseconds, .. } = reply.outcome else { return };
+        let Outcome::Done { nanoseconds, retried, .. } = reply.outcome else { return };
         match fates {
-            Ok(fates) => self.settle(reply.chunk, reply.host, fates, nanoseconds),
+            Ok(fates) => self.settle(reply.chunk, reply.host, fates, nanoseconds, retried),
             Err(error) => {
                 warn!(%error, "results were not fetched");
                 self.requeue(reply.chunk);
@@ -338,6 +362,7 @@ impl Job {
             ));
             return self.deliver(chunk, String::new(), Err(error));
         }
+        self.mailbox.add_retried(chunk.count);
         self.requeued.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
@@ -361,6 +386,7 @@ impl Job {
             ));
             return self.deliver(chunk, host, Err(error));
         }
+        self.mailbox.add_retried(chunk.count);
         // Each part gets at least one more attempt, however often its chunk was lost.
         let losses = losses.min(MAX_LOSSES - 1);
         let part = chunk.count.div_ceil(MAX_PARTS);
@@ -451,13 +477,10 @@ impl Job {
         let _ = tokio::time::timeout(REQUEST_TIMEOUT, all_published).await;
         self.publishing.shutdown().await;
         self.fetching.shutdown().await;
-        if self.must_purge {
-            let purged = self.link.purge(self.number);
-            match tokio::time::timeout(REQUEST_TIMEOUT, purged).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(%error, "work of the job may be left at the server"),
-                Err(_) => warn!("the server does not answer, and may keep work of the job"),
-            }
+        if self.must_purge
+            && let Err(error) = self.link.remove_job(self.number).await
+        {
+            warn!(%error, "work of the job may be left at the server");
         }
         // `Link::join` waits until this channel is closed.
         self.notes.close();

@@ -56,18 +56,22 @@
 //!
 //! - Driver and agents must run the same file. An agent of another build gets no work, and errors
 //!   name it.
-//! - Arguments and results cannot contain channel ends or shared memory, since both work within one
-//!   machine only.
+//! - Arguments, data of [`with`](Cluster::with) and results cannot contain channel ends or shared
+//!   memory, since both work within one machine only.
 //! - A timeout counts the time that a task runs on its agent, not the time of its transport.
+//! - A priority orders the work that an agent has. The server passes work on in the order in which
+//!   it came.
 //!
 //! The page `docs/cluster.md` of [the book](proc_core#the-book) explains how to run a fleet.
 //! `ARCHITECTURE.md`, in the same repository, explains how this crate works inside.
 
 mod agent;
+mod bound_data;
 mod build_id;
 mod cluster;
 mod connection;
 mod data;
+mod data_numbers;
 mod engine;
 mod fleet;
 mod job;
@@ -82,7 +86,8 @@ pub use fleet::{AgentState, AgentStatus, Fleet};
 #[doc(inline)]
 pub use proc_core::remote::{Attempt, attempt};
 pub use proc_core::{
-    Error, ErrorKind, Executor, Imap, ImapUnordered, Message, Options, Progress, Task,
+    Current, Error, ErrorKind, Executor, Imap, ImapUnordered, Indexed, Message, Options, Progress,
+    Task, With, current,
 };
 
 /// Items that the expansions of this crate's macros use; not part of its interface.

@@ -18,10 +18,11 @@ use tracing::{info, warn};
 use crate::build_id;
 use crate::connection::{Settings, is_connected, subscribe};
 use crate::data::Store;
+use crate::data_numbers::DataNumbers;
 use crate::fleet::{Fleet, Roster};
 use crate::job::Note;
 use crate::lease;
-use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Reply};
+use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Numbers, Reply};
 
 /// How long a connecting driver tries to reach the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +35,9 @@ const MAX_ACK_PENDING: i64 = 1_000_000;
 
 /// How many requests for work may be open at the server, in all. Each agent has one or two.
 const MAX_WAITING: i64 = 100_000;
+
+/// How long the server may take to remove what a job or a `with` has stored.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A driver's settings for its work.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +60,8 @@ pub(crate) struct Link {
     /// The number that identifies this driver.
     pub(crate) driver: u64,
     pub(crate) config: DriverConfig,
+    /// The data of this driver's `with`s.
+    pub(crate) data: DataNumbers,
     jobs: Mutex<Jobs>,
     roster: Mutex<Roster>,
     /// Notified when an agent's heartbeat has arrived.
@@ -104,6 +110,7 @@ impl Link {
             build,
             driver: crate::nonce(),
             config,
+            data: DataNumbers::default(),
             jobs: Mutex::default(),
             roster: Mutex::default(),
             roster_changed: Condvar::new(),
@@ -230,7 +237,8 @@ impl Link {
         }
     }
 
-    /// Waits until all jobs have ended and have removed their work from the server.
+    /// Waits until all jobs have ended and have removed their work from the server. No calls can
+    /// follow, so all data are removed too.
     pub(crate) async fn join(&self) {
         let jobs: Vec<_> = {
             let jobs = lock(&self.jobs);
@@ -238,6 +246,13 @@ impl Link {
         };
         for notes in jobs {
             notes.closed().await;
+        }
+        if self.data.has_stored() {
+            let all = self.names.bound_data_of_driver(self.driver);
+            match self.purge(self.names.data(), all).await {
+                Ok(()) => self.data.note_all_removed(),
+                Err(error) => warn!(%error, "data may be left at the server"),
+            }
         }
         self.send_heartbeat().await;
         let _ = self.client.flush().await;
@@ -351,19 +366,32 @@ impl Link {
     }
 
     /// Removes the work and the data of a job from the server.
-    pub(crate) async fn purge(&self, job: u64) -> Result<(), Error> {
-        for (stream, filter) in [
-            (self.names.tasks(), self.names.work_of_job(&self.build, self.driver, job)),
-            (self.names.data(), self.names.data_of_job(self.driver, job)),
-        ] {
-            let failed = |error: &dyn std::fmt::Display| {
-                fleet_error(format!("the job's work cannot be removed: {error}"))
-            };
+    pub(crate) async fn remove_job(&self, job: u64) -> Result<(), Error> {
+        let work = self.names.work_of_job(&self.build, self.driver, job);
+        self.purge(self.names.tasks(), work).await?;
+        self.purge(self.names.data(), self.names.data_of_job(self.driver, job)).await
+    }
+
+    /// Removes the data of a `with` from the server.
+    pub(crate) async fn remove_data(&self, id: u64) -> Result<(), Error> {
+        let pieces = format!("{}.>", self.names.bound_data(self.driver, id));
+        self.purge(self.names.data(), pieces).await?;
+        self.data.note_removed(id);
+        Ok(())
+    }
+
+    /// Removes the messages of a stream whose subjects match `filter`.
+    async fn purge(&self, stream: String, filter: String) -> Result<(), Error> {
+        let failed = |error: &dyn std::fmt::Display| {
+            fleet_error(format!("what is stored as {filter} cannot be removed: {error}"))
+        };
+        let purge = async {
             let stream = self.context.get_stream_no_info(stream).await;
             let stream = stream.map_err(|error| failed(&error))?;
-            stream.purge().filter(filter).await.map_err(|error| failed(&error))?;
-        }
-        Ok(())
+            stream.purge().filter(&filter).await.map_err(|error| failed(&error))
+        };
+        let purged = tokio::time::timeout(PURGE_TIMEOUT, purge).await;
+        purged.unwrap_or_else(|_| Err(failed(&"the server does not answer"))).map(drop)
     }
 
     async fn read_replies(self: Arc<Link>, mut replies: async_nats::Subscriber) {
@@ -414,11 +442,9 @@ impl Link {
         }
         let heartbeat = {
             let jobs = lock(&self.jobs);
-            DriverHeartbeat {
-                driver: self.driver,
-                newest: jobs.newest,
-                open: jobs.open.keys().copied().collect(),
-            }
+            let open = jobs.open.keys().copied().collect();
+            let jobs = Numbers { newest: jobs.newest, open };
+            DriverHeartbeat { driver: self.driver, jobs, data: self.data.get() }
         };
         if let Ok(heartbeat) = message::encode(&heartbeat) {
             let _ = self.client.publish(self.names.driver_heartbeats(), heartbeat.into()).await;

@@ -2,6 +2,7 @@
 //! for them.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub struct Delivery {
 pub(crate) struct Mailbox {
     state: Mutex<MailboxState>,
     arrived: Condvar,
+    /// How many times a task was tried or handed out again.
+    retried: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +51,16 @@ impl MailboxState {
 impl Mailbox {
     fn lock(&self) -> MutexGuard<'_, MailboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts tasks that are handed out again, or that an agent has tried again.
+    pub(crate) fn add_retried(&self, tasks: usize) {
+        self.retried.fetch_add(tasks, Ordering::Relaxed);
+    }
+
+    /// How many times a task was tried or handed out again.
+    pub(crate) fn retried(&self) -> usize {
+        self.retried.load(Ordering::Relaxed)
     }
 
     /// Accepts a delivery. A closed mailbox drops it.

@@ -3,16 +3,20 @@
 //! Any client that the server admits can send the bytes that are decoded here. Decoding is
 //! therefore strict, and decoded values are checked where they are used.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use proc_core::Error;
-use proc_core::remote::{self, Function};
+use proc_core::remote::{self, CallOptions, Function};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of a body that travel in the message itself. Larger bodies are stored in pieces
 /// of this size, since a server accepts messages of at most 1 MiB.
 pub(crate) const PIECE_BYTES: usize = 512 << 10;
+
+/// The most bytes of data of `with` that travel in each message of work. Larger data are stored.
+pub(crate) const MAX_INLINE_DATA: usize = 4 << 10;
 
 /// The longest lease that a driver may ask for.
 pub(crate) const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
@@ -28,12 +32,11 @@ pub(crate) struct Work {
     pub(crate) job: u64,
     pub(crate) chunk: Chunk,
     pub(crate) function: Function,
-    /// How many of the tasks run one after the other in one worker; `None` means all.
-    pub(crate) chunksize: Option<usize>,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retries: u32,
+    pub(crate) options: AgentOptions,
     /// The time within which an agent must renew its claim on the chunk.
     pub(crate) lease: Duration,
+    /// The data that the function borrows.
+    pub(crate) data: Option<Data>,
     pub(crate) arguments: Body,
 }
 
@@ -42,6 +45,36 @@ impl Work {
     /// exceeds these limits.
     pub(crate) fn is_within_limits(&self) -> bool {
         self.lease <= MAX_LEASE && self.chunk.count as u64 <= MAX_TASKS
+    }
+}
+
+/// The settings of a call that agents obey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgentOptions {
+    /// How many of the tasks run one after the other in one worker; `None` means all of a chunk.
+    chunksize: Option<usize>,
+    timeout: Option<Duration>,
+    grace: Option<Duration>,
+    retries: u32,
+    priority: i32,
+    seed: Option<u64>,
+}
+
+impl From<CallOptions> for AgentOptions {
+    fn from(options: CallOptions) -> AgentOptions {
+        // The driver ends a call at its first failure.
+        let CallOptions { chunksize, timeout, grace, retries, priority, seed, fail_fast: _ } =
+            options;
+        AgentOptions { chunksize, timeout, grace, retries, priority, seed }
+    }
+}
+
+impl AgentOptions {
+    /// The settings for an agent's pool, of a chunk of `count` tasks.
+    pub(crate) fn of_chunk(self, count: usize) -> CallOptions {
+        let AgentOptions { chunksize, timeout, grace, retries, priority, seed } = self;
+        let chunksize = Some(chunksize.unwrap_or(count).max(1));
+        CallOptions { chunksize, timeout, grace, retries, priority, seed, fail_fast: false }
     }
 }
 
@@ -66,8 +99,18 @@ impl Chunk {
     }
 }
 
-/// Encoded arguments, or the encoded fates (results or errors) of tasks.
+/// The data of a `with`. Each agent gets them once, however many chunks name them.
 #[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Data {
+    /// The number of the `with`, among those of the driver.
+    pub(crate) id: u64,
+    /// How often they were lost at the server before they were stored for this message.
+    pub(crate) losses: u32,
+    pub(crate) body: Body,
+}
+
+/// Encoded arguments, encoded data, or the encoded fates (results or errors) of tasks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Body {
     Inline(#[serde(with = "serde_bytes")] Vec<u8>),
     /// `pieces` messages in the stream of data, of `len` bytes in all.
@@ -75,6 +118,16 @@ pub(crate) enum Body {
         pieces: u32,
         len: u64,
     },
+}
+
+impl Body {
+    /// The number of bytes. Nobody has checked it if they are stored.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::Stored { len, .. } => *len,
+        }
+    }
 }
 
 /// The answer to [`Work`], sent from an agent to a driver.
@@ -93,8 +146,9 @@ pub(crate) struct Reply {
 /// How an agent has dealt with [`Work`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// All tasks have run: the fate of each task, and how many nanoseconds all of them took.
-    Done { fates: Body, nanoseconds: u64 },
+    /// All tasks have run: the fate of each task, how many nanoseconds all of them took, and how
+    /// often one of them was tried again.
+    Done { fates: Body, nanoseconds: u64, retried: u64 },
     /// No task has a result. All tasks have this error, encoded.
     Failed(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The chunk was not done, through no fault of its tasks. The driver must hand it out again.
@@ -104,15 +158,43 @@ pub(crate) enum Outcome {
     Busy,
     /// A machine that had the chunk was lost, and one of the tasks may be the cause.
     Suspect,
+    /// The whole call has this error, encoded: the data cannot be decoded.
+    CallFailed(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The server does not have the data any more: `losses` is that of the [`Data`]. The driver
+    /// must store them again, and hand out the chunk again.
+    DataLost { losses: u32 },
 }
 
-/// Tells agents that a driver is alive, and for which jobs it waits.
+/// Tells agents that a driver is alive, for which jobs it waits, and which data it may still use.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct DriverHeartbeat {
     pub(crate) driver: u64,
-    /// The newest job. The heartbeat says nothing about later jobs.
+    /// The jobs for which the driver waits.
+    pub(crate) jobs: Numbers,
+    /// The data of its `with`s.
+    pub(crate) data: Numbers,
+}
+
+/// Which of the things are open that one side has numbered from 1 on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Numbers {
+    /// The newest number. Nothing is said about later ones.
     pub(crate) newest: u64,
-    pub(crate) open: Vec<u64>,
+    pub(crate) open: HashSet<u64>,
+}
+
+impl Numbers {
+    /// Opens the next number.
+    pub(crate) fn open_next(&mut self) -> u64 {
+        self.newest += 1;
+        self.open.insert(self.newest);
+        self.newest
+    }
+
+    /// Whether the number was open, and is not any more.
+    pub(crate) fn is_over(&self, number: u64) -> bool {
+        number <= self.newest && !self.open.contains(&number)
+    }
 }
 
 /// Tells drivers that an agent is alive, and how much work it has and has done.
@@ -231,6 +313,15 @@ impl Names {
         self.subject(format_args!("data.out.{driver:016x}.{job}.{rest}"))
     }
 
+    /// The subject of the data of a `with`. An agent may fetch what is stored under `data.in`.
+    pub(crate) fn bound_data(&self, driver: u64, id: u64) -> String {
+        self.subject(format_args!("data.in.{driver:016x}.with.{id}"))
+    }
+
+    pub(crate) fn bound_data_of_driver(&self, driver: u64) -> String {
+        self.subject(format_args!("data.in.{driver:016x}.with.>"))
+    }
+
     /// The subject on which a driver receives replies.
     pub(crate) fn replies(&self, driver: u64) -> String {
         self.subject(format_args!("reply.{driver:016x}"))
@@ -267,8 +358,10 @@ mod tests {
 
     #[test]
     fn decode_refuses_bytes_that_are_not_exactly_one_message() {
-        let heartbeat =
-            encode(&DriverHeartbeat { driver: 1, newest: 2, open: vec![1, 2] }).expect("numbers");
+        let mut jobs = Numbers::default();
+        jobs.open_next();
+        let heartbeat = DriverHeartbeat { driver: 1, jobs, data: Numbers::default() };
+        let heartbeat = encode(&heartbeat).expect("numbers");
         assert!(decode::<DriverHeartbeat>(&heartbeat).is_some());
         assert!(decode::<DriverHeartbeat>(&heartbeat[..heartbeat.len() - 1]).is_none(), "cut off");
         assert!(
@@ -277,5 +370,32 @@ mod tests {
         );
         let endless = [1, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1];
         assert!(decode::<DriverHeartbeat>(&endless).is_none(), "a length of nearly 2^64");
+    }
+
+    #[test]
+    fn agents_get_all_settings_that_they_obey() {
+        let options = CallOptions {
+            chunksize: Some(3),
+            timeout: Some(Duration::from_secs(4)),
+            grace: Some(Duration::from_secs(5)),
+            retries: 6,
+            priority: -7,
+            seed: Some(8),
+            fail_fast: false,
+        };
+        let sent = encode(&AgentOptions::from(options)).expect("numbers");
+        let arrived = decode::<AgentOptions>(&sent).expect("they were sent");
+        assert_eq!(format!("{:?}", arrived.of_chunk(60)), format!("{options:?}"));
+        let without = AgentOptions::from(CallOptions { chunksize: None, ..options });
+        assert_eq!(without.of_chunk(60).chunksize, Some(60));
+    }
+
+    #[test]
+    fn numbers_know_what_is_over() {
+        let mut numbers = Numbers::default();
+        let (first, second) = (numbers.open_next(), numbers.open_next());
+        numbers.open.remove(&first);
+        assert!(numbers.is_over(first) && !numbers.is_over(second));
+        assert!(!numbers.is_over(second + 1), "nothing is known of it");
     }
 }

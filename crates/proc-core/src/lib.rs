@@ -42,11 +42,12 @@
 //!    `docs/new-processes.md`, a page of [the book](#the-book), shows what a process inherits in
 //!    each case.
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument.
-//!    Other functions do not compile (`cargo build` reports this, `cargo check` does not). Pass all
-//!    data as part of the argument, in a tuple: not `|x| x * k`, but `|(x, k)| x * k` over
-//!    `xs.map(|x| (x, k))`. If the compiler advises `move`, ignore that advice. (The compiler
-//!    accepts a captured value of size zero, and the other process makes such a value anew. So do
-//!    not capture values whose existence proves something about one process.)
+//!    Other functions do not compile (`cargo build` reports this, `cargo check` does not). Data for
+//!    all tasks go by [`with`](Pool::with), once to each worker: not `|x| x * k`, but
+//!    `pool.with(k).map(|k, x| x * k, xs)`. A [`Process`] takes a tuple. If the compiler advises
+//!    `move`, ignore that advice. (The compiler accepts a captured value of size zero, and the other
+//!    process makes such a value anew. So do not capture values whose existence proves something
+//!    about one process.)
 //! 3. **Arguments and results are copies**, except [`Shared`]. All owned values that serde can
 //!    write and read back may cross. Some attributes of serde are errors, see [`Message`]. An
 //!    [`Error`] may cross, too. Senders, receivers and shared memory of ipc-channel may be part of
@@ -90,8 +91,12 @@
 //! | (no limit on the memory of values) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): arguments and results take at most so much at a time |
 //! | (a pool replaces workers forever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
 //! | (an error loses all results) | [`try_map`](Pool::try_map): a result or an error for each input |
-//! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress) |
-//! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool or on a cluster |
+//! | `map(partial(f, k), xs)` | [`pool.with(k)`](Pool::with)`.map(f, xs)?`: `k` crosses once to each worker |
+//! | `current_process()` | [`current()`]: the worker's number, the task's index, a seed, whether to stop |
+//! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress): counts, failures, remaining time |
+//! | (no end at the first error, no priority, no grace) | [`fail_fast()`](Options::fail_fast), [`priority(n)`](Options::priority), [`grace(d)`](Options::grace), [`seed(n)`](Options::seed) |
+//! | (no limit on memory or on what waits) | [`max_memory_per_child(bytes)`](PoolBuilder::max_memory_per_child), [`max_pending(n)`](PoolBuilder::max_pending) |
+//! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool, on a cluster, or in the caller ([`InProcess`]) |
 //! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
 //!
 //! # The book
@@ -108,6 +113,7 @@
 //! | `docs/contain.md` | settings and errors for code that crashes, hangs or uses too much memory |
 //! | `docs/crossing.md` | what may cross between processes, and how fast |
 //! | `docs/new-processes.md` | what a new process inherits, and what to know before real use |
+//! | `docs/signals.md` | what Ctrl-C, SIGTERM and others do to the program, its workers and processes |
 //! | `docs/ipc-channel.md` | the traps of ipc-channel, which carries the messages |
 //! | `docs/inside.md` | how the library works inside |
 //! | `docs/cluster.md` | the same calls on many machines, by the crate `proc-cluster` |
@@ -152,7 +158,9 @@ mod panics;
 
 pub use call::{Current, current};
 pub use error::{Error, ErrorKind};
-pub use executor::{Executor, Imap, ImapUnordered, Indexed, Options, Progress, Task, With};
+pub use executor::{
+    Executor, Imap, ImapUnordered, InProcess, Indexed, Options, Progress, Task, With,
+};
 pub use forkserver::{Limits, StartMethod, Stdio, init};
 pub use pool::{Pool, PoolBuilder, WithState, WithStateAndData};
 pub use process::{Child, Process, Sentinel, wait};

@@ -57,9 +57,16 @@ for (const table of document.querySelectorAll("main table")) {
   }
 }
 
-// A short piece of code is not broken, above all not at the hyphens of an option.
+// A short piece of code is not broken, above all not at the hyphens of an option. A long path is broken
+// between its parts, if it does not fit.
 for (const code of document.querySelectorAll("main :not(pre) > code")) {
-  if (code.textContent.length <= 24) code.classList.add("whole");
+  const parts = code.textContent.split(/(?<=\w\/)(?=\w)/);
+  if (code.textContent.length <= 24) {
+    code.classList.add("whole");
+  } else {
+    const [first, ...others] = parts;
+    code.replaceChildren(first, ...others.flatMap((part) => [document.createElement("wbr"), part]));
+  }
 }
 
 // The empty corner of a table heads nothing; Markdown has no other word for it.

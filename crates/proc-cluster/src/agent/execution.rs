@@ -1,4 +1,4 @@
-//! The execution of one chunk on an agent: fetches the arguments, lets the pool run the tasks,
+//! The execution of one chunk on an agent: fetches arguments and data, lets the pool run the tasks,
 //! renews the lease meanwhile, and sends the reply.
 
 use std::sync::Arc;
@@ -8,7 +8,9 @@ use proc_core::{Error, ErrorKind, remote};
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+use super::data_cache::NoData;
 use super::shared::{DeliveryInfo, MAX_CHUNKS_PER_WORKER, MAX_WAIT_AHEAD, Shared};
+use crate::data::Unfetched;
 use crate::lease;
 use crate::message::{self, Outcome, Reply, Work};
 
@@ -95,7 +97,7 @@ impl Execution {
         let summary = match &end {
             &End::Done { nanoseconds, errors, .. } => Summary::Ran { nanoseconds, errors },
             End::Reply(Outcome::Busy) => Summary::Busy,
-            End::Reply(Outcome::Failed(_)) => Summary::Failed,
+            End::Reply(Outcome::Failed(_) | Outcome::CallFailed(_)) => Summary::Failed,
             _ => Summary::Abandoned,
         };
         let mut pool_ended = None;
@@ -138,7 +140,7 @@ impl Execution {
     }
 }
 
-/// Fetches the arguments, runs the tasks and stores the results.
+/// Fetches arguments and data, runs the tasks and stores the results.
 async fn execute(
     shared: &Shared,
     work: &mut Work,
@@ -159,6 +161,23 @@ async fn execute(
             return End::Reply(Outcome::Returned);
         }
     };
+    let data = match work.data.take() {
+        None => None,
+        Some(data) => {
+            let losses = data.losses;
+            let from = (&shared.store, &shared.names);
+            let data = shared.data.get(from, &shared.pool, work.driver, work.lease, data);
+            let data = tokio::select! {
+                data = data => data,
+                why = &mut *cancelled => return end_of_cancelled(why),
+            };
+            match data {
+                Ok(data) => Some(data),
+                Err(why) => return End::Reply(without_data(why, losses)),
+            }
+        }
+    };
+    let data = data.as_ref().and_then(|data| data.get());
     let wanted = match work.chunk.must_be_alone() {
         true => shared.pool.processes() * MAX_CHUNKS_PER_WORKER,
         false => 1,
@@ -169,8 +188,9 @@ async fn execute(
     };
     let Ok(_permits) = permits else { return End::Nothing };
     let (start, at_once) = (Instant::now(), shared.chunks_per_worker());
-    let fates = match run_in_pool(shared, work, &arguments, wait, cancelled).await {
-        Ok(fates) => fates,
+    let ran = run_in_pool(shared, work, &arguments, data, wait, cancelled).await;
+    let (fates, retried) = match ran {
+        Ok(ran) => ran,
         Err(end) => return end,
     };
     // The time includes the wait for other chunks of the same worker, so divide it by their number.
@@ -181,7 +201,7 @@ async fn execute(
     for _ in 0..STORE_TRIES {
         match shared.store.put(&fates, &subject).await {
             Ok(fates) => {
-                let outcome = Outcome::Done { fates, nanoseconds };
+                let outcome = Outcome::Done { fates, nanoseconds, retried };
                 return End::Done { outcome, nanoseconds, errors };
             }
             Err(error) => warn!(%error, "results were not stored"),
@@ -190,25 +210,36 @@ async fn execute(
     End::Nothing
 }
 
+/// The outcome of a chunk for which there are no data, which were lost `losses` times before.
+fn without_data(why: NoData, losses: u32) -> Outcome {
+    match why {
+        NoData::Unfetched(Unfetched { error, is_lost }) => {
+            warn!(%error, "data were not fetched");
+            if is_lost { Outcome::DataLost { losses } } else { Outcome::Returned }
+        }
+        NoData::Refused(error) => Outcome::CallFailed(remote::error_to_bytes(&error)),
+    }
+}
+
 /// Lets the pool run the tasks, and stops them if the execution is cancelled. Returns the encoded
-/// fates, or how the execution ended without fates.
+/// fates, and how often a task was tried again; or how the execution ended without fates.
 async fn run_in_pool(
     shared: &Shared,
     work: &Work,
     arguments: &[u8],
+    data: Option<&remote::Data>,
     mut wait: WorkerWait,
     cancelled: &mut oneshot::Receiver<Cancel>,
-) -> Result<Vec<u8>, End> {
+) -> Result<(Vec<u8>, u64), End> {
     let chunk = remote::Chunk {
         function: work.function,
         job: u128::from(work.driver) << 64 | u128::from(work.job),
         number: work.chunk.attempt,
         first: work.chunk.first,
         count: work.chunk.count,
-        chunksize: work.chunksize.unwrap_or(work.chunk.count).max(1),
         arguments,
-        timeout: work.timeout,
-        retries: work.retries,
+        data,
+        options: work.options.of_chunk(work.chunk.count),
     };
     let mut submitted = match remote::submit(&shared.pool, chunk) {
         Ok(submitted) => submitted,
@@ -220,7 +251,13 @@ async fn run_in_pool(
     let mut limit = std::pin::pin!(tokio::time::sleep(MAX_WAIT_AHEAD));
     loop {
         tokio::select! {
-            fates = &mut submitted.task => return fates.map_err(End::PoolEnded),
+            fates = &mut submitted.task => match fates {
+                Ok(fates) => return Ok((fates, submitted.retried() as u64)),
+                Err(error) if is_of_call(&error) => {
+                    return Err(End::Reply(Outcome::CallFailed(remote::error_to_bytes(&error))));
+                }
+                Err(error) => return Err(End::PoolEnded(error)),
+            },
             why = &mut *cancelled => {
                 submitted.task.cancel();
                 return Err(end_of_cancelled(why));
@@ -233,6 +270,12 @@ async fn run_in_pool(
             }
         }
     }
+}
+
+/// Whether a chunk has ended because a worker cannot use the data of `with`: it cannot decode them,
+/// or the function takes another type. A pool does not end with such an error.
+fn is_of_call(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Decode | ErrorKind::Invalid)
 }
 
 fn end_of_cancelled(why: Result<Cancel, oneshot::error::RecvError>) -> End {

@@ -6,6 +6,7 @@ use async_nats::{Client, Message};
 use proc_core::Pool;
 use tokio::sync::Semaphore;
 
+use super::data_cache::DataCache;
 use crate::data::Store;
 use crate::message::Names;
 
@@ -23,6 +24,8 @@ pub(super) struct Shared {
     pub(super) names: Names,
     pub(super) pool: Pool,
     pub(super) host: String,
+    /// The data of `with`s.
+    pub(super) data: DataCache,
     /// One permit for each execution that may run. A chunk that must run alone takes all permits.
     pub(super) permits: Semaphore,
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use futures_util::FutureExt as _;
 use proc_core::Error;
-use proc_core::remote::{CallOptions, Function, fleet_error};
+use proc_core::remote::fleet_error;
 use tracing::warn;
 
+use super::call::Call;
 use super::note::REQUEST_TIMEOUT;
 use crate::connection::is_connected;
 use crate::link::Link;
@@ -22,8 +23,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Publication {
     pub(super) link: Arc<Link>,
     pub(super) job: u64,
-    pub(super) function: Function,
-    pub(super) options: CallOptions,
+    pub(super) call: Call,
     pub(super) chunk: Chunk,
     pub(super) arguments: Arc<Vec<u8>>,
 }
@@ -60,18 +60,20 @@ impl Publication {
     }
 
     async fn send(&self) -> Result<(), Error> {
-        let Publication { link, chunk, .. } = self;
+        let Publication { link, chunk, call: Call { function, data, options }, .. } = self;
         let data_subject = link.names.arguments(link.driver, self.job, *chunk);
         let work = Work {
             build: link.build.clone(),
             driver: link.driver,
             job: self.job,
             chunk: *chunk,
-            function: self.function,
-            chunksize: self.options.chunksize,
-            timeout: self.options.timeout,
-            retries: self.options.retries,
+            function: *function,
+            options: (*options).into(),
             lease: link.config.lease,
+            data: match data {
+                Some(data) => Some(data.for_message().await?),
+                None => None,
+            },
             arguments: link.store.put(&self.arguments, &data_subject).await?,
         };
         let mut headers = HeaderMap::new();

@@ -46,7 +46,29 @@ fn a_panicked_task_is_tried_again_with_retries() {
     };
     let error = cluster.apply(second, format!("{file}-once")).expect_err("it is tried once");
     assert!(error.is_panic(), "{error}");
-    cluster.options().retries(1).map(second, [file]).expect("the second time it returns");
+    let mut retried = Vec::new();
+    let options = cluster.options().retries(1).progress(|progress| retried.push(progress.retried));
+    options.map(second, [file]).expect("the second time it returns");
+    drop(options);
+    assert_eq!(retried, [1]);
+}
+
+#[test]
+fn a_task_that_is_asked_to_stop_has_time_to_return() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, _agents) = server.fleet(1);
+    let count_until_stopped = |()| {
+        let mut count = 0_u64;
+        while !proc_cluster::current().stop_requested() {
+            count += 1;
+        }
+        count
+    };
+    let options = cluster.options().timeout(Duration::from_millis(100)).grace(support::LIMIT);
+    assert!(options.apply(count_until_stopped, ()).expect("it returns in time") > 0);
+    let impatient = cluster.options().timeout(Duration::from_millis(100));
+    let late = impatient.apply(count_until_stopped, ()).expect_err("nobody asks it");
+    assert!(late.is_timeout(), "{late}");
 }
 
 /// Returns when four processes have called it. Returns the pid of its process.

@@ -45,6 +45,24 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
     let last = told.last().map(|progress| (progress.done, progress.all));
     seen.push(format!("{} {last:?}", fates.iter().all(encodes)));
     seen.push(format!("{:?}", on.map_async(square, [])?.get()?));
+    let with = on.options().chunksize(2).with(vec![10, 20]);
+    let pick = |from: &Vec<i64>, at: usize| from[at];
+    seen.push(format!(
+        "{:?} {:?}",
+        with.map(pick, [1, 0, 1])?,
+        on.with(4).apply(|a, b: i64| a + b, 5)?
+    ));
+    let indexed = with.imap_unordered(pick, [0, 1]).indexed().collect::<Result<Vec<_>, _>>();
+    let mut indexed = indexed?;
+    indexed.sort_unstable();
+    seen.push(format!("{indexed:?}"));
+    // The first failure ends the call, although the inputs have no end.
+    let inputs = (0..).map(|n| (1, i64::from(n < 100)));
+    let mut results = on.options().fail_fast().imap_unordered(quotient, inputs);
+    let ended = results.by_ref().find(Result::is_err).map(|fate| fate.map_err(|e| e.kind()));
+    seen.push(format!("{ended:?} {:?}", results.next().map(drop)));
+    let error = on.options().priority(101).map(square, [1]).expect_err("it is too high");
+    seen.push(error.to_string());
     let error = on.apply(quotient, (1, 0)).expect_err("a division by zero panics");
     seen.push(format!("{:?} {}", error.kind(), error.panic_message().unwrap_or_default()));
     let error = on.options().chunksize(0).map(square, [1]).expect_err("no chunk is empty");
@@ -53,7 +71,7 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
 }
 
 /// The results of [`all_calls`].
-const EXPECTED: [&str; 12] = [
+const EXPECTED: [&str; 16] = [
     "[9, 16, 25]",
     "[Some(3), None]",
     "116795",
@@ -64,6 +82,10 @@ const EXPECTED: [&str; 12] = [
     "Some((20, 20))",
     "true Some((2, 2))",
     "[]",
+    "[20, 10, 20] 9",
+    "[(0, 10), (1, 20)]",
+    "Some(Err(Panic)) None",
+    "the priority of a call is a number from -100 to 100, not 101",
     "Panic attempt to divide by zero",
     "a chunk holds at least one task: chunksize 0 makes none",
 ];

@@ -103,7 +103,7 @@ fn a_machine_is_lost_among_many_tasks(chunksize: Option<usize>) {
     let name = file.to_str().expect("it is text").to_owned();
     let inputs = (0..TASKS).map(|task| (name.clone(), task));
     let options = cluster.options();
-    let options = chunksize.map_or(options, |tasks| options.chunksize(tasks));
+    let options = chunksize.map_or(options.clone(), |tasks| options.chunksize(tasks));
     let task = options.map_async(run, inputs).expect("it is sent");
     let ran = || fs::metadata(&file).expect("it is there").len();
     wait_until("40 % have run", || ran() > TASKS * 2 / 5);

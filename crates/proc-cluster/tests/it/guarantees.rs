@@ -6,26 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{self, Server, wait_for_workers, wait_until};
-use proc_cluster::ErrorKind;
-
-/// How many messages the server holds: in the stream of work, and in the stream of data.
-fn count_messages(server: &Server) -> (u64, u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let client = async_nats::connect(server.address()).await.expect("it listens");
-        let context = async_nats::jetstream::new(client);
-        let mut counts = [0, 0];
-        for (count, stream) in counts.iter_mut().zip(["proc-default-tasks", "proc-default-data"]) {
-            let stream = context.get_stream(stream).await.expect("a driver made it");
-            *count = stream.cached_info().state.messages;
-        }
-        (counts[0], counts[1])
-    })
-}
-
-fn wait_until_nothing_is_left(server: &Server) {
-    wait_until("nothing is left at the server", || count_messages(server) == (0, 0));
-}
+use proc_cluster::{ErrorKind, Progress};
 
 #[test]
 fn large_values_go_through_and_leave_nothing() {
@@ -45,7 +26,7 @@ fn large_values_go_through_and_leave_nothing() {
     assert!(
         results.iter().zip(0..12).all(|(bytes, n)| bytes.len() == 1 << 20 && bytes[9] == 2 * n)
     );
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -67,7 +48,7 @@ fn a_cancelled_task_stops_and_leaves_nothing() {
     let cancelled: Result<Vec<()>, _> = task.get();
     assert!(cancelled.expect_err("it was cancelled").is_cancelled());
     wait_until("its process is gone", || !fs::exists(format!("/proc/{pid}")).expect("/proc"));
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
     let mut done = cluster.apply_async(|x: u8| x, 1).expect("it is sent");
     wait_until("its result is there", || done.is_ready());
     assert!(!done.cancel(), "it was done");
@@ -97,7 +78,7 @@ fn a_small_call_does_not_wait_for_the_end_of_a_large_one() {
         assert!(took < Duration::from_secs(20), "{took:?}; the large call takes 5000 s");
     }
     assert!(large.cancel());
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -136,12 +117,12 @@ fn an_endless_input_is_taken_a_window_at_a_time() {
         let ahead = TAKEN.load(Ordering::Relaxed) as u64 - expected;
         assert!(ahead <= 66, "{ahead} inputs ahead of result {expected}");
         if expected % 200 == 0 {
-            most = most.max(count_messages(&server).0);
+            most = most.max(server.count_messages().0);
         }
     }
     assert!(most <= 66, "{most} messages at the server");
     drop(results);
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -160,7 +141,7 @@ fn a_call_without_agents_fails_in_time_and_says_so() {
     let first = cluster.imap(|x: u8| x, 0..).next().expect("an error is an item");
     assert!(first.is_err_and(|error| error.kind() == ErrorKind::Fleet));
     assert!(begin.elapsed() >= Duration::from_secs(3));
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -196,10 +177,10 @@ fn another_build_gets_nothing_and_is_named() {
 fn progress_is_reported() {
     let Some(server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(1);
-    let seen = std::cell::RefCell::new(Vec::new());
-    let show = |progress| seen.borrow_mut().push(progress);
-    cluster.options().chunksize(10).progress(&show).map(|x: u8| x, 0..100).expect("nothing fails");
-    let seen = seen.into_inner();
+    let mut seen: Vec<Progress> = Vec::new();
+    let options = cluster.options().chunksize(10).progress(|progress| seen.push(progress));
+    options.map(|x: u8| x, 0..100).expect("nothing fails");
+    drop(options);
     assert!(seen.is_sorted_by(|a, b| a.done < b.done), "{seen:?}");
     assert!(seen.iter().all(|progress| progress.all == 100));
     assert_eq!(seen.last().map(|progress| progress.done), Some(100));
@@ -238,9 +219,10 @@ fn an_agent_that_lies_about_its_work_does_no_harm() {
             futures_util::StreamExt::next(&mut heartbeats).await.expect("a driver lives");
         let (driver, _) = postcard::take_from_bytes::<u64>(&heartbeat.payload).expect("its number");
         // The outcomes: a result in far too many stored pieces; a result that is cut off; work that
-        // is given back; an outcome that does not exist; no outcome.
-        let stored = [&[0, 1, 255, 255, 255, 255, 15][..], &[255; 9], &[1, 7]].concat();
-        for outcome in [&stored[..], &[0, 0, 255, 255, 3, 1], &[2], &[77], &[]] {
+        // is given back; data that are lost, although there are none; an outcome that does not
+        // exist; no outcome.
+        let stored = [&[0, 1, 255, 255, 255, 255, 15][..], &[255; 9], &[1, 7, 0]].concat();
+        for outcome in [&stored[..], &[0, 0, 255, 255, 3, 1], &[2], &[6, 9], &[77], &[]] {
             for (job, count) in [(1, 5), (1, 3), (1, usize::MAX), (9, 5), (u64::MAX, 0)] {
                 let reply = false_reply(job, count, outcome);
                 client
@@ -251,13 +233,14 @@ fn an_agent_that_lies_about_its_work_does_no_harm() {
         }
         client.flush().await.expect("it is sent");
     });
-    // The driver believes one false reply: that the work is given back. That does no harm.
+    // The driver believes two false replies: that the work is given back, and that data are lost.
+    // That does no harm.
     wait_until("the work that is said to be given back is handed out again", || {
         cluster.fleet().agents().iter().map(|agent| agent.redelivered).sum::<u64>() >= 5
     });
     fs::write(&word, "").expect("the directory is ours");
     assert_eq!(results.get().expect("all are done in the end"), (0..10).collect::<Vec<u8>>());
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
 }
 
 #[test]
@@ -285,7 +268,9 @@ fn rubbish_in_messages_does_no_harm() {
         }
         // This work is well-formed up to its lease, which is longer than a clock can count.
         let chunk = (0_usize, 1_usize, 0_u32, 0_u32, 0_u32);
-        let terms = (None::<usize>, None::<Duration>, 0_u32, Duration::MAX);
+        let options =
+            (None::<usize>, None::<Duration>, None::<Duration>, 0_u32, 0_i32, None::<u64>);
+        let terms = (options, Duration::MAX, None::<u8>);
         let work = (&build, 7_u64, 1_u64, chunk, 0_u64, 0_u64, terms, (0_u8, vec![0_u8]));
         let bytes = postcard::to_stdvec(&work).expect("it can be encoded");
         client
@@ -295,5 +280,5 @@ fn rubbish_in_messages_does_no_harm() {
         client.flush().await.expect("it is sent");
     });
     assert_eq!(cluster.map(|x: u8| x, 0..100).expect("nothing fails").len(), 100);
-    wait_until_nothing_is_left(&server);
+    server.wait_until_nothing_is_left();
 }

@@ -12,6 +12,8 @@ mod hosts;
 mod manifests;
 mod replicas;
 mod security;
+mod seeds;
 mod support;
+mod with;
 
 proc_cluster::init_tests!();

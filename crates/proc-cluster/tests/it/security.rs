@@ -174,6 +174,10 @@ fn a_fleet_works_with_least_rights_and_encrypted() {
     let large = serde_bytes::ByteBuf::from(vec![1; 3 << 20]);
     let back = cluster.apply(|bytes: serde_bytes::ByteBuf| bytes, large).expect("it fits");
     assert_eq!(back.len(), 3 << 20, "data may be stored and fetched by both");
+    let with = cluster.with(serde_bytes::ByteBuf::from(vec![1; 3 << 20]));
+    let at = with.apply(|data, at: usize| data[at], 7).expect("an agent may fetch data");
+    assert_eq!(at, 1);
+    drop(with);
     let forever = cluster.apply_async(park, ()).expect("it is sent");
     assert!(forever.cancel());
     assert_eq!(cluster.apply(|x: u32| x, 7).expect("its worker is free again"), 7);

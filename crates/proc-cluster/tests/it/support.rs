@@ -171,6 +171,27 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// How many messages the server holds: in the stream of work, and in the stream of data.
+    pub(crate) fn count_messages(&self) -> (u64, u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let client = async_nats::connect(self.address()).await.expect("it listens");
+            let context = async_nats::jetstream::new(client);
+            let mut counts = [0, 0];
+            for (count, stream) in
+                counts.iter_mut().zip(["proc-default-tasks", "proc-default-data"])
+            {
+                let stream = context.get_stream(stream).await.expect("a driver made it");
+                *count = stream.cached_info().state.messages;
+            }
+            (counts[0], counts[1])
+        })
+    }
+
+    pub(crate) fn wait_until_nothing_is_left(&self) {
+        wait_until("nothing is left at the server", || self.count_messages() == (0, 0));
+    }
+
     /// The command of an agent with this number of workers, in a clean environment.
     pub(crate) fn agent_command(&self, workers: usize) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("a test has a file"));

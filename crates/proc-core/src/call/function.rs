@@ -29,7 +29,7 @@ macro_rules! refuse_captures {
                 size_of::<$F>() == 0,
                 "this function captures variables (or is a function pointer), and captured data \
                  cannot cross to another process: use a `fn` item or a closure that captures \
-                 nothing, and pass the data as its argument"
+                 nothing, and pass the data by `with` of a pool, or as part of the argument"
             )
         }
     };

@@ -8,7 +8,7 @@ mod state;
 pub use current::{Current, current};
 pub(crate) use fault::{Fault, Stage};
 pub(crate) use function::{
-    Callable, Code, Entry, Input, Name, Plain, Stateful, read_argument, refuse_captures,
+    Callable, Called, Code, Entry, Input, Name, Plain, Stateful, read_argument, refuse_captures,
     write_result,
 };
 pub(crate) use state::State;

@@ -35,7 +35,7 @@ pub struct CallOptions {
 
 impl CallOptions {
     /// Checks the settings.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.chunksize == Some(0) {
             let why = "a chunk holds at least one task: chunksize 0 makes none";
             return Err(Error::invalid(why));
@@ -119,6 +119,17 @@ pub trait Job: Send {
     /// An argument cannot be encoded. Its task still has a number. The caller must submit the
     /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
+
+    /// Makes room for `tasks` tasks that will be pushed, where the number of tasks is limited. Waits
+    /// for it if `wait` is true. Returns whether there is room.
+    ///
+    /// # Errors
+    ///
+    /// There will never be so much room, or the engine accepts no more work.
+    fn reserve(&mut self, tasks: usize, wait: bool) -> Result<bool, Error> {
+        let _ = (tasks, wait);
+        Ok(true)
+    }
 
     /// How many tasks were pushed since the last `submit`.
     fn pushed(&self) -> usize;

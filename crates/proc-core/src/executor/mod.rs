@@ -7,16 +7,19 @@
 mod callback;
 pub(crate) mod engine;
 mod imap;
+mod in_process;
 mod map;
 mod options;
 mod progress;
 mod task;
 mod with;
 
+use crate::executor_calls;
 use crate::wire::Message;
 
 pub(crate) use engine::{Arrived, CallOptions, Engine, Job};
 pub use imap::{Imap, ImapUnordered, Indexed};
+pub use in_process::InProcess;
 pub use options::Options;
 pub(crate) use options::{Target, calls_with_options};
 pub use progress::Progress;

@@ -374,6 +374,25 @@ macro_rules! calls_with_options {
             $options.apply_async_target($self.target(function), argument)
         }
 
+        /// Like [`apply_async`](Self::apply_async), but gives the argument back if the pool has no
+        /// room for another task. See [`Pool::try_apply_async`](crate::Pool::try_apply_async).
+        ///
+        /// # Errors
+        ///
+        /// As for [`Executor::apply_async`](crate::Executor::apply_async).
+        pub fn try_apply_async<F, A, R>(
+            &$self,
+            function: F,
+            argument: A,
+        ) -> Result<Result<$crate::Task<R>, A>, $crate::Error>
+        where
+            F: Fn($($borrowed,)* A) -> R + Copy + 'static,
+            A: $crate::Message,
+            R: $crate::Message,
+        {
+            $options.try_apply_async_target($self.target(function), argument)
+        }
+
         /// See [`Executor::map_async`](crate::Executor::map_async), and the example of
         /// [`Pool::map_async`](crate::Pool::map_async).
         ///
@@ -467,6 +486,24 @@ impl<'a, E: Engine> Options<'a, E> {
         argument: A,
     ) -> Result<Task<R>, Error> {
         let mut job = self.begin(target, CallOptions { chunksize: Some(1), ..self.call })?;
+        job.reserve(1, true)?;
+        Self::apply_in(job, argument)
+    }
+
+    pub(crate) fn try_apply_async_target<A: Message, R: Message>(
+        &self,
+        target: Result<Target<E>, Error>,
+        argument: A,
+    ) -> Result<Result<Task<R>, A>, Error> {
+        let mut job = self.begin(target, CallOptions { chunksize: Some(1), ..self.call })?;
+        match job.reserve(1, false)? {
+            true => Self::apply_in(job, argument).map(Ok),
+            false => Ok(Err(argument)),
+        }
+    }
+
+    /// Runs one task in a call that has begun.
+    fn apply_in<A: Message, R: Message>(mut job: E::Job, argument: A) -> Result<Task<R>, Error> {
         job.push(std::slice::from_ref(&argument), usize::MAX)?;
         job.submit(0)?;
         job.end();
@@ -489,6 +526,7 @@ impl<'a, E: Engine> Options<'a, E> {
                 .map_err(|error| error.with_origin(Origin::of_task(task)))?;
         }
         let mut unfinished = job.pushed();
+        job.reserve(unfinished, true)?;
         if unfinished == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }

@@ -31,8 +31,8 @@ pub struct Progress {
     pub all: usize,
     /// How many of the tasks that are done have an error.
     pub failed: usize,
-    /// How many times a task that failed was tried again. A cluster counts the tasks that it has
-    /// handed out again.
+    /// How many times a task that failed was tried again. A cluster also counts the tasks that it
+    /// has handed out again.
     pub retried: usize,
     /// How long ago the call began.
     pub elapsed: Duration,

@@ -82,7 +82,7 @@ impl ForkServer {
                 let alive_pipe = Some(alive_writer.into());
                 Ok(ForkServer { server_link, child, handle: None, base, alive_pipe })
             }
-            Forked::Child => {
+            Forked::Child { mask } => {
                 drop(alive_writer);
                 stdio.close_copies();
                 // Children of the fork server begin with an empty stdin: only the program reads the
@@ -92,7 +92,7 @@ impl ForkServer {
                 }
                 let own = ForkServer::this_process(ServerLink::new(sender, notifier), base);
                 let alive_pipe = Some(alive_reader.into());
-                let inputs = ServerInputs { requests, listener, alive_pipe };
+                let inputs = ServerInputs { requests, listener, alive_pipe, mask };
                 own.serve(alone, parent, inputs, become_process)
             }
         }

@@ -7,7 +7,7 @@ use ipc_channel::ipc::IpcSender;
 
 use super::environment::EnvironmentChanges;
 use super::streams::{self, LISTENER};
-use super::{Job, Newborn, Report, Start, lifeline};
+use super::{Job, Lifetime, Newborn, Report, Start, lifeline};
 use crate::call::Code;
 use crate::sys;
 use crate::wire::Message;
@@ -33,8 +33,15 @@ impl MainInputs {
 }
 
 /// Prepares the new process, and calls its main function.
-pub(super) fn run(Newborn { alone, start, streams }: Newborn) -> ! {
+pub(super) fn run(Newborn { alone, mask, start, streams }: Newborn) -> ! {
     let Start { name, report, lifetime, lifeline, environment, limits, job, .. } = start;
+    match lifetime {
+        // Its owner decides when it ends, so a signal to all processes must not end it.
+        Lifetime::Worker => sys::survive_group_signals(),
+        // It may be a copy of a worker, or have a fork server that was one.
+        Lifetime::Joined | Lifetime::Daemon => sys::die_of_group_signals(),
+    }
+    mask.restore();
     sys::name_process(&name);
     let (streams, fd_channel) = streams.into_iter().partition(|(number, _)| *number < LISTENER);
     lifeline::hold(lifetime, lifeline);

@@ -24,7 +24,7 @@ use super::{
 use crate::call::{Entry, Fault, Input, Name, State};
 use crate::error::{Error, Exit};
 use crate::panics::{self, PanicOutput};
-use crate::sys::{self, SingleThread};
+use crate::sys::{self, SignalMask, SingleThread};
 use crate::wire::{self, Payload, Sink};
 
 /// How often `start` asks whether the fork server is still wanted.
@@ -141,10 +141,11 @@ fn main(inputs: MainInputs) -> ! {
     drop((report, arguments));
     let Some(alone) = alone.filter(|_| is_sent) else { sys::end_process(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
+    let Ok(mask) = SignalMask::block_group_signals() else { sys::exit_now(1) };
     let own = ForkServer::this_process(ServerLink::new(sender.to(), notifier.into()), base);
     // This fork server has no alive pipe: it ends with the fork server that has made it.
     let (requests, listener) = (requests.to(), listener.into());
-    let inputs = ServerInputs { requests, listener, alive_pipe: None };
+    let inputs = ServerInputs { requests, listener, alive_pipe: None, mask };
     own.serve(alone, sys::parent_pid(), inputs, become_process)
 }
 

@@ -14,7 +14,7 @@ use super::streams::ArrivedStreams;
 use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
 use crate::error::LastWords;
 use crate::panics::{self, PanicOutput};
-use crate::sys::{self, ChannelMessage, ChildExits, Forked, Listener, SingleThread};
+use crate::sys::{self, ChannelMessage, ChildExits, Forked, Listener, SignalMask, SingleThread};
 use crate::wire;
 
 /// How long a fork server that ends waits for the children that it has killed, and how long its
@@ -33,6 +33,8 @@ pub(crate) struct ServerInputs {
     /// Reading end of the alive pipe. It reaches its end when the parent ends or executes another
     /// program. `None` if the parent is another fork server: this one ends together with it.
     pub(crate) alive_pipe: Option<OwnedFd>,
+    /// Signal mask that children begin with.
+    pub(crate) mask: SignalMask,
 }
 
 /// State of a running fork server.
@@ -51,9 +53,11 @@ pub(crate) struct Server {
     is_notified: bool,
 }
 
-/// New process that has done nothing yet.
+/// New process that has done nothing yet. It still blocks the signals that its fork server blocks.
 pub(crate) struct Newborn {
     pub(super) alone: SingleThread,
+    /// Signal mask that the process must take.
+    pub(super) mask: SignalMask,
     pub(super) start: Start,
     pub(super) streams: Vec<(u8, OwnedFd)>,
 }
@@ -90,7 +94,10 @@ impl Server {
         // Only ipc-channel can panic here, on a malformed message. `receive_request` catches that.
         panics::install_hook();
         panics::set_panic_output(PanicOutput::Never);
-        let Ok(mask) = sys::block_signals(&sys::fork_server_signals()) else { sys::exit_now(1) };
+        if sys::block_fork_server_signals().is_err() {
+            sys::exit_now(1);
+        }
+        let mask = inputs.mask;
         // The fork server holds descriptors for all its children. The children get the program's
         // limit back.
         let files = sys::raise_limit_of_open_files();
@@ -112,9 +119,8 @@ impl Server {
         if sys::parent_pid() != fork_server {
             sys::exit_now(0);
         }
-        sys::restore_signals(&mask);
         sys::restore_limit_of_open_files(files);
-        Newborn { alone, start, streams }
+        Newborn { alone, mask, start, streams }
     }
 
     /// Serves requests. Returns only in a new child, with its [`Start`] and its streams.
@@ -266,7 +272,7 @@ impl Server {
                 self.children.insert(pid, child);
                 None
             }
-            Ok((Forked::Child, streams)) => Some((start, streams)),
+            Ok((Forked::Child { .. }, streams)) => Some((start, streams)),
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0);
                 let _ = start.report.send(Report::NotStarted { errno });

@@ -13,13 +13,13 @@ use super::environment::Snapshot;
 use super::{ForkServer, Newborn, Request, ServerInputs, ServerLink};
 use crate::memory::{fd_of, receiver_of, sender_of};
 use crate::sys::image::{self, Image};
-use crate::sys::{self, Listener, Notifier, SingleThread};
+use crate::sys::{self, Listener, Notifier, SignalMask, SingleThread};
 use crate::wire;
 
 /// Environment variable that tells an executed program to become a fork server. It contains the
-/// capabilities that the program may keep, and the numbers of the descriptors that it is given: the
-/// two ends of the descriptor channel, the receiver and the sender of requests, and the reading end
-/// of the alive pipe.
+/// capabilities that the program may keep, the signal mask of its children, and the numbers of the
+/// descriptors that it is given: the two ends of the descriptor channel, the receiver and the sender
+/// of requests, and the reading end of the alive pipe.
 const VARIABLE: &str = "PROC_CORE_FORKSERVER";
 
 /// How long an executed fork server may take to begin.
@@ -52,10 +52,13 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     ];
     let base = Snapshot::now()?;
     let numbers = fds.map(|number| number.to_string()).join(":");
-    let child = command
-        .env(VARIABLE, format!("{}:{numbers}", sys::Capabilities::now()?.to_text()))
-        .stdin(sys::null_stream(0)?)
-        .spawn();
+    let capabilities = sys::Capabilities::now()?.to_text();
+    command.stdin(sys::null_stream(0)?);
+    // A signal to all processes of the program must not end the new one before it is a fork server.
+    let mask = SignalMask::block_group_signals()?;
+    let child =
+        command.env(VARIABLE, format!("{capabilities}:{}:{numbers}", mask.to_text())).spawn();
+    mask.restore();
     let mut child = child.map_err(cannot_execute)?;
     // Close our copies: while this process holds them, it cannot see that the fork server has died.
     drop((listener, requests, own_sender, alive_reader, command));
@@ -82,10 +85,12 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
     sys::set_env(alone, VARIABLE.as_ref(), None);
     let parent = sys::parent_pid();
     let take_over = || -> io::Result<_> {
-        let (capabilities, numbers) = value.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
-        let capabilities = sys::Capabilities::from_text(capabilities);
+        let mut parts = value.splitn(3, ':');
+        let mut next = || parts.next().ok_or(io::ErrorKind::InvalidInput);
+        let capabilities = sys::Capabilities::from_text(next()?);
         capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
-        let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
+        let mask = SignalMask::from_text(next()?).ok_or(io::ErrorKind::InvalidInput)?;
+        let numbers = next()?.split(':').map(|number| number.parse().map_err(io::Error::other));
         let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();
         let fds = <[OwnedFd; 5]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
         let [listener, notifier, requests, sender, alive_reader] = fds;
@@ -96,7 +101,7 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
         listener.greet(Image::get().identity())?;
         let server_link = ServerLink::new(sender, notifier.into());
         let own = ForkServer::this_process(server_link, Snapshot::now()?);
-        Ok((ServerInputs { requests, listener, alive_pipe: Some(alive_reader) }, own))
+        Ok((ServerInputs { requests, listener, alive_pipe: Some(alive_reader), mask }, own))
     };
     match take_over() {
         Ok((inputs, own)) => own.serve(alone, parent, inputs, become_process),

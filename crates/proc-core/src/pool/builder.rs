@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::Pool;
 use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, Lifetime, Limits, StartMethod, Stdio};
 use crate::pool::board::MAX_WORKERS;
+use crate::pool::job::Pending;
 use crate::pool::scheduler::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
 use crate::sys;
 use crate::wire::{Message, Payload};
@@ -54,6 +57,9 @@ struct Settings {
     idle_timeout: Option<Duration>,
     restart_intensity: Option<Intensity>,
     memory_limit: Option<usize>,
+    stop_signal: Option<i32>,
+    max_memory: Option<u64>,
+    max_pending: Option<usize>,
 }
 
 impl Pool {
@@ -285,6 +291,52 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// Replaces each worker that has more than this number of bytes of memory for itself alone after
+    /// a task. Without this setting, workers are not replaced because of their memory.
+    ///
+    /// What counts are pages that no file backs (`RssAnon` in `/proc/PID/status`), also those that
+    /// the worker has inherited; shared memory does not count. After fast tasks, the memory is
+    /// measured once in a millisecond. If a worker has more before its first task, that is an error
+    /// like one of the initializer. To *stop* a task that takes too much, use
+    /// [`Limits::address_space`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn leak(bytes: usize) -> u32 {
+    ///     vec![1_u8; bytes].leak();
+    ///     std::process::id()
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).max_memory_per_child(100 << 20).build()?;
+    ///     let pids = pool.map(leak, [1000, 200 << 20, 1000])?;
+    ///     assert_eq!(pids[0], pids[1]);
+    ///     assert_ne!(pids[1], pids[2]); // the next worker
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn max_memory_per_child(mut self, bytes: u64) -> Self {
+        self.settings.max_memory = Some(bytes);
+        self
+    }
+
+    /// Limits how many tasks of the pool are queued or running. Without this setting, there is no
+    /// limit.
+    ///
+    /// At the limit, [`Pool::apply`], [`Pool::apply_async`] and [`Pool::map_async`] wait until there
+    /// is room, and [`Pool::try_apply_async`] gives the argument back. [`Pool::map`],
+    /// [`Pool::try_map`] and the iterators hand out one chunk at a time then.
+    ///
+    /// See the example of [`Pool::try_apply_async`].
+    pub fn max_pending(mut self, tasks: usize) -> Self {
+        self.settings.max_pending = Some(tasks);
+        self
+    }
+
     /// Limits the resources that each worker may use.
     ///
     /// See the example of [`Limits`].
@@ -481,6 +533,58 @@ impl<S> PoolBuilder<S> {
         self
     }
 
+    /// Sets the signal that a worker gets when its task is asked to stop, see
+    /// [`Options::grace`](crate::Options::grace). By default it gets none.
+    ///
+    /// A signal interrupts a system call that blocks, such as a `read`, if the worker has a handler
+    /// for it that was set without `SA_RESTART`: set one in the [`initializer`](Self::initializer).
+    /// Without a handler, most signals end the worker. `signal` is the signal's number, such as
+    /// `libc::SIGUSR1`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use std::time::Duration;
+    ///
+    /// use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    ///
+    /// static SIGNALLED: AtomicBool = AtomicBool::new(false);
+    ///
+    /// extern "C" fn note(_: i32) {
+    ///     SIGNALLED.store(true, Ordering::Relaxed);
+    /// }
+    ///
+    /// fn handle(_: ()) {
+    ///     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+    ///     // SAFETY: the handler only writes to an atomic.
+    ///     unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("SIGUSR1 can be handled");
+    /// }
+    ///
+    /// fn wait_for_signal(_: ()) -> bool {
+    ///     while !SIGNALLED.load(Ordering::Relaxed) {
+    ///         std::thread::yield_now(); // or a call that blocks
+    ///     }
+    ///     true
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = proc_core::Pool::builder()
+    ///         .processes(1)
+    ///         .initializer(handle, ())
+    ///         .stop_signal(Signal::SIGUSR1 as i32)
+    ///         .build()?;
+    ///     let options = pool.options().timeout(Duration::from_millis(50));
+    ///     assert!(options.grace(Duration::from_secs(10)).apply(wait_for_signal, ())?);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn stop_signal(mut self, signal: i32) -> Self {
+        self.settings.stop_signal = Some(signal);
+        self
+    }
+
     /// Starts the workers.
     ///
     /// Returns when they exist. Does not wait for their initializers.
@@ -518,6 +622,20 @@ impl<S> PoolBuilder<S> {
         if settings.max_tasks == Some(0) {
             return Err(Error::invalid("a worker must do at least one task before it is replaced"));
         }
+        if settings.max_memory == Some(0) {
+            return Err(Error::invalid(
+                "max_memory_per_child of 0 allows no worker: a worker has some MiB before its first \
+                 task",
+            ));
+        }
+        if settings.max_memory.is_some()
+            && let Err(error) = sys::own_memory()
+        {
+            return Err(Error::start("a pool with max_memory_per_child, which reads /proc", error));
+        }
+        if settings.max_pending == Some(0) {
+            return Err(Error::invalid("a pool with max_pending of 0 can run no task: allow one"));
+        }
         if settings.attributes.stdio.is_piped() {
             return Err(Error::invalid(
                 "the workers of a pool cannot have pipes of their own, since they come and go: give \
@@ -539,10 +657,20 @@ impl<S> PoolBuilder<S> {
             restart_intensity: settings.restart_intensity,
             memory_limit: settings.memory_limit.into_iter().chain(quarter).min(),
             max_argument: address_space.map_or(usize::MAX, |bytes| bytes / 2),
+            stop_signal: settings.stop_signal.map(signal).transpose()?,
+            max_memory: settings.max_memory,
+            pending: settings.max_pending.map(Pending::new).map(Arc::new),
         };
         let scheduler = Scheduler::build(config, settings.start_functions)?;
         Ok(Pool { scheduler, state: PhantomData })
     }
+}
+
+/// Returns the signal with this number.
+fn signal(number: i32) -> Result<Signal, Error> {
+    Signal::try_from(number).map_err(|_| {
+        Error::invalid(format!("there is no signal {number}: give one such as libc::SIGUSR1"))
+    })
 }
 
 /// Makes a start function from the name of the user's function and its argument.

@@ -42,8 +42,7 @@ impl<S> Engine for Pool<S> {
     }
 
     fn bind<D: Message + Send + Sync>(&self, data: D) -> Result<PoolData, Error> {
-        let data = Some(self.scheduler.bind(data)?);
-        Ok(PoolData { data, scheduler: Arc::clone(&self.scheduler) })
+        Ok(PoolData::new(self.scheduler.bind(data)?, &self.scheduler))
     }
 
     fn begin(
@@ -66,6 +65,12 @@ pub struct PoolData {
     /// `None` only while this is dropped.
     data: Option<Arc<BoundData>>,
     scheduler: Arc<Scheduler>,
+}
+
+impl PoolData {
+    pub(super) fn new(data: Arc<BoundData>, scheduler: &Arc<Scheduler>) -> PoolData {
+        PoolData { data: Some(data), scheduler: Arc::clone(scheduler) }
+    }
 }
 
 impl Drop for PoolData {
@@ -92,6 +97,8 @@ pub struct PoolJob {
     queue: TaskQueue,
     /// How many arguments after those of `queue` could not be encoded. Each has a task number too.
     skipped: usize,
+    /// How many tasks room was made for, and are not submitted.
+    reserved: usize,
     /// The data that the function borrows. This is the last field: when the job is dropped, the
     /// other fields are dropped before, and they have the data too.
     _data: Option<PoolData>,
@@ -106,9 +113,20 @@ impl PoolJob {
         options: CallOptions,
         first: usize,
     ) -> PoolJob {
-        let inbox = Inbox::new(options, data.as_ref().and_then(|data| data.data.clone()));
+        let inbox = Inbox::new(
+            options,
+            data.as_ref().and_then(|data| data.data.clone()),
+            scheduler.pending().cloned(),
+        );
         let queue = TaskQueue::new(function, &inbox, first, options.chunksize);
-        PoolJob { scheduler: Arc::clone(scheduler), inbox, queue, skipped: 0, _data: data }
+        PoolJob {
+            scheduler: Arc::clone(scheduler),
+            inbox,
+            queue,
+            skipped: 0,
+            reserved: 0,
+            _data: data,
+        }
     }
 
     /// Returns the inbox, by which the scheduler knows the call.
@@ -130,9 +148,38 @@ impl Job for PoolJob {
 
     #[inline]
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error> {
+        // A map pushes no more than there is room for, but always one chunk.
+        let arguments = match self.scheduler.pending() {
+            Some(pending) if max_bytes < usize::MAX => {
+                let chunk = self.queue.chunksize.unwrap_or(1).max(1);
+                &arguments[..arguments.len().min(pending.room().max(chunk))]
+            }
+            _ => arguments,
+        };
         let pushed = self.queue.push_all(arguments, max_bytes, self.scheduler.clone());
         self.skipped += usize::from(pushed.is_err());
         pushed
+    }
+
+    fn reserve(&mut self, tasks: usize, wait: bool) -> Result<bool, Error> {
+        let Some(pending) = self.scheduler.pending() else { return Ok(true) };
+        if tasks > pending.max() {
+            return Err(Error::invalid(format!(
+                "the call has {tasks} tasks, and max_pending allows {} at a time: use imap or map, \
+                 which hand out few tasks at a time, or allow more",
+                pending.max()
+            )));
+        }
+        let has_room = match wait {
+            true => pending.wait_and_add(tasks, || self.scheduler.check_open().is_err()),
+            false => pending.try_add(tasks),
+        };
+        self.scheduler.check_open()?;
+        if has_room {
+            self.inbox.add_counted(tasks);
+            self.reserved += tasks;
+        }
+        Ok(has_room)
     }
 
     fn pushed(&self) -> usize {
@@ -148,6 +195,11 @@ impl Job for PoolJob {
         let next = next + left + std::mem::take(&mut self.skipped);
         let empty = TaskQueue::new(name, &self.inbox, next, chunksize);
         self.queue.more = more;
+        if let Some(pending) = self.scheduler.pending() {
+            let uncounted = self.queue.left.saturating_sub(std::mem::take(&mut self.reserved));
+            pending.add(uncounted);
+            self.inbox.add_counted(uncounted);
+        }
         self.scheduler.submit(std::mem::replace(&mut self.queue, empty))
     }
 
@@ -158,7 +210,9 @@ impl Job for PoolJob {
     }
 
     fn is_full(&self, in_flight: usize) -> bool {
-        (in_flight > 0 && queue::has_many_handles()) || self.scheduler.is_full(in_flight)
+        let has_no_room = || self.scheduler.pending().is_some_and(|pending| pending.room() == 0);
+        (in_flight > 0 && (queue::has_many_handles() || has_no_room()))
+            || self.scheduler.is_full(in_flight)
     }
 
     fn check_process(&self) -> Result<(), Error> {

@@ -27,7 +27,7 @@ pub use with_state::{WithState, WithStateAndData};
 
 use self::scheduler::Scheduler;
 use crate::error::Error;
-use crate::executor::{Options, With};
+use crate::executor::{Options, Task, With};
 use crate::executor_calls;
 use crate::wire::Message;
 
@@ -295,6 +295,49 @@ impl<S> Pool<S> {
         map_async
     }
 
+    /// Like [`apply_async`](Pool::apply_async), but gives the argument back if the pool has no room
+    /// for another task, see [`PoolBuilder::max_pending`].
+    ///
+    /// A web handler answers "too busy" then, instead of letting requests wait.
+    ///
+    /// # Errors
+    ///
+    /// The argument cannot be encoded, or no more calls are accepted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Pool;
+    ///
+    /// fn wait(_: String) {
+    ///     loop {
+    ///         std::thread::park();
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(1).max_pending(1).build()?;
+    ///     let first = pool.apply_async(wait, "first".to_owned())?;
+    ///     let second = pool.try_apply_async(wait, "second".to_owned())?;
+    ///     assert_eq!(second.err().as_deref(), Some("second")); // the pool has enough to do
+    ///     first.cancel();
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn try_apply_async<F, A, R>(
+        &self,
+        function: F,
+        argument: A,
+    ) -> Result<Result<Task<R>, A>, Error>
+    where
+        F: Fn(A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
+        self.options().try_apply_async(function, argument)
+    }
+
     /// Accepts no more calls. The workers exit when all calls made before are done.
     ///
     /// # Examples
@@ -349,8 +392,11 @@ impl<S> Pool<S> {
 
     /// Ends the pool now. Open calls fail with "the pool is closed".
     ///
-    /// Idle workers exit by themselves. Busy workers get SIGTERM, and after half a second SIGKILL.
-    /// Returns when all workers have exited.
+    /// Busy workers, and workers that are not ready yet, are killed at once (SIGKILL), unless the
+    /// call of their task has a [grace period](Options::grace). They get no SIGTERM. Idle workers
+    /// exit by themselves, and are killed if they have not exited after half a second. Programs that
+    /// a task has executed go on. Returns when all workers have exited. The page `docs/signals.md`
+    /// of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

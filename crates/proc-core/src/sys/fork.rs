@@ -8,26 +8,38 @@ use nix::unistd::ForkResult;
 use super::exit::flush_stdout;
 use super::identity::pid;
 use super::profile;
+use super::signals::SignalMask;
 use super::threads::SingleThread;
 
 /// Says on which side of a [`fork`] the caller is.
 pub(crate) enum Forked {
-    Parent { child: u32 },
-    Child,
+    Parent {
+        child: u32,
+    },
+    /// The group signals are blocked, so that none of them ends the child before it has said what
+    /// they do to it.
+    Child {
+        /// Signal mask of the parent.
+        mask: SignalMask,
+    },
 }
 
 /// Forks this process. Writes out the buffer of stdout first, so that it is not written twice. If
 /// the program counts what it executes, the child counts anew.
 pub(crate) fn fork(alone: SingleThread) -> io::Result<Forked> {
-    flush_stdout();
+    flush_stdout(); // may take long, so nothing is blocked yet
     let original = pid();
+    let mask = SignalMask::block_group_signals()?;
     // SAFETY: the token proves that no other thread can hold a lock that the child would wait for.
-    match unsafe { nix::unistd::fork() }? {
+    let forked = unsafe { nix::unistd::fork() };
+    if let Ok(ForkResult::Child) = forked {
+        profile::begin_copy(alone, original);
+        return Ok(Forked::Child { mask });
+    }
+    mask.restore();
+    match forked? {
         ForkResult::Parent { child } => Ok(Forked::Parent { child: child.as_raw() as u32 }),
-        ForkResult::Child => {
-            profile::begin_copy(alone, original);
-            Ok(Forked::Child)
-        }
+        ForkResult::Child => Ok(Forked::Child { mask }),
     }
 }
 

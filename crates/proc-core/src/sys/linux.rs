@@ -24,6 +24,15 @@ pub(crate) fn thread_count() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
+/// Returns how many bytes of memory this process has for itself alone: its pages that no file backs
+/// (`RssAnon`). Shared memory does not count.
+pub(crate) fn own_memory() -> std::io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.map(|kib| kib << 10).ok_or_else(|| std::io::ErrorKind::Unsupported.into())
+}
+
 /// Asks the kernel to send SIGKILL to this process when the thread that forked it dies.
 ///
 /// This is only meant for children of a fork server, which lives as long as its one thread.

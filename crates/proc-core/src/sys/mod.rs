@@ -58,15 +58,16 @@ pub(crate) use limits::{
     set_niceness,
 };
 pub(crate) use os::{
-    Affinity, ChildExits, affinity, die_with_parent, name_process, set_affinity, watch_process,
+    Affinity, ChildExits, affinity, die_with_parent, name_process, own_memory, set_affinity,
+    watch_process,
 };
 pub(crate) use profile::{time_to_end, writes_counts};
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
 pub(crate) use shortage::{hint, is_shortage};
 pub(crate) use signals::{
-    block_signals, fork_server_signals, ignore_sigpipe, reset_sigchld, restore_signals,
-    signal_name, survive_sigint,
+    SignalMask, block_fork_server_signals, die_of_group_signals, ignore_sigpipe, reset_sigchld,
+    signal_name, survive_group_signals,
 };
 pub(crate) use startup::{
     Arguments, before_main, fill_standard_streams, null_stream, run_constructors_after,

@@ -22,6 +22,11 @@ pub(crate) fn thread_count() -> Option<usize> {
     None
 }
 
+/// POSIX has no such number.
+pub(crate) fn own_memory() -> std::io::Result<u64> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 /// Does nothing: POSIX has no such request. The fork server kills its children when it sees that
 /// the program has ended.
 pub(crate) fn die_with_parent() {}

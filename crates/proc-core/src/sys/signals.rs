@@ -1,42 +1,96 @@
-//! Sets which signals this process receives, blocks or ignores.
+//! Sets which signals this process receives, blocks, survives or ignores.
 
 use std::io;
 
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 
-/// Returns the signals that a fork server blocks. A fork server ends when its program ends, not by
-/// Ctrl-C.
-pub(crate) fn fork_server_signals() -> SigSet {
-    [Signal::SIGCHLD, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
-        .into_iter()
-        .collect()
+/// Signals that a terminal or a service manager sends to all processes of a program at once. The
+/// program alone decides what follows.
+const GROUP_SIGNALS: [Signal; 4] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
+/// Signal mask that a thread had before it blocked signals.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignalMask(SigSet);
+
+impl SignalMask {
+    /// Blocks the group signals in this thread. Processes that it forks and programs that it
+    /// executes begin with these signals blocked.
+    pub(crate) fn block_group_signals() -> io::Result<SignalMask> {
+        SignalMask::block(GROUP_SIGNALS.into_iter().collect())
+    }
+
+    fn block(set: SigSet) -> io::Result<SignalMask> {
+        Ok(SignalMask(set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?))
+    }
+
+    /// Gives this thread the mask back.
+    pub(crate) fn restore(self) {
+        let _ = self.0.thread_set_mask();
+    }
+
+    /// Returns the mask as text, for a program that is executed while the group signals are
+    /// blocked: which of these signals were blocked before. The kernel passes the rest on.
+    pub(crate) fn to_text(self) -> String {
+        let is_blocked = |signal: &Signal| if self.0.contains(*signal) { '1' } else { '0' };
+        GROUP_SIGNALS.iter().map(is_blocked).collect()
+    }
+
+    /// In the executed program: reads what [`to_text`](SignalMask::to_text) has written.
+    pub(crate) fn from_text(text: &str) -> Option<SignalMask> {
+        let mut mask = SigSet::thread_get_mask().ok()?;
+        for (signal, is_blocked) in GROUP_SIGNALS.into_iter().zip(text.bytes()) {
+            if is_blocked == b'0' {
+                mask.remove(signal);
+            }
+        }
+        (text.len() == GROUP_SIGNALS.len()).then_some(SignalMask(mask))
+    }
 }
 
-/// Blocks `set` in this thread, and returns the earlier mask.
-pub(crate) fn block_signals(set: &SigSet) -> io::Result<SigSet> {
-    Ok(set.thread_swap_mask(SigmaskHow::SIG_BLOCK)?)
+/// Blocks the signals that a fork server does not receive. A fork server ends when its program
+/// ends, not by Ctrl-C. It reads from a descriptor that a child has exited.
+pub(crate) fn block_fork_server_signals() -> io::Result<()> {
+    let signals = GROUP_SIGNALS.into_iter().chain([Signal::SIGCHLD]);
+    SignalMask::block(signals.collect()).map(drop)
 }
 
-/// Restores a mask that [`block_signals`] returned.
-pub(crate) fn restore_signals(mask: &SigSet) {
-    let _ = mask.thread_set_mask();
-}
-
-/// Makes this process survive Ctrl-C, but not the programs that it executes.
+/// Makes this process survive the group signals, but not the programs that it executes. The group
+/// signals must be blocked.
 ///
 /// It sets a handler that does nothing. Unlike "ignore", a handler is forgotten by exec. A handler
 /// that the program has set before stays in place.
-pub(crate) fn survive_sigint() {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing, so it is async-signal-safe.
-    let old = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &action) };
-    if let Ok(old) = old
-        && !matches!(old.handler(), SigHandler::SigDfl)
-    {
-        // SAFETY: this handler was in force a moment ago.
-        let _ = unsafe { nix::sys::signal::sigaction(Signal::SIGINT, &old) };
+pub(crate) fn survive_group_signals() {
+    replace_actions(|action| matches!(action, SigHandler::SigDfl), SigHandler::Handler(SURVIVE));
+}
+
+/// Takes back [`survive_group_signals`], in a process that is a copy of one that has called it. The
+/// group signals must be blocked.
+pub(crate) fn die_of_group_signals() {
+    let is_ours = |action| matches!(action, SigHandler::Handler(handler) if std::ptr::fn_addr_eq(handler, SURVIVE));
+    replace_actions(is_ours, SigHandler::SigDfl);
+}
+
+/// Handler that does nothing. A static value, because a function may have several addresses.
+static SURVIVE: extern "C" fn(libc::c_int) = survive;
+
+extern "C" fn survive(_: libc::c_int) {}
+
+/// Gives the group signals whose action `is_old` accepts the action `new`. They must be blocked:
+/// while this function looks at the action of a signal, the signal has the new one.
+fn replace_actions(is_old: fn(SigHandler) -> bool, new: SigHandler) {
+    // System calls that a signal interrupts begin again, so that most code notices nothing.
+    let new = SigAction::new(new, SaFlags::SA_RESTART, SigSet::empty());
+    for signal in GROUP_SIGNALS {
+        // SAFETY: the action is the default one, or a handler that does nothing.
+        let before = unsafe { sigaction(signal, &new) };
+        if let Ok(before) = before
+            && !is_old(before.handler())
+        {
+            // SAFETY: this action was in force a moment ago.
+            let _ = unsafe { sigaction(signal, &before) };
+        }
     }
 }
 

@@ -10,7 +10,8 @@ tests! {
 
 const MESSAGE: &str = "this function captures variables (or is a function pointer), and captured \
                        data cannot cross to another process: use a `fn` item or a closure that \
-                       captures nothing, and pass the data as its argument";
+                       captures nothing, and pass the data by `with` of a pool, or as part of the \
+                       argument";
 
 const REFUSED: [&str; 15] = [
     "process",

@@ -61,9 +61,9 @@ impl Book {
         address
     }
 
-    /// The size of a file as it travels, in bytes; nothing if there is no such file.
+    /// The size of a file in bytes, not compressed; nothing if there is no such file.
     pub(crate) fn bytes(&self, path: &str) -> u64 {
-        fs::metadata(compressed(self.directory.path(), path)).map_or(0, |file| file.len())
+        fs::metadata(self.directory.path().join(path)).map_or(0, |file| file.len())
     }
 
     /// Whether the book has this file.

@@ -1,5 +1,5 @@
-//! The book in a browser: what readers see of each page, on a phone, a tablet and a laptop, in
-//! light and in dark.
+//! The book in a browser: what readers see of each page, on a phone, a tablet and a laptop, in light
+//! and in dark.
 //!
 //! mdBook builds the book, a server on loopback serves it, and Chromium shows it. Tests are skipped
 //! where one of these is missing. With `BOOK_SCREENSHOTS=directory`, pictures of all pages are put
@@ -24,11 +24,11 @@ const WIDTHS: [u32; 3] = [PHONE, 768, LAPTOP];
 const PHONE: u32 = 360;
 const LAPTOP: u32 = 1280;
 
-/// mdBook's names of the themes that it shows to readers who have chosen none.
+/// mdBook's names of the themes that a reader gets who has chosen none.
 const LIGHT: &str = "light";
 const DARK: &str = "navy";
 
-/// The largest size of a page and all that it loads, compressed, in bytes.
+/// What a page may weigh with all that it loads, in bytes. (Compressed, as it travels, it is a third.)
 const MAX_PAGE_BYTES: u64 = 300_000;
 
 #[test]
@@ -156,6 +156,56 @@ fn take_picture(browser: &Browser, page: &str, width: u32, theme: &str) {
     fs::write(directory.join(name), picture).expect("a writable directory");
 }
 
+/// The book's own script colours programs. It must not change them: readers copy what they see.
+#[test]
+fn programs_are_coloured_and_unchanged() {
+    const PROGRAMS: &str = "(async () => {
+        const page = await (await fetch(location.href)).text();
+        const file = new DOMParser().parseFromString(page, 'text/html');
+        const programs = ':is(.language-rust, .language-python)';
+        const original = [...file.querySelectorAll(programs)];
+        done([...document.querySelectorAll(programs)].map((code, index) => ({
+            text: code.textContent,
+            original: original[index].textContent,
+            words: [...code.querySelectorAll('span')].map((word) => [word.className, word.textContent]),
+        })));
+    })()";
+    let Some(site) = Site::open() else { return };
+    let mut problems = Vec::new();
+    let mut words = BTreeSet::new();
+    for page in site.pages.keys() {
+        site.browser.open(&format!("{}{page}", site.address));
+        for program in list(&site.browser.script_that_waits(PROGRAMS)) {
+            let first = text(&program["original"]).lines().next().unwrap_or_default();
+            if program["text"] != program["original"] {
+                problems.push(format!("{page}: changed: {first}"));
+            }
+            if list(&program["words"]).is_empty() {
+                problems.push(format!("{page}: without colours: {first}"));
+            }
+            let pair = |word: &Value| [text(&word[0]).to_owned(), text(&word[1]).to_owned()];
+            words.extend(list(&program["words"]).iter().map(pair));
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+    let wanted = [
+        ["hljs-comment", "//! One function over many values, in several processes."],
+        ["hljs-comment", "# do."],
+        ["hljs-string", "\"__main__\""],
+        ["hljs-string", "\"{name} works\""],
+        ["hljs-keyword", "fn"],
+        ["hljs-keyword", "def"],
+        ["hljs-title", "square"],
+        ["hljs-built_in", "println!"],
+        ["hljs-meta", "#[derive(Serialize, Deserialize)]"],
+        ["hljs-literal", "None"],
+        ["hljs-number", "5"],
+    ];
+    let missing: Vec<_> =
+        wanted.iter().filter(|word| !words.contains(&word.map(str::to_owned))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn links_and_anchors_lead_somewhere() {
     let Some(site) = Site::open() else { return };
@@ -279,7 +329,7 @@ impl Site {
         };
         let pages: BTreeMap<_, _> = list(&contents).iter().map(page).collect();
         assert!(pages.contains_key("README.html"), "no first page in {pages:?}");
-        browser.console(); // drops messages about toc.html, which is no page of the book
+        browser.console(); // that of toc.html is no page's
         Some(Site { book, browser, address, pages })
     }
 }

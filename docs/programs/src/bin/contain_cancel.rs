@@ -1,32 +1,11 @@
 //! A task that ends with the future that waits for it.
 
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::thread;
 
 use anyhow::Result;
-use proc_core::{Error, Pool, Task};
-
-/// Cancels the task if nobody waits for it any more.
-struct Bound<T>(Task<T>);
-
-impl<T> Future for Bound<T> {
-    type Output = Result<T, Error>;
-
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context)
-    }
-}
-
-impl<T> Drop for Bound<T> {
-    fn drop(&mut self) {
-        // After the result has come, it does nothing.
-        self.0.cancel();
-    }
-}
+use proc_core::Pool;
 
 fn work(input: u32) -> u32 {
     match input {
@@ -40,7 +19,7 @@ fn work(input: u32) -> u32 {
 /// A handler of requests.
 async fn handle(pool: &Pool, input: u32) -> Result<u32> {
     let task = pool.apply_async(work, input)?;
-    Ok(Bound(task).await?)
+    Ok(task.cancel_on_drop().await?)
 }
 
 fn main() -> Result<()> {

@@ -3,18 +3,16 @@
 use anyhow::Result;
 use proc_core::{Pool, Progress};
 
-// A task has one argument. Here it is a tuple: the
-// constant and a number.
-fn scale((k, x): (i64, i64)) -> i64 {
+// The constant is lent to the function. The number is
+// its argument.
+fn scale(k: &i64, x: i64) -> i64 {
     k * x
 }
 
 fn main() -> Result<()> {
     proc_core::init();
-    let numbers = vec![1, 2, 3, 4];
+    let numbers = [1, 2, 3, 4];
     let pool = Pool::builder().processes(4).build()?;
-    // The constant goes with each number.
-    let pairs = numbers.into_iter().map(|x| (10, x));
 
     let mut shown = 0;
     let show = |Progress { done, all, .. }: Progress| {
@@ -23,7 +21,9 @@ fn main() -> Result<()> {
         }
         shown = done;
     };
+    // The constant crosses once to each worker.
     let options = pool.options().progress(show);
-    println!("{:?}", options.map(scale, pairs)?);
+    let tenfold = options.with(10);
+    println!("{:?}", tenfold.map(scale, numbers)?);
     Ok(())
 }

@@ -246,9 +246,10 @@ impl Board {
         self.header().admitted.0.store(u64::from(workers), Ordering::Release);
     }
 
-    /// Asks the task that the claimer of a ticket is running to stop.
-    pub(crate) fn request_stop(&self, ticket: TicketId) {
-        self.ticket(ticket).stop.store(1, Ordering::Release);
+    /// Asks the task that the claimer of a ticket is running to stop. It is the task with which
+    /// `begun` tasks had begun.
+    pub(crate) fn request_stop(&self, ticket: TicketId, begun: u32) {
+        self.ticket(ticket).stop.store(u64::from(begun), Ordering::Release);
     }
 
     /// Tells workers that data were dropped, which they may still hold.

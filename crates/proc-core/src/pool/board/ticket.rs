@@ -35,7 +35,7 @@ shared_struct! {
         // The fields above fill two cache lines. Those below are used only by calls that need them.
         pub(super) seed: AtomicU64,
         pub(super) timeout: AtomicU64,
-        /// 1 if the task that is running is asked to stop.
+        /// How many tasks had begun when the last of them was asked to stop; 0 if none was.
         pub(super) stop: AtomicU64,
     }
 }

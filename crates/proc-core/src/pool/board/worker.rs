@@ -126,7 +126,8 @@ impl Board {
     /// Whether the task that runs under a claimed ticket is asked to stop.
     pub(crate) fn stop_requested(&self, ticket: TicketId) -> bool {
         let fields = self.ticket(ticket);
-        Chunk::load(fields).stoppable && fields.stop.load(Ordering::Acquire) == 1
+        let begun = u64::from(fields.begun.load(Ordering::Relaxed));
+        Chunk::load(fields).stoppable && fields.stop.load(Ordering::Acquire) == begun
     }
 
     /// Whether the worker is dismissed: the pool is smaller now, or nothing more will be published.

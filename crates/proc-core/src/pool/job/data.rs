@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::pool::board::DataId;
+use crate::sys;
 use crate::wire::{Message, Payload};
 
 /// Data of one `with`.
 pub(crate) struct BoundData {
     pub(crate) id: DataId,
+    /// The number of encoded bytes.
+    pub(crate) bytes: usize,
     source: Source,
     dropped: Arc<DroppedData>,
 }
@@ -38,14 +41,26 @@ impl BoundData {
         dropped: &Arc<DroppedData>,
     ) -> Result<BoundData, String> {
         let payload = Payload::encode(&data)?;
-        if payload.len() > max_bytes {
-            return Err(super::queue::too_large(payload.len(), max_bytes));
-        }
+        let bytes = check_size(&payload, max_bytes)?;
         let source = match payload.has_handles() {
             true => Source::Value(Box::new(move || Payload::encode(&data))),
             false => Source::Encoded(Mutex::new(payload)),
         };
-        Ok(BoundData { id, source, dropped: Arc::clone(dropped) })
+        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
+    }
+
+    /// Like [`new`](BoundData::new), for data without channel ends that are encoded already.
+    #[cfg(feature = "remote")]
+    pub(crate) fn of_encoded(
+        id: DataId,
+        encoded: Vec<u8>,
+        max_bytes: usize,
+        dropped: &Arc<DroppedData>,
+    ) -> Result<BoundData, String> {
+        let payload = Payload::new(encoded, None)?;
+        let bytes = check_size(&payload, max_bytes)?;
+        let source = Source::Encoded(Mutex::new(payload));
+        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
     }
 
     /// Returns the data for one worker.
@@ -63,8 +78,21 @@ impl BoundData {
     }
 }
 
+/// Returns the number of encoded bytes.
+fn check_size(payload: &Payload, max_bytes: usize) -> Result<usize, String> {
+    match payload.len() {
+        len if len > max_bytes => Err(too_large(len, max_bytes)),
+        len => Ok(len),
+    }
+}
+
 impl Drop for BoundData {
     fn drop(&mut self) {
+        // Do this only in the process that has the pool. In a copy of it that was forked since, the
+        // lock may be held forever.
+        if self.dropped.pid != sys::pid() {
+            return;
+        }
         self.dropped.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
         self.dropped.any.store(true, Ordering::Release);
     }
@@ -78,10 +106,18 @@ impl std::fmt::Debug for BoundData {
 
 /// Data that were dropped and that workers may still hold. Data may be dropped while the pool's
 /// lock is held, so they are only noted here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DroppedData {
+    /// The pid of the process that has the pool.
+    pid: u32,
     ids: Mutex<Vec<DataId>>,
     any: AtomicBool,
+}
+
+impl Default for DroppedData {
+    fn default() -> DroppedData {
+        DroppedData { pid: sys::pid(), ids: Mutex::default(), any: AtomicBool::default() }
+    }
 }
 
 impl DroppedData {
@@ -95,4 +131,16 @@ impl DroppedData {
         self.any.store(false, Ordering::Release);
         std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Says that no worker can map an argument, or data.
+#[cold]
+pub(super) fn too_large(size: usize, max: usize) -> String {
+    format!(
+        "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
+         (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \
+         argument",
+        size >> 10,
+        max >> 10
+    )
 }

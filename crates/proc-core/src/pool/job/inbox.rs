@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{BoundData, Delivery};
+use super::{BoundData, Delivery, Pending};
 use crate::error::Error;
 use crate::executor::CallOptions;
 
@@ -25,8 +25,16 @@ pub(crate) struct Inbox {
     pub(crate) options: CallOptions,
     /// The data that the call's function borrows.
     pub(crate) data: Option<Arc<BoundData>>,
+    /// Counts the pool's tasks, if their number is limited.
+    pending: Option<Arc<Pending>>,
+    /// How many tasks of the call are counted there.
+    counted: AtomicUsize,
     /// How many times a task was tried again.
     retried: AtomicUsize,
+    /// The call's place in the order of calls, see `scheduler/fair_share.rs`: how much time its
+    /// chunks have taken, and its serial number. Both are written under the pool's lock.
+    virtual_time: AtomicU64,
+    serial: AtomicU64,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
@@ -74,8 +82,51 @@ impl InboxState {
 }
 
 impl Inbox {
-    pub(crate) fn new(options: CallOptions, data: Option<Arc<BoundData>>) -> Arc<Inbox> {
-        Arc::new(Inbox { options, data, ..Inbox::default() })
+    pub(crate) fn new(
+        options: CallOptions,
+        data: Option<Arc<BoundData>>,
+        pending: Option<Arc<Pending>>,
+    ) -> Arc<Inbox> {
+        Arc::new(Inbox { options, data, pending, ..Inbox::default() })
+    }
+
+    /// Notes that `tasks` of the call were counted as pending.
+    pub(crate) fn add_counted(&self, tasks: usize) {
+        self.counted.fetch_add(tasks, Ordering::Relaxed);
+    }
+
+    /// Counts at most `tasks` of the call as pending no more.
+    fn subtract_counted(&self, tasks: usize) {
+        let Some(pending) = &self.pending else { return };
+        let less = |counted: usize| Some(counted.saturating_sub(tasks));
+        let before = self.counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        pending.subtract(before.unwrap_or(0).min(tasks));
+    }
+
+    /// How much time of workers the call's chunks have taken, in nanoseconds.
+    pub(crate) fn virtual_time(&self) -> u64 {
+        self.virtual_time.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_virtual_time(&self, nanoseconds: u64) {
+        self.virtual_time.store(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// The serial number of the call. If it has none yet, it gets the number `next`.
+    pub(crate) fn serial_or(&self, next: u64) -> u64 {
+        match self.serial.load(Ordering::Relaxed) {
+            0 => {
+                self.serial.store(next, Ordering::Relaxed);
+                next
+            }
+            serial => serial,
+        }
+    }
+
+    /// How many nanoseconds `count` tasks will take, if the cost of a task is known.
+    pub(crate) fn estimate_nanos(&self, count: usize) -> Option<u64> {
+        let cost = f64::from_bits(self.cost.load(Ordering::Relaxed));
+        (cost > 0.0).then_some((cost * count as f64) as u64)
     }
 
     /// Counts a task that is tried again.
@@ -103,6 +154,7 @@ impl Inbox {
     /// Accepts a delivery. The caller must call the waker that this returns, without holding a
     /// lock.
     pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
+        self.subtract_counted(delivery.count());
         let mut state = self.lock();
         let failed = matches!(delivery, Delivery::Failed { .. });
         if state.discarded || (state.closed.is_some() && failed) {
@@ -120,6 +172,7 @@ impl Inbox {
     /// Closes the inbox with an error, which readers get after the last delivery. The caller must
     /// call the waker that this returns, without holding a lock.
     pub(crate) fn close(&self, error: Error) -> Option<Waker> {
+        self.subtract_counted(usize::MAX);
         let mut state = self.lock();
         state.closed.get_or_insert(error);
         self.arrived.notify_all();
@@ -226,7 +279,7 @@ mod tests {
 
     #[test]
     fn inbox_has_enough_with_the_wanted_tasks_or_many_bytes_or_when_closed() {
-        let inbox = Inbox::new(CallOptions::default(), None);
+        let inbox = Inbox::new(CallOptions::default(), None, None);
         let has = |wanted| inbox.lock().has_enough(wanted);
         inbox.deliver(results_of(100));
         assert!(has(1) && !has(2));
@@ -242,7 +295,7 @@ mod tests {
 
     #[test]
     fn measured_size_replaces_expected_size() {
-        let inbox = Inbox::new(CallOptions::default(), None);
+        let inbox = Inbox::new(CallOptions::default(), None, None);
         inbox.expect_size(1000);
         assert_eq!(inbox.result_size(), Some(1000));
         inbox.learn_size(8);
@@ -252,7 +305,7 @@ mod tests {
 
     #[test]
     fn discarded_inbox_drops_results() {
-        let inbox = Inbox::new(CallOptions::default(), None);
+        let inbox = Inbox::new(CallOptions::default(), None, None);
         inbox.deliver(results());
         let _ = inbox.discard(Error::cancelled());
         inbox.deliver(results());
@@ -262,7 +315,7 @@ mod tests {
 
     #[test]
     fn closed_inbox_still_returns_results() {
-        let inbox = Inbox::new(CallOptions::default(), None);
+        let inbox = Inbox::new(CallOptions::default(), None, None);
         let _ = inbox.close(Error::closed());
         inbox.deliver(results());
         assert!(inbox.poll().is_some_and(|next| next.is_ok()));

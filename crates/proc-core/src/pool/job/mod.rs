@@ -3,9 +3,11 @@
 mod data;
 mod delivery;
 mod inbox;
+mod pending;
 pub(crate) mod queue;
 
 pub(crate) use data::{BoundData, DroppedData};
 pub(crate) use delivery::{Delivery, Results};
 pub(crate) use inbox::Inbox;
+pub(crate) use pending::Pending;
 pub(crate) use queue::{ChunkCut, LargeArg, TaskQueue, WaitingHandles};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Inbox;
+use super::data::too_large;
 use crate::call::Name;
 use crate::error::Error;
 use crate::memory::Lease;
@@ -101,18 +102,6 @@ pub(crate) struct ChunkCut<'a> {
     pub(crate) handles: Option<WaitingHandles>,
     /// The argument, if it is large. Then it is not in `bytes`.
     pub(crate) large_arg: Option<LargeArg>,
-}
-
-/// Says that no worker can map an argument, or data.
-#[cold]
-pub(super) fn too_large(size: usize, max: usize) -> String {
-    format!(
-        "it takes {} KiB of memory, and with the limit of address space of the pool's workers \
-         (Limits::address_space) an argument may take {} KiB: raise the limit, or send a smaller \
-         argument",
-        size >> 10,
-        max >> 10
-    )
 }
 
 impl TaskQueue {
@@ -453,7 +442,7 @@ mod tests {
             bytes in 0_usize..2000,
             max_bytes in 0_usize..3000,
         ) {
-            let inbox = Inbox::new(CallOptions::default(), None);
+            let inbox = Inbox::new(CallOptions::default(), None, None);
             let fill = || {
                 let mut queue = TaskQueue::new(name(|x| x), &inbox, 7, chunksize);
                 queue.push_all(&numbers, bytes, Arc::new(NoMemory)).expect("numbers can be encoded");

@@ -12,7 +12,6 @@ mod attempt;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use attempt::Argument;
 pub use attempt::{Attempt, attempt};
@@ -20,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
 use super::Pool;
-use super::engine::{PoolArrived, PoolJob};
+use super::engine::{PoolArrived, PoolData, PoolJob};
 use super::scheduler::Scheduler;
 use crate::call::{Name, refuse_captures};
 use crate::error::{Error, Origin};
@@ -66,6 +65,32 @@ impl Function {
         Ok(Function { offset, types })
     }
 
+    /// Like [`of`](Function::of), for a function that borrows data beside its argument.
+    pub fn of_with_data<F, D, A, R>(function: F) -> Result<Function, Error>
+    where
+        F: Fn(&D, A) -> R + Copy + 'static,
+        D: Message,
+        A: Message,
+        R: Message,
+    {
+        refuse_captures!(F);
+        Function::of_wrapper_with_data(move |data: &D, argument: Argument<A>| {
+            argument.give_to(|argument| function(data, argument))
+        })
+    }
+
+    fn of_wrapper_with_data<F, D, A, R>(_: F) -> Result<Function, Error>
+    where
+        F: Fn(&D, A) -> R + Copy + 'static,
+        D: Message,
+        A: Message,
+        R: Message,
+    {
+        let name = worker::task_with_data::<F, D, A, R>().map_err(Error::invalid)?;
+        let [_, offset, types] = name.to_words();
+        Ok(Function { offset, types })
+    }
+
     /// Returns the function's name in this process.
     fn name_here(self) -> Name {
         Name::from_words([Image::get().identity(), self.offset, self.types])
@@ -80,12 +105,47 @@ impl Function {
 /// in either case.
 pub fn encode_argument<A: Message>(argument: &A, out: &mut Vec<u8>) -> Result<(), Error> {
     let mut sink = Sink::from(std::mem::take(out));
-    let encoded = records::append(&mut sink, |out| match wire::encode_into(argument, out)? {
-        None => Ok(()),
-        Some(_) => Err("it holds channel ends or shared memory, which end at this machine".into()),
-    });
+    let encoded = records::append(&mut sink, |out| encode_without_handles(argument, out));
     *out = sink.into_bytes();
     encoded.map_err(Error::encode_argument)
+}
+
+/// Why a value with channel ends or shared memory cannot go to another machine.
+const ENDS_HERE: &str = "it holds channel ends or shared memory, which end at this machine";
+
+fn encode_without_handles<T: Message>(value: &T, out: &mut Sink) -> Result<(), String> {
+    match wire::encode_into(value, out)? {
+        None => Ok(()),
+        Some(_) => Err(ENDS_HERE.into()),
+    }
+}
+
+/// Data that the functions of a pool's calls borrow. Workers drop them when the last clone is
+/// dropped and the last chunk with them is done.
+#[derive(Clone)]
+pub struct Data(PoolData);
+
+/// Encodes data that functions borrow, for [`bind_encoded`] on another machine.
+///
+/// # Errors
+///
+/// The data cannot be encoded, or they hold channel ends or shared memory.
+pub fn encode_data<D: Message>(data: &D) -> Result<Vec<u8>, Error> {
+    let mut out = Sink::default();
+    encode_without_handles(data, &mut out).map_err(Error::encode_data)?;
+    Ok(out.into_bytes())
+}
+
+/// Gives encoded data to a pool. Each worker decodes them when it first needs them.
+///
+/// The bytes may come from an untrusted machine. If a worker cannot decode them, the chunk ends
+/// with one error ([`ErrorKind::Decode`](crate::ErrorKind::Decode)).
+///
+/// # Errors
+///
+/// There is no memory for the data, or workers have no room for them.
+pub fn bind_encoded(pool: &Pool, bytes: Vec<u8>) -> Result<Data, Error> {
+    Ok(Data(PoolData::new(pool.scheduler.bind_encoded(bytes)?, &pool.scheduler)))
 }
 
 /// The number of bytes of the first record of `bytes`, if there is a whole record.
@@ -95,7 +155,7 @@ pub fn record_len(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Consecutive tasks of a call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Chunk<'a> {
     /// The function to call.
     pub function: Function,
@@ -107,15 +167,14 @@ pub struct Chunk<'a> {
     pub first: usize,
     /// How many tasks there are.
     pub count: usize,
-    /// How many of the tasks run one after another in one worker.
-    pub chunksize: usize,
     /// The tasks' arguments, as [`encode_argument`] wrote them. They may come from an untrusted
     /// machine.
     pub arguments: &'a [u8],
-    /// How long each task may run.
-    pub timeout: Option<Duration>,
-    /// How many times each task is tried again if it fails.
-    pub retries: u32,
+    /// The data that the function borrows.
+    pub data: Option<&'a Data>,
+    /// The settings of the call. `chunksize` is how many of the tasks run one after another in one
+    /// worker. `fail_fast` has no effect here.
+    pub options: CallOptions,
 }
 
 /// A chunk that was submitted to a pool.
@@ -127,6 +186,11 @@ pub struct Submitted {
 }
 
 impl Submitted {
+    /// How many times a task of the chunk was tried again.
+    pub fn retried(&self) -> usize {
+        self.inbox.retried()
+    }
+
     /// Cancels the chunk, if no worker has claimed any of it. Returns whether it did.
     ///
     /// A chunk that was divided among workers is not cancelled.
@@ -139,13 +203,12 @@ impl Submitted {
 ///
 /// # Errors
 ///
-/// The arguments are not those of `count` tasks, or the pool is closed.
+/// A setting is invalid, the arguments are not those of `count` tasks, or the pool is closed.
 pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
-    let Chunk { function, job, number, first, count, chunksize, .. } = chunk;
-    let (timeout, retries) = (chunk.timeout, chunk.retries);
-    let options =
-        CallOptions { chunksize: Some(chunksize), timeout, retries, ..CallOptions::default() };
-    let mut call = PoolJob::new(&pool.scheduler, function.name_here(), None, options, first);
+    let Chunk { function, job, number, first, count, options, .. } = chunk;
+    options.check()?;
+    let data = chunk.data.map(|Data(data)| data.clone());
+    let mut call = PoolJob::new(&pool.scheduler, function.name_here(), data, options, first);
     let mut rest = chunk.arguments;
     while let Some(argument) = records::take(&mut rest) {
         let attempt = Attempt { job, task: first.saturating_add(call.pushed()), number };
@@ -201,9 +264,7 @@ fn encode_fates(delivery: Delivery) -> (usize, Vec<u8>) {
                     {
                         (None, Some(Outcome::Value(value))) => Ok(value),
                         (None, Some(Outcome::Fault(fault))) => Err(Error::from_fault(fault)),
-                        (Some(_), _) => Err(Error::encode_result(
-                            "it holds channel ends or shared memory, which end at this machine",
-                        )),
+                        (Some(_), _) => Err(Error::encode_result(ENDS_HERE)),
                         _ => Err(Error::decode_result(
                             "the worker sent bytes that are no result".into(),
                         )),

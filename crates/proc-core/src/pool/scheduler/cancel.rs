@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::state::{
-    InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, read_arguments, unlock,
+    InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, Stop, read_arguments, unlock,
 };
 use crate::error::{Error, Origin};
 use crate::pool::board::{SlotId, TicketId};
@@ -16,35 +16,49 @@ use crate::sys;
 /// processor for some hundred milliseconds before it begins its task.
 const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 
+/// A grace period that is longer than the clock can count ends so late.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// How fast data are decoded at least, in bytes for each millisecond. While a worker may still
+/// decode the data that the function borrows, its task is not overdue.
+const MIN_DECODED_PER_MILLISECOND: usize = 16 << 10;
+
 /// How often the timeout watcher checks the timeouts of running tasks.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Scheduler {
     /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
-    /// its tasks are killed. Returns false if the call was done or cancelled before.
-    pub(crate) fn cancel(&self, inbox: &Arc<Inbox>) -> bool {
+    /// its tasks are killed. If the call has a grace period, the tasks that are running are asked to
+    /// stop first. Returns false if the call was done or cancelled before.
+    pub(crate) fn cancel(self: &Arc<Self>, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {
             return false;
         }
         let mut deliveries = Vec::new();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
-        let queued = state.queues.iter().any(|queue| Arc::ptr_eq(&queue.inbox, inbox));
+        let queued = state.queues.has(inbox);
         let running = state.in_flight.values().any(|in_flight| {
             Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band
         });
         // A call that was cancelled before may have running tasks until its workers are dead.
         let cancelled = (queued || running) && !inbox.is_closed();
         if cancelled {
-            state.wakers.extend(inbox.discard(Error::cancelled()));
-            self.withdraw(&mut state, inbox);
-            let error = Error::cancelled();
+            let is_incomplete = self.withdraw(&mut state, inbox);
+            // The results of a call of which no task was withdrawn still count if they come within
+            // the grace period.
+            if is_incomplete || inbox.options.grace.is_none() {
+                state.wakers.extend(inbox.discard(Error::cancelled()));
+            }
             for (ticket, slot_id) in self.claimed_tickets(&state) {
                 let Some(in_flight) = state.in_flight.get(&ticket) else { continue };
                 if Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band {
-                    let (inbox, task, error) = (Arc::clone(inbox), in_flight.first, error.clone());
-                    state.kill(slot_id, KillReason::Task { inbox, task, error });
+                    self.stop_task(&mut state, ticket, slot_id, Error::cancelled());
                 }
+            }
+            if inbox.options.grace.is_some() && self.start_timeout_watcher(&mut state).is_err() {
+                // Nobody would kill the workers when the period is over: kill them now.
+                self.kill_after_grace(&mut state, None);
             }
         }
         self.dispatch(&mut state);
@@ -61,7 +75,7 @@ impl Scheduler {
         }
         let mut state = self.lock();
         let of_call = state.tickets_of(inbox);
-        let queued = state.queues.iter().any(|queue| Arc::ptr_eq(&queue.inbox, inbox));
+        let queued = state.queues.has(inbox);
         let unclaimed = match of_call[..] {
             [] => queued,
             [(ticket, position)] if !queued => self.board.retract(ticket, position),
@@ -69,7 +83,7 @@ impl Scheduler {
         };
         if unclaimed {
             state.wakers.extend(inbox.discard(Error::cancelled()));
-            state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
+            state.queues.remove(inbox);
             for (ticket, _) in of_call {
                 self.free_ticket_and_block(&mut state, ticket);
             }
@@ -127,10 +141,13 @@ impl Scheduler {
     fn run_timeout_watcher(&self) {
         let mut state = self.lock();
         while !matches!(state.phase, Phase::Over(_)) && state.supervisors > 0 {
-            let has_timeout = |in_flight: &InFlight| in_flight.inbox.options.timeout.is_some();
+            let has_timeout = |in_flight: &InFlight| {
+                in_flight.inbox.options.timeout.is_some() || in_flight.stop.is_some()
+            };
             let any_timeout = state.in_flight.values().any(has_timeout)
                 || state.queues.iter().any(|queue| queue.inbox.options.timeout.is_some());
             if any_timeout {
+                self.kill_after_grace(&mut state, Some(Instant::now()));
                 self.kill_overdue(&mut state);
             }
             let interval = if any_timeout { POLL_INTERVAL } else { RECHECK_INTERVAL };
@@ -140,6 +157,95 @@ impl Scheduler {
                 let woken = self.watcher_signal.wait_timeout(state, interval);
                 state = woken.unwrap_or_else(PoisonError::into_inner).0;
                 self.wake_all_if_work_waits(&mut state);
+            }
+        }
+    }
+
+    /// Stops the task that a worker is running, and those that it has claimed with that task. If
+    /// the call has a grace period, asks the task to stop; the timeout watcher kills the worker when
+    /// the period is over. Otherwise kills the worker now. `error` is the task's error, if its
+    /// worker is killed.
+    pub(super) fn stop_task(
+        &self,
+        state: &mut State,
+        ticket: TicketId,
+        slot_id: SlotId,
+        error: Error,
+    ) {
+        let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
+        let progress = self.board.progress(ticket);
+        let is_running = progress.begun > progress.done;
+        if let Some(grace) = in_flight.inbox.options.grace.filter(|_| is_running) {
+            if in_flight.stop.as_ref().is_none_or(|stop| stop.done != progress.done) {
+                let kill_at = Instant::now().checked_add(grace);
+                let kill_at = kill_at.unwrap_or_else(|| Instant::now() + FOREVER);
+                in_flight.stop = Some(Stop { done: progress.done, kill_at, error });
+                self.board.request_stop(ticket, progress.begun);
+                let handle =
+                    state.slots.get(slot_id as usize).and_then(|slot| slot.handle.as_ref());
+                if let (Some(handle), Some(signal)) = (handle, self.config.stop_signal) {
+                    handle.signal(signal);
+                }
+            }
+            return;
+        }
+        let (inbox, task) =
+            (Arc::clone(&in_flight.inbox), in_flight.first + progress.done as usize);
+        state.kill(slot_id, KillReason::Task { inbox, task, error });
+    }
+
+    /// Asks the running tasks whose call has a grace period to stop, because the pool ends. Waits
+    /// until they have returned, or are killed at the end of the period. Meanwhile no task begins
+    /// that was not claimed.
+    pub(super) fn stop_graceful_tasks(&self) {
+        let mut state = self.lock();
+        let has_grace = |state: &State, ticket: &TicketId| {
+            let in_flight = state.in_flight.get(ticket);
+            in_flight.is_some_and(|it| it.inbox.options.grace.is_some() && !it.inbox.is_closed())
+        };
+        let mut claimed = self.claimed_tickets(&state);
+        claimed.retain(|(ticket, _)| has_grace(&state, ticket));
+        if claimed.is_empty() || matches!(state.phase, Phase::Over(_)) {
+            return;
+        }
+        state.phase = Phase::Closing;
+        let queued = state.queues.iter().map(|queue| Arc::clone(&queue.inbox));
+        let in_flight = state.in_flight.values().map(|in_flight| Arc::clone(&in_flight.inbox));
+        for inbox in queued.chain(in_flight).collect::<Vec<_>>() {
+            if self.withdraw(&mut state, &inbox) {
+                state.wakers.extend(inbox.close(Error::closed()));
+            }
+        }
+        for (ticket, slot_id) in claimed {
+            self.stop_task(&mut state, ticket, slot_id, Error::closed());
+        }
+        loop {
+            let mut deliveries = Vec::new();
+            self.collect_finished(&mut state, &mut deliveries);
+            self.kill_after_grace(&mut state, Some(Instant::now()));
+            let is_over = !state.in_flight.values().any(|in_flight| in_flight.stop.is_some());
+            unlock(state, deliveries);
+            if is_over {
+                return;
+            }
+            state = self.lock();
+            let woken = self.supervisor_ended.wait_timeout(state, POLL_INTERVAL);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Kills workers whose task was asked to stop, and still runs at the end of its grace period.
+    /// Without a time `now`, all periods are over.
+    pub(super) fn kill_after_grace(&self, state: &mut State, now: Option<Instant>) {
+        for (ticket, slot_id) in self.claimed_tickets(state) {
+            let Some(in_flight) = state.in_flight.get_mut(&ticket) else { continue };
+            let Some(stop) = &in_flight.stop else { continue };
+            if self.board.progress(ticket).done != stop.done {
+                in_flight.stop = None; // the task has returned
+            } else if now.is_none_or(|now| stop.kill_at <= now) {
+                let (inbox, error) = (Arc::clone(&in_flight.inbox), stop.error.clone());
+                let task = in_flight.first + stop.done as usize;
+                state.kill(slot_id, KillReason::Task { inbox, task, error });
             }
         }
     }
@@ -158,14 +264,12 @@ impl Scheduler {
                 // Between two tasks a worker takes no time, unless it is stopped.
                 false => {
                     (progress.done as usize) < in_flight.count
-                        && in_flight.is_stuck_for(progress.done, timeout)
+                        && in_flight.is_stuck_for(progress.done, timeout + decode_time(in_flight))
                 }
             };
             if is_overdue {
-                let inbox = Arc::clone(&in_flight.inbox);
-                let task = in_flight.first + progress.done as usize;
                 let error = Error::timeout(timeout).with_origin(state.origin_of(slot_id));
-                state.kill(slot_id, KillReason::Task { inbox, task, error });
+                self.stop_task(state, ticket, slot_id, error);
             }
         }
         self.fail_overdue_unclaimed(state);
@@ -244,4 +348,10 @@ impl InFlight {
             }
         }
     }
+}
+
+/// How long a worker may take to decode the data that the function of a chunk borrows.
+fn decode_time(in_flight: &InFlight) -> Duration {
+    let bytes = in_flight.inbox.data.as_ref().map_or(0, |data| data.bytes);
+    Duration::from_millis((bytes / MIN_DECODED_PER_MILLISECOND) as u64)
 }

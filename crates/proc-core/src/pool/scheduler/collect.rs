@@ -61,6 +61,8 @@ impl Scheduler {
         if in_flight.chunk.measured {
             in_flight.inbox.learn_cost(progress.nanoseconds, in_flight.count);
         }
+        let nanoseconds = in_flight.chunk.measured.then_some(progress.nanoseconds);
+        state.queues.settle(&in_flight.inbox, in_flight.charge, nanoseconds);
         let out_of_band: usize = in_flight.out_of_band.values().map(Payload::len).sum();
         in_flight.inbox.learn_size((len + out_of_band).div_ceil(in_flight.count));
         state

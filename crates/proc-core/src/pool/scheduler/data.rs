@@ -16,13 +16,32 @@ impl Scheduler {
     ///
     /// The data cannot be encoded, or workers have no room for them.
     pub(crate) fn bind<D: Message + Send + Sync>(&self, data: D) -> Result<Arc<BoundData>, Error> {
+        self.bind_new(|id| BoundData::new(id, data, self.config.max_argument, &self.dropped_data))
+    }
+
+    /// Like [`bind`](Scheduler::bind), for data without channel ends that are encoded already.
+    #[cfg(feature = "remote")]
+    pub(crate) fn bind_encoded(&self, bytes: Vec<u8>) -> Result<Arc<BoundData>, Error> {
+        self.bind_new(|id| {
+            BoundData::of_encoded(id, bytes, self.config.max_argument, &self.dropped_data)
+        })
+    }
+
+    /// Keeps the data that `make` makes for a number.
+    fn bind_new(
+        &self,
+        make: impl FnOnce(DataId) -> Result<BoundData, String>,
+    ) -> Result<Arc<BoundData>, Error> {
         self.check_not_forked_copy()?;
         let id = self.lock().next_data_id();
-        let bound = BoundData::new(id, data, self.config.max_argument, &self.dropped_data)
-            .map_err(Error::encode_data)?;
-        let bound = Arc::new(bound);
-        self.lock().data.insert(id, Arc::downgrade(&bound));
-        Ok(bound)
+        let made = make(id).map(Arc::new);
+        let mut state = self.lock();
+        match &made {
+            Ok(bound) => state.data.insert(id, Arc::downgrade(bound)),
+            Err(_) => state.data.remove(&id),
+        };
+        drop(state);
+        made.map_err(Error::encode_data)
     }
 
     /// Answers a worker that needs data, or that asks which of the data it holds it may drop.

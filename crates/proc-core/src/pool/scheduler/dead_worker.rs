@@ -206,6 +206,7 @@ impl Scheduler {
             return;
         }
         let inbox = Arc::clone(&in_flight.inbox);
+        state.queues.settle(&inbox, std::mem::take(&mut in_flight.charge), None);
         let progress = self.board.progress(ticket);
         let done = (progress.done as usize).min(in_flight.count);
         let mut begun = (progress.begun as usize).clamp(done, done + 1).min(in_flight.count);
@@ -291,7 +292,9 @@ impl Scheduler {
             );
             self.free_ticket_and_block(state, ticket);
         }
-        state.queues.extend(retry);
+        if let Some(retry) = retry {
+            state.queues.push_front(retry);
+        }
     }
 
     /// Whether the board still shows the tickets that were published. If not, a worker has

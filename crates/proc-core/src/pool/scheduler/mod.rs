@@ -14,6 +14,7 @@ mod cancel;
 mod collect;
 mod data;
 mod dead_worker;
+mod fair_share;
 mod publish;
 mod slots;
 mod state;
@@ -36,8 +37,12 @@ use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
 
-/// How long [`Scheduler::terminate`] waits for workers to exit before it kills them.
-const TERMINATE_GRACE_PERIOD: Duration = Duration::from_millis(500);
+/// How long [`Scheduler::terminate`] waits for idle workers to exit before it kills them.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long [`Scheduler::terminate`] waits for workers that it has killed before it kills their fork
+/// server.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many times a waiting thread polls for results before it sleeps.
 const MAX_SPINS: u32 = 400;
@@ -133,13 +138,14 @@ impl Scheduler {
         failed
     }
 
-    /// Ends all workers and waits for them. Idle workers are woken and exit by themselves. Busy
-    /// workers, and workers that are not ready yet, get SIGTERM. Workers that remain after
-    /// [`TERMINATE_GRACE_PERIOD`] get SIGKILL.
+    /// Ends all workers and waits for them. Tasks whose call has a grace period are asked to stop
+    /// first. Then busy workers, and workers that are not ready yet, are killed. Idle workers are
+    /// woken and exit by themselves; those that remain after [`EXIT_TIMEOUT`] are killed too.
     pub(crate) fn terminate(&self) {
         if self.is_forked_copy() {
             return;
         }
+        self.stop_graceful_tasks();
         let mut state = self.lock();
         // Results of tickets that are finished by now are still delivered.
         let mut deliveries = Vec::new();
@@ -148,26 +154,20 @@ impl Scheduler {
         self.end_pool(&mut state, None);
         unlock(state, Vec::new());
         let mut state = self.lock();
-        let busy = self.busy_slots(&state);
-        let slots = state.slots.iter().enumerate();
-        for handle in slots
-            .filter(|(slot_id, slot)| busy.contains(&(*slot_id as SlotId)) || !slot.ready)
-            .filter_map(|(_, slot)| slot.handle.as_ref())
-        {
-            handle.signal(Signal::SIGTERM);
-        }
+        self.kill_busy_workers(&state);
         let now = Instant::now();
-        let kill_at = now + TERMINATE_GRACE_PERIOD;
+        let kill_at = now + EXIT_TIMEOUT;
         // A worker that leaves may be writing the counts of what it has executed.
-        let kill_leaving_at = now + sys::time_to_end(TERMINATE_GRACE_PERIOD);
-        let kill_fork_server_at = kill_at + 4 * TERMINATE_GRACE_PERIOD;
+        let kill_leaving_at = now + sys::time_to_end(EXIT_TIMEOUT);
+        let kill_fork_server_at = kill_at + KILL_TIMEOUT;
         while state.supervisors > 0 {
             let left = kill_at.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let patience_is_over = kill_leaving_at <= Instant::now();
-                let doomed = |slot: &&Slot| patience_is_over || slot.leaving.is_none();
-                for slot in state.slots.iter().filter(doomed) {
+                for slot in &state.slots {
                     let Some(handle) = &slot.handle else { continue };
+                    if slot.leaving.is_some() && Instant::now() < kill_leaving_at {
+                        continue;
+                    }
                     handle.signal(Signal::SIGKILL);
                     // A stopped fork server passes no signals on to its workers. When it is killed,
                     // its workers die with it.
@@ -176,7 +176,7 @@ impl Scheduler {
                     }
                 }
             }
-            let left = if left.is_zero() { TERMINATE_GRACE_PERIOD } else { left };
+            let left = if left.is_zero() { EXIT_TIMEOUT } else { left };
             let woken = self.supervisor_ended.wait_timeout(state, left);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -192,6 +192,22 @@ impl Scheduler {
         let shown = claims.filter(|(ticket, _)| state.in_flight.contains_key(ticket));
         let noted = state.in_flight.values().filter_map(|in_flight| in_flight.claimer);
         shown.map(|(_, slot_id)| slot_id).chain(noted).collect()
+    }
+
+    /// Kills the workers that run a task, and those that are not ready yet. Grace periods are over
+    /// by now. What the tasks have executed goes on: no signal goes to a whole group.
+    ///
+    /// SIGTERM would do nothing: a worker survives it, so that a SIGTERM to all processes of the
+    /// program ends no task.
+    fn kill_busy_workers(&self, state: &State) {
+        let busy = self.busy_slots(state);
+        for (slot_id, slot) in state.slots.iter().enumerate() {
+            if let Some(handle) = &slot.handle
+                && (!slot.ready || busy.contains(&(slot_id as SlotId)))
+            {
+                handle.signal(Signal::SIGKILL);
+            }
+        }
     }
 
     /// Drops the start functions, and ends the pool's own fork servers. Called when no more workers
@@ -220,7 +236,10 @@ impl Scheduler {
             if let Some(size) = state.result_sizes.get(&queue.name) {
                 queue.inbox.expect_size(*size);
             }
-            state.queues.push_back(queue);
+            let tasks = queue.left;
+            if let Some(turn) = state.queues.push_back(queue) {
+                self.make_way(&mut state, turn, tasks);
+            }
             self.dispatch(&mut state);
             if timed {
                 self.start_timeout_watcher(&mut state)?;

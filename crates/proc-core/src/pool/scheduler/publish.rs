@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fair_share::Turn;
 use super::state::{InFlight, Phase, Scheduler, State, read_arguments, unlock};
 use crate::error::Error;
 use crate::memory::{Arena, Block, Lease, MIN_BLOCK_BYTES};
@@ -33,6 +34,17 @@ const MAX_LENT_BYTES: usize = 512 << 20;
 /// and would have left the processor's caches before a worker reads them.
 const READY_BYTES: usize = 16 << 20;
 const READY_BYTES_PER_WORKER: usize = 4 << 20;
+
+/// Whether there is room for another chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// There is no queue, or enough chunks are in flight.
+    Later,
+    /// There is no ticket, or no memory under the memory limit.
+    None,
+    /// The chunk may take so much shared memory.
+    Bytes(usize),
+}
 
 impl Lender for Scheduler {
     fn lend(&self, len: usize, results: Option<usize>) -> Option<Lease> {
@@ -70,7 +82,7 @@ impl Scheduler {
         state.phase = Phase::Over(cause.clone());
         let error = || cause.clone().unwrap_or_else(Error::closed);
         let State { queues, in_flight, wakers, .. } = state;
-        for queue in queues.drain(..) {
+        for queue in queues.take_all() {
             wakers.extend(queue.inbox.close(error()));
         }
         for (ticket, in_flight) in in_flight {
@@ -109,6 +121,7 @@ impl Scheduler {
         if in_flight.stealable {
             self.remove_stealable(state);
         }
+        state.overtakable_tickets -= usize::from(in_flight.overtakable);
         state.free.push(ticket);
         Some(in_flight)
     }
@@ -127,14 +140,59 @@ impl Scheduler {
         unlock(state, Vec::new());
     }
 
-    /// Takes back all tasks of a call that no worker has claimed.
-    pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) {
-        state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, inbox));
+    /// Takes back all tasks of a call that no worker has claimed. Returns whether there were any.
+    pub(super) fn withdraw(&self, state: &mut State, inbox: &Arc<Inbox>) -> bool {
+        let mut any = state.queues.has(inbox);
+        state.queues.remove(inbox);
         for (ticket, position) in state.tickets_of(inbox) {
             let is_requeued = state.requeued.contains(&ticket);
             if is_requeued || self.board.retract(ticket, position) {
                 state.requeued.retain(|other| *other != ticket);
                 self.free_ticket_and_block(state, ticket);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Makes way for a new call of `tasks` tasks, whose turn comes before that of work which is
+    /// published or claimed: takes back tickets that no worker has claimed, and tasks that their
+    /// claimers have not taken. So the new call waits only for tasks that are running.
+    pub(super) fn make_way(&self, state: &mut State, turn: Turn, tasks: usize) {
+        if state.overtakable_tickets == 0 && !turn.is_urgent() {
+            return;
+        }
+        let is_later = |(_, in_flight): &(&TicketId, &InFlight)| {
+            let now = Turn::of_served(&in_flight.inbox);
+            now.yields_to(turn) || (in_flight.overtakable && now > turn)
+        };
+        let later: Vec<(TicketId, u64)> = state
+            .in_flight
+            .iter()
+            .filter(is_later)
+            .map(|(ticket, in_flight)| (*ticket, in_flight.position))
+            .collect();
+        for (ticket, position) in &later {
+            if !state.requeued.contains(ticket) && self.board.retract(*ticket, *position) {
+                state.requeued.push_back(*ticket);
+                state.refund(*ticket);
+            }
+        }
+        let State { requeued, in_flight, .. } = state;
+        let place = |ticket: &TicketId| {
+            in_flight.get(ticket).map(|it| (Turn::of_served(&it.inbox), it.position))
+        };
+        requeued.make_contiguous().sort_by_key(place);
+        if self.board.count_sleepers(state.slot_ids()) > 0 {
+            return;
+        }
+        // As many workers as the new call can use take no more of the later tasks.
+        let running = later.iter().map(|(ticket, _)| *ticket);
+        let running: Vec<TicketId> =
+            running.filter(|ticket| !state.requeued.contains(ticket)).collect();
+        for ticket in running.into_iter().take(tasks.min(self.processes())) {
+            while let Some((rest, _)) = self.steal_from(state, ticket) {
+                state.queues.push_front(rest);
             }
         }
     }
@@ -178,7 +236,7 @@ impl Scheduler {
     /// Steals tasks for sleepers: takes back tasks that other workers have claimed but not taken,
     /// and queues them. Returns false if there were none.
     fn steal_for_sleepers(&self, state: &mut State) -> bool {
-        let before = state.queues.len();
+        let mut any = false;
         let mut sleepers = match state.phase {
             Phase::Over(_) => 0,
             _ => self.board.count_sleepers(state.slot_ids()),
@@ -197,9 +255,10 @@ impl Scheduler {
                 most_first.into_iter().find_map(|(_, ticket)| self.steal_from(state, ticket));
             let Some((queue, grains)) = stolen else { break };
             sleepers = sleepers.saturating_sub(grains);
-            state.queues.push_back(queue);
+            state.queues.push_front(queue);
+            any = true;
         }
-        state.queues.len() > before
+        any
     }
 
     /// Takes back half of the tasks that the claimer of a ticket has not taken. Returns them as a
@@ -229,46 +288,58 @@ impl Scheduler {
         if matches!(state.phase, Phase::Over(_)) {
             return None;
         }
-        if let Some(ticket) = state.requeued.pop_front() {
+        let can_cut = self.can_cut(state);
+        // If there is no room for another chunk, those that were cut before must make it.
+        if let Some(ticket) = state.requeued.front()
+            && let turn = state.in_flight.get(ticket).map(|it| Turn::of_served(&it.inbox))
+            && (can_cut == Room::None
+                || state.queues.first().is_none_or(|(next, _)| turn <= Some(next)))
+        {
+            let ticket = state.requeued.pop_front()?;
+            state.charge(ticket);
             return self.publish(state, ticket);
         }
-        let workers = self.processes();
-        let queue = state.queues.front()?;
+        let Room::Bytes(max_bytes) = can_cut else { return None };
+        let ticket = state.free.pop()?;
+        let (turn, _) = state.queues.first()?;
+        let mut queue = state.queues.pop_first()?;
+        match self.prepare(state, &mut queue, turn, max_bytes) {
+            Ok(mut in_flight) => {
+                in_flight.charge = state.queues.put_back(queue, in_flight.count);
+                if in_flight.stealable {
+                    self.add_stealable(state);
+                }
+                state.overtakable_tickets += usize::from(in_flight.overtakable);
+                state.in_flight.insert(ticket, in_flight);
+                self.publish(state, ticket)
+            }
+            Err(error) => {
+                state.free.push(ticket);
+                state.queues.remove(&queue.inbox);
+                state.wakers.extend(queue.inbox.close(error));
+                Some(0)
+            }
+        }
+    }
+
+    /// Whether a chunk may be cut from the queue that is served next.
+    fn can_cut(&self, state: &mut State) -> Room {
+        let Some((_, queue)) = state.queues.first() else { return Room::Later };
         // While the size or the room of chunks depends on measurements, chunks are cut only just
         // ahead of the workers. So later chunks can use newer measurements.
         let are_sizes_known = queue.is_one_chunk() && queue.inbox.result_size().is_some();
-        let max_in_flight = if are_sizes_known { usize::MAX } else { 2 * workers + 2 };
-        if state.in_flight.len() >= max_in_flight {
-            return None;
+        let max_in_flight = if are_sizes_known { usize::MAX } else { 2 * self.processes() + 2 };
+        if state.in_flight.len() - state.requeued.len() >= max_in_flight {
+            return Room::Later;
         }
         let result_size = queue.inbox.result_size().unwrap_or(0).min(MAX_ROOM_BYTES);
         let next_cost = queue.next_cost(result_size);
         let max_bytes = self.memory_left(state);
         // A chunk that does not fit under the memory limit goes alone.
-        if next_cost > max_bytes && !state.in_flight.is_empty() {
-            return None;
+        if state.free.is_empty() || (next_cost > max_bytes && !state.in_flight.is_empty()) {
+            return Room::None;
         }
-        let ticket = state.free.pop()?;
-        let mut queue = state.queues.pop_front()?;
-        let prepared = self.prepare(state, &mut queue, workers, max_bytes);
-        if queue.left > 0 {
-            state.queues.push_back(queue);
-        }
-        match prepared {
-            Ok(in_flight) => {
-                if in_flight.stealable {
-                    self.add_stealable(state);
-                }
-                state.in_flight.insert(ticket, in_flight);
-                self.publish(state, ticket)
-            }
-            Err((inbox, error)) => {
-                state.free.push(ticket);
-                state.queues.retain(|queue| !Arc::ptr_eq(&queue.inbox, &inbox));
-                state.wakers.extend(inbox.close(error));
-                Some(0)
-            }
-        }
+        Room::Bytes(max_bytes)
     }
 
     /// Cuts a chunk from a queue and writes it into a block. The chunk takes at most `max_bytes` of
@@ -277,15 +348,14 @@ impl Scheduler {
         &self,
         state: &mut State,
         queue: &mut TaskQueue,
-        workers: usize,
+        turn: Turn,
         max_bytes: usize,
-    ) -> Result<InFlight, (Arc<Inbox>, Error)> {
+    ) -> Result<InFlight, Error> {
         let (inbox, name, attempts) = (Arc::clone(&queue.inbox), queue.name, queue.attempts);
-        let fail = |error| (Arc::clone(&inbox), error);
-        let (chunksize, measured) = (queue.chunksize, !queue.is_one_chunk());
+        let chunksize = queue.chunksize;
         let size = inbox.result_size().unwrap_or(0);
-        let Some(cut) = queue.cut(workers, max_bytes, size.min(MAX_ROOM_BYTES)) else {
-            return Err(fail(Error::invalid("the call's encoded arguments are incomplete")));
+        let Some(cut) = queue.cut(self.processes(), max_bytes, size.min(MAX_ROOM_BYTES)) else {
+            return Err(Error::invalid("the call's encoded arguments are incomplete"));
         };
         let ChunkCut { first, count, grain, bytes, handles, large_arg } = cut;
         let (block, arguments) = if let Some(LargeArg { lease, len }) = large_arg {
@@ -298,7 +368,7 @@ impl Scheduler {
                 bytes.len().min(MAX_GUESSED_BYTES).max(likely).min(self.max_room(bytes.len()));
             let room = room + count * (records::MIN_RESULT_BYTES + 16);
             let block = self.allocate(state, bytes.len() + room);
-            let block = block.map_err(|error| fail(Error::start("a chunk's memory", error)))?;
+            let block = block.map_err(|error| Error::start("a chunk's memory", error))?;
             let written = state.arena.region(block).write(block.offset as usize, bytes);
             debug_assert!(written, "the block was allocated for it");
             (block, bytes.len() as u64)
@@ -312,7 +382,7 @@ impl Scheduler {
             count: count as u32,
             grain: grain as u32,
             needs_handles: handles.is_some(),
-            measured,
+            measured: true,
             first: first as u64,
             attempt: attempts,
             data: inbox.data.as_ref().map_or(0, |data| data.id),
@@ -325,6 +395,8 @@ impl Scheduler {
             first,
             count,
             attempts,
+            overtakable: turn.may_be_overtaken(),
+            charge: 0,
             block,
             chunk,
             chunksize,
@@ -335,6 +407,7 @@ impl Scheduler {
             out_of_band: HashMap::new(),
             waits_for_out_of_band: false,
             stuck: None,
+            stop: None,
         })
     }
 

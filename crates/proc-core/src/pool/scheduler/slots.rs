@@ -6,12 +6,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::state::{InFlight, KillReason, Phase, Scheduler, Slot, SlotState, State};
-use crate::error::Origin;
+use crate::error::{Error, Origin};
 use crate::pool::board::{SlotId, TicketId};
+use crate::pool::job::Pending;
 use crate::pool::worker::ToWorker;
 use crate::wire;
 
@@ -104,6 +105,17 @@ impl Scheduler {
     /// The size of the pool.
     pub(crate) fn processes(&self) -> usize {
         self.processes.load(Ordering::Relaxed) as usize
+    }
+
+    /// Counts the pool's tasks, if their number is limited.
+    pub(crate) fn pending(&self) -> Option<&Arc<Pending>> {
+        self.config.pending.as_ref()
+    }
+
+    /// Returns an error unless the pool accepts calls.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        self.check_not_forked_copy()?;
+        self.lock().phase.check_open()
     }
 
     /// The pids of the workers that have not exited.

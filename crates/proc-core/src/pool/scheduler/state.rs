@@ -14,12 +14,13 @@ use ipc_channel::ipc::IpcSender;
 use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
+use super::fair_share::FairQueues;
 use crate::call::Name;
 use crate::error::Error;
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, ReturnedBlocks};
 use crate::pool::board::{Board, Chunk, DataId, SlotId, TicketId};
-use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, TaskQueue, WaitingHandles};
+use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, Pending, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::Payload;
@@ -38,6 +39,10 @@ pub(crate) struct PoolConfig {
     pub(crate) name: String,
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How many bytes of memory a worker may have after a task.
+    pub(crate) max_memory: Option<u64>,
+    /// How many tasks may be queued or running.
+    pub(crate) pending: Option<Arc<Pending>>,
     /// The attributes that each worker process is started with.
     pub(crate) attributes: Attributes,
     pub(crate) idle_timeout: Option<Duration>,
@@ -46,6 +51,8 @@ pub(crate) struct PoolConfig {
     pub(crate) memory_limit: Option<usize>,
     /// The size of the largest argument that a worker can map, in bytes.
     pub(crate) max_argument: usize,
+    /// The signal that a worker gets when its task is asked to stop.
+    pub(crate) stop_signal: Option<Signal>,
 }
 
 /// The restart intensity: the pool gives up when more than `restarts` workers die within `period`.
@@ -105,11 +112,10 @@ pub(crate) struct Scheduler {
 pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) arena: Arena,
-    /// The task queues, served in turn: a chunk is cut from the front queue, which then goes to the
-    /// back.
-    pub(super) queues: VecDeque<TaskQueue>,
-    /// Tickets that are published before another chunk is cut: their worker died before it had
-    /// begun all tasks, or the ring was full.
+    /// The task queues of all calls.
+    pub(super) queues: FairQueues,
+    /// Tickets that are published again when it is their turn: their worker died before it had
+    /// begun all tasks, the ring was full, or a new call goes first.
     pub(super) requeued: VecDeque<TicketId>,
     /// Tickets that are not in use.
     pub(super) free: Vec<TicketId>,
@@ -130,6 +136,8 @@ pub(super) struct State {
     pub(super) wakers: Vec<Waker>,
     /// How many tickets in use were published with more than one grain.
     pub(super) stealable_tickets: usize,
+    /// How many tickets in use a new call may overtake, see [`Turn::may_be_overtaken`].
+    pub(super) overtakable_tickets: usize,
     /// How many regions were sent to every worker.
     pub(super) sent_regions: usize,
     /// The size of a function's last result, in bytes. The next call of the function reserves that
@@ -170,6 +178,10 @@ pub(super) struct InFlight {
     pub(super) count: usize,
     /// How many times these tasks were tried before.
     pub(super) attempts: u32,
+    /// Whether a new call may go before this chunk.
+    pub(super) overtakable: bool,
+    /// How much time the call was charged for the chunk, in nanoseconds.
+    pub(super) charge: u64,
     pub(super) block: Block,
     pub(super) chunk: Chunk,
     /// The chunksize that the call asks for, if any.
@@ -188,6 +200,19 @@ pub(super) struct InFlight {
     /// How many tasks were done when the timeout watcher first saw that none was running although a
     /// worker could run one, and when that was.
     pub(super) stuck: Option<(u32, Instant)>,
+    /// Set when the task that is running was asked to stop.
+    pub(super) stop: Option<Stop>,
+}
+
+/// A task was asked to stop.
+#[derive(Debug)]
+pub(super) struct Stop {
+    /// How many tasks of the chunk were done then.
+    pub(super) done: u32,
+    /// When the worker is killed, if the task still runs.
+    pub(super) kill_at: Instant,
+    /// The error of the task, if its worker is killed.
+    pub(super) error: Error,
 }
 
 /// Why the pool killed a worker. Only the task that is named here fails because of it.
@@ -217,6 +242,20 @@ pub(super) type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
 impl State {
     pub(super) fn is_idle(&self) -> bool {
         self.queues.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Charges the call of a chunk that is published again, unless it was charged.
+    pub(super) fn charge(&mut self, ticket: TicketId) {
+        if let Some(in_flight) = self.in_flight.get_mut(&ticket).filter(|it| it.charge == 0) {
+            in_flight.charge = self.queues.charge(&in_flight.inbox, in_flight.count);
+        }
+    }
+
+    /// Gives back what the call of a chunk was charged, because the chunk waits again.
+    pub(super) fn refund(&mut self, ticket: TicketId) {
+        if let Some(in_flight) = self.in_flight.get_mut(&ticket) {
+            self.queues.refund(&in_flight.inbox, std::mem::take(&mut in_flight.charge));
+        }
     }
 
     /// The tickets of a call that are in use, each with the number of its publication.

@@ -60,7 +60,7 @@ impl Scheduler {
 
     /// Fails all open calls with an error. The pool stays open.
     fn fail_open_calls(&self, state: &mut State, error: &Error) {
-        for queue in std::mem::take(&mut state.queues) {
+        for queue in state.queues.take_all() {
             state.wakers.extend(queue.inbox.close(error.clone()));
         }
         state.requeued.clear();
@@ -190,6 +190,7 @@ impl Scheduler {
                     state: state_maker,
                     worker_exit: self.config.worker_exit,
                     max_tasks: self.config.max_tasks,
+                    max_memory: self.config.max_memory,
                     idle_timeout: self.config.idle_timeout,
                     name: self.config.name.clone(),
                 }

@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     /// The function that receives the state when the worker exits normally.
     pub(crate) worker_exit: Option<Name>,
     pub(crate) max_tasks: Option<u64>,
+    /// How many bytes of memory the worker may have after a task.
+    pub(crate) max_memory: Option<u64>,
     /// How long the worker waits for work before it leaves.
     pub(crate) idle_timeout: Option<Duration>,
     /// The name of the pool.
@@ -65,14 +67,14 @@ pub(crate) enum FromWorker {
     Look,
     /// Asks for the channel ends in the argument of this ticket's task.
     NeedsHandles(TicketId),
+    /// A result that does not go into the chunk's room.
+    OutOfBand { ticket: TicketId, task: u32, value: Payload },
     /// Asks for data that a function borrows, and which of the data that the worker holds it must
     /// drop.
     NeedsData { wanted: Option<DataId>, held: Vec<DataId> },
     /// The data that the function of this ticket's call borrows cannot be decoded. The worker does
     /// not run the ticket. Holds an encoded [`Fault`](crate::call::Fault).
     DataFailed { ticket: TicketId, fault: Payload },
-    /// A result that does not go into the chunk's room.
-    OutOfBand { ticket: TicketId, task: u32, value: Payload },
 }
 
 /// Why a worker exits normally.
@@ -80,6 +82,8 @@ pub(crate) enum FromWorker {
 pub(crate) enum LeaveReason {
     /// The worker has run as many tasks as `max_tasks` allows.
     MaxTasks,
+    /// The worker has more memory than it may have.
+    MaxMemory,
     /// The worker found no work for as long as `idle_timeout`.
     Idle,
     /// The pool has become smaller, or has ended.
@@ -95,6 +99,7 @@ struct Settings {
     state: Option<Name>,
     worker_exit: Option<Name>,
     max_tasks: Option<u64>,
+    max_memory: Option<u64>,
     idle_timeout: Option<Duration>,
     name: String,
 }
@@ -115,6 +120,7 @@ impl Setup {
             state,
             worker_exit: self.worker_exit,
             max_tasks: self.max_tasks,
+            max_memory: self.max_memory,
             idle_timeout: self.idle_timeout,
             name: self.name,
         };
@@ -148,6 +154,7 @@ impl Setup {
             state: with_argument(settings.state)?,
             worker_exit: settings.worker_exit,
             max_tasks: settings.max_tasks,
+            max_memory: settings.max_memory,
             idle_timeout: settings.idle_timeout,
             name: settings.name,
         })

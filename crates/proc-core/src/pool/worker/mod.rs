@@ -3,6 +3,7 @@
 //! `worker_exit` on its state.
 
 mod data;
+mod memory_limit;
 mod messages;
 mod run;
 mod state;
@@ -15,6 +16,7 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use ipc_channel::{IpcError, TryRecvError};
 
 use self::data::DataCache;
+use self::memory_limit::MemoryLimit;
 pub(crate) use self::messages::{FromWorker, LeaveReason, Setup, ToWorker};
 use self::run::{Run, RunFn};
 pub(crate) use self::run::{stateful_task, stateful_task_with_data, task, task_with_data};
@@ -55,7 +57,6 @@ fn main(inputs: MainInputs) -> ! {
     let report = &inputs.report();
     let Some(setup) = Setup::from_job(inputs.job) else { sys::exit_now(1) };
     panics::set_panic_output(PanicOutput::Unreported);
-    sys::survive_sigint();
     shared::keep_mappings();
     let map = |descriptor| map(descriptor).unwrap_or_else(|why| exit_without_memory(report, why));
     let Some(board) = Board::map(setup.layout, map(setup.board)) else { sys::exit_now(1) };
@@ -75,6 +76,8 @@ fn main(inputs: MainInputs) -> ! {
     let state = initialized
         .and_then(|()| WorkerState::new(setup.state))
         .unwrap_or_else(|fault| exit_with_fault(report, &fault));
+    let memory_limit = setup.max_memory.map(MemoryLimit::new).transpose();
+    let memory_limit = memory_limit.unwrap_or_else(|fault| exit_with_fault(report, &fault));
     let mut worker = Worker {
         slot_id: setup.slot_id,
         pid: sys::pid(),
@@ -88,6 +91,7 @@ fn main(inputs: MainInputs) -> ! {
         found_data: None,
         resolved: None,
         tasks_left: setup.max_tasks.unwrap_or(u64::MAX),
+        memory_limit,
         has_fast_tasks: false,
         idle_timeout: setup.idle_timeout,
         out: Sink::default(),
@@ -149,6 +153,7 @@ struct Worker<'a> {
     resolved: Option<(Name, &'static RunFn)>,
     /// How many more tasks this worker may run.
     tasks_left: u64,
+    memory_limit: Option<MemoryLimit>,
     /// Whether the tasks of the last chunk took less than [`FAST_TASK_NANOS`] each.
     has_fast_tasks: bool,
     idle_timeout: Option<Duration>,
@@ -168,6 +173,12 @@ impl Worker<'_> {
                 Some(ticket) => self.run(ticket),
                 None => {
                     self.drop_data();
+                    if let Some(limit) = &mut self.memory_limit {
+                        limit.measure();
+                        if limit.is_exceeded {
+                            return LeaveReason::MaxMemory;
+                        }
+                    }
                     shared::drop_released();
                     restore_settings();
                     if !self.board.announce_sleep(self.slot_id) {
@@ -182,7 +193,10 @@ impl Worker<'_> {
                 }
             }
         }
-        LeaveReason::MaxTasks
+        match &self.memory_limit {
+            Some(limit) if limit.is_exceeded => LeaveReason::MaxMemory,
+            _ => LeaveReason::MaxTasks,
+        }
     }
 
     /// Sleeps until a message comes. Returns false if the worker must leave, because none came
@@ -303,6 +317,7 @@ impl Worker<'_> {
             exit_with_fault,
             state: &mut self.state,
             tasks_left: &mut self.tasks_left,
+            memory_limit: self.memory_limit.as_mut(),
             out: &mut self.out,
             task: 0,
             taken: 0,

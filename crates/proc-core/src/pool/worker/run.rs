@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 use ipc_channel::ipc::IpcSender;
 
 use super::data::HeldData;
+use super::memory_limit::MemoryLimit;
 use super::messages::FromWorker;
 use super::state::WorkerState;
 use crate::call::{self, Callable, Code, Entry, Fault, Input, Name, Plain, Stage, State, Stateful};
@@ -59,7 +60,7 @@ where
 }
 
 /// Function of the worker's state, borrowed data and its argument.
-struct StatefulWithData<F, S, D, A, R>(PhantomData<fn(F, S, D, A) -> R>);
+struct StatefulWithData<F, S, D, A, R>(PhantomData<(F, S, D, A, R)>);
 
 impl<F, S, D, A, R> Runnable for StatefulWithData<F, S, D, A, R>
 where
@@ -151,6 +152,7 @@ pub(crate) struct Run<'a> {
     pub(crate) state: &'a mut WorkerState,
     /// How many more tasks the worker may run.
     pub(crate) tasks_left: &'a mut u64,
+    pub(super) memory_limit: Option<&'a mut MemoryLimit>,
     /// Holds a result until it is copied to shared memory.
     pub(crate) out: &'a mut Sink,
     /// The index of the next task in the chunk.
@@ -330,6 +332,12 @@ impl<'a> Run<'a> {
         self.written += len as u64;
         self.claim.end(self.task, self.written);
         self.task += 1;
+        if let Some(limit) = &mut self.memory_limit {
+            limit.measure_if_due();
+            if limit.is_exceeded {
+                *self.tasks_left = 0;
+            }
+        }
     }
 
     /// Sends a result out of band, because it is too large for the room or holds channel ends.

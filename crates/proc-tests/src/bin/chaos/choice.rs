@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 /// A kind of fault. `--help` shows these comments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
-    /// Workers get SIGKILL or SIGTERM.
+    /// Workers get SIGKILL, or SIGTERM, which they survive.
     Kills,
     /// Workers and fork servers are stopped for some milliseconds.
     Stops,

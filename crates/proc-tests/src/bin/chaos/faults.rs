@@ -182,8 +182,12 @@ impl<'a> Faults<'a> {
                 killed.entry(pid).or_insert(Used::Not);
             }
             None => return Err("no fork server was killed".into()),
-            Some(Some(libc_signal))
-                if [Signal::SIGKILL as i32, Signal::SIGTERM as i32].contains(&libc_signal) => {}
+            Some(Some(number)) if number == Signal::SIGKILL as i32 => {}
+            Some(Some(number)) if number == Signal::SIGTERM as i32 => {
+                if death.worker().is_some() {
+                    return Err("workers survive SIGTERM".into());
+                }
+            }
             Some(_) => return Err("no fault sends that signal".into()),
         }
         match killed.get_mut(&pid) {

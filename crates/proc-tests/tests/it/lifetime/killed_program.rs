@@ -1,5 +1,8 @@
-//! Nothing outlives a program that is killed or interrupted.
+//! Nothing outlives a program that is killed, or that a signal to its whole group ends.
 
+use std::process::Command;
+
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use proc_core::{Process, StartMethod};
 
@@ -11,11 +14,14 @@ tests! {
     nothing_outlives_a_killed_program_when_idle: forkserver spawn fork;
     nothing_outlives_a_killed_program_when_busy: forkserver spawn fork;
     nothing_outlives_a_killed_program_when_nested: forkserver spawn fork;
-    interrupt_ends_all_processes_silently: forkserver spawn fork;
+    what_tasks_have_executed_outlives_a_killed_program: forkserver spawn fork;
+    signals_to_the_group_end_all_processes_silently: forkserver spawn fork;
 }
 
 /// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on forever.
 pub(crate) fn stay_alive(arguments: &Arguments) {
+    // Some of the signals that end it write core files.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("it may be lowered");
     match arguments.word() {
         "idle" => {
             let pool = arguments.pool(2);
@@ -37,6 +43,17 @@ pub(crate) fn stay_alive(arguments: &Arguments) {
             }
             .expect("it is ended from outside");
         }
+        "executing" => {
+            let pool = arguments.pool_builder(2).preload(|()| (), ()).build();
+            let pool = pool.expect("it can be built");
+            let start_method = match arguments.start_method {
+                StartMethod::Fork => StartMethod::Forkserver, // the pool has threads
+                other => other,
+            };
+            let daemon = Process::new(|()| work_forever(), ()).daemon(true).name("daemon");
+            let _daemon = daemon.start_method(start_method).start().expect("it can be started");
+            pool.map(execute, 0..8).expect("it is ended from outside");
+        }
         other => panic!("no way to stay: {other}"),
     }
 }
@@ -44,6 +61,14 @@ pub(crate) fn stay_alive(arguments: &Arguments) {
 fn busy(_: u32) {
     println!("busy");
     work_forever()
+}
+
+/// Waits for a program that goes on for long.
+fn execute(_: u32) {
+    let mut executed = Command::new("sleep").arg("1000").spawn().expect("there is a sleep");
+    println!("busy");
+    executed.wait().expect("it is ended from outside");
+    work_forever();
 }
 
 fn nested<const SPAWN: bool>(_: u32) {
@@ -122,10 +147,30 @@ fn nothing_outlives_a_killed_program_when_nested(start_method: StartMethod) {
     killed(start_nested(start_method));
 }
 
-fn interrupt_ends_all_processes_silently(start_method: StartMethod) {
-    for program in [start_idle(start_method), start_busy(start_method), start_nested(start_method)]
-    {
-        program.signal_group(Signal::SIGINT);
-        program.finish().was_killed_by(Signal::SIGINT);
+/// Tasks in a pool with a fork server of its own wait for programs that they have executed.
+fn start_executing(start_method: StartMethod) -> Running {
+    let mut program = start(stay_alive, start_method, &["executing"]);
+    program.lines(2, "busy");
+    expect_population(&mut program, start_method, &["forkserver", "daemon", "sleep", "sleep"]);
+    program
+}
+
+fn what_tasks_have_executed_outlives_a_killed_program(start_method: StartMethod) {
+    let mut program = start_executing(start_method);
+    program.signal(Signal::SIGKILL);
+    program.wait_for_members("what the tasks have executed should be left, alone", |members| {
+        members.len() == 2 && members.iter().all(|member| member.comm == "sleep")
+    });
+    program.signal_group(Signal::SIGTERM);
+    program.finish().was_killed_by(Signal::SIGKILL);
+}
+
+fn signals_to_the_group_end_all_processes_silently(start_method: StartMethod) {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+        for start in [start_idle, start_busy, start_nested, start_executing] {
+            let program = start(start_method);
+            program.signal_group(signal);
+            program.finish().was_killed_by(signal);
+        }
     }
 }

@@ -5,3 +5,4 @@ pub(crate) mod exec_and_users;
 pub(crate) mod fork_servers;
 pub(crate) mod killed_program;
 pub(crate) mod leaks;
+pub(crate) mod signals;

@@ -105,6 +105,10 @@ fn write_corrupt_report(kind: &str) {
             for news in [&[0][..], &[3], &[2, 0], &[1, 0, 1, 9, 0]] {
                 send_all(report, &framed(&[&[SAID], news].concat()));
             }
+            // Data that nobody has, data that it does not hold, and a ticket that it did not claim.
+            for data in [&[6, 0, 0][..], &[6, 1, 9, 1, 9], &[7, 200, 1, 0, 1, 9, 0]] {
+                send_all(report, &framed(&[&[SAID], data].concat()));
+            }
             send_all(report, &framed(&[0, 9]));
             send_all(report, &framed(&[2, 3, 65, 66, 67]));
             return;

@@ -3,17 +3,15 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::{
-    Arguments, SOON, assert_snapshot, describe, print_results, run, work_forever,
-};
+use crate::support::{Arguments, assert_snapshot, describe, print_results, run, work_forever};
 
 programs![
     building_thread_ends,
-    task_blocks_sigterm,
+    task_waits_for_sigterm,
     times_to_end,
     drop_pool_with_tasks,
     terminate_from_a_thread,
@@ -22,8 +20,8 @@ programs![
 
 tests! {
     pool_outlives_the_thread_that_built_it: forkserver spawn;
-    task_that_blocks_sigterm_is_killed_after_the_grace_period: forkserver spawn fork;
-    pool_ends_quickly_when_no_worker_refuses: forkserver spawn fork;
+    terminate_sends_no_sigterm: forkserver spawn fork;
+    pool_ends_quickly_whatever_its_workers_do: forkserver spawn fork;
     tasks_of_a_dropped_pool_report_that_it_is_closed: forkserver spawn fork;
     calls_end_when_a_thread_terminates_the_pool: forkserver spawn fork;
     closed_pool_refuses_calls: forkserver spawn fork;
@@ -59,37 +57,35 @@ fn pool_outlives_the_thread_that_built_it(start_method: StartMethod) {
     assert_eq!(run(building_thread_ends, start_method, &[]).succeeded(), "7\n");
 }
 
-/// A task blocks SIGTERM; the pool is terminated and joined.
-fn task_blocks_sigterm(arguments: &Arguments) {
+/// A task waits for SIGTERM; the pool is terminated and joined.
+fn task_waits_for_sigterm(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
-    let task = |mark: PathBuf| -> () {
-        SigSet::all().thread_block().expect("signals can be blocked");
-        marker_files::create(&mark);
-        loop {
-            std::hint::spin_loop();
-        }
+    let task = |(ready, told): (PathBuf, PathBuf)| -> () {
+        let signals: SigSet = [Signal::SIGTERM].into_iter().collect();
+        signals.thread_block().expect("signals can be blocked");
+        marker_files::create(&ready);
+        signals.wait().expect("it is blocked");
+        marker_files::create(&told);
+        work_forever();
     };
-    let stuck = pool.apply_async(task, marks.path("deaf")).expect("the pool is open");
-    marker_files::wait_for(&marks.path("deaf"));
-    let start = Instant::now();
+    let paths = (marks.path("ready"), marks.path("told"));
+    let stuck = pool.apply_async(task, paths).expect("the pool is open");
+    marker_files::wait_for(&marks.path("ready"));
     pool.terminate();
     pool.join().expect("it has ended");
-    let took = start.elapsed();
-    // Half a second is the documented grace period.
-    assert!(took >= Duration::from_millis(450), "{took:?}");
-    assert!(took < SOON, "{took:?}");
+    assert!(pool.worker_pids().is_empty());
     println!("{}", describe(&stuck.get().expect_err("it was terminated")));
+    println!("told {}", marks.path("told").exists());
 }
 
-const CLOSED: &str = "closed | the pool is closed\n";
-
-fn task_that_blocks_sigterm_is_killed_after_the_grace_period(start_method: StartMethod) {
-    assert_eq!(run(task_blocks_sigterm, start_method, &[]).succeeded(), CLOSED);
+fn terminate_sends_no_sigterm(start_method: StartMethod) {
+    let finished = run(task_waits_for_sigterm, start_method, &[]);
+    assert_eq!(finished.succeeded(), "closed | the pool is closed\ntold false\n");
 }
 
-/// Ends pools in ten tries. With the grace period, each try would take half a second. One quick try
-/// is enough, because a busy machine may pause.
+/// Ends pools in ten tries. If it waited for a worker to end by itself, each try would take half a
+/// second. One quick try is enough, because a busy machine may pause.
 fn assert_quick(what: &str, mut pool: impl FnMut() -> Pool) {
     let end = |_| {
         let pool = pool();
@@ -121,7 +117,7 @@ fn assert_quick_with_task<F: Fn(PathBuf) + Copy + 'static>(
     }
 }
 
-/// A pool ends without the grace period if no worker refuses to end.
+/// A pool ends at once if no worker takes time for its own end.
 fn times_to_end(arguments: &Arguments) {
     let start_method = match arguments.start_method {
         // Only the first pool can be forked. Its threads live a moment longer than the pool.
@@ -157,10 +153,30 @@ fn times_to_end(arguments: &Arguments) {
             }
         },
     );
+    assert_quick_with_task(
+        "deaf",
+        || pool(1),
+        |mark: PathBuf| {
+            SigSet::all().thread_block().expect("signals can be blocked");
+            marker_files::create(&mark);
+            work_forever();
+        },
+    );
+    let slow_initializer = |mark: PathBuf| {
+        marker_files::create(&mark);
+        work_forever();
+    };
+    assert_quick("initializing", || {
+        let marks = MarkerFiles::new();
+        let builder = Pool::builder().processes(1).start_method(start_method);
+        let pool = builder.initializer(slow_initializer, marks.path("begun")).build();
+        marker_files::wait_for(&marks.path("begun"));
+        pool.expect("it can be built")
+    });
     println!("quick");
 }
 
-fn pool_ends_quickly_when_no_worker_refuses(start_method: StartMethod) {
+fn pool_ends_quickly_whatever_its_workers_do(start_method: StartMethod) {
     assert_eq!(run(times_to_end, start_method, &[]).succeeded(), "quick\n");
 }
 

@@ -29,6 +29,9 @@ programs![
     no_worker_starts,
     restarts_that_do_not_count,
     slot_stays_empty,
+    grow,
+    cannot_grow,
+    fill_up,
     max_tasks_per_child,
     refused_numbers
 ];
@@ -49,6 +52,9 @@ tests! {
     slot_that_could_not_be_filled_is_tried_again: forkserver spawn fork;
     worker_is_replaced_after_max_tasks_per_child: forkserver spawn fork;
     refused_numbers_start_nothing: forkserver spawn;
+    worker_that_has_grown_is_replaced: forkserver spawn fork;
+    limit_of_memory_that_cannot_be_kept_is_an_error: forkserver spawn fork;
+    full_pool_gives_tasks_back: forkserver spawn fork;
 }
 
 fn build(builder: PoolBuilder) -> Pool {
@@ -324,7 +330,9 @@ fn pass_restart_limit(arguments: &Arguments) {
         signal_self(Signal::SIGKILL);
         0
     };
-    let deaths = pool.options().chunksize(1).map_async(die, [go.clone(), go.clone(), go.clone()]);
+    // Without the priority, other calls would go before the second death.
+    let deaths = pool.options().chunksize(1).priority(1);
+    let deaths = deaths.map_async(die, [go.clone(), go.clone(), go.clone()]);
     let deaths = deaths.expect("it is accepted");
     tell_all(&pool, || assert!(marker_files::create(&go)));
     println!("deaths: {}", describe(&deaths.get().expect_err("each died")));
@@ -458,4 +466,94 @@ fn refused_numbers(arguments: &Arguments) {
 
 fn refused_numbers_start_nothing(start_method: StartMethod) {
     assert_snapshot("refused_numbers", 0, run(refused_numbers, start_method, &[]).succeeded());
+}
+
+/// Leaks memory. Returns the pid of its worker.
+fn leak(bytes: usize) -> u32 {
+    vec![1_u8; bytes].leak();
+    std::process::id()
+}
+
+/// Workers that have grown are replaced: after a task, or when they are idle.
+fn grow(arguments: &Arguments) {
+    const MIB: usize = 1 << 20;
+    let pool = build(arguments.pool_builder(1).max_memory_per_child(100 << 20));
+    let pids = pool.map(leak, [MIB, 200 * MIB, MIB, 200 * MIB]).expect("nothing fails");
+    assert_eq!(pids[0], pids[1]);
+    assert!(pids[1] != pids[2] && pids[2] == pids[3], "{pids:?}");
+    let grown = pids[3];
+    wait_until(|| !pool.worker_pids().contains(&grown));
+    // Values that are given back do not count.
+    let pids = pool.map(|len: usize| (vec![1_u8; len].len(), std::process::id()), [200 * MIB; 3]);
+    let pids: Vec<u32> = pids.expect("nothing fails").into_iter().map(|(_, pid)| pid).collect();
+    assert_eq!(pids, [pids[0]; 3]);
+}
+
+fn worker_that_has_grown_is_replaced(start_method: StartMethod) {
+    run(grow, start_method, &[]).succeeded();
+}
+
+/// A limit that no worker can keep, and limits that are senseless.
+fn cannot_grow(arguments: &Arguments) {
+    let pool = build(arguments.pool_builder(1).max_memory_per_child(1));
+    let error = pool.apply(same, 1).expect_err("each worker has more");
+    assert!(error.to_string().contains("max_memory_per_child allows 0 KiB"), "{error}");
+    for builder in [Pool::builder().max_memory_per_child(0), Pool::builder().max_pending(0)] {
+        let error = builder.build().expect_err("it allows nothing");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    }
+}
+
+fn limit_of_memory_that_cannot_be_kept_is_an_error(start_method: StartMethod) {
+    run(cannot_grow, start_method, &[]).succeeded();
+}
+
+/// At most three tasks wait or run.
+fn fill_up(arguments: &Arguments) {
+    let pool = build(arguments.pool_builder(1).max_pending(3));
+    let marks = MarkerFiles::new();
+    let wait = |mark: PathBuf| {
+        marker_files::wait_for(&mark);
+        7
+    };
+    let go = marks.path("go");
+    let take = || pool.try_apply_async(wait, go.clone()).expect("the pool is open");
+    let tasks: Vec<_> = (0..3).map(|_| take().expect("there is room")).collect();
+    assert_eq!(take().expect_err("the pool is full"), go);
+    let error = pool.map_async(same, 0..4).expect_err("there is never so much room");
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("max_pending allows 3"), "{error}");
+    std::thread::scope(|scope| {
+        // These wait for room.
+        let apply = scope.spawn(|| pool.apply(same, 5));
+        let map = scope.spawn(|| pool.map(same, 0..1000));
+        let lazy = scope.spawn(|| pool.imap(same, 0..1000).collect::<Result<Vec<_>, _>>());
+        assert!(marker_files::create(&go));
+        for task in tasks {
+            assert_eq!(task.get().expect("it returns"), 7);
+        }
+        assert_eq!(apply.join().expect("no panic").expect("it returns"), 5);
+        assert!(map.join().expect("no panic").expect("all return").into_iter().eq(0..1000));
+        assert!(lazy.join().expect("no panic").expect("all return").into_iter().eq(0..1000));
+    });
+    // Cancelled tasks and those of dead workers make room too.
+    let stop = pool.apply_async(|()| work_forever(), ()).expect("there is room");
+    let dies = pool.apply_async(|()| signal_self(Signal::SIGKILL), ()).expect("there is room");
+    assert!(stop.cancel());
+    assert!(dies.get().expect_err("it died").is_death());
+    let calls: Vec<_> = (0..3).map(|x| pool.apply_async(same, x).expect("there is room")).collect();
+    assert!(calls.into_iter().all(|task| task.get().is_ok()));
+    // Whoever waits for room when the pool ends is told.
+    let full: Vec<_> =
+        (0..3).map(|_| pool.apply_async(|()| work_forever(), ()).expect("there is room")).collect();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| pool.apply(same, 1));
+        pool.terminate();
+        assert!(waits.join().expect("no panic").expect_err("the pool has ended").is_closed());
+    });
+    assert!(full.into_iter().all(|task| task.get().is_err_and(|error| error.is_closed())));
+}
+
+fn full_pool_gives_tasks_back(start_method: StartMethod) {
+    run(fill_up, start_method, &[]).succeeded();
 }

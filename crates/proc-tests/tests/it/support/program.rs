@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use proc_core::{Pool, PoolBuilder, StartMethod};
 
+use crate::support::procfs::{SignalSets, bit};
 use crate::support::{Finished, Running};
 
 /// The function that a test runs in a process. It prints what it sees, in an order that does not
@@ -121,9 +122,9 @@ pub(crate) fn start(program: Program, start_method: StartMethod, rest: &[&str]) 
 
 /// The command that runs a program, in a clean environment.
 pub(crate) fn command(program: Program, start_method: StartMethod) -> Command {
-    let mut command = if interrupt_is_ignored() {
+    let mut command = if a_signal_is_ignored() {
         let mut command = Command::new("env");
-        command.arg("--default-signal=INT").arg(own_file());
+        command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(own_file());
         command
     } else {
         Command::new(own_file())
@@ -163,10 +164,11 @@ pub(crate) fn program_name() -> String {
     name[..name.len().min(15)].to_owned()
 }
 
-/// Whether SIGINT is ignored, as in a background job of a shell. A program would inherit that.
-fn interrupt_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (Signal::SIGINT as i32 - 1) & 1 == 1)
+/// Whether a signal that tests send is ignored, as in a background job of a shell and under nohup.
+/// A program would inherit that.
+fn a_signal_is_ignored() -> bool {
+    let ignored = SignalSets::of_process("self").ignored;
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM]
+        .iter()
+        .any(|signal| ignored & bit(*signal) != 0)
 }

@@ -3,10 +3,11 @@
 #![allow(unsafe_code, reason = "safe code cannot make these calls and crashes")]
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_long, c_ulong};
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
 
 /// The number of a system call, by its name. Tests refuse these calls.
 pub(crate) fn number_of(call: &str) -> c_long {
@@ -148,6 +149,33 @@ pub(crate) fn abort_in_c() {
 pub(crate) fn ignore_exits() {
     // SAFETY: ignoring a signal runs no code.
     let _ = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
+}
+
+/// How often each signal has come since [`count_signal`] was called, by its number.
+static COUNTS: [AtomicUsize; 65] = [const { AtomicUsize::new(0) }; 65];
+
+/// Sets a handler that counts a signal.
+pub(crate) fn count_signal(signal: Signal) {
+    extern "C" fn count(signal: c_int) {
+        COUNTS[signal as usize].fetch_add(1, Ordering::SeqCst);
+    }
+    let action = SigAction::new(SigHandler::Handler(count), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler only adds to an atomic.
+    let set = unsafe { sigaction(signal, &action) };
+    set.expect("these signals can be handled");
+}
+
+/// Gives a signal its default action.
+pub(crate) fn reset_signal(number: Signal) {
+    // SAFETY: the default action runs no code.
+    let set = unsafe { signal(number, SigHandler::SigDfl) };
+    set.expect("these signals can be handled");
+}
+
+/// How often a signal has come since [`count_signal`] was called, here or in the process that this
+/// one is a copy of.
+pub(crate) fn counted(signal: Signal) -> usize {
+    COUNTS[signal as usize].load(Ordering::SeqCst)
 }
 
 unsafe extern "C" {

@@ -2,8 +2,9 @@
 //!
 //! A program gets its own process group, an empty directory for temporary files, and no stdin.
 //! There is one deadline for all that a test waits for. If it passes, the whole group is killed,
-//! and the test fails with a list of the processes that were alive. One second after the end of the
-//! program, no process of its group and no temporary file may be left.
+//! and the test fails with a list of the processes that were alive, with their stacks if gdb is
+//! installed. One second after the end of the program, no process of its group and no temporary file
+//! may be left.
 //!
 //! Test programs other than `it` use this file too, so it uses no other file.
 
@@ -237,6 +238,7 @@ impl Running {
         for Member { pid, comm, state, parent } in members {
             let waits = std::fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
             let _ = writeln!(text, "alive: {pid} {comm} {state}, child of {parent}, in {waits}");
+            text.push_str(&stacks(pid));
         }
         self.end();
         while let Ok(line) = self.lines.recv_timeout(AFTERLIFE_TIMEOUT) {
@@ -301,6 +303,15 @@ impl Finished {
 
 /// How often the test polls `/proc` for processes that are not its children.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// The stacks of all threads of a process, as gdb prints them. Empty without gdb.
+fn stacks(pid: i32) -> String {
+    // A minute is enough for gdb on a busy machine.
+    let mut gdb = Command::new("timeout");
+    gdb.args(["60", "gdb", "-nx", "-batch", "-ex", "thread apply all backtrace", "-p"]);
+    let output = gdb.arg(pid.to_string()).stdin(Stdio::null()).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
 
 /// All processes with their groups.
 fn all_processes() -> impl Iterator<Item = (i32, Member)> {

@@ -10,10 +10,21 @@
 //! | `<!-- snapshot: name -->` | what `tests/snapshots/name.snap` holds |
 //! | `<!-- run: name -->` | the run in `docs/runs/name.txt`, which `.ci/record-runs` records |
 //!
+//! A figure of a text or of a table, such as `14 ms`, is in a part of the page that the benchmark
+//! writes from its record (`crates/proc-bench/src/pages.rs`), or a comment of the same section says
+//! where the figure is from:
+//!
+//! | comment | source |
+//! |---|---|
+//! | `<!-- figure: 64 KiB, … \| path \| words -->` | a file of the workspace that has these words and, in them, the number |
+//! | `<!-- by hand: 14 ms, … \| 2026-11-26 \| what -->` | what was measured, read or calculated on that day |
+//!
 //! Two blocks between `<div class="pair">` and `</div>` stand side by side: Python, then Rust.
 //!
 //! `UPDATE_DOCS=1 cargo test -p readme-and-docs-tests` writes the sources into the pages.
 
+mod builds;
+mod figures;
 mod page;
 
 use std::path::{Path, PathBuf};
@@ -284,6 +295,11 @@ fn pages() -> Vec<Page> {
 fn book() -> Vec<Page> {
     let files = [files("docs", "md"), files("docs/cluster", "md")].concat();
     files.iter().map(|file| Page::read(file)).collect()
+}
+
+/// The pages that are for users: the book, and the page that visitors see first.
+fn visible_pages() -> Vec<Page> {
+    pages().into_iter().filter(|page| !is_for_developers(page)).collect()
 }
 
 /// Pages in the top directory, except for the one that visitors see first.

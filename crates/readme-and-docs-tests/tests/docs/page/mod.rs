@@ -1,4 +1,6 @@
-//! A page in Markdown: its blocks, pairs, links and headings.
+//! A page in Markdown: its blocks, pairs, links, headings and figures.
+
+pub(crate) mod figures;
 
 use std::fs;
 use std::path::{Path, PathBuf};
