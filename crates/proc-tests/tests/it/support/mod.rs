@@ -21,6 +21,7 @@ pub(crate) mod raw;
 mod report;
 mod running;
 mod snapshot;
+pub(crate) mod terminal;
 pub(crate) mod users;
 
 use std::time::Duration;
