@@ -125,6 +125,39 @@ pub(crate) fn axe() -> Result<PathBuf, Missing> {
     })
 }
 
+/// Tools that read what programs count of themselves: `llvm-profdata` and `llvm-cov`.
+///
+/// They read the files of compilers that have the same LLVM. So they are the compiler's own
+/// (`rustup component add llvm-tools`), those in `PATH`, or those that `.ci/llvm-tools` has
+/// installed, if their version is right.
+pub(crate) fn llvm_tools() -> Result<(PathBuf, PathBuf), Missing> {
+    let rustc = || Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let said = |mut command: Command| {
+        let output = command.output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
+    };
+    let (mut version, mut libraries) = (rustc(), rustc());
+    version.arg("-vV");
+    libraries.args(["--print", "target-libdir"]);
+    let version = said(version);
+    let version = version.lines().find_map(|line| line.strip_prefix("LLVM version: "));
+    let major = version.and_then(|version| version.split('.').next()).unwrap_or("?");
+    let own = Path::new(said(libraries).trim()).join("../bin");
+    let find = |tool: &str| {
+        let installed = tools().join("llvm/bin").join(tool);
+        let places = [Some(own.join(tool)), in_path(tool), in_path(&format!("{tool}-{major}"))];
+        places.into_iter().flatten().chain([installed]).find(|place| {
+            let mut tool = Command::new(place);
+            tool.arg("--version");
+            said(tool).contains(&format!("LLVM version {major}."))
+        })
+    };
+    find("llvm-profdata").zip(find("llvm-cov")).ok_or_else(|| {
+        let why = format!("no llvm-profdata and llvm-cov {major}: .ci/llvm-tools installs them");
+        Missing::new("coverage", why).required_by("PROC_CORE_REQUIRE_LLVM_TOOLS")
+    })
+}
+
 /// Where the scripts of `.ci` put programs that only tests need.
 fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools")

@@ -90,6 +90,9 @@ pub use proc_core::{
     Task, With, current,
 };
 
+#[cfg(feature = "progress")]
+pub use proc_core::progress_bar;
+
 /// Items that the expansions of this crate's macros use; not part of its interface.
 #[doc(hidden)]
 pub mod __private {

@@ -93,7 +93,7 @@
 //! | (an error loses all results) | [`try_map`](Pool::try_map): a result or an error for each input |
 //! | `map(partial(f, k), xs)` | [`pool.with(k)`](Pool::with)`.map(f, xs)?`: `k` crosses once to each worker |
 //! | `current_process()` | [`current()`]: the worker's number, the task's index, a seed, whether to stop |
-//! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress): counts, failures, remaining time |
+//! | (no progress) | [`options()`](Pool::options)[`.progress(show)`](Options::progress): counts, failures, remaining time; as `tqdm`, `.progress(progress_bar())` with the feature `progress` |
 //! | (no end at the first error, no priority, no grace) | [`fail_fast()`](Options::fail_fast), [`priority(n)`](Options::priority), [`grace(d)`](Options::grace), [`seed(n)`](Options::seed) |
 //! | (no limit on memory or on what waits) | [`max_memory_per_child(bytes)`](PoolBuilder::max_memory_per_child), [`max_pending(n)`](PoolBuilder::max_pending) |
 //! | `concurrent.futures.Executor` | [`Executor`]: a function that runs on a pool, on a cluster, or in the caller ([`InProcess`]) |
@@ -120,6 +120,12 @@
 //!
 //! `ARCHITECTURE.md`, beside `docs/`, is for those who change the library. (The feature `remote` is
 //! for `proc-cluster`.)
+//!
+//! # Features
+//!
+//! | cargo feature | what |
+//! |---|---|
+//! | `progress` | `progress_bar()`: a bar for [`Options::progress`], drawn by `indicatif` |
 
 // The layers. A module uses only modules that are declared below it here.
 
@@ -158,6 +164,8 @@ mod panics;
 
 pub use call::{Current, current};
 pub use error::{Error, ErrorKind};
+#[cfg(feature = "progress")]
+pub use executor::progress_bar;
 pub use executor::{
     Executor, Imap, ImapUnordered, InProcess, Indexed, Options, Progress, Task, With,
 };

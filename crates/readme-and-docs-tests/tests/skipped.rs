@@ -24,6 +24,7 @@ fn main() {
         machine::mdbook().err(),
         machine::browser().err(),
         machine::axe().err(),
+        machine::llvm_tools().err(),
         machine::network_namespaces().err(),
         machine::root().err(),
         machine::cgroup().err(),

@@ -181,7 +181,9 @@ fn progress_is_reported() {
     let options = cluster.options().chunksize(10).progress(|progress| seen.push(progress));
     options.map(|x: u8| x, 0..100).expect("nothing fails");
     drop(options);
-    assert!(seen.is_sorted_by(|a, b| a.done < b.done), "{seen:?}");
+    assert!(seen.is_sorted_by_key(|progress| progress.done), "{seen:?}");
+    assert_eq!(seen.first().map(|progress| progress.done), Some(0));
+    assert_eq!(seen.iter().position(Progress::is_over), Some(seen.len() - 1));
     assert!(seen.iter().all(|progress| progress.all == 100));
     assert_eq!(seen.last().map(|progress| progress.done), Some(100));
 }

@@ -43,6 +43,8 @@ pub struct ImapUnordered<'a, E: Engine, R, I> {
     /// Whether a task has failed that ends the call.
     has_failed: bool,
     meter: Meter<'a>,
+    /// Whether the first result was asked for.
+    has_begun: bool,
     /// How many inputs were taken.
     taken: usize,
     /// How many of the inputs taken have no result yet.
@@ -72,6 +74,7 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
             fail_fast: options.fail_fast,
             has_failed: false,
             meter,
+            has_begun: false,
             taken: 0,
             unfinished: 0,
             over: false,
@@ -127,7 +130,7 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         }
     }
 
-    fn show_progress(&self) {
+    fn show_progress(&mut self) {
         let Some(job) = &self.job else { return };
         let done = self.taken - self.unfinished;
         self.meter.show(done, self.taken, self.inputs.size_hint(), || job.retried());
@@ -156,6 +159,9 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
             && !std::mem::replace(&mut self.over, true)
         {
             return Some((usize::MAX, Err(error)));
+        }
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.show_progress();
         }
         // Takes two chunks of inputs for each result. So the window becomes full, and slow inputs
         // do not delay results that have arrived.
@@ -201,9 +207,11 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
                 // If the call ended as a whole, its error is the last item, for all tasks that have
                 // no result.
                 self.over = true;
+                self.meter.end();
                 return self.error.clone().map(|error| (usize::MAX, Err(error)));
             }
         }
+        self.meter.end();
         None
     }
 

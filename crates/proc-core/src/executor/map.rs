@@ -42,8 +42,9 @@ pub(super) fn run<J: Job, A: Message, R: Message>(
             meter,
             outcomes: &mut outcomes,
             unfinished: 0,
-            promised: (0, None),
+            promised: inputs.size_hint(),
         };
+        map.show_progress();
         map.send(&mut inputs)?;
         map.job.end();
         while map.unfinished > 0 {
@@ -201,7 +202,7 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
-    fn show_progress(&self) {
+    fn show_progress(&mut self) {
         let taken = self.outcomes.len();
         let retried = || self.job.retried();
         self.meter.show(taken - self.unfinished, taken, self.promised, retried);

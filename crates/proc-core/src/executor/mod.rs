@@ -11,6 +11,8 @@ mod in_process;
 mod map;
 mod options;
 mod progress;
+#[cfg(feature = "progress")]
+mod progress_bar;
 mod task;
 mod with;
 
@@ -23,6 +25,8 @@ pub use in_process::InProcess;
 pub use options::Options;
 pub(crate) use options::{Target, calls_with_options};
 pub use progress::Progress;
+#[cfg(feature = "progress")]
+pub use progress_bar::progress_bar;
 pub use task::Task;
 pub use with::With;
 

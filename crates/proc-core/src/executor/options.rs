@@ -240,8 +240,10 @@ impl<'a, E: Engine> Options<'a, E> {
     }
 
     /// Sets a function that [`map`](Options::map), [`try_map`](Options::try_map) and the iterators
-    /// of [`imap`](Options::imap) and [`imap_unordered`](Options::imap_unordered) call whenever
-    /// results have arrived. It runs in the calling thread.
+    /// of [`imap`](Options::imap) and [`imap_unordered`](Options::imap_unordered) call when they
+    /// begin, whenever results have arrived, and when they end. It runs in the calling thread.
+    ///
+    /// With the cargo feature `progress`, `progress_bar()` makes a function that shows a bar.
     ///
     /// # Examples
     ///

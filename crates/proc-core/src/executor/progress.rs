@@ -37,7 +37,9 @@ pub struct Progress {
     /// How long ago the call began.
     pub elapsed: Duration,
     /// Whether no more than `all` tasks will come.
-    is_all: bool,
+    pub(super) is_all: bool,
+    /// Whether the call has ended.
+    pub(super) is_over: bool,
 }
 
 impl Progress {
@@ -88,6 +90,31 @@ impl Progress {
         (self.is_all && self.done > 0)
             .then(|| Duration::try_from_secs_f64(left / self.rate()).unwrap_or(Duration::MAX))
     }
+
+    /// Whether the call has ended, so that this is the last that the function is told of it.
+    ///
+    /// Tasks may be missing then: the call has ended with an error, or its iterator was dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::{Pool, Progress};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let pool = Pool::builder().processes(2).build()?;
+    ///     let show = |progress: Progress| match progress.is_over() {
+    ///         false => eprint!("\r{} tasks are done", progress.done),
+    ///         true => eprintln!(),
+    ///     };
+    ///     let sum: u64 = pool.options().progress(show).imap(|x: u64| x, 1..=4).flatten().sum();
+    ///     assert_eq!(sum, 10);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
 }
 
 /// Counts the failures of a call, and shows its progress.
@@ -95,11 +122,13 @@ pub(super) struct Meter<'a> {
     show: Option<ShowProgress<'a>>,
     began: Instant,
     failed: usize,
+    /// What was shown last, if the call has begun and has not ended.
+    last: Option<Progress>,
 }
 
 impl<'a> Meter<'a> {
     pub(super) fn new(show: Option<ShowProgress<'a>>) -> Meter<'a> {
-        Meter { show, began: Instant::now(), failed: 0 }
+        Meter { show, began: Instant::now(), failed: 0, last: None }
     }
 
     /// Counts tasks that failed.
@@ -110,13 +139,15 @@ impl<'a> Meter<'a> {
     /// Shows the progress: of `taken` inputs, `done` have a result or an error, and `more` is the
     /// `size_hint` of the others.
     pub(super) fn show(
-        &self,
+        &mut self,
         done: usize,
         taken: usize,
         more: (usize, Option<usize>),
         retried: impl FnOnce() -> usize,
     ) {
-        let Some(show) = &self.show else { return };
+        if self.show.is_none() {
+            return;
+        }
         let progress = Progress {
             done,
             all: taken.saturating_add(more.0),
@@ -124,10 +155,33 @@ impl<'a> Meter<'a> {
             retried: retried(),
             elapsed: self.began.elapsed(),
             is_all: more.1 == Some(more.0),
+            is_over: false,
         };
+        self.last = Some(progress);
+        self.tell(progress);
+    }
+
+    /// Shows that the call has ended.
+    pub(super) fn end(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.tell(Progress { elapsed: self.began.elapsed(), is_over: true, ..last });
+        }
+    }
+
+    fn tell(&self, progress: Progress) {
+        let Some(show) = &self.show else { return };
         // If the function itself makes a call with the same options, that call shows nothing.
         if let Ok(mut show) = show.try_lock() {
             show(progress);
+        }
+    }
+}
+
+impl Drop for Meter<'_> {
+    fn drop(&mut self) {
+        // The function might panic too, and a second panic would abort the program.
+        if !std::thread::panicking() {
+            self.end();
         }
     }
 }

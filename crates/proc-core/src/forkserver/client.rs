@@ -179,12 +179,12 @@ impl ForkServer {
         let end = handle.and_then(sys::watch_process);
         // Other holders may keep the fork server until their last process has ended.
         drop(fork_server);
-        let deadline = Instant::now() + REAP_TIMEOUT;
+        let timeout = sys::time_to_end(REAP_TIMEOUT);
         if let Some(pid) = child {
-            registry::reap_until(pid, deadline);
+            registry::reap_until(pid, Instant::now() + timeout);
         }
         if let Some(end) = end {
-            let _ = sys::wait_readable(&[end.as_fd()], Some(REAP_TIMEOUT));
+            let _ = sys::wait_readable(&[end.as_fd()], Some(timeout));
         }
     }
 

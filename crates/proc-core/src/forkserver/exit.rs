@@ -1,6 +1,7 @@
 //! Ends this process in order: tells its daemons to end, waits for its other children, and reaps
 //! its fork servers.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,22 @@ use crate::sys::{self, PerProcess};
 
 /// How long a program that ends waits for the end of its fork servers.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Function that ends idle workers.
+static END_IDLE_WORKERS: OnceLock<fn()> = OnceLock::new();
+
+/// Registers the function that is called at the end of this process, while its fork servers still
+/// serve. Workers that are left after the call are killed.
+pub(crate) fn register_end_of_workers(end_idle_workers: fn()) {
+    let _ = END_IDLE_WORKERS.set(end_idle_workers); // all callers give the same function
+}
+
+/// Ends the idle workers of this process in order, if a function for that was registered.
+pub(crate) fn end_idle_workers() {
+    if let Some(end) = END_IDLE_WORKERS.get() {
+        end();
+    }
+}
 
 /// Registers the exit handler that ends this process in order. It runs when `main` returns or
 /// `exit` is called.
@@ -26,7 +43,11 @@ pub(crate) fn register_cleanup() {
 /// that is not reaped here stays as a zombie if the first process of the system does not reap.
 extern "C" fn clean_up() {
     lifeline::end_children_in_exit_handler();
-    let deadline = Instant::now() + END_TIMEOUT;
+    if END_IDLE_WORKERS.get().is_some() {
+        lifeline::call_in_exit_handler(end_idle_workers);
+    }
+    let end_timeout = sys::time_to_end(END_TIMEOUT);
+    let deadline = Instant::now() + end_timeout;
     // Other threads go on running while this one ends the program, and one of them may hold the
     // lock for long.
     let Some(children) = registry::close(deadline) else { return };

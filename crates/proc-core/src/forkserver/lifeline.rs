@@ -127,12 +127,17 @@ pub(crate) fn end_children_in_exit_handler() {
             return;
         }
     }
+    call_in_exit_handler(end_children);
+}
+
+/// Calls a function that uses ipc-channel, in an exit handler.
+pub(super) fn call_in_exit_handler(function: fn()) {
     // This thread has lost its thread-locals, without which ipc-channel cannot send. So another
-    // thread calls `end_children`. If no thread can be started, call it here: waiting needs no
+    // thread calls the function. If no thread can be started, call it here: waiting needs no
     // thread-locals.
-    let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, end_children);
+    let thread = sys::spawn_thread("proc-core end", sys::SMALL_STACK, function);
     let _ = match thread {
         Ok(thread) => thread.join().ok(),
-        Err(_) => panics::catch_and_print(end_children),
+        Err(_) => panics::catch_and_print(function),
     };
 }

@@ -20,6 +20,7 @@ pub use attributes::stdio::Stdio;
 pub(crate) use attributes::stdio::{Pipes, StdioConfig};
 pub(crate) use attributes::{Attributes, environment, streams};
 pub(crate) use client::{ForkServer, Handle};
+pub(crate) use exit::{end_idle_workers, register_end_of_workers};
 pub(crate) use link::{Link, Received, next_serial};
 pub(crate) use newborn::{Main, MainInputs};
 pub(crate) use protocol::{Job, Key, Lifetime, Report, Request, Start};

@@ -139,7 +139,7 @@ fn main(inputs: MainInputs) -> ! {
     panics::install_hook();
     let is_sent = wire::send(&report, Report::Said(result)).is_ok();
     drop((report, arguments));
-    let Some(alone) = alone.filter(|_| is_sent) else { sys::exit_now(1) };
+    let Some(alone) = alone.filter(|_| is_sent) else { sys::end_process(1) };
     let Ok(base) = Snapshot::now() else { sys::exit_now(1) };
     let Ok(mask) = SignalMask::block_group_signals() else { sys::exit_now(1) };
     let own = ForkServer::this_process(ServerLink::new(sender.to(), notifier.into()), base);

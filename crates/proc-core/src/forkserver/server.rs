@@ -128,10 +128,11 @@ impl Server {
         let parent_end = sys::watch_process(self.parent);
         loop {
             if sys::parent_pid() != self.parent {
-                self.kill_children_and_exit();
+                self.kill_children();
+                sys::exit_now(0);
             }
             if self.is_retiring && self.children.is_empty() {
-                sys::exit_now(0);
+                sys::end_process(0);
             }
             let mut fds = vec![self.inputs.listener.as_fd()];
             fds.extend(parent_end.as_ref().map(OwnedFd::as_fd));
@@ -155,7 +156,8 @@ impl Server {
                 false => must_poll.then_some(POLL_INTERVAL),
             };
             let Ok(ready) = sys::wait_readable(&fds, timeout) else {
-                self.kill_children_and_exit()
+                self.kill_children();
+                sys::exit_now(0)
             };
             let is_parent_gone = alive_pipe.is_some() && ready[first_exit - 1];
             // Read one notification in each turn. Its request is in the channel by now, so reading
@@ -166,7 +168,8 @@ impl Server {
                 return start;
             }
             if is_parent_gone {
-                self.kill_children_and_exit();
+                self.kill_children();
+                sys::exit_now(0);
             }
             if !are_exits_watched || ready[first_exit..].contains(&true) {
                 if let Some(exits) = &self.exits {
@@ -185,7 +188,10 @@ impl Server {
             match self.inputs.listener.receive() {
                 None => return false,
                 Some(ChannelMessage::Notification) => return true,
-                Some(ChannelMessage::End) => self.kill_children_and_exit(),
+                Some(ChannelMessage::End) => {
+                    self.kill_children();
+                    sys::end_process(0);
+                }
                 Some(ChannelMessage::Descriptor(tag, fd)) => self.streams.keep(tag, fd),
                 Some(ChannelMessage::LastWords(message)) => {
                     if let Some((pid, words)) = last_words::decode(&message)
@@ -221,8 +227,8 @@ impl Server {
         None
     }
 
-    /// Ends the fork server after its parent: kills the children, reaps them, and exits.
-    fn kill_children_and_exit(&mut self) -> ! {
+    /// Kills the children and reaps them, because the fork server ends.
+    fn kill_children(&mut self) {
         for pid in self.children.keys() {
             sys::signal_child(*pid, Signal::SIGKILL);
         }
@@ -232,7 +238,6 @@ impl Server {
         for pid in self.children.keys() {
             sys::reap_until(*pid, deadline);
         }
-        sys::exit_now(0)
     }
 
     /// Returns the next request that has arrived.

@@ -1,7 +1,7 @@
 //! Runs a process from inside: calls its function, reports the result, and ends.
 
 use crate::call::{Entry, Fault, Input, Name, State};
-use crate::forkserver::{Job, Main, MainInputs, Report, lifeline};
+use crate::forkserver::{Job, Main, MainInputs, Report, end_idle_workers, lifeline};
 use crate::panics::{self, PanicOutput};
 use crate::sys;
 use crate::wire::{self, Payload, Sink};
@@ -59,5 +59,6 @@ fn main(inputs: MainInputs) -> ! {
         let _ = wire::send(&report, Report::Said(Err(fault)));
     }
     lifeline::end_children();
-    sys::exit_now(code)
+    end_idle_workers();
+    sys::end_process(code)
 }

@@ -7,10 +7,24 @@ use std::time::Duration;
 use nix::libc;
 
 use super::identity::{PerProcess, pid};
+use super::profile;
 use super::threads::{SMALL_STACK, has_one_thread, never_had_threads, spawn_thread};
+
+/// Ends the process in order, after its work: writes out the buffers of stdout and of C's streams,
+/// and the counts of what it has executed, if the program counts that. Runs no exit handlers.
+pub(crate) fn end_process(code: i32) -> ! {
+    flush(FLUSH_TIMEOUT);
+    profile::write_counts();
+    // SAFETY: _exit only ends the process.
+    unsafe { libc::_exit(code) }
+}
 
 /// Writes out the buffers of stdout and of C's streams, and ends the process without running any
 /// exit handlers.
+///
+/// This is for a process that cannot do its work. It writes no counts of what it has executed:
+/// often the reason is that its program is gone. It may then be killed at any moment, and a file
+/// that is half written would spoil the report about the whole program.
 pub(crate) fn exit_now(code: i32) -> ! {
     flush(FLUSH_TIMEOUT);
     // SAFETY: _exit only ends the process.

@@ -2,46 +2,14 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::time::{Duration, Instant};
 
 use nix::unistd::ForkResult;
 
 use super::exit::flush_stdout;
-use super::os::thread_count;
+use super::identity::pid;
+use super::profile;
 use super::signals::SignalMask;
-use super::threads::never_had_threads;
-
-/// Proof that the calling process has one thread. A fork of such a process copies no lock that
-/// another thread holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SingleThread(());
-
-impl SingleThread {
-    /// Proves, by counting, that this process has one thread. The error holds the number of
-    /// threads, or `None` if the number cannot be known.
-    pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
-        // The kernel still counts a joined thread until it has removed the thread. So wait a
-        // little.
-        let deadline = Instant::now() + Duration::from_millis(20);
-        loop {
-            match thread_count() {
-                Some(1) => return Ok(SingleThread(())),
-                // If /proc is not mounted, the C library may know that there is one thread.
-                None if never_had_threads() => return Ok(SingleThread(())),
-                Some(_) if Instant::now() < deadline => std::thread::yield_now(),
-                other => return Err(other),
-            }
-        }
-    }
-
-    /// Returns the proof for a process that has executed nothing but constructors.
-    ///
-    /// There is one exception: a C library may start threads before `main`. Every image of such a
-    /// program has these threads, so there is no better process to fork.
-    pub(crate) fn fresh_image() -> SingleThread {
-        SingleThread(())
-    }
-}
+use super::threads::SingleThread;
 
 /// Says on which side of a [`fork`] the caller is.
 pub(crate) enum Forked {
@@ -56,13 +24,16 @@ pub(crate) enum Forked {
     },
 }
 
-/// Forks this process. Writes out the buffer of stdout first, so that it is not written twice.
-pub(crate) fn fork(_: SingleThread) -> io::Result<Forked> {
+/// Forks this process. Writes out the buffer of stdout first, so that it is not written twice. If
+/// the program counts what it executes, the child counts anew.
+pub(crate) fn fork(alone: SingleThread) -> io::Result<Forked> {
     flush_stdout(); // may take long, so nothing is blocked yet
+    let original = pid();
     let mask = SignalMask::block_group_signals()?;
     // SAFETY: the token proves that no other thread can hold a lock that the child would wait for.
     let forked = unsafe { nix::unistd::fork() };
     if let Ok(ForkResult::Child) = forked {
+        profile::begin_copy(alone, original);
         return Ok(Forked::Child { mask });
     }
     mask.restore();

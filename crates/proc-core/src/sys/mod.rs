@@ -27,6 +27,8 @@ mod identity;
 pub(crate) mod image;
 mod limits;
 pub(crate) mod memory;
+mod profile;
+mod profile_runtime;
 mod reserve;
 mod rights;
 mod shortage;
@@ -41,12 +43,14 @@ pub(crate) use descriptors::{
     are_joined, close_copy, copy_standard_stream, duplicate_descriptor, pass_on, poll_descriptor,
     replace_descriptor, set_standard_stream, take_over, wait_readable,
 };
-pub(crate) use exit::{exit_if_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout};
+pub(crate) use exit::{
+    end_process, exit_if_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout,
+};
 pub(crate) use fd_channel::{
     ChannelMessage, Listener, Notifier, Tag, copy_from_socket, fd_channel, put_into_socket,
     take_from_socket,
 };
-pub(crate) use fork::{Forked, SingleThread, fork, set_env};
+pub(crate) use fork::{Forked, fork, set_env};
 pub(crate) use identity::{PerProcess, pid};
 pub(crate) use image::Constructor;
 pub(crate) use limits::{
@@ -57,6 +61,7 @@ pub(crate) use os::{
     Affinity, ChildExits, affinity, die_with_parent, name_process, own_memory, set_affinity,
     watch_process,
 };
+pub(crate) use profile::{time_to_end, writes_counts};
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
 pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
 pub(crate) use shortage::{hint, is_shortage};
@@ -68,6 +73,7 @@ pub(crate) use startup::{
     Arguments, before_main, fill_standard_streams, null_stream, run_constructors_after,
 };
 pub(crate) use threads::{
-    SMALL_STACK, USUAL_STACK, available_processors, has_one_thread, is_main_thread, spawn_thread,
+    SMALL_STACK, SingleThread, USUAL_STACK, available_processors, has_one_thread, is_main_thread,
+    spawn_thread,
 };
 pub(crate) use value::{monotonic, zst_value};

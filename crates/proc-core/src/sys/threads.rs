@@ -1,7 +1,8 @@
-//! Counts threads, and starts them.
+//! Counts threads, proves that there is only one, and starts them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -26,6 +27,38 @@ pub(super) fn never_had_threads() -> bool {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(super) fn never_had_threads() -> bool {
     false
+}
+
+/// Proof that the calling process has one thread. A fork of such a process copies no lock that
+/// another thread holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SingleThread(());
+
+impl SingleThread {
+    /// Proves, by counting, that this process has one thread. The error holds the number of
+    /// threads, or `None` if the number cannot be known.
+    pub(crate) fn prove() -> Result<SingleThread, Option<usize>> {
+        // The kernel still counts a joined thread until it has removed the thread. So wait a
+        // little.
+        let deadline = Instant::now() + Duration::from_millis(20);
+        loop {
+            match thread_count() {
+                Some(1) => return Ok(SingleThread(())),
+                // If /proc is not mounted, the C library may know that there is one thread.
+                None if never_had_threads() => return Ok(SingleThread(())),
+                Some(_) if Instant::now() < deadline => std::thread::yield_now(),
+                other => return Err(other),
+            }
+        }
+    }
+
+    /// Returns the proof for a process that has executed nothing but constructors.
+    ///
+    /// There is one exception: a C library may start threads before `main`. Every image of such a
+    /// program has these threads, so there is no better process to fork.
+    pub(crate) fn fresh_image() -> SingleThread {
+        SingleThread(())
+    }
 }
 
 /// Stack size of a thread that only runs code of this library, in bytes.

@@ -13,6 +13,7 @@ mod calls;
 mod channels;
 mod chaos;
 mod compile_errors;
+mod coverage;
 mod cpu_affinity;
 mod doc_examples;
 mod environment;
@@ -45,6 +46,7 @@ const PROGRAMS: &[&[Entry]] = &[
     calls::map::PROGRAMS,
     calls::memory_limit::PROGRAMS,
     calls::nested::PROGRAMS,
+    calls::progress_bar::PROGRAMS,
     calls::settings::PROGRAMS,
     calls::tasks::PROGRAMS,
     calls::values_that_cannot_cross::PROGRAMS,
@@ -99,6 +101,7 @@ fn tests() -> Vec<Trial> {
         calls::map::tests(),
         calls::memory_limit::tests(),
         calls::nested::tests(),
+        calls::progress_bar::tests(),
         calls::settings::tests(),
         calls::tasks::tests(),
         calls::values_that_cannot_cross::tests(),
@@ -110,6 +113,7 @@ fn tests() -> Vec<Trial> {
         channels::release::tests(),
         chaos::tests(),
         compile_errors::tests(),
+        coverage::tests(),
         cpu_affinity::tests(),
         doc_examples::tests(),
         environment::tests(),

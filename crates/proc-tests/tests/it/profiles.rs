@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::support::Running;
+use crate::support::cargo::{dependency_on_core, host, rustc, take_versions, told_by, write};
 
 tests! {
     #[ignore = "builds a program: .ci/run runs it"]
@@ -44,17 +45,10 @@ pub fn used(start_method: StartMethod) -> Result<(u32, Vec<u32>), Error> {
 /// What the program prints. `main` is printed once, though the program is executed again.
 const TOLD: &str = "main\nOk((42, [0, 1, 4, 9]))\nOk((42, [0, 1, 4, 9]))\n";
 
-fn write(file: &Path, text: &str) {
-    std::fs::create_dir_all(file.parent().expect("it is in a directory")).expect("it can be made");
-    std::fs::write(file, text).expect("it can be written");
-}
-
 /// Makes the workspace `name`, whose library is of `kind`.
 fn workspace(name: &str, kind: &str) -> PathBuf {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("it is in crates");
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("profiles").join(name);
-    let core = ours.join("crates/proc-core");
-    let core = format!("proc-core = {{ path = {core:?} }}");
+    let core = dependency_on_core();
     write(
         &root.join("Cargo.toml"),
         "[workspace]\nmembers = [\"lib\", \"app\"]\nresolver = \"3\"\n",
@@ -66,28 +60,14 @@ fn workspace(name: &str, kind: &str) -> PathBuf {
     let dependencies = format!("[dependencies]\n{core}\nprofiled = {{ path = \"../lib\" }}\n");
     write(&root.join("app/Cargo.toml"), &format!("{}{dependencies}", package("app")));
     write(&root.join("app/src/main.rs"), MAIN);
-    // The same versions as ours.
-    std::fs::copy(ours.join("Cargo.lock"), root.join("Cargo.lock")).expect("it is there");
+    take_versions(&root);
     root
-}
-
-fn told_by(mut command: Command) -> String {
-    let output = command.stderr(Stdio::inherit()).output().expect("it is there");
-    assert!(output.status.success(), "{command:?}: {}", output.status);
-    String::from_utf8(output.stdout).expect("it is text").trim().to_owned()
-}
-
-fn rustc(arguments: &[&str]) -> String {
-    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    rustc.args(arguments);
-    told_by(rustc)
 }
 
 /// Builds and runs the program, in a profile that is set up by `settings`.
 fn is_used(name: &str, kind: &str, flags: &str, settings: &[(&str, &str)]) {
     let root = workspace(name, kind);
-    let version = rustc(&["-vV"]);
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("it says so");
+    let host = &host();
     let mut build = Command::new(env!("CARGO"));
     build.current_dir(&root).env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", flags);
     build.envs(

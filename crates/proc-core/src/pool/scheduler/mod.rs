@@ -10,6 +10,7 @@
 //! is released. README.md beside this file tells the rest.
 
 mod assign;
+mod at_end;
 mod cancel;
 mod chunk;
 mod collect;
@@ -34,7 +35,7 @@ pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, St
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
-use crate::pool::board::{Board, Layout, SlotId, TicketId};
+use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
 
@@ -93,6 +94,7 @@ impl Scheduler {
             returned,
             dropped_data: Arc::default(),
         });
+        at_end::remember(&scheduler);
         let result = scheduler.start_workers(0..processes);
         if result.is_err() {
             scheduler.terminate();
@@ -139,8 +141,8 @@ impl Scheduler {
     }
 
     /// Ends all workers and waits for them. Tasks whose call has a grace period are asked to stop
-    /// first. Then busy workers, and workers that are not ready yet, are killed. Idle workers are woken and exit by themselves; those that remain after
-    /// [`EXIT_TIMEOUT`] are killed too.
+    /// first. Then busy workers, and workers that are not ready yet, are killed. Idle workers are
+    /// woken and exit by themselves; those that remain after [`EXIT_TIMEOUT`] are killed too.
     pub(crate) fn terminate(&self) {
         if self.is_forked_copy() {
             return;
@@ -155,12 +157,19 @@ impl Scheduler {
         unlock(state, Vec::new());
         let mut state = self.lock();
         self.kill_busy_workers(&state);
-        let kill_at = Instant::now() + EXIT_TIMEOUT;
+        let now = Instant::now();
+        let kill_at = now + EXIT_TIMEOUT;
+        // A worker that leaves may be writing the counts of what it has executed.
+        let kill_leaving_at = now + sys::time_to_end(EXIT_TIMEOUT);
         let kill_fork_server_at = kill_at + KILL_TIMEOUT;
         while state.supervisors > 0 {
             let left = kill_at.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                for handle in state.slots.iter().filter_map(|slot| slot.handle.as_ref()) {
+                for slot in &state.slots {
+                    let Some(handle) = &slot.handle else { continue };
+                    if slot.leaving.is_some() && Instant::now() < kill_leaving_at {
+                        continue;
+                    }
                     handle.signal(Signal::SIGKILL);
                     // A stopped fork server passes no signals on to its workers. When it is killed,
                     // its workers die with it.
@@ -179,18 +188,21 @@ impl Scheduler {
         self.release_start_resources();
     }
 
+    /// The slots whose workers have claimed a ticket that is in flight.
+    fn busy_slots(&self, state: &State) -> HashSet<SlotId> {
+        let claims = self.board.claims();
+        let shown = claims.filter(|(ticket, _)| state.in_flight.contains_key(ticket));
+        let noted = state.in_flight.values().filter_map(|in_flight| in_flight.claimer);
+        shown.map(|(_, slot_id)| slot_id).chain(noted).collect()
+    }
+
     /// Kills the workers that run a task, and those that are not ready yet. Grace periods are over
     /// by now. What the tasks have executed goes on: no signal goes to a whole group.
     ///
     /// SIGTERM would do nothing: a worker survives it, so that a SIGTERM to all processes of the
     /// program ends no task.
     fn kill_busy_workers(&self, state: &State) {
-        let is_open = |(ticket, slot_id): (TicketId, SlotId)| {
-            state.in_flight.contains_key(&ticket).then_some(slot_id)
-        };
-        let claimers = state.in_flight.values().filter_map(|in_flight| in_flight.claimer);
-        let busy: HashSet<SlotId> =
-            self.board.claims().filter_map(is_open).chain(claimers).collect();
+        let busy = self.busy_slots(state);
         for (slot_id, slot) in state.slots.iter().enumerate() {
             if let Some(handle) = &slot.handle
                 && (!slot.ready || busy.contains(&(slot_id as SlotId)))

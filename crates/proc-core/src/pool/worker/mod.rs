@@ -102,7 +102,7 @@ fn main(inputs: MainInputs) -> ! {
     let why = worker.serve();
     worker.send(FromWorker::Leaves(why));
     worker.state.end(setup.worker_exit);
-    sys::exit_now(0)
+    sys::end_process(0)
 }
 
 /// Restores two settings that user code may have changed: the death signal and the panic hook.
@@ -123,7 +123,7 @@ fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> !
     let why = format!("it cannot map the memory of its pool: {why}");
     // If the parent is gone, the message is not needed.
     let _ = wire::send(report, Report::NotReady(why));
-    sys::exit_now(1)
+    sys::end_process(1)
 }
 
 /// Ends a worker whose initializer or state has failed.
@@ -131,7 +131,7 @@ fn exit_with_fault(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
     // If the parent is gone, the message is not needed.
     let _ = wire::send(report, Report::Said(FromWorker::InitializerFailed(why)));
-    sys::exit_now(1)
+    sys::end_process(1)
 }
 
 struct Worker<'a> {

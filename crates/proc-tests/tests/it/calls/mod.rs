@@ -6,6 +6,7 @@ pub(crate) mod large_values;
 pub(crate) mod map;
 pub(crate) mod memory_limit;
 pub(crate) mod nested;
+pub(crate) mod progress_bar;
 pub(crate) mod settings;
 pub(crate) mod tasks;
 pub(crate) mod values_that_cannot_cross;

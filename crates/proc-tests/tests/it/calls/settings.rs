@@ -221,7 +221,9 @@ fn serve_small_calls_first(arguments: &Arguments) {
         small.get().expect("it returns");
         marker_files::create(&directory.join("all"));
         large.get().expect("all return");
-        (2..20).for_each(|_| drop(begins()));
+        for _ in 2..20 {
+            begins();
+        }
     }
 }
 
@@ -355,6 +357,8 @@ fn show_progress(arguments: &Arguments) {
     assert_eq!((last.done, last.all, last.failed, last.retried), (20, 20, 1, 10));
     assert!(last.rate() > 0.0 && last.remaining() == Some(Duration::ZERO), "{last:?}");
     assert!(seen.is_sorted_by_key(|progress| progress.done));
+    assert_eq!(seen.first().map(|progress| (progress.done, progress.all)), Some((0, 20)));
+    assert_eq!(seen.iter().position(Progress::is_over), Some(seen.len() - 1));
     assert!(seen.iter().all(|progress| progress.all <= 20));
     let mut seen: Vec<Progress> = Vec::new();
     let odd = (0..4000_u32).filter(|x| x % 2 == 1); // whose number is not known
@@ -363,6 +367,7 @@ fn show_progress(arguments: &Arguments) {
     drop(calls);
     assert!(seen.iter().any(|progress| progress.remaining().is_none()));
     assert_eq!(seen.last().map(|progress| (progress.done, progress.failed)), Some((2000, 0)));
+    assert_eq!(seen.iter().position(Progress::is_over), Some(seen.len() - 1));
 }
 
 fn progress_counts_failures_and_retries(start_method: StartMethod) {

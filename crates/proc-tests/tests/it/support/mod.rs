@@ -8,6 +8,7 @@ mod program;
 #[macro_use]
 mod trial;
 
+pub(crate) mod cargo;
 pub(crate) mod closed_streams;
 pub(crate) mod descriptors;
 pub(crate) mod fork;
@@ -20,6 +21,7 @@ pub(crate) mod raw;
 mod report;
 mod running;
 mod snapshot;
+pub(crate) mod terminal;
 pub(crate) mod users;
 
 use std::time::Duration;

@@ -65,14 +65,23 @@ pub(crate) struct Member {
 
 impl Running {
     /// Starts `command`, whose stdout may be a pipe.
-    pub(crate) fn start(mut command: Command) -> Running {
+    pub(crate) fn start(command: Command) -> Running {
+        Running::start_with_stderr(command, Stdio::piped(), None)
+    }
+
+    /// Starts `command` with this stderr. The test reads it from `reader`, if it is not a pipe.
+    pub(crate) fn start_with_stderr(
+        mut command: Command,
+        stderr: Stdio,
+        reader: Option<Box<dyn Read + Send>>,
+    ) -> Running {
         let directory = tempfile::tempdir().expect("a directory can be made");
         // This is taken before the program starts, so that all of its run time counts.
         let started = Instant::now();
         let mut leader = command
             .env("TMPDIR", directory.path())
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .process_group(0)
             .spawn()
             .expect("the program is there");
@@ -88,9 +97,11 @@ impl Running {
                 }
             });
         }
-        let mut stderr = leader.stderr.take().expect("it is a pipe");
+        let pipe = || Box::new(leader.stderr.take().expect("it is a pipe")) as Box<dyn Read + Send>;
+        let mut stderr = reader.unwrap_or_else(pipe);
         let stderr = std::thread::spawn(move || {
             let mut text = Vec::new();
+            // The end of a terminal is an error.
             let _ = stderr.read_to_end(&mut text);
             text
         });
