@@ -115,9 +115,9 @@ fn receive(stream: &mut TcpStream) -> Option<Response> {
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let lines = head.lines().filter_map(|line| line.split_once(": "));
-    let retry_after = lines.filter(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
-    let retry_after = retry_after.last().and_then(|(_, seconds)| seconds.parse().ok());
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    let retry_after = lines.find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
+    let retry_after = retry_after.and_then(|(_, seconds)| seconds.parse().ok());
     Some(Response { status, retry_after, body: body.to_owned() })
 }
 
