@@ -262,13 +262,13 @@ pub(crate) fn assert_quiet_without_reader(mut command: impl FnMut() -> Command) 
 ///
 /// On other systems than Linux, such processes go to init, and only the end of their output shows
 /// that they have ended.
-fn adopt_orphans() {
+pub(crate) fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
 }
 
 /// The processes of a group that are not zombies, one a line: pid, name, state.
-fn members(group: Pid) -> String {
+pub(crate) fn members(group: Pid) -> String {
     let mut lines = String::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };

@@ -108,6 +108,7 @@
 //! |---|---|
 //! | `docs/README.md` | six questions about processes, each answered in Python and in Rust |
 //! | `docs/tour.md` | a tour in the order of Python's own introduction to `multiprocessing` |
+//! | `docs/recipes.md` | what people ask of a pool, from progress to a web handler, each as a program |
 //! | `docs/names.md` | every name of `multiprocessing`, and of its relatives: what it is here |
 //! | `docs/processes-threads-async.md` | processes, threads or async: which to use when |
 //! | `docs/contain.md` | settings and errors for code that crashes, hangs or uses too much memory |

@@ -11,13 +11,15 @@
 //! | `<!-- run: name -->` | the run in `docs/runs/name.txt`, which `.ci/record-runs` records |
 //!
 //! A figure of a text or of a table, such as `14 ms`, is in a part of the page that the benchmark
-//! writes from its record (`crates/proc-bench/src/pages.rs`), or a comment of the same section says
-//! where the figure is from:
+//! writes from its record (`crates/proc-bench/src/pages.rs`), or in a table that `lines.rs` makes, or a
+//! comment of the same section says where the figure is from:
 //!
 //! | comment | source |
 //! |---|---|
 //! | `<!-- figure: 64 KiB, … \| path \| words -->` | a file of the workspace that has these words and, in them, the number |
 //! | `<!-- by hand: 14 ms, … \| 2026-11-26 \| what -->` | what was measured, read or calculated on that day |
+//!
+//! `lines.rs` counts the lines of the recipes, and makes a table of them.
 //!
 //! Two blocks between `<div class="pair">` and `</div>` stand side by side: Python, then Rust.
 //!
@@ -25,6 +27,7 @@
 
 mod builds;
 mod figures;
+mod lines;
 mod page;
 
 use std::path::{Path, PathBuf};
@@ -63,7 +66,8 @@ fn check_pages(pages: Vec<Page>, check: impl Fn(&Page) -> Vec<(usize, String)>) 
 fn programs_and_outputs_are_the_tested_ones() {
     if env::var_os("UPDATE_DOCS").is_some() {
         for page in pages() {
-            fs::write(&page.file, page.renewed(lookup)).expect("a writable page");
+            let text = lines::renewed(page.renewed(lookup));
+            fs::write(&page.file, text).expect("a writable page");
         }
     }
     check_pages(pages(), |page| {
@@ -219,18 +223,23 @@ fn questions_have_all_their_sections() {
 }
 
 /// A copy of a whole program needs no other file, and no crates but `proc-core`, `proc-cluster`,
-/// `anyhow` and `serde`.
+/// `anyhow`, `serde`, and those for which its page shows `cargo add`.
 #[test]
 fn programs_can_be_copied() {
     check_pages(book(), |page| {
         let mut problems = Vec::new();
+        let commands = page.blocks().into_iter().filter(|block| block.language == "console");
+        let added: String = commands.map(|block| block.text).collect();
+        let added = added.lines().filter_map(|line| line.strip_prefix("cargo add "));
+        let added: Vec<&str> = added.filter_map(|line| line.split(' ').next()).collect();
         for block in page.blocks().into_iter().filter(Block::is_whole_program) {
             for (number, line) in block.text.lines().enumerate() {
                 let at = block.line + 1 + number;
                 let line = line.trim_start();
                 let crates = line.strip_prefix("use ").and_then(|path| path.split("::").next());
                 let known = ["anyhow", "proc_core", "proc_cluster", "serde", "std"];
-                if line.starts_with("mod ") || crates.is_some_and(|name| !known.contains(&name)) {
+                let is_known = |name| known.contains(&name) || added.contains(&name);
+                if line.starts_with("mod ") || crates.is_some_and(|name| !is_known(name)) {
                     problems.push((at, format!("a copy of the program lacks this: {line}")));
                 }
             }

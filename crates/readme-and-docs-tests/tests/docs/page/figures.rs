@@ -6,6 +6,9 @@ use super::Page;
 /// Between these lines stands what is made from a record, by `crates/proc-bench/src/pages.rs`.
 const GENERATED: [&str; 2] = ["<!-- benchmark: ", "<!-- benchmark: end -->"];
 
+/// Between these lines stands what is counted in programs, by `lines.rs`.
+const COUNTED: [&str; 2] = ["<!-- lines: ", "<!-- lines: end -->"];
+
 const NUMBERS: &[(&str, f64)] = &[
     ("half", 0.5),
     ("one", 1.0),
@@ -92,8 +95,10 @@ impl Page {
         let mut is_generated = false;
         let mut last = 0;
         for (number, line) in self.prose() {
-            if line.starts_with(GENERATED[0]) {
-                is_generated = line != GENERATED[1];
+            for [begin, end] in [GENERATED, COUNTED] {
+                if line.starts_with(begin) {
+                    is_generated = line != end;
+                }
             }
             if line.starts_with('#') {
                 sections.push(Section { texts: Vec::new(), origins: Vec::new() });

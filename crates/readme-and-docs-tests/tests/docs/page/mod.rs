@@ -37,7 +37,8 @@ impl Block {
 
     /// Whether the block is a program in Rust that is there to be copied.
     pub(crate) fn is_whole_program(&self) -> bool {
-        self.language == "rust" && self.text.lines().any(|line| line.starts_with("fn main()"))
+        let is_main = |line: &str| line.trim_start_matches("async ").starts_with("fn main()");
+        self.language == "rust" && self.text.lines().any(is_main)
     }
 }
 
