@@ -51,6 +51,10 @@ pub struct Task<T> {
     cancels_on_drop: bool,
 }
 
+/// How long a call with a deadline that is near or over takes in results that have arrived. More
+/// may arrive all the time.
+const TAKE_IN_TIME: Duration = Duration::from_millis(5);
+
 /// A call that is not done, and that has one result when it is done. Hides the engine from
 /// [`Task`].
 trait Pending<T> {
@@ -72,13 +76,14 @@ where
     G: FnMut(J::Arrived) -> Option<Result<T, Error>>,
 {
     fn wait(&mut self, deadline: Option<Instant>) -> Option<Result<T, Error>> {
+        let last_moment = deadline.map(|deadline| deadline.max(Instant::now() + TAKE_IN_TIME));
         loop {
             let arrived = self.job.wait(1, deadline);
             if arrived.is_none() && deadline.is_some() {
                 return None;
             }
             let result = arrived.and_then(|arrived| self.take_in(arrived));
-            if result.is_some() {
+            if result.is_some() || last_moment.is_some_and(|moment| moment <= Instant::now()) {
                 return result;
             }
         }

@@ -19,6 +19,7 @@ programs![
     cancel_some,
     cancel_at_start,
     cancel_done,
+    ask_while_results_arrive,
     await_tasks
 ];
 
@@ -30,7 +31,24 @@ tests! {
     call_is_cancelled_as_a_whole: forkserver spawn fork;
     task_of_a_worker_that_is_only_starting_is_cancelled: forkserver spawn fork;
     task_that_is_done_is_not_cancelled: forkserver spawn fork;
+    task_whose_results_keep_arriving_answers_at_once: forkserver spawn fork;
     tasks_are_futures: forkserver spawn fork;
+}
+
+/// Asks whether a task is ready while its results arrive faster than they can be taken in.
+fn ask_while_results_arrive(arguments: &Arguments) {
+    let pool = arguments.pool(2);
+    let mut task = pool.map_async(|x: u64| x + 1, 0..1_000_000).expect("the pool is open");
+    let mut refusals = 0;
+    while !task.is_ready() {
+        refusals += 1;
+    }
+    assert!(refusals > 5, "{refusals}");
+    assert_eq!(task.get().expect("nothing fails")[999_999], 1_000_000);
+}
+
+fn task_whose_results_keep_arriving_answers_at_once(start_method: StartMethod) {
+    run(ask_while_results_arrive, start_method, &[]).succeeded();
 }
 
 /// Results that are fetched later.
