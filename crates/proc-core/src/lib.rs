@@ -165,7 +165,7 @@ pub use forkserver::{Limits, StartMethod, Stdio, init};
 pub use pool::{Pool, PoolBuilder, WithState, WithStateAndData};
 pub use process::{Child, Process, Sentinel, wait};
 pub use sync::Shared;
-pub use wire::Message;
+pub use wire::{Deep, Described, Message};
 
 /// Channels whose ends may be part of arguments and results. They are those of the version of
 /// ipc-channel that this crate is built with. Ends of channels of another version cannot cross.

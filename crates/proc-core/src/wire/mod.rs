@@ -14,6 +14,8 @@
 
 mod bulk;
 mod codec;
+mod deep;
+mod described;
 mod message;
 mod sink;
 
@@ -29,6 +31,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::bulk::ValueBytes;
 pub(crate) use self::bulk::{number, number_size};
+pub use self::deep::Deep;
+pub use self::described::Described;
 pub use self::message::Message;
 pub(crate) use self::sink::{LARGE, Lender, Sink};
 use crate::memory::{Arriving, Descriptor, Part};
@@ -434,7 +438,7 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(format!("the data have {} bytes more than the value", rest.len())),
+        Ok((_, rest)) => Err(codec::left_over(rest.len())),
         Err(error) => Err(error.to_string()),
     }
 }
