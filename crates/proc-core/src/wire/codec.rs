@@ -117,8 +117,9 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> R
 /// takes.
 #[inline]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
-    let mut reader = Reader::new(bytes, MAX_DEPTH);
-    let value = T::deserialize(De::<false>::new(&mut reader))?;
+    let mut reader = Reader::new(bytes);
+    let from = &mut reader;
+    let value = T::deserialize(De::<false> { from, levels: MAX_DEPTH })?;
     Ok((value, reader.plain.finalize()?))
 }
 
@@ -130,22 +131,23 @@ pub(super) fn left_over(len: usize) -> String {
 /// Appends the encoding of `value` to `out`, on a stack that grows.
 pub(super) fn encode_deep<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> Result<()> {
     let output = Out(out);
-    let mut ser = Ser::<true>(postcard::Serializer { output });
-    grow::<true, _>(|| value.serialize(&mut ser))
+    value.serialize(&mut Ser::<true>(postcard::Serializer { output }))
 }
 
 /// Like [`decode`], for a value of up to [`MAX_DEEP_DEPTH`] levels, on a stack that grows.
 pub(super) fn decode_deep<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
-    let mut reader = Reader::new(bytes, MAX_DEEP_DEPTH);
-    let value = grow::<true, _>(|| T::deserialize(De::<true>::new(&mut reader)))?;
+    let mut reader = Reader::new(bytes);
+    let from = &mut reader;
+    let value = T::deserialize(De::<true> { from, levels: MAX_DEEP_DEPTH })?;
     Ok((value, reader.plain.finalize()?))
 }
 
-/// Calls `run`, which goes down by one level. If the value is `DEEP` and little stack is left, the
-/// call gets a new piece of stack.
-#[inline(always)]
-fn grow<const DEEP: bool, R>(run: impl FnOnce() -> R) -> R {
-    if DEEP { stacker::maybe_grow(RED_ZONE_BYTES, STACK_BYTES, run) } else { run() }
+/// Goes down by one level. If the value is `DEEP` and little stack is left, the level gets a new
+/// piece of stack.
+macro_rules! level {
+    ($run:expr) => {
+        if DEEP { stacker::maybe_grow(RED_ZONE_BYTES, STACK_BYTES, || $run) } else { $run }
+    };
 }
 
 /// Wraps postcard's serializer, with [`CodecError`] as its error.
@@ -197,7 +199,7 @@ macro_rules! pass {
         #[inline]
         fn $call<T: Serialize + ?Sized>($me, $($arg: $ty,)* $value: &T) -> Result<()> {
             $tag?;
-            grow::<DEEP, _>(|| $value.serialize($me))
+            level!($value.serialize($me))
         }
     )*};
 }
@@ -279,7 +281,7 @@ macro_rules! compounds {
             type Error = CodecError;
             $(#[inline]
             fn $call<T: Serialize + ?Sized>(&mut self, $($key: Name,)? value: &T) -> Result<()> {
-                grow::<DEEP, _>(|| value.serialize(&mut **self))
+                level!(value.serialize(&mut **self))
             })+
             $(#[cold]
             fn $skip(&mut self, field: Name) -> Result<()> {
@@ -316,15 +318,13 @@ struct Reader<'de> {
     /// Number of elements that the data may still announce. Each element that takes any bytes
     /// starts with a byte of its own.
     elements_left: usize,
-    /// Number of levels that the value may nest.
-    max_depth: u32,
 }
 
 impl<'de> Reader<'de> {
     #[inline]
-    fn new(bytes: &'de [u8], max_depth: u32) -> Self {
+    fn new(bytes: &'de [u8]) -> Self {
         let elements_left = bytes.len().saturating_add(MAX_EMPTY_ELEMENTS);
-        Reader { plain: postcard::Deserializer::from_bytes(bytes), elements_left, max_depth }
+        Reader { plain: postcard::Deserializer::from_bytes(bytes), elements_left }
     }
 
     #[inline]
@@ -340,16 +340,11 @@ struct De<'a, 'de, const DEEP: bool> {
 }
 
 impl<'a, 'de, const DEEP: bool> De<'a, 'de, DEEP> {
-    #[inline]
-    fn new(from: &'a mut Reader<'de>) -> Self {
-        De { levels: from.max_depth, from }
-    }
-
     /// Goes down by one level.
     #[inline]
     fn below(self) -> Result<Self> {
         let levels = self.levels.checked_sub(1);
-        let levels = levels.ok_or_else(|| too_deep(self.from.max_depth))?;
+        let levels = levels.ok_or_else(|| too_deep(DEEP))?;
         Ok(De { levels, ..self })
     }
 
@@ -372,10 +367,10 @@ impl<'a, 'de, const DEEP: bool> De<'a, 'de, DEEP> {
 
 #[cold]
 #[inline(never)]
-fn too_deep(max: u32) -> CodecError {
-    let advice = match max {
-        MAX_DEPTH => "wrap the deep part in proc_core::Deep, which carries 100000 levels",
-        _ => "no more are carried; send such data as a Vec, with indices in place of boxes",
+fn too_deep(is_deep: bool) -> CodecError {
+    let (max, advice) = match is_deep {
+        false => (MAX_DEPTH, "wrap the deep part in proc_core::Deep, which carries 100000 levels"),
+        true => (MAX_DEEP_DEPTH, "no more are carried; send a Vec, with indices in place of boxes"),
     };
     CodecError(format!("values nest deeper than {max} levels: {advice}").into())
 }
@@ -431,7 +426,7 @@ impl<'de, const DEEP: bool> de::Deserializer<'de> for De<'_, 'de, DEEP> {
             None => visitor.visit_none(),
             Some(()) => {
                 let below = self.below()?;
-                grow::<DEEP, _>(|| visitor.visit_some(below))
+                level!(visitor.visit_some(below))
             }
         };
         deserialize_unit() => visitor.visit_unit();
@@ -481,7 +476,7 @@ impl<'de, const DEEP: bool> de::VariantAccess<'de> for De<'_, 'de, DEEP> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        grow::<DEEP, _>(|| seed.deserialize(self))
+        level!(seed.deserialize(self))
     }
 }
 
@@ -497,7 +492,7 @@ impl<'de, const DEEP: bool> Parts<'_, 'de, DEEP> {
     #[inline]
     fn part<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
         let (from, levels) = (&mut *self.de.from, self.de.levels);
-        grow::<DEEP, _>(|| seed.deserialize(De::<DEEP> { from, levels }))
+        level!(seed.deserialize(De::<DEEP> { from, levels }))
     }
 }
 

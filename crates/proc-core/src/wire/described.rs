@@ -18,15 +18,9 @@ use super::{Sink, codec};
 /// Maximum number of levels that decoded values may nest.
 const MAX_DEPTH: usize = 256;
 
-/// Calls `run` with enough stack for a value of type `T`. (A stack that grows with the levels would
-/// not help: serde reads its buffers by functions of its own, where nobody looks at the stack.)
-///
-/// Measured for each level: up to 4 KiB in a debug build with small types, 22 KiB with types of
-/// 1 KiB. Only the pages that are used take memory.
-fn with_stack<T, R>(run: impl FnOnce() -> R) -> R {
-    let bytes = MAX_DEPTH * ((16 << 10) + 32 * size_of::<T>());
-    stacker::maybe_grow(bytes, bytes, run)
-}
+/// Number of levels that most values do not exceed. The stack of nearly every thread is enough for
+/// these; a larger stack would cost more time than a small value takes.
+const FEW_LEVELS: usize = 16;
 
 /// A value that crosses in a format that describes itself, for types that are refused otherwise.
 ///
@@ -99,7 +93,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Described<T> {
             return T::deserialize(deserializer).map(Described);
         }
         let bytes: Cow<'de, [u8]> = serde_bytes::deserialize(deserializer)?;
-        check(&bytes).and_then(|()| decode(&bytes)).map(Described).map_err(D::Error::custom)
+        decode(&bytes).map(Described).map_err(D::Error::custom)
     }
 }
 
@@ -107,7 +101,7 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let mut out = Sink::default();
     let format = rmp_serde::Serializer::new(Out(&mut out)).with_struct_map();
     let mut format = format.with_human_readable();
-    match with_stack::<T, _>(|| value.serialize(&mut format)) {
+    match with_stack::<T, _>(FEW_LEVELS, || value.serialize(&mut format)) {
         Ok(()) => Ok(out.into_bytes()),
         Err(error) => Err(out.take_shortage().unwrap_or_else(|| error.to_string())),
     }
@@ -127,27 +121,44 @@ impl io::Write for Out<'_> {
     }
 }
 
-/// Walks through bytes, which may be anything, and makes no value of them. After that, the bytes
-/// are one value that nests at most [`MAX_DEPTH`] levels, and all elements that it announces are
-/// there. (While rmp-serde decodes a type, it does not count all levels.)
-fn check(bytes: &[u8]) -> Result<(), String> {
+/// Decodes bytes, which may be anything.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let levels = if check(bytes, FEW_LEVELS).is_ok() { FEW_LEVELS } else { MAX_DEPTH };
+    with_stack::<T, _>(levels, || {
+        if levels > FEW_LEVELS {
+            check(bytes, levels)?;
+        }
+        let mut format = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
+        T::deserialize(&mut format).map_err(|error| error.to_string())
+    })
+}
+
+/// Walks through bytes, and makes no value of them. After that, the bytes are one value that nests
+/// at most so many levels, and all elements that it announces are there. (While rmp-serde decodes
+/// a type, it does not count all levels.)
+fn check(bytes: &[u8], levels: usize) -> Result<(), String> {
     let mut rest = bytes;
     let mut format = rmp_serde::Deserializer::new(&mut rest);
-    format.set_max_depth(MAX_DEPTH + 1);
-    match with_stack::<IgnoredAny, _>(|| IgnoredAny::deserialize(&mut format)) {
+    format.set_max_depth(levels + 1);
+    match IgnoredAny::deserialize(&mut format) {
         Ok(_) if rest.is_empty() => Ok(()),
         Ok(_) => Err(codec::left_over(rest.len())),
         Err(DecodeError::DepthLimitExceeded) => {
-            Err(format!("values nest deeper than the {MAX_DEPTH} levels that a Described carries"))
+            Err(format!("values nest deeper than the {levels} levels that a Described carries"))
         }
         Err(error) => Err(format!("the data are not what a Described holds: {error}")),
     }
 }
 
-/// Decodes bytes that [`check`] has seen.
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let mut format = rmp_serde::Deserializer::from_read_ref(bytes).with_human_readable();
-    with_stack::<T, _>(|| T::deserialize(&mut format)).map_err(|error| error.to_string())
+/// Calls `run` with enough stack for so many levels of a value of type `T`. (A stack that grows at
+/// each level would not help: serde reads its buffers by functions of its own, where nobody looks
+/// at the stack.)
+///
+/// Measured for each level: up to 4 KiB in a debug build with small types, 22 KiB with types of
+/// 1 KiB. Only the pages that are used take memory.
+fn with_stack<T, R>(levels: usize, run: impl FnOnce() -> R) -> R {
+    let level_bytes = (16 << 10) + 32 * size_of::<T>();
+    stacker::maybe_grow((levels + 4) * level_bytes, (MAX_DEPTH + 4) * level_bytes, run)
 }
 
 impl<T> From<T> for Described<T> {

@@ -63,8 +63,8 @@ impl Chain {
     }
 }
 
-const TOO_DEEP: &str = "values nest deeper than 100000 levels: no more are carried; send such data \
-                        as a Vec, with indices in place of boxes";
+const TOO_DEEP: &str = "values nest deeper than 100000 levels: no more are carried; send a Vec, with \
+                        indices in place of boxes";
 
 #[test]
 fn deep_values_cross_whatever_stack_there_is() {
@@ -72,7 +72,7 @@ fn deep_values_cross_whatever_stack_there_is() {
     let most = MAX_DEEP_DEPTH / 2;
     for stack in [128 << 10, 2 << 20, 300 << 20] {
         in_thread(stack, || {
-            let bytes = to_bytes(&(7, Deep(Chain::new(most)), 8));
+            let bytes = to_bytes(&(7_u8, Deep(Chain::new(most)), 8_u8));
             let (back, rest) = decode::<(u8, Deep<Chain>, u8)>(&bytes).unwrap();
             assert!(rest.is_empty());
             assert_eq!((back.0, back.2), (7, 8));
