@@ -69,9 +69,9 @@ const MAX_DEEP_IN_DEEP: u32 = 16;
 ///
 /// A `Deep` may be a part of a value, and it may contain channel ends and
 /// [`Shared`](crate::Shared). It is encoded as bytes, which are copied once more than other values.
-/// So wrap the outermost value of a deep type, and not each of its parts. In a format for humans,
-/// such as JSON, and inside a [`Described`](crate::Described), a `Deep<T>` is just a `T`, and has
-/// the limit of that format.
+/// So wrap the outermost value of a deep type, and not each of its parts. In a human-readable
+/// format, such as JSON, and inside a [`Described`](crate::Described), a `Deep<T>` is just a `T`, and
+/// has the limit of that format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deep<T>(pub T);
 

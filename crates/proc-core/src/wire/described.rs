@@ -1,8 +1,9 @@
 //! Values in a format that describes itself, for types that the codec refuses.
 //!
-//! The format is MessagePack with the names of fields, by the crate rmp-serde. Types see a format
-//! for humans, as with JSON: serde's attributes `untagged`, `tag` and `flatten` read a value through
-//! buffers, and these always say so to the type.
+//! The format is MessagePack with the names of fields, by the crate rmp-serde. It is human-readable
+//! in the sense of serde, as JSON is: serde's attributes `untagged`, `tag` and `flatten` read a value
+//! through buffers, and these tell the type that they are human-readable, whatever the format is. (An
+//! `IpAddr` inside `untagged`, for example, is text.)
 
 use std::borrow::Cow;
 use std::io;
@@ -64,7 +65,7 @@ const FEW_LEVELS: usize = 16;
 ///
 /// The format is MessagePack, with the names of fields and variants. Maps with keys of any kind,
 /// bytes, infinities and NaN cross. Channel ends and [`Shared`](crate::Shared) may be inside. In a
-/// format for humans, such as JSON, a `Described<T>` is just a `T`.
+/// human-readable format, such as JSON, a `Described<T>` is just a `T`.
 ///
 /// - `Some(None)` and `Some(())` arrive as `None`, as with JSON.
 /// - Integers of 128 bits are refused where serde's buffers do not hold them: inside `untagged`,

@@ -39,6 +39,8 @@ use support::{Entry, MARKER, be_program};
 /// The programs of all files.
 const PROGRAMS: &[&[Entry]] = &[
     aborts::PROGRAMS,
+    calls::deep_values::PROGRAMS,
+    calls::described_values::PROGRAMS,
     calls::imap::PROGRAMS,
     calls::large_values::PROGRAMS,
     calls::map::PROGRAMS,
@@ -92,6 +94,8 @@ const PROGRAMS: &[&[Entry]] = &[
 fn tests() -> Vec<Trial> {
     let files = [
         aborts::tests(),
+        calls::deep_values::tests(),
+        calls::described_values::tests(),
         calls::imap::tests(),
         calls::large_values::tests(),
         calls::map::tests(),

@@ -161,7 +161,7 @@ fn errors_have_plain_text() {
 }
 
 #[test]
-fn formats_for_humans_see_the_value_itself() {
+fn human_readable_formats_see_the_value_itself() {
     let tree = Deep(Tree::Tuple(1, Box::new(Tree::Leaf)));
     let text = serde_json::to_string(&tree).unwrap();
     assert_eq!(text, r#"{"Tuple":[1,"Leaf"]}"#);

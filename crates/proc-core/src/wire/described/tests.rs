@@ -392,7 +392,7 @@ fn errors_have_plain_text() {
 }
 
 #[test]
-fn formats_for_humans_see_the_value_itself() {
+fn human_readable_formats_see_the_value_itself() {
     let value = Described(Tagged::Struct { x: 1, y: None });
     let text = serde_json::to_string(&value).unwrap();
     assert_eq!(text, r#"{"kind":"Struct","x":1,"y":null}"#);

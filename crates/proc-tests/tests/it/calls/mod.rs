@@ -1,5 +1,7 @@
 //! The calls of a pool.
 
+pub(crate) mod deep_values;
+pub(crate) mod described_values;
 pub(crate) mod imap;
 pub(crate) mod large_values;
 pub(crate) mod map;
