@@ -89,7 +89,9 @@ fn cross_described(arguments: &Arguments) {
         let is_same = |data: &T, value: T| *data == value;
         assert_eq!(with.map(is_same, values).expect("they cross"), [true; 50]);
     }
-    let pool = arguments.pool(2);
+    let pool = Pool::builder().processes(2).start_method(arguments.start_method);
+    let pool = pool.state(|Described(flat): Described<Flat>| flat, Described(flat()));
+    let pool = pool.build().expect("it starts");
     cross(arguments, &pool, Described(untagged()));
     cross(arguments, &pool, Described(flat()));
     cross(arguments, &pool, Described([Tagged::Nothing, flat().tagged]));
@@ -102,11 +104,8 @@ fn cross_described(arguments: &Arguments) {
     cross(arguments, &pool, around.clone());
     cross(arguments, &pool, vec![(1_u8, around); 3]);
     cross(arguments, &pool, Deep((Described(untagged()), flat().tagged == Tagged::Nothing)));
-    let builder = Pool::builder().processes(1).start_method(arguments.start_method);
-    let state = |Described(flat): Described<Flat>| flat;
-    let with_state = builder.state(state, Described(flat())).build().expect("it starts");
     let is_state = |state: &mut Flat, Described(value): Described<Flat>| *state == value;
-    assert!(with_state.with_state().apply(is_state, Described(flat())).expect("it crosses"));
+    assert!(pool.with_state().apply(is_state, Described(flat())).expect("it crosses"));
     // This one crosses in shared memory.
     cross(arguments, &pool, Described(vec![flat(); 5_000]));
     println!("all crossed");
