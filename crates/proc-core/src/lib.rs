@@ -49,9 +49,10 @@
 //!    process makes such a value anew. So do not capture values whose existence proves something
 //!    about one process.)
 //! 3. **Arguments and results are copies**, except [`Shared`]. All owned values that serde can
-//!    write and read back may cross. Some attributes of serde are errors, see [`Message`]. An
-//!    [`Error`] may cross, too. Senders, receivers and shared memory of ipc-channel may be part of
-//!    a value.
+//!    write and read back may cross. Some of them need a wrapper, and are errors without it:
+//!    [`Described`] for `serde_json::Value` and for serde's `untagged`, `tag` and `flatten`, and
+//!    [`Deep`] for values that nest deeper than 256 levels. An [`Error`] may cross, too. Senders,
+//!    receivers and shared memory of ipc-channel may be part of a value.
 //! 4. **A process is contained.** A panic becomes an [`Error`] with its message and source
 //!    position, and the worker lives on. If a worker exits, crashes or is killed, the task that it
 //!    was running fails. The other tasks finish, and the worker is replaced.
@@ -174,7 +175,7 @@ pub use forkserver::{Limits, StartMethod, Stdio, init};
 pub use pool::{Pool, PoolBuilder, WithState, WithStateAndData};
 pub use process::{Child, Process, Sentinel, wait};
 pub use sync::Shared;
-pub use wire::Message;
+pub use wire::{Deep, Described, Message};
 
 /// Channels whose ends may be part of arguments and results. They are those of the version of
 /// ipc-channel that this crate is built with. Ends of channels of another version cannot cross.

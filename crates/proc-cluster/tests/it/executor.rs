@@ -2,7 +2,7 @@
 
 use proc_cluster::ErrorKind::Encode;
 use proc_cluster::{Cluster, Error, Executor, Progress};
-use proc_core::Pool;
+use proc_core::{Deep, Described, Pool};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::support::Server;
@@ -18,6 +18,18 @@ impl Serialize for Odd {
 }
 
 fn take(_: Odd) {}
+
+/// A value of a type that needs a self-describing format.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Setting {
+    Number(f64),
+    Names(Vec<String>),
+}
+
+/// A value that may be deep.
+#[derive(Serialize, Deserialize)]
+struct Nested(Option<Box<(u8, Nested)>>);
 
 /// Makes each call. Returns the results as text.
 fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
@@ -56,6 +68,12 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
     let mut indexed = indexed?;
     indexed.sort_unstable();
     seen.push(format!("{indexed:?}"));
+    let settings = [Setting::Number(0.5), Setting::Names(vec!["name".to_owned()])];
+    let same = |setting: Described<Setting>| setting;
+    seen.push(format!("{:?}", on.map(same, settings.map(Described))?));
+    let nested = (0..500).fold(Nested(None), |nested, n| Nested(Some(Box::new((n as u8, nested)))));
+    let last = |Deep(nested): Deep<Nested>| Deep(nested.0.map(|last| *last));
+    seen.push(format!("{:?}", on.apply(last, Deep(nested))?.0.map(|(n, _)| n)));
     // The first failure ends the call, although the inputs have no end.
     let inputs = (0..).map(|n| (1, i64::from(n < 100)));
     let mut results = on.options().fail_fast().imap_unordered(quotient, inputs);
@@ -71,7 +89,7 @@ fn all_calls(on: &impl Executor) -> Result<Vec<String>, Error> {
 }
 
 /// The results of [`all_calls`].
-const EXPECTED: [&str; 16] = [
+const EXPECTED: [&str; 18] = [
     "[9, 16, 25]",
     "[Some(3), None]",
     "116795",
@@ -84,6 +102,8 @@ const EXPECTED: [&str; 16] = [
     "[]",
     "[20, 10, 20] 9",
     "[(0, 10), (1, 20)]",
+    r#"[Described(Number(0.5)), Described(Names(["name"]))]"#,
+    "Some(243)",
     "Some(Err(Panic)) None",
     "the priority of a call is a number from -100 to 100, not 101",
     "Panic attempt to divide by zero",

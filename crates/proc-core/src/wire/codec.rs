@@ -19,6 +19,16 @@ use super::Sink;
 /// overflow the stack.
 const MAX_DEPTH: u32 = 256;
 
+/// Maximum number of levels that decoded values may nest inside a [`Deep`](super::Deep).
+pub(super) const MAX_DEEP_DEPTH: u32 = 100_000;
+
+/// Free stack in bytes that one level of a deep value may use. If less is free, the next level gets
+/// a new piece of stack.
+const RED_ZONE_BYTES: usize = 512 << 10;
+
+/// Size of a new piece of stack, in bytes. Only the pages that are used take memory.
+const STACK_BYTES: usize = 8 << 20;
+
 /// Number of elements that one decode accepts in addition to one for each byte. Some elements take
 /// no byte (`Vec<()>`), and nothing else would limit their number.
 const MAX_EMPTY_ELEMENTS: usize = 1 << 16;
@@ -75,13 +85,13 @@ impl From<PostcardError> for CodecError {
             PostcardError::DeserializeBadUtf8 => "a string in the data is not UTF-8",
             PostcardError::CollectStrError => "the type's own Display failed",
             PostcardError::SerializeSeqLengthUnknown => {
-                "the type does not know how many elements it has (flatten, an iterator), \
-                 which this encoding needs first"
+                "the type does not know how many elements it has (serde's attribute flatten, an \
+                 iterator), which this encoding needs first: wrap it in proc_core::Described"
             }
             PostcardError::WontImplement => {
-                "the type asks for a self-describing format (serde's attributes tag, untagged \
-                 and flatten do), which this encoding is not: remove these attributes, or send the \
-                 value as text, for example as a JSON string"
+                "the type asks for a self-describing format (serde_json::Value and serde's \
+                 attributes tag, untagged and flatten do), which this encoding is not: wrap it in \
+                 proc_core::Described"
             }
             PostcardError::SerializeBufferFull => "there is not enough memory for the value",
             other => return CodecError(format!("postcard refused it: {other}").into()),
@@ -95,7 +105,7 @@ impl From<PostcardError> for CodecError {
 pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> Result<()> {
     let before = out.len();
     let output = Out(&mut *out);
-    let done = value.serialize(&mut Ser(postcard::Serializer { output }));
+    let done = value.serialize(&mut Ser::<false>(postcard::Serializer { output }));
     if done.is_err() {
         out.truncate(before);
     }
@@ -107,17 +117,41 @@ pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> R
 /// takes.
 #[inline]
 pub(crate) fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
-    let mut reader = Reader {
-        plain: postcard::Deserializer::from_bytes(bytes),
-        elements_left: bytes.len().saturating_add(MAX_EMPTY_ELEMENTS),
-    };
-    let (from, levels) = (&mut reader, MAX_DEPTH);
-    let value = T::deserialize(De { from, levels })?;
+    let mut reader = Reader::new(bytes);
+    let from = &mut reader;
+    let value = T::deserialize(De::<false> { from, levels: MAX_DEPTH })?;
     Ok((value, reader.plain.finalize()?))
 }
 
+/// Tells that the data go on after the value.
+pub(super) fn left_over(len: usize) -> String {
+    format!("the data have {len} bytes more than the value")
+}
+
+/// Appends the encoding of `value` to `out`, on a stack that grows.
+pub(super) fn encode_deep<T: Serialize + ?Sized>(value: &T, out: &mut Sink) -> Result<()> {
+    let output = Out(out);
+    value.serialize(&mut Ser::<true>(postcard::Serializer { output }))
+}
+
+/// Like [`decode`], for a value of up to [`MAX_DEEP_DEPTH`] levels, on a stack that grows.
+pub(super) fn decode_deep<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<(T, &'de [u8])> {
+    let mut reader = Reader::new(bytes);
+    let from = &mut reader;
+    let value = T::deserialize(De::<true> { from, levels: MAX_DEEP_DEPTH })?;
+    Ok((value, reader.plain.finalize()?))
+}
+
+/// Goes down by one level. If the value is `DEEP` and little stack is left, the level gets a new
+/// piece of stack.
+macro_rules! level {
+    ($run:expr) => {
+        if DEEP { stacker::maybe_grow(RED_ZONE_BYTES, STACK_BYTES, || $run) } else { $run }
+    };
+}
+
 /// Wraps postcard's serializer, with [`CodecError`] as its error.
-struct Ser<'a>(postcard::Serializer<Out<'a>>);
+struct Ser<'a, const DEEP: bool>(postcard::Serializer<Out<'a>>);
 
 /// Passes the caller's sink to postcard, which takes its output by value.
 struct Out<'a>(&'a mut Sink);
@@ -165,12 +199,12 @@ macro_rules! pass {
         #[inline]
         fn $call<T: Serialize + ?Sized>($me, $($arg: $ty,)* $value: &T) -> Result<()> {
             $tag?;
-            $value.serialize($me)
+            level!($value.serialize($me))
         }
     )*};
 }
 
-impl Serializer for &mut Ser<'_> {
+impl<const DEEP: bool> Serializer for &mut Ser<'_, DEEP> {
     type Ok = ();
     type Error = CodecError;
 
@@ -242,19 +276,20 @@ impl Serializer for &mut Ser<'_> {
 /// Writes the parts of a compound one after another: postcard puts nothing between them.
 macro_rules! compounds {
     ($($compound:ident { $($call:ident($($key:ident)?)),+ $(; $skip:ident)? })*) => {$(
-        impl ser::$compound for &mut Ser<'_> {
+        impl<const DEEP: bool> ser::$compound for &mut Ser<'_, DEEP> {
             type Ok = ();
             type Error = CodecError;
             $(#[inline]
             fn $call<T: Serialize + ?Sized>(&mut self, $($key: Name,)? value: &T) -> Result<()> {
-                value.serialize(&mut **self)
+                level!(value.serialize(&mut **self))
             })+
             $(#[cold]
             fn $skip(&mut self, field: Name) -> Result<()> {
                 Err(CodecError(
                     format!(
-                        "the field {field} is left out, which the reader of this encoding cannot \
-                         see: remove the attribute skip_serializing_if"
+                        "the field {field} is left out (serde's attribute skip_serializing_if), \
+                         which the reader of this encoding cannot see: wrap the type in \
+                         proc_core::Described"
                     )
                     .into(),
                 ))
@@ -287,35 +322,39 @@ struct Reader<'de> {
 
 impl<'de> Reader<'de> {
     #[inline]
+    fn new(bytes: &'de [u8]) -> Self {
+        let elements_left = bytes.len().saturating_add(MAX_EMPTY_ELEMENTS);
+        Reader { plain: postcard::Deserializer::from_bytes(bytes), elements_left }
+    }
+
+    #[inline]
     fn take<T: Deserialize<'de>>(&mut self) -> Result<T> {
         Ok(T::deserialize(&mut self.plain)?)
     }
 }
 
 /// Wraps postcard's deserializer, with [`CodecError`] as its error.
-struct De<'a, 'de> {
+struct De<'a, 'de, const DEEP: bool> {
     from: &'a mut Reader<'de>,
     levels: u32,
 }
 
-impl<'a, 'de> De<'a, 'de> {
+impl<'a, 'de, const DEEP: bool> De<'a, 'de, DEEP> {
     /// Goes down by one level.
     #[inline]
     fn below(self) -> Result<Self> {
         let levels = self.levels.checked_sub(1);
-        let levels = levels.ok_or_else(|| {
-            CodecError::new("values nest deeper than the 256 levels that are decoded")
-        })?;
+        let levels = levels.ok_or_else(|| too_deep(DEEP))?;
         Ok(De { levels, ..self })
     }
 
     #[inline]
-    fn fields(self, left: usize) -> Parts<'a, 'de> {
+    fn fields(self, left: usize) -> Parts<'a, 'de, DEEP> {
         Parts { de: self, left, has_hint: true }
     }
 
     #[inline]
-    fn elements(self) -> Result<Parts<'a, 'de>> {
+    fn elements(self) -> Result<Parts<'a, 'de, DEEP>> {
         let left: u64 = self.from.take()?;
         let left = usize::try_from(left).map_err(|_| PostcardError::DeserializeBadVarint)?;
         let others = self.from.elements_left.checked_sub(left);
@@ -324,6 +363,16 @@ impl<'a, 'de> De<'a, 'de> {
         self.from.elements_left = others;
         Ok(Parts { de: self, left, has_hint: others >= MAX_EMPTY_ELEMENTS })
     }
+}
+
+#[cold]
+#[inline(never)]
+fn too_deep(is_deep: bool) -> CodecError {
+    let (max, advice) = match is_deep {
+        false => (MAX_DEPTH, "wrap the deep part in proc_core::Deep, which carries 100000 levels"),
+        true => (MAX_DEEP_DEPTH, "no more are carried; send a Vec, with indices in place of boxes"),
+    };
+    CodecError(format!("values nest deeper than {max} levels: {advice}").into())
 }
 
 /// Reads leaves through postcard. Gives each leaf, or access to the parts of a compound, to the
@@ -343,7 +392,7 @@ macro_rules! visits {
     )*};
 }
 
-impl<'de> de::Deserializer<'de> for De<'_, 'de> {
+impl<'de, const DEEP: bool> de::Deserializer<'de> for De<'_, 'de, DEEP> {
     type Error = CodecError;
 
     visits! {
@@ -375,7 +424,10 @@ impl<'de> de::Deserializer<'de> for De<'_, 'de> {
         };
         deserialize_option() => match self.from.take::<Option<()>>()? {
             None => visitor.visit_none(),
-            Some(()) => visitor.visit_some(self.below()?),
+            Some(()) => {
+                let below = self.below()?;
+                level!(visitor.visit_some(below))
+            }
         };
         deserialize_unit() => visitor.visit_unit();
         deserialize_unit_struct(_name: Name) => visitor.visit_unit();
@@ -398,7 +450,7 @@ impl<'de> de::Deserializer<'de> for De<'_, 'de> {
     }
 }
 
-impl<'de> de::EnumAccess<'de> for De<'_, 'de> {
+impl<'de, const DEEP: bool> de::EnumAccess<'de> for De<'_, 'de, DEEP> {
     type Error = CodecError;
     type Variant = Self;
 
@@ -409,7 +461,7 @@ impl<'de> de::EnumAccess<'de> for De<'_, 'de> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for De<'_, 'de> {
+impl<'de, const DEEP: bool> de::VariantAccess<'de> for De<'_, 'de, DEEP> {
     type Error = CodecError;
 
     visits! { self visitor
@@ -424,27 +476,27 @@ impl<'de> de::VariantAccess<'de> for De<'_, 'de> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        seed.deserialize(self)
+        level!(seed.deserialize(self))
     }
 }
 
 /// Remaining parts of a compound. `has_hint` says whether there are enough bytes for them. Only
 /// then does a visitor get their number, since it reserves memory for so many.
-struct Parts<'a, 'de> {
-    de: De<'a, 'de>,
+struct Parts<'a, 'de, const DEEP: bool> {
+    de: De<'a, 'de, DEEP>,
     left: usize,
     has_hint: bool,
 }
 
-impl<'de> Parts<'_, 'de> {
+impl<'de, const DEEP: bool> Parts<'_, 'de, DEEP> {
     #[inline]
     fn part<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
         let (from, levels) = (&mut *self.de.from, self.de.levels);
-        seed.deserialize(De { from, levels })
+        level!(seed.deserialize(De::<DEEP> { from, levels }))
     }
 }
 
-impl<'de> de::SeqAccess<'de> for Parts<'_, 'de> {
+impl<'de, const DEEP: bool> de::SeqAccess<'de> for Parts<'_, 'de, DEEP> {
     type Error = CodecError;
 
     #[inline]
@@ -462,7 +514,7 @@ impl<'de> de::SeqAccess<'de> for Parts<'_, 'de> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for Parts<'_, 'de> {
+impl<'de, const DEEP: bool> de::MapAccess<'de> for Parts<'_, 'de, DEEP> {
     type Error = CodecError;
 
     #[inline]

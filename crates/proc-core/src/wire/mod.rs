@@ -2,8 +2,9 @@
 //!
 //! The layers, from below: `codec` turns a value into bytes; `bulk` does so for a value whose bytes
 //! in memory are also its encoding; `sink` collects the bytes; a [`Payload`] is the bytes together
-//! with the channel ends and the shared memory that were part of the value. The messages of fork
-//! servers and workers are defined by the layers above. This layer starts no processes.
+//! with the channel ends and the shared memory that were part of the value. [`Described`] and
+//! [`Deep`] are values that contain bytes of another encoding. The messages of fork servers and
+//! workers are defined by the layers above. This layer starts no processes.
 //!
 //! While a thread encodes, ipc-channel puts each channel end that it meets into a list of that
 //! thread. The next `send` of the thread takes the whole list along. A receiver that does not take
@@ -14,6 +15,8 @@
 
 mod bulk;
 mod codec;
+mod deep;
+mod described;
 mod message;
 mod sink;
 
@@ -29,6 +32,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::bulk::ValueBytes;
 pub(crate) use self::bulk::{number, number_size};
+pub use self::deep::Deep;
+pub use self::described::Described;
 pub use self::message::Message;
 pub(crate) use self::sink::{LARGE, Lender, Sink};
 use crate::memory::{Arriving, Descriptor, Part};
@@ -440,7 +445,7 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(format!("the data have {} bytes more than the value", rest.len())),
+        Ok((_, rest)) => Err(codec::left_over(rest.len())),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -41,6 +41,8 @@ use support::{Entry, MARKER, be_program};
 const PROGRAMS: &[&[Entry]] = &[
     aborts::PROGRAMS,
     calls::broadcast::PROGRAMS,
+    calls::deep_values::PROGRAMS,
+    calls::described_values::PROGRAMS,
     calls::imap::PROGRAMS,
     calls::large_values::PROGRAMS,
     calls::map::PROGRAMS,
@@ -96,6 +98,8 @@ fn tests() -> Vec<Trial> {
     let files = [
         aborts::tests(),
         calls::broadcast::tests(),
+        calls::deep_values::tests(),
+        calls::described_values::tests(),
         calls::imap::tests(),
         calls::large_values::tests(),
         calls::map::tests(),

@@ -302,9 +302,9 @@ fn errors_of_postcard_have_plain_text() {
     enum Tagged {
         Number { value: u8 },
     }
-    let asks = "the type asks for a self-describing format (serde's attributes tag, untagged and flatten \
-                do), which this encoding is not: remove these attributes, or send the value as text, \
-                for example as a JSON string";
+    let asks = "the type asks for a self-describing format (serde_json::Value and serde's attributes \
+                tag, untagged and flatten do), which this encoding is not: wrap it in \
+                proc_core::Described";
     assert_eq!(refusal::<Tagged>(&encode(&Tagged::Number { value: 1 })), asks);
     assert_eq!(refusal::<serde_json::Value>(&[1]), asks);
     assert_eq!(refusal::<Untagged>(&encode(&Untagged::Number(1))), asks);
@@ -334,6 +334,7 @@ fn errors_of_postcard_have_plain_text() {
     assert_eq!(error.to_string(), "the type's own Display failed");
     let error = encode_into(&Flat { inner: BTreeMap::new() }, &mut out).unwrap_err();
     assert!(error.to_string().starts_with("the type does not know how many elements"));
+    assert!(error.to_string().ends_with("wrap it in proc_core::Described"));
     assert!(out.is_empty());
 }
 
@@ -425,16 +426,12 @@ struct List {
 
 #[test]
 fn depth_of_values_is_limited() {
+    let limit = "values nest deeper than 256 levels: wrap the deep part in proc_core::Deep, which \
+                 carries 100000 levels";
     for bytes in [&[1][..], &[2], &[3, 1]] {
-        assert_eq!(
-            refusal::<Tree>(&bytes.repeat(1 << 20)),
-            "values nest deeper than the 256 levels that are decoded"
-        );
+        assert_eq!(refusal::<Tree>(&bytes.repeat(1 << 20)), limit);
     }
-    assert_eq!(
-        refusal::<List>(&[1; 1 << 20]),
-        "values nest deeper than the 256 levels that are decoded"
-    );
+    assert_eq!(refusal::<List>(&[1; 1 << 20]), limit);
     let tree = (0..100).fold(Tree::Leaf, |tree, _| Tree::Many(vec![tree]));
     decode::<Tree>(&encode(&tree)).unwrap();
 }
@@ -452,4 +449,5 @@ fn encode_refuses_fields_that_are_left_out() {
     assert_eq!(out[..], [1, 1, 2]);
     let error = encode_into(&Sparse { note: None, last: 2 }, &mut out).expect_err("it is sparse");
     assert!(error.to_string().contains("the field note is left out"), "{error}");
+    assert!(error.to_string().ends_with("wrap the type in proc_core::Described"), "{error}");
 }

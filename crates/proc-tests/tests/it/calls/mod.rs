@@ -1,6 +1,8 @@
 //! The calls of a pool.
 
 pub(crate) mod broadcast;
+pub(crate) mod deep_values;
+pub(crate) mod described_values;
 pub(crate) mod imap;
 pub(crate) mod large_values;
 pub(crate) mod map;

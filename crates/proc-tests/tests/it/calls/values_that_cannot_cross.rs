@@ -152,8 +152,8 @@ fn attributes_that_cannot_cross_are_named(start_method: StartMethod) {
         }
         let words: &[&str] = match what.starts_with("flat ") {
             // Encoding fails, because a flattened struct does not say how many fields it has.
-            true => &["flatten"],
-            false => &["self-describing", "tag", "untagged", "flatten"],
+            true => &["flatten", "Described"],
+            false => &["self-describing", "tag", "untagged", "flatten", "Described"],
         };
         let is_letter = |c: char| c.is_alphanumeric() || c == '-';
         for word in words {

@@ -46,7 +46,7 @@ fn share_arrays(arguments: &Arguments) {
     let numbers: Vec<u64> = (0..100_000).collect();
     let data = share(&numbers);
     let seen = pool.map(look, vec![data.clone(); 100]).expect("nothing fails");
-    assert!(seen.iter().all(|(_, _, sum)| *sum == numbers.iter().sum()));
+    assert!(seen.iter().all(|(_, _, sum)| *sum == numbers.iter().sum::<u64>()));
     let places: BTreeSet<_> = seen.iter().map(|(pid, place, _)| (pid, place)).collect();
     let pids: BTreeSet<_> = seen.iter().map(|(pid, ..)| pid).collect();
     println!("one place for each worker: {}", places.len() == pids.len());
