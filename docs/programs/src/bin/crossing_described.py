@@ -3,6 +3,7 @@
 from multiprocessing import Pool
 
 
+# 1 for a number, otherwise how many names there are.
 def size(setting):
     match setting:
         case float():
