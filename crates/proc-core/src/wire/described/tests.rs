@@ -449,6 +449,7 @@ fn nested_values_in_buffers_of_serde_overflow_no_stack() {
     }
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(untagged)]
+    #[allow(clippy::large_enum_variant, reason = "its size takes stack")]
     enum Large {
         Never([[u64; 16]; 8], bool),
         Next(Vec<Large>),

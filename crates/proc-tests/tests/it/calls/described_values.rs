@@ -69,7 +69,7 @@ fn flat() -> Flat {
 }
 
 fn cross_described(arguments: &Arguments) {
-    fn cross<T>(arguments: &Arguments, pool: &Pool, value: T)
+    fn cross<T>(arguments: &Arguments, pool: &Pool<Flat>, value: T)
     where
         T: Clone + Debug + PartialEq + Message + Send + Sync,
     {
@@ -82,12 +82,12 @@ fn cross_described(arguments: &Arguments) {
         let child = Process::new(same, value.clone()).start_method(start_method).start();
         assert_eq!(child.and_then(Child::join).expect("it crosses"), value);
         assert_eq!(pool.apply(same, value.clone()).expect("it crosses"), value);
-        let values = vec![value.clone(); 50];
+        let values = vec![value.clone(); 10];
         assert_eq!(pool.map(same, values.clone()).expect("they cross"), values);
         assert_eq!(InProcess::new().map(same, values.clone()).expect("they cross"), values);
         let with = pool.with(value.clone());
         let is_same = |data: &T, value: T| *data == value;
-        assert_eq!(with.map(is_same, values).expect("they cross"), [true; 50]);
+        assert_eq!(with.map(is_same, values).expect("they cross"), [true; 10]);
     }
     let pool = Pool::builder().processes(2).start_method(arguments.start_method);
     let pool = pool.state(|Described(flat): Described<Flat>| flat, Described(flat()));
@@ -107,7 +107,7 @@ fn cross_described(arguments: &Arguments) {
     let is_state = |state: &mut Flat, Described(value): Described<Flat>| *state == value;
     assert!(pool.with_state().apply(is_state, Described(flat())).expect("it crosses"));
     // This one crosses in shared memory.
-    cross(arguments, &pool, Described(vec![flat(); 5_000]));
+    cross(arguments, &pool, Described(vec![flat(); 2_000]));
     println!("all crossed");
 }
 
@@ -164,19 +164,16 @@ fn cross_with_channel_ends(arguments: &Arguments) {
     print_result("deep and described", pool.apply(send, Deep(Described(ends()))));
     println!("received {:?}", receive(2));
 
-    let send = |(_, first, _, Described(second), third, _): (
-        Value,
-        IpcSender<u64>,
-        Value,
-        Described<Ends>,
-        Deep<IpcSender<u64>>,
-        Value,
-    )| {
+    type Second = (Value, Described<Ends>);
+    type Third = (Deep<IpcSender<u64>>, Value);
+    let send = |(_, first, second, third): (Value, IpcSender<u64>, Second, Third)| {
+        let (Described(second), Deep(third)) = (second.1, third.0);
         first.send(30).expect("somebody receives");
         second.send(40);
         third.send(50).expect("somebody receives");
     };
-    let many = (zeros(), sender.clone(), zeros(), Described(ends()), Deep(sender.clone()), zeros());
+    let third = (Deep(sender.clone()), zeros());
+    let many = (zeros(), sender.clone(), (zeros(), Described(ends())), third);
     print_result("between others", pool.apply(send, many));
     println!("received {:?}", receive(4));
 
