@@ -30,8 +30,10 @@ fn main() -> Result<(), Error> {
     let pool = Pool::builder().processes(2).build()?;
     tiny_tasks(&pool)?;
     large_data(&pool)?;
-    small_call(&pool)?;
-    broadcast(&pool)
+    broadcast(&pool)?;
+    drop(pool);
+    small_call(2)?;
+    small_call(1)
 }
 
 /// A million tiny tasks, with one setting each.
@@ -91,35 +93,24 @@ fn large_data(pool: &Pool) -> Result<(), Error> {
     let check = |results: Vec<f64>| {
         assert!(results.into_iter().eq(tasks().map(|at| at as f64)));
     };
-    let calls: Vec<Call<'_>> = vec![
-        (
-            "Shared::from_slice, then with",
-            Box::new(|| {
-                let shared = Shared::from_slice(&numbers)?;
-                check(pool.with(shared).map(|numbers, at: usize| numbers[at], tasks())?);
-                Ok(())
-            }),
-        ),
-        (
-            "with a Vec",
-            Box::new(|| {
-                let with = pool.with(numbers.clone());
-                check(with.map(|numbers: &Vec<f64>, at: usize| numbers[at], tasks())?);
-                Ok(())
-            }),
-        ),
-        (
-            "the clone of the Vec alone, which is part of the row above",
-            Box::new(|| {
-                std::hint::black_box(numbers.clone());
-                Ok(())
-            }),
-        ),
-    ];
-    let times = in_turns(LARGE_ROUNDS, &calls)?;
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..=LARGE_ROUNDS {
+        let owned = numbers.clone();
+        let begin = Instant::now();
+        let shared = Shared::from_slice(&numbers)?;
+        check(pool.with(shared).map(|numbers, at: usize| numbers[at], tasks())?);
+        let of_shared = begin.elapsed().as_secs_f64();
+        let begin = Instant::now();
+        check(pool.with(owned).map(|numbers: &Vec<f64>, at: usize| numbers[at], tasks())?);
+        let of_vector = begin.elapsed().as_secs_f64();
+        if round > 0 {
+            times[0].push(of_shared);
+            times[1].push(of_vector);
+        }
+    }
     println!("100 MB of f64 for {LARGE_TASKS} tasks, pool of 2, {LARGE_ROUNDS} rounds:\n");
     println!("| call | ms | times Shared |\n|---|---|---|");
-    for ((name, _), own) in calls.iter().zip(&times) {
+    for (name, own) in ["Shared::from_slice, then with", "with a Vec"].into_iter().zip(&times) {
         let ratio = spread(own.iter().zip(&times[0]).map(|(own, shared)| own / shared));
         let own = spread(own.iter().map(|seconds| seconds * 1e3));
         println!("| {name} | {} | {} |", show3(own, 1), show3(ratio, 2));
@@ -129,19 +120,21 @@ fn large_data(pool: &Pool) -> Result<(), Error> {
 }
 
 /// A small call alone, and beside a map of a million tasks.
-fn small_call(pool: &Pool) -> Result<(), Error> {
+fn small_call(workers: usize) -> Result<(), Error> {
+    let pool = Pool::builder().processes(workers).build()?;
     fn spin(micros: u64) {
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_micros(micros) {
             std::hint::spin_loop();
         }
     }
-    println!("A small call beside a map of a million tasks, pool of 2, {ROUNDS} rounds:\n");
-    println!(
-        "| tasks of the map | small call | alone, us | beside the map, us |\n|---|---|---|---|"
-    );
+    println!("A small call now and then, beside a map of a million tasks, pool of {workers}:\n");
+    println!("| tasks of the map | small call | alone, us | beside the map, us | asked, us |");
+    println!("|---|---|---|---|---|");
     for (micros, small) in [(1, 1), (100, 1), (100, 20), (10_000, 1), (10_000, 20)] {
         let call = || {
+            // Without a pause, the small calls would be one long call, which gets half of the time.
+            std::thread::sleep(Duration::from_millis(20));
             let begin = Instant::now();
             pool.map(spin, vec![100; small]).map(|_| begin.elapsed().as_secs_f64() * 1e6)
         };
@@ -151,8 +144,10 @@ fn small_call(pool: &Pool) -> Result<(), Error> {
         std::thread::sleep(Duration::from_millis(300));
         let beside = (0..ROUNDS).map(|_| call()).collect::<Result<Vec<_>, _>>();
         large.cancel();
-        let row = [show3(spread(alone.into_iter()), 0), show3(spread(beside?.into_iter()), 0)];
-        println!("| {micros} us | {small} of 100 us | {} | {} |", row[0], row[1]);
+        let (alone, beside) = (spread(alone.into_iter()), spread(beside?.into_iter()));
+        let asked = micros as f64 + 3.0 * alone[1];
+        let (alone, beside) = (show3(alone, 0), show3(beside, 0));
+        println!("| {micros} us | {small} of 100 us | {alone} | {beside} | {asked:.0} |");
     }
     println!();
     Ok(())

@@ -46,10 +46,10 @@ impl<'a, E: Engine> Options<'a, E> {
     /// taken can go to other workers.
     ///
     /// Without this setting, a pool measures the tasks, and makes chunks of about two milliseconds,
-    /// which become smaller towards the end of the call. A worker takes an eighth of a chunk at a
-    /// time. `imap` and `imap_unordered`, whose inputs may come slowly, take one task at a time, as
-    /// Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an explicit size
-    /// that take almost no time are still sent together.
+    /// which become smaller towards the end of the call. A worker takes a sixty-fourth of a chunk
+    /// at a time. `imap` and `imap_unordered`, whose inputs may come slowly, take one task at a
+    /// time, as Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an explicit
+    /// size that take almost no time are still sent together.
     ///
     /// A chunksize of zero is an error of the call.
     ///

@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -108,10 +109,24 @@ fn seals(access: Access) -> SealFlag {
     }
 }
 
+/// How long [`seal`] tries again while the kernel uses pages of the file.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Fixes the size of a file for good, and its contents too if `access` is [`Access::Read`].
+///
+/// The kernel refuses to fix the contents while it holds a page of the file itself, for example
+/// because it moves the page to other memory. It waits for a moment before it refuses. That may not
+/// be enough for a large file on a busy machine, so this tries again.
 pub(crate) fn seal(fd: &OwnedFd, access: Access) -> io::Result<()> {
-    fcntl(fd, FcntlArg::F_ADD_SEALS(seals(access) | SealFlag::F_SEAL_SEAL))?;
-    Ok(())
+    let deadline = Instant::now() + SEAL_TIMEOUT;
+    loop {
+        match fcntl(fd, FcntlArg::F_ADD_SEALS(seals(access) | SealFlag::F_SEAL_SEAL)) {
+            Err(Errno::EBUSY) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done => return done.map(drop).map_err(io::Error::from),
+        }
+    }
 }
 
 /// Whether a file has the seals for `access`.

@@ -230,6 +230,28 @@ mod tests {
         assert_eq!(&frozen[..], b"abc");
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_sealed_when_the_kernel_holds_its_pages_no_more() {
+        use nix::fcntl::{SpliceFFlags, splice};
+        use std::io::Read;
+        use std::time::Duration;
+
+        let mut file = std::fs::File::from(create(4096).expect("there is memory"));
+        file.write_all(&[7; 4096]).expect("it is not sealed");
+        // A pipe holds the page itself until it is read.
+        let (mut reader, writer) = std::io::pipe().expect("there are descriptors");
+        let mut start = 0;
+        let moved = splice(&file, Some(&mut start), &writer, None, 4096, SpliceFFlags::empty());
+        assert_eq!(moved, Ok(4096));
+        let pipe = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(500)); // the kernel waits a third of this
+            reader.read_exact(&mut [0; 4096])
+        });
+        seal(&OwnedFd::from(file), Access::Read).expect("it waits for the pipe");
+        pipe.join().expect("it does not panic").expect("the pipe has the page");
+    }
+
     #[test]
     fn map_refuses_files_that_are_not_sealed_memory() {
         let file = std::fs::File::open("/proc/self/exe").expect("it is there");

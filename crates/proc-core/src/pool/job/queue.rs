@@ -18,7 +18,7 @@ use crate::wire::{self, Handles, Lender, Message, Sink};
 
 /// How many grains a chunk has if the call asks for no chunksize. A worker takes one grain at a
 /// time, so that grains it has not taken can be given to another worker.
-const GRAINS_PER_CHUNK: usize = 8;
+const GRAINS_PER_CHUNK: usize = 64;
 
 /// The channel ends of an encoded argument that no worker has received yet. Each end takes a
 /// descriptor.

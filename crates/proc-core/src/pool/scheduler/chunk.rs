@@ -62,6 +62,8 @@ impl Scheduler {
     ) -> Result<InFlight, Error> {
         let (inbox, name, attempts) = (Arc::clone(&queue.inbox), queue.name, queue.attempts);
         let (chunksize, slot_id) = (queue.chunksize, queue.slot_id);
+        // Calls that wait share the workers by the time that chunks take.
+        let measured = !queue.is_one_chunk() || !state.queues.is_empty();
         let size = inbox.result_size().unwrap_or(0);
         let Some(cut) = queue.cut(self.processes(), max_bytes, size.min(MAX_ROOM_BYTES)) else {
             return Err(Error::invalid("the call's encoded arguments are incomplete"));
@@ -91,7 +93,7 @@ impl Scheduler {
             count: count as u32,
             grain: grain as u32,
             needs_handles: handles.is_some(),
-            measured: true,
+            measured,
             first: first as u64,
             attempt: attempts,
             data: inbox.data.as_ref().map_or(0, |data| data.id),

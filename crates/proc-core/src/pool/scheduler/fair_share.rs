@@ -117,6 +117,12 @@ impl FairQueues {
         queue
     }
 
+    /// Begins to count the time of a call, or counts it again. A call that had nothing to do has no
+    /// claim to the time that has passed.
+    pub(super) fn begin(&self, inbox: &Inbox) {
+        inbox.set_virtual_time(inbox.virtual_time().max(self.clock));
+    }
+
     /// Queues tasks behind those of the same call. Returns the turn of the call if it is new.
     pub(super) fn push_back(&mut self, queue: TaskQueue) -> Option<Turn> {
         if let Some(slot_id) = queue.slot_id {
@@ -125,8 +131,7 @@ impl FairQueues {
         }
         let is_new = !self.has_turn(&queue.inbox);
         if is_new {
-            // A call that had nothing to do has no claim to the time that has passed.
-            queue.inbox.set_virtual_time(queue.inbox.virtual_time().max(self.clock));
+            self.begin(&queue.inbox);
         }
         let turn = self.turn_of(&queue.inbox);
         self.calls.entry(turn).or_default().push_back(queue);

@@ -238,10 +238,7 @@ impl Scheduler {
             if let Some(size) = state.result_sizes.get(&queue.name) {
                 queue.inbox.expect_size(*size);
             }
-            let tasks = queue.left;
-            if let Some(turn) = state.queues.push_back(queue) {
-                self.make_way(&mut state, turn, tasks);
-            }
+            self.accept(&mut state, queue);
             self.dispatch(&mut state);
             if timed {
                 self.start_timeout_watcher(&mut state)?;

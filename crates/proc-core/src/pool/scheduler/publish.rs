@@ -34,6 +34,24 @@ enum Room {
     Bytes(usize),
 }
 
+/// What the next chunk of a queue needs.
+struct Wish {
+    /// Whether neither its size nor its room depends on measurements.
+    are_sizes_known: bool,
+    /// How many bytes of shared memory its first task probably needs.
+    cost: usize,
+}
+
+impl Wish {
+    fn of(queue: &TaskQueue) -> Wish {
+        let size = queue.inbox.result_size();
+        Wish {
+            are_sizes_known: queue.is_one_chunk() && size.is_some(),
+            cost: queue.next_cost(size.unwrap_or(0).min(MAX_ROOM_BYTES)),
+        }
+    }
+}
+
 impl Scheduler {
     /// Ends the pool: open calls fail with `cause`, and workers are dismissed.
     pub(super) fn end_pool(&self, state: &mut State, cause: Option<Error>) {
@@ -241,10 +259,22 @@ impl Scheduler {
             return self.publish(state, ticket);
         }
         let Room::Bytes(max_bytes) = can_cut else { return None };
-        let ticket = state.free.pop()?;
         let (turn, _) = state.queues.first()?;
-        let mut queue = state.queues.pop_first()?;
-        match self.prepare(state, &mut queue, Some(turn), max_bytes) {
+        let queue = state.queues.pop_first()?;
+        self.publish_next(state, queue, Some(turn), max_bytes)
+    }
+
+    /// Publishes the next chunk of a queue, and puts the rest of the queue back. Returns its number
+    /// of grains.
+    fn publish_next(
+        &self,
+        state: &mut State,
+        mut queue: TaskQueue,
+        turn: Option<Turn>,
+        max_bytes: usize,
+    ) -> Option<usize> {
+        let ticket = state.free.pop()?;
+        match self.prepare(state, &mut queue, turn, max_bytes) {
             Ok(mut in_flight) => {
                 in_flight.charge = state.queues.put_back(queue, in_flight.count);
                 if in_flight.stealable {
@@ -263,22 +293,45 @@ impl Scheduler {
         }
     }
 
+    /// Queues tasks of a call, or publishes them at once if they are one chunk and nothing waits.
+    pub(super) fn accept(&self, state: &mut State, queue: TaskQueue) {
+        let is_alone = state.queues.is_empty()
+            && state.requeued.is_empty()
+            && state.overtakable_tickets == 0
+            && queue.inbox.options.priority == 0
+            && queue.is_one_chunk();
+        if is_alone && let Room::Bytes(max_bytes) = self.room_for(state, Wish::of(&queue)) {
+            state.queues.begin(&queue.inbox);
+            if let Some(grains) = self.publish_next(state, queue, None, max_bytes) {
+                self.wake(state, grains);
+            }
+            return;
+        }
+        let tasks = queue.left;
+        if let Some(turn) = state.queues.push_back(queue) {
+            self.make_way(state, turn, tasks);
+        }
+    }
+
     /// Whether a chunk may be cut from the queue that is served next.
     fn can_cut(&self, state: &mut State) -> Room {
-        let Some((_, queue)) = state.queues.first() else { return Room::Later };
+        let wish = state.queues.first().map(|(_, queue)| Wish::of(queue));
+        wish.map_or(Room::Later, |wish| self.room_for(state, wish))
+    }
+
+    /// Whether a chunk may be cut from a queue.
+    fn room_for(&self, state: &mut State, wish: Wish) -> Room {
         // While the size or the room of chunks depends on measurements, chunks are cut only just
         // ahead of the workers. So later chunks can use newer measurements.
-        let are_sizes_known = queue.is_one_chunk() && queue.inbox.result_size().is_some();
-        let max_in_flight = if are_sizes_known { usize::MAX } else { 2 * self.processes() + 2 };
+        let max_in_flight =
+            if wish.are_sizes_known { usize::MAX } else { 2 * self.processes() + 2 };
         let waiting = state.requeued.len() + state.assigned_tickets;
         if state.in_flight.len() - waiting >= max_in_flight {
             return Room::Later;
         }
-        let result_size = queue.inbox.result_size().unwrap_or(0).min(MAX_ROOM_BYTES);
-        let next_cost = queue.next_cost(result_size);
         let max_bytes = self.memory_left(state);
         // A chunk that does not fit under the memory limit goes alone.
-        if state.free.is_empty() || (next_cost > max_bytes && !state.in_flight.is_empty()) {
+        if state.free.is_empty() || (wish.cost > max_bytes && !state.in_flight.is_empty()) {
             return Room::None;
         }
         Room::Bytes(max_bytes)
