@@ -3,6 +3,7 @@
 from multiprocessing import Pool
 
 
+# A setting is a number or a list of names.
 def size(setting):
     match setting:
         case float():

@@ -4,18 +4,18 @@ use anyhow::Result;
 use proc_core::{Described, Pool};
 use serde::{Deserialize, Serialize};
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Setting {
-    Number(f64),
-    Names(Vec<String>),
-}
-
 fn size(Described(setting): Described<Setting>) -> usize {
     match setting {
         Setting::Number(_) => 1,
         Setting::Names(names) => names.len(),
     }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Setting {
+    Number(f64),
+    Names(Vec<String>),
 }
 
 fn main() -> Result<()> {
