@@ -3,7 +3,7 @@
 from multiprocessing import Pool
 
 
-# 1 for a number, otherwise how many names there are.
+# A setting is a number or a list of names.
 def size(setting):
     match setting:
         case float():
