@@ -48,7 +48,8 @@ pub(super) fn run<J: Job, A: Message, R: Message>(
         map.send(&mut inputs)?;
         map.job.end();
         while map.unfinished > 0 {
-            if let Some(arrived) = map.job.wait(map.unfinished, None) {
+            let wanted = if map.fail_fast { 1 } else { map.unfinished };
+            if let Some(arrived) = map.job.wait(wanted, None) {
                 map.take_in(arrived?)?;
             }
         }

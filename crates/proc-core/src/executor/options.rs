@@ -172,8 +172,11 @@ impl<'a, E: Engine> Options<'a, E> {
 
     /// Sets the priority of the call: a number from -100 to 100. The default is 0.
     ///
-    /// Workers begin no task of a call while tasks of a call with a higher priority wait. Calls of
-    /// the same priority get the same share of the workers' time, however many tasks they have.
+    /// Workers begin no task of a call while tasks of a call with a higher priority wait, with two
+    /// exceptions: a worker goes on with tasks that it has taken together (see
+    /// [`chunksize`](Options::chunksize)), and it runs its task of a
+    /// [`broadcast`](crate::Pool::broadcast) before all others. Calls of the same priority get the
+    /// same share of the workers' time, however many tasks they have.
     ///
     /// # Examples
     ///

@@ -53,6 +53,8 @@ const TEXT: &str = "{wide_msg}";
 pub fn progress_bar() -> impl FnMut(Progress) + Send + 'static {
     let mut line = None;
     move |progress| {
+        // A call whose caller panicked has not reported its end.
+        line = line.take().filter(|line: &Line| line.last_report <= progress.elapsed);
         let shown: &mut Line = line.get_or_insert_with(Line::begin);
         shown.show(&progress);
         if progress.is_over() {
@@ -67,17 +69,19 @@ struct Line {
     /// Draws nothing if stderr is no terminal.
     bar: ProgressBar,
     template: &'static str,
-    /// When the line may be drawn again, as a time since the call began.
+    /// When the last report and the next drawing are, as times since the call began.
+    last_report: Duration,
     next_drawing: Duration,
 }
 
 impl Line {
     fn begin() -> Line {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        Line { bar, template: "", next_drawing: Duration::ZERO }
+        Line { bar, template: "", last_report: Duration::ZERO, next_drawing: Duration::ZERO }
     }
 
     fn show(&mut self, progress: &Progress) {
+        self.last_report = progress.elapsed;
         let is_due = progress.is_over || progress.elapsed >= self.next_drawing;
         if !is_due || self.bar.is_hidden() {
             return;

@@ -12,11 +12,14 @@ impl<S> Pool<S> {
     /// numbers.
     ///
     /// Each worker gets the argument (which cannot be a receiver, because only one worker could have
-    /// that), and runs the function when it has finished its present chunk.
+    /// that), and runs the function when it has finished its present chunk. The argument is encoded
+    /// once for each worker. For a large one, use [`with`](Pool::with) or [`Shared`](crate::Shared),
+    /// which are encoded once.
+    ///
     /// If a worker dies before it has begun, the worker that replaces it runs the function. Workers
-    /// that have left because they were idle are not started for it, unless there are no others. To
-    /// learn which worker gave a result, return [`current().worker()`](crate::Current::worker) with
-    /// it.
+    /// that have left because they were idle are not started for it, unless there are no others. A
+    /// worker that is missing because none could be started in its place is left out, too. To learn
+    /// which worker gave a result, return [`current().worker()`](crate::Current::worker) with it.
     ///
     /// Together with [`with_state`](Pool::with_state), this returns what the workers have gathered:
     /// see [`WithState::broadcast`].
@@ -53,8 +56,8 @@ impl<S> Pool<S> {
 impl<S> Options<'_, Pool<S>> {
     /// Calls `function` once in each worker; see [`Pool::broadcast`].
     ///
-    /// The settings hold for each worker's task. With [`retries`](Options::retries), the same slot
-    /// of the pool tries again.
+    /// The settings hold for each worker's task. With [`retries`](Options::retries), the worker with
+    /// the same number tries again. [`progress`](Options::progress) shows nothing.
     ///
     /// # Errors
     ///
@@ -209,10 +212,11 @@ fn run<S, A: Message, R: Message>(
     let queues = slots.into_iter().enumerate().map(encode).collect::<Result<Vec<_>, Error>>()?;
     let mut results: Vec<Option<Result<R, Error>>> = queues.iter().map(|_| None).collect();
     let mut unfinished = queues.len();
-    scheduler.submit_for_slots(queues)?;
+    job.submit_for_slots(queues)?;
     let mut failure = None;
     while unfinished > 0 && failure.is_none() {
-        match job.wait(unfinished, None) {
+        let wanted = if call.fail_fast { 1 } else { unfinished };
+        match job.wait(wanted, None) {
             Some(Ok(arrived)) => {
                 unfinished -= arrived.count();
                 arrived.decode(|task, result: Result<R, Error>| match result {

@@ -134,10 +134,25 @@ impl PoolJob {
         &self.inbox
     }
 
+    /// Hands out the tasks of a broadcast.
+    pub(super) fn submit_for_slots(&mut self, queues: Vec<TaskQueue>) -> Result<(), Error> {
+        self.scheduler.submit_for_slots(queues)?;
+        self.reserved = 0;
+        Ok(())
+    }
+
     /// Pushes one task whose argument is encoded already.
     #[cfg(feature = "remote")]
     pub(super) fn push_encoded(&mut self, argument: &[u8]) {
         self.queue.push_encoded(argument);
+    }
+}
+
+impl Drop for PoolJob {
+    /// Gives back the room for tasks that were never submitted, for example because an argument
+    /// could not be encoded.
+    fn drop(&mut self) {
+        self.inbox.subtract_counted(self.reserved);
     }
 }
 

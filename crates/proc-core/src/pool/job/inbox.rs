@@ -96,7 +96,7 @@ impl Inbox {
     }
 
     /// Counts at most `tasks` of the call as pending no more.
-    fn subtract_counted(&self, tasks: usize) {
+    pub(crate) fn subtract_counted(&self, tasks: usize) {
         let Some(pending) = &self.pending else { return };
         let less = |counted: usize| Some(counted.saturating_sub(tasks));
         let before = self.counted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);

@@ -256,11 +256,12 @@ impl Scheduler {
         let claimed = self.claimed_tickets(state);
         for (ticket, slot_id) in &claimed {
             let (ticket, slot_id) = (*ticket, *slot_id);
+            let is_ready = state.slots.get(slot_id as usize).is_some_and(|slot| slot.ready);
             let Some(in_flight) = state.in_flight.get_mut(&ticket) else { continue };
             let Some(timeout) = in_flight.inbox.options.timeout else { continue };
             let is_busy = || claimed.iter().any(|(other, of)| *of == slot_id && *other != ticket);
-            if self.board.is_assigned(ticket, slot_id) && is_busy() {
-                in_flight.stuck = None; // it waits for the worker's present chunk
+            if self.board.is_assigned(ticket, slot_id) && (!is_ready || is_busy()) {
+                in_flight.stuck = None; // it waits for the worker's start or present chunk
                 continue;
             }
             let progress = self.board.progress(ticket);

@@ -349,6 +349,20 @@ fn stop_one(arguments: &Arguments) {
         assert_eq!(broadcast.join().expect("it does not panic").expect("none is stopped").len(), 2);
     });
     held.get().expect("nothing fails");
+    // Nor is a worker that is not ready yet.
+    let wait = |mark: PathBuf| marker_files::wait_for(&mark);
+    let builder = arguments.pool_builder(2).initializer(wait, files.path("ready"));
+    let Ok(pool) = builder.build() else {
+        assert_eq!(arguments.start_method, StartMethod::Fork, "its second pool has threads");
+        return;
+    };
+    std::thread::scope(|scope| {
+        let broadcast =
+            scope.spawn(|| pool.options().timeout(Duration::from_millis(100)).broadcast(who, ()));
+        std::thread::sleep(Duration::from_secs(2)); // as above
+        marker_files::create(&files.path("ready"));
+        assert_eq!(broadcast.join().expect("it does not panic").expect("all get ready").len(), 2);
+    });
 }
 
 fn stopped_worker_fails_its_task_of_a_broadcast_alone(start_method: StartMethod) {

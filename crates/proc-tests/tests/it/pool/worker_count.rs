@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use proc_core::{Error, ErrorKind, Pool, PoolBuilder, StartMethod};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::support::descriptors::leave_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
@@ -32,6 +33,7 @@ programs![
     grow,
     cannot_grow,
     fill_up,
+    give_room_back,
     max_tasks_per_child,
     refused_numbers
 ];
@@ -55,6 +57,7 @@ tests! {
     worker_that_has_grown_is_replaced: forkserver spawn fork;
     limit_of_memory_that_cannot_be_kept_is_an_error: forkserver spawn fork;
     full_pool_gives_tasks_back: forkserver spawn fork;
+    task_that_cannot_be_encoded_takes_no_room: forkserver spawn fork;
 }
 
 fn build(builder: PoolBuilder) -> Pool {
@@ -506,6 +509,41 @@ fn cannot_grow(arguments: &Arguments) {
 
 fn limit_of_memory_that_cannot_be_kept_is_an_error(start_method: StartMethod) {
     run(cannot_grow, start_method, &[]).succeeded();
+}
+
+/// An argument that cannot be encoded.
+#[derive(Clone, Copy, Deserialize)]
+struct Stubborn;
+
+impl Serialize for Stubborn {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it stays here"))
+    }
+}
+
+/// Tasks whose argument cannot be encoded, in a pool with room for two.
+fn give_room_back(arguments: &Arguments) {
+    let pool = build(arguments.pool_builder(2).max_pending(2));
+    let take = |_: Stubborn| ();
+    for _ in 0..3 {
+        let errors = [
+            pool.apply(take, Stubborn).expect_err("it cannot be encoded"),
+            pool.apply_async(take, Stubborn).err().expect("it cannot be encoded"),
+            pool.try_apply_async(take, Stubborn).err().expect("it cannot be encoded"),
+            pool.map_async(take, [Stubborn; 2]).err().expect("they cannot be encoded"),
+            pool.map(take, [Stubborn; 2]).expect_err("they cannot be encoded"),
+            pool.broadcast(take, Stubborn).expect_err("it cannot be encoded"),
+        ];
+        assert!(errors.iter().all(|error| error.kind() == ErrorKind::Encode), "{errors:?}");
+    }
+    let room = || pool.try_apply_async(|()| work_forever(), ()).expect("the pool is open");
+    let tasks = [room(), room()];
+    assert!(tasks.iter().all(Result::is_ok), "there is room for two");
+    assert!(room().is_err(), "there is room for two only");
+}
+
+fn task_that_cannot_be_encoded_takes_no_room(start_method: StartMethod) {
+    run(give_room_back, start_method, &[]).succeeded();
 }
 
 /// At most three tasks wait or run.
