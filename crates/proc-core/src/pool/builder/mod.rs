@@ -213,8 +213,9 @@ impl<S> PoolBuilder<S> {
     /// Limits how much of the memory that the pool shares with its workers arguments and results
     /// may use, in bytes. Without this setting, there is no limit.
     ///
-    /// This does not limit what a task allocates: [`Limits::address_space`] does. If that is set,
-    /// arguments and results may use at most a quarter of the address space.
+    /// This does not limit what a task allocates:
+    /// [`Limits::address_space`](crate::Limits::address_space) does. If that is set, arguments and
+    /// results may use at most a quarter of the address space.
     ///
     /// At the limit, calls such as [`Pool::map`] and [`Pool::imap`] wait before they encode more
     /// inputs. The `_async` calls never wait: their further arguments stay in the caller's memory.

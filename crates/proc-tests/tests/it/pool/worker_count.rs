@@ -512,7 +512,7 @@ fn limit_of_memory_that_cannot_be_kept_is_an_error(start_method: StartMethod) {
 }
 
 /// An argument that cannot be encoded.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 struct Stubborn;
 
 impl Serialize for Stubborn {
@@ -528,9 +528,9 @@ fn give_room_back(arguments: &Arguments) {
     for _ in 0..3 {
         let errors = [
             pool.apply(take, Stubborn).expect_err("it cannot be encoded"),
-            pool.apply_async(take, Stubborn).err().expect("it cannot be encoded"),
-            pool.try_apply_async(take, Stubborn).err().expect("it cannot be encoded"),
-            pool.map_async(take, [Stubborn; 2]).err().expect("they cannot be encoded"),
+            pool.apply_async(take, Stubborn).expect_err("it cannot be encoded"),
+            pool.try_apply_async(take, Stubborn).expect_err("it cannot be encoded"),
+            pool.map_async(take, [Stubborn; 2]).expect_err("they cannot be encoded"),
             pool.map(take, [Stubborn; 2]).expect_err("they cannot be encoded"),
             pool.broadcast(take, Stubborn).expect_err("it cannot be encoded"),
         ];
