@@ -107,8 +107,8 @@ fn figures_of_other_pages_are_those_of_the_recorded_run() {
     }
 }
 
-/// Checks what is made from a whole run: a page of its own, perhaps another one for the details, and
-/// a plot.
+/// Checks what is made from a whole run: a page of its own, perhaps another one for the details,
+/// and a plot.
 fn check_own(run: &str, details_page: &str) {
     let (record, page) = (record(run), format!("{run}.md"));
     let summary = table::summary(&record).expect("a summary of the run");

@@ -1,10 +1,11 @@
-//! What data, settings and broadcasts cost: times calls of one pool in turns, beside the plain call.
+//! What data, settings and broadcasts cost: times calls of one pool in turns, beside the plain
+//! call.
 //!
 //!     cargo run --release -p proc-bench --bin call-settings
 //!
 //! In a round, each call is made once, so that other load of the machine hits all of them. A row
-//! compares a call with the plain call of the same round: the median over the rounds, and the middle
-//! half of them.
+//! compares a call with the plain call of the same round: the median over the rounds, and the
+//! middle half of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

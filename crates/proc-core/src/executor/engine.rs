@@ -120,8 +120,8 @@ pub trait Job: Send {
     /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
 
-    /// Makes room for `tasks` tasks that will be pushed, where the number of tasks is limited. Waits
-    /// for it if `wait` is true. Returns whether there is room.
+    /// Makes room for `tasks` tasks that will be pushed, where the number of tasks is limited.
+    /// Waits for it if `wait` is true. Returns whether there is room.
     ///
     /// # Errors
     ///

@@ -48,8 +48,8 @@ impl<'a, E: Engine> Options<'a, E> {
     /// Without this setting, a pool measures the tasks, and makes chunks of about two milliseconds,
     /// which become smaller towards the end of the call. A worker takes a sixty-fourth of a chunk
     /// at a time. `imap` and `imap_unordered`, whose inputs may come slowly, take one task at a
-    /// time, as Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an explicit
-    /// size that take almost no time are still sent together.
+    /// time, as Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an
+    /// explicit size that take almost no time are still sent together.
     ///
     /// A chunksize of zero is an error of the call.
     ///
@@ -140,8 +140,8 @@ impl<'a, E: Engine> Options<'a, E> {
     /// is [cancelled](crate::Task::cancel), or when its pool is ended. Then
     /// [`Current::stop_requested`](crate::Current::stop_requested) is true in the task, and its
     /// worker gets the signal that [`PoolBuilder::stop_signal`](crate::PoolBuilder::stop_signal)
-    /// sets. A value that the task returns within the grace period is its result. When the period is
-    /// over, the worker is killed.
+    /// sets. A value that the task returns within the grace period is its result. When the period
+    /// is over, the worker is killed.
     ///
     /// # Examples
     ///
@@ -161,7 +161,7 @@ impl<'a, E: Engine> Options<'a, E> {
     ///     let pool = proc_core::Pool::builder().processes(1).build()?;
     ///     let options = pool.options().timeout(Duration::from_millis(50));
     ///     let options = options.grace(Duration::from_secs(10));
-    ///     assert!(options.apply(count_until_stopped, ())? > 0); // what it had when its time was over
+    ///     assert!(options.apply(count_until_stopped, ())? > 0); // what it had by then
     ///     Ok(())
     /// }
     /// ```
@@ -223,8 +223,8 @@ impl<'a, E: Engine> Options<'a, E> {
     ///
     /// Inputs that no worker has begun do not run. Tasks that are running end by themselves, and
     /// their results are dropped. `map` returns the error of the task that failed first; `try_map`
-    /// returns an error for each input that has no result, which says that it was cancelled; for the
-    /// iterators of `imap` and `imap_unordered`, the error is the last item.
+    /// returns an error for each input that has no result, which says that it was cancelled; for
+    /// the iterators of `imap` and `imap_unordered`, the error is the last item.
     ///
     /// # Examples
     ///

@@ -10,8 +10,8 @@ use super::progress::Progress;
 /// The shortest time between two drawings. A fast call reports thousands of times a second.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Template of the line if the number of tasks is known. The bar has a fixed width, so that the text
-/// can be cut off where the terminal is too narrow.
+/// Template of the line if the number of tasks is known. The bar has a fixed width, so that the
+/// text can be cut off where the terminal is too narrow.
 const WITH_BAR: &str = "[{bar:24}] {wide_msg}";
 
 /// Template if the number of tasks is not known.
@@ -20,8 +20,8 @@ const WITH_SPINNER: &str = "{spinner} {wide_msg}";
 /// Template if the call has ended and the number of tasks was never known.
 const TEXT: &str = "{wide_msg}";
 
-/// Returns a function for [`Options::progress`](crate::Options::progress) that shows a bar: one line
-/// on stderr, with the number of tasks that are done, their rate, and the time that remains.
+/// Returns a function for [`Options::progress`](crate::Options::progress) that shows a bar: one
+/// line on stderr, with the number of tasks that are done, their rate, and the time that remains.
 ///
 /// ```text
 /// [========>               ] 345/1000, 2 failed, 1 retried, 120/s, 00:00:05 left

@@ -51,8 +51,8 @@ pub struct Task<T> {
     cancels_on_drop: bool,
 }
 
-/// How long a call with a deadline that is near or over takes in results that have arrived. More
-/// may arrive all the time.
+/// How long a call that must not wait takes in results that have arrived: one with a deadline that
+/// is near or over, and a future. More may arrive all the time.
 const TAKE_IN_TIME: Duration = Duration::from_millis(5);
 
 /// A call that is not done, and that has one result when it is done. Hides the engine from
@@ -90,11 +90,17 @@ where
     }
 
     fn poll(&mut self, waker: &Waker) -> Option<Result<T, Error>> {
+        let mut last_moment = None;
         loop {
             let arrived = self.job.poll_or_wake(waker)?;
             let result = self.take_in(arrived);
             if result.is_some() {
                 return result;
+            }
+            let last_moment = last_moment.get_or_insert_with(|| Instant::now() + TAKE_IN_TIME);
+            if *last_moment <= Instant::now() {
+                waker.wake_by_ref(); // other futures of the thread go first
+                return None;
             }
         }
     }

@@ -20,8 +20,8 @@ use crate::wire::Message;
 /// fn main() -> Result<(), proc_core::Error> {
 ///     proc_core::init();
 ///     let pool = proc_core::Pool::builder().processes(2).build()?;
-///     let prices = HashMap::from([("tea", 3), ("bread", 4)].map(|(what, n)| (what.to_string(), n)));
-///     let shop = pool.with(prices); // the map crosses once to each worker
+///     let prices = [("tea", 3), ("bread", 4)].map(|(what, n)| (what.to_string(), n));
+///     let shop = pool.with(HashMap::from(prices)); // the map crosses once to each worker
 ///     let price = |prices: &HashMap<String, u32>, what: String| prices[&what];
 ///     assert_eq!(shop.map(price, ["tea", "bread"].map(String::from))?, [3, 4]);
 ///     assert_eq!(shop.apply(price, "tea".to_string())?, 3); // another call, the same data

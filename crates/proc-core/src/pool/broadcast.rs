@@ -11,10 +11,10 @@ impl<S> Pool<S> {
     /// Calls `function` once in each worker, and returns the results in the order of the workers'
     /// numbers.
     ///
-    /// Each worker gets the argument (which cannot be a receiver, because only one worker could have
-    /// that), and runs the function when it has finished its present chunk. The argument is encoded
-    /// once for each worker. For a large one, use [`with`](Pool::with) or [`Shared`](crate::Shared),
-    /// which are encoded once.
+    /// Each worker gets the argument (which cannot be a receiver, because only one worker could
+    /// have that), and runs the function when it has finished its present chunk. The argument is
+    /// encoded once for each worker. Give a large one to [`with`](Pool::with), which encodes it
+    /// once, or put it into a [`Shared`](crate::Shared).
     ///
     /// If a worker dies before it has begun, the worker that replaces it runs the function. Workers
     /// that have left because they were idle are not started for it, unless there are no others. A
@@ -56,8 +56,8 @@ impl<S> Pool<S> {
 impl<S> Options<'_, Pool<S>> {
     /// Calls `function` once in each worker; see [`Pool::broadcast`].
     ///
-    /// The settings hold for each worker's task. With [`retries`](Options::retries), the worker with
-    /// the same number tries again. [`progress`](Options::progress) shows nothing.
+    /// The settings hold for each worker's task. With [`retries`](Options::retries), the worker
+    /// with the same number tries again. [`progress`](Options::progress) shows nothing.
     ///
     /// # Errors
     ///

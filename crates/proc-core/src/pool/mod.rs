@@ -97,8 +97,8 @@ impl<S> Pool<S> {
     /// once, however many calls are made. Each worker decodes them once, and keeps them until the
     /// last clone of the `With` is dropped and its calls are done. (A worker keeps at most 64 of
     /// such data, with 256 MiB of encoded bytes together; it gets the others again when it needs
-    /// them.) A [`Shared`](crate::Shared) in the data is not copied at all. Receivers cannot be part
-    /// of the data, because only one worker could have them.
+    /// them.) A [`Shared`](crate::Shared) in the data is not copied at all. Receivers cannot be
+    /// part of the data, because only one worker could have them.
     ///
     /// If the data cannot be encoded, each call fails with that error. If a worker cannot decode
     /// them, the call ends with one error
@@ -395,9 +395,9 @@ impl<S> Pool<S> {
     ///
     /// Busy workers, and workers that are not ready yet, are killed at once (SIGKILL), unless the
     /// call of their task has a [grace period](Options::grace). They get no SIGTERM. Idle workers
-    /// exit by themselves, and are killed if they have not exited after half a second. Programs that
-    /// a task has executed go on. Returns when all workers have exited. The page `docs/signals.md`
-    /// of [the book](crate#the-book) tells more about signals.
+    /// exit by themselves, and are killed if they have not exited after half a second. Programs
+    /// that a task has executed go on. Returns when all workers have exited. The page
+    /// `docs/signals.md` of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

@@ -274,7 +274,7 @@ impl<R: Message> Child<R> {
     /// fn main() -> Result<(), proc_core::Error> {
     ///     proc_core::init();
     ///     let server = Process::new(serve, ()).start()?;
-    ///     let error = server.stop(Duration::from_secs(60)).expect_err("it serves until it is stopped");
+    ///     let error = server.stop(Duration::from_secs(60)).expect_err("it serves until then");
     ///     assert!(error.to_string().contains("SIGTERM"));
     ///     Ok(())
     /// }

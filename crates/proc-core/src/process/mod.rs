@@ -209,7 +209,8 @@ where
     ///
     /// fn main() -> Result<(), proc_core::Error> {
     ///     proc_core::init();
-    ///     let child = Process::new(|()| std::env::current_dir().ok(), ()).current_dir("/").start()?;
+    ///     let process = Process::new(|()| std::env::current_dir().ok(), ());
+    ///     let child = process.current_dir("/").start()?;
     ///     assert_eq!(child.join()?, Some(PathBuf::from("/")));
     ///     Ok(())
     /// }
@@ -223,8 +224,8 @@ where
     /// [`Stdio`]. By default it is empty.
     ///
     /// With [`StartMethod::Fork`], the process is a copy of the caller. So it begins with the input
-    /// that the caller has buffered from its own stdin. If `stdin` is the reading end of a pipe, the
-    /// process also holds a copy of the writing end. It then never reads the end of its input,
+    /// that the caller has buffered from its own stdin. If `stdin` is the reading end of a pipe,
+    /// the process also holds a copy of the writing end. It then never reads the end of its input,
     /// unless the caller closes the writing end before the start.
     ///
     /// # Examples

@@ -1,5 +1,5 @@
-//! Counts of the code that runs: coverage (`-C instrument-coverage`), and profiles for the optimizer
-//! (`-C profile-generate`).
+//! Counts of the code that runs: coverage (`-C instrument-coverage`), and profiles for the
+//! optimizer (`-C profile-generate`).
 //!
 //! A compiler with these options links a runtime of LLVM into the program. The runtime writes the
 //! counts to a file in an exit handler. But the processes of this crate are copies of a fork

@@ -20,9 +20,9 @@ const MAX_DEEP_IN_DEEP: u32 = 16;
 /// unnamed field, are not.) Beyond the limit, the call returns an error, which says so.
 ///
 /// Encoding and decoding a `Deep` do not overflow the stack: they continue on a new piece of stack
-/// when the thread has little left. (A [`Described`](crate::Described) inside does not.) But most other code that calls itself for each level of a
-/// value, such as `drop`, `==` and `{:?}`, can overflow the stack. By `Deep`, you say that your code
-/// can cope with such values.
+/// when the thread has little left. (A [`Described`](crate::Described) inside does not.) But most
+/// other code that calls itself for each level of a value, such as `drop`, `==` and `{:?}`, can
+/// overflow the stack. By `Deep`, you say that your code can cope with such values.
 ///
 /// # Examples
 ///
@@ -70,8 +70,8 @@ const MAX_DEEP_IN_DEEP: u32 = 16;
 /// A `Deep` may be a part of a value, and it may contain channel ends and
 /// [`Shared`](crate::Shared). It is encoded as bytes, which are copied once more than other values.
 /// So wrap the outermost value of a deep type, and not each of its parts. In a human-readable
-/// format, such as JSON, and inside a [`Described`](crate::Described), a `Deep<T>` is just a `T`, and
-/// has the limit of that format.
+/// format, such as JSON, and inside a [`Described`](crate::Described), a `Deep<T>` is just a `T`,
+/// and has the limit of that format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deep<T>(pub T);
 

@@ -1,9 +1,9 @@
 //! Values in a format that describes itself, for types that the codec refuses.
 //!
 //! The format is MessagePack with the names of fields, by the crate rmp-serde. It is human-readable
-//! in the sense of serde, as JSON is: serde's attributes `untagged`, `tag` and `flatten` read a value
-//! through buffers, and these tell the type that they are human-readable, whatever the format is. (An
-//! `IpAddr` inside `untagged`, for example, is text.)
+//! in the sense of serde, as JSON is: serde's attributes `untagged`, `tag` and `flatten` read a
+//! value through buffers, and these tell the type that they are human-readable, whatever the format
+//! is. (An `IpAddr` inside `untagged`, for example, is text.)
 
 use std::borrow::Cow;
 use std::io;
@@ -74,8 +74,8 @@ const FEW_LEVELS: usize = 16;
 ///   with data and the fields of a variant. A [`Deep`](crate::Deep) inside does not change that.
 /// - Strings, byte buffers, sequences and maps have at most 2³² - 1 bytes or elements.
 ///
-/// A struct takes more bytes and more time than in the usual encoding, since the names of its fields
-/// cross too. So wrap only the part of a value that needs it.
+/// A struct takes more bytes and more time than in the usual encoding, since the names of its
+/// fields cross too. So wrap only the part of a value that needs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Described<T>(pub T);
 

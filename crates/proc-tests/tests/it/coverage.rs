@@ -70,12 +70,15 @@ counted! {
     fn counted_before_fork(x: u32) -> u32 { black_box(x) + 4 }
     fn counted_in_static(x: u32) -> u32 { black_box(x) + 5 }
     fn counted_before_death(x: u32) -> u32 { black_box(x) + 6 }
+    // SAFETY: a process may signal itself.
     fn counted_death(_: ()) { unsafe { kill(getpid(), 9) }; }
 }
 
 fn forks(x: u32) -> u32 {
     let x = counted_before_fork(x);
+    // SAFETY: a worker has one thread, so the copy may run any code.
     if unsafe { fork() } > 0 {
+        // SAFETY: the status may be null.
         unsafe { wait(std::ptr::null_mut()) };
     }
     x
@@ -105,6 +108,7 @@ fn main() -> Result<(), Error> {
     for _ in 0..5 {
         counted_in_main();
     }
+    // SAFETY: the function is part of the program, and does not unwind.
     unsafe { atexit(counted_exit_handler) };
     proc_core::init();
     let builder = || Pool::builder().processes(2).start_method(start_method);
@@ -276,8 +280,8 @@ impl Counted {
             if let Some(name) = line.strip_suffix(':') {
                 function = name;
             }
-            // Coverage has a count of calls. Otherwise the counts are those of blocks. The functions
-            // of the program have one block, and perhaps another one that panics.
+            // Coverage has a count of calls. Otherwise the counts are those of blocks. The
+            // functions of the program have one block, and perhaps another one that panics.
             let blocks =
                 line.strip_prefix("Block counts: [").and_then(|line| line.split([',', ']']).next());
             let count = line.strip_prefix("Function count: ").or(blocks);

@@ -1,5 +1,5 @@
-//! The book in a browser: what readers see of each page, on a phone, a tablet and a laptop, in light
-//! and in dark.
+//! The book in a browser: what readers see of each page, on a phone, a tablet and a laptop, in
+//! light and in dark.
 //!
 //! mdBook builds the book, a server on loopback serves it, and Chromium shows it. Tests are skipped
 //! where one of these is missing. With `BOOK_SCREENSHOTS=directory`, pictures of all pages are put
@@ -28,7 +28,8 @@ const LAPTOP: u32 = 1280;
 const LIGHT: &str = "light";
 const DARK: &str = "navy";
 
-/// What a page may weigh with all that it loads, in bytes. (Compressed, as it travels, it is a third.)
+/// What a page may weigh with all that it loads, in bytes. (Compressed, as it travels, it is a
+/// third.)
 const MAX_PAGE_BYTES: u64 = 300_000;
 
 #[test]

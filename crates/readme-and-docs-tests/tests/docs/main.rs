@@ -11,8 +11,8 @@
 //! | `<!-- run: name -->` | the run in `docs/runs/name.txt`, which `.ci/record-runs` records |
 //!
 //! A figure of a text or of a table, such as `14 ms`, is in a part of the page that the benchmark
-//! writes from its record (`crates/proc-bench/src/pages.rs`), or in a table that `lines.rs` makes, or a
-//! comment of the same section says where the figure is from:
+//! writes from its record (`crates/proc-bench/src/pages.rs`), or in a table that `lines.rs` makes,
+//! or a comment of the same section says where the figure is from:
 //!
 //! | comment | source |
 //! |---|---|

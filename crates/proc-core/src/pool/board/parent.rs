@@ -48,8 +48,8 @@ impl Board {
         fields.nanoseconds.store(0, Ordering::Relaxed);
     }
 
-    /// Assigns `chunk`, under `ticket`, which must be free, to the worker in a slot. No other ticket
-    /// may be assigned to it.
+    /// Assigns `chunk`, under `ticket`, which must be free, to the worker in a slot. No other
+    /// ticket may be assigned to it.
     pub(crate) fn assign(&self, ticket: TicketId, chunk: &Chunk, slot_id: SlotId) {
         self.write(ticket, chunk);
         self.assignment(slot_id).store(ticket + 1, Ordering::Release);

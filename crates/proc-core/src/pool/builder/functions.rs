@@ -18,9 +18,9 @@ impl<S> PoolBuilder<S> {
     /// Use this for data that is the same in all workers, and large or costly to make.
     /// [`build`](PoolBuilder::build) calls the function and waits for it. If the fork server dies,
     /// the function is called again in the next one. The fork server is a copy of the program as it
-    /// was in [`init`](crate::init), or, with [`StartMethod::Fork`](crate::StartMethod::Fork), as it
-    /// is in `build`. If the function panics, ends its process or leaves threads running, `build`
-    /// fails ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
+    /// was in [`init`](crate::init), or, with [`StartMethod::Fork`](crate::StartMethod::Fork), as
+    /// it is in `build`. If the function panics, ends its process or leaves threads running,
+    /// `build` fails ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     ///
     /// # Examples
     ///

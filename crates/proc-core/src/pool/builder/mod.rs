@@ -133,8 +133,8 @@ impl<S> PoolBuilder<S> {
     /// Limits how many tasks of the pool are queued or running. Without this setting, there is no
     /// limit.
     ///
-    /// At the limit, [`Pool::apply`], [`Pool::apply_async`] and [`Pool::map_async`] wait until there
-    /// is room, and [`Pool::try_apply_async`] gives the argument back. [`Pool::map`],
+    /// At the limit, [`Pool::apply`], [`Pool::apply_async`] and [`Pool::map_async`] wait until
+    /// there is room, and [`Pool::try_apply_async`] gives the argument back. [`Pool::map`],
     /// [`Pool::try_map`] and the iterators hand out one chunk at a time then.
     ///
     /// See the example of [`Pool::try_apply_async`].
@@ -268,7 +268,8 @@ impl<S> PoolBuilder<S> {
     /// }
     ///
     /// fn handle(_: ()) {
-    ///     let action = SigAction::new(SigHandler::Handler(note), SaFlags::empty(), SigSet::empty());
+    ///     let handler = SigHandler::Handler(note);
+    ///     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     ///     // SAFETY: the handler only writes to an atomic.
     ///     unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("SIGUSR1 can be handled");
     /// }

@@ -31,8 +31,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Replaces each worker that has more than this number of bytes of memory for itself alone after
-    /// a task. Without this setting, workers are not replaced because of their memory.
+    /// Replaces each worker that has more than this number of bytes of memory for itself alone
+    /// after a task. Without this setting, workers are not replaced because of their memory.
     ///
     /// What counts are pages that no file backs (`RssAnon` in `/proc/PID/status`), also those that
     /// the worker has inherited; shared memory does not count. After fast tasks, the memory is

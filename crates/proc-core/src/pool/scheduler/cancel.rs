@@ -28,8 +28,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Scheduler {
     /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
-    /// its tasks are killed. If the call has a grace period, the tasks that are running are asked to
-    /// stop first. Returns false if the call was done or cancelled before.
+    /// its tasks are killed. If the call has a grace period, the tasks that are running are asked
+    /// to stop first. Returns false if the call was done or cancelled before.
     pub(crate) fn cancel(self: &Arc<Self>, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {
             return false;
@@ -162,8 +162,8 @@ impl Scheduler {
     }
 
     /// Stops the task that a worker is running, and those that it has claimed with that task. If
-    /// the call has a grace period, asks the task to stop; the timeout watcher kills the worker when
-    /// the period is over. Otherwise kills the worker now. `error` is the task's error, if its
+    /// the call has a grace period, asks the task to stop; the timeout watcher kills the worker
+    /// when the period is over. Otherwise kills the worker now. `error` is the task's error, if its
     /// worker is killed.
     pub(super) fn stop_task(
         &self,

@@ -1,5 +1,5 @@
-//! Chunks in flight: cuts them from task queues, with a block of shared memory each, and takes their
-//! tickets out of use.
+//! Chunks in flight: cuts them from task queues, with a block of shared memory each, and takes
+//! their tickets out of use.
 
 use std::collections::HashMap;
 use std::io;

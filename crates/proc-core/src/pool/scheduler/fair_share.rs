@@ -1,11 +1,11 @@
 //! The order in which calls are served: by priority, and fairly among calls of one priority.
 //!
-//! Each call has a *virtual time*: how much time of workers its chunks have taken. The call with the
-//! least virtual time is served next, so that calls of one priority get the same share, however
+//! Each call has a *virtual time*: how much time of workers its chunks have taken. The call with
+//! the least virtual time is served next, so that calls of one priority get the same share, however
 //! many tasks they have. A new call begins at the pool's own virtual time, the *clock*, which goes
-//! on by a fair part of each finished chunk. This is start-time fair queueing (Goyal, Vin and Cheng,
-//! 1996), with a clock that also goes on where many short calls follow one another, so that they
-//! cannot keep a long call waiting forever.
+//! on by a fair part of each finished chunk. This is start-time fair queueing (Goyal, Vin and
+//! Cheng, 1996), with a clock that also goes on where many short calls follow one another, so that
+//! they cannot keep a long call waiting forever.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
@@ -66,13 +66,13 @@ impl Turn {
 #[derive(Default)]
 pub(super) struct FairQueues {
     calls: BTreeMap<Turn, VecDeque<TaskQueue>>,
-    /// The turns of the calls in `calls`, by the address of the call's inbox. The call's queues keep
-    /// the inbox alive.
+    /// The turns of the calls in `calls`, by the address of the call's inbox. The call's queues
+    /// keep the inbox alive.
     turns: FxHashMap<usize, Turn>,
     clock: u64,
     last_serial: u64,
-    /// Tasks of broadcasts, which only the worker in one slot may run: by that slot, in the order of
-    /// the calls. They take no turns: each worker runs them between two chunks.
+    /// Tasks of broadcasts, which only the worker in one slot may run: by that slot, in the order
+    /// of the calls. They take no turns: each worker runs them between two chunks.
     for_slots: BTreeMap<SlotId, VecDeque<TaskQueue>>,
 }
 

@@ -42,8 +42,8 @@ use crate::{panics, sys};
 /// How long [`Scheduler::terminate`] waits for idle workers to exit before it kills them.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long [`Scheduler::terminate`] waits for workers that it has killed before it kills their fork
-/// server.
+/// How long [`Scheduler::terminate`] waits for workers that it has killed before it kills their
+/// fork server.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many times a waiting thread polls for results before it sleeps.

@@ -157,7 +157,8 @@ impl Scheduler {
 
     /// Publishes all that can be published, and wakes a sleeper for each new grain. If a worker is
     /// starving, steals tasks for the sleepers that are left. Fills vacant slots if there are more
-    /// grains than workers. Assigns tasks that only one worker may run. Dismisses all workers if the pool is closing and no work is left.
+    /// grains than workers. Assigns tasks that only one worker may run. Dismisses all workers if
+    /// the pool is closing and no work is left.
     pub(super) fn dispatch(&self, state: &mut State) {
         let starving = self.board.take_starving();
         self.publish_all(state);

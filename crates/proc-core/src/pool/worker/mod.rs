@@ -405,8 +405,8 @@ impl Worker<'_> {
 /// What the worker is running, for [`current`](crate::current). Threads of the user read it too.
 #[derive(Default)]
 struct Running {
-    /// 1 + the ticket that is running, or 0 (in the lower half); and how many chunks this worker has
-    /// run (in the upper half).
+    /// 1 + the ticket that is running, or 0 (in the lower half); and how many chunks this worker
+    /// has run (in the upper half).
     ticket: AtomicU64,
 }
 

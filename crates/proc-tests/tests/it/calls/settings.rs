@@ -214,7 +214,8 @@ fn serve_small_calls_first(arguments: &Arguments) {
         let (Begins::Large(running), Begins::Large(_)) = (begins(), begins()) else {
             panic!("the large call has begun alone");
         };
-        // The small call waits for one of the two tasks that run now, and no other begins before it.
+        // The small call waits for one of the two tasks that run now, and no other begins before
+        // it.
         let small = with.apply_async(small, 0).expect("it is accepted");
         marker_files::create(&directory.join(running.to_string()));
         assert_eq!(begins(), Begins::Small);

@@ -1,7 +1,10 @@
 //! Tasks whose results are fetched later: cancelled, awaited, or given to a callback.
 
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use proc_core::{ErrorKind, Pool, StartMethod, Task};
@@ -45,6 +48,33 @@ fn ask_while_results_arrive(arguments: &Arguments) {
     }
     assert!(refusals > 5, "{refusals}");
     assert_eq!(task.get().expect("nothing fails")[999_999], 1_000_000);
+    // A future lets others of its thread run meanwhile: it wakes itself, from within `poll`.
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut task = pool.map_async(|x: u64| x + 1, 0..1_000_000).expect("the pool is open");
+    let result = loop {
+        match Pin::new(&mut task).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(result) => break result,
+            Poll::Pending => wait_until(|| wakes.any.swap(false, Ordering::SeqCst)),
+        }
+    };
+    assert_eq!(result.expect("nothing fails")[999_999], 1_000_000);
+    assert!(wakes.by_itself.load(Ordering::SeqCst) > 0);
+}
+
+/// Notes wakes, and counts those that come from the main thread.
+#[derive(Default)]
+struct Wakes {
+    any: AtomicBool,
+    by_itself: AtomicUsize,
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        let is_main = std::thread::current().name() == Some("main");
+        self.by_itself.fetch_add(usize::from(is_main), Ordering::SeqCst);
+        self.any.store(true, Ordering::SeqCst);
+    }
 }
 
 fn task_whose_results_keep_arriving_answers_at_once(start_method: StartMethod) {

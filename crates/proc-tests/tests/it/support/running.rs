@@ -3,8 +3,8 @@
 //! A program gets its own process group, an empty directory for temporary files, and no stdin.
 //! There is one deadline for all that a test waits for. If it passes, the whole group is killed,
 //! and the test fails with a list of the processes that were alive, with their stacks if gdb is
-//! installed. One second after the end of the program, no process of its group and no temporary file
-//! may be left.
+//! installed. One second after the end of the program, no process of its group and no temporary
+//! file may be left.
 //!
 //! Test programs other than `it` use this file too, so it uses no other file.
 

@@ -173,25 +173,32 @@ fn parent_learns_of_a_starving_worker_and_finds_it_asleep() {
     });
 }
 
+/// Starts worker 0, which reports the tickets that `take` returns, and sleeps when there is none.
+fn sleeping_worker(
+    board: &Arc<Board>,
+    messages: &Arc<Channel<()>>,
+    reports: &Arc<Channel<TicketId>>,
+    take: fn(&Board) -> Option<TicketId>,
+) -> thread::JoinHandle<()> {
+    let (board, messages, reports) = (board.clone(), messages.clone(), reports.clone());
+    thread::spawn(move || {
+        while !board.is_dismissed(0) {
+            if let Some(ticket) = take(&board) {
+                reports.send(ticket);
+            } else if board.announce_sleep(0) {
+                messages.receive();
+                board.cancel_sleep(0);
+            }
+        }
+    })
+}
+
 #[test]
 fn sleeper_is_woken_by_a_publication_and_by_the_end_of_the_pool() {
     check(4, || {
         let board = board(2, 1);
         let (messages, reports) = (Channel::new(), Channel::new());
-        let worker = {
-            let board = Arc::clone(&board);
-            let (messages, reports) = (messages.clone(), reports.clone());
-            thread::spawn(move || {
-                while !board.is_dismissed(0) {
-                    if let Some(ticket) = board.claim(0) {
-                        reports.send(ticket);
-                    } else if board.announce_sleep(0) {
-                        messages.receive();
-                        board.cancel_sleep(0);
-                    }
-                }
-            })
-        };
+        let worker = sleeping_worker(&board, &messages, &reports, |board| board.claim(0));
         let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| messages.send(()));
         for ticket in [0, 1] {
             publish(&board, ticket);
@@ -209,21 +216,11 @@ fn assigned_ticket_is_taken_by_a_woken_worker_or_taken_back() {
     check(4, || {
         let board = board(2, 1);
         let (messages, reports) = (Channel::new(), Channel::new());
-        let worker = {
-            let board = Arc::clone(&board);
-            let (messages, reports) = (messages.clone(), reports.clone());
-            thread::spawn(move || {
-                while !board.is_dismissed(0) {
-                    if let Some(ticket) = board.take_assigned(0) {
-                        assert_eq!(board.chunk(ticket).offset, u64::from(ticket));
-                        reports.send(ticket);
-                    } else if board.announce_sleep(0) {
-                        messages.receive();
-                        board.cancel_sleep(0);
-                    }
-                }
-            })
-        };
+        let worker = sleeping_worker(&board, &messages, &reports, |board| {
+            let ticket = board.take_assigned(0);
+            assert!(ticket.is_none_or(|it| board.chunk(it).offset == u64::from(it)), "seen whole");
+            ticket
+        });
         let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| messages.send(()));
         board.assign(0, &chunk(0, 1), 0);
         wake();
