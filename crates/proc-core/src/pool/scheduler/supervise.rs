@@ -442,6 +442,11 @@ impl Scheduler {
             }
             FromWorker::NeedsHandles(ticket) => {
                 let mut state = self.lock();
+                // The worker is about to be killed. With the channel ends, the pool could not run
+                // this task again.
+                if state.slots[slot_id as usize].kill_reason.is_some() {
+                    return;
+                }
                 let handles =
                     state.in_flight.get_mut(&ticket).and_then(|in_flight| in_flight.handles.take());
                 let sent = state

@@ -1,10 +1,12 @@
-//! Workers that are stopped (SIGSTOP) while they have no task do not delay others.
+//! Workers that are stopped (SIGSTOP) while they have no task do not delay others. A fork server that
+//! is stopped delays the end of a worker that the pool kills.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proc_core::ipc::{self, IpcReceiver, IpcSender};
 use proc_core::{Error, Pool, StartMethod};
 
 use crate::support::{Arguments, Program, SOON, describe, procfs, start, wait_until};
@@ -15,6 +17,7 @@ programs![
     stop_the_only_worker,
     stop_for_a_moment,
     stop_between_tasks,
+    stop_the_fork_server,
 ];
 
 tests! {
@@ -23,6 +26,7 @@ tests! {
     task_of_a_stopped_worker_times_out: forkserver spawn fork;
     worker_that_gets_no_processor_for_a_moment_fails_no_task: forkserver spawn fork;
     worker_stopped_between_tasks_holds_up_nobody: forkserver spawn fork;
+    task_with_a_channel_end_outlives_a_worker_that_is_being_killed: forkserver spawn fork;
 }
 
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -225,4 +229,39 @@ fn stop_between_tasks(arguments: &Arguments) {
 
 fn worker_stopped_between_tasks_holds_up_nobody(start_method: StartMethod) {
     assert_eq!(run_soon(stop_between_tasks, start_method, &[]), "soon\n");
+}
+
+/// The pool kills its worker to stop a task, but the signal comes late, because the fork server is
+/// stopped. Meanwhile the task returns, and the worker takes a task that cannot run twice.
+fn stop_the_fork_server(arguments: &Arguments) {
+    let pool = idle_pool(arguments, 1);
+    let worker = pool.worker_pids()[0];
+    let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).expect("it lives");
+    let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
+    let fork_server = parent.and_then(|pid| pid.parse().ok()).expect("stat has a parent");
+    let channel = || ipc::channel::<()>().expect("there are descriptors");
+    let ((begin, begun), (release, released)) = (channel(), channel());
+    let wait = |(begin, released): (IpcSender<()>, IpcReceiver<()>)| {
+        begin.send(()).expect("the caller waits for it");
+        let _ = released.recv();
+    };
+    let stopped = pool.apply_async(wait, (begin, released)).expect("the pool is open");
+    begun.recv().expect("the task begins");
+    let report = |begin: IpcSender<()>| {
+        begin.send(()).expect("the caller waits for it");
+        std::thread::sleep(TIMEOUT); // the signal comes here if the worker has begun this task
+        7
+    };
+    let (begin, begun) = channel();
+    let waiting = pool.apply_async(report, begin).expect("the pool is open");
+    halt(fork_server);
+    stopped.cancel();
+    release.send(()).expect("the task waits for it");
+    let has_begun = begun.try_recv_timeout(2 * TIMEOUT).is_ok();
+    go_on(fork_server);
+    println!("{has_begun} {:?}", waiting.get());
+}
+
+fn task_with_a_channel_end_outlives_a_worker_that_is_being_killed(start_method: StartMethod) {
+    assert_eq!(run_soon(stop_the_fork_server, start_method, &[]), "false Ok(7)\n");
 }
