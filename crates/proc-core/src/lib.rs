@@ -137,8 +137,8 @@ mod pool;
 // Calls and what they return, for a pool and for a cluster.
 mod executor;
 
-// Values that processes share.
-mod sync;
+// State that processes share, and locks.
+pub mod sync;
 
 // One function in one process.
 mod process;

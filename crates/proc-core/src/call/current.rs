@@ -19,6 +19,8 @@ pub(crate) struct WorkerFacts {
     pub(crate) number: usize,
     pub(crate) pool: String,
     pub(crate) running: Box<dyn Fn() -> Option<TaskFacts> + Send + Sync>,
+    /// The index alone of the task that is running. This is much cheaper.
+    pub(crate) running_index: Box<dyn Fn() -> Option<usize> + Send + Sync>,
 }
 
 /// What is known of a running task.
@@ -35,6 +37,12 @@ pub(crate) struct TaskFacts {
 /// Sets what this worker tells about itself.
 pub(crate) fn set_worker(facts: WorkerFacts) {
     let _ = WORKER.set(facts); // a worker does this once
+}
+
+/// Returns the index of the task that this process runs, if it is a worker that runs one.
+#[inline]
+pub(crate) fn running_index() -> Option<usize> {
+    WORKER.get().and_then(|worker| (worker.running_index)())
 }
 
 /// Calls `function` while this thread tells of the task `facts`.

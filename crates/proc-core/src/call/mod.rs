@@ -5,6 +5,7 @@ mod fault;
 mod function;
 mod state;
 
+pub(crate) use current::running_index;
 pub use current::{Current, current};
 pub(crate) use fault::{Fault, Stage};
 pub(crate) use function::{

@@ -64,6 +64,9 @@ pub enum ErrorKind {
     Closed,
     /// More of the pool's workers died than its restart intensity allows.
     RestartLimit,
+    /// A process died while it had a [`Mutex`](crate::sync::Mutex), or while others waited for it at
+    /// a [`Barrier`](crate::sync::Barrier).
+    Abandoned,
     /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,
     /// A cluster cannot connect or cannot run a call, or it was closed or terminated
@@ -169,9 +172,22 @@ enum Kind {
         period: Duration,
         last: Error,
     },
+    Abandoned {
+        /// What was abandoned, and what to do, in words.
+        what: Abandoned,
+        #[serde(with = "portable::exit_status")]
+        status: Option<ExitStatus>,
+    },
     Invalid(String),
     Lost(String),
     Fleet(String),
+}
+
+/// What a dead process has abandoned.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Abandoned {
+    Mutex,
+    Barrier,
 }
 
 impl Error {
@@ -269,6 +285,11 @@ impl Error {
         Error::new(Kind::Restarts { restarts, period, last })
     }
 
+    /// Makes the error of what a process abandoned when it died. `status` says how it ended.
+    pub(crate) fn abandoned(what: Abandoned, status: Option<ExitStatus>) -> Error {
+        Error::new(Kind::Abandoned { what, status })
+    }
+
     /// Makes the error of a call that asks for a result again.
     pub(crate) fn already_taken() -> Error {
         Error::invalid("the result was taken already: only the first call returns it")
@@ -326,6 +347,7 @@ impl Error {
             Kind::Initializer(_) => ErrorKind::Initializer,
             Kind::Closed | Kind::Overwritten => ErrorKind::Closed,
             Kind::Restarts { .. } => ErrorKind::RestartLimit,
+            Kind::Abandoned { .. } => ErrorKind::Abandoned,
             Kind::Invalid(_) => ErrorKind::Invalid,
             Kind::Fleet(_) => ErrorKind::Fleet,
         }

@@ -88,7 +88,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::Part;
+    use super::super::{Abandoned, Part};
     use super::*;
     use crate::panics::PanicReport;
     use crate::wire::{self, Sink};
@@ -137,6 +137,8 @@ mod tests {
             Kind::Initializer(Error::new(Kind::Panicked(panic))),
             Kind::Closed,
             Kind::Overwritten,
+            Kind::Abandoned { what: Abandoned::Mutex, status: Some(ExitStatus::from_raw(9)) },
+            Kind::Abandoned { what: Abandoned::Barrier, status: None },
             Kind::Invalid("what".into()),
             Kind::Lost("gone".into()),
             Kind::Fleet("none".into()),

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use super::{Error, Inner, Kind, Origin};
+use super::{Abandoned, Error, Inner, Kind, Origin};
 use crate::panics::PanicReport;
 use crate::sys;
 
@@ -65,6 +65,26 @@ impl Display for Error {
                 "the pool has ended: more than {restarts} of its workers died within {period:?}; \
                  fix what kills them, or allow more deaths with restart_intensity"
             ),
+            Kind::Abandoned { what, status } => {
+                write!(f, "a process died ")?;
+                match status.map(|status| (status.code(), status.signal())) {
+                    Some((Some(code), _)) => write!(f, "(it exited with code {code}) ")?,
+                    Some((_, Some(signal))) => {
+                        write!(f, "(killed by signal {signal}, {}) ", sys::signal_name(signal))?;
+                    }
+                    _ => {}
+                }
+                f.write_str(match what {
+                    Abandoned::Mutex => {
+                        "while it had the mutex, so the data may be half changed: call recover(), and \
+                         repair the data"
+                    }
+                    Abandoned::Barrier => {
+                        "that others waited for, or would wait for, at the barrier: make a new barrier \
+                         for those that are left"
+                    }
+                })
+            }
             Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
         }?;
         write_origin(origin, f)

@@ -14,6 +14,7 @@ use super::server::{Newborn, REAP_TIMEOUT, Server, ServerInputs};
 use super::streams::Streams;
 use super::{Key, Lifetime, Request, ServerLink, Start, registry};
 use crate::error::Error;
+use crate::memory::Family;
 use crate::sys::{self, Forked, Rights, SingleThread};
 use crate::wire;
 
@@ -69,6 +70,9 @@ impl ForkServer {
     ) -> io::Result<ForkServer> {
         sys::fill_standard_streams();
         wire::warm_up()?;
+        // Processes have a family only if their fork server has one. Without it, only shared state
+        // does not work, and says why.
+        let _ = Family::get();
         let (sender, requests) = ipc::channel()?;
         let (notifier, listener) = sys::fd_channel()?;
         let (alive_reader, alive_writer) = std::io::pipe()?;

@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use super::streams::ArrivedStreams;
 use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
 use crate::error::LastWords;
+use crate::memory::Family;
 use crate::panics::{self, PanicOutput};
 use crate::sys::{self, ChannelMessage, ChildExits, Forked, Listener, SignalMask, SingleThread};
 use crate::wire;
@@ -290,6 +291,7 @@ impl Server {
 
     /// Reports the exit of a child that was reaped, and kills the processes that the child owned.
     fn report_exit(&mut self, pid: u32, status: ExitStatus) {
+        Family::announce_death(pid, status);
         if status.code().is_none() {
             // The child sent its last words before it ended, so they have arrived.
             while self.read_to_notification() {

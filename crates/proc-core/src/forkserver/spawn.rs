@@ -11,6 +11,7 @@ use ipc_channel::ipc;
 
 use super::environment::Snapshot;
 use super::{ForkServer, Newborn, Request, ServerInputs, ServerLink};
+use crate::memory::Family;
 use crate::memory::{fd_of, receiver_of, sender_of};
 use crate::sys::image::{self, Image};
 use crate::sys::{self, Listener, Notifier, SignalMask, SingleThread};
@@ -34,6 +35,7 @@ pub(crate) fn is_to_be_fork_server() -> bool {
 pub(super) fn spawn() -> io::Result<ForkServer> {
     sys::fill_standard_streams();
     wire::warm_up()?;
+    let _ = Family::get(); // as for a fork server that is forked
     let (sender, requests) = ipc::channel::<Request>()?;
     let (notifier, listener) = sys::fd_channel()?;
     let (alive_reader, alive_writer) = std::io::pipe()?;
@@ -49,6 +51,7 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
         sys::pass_on(&requests, &mut command)?,
         sys::pass_on(&own_sender, &mut command)?,
         sys::pass_on(&alive_reader, &mut command)?,
+        Family::pass_on(&mut command),
     ];
     let base = Snapshot::now()?;
     let numbers = fds.map(|number| number.to_string()).join(":");
@@ -90,7 +93,9 @@ pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
         let capabilities = sys::Capabilities::from_text(next()?);
         capabilities.ok_or(io::ErrorKind::InvalidInput)?.keep_no_more()?;
         let mask = SignalMask::from_text(next()?).ok_or(io::ErrorKind::InvalidInput)?;
-        let numbers = next()?.split(':').map(|number| number.parse().map_err(io::Error::other));
+        let (numbers, family) = next()?.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+        Family::join(family.parse().map_err(io::Error::other)?)?;
+        let numbers = numbers.split(':').map(|number| number.parse().map_err(io::Error::other));
         let fds: io::Result<Vec<OwnedFd>> = numbers.map(|number| sys::take_over(number?)).collect();
         let fds = <[OwnedFd; 5]>::try_from(fds?).map_err(|_| io::ErrorKind::InvalidInput)?;
         let [listener, notifier, requests, sender, alive_reader] = fds;

@@ -103,3 +103,28 @@ impl Objects {
         }
     }
 }
+
+loom::lazy_static! {
+    /// Lock and condition by which threads of a model sleep. One lock is enough for all words.
+    static ref SLEEP: (loom::sync::Mutex<()>, loom::sync::Condvar) = Default::default();
+}
+
+/// Sleeps while both words have the expected values, until somebody [wakes](wake).
+///
+/// There is no deadline in a model: a wake-up that is lost is a deadlock, which loom reports.
+pub(super) fn wait_for_either(words: [(&AtomicU32, u32); 2], _: std::time::Instant) {
+    step();
+    let (lock, condition) = &*SLEEP;
+    let held = lock.lock().expect("nobody panics while holding it");
+    if words.iter().all(|(word, expected)| word.0.load(Ordering::SeqCst) == *expected) {
+        drop(condition.wait(held).expect("nobody panics while holding it"));
+    }
+}
+
+/// Wakes those that sleep. In a model all of them wake, whatever their word and `count`.
+pub(super) fn wake(_: &AtomicU32, _: u32) {
+    step();
+    let (lock, condition) = &*SLEEP;
+    drop(lock.lock().expect("nobody panics while holding it"));
+    condition.notify_all();
+}

@@ -4,6 +4,8 @@
 mod arena;
 pub(crate) mod atomics;
 mod descriptor;
+mod family;
+mod futex;
 #[cfg(all(test, loom))]
 pub(crate) mod loom;
 mod region;
@@ -12,4 +14,6 @@ pub(crate) use arena::{Arena, Block, Lease, MIN_BLOCK_BYTES, Part, ReturnedBlock
 pub(crate) use descriptor::{
     Arriving, Descriptor, check, fd_of, receiver_of, sender_of, wait_for_message,
 };
-pub(crate) use region::{AllAtomic, Region, shared_struct};
+pub(crate) use family::{Family, PROCESS_ID_BITS, ProcessId};
+pub(crate) use futex::{wake_all, wake_one, wake_some};
+pub(crate) use region::{AllAtomic, Placed, Region, shared_struct};

@@ -1,5 +1,5 @@
-//! Provides regions: shared memory as bytes and as the counters of the board. All `unsafe` code of
-//! the work queue is here.
+//! Provides regions: shared memory as bytes and as atomics. All `unsafe` code of the work queue and
+//! of shared state is here.
 //!
 //! Every process of a pool maps the same memory. So no plain reference is ever handed out to bytes
 //! that another process may write meanwhile: counters are atomics, and bytes are copied before
@@ -8,8 +8,12 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use bytemuck::Pod;
 
 use super::Descriptor;
 use super::atomics::{AtomicU32, AtomicU64};
@@ -58,7 +62,16 @@ impl Region {
     ///
     /// The descriptor is not that of a region, or there is no address space for it.
     pub(crate) fn map(fd: OwnedFd) -> io::Result<Region> {
-        Ok(Region::of(Mapping::new(fd.as_fd(), Access::Write)?, None))
+        Region::map_borrowed(fd.as_fd())
+    }
+
+    /// Like [`map`](Region::map), for a descriptor that the caller keeps.
+    ///
+    /// # Errors
+    ///
+    /// As for [`map`](Region::map).
+    pub(crate) fn map_borrowed(fd: BorrowedFd<'_>) -> io::Result<Region> {
+        Ok(Region::of(Mapping::new(fd, Access::Write)?, None))
     }
 
     fn of(mapping: Mapping, fd: Option<OwnedFd>) -> Region {
@@ -163,6 +176,27 @@ impl Region {
         Some(unsafe { std::slice::from_raw_parts(source, len) })
     }
 
+    /// Returns the value at `offset` to the holder of the lock that protects it; `None` if the
+    /// region has no room for it there, or the offset is not aligned.
+    ///
+    /// The lock gives the value to one thread of all processes, and the caller's reference does not
+    /// outlive the lock.
+    pub(crate) fn locked<T: Pod>(&self, offset: usize) -> Option<&T> {
+        let value = self.range(offset, size_of::<T>())?.cast::<T>();
+        // SAFETY: the range lies in the mapping and, by the lock, nobody writes to it; any bytes are
+        // a value of T; alignment is checked here.
+        value.is_aligned().then(|| unsafe { &*value })
+    }
+
+    /// Like [`locked`](Region::locked), to change the value. The caller has no other reference to
+    /// the value.
+    #[expect(clippy::mut_from_ref, reason = "the lock, not the region, gives the value away")]
+    pub(crate) fn locked_mut<T: Pod>(&self, offset: usize) -> Option<&mut T> {
+        let value = self.range(offset, size_of::<T>())?.cast::<T>();
+        // SAFETY: as in `locked`, and nobody else has a reference.
+        value.is_aligned().then(|| unsafe { &mut *value })
+    }
+
     /// Sets the flag in the first word. The region must be used for nothing else.
     pub(crate) fn raise(&self) {
         if let Some([flag]) = self.atomics::<AtomicU64>(0, 1) {
@@ -189,6 +223,45 @@ impl Region {
     #[cfg(all(test, loom))]
     pub(crate) fn atomics<T: AllAtomic>(&self, offset: usize, count: usize) -> Option<&[T]> {
         Some(self.objects.at(offset, count))
+    }
+}
+
+/// Object of atomics in a region. The region stays mapped as long as this value exists.
+#[derive(Debug)]
+pub(crate) struct Placed<T> {
+    object: *const T,
+    /// Keeps what `object` points to.
+    region: Arc<Region>,
+}
+
+// SAFETY: `object` points into the region, which any thread may use, and T is Send and Sync.
+unsafe impl<T: AllAtomic> Send for Placed<T> {}
+// SAFETY: as above.
+unsafe impl<T: AllAtomic> Sync for Placed<T> {}
+
+impl<T: AllAtomic> Placed<T> {
+    /// Returns the object at `offset`; `None` if the region has no room for it there, or the offset
+    /// is not aligned.
+    pub(crate) fn new(region: Arc<Region>, offset: usize) -> Option<Placed<T>> {
+        let object = std::ptr::from_ref(region.atomics::<T>(offset, 1)?.first()?);
+        Some(Placed { object, region })
+    }
+}
+
+impl<T> Clone for Placed<T> {
+    fn clone(&self) -> Placed<T> {
+        Placed { object: self.object, region: Arc::clone(&self.region) }
+    }
+}
+
+impl<T: AllAtomic> Deref for Placed<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: `new` has got the address from a reference into the region, which `self.region`
+        // keeps mapped at the same place.
+        unsafe { &*self.object }
     }
 }
 
@@ -227,6 +300,16 @@ pub(crate) unsafe trait AllAtomic: Default + Send + Sync + 'static {}
 unsafe impl AllAtomic for AtomicU32 {}
 // SAFETY: the type is an atomic integer.
 unsafe impl AllAtomic for AtomicU64 {}
+// SAFETY: the type is an atomic integer.
+unsafe impl AllAtomic for std::sync::atomic::AtomicU8 {}
+// SAFETY: the type is an atomic integer.
+unsafe impl AllAtomic for std::sync::atomic::AtomicU16 {}
+// SAFETY: the type is an atomic integer.
+#[cfg(all(test, loom))]
+unsafe impl AllAtomic for std::sync::atomic::AtomicU32 {}
+// SAFETY: the type is an atomic integer.
+#[cfg(all(test, loom))]
+unsafe impl AllAtomic for std::sync::atomic::AtomicU64 {}
 // SAFETY: an array consists of its elements, which are all atomic.
 unsafe impl<T: AllAtomic, const N: usize> AllAtomic for [T; N] where [T; N]: Default {}
 

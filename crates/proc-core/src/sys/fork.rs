@@ -2,7 +2,10 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::libc;
 use nix::unistd::ForkResult;
 
 use super::exit::flush_stdout;
@@ -51,4 +54,24 @@ pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
         // SAFETY: as above.
         None => unsafe { std::env::remove_var(name) },
     }
+}
+
+/// Returns how often this process has been forked, by this library or by anybody else. A copy goes
+/// on counting from the number of its original.
+///
+/// Only forks after the first call count. A fork that executes another program at once may count or
+/// not.
+pub(crate) fn count_of_forks() -> u64 {
+    static COUNTING: Once = Once::new();
+    static FORKS: AtomicU64 = AtomicU64::new(0);
+
+    extern "C" fn count() {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+
+    COUNTING.call_once(|| {
+        // SAFETY: the handler adds to a counter, which is allowed in any state of the process.
+        unsafe { libc::pthread_atfork(Some(count), None, None) };
+    });
+    FORKS.load(Ordering::Relaxed)
 }

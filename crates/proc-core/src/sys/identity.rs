@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::os;
 
-/// Pid of this process, in a page that the kernel empties in the child of a fork. The pointer is
-/// null before the first call, and on a system that has no such pages.
+/// Pid of this process and another word, in a page that the kernel empties in the child of a fork.
+/// The pointer is null before the first call, and on a system that has no such pages.
 static CACHED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Returns the pid of this process.
@@ -16,7 +16,7 @@ static CACHED: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 pub(crate) fn pid() -> u32 {
     let page = CACHED.load(Ordering::Acquire);
     if !page.is_null() {
-        // SAFETY: `fill` has mapped this page for an AtomicU32, and it is never unmapped.
+        // SAFETY: `fill` has mapped this page for two words, and it is never unmapped.
         let pid = unsafe { &*page }.load(Ordering::Relaxed);
         if pid != 0 {
             return pid;
@@ -43,6 +43,28 @@ fn fill() -> u32 {
     // SAFETY: as in `pid`.
     unsafe { &*page }.store(pid, Ordering::Relaxed);
     pid
+}
+
+/// Returns a word that is 0 at first, and 0 again in each copy of the process.
+#[inline]
+pub(crate) fn own_word() -> &'static AtomicU32 {
+    let page = CACHED.load(Ordering::Acquire);
+    if page.is_null() {
+        return own_word_of_new_page();
+    }
+    // SAFETY: the page is larger than two words.
+    let word = unsafe { page.add(1) };
+    // SAFETY: as in `pid`.
+    unsafe { &*word }
+}
+
+#[cold]
+fn own_word_of_new_page() -> &'static AtomicU32 {
+    static WITHOUT_PAGE: PerProcess<AtomicU32> = PerProcess::new();
+
+    fill();
+    let has_page = !CACHED.load(Ordering::Acquire).is_null();
+    if has_page { own_word() } else { WITHOUT_PAGE.get() }
 }
 
 /// Value of which each process has its own. A copy that a user's `fork` makes begins with a new

@@ -23,9 +23,11 @@ mod descriptors;
 mod exit;
 mod fd_channel;
 mod fork;
+mod futex;
 mod identity;
 pub(crate) mod image;
 mod limits;
+mod liveness;
 pub(crate) mod memory;
 mod profile;
 mod profile_runtime;
@@ -50,13 +52,15 @@ pub(crate) use fd_channel::{
     ChannelMessage, Listener, Notifier, Tag, copy_from_socket, fd_channel, put_into_socket,
     take_from_socket,
 };
-pub(crate) use fork::{Forked, fork, set_env};
-pub(crate) use identity::{PerProcess, pid};
+pub(crate) use fork::{Forked, count_of_forks, fork, set_env};
+pub(crate) use futex::{wait_for_either, wake};
+pub(crate) use identity::{PerProcess, own_word, pid};
 pub(crate) use image::Constructor;
 pub(crate) use limits::{
     limit_of_open_files, raise_limit_of_open_files, restore_limit_of_open_files, set_limit,
     set_niceness,
 };
+pub(crate) use liveness::{hold_byte, is_byte_held, pass_on_itself};
 pub(crate) use os::{
     Affinity, ChildExits, affinity, die_with_parent, name_process, own_memory, set_affinity,
     watch_process,
@@ -74,6 +78,6 @@ pub(crate) use startup::{
 };
 pub(crate) use threads::{
     SMALL_STACK, SingleThread, USUAL_STACK, available_processors, has_one_thread, is_main_thread,
-    spawn_thread,
+    spawn_thread, thread_number,
 };
 pub(crate) use value::{monotonic, zst_value};

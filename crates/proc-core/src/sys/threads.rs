@@ -1,7 +1,8 @@
-//! Counts threads, proves that there is only one, and starts them.
+//! Counts threads, proves that there is only one, numbers and starts them.
 
+use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -97,4 +98,24 @@ pub(crate) fn is_main_thread() -> bool {
 /// Returns how many processors this process may use, by its affinity and its cgroup quota.
 pub(crate) fn available_processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Returns a number for the calling thread that no other thread has, if `process` is a number that
+/// no other process has. It is never 0.
+#[inline]
+pub(crate) fn thread_number(process: u32) -> u64 {
+    thread_local! {
+        static NUMBER: Cell<u64> = const { Cell::new(0) };
+    }
+    static LAST: AtomicU32 = AtomicU32::new(0);
+
+    // A copy of the process has another number, but the values of the original.
+    match NUMBER.get() {
+        number if (number >> 32) as u32 == process => number,
+        _ => {
+            let thread = LAST.fetch_add(1, Ordering::Relaxed);
+            NUMBER.set(u64::from(process) << 32 | u64::from(thread));
+            NUMBER.get()
+        }
+    }
 }

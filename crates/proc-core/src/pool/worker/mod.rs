@@ -68,6 +68,10 @@ fn main(inputs: MainInputs) -> ! {
             let (board, running) = (Arc::clone(&board), Arc::clone(&running));
             Box::new(move || running.task(&board))
         },
+        running_index: {
+            let (board, running) = (Arc::clone(&board), Arc::clone(&running));
+            Box::new(move || running.index(&board))
+        },
     });
     let regions = setup.regions.into_iter().map(map).map(Arc::new).collect();
     let initialized = setup.initializer.map_or(Ok(()), |(name, mut argument)| {
@@ -419,6 +423,13 @@ impl Running {
     fn end_chunk(&self) {
         let chunks = self.ticket.load(Ordering::Relaxed) >> 32;
         self.ticket.store(chunks << 32, Ordering::Relaxed);
+    }
+
+    /// Returns the index of the task that is running.
+    fn index(&self, board: &Board) -> Option<usize> {
+        let ticket = (self.ticket.load(Ordering::Relaxed) as u32).checked_sub(1)?;
+        let (chunk, progress) = (board.chunk(ticket), board.progress(ticket));
+        Some((chunk.first + u64::from(progress.begun.saturating_sub(1))) as usize)
     }
 
     /// Returns the facts of the task that is running.

@@ -1,0 +1,77 @@
+//! Tells whether a process is alive, by a lock that the kernel releases when the process ends.
+//!
+//! Each process locks one byte of a file: a *record lock* (`F_SETLK`), which belongs to the process
+//! and is not copied by a fork. The byte need not exist. The kernel releases the lock before the
+//! parent can reap the process, whatever ends it, so neither a zombie nor a pid that is used again
+//! is taken for a living process.
+//!
+//! A record lock is also released when its process closes *any* descriptor of the file. So the
+//! file's descriptor is never copied within a process, never sent, and never closed.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
+
+/// Locks byte `number` of `file` for this process. Returns false if another process has the lock.
+///
+/// # Errors
+///
+/// The kernel has no more locks, or does not have record locks for this file.
+pub(crate) fn hold_byte(file: BorrowedFd<'_>, number: u32) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_SETLK(&lock_of_byte(number))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether a process other than this one has locked byte `number` of `file`. True if the kernel
+/// does not tell.
+pub(crate) fn is_byte_held(file: BorrowedFd<'_>, number: u32) -> bool {
+    let mut lock = lock_of_byte(number);
+    let told = fcntl(file, FcntlArg::F_GETLK(&mut lock));
+    told.is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
+}
+
+fn lock_of_byte(number: u32) -> libc::flock {
+    // SAFETY: all fields are integers.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = libc::off_t::from(number);
+    lock.l_len = 1;
+    lock
+}
+
+/// Lets the program that `command` executes inherit `fd` itself, not a copy. Returns its number.
+/// `fd` must never be closed.
+pub(crate) fn pass_on_itself(fd: &'static impl AsFd, command: &mut Command) -> i32 {
+    let fd = fd.as_fd();
+    let inherit = move || {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(inherit) };
+    fd.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_held_until_their_process_ends() {
+        let file = super::super::memory::create(1).expect("there is memory");
+        assert!(hold_byte(file.as_fd(), 7).expect("there are locks"));
+        assert!(hold_byte(file.as_fd(), 7).expect("there are locks"), "it has the lock already");
+        let is_held_by_another = !is_byte_held(file.as_fd(), 7);
+        assert!(is_held_by_another, "a process's own lock does not count");
+        assert!(!is_byte_held(file.as_fd(), 8));
+    }
+}
