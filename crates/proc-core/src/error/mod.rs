@@ -60,7 +60,8 @@ pub enum ErrorKind {
     Start,
     /// The pool's initializer failed in every attempt to start a worker.
     Initializer,
-    /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory.
+    /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory. Or
+    /// a [`Queue`](crate::sync::Queue) was closed, or nobody else has it any more.
     Closed,
     /// More of the pool's workers died than its restart intensity allows.
     RestartLimit,
@@ -126,6 +127,7 @@ enum Part {
     Argument,
     Data,
     Result,
+    Item,
 }
 
 impl Display for Part {
@@ -134,6 +136,7 @@ impl Display for Part {
             Part::Argument => "argument",
             Part::Data => "data of `with`",
             Part::Result => "result",
+            Part::Item => "item of the queue",
         })
     }
 }
@@ -175,6 +178,11 @@ enum Kind {
     Abandoned {
         /// What was abandoned, and what to do, in words.
         what: Abandoned,
+        #[serde(with = "portable::exit_status")]
+        status: Option<ExitStatus>,
+    },
+    Ended(String),
+    PeerDied {
         #[serde(with = "portable::exit_status")]
         status: Option<ExitStatus>,
     },
@@ -244,6 +252,14 @@ impl Error {
         Error::new(Kind::Encode { what: Part::Data, why })
     }
 
+    pub(crate) fn encode_item(why: String) -> Error {
+        Error::new(Kind::Encode { what: Part::Item, why })
+    }
+
+    pub(crate) fn decode_item(why: String) -> Error {
+        Error::new(Kind::Decode { what: Part::Item, why })
+    }
+
     pub(crate) fn encode_argument(why: String) -> Error {
         Error::new(Kind::Encode { what: Part::Argument, why })
     }
@@ -283,6 +299,16 @@ impl Error {
 
     pub(crate) fn restarts(restarts: u32, period: Duration, last: Error) -> Error {
         Error::new(Kind::Restarts { restarts, period, last })
+    }
+
+    /// Makes the error of a queue that has ended.
+    pub(crate) fn ended(what: &str) -> Error {
+        Error::new(Kind::Ended(what.into()))
+    }
+
+    /// Makes the error of a pipe whose other end was had by a process that has died.
+    pub(crate) fn peer_died(status: Option<ExitStatus>) -> Error {
+        Error::new(Kind::PeerDied { status })
     }
 
     /// Makes the error of what a process abandoned when it died. `status` says how it ended.
@@ -345,7 +371,9 @@ impl Error {
                 ErrorKind::Start
             }
             Kind::Initializer(_) => ErrorKind::Initializer,
-            Kind::Closed | Kind::Overwritten => ErrorKind::Closed,
+            Kind::Closed | Kind::Overwritten | Kind::Ended(_) | Kind::PeerDied { .. } => {
+                ErrorKind::Closed
+            }
             Kind::Restarts { .. } => ErrorKind::RestartLimit,
             Kind::Abandoned { .. } => ErrorKind::Abandoned,
             Kind::Invalid(_) => ErrorKind::Invalid,

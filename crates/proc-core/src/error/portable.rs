@@ -139,6 +139,8 @@ mod tests {
             Kind::Overwritten,
             Kind::Abandoned { what: Abandoned::Mutex, status: Some(ExitStatus::from_raw(9)) },
             Kind::Abandoned { what: Abandoned::Barrier, status: None },
+            Kind::Ended("what".into()),
+            Kind::PeerDied { status: Some(ExitStatus::from_raw(9)) },
             Kind::Invalid("what".into()),
             Kind::Lost("gone".into()),
             Kind::Fleet("none".into()),

@@ -65,15 +65,14 @@ impl Display for Error {
                 "the pool has ended: more than {restarts} of its workers died within {period:?}; \
                  fix what kills them, or allow more deaths with restart_intensity"
             ),
+            Kind::PeerDied { status } => {
+                write!(f, "the process at the other end of the pipe has ended")?;
+                write_end(*status, f)
+            }
             Kind::Abandoned { what, status } => {
-                write!(f, "a process died ")?;
-                match status.map(|status| (status.code(), status.signal())) {
-                    Some((Some(code), _)) => write!(f, "(it exited with code {code}) ")?,
-                    Some((_, Some(signal))) => {
-                        write!(f, "(killed by signal {signal}, {}) ", sys::signal_name(signal))?;
-                    }
-                    _ => {}
-                }
+                write!(f, "a process died")?;
+                write_end(*status, f)?;
+                f.write_str(" ")?;
                 f.write_str(match what {
                     Abandoned::Mutex => {
                         "while it had the mutex, so the data may be half changed: call recover(), and \
@@ -85,9 +84,22 @@ impl Display for Error {
                     }
                 })
             }
-            Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => write!(f, "{what}"),
+            Kind::Ended(what) | Kind::Invalid(what) | Kind::Lost(what) | Kind::Fleet(what) => {
+                write!(f, "{what}")
+            }
         }?;
         write_origin(origin, f)
+    }
+}
+
+/// Writes how a process ended, if that is known, for example ` (killed by signal 9, SIGKILL)`.
+fn write_end(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Result {
+    match status.map(|status| (status.code(), status.signal())) {
+        Some((Some(code), _)) => write!(f, " (it exited with code {code})"),
+        Some((_, Some(signal))) => {
+            write!(f, " (killed by signal {signal}, {})", sys::signal_name(signal))
+        }
+        _ => Ok(()),
     }
 }
 

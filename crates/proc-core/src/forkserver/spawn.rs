@@ -59,8 +59,8 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     command.stdin(sys::null_stream(0)?);
     // A signal to all processes of the program must not end the new one before it is a fork server.
     let mask = SignalMask::block_group_signals()?;
-    let child =
-        command.env(VARIABLE, format!("{capabilities}:{}:{numbers}", mask.to_text())).spawn();
+    command.env(VARIABLE, format!("{capabilities}:{}:{numbers}", mask.to_text()));
+    let child = sys::to_execute(|| command.spawn());
     mask.restore();
     let mut child = child.map_err(cannot_execute)?;
     // Close our copies: while this process holds them, it cannot see that the fork server has died.

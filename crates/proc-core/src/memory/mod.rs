@@ -9,6 +9,7 @@ mod futex;
 #[cfg(all(test, loom))]
 pub(crate) mod loom;
 mod region;
+mod sparse;
 
 pub(crate) use arena::{Arena, Block, Lease, MIN_BLOCK_BYTES, Part, ReturnedBlocks};
 pub(crate) use descriptor::{
@@ -17,3 +18,4 @@ pub(crate) use descriptor::{
 pub(crate) use family::{Family, PROCESS_ID_BITS, ProcessId};
 pub(crate) use futex::{wake_all, wake_one, wake_some};
 pub(crate) use region::{AllAtomic, Placed, Region, shared_struct};
+pub(crate) use sparse::{FIRST_EXTENT, SparseMemory};

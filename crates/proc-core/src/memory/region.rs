@@ -8,8 +8,10 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -72,6 +74,19 @@ impl Region {
     /// As for [`map`](Region::map).
     pub(crate) fn map_borrowed(fd: BorrowedFd<'_>) -> io::Result<Region> {
         Ok(Region::of(Mapping::new(fd, Access::Write)?, None))
+    }
+
+    /// Maps `len` bytes at `offset` of memory that has them.
+    ///
+    /// # Errors
+    ///
+    /// There is no address space for them.
+    pub(super) fn map_range(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: NonZeroUsize,
+    ) -> io::Result<Region> {
+        Ok(Region::of(Mapping::range(fd, offset, len, Access::Write)?, None))
     }
 
     fn of(mapping: Mapping, fd: Option<OwnedFd>) -> Region {
@@ -195,6 +210,14 @@ impl Region {
         let value = self.range(offset, size_of::<T>())?.cast::<T>();
         // SAFETY: as in `locked`, and nobody else has a reference.
         value.is_aligned().then(|| unsafe { &mut *value })
+    }
+
+    /// Gives the memory of `len` bytes at `offset` back to the system. They are 0 afterwards, or as
+    /// before if the system cannot do that.
+    pub(crate) fn give_back(&self, offset: usize, len: usize) {
+        if let Some(start) = self.range(offset, len).and_then(NonNull::new) {
+            crate::sys::memory::give_back(start, len);
+        }
     }
 
     /// Sets the flag in the first word. The region must be used for nothing else.

@@ -20,6 +20,8 @@
 //! | `Event()` | [`Event`] |
 //! | `Condition()` | [`Condition`] |
 //! | `Barrier(n)` | [`Barrier`] |
+//! | `Queue(maxsize)`, `SimpleQueue()`, `JoinableQueue()` | [`Queue`] |
+//! | `Pipe()` | [`pipe`] |
 //! | a `SharedMemory` that is only read | [`Shared`] |
 
 mod array;
@@ -29,9 +31,12 @@ mod event;
 mod lock;
 mod mutex;
 mod object;
+mod pipe;
+mod queue;
 mod raw_lock;
 mod semaphore;
 pub(crate) mod shared;
+mod sleepers;
 mod value;
 
 pub use array::Array;
@@ -40,6 +45,8 @@ pub use condition::{Condition, Guard};
 pub use event::Event;
 pub use lock::{Lock, LockGuard, RLock, RLockGuard};
 pub use mutex::{Mutex, MutexGuard};
+pub use pipe::{Connection, pipe};
+pub use queue::{Leased, Queue};
 pub use semaphore::{Permit, Semaphore};
 pub use shared::Shared;
 pub use value::{Integer, Value};

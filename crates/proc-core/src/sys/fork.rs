@@ -1,5 +1,6 @@
 //! Forks this process and changes its environment, which only a process with one thread may do.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Once;
@@ -56,17 +57,33 @@ pub(crate) fn set_env(_: SingleThread, name: &OsStr, value: Option<&OsStr>) {
     }
 }
 
+thread_local! {
+    /// Whether this thread forks only to execute a program.
+    static EXECUTES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `spawn`, which forks only to execute a program at once.
+pub(crate) fn to_execute<T>(spawn: impl FnOnce() -> T) -> T {
+    EXECUTES.set(true);
+    let spawned = spawn();
+    EXECUTES.set(false);
+    spawned
+}
+
 /// Returns how often this process has been forked, by this library or by anybody else. A copy goes
 /// on counting from the number of its original.
 ///
-/// Only forks after the first call count. A fork that executes another program at once may count or
-/// not.
+/// Only forks after the first call count, and not those for a program that is
+/// [executed](to_execute) at once.
 pub(crate) fn count_of_forks() -> u64 {
     static COUNTING: Once = Once::new();
     static FORKS: AtomicU64 = AtomicU64::new(0);
 
+    /// The system calls this in the thread that forks.
     extern "C" fn count() {
-        FORKS.fetch_add(1, Ordering::Relaxed);
+        if !EXECUTES.get() {
+            FORKS.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     COUNTING.call_once(|| {

@@ -142,6 +142,27 @@ pub(crate) fn exclude_from_fork(start: NonNull<u8>, len: usize) {
     let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTFORK) };
 }
 
+/// Sets the lock of an open file description on byte 0 of its file.
+pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+    Ok(fcntl(fd, FcntlArg::F_OFD_SETLK(&super::liveness::lock_of_byte(0, kind))).map(drop)?)
+}
+
+/// Whether another open file description of the file has a lock on byte 0; `None` if the kernel does
+/// not tell.
+pub(crate) fn is_description_locked_by_others(fd: BorrowedFd<'_>) -> Option<bool> {
+    let mut lock = super::liveness::lock_of_byte(0, libc::F_WRLCK);
+    fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
+    Some(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Frees whole pages of a shared mapping of a memfd.
+pub(crate) fn give_back(start: NonNull<u8>, len: usize) {
+    let start = start.as_ptr().cast();
+    // SAFETY: the range lies in a shared mapping, in which no Rust object but atomics lives, and any
+    // bytes are valid for those.
+    let _ = unsafe { libc::madvise(start, len, libc::MADV_REMOVE) };
+}
+
 /// Replaces the open descriptor `to` by a copy of `from`.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {
     // SAFETY: dup3 takes three integers. The descriptor that it closes belongs to the caller, who

@@ -9,7 +9,7 @@
 //! file's descriptor is never copied within a process, never sent, and never closed.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -17,13 +17,15 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 
+use super::os;
+
 /// Locks byte `number` of `file` for this process. Returns false if another process has the lock.
 ///
 /// # Errors
 ///
 /// The kernel has no more locks, or does not have record locks for this file.
 pub(crate) fn hold_byte(file: BorrowedFd<'_>, number: u32) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_SETLK(&lock_of_byte(number))) {
+    match fcntl(file, FcntlArg::F_SETLK(&lock_of_byte(number, libc::F_WRLCK))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno.into()),
@@ -33,19 +35,51 @@ pub(crate) fn hold_byte(file: BorrowedFd<'_>, number: u32) -> io::Result<bool> {
 /// Whether a process other than this one has locked byte `number` of `file`. True if the kernel
 /// does not tell.
 pub(crate) fn is_byte_held(file: BorrowedFd<'_>, number: u32) -> bool {
-    let mut lock = lock_of_byte(number);
+    let mut lock = lock_of_byte(number, libc::F_WRLCK);
     let told = fcntl(file, FcntlArg::F_GETLK(&mut lock));
     told.is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
-fn lock_of_byte(number: u32) -> libc::flock {
+pub(super) fn lock_of_byte(number: u32, kind: libc::c_int) -> libc::flock {
     // SAFETY: all fields are integers.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     lock.l_start = libc::off_t::from(number);
     lock.l_len = 1;
     lock
+}
+
+/// Marks the open file description of `file` as one that somebody has, until its last descriptor is
+/// closed. The file may be marked through any number of descriptions.
+///
+/// # Errors
+///
+/// The kernel has no more locks, or has no locks of open file descriptions (`F_OFD_SETLK`).
+pub(crate) fn share_file(file: BorrowedFd<'_>) -> io::Result<()> {
+    os::lock_description(file, libc::F_RDLCK)
+}
+
+/// Removes the mark that [`share_file`] has made.
+pub(crate) fn unshare_file(file: BorrowedFd<'_>) -> io::Result<()> {
+    os::lock_description(file, libc::F_UNLCK)
+}
+
+/// Whether no other open file description of the same file is [marked](share_file). False if the
+/// system does not tell.
+pub(crate) fn is_file_ours_alone(file: BorrowedFd<'_>) -> bool {
+    os::is_description_locked_by_others(file).is_some_and(|is_locked| !is_locked)
+}
+
+/// Opens the same file again, with an open file description of its own.
+///
+/// # Errors
+///
+/// There is no descriptor left, or `/proc` is not mounted.
+pub(crate) fn reopen(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+    Ok(file.into())
 }
 
 /// Lets the program that `command` executes inherit `fd` itself, not a copy. Returns its number.
@@ -64,6 +98,21 @@ pub(crate) fn pass_on_itself(fd: &'static impl AsFd, command: &mut Command) -> i
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(all(target_os = "linux", not(proc_core_portable)))]
+    #[test]
+    fn file_is_ours_alone_when_the_last_other_description_is_closed() {
+        let file = super::super::memory::create(1).expect("there is memory");
+        share_file(file.as_fd()).expect("there are locks");
+        let other = reopen(file.as_fd()).expect("there are descriptors");
+        assert!(is_file_ours_alone(file.as_fd()), "the other one is not marked");
+        share_file(other.as_fd()).expect("there are locks");
+        let copy = other.try_clone().expect("there are descriptors");
+        drop(other);
+        assert!(!is_file_ours_alone(file.as_fd()));
+        drop(copy);
+        assert!(is_file_ours_alone(file.as_fd()));
+    }
 
     #[test]
     fn bytes_are_held_until_their_process_ends() {

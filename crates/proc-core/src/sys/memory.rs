@@ -84,6 +84,30 @@ pub(crate) fn seal(fd: &OwnedFd, access: Access) -> io::Result<()> {
     os::seal(fd, access)
 }
 
+/// Returns the size in bytes of memory that this or another process has [sealed](seal).
+///
+/// # Errors
+///
+/// The memory is not sealed for `access`.
+pub(crate) fn sealed_len(fd: BorrowedFd<'_>, access: Access) -> io::Result<u64> {
+    check_sealed(fd, access)?;
+    let size = nix::sys::stat::fstat(fd)?.st_size;
+    u64::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+fn check_sealed(fd: BorrowedFd<'_>, access: Access) -> io::Result<()> {
+    if os::is_sealed(fd, access) {
+        return Ok(());
+    }
+    let what = "the received file is not sealed shared memory";
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// Gives the memory of whole pages of a shared mapping back to the system, which makes them 0.
+pub(crate) fn give_back(start: NonNull<u8>, len: usize) {
+    os::give_back(start, len);
+}
+
 /// Mapping of a file without a name, in the address space of this process.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -104,10 +128,7 @@ impl Mapping {
     /// The memory is not sealed for `access`, the memory is empty, or there is no address space
     /// left.
     pub(crate) fn new(fd: BorrowedFd<'_>, access: Access) -> io::Result<Mapping> {
-        if !os::is_sealed(fd, access) {
-            let what = "the received file is not sealed shared memory";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
+        check_sealed(fd, access)?;
         Mapping::of_own(fd, access)
     }
 
@@ -120,6 +141,21 @@ impl Mapping {
         let size = nix::sys::stat::fstat(fd)?.st_size;
         let len = usize::try_from(size).ok().and_then(NonZeroUsize::new);
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+        Mapping::range(fd, 0, len, access)
+    }
+
+    /// Maps `len` bytes at `offset` of memory that is not smaller. `offset` is that of a page.
+    ///
+    /// # Errors
+    ///
+    /// There is no address space left.
+    pub(crate) fn range(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: NonZeroUsize,
+        access: Access,
+    ) -> io::Result<Mapping> {
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         // Leave some address space: Rust aborts the program if a thread has no room for a small
         // allocation.
         if !has_address_space(len.get().saturating_add(MIN_REST_BYTES)) {
@@ -130,7 +166,7 @@ impl Mapping {
             Access::Read => ProtFlags::PROT_READ,
         };
         // SAFETY: the kernel chooses a free address.
-        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, 0) }?;
+        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, offset) }?;
         Ok(Mapping { start: start.cast(), len: len.get() })
     }
 

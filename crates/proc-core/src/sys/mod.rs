@@ -52,7 +52,7 @@ pub(crate) use fd_channel::{
     ChannelMessage, Listener, Notifier, Tag, copy_from_socket, fd_channel, put_into_socket,
     take_from_socket,
 };
-pub(crate) use fork::{Forked, count_of_forks, fork, set_env};
+pub(crate) use fork::{Forked, count_of_forks, fork, set_env, to_execute};
 pub(crate) use futex::{wait_for_either, wake};
 pub(crate) use identity::{PerProcess, own_word, pid};
 pub(crate) use image::Constructor;
@@ -60,7 +60,9 @@ pub(crate) use limits::{
     limit_of_open_files, raise_limit_of_open_files, restore_limit_of_open_files, set_limit,
     set_niceness,
 };
-pub(crate) use liveness::{hold_byte, is_byte_held, pass_on_itself};
+pub(crate) use liveness::{
+    hold_byte, is_byte_held, is_file_ours_alone, pass_on_itself, reopen, share_file, unshare_file,
+};
 pub(crate) use os::{
     Affinity, ChildExits, affinity, die_with_parent, name_process, own_memory, set_affinity,
     watch_process,

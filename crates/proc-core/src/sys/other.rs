@@ -96,6 +96,19 @@ pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
 /// Does nothing: without seals, a mapping in a copy does no harm.
 pub(crate) fn exclude_from_fork(_: NonNull<u8>, _: usize) {}
 
+/// Does nothing: POSIX has no locks of open file descriptions.
+pub(crate) fn lock_description(_: BorrowedFd<'_>, _: libc::c_int) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Tells nothing: POSIX has no locks of open file descriptions.
+pub(crate) fn is_description_locked_by_others(_: BorrowedFd<'_>) -> Option<bool> {
+    None
+}
+
+/// Does nothing: this system cannot free pages of a shared file.
+pub(crate) fn give_back(_: NonNull<u8>, _: usize) {}
+
 /// Replaces the open descriptor `to` by a copy of `from`. This takes two steps. Between them,
 /// another thread may execute a program, which then inherits the copy.
 pub(crate) fn copy_to(from: i32, to: i32) -> io::Result<()> {

@@ -31,7 +31,7 @@ use ipc_channel::ipc::{IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::bulk::ValueBytes;
-pub(crate) use self::bulk::{number, number_size};
+pub(crate) use self::bulk::{bytes_of, number, number_size};
 pub use self::deep::Deep;
 pub use self::described::Described;
 pub use self::message::Message;
@@ -269,6 +269,14 @@ pub(crate) fn encode_into<T: Message>(
         drop_collected_handles();
         Err(serialize_panicked(&panic.message))
     })
+}
+
+/// Encodes a value that should contain no channel ends. Returns its bytes, and whether it contains
+/// some; they are dropped.
+pub(crate) fn encode_without_handles<T: Message>(value: &T) -> Result<(Vec<u8>, bool), String> {
+    let mut bytes = Sink::default();
+    let handles = encode_into(value, &mut bytes)?;
+    Ok((bytes.into_bytes(), handles.is_some()))
 }
 
 /// Tells why a value could not be encoded: its `Serialize` has panicked.

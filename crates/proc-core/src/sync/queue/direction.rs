@@ -1,0 +1,107 @@
+//! One direction of a pipe: a queue with one sender and one receiver, which know of each other.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::shared::{Sent, SharedQueue};
+use super::{decode, encode_into};
+use crate::error::{Error, Origin};
+use crate::memory::ProcessId;
+use crate::memory::atomics::AtomicU32;
+use crate::sync::raw_lock::Patience;
+use crate::wire::{self, Message};
+
+/// One direction of a pipe.
+#[derive(Clone, Debug)]
+pub(in crate::sync) struct Direction(Arc<SharedQueue>);
+
+impl Direction {
+    pub(in crate::sync) fn new(bound: u32) -> Result<Direction, Error> {
+        let queue = SharedQueue::new(bound)?;
+        queue.words().is_direction.store(1, Ordering::Relaxed);
+        Ok(Direction(queue))
+    }
+
+    /// Sends an item if there is room. Returns whether it was sent.
+    pub(in crate::sync) fn send<T: Message>(
+        &self,
+        item: &T,
+        patience: Patience,
+    ) -> Result<bool, Error> {
+        let put = |bytes: &[u8]| self.0.put(&[bytes], patience).map(|put| put == 1);
+        let sent = match wire::bytes_of(item) {
+            Some(bytes) => put(bytes),
+            None => {
+                let mut encoded = Vec::new();
+                encode_into(item, &mut encoded)?;
+                put(&encoded)
+            }
+        };
+        sent.map_err(|error| self.explain(error, &self.0.words().receiver))
+    }
+
+    /// Receives an item if there is one.
+    pub(in crate::sync) fn receive<T: Message>(
+        &self,
+        patience: Patience,
+    ) -> Result<Option<T>, Error> {
+        let mut taken = Vec::new();
+        let got = self.0.get(1, &mut taken, patience);
+        got.map_err(|error| self.explain(error, &self.0.words().sender))?;
+        taken.pop().map(|bytes| decode(&bytes)).transpose()
+    }
+
+    pub(in crate::sync) fn is_empty(&self) -> bool {
+        self.0.items.len() == 0
+    }
+
+    /// Notes that this process has the end that sends.
+    pub(in crate::sync) fn note_sender(&self) {
+        self.note(&self.0.words().sender);
+    }
+
+    /// Notes that this process has the end that receives.
+    pub(in crate::sync) fn note_receiver(&self) {
+        self.note(&self.0.words().receiver);
+    }
+
+    fn note(&self, word: &AtomicU32) {
+        let own = self.0.family.own_id().map_or(0, ProcessId::get);
+        word.store(own, Ordering::Relaxed);
+        self.0.ends.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that an end is dropped here. Closes the direction if the end was not moved to another
+    /// process, and if this process is no copy.
+    pub(in crate::sync) fn leave(&self, is_moved: bool) {
+        self.0.ends.fetch_sub(1, Ordering::Relaxed);
+        if !is_moved && self.0.is_of_this_process() {
+            self.0.close();
+        }
+    }
+
+    pub(in crate::sync) fn sent(&self) -> Result<Sent, String> {
+        self.0.sent()
+    }
+
+    pub(in crate::sync) fn arrive(sent: Sent) -> Result<Direction, String> {
+        SharedQueue::arrive(sent).map(Direction)
+    }
+
+    /// Makes the error of a queue that has ended one of a pipe, with the pid of the process at the
+    /// other end if that process has died.
+    fn explain(&self, error: Error, other_end: &AtomicU32) -> Error {
+        if !error.is_closed() {
+            return error;
+        }
+        let other = ProcessId::of(other_end.load(Ordering::Relaxed));
+        match other.filter(|other| !self.0.family.is_alive(*other)) {
+            None => Error::ended("the other end of the pipe was dropped"),
+            Some(dead) => {
+                let (pid, status) = self.0.family.obituary(dead);
+                let origin = Origin { pid, ..Origin::default() };
+                Error::peer_died(status).with_origin(origin)
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Leases of items: an item that its process has not said to be done goes back to the queue.
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::items::{MAX_LEASES, RETURNED};
+use super::shared::SharedQueue;
+use super::{Queue, decode, locked, no_room};
+use crate::error::Error;
+use crate::memory::ProcessId;
+use crate::sync::raw_lock::{Locker, Patience};
+use crate::wire::Message;
+
+/// Item that was [leased](Queue::lease). It goes back to the front of the queue when this value is
+/// dropped, or when its process dies, unless [`done`](Leased::done) was called.
+///
+/// See the example of [`Queue::lease`].
+#[must_use = "the item goes back to the queue when this is dropped"]
+pub struct Leased<T> {
+    item: T,
+    was_returned: bool,
+    held: Held,
+}
+
+/// Lease that this process has.
+struct Held {
+    queue: Arc<SharedQueue>,
+    index: usize,
+    me: Locker,
+    is_done: bool,
+}
+
+impl<T: Message> Queue<T> {
+    /// Takes the first item, and gives it back unless the caller says that it is
+    /// [done](Leased::done). Waits while there is no item. At most 512 items can be leased at a
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Queue::get), but an item that cannot be decoded goes back. Also
+    /// [`Invalid`](crate::ErrorKind::Invalid) if 512 items are leased.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn die_with_an_item(queue: Queue<String>) {
+    ///     let _leased = queue.lease().expect("there is an item");
+    ///     std::process::abort();
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let queue = Queue::new()?;
+    ///     queue.put("precious".to_owned())?;
+    ///     assert!(Process::new(die_with_an_item, queue.clone()).start()?.join().is_err());
+    ///     let leased = queue.lease()?;
+    ///     assert_eq!((leased.as_str(), leased.was_returned()), ("precious", true));
+    ///     assert!(!queue.join_timeout(Duration::from_millis(1))?); // it is not done
+    ///     leased.done();
+    ///     queue.join()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "task_done")]
+    pub fn lease(&self) -> Result<Leased<T>, Error> {
+        loop {
+            if let Some(leased) = self.lease_within(Patience::Endless)? {
+                return Ok(leased);
+            }
+        }
+    }
+
+    /// Waits like [`lease`](Queue::lease), but for at most `timeout`. Returns `None` if there is no
+    /// item still.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lease`](Queue::lease).
+    ///
+    /// See the example of [`lease`](Queue::lease).
+    pub fn lease_timeout(&self, timeout: Duration) -> Result<Option<Leased<T>>, Error> {
+        self.lease_within(Patience::at_most(timeout))
+    }
+
+    fn lease_within(&self, patience: Patience) -> Result<Option<Leased<T>>, Error> {
+        let queue = &self.shared;
+        let me = Locker::current(queue.family)?;
+        let taken = queue.wait_for_item(patience, || queue.lease_now(me, patience))?;
+        let Some((index, was_returned, bytes)) = taken else { return Ok(None) };
+        // If it cannot be decoded, it goes back.
+        let held = Held { queue: Arc::clone(queue), index, me, is_done: false };
+        Ok(Some(Leased { item: decode(&bytes)?, was_returned, held }))
+    }
+}
+
+impl SharedQueue {
+    /// Leases the first item. Returns the index of the lease, whether the item was leased before,
+    /// and its bytes.
+    fn lease_now(
+        &self,
+        me: Locker,
+        patience: Patience,
+    ) -> Result<Option<(usize, bool, Vec<u8>)>, Error> {
+        let (items, owner) = (&self.items, me.process.get());
+        let lease = || {
+            self.give_back_leases_of_the_dead(me);
+            let mut bytes = Vec::new();
+            if let Some(index) = self.take_returned(&mut bytes, Some(owner)).map_err(no_room)? {
+                return Ok(Some((index, true, bytes)));
+            }
+            let is_free = |index: &usize| items.leases()[*index].owner.load(Ordering::Relaxed) == 0;
+            let Some(index) = (0..MAX_LEASES).find(is_free) else {
+                return Err(Error::invalid(format!(
+                    "{MAX_LEASES} items are leased: say done() for some first"
+                )));
+            };
+            let is_taken = items.take(&mut bytes, Some((index, owner))).map_err(no_room)?;
+            Ok(is_taken.then_some((index, false, bytes)))
+        };
+        let head = items.head();
+        let leased = locked(&head.lock, me, patience, || items.repair_head(), lease);
+        let leased = leased.transpose()?.flatten();
+        if leased.is_some() {
+            self.after_taking(1);
+        }
+        Ok(leased)
+    }
+
+    /// Takes an item that was leased before and came back: for `owner`, or for good. Returns the
+    /// index of its lease. The caller has the head's lock.
+    pub(super) fn take_returned(
+        &self,
+        out: &mut Vec<u8>,
+        owner: Option<u32>,
+    ) -> io::Result<Option<usize>> {
+        let (items, head) = (&self.items, self.items.head());
+        if head.returned.load(Ordering::Relaxed) == 0 {
+            return Ok(None);
+        }
+        let is_back =
+            |index: &usize| items.leases()[*index].owner.load(Ordering::Relaxed) == RETURNED;
+        let Some(index) = (0..MAX_LEASES).filter(is_back).min_by_key(|i| items.age(*i)) else {
+            head.returned.store(0, Ordering::Relaxed);
+            return Ok(None);
+        };
+        items.read_leased(index, out)?;
+        match owner {
+            Some(owner) => items.leases()[index].owner.store(owner, Ordering::Relaxed),
+            None => items.end_lease(index),
+        }
+        let returned = head.returned.load(Ordering::Relaxed);
+        head.returned.store(returned.saturating_sub(1), Ordering::Relaxed);
+        Ok(Some(index))
+    }
+
+    /// Gives the items back that were leased by processes which have died, if any process has died
+    /// since this one looked last. The caller has the head's lock.
+    pub(super) fn give_back_leases_of_the_dead(&self, me: Locker) {
+        if self.items.head().leases.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let deaths = self.family.deaths();
+        let seen = self.deaths_seen.load(Ordering::Relaxed);
+        let is_empty = self.items.len() == 0;
+        if seen == deaths && !is_empty {
+            return;
+        }
+        for lease in self.items.leases() {
+            let owner = lease.owner.load(Ordering::Relaxed);
+            let is_dead = |id| owner != RETURNED && !me.family.is_alive(id);
+            if ProcessId::of(owner).is_some_and(is_dead) {
+                self.give_back(lease);
+            }
+        }
+        self.deaths_seen.store(deaths, Ordering::Relaxed);
+    }
+
+    fn give_back(&self, lease: &super::items::LeaseWords) {
+        lease.owner.store(RETURNED, Ordering::Relaxed);
+        let returned = &self.items.head().returned;
+        returned.store(returned.load(Ordering::Relaxed) + 1, Ordering::SeqCst);
+    }
+}
+
+impl<T> Leased<T> {
+    /// Whether the item was leased before, by a process that died or did not say that it is done.
+    ///
+    /// See the example of [`Queue::lease`].
+    pub fn was_returned(&self) -> bool {
+        self.was_returned
+    }
+
+    /// Says that the item is done. It does not go back. Returns the item.
+    ///
+    /// See the example of [`Queue::lease`].
+    pub fn done(mut self) -> T {
+        self.held.is_done = true;
+        self.item
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A copy of the process must not give back what its original has.
+        if !self.me.is_this_process() {
+            return;
+        }
+        let items = &self.queue.items;
+        let end = || match self.is_done {
+            true => items.end_lease(self.index),
+            false => self.queue.give_back(&items.leases()[self.index]),
+        };
+        let head = items.head();
+        locked(&head.lock, self.me, Patience::Endless, || items.repair_head(), end);
+        match self.is_done {
+            true => self.queue.words().joiners.wake(u32::MAX),
+            false => self.queue.words().getters.wake(1),
+        }
+    }
+}
+
+impl<T> Deref for Leased<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
+
+impl<T> DerefMut for Leased<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.item
+    }
+}
+
+impl<T: Debug> Debug for Leased<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leased").field(&self.item).finish()
+    }
+}

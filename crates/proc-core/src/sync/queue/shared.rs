@@ -1,0 +1,396 @@
+//! A queue of bytes in shared memory, without the type of its items: waits, wakes, and is sent.
+//!
+//! Each process that has the queue, and each message that carries it, has an open file description
+//! of the queue's memory of its own, with a read lock on it (`F_OFD_SETLK`). The kernel drops the
+//! lock with the last descriptor. So a process that waits in vain can ask the kernel whether anybody
+//! else has the queue, also a message that is still on its way.
+
+use std::sync::atomic::{AtomicU32 as OwnAtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::items::Items;
+use super::{Queue, locked, no_room};
+use crate::error::Error;
+use crate::memory::atomics::AtomicU32;
+use crate::memory::{Descriptor, Family, SparseMemory, shared_struct};
+use crate::sync::raw_lock::{Locker, Patience};
+use crate::sync::sleepers::Sleepers;
+use crate::sys::{self, PerProcess};
+use crate::wire;
+
+shared_struct! {
+    /// The words of a queue besides its items.
+    #[derive(Debug)]
+    pub(super) struct QueueWords {
+        /// The most items; 0 if there is no bound.
+        bound: AtomicU32,
+        /// Those that wait for an item.
+        pub(super) getters: Sleepers,
+        /// Those that wait for room.
+        putters: Sleepers,
+        /// Those that wait until all items are done.
+        pub(super) joiners: Sleepers,
+        /// 1 if the queue is one direction of a pipe.
+        pub(super) is_direction: AtomicU32,
+        /// The process at the end that sends, if it is a direction of a pipe.
+        pub(super) sender: AtomicU32,
+        /// The process at the end that receives.
+        pub(super) receiver: AtomicU32,
+    }
+}
+
+/// Offset of [`QueueWords`] in the memory.
+const WORDS: u64 = 256;
+
+/// A queue, as this process has it.
+#[derive(Debug)]
+pub(super) struct SharedQueue {
+    pub(super) items: Items,
+    pub(super) family: &'static Family,
+    id: u64,
+    /// Pid of the process that made or received this value, and its count of forks then.
+    made: (u32, u64),
+    /// Number of ends of a pipe in this process that have this queue.
+    pub(super) ends: OwnAtomicU32,
+    /// Count of deaths when this process last looked for leases of dead processes.
+    pub(super) deaths_seen: OwnAtomicU32,
+}
+
+/// Queues that this process has, by number.
+static QUEUES: PerProcess<Mutex<FxHashMap<u64, Weak<SharedQueue>>>> = PerProcess::new();
+
+fn queues() -> MutexGuard<'static, FxHashMap<u64, Weak<SharedQueue>>> {
+    QUEUES.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SharedQueue {
+    pub(super) fn new(bound: u32) -> Result<Arc<SharedQueue>, Error> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let make = || {
+            let family = Family::get()?;
+            // A process makes fewer than 2^32 queues, and no other process has its number.
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX);
+            let id = u64::from(family.own_id()?.get()) << 32 | serial;
+            let items = Items::new()?;
+            let _ = sys::share_file(items.memory.fd());
+            Ok(SharedQueue::keep(items, family, id))
+        };
+        let queue: Arc<SharedQueue> = make().map_err(|error| Error::start("a queue", error))?;
+        let words: &QueueWords = queue.words();
+        words.bound.store(bound, Ordering::Relaxed);
+        Ok(queue)
+    }
+
+    fn keep(items: Items, family: &'static Family, id: u64) -> Arc<SharedQueue> {
+        let made = (sys::pid(), sys::count_of_forks());
+        let deaths_seen = OwnAtomicU32::new(family.deaths());
+        let queue = Arc::new(SharedQueue {
+            items,
+            family,
+            id,
+            made,
+            ends: OwnAtomicU32::new(0),
+            deaths_seen,
+        });
+        let mut queues = queues();
+        if queues.len() == queues.capacity() {
+            queues.retain(|_, queue| queue.strong_count() > 0);
+        }
+        queues.insert(id, Arc::downgrade(&queue));
+        queue
+    }
+
+    pub(super) fn words(&self) -> &QueueWords {
+        self.items.other(WORDS)
+    }
+
+    /// Adds as many of `pieces` as there is room for, and waits until there is room for one. Returns
+    /// how many were added.
+    pub(super) fn put(&self, pieces: &[&[u8]], patience: Patience) -> Result<usize, Error> {
+        let me = Locker::current(self.family)?;
+        if let Some(put) = self.put_now(pieces, me, patience)? {
+            return Ok(put);
+        }
+        let mut sleeper = self.words().putters.sleeper(self.family);
+        loop {
+            if patience.is_over() {
+                return Ok(0);
+            }
+            self.check_other_end()?;
+            let again = || self.put_now(pieces, me, patience).transpose();
+            if let Some(put) = sleeper.sleep(patience.deadline(), again) {
+                return put;
+            }
+        }
+    }
+
+    /// Adds as many of `pieces` as there is room for. Returns `None` if there is room for none.
+    fn put_now(
+        &self,
+        pieces: &[&[u8]],
+        me: Locker,
+        patience: Patience,
+    ) -> Result<Option<usize>, Error> {
+        let (items, words) = (&self.items, self.words());
+        let tail = items.tail();
+        self.check_deaths()?;
+        let append = || {
+            if tail.closed.load(Ordering::SeqCst) != 0 {
+                return Err(Error::ended("the queue was closed: nobody can put an item any more"));
+            }
+            let room = match words.bound.load(Ordering::Relaxed) {
+                0 => usize::MAX,
+                bound => bound.saturating_sub(items.len()) as usize,
+            };
+            let mut put = 0;
+            for piece in pieces.iter().take(room) {
+                match items.append(piece) {
+                    Ok(()) => put += 1,
+                    Err(_) if put > 0 => break, // the next call has the error
+                    Err(error) => return Err(no_room(error)),
+                }
+            }
+            Ok(put)
+        };
+        let put = locked(&tail.lock, me, patience, || items.repair_tail(), append);
+        match put.transpose()?.unwrap_or(0) {
+            0 => Ok(None),
+            put => {
+                words.getters.wake(put as u32);
+                Ok(Some(put))
+            }
+        }
+    }
+
+    /// Takes up to `most` items, and waits until there is one.
+    pub(super) fn get(
+        &self,
+        most: usize,
+        taken: &mut Vec<Vec<u8>>,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let me = Locker::current(self.family)?;
+        self.wait_for_item(patience, || {
+            self.take_now(most, taken, me, patience).map(|()| (!taken.is_empty()).then_some(()))
+        })
+        .map(drop)
+    }
+
+    /// Waits until `take` returns something, or nobody can put an item any more.
+    pub(super) fn wait_for_item<R>(
+        &self,
+        patience: Patience,
+        mut take: impl FnMut() -> Result<Option<R>, Error>,
+    ) -> Result<Option<R>, Error> {
+        if let Some(found) = take()? {
+            return Ok(Some(found));
+        }
+        let mut sleeper = self.words().getters.sleeper(self.family);
+        loop {
+            if self.items.tail().closed.load(Ordering::SeqCst) != 0 {
+                // An item may have been put before the queue was closed.
+                return match take()? {
+                    Some(found) => Ok(Some(found)),
+                    None => Err(Error::ended("the queue is empty, and it was closed")),
+                };
+            }
+            if patience.is_over() {
+                return Ok(None);
+            }
+            let is_alone = self.is_alone();
+            let again = || take().transpose();
+            if is_alone {
+                return match take()? {
+                    Some(found) => Ok(Some(found)),
+                    None => Err(Error::ended(
+                        "the queue is empty, and nobody else has it any more who could put an item",
+                    )),
+                };
+            }
+            if let Some(found) = sleeper.sleep(patience.deadline(), again) {
+                return found.map(Some);
+            }
+        }
+    }
+
+    fn take_now(
+        &self,
+        most: usize,
+        taken: &mut Vec<Vec<u8>>,
+        me: Locker,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let items = &self.items;
+        let take = || {
+            self.give_back_leases_of_the_dead(me);
+            while taken.len() < most {
+                let mut bytes = Vec::new();
+                let done = match self.take_returned(&mut bytes, None) {
+                    Ok(None) => items.take(&mut bytes, None),
+                    Ok(Some(_)) => Ok(true),
+                    Err(error) => Err(error),
+                };
+                match done {
+                    Ok(true) => taken.push(bytes),
+                    Ok(false) => break,
+                    Err(_) if !taken.is_empty() => break, // the next call has the error
+                    Err(error) => return Err(no_room(error)),
+                }
+            }
+            Ok(())
+        };
+        let head = items.head();
+        locked(&head.lock, me, patience, || items.repair_head(), take).transpose()?;
+        if !taken.is_empty() {
+            self.after_taking(taken.len());
+        }
+        Ok(())
+    }
+
+    /// Wakes those that wait for room, or until all items are done.
+    pub(super) fn after_taking(&self, count: usize) {
+        let words = self.words();
+        if words.bound.load(Ordering::Relaxed) != 0 {
+            words.putters.wake(count as u32);
+        }
+        if self.items.len() == 0 {
+            words.joiners.wake(u32::MAX);
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.items.tail().closed.store(1, Ordering::SeqCst);
+        self.words().getters.wake(u32::MAX);
+        self.words().putters.wake(u32::MAX);
+    }
+
+    /// Waits until no item is in the queue or leased. Returns whether that is so.
+    pub(super) fn join(&self, patience: Patience) -> Result<bool, Error> {
+        let me = Locker::current(self.family)?;
+        let head = self.items.head();
+        let is_done = || {
+            self.items.len() == 0 && {
+                let look = || {
+                    self.give_back_leases_of_the_dead(me);
+                    head.leases.load(Ordering::Relaxed) == 0
+                };
+                let repair = || self.items.repair_head();
+                locked(&head.lock, me, patience, repair, look).unwrap_or(false)
+            }
+        };
+        if is_done() {
+            return Ok(true);
+        }
+        let mut sleeper = self.words().joiners.sleeper(self.family);
+        loop {
+            if patience.is_over() {
+                return Ok(false);
+            }
+            if sleeper.sleep(patience.deadline(), || is_done().then_some(())).is_some() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Whether it is certain that nobody but the calling thread has the queue.
+    fn is_alone(&self) -> bool {
+        let is_last_here = match self.words().is_direction.load(Ordering::Relaxed) {
+            // Other threads may have a reference to it, and a copy of this process may have it too.
+            0 => sys::has_one_thread() && self.made.1 == sys::count_of_forks(),
+            // One thread uses an end of a pipe, and copies do not have it.
+            _ => self.ends.load(Ordering::Relaxed) <= 1,
+        };
+        is_last_here && self.is_of_this_process() && sys::is_file_ours_alone(self.items.memory.fd())
+    }
+
+    /// In a direction of a pipe: checks that the other end is there, if a process has died since
+    /// this was checked last.
+    fn check_deaths(&self) -> Result<(), Error> {
+        let deaths = self.family.deaths();
+        if self.words().is_direction.load(Ordering::Relaxed) == 0
+            || self.deaths_seen.swap(deaths, Ordering::Relaxed) == deaths
+        {
+            return Ok(());
+        }
+        self.check_other_end()
+    }
+
+    fn check_other_end(&self) -> Result<(), Error> {
+        let is_direction = self.words().is_direction.load(Ordering::Relaxed) != 0;
+        match is_direction && self.is_alone() {
+            true => Err(Error::ended("the other end of the pipe is gone")),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether this process has made or received this value, and is not a copy of the one that has.
+    pub(super) fn is_of_this_process(&self) -> bool {
+        self.made.0 == sys::pid()
+    }
+
+    /// Prepares the queue for sending.
+    pub(super) fn sent(&self) -> Result<Sent, String> {
+        use std::os::fd::AsFd;
+        let send = || {
+            let fd = sys::reopen(self.items.memory.fd())?;
+            let _ = sys::share_file(fd.as_fd());
+            Ok(Sent { run: self.family.run(), id: self.id, fd: Descriptor::new(fd.as_fd())? })
+        };
+        send().map_err(|error: std::io::Error| {
+            format!("the queue cannot be sent: {}", wire::explain(&error))
+        })
+    }
+
+    /// Maps the queue that has arrived.
+    pub(super) fn arrive(Sent { run, id, fd }: Sent) -> Result<Arc<SharedQueue>, String> {
+        let arrive = || {
+            let family = Family::get()?;
+            if family.run() != run {
+                return Err(std::io::Error::other(
+                    "the queue belongs to another run of a program: it can only be sent to processes \
+                     that this run has started",
+                ));
+            }
+            family.own_id()?; // so that its use cannot fail later
+            if let Some(queue) = queues().get(&id).and_then(Weak::upgrade) {
+                return Ok(queue);
+            }
+            let memory = SparseMemory::map(fd.into_fd()?)?;
+            Ok(SharedQueue::keep(Items::of(memory), family, id))
+        };
+        arrive().map_err(|error| format!("the queue cannot be mapped: {}", wire::explain(&error)))
+    }
+}
+
+impl Drop for SharedQueue {
+    fn drop(&mut self) {
+        // Those that wait look whether anybody else has the queue, once this process has it no more.
+        let _ = sys::unshare_file(self.items.memory.fd());
+        self.words().getters.wake(u32::MAX);
+    }
+}
+
+/// Form in which a queue is sent.
+#[derive(Serialize, Deserialize)]
+pub(in crate::sync) struct Sent {
+    run: u64,
+    id: u64,
+    fd: Descriptor,
+}
+
+impl<T> Serialize for Queue<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.shared.sent().map_err(ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Queue<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
+        SharedQueue::arrive(Sent::deserialize(deserializer)?)
+            .map(Queue::of)
+            .map_err(de::Error::custom)
+    }
+}
