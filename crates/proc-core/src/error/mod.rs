@@ -183,6 +183,7 @@ enum Kind {
     },
     Ended(String),
     PeerDied {
+        peer: Peer,
         #[serde(with = "portable::exit_status")]
         status: Option<ExitStatus>,
     },
@@ -196,6 +197,14 @@ enum Kind {
 pub(crate) enum Abandoned {
     Mutex,
     Barrier,
+}
+
+/// A process that others wait for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Peer {
+    /// The one at the other end of a pipe.
+    Pipe,
+    Manager,
 }
 
 impl Error {
@@ -306,9 +315,9 @@ impl Error {
         Error::new(Kind::Ended(what.into()))
     }
 
-    /// Makes the error of a pipe whose other end was had by a process that has died.
-    pub(crate) fn peer_died(status: Option<ExitStatus>) -> Error {
-        Error::new(Kind::PeerDied { status })
+    /// Makes the error of waiting for a process that has died.
+    pub(crate) fn peer_died(peer: Peer, status: Option<ExitStatus>) -> Error {
+        Error::new(Kind::PeerDied { peer, status })
     }
 
     /// Makes the error of what a process abandoned when it died. `status` says how it ended.

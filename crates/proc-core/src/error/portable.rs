@@ -88,7 +88,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::{Abandoned, Part};
+    use super::super::{Abandoned, Part, Peer};
     use super::*;
     use crate::panics::PanicReport;
     use crate::wire::{self, Sink};
@@ -140,7 +140,8 @@ mod tests {
             Kind::Abandoned { what: Abandoned::Mutex, status: Some(ExitStatus::from_raw(9)) },
             Kind::Abandoned { what: Abandoned::Barrier, status: None },
             Kind::Ended("what".into()),
-            Kind::PeerDied { status: Some(ExitStatus::from_raw(9)) },
+            Kind::PeerDied { peer: Peer::Pipe, status: Some(ExitStatus::from_raw(9)) },
+            Kind::PeerDied { peer: Peer::Manager, status: None },
             Kind::Invalid("what".into()),
             Kind::Lost("gone".into()),
             Kind::Fleet("none".into()),

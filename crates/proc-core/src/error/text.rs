@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Formatter};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-use super::{Abandoned, Error, Inner, Kind, Origin};
+use super::{Abandoned, Error, Inner, Kind, Origin, Peer};
 use crate::panics::PanicReport;
 use crate::sys;
 
@@ -65,8 +65,11 @@ impl Display for Error {
                 "the pool has ended: more than {restarts} of its workers died within {period:?}; \
                  fix what kills them, or allow more deaths with restart_intensity"
             ),
-            Kind::PeerDied { status } => {
-                write!(f, "the process at the other end of the pipe has ended")?;
+            Kind::PeerDied { peer, status } => {
+                f.write_str(match peer {
+                    Peer::Pipe => "the process at the other end of the pipe has ended",
+                    Peer::Manager => "the manager's process has ended, and its objects are lost",
+                })?;
                 write_end(*status, f)
             }
             Kind::Abandoned { what, status } => {

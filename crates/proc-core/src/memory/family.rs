@@ -192,6 +192,14 @@ impl Family {
         (Some(pid), status.map(|status| ExitStatus::from_raw(status as i32)))
     }
 
+    /// Tells how the process with a pid ended; `None` if that is not known.
+    pub(crate) fn end_of(&self, pid: u32) -> Option<ExitStatus> {
+        let is_it = |record: &&Record| record.pid.load(Ordering::Acquire) == pid;
+        let record = self.records().iter().find(is_it)?;
+        let status = record.status.load(Ordering::Relaxed).checked_sub(1);
+        status.map(|status| ExitStatus::from_raw(status as i32))
+    }
+
     /// In a fork server: tells the family that child `pid` has ended.
     pub(crate) fn announce_death(pid: u32, status: ExitStatus) {
         let Some(family) = FAMILY.get() else { return };

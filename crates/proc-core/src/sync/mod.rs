@@ -22,6 +22,7 @@
 //! | `Barrier(n)` | [`Barrier`] |
 //! | `Queue(maxsize)`, `SimpleQueue()`, `JoinableQueue()` | [`Queue`] |
 //! | `Pipe()` | [`pipe`] |
+//! | `Manager()`, `.dict()`, `.list()`, `register` | [`Manager`], [`Dict`], [`List`], [`Managed`] |
 //! | a `SharedMemory` that is only read | [`Shared`] |
 
 mod array;
@@ -29,6 +30,7 @@ mod barrier;
 mod condition;
 mod event;
 mod lock;
+mod manager;
 mod mutex;
 mod object;
 mod pipe;
@@ -44,6 +46,7 @@ pub use barrier::Barrier;
 pub use condition::{Condition, Guard};
 pub use event::Event;
 pub use lock::{Lock, LockGuard, RLock, RLockGuard};
+pub use manager::{Dict, List, Managed, Manager};
 pub use mutex::{Mutex, MutexGuard};
 pub use pipe::{Connection, pipe};
 pub use queue::{Leased, Queue};

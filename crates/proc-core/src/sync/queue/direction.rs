@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::shared::{Sent, SharedQueue};
 use super::{decode, encode_into};
-use crate::error::{Error, Origin};
+use crate::error::{Error, Origin, Peer};
 use crate::memory::ProcessId;
 use crate::memory::atomics::AtomicU32;
 use crate::sync::raw_lock::Patience;
@@ -65,6 +65,11 @@ impl Direction {
         self.note(&self.0.words().receiver);
     }
 
+    /// Whether both ends are there.
+    pub(in crate::sync) fn is_open(&self) -> bool {
+        self.0.items.tail().closed.load(Ordering::SeqCst) == 0 && self.0.check_other_end().is_ok()
+    }
+
     fn note(&self, word: &AtomicU32) {
         let own = self.0.family.own_id().map_or(0, ProcessId::get);
         word.store(own, Ordering::Relaxed);
@@ -95,12 +100,13 @@ impl Direction {
             return error;
         }
         let other = ProcessId::of(other_end.load(Ordering::Relaxed));
-        match other.filter(|other| !self.0.family.is_alive(*other)) {
-            None => Error::ended("the other end of the pipe was dropped"),
-            Some(dead) => {
-                let (pid, status) = self.0.family.obituary(dead);
+        match other.is_some_and(|other| !self.0.family.is_alive(other)) {
+            false => Error::ended("the other end of the pipe was dropped"),
+            true => {
+                let (pid, status) =
+                    other.map(|dead| self.0.family.obituary(dead)).unwrap_or_default();
                 let origin = Origin { pid, ..Origin::default() };
-                Error::peer_died(status).with_origin(origin)
+                Error::peer_died(Peer::Pipe, status).with_origin(origin)
             }
         }
     }

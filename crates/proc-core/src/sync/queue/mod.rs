@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub(super) use self::direction::Direction;
 pub use self::lease::Leased;
+pub(super) use self::shared::Sent;
 use self::shared::SharedQueue;
 use super::raw_lock::{Acquired, Locker, Patience};
 use crate::error::Error;
@@ -303,6 +304,11 @@ impl<T> Queue<T> {
         Queue { shared, kind: PhantomData }
     }
 
+    /// Returns the family of the processes that share the queue.
+    pub(super) fn family(&self) -> &'static crate::memory::Family {
+        self.shared.family
+    }
+
     /// Returns how many items are in the queue now. Leased items do not count.
     ///
     /// See the example of [`get_many`](Queue::get_many).
@@ -377,6 +383,13 @@ fn encode_into<T: Message>(item: &T, out: &mut Vec<u8>) -> Result<(), Error> {
         false => out.extend_from_slice(&bytes),
     }
     Ok(())
+}
+
+/// Encodes an item.
+pub(super) fn encode<T: Message>(item: &T) -> Result<Vec<u8>, Error> {
+    let mut encoded = Vec::new();
+    encode_into(item, &mut encoded)?;
+    Ok(encoded)
 }
 
 fn decode<T: Message>(bytes: &[u8]) -> Result<T, Error> {

@@ -318,7 +318,7 @@ impl SharedQueue {
         self.check_other_end()
     }
 
-    fn check_other_end(&self) -> Result<(), Error> {
+    pub(super) fn check_other_end(&self) -> Result<(), Error> {
         let is_direction = self.words().is_direction.load(Ordering::Relaxed) != 0;
         match is_direction && self.is_alone() {
             true => Err(Error::ended("the other end of the pipe is gone")),

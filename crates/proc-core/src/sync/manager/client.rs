@@ -1,0 +1,195 @@
+//! Asks a manager's process for calls.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipc_channel::ipc::{self, IpcSender};
+use serde::{Deserialize, Serialize};
+
+use super::server::{NewLine, Reply, Request, What, serve};
+use crate::call::Name;
+use crate::error::{Error, Origin, Peer};
+use crate::memory::Family;
+use crate::process::Process;
+use crate::sync::queue::{Direction, Queue, encode};
+use crate::sync::raw_lock::Patience;
+use crate::sys;
+use crate::wire::{self, Message, Payload};
+
+/// Number of replies that a line holds. A client waits for one at a time, and gives up a line if it
+/// does not wait any more.
+const REPLIES: u32 = 4;
+
+/// A manager's process, as its clients see it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Server {
+    requests: Queue<Request>,
+    new_lines: IpcSender<Payload>,
+    pid: u32,
+    #[serde(skip)]
+    free_lines: Arc<FreeLines>,
+}
+
+/// Lines of this process that no call uses now.
+#[derive(Debug, Default)]
+struct FreeLines(Mutex<Lines>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    /// Pid of the process that has the lines. A copy of the process begins without.
+    pid: u32,
+    free: Vec<Line>,
+}
+
+/// Place at which a call waits for its reply.
+#[derive(Debug)]
+struct Line {
+    number: u64,
+    serial: u64,
+    replies: Direction,
+}
+
+/// An object of a manager.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Object {
+    server: Server,
+    number: u64,
+}
+
+/// Returns a number that no other process of the family has returned.
+fn number() -> Result<u64, Error> {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let own = Family::get().and_then(Family::own_id);
+    let own = own.map_err(|error| Error::start("shared state", error))?;
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX);
+    Ok(u64::from(own.get()) << 32 | serial)
+}
+
+impl Server {
+    /// Starts the process.
+    pub(super) fn start() -> Result<Server, Error> {
+        let requests = Queue::new()?;
+        let channel = ipc::channel().map_err(|error| Error::start("a manager", error))?;
+        let (new_lines, arrived) = channel;
+        let process = Process::new(serve, (requests.clone(), arrived)).name("manager");
+        let child = process.daemon(true).start()?;
+        let pid = child.pid();
+        drop(child); // it ends when nobody has the queue of requests any more
+        Ok(Server { requests, new_lines, pid, free_lines: Arc::default() })
+    }
+
+    /// Makes the error of a call after the death of the process.
+    fn died(&self) -> Error {
+        let status = self.requests.family().end_of(self.pid);
+        let origin = Origin { pid: Some(self.pid), ..Origin::default() };
+        Error::peer_died(Peer::Manager, status).with_origin(origin)
+    }
+
+    /// Takes a line that no other call uses.
+    fn line(&self) -> Result<Line, Error> {
+        {
+            let mut lines = self.free_lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if lines.pid == sys::pid()
+                && let Some(line) = lines.free.pop()
+            {
+                return Ok(line);
+            }
+        }
+        let line = Line { number: number()?, serial: 0, replies: Direction::new(REPLIES)? };
+        line.replies.note_receiver();
+        let sent = line.replies.sent().map_err(Error::encode_argument)?;
+        let new_line: NewLine = (line.number, sent);
+        let payload = Payload::encode(&new_line).map_err(Error::encode_argument)?;
+        match wire::send(&self.new_lines, payload).map_err(wire::send_error) {
+            Ok(()) | Err(None) => Ok(line), // if the process is gone, waiting for the reply says so
+            Err(Some(error)) => Err(Error::start("a line to a manager", error)),
+        }
+    }
+
+    fn keep(&self, line: Line) {
+        let mut lines = self.free_lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.pid != sys::pid() {
+            // These belong to the process that this one is a copy of.
+            std::mem::forget(std::mem::take(&mut lines.free));
+            lines.pid = sys::pid();
+        }
+        lines.free.push(line);
+    }
+
+    /// Sends a request, and waits for its reply. Returns `None` if `patience` is over before.
+    fn ask(
+        &self,
+        object: u64,
+        what: What,
+        name: Name,
+        argument: Vec<u8>,
+        patience: Patience,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut line = self.line()?;
+        line.serial += 1;
+        let Line { number, serial, .. } = line;
+        self.requests.put(Request { line: number, serial, object, what, name, argument })?;
+        loop {
+            let reply = line
+                .replies
+                .receive::<Reply>(patience)
+                .map_err(|error| if error.is_closed() { self.died() } else { error })?;
+            match reply {
+                Some(reply) if reply.serial == serial => {
+                    self.keep(line);
+                    return reply
+                        .result
+                        .map(|bytes| Some(bytes.into_vec()))
+                        .map_err(Error::from_fault);
+                }
+                Some(_) => {}
+                None if patience.is_over() => return Ok(None), // the line goes, with its late reply
+                None => {}
+            }
+        }
+    }
+}
+
+impl Object {
+    /// Makes an object by the maker `name`.
+    pub(super) fn make<A: Message>(
+        server: &Server,
+        name: Name,
+        argument: &A,
+    ) -> Result<Object, Error> {
+        let object = Object { server: server.clone(), number: number()? };
+        let argument = encode(argument)?;
+        while server
+            .ask(object.number, What::Make, name, argument.clone(), Patience::Endless)?
+            .is_none()
+        {}
+        Ok(object)
+    }
+
+    /// Calls the function `name` with the object and an argument.
+    pub(super) fn call<A: Message, R: Message>(
+        &self,
+        name: Name,
+        argument: &A,
+        patience: Patience,
+    ) -> Result<Option<R>, Error> {
+        let argument = encode(argument)?;
+        let reply = self.server.ask(self.number, What::Call, name, argument, patience)?;
+        let decode = |bytes: Vec<u8>| wire::decode(&bytes, None).map_err(Error::decode_result);
+        reply.map(decode).transpose()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if self.pid != sys::pid() {
+            std::mem::forget(std::mem::take(&mut self.free));
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.replies.leave(false);
+    }
+}
