@@ -98,20 +98,56 @@ impl<T: Pod> Shared<T> {
     /// }
     /// ```
     pub fn from_slice(data: &[T]) -> Result<Shared<T>, Error> {
+        Shared::build(data.len(), |copy| copy.copy_from_slice(data))
+    }
+
+    /// Makes shared memory for `len` values, and lets `fill` write them where they lie. They are 0
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// As for [`from_slice`](Shared::from_slice).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Shared;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let squares = Shared::build(4, |squares: &mut [u64]| {
+    ///         for (n, square) in (0..).zip(squares) {
+    ///             *square = n * n;
+    ///         }
+    ///     })?;
+    ///     assert_eq!(squares[..], [0, 1, 4, 9]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn build(len: usize, fill: impl FnOnce(&mut [T])) -> Result<Shared<T>, Error> {
         const { assert!(size_of::<T>() > 0, "there is nothing to share in values without bytes") };
-        let bytes: &[u8] = bytemuck::cast_slice(data);
-        let memory = if bytes.is_empty() { None } else { Some(Arc::new(Memory::new(bytes)?)) };
+        let memory = match len {
+            0 => {
+                fill(&mut []);
+                None
+            }
+            _ => {
+                let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+                // A mapping starts at a page.
+                let fill = |bytes: &mut [u8]| fill(bytemuck::cast_slice_mut(bytes));
+                Some(Arc::new(Memory::new(bytes, fill)?))
+            }
+        };
         Ok(Shared { memory, kind: std::marker::PhantomData })
     }
 }
 
 impl Memory {
-    fn new(bytes: &[u8]) -> Result<Memory, Error> {
+    fn new(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Memory, Error> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let cannot = |error| Error::start("shared memory", error);
-        memory::check_memory(bytes.len()).map_err(cannot)?;
-        let fill = |memory: &mut [u8]| memory.copy_from_slice(bytes);
-        let data = Frozen::build(bytes.len(), fill).map_err(cannot)?;
+        memory::check_memory(len).map_err(cannot)?;
+        let data = Frozen::build(len, fill).map_err(cannot)?;
         let released = ReleasedFlag::new().map_err(cannot)?;
         // Forked processes have the same random keys, and a pid may be used again: hash the time
         // too.

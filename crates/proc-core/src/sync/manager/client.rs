@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipc_channel::ipc::{self, IpcSender};
+use ipc_channel::ipc::{self, OpaqueIpcSender};
 use serde::{Deserialize, Serialize};
 
 use super::server::{NewLine, Reply, Request, What, serve};
@@ -24,7 +24,7 @@ const REPLIES: u32 = 4;
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Server {
     requests: Queue<Request>,
-    new_lines: IpcSender<Payload>,
+    new_lines: OpaqueIpcSender,
     pid: u32,
     #[serde(skip)]
     free_lines: Arc<FreeLines>,
@@ -71,6 +71,7 @@ impl Server {
         let requests = Queue::new()?;
         let channel = ipc::channel().map_err(|error| Error::start("a manager", error))?;
         let (new_lines, arrived) = channel;
+        let new_lines = new_lines.to_opaque();
         let process = Process::new(serve, (requests.clone(), arrived)).name("manager");
         let child = process.daemon(true).start()?;
         let pid = child.pid();
@@ -100,7 +101,7 @@ impl Server {
         let sent = line.replies.sent().map_err(Error::encode_argument)?;
         let new_line: NewLine = (line.number, sent);
         let payload = Payload::encode(&new_line).map_err(Error::encode_argument)?;
-        match wire::send(&self.new_lines, payload).map_err(wire::send_error) {
+        match wire::send(&self.new_lines.clone().to(), payload).map_err(wire::send_error) {
             Ok(()) | Err(None) => Ok(line), // if the process is gone, waiting for the reply says so
             Err(Some(error)) => Err(Error::start("a line to a manager", error)),
         }

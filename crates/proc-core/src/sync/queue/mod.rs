@@ -138,7 +138,6 @@ impl<T: Message> Queue<T> {
     ///     assert!(queue.put_timeout("second".to_owned(), Duration::from_millis(1))?.is_some());
     ///     assert_eq!(queue.get()?, "first");
     ///     assert_eq!(queue.try_get()?, None);
-    ///     assert_eq!(queue.get_timeout(Duration::from_millis(1))?, None);
     ///     Ok(())
     /// }
     /// ```
@@ -235,7 +234,27 @@ impl<T: Message> Queue<T> {
     ///
     /// As for [`get`](Queue::get).
     ///
-    /// See the example of [`try_put`](Queue::try_put).
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let queue = Queue::new()?;
+    ///     let put_late = |queue: Queue<u32>| {
+    ///         std::thread::sleep(Duration::from_secs(1));
+    ///         queue.put(7)
+    ///     };
+    ///     let child = Process::new(put_late, queue.clone()).start()?;
+    ///     assert_eq!(queue.get_timeout(Duration::from_millis(1))?, None); // nothing yet
+    ///     assert_eq!(queue.get()?, 7);
+    ///     child.join()?
+    /// }
+    /// ```
     pub fn get_timeout(&self, timeout: Duration) -> Result<Option<T>, Error> {
         self.get_within(Patience::at_most(timeout))
     }
