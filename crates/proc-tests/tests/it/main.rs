@@ -23,6 +23,7 @@ mod layers;
 mod lifetime;
 mod limits;
 mod loaded_library;
+mod managers;
 mod panic_hooks;
 mod pool;
 mod privileges;
@@ -70,6 +71,7 @@ const PROGRAMS: &[&[Entry]] = &[
     limits::descriptors::PROGRAMS,
     limits::memory::PROGRAMS,
     limits::processes::PROGRAMS,
+    managers::PROGRAMS,
     panic_hooks::PROGRAMS,
     pool::corrupt_workers::PROGRAMS,
     pool::end::PROGRAMS,
@@ -135,6 +137,7 @@ fn tests() -> Vec<Trial> {
         limits::memory::tests(),
         limits::processes::tests(),
         loaded_library::tests(),
+        managers::tests(),
         panic_hooks::tests(),
         pool::corrupt_workers::tests(),
         pool::end::tests(),

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipc_channel::ipc::{self, OpaqueIpcSender};
 use serde::{Deserialize, Serialize};
 
-use super::server::{NewLine, Reply, Request, What, serve};
+use super::server::{NewLine, Reply, Request, WHAT_CANNOT_CROSS, What, serve};
 use crate::call::Name;
 use crate::error::{Error, Origin, Peer};
 use crate::memory::Family;
 use crate::process::Process;
-use crate::sync::queue::{Direction, Queue, encode};
+use crate::sync::queue::{Direction, Queue};
 use crate::sync::raw_lock::Patience;
 use crate::sys;
 use crate::wire::{self, Message, Payload};
@@ -63,6 +63,16 @@ fn number() -> Result<u64, Error> {
     let own = own.map_err(|error| Error::start("shared state", error))?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX);
     Ok(u64::from(own.get()) << 32 | serial)
+}
+
+/// Encodes the argument of a call.
+fn encode<A: Message>(argument: &A) -> Result<Vec<u8>, Error> {
+    match wire::encode_without_handles(argument).map_err(Error::encode_argument)? {
+        (bytes, false) => Ok(bytes),
+        (_, true) => Err(Error::encode_argument(format!(
+            "the argument of a manager's call contains no {WHAT_CANNOT_CROSS}"
+        ))),
+    }
 }
 
 impl Server {

@@ -10,6 +10,9 @@ use crate::sync::queue::{Direction, Queue, Sent};
 use crate::sync::raw_lock::Patience;
 use crate::wire::{Payload, Sink};
 
+/// What cannot be part of an argument or a result, in words.
+pub(super) const WHAT_CANNOT_CROSS: &str = "channel ends, shared memory or shared state";
+
 /// What a client asks for.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Request {
@@ -89,9 +92,8 @@ fn call(name: Name, argument: &[u8], state: &mut State) -> Result<serde_bytes::B
     let handles = name.call(Input { bytes: argument, handles: None }, state, &mut out)?;
     match handles {
         None => Ok(serde_bytes::ByteBuf::from(out.into_bytes())),
-        Some(_) => Err(Fault::Result(
-            "the result of a manager contains no channel ends, shared memory or shared state"
-                .into(),
-        )),
+        Some(_) => Err(Fault::Result(format!(
+            "the result of a manager's call contains no {WHAT_CANNOT_CROSS}"
+        ))),
     }
 }

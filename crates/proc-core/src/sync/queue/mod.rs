@@ -404,13 +404,6 @@ fn encode_into<T: Message>(item: &T, out: &mut Vec<u8>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Encodes an item.
-pub(super) fn encode<T: Message>(item: &T) -> Result<Vec<u8>, Error> {
-    let mut encoded = Vec::new();
-    encode_into(item, &mut encoded)?;
-    Ok(encoded)
-}
-
 fn decode<T: Message>(bytes: &[u8]) -> Result<T, Error> {
     wire::decode(bytes, None).map_err(Error::decode_item)
 }
