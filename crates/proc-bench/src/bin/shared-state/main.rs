@@ -1,0 +1,353 @@
+//! What shared state costs, beside CPython's `multiprocessing` and the system's limits, and in how
+//! many of 20 trials each goes on after a `kill -9`.
+//!
+//!     cargo run --release -p proc-bench --bin shared-state [PYTHON]
+//!
+//! A round measures every row once, ours and the peers in turns, so that other load of the machine
+//! hits all of them. A row shows the median over the rounds, and the middle half of them.
+
+mod survival;
+mod sys;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use proc_core::sync::{Connection, Lock, Manager, Mutex, Queue, Value, pipe};
+use proc_core::{Process, ipc};
+
+const ROUNDS: usize = 9;
+const LOCKS: u32 = 1_000_000;
+const ITEMS: u64 = 300_000;
+const LARGE_ITEMS: u64 = 300;
+const TRIPS: u64 = 10_000;
+const BATCH: usize = 256;
+
+/// A row of the table: what is measured, with its unit, and how.
+type Row = (&'static str, &'static str, Box<dyn Fn() -> Result<f64>>);
+
+fn main() -> Result<()> {
+    // All processes must have this memory at the same place.
+    let words = sys::shared_words()?;
+    proc_core::init();
+    let python = std::env::args().nth(1).unwrap_or_else(|| "python3".into());
+    let rows = rows(words)?;
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
+    let mut python_times: Vec<(String, Vec<f64>)> = Vec::new();
+    for round in 0..=ROUNDS {
+        for ((name, _, measure), times) in rows.iter().zip(&mut times) {
+            let time = measure().with_context(|| format!("{name}, round {round}"))?;
+            times.extend((round > 0).then_some(time));
+        }
+        for (number, (name, time)) in python_round(&python)?.into_iter().enumerate() {
+            if python_times.len() == number {
+                python_times.push((name, Vec::new()));
+            }
+            python_times[number].1.extend((round > 0).then_some(time));
+        }
+    }
+    println!("Time of one operation, {ROUNDS} rounds:\n\n| what | time |\n|---|---|");
+    for ((name, unit, _), times) in rows.iter().zip(&times) {
+        println!("| {name} | {} |", spread(times, unit));
+    }
+    for (name, times) in &python_times {
+        println!("| CPython: {name} | {} |", spread(times, "us"));
+    }
+    survival::show(&python)
+}
+
+fn nanos(begin: Instant, operations: u64) -> f64 {
+    begin.elapsed().as_nanos() as f64 / operations as f64
+}
+
+fn micros(begin: Instant, operations: u64) -> f64 {
+    nanos(begin, operations) / 1e3
+}
+
+fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
+    let (lock, mutex) = (Lock::new()?, Mutex::new(0_u64)?);
+    let (small, large) = (Value::new(0_u64)?, Value::new([0_u64; 4])?);
+    let dict = Manager::new()?.dict::<String, u64>()?;
+    Ok(vec![
+        (
+            "lock and unlock, uncontended",
+            "ns",
+            Box::new(move || {
+                let begin = Instant::now();
+                for _ in 0..LOCKS {
+                    drop(std::hint::black_box(lock.lock()?));
+                }
+                Ok(nanos(begin, LOCKS.into()))
+            }),
+        ),
+        (
+            "mutex: lock, add one, unlock",
+            "ns",
+            Box::new(move || {
+                let begin = Instant::now();
+                for _ in 0..LOCKS {
+                    *mutex.lock()? += 1;
+                }
+                Ok(nanos(begin, LOCKS.into()))
+            }),
+        ),
+        (
+            "value of 8 bytes: add one",
+            "ns",
+            Box::new(move || {
+                let begin = Instant::now();
+                for _ in 0..LOCKS {
+                    std::hint::black_box(small.fetch_add(1));
+                }
+                Ok(nanos(begin, LOCKS.into()))
+            }),
+        ),
+        (
+            "value of 32 bytes: update",
+            "ns",
+            Box::new(move || {
+                let begin = Instant::now();
+                for _ in 0..LOCKS {
+                    large.update(|words| words[0] += 1);
+                }
+                Ok(nanos(begin, LOCKS.into()))
+            }),
+        ),
+        ("two processes there and back by futex, asleep", "us", Box::new(move || futex(words))),
+        ("queue, 1 to 1, an item", "ns", Box::new(|| queue(1, 1))),
+        ("queue, 2 to 2, an item", "ns", Box::new(|| queue(2, 2))),
+        ("queue, 1 to 1, in batches of 256, an item", "ns", Box::new(batches)),
+        ("queue, 1 to 1, an item of 1 KiB", "ns", Box::new(|| bytes(1 << 10, ITEMS))),
+        (
+            "queue, 1 to 1, an item of 1 MiB",
+            "us",
+            Box::new(|| Ok(bytes(1 << 20, LARGE_ITEMS)? / 1e3)),
+        ),
+        ("queue, there and back", "us", Box::new(queue_trips)),
+        ("pipe, there and back", "us", Box::new(pipe_trips)),
+        (
+            "manager's dictionary: insert",
+            "us",
+            Box::new(move || {
+                let begin = Instant::now();
+                for number in 0..TRIPS {
+                    dict.insert("key".into(), number)?;
+                }
+                Ok(micros(begin, TRIPS))
+            }),
+        ),
+        ("ipc-channel, 1 to 1, an item", "ns", Box::new(channel)),
+        ("ipc-channel, there and back", "us", Box::new(channel_trips)),
+        ("std's channel between two threads, an item", "ns", Box::new(threads)),
+    ])
+}
+
+/// Two processes wake each other by a futex.
+fn futex(words: &'static sys::Words) -> Result<f64> {
+    words.reset();
+    let other = Process::new(|()| sys::words().answer(TRIPS as u32), ()).start()?;
+    words.wait_for_start();
+    let begin = Instant::now();
+    words.ask(TRIPS as u32);
+    let time = micros(begin, TRIPS);
+    other.join()?;
+    Ok(time)
+}
+
+fn produce((queue, start, items): (Queue<u64>, Queue<()>, u64)) {
+    start.get().expect("the parent starts it");
+    for item in 0..items {
+        queue.put(item).expect("the queue is open");
+    }
+}
+
+fn consume((queue, items): (Queue<u64>, u64)) {
+    for _ in 0..items {
+        queue.get().expect("there are producers");
+    }
+}
+
+/// Nanoseconds for an item of a bounded queue.
+fn queue(producers: u64, consumers: u64) -> Result<f64> {
+    let (queue, start) = (Queue::bounded(1000)?, Queue::new()?);
+    let each = ITEMS / producers;
+    let mut children = Vec::new();
+    for _ in 0..producers {
+        children.push(Process::new(produce, (queue.clone(), start.clone(), each)).start()?);
+    }
+    for _ in 1..consumers {
+        children.push(Process::new(consume, (queue.clone(), ITEMS / consumers)).start()?);
+    }
+    let begin = Instant::now();
+    for _ in 0..producers {
+        start.put(())?;
+    }
+    for _ in 0..ITEMS / consumers {
+        queue.get()?;
+    }
+    for child in children {
+        child.join()?;
+    }
+    Ok(nanos(begin, ITEMS))
+}
+
+fn batches() -> Result<f64> {
+    let (queue, start) = (Queue::bounded(10 * BATCH)?, Queue::new()?);
+    let produce = |(queue, start): (Queue<u64>, Queue<()>)| {
+        start.get().expect("the parent starts it");
+        for first in (0..ITEMS).step_by(BATCH) {
+            queue.put_all(first..(first + BATCH as u64).min(ITEMS)).expect("the queue is open");
+        }
+    };
+    let child = Process::new(produce, (queue.clone(), start.clone())).start()?;
+    start.put(())?;
+    let mut next = queue.get()? + 1;
+    let begin = Instant::now();
+    while next < ITEMS {
+        for item in queue.get_many(BATCH)? {
+            ensure!(item == next, "{item} came in place of {next}");
+            next += 1;
+        }
+    }
+    let time = nanos(begin, ITEMS);
+    child.join()?;
+    Ok(time)
+}
+
+fn bytes(len: usize, items: u64) -> Result<f64> {
+    let queue = Queue::bounded(100)?;
+    let produce = |(queue, len, items): (Queue<Vec<u8>>, usize, u64)| {
+        for _ in 0..=items {
+            queue.put(vec![7; len]).expect("the queue is open");
+        }
+    };
+    let child = Process::new(produce, (queue.clone(), len, items)).start()?;
+    queue.get()?;
+    let begin = Instant::now();
+    for _ in 0..items {
+        ensure!(queue.get()?.len() == len);
+    }
+    let time = nanos(begin, items);
+    child.join()?;
+    Ok(time)
+}
+
+fn queue_trips() -> Result<f64> {
+    let (there, back) = (Queue::new()?, Queue::new()?);
+    let answer = |(there, back): (Queue<u64>, Queue<u64>)| {
+        there.iter().for_each(|item| back.put(item).expect("the queue is open"));
+    };
+    let child = Process::new(answer, (there.clone(), back.clone())).start()?;
+    there.put(0)?;
+    back.get()?;
+    let begin = Instant::now();
+    for item in 0..TRIPS {
+        there.put(item)?;
+        back.get()?;
+    }
+    let time = micros(begin, TRIPS);
+    there.close();
+    child.join()?;
+    Ok(time)
+}
+
+fn pipe_trips() -> Result<f64> {
+    let (here, there) = pipe::<u64, u64>()?;
+    let answer = |parent: Connection<u64, u64>| {
+        while let Ok(item) = parent.recv() {
+            parent.send(item).expect("the parent waits for it");
+        }
+    };
+    let child = Process::new(answer, there).start()?;
+    here.send(0)?;
+    here.recv()?;
+    let begin = Instant::now();
+    for item in 0..TRIPS {
+        here.send(item)?;
+        here.recv()?;
+    }
+    let time = micros(begin, TRIPS);
+    drop(here);
+    child.join()?;
+    Ok(time)
+}
+
+fn channel() -> Result<f64> {
+    let (sender, receiver) = ipc::channel::<u64>()?;
+    let produce = |sender: ipc::IpcSender<u64>| {
+        for item in 0..=ITEMS / 10 {
+            sender.send(item).expect("the parent receives it");
+        }
+    };
+    let child = Process::new(produce, sender).start()?;
+    receiver.recv()?;
+    let begin = Instant::now();
+    for _ in 0..ITEMS / 10 {
+        receiver.recv()?;
+    }
+    let time = nanos(begin, ITEMS / 10);
+    child.join()?;
+    Ok(time)
+}
+
+fn channel_trips() -> Result<f64> {
+    let ((there, arrived), (answer, back)) = (ipc::channel::<u64>()?, ipc::channel::<u64>()?);
+    let answers = |(arrived, answer): (ipc::IpcReceiver<u64>, ipc::IpcSender<u64>)| {
+        while let Ok(item) = arrived.recv() {
+            answer.send(item).expect("the parent waits for it");
+        }
+    };
+    let child = Process::new(answers, (arrived, answer)).start()?;
+    there.send(0)?;
+    back.recv()?;
+    let begin = Instant::now();
+    for item in 0..TRIPS {
+        there.send(item)?;
+        back.recv()?;
+    }
+    let time = micros(begin, TRIPS);
+    drop(there);
+    child.join()?;
+    Ok(time)
+}
+
+fn threads() -> Result<f64> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1000);
+    let producer = std::thread::spawn(move || (0..=ITEMS).try_for_each(|item| sender.send(item)));
+    receiver.recv()?;
+    let begin = Instant::now();
+    for _ in 0..ITEMS {
+        receiver.recv()?;
+    }
+    let time = nanos(begin, ITEMS);
+    ensure!(producer.join().is_ok_and(|sent| sent.is_ok()), "the producer failed");
+    Ok(time)
+}
+
+/// Lets Python measure its rows once, in microseconds.
+fn python_round(python: &str) -> Result<Vec<(String, f64)>> {
+    let output = Command::new(python)
+        .arg(script())
+        .arg("times")
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("{python} cannot be executed: give the path of a Python"))?;
+    ensure!(output.status.success(), "{python}: {}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The Python program of the peer.
+fn script() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/python/shared_state.py")
+}
+
+/// The median, and the middle half.
+fn spread(times: &[f64], unit: &str) -> String {
+    let mut times = times.to_vec();
+    times.sort_unstable_by(f64::total_cmp);
+    let [low, median, high] = [1, 2, 3].map(|quarter| times[(times.len() - 1) * quarter / 4]);
+    format!("{median:.2} {unit} ({low:.2} to {high:.2})")
+}
+
+/// How long a trial waits for those that should go on.
+const PATIENCE: Duration = Duration::from_secs(1);
