@@ -20,12 +20,13 @@ shared_struct! {
     #[derive(Debug)]
     pub(super) struct Tail {
         pub(super) lock: RawLock,
-        /// Number of items that were put, modulo 2^32.
-        pub(super) count: AtomicU32,
-        /// Chunk of the next record.
-        chunk: AtomicU32,
+        /// Number of items that were put. (Numbers of items have 64 bits, so they never wrap around.)
+        pub(super) count: AtomicU64,
         /// Offset of the next record in the chunk.
         at: AtomicU64,
+        /// Chunk of the next record.
+        chunk: AtomicU32,
+        reserved: AtomicU32,
         /// Offset in the memory after all chunks.
         cut: AtomicU64,
         /// Number of chunks that were cut.
@@ -40,12 +41,12 @@ shared_struct! {
     #[derive(Debug)]
     pub(super) struct Head {
         pub(super) lock: RawLock,
-        /// Number of items that were taken, modulo 2^32.
-        pub(super) count: AtomicU32,
-        /// Chunk of the next record.
-        chunk: AtomicU32,
+        /// Number of items that were taken.
+        pub(super) count: AtomicU64,
         /// Offset of the next record in the chunk.
         at: AtomicU64,
+        /// Chunk of the next record.
+        chunk: AtomicU32,
         /// Number of leases that are out or have come back.
         pub(super) leases: AtomicU32,
         /// Number of leases that have come back.
@@ -62,13 +63,13 @@ shared_struct! {
         /// Offset after the last record, plus 1; 0 as long as records are added.
         end: AtomicU64,
         /// Number of the first record.
-        first: AtomicU32,
+        first: AtomicU64,
+        /// Number after that of the last record, when the chunk has an end.
+        after: AtomicU64,
         /// Index of the next chunk, when this one has an end.
         next: AtomicU32,
         /// 1 while the chunk is part of the chain, or has a leased record.
         used: AtomicU32,
-        /// Number after that of the last record, when the chunk has an end.
-        after: AtomicU32,
     }
 }
 
@@ -79,11 +80,9 @@ shared_struct! {
         /// The process that has the item; [`RETURNED`] if the item waits for another one; 0 if the
         /// lease is free.
         pub(super) owner: AtomicU32,
-        /// Number of the item.
-        number: AtomicU32,
         chunk: AtomicU32,
-        /// How often the item came back.
-        pub(super) returns: AtomicU32,
+        /// Number of the item.
+        number: AtomicU64,
         at: AtomicU64,
     }
 }
@@ -172,9 +171,10 @@ impl Items {
     }
 
     /// Returns how many items were put and not taken.
-    pub(super) fn len(&self) -> u32 {
-        let head = self.head().count.load(Ordering::Acquire);
-        self.tail().count.load(Ordering::Acquire).wrapping_sub(head)
+    pub(super) fn len(&self) -> u64 {
+        // SeqCst: see `Sleepers`. The head never overtakes the tail, which is read later.
+        let head = self.head().count.load(Ordering::SeqCst);
+        self.tail().count.load(Ordering::SeqCst) - head
     }
 
     /// Appends an item. The caller has the tail's lock.
@@ -206,7 +206,7 @@ impl Items {
             tail.chunk.store(next_index, Ordering::Relaxed);
         }
         // Now the item is put. SeqCst: see `Sleepers`.
-        tail.count.store(count.wrapping_add(1), Ordering::SeqCst);
+        tail.count.store(count + 1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -291,14 +291,13 @@ impl Items {
             lease.number.store(count, Ordering::Relaxed);
             lease.chunk.store(place.chunk, Ordering::Relaxed);
             lease.at.store(place.at, Ordering::Relaxed);
-            lease.returns.store(0, Ordering::Relaxed);
             lease.owner.store(owner, Ordering::Relaxed);
             let leases = head.leases.load(Ordering::Relaxed);
             head.leases.store(leases + 1, Ordering::Relaxed);
         }
         head.at.store(place.at + record_len(len), Ordering::Relaxed);
         // Now the item is taken. SeqCst: see `Sleepers`.
-        head.count.store(count.wrapping_add(1), Ordering::SeqCst);
+        head.count.store(count + 1, Ordering::SeqCst);
         Ok(true)
     }
 
@@ -327,11 +326,9 @@ impl Items {
         }
     }
 
-    /// Returns a number by which leases are in the order of their items.
-    pub(super) fn age(&self, index: usize) -> u32 {
-        // Numbers wrap around, so compare their distance from the newest one.
-        let number = self.leases()[index].number.load(Ordering::Relaxed);
-        number.wrapping_sub(self.head().count.load(Ordering::Relaxed))
+    /// Returns the number of a leased item.
+    pub(super) fn number(&self, index: usize) -> u64 {
+        self.leases()[index].number.load(Ordering::Relaxed)
     }
 
     /// Reads the item of a lease again. The caller has the head's lock.
@@ -361,7 +358,7 @@ impl Items {
         let chunk = self.chunk(chunk);
         let head = self.head().count.load(Ordering::Relaxed);
         chunk.end.load(Ordering::Relaxed) != 0
-            && head.wrapping_sub(chunk.after.load(Ordering::Relaxed)) < 1 << 31
+            && head >= chunk.after.load(Ordering::Relaxed)
     }
 
     /// Lets producers use a chunk again, unless a lease needs it.
@@ -416,7 +413,7 @@ impl Items {
                 continue;
             }
             // The process may have noted a lease of an item that it has not taken.
-            match lease.number.load(Ordering::Relaxed).wrapping_sub(count) < 1 << 31 {
+            match lease.number.load(Ordering::Relaxed) >= count {
                 true => lease.owner.store(0, Ordering::Relaxed),
                 false => leases += 1,
             }
@@ -434,15 +431,68 @@ impl Items {
     }
 
     /// Walks from the begin of a chunk to record `number`.
-    fn find(&self, index: u32, number: u32) -> Place {
+    fn find(&self, index: u32, number: u64) -> Place {
         let chunk = self.chunk(index);
         let mut place = Place { chunk: index, at: 0 };
         let mut at_number = chunk.first.load(Ordering::Relaxed);
         while at_number != number {
             let Ok(len) = self.len_at(place) else { break };
             place.at += record_len(len);
-            at_number = at_number.wrapping_add(1);
+            at_number += 1;
         }
         place
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// An empty queue that `count` items have gone through.
+    fn items_after(count: u64) -> Items {
+        let items = Items::new().expect("there is memory");
+        items.tail().count.store(count, Ordering::Relaxed);
+        items.head().count.store(count, Ordering::Relaxed);
+        items.chunk(0).first.store(count, Ordering::Relaxed);
+        items
+    }
+
+    fn take(items: &Items, lease: Option<(usize, u32)>) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        items.take(&mut out, lease).expect("there is memory").then_some(out)
+    }
+
+    #[test]
+    fn more_than_four_billion_items_go_through_a_queue() {
+        const BEFORE: u64 = (1 << 32) - 50_000;
+        let items = items_after(BEFORE);
+        items.append(b"leased").expect("there is memory");
+        assert_eq!(take(&items, Some((3, 77))).as_deref(), Some(&b"leased"[..]));
+        for number in 0..100_000_u32 {
+            items.append(&number.to_ne_bytes()).expect("there is memory");
+            if number >= 10 {
+                assert_eq!(take(&items, None).as_deref(), Some(&(number - 10).to_ne_bytes()[..]));
+            }
+        }
+        assert_eq!(items.len(), 10);
+        // A lease that is older than half of the numbers is a lease still.
+        items.head().count.fetch_add(1 << 31, Ordering::Relaxed);
+        items.tail().count.fetch_add(1 << 31, Ordering::Relaxed);
+        let chunk = items.head().chunk.load(Ordering::Relaxed);
+        items.chunk(chunk).first.fetch_add(1 << 31, Ordering::Relaxed);
+        items.repair_head();
+        items.repair_tail();
+        assert_eq!(items.head().leases.load(Ordering::Relaxed), 1);
+        for number in 99_990..100_000_u32 {
+            assert_eq!(take(&items, None).as_deref(), Some(&number.to_ne_bytes()[..]));
+        }
+        let mut out = Vec::new();
+        items.read_leased(3, &mut out).expect("there is memory");
+        assert_eq!(out, b"leased");
+        items.end_lease(3);
+        let used = (0..MAX_CHUNKS as u32)
+            .filter(|index| items.chunk(*index).used.load(Ordering::Relaxed) == 1)
+            .count();
+        assert_eq!(used, 1, "the chunk of the lease is free");
     }
 }

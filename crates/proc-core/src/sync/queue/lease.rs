@@ -148,7 +148,7 @@ impl SharedQueue {
         }
         let is_back =
             |index: &usize| items.leases()[*index].owner.load(Ordering::Relaxed) == RETURNED;
-        let Some(index) = (0..MAX_LEASES).filter(is_back).min_by_key(|i| items.age(*i)) else {
+        let Some(index) = (0..MAX_LEASES).filter(is_back).min_by_key(|i| items.number(*i)) else {
             head.returned.store(0, Ordering::Relaxed);
             return Ok(None);
         };

@@ -334,7 +334,7 @@ impl<T> Queue<T> {
     #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
         let returned = self.shared.items.head().returned.load(Ordering::Relaxed);
-        (self.shared.items.len() + returned) as usize
+        (self.shared.items.len() + u64::from(returned)) as usize
     }
 
     /// Whether there is no item in the queue now.

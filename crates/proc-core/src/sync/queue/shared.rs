@@ -143,7 +143,7 @@ impl SharedQueue {
             }
             let room = match words.bound.load(Ordering::Relaxed) {
                 0 => usize::MAX,
-                bound => bound.saturating_sub(items.len()) as usize,
+                bound => u64::from(bound).saturating_sub(items.len()) as usize,
             };
             let mut put = 0;
             for piece in pieces.iter().take(room) {
