@@ -196,12 +196,16 @@ impl Items {
             let next = self.chunk(next_index);
             next.first.store(count, Ordering::Relaxed);
             next.end.store(0, Ordering::Relaxed);
-            next.used.store(1, Ordering::Relaxed);
-            self.write(next, 0, bytes)?;
+            // Release: whoever repairs the head looks at used chunks with an end, see `is_passed`.
+            next.used.store(1, Ordering::Release);
+            if let Err(error) = self.write(next, 0, bytes) {
+                self.release(next); // the chunk may lie in an extent that this process cannot map
+                return Err(error);
+            }
             // Consumers look at these only after the count has said that there is another item.
             chunk.next.store(next_index, Ordering::Relaxed);
             chunk.after.store(count, Ordering::Relaxed);
-            chunk.end.store(at + 1, Ordering::Relaxed);
+            chunk.end.store(at + 1, Ordering::Release);
             tail.at.store(need, Ordering::Relaxed);
             tail.chunk.store(next_index, Ordering::Relaxed);
         }
@@ -275,14 +279,13 @@ impl Items {
             chunk: head.chunk.load(Ordering::Relaxed),
             at: head.at.load(Ordering::Relaxed),
         };
-        let mut left = None;
+        // There may be an empty chunk in between: a process died after it had begun the chunk, and
+        // the next item needed a larger one.
         while self.chunk(place.chunk).end.load(Ordering::Relaxed) == place.at + 1 {
-            left = Some(place.chunk);
-            place = Place { chunk: self.chunk(place.chunk).next.load(Ordering::Relaxed), at: 0 };
+            let left = place.chunk;
+            place = Place { chunk: self.chunk(left).next.load(Ordering::Relaxed), at: 0 };
             head.at.store(0, Ordering::Relaxed);
             head.chunk.store(place.chunk, Ordering::Relaxed);
-        }
-        if let Some(left) = left {
             self.free(left);
         }
         let len = self.read(place, out)?;
@@ -357,7 +360,7 @@ impl Items {
     fn is_passed(&self, chunk: u32) -> bool {
         let chunk = self.chunk(chunk);
         let head = self.head().count.load(Ordering::Relaxed);
-        chunk.end.load(Ordering::Relaxed) != 0
+        chunk.end.load(Ordering::Acquire) != 0
             && head >= chunk.after.load(Ordering::Relaxed)
     }
 
@@ -370,7 +373,11 @@ impl Items {
         if may_be_leased && self.leases().iter().any(has_it) {
             return;
         }
-        let chunk = self.chunk(index);
+        self.release(self.chunk(index));
+    }
+
+    /// Lets producers use a chunk again.
+    fn release(&self, chunk: &Chunk) {
         let len = chunk.len.load(Ordering::Relaxed);
         if len >= LARGE_CHUNK {
             self.memory.give_back(chunk.offset.load(Ordering::Relaxed), len as usize);
@@ -380,15 +387,26 @@ impl Items {
 
     /// Finds out the tail's words anew, because a process died while it had the tail's lock. The
     /// caller has the lock now.
-    pub(super) fn repair_tail(&self) {
+    ///
+    /// # Errors
+    ///
+    /// This process has no address space for the chunk. Another process must repair the tail.
+    pub(super) fn repair_tail(&self) -> io::Result<()> {
         let tail = self.tail();
         let count = tail.count.load(Ordering::Relaxed);
         let index = tail.chunk.load(Ordering::Relaxed);
-        let place = self.find(index, count);
+        let place = self.find(index, count)?;
         // What comes after the last item that was put does not count.
         self.chunk(index).end.store(0, Ordering::Relaxed);
         tail.at.store(place.at, Ordering::Relaxed);
-        let next = (0..tail.chunks.load(Ordering::Relaxed)).find(|other| {
+        let chunks = tail.chunks.load(Ordering::Relaxed);
+        let end_of = |index: u32| {
+            let chunk = self.chunk(index);
+            chunk.offset.load(Ordering::Relaxed) + chunk.len.load(Ordering::Relaxed)
+        };
+        let cut = (0..chunks).map(end_of).max().unwrap_or(CHUNK_MEMORY);
+        tail.cut.store(cut, Ordering::Relaxed);
+        let next = (0..chunks).find(|other| {
             // The process may have begun a chunk that is not part of the chain.
             *other != index
                 && self.chunk(*other).used.load(Ordering::Relaxed) == 1
@@ -396,17 +414,22 @@ impl Items {
                 && self.chunk(*other).end.load(Ordering::Relaxed) == 0
         });
         if let Some(next) = next {
-            self.chunk(next).used.store(0, Ordering::Relaxed);
+            self.release(self.chunk(next));
         }
+        Ok(())
     }
 
     /// Finds out the head's words anew, because a process died while it had the head's lock. The
     /// caller has the lock now.
-    pub(super) fn repair_head(&self) {
+    ///
+    /// # Errors
+    ///
+    /// As for [`repair_tail`](Items::repair_tail).
+    pub(super) fn repair_head(&self) -> io::Result<()> {
         let head = self.head();
         let count = head.count.load(Ordering::Relaxed);
         let index = head.chunk.load(Ordering::Relaxed);
-        head.at.store(self.find(index, count).at, Ordering::Relaxed);
+        head.at.store(self.find(index, count)?.at, Ordering::Relaxed);
         let (mut leases, mut returned) = (0, 0);
         for lease in self.leases() {
             if lease.owner.load(Ordering::Relaxed) == 0 {
@@ -423,24 +446,24 @@ impl Items {
         head.leases.store(leases, Ordering::Relaxed);
         // The process may have passed a chunk and not freed it.
         for other in 0..MAX_CHUNKS as u32 {
-            let is_used = self.chunk(other).used.load(Ordering::Relaxed) == 1;
+            let is_used = self.chunk(other).used.load(Ordering::Acquire) == 1;
             if is_used && other != index && self.is_passed(other) {
                 self.free(other);
             }
         }
+        Ok(())
     }
 
     /// Walks from the begin of a chunk to record `number`.
-    fn find(&self, index: u32, number: u64) -> Place {
+    fn find(&self, index: u32, number: u64) -> io::Result<Place> {
         let chunk = self.chunk(index);
         let mut place = Place { chunk: index, at: 0 };
         let mut at_number = chunk.first.load(Ordering::Relaxed);
         while at_number != number {
-            let Ok(len) = self.len_at(place) else { break };
-            place.at += record_len(len);
+            place.at += record_len(self.len_at(place)?);
             at_number += 1;
         }
-        place
+        Ok(place)
     }
 }
 
@@ -480,8 +503,8 @@ mod tests {
         items.tail().count.fetch_add(1 << 31, Ordering::Relaxed);
         let chunk = items.head().chunk.load(Ordering::Relaxed);
         items.chunk(chunk).first.fetch_add(1 << 31, Ordering::Relaxed);
-        items.repair_head();
-        items.repair_tail();
+        items.repair_head().expect("the memory is mapped");
+        items.repair_tail().expect("the memory is mapped");
         assert_eq!(items.head().leases.load(Ordering::Relaxed), 1);
         for number in 99_990..100_000_u32 {
             assert_eq!(take(&items, None).as_deref(), Some(&number.to_ne_bytes()[..]));
@@ -490,9 +513,40 @@ mod tests {
         items.read_leased(3, &mut out).expect("there is memory");
         assert_eq!(out, b"leased");
         items.end_lease(3);
-        let used = (0..MAX_CHUNKS as u32)
-            .filter(|index| items.chunk(*index).used.load(Ordering::Relaxed) == 1)
-            .count();
-        assert_eq!(used, 1, "the chunk of the lease is free");
+        assert_eq!(used_chunks(&items), 1, "the chunk of the lease is free");
+    }
+
+    fn used_chunks(items: &Items) -> usize {
+        let is_used = |index: &u32| items.chunk(*index).used.load(Ordering::Relaxed) == 1;
+        (0..MAX_CHUNKS as u32).filter(is_used).count()
+    }
+
+    /// A process dies after it has begun a chunk, and the next item needs a larger one.
+    #[test]
+    fn chunks_that_nobody_has_written_to_are_used_again() {
+        let items = items_after(0);
+        for _ in 0..3 * MAX_CHUNKS {
+            items.append(&[1; 1000]).expect("there are free chunks");
+            // The death, just before the item would have been put.
+            let count = items.tail().count.load(Ordering::Relaxed);
+            items.append(&[2; 70_000]).expect("there are free chunks");
+            items.tail().count.store(count, Ordering::Relaxed);
+            items.repair_tail().expect("the memory is mapped");
+            items.append(&[3; 200_000]).expect("there are free chunks");
+            assert_eq!(take(&items, None), Some(vec![1; 1000]));
+            assert_eq!(take(&items, None), Some(vec![3; 200_000]));
+            assert_eq!(take(&items, None), None);
+        }
+        assert_eq!(used_chunks(&items), 1);
+    }
+
+    /// A process dies after it has cut a chunk, and before it has counted the chunk.
+    #[test]
+    fn memory_of_a_chunk_that_was_not_counted_is_cut_again() {
+        let items = items_after(0);
+        let cut = items.tail().cut.load(Ordering::Relaxed);
+        items.tail().cut.store(1 << 30, Ordering::Relaxed);
+        items.repair_tail().expect("the memory is mapped");
+        assert_eq!(items.tail().cut.load(Ordering::Relaxed), cut);
     }
 }

@@ -128,7 +128,7 @@ impl SharedQueue {
         };
         let head = items.head();
         let leased = locked(&head.lock, me, patience, || items.repair_head(), lease);
-        let leased = leased.transpose()?.flatten();
+        let leased = leased?.transpose()?.flatten();
         if leased.is_some() {
             self.after_taking(1);
         }
@@ -220,7 +220,8 @@ impl Drop for Held {
             false => self.queue.give_back(&items.leases()[self.index]),
         };
         let head = items.head();
-        locked(&head.lock, self.me, Patience::Endless, || items.repair_head(), end);
+        // If it fails, the item goes back when this process ends.
+        let _ = locked(&head.lock, self.me, Patience::Endless, || items.repair_head(), end);
         match self.is_done {
             true => self.queue.words().joiners.wake(u32::MAX),
             false => self.queue.words().getters.wake(1),

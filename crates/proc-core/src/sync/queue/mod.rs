@@ -413,22 +413,30 @@ fn no_room(error: io::Error) -> Error {
     Error::start("an item in a queue", error)
 }
 
-/// Takes a lock of a queue, and calls `repair` if a process died while it had the lock.
+/// Takes a lock of a queue, and calls `repair` if a process died while it had the lock. Returns
+/// `None` if another thread has the lock for longer than `patience`.
+///
+/// # Errors
+///
+/// `repair` has failed. The lock stays abandoned, so another process can repair what it protects.
 fn locked<R>(
     lock: &super::raw_lock::RawLock,
     me: Locker,
     patience: Patience,
-    repair: impl FnOnce(),
+    repair: impl FnOnce() -> io::Result<()>,
     work: impl FnOnce() -> R,
-) -> Option<R> {
+) -> Result<Option<R>, Error> {
     // The thread does not have this lock, since no code of the user runs while it has.
-    let acquired = lock.lock(me, patience).ok()?;
-    if acquired != Acquired::Clean {
-        repair();
+    let Ok(acquired) = lock.lock(me, patience) else { return Ok(None) };
+    if acquired != Acquired::Clean
+        && let Err(error) = repair()
+    {
+        lock.unlock_abandoned(me);
+        return Err(no_room(error));
     }
     let result = work();
     lock.unlock(me);
-    Some(result)
+    Ok(Some(result))
 }
 
 impl<T> Clone for Queue<T> {

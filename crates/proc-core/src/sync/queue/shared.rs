@@ -156,7 +156,7 @@ impl SharedQueue {
             Ok(put)
         };
         let put = locked(&tail.lock, me, patience, || items.repair_tail(), append);
-        match put.transpose()?.unwrap_or(0) {
+        match put?.transpose()?.unwrap_or(0) {
             0 => Ok(None),
             put => {
                 words.getters.wake(put as u32);
@@ -243,7 +243,7 @@ impl SharedQueue {
             Ok(())
         };
         let head = items.head();
-        locked(&head.lock, me, patience, || items.repair_head(), take).transpose()?;
+        locked(&head.lock, me, patience, || items.repair_head(), take)?.transpose()?;
         if !taken.is_empty() {
             self.after_taking(taken.len());
         }
