@@ -3,6 +3,11 @@
 //! Who changes something looks at one word, and makes a system call only if somebody sleeps. The
 //! change and the look are both sequentially consistent, as are the announcement of a sleeper and
 //! its last look for the change. So at least one of the two sees the other.
+//!
+//! Who wakes some threads takes the announcement of *all* back, so that the next change makes no
+//! system call for the same threads again. A thread that was woken announces the others again when
+//! it goes on. After that, its caller looks whether it has left something for them, which may have
+//! come while nobody was announced, and wakes the next one (see [`Sleeper::leave`]).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -23,6 +28,8 @@ const ANY: u32 = 1;
 pub(super) struct Sleeper<'a> {
     sleepers: &'a Sleepers,
     family: &'static Family,
+    /// Word of the sleepers, and count of deaths, when this thread was announced.
+    announced: (u32, u32),
     has_slept: bool,
 }
 
@@ -45,35 +52,36 @@ impl Sleepers {
     }
 
     pub(super) fn sleeper(&self, family: &'static Family) -> Sleeper<'_> {
-        Sleeper { sleepers: self, family, has_slept: false }
+        Sleeper { sleepers: self, family, announced: (0, 0), has_slept: false }
     }
 }
 
 impl Sleeper<'_> {
-    /// Sleeps until the thread is woken, until a process of the family has ended, or until
-    /// `deadline`, unless `try_again` returns something. The caller looks again after that.
-    pub(super) fn sleep<T>(
-        &mut self,
-        deadline: Option<Instant>,
-        try_again: impl FnOnce() -> Option<T>,
-    ) -> Option<T> {
+    /// Announces that this thread is about to sleep. The caller looks for *everything* that it waits
+    /// for after that, and then calls [`sleep`](Sleeper::sleep).
+    pub(super) fn announce(&mut self) {
         let Sleepers(word) = self.sleepers;
         let deaths = self.family.deaths();
-        let announced = word.fetch_or(ANY, Ordering::SeqCst) | ANY;
-        let found = try_again();
-        if found.is_none() {
-            self.family.wait(word, announced, deaths, deadline);
-            self.has_slept = true;
-        }
-        found
+        self.announced = (word.fetch_or(ANY, Ordering::SeqCst) | ANY, deaths);
     }
-}
 
-impl Drop for Sleeper<'_> {
-    fn drop(&mut self) {
+    /// Sleeps until the thread is woken, until a process of the family has ended, or until
+    /// `deadline`. May also return earlier.
+    pub(super) fn sleep(&mut self, deadline: Option<Instant>) {
+        let (word, deaths) = self.announced;
+        self.family.wait(&self.sleepers.0, word, deaths, deadline);
+        self.has_slept = true;
+    }
+
+    /// Ends the wait of this thread, whether or not it has found what it waited for. Wakes another
+    /// one if `is_more_left`, which the caller finds out for one that waits for the same.
+    pub(super) fn leave(self, is_more_left: impl FnOnce() -> bool) {
         // This thread may have been woken in place of another one that still sleeps.
         if self.has_slept {
             self.sleepers.0.fetch_or(ANY, Ordering::SeqCst);
+            if is_more_left() {
+                self.sleepers.wake(1);
+            }
         }
     }
 }

@@ -333,8 +333,7 @@ impl<T> Queue<T> {
     /// See the example of [`get_many`](Queue::get_many).
     #[doc(alias = "qsize")]
     pub fn len(&self) -> usize {
-        let returned = self.shared.items.head().returned.load(Ordering::Relaxed);
-        (self.shared.items.len() + u64::from(returned)) as usize
+        (self.shared.items.len() + u64::from(self.shared.returned())) as usize
     }
 
     /// Whether there is no item in the queue now.

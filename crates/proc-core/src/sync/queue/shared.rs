@@ -114,16 +114,31 @@ impl SharedQueue {
         if let Some(put) = self.put_now(pieces, me, patience)? {
             return Ok(put);
         }
+        if let Patience::None = patience {
+            return Ok(0);
+        }
         let mut sleeper = self.words().putters.sleeper(self.family);
-        loop {
-            if patience.is_over() {
-                return Ok(0);
+        let put = loop {
+            sleeper.announce();
+            match self.put_now(pieces, me, patience).transpose() {
+                Some(put) => break put,
+                None if patience.is_over() => break Ok(0),
+                None => {}
             }
-            self.check_other_end()?;
-            let again = || self.put_now(pieces, me, patience).transpose();
-            if let Some(put) = sleeper.sleep(patience.deadline(), again) {
-                return put;
+            if let Err(gone) = self.check_other_end() {
+                break Err(gone);
             }
+            sleeper.sleep(patience.deadline());
+        };
+        sleeper.leave(|| self.room() > 0);
+        put
+    }
+
+    /// Returns how many items may be put now.
+    fn room(&self) -> usize {
+        match self.words().bound.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            bound => u64::from(bound).saturating_sub(self.items.len()) as usize,
         }
     }
 
@@ -141,12 +156,8 @@ impl SharedQueue {
             if tail.closed.load(Ordering::SeqCst) != 0 {
                 return Err(Error::ended("the queue was closed: nobody can put an item any more"));
             }
-            let room = match words.bound.load(Ordering::Relaxed) {
-                0 => usize::MAX,
-                bound => u64::from(bound).saturating_sub(items.len()) as usize,
-            };
             let mut put = 0;
-            for piece in pieces.iter().take(room) {
+            for piece in pieces.iter().take(self.room()) {
                 match items.append(piece) {
                     Ok(()) => put += 1,
                     Err(_) if put > 0 => break, // the next call has the error
@@ -188,32 +199,48 @@ impl SharedQueue {
         if let Some(found) = take()? {
             return Ok(Some(found));
         }
+        if let Patience::None = patience {
+            // An item may have been put before the queue was closed.
+            return match self.closed() {
+                Some(closed) => take()?.map(Some).ok_or(closed),
+                None => Ok(None),
+            };
+        }
         let mut sleeper = self.words().getters.sleeper(self.family);
-        loop {
-            if self.items.tail().closed.load(Ordering::SeqCst) != 0 {
-                // An item may have been put before the queue was closed.
-                return match take()? {
-                    Some(found) => Ok(Some(found)),
-                    None => Err(Error::ended("the queue is empty, and it was closed")),
-                };
+        let found = loop {
+            sleeper.announce();
+            if let Some(found) = take().transpose() {
+                break found.map(Some);
+            }
+            if let Some(end) = self.end() {
+                // An item may have been put before that.
+                break take().and_then(|found| found.map(Some).ok_or(end));
             }
             if patience.is_over() {
-                return Ok(None);
+                break Ok(None);
             }
-            let is_alone = self.is_alone();
-            let again = || take().transpose();
-            if is_alone {
-                return match take()? {
-                    Some(found) => Ok(Some(found)),
-                    None => Err(Error::ended(
-                        "the queue is empty, and nobody else has it any more who could put an item",
-                    )),
-                };
-            }
-            if let Some(found) = sleeper.sleep(patience.deadline(), again) {
-                return found.map(Some);
-            }
-        }
+            sleeper.sleep(patience.deadline());
+        };
+        sleeper.leave(|| self.items.len() + u64::from(self.returned()) > 0);
+        found
+    }
+
+    /// Returns why nobody can put an item any more; `None` if somebody may.
+    fn end(&self) -> Option<Error> {
+        self.closed().or_else(|| {
+            let why = "the queue is empty, and nobody else has it any more who could put an item";
+            self.is_alone().then(|| Error::ended(why))
+        })
+    }
+
+    fn closed(&self) -> Option<Error> {
+        let is_closed = self.items.tail().closed.load(Ordering::SeqCst) != 0;
+        is_closed.then(|| Error::ended("the queue is empty, and it was closed"))
+    }
+
+    /// Returns how many leased items have come back.
+    pub(super) fn returned(&self) -> u32 {
+        self.items.head().returned.load(Ordering::SeqCst)
     }
 
     fn take_now(
@@ -272,25 +299,25 @@ impl SharedQueue {
         let me = Locker::current(self.family)?;
         let head = self.items.head();
         let is_done = || {
-            self.items.len() == 0 && {
-                let look = || {
-                    self.give_back_leases_of_the_dead(me);
-                    head.leases.load(Ordering::Relaxed) == 0
-                };
-                let repair = || self.items.repair_head();
-                locked(&head.lock, me, patience, repair, look).unwrap_or(false)
-            }
-        };
-        if is_done() {
-            return Ok(true);
-        }
-        let mut sleeper = self.words().joiners.sleeper(self.family);
-        loop {
-            if patience.is_over() {
+            if self.items.len() > 0 {
                 return Ok(false);
             }
-            if sleeper.sleep(patience.deadline(), || is_done().then_some(())).is_some() {
-                return Ok(true);
+            let look = || {
+                self.give_back_leases_of_the_dead(me);
+                head.leases.load(Ordering::Relaxed) == 0
+            };
+            let looked = locked(&head.lock, me, patience, || self.items.repair_head(), look)?;
+            // A lock that is not got in time is no sign that all is done.
+            Ok(looked.unwrap_or(false))
+        };
+        let mut sleeper = self.words().joiners.sleeper(self.family);
+        loop {
+            sleeper.announce();
+            match is_done()? {
+                true => return Ok(true),
+                false if patience.is_over() => return Ok(false),
+                // All that wait are woken at once, so none needs to wake the next.
+                false => sleeper.sleep(patience.deadline()),
             }
         }
     }
@@ -303,6 +330,7 @@ impl SharedQueue {
             // One thread uses an end of a pipe, and copies do not have it.
             _ => self.ends.load(Ordering::Relaxed) <= 1,
         };
+        // In this order: whoever leaves this process may have sent the queue before.
         is_last_here && self.is_of_this_process() && sys::is_file_ours_alone(self.items.memory.fd())
     }
 
