@@ -214,6 +214,8 @@ impl Drop for Held {
         if !self.me.is_this_process() {
             return;
         }
+        // It may be dropped in another thread than the one that has leased it.
+        let Ok(me) = Locker::current(self.queue.family) else { return };
         let items = &self.queue.items;
         let end = || match self.is_done {
             true => items.end_lease(self.index),
@@ -221,7 +223,7 @@ impl Drop for Held {
         };
         let head = items.head();
         // If it fails, the item goes back when this process ends.
-        let _ = locked(&head.lock, self.me, Patience::Endless, || items.repair_head(), end);
+        let _ = locked(&head.lock, me, Patience::Endless, || items.repair_head(), end);
         match self.is_done {
             true => self.queue.words().joiners.wake(u32::MAX),
             false => self.queue.words().getters.wake(1),
