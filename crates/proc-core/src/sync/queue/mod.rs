@@ -9,7 +9,6 @@ use std::fmt::{self, Debug};
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) use self::direction::Direction;

@@ -395,6 +395,11 @@ impl SharedQueue {
 
 impl Drop for SharedQueue {
     fn drop(&mut self) {
+        // A copy of the process shares the open file description with its original, which may have
+        // the queue still.
+        if !self.is_of_this_process() {
+            return;
+        }
         // Those that wait look whether anybody else has the queue, once this process has it no more.
         let _ = sys::unshare_file(self.items.memory.fd());
         self.words().getters.wake(u32::MAX);
