@@ -411,6 +411,10 @@ fn no_room(error: io::Error) -> Error {
     Error::start("an item in a queue", error)
 }
 
+/// How long a call that must not wait for an item or for room waits for others that copy theirs. (Only
+/// a process that is stopped, or gets no processor, has the lock for so long.)
+const COPY_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// Takes a lock of a queue, and calls `repair` if a process died while it had the lock. Returns
 /// `None` if another thread has the lock for longer than `patience`.
 ///
@@ -425,7 +429,11 @@ fn locked<R>(
     work: impl FnOnce() -> R,
 ) -> Result<Option<R>, Error> {
     // The thread does not have this lock, since no code of the user runs while it has.
-    let Ok(acquired) = lock.lock(me, patience) else { return Ok(None) };
+    let mut acquired = lock.lock(me, patience);
+    if acquired.is_err() && matches!(patience, Patience::None) {
+        acquired = lock.lock(me, Patience::at_most(COPY_TIMEOUT));
+    }
+    let Ok(acquired) = acquired else { return Ok(None) };
     if acquired != Acquired::Clean
         && let Err(error) = repair()
     {

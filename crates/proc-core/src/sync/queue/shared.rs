@@ -86,7 +86,8 @@ impl SharedQueue {
 
     fn keep(items: Items, family: &'static Family, id: u64) -> Arc<SharedQueue> {
         let made = (sys::pid(), sys::count_of_forks());
-        let deaths_seen = OwnAtomicU32::new(family.deaths());
+        // Processes may have died with leases before this process had the queue.
+        let deaths_seen = OwnAtomicU32::new(family.deaths().wrapping_sub(1));
         let queue = Arc::new(SharedQueue {
             items,
             family,
