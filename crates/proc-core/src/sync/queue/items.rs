@@ -207,7 +207,7 @@ impl Items {
             chunk.after.store(count, Ordering::Relaxed);
             chunk.end.store(at + 1, Ordering::Release);
             tail.at.store(need, Ordering::Relaxed);
-            tail.chunk.store(next_index, Ordering::Relaxed);
+            tail.chunk.store(next_index, Ordering::Release);
         }
         // Now the item is put. SeqCst: see `Sleepers`.
         tail.count.store(count + 1, Ordering::SeqCst);
@@ -259,7 +259,7 @@ impl Items {
         chunk.offset.store(offset, Ordering::Relaxed);
         chunk.len.store(size, Ordering::Relaxed);
         tail.cut.store(offset + size, Ordering::Relaxed);
-        tail.chunks.store(chunks + 1, Ordering::Relaxed);
+        tail.chunks.store(chunks + 1, Ordering::Release);
         Ok(chunks)
     }
 
@@ -294,14 +294,30 @@ impl Items {
             lease.number.store(count, Ordering::Relaxed);
             lease.chunk.store(place.chunk, Ordering::Relaxed);
             lease.at.store(place.at, Ordering::Relaxed);
-            lease.owner.store(owner, Ordering::Relaxed);
+            // Release: a lease with an owner has an item, also when this process dies now.
+            lease.owner.store(owner, Ordering::Release);
             let leases = head.leases.load(Ordering::Relaxed);
             head.leases.store(leases + 1, Ordering::Relaxed);
         }
         head.at.store(place.at + record_len(len), Ordering::Relaxed);
         // Now the item is taken. SeqCst: see `Sleepers`.
         head.count.store(count + 1, Ordering::SeqCst);
+        if lease.is_none() {
+            self.give_back(place, len);
+        }
         Ok(true)
+    }
+
+    /// Gives the memory of a large item back to the system, once nobody can take it any more. Its
+    /// length stays, by which `find` passes it.
+    fn give_back(&self, place: Place, len: usize) {
+        /// No page is larger.
+        const PAGE: u64 = 64 << 10;
+        if len as u64 >= LARGE_CHUNK {
+            let start = self.chunk(place.chunk).offset.load(Ordering::Relaxed) + place.at + HEADER;
+            let (first, end) = (start.next_multiple_of(PAGE), (start + len as u64) / PAGE * PAGE);
+            self.memory.give_back(first, (end - first) as usize);
+        }
     }
 
     fn read(&self, place: Place, out: &mut Vec<u8>) -> io::Result<usize> {
@@ -348,7 +364,11 @@ impl Items {
     pub(super) fn end_lease(&self, index: usize) {
         let lease = &self.leases()[index];
         let chunk = lease.chunk.load(Ordering::Relaxed);
-        lease.owner.store(0, Ordering::Relaxed);
+        lease.owner.store(0, Ordering::Release);
+        let place = Place { chunk, at: lease.at.load(Ordering::Relaxed) };
+        if let Ok(len) = self.len_at(place) {
+            self.give_back(place, len);
+        }
         let leases = self.head().leases.load(Ordering::Relaxed);
         self.head().leases.store(leases.saturating_sub(1), Ordering::Relaxed);
         if chunk != self.head().chunk.load(Ordering::Relaxed) && self.is_passed(chunk) {
