@@ -31,6 +31,7 @@ mod process;
 mod profiles;
 mod random_seeds;
 mod streams;
+mod sync_queue;
 mod user_fork;
 
 use std::process::ExitCode;
@@ -91,6 +92,12 @@ const PROGRAMS: &[&[Entry]] = &[
     streams::closed::PROGRAMS,
     streams::output::PROGRAMS,
     streams::redirected::PROGRAMS,
+    sync_queue::bad_input::PROGRAMS,
+    sync_queue::copies::PROGRAMS,
+    sync_queue::ends::PROGRAMS,
+    sync_queue::kills::PROGRAMS,
+    sync_queue::order::PROGRAMS,
+    sync_queue::pipes::PROGRAMS,
     user_fork::program::PROGRAMS,
     user_fork::worker::PROGRAMS,
 ];
@@ -158,6 +165,12 @@ fn tests() -> Vec<Trial> {
         streams::closed::tests(),
         streams::output::tests(),
         streams::redirected::tests(),
+        sync_queue::bad_input::tests(),
+        sync_queue::copies::tests(),
+        sync_queue::ends::tests(),
+        sync_queue::kills::tests(),
+        sync_queue::order::tests(),
+        sync_queue::pipes::tests(),
         user_fork::program::tests(),
         user_fork::worker::tests(),
     ];
