@@ -1,5 +1,5 @@
-//! Calls with functions that capture, which the compiler must refuse. `--cfg refused=…` selects
-//! one. Without it, the program compiles.
+//! Calls with functions that capture, and shared state of wrong types, which the compiler must
+//! refuse. `--cfg refused=…` selects one. Without it, the program compiles.
 //!
 //! trybuild is of no use here: the compiler refuses when it generates code, the error is in the
 //! sources of proc-core, and another target directory would build all dependencies again.
@@ -49,6 +49,23 @@ fn main() {
     let _ = pool.with_state().map(move |(): &mut (), x: u32| x * factor, [1]);
     #[cfg(refused = "broadcast")]
     let _ = pool.broadcast(move |x: u32| x * factor, 1);
+
+    #[cfg(refused = "value of a string")]
+    let _ = proc_core::sync::Value::new(String::new());
+    #[cfg(refused = "value of a reference")]
+    let _ = proc_core::sync::Value::new("text");
+    #[cfg(refused = "value of a bool")]
+    let _ = proc_core::sync::Value::new(true);
+    #[cfg(refused = "mutex of a vector")]
+    let _ = proc_core::sync::Mutex::new(vec![1_u8]);
+    #[cfg(refused = "array of options")]
+    let _ = proc_core::sync::Array::from_slice(&[Some(1_u32)]);
+    #[cfg(refused = "array of large elements")]
+    let _ = proc_core::sync::Array::<[u64; 2]>::zeroed(4);
+    #[cfg(refused = "value of nothing")]
+    let _ = proc_core::sync::Value::new([0_u8; 0]);
+    #[cfg(refused = "mutex of nothing")]
+    let _ = proc_core::sync::Mutex::new([0_u8; 0]);
 
     let child = Process::new(double, factor).start().expect("it can be started");
     println!("{:?}", child.join().expect("it returns"));

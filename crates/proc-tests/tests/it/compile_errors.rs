@@ -5,6 +5,7 @@ use std::process::Command;
 
 tests! {
     functions_that_carry_data_are_refused;
+    shared_state_of_wrong_types_is_refused;
     page_has_the_messages_of_first_errors;
 }
 
@@ -30,6 +31,21 @@ const REFUSED: [&str; 16] = [
     "worker_exit",
     "with_state",
     "broadcast",
+];
+
+/// Types that shared state cannot have, and what the compiler says of each.
+const WRONG_TYPES: [(&str, &str); 8] = [
+    ("value of a string", "the trait bound `String: Pod` is not satisfied"),
+    ("value of a reference", "the trait bound `&'static str: Pod` is not satisfied"),
+    ("value of a bool", "the trait bound `bool: Pod` is not satisfied"),
+    ("mutex of a vector", "the trait bound `Vec<u8>: Pod` is not satisfied"),
+    ("array of options", "the trait bound `Option<u32>: Pod` is not satisfied"),
+    (
+        "array of large elements",
+        "an element of an Array has 1, 2, 4 or 8 bytes: use one Value for larger data",
+    ),
+    ("value of nothing", "there is nothing to share in values without bytes"),
+    ("mutex of nothing", "there is nothing to protect in values without bytes"),
 ];
 
 /// The mistakes in `src/bin/first_errors.rs`, in the order of the table in `docs/tour.md`.
@@ -71,6 +87,14 @@ fn functions_that_carry_data_are_refused() {
         assert!(said.contains(MESSAGE), "{refused}:\n{said}");
         assert!(said.contains("error[E0080]"), "{refused}:\n{said}");
         // The caller's own line is named.
+        assert!(said.contains("src/bin/refusals.rs:"), "{refused}:\n{said}");
+    }
+}
+
+fn shared_state_of_wrong_types_is_refused() {
+    for (refused, why) in WRONG_TYPES {
+        let said = compile("refusals", refused).expect_err(refused);
+        assert!(said.contains(why), "{refused}:\n{said}");
         assert!(said.contains("src/bin/refusals.rs:"), "{refused}:\n{said}");
     }
 }

@@ -32,6 +32,7 @@ mod profiles;
 mod random_seeds;
 mod streams;
 mod sync_queue;
+mod sync;
 mod user_fork;
 
 use std::process::ExitCode;
@@ -98,6 +99,15 @@ const PROGRAMS: &[&[Entry]] = &[
     sync_queue::kills::PROGRAMS,
     sync_queue::order::PROGRAMS,
     sync_queue::pipes::PROGRAMS,
+    sync::barriers::PROGRAMS,
+    sync::copies::PROGRAMS,
+    sync::kills::PROGRAMS,
+    sync::leftovers::PROGRAMS,
+    sync::places::PROGRAMS,
+    sync::refusals::PROGRAMS,
+    sync::shortages::PROGRAMS,
+    sync::signals::PROGRAMS,
+    sync::waits::PROGRAMS,
     user_fork::program::PROGRAMS,
     user_fork::worker::PROGRAMS,
 ];
@@ -171,6 +181,15 @@ fn tests() -> Vec<Trial> {
         sync_queue::kills::tests(),
         sync_queue::order::tests(),
         sync_queue::pipes::tests(),
+        sync::barriers::tests(),
+        sync::copies::tests(),
+        sync::kills::tests(),
+        sync::leftovers::tests(),
+        sync::places::tests(),
+        sync::refusals::tests(),
+        sync::shortages::tests(),
+        sync::signals::tests(),
+        sync::waits::tests(),
         user_fork::program::tests(),
         user_fork::worker::tests(),
     ];

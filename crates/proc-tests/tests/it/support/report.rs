@@ -44,6 +44,7 @@ fn kind_of(error: &Error) -> &'static str {
         ErrorKind::Initializer => "initializer",
         ErrorKind::Closed => "closed",
         ErrorKind::RestartLimit => "restart-limit",
+        ErrorKind::Abandoned => "abandoned",
         ErrorKind::Invalid => "invalid",
         other => panic!("no process gives an error of the kind {other:?}"),
     }
