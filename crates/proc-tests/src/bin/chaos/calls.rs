@@ -5,6 +5,7 @@ mod futures;
 mod imaps;
 mod maps;
 mod pools;
+mod shared_state;
 mod sleepers;
 mod verdicts;
 
@@ -75,7 +76,7 @@ impl<'a> Caller<'a> {
 
     /// Makes one call of a random kind.
     fn random_call(&mut self, test_pool: &TestPool) {
-        match self.rng.u32(..16) {
+        match self.rng.u32(..19) {
             0..3 => self.tiny(test_pool),
             3..6 => self.try_map(test_pool, TaskMix::Mixed, Timing::Plain),
             6 => self.try_map(test_pool, TaskMix::Large, Timing::Plain),
@@ -84,6 +85,7 @@ impl<'a> Caller<'a> {
             9..11 => self.imap(test_pool),
             11..14 => self.tasks(test_pool),
             14 => self.channel(test_pool),
+            15..18 => self.shared_state(test_pool),
             _ => self.map_async(test_pool),
         }
     }

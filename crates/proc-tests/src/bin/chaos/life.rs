@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use proc_core::sync::Event;
 use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::calls::Caller;
@@ -44,6 +45,10 @@ pub(crate) fn live(plan: Plan) {
     let mut known: HashMap<usize, Holdings> = HashMap::new();
     let mut memory: Option<u64> = None;
     let mut rounds = 0;
+    // Objects lie in a piece of memory that stays for the next ones.
+    if let Err(error) = Event::new() {
+        fail(&format!("before all faults: {error}"));
+    }
     if plan.start_method != StartMethod::Fork {
         start_callbacks(plan.start_method);
     }

@@ -1,8 +1,6 @@
 //! One object of each kind of shared state, to test what all of them must do.
 
-use proc_core::sync::{
-    Array, Barrier, Condition, Event, Lock, Mutex, RLock, Semaphore, Value,
-};
+use proc_core::sync::{Array, Barrier, Condition, Event, Lock, Mutex, RLock, Semaphore, Value};
 use serde::{Deserialize, Serialize};
 
 /// A handle of each kind. The barrier has one party, and the semaphore two permits.

@@ -65,17 +65,17 @@ fn send_as_arguments(arguments: &Arguments) {
     back.use_once();
     all.expect_used(55);
     back.expect_used(55);
-    // The argument of a task that runs again is sent again.
-    let once_more = |(all, is_first): (Everything, Value<u32>)| {
-        if is_first.fetch_add(1) == 0 {
+    // A task that runs again in another worker finds the same objects, and the lock abandoned.
+    let once_more = |(lock, runs): &(Lock, Value<u32>), ()| {
+        let guard = lock.lock().expect("this thread does not have it");
+        if runs.fetch_add(1) == 0 {
             std::process::abort();
         }
-        all.use_once();
+        guard.was_abandoned()
     };
-    let argument = (all.clone(), Value::new(0).expect("memory"));
-    let task = pool.options().retries(1).apply(once_more, argument);
-    task.unwrap_or_else(|error| panic!("{}", describe(&error)));
-    all.expect_used(56);
+    let data = (Lock::new().expect("memory"), Value::new(0).expect("memory"));
+    let task = pool.options().retries(1).with(data).apply(once_more, ());
+    assert!(task.unwrap_or_else(|error| panic!("{}", describe(&error))));
 }
 
 fn handles_are_arguments(start_method: StartMethod) {

@@ -10,8 +10,7 @@ use proc_core::{Child, Error, ErrorKind, Process, StartMethod};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    Arguments, assert_snapshot, own_arguments, own_file, print_result, run, signal_self,
-    wait_until,
+    Arguments, assert_snapshot, own_arguments, own_file, print_result, run, signal_self, wait_until,
 };
 use crate::sync::everything::Everything;
 
@@ -189,7 +188,6 @@ struct Channels {
     locks: IpcSender<Lock>,
     values: IpcSender<Value<u64>>,
     barriers: IpcSender<Barrier>,
-    everything: IpcSender<Everything>,
 }
 
 /// Executes the program again, not by this library, and sends handles there.
@@ -203,7 +201,6 @@ fn send_to_another_run(arguments: &Arguments) {
     channels.locks.send(all.lock.clone()).expect("it waits for it");
     channels.values.send(all.small.clone()).expect("it waits for it");
     channels.barriers.send(all.barrier.clone()).expect("it waits for it");
-    channels.everything.send(all.clone()).expect("it waits for it");
     assert!(other.wait().expect("it is our child").success());
     all.expect_used(0);
     all.use_once();
@@ -221,14 +218,12 @@ fn be_another_run(arguments: &Arguments) {
     let (locks, lock_receiver) = ipc::channel().expect("a channel");
     let (values, value_receiver) = ipc::channel().expect("a channel");
     let (barriers, barrier_receiver) = ipc::channel().expect("a channel");
-    let (everything, everything_receiver) = ipc::channel().expect("a channel");
-    let channels = Channels { locks, values, barriers, everything };
+    let channels = Channels { locks, values, barriers };
     let sender = IpcSender::connect(arguments.word().to_owned()).expect("somebody accepts");
     sender.send(channels).expect("somebody accepts");
     expect_refused("lock", &lock_receiver);
     expect_refused("value", &value_receiver);
     expect_refused("barrier", &barrier_receiver);
-    expect_refused("everything", &everything_receiver);
     // Its own objects go on.
     let process = Process::new(|all: Everything| all.use_once(), own.clone());
     let child = process.start_method(arguments.start_method).start();

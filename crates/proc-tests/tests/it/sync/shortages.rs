@@ -2,7 +2,7 @@
 //! error that says what to do. Afterwards all works again.
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-use proc_core::sync::{Array, Lock, Semaphore};
+use proc_core::sync::{Array, Lock, Semaphore, Value};
 use proc_core::{Child, Error, ErrorKind, Limits, Process, StartMethod};
 
 use crate::support::descriptors::leave_descriptors;
@@ -20,13 +20,17 @@ tests! {
     too_few_descriptors_are_told: forkserver spawn fork;
     too_few_descriptors_of_a_worker_are_told: forkserver spawn fork;
     too_little_memory_is_told: forkserver spawn fork;
-    too_little_memory_of_a_worker_is_told: forkserver spawn fork;
+    too_little_memory_of_a_worker_is_told: forkserver spawn;
 }
 
 const MIB: usize = 1 << 20;
 
 fn use_once(all: Everything) {
     all.use_once();
+}
+
+fn add_one(value: Value<u64>) -> u64 {
+    value.fetch_add(1)
 }
 
 fn make(_: u32) -> Everything {
@@ -65,11 +69,14 @@ fn make_and_send_with_few_descriptors(arguments: &Arguments) {
         // More than there is room for in the segments that there are.
         let many = (0..30).map(|_| Semaphore::new(2000)).collect::<Result<Vec<_>, _>>();
         print_result("many", many);
+        print_result("argument", pool.apply(add_one, all.small.clone()));
         let result = pool.apply(use_once, all.clone());
         sent += u64::from(result.is_ok());
-        print_result("argument", result);
-        print_result("result", pool.apply(make, 0));
+        print_result("many arguments", result);
+        print_result("result", pool.apply(|x: u64| Value::new(x).ok(), 1));
+        print_result("many results", pool.apply(make, 0));
         drop(files);
+        all.small.set(sent);
         // A call that was refused has changed nothing, and the next one works.
         all.expect_used(sent);
         pool.apply(use_once, all.clone()).expect("there are descriptors again");
@@ -83,7 +90,7 @@ fn make_and_send_with_few_descriptors(arguments: &Arguments) {
 fn too_few_descriptors_are_told(start_method: StartMethod) {
     let finished = run(make_and_send_with_few_descriptors, start_method, &[]);
     assert_fine_or_contains(&finished, &["too many open files", "ulimit -n"]);
-    for what in ["large", "argument", "result"] {
+    for what in ["large: ", "argument: ", "result: "] {
         let lines = || finished.stdout.lines().filter(|line| line.starts_with(what));
         assert!(lines().any(|line| line.ends_with(": fine")), "{what}:\n{}", finished.stdout);
         assert!(lines().any(|line| !line.ends_with(": fine")), "{what}:\n{}", finished.stdout);
@@ -167,7 +174,7 @@ fn too_little_memory_is_told(start_method: StartMethod) {
     run(make_with_little_memory, start_method, &[]).succeeded();
 }
 
-/// A worker may map 200 MiB, and a process too.
+/// A worker may map 200 MiB, and a process too. (With `Fork`, both have the program's mapping.)
 fn receive_with_little_memory(arguments: &Arguments) {
     let limits = || Limits::new().address_space(200 << 20).no_core_dumps();
     let large = Array::<u8>::zeroed(256 * MIB).expect("no memory is used before it is written to");

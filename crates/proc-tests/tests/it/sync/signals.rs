@@ -73,8 +73,12 @@ fn kill_at_events(arguments: &Arguments) {
     let start = |number: usize| {
         let argument = (number, events.clone());
         let child = match number {
-            WAITING => Process::new(begin_rounds, argument).start_method(arguments.start_method).start(),
-            _ => Process::new(wait_in_rounds, argument).start_method(arguments.start_method).start(),
+            WAITING => {
+                Process::new(begin_rounds, argument).start_method(arguments.start_method).start()
+            }
+            _ => {
+                Process::new(wait_in_rounds, argument).start_method(arguments.start_method).start()
+            }
         };
         child.expect("it can be started")
     };

@@ -11,6 +11,9 @@ use crate::support::{Arguments, Finished, Program, describe, run, wait_until};
 /// How many processes a storm kills, if there is time.
 const KILLS: u32 = 200;
 
+/// How many processes a storm kills, however long it takes.
+const MIN_KILLS: u32 = 40;
+
 /// After this time a storm kills no more, on a busy machine.
 const DURATION: Duration = Duration::from_millis(2500);
 
@@ -74,7 +77,8 @@ impl<F: Fn(A) -> R + Copy + 'static, A: Message + Clone, R: Message> Storm<F, A,
     /// Kills one of the processes at a random moment, and starts another one. Returns its pid, and
     /// `None` if there were enough kills.
     pub(super) fn kill_one(&mut self) -> Option<u32> {
-        if self.kills == KILLS || self.began.elapsed() > DURATION {
+        let has_time = self.kills < MIN_KILLS || self.began.elapsed() < DURATION;
+        if self.kills == KILLS || !has_time {
             return None;
         }
         self.kills += 1;
