@@ -15,12 +15,12 @@ const PAGE: &str = "docs/names.md";
 const ANSWERS: [&str; 4] = ["here", "instead", "not yet", "no"];
 
 /// Beginnings of code in the third column that is not from these crates.
-const FOREIGN_CODE: [&str; 6] = ["std::", "ipc::", "sender.", "receiver.", "file.", "#[derive("];
+const FOREIGN_CODE: [&str; 5] = ["std::", "ipc::", "sender.", "receiver.", "#[derive("];
 
 /// Names of methods and types in the third column that are those of std, of serde, of a trait, or
 /// of Python.
-const FOREIGN_NAMES: &str = "concat default drop err is_ok iter len map next to_vec \
-    Duration File HashMap HashSet None Mutex Vec \
+const FOREIGN_NAMES: &str = "concat default drop err is_none is_ok iter len map next \
+    Duration HashMap HashSet None Mutex Vec \
     BaseProcess ForkContext ForkServerContext SpawnContext OMP_NUM_THREADS NAME";
 
 /// A row of a table.
@@ -150,9 +150,12 @@ impl Existing {
             FOREIGN_NAMES.split_whitespace().map(str::to_owned).collect();
         for root in ["crates/proc-core/src", "crates/proc-cluster/src"] {
             let root = workspace().join(root);
-            let library = fs::read_to_string(root.join("lib.rs")).expect("a library");
-            let exported = library.split("pub use ").skip(1);
-            names.extend(exported.flat_map(|text| words(text.split(';').next().unwrap_or(text))));
+            for exporting in ["lib.rs", "sync/mod.rs"] {
+                let text = fs::read_to_string(root.join(exporting)).unwrap_or_default();
+                let exported = text.split("pub use ").skip(1);
+                let list = |text: &str| text.split(';').next().unwrap_or(text).to_owned();
+                names.extend(exported.flat_map(|text| words(&list(text)).collect::<Vec<_>>()));
+            }
             for_each_source(&root, &mut |text| {
                 for line in text.lines().map(str::trim) {
                     names.extend(line.strip_prefix("pub fn ").and_then(first_word));

@@ -1,10 +1,11 @@
 """Processes or threads? The same work both ways."""
 
+import multiprocessing
 import os
 import queue
 import signal
 import sys
-from multiprocessing import Pipe, Pool, Process, SimpleQueue, get_context
+from multiprocessing import Pipe, Pool, Process, SimpleQueue, Value, get_context
 from multiprocessing.pool import ThreadPool
 from threading import Barrier, Lock, Thread
 from time import perf_counter, sleep
@@ -302,30 +303,30 @@ def stuck_processes(patience):
 
 
 # Both read the value before either of them writes it.
-def add_in_threads():
-    value, both_have_read = 0, Barrier(2)
+def lose(value, both):
+    read = value.value
+    both.wait()
+    value.value = read + 1
 
-    def add():
-        nonlocal value
-        read = value
-        both_have_read.wait()
-        value = read + 1
 
-    other = Thread(target=add)
+# Nobody writes between the reading and the writing.
+def keep(value, both):
+    both.wait()
+    with value.get_lock():
+        value.value += 1
+
+
+# Threads can use what processes share. `Part` is `Thread`
+# or `Process`.
+def sum_of_two(Part, add):
+    both = Value("q", 0), multiprocessing.Barrier(2)
+    one = Part(target=add, args=both)
+    other = Part(target=add, args=both)
+    one.start()
     other.start()
-    add()
+    one.join()
     other.join()
-    return value
-
-
-def add_one(read):
-    return read + 1
-
-
-def add_in_processes():
-    with Pool(2) as pool:
-        one, other = pool.map(add_one, [0, 0])
-    return one + other
+    return f"it goes on: the sum is {both[0].value}"
 
 
 # What becomes of a program. It runs in a process of its own, so that this one can report its end.
@@ -422,9 +423,14 @@ def failures():
             fate(stuck_processes, 0.5),
         ),
         (
-            "two add 1 to the same value",
-            f"it goes on: the sum is {add_in_threads()}",
-            f"it goes on: the sum is {add_in_processes()}",
+            "two read a shared value, then write it plus 1",
+            sum_of_two(Thread, lose),
+            sum_of_two(Process, lose),
+        ),
+        (
+            "two add 1 to a shared value in one step",
+            sum_of_two(Thread, keep),
+            sum_of_two(Process, keep),
         ),
     ]:
         print(f"{what}\n  thread   {thread}\n  process  {process}")

@@ -48,11 +48,11 @@
 //!    `move`, ignore that advice. (The compiler accepts a captured value of size zero, and the
 //!    other process makes such a value anew. So do not capture values whose existence proves
 //!    something about one process.)
-//! 3. **Arguments and results are copies**, except [`Shared`]. All owned values that serde can
-//!    write and read back may cross. Some of them need a wrapper, and are errors without it:
-//!    [`Described`] for `serde_json::Value` and for serde's `untagged`, `tag` and `flatten`, and
-//!    [`Deep`] for values that nest deeper than 256 levels. An [`Error`] may cross, too. Senders,
-//!    receivers and shared memory of ipc-channel may be part of a value.
+//! 3. **Arguments and results are copies**, except [`Shared`] and the objects of [`sync`]. All
+//!    owned values that serde can write and read back may cross. Some of them need a wrapper, and
+//!    are errors without it: [`Described`] for `serde_json::Value` and for serde's `untagged`, `tag`
+//!    and `flatten`, and [`Deep`] for values that nest deeper than 256 levels. An [`Error`] may
+//!    cross, too. Senders, receivers and shared memory of ipc-channel may be part of a value.
 //! 4. **A process is contained.** A panic becomes an [`Error`] with its message and source
 //!    position, and the worker lives on. If a worker exits, crashes or is killed, the task that it
 //!    was running fails. The other tasks finish, and the worker is replaced.
@@ -87,7 +87,13 @@
 //! | `map(f, xs, chunksize=10)` | [`options()`](Pool::options)`.chunksize(10).map(f, xs)?` |
 //! | `set_forkserver_preload([…])` | [`preload(f, x)`](PoolBuilder::preload): `f` runs once, and all workers have what it left in memory |
 //! | a global, set by the initializer | [`state(f, x)`](PoolBuilder::state), which [`with_state()`](Pool::with_state) lends to tasks |
-//! | `shared_memory`, `Array` (read-only here) | [`Shared::from_slice(&data)?`](Shared), as part of an argument |
+//! | `Value("i", 0)` | [`sync::Value::new(0)?`](sync::Value): `get`, `set`, `update`, `fetch_add` |
+//! | `Array("d", n)`, a `SharedMemory` that is written | [`sync::Array::zeroed(n)?`](sync::Array): each element is whole at any time |
+//! | a `SharedMemory` that is only read | [`Shared::from_slice(&data)?`](Shared) |
+//! | `Lock()`, `RLock()` | [`sync::Lock::new()?`](sync::Lock), [`sync::RLock::new()?`](sync::RLock): if a holder dies, the next one gets the lock |
+//! | (no lock around data) | [`sync::Mutex::new(value)?`](sync::Mutex): after a death, an error until [`recover()?`](sync::Mutex::recover) |
+//! | `Semaphore(n)`, `BoundedSemaphore(n)` | [`sync::Semaphore::new(n)?`](sync::Semaphore): a permit of a dead process comes back |
+//! | `Event()`, `Condition()`, `Barrier(n)` | [`sync::Event`], [`sync::Condition`], [`sync::Barrier`] |
 //! | (the size of a pool is fixed) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
 //! | (no limit on the memory of values) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): arguments and results take at most so much at a time |
 //! | (a pool replaces workers forever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |
@@ -110,6 +116,7 @@
 //! | `docs/README.md` | six questions about processes, each answered in Python and in Rust |
 //! | `docs/tour.md` | a tour in the order of Python's own introduction to `multiprocessing` |
 //! | `docs/recipes.md` | what people ask of a pool, from progress to a web handler, each as a program |
+//! | `docs/shared-state.md` | shared state: the objects of [`sync`], and what the death of a process does to each |
 //! | `docs/names.md` | every name of `multiprocessing`, and of its relatives: what it is here |
 //! | `docs/processes-threads-async.md` | processes, threads or async: which to use when |
 //! | `docs/contain.md` | settings and errors for code that crashes, hangs or uses too much memory |

@@ -166,11 +166,14 @@ fn failures(budget: Duration) -> anyhow::Result<()> {
             deadlock::of_processes(patience),
         ),
         (
-            "two add 1 to the same value",
-            Ok(sum(race::add_in_threads())),
-            race::add_in_processes()
-                .map(sum)
-                .map_err(Into::into),
+            "two read a shared value, then write it plus 1",
+            race::in_threads(race::lose).map(sum),
+            race::in_processes(race::lose).map(sum),
+        ),
+        (
+            "two add 1 to a shared value in one step",
+            race::in_threads(race::keep).map(sum),
+            race::in_processes(race::keep).map(sum),
         ),
     ] {
         println!("{what}");

@@ -1,34 +1,43 @@
 //! Two parts of a program add 1 to the same value.
 
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use proc_core::{Error, Process};
+use anyhow::Result;
+use proc_core::Process;
+use proc_core::sync::{Barrier, Value};
 
 /// Both read the value before either of them writes it.
-pub(crate) fn add_in_threads() -> u64 {
-    let value = AtomicU64::new(0);
-    let both_have_read = Barrier::new(2);
-    let add = || {
-        let read = value.load(Relaxed);
-        both_have_read.wait();
-        value.store(read + 1, Relaxed);
-    };
+pub(crate) fn lose((value, both): (Value<u64>, Barrier)) {
+    let read = value.get();
+    both.wait().expect("the other one lives");
+    value.set(read + 1);
+}
+
+/// Nobody writes between the reading and the writing.
+pub(crate) fn keep((value, both): (Value<u64>, Barrier)) {
+    both.wait().expect("the other one lives");
+    value.fetch_add(1);
+}
+
+/// Threads can use what processes share.
+pub(crate) fn in_threads(
+    add: impl Fn((Value<u64>, Barrier)) + Sync,
+) -> Result<u64> {
+    let both = (Value::new(0)?, Barrier::new(2)?);
     thread::scope(|threads| {
-        threads.spawn(add);
-        threads.spawn(add);
+        threads.spawn(|| add(both.clone()));
+        threads.spawn(|| add(both.clone()));
     });
-    value.into_inner()
+    Ok(both.0.get())
 }
 
-/// Its argument is a copy, and so is what it returns.
-fn add_one(read: u64) -> u64 {
-    read + 1
-}
-
-pub(crate) fn add_in_processes() -> Result<u64, Error> {
-    let one = Process::new(add_one, 0).start()?;
-    let other = Process::new(add_one, 0).start()?;
-    Ok(one.join()? + other.join()?)
+pub(crate) fn in_processes(
+    add: impl Fn((Value<u64>, Barrier)) + Copy + 'static,
+) -> Result<u64> {
+    let both = (Value::new(0)?, Barrier::new(2)?);
+    let one = Process::new(add, both.clone()).start()?;
+    let other = Process::new(add, both.clone()).start()?;
+    one.join()?;
+    other.join()?;
+    Ok(both.0.get())
 }

@@ -2,28 +2,25 @@
 
 use anyhow::Result;
 use proc_core::Process;
-use proc_core::ipc::{self, IpcSender};
+use proc_core::sync::Lock;
 
-// They send their lines to the parent, which prints.
-fn hello((printer, i): (IpcSender<String>, u32)) {
-    let mut lines = format!("{i}: hello\n");
-    lines += &format!("{i}: world");
-    printer.send(lines).expect("a receiver");
+// The guard releases the lock when the function ends.
+fn hello((lock, i): (Lock, u32)) {
+    let _guard = lock.lock().expect("not taken twice");
+    println!("{i}: hello");
+    println!("{i}: world");
 }
 
 fn main() -> Result<()> {
     proc_core::init();
-    let (printer, to_print) = ipc::channel()?;
+    // The lock crosses as a part of the argument.
+    let lock = Lock::new()?;
     let mut children = Vec::new();
     for i in 0..3 {
-        let args = (printer.clone(), i);
+        let args = (lock.clone(), i);
         children.push(Process::new(hello, args).start()?);
     }
 
-    drop(printer);
-    while let Ok(lines) = to_print.recv() {
-        println!("{lines}");
-    }
     for child in children {
         child.join()?;
     }

@@ -2,6 +2,8 @@
 
 from multiprocessing import Array, Process, Value
 
+# Many readers need no lock. Many writers do.
+
 
 def add(table, total, start):
     part = sum(table[start : start + 250])

@@ -1,22 +1,24 @@
 //! The first of two processes to end.
 
 use anyhow::Result;
-use proc_core::ipc::{self, IpcReceiver};
+use proc_core::sync::Event;
 use proc_core::{Process, wait};
 
 fn quick(_: ()) {
     // Ends at once.
 }
 
-fn slow(go: IpcReceiver<()>) {
-    go.recv().expect("the event");
+fn slow(go: Event) {
+    go.wait();
 }
 
 fn main() -> Result<()> {
     proc_core::init();
-    let (go, event) = ipc::channel()?;
+    // The slow one waits for the event.
+    let go = Event::new()?;
+    let slow = Process::new(slow, go.clone());
     let children = [
-        Process::new(slow, event).name("slow").start()?,
+        slow.name("slow").start()?,
         Process::new(quick, ()).name("quick").start()?,
     ];
 
@@ -26,7 +28,7 @@ fn main() -> Result<()> {
         println!("{} has ended", children[ended].name());
     }
 
-    go.send(())?;
+    go.set();
     for child in children {
         child.join()?;
     }
