@@ -83,7 +83,7 @@ def tell(name, step, thing):
     other.join(PATIENCE)
     if other.exitcode is None:
         other.kill()
-        print(name, "waits for ever")
+        print(name, "waits forever")
     else:
         assert other.exitcode == 0, "it failed"
         print(name, "goes on")
