@@ -45,7 +45,7 @@ def wait_on(condition, ready):
 
 # Runs `victim` in a process, and kills it. Nothing public
 # tells that a process sleeps until `condition` notifies it.
-def kill(victim, thing, condition=None):
+def run_and_kill(victim, thing, condition=None):
     here, there = Pipe(duplex=False)
     process = Process(target=victim, args=(thing, there))
     process.start()
@@ -97,17 +97,17 @@ if __name__ == "__main__":
         ("Value.acquire", Value("q", 0)),
         ("Array.acquire", Array("q", 2)),
     ]:
-        kill(hold, lock)
+        run_and_kill(hold, lock)
         tell(name, take, lock)
 
     event = Event()
-    kill(wait_for, event, event._cond)
+    run_and_kill(wait_for, event, event._cond)
     tell("Event.set", set_it, event)
 
     condition = Condition()
-    kill(wait_on, condition, condition)
+    run_and_kill(wait_on, condition, condition)
     tell("Condition.notify", notify, condition)
 
     barrier = Barrier(2)
-    kill(arrive_never, barrier)
+    run_and_kill(arrive_never, barrier)
     tell("Barrier.wait", arrive, barrier)

@@ -7,8 +7,8 @@ use proc_core::sync::{Array, Lock};
 fn transfer((accounts, lock): (Array<i64>, Lock)) {
     for _ in 0..1000 {
         let _guard = lock.lock().expect("not taken twice");
-        accounts.update(0, |money| *money -= 1);
-        accounts.update(1, |money| *money += 1);
+        accounts.set(0, accounts.get(0) - 1);
+        accounts.set(1, accounts.get(1) + 1);
     }
 }
 
