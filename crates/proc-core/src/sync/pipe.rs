@@ -57,6 +57,7 @@ const ITEMS: u32 = 1024;
 /// }
 /// ```
 #[doc(alias = "multiprocessing.Pipe")]
+#[expect(clippy::type_complexity, reason = "the two ends say what each direction carries")]
 pub fn pipe<A: Message, B: Message>() -> Result<(Connection<A, B>, Connection<B, A>), Error> {
     let (there, back) = (Direction::new(ITEMS)?, Direction::new(ITEMS)?);
     let first = Connection::of(there.clone(), back.clone());

@@ -132,7 +132,7 @@ impl<T: Pod> Shared<T> {
                 None
             }
             _ => {
-                let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+                let bytes = len.saturating_mul(size_of::<T>());
                 // A mapping starts at a page.
                 let fill = |bytes: &mut [u8]| fill(bytemuck::cast_slice_mut(bytes));
                 Some(Arc::new(Memory::new(bytes, fill)?))

@@ -31,8 +31,8 @@ mod process;
 mod profiles;
 mod random_seeds;
 mod streams;
-mod sync_queue;
 mod sync;
+mod sync_queue;
 mod user_fork;
 
 use std::process::ExitCode;

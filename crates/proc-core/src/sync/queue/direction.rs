@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::item::{decode, encode_into};
 use super::shared::{Sent, SharedQueue};
-use super::{decode, encode_into};
 use crate::error::{Error, Origin, Peer};
 use crate::memory::ProcessId;
 use crate::memory::atomics::AtomicU32;

@@ -380,8 +380,7 @@ impl Items {
     fn is_passed(&self, chunk: u32) -> bool {
         let chunk = self.chunk(chunk);
         let head = self.head().count.load(Ordering::Relaxed);
-        chunk.end.load(Ordering::Acquire) != 0
-            && head >= chunk.after.load(Ordering::Relaxed)
+        chunk.end.load(Ordering::Acquire) != 0 && head >= chunk.after.load(Ordering::Relaxed)
     }
 
     /// Lets producers use a chunk again, unless a lease needs it.

@@ -5,20 +5,20 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
+use super::item::decode;
 use super::items::{MAX_LEASES, RETURNED};
+use super::locked::{locked, no_room};
 use super::shared::SharedQueue;
-use super::{Queue, decode, locked, no_room};
 use crate::error::Error;
 use crate::memory::ProcessId;
 use crate::sync::raw_lock::{Locker, Patience};
 use crate::wire::Message;
 
-/// Item that was [leased](Queue::lease). It goes back to the front of the queue when this value is
+/// Item that was [leased](super::Queue::lease). It goes back to the front of the queue when this value is
 /// dropped, or when its process dies, unless [`done`](Leased::done) was called.
 ///
-/// See the example of [`Queue::lease`].
+/// See the example of [`Queue::lease`](super::Queue::lease).
 #[must_use = "the item goes back to the queue when this is dropped"]
 pub struct Leased<T> {
     item: T,
@@ -32,74 +32,6 @@ struct Held {
     index: usize,
     me: Locker,
     is_done: bool,
-}
-
-impl<T: Message> Queue<T> {
-    /// Takes the first item, and gives it back unless the caller says that it is
-    /// [done](Leased::done). Waits while there is no item. At most 512 items can be leased at a
-    /// time.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Queue::get), but an item that cannot be decoded goes back. Also
-    /// [`Invalid`](crate::ErrorKind::Invalid) if 512 items are leased.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// use proc_core::Process;
-    /// use proc_core::sync::Queue;
-    ///
-    /// fn die_with_an_item(queue: Queue<String>) {
-    ///     let _leased = queue.lease().expect("there is an item");
-    ///     std::process::abort();
-    /// }
-    ///
-    /// fn main() -> Result<(), proc_core::Error> {
-    ///     proc_core::init();
-    ///     let queue = Queue::new()?;
-    ///     queue.put("precious".to_owned())?;
-    ///     assert!(Process::new(die_with_an_item, queue.clone()).start()?.join().is_err());
-    ///     let leased = queue.lease()?;
-    ///     assert_eq!((leased.as_str(), leased.was_returned()), ("precious", true));
-    ///     assert!(!queue.join_timeout(Duration::from_millis(1))?); // it is not done
-    ///     leased.done();
-    ///     queue.join()?;
-    ///     Ok(())
-    /// }
-    /// ```
-    #[doc(alias = "task_done")]
-    pub fn lease(&self) -> Result<Leased<T>, Error> {
-        loop {
-            if let Some(leased) = self.lease_within(Patience::Endless)? {
-                return Ok(leased);
-            }
-        }
-    }
-
-    /// Waits like [`lease`](Queue::lease), but for at most `timeout`. Returns `None` if there is no
-    /// item still.
-    ///
-    /// # Errors
-    ///
-    /// As for [`lease`](Queue::lease).
-    ///
-    /// See the example of [`lease`](Queue::lease).
-    pub fn lease_timeout(&self, timeout: Duration) -> Result<Option<Leased<T>>, Error> {
-        self.lease_within(Patience::at_most(timeout))
-    }
-
-    fn lease_within(&self, patience: Patience) -> Result<Option<Leased<T>>, Error> {
-        let queue = &self.shared;
-        let me = Locker::current(queue.family)?;
-        let taken = queue.wait_for_item(patience, || queue.lease_now(me, patience))?;
-        let Some((index, was_returned, bytes)) = taken else { return Ok(None) };
-        // If it cannot be decoded, it goes back.
-        let held = Held { queue: Arc::clone(queue), index, me, is_done: false };
-        Ok(Some(Leased { item: decode(&bytes)?, was_returned, held }))
-    }
 }
 
 impl SharedQueue {
@@ -191,17 +123,32 @@ impl SharedQueue {
     }
 }
 
+impl<T: Message> Leased<T> {
+    /// Leases the first item of a queue. Returns `None` if there is none when `patience` is over.
+    pub(super) fn take(
+        queue: &Arc<SharedQueue>,
+        patience: Patience,
+    ) -> Result<Option<Leased<T>>, Error> {
+        let me = Locker::current(queue.family)?;
+        let taken = queue.wait_for_item(patience, || queue.lease_now(me, patience))?;
+        let Some((index, was_returned, bytes)) = taken else { return Ok(None) };
+        // If it cannot be decoded, it goes back.
+        let held = Held { queue: Arc::clone(queue), index, me, is_done: false };
+        Ok(Some(Leased { item: decode(&bytes)?, was_returned, held }))
+    }
+}
+
 impl<T> Leased<T> {
     /// Whether the item was leased before, by a process that died or did not say that it is done.
     ///
-    /// See the example of [`Queue::lease`].
+    /// See the example of [`Queue::lease`](super::Queue::lease).
     pub fn was_returned(&self) -> bool {
         self.was_returned
     }
 
     /// Says that the item is done. It does not go back. Returns the item.
     ///
-    /// See the example of [`Queue::lease`].
+    /// See the example of [`Queue::lease`](super::Queue::lease).
     pub fn done(mut self) -> T {
         self.held.is_done = true;
         self.item

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32 as OwnAtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde::{Deserialize, Serialize};
 
 use super::items::Items;
-use super::{Queue, locked, no_room};
+use super::locked::{locked, no_room};
 use crate::error::Error;
 use crate::memory::atomics::AtomicU32;
 use crate::memory::{Descriptor, Family, SparseMemory, shared_struct};
@@ -413,18 +413,4 @@ pub(in crate::sync) struct Sent {
     run: u64,
     id: u64,
     fd: Descriptor,
-}
-
-impl<T> Serialize for Queue<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.shared.sent().map_err(ser::Error::custom)?.serialize(serializer)
-    }
-}
-
-impl<'de, T> Deserialize<'de> for Queue<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
-        SharedQueue::arrive(Sent::deserialize(deserializer)?)
-            .map(Queue::of)
-            .map_err(de::Error::custom)
-    }
 }

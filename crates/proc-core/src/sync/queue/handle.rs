@@ -1,0 +1,472 @@
+//! Defines [`Queue`], the handle of a queue with the type of its items.
+
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::item::{decode, encode_into};
+use super::lease::Leased;
+use super::shared::{Sent, SharedQueue};
+use crate::error::Error;
+use crate::memory::Family;
+use crate::sync::raw_lock::Patience;
+use crate::wire::{self, Message};
+
+/// Queue of items between any number of processes and threads, first in, first out.
+///
+/// Items are values of any type that may cross between processes, except channel ends, shared memory
+/// and other shared state. An item is encoded before the queue is locked, so no code of the user
+/// runs while others wait.
+///
+/// If a process dies, at any instruction, the others go on. An item is lost only if the dead process
+/// had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An item whose
+/// [`put`](Queue::put) has returned is in the queue.
+///
+/// A clone is the same queue, and so is what another process receives.
+///
+/// # Examples
+///
+/// ```
+/// use proc_core::Process;
+/// use proc_core::sync::Queue;
+///
+/// fn square((numbers, squares): (Queue<u32>, Queue<(u32, u32)>)) {
+///     for x in numbers.iter() {
+///         squares.put((x, x * x)).expect("the queue is open");
+///     }
+/// }
+///
+/// fn main() -> Result<(), proc_core::Error> {
+///     proc_core::init();
+///     let (numbers, squares) = (Queue::new()?, Queue::bounded(10)?);
+///     let queues = || (numbers.clone(), squares.clone());
+///     let consumers = [Process::new(square, queues()).start()?, Process::new(square, queues()).start()?];
+///     for x in 0..5 {
+///         numbers.put(x)?;
+///     }
+///     numbers.close();
+///     let mut results = squares.get_many(5)?;
+///     while results.len() < 5 {
+///         results.push(squares.get()?);
+///     }
+///     results.sort();
+///     assert_eq!(results, [(0, 0), (1, 1), (2, 4), (3, 9), (4, 16)]);
+///     for consumer in consumers {
+///         consumer.join()?;
+///     }
+///     Ok(())
+/// }
+/// ```
+#[doc(alias = "multiprocessing.Queue")]
+#[doc(alias = "SimpleQueue")]
+#[doc(alias = "JoinableQueue")]
+pub struct Queue<T> {
+    shared: Arc<SharedQueue>,
+    kind: PhantomData<fn(T) -> T>,
+}
+
+impl<T: Message> Queue<T> {
+    /// Makes a queue that takes items as long as there is memory.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    pub fn new() -> Result<Queue<T>, Error> {
+        SharedQueue::new(0).map(Queue::of)
+    }
+
+    /// Makes a queue that takes at most so many items at a time.
+    ///
+    /// # Errors
+    ///
+    /// - [`Invalid`](crate::ErrorKind::Invalid): `items` is 0, or more than 2³¹.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for it.
+    #[doc(alias = "maxsize")]
+    pub fn bounded(items: usize) -> Result<Queue<T>, Error> {
+        match u32::try_from(items) {
+            Ok(items @ 1..=0x8000_0000) => SharedQueue::new(items).map(Queue::of),
+            _ => Err(Error::invalid(format!(
+                "a bounded queue has room for 1 item up to 2^31 items, not {items}: use Queue::new() \
+                 for one without a bound"
+            ))),
+        }
+    }
+
+    /// Adds an item. Waits while a bounded queue has no room.
+    ///
+    /// # Errors
+    ///
+    /// - [`Closed`](crate::ErrorKind::Closed): the queue was closed.
+    /// - [`Encode`](crate::ErrorKind::Encode): the item cannot be encoded, or contains what a queue
+    ///   cannot carry.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory for the item.
+    pub fn put(&self, item: T) -> Result<(), Error> {
+        loop {
+            if self.put_within(&item, Patience::Endless)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds an item if there is room, else returns it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Queue::put).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let queue = Queue::bounded(1)?;
+    ///     assert_eq!(queue.try_put("first".to_owned())?, None);
+    ///     let second = queue.try_put("second".to_owned())?;
+    ///     assert_eq!(second.as_deref(), Some("second")); // there was no room
+    ///     assert!(queue.put_timeout("second".to_owned(), Duration::from_millis(1))?.is_some());
+    ///     assert_eq!(queue.get()?, "first");
+    ///     assert_eq!(queue.try_get()?, None);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "put_nowait")]
+    pub fn try_put(&self, item: T) -> Result<Option<T>, Error> {
+        Ok(if self.put_within(&item, Patience::None)? { None } else { Some(item) })
+    }
+
+    /// Waits like [`put`](Queue::put), but for at most `timeout`. Returns the item if there is no
+    /// room still.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Queue::put).
+    ///
+    /// See the example of [`try_put`](Queue::try_put).
+    pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<Option<T>, Error> {
+        let is_put = self.put_within(&item, Patience::at_most(timeout))?;
+        Ok(if is_put { None } else { Some(item) })
+    }
+
+    /// Adds several items in their order, which costs less than adding them one by one. Waits while
+    /// a bounded queue has no room. Items of other producers may come in between.
+    ///
+    /// # Errors
+    ///
+    /// As for [`put`](Queue::put). The items before the one with the error were added.
+    ///
+    /// See the example of [`get_many`](Queue::get_many).
+    pub fn put_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), Error> {
+        /// Number of items that are encoded before the queue is locked.
+        const BATCH: usize = 64;
+        let mut items = items.into_iter().peekable();
+        let mut encoded = Vec::new();
+        while items.peek().is_some() {
+            let (mut ends, mut failed) = (Vec::new(), None);
+            encoded.clear();
+            for item in items.by_ref().take(BATCH) {
+                match encode_into(&item, &mut encoded) {
+                    Ok(()) => ends.push(encoded.len()),
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let pieces: Vec<&[u8]> =
+                starts.zip(&ends).map(|(start, end)| &encoded[start..*end]).collect();
+            let mut rest = &pieces[..];
+            while !rest.is_empty() {
+                let put = self.shared.put(rest, Patience::Endless)?;
+                rest = &rest[put..];
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the first item. Waits while there is none.
+    ///
+    /// # Errors
+    ///
+    /// - [`Closed`](crate::ErrorKind::Closed): the queue is empty and was closed; or it is empty,
+    ///   and nobody else has it any more who could put an item. (The latter is only found out by a
+    ///   process that has one thread, and that was not forked since it has the queue.)
+    /// - [`Decode`](crate::ErrorKind::Decode): the item cannot be decoded. It is taken.
+    pub fn get(&self) -> Result<T, Error> {
+        loop {
+            if let Some(item) = self.get_within(Patience::Endless)? {
+                return Ok(item);
+            }
+        }
+    }
+
+    /// Takes the first item if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Queue::get).
+    ///
+    /// See the example of [`try_put`](Queue::try_put).
+    #[doc(alias = "get_nowait")]
+    pub fn try_get(&self) -> Result<Option<T>, Error> {
+        self.get_within(Patience::None)
+    }
+
+    /// Waits like [`get`](Queue::get), but for at most `timeout`. Returns `None` if there is no item
+    /// still.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Queue::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let queue = Queue::new()?;
+    ///     let put_late = |queue: Queue<u32>| {
+    ///         std::thread::sleep(Duration::from_secs(1));
+    ///         queue.put(7)
+    ///     };
+    ///     let child = Process::new(put_late, queue.clone()).start()?;
+    ///     assert_eq!(queue.get_timeout(Duration::from_millis(1))?, None); // nothing yet
+    ///     assert_eq!(queue.get()?, 7);
+    ///     child.join()?
+    /// }
+    /// ```
+    pub fn get_timeout(&self, timeout: Duration) -> Result<Option<T>, Error> {
+        self.get_within(Patience::at_most(timeout))
+    }
+
+    /// Waits like [`get`](Queue::get) for one item, and takes up to `most` items that are there. This
+    /// costs less than to take them one by one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Queue::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let queue = Queue::new()?;
+    ///     queue.put_all(0..100)?;
+    ///     assert_eq!(queue.get_many(3)?, [0, 1, 2]);
+    ///     assert_eq!(queue.len(), 97);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn get_many(&self, most: usize) -> Result<Vec<T>, Error> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        loop {
+            let mut taken = Vec::new();
+            self.shared.get(most, &mut taken, Patience::Endless)?;
+            if !taken.is_empty() {
+                return taken.iter().map(|bytes| decode(bytes)).collect();
+            }
+        }
+    }
+
+    /// Returns an iterator that takes items until the queue is empty and closed, or empty and
+    /// nobody else has it. The iterator also ends at an item that cannot be decoded; use
+    /// [`get`](Queue::get) to see such errors.
+    ///
+    /// See the example of [`Queue`].
+    pub fn iter(&self) -> impl Iterator<Item = T> {
+        std::iter::from_fn(|| self.get().ok())
+    }
+
+    fn put_within(&self, item: &T, patience: Patience) -> Result<bool, Error> {
+        if let Some(bytes) = wire::bytes_of(item) {
+            return Ok(self.shared.put(&[bytes], patience)? == 1); // without a copy in between
+        }
+        let mut encoded = Vec::new();
+        encode_into(item, &mut encoded)?;
+        Ok(self.shared.put(&[&encoded], patience)? == 1)
+    }
+
+    fn get_within(&self, patience: Patience) -> Result<Option<T>, Error> {
+        let mut taken = Vec::new();
+        self.shared.get(1, &mut taken, patience)?;
+        taken.pop().map(|bytes| decode(&bytes)).transpose()
+    }
+}
+
+impl<T> Queue<T> {
+    fn of(shared: Arc<SharedQueue>) -> Queue<T> {
+        Queue { shared, kind: PhantomData }
+    }
+
+    /// Returns the family of the processes that share the queue.
+    pub(in crate::sync) fn family(&self) -> &'static Family {
+        self.shared.family
+    }
+
+    /// Returns how many items are in the queue now. Leased items do not count.
+    ///
+    /// See the example of [`get_many`](Queue::get_many).
+    #[doc(alias = "qsize")]
+    pub fn len(&self) -> usize {
+        (self.shared.items.len() + u64::from(self.shared.returned())) as usize
+    }
+
+    /// Whether there is no item in the queue now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     assert!(Queue::<u32>::new()?.is_empty());
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "empty")]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes the queue in all processes: nobody can put an item any more. Items that are in the
+    /// queue can still be taken.
+    ///
+    /// See the example of [`Queue`].
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Waits until all items are taken, and all [leased](Queue::lease) ones are
+    /// [done](Leased::done).
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no more record locks, of which each process needs one.
+    ///
+    /// See the example of [`lease`](Queue::lease).
+    pub fn join(&self) -> Result<(), Error> {
+        while !self.shared.join(Patience::Endless)? {}
+        Ok(())
+    }
+
+    /// Waits like [`join`](Queue::join), but for at most `timeout`. Returns whether all items are
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// As for [`join`](Queue::join).
+    ///
+    /// See the example of [`lease`](Queue::lease).
+    pub fn join_timeout(&self, timeout: Duration) -> Result<bool, Error> {
+        self.shared.join(Patience::at_most(timeout))
+    }
+}
+
+impl<T: Message> Queue<T> {
+    /// Takes the first item, and gives it back unless the caller says that it is
+    /// [done](Leased::done). Waits while there is no item. At most 512 items can be leased at a
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get`](Queue::get), but an item that cannot be decoded goes back. Also
+    /// [`Invalid`](crate::ErrorKind::Invalid) if 512 items are leased.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    /// use proc_core::sync::Queue;
+    ///
+    /// fn die_with_an_item(queue: Queue<String>) {
+    ///     let _leased = queue.lease().expect("there is an item");
+    ///     std::process::abort();
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let queue = Queue::new()?;
+    ///     queue.put("precious".to_owned())?;
+    ///     assert!(Process::new(die_with_an_item, queue.clone()).start()?.join().is_err());
+    ///     let leased = queue.lease()?;
+    ///     assert_eq!((leased.as_str(), leased.was_returned()), ("precious", true));
+    ///     assert!(!queue.join_timeout(Duration::from_millis(1))?); // it is not done
+    ///     leased.done();
+    ///     queue.join()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias = "task_done")]
+    pub fn lease(&self) -> Result<Leased<T>, Error> {
+        loop {
+            if let Some(leased) = self.lease_within(Patience::Endless)? {
+                return Ok(leased);
+            }
+        }
+    }
+
+    /// Waits like [`lease`](Queue::lease), but for at most `timeout`. Returns `None` if there is no
+    /// item still.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lease`](Queue::lease).
+    ///
+    /// See the example of [`lease`](Queue::lease).
+    pub fn lease_timeout(&self, timeout: Duration) -> Result<Option<Leased<T>>, Error> {
+        self.lease_within(Patience::at_most(timeout))
+    }
+
+    fn lease_within(&self, patience: Patience) -> Result<Option<Leased<T>>, Error> {
+        Leased::take(&self.shared, patience)
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Queue<T> {
+        Queue { shared: Arc::clone(&self.shared), kind: PhantomData }
+    }
+}
+
+impl<T> Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl<T> Serialize for Queue<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.shared.sent().map_err(ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Queue<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
+        SharedQueue::arrive(Sent::deserialize(deserializer)?)
+            .map(Queue::of)
+            .map_err(de::Error::custom)
+    }
+}
