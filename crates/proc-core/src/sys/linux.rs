@@ -144,13 +144,13 @@ pub(crate) fn exclude_from_fork(start: NonNull<u8>, len: usize) {
 
 /// Sets the lock of an open file description on byte 0 of its file.
 pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
-    Ok(fcntl(fd, FcntlArg::F_OFD_SETLK(&super::liveness::lock_of_byte(0, kind))).map(drop)?)
+    Ok(fcntl(fd, FcntlArg::F_OFD_SETLK(&super::record_lock::lock_of_byte(0, kind))).map(drop)?)
 }
 
 /// Whether another open file description of the file has a lock on byte 0; `None` if the kernel does
 /// not tell.
 pub(crate) fn is_description_locked_by_others(fd: BorrowedFd<'_>) -> Option<bool> {
-    let mut lock = super::liveness::lock_of_byte(0, libc::F_WRLCK);
+    let mut lock = super::record_lock::lock_of_byte(0, libc::F_WRLCK);
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
     Some(lock.l_type != libc::F_UNLCK as libc::c_short)
 }

@@ -18,6 +18,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 
 use super::os;
+use super::record_lock::lock_of_byte;
 
 /// Locks byte `number` of `file` for this process. Returns false if another process has the lock.
 ///
@@ -38,16 +39,6 @@ pub(crate) fn is_byte_held(file: BorrowedFd<'_>, number: u32) -> bool {
     let mut lock = lock_of_byte(number, libc::F_WRLCK);
     let told = fcntl(file, FcntlArg::F_GETLK(&mut lock));
     told.is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
-}
-
-pub(super) fn lock_of_byte(number: u32, kind: libc::c_int) -> libc::flock {
-    // SAFETY: all fields are integers.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = kind as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock.l_start = libc::off_t::from(number);
-    lock.l_len = 1;
-    lock
 }
 
 /// Marks the open file description of `file` as one that somebody has, until its last descriptor is

@@ -31,6 +31,7 @@ mod liveness;
 pub(crate) mod memory;
 mod profile;
 mod profile_runtime;
+mod record_lock;
 mod reserve;
 mod rights;
 mod shortage;

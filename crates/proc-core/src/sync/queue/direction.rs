@@ -13,21 +13,17 @@ use crate::wire::{self, Message};
 
 /// One direction of a pipe.
 #[derive(Clone, Debug)]
-pub(in crate::sync) struct Direction(Arc<SharedQueue>);
+pub(crate) struct Direction(Arc<SharedQueue>);
 
 impl Direction {
-    pub(in crate::sync) fn new(bound: u32) -> Result<Direction, Error> {
+    pub(crate) fn new(bound: u32) -> Result<Direction, Error> {
         let queue = SharedQueue::new(bound)?;
         queue.words().is_direction.store(1, Ordering::Relaxed);
         Ok(Direction(queue))
     }
 
     /// Sends an item if there is room. Returns whether it was sent.
-    pub(in crate::sync) fn send<T: Message>(
-        &self,
-        item: &T,
-        patience: Patience,
-    ) -> Result<bool, Error> {
+    pub(crate) fn send<T: Message>(&self, item: &T, patience: Patience) -> Result<bool, Error> {
         let put = |bytes: &[u8]| self.0.put(&[bytes], patience).map(|put| put == 1);
         let sent = match wire::bytes_of(item) {
             Some(bytes) => put(bytes),
@@ -41,32 +37,29 @@ impl Direction {
     }
 
     /// Receives an item if there is one.
-    pub(in crate::sync) fn receive<T: Message>(
-        &self,
-        patience: Patience,
-    ) -> Result<Option<T>, Error> {
+    pub(crate) fn receive<T: Message>(&self, patience: Patience) -> Result<Option<T>, Error> {
         let mut taken = Vec::new();
         let got = self.0.get(1, &mut taken, patience);
         got.map_err(|error| self.explain(error, &self.0.words().sender))?;
         taken.pop().map(|bytes| decode(&bytes)).transpose()
     }
 
-    pub(in crate::sync) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.items.len() == 0
     }
 
     /// Notes that this process has the end that sends.
-    pub(in crate::sync) fn note_sender(&self) {
+    pub(crate) fn note_sender(&self) {
         self.note(&self.0.words().sender);
     }
 
     /// Notes that this process has the end that receives.
-    pub(in crate::sync) fn note_receiver(&self) {
+    pub(crate) fn note_receiver(&self) {
         self.note(&self.0.words().receiver);
     }
 
     /// Whether both ends are there.
-    pub(in crate::sync) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.0.items.tail().closed.load(Ordering::SeqCst) == 0 && self.0.check_other_end().is_ok()
     }
 
@@ -78,18 +71,18 @@ impl Direction {
 
     /// Notes that an end is dropped here. Closes the direction if the end was not moved to another
     /// process, and if this process is no copy.
-    pub(in crate::sync) fn leave(&self, is_moved: bool) {
+    pub(crate) fn leave(&self, is_moved: bool) {
         self.0.ends.fetch_sub(1, Ordering::Relaxed);
         if !is_moved && self.0.is_of_this_process() {
             self.0.close();
         }
     }
 
-    pub(in crate::sync) fn sent(&self) -> Result<Sent, String> {
+    pub(crate) fn sent(&self) -> Result<Sent, String> {
         self.0.sent()
     }
 
-    pub(in crate::sync) fn arrive(sent: Sent) -> Result<Direction, String> {
+    pub(crate) fn arrive(sent: Sent) -> Result<Direction, String> {
         SharedQueue::arrive(sent).map(Direction)
     }
 

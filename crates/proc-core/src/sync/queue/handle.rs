@@ -319,7 +319,7 @@ impl<T> Queue<T> {
     }
 
     /// Returns the family of the processes that share the queue.
-    pub(in crate::sync) fn family(&self) -> &'static Family {
+    pub(crate) fn family(&self) -> &'static Family {
         self.shared.family
     }
 

@@ -409,7 +409,7 @@ impl Drop for SharedQueue {
 
 /// Form in which a queue is sent.
 #[derive(Serialize, Deserialize)]
-pub(in crate::sync) struct Sent {
+pub(crate) struct Sent {
     run: u64,
     id: u64,
     fd: Descriptor,
