@@ -69,6 +69,7 @@ fn lock_again_and_again((stop, lock, steps, abandoned): (Event, Lock, Steps, Val
             // It has the lock most of the time, so that it is most likely killed with it.
             (0..LONG).for_each(|_| step(&steps, false));
         }
+        std::thread::yield_now(); // a lock is not fair
         turns += 1;
     }
     turns
@@ -111,11 +112,18 @@ fn lock_many_times((stop, lock, steps): (Event, RLock, Steps)) -> u64 {
         assert!(inner.iter().all(|guard| !guard.was_abandoned()), "it was told once");
         let was_abandoned = outer.was_abandoned();
         // The last guard that is dropped releases the lock, whichever it is.
-        let last = if turns % 2 == 0 { outer } else { lock.lock().expect("there are locks") };
+        let last = if turns % 2 == 0 {
+            outer
+        } else {
+            let last = lock.lock().expect("there are locks");
+            drop(outer);
+            last
+        };
         step(&steps, was_abandoned);
         drop(inner);
         assert_eq!(steps.get(0), steps.get(1));
         drop(last);
+        std::thread::yield_now(); // a lock is not fair
         turns += 1;
     }
     turns
@@ -164,6 +172,8 @@ fn add_to_all_words((stop, mutex, recovered): (Event, Mutex<[u64; 32]>, Value<u6
         for _ in 0..LONG {
             words.iter_mut().for_each(|word| *std::hint::black_box(word) += 1);
         }
+        drop(words);
+        std::thread::yield_now(); // a mutex is not fair
         turns += 1;
     }
     turns
@@ -379,6 +389,7 @@ fn use_all((lock, steps, mutex, semaphore, value): &Borrowed, x: u64) -> u64 {
     let _permit = semaphore.acquire().expect("few are lent");
     let guard = lock.lock().expect("this thread does not have it");
     step(steps, guard.was_abandoned());
+    (0..LONG).for_each(|_| step(steps, false));
     let mut words = mutex.lock().or_else(|error| {
         assert_eq!(error.kind(), ErrorKind::Abandoned, "{}", describe(&error));
         let mut words = mutex.recover()?;
@@ -394,7 +405,8 @@ fn use_all((lock, steps, mutex, semaphore, value): &Borrowed, x: u64) -> u64 {
 
 /// Workers of a pool are killed while their tasks use all of it.
 fn kill_workers_with_everything(arguments: &Arguments) {
-    const CALLS: u64 = 12;
+    const MIN_CALLS: u64 = 5;
+    const MIN_DEATHS: u64 = 10;
     const TASKS: u64 = 300;
     let mut rng = seeded(arguments);
     let pool = arguments.pool(4);
@@ -404,7 +416,7 @@ fn kill_workers_with_everything(arguments: &Arguments) {
     let value = Value::new([0; 8]).expect("memory");
     let borrowed = (lock.clone(), steps, mutex.clone(), semaphore.clone(), value.clone());
     let is_over = AtomicBool::new(false);
-    let (done, died) = std::thread::scope(|scope| {
+    let (calls, done, died) = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_micros(rng.u64(..8000))); // a random moment
@@ -414,8 +426,9 @@ fn kill_workers_with_everything(arguments: &Arguments) {
                 }
             }
         });
-        let (mut done, mut died) = (0, 0);
-        for _ in 0..CALLS {
+        let (mut calls, mut done, mut died) = (0, 0, 0);
+        while calls < MIN_CALLS || died < MIN_DEATHS {
+            calls += 1;
             let with = pool.options().chunksize(1).with(borrowed.clone());
             for (result, x) in with.try_map(use_all, 0..TASKS).into_iter().zip(0..) {
                 match result {
@@ -426,10 +439,9 @@ fn kill_workers_with_everything(arguments: &Arguments) {
             }
         }
         is_over.store(true, Ordering::Relaxed);
-        (done, died)
+        (calls, done, died)
     });
-    assert_eq!(done + died, CALLS * TASKS);
-    assert!(died > 0, "no kill has hit a task");
+    assert_eq!(done + died, calls * TASKS);
     // A worker may have been killed after its last update, and before its result was there.
     let updates = value.get();
     assert!(updates.iter().all(|word| *word == updates[0]), "{updates:?}");

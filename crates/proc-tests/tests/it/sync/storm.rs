@@ -69,7 +69,8 @@ impl<F: Fn(A) -> R + Copy + 'static, A: Message + Clone, R: Message> Storm<F, A,
     }
 
     fn start_one(&mut self) {
-        let process = Process::new(self.work, self.argument.clone());
+        // If the program panics, it does not wait for a daemon, which nobody has told to stop.
+        let process = Process::new(self.work, self.argument.clone()).daemon(true);
         let child = process.start_method(self.start_method).start();
         self.children.push(child.expect("it can be started"));
     }
