@@ -5,7 +5,7 @@ use proc_core::Pool;
 use proc_core::sync::Value;
 
 fn work(counter: &Value<u64>, x: u64) {
-    if x % 7 == 0 {
+    if x.is_multiple_of(7) {
         counter.fetch_add(1); // in one step
     }
 }
