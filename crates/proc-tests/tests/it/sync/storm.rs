@@ -75,13 +75,18 @@ impl<F: Fn(A) -> R + Copy + 'static, A: Message + Clone, R: Message> Storm<F, A,
         self.children.push(child.expect("it can be started"));
     }
 
-    /// Kills one of the processes at a random moment, and starts another one. Returns its pid, and
-    /// `None` if there were enough kills.
-    pub(super) fn kill_one(&mut self) -> Option<u32> {
+    /// Kills some of the processes, and starts others. Returns false if there were enough kills.
+    pub(super) fn kill_some(&mut self) -> bool {
         let has_time = self.kills < MIN_KILLS || self.began.elapsed() < DURATION;
-        if self.kills == KILLS || !has_time {
-            return None;
+        let goes_on = self.kills < KILLS && has_time;
+        if goes_on {
+            (0..self.rng.u32(1..8)).for_each(|_| self.kill_one());
         }
+        goes_on
+    }
+
+    /// Kills one of the processes at a random moment, and starts another one.
+    fn kill_one(&mut self) {
         self.kills += 1;
         std::thread::sleep(Duration::from_micros(self.rng.u64(..4000))); // the random moment
         let victim = self.children.swap_remove(self.rng.usize(..self.children.len()));
@@ -91,7 +96,6 @@ impl<F: Fn(A) -> R + Copy + 'static, A: Message + Clone, R: Message> Storm<F, A,
         self.start_one();
         let error = victim.join().map(drop).expect_err("it never returns by itself");
         assert!(error.is_death() && error.pid() == Some(pid), "{}", describe(&error));
-        Some(pid)
     }
 
     /// How many processes were killed.

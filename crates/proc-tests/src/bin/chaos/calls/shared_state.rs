@@ -75,6 +75,7 @@ impl Objects {
         );
         self.left[0].fetch_add(guard.was_abandoned().into());
         let pid = u64::from(std::process::id());
+        self.steps.set(1, a); // completes the change of a dead holder
         self.steps.set(2, pid);
         self.steps.set(0, a + 1);
         work_for(pause);
