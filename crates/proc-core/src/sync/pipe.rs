@@ -89,7 +89,7 @@ impl<A: Message, B: Message> Connection<A, B> {
     /// See the example of [`pipe`].
     pub fn send(&self, item: A) -> Result<(), Error> {
         self.check_not_moved()?;
-        while !self.outgoing.send(&item, Patience::Endless)? {}
+        while !self.noted(self.outgoing.send(&item, Patience::Endless))? {}
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl<A: Message, B: Message> Connection<A, B> {
     /// As for [`send`](Connection::send).
     pub fn send_timeout(&self, item: A, timeout: Duration) -> Result<Option<A>, Error> {
         self.check_not_moved()?;
-        let is_sent = self.outgoing.send(&item, Patience::at_most(timeout))?;
+        let is_sent = self.noted(self.outgoing.send(&item, Patience::at_most(timeout)))?;
         Ok(if is_sent { None } else { Some(item) })
     }
 
@@ -118,7 +118,7 @@ impl<A: Message, B: Message> Connection<A, B> {
     pub fn recv(&self) -> Result<B, Error> {
         self.check_not_moved()?;
         loop {
-            if let Some(item) = self.incoming.receive(Patience::Endless)? {
+            if let Some(item) = self.noted(self.incoming.receive(Patience::Endless))? {
                 return Ok(item);
             }
         }
@@ -150,7 +150,7 @@ impl<A: Message, B: Message> Connection<A, B> {
     /// ```
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Option<B>, Error> {
         self.check_not_moved()?;
-        self.incoming.receive(Patience::at_most(timeout))
+        self.noted(self.incoming.receive(Patience::at_most(timeout)))
     }
 
     /// Whether an item can be received now.
@@ -158,6 +158,16 @@ impl<A: Message, B: Message> Connection<A, B> {
     /// See the example of [`recv_timeout`](Connection::recv_timeout).
     pub fn poll(&self) -> bool {
         !self.incoming.is_empty()
+    }
+
+    /// Closes both directions once a call in one of them has found that the other end is gone, so
+    /// that the calls in the other one fail too.
+    fn noted<R>(&self, result: Result<R, Error>) -> Result<R, Error> {
+        if result.as_ref().is_err_and(Error::is_closed) {
+            self.outgoing.close();
+            self.incoming.close();
+        }
+        result
     }
 
     fn check_not_moved(&self) -> Result<(), Error> {

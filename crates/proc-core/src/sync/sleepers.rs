@@ -57,8 +57,8 @@ impl Sleepers {
 }
 
 impl Sleeper<'_> {
-    /// Announces that this thread is about to sleep. The caller looks for *everything* that it waits
-    /// for after that, and then calls [`sleep`](Sleeper::sleep).
+    /// Announces that this thread is about to sleep. After that the caller looks for *everything*
+    /// that it waits for, and then calls [`sleep`](Sleeper::sleep).
     pub(super) fn announce(&mut self) {
         let Sleepers(word) = self.sleepers;
         let deaths = self.family.deaths();

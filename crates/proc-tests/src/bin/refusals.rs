@@ -47,6 +47,8 @@ fn main() {
     let _ = Pool::builder().worker_exit(move |()| drop(factor)).build();
     #[cfg(refused = "with_state")]
     let _ = pool.with_state().map(move |(): &mut (), x: u32| x * factor, [1]);
+    #[cfg(refused = "connection")]
+    let _ = pool.with(proc_core::sync::pipe::<u32, u32>().expect("there is memory").0);
     #[cfg(refused = "broadcast")]
     let _ = pool.broadcast(move |x: u32| x * factor, 1);
 

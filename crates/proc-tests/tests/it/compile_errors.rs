@@ -6,6 +6,7 @@ use std::process::Command;
 tests! {
     functions_that_carry_data_are_refused;
     shared_state_of_wrong_types_is_refused;
+    ends_of_pipes_are_refused_as_data;
     page_has_the_messages_of_first_errors;
 }
 
@@ -97,6 +98,13 @@ fn shared_state_of_wrong_types_is_refused() {
         assert!(said.contains(why), "{refused}:\n{said}");
         assert!(said.contains("src/bin/refusals.rs:"), "{refused}:\n{said}");
     }
+}
+
+/// An end of a pipe belongs to one process, and data of `with` go to many.
+fn ends_of_pipes_are_refused_as_data() {
+    let said = compile("refusals", "connection").expect_err("it is no data");
+    assert!(said.contains("cannot be shared between threads safely"), "{said}");
+    assert!(said.contains("src/bin/refusals.rs:"), "{said}");
 }
 
 fn page_has_the_messages_of_first_errors() {

@@ -78,6 +78,11 @@ impl Direction {
         }
     }
 
+    /// Lets nobody send any more.
+    pub(crate) fn close(&self) {
+        self.0.close();
+    }
+
     pub(crate) fn sent(&self) -> Result<Sent, String> {
         self.0.sent()
     }

@@ -259,7 +259,8 @@ impl<T: Message> Queue<T> {
     ///
     /// # Errors
     ///
-    /// As for [`get`](Queue::get).
+    /// As for [`get`](Queue::get). If an item cannot be decoded, all items that this call has taken
+    /// are lost.
     ///
     /// # Examples
     ///

@@ -20,7 +20,7 @@ shared_struct! {
     #[derive(Debug)]
     pub(super) struct Tail {
         pub(super) lock: RawLock,
-        /// Number of items that were put. (Numbers of items have 64 bits, so they never wrap around.)
+        /// Number of items that were put. (Numbers of items have 64 bits: they never wrap around.)
         pub(super) count: AtomicU64,
         /// Offset of the next record in the chunk.
         at: AtomicU64,

@@ -11,9 +11,9 @@ pub(super) fn no_room(error: io::Error) -> Error {
     Error::start("an item in a queue", error)
 }
 
-/// How long a call that must not wait for an item or for room waits for others that copy theirs. (Only
-/// a process that is stopped, or gets no processor, has the lock for so long.)
-const COPY_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long a call that must not wait for an item or for room waits for others that copy theirs.
+/// (Only a process that is stopped, or gets no processor, has the lock for so long.)
+const COPY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes a lock of a queue, and calls `repair` if a process died while it had the lock. Returns
 /// `None` if another thread has the lock for longer than `patience`.

@@ -401,7 +401,7 @@ impl Drop for SharedQueue {
         if !self.is_of_this_process() {
             return;
         }
-        // Those that wait look whether anybody else has the queue, once this process has it no more.
+        // Once this process has it no more, those that wait look whether anybody else has it.
         let _ = sys::unshare_file(self.items.memory.fd());
         self.words().getters.wake(u32::MAX);
     }

@@ -31,7 +31,7 @@ tests! {
     items_with_handles_are_refused;
     items_that_fail_to_cross_are_errors;
     queue_without_descriptors_is_an_error;
-    items_beyond_the_address_space_are_errors: forkserver spawn fork;
+    items_beyond_the_address_space_are_errors: forkserver spawn;
     items_beyond_the_limit_of_file_sizes_are_errors;
     queues_and_pipes_leave_nothing;
 }

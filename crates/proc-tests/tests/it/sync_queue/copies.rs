@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proc_core::sync::{Event, Queue, pipe};
-use proc_core::{Error, Process, StartMethod};
+use proc_core::{Error, StartMethod};
 
 use super::child;
 use crate::support::fork::{exit_now, expect_success, fork, in_copy};
@@ -92,7 +92,7 @@ fn take_soon((queue, ready): (Queue<u32>, Event)) -> Result<Option<u32>, Error> 
 /// A copy drops a queue. Another process that waits still knows that this one has it.
 fn keep_after_copies(arguments: &Arguments) {
     // Makes the fork server before there are copies.
-    Process::new(|()| {}, ()).start_method(arguments.start_method).start().expect("it starts");
+    child(arguments, |()| {}, ()).join().expect("it returns");
     let queue = Queue::<u32>::new().expect("there is memory");
     let ready = Event::new().expect("there is memory");
     let consumer = child(arguments, take_soon, (queue.clone(), ready.clone()));

@@ -81,7 +81,8 @@ fn close(arguments: &Arguments) {
     }
     // Room and items that do not come in time.
     let queue = Queue::bounded(1).expect("there is memory");
-    assert_eq!(queue.get_timeout(MOMENT).expect("it is open"), None);
+    expect_kind(queue.get_timeout(MOMENT), ErrorKind::Closed); // nobody else could put one
+    assert_eq!(queue.try_get().expect("it is open"), None);
     assert_eq!(queue.try_put("a".to_owned()).expect("it is open"), None);
     assert_eq!(queue.try_put("b".to_owned()).expect("it is open").as_deref(), Some("b"));
     let back = queue.put_timeout("c".to_owned(), MOMENT).expect("it is open");
@@ -231,8 +232,8 @@ fn queue_that_nobody_else_has_ends(start_method: StartMethod) {
     assert_eq!(finished.succeeded(), ways.concat());
 }
 
-fn take_in_vain((queue, ready): (Queue<u32>, Event)) -> Result<Option<u32>, Error> {
-    ready.set();
+fn take_in_vain((queue, go): (Queue<u32>, Event)) -> Result<Option<u32>, Error> {
+    go.wait();
     queue.get_timeout(TWO_LOOKS)
 }
 
@@ -257,37 +258,44 @@ fn keep_others(arguments: &Arguments) {
         Ok(None) => println!("{what}: open"),
         other => println!("{what}: {other:?}"),
     };
+    // All processes start before there are threads, as StartMethod::Fork wants it.
+    let end = event();
+    let consumer = |queue: &Queue<u32>| {
+        let go = event();
+        (child(arguments, take_in_vain, (queue.clone(), go.clone())), go)
+    };
+    let queues = [queue(), queue(), queue()];
+    let [by_process, by_data, by_task] = queues.each_ref().map(consumer);
+    let by_thread = child(arguments, take_in_vain_with_a_thread, queue());
+    let [process, data, task] = queues;
+    let end_of = |(consumer, go): (proc_core::Child<_>, Event), what: &str| {
+        go.set();
+        none(consumer.join().expect("it returns"), what);
+    };
     // A process that runs, while this one has lost it.
-    let (kept, ready, end) = (queue(), event(), event());
-    let holder = child(arguments, wait_for, (kept.clone(), end.clone()));
-    let consumer = child(arguments, take_in_vain, (kept, ready.clone()));
-    none(consumer.join().expect("it returns"), "a process");
+    let holder = child(arguments, wait_for, (process, end.clone()));
+    end_of(by_process, "a process");
     end.set();
     holder.join().expect("it returns");
+    none(by_thread.join().expect("it returns"), "a thread");
     // The data of calls.
-    let (kept, ready) = (queue(), event());
     let pool = arguments.pool(1);
-    let with = pool.with(kept.clone());
+    let with = pool.with(data);
     assert_eq!(with.apply(|queue, ()| queue.len(), ()).expect("nothing fails"), 0);
-    let consumer = child(arguments, take_in_vain, (kept, ready));
-    none(consumer.join().expect("it returns"), "with");
+    end_of(by_data, "with");
     drop(with);
     // A task that has not begun.
-    let (kept, ready, end) = (queue(), event(), event());
+    let end = event();
     let busy = pool.apply_async(|end: Event| end.wait(), end.clone()).expect("it is open");
-    let waiting = pool.apply_async(|queue: Queue<u32>| queue.len(), kept.clone());
-    let consumer = child(arguments, take_in_vain, (kept, ready));
-    none(consumer.join().expect("it returns"), "on its way");
+    let waiting = pool.apply_async(|queue: Queue<u32>| queue.len(), task);
+    end_of(by_task, "on its way");
     end.set();
     busy.get().expect("nothing fails");
     assert_eq!(waiting.and_then(proc_core::Task::get).expect("nothing fails"), 0);
-    // A second thread.
-    let consumer = child(arguments, take_in_vain_with_a_thread, queue());
-    none(consumer.join().expect("it returns"), "a thread");
 }
 
 fn queue_that_somebody_has_does_not_end(start_method: StartMethod) {
     let finished = run(keep_others, start_method, &[]);
-    let expected = "a process: open\nwith: open\non its way: open\na thread: open\n";
+    let expected = "a process: open\na thread: open\nwith: open\non its way: open\n";
     assert_eq!(finished.succeeded(), expected);
 }

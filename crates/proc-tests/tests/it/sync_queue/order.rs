@@ -3,13 +3,21 @@
 use std::collections::HashMap;
 
 use proc_core::StartMethod;
-use proc_core::sync::{Queue, Value};
+use proc_core::sync::{Event, Queue, Value};
 use serde_bytes::ByteBuf;
 
 use super::{child, shared_memory};
-use crate::support::{Arguments, run};
+use crate::support::{Arguments, SOON, run, wait_until};
 
-programs![one_to_one, three_to_three, grow_and_shrink, wrap_around, use_threads];
+programs![
+    one_to_one,
+    three_to_three,
+    grow_and_shrink,
+    wrap_around,
+    use_threads,
+    wake_two,
+    try_at_once
+];
 
 tests! {
     items_go_from_one_process_to_another: forkserver spawn fork;
@@ -17,6 +25,8 @@ tests! {
     queue_gives_memory_back;
     many_items_go_through_a_small_queue: forkserver spawn fork;
     threads_of_one_process_share_a_queue;
+    two_items_wake_two_consumers_and_room_wakes_producers;
+    try_put_fails_only_without_room;
 }
 
 const MIB: usize = 1 << 20;
@@ -205,7 +215,7 @@ fn use_threads(_: &Arguments) {
             let queue = queue.clone();
             scope.spawn(move || produce((queue, number)))
         });
-        producers.map(|producer| producer.join().expect("it does not panic"));
+        producers.into_iter().for_each(|producer| producer.join().expect("it does not panic"));
         queue.close();
         check_seen(&consumers.map(|consumer| consumer.join().expect("it does not panic")));
     });
@@ -236,4 +246,78 @@ fn use_threads(_: &Arguments) {
 fn threads_of_one_process_share_a_queue() {
     let finished = run(use_threads, StartMethod::Forkserver, &[]);
     assert_eq!(finished.succeeded(), "each once\n");
+}
+
+const ROUNDS: u32 = 60;
+
+/// Takes or puts one item in each round, and waits until the other process has done so too.
+fn one_a_round((queue, passed, gets): (Queue<u32>, Value<u32>, bool)) {
+    for round in 1..=ROUNDS {
+        match gets {
+            true => drop(queue.get().expect("somebody puts it")),
+            false => queue.put(round).expect("the queue is open"),
+        }
+        passed.fetch_add(1);
+        wait_until(|| passed.get() >= 2 * round);
+    }
+}
+
+/// Two processes sleep, and there comes something for each of them at once. (A process that is not
+/// woken looks after half a second: that would be half a minute in all rounds.)
+fn wake_two(arguments: &Arguments) {
+    for gets in [true, false] {
+        let queue = Queue::bounded(2).expect("there is memory");
+        let passed = Value::new(0_u32).expect("there is memory");
+        if !gets {
+            queue.put_all([0, 0]).expect("there is room");
+        }
+        let start = std::time::Instant::now();
+        let one = |()| child(arguments, one_a_round, (queue.clone(), passed.clone(), gets));
+        let processes = [(), ()].map(one);
+        for round in 1..=ROUNDS {
+            // Now both are about to sleep.
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            match gets {
+                true => {
+                    queue.put(round).expect("there is room");
+                    queue.put(round).expect("there is room");
+                }
+                false => {
+                    queue.get().expect("there is an item");
+                    queue.get().expect("there is an item");
+                }
+            }
+            wait_until(|| passed.get() >= 2 * round);
+        }
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+        processes.into_iter().for_each(|process| process.join().expect("it returns"));
+    }
+    println!("woken");
+}
+
+fn two_items_wake_two_consumers_and_room_wakes_producers() {
+    assert_eq!(run(wake_two, StartMethod::Forkserver, &[]).succeeded(), "woken\n");
+}
+
+fn try_all((queue, go): (Queue<usize>, Event)) -> usize {
+    go.wait();
+    let put = |number: &usize| queue.try_put(*number).expect("it is open").is_none();
+    (0..COUNT * 3).filter(put).count()
+}
+
+/// Several processes try to put and to take at the same time.
+fn try_at_once(arguments: &Arguments) {
+    let queue = Queue::new().expect("there is memory");
+    let go = Event::new().expect("there is memory");
+    let start = |()| child(arguments, try_all, (queue.clone(), go.clone()));
+    let processes = [(), (), ()].map(start);
+    go.set();
+    let put: usize = processes.map(|process| process.join().expect("it returns")).iter().sum();
+    assert_eq!(put, 9 * COUNT, "there is room");
+    assert_eq!(queue.len(), put);
+    println!("all");
+}
+
+fn try_put_fails_only_without_room() {
+    assert_eq!(run(try_at_once, StartMethod::Forkserver, &[]).succeeded(), "all\n");
 }

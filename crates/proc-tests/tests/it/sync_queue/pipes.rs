@@ -60,16 +60,17 @@ fn talk(arguments: &Arguments) {
     let process = child(arguments, second, (Some("with".to_owned()), vec![there]));
     exchange(here);
     assert_eq!(process.join().expect("it returns"), 506);
+    // Between two other processes.
+    let (one, other) = pipe::<ByteBuf, usize>().expect("there is memory");
+    let processes = (child(arguments, echo_lengths, other), child(arguments, exchange, one));
+    processes.1.join().expect("it returns");
+    assert_eq!(processes.0.join().expect("it returns"), 506);
     let pool = arguments.pool(1);
     let (here, there) = pipe().expect("there is memory");
     let task = pool.apply_async(echo_lengths, there).expect("the pool is open");
     exchange(here);
     assert_eq!(task.get().expect("nothing fails"), 506);
-    // Between two other processes, and two threads.
-    let (one, other) = pipe::<ByteBuf, usize>().expect("there is memory");
-    let processes = (child(arguments, echo_lengths, other), child(arguments, exchange, one));
-    processes.1.join().expect("it returns");
-    assert_eq!(processes.0.join().expect("it returns"), 506);
+    // Between two threads.
     let (one, other) = pipe::<ByteBuf, usize>().expect("there is memory");
     std::thread::scope(|scope| {
         scope.spawn(|| exchange(one));
