@@ -21,16 +21,20 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::atomics::{AtomicU32, AtomicU64};
-use super::futex::{wait_for_either, wake_all};
+use super::futex::{now, wait_for_either, wake_all};
+#[cfg(all(test, loom))]
+use super::loom::{hold_byte, is_byte_held, own_word};
 use super::{Region, shared_struct};
 use crate::sys::{self, PerProcess};
+#[cfg(not(all(test, loom)))]
+use crate::sys::{hold_byte, is_byte_held, own_word};
 
 /// How long a wait lasts before the waiting process looks whether the one that it waits for lives.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Number of processes about which the family keeps what it knows. The later processes replace the
 /// earlier ones.
-const RECORDS: usize = 1 << 10;
+const RECORDS: usize = if cfg!(all(test, loom)) { 5 } else { 1 << 10 };
 
 /// Numbers of processes have so many bits; 0 is the number of none.
 pub(crate) const PROCESS_ID_BITS: u32 = 30;
@@ -84,16 +88,26 @@ impl Family {
     ///
     /// There is no descriptor or memory for it.
     pub(crate) fn get() -> io::Result<&'static Family> {
-        if let Some(family) = FAMILY.get() {
+        if let Some(family) = Family::present() {
             return Ok(family);
         }
-        let file = sys::memory::create(LEN)?;
-        sys::memory::seal(&file, sys::memory::Access::Write)?;
-        let family = Family::map(file)?;
+        let family = Family::new()?;
         let mut run = [0; 8];
         getrandom::fill(&mut run).map_err(io::Error::other)?;
         family.words().run.store(u64::from_ne_bytes(run) | 1, Ordering::Relaxed);
         Ok(Family::set(family))
+    }
+
+    fn new() -> io::Result<Family> {
+        let file = sys::memory::create(LEN)?;
+        sys::memory::seal(&file, sys::memory::Access::Write)?;
+        Family::map(file)
+    }
+
+    /// Returns the family, if there is one yet.
+    #[cfg(not(all(test, loom)))]
+    fn present() -> Option<&'static Family> {
+        FAMILY.get()
     }
 
     /// In an executed copy of the program: joins the family of the process that executed it, whose
@@ -108,7 +122,7 @@ impl Family {
     /// Lets the program that `command` executes [join](Family::join) this family. Returns the
     /// number of the descriptor to tell it; -1 if there is no family.
     pub(crate) fn pass_on(command: &mut Command) -> i32 {
-        FAMILY.get().map_or(-1, |family| sys::pass_on_itself(&family.file, command))
+        Family::present().map_or(-1, |family| sys::pass_on_itself(&family.file, command))
     }
 
     fn map(file: OwnedFd) -> io::Result<Family> {
@@ -146,7 +160,7 @@ impl Family {
     #[inline]
     pub(crate) fn own_id(&self) -> io::Result<ProcessId> {
         // A copy of this process takes its own number.
-        match sys::own_word().load(Ordering::Relaxed) {
+        match own_word().load(Ordering::Relaxed) {
             0 => self.take_id(),
             id => Ok(ProcessId(id)),
         }
@@ -156,29 +170,33 @@ impl Family {
     fn take_id(&self) -> io::Result<ProcessId> {
         static TAKING: PerProcess<Mutex<()>> = PerProcess::new();
         let _taking = TAKING.get().lock().unwrap_or_else(PoisonError::into_inner);
-        let own = sys::own_word();
+        let own = own_word();
         if own.load(Ordering::Relaxed) != 0 {
             return Ok(ProcessId(own.load(Ordering::Relaxed)));
         }
         loop {
             let last = self.words().last_id.fetch_add(1, Ordering::Relaxed);
             let id = last.wrapping_add(1) & MAX_PROCESS_ID;
-            if id != 0 && sys::hold_byte(self.file.as_fd(), id)? {
-                let record = &self.records()[id as usize % RECORDS];
-                record.id.store(id, Ordering::Relaxed);
-                record.status.store(0, Ordering::Relaxed);
-                record.pid.store(sys::pid(), Ordering::Release);
+            if id != 0 && hold_byte(self.file.as_fd(), id)? {
+                self.record(id, sys::pid());
                 own.store(id, Ordering::Relaxed);
                 return Ok(ProcessId(id));
             }
         }
     }
 
+    fn record(&self, id: u32, pid: u32) {
+        let record = &self.records()[id as usize % RECORDS];
+        record.id.store(id, Ordering::Relaxed);
+        record.status.store(0, Ordering::Relaxed);
+        record.pid.store(pid, Ordering::Release);
+    }
+
     /// Whether process `id` is alive. A process that executes another program is not alive any
     /// more.
     pub(crate) fn is_alive(&self, id: ProcessId) -> bool {
-        let is_own = sys::own_word().load(Ordering::Relaxed) == id.0;
-        is_own || sys::is_byte_held(self.file.as_fd(), id.0)
+        let is_own = own_word().load(Ordering::Relaxed) == id.0;
+        is_own || is_byte_held(self.file.as_fd(), id.0)
     }
 
     /// Tells what is known of a process that is not alive: its pid, and how it ended.
@@ -202,7 +220,7 @@ impl Family {
 
     /// In a fork server: tells the family that child `pid` has ended.
     pub(crate) fn announce_death(pid: u32, status: ExitStatus) {
-        let Some(family) = FAMILY.get() else { return };
+        let Some(family) = Family::present() else { return };
         for record in family.records() {
             // A pid may be used again: the number of the earlier process has a status already.
             let is_it = record.pid.load(Ordering::Acquire) == pid;
@@ -230,9 +248,31 @@ impl Family {
         deaths: u32,
         deadline: Option<Instant>,
     ) {
-        let look = Instant::now() + LOOK_INTERVAL;
+        let look = now() + LOOK_INTERVAL;
         let until = deadline.map_or(look, |deadline| deadline.min(look));
         wait_for_either([(word, expected), (&self.words().deaths, deaths)], until);
+    }
+}
+
+#[cfg(all(test, loom))]
+loom::lazy_static! {
+    /// Family of the model that runs now.
+    static ref MODEL_FAMILY: Family = Family::new().expect("there is memory");
+}
+
+#[cfg(all(test, loom))]
+impl Family {
+    fn present() -> Option<&'static Family> {
+        Some(&MODEL_FAMILY)
+    }
+
+    /// In a model: begins process `id`, whose pid is `id` too.
+    pub(crate) fn begin(&self, id: u32) {
+        assert!(hold_byte(self.file.as_fd(), id).is_ok_and(|is_new| is_new), "it begins once");
+        self.record(id, id);
+        // Loom's atomics are made when they are first used. That must happen before there are
+        // threads.
+        assert_eq!(self.deaths(), 0);
     }
 }
 

@@ -1,8 +1,10 @@
-//! Waits for words of shared memory and wakes those that wait: by futexes of the system, or by those
-//! of a model check.
+//! Waits for words of shared memory and wakes those that wait: by futexes and the clock of the
+//! system, or by those of a model check.
 
 use super::atomics::AtomicU32;
 
+#[cfg(all(test, loom))]
+pub(crate) use super::loom::now;
 #[cfg(all(test, loom))]
 pub(super) use super::loom::wait_for_either;
 #[cfg(all(test, loom))]
@@ -25,4 +27,10 @@ pub(crate) fn wake_some(word: &AtomicU32, count: u32) {
 /// Wakes all threads, in any process, that sleep because of `word`.
 pub(crate) fn wake_all(word: &AtomicU32) {
     wake_some(word, u32::MAX);
+}
+
+/// Returns the time by which waits end.
+#[cfg(not(all(test, loom)))]
+pub(crate) fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }

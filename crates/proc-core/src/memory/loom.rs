@@ -1,11 +1,16 @@
-//! Wraps loom's atomics for a model check in which a worker can be killed before any operation.
+//! Replaces what lies below shared memory in a model check. Wraps loom's atomics, so that a worker
+//! or another process can be killed before any operation. Plays the system: which processes are
+//! alive, which threads sleep because of a word, and what time it is.
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ops::Deref;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 pub(crate) use loom::sync::atomic::fence;
 
@@ -39,8 +44,14 @@ pub(crate) fn step() {
         now == 0
     });
     if killed {
-        resume_unwind(Box::new(Killed));
+        die();
     }
+}
+
+/// Kills the current thread.
+pub(crate) fn die() -> ! {
+    OWN_ID.with(|own| own.set(NOBODY));
+    resume_unwind(Box::new(Killed));
 }
 
 macro_rules! atomics {
@@ -104,27 +115,171 @@ impl Objects {
     }
 }
 
-loom::lazy_static! {
-    /// Lock and condition by which threads of a model sleep. One lock is enough for all words.
-    static ref SLEEP: (loom::sync::Mutex<()>, loom::sync::Condvar) = Default::default();
+/// Runs `model` in every order in which threads interrupt each other at most `interruptions` times.
+/// `LOOM_MAX_PREEMPTIONS` replaces this number.
+pub(crate) fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(interruptions);
+    builder.max_branches = 10_000;
+    builder.check(model);
 }
 
-/// Sleeps while both words have the expected values, until somebody [wakes](wake).
-///
-/// There is no deadline in a model: a wake-up that is lost is a deadlock, which loom reports.
-pub(super) fn wait_for_either(words: [(&AtomicU32, u32); 2], _: std::time::Instant) {
-    step();
-    let (lock, condition) = &*SLEEP;
-    let held = lock.lock().expect("nobody panics while holding it");
-    if words.iter().all(|(word, expected)| word.0.load(Ordering::SeqCst) == *expected) {
-        drop(condition.wait(held).expect("nobody panics while holding it"));
+/// Number of the process that a killed thread plays from then on. So what its guards do when they
+/// are dropped does not count as done by the killed process.
+const NOBODY: u32 = u32::MAX >> 2;
+
+/// Number of processes of a model, plus 1. Loom has at most five threads.
+const PROCESSES: usize = 6;
+
+loom::thread_local! {
+    /// Number of the process that the current thread plays; 0 if it plays none.
+    static OWN_ID: Cell<u32> = Cell::new(0);
+}
+
+loom::lazy_static! {
+    /// The machine on which the processes of a model run.
+    static ref MACHINE: Machine = Machine::default();
+}
+
+/// What the processes of a model get from the operating system.
+#[derive(Default)]
+struct Machine {
+    /// For each byte of the family's file: 1 while a process has locked it.
+    held: [loom::sync::atomic::AtomicU32; PROCESSES],
+    /// The threads that sleep because of a word, in the order in which they fell asleep.
+    sleepers: loom::sync::Mutex<Vec<Sleeper>>,
+    /// The time, in nanoseconds since the model began. It changes only while `sleepers` is locked.
+    time: std::sync::atomic::AtomicU64,
+}
+
+/// Thread that sleeps until somebody takes it off the list of sleepers.
+struct Sleeper {
+    thread: loom::thread::Thread,
+    /// Addresses of the words.
+    words: [usize; 2],
+    deadline: Instant,
+}
+
+/// Runs `process` as process `id`, and kills it before its operation number `life`. Returns false
+/// if `process` was killed.
+pub(crate) fn live_as(id: u32, life: usize, process: impl FnOnce()) -> bool {
+    OWN_ID.with(|own| own.set(id));
+    live(life, process)
+}
+
+/// Word with the number of the process that the current thread plays.
+pub(super) struct OwnWord;
+
+impl OwnWord {
+    pub(super) fn load(&self, _: Ordering) -> u32 {
+        OWN_ID.with(Cell::get)
+    }
+
+    pub(super) fn store(&self, id: u32, _: Ordering) {
+        OWN_ID.with(|own| own.set(id));
     }
 }
 
-/// Wakes those that sleep. In a model all of them wake, whatever their word and `count`.
-pub(super) fn wake(_: &AtomicU32, _: u32) {
+pub(super) fn own_word() -> OwnWord {
+    OwnWord
+}
+
+/// Locks byte `number` of the family's file. Returns false if a process has locked it.
+#[expect(clippy::unnecessary_wraps, reason = "the system's function can fail")]
+pub(super) fn hold_byte(_: BorrowedFd<'_>, number: u32) -> std::io::Result<bool> {
+    Ok(MACHINE.held[number as usize].swap(1, Ordering::AcqRel) == 0)
+}
+
+/// Whether a process has locked byte `number` of the family's file. The kernel looks at the locks
+/// of a file while it has the lock of their list, so whoever finds a byte free sees all that its
+/// last holder has written.
+pub(super) fn is_byte_held(_: BorrowedFd<'_>, number: u32) -> bool {
     step();
-    let (lock, condition) = &*SLEEP;
-    drop(lock.lock().expect("nobody panics while holding it"));
-    condition.notify_all();
+    MACHINE.held.get(number as usize).is_some_and(|held| held.load(Ordering::Acquire) == 1)
+}
+
+/// Releases the byte that a process has locked, as the kernel does when the process has ended.
+pub(crate) fn release_byte(number: u32) {
+    MACHINE.held[number as usize].swap(0, Ordering::Release);
+}
+
+/// Returns the time, which stands still except in [`tick`].
+pub(crate) fn now() -> Instant {
+    static BEGIN: OnceLock<Instant> = OnceLock::new();
+    *BEGIN.get_or_init(Instant::now) + Duration::from_nanos(MACHINE.time.load(Ordering::Relaxed))
+}
+
+/// Lets the time advance by a nanosecond, and ends the waits whose deadline has come.
+pub(crate) fn tick() {
+    let mut sleepers = MACHINE.sleepers.lock().expect("nobody panics while holding it");
+    MACHINE.time.fetch_add(1, Ordering::Relaxed);
+    let now = now();
+    let woken = sleepers.extract_if(.., |sleeper| sleeper.deadline <= now);
+    woken.for_each(|sleeper| sleeper.thread.unpark());
+}
+
+/// Sleeps while both words have the expected values, until somebody [wakes](wake) this thread or
+/// the [time](now) is `deadline`. If no wake-up comes, that is a deadlock, which loom reports.
+pub(super) fn wait_for_either(words: [(&AtomicU32, u32); 2], deadline: Instant) {
+    step();
+    let thread = loom::thread::current();
+    let mut sleepers = MACHINE.sleepers.lock().expect("nobody panics while holding it");
+    // As in the kernel, nobody can wake a thread between this look and its sleep.
+    let is_changed = |(word, expected): &(&AtomicU32, u32)| {
+        word.0.load(Ordering::Relaxed) != *expected // may be old, unless a waker was here before
+    };
+    if deadline <= now() || words.iter().any(is_changed) {
+        return;
+    }
+    let words = words.map(|(word, _)| address(word));
+    sleepers.push(Sleeper { thread: thread.clone(), words, deadline });
+    drop(sleepers);
+    loop {
+        loom::thread::park();
+        let sleepers = MACHINE.sleepers.lock().expect("nobody panics while holding it");
+        if sleepers.iter().all(|sleeper| sleeper.thread.id() != thread.id()) {
+            return;
+        }
+    }
+}
+
+/// Wakes up to `count` threads that sleep because of `word`: those that have slept longest.
+pub(super) fn wake(word: &AtomicU32, count: u32) {
+    step();
+    let mut sleepers = MACHINE.sleepers.lock().expect("nobody panics while holding it");
+    let woken = sleepers.extract_if(.., |sleeper| sleeper.words.contains(&address(word)));
+    woken.take(count as usize).for_each(|sleeper| sleeper.thread.unpark());
+}
+
+fn address(word: &AtomicU32) -> usize {
+    std::ptr::from_ref(word).addr()
+}
+
+/// A channel that behaves like one of ipc-channel: a message stays until it is received, and no
+/// sender waits.
+pub(crate) struct Channel<T> {
+    messages: loom::sync::Mutex<VecDeque<T>>,
+    sent: loom::sync::Condvar,
+}
+
+impl<T> Channel<T> {
+    pub(crate) fn new() -> Arc<Channel<T>> {
+        let (messages, sent) = Default::default();
+        Arc::new(Channel { messages, sent })
+    }
+
+    pub(crate) fn send(&self, message: T) {
+        self.messages.lock().expect("no thread panics").push_back(message);
+        self.sent.notify_one();
+    }
+
+    pub(crate) fn receive(&self) -> T {
+        let mut messages = self.messages.lock().expect("no thread panics");
+        loop {
+            match messages.pop_front() {
+                Some(message) => return message,
+                None => messages = self.sent.wait(messages).expect("no thread panics"),
+            }
+        }
+    }
 }

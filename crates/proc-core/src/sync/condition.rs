@@ -10,7 +10,7 @@ use super::mutex::MutexGuard;
 use super::object::{Kind, Slot, send_as_slot};
 use crate::error::Error;
 use crate::memory::atomics::AtomicU32;
-use crate::memory::{Placed, shared_struct, wake_all, wake_one};
+use crate::memory::{Placed, now, shared_struct, wake_all, wake_one};
 
 shared_struct! {
     /// Words of a condition.
@@ -153,7 +153,7 @@ impl Condition {
     /// }
     /// ```
     pub fn wait_timeout<G: Guard>(&self, guard: G, timeout: Duration) -> Result<(G, bool), Error> {
-        self.wait_until(guard, Instant::now().checked_add(timeout))
+        self.wait_until(guard, now().checked_add(timeout))
     }
 
     /// Waits as long as `condition` is true. It is called with the lock held, before each wait.
@@ -185,7 +185,7 @@ impl Condition {
         let (deaths, notified) = (family.deaths(), word.load(Ordering::Relaxed));
         let mut was_woken = false;
         let guard = guard.release_during(|| {
-            while deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            while deadline.is_none_or(|deadline| now() < deadline) {
                 family.wait(word, notified, deaths, deadline);
                 was_woken = word.load(Ordering::Relaxed) != notified || family.deaths() != deaths;
                 if was_woken {

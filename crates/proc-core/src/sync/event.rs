@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::object::{Kind, Slot, send_as_slot};
 use crate::error::Error;
 use crate::memory::atomics::AtomicU32;
-use crate::memory::{Placed, shared_struct, wake_all};
+use crate::memory::{Placed, now, shared_struct, wake_all};
 
 /// The event is set.
 const SET: u32 = 1;
@@ -106,7 +106,7 @@ impl Event {
     ///
     /// See the example of [`Event`].
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.wait_until(Instant::now().checked_add(timeout))
+        self.wait_until(now().checked_add(timeout))
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> bool {
@@ -119,7 +119,7 @@ impl Event {
             if word & SET != 0 {
                 return true;
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if deadline.is_some_and(|deadline| now() >= deadline) {
                 return false;
             }
             let waiting = word | WAITERS;

@@ -31,6 +31,8 @@ mod condition;
 mod event;
 mod lock;
 mod manager;
+#[cfg(all(test, loom))]
+mod model;
 mod mutex;
 mod object;
 mod pipe;

@@ -9,23 +9,11 @@
 mod parts;
 mod pool;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-
-use loom::model::Builder;
-use loom::sync::{Condvar, Mutex};
 
 use super::{Board, Chunk, Layout};
 use crate::call::Name;
-
-/// Runs `model` in every order in which threads interrupt each other at most `interruptions` times.
-/// `LOOM_MAX_PREEMPTIONS` replaces this number.
-fn check(interruptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound.get_or_insert(interruptions);
-    builder.max_branches = 10_000;
-    builder.check(model);
-}
+use crate::memory::loom::{Channel, check};
 
 /// A board with a ring of `tickets` places: the publication after them uses a place again.
 fn board(tickets: u32, workers: u32) -> Arc<Board> {
@@ -56,33 +44,5 @@ fn chunk(first: usize, count: usize) -> Chunk {
         seed: None,
         timeout: 0,
         stoppable: false,
-    }
-}
-
-/// A channel that behaves like one of ipc-channel: a message stays until it is received, and no
-/// sender waits.
-struct Channel<T> {
-    messages: Mutex<VecDeque<T>>,
-    sent: Condvar,
-}
-
-impl<T> Channel<T> {
-    fn new() -> Arc<Channel<T>> {
-        Arc::new(Channel { messages: Mutex::new(VecDeque::new()), sent: Condvar::new() })
-    }
-
-    fn send(&self, message: T) {
-        self.messages.lock().expect("no thread panics").push_back(message);
-        self.sent.notify_one();
-    }
-
-    fn receive(&self) -> T {
-        let mut messages = self.messages.lock().expect("no thread panics");
-        loop {
-            match messages.pop_front() {
-                Some(message) => return message,
-                None => messages = self.sent.wait(messages).expect("no thread panics"),
-            }
-        }
     }
 }
