@@ -4,11 +4,13 @@
 use super::atomics::AtomicU32;
 
 #[cfg(all(test, loom))]
-pub(crate) use super::loom::now;
-#[cfg(all(test, loom))]
 pub(super) use super::loom::wait_for_either;
 #[cfg(all(test, loom))]
 use super::loom::wake;
+#[cfg(all(test, loom))]
+pub(crate) use super::loom::{monotonic, now};
+#[cfg(not(all(test, loom)))]
+pub(crate) use crate::sys::monotonic;
 #[cfg(not(all(test, loom)))]
 pub(super) use crate::sys::wait_for_either;
 #[cfg(not(all(test, loom)))]

@@ -56,13 +56,13 @@ pub(crate) fn die() -> ! {
 
 macro_rules! atomics {
     ($($name:ident: $word:ty;)*) => { $(
-        /// Wraps loom's atomic of the same name. Each use of it is a step.
+        /// Wraps loom's atomic of the same name, with its [`Turns`]. Each use of it is a step.
         #[derive(Debug, Default)]
-        pub(crate) struct $name(loom::sync::atomic::$name);
+        pub(crate) struct $name(loom::sync::atomic::$name, Turns);
 
         impl $name {
             pub(crate) fn new(value: $word) -> Self {
-                Self(loom::sync::atomic::$name::new(value))
+                Self(loom::sync::atomic::$name::new(value), Turns::default())
             }
 
             /// Stores by a swap. Loom knows that nothing comes between a swap and the store that
@@ -79,10 +79,28 @@ macro_rules! atomics {
 
             fn deref(&self) -> &Self::Target {
                 step();
+                self.1.take();
                 &self.0
             }
         }
     )* };
+}
+
+/// Makes loom run the operations on a word in each order, in a model with processes.
+///
+/// Of the operations on an atomic, loom remembers only the last one, and whether it was a load. If a
+/// thread loads a word and then stores to it, loom forgets that another thread has loaded the word
+/// before, and does not try the store before that load. So each operation on a word comes after an
+/// operation on another atomic, which is never a mere load, and which synchronizes nothing.
+#[derive(Debug, Default)]
+struct Turns(loom::sync::atomic::AtomicU32);
+
+impl Turns {
+    fn take(&self) {
+        if OWN_ID.with(Cell::get) != 0 {
+            self.0.fetch_add(0, Ordering::Relaxed);
+        }
+    }
 }
 
 atomics! {
@@ -206,7 +224,12 @@ pub(crate) fn release_byte(number: u32) {
 /// Returns the time, which stands still except in [`tick`].
 pub(crate) fn now() -> Instant {
     static BEGIN: OnceLock<Instant> = OnceLock::new();
-    *BEGIN.get_or_init(Instant::now) + Duration::from_nanos(MACHINE.time.load(Ordering::Relaxed))
+    *BEGIN.get_or_init(Instant::now) + Duration::from_nanos(monotonic())
+}
+
+/// Returns the same time as [`now`], as a number of nanoseconds.
+pub(crate) fn monotonic() -> u64 {
+    MACHINE.time.load(Ordering::Relaxed)
 }
 
 /// Lets the time advance by a nanosecond, and ends the waits whose deadline has come.

@@ -16,6 +16,6 @@ pub(crate) use descriptor::{
     Arriving, Descriptor, check, fd_of, receiver_of, sender_of, wait_for_message,
 };
 pub(crate) use family::{Family, PROCESS_ID_BITS, ProcessId};
-pub(crate) use futex::{now, wake_all, wake_one, wake_some};
+pub(crate) use futex::{monotonic, now, wake_all, wake_one, wake_some};
 pub(crate) use region::{AllAtomic, Placed, Region, shared_struct};
 pub(crate) use sparse::{FIRST_EXTENT, SparseMemory};

@@ -2,11 +2,8 @@
 //!
 //! Each process that has a barrier is on its list of *holders*. A holder that dies breaks the
 //! barrier, because the others would wait for it. A holder that exits with code 0 only leaves the
-//! list: a worker may end because it was idle.
-//!
-//! A process is seen to be dead a moment before its fork server tells how it has ended. So those
-//! that wait give the fork server some time. If nobody tells it (because the fork server was killed,
-//! or because a user's `fork` has made the process), the process counts as one that died.
+//! list: a worker may end because it was idle. A process is dead a moment before its fork server
+//! tells how it has ended, so a holder stays on the list until then.
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -17,7 +14,7 @@ use super::object::{Kind, Sent, Slot};
 use super::raw_lock::{Locker, Patience, RawLock};
 use crate::error::{Abandoned, Error, Origin};
 use crate::memory::atomics::{AtomicU32, AtomicU64};
-use crate::memory::{Placed, ProcessId, now, shared_struct, wake_all};
+use crate::memory::{Placed, ProcessId, monotonic, now, shared_struct, wake_all};
 
 shared_struct! {
     /// Words of a barrier, before its lists of arrivals and of holders.
@@ -31,6 +28,10 @@ shared_struct! {
         round: AtomicU32,
         /// The process whose death has broken the barrier; 0 if it is not broken.
         broken_by: AtomicU32,
+        /// A holder that is dead, but nobody has told how it has ended; 0 if there is none.
+        untold: AtomicU32,
+        /// When that was found, in nanoseconds of the system's monotonic clock.
+        untold_since: AtomicU64,
     }
 }
 
@@ -40,8 +41,9 @@ const ARRIVALS: usize = 64;
 /// Places in the list of holders, besides two for each party.
 const MIN_HOLDERS: usize = if cfg!(all(test, loom)) { 0 } else { 64 };
 
-/// How long a thread waits to be told how a holder has ended. After that, the holder has died.
-const TELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a dead holder stays on the list if nobody tells how it has ended: its fork server was
+/// stopped, or it has none. Then it counts as killed.
+const UNTOLD_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The most parties of a barrier.
 const MAX_PARTIES: u32 = 1 << 16;
@@ -52,9 +54,7 @@ const MAX_PARTIES: u32 = 1 << 16;
 /// If a process that has the barrier dies, the barrier is broken for good: all that wait, and all
 /// that come later, get an error of kind [`Abandoned`](crate::ErrorKind::Abandoned) with the pid of
 /// that process. A process that ends with exit code 0 only leaves: who waits for it waits forever,
-/// or until a [timeout](Barrier::wait_timeout). (Of a copy that your own `fork` has made, this library
-/// does not know how it ended: a copy that has waited at the barrier, and ends, counts as one that
-/// died.)
+/// or until a [timeout](Barrier::wait_timeout).
 ///
 /// A clone is the same barrier, and so is what another process receives. Run the parties in as many
 /// processes or workers: tasks that wait for each other in one worker wait forever.
@@ -93,21 +93,6 @@ struct Place {
     slot: Arc<Slot>,
     words: Placed<BarrierWords>,
     parties: usize,
-}
-
-/// What to do if nobody has told yet how a holder has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IfUnknown {
-    Wait,
-    /// It counts as one that died.
-    Break,
-}
-
-/// Whether it is known how all holders have ended that are not alive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ends {
-    Known,
-    Unknown,
 }
 
 /// Entry of this process in a barrier's list of holders.
@@ -197,13 +182,13 @@ impl Barrier {
         let me = Locker::current(family)?;
         let mut deaths = family.deaths();
         let (round, arrival, before) = place.locked(me, || {
+            // This process may be a copy of the one that has the entry.
             if me.process != self.holder.process && !place.has_entry(me) {
-                place.enter(me)?; // this process is a copy of the one that has the entry
+                place.enter(me)?;
             }
-            place.check(me, IfUnknown::Wait)?;
+            place.check(me)?;
             place.arrive(me)
         })?;
-        let mut unknown_since: Option<Instant> = None;
         loop {
             if word.load(Ordering::Acquire) != round {
                 return Ok(Some(before));
@@ -221,16 +206,10 @@ impl Barrier {
             family.wait(word, round, deaths, deadline);
             deaths = family.deaths();
             if word.load(Ordering::Acquire) == round {
-                let is_over = unknown_since.is_some_and(|since| since.elapsed() > TELL_TIMEOUT);
-                let if_unknown = if is_over { IfUnknown::Break } else { IfUnknown::Wait };
-                let ends = place.locked(me, || match word.load(Ordering::Relaxed) == round {
-                    true => place.check(me, if_unknown),
-                    false => Ok(Ends::Known),
+                place.locked(me, || match word.load(Ordering::Relaxed) == round {
+                    true => place.check(me),
+                    false => Ok(()),
                 })?;
-                unknown_since = match ends {
-                    Ends::Known => None,
-                    Ends::Unknown => unknown_since.or_else(|| Some(Instant::now())),
-                };
             }
         }
     }
@@ -279,9 +258,9 @@ impl Place {
         self.slot.atomics(holders_offset(self.parties), holder_count(self.parties))
     }
 
-    /// Whether this process is in the list of holders.
     fn has_entry(&self, me: Locker) -> bool {
-        self.holders().iter().any(|holder| holder.load(Ordering::Relaxed) == me.process.get())
+        let is_own = |holder: &AtomicU32| holder.load(Ordering::Relaxed) == me.process.get();
+        self.holders().iter().any(is_own)
     }
 
     /// Enters this process in the list of holders. Returns the index of the entry. A process that
@@ -289,12 +268,9 @@ impl Place {
     fn enter(&self, me: Locker) -> Result<usize, Error> {
         let is_free = |holder: &AtomicU32| holder.load(Ordering::Relaxed) == 0;
         let mut entry = self.holders().iter().position(is_free);
-        // Take off those that have left, and if that is not enough, those that may have left.
-        for if_unknown in [IfUnknown::Wait, IfUnknown::Break] {
-            if entry.is_none() {
-                self.check(me, if_unknown)?;
-                entry = self.holders().iter().position(is_free);
-            }
+        if entry.is_none() {
+            self.check(me)?; // takes off those that have left
+            entry = self.holders().iter().position(is_free);
         }
         let entry = entry.ok_or_else(|| {
             Error::invalid(format!(
@@ -312,18 +288,16 @@ impl Place {
     /// # Errors
     ///
     /// One of them has died, now or before.
-    fn check(&self, me: Locker, if_unknown: IfUnknown) -> Result<Ends, Error> {
+    fn check(&self, me: Locker) -> Result<(), Error> {
         let broken_by = &self.words.broken_by;
-        let mut ends = Ends::Known;
         for holder in self.holders() {
             let Some(id) = ProcessId::of(holder.load(Ordering::Relaxed)) else { continue };
             if me.family.is_alive(id) {
                 continue;
             }
             let (_, status) = me.family.obituary(id);
-            if status.is_none() && if_unknown == IfUnknown::Wait {
-                ends = Ends::Unknown;
-                continue;
+            if status.is_none() && self.may_be_told(id) {
+                continue; // the news wakes all that wait
             }
             let has_left = status.is_some_and(|status| status.code() == Some(0));
             if !has_left && broken_by.load(Ordering::Relaxed) == 0 {
@@ -332,10 +306,28 @@ impl Place {
             }
             holder.store(0, Ordering::Relaxed);
         }
-        let Some(dead) = ProcessId::of(broken_by.load(Ordering::Relaxed)) else { return Ok(ends) };
+        let Some(dead) = ProcessId::of(broken_by.load(Ordering::Relaxed)) else { return Ok(()) };
         let (pid, status) = me.family.obituary(dead);
         let origin = Origin { pid, ..Origin::default() };
         Err(Error::abandoned(Abandoned::Barrier, status).with_origin(origin))
+    }
+
+    /// Whether somebody may still tell how process `id`, which is dead, has ended. The caller has the
+    /// lock.
+    fn may_be_told(&self, id: ProcessId) -> bool {
+        let BarrierWords { untold, untold_since, .. } = &*self.words;
+        let first = untold.load(Ordering::Relaxed);
+        if first == id.get() {
+            let waited = monotonic().saturating_sub(untold_since.load(Ordering::Relaxed));
+            return u128::from(waited) < UNTOLD_TIMEOUT.as_nanos();
+        }
+        // One is timed at a time. It has been told of if it is no longer on the list.
+        let is_listed = |holder: &AtomicU32| holder.load(Ordering::Relaxed) == first;
+        if first == 0 || !self.holders().iter().any(is_listed) {
+            untold_since.store(monotonic(), Ordering::Relaxed);
+            untold.store(id.get(), Ordering::Relaxed);
+        }
+        true
     }
 
     /// Notes that this thread has arrived. Returns the round, the index of the arrival, and how many

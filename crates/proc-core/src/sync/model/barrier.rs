@@ -151,6 +151,21 @@ fn death_of_a_process_that_receives_the_barrier_breaks_it_or_changes_nothing() {
 }
 
 #[test]
+fn process_that_exits_with_code_0_does_not_break_the_barrier() {
+    check(3, || {
+        begin(2);
+        let barrier = Barrier::new(1).expect("there is memory");
+        std::mem::forget(receive(&barrier, 2));
+        let exiting = thread::spawn(|| end(2, EXITED));
+        for _ in 0..2 {
+            assert_eq!(told(barrier.wait()), Told::Passed(0));
+        }
+        exiting.join().expect("it does not panic");
+        assert_eq!(told(barrier.wait()), Told::Passed(0));
+    });
+}
+
+#[test]
 fn process_that_gives_up_can_arrive_again() {
     check(2, || {
         begin(2);
@@ -164,5 +179,18 @@ fn process_that_gives_up_can_arrive_again() {
         join_all([other]);
         ticking.join().expect("it does not panic");
         party.check_told(2);
+    });
+}
+
+#[test]
+fn copy_of_a_process_has_one_entry_however_often_it_waits() {
+    check(0, || {
+        begin(2);
+        let barrier = Barrier::new(1).expect("there is memory");
+        assert!(live_as(2, UNHARMED, || {
+            for _ in 0..5 {
+                assert_eq!(told(barrier.wait()), Told::Passed(0));
+            }
+        }));
     });
 }
