@@ -136,6 +136,9 @@
 //! |---|---|
 //! | `progress` | `progress_bar()`: a bar for [`Options::progress`], drawn by `indicatif` |
 
+// A model check with loom does without some of the system calls.
+#![cfg_attr(all(test, loom), allow(dead_code, unused_imports))]
+
 // The layers. A module uses only modules that are declared below it here.
 
 // A pool: many calls on few processes.

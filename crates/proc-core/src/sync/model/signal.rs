@@ -60,6 +60,7 @@ fn event_that_is_cleared_and_set_again_wakes() {
         begin(2);
         let announced = Announced::new();
         let waiter = start_user(&announced, 2, UNHARMED, Announced::wait);
+        announced.event.clear();
         announced.set();
         announced.event.clear();
         announced.set();
