@@ -43,7 +43,7 @@ const MIN_HOLDERS: usize = if cfg!(all(test, loom)) { 0 } else { 64 };
 
 /// How long a dead holder stays on the list if nobody tells how it has ended: its fork server was
 /// stopped, or it has none. Then it counts as killed.
-const UNTOLD_TIMEOUT: Duration = Duration::from_millis(250);
+const UNTOLD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most parties of a barrier.
 const MAX_PARTIES: u32 = 1 << 16;
