@@ -36,11 +36,14 @@ const REFUSED: [&str; 16] = [
 
 /// Types that shared state cannot have, and what the compiler says of each.
 const WRONG_TYPES: [(&str, &str); 8] = [
-    ("value of a string", "the trait bound `String: Pod` is not satisfied"),
-    ("value of a reference", "the trait bound `&'static str: Pod` is not satisfied"),
-    ("value of a bool", "the trait bound `bool: Pod` is not satisfied"),
-    ("mutex of a vector", "the trait bound `Vec<u8>: Pod` is not satisfied"),
-    ("array of options", "the trait bound `Option<u32>: Pod` is not satisfied"),
+    ("value of a string", "the trait bound `String: bytemuck::pod::Pod` is not satisfied"),
+    ("value of a reference", "the trait bound `&str: bytemuck::pod::Pod` is not satisfied"),
+    ("value of a bool", "the trait bound `bool: bytemuck::pod::Pod` is not satisfied"),
+    ("mutex of a vector", "the trait bound `Vec<u8>: bytemuck::pod::Pod` is not satisfied"),
+    (
+        "array of options",
+        "the trait bound `u32: bytemuck::pod_in_option::PodInOption` is not satisfied",
+    ),
     (
         "array of large elements",
         "an element of an Array has 1, 2, 4 or 8 bytes: use one Value for larger data",
