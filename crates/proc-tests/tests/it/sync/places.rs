@@ -107,7 +107,8 @@ fn handles_are_inside_values(start_method: StartMethod) {
     run(send_inside_values, start_method, &[]).succeeded();
 }
 
-/// Workers get handles when they start, and with the data of a call. They are replaced now and then.
+/// Workers get handles when they start, and with the data of a call. They are replaced now and
+/// then.
 fn send_at_the_start(arguments: &Arguments) {
     let [data, initial, state] = [(); 3].map(|()| Everything::new());
     let initialize = |all| HERE.set(all).expect("it is called once");
