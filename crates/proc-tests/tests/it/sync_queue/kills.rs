@@ -185,7 +185,7 @@ fn storm(arguments: &Arguments) {
     let (put, begun, done) =
         (common.put.snapshot(), common.begun.snapshot(), common.done.snapshot());
     let mut lost = 0;
-    for producer in 0..producers {
+    for (producer, put) in put.iter().enumerate().take(producers) {
         for number in 0..ITEMS {
             let index = producer * ITEMS + number;
             assert!(done[index] <= 1, "item {number} of producer {producer} was done twice");
@@ -195,7 +195,7 @@ fn storm(arguments: &Arguments) {
             } else {
                 assert!(begun[index] <= 1, "item {number} of producer {producer} came twice");
             }
-            let is_lost = number < put[producer] as usize && begun[index] == 0;
+            let is_lost = number < *put as usize && begun[index] == 0;
             assert!(!is_lost || !leases, "item {number} of producer {producer} is lost");
             lost += usize::from(is_lost);
         }
