@@ -94,6 +94,9 @@
 //! | (no lock around data) | [`sync::Mutex::new(value)?`](sync::Mutex): after a death, an error until [`recover()?`](sync::Mutex::recover) |
 //! | `Semaphore(n)`, `BoundedSemaphore(n)` | [`sync::Semaphore::new(n)?`](sync::Semaphore): a permit of a dead process comes back |
 //! | `Event()`, `Condition()`, `Barrier(n)` | [`sync::Event`], [`sync::Condition`], [`sync::Barrier`] |
+//! | `Queue(n)`, `SimpleQueue()`, `JoinableQueue()` | [`sync::Queue::bounded(n)?`](sync::Queue): with [`lease()?`](sync::Queue::lease), a killed consumer loses nothing |
+//! | `Pipe()` | [`sync::pipe()?`](sync::pipe) |
+//! | `Manager().dict()`, `.list()`, `register` | [`sync::Manager::new()?`](sync::Manager), [`sync::Managed::new(make, x)?`](sync::Managed) |
 //! | (the size of a pool is fixed) | [`resize(n)?`](Pool::resize), [`idle_timeout(d)`](PoolBuilder::idle_timeout) |
 //! | (no limit on the memory of values) | [`memory_limit(bytes)`](PoolBuilder::memory_limit): arguments and results take at most so much at a time |
 //! | (a pool replaces workers forever) | [`restart_intensity(n, d)`](PoolBuilder::restart_intensity) |

@@ -88,10 +88,11 @@ macro_rules! atomics {
 
 /// Makes loom run the operations on a word in each order, in a model with processes.
 ///
-/// Of the operations on an atomic, loom remembers only the last one, and whether it was a load. If a
-/// thread loads a word and then stores to it, loom forgets that another thread has loaded the word
-/// before, and does not try the store before that load. So each operation on a word comes after an
-/// operation on another atomic, which is never a mere load, and which synchronizes nothing.
+/// Of the operations on an atomic, loom remembers only the last one, and whether it was a load. If
+/// a thread loads a word and then stores to it, loom forgets that another thread has loaded the
+/// word before, and does not try the store before that load. So each operation on a word comes
+/// after an operation on another atomic, which is never a mere load, and which synchronizes
+/// nothing.
 #[derive(Debug, Default)]
 struct Turns(loom::sync::atomic::AtomicU32);
 

@@ -198,8 +198,8 @@ impl Region {
     /// outlive the lock.
     pub(crate) fn locked<T: Pod>(&self, offset: usize) -> Option<&T> {
         let value = self.range(offset, size_of::<T>())?.cast::<T>();
-        // SAFETY: the range lies in the mapping and, by the lock, nobody writes to it; any bytes are
-        // a value of T; alignment is checked here.
+        // SAFETY: the range lies in the mapping and, by the lock, nobody writes to it; any bytes
+        // are a value of T; alignment is checked here.
         value.is_aligned().then(|| unsafe { &*value })
     }
 

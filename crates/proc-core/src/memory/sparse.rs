@@ -1,5 +1,5 @@
-//! Provides memory that grows: a large file without a name, of which most has never been touched and
-//! takes no memory.
+//! Provides memory that grows: a large file without a name, of which most has never been touched
+//! and takes no memory.
 //!
 //! Processes map it in *extents*, each as large as all before it together, when they first use a
 //! byte in it. So a process needs the address space of what is used, and one descriptor.
@@ -117,8 +117,8 @@ impl SparseMemory {
         Some((region, (offset - start) as usize))
     }
 
-    /// Copies several pieces one after another to `offset`. Returns false and copies nothing if they
-    /// do not lie in one extent.
+    /// Copies several pieces one after another to `offset`. Returns false and copies nothing if
+    /// they do not lie in one extent.
     #[inline]
     pub(crate) fn write_all<const N: usize>(&self, offset: u64, pieces: [&[u8]; N]) -> bool {
         self.find(offset).is_some_and(|(region, offset)| region.write_all(offset, pieces))

@@ -134,8 +134,8 @@ impl Barrier {
         Ok(Barrier { holder: Arc::new(Holder { place, process: me.process, entry }) })
     }
 
-    /// Waits until all parties have arrived. Returns how many had arrived before the calling thread,
-    /// so exactly one thread gets 0.
+    /// Waits until all parties have arrived. Returns how many had arrived before the calling
+    /// thread, so exactly one thread gets 0.
     ///
     /// # Errors
     ///
@@ -151,8 +151,8 @@ impl Barrier {
         }
     }
 
-    /// Waits like [`wait`](Barrier::wait), but for at most `timeout`. Returns `None` if not all have
-    /// arrived by then; the calling thread has not arrived either in that case.
+    /// Waits like [`wait`](Barrier::wait), but for at most `timeout`. Returns `None` if not all
+    /// have arrived by then; the calling thread has not arrived either in that case.
     ///
     /// # Errors
     ///
@@ -312,8 +312,8 @@ impl Place {
         Err(Error::abandoned(Abandoned::Barrier, status).with_origin(origin))
     }
 
-    /// Whether somebody may still tell how process `id`, which is dead, has ended. The caller has the
-    /// lock.
+    /// Whether somebody may still tell how process `id`, which is dead, has ended. The caller has
+    /// the lock.
     fn may_be_told(&self, id: ProcessId) -> bool {
         let BarrierWords { untold, untold_since, .. } = &*self.words;
         let first = untold.load(Ordering::Relaxed);
@@ -330,8 +330,8 @@ impl Place {
         true
     }
 
-    /// Notes that this thread has arrived. Returns the round, the index of the arrival, and how many
-    /// threads had arrived before. The last one to arrive ends the round.
+    /// Notes that this thread has arrived. Returns the round, the index of the arrival, and how
+    /// many threads had arrived before. The last one to arrive ends the round.
     fn arrive(&self, me: Locker) -> Result<(u32, usize, usize), Error> {
         let round = self.words.round.load(Ordering::Relaxed);
         let has_come = |arrival: &AtomicU64| {

@@ -12,8 +12,8 @@ use crate::memory::Placed;
 
 /// Lock between processes and threads: one thread has it at a time.
 ///
-/// A clone is the same lock, and so is what a process receives when the lock is part of an argument,
-/// of a pool's state, or of data of [`with`](crate::Pool::with).
+/// A clone is the same lock, and so is what a process receives when the lock is part of an
+/// argument, of a pool's state, or of data of [`with`](crate::Pool::with).
 ///
 /// If a process dies while it has the lock, the next one gets it, and its guard says
 /// [`was_abandoned`](LockGuard::was_abandoned).

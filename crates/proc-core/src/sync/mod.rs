@@ -1,9 +1,9 @@
 //! Shares state between processes, and lets them wait for each other.
 //!
-//! Each type is a *handle*: a clone is the same object, and so is what another process receives when
-//! the handle is part of an argument, of data of [`with`](crate::Pool::with), of a pool's state or
-//! initializer, or of another value. A handle may also lie in a `static` that is set before the
-//! processes start which are to share it.
+//! Each type is a *handle*: a clone is the same object, and so is what another process receives
+//! when the handle is part of an argument, of data of [`with`](crate::Pool::with), of a pool's
+//! state or initializer, or of another value. A handle may also lie in a `static` that is set
+//! before the processes start which are to share it.
 //!
 //! A process that dies, at any instruction, never makes the others wait forever for what it held.
 //! (A process that is *stopped*, by SIGSTOP, is not dead: the calls with a timeout are for that.)

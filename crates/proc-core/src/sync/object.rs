@@ -1,10 +1,10 @@
 //! Places the words of shared objects in memory, and sends the objects to other processes.
 //!
-//! The process that makes an object takes a *slot* for it: a piece of a segment. A segment is memory
-//! of 64 KiB with one descriptor; a larger object has a segment of its own. An object is sent as its
-//! place together with a copy of that descriptor. So the kernel counts who has a segment: the
-//! processes that map it, and the messages that carry it. The memory goes with the last of them,
-//! however that one ends, and there is no name or file to remove.
+//! The process that makes an object takes a *slot* for it: a piece of a segment. A segment is
+//! memory of 64 KiB with one descriptor; a larger object has a segment of its own. An object is
+//! sent as its place together with a copy of that descriptor. So the kernel counts who has a
+//! segment: the processes that map it, and the messages that carry it. The memory goes with the
+//! last of them, however that one ends, and there is no name or file to remove.
 //!
 //! A slot is used again only if nobody else can have the object: it was never sent, and the process
 //! was not forked since the object was made. The other slots go with their segment.
@@ -264,7 +264,8 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Maps the slot that has arrived, which must be of this kind and have at least `min_len` bytes.
+    /// Maps the slot that has arrived, which must be of this kind and have at least `min_len`
+    /// bytes.
     pub(super) fn arrive(self, kind: Kind, min_len: usize) -> Result<Arc<Slot>, String> {
         let cannot = |error: io::Error| {
             format!("the shared state cannot be mapped: {}", wire::explain(&error))

@@ -18,8 +18,8 @@ use crate::wire::Message;
 /// Number of items that a direction of a pipe holds before a sender waits.
 const ITEMS: u32 = 1024;
 
-/// Makes the two ends of a pipe. What one end sends, the other one receives, in the same order. Each
-/// end sends and receives.
+/// Makes the two ends of a pipe. What one end sends, the other one receives, in the same order.
+/// Each end sends and receives.
 ///
 /// An end belongs to one process: it is moved there as (part of) the argument of a
 /// [`Process`](crate::Process) or of a task. Items are values of any type that may cross between

@@ -139,7 +139,8 @@ impl<T: Pod> Value<T> {
     /// # Panics
     ///
     /// If `T` has more than 8 bytes: `change` itself changes the same value, and would wait for
-    /// itself. Also if the process is a copy made by `fork` for which the kernel has no record lock.
+    /// itself. Also if the process is a copy made by `fork` for which the kernel has no record
+    /// lock.
     ///
     /// # Examples
     ///

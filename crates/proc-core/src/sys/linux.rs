@@ -147,8 +147,8 @@ pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Res
     Ok(fcntl(fd, FcntlArg::F_OFD_SETLK(&super::record_lock::lock_of_byte(0, kind))).map(drop)?)
 }
 
-/// Whether another open file description of the file has a lock on byte 0; `None` if the kernel does
-/// not tell.
+/// Whether another open file description of the file has a lock on byte 0; `None` if the kernel
+/// does not tell.
 pub(crate) fn is_description_locked_by_others(fd: BorrowedFd<'_>) -> Option<bool> {
     let mut lock = super::record_lock::lock_of_byte(0, libc::F_WRLCK);
     fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock)).ok()?;
@@ -158,8 +158,8 @@ pub(crate) fn is_description_locked_by_others(fd: BorrowedFd<'_>) -> Option<bool
 /// Frees whole pages of a shared mapping of a memfd.
 pub(crate) fn give_back(start: NonNull<u8>, len: usize) {
     let start = start.as_ptr().cast();
-    // SAFETY: the range lies in a shared mapping, in which no Rust object but atomics lives, and any
-    // bytes are valid for those.
+    // SAFETY: the range lies in a shared mapping, in which no Rust object but atomics lives, and
+    // any bytes are valid for those.
     let _ = unsafe { libc::madvise(start, len, libc::MADV_REMOVE) };
 }
 

@@ -14,8 +14,9 @@ use crate::wire::Message;
 
 /// Object of any type in a process of its own, which other processes use by calls.
 ///
-/// A clone is the same object, and so is what another process receives. As with a [`Manager`](super::Manager), the
-/// process ends when nobody has the object any more, and its death is an error for all.
+/// A clone is the same object, and so is what another process receives. As with a
+/// [`Manager`](super::Manager), the process ends when nobody has the object any more, and its death
+/// is an error for all.
 ///
 /// # Examples
 ///

@@ -1,9 +1,9 @@
 //! Defines [`Manager`]: a process that has objects, which other processes use by calls.
 //!
 //! A client puts a request into one queue that all clients share, and waits at a *line* of its own,
-//! which is one direction of a pipe, for the reply. A request names a function as a pool's tasks do.
-//! The manager makes one call after another. If it dies, the kernel tells everybody who waits at a
-//! line; if a client dies, its line is dropped.
+//! which is one direction of a pipe, for the reply. A request names a function as a pool's tasks
+//! do. The manager makes one call after another. If it dies, the kernel tells everybody who waits
+//! at a line; if a client dies, its line is dropped.
 
 mod client;
 mod dict;

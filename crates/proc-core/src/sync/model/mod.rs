@@ -4,9 +4,9 @@
 //! sync::model`
 //!
 //! Each process of a model is one thread. In most models, one process is killed before each of its
-//! operations in turn. The thread that played it then does what the system does: the kernel releases
-//! the record lock of the process, and the fork server announces the death. README.md in the folder
-//! above says what is checked and what cannot be.
+//! operations in turn. The thread that played it then does what the system does: the kernel
+//! releases the record lock of the process, and the fork server announces the death. README.md in
+//! the folder above says what is checked and what cannot be.
 
 mod barrier;
 mod lock;

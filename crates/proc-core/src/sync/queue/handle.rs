@@ -17,13 +17,13 @@ use crate::wire::{self, Message};
 
 /// Queue of items between any number of processes and threads, first in, first out.
 ///
-/// Items are values of any type that may cross between processes, except channel ends, shared memory
-/// and other shared state. An item is encoded before the queue is locked, so no code of the user
-/// runs while others wait.
+/// Items are values of any type that may cross between processes, except channel ends, shared
+/// memory and other shared state. An item is encoded before the queue is locked, so no code of the
+/// user runs while others wait.
 ///
-/// If a process dies, at any instruction, the others go on. An item is lost only if the dead process
-/// had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An item whose
-/// [`put`](Queue::put) has returned is in the queue.
+/// If a process dies, at any instruction, the others go on. An item is lost only if the dead
+/// process had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An
+/// item whose [`put`](Queue::put) has returned is in the queue.
 ///
 /// A clone is the same queue, and so is what another process receives.
 ///
@@ -222,8 +222,8 @@ impl<T: Message> Queue<T> {
         self.get_within(Patience::None)
     }
 
-    /// Waits like [`get`](Queue::get), but for at most `timeout`. Returns `None` if there is no item
-    /// still.
+    /// Waits like [`get`](Queue::get), but for at most `timeout`. Returns `None` if there is no
+    /// item still.
     ///
     /// # Errors
     ///
@@ -254,8 +254,8 @@ impl<T: Message> Queue<T> {
         self.get_within(Patience::at_most(timeout))
     }
 
-    /// Waits like [`get`](Queue::get) for one item, and takes up to `most` items that are there. This
-    /// costs less than to take them one by one.
+    /// Waits like [`get`](Queue::get) for one item, and takes up to `most` items that are there.
+    /// This costs less than to take them one by one.
     ///
     /// # Errors
     ///

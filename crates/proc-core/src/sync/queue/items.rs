@@ -1,9 +1,9 @@
 //! The items of a queue in shared memory: a chain of chunks with records.
 //!
-//! Producers append a record and then add one to `tail`; consumers copy a record and then add one to
-//! `head`. Each of these two additions is one step, and the only thing that counts: a process that
-//! is killed before it has put nothing, or taken nothing. All other words can be found out anew from
-//! the records, and are when a process has died while it had the lock.
+//! Producers append a record and then add one to `tail`; consumers copy a record and then add one
+//! to `head`. Each of these two additions is one step, and the only thing that counts: a process
+//! that is killed before it has put nothing, or taken nothing. All other words can be found out
+//! anew from the records, and are when a process has died while it had the lock.
 //!
 //! Producers and consumers have a lock each. So a producer and a consumer work at the same time,
 //! after the two-lock queue of Michael and Scott (PODC 1996).

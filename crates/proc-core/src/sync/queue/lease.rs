@@ -15,8 +15,8 @@ use crate::memory::ProcessId;
 use crate::sync::raw_lock::{Locker, Patience};
 use crate::wire::Message;
 
-/// Item that was [leased](super::Queue::lease). It goes back to the front of the queue when this value is
-/// dropped, or when its process dies, unless [`done`](Leased::done) was called.
+/// Item that was [leased](super::Queue::lease). It goes back to the front of the queue when this
+/// value is dropped, or when its process dies, unless [`done`](Leased::done) was called.
 ///
 /// See the example of [`Queue::lease`](super::Queue::lease).
 #[must_use = "the item goes back to the queue when this is dropped"]

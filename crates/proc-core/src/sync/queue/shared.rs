@@ -2,8 +2,8 @@
 //!
 //! Each process that has the queue, and each message that carries it, has an open file description
 //! of the queue's memory of its own, with a read lock on it (`F_OFD_SETLK`). The kernel drops the
-//! lock with the last descriptor. So a process that waits in vain can ask the kernel whether anybody
-//! else has the queue, also a message that is still on its way.
+//! lock with the last descriptor. So a process that waits in vain can ask the kernel whether
+//! anybody else has the queue, also a message that is still on its way.
 
 use std::sync::atomic::{AtomicU32 as OwnAtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -108,8 +108,8 @@ impl SharedQueue {
         self.items.other(WORDS)
     }
 
-    /// Adds as many of `pieces` as there is room for, and waits until there is room for one. Returns
-    /// how many were added.
+    /// Adds as many of `pieces` as there is room for, and waits until there is room for one.
+    /// Returns how many were added.
     pub(super) fn put(&self, pieces: &[&[u8]], patience: Patience) -> Result<usize, Error> {
         let me = Locker::current(self.family)?;
         if let Some(put) = self.put_now(pieces, me, patience)? {
