@@ -3,11 +3,14 @@
 from multiprocessing import Lock, Manager, Process
 
 
-# Another process may change the count in between.
+def add(counts, lock, word, by):
+    with lock:  # else another count is lost
+        counts[word] = counts.get(word, 0) + by
+
+
 def count(counts, lock):
     for word in ["a", "b", "a"]:
-        with lock:
-            counts[word] = counts.get(word, 0) + 1
+        add(counts, lock, word, 1)
 
 
 if __name__ == "__main__":
