@@ -3,10 +3,10 @@
 from multiprocessing import Lock, Manager, Process
 
 
+# Without the lock, other counts are lost.
 def add(counts, lock, word, by):
-    with lock:  # else another count is lost
+    with lock:
         counts[word] = counts.get(word, 0) + by
-
 
 def count(counts, lock):
     for word in ["a", "b", "a"]:
