@@ -156,7 +156,7 @@ fn lose_the_peer(arguments: &Arguments) {
 fn end_whose_peer_is_gone_is_told(start_method: StartMethod) {
     let finished = run(lose_the_peer, start_method, &[]);
     let output = finished.succeeded();
-    assert!(output.contains("kill: ") && output.contains("signal: 9"), "{output}");
+    assert!(output.contains("kill: ") && output.contains("signal 9"), "{output}");
     assert!(output.contains("drop: the other end of the pipe was dropped"), "{output}");
 }
 
