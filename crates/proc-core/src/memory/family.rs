@@ -32,6 +32,9 @@ use crate::sys::{hold_byte, is_byte_held, own_word};
 /// How long a wait lasts before the waiting process looks whether the one that it waits for lives.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long somebody who wants to know how a process ended waits for its fork server.
+const TELL_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Number of processes about which the family keeps what it knows. The later processes replace the
 /// earlier ones.
 const RECORDS: usize = if cfg!(all(test, loom)) { 5 } else { 1 << 10 };
@@ -208,6 +211,20 @@ impl Family {
         }
         let status = record.status.load(Ordering::Relaxed).checked_sub(1);
         (Some(pid), status.map(|status| ExitStatus::from_raw(status as i32)))
+    }
+
+    /// Like [`obituary`](Family::obituary), but waits a moment until a fork server has told how the
+    /// process ended: it is seen to be dead before that.
+    pub(crate) fn obituary_soon(&self, id: ProcessId) -> (Option<u32>, Option<ExitStatus>) {
+        let deadline = Instant::now() + TELL_TIMEOUT;
+        loop {
+            let deaths = self.deaths();
+            let known = self.obituary(id);
+            if known.1.is_some() || Instant::now() >= deadline {
+                return known;
+            }
+            self.wait(&self.words().deaths, deaths, deaths, Some(deadline));
+        }
     }
 
     /// Tells how the process with a pid ended; `None` if that is not known.

@@ -102,7 +102,7 @@ impl Direction {
             false => Error::ended("the other end of the pipe was dropped"),
             true => {
                 let (pid, status) =
-                    other.map(|dead| self.0.family.obituary(dead)).unwrap_or_default();
+                    other.map(|dead| self.0.family.obituary_soon(dead)).unwrap_or_default();
                 let origin = Origin { pid, ..Origin::default() };
                 Error::peer_died(Peer::Pipe, status).with_origin(origin)
             }
