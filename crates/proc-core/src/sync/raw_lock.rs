@@ -40,7 +40,7 @@ shared_struct! {
         depth: AtomicU32,
         /// The thread that has the lock, while it has it.
         thread: AtomicU64,
-        /// The process that died while it had the lock.
+        /// The process that died last while it had the lock. Only the holder writes this.
         dead: AtomicU32,
         reserved: AtomicU32,
     }
@@ -167,10 +167,10 @@ impl RawLock {
             }
             let deaths = me.family.deaths();
             if !me.family.is_alive(owner) {
-                self.dead.store(owner.get(), Ordering::Relaxed);
-                let taken_over = me.process.get() | word & WAITERS | waiters | ABANDONED;
-                if self.take(word, taken_over) {
-                    return Ok(self.acquired(taken_over));
+                if self.take(word, me.process.get() | word & WAITERS | waiters | ABANDONED) {
+                    // Only the holder writes this. If it dies before, the next one writes its name.
+                    self.dead.store(owner.get(), Ordering::Relaxed);
+                    return Ok(Acquired::Abandoned(Some(owner)));
                 }
                 continue;
             }

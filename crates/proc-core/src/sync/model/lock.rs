@@ -163,6 +163,31 @@ fn waiter_that_gives_up_does_not_keep_the_wake_up_of_another() {
     });
 }
 
+#[test]
+fn holder_is_told_which_process_died_last_with_the_lock() {
+    check(2, || {
+        begin(4);
+        let locked = Locked::new();
+        let die_with_lock = |locked: &Locked, id: u32| {
+            let die = || {
+                locked.lock(me(), Patience::Endless).expect("this thread does not have it");
+                crate::memory::loom::die();
+            };
+            assert!(!play(id, UNHARMED, die, || locked.note_death(id)));
+        };
+        die_with_lock(&locked, 2);
+        let others = {
+            let locked = Arc::clone(&locked);
+            thread::spawn(move || {
+                die_with_lock(&locked, 3);
+                play(4, UNHARMED, || locked.lock_and_change(Patience::Endless), ignore)
+            })
+        };
+        assert!(live_as(1, UNHARMED, || locked.lock_and_change(Patience::None)));
+        join_all([others]);
+    });
+}
+
 /// Takes the mutex, whose data must be whole. Repairs them if their last holder died.
 fn use_mutex(mutex: &Mutex<[u32; 2]>) {
     match mutex.lock() {
