@@ -224,15 +224,24 @@ impl Semaphore {
         loop {
             let deaths = family.deaths();
             let returned = self.words.returned.load(Ordering::Acquire);
-            let place = self.change(me, |change| change.lend(has_slept))?;
-            if let Some(place) = place {
-                return Ok(Some(Permit { semaphore: self, me, place }));
-            }
-            if patience.is_over() {
-                if has_slept {
+            let is_over = patience.is_over();
+            let (lent, is_one_left) = self.change(me, |change| {
+                let lent = change.lend();
+                let leaves = has_slept && (is_over || !matches!(lent, Ok(None)));
+                if leaves {
                     // It may have been woken in place of another one that still sleeps.
                     self.words.returned.fetch_or(WAITERS, Ordering::Relaxed);
                 }
+                Ok((lent, leaves && change.available() > 0))
+            })?;
+            if is_one_left {
+                // While this thread woke up, others came back that have woken nobody.
+                self.wake(1);
+            }
+            if let Some(place) = lent? {
+                return Ok(Some(Permit { semaphore: self, me, place }));
+            }
+            if is_over {
                 return Ok(None);
             }
             let waiting = returned | WAITERS;
@@ -269,7 +278,8 @@ impl Semaphore {
     /// Wakes up to `count` threads that wait for a permit.
     fn wake(&self, count: u32) {
         let word = &self.words.returned;
-        // Those that are woken set the bit again, for the others that may still sleep.
+        // Those that are woken set the bit again, for the others that may still sleep, and wake the
+        // next one if there is a permit for it.
         let next = |word: u32| Some((word & !WAITERS).wrapping_add(2));
         let returned = word.fetch_update(Ordering::Release, Ordering::Relaxed, next);
         if returned.is_ok_and(|returned| returned & WAITERS != 0) {
@@ -293,7 +303,7 @@ impl Change<'_> {
     }
 
     /// Lends a permit to this process. Returns its place; `None` if there is no permit.
-    fn lend(&self, has_slept: bool) -> Result<Option<usize>, Error> {
+    fn lend(&self) -> Result<Option<usize>, Error> {
         let lent = || self.words.lent.load(Ordering::Relaxed);
         if self.available() == 0 || lent() as usize >= self.places.len() {
             self.take_back_from_the_dead();
@@ -315,9 +325,6 @@ impl Change<'_> {
         self.places[place].store(self.me.process.get(), Ordering::Relaxed);
         self.words.lent.store(lent() + 1, Ordering::Relaxed);
         self.words.next.store(place as u32 + 1, Ordering::Relaxed);
-        if has_slept {
-            self.words.returned.fetch_or(WAITERS, Ordering::Relaxed);
-        }
         Ok(Some(place))
     }
 
@@ -355,29 +362,31 @@ impl Permit<'_> {
     /// See the example of [`Semaphore::available_permits`].
     pub fn forget(self) {
         let permit = std::mem::ManuallyDrop::new(self);
-        permit.give_up(|change| {
-            // In this order: a process that dies in between has forgotten the permit.
-            let permits = change.words.permits.load(Ordering::Relaxed);
-            change.words.permits.store(permits.saturating_sub(1), Ordering::Relaxed);
-        });
+        if permit.me.is_this_process() {
+            permit.give_up(|change| {
+                // In this order: a process that dies in between has forgotten the permit.
+                let permits = change.words.permits.load(Ordering::Relaxed);
+                change.words.permits.store(permits.saturating_sub(1), Ordering::Relaxed);
+            });
+        }
     }
 
     fn give_up(&self, first: impl FnOnce(&Change<'_>)) {
-        // A copy of the process must not return what its original has.
-        if self.me.is_this_process() {
-            let _ = self.semaphore.change(self.me, |change| {
-                first(change);
-                change.take_back(self.place);
-                Ok(())
-            });
-        }
+        let _ = self.semaphore.change(self.me, |change| {
+            first(change);
+            change.take_back(self.place);
+            Ok(())
+        });
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.give_up(|_| ());
-        self.semaphore.wake(1);
+        // A copy of the process must not return what its original has.
+        if self.me.is_this_process() {
+            self.give_up(|_| ());
+            self.semaphore.wake(1);
+        }
     }
 }
 

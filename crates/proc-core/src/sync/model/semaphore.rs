@@ -120,6 +120,36 @@ fn acquire_for_good(lent: &Lent, id: u32) {
 }
 
 #[test]
+fn as_many_waiters_wake_as_permits_come_back() {
+    check(2, || {
+        begin(3);
+        let lent = Lent::new(2);
+        let permits = [lent.acquire(1), lent.acquire(1)];
+        let others = [2, 3].map(|id| start_user(&lent, id, UNHARMED, acquire_for_good));
+        for permit in permits {
+            lent.give_back(1, permit);
+        }
+        join_all(others);
+        assert_eq!(lent.semaphore.available_permits().expect("it has a number"), 0);
+    });
+}
+
+#[test]
+fn each_signal_wakes_a_waiter() {
+    check(2, || {
+        begin(3);
+        let lent = Lent::new(0);
+        let receive =
+            |lent: &Lent, _: u32| lent.semaphore.acquire().expect("there is room").forget();
+        let others = [2, 3].map(|id| start_user(&lent, id, UNHARMED, receive));
+        lent.semaphore.add_permits(1).expect("there is room");
+        lent.semaphore.add_permits(1).expect("there is room");
+        join_all(others);
+        assert_eq!(lent.semaphore.available_permits().expect("it has a number"), 0);
+    });
+}
+
+#[test]
 fn waiter_that_gives_up_does_not_keep_the_wake_up_of_another() {
     check(2, || {
         begin(3);
