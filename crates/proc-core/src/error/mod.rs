@@ -60,13 +60,15 @@ pub enum ErrorKind {
     Start,
     /// The pool's initializer failed in every attempt to start a worker.
     Initializer,
-    /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory. Or
-    /// a [`Queue`](crate::sync::Queue) was closed, or nobody else has it any more.
+    /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory.
+    /// Or a [`Queue`](crate::sync::Queue) was closed, or nobody else has it any more. Or the
+    /// process of a [`Manager`](crate::sync::Manager), or the other end of a
+    /// [`Connection`](crate::sync::Connection), is gone.
     Closed,
     /// More of the pool's workers died than its restart intensity allows.
     RestartLimit,
-    /// A process died while it had a [`Mutex`](crate::sync::Mutex), or while others waited for it at
-    /// a [`Barrier`](crate::sync::Barrier).
+    /// A process died while it had a [`Mutex`](crate::sync::Mutex), or while others waited for it
+    /// at a [`Barrier`](crate::sync::Barrier).
     Abandoned,
     /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,

@@ -4,21 +4,23 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proc_core::ipc;
 use proc_core::sync::{Dict, List, Managed, Manager, Value};
 use proc_core::{Error, ErrorKind, Process, StartMethod};
 
-use crate::support::{Arguments, SOON, procfs, run, wait_until};
+use crate::support::{Arguments, SOON, procfs, run, settle, wait_until};
 
-programs![share, kill_clients, kill_manager, stop_manager, leave, refuse];
+programs![share, kill_clients, kill_manager, stop_manager, lack_descriptors, leave, refuse];
 
 tests! {
     all_processes_use_the_same_objects: forkserver spawn fork;
     killed_clients_disturb_nobody: forkserver spawn fork;
     death_of_the_manager_is_an_error_for_all: forkserver spawn fork;
     calls_of_a_stopped_manager_time_out: forkserver spawn fork;
+    manager_without_descriptors_refuses_new_clients_and_goes_on: forkserver spawn fork;
     nothing_is_left_of_a_manager: forkserver spawn fork;
     what_a_manager_cannot_do_is_an_error: forkserver spawn fork;
 }
@@ -168,6 +170,39 @@ fn calls_of_a_stopped_manager_time_out(start_method: StartMethod) {
     assert_eq!(run(stop_manager, start_method, &[]).succeeded(), "8\n");
 }
 
+/// Sets how many files the process may open: only those that are open now, or as many as usual.
+fn limit_files(_: &mut u32, is_limited: bool) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the system has it");
+    // The directory itself is open while it is read.
+    let open = std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count() as u64 - 1;
+    let limit = if is_limited { open } else { hard.min(1024) };
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("it is below the hard limit");
+}
+
+/// The manager has no descriptor for the line of another client.
+fn lack_descriptors(arguments: &Arguments) {
+    let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
+    let pid = pid_of(&managed).to_string();
+    let ask = |managed: Managed<u32>| managed.call(|x, ()| *x, ());
+    let ask_elsewhere = || {
+        let process = Process::new(ask, managed.clone()).start_method(arguments.start_method);
+        process.start().expect("it starts").join().expect("it returns")
+    };
+    managed.call(limit_files, true).expect("this client has a line");
+    let error = ask_elsewhere().expect_err("there is no descriptor for its line");
+    println!("{:?}: {}", error.kind(), error.to_string().replace(&pid, "PID"));
+    managed.call(limit_files, false).expect("this client has a line");
+    println!("{:?}", ask_elsewhere());
+}
+
+fn manager_without_descriptors_refuses_new_clients_and_goes_on(start_method: StartMethod) {
+    assert_eq!(
+        run(lack_descriptors, start_method, &[]).succeeded(),
+        "Start: cannot start a line to a manager: process PID has ended, or has no descriptor or \
+         memory for another client\nOk(5)\n"
+    );
+}
+
 fn leave(arguments: &Arguments) {
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
     let use_once = |dict: Dict<u32, u32>| dict.insert(1, 1);
@@ -178,9 +213,11 @@ fn leave(arguments: &Arguments) {
         process.start().and_then(proc_core::Child::join).expect("it returns").expect("it lives");
         drop(dict);
         if round == 5 {
+            settle(arguments.start_method);
             before = descriptors();
         }
     }
+    settle(arguments.start_method);
     assert_eq!(descriptors(), before);
     let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
     let pid = pid_of(&managed).as_raw() as u32;

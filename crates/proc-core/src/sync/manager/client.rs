@@ -96,6 +96,20 @@ impl Server {
         Error::peer_died(Peer::Manager, status).with_origin(origin)
     }
 
+    /// Makes the error of a call whose line the process has not taken.
+    fn refused(&self) -> Error {
+        match self.requests.family().end_of(self.pid) {
+            Some(_) => self.died(),
+            None => Error::start(
+                "a line to a manager",
+                std::io::Error::other(format!(
+                    "process {} has ended, or has no descriptor or memory for another client",
+                    self.pid
+                )),
+            ),
+        }
+    }
+
     /// Takes a line that no other call uses.
     fn line(&self) -> Result<Line, Error> {
         {
@@ -141,10 +155,13 @@ impl Server {
         let Line { number, serial, .. } = line;
         self.requests.put(Request { line: number, serial, object, what, name, argument })?;
         loop {
-            let reply = line
-                .replies
-                .receive::<Reply>(patience)
-                .map_err(|error| if error.is_closed() { self.died() } else { error })?;
+            let reply = line.replies.receive::<Reply>(patience).map_err(|error| {
+                match (error.is_closed(), line.replies.has_sender()) {
+                    (false, _) => error,
+                    (true, true) => self.died(),
+                    (true, false) => self.refused(),
+                }
+            })?;
             match reply {
                 Some(reply) if reply.serial == serial => {
                     self.keep(line);

@@ -8,7 +8,7 @@ use crate::call::{Fault, Input, Name, State};
 use crate::panics::{self, PanicOutput};
 use crate::sync::queue::{Direction, Queue, Sent};
 use crate::sync::raw_lock::Patience;
-use crate::wire::{Payload, Sink};
+use crate::wire::{self, Payload, Sink};
 
 /// What cannot be part of an argument or a result, in words.
 pub(super) const WHAT_CANNOT_CROSS: &str = "channel ends, shared memory or shared state";
@@ -56,16 +56,14 @@ pub(super) fn serve((requests, new_lines): Inputs) {
     let mut lines: FxHashMap<u64, Direction> = FxHashMap::default();
     let mut most_lines = 64;
     while let Ok(request) = requests.get() {
-        // The client has sent its line before its first request.
-        while !lines.contains_key(&request.line) {
-            let Ok(line) = new_lines.recv() else { return };
-            let Ok((number, line)) = line.decode::<NewLine>() else { continue };
-            if let Ok(line) = Direction::arrive(line) {
-                line.note_sender();
-                lines.insert(number, line);
-            }
+        if !lines.contains_key(&request.line) {
+            // The client has sent its line before its first request, so the line is there now.
+            lines.extend(arrived(&new_lines));
         }
         let Request { line: number, serial, object, what, name, argument } = request;
+        // Without descriptor or address space for the line, there is no way to reply. The client
+        // learns that nobody has its line.
+        let Some(line) = lines.get(&number) else { continue };
         let state = match what {
             What::Make => objects.entry(object).or_insert_with(State::none),
             What::Call => match objects.get_mut(&object) {
@@ -74,7 +72,6 @@ pub(super) fn serve((requests, new_lines): Inputs) {
             },
         };
         let reply = Reply { serial, result: call(name, &argument, state) };
-        let line = &lines[&number];
         // A client that has gone away, or does not take its replies, gets no more of them.
         let is_sent = line.send(&reply, Patience::None).unwrap_or(false);
         if !is_sent {
@@ -83,6 +80,25 @@ pub(super) fn serve((requests, new_lines): Inputs) {
         if lines.len() > most_lines {
             lines.retain(|_, line| line.is_open());
             most_lines = 2 * lines.len() + 64;
+        }
+    }
+}
+
+/// Returns the lines that have arrived, with their numbers.
+fn arrived(new_lines: &IpcReceiver<Payload>) -> Vec<(u64, Direction)> {
+    let mut lines = Vec::new();
+    loop {
+        // ipc-channel panics if this process has no descriptor for what has arrived.
+        let Ok(received) = panics::catch_silently(|| new_lines.try_recv()) else {
+            wire::close_arrived(wire::MAX_HANDLES);
+            continue;
+        };
+        let Ok(line) = received else { return lines };
+        if let Ok((number, line)) = line.decode::<NewLine>()
+            && let Ok(line) = Direction::arrive(line)
+        {
+            line.note_sender();
+            lines.push((number, line));
         }
     }
 }

@@ -63,6 +63,11 @@ impl Direction {
         self.0.items.tail().closed.load(Ordering::SeqCst) == 0 && self.0.check_other_end().is_ok()
     }
 
+    /// Whether a process has ever had the end that sends.
+    pub(crate) fn has_sender(&self) -> bool {
+        self.0.words().sender.load(Ordering::Relaxed) != 0
+    }
+
     fn note(&self, word: &AtomicU32) {
         let own = self.0.family.own_id().map_or(0, ProcessId::get);
         word.store(own, Ordering::Relaxed);

@@ -351,12 +351,16 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
     }
 }
 
-/// The workers can map 216 MiB, of which this program takes 33. Each call comes after one that was
-/// too large.
+/// The workers can map 168 MiB besides this program, which grows with each test. Each call comes
+/// after one that was too large.
 fn limit_address_space_of_a_pool(arguments: &Arguments) {
     const NAMES: &[&str] = &["limits::address_space"];
     let set_up = |(): ()| ();
-    let limits = Limits::new().address_space(216 << 20);
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let size = size.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let program = size.expect("the kernel tells it in kB") << 10;
+    let limits = Limits::new().address_space((168 << 20) + program);
     let builder = || arguments.pool_builder(2).limits(limits.clone());
     let builder = match arguments.word() {
         "initializer" => builder().initializer(set_up, ()),

@@ -27,6 +27,7 @@ pub(crate) mod users;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use proc_core::{Child, Process, StartMethod};
 
 pub(crate) use program::{
     Arguments, Entry, MARKER, Program, be_program, command, own_arguments, own_file, program_name,
@@ -58,5 +59,17 @@ pub(crate) fn signal_self(signal: Signal) {
 pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Lets the library drop what it has for processes that have ended. With `Fork`, each process has a
+/// fork server of its own. The library reaps those that have ended when it next starts a process.
+pub(crate) fn settle(start_method: StartMethod) {
+    if start_method == StartMethod::Fork {
+        // The fork server that `init` has made goes on.
+        let running = || procfs::children().into_iter().filter(|pid| procfs::is_running(*pid));
+        wait_until(|| running().count() == 1);
+        let process = Process::new(|()| (), ()).start_method(StartMethod::Forkserver);
+        process.start().and_then(Child::join).expect("it returns");
     }
 }

@@ -4,7 +4,7 @@ use proc_core::sync::{Array, Barrier, Condition, Event, Lock, Mutex, RLock, Sema
 use proc_core::{Child, Process, StartMethod};
 
 use crate::support::descriptors::count_descriptors;
-use crate::support::{Arguments, run, wait_until};
+use crate::support::{Arguments, run, settle};
 use crate::sync::everything::Everything;
 
 programs![make_many, make_many_at_a_time, send_many, kill_many];
@@ -227,13 +227,11 @@ fn kill_many(arguments: &Arguments) {
         }
     };
     lose(40); // more than fit in the segment that `told` keeps
+    settle(arguments.start_method);
     let before = Holdings::now();
     lose(100);
-    // With Fork, each process has a fork server of its own. That of the last process may still be
-    // there, so one or two descriptors more are no leak, unlike one for each of the 100.
-    wait_until(|| count_descriptors() <= before.descriptors + 2);
-    let after = Holdings { descriptors: before.descriptors, ..Holdings::now() };
-    after.expect_no_more_than(&before, "program");
+    settle(arguments.start_method);
+    Holdings::now().expect_no_more_than(&before, "program");
 }
 
 fn objects_of_the_dead_leave_nothing(start_method: StartMethod) {
