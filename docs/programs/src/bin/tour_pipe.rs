@@ -2,29 +2,28 @@
 
 use anyhow::Result;
 use proc_core::Process;
-use proc_core::ipc::{self, IpcReceiver, IpcSender};
+use proc_core::sync::{self, Connection};
 
-type Ends = (IpcReceiver<u32>, IpcSender<u32>);
+type Parent = Connection<u32, u32>;
 
-fn double((questions, answers): Ends) {
-    while let Ok(x) = questions.recv() {
-        answers.send(2 * x).expect("a receiver");
+fn double(parent: Parent) {
+    while let Ok(x) = parent.recv() {
+        parent.send(2 * x).expect("it waits");
     }
 }
 
 fn main() -> Result<()> {
     proc_core::init();
-    let (ask, questions) = ipc::channel()?;
-    let (answers, answer) = ipc::channel()?;
-    let child = Process::new(double, (questions, answers));
+    let (pipe, other_end) = sync::pipe()?;
+    let child = Process::new(double, other_end);
     let child = child.start()?;
 
     for x in [3, 4, 5] {
-        ask.send(x)?;
-        println!("{x} doubled is {}", answer.recv()?);
+        pipe.send(x)?;
+        println!("{x} doubled is {}", pipe.recv()?);
     }
 
-    drop(ask); // the end
+    drop(pipe); // the end
     child.join()?;
     Ok(())
 }

@@ -2,20 +2,20 @@
 
 use anyhow::Result;
 use proc_core::Process;
-use proc_core::ipc::{self, IpcSender};
+use proc_core::sync::Queue;
 
 const NAMES: [&str; 2] = ["a", "b"];
-type Queue = IpcSender<(String, u32)>;
+type Items = Queue<(String, u32)>;
 
-fn count((name, queue): (String, Queue)) {
+fn count((name, queue): (String, Items)) {
     for i in 0..3 {
-        queue.send((name.clone(), i)).expect("a receiver");
+        queue.put((name.clone(), i)).expect("it is open");
     }
 }
 
 fn main() -> Result<()> {
     proc_core::init();
-    let (queue, receiver) = ipc::channel()?;
+    let queue = Queue::new()?;
     let mut children = Vec::new();
     for name in NAMES {
         let args = (name.to_owned(), queue.clone());
@@ -23,11 +23,11 @@ fn main() -> Result<()> {
         children.push(child);
     }
 
-    drop(queue); // now only the children have senders
     let mut items = Vec::new();
-    while let Ok(item) = receiver.recv() {
-        items.push(item);
+    for _ in 0..6 {
+        items.push(queue.get()?);
     }
+
     for child in children {
         child.join()?;
     }
