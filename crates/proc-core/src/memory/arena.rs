@@ -5,6 +5,7 @@
 //! where a block lies.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -102,17 +103,6 @@ impl Lease {
         offset.is_some_and(|offset| self.region.read(offset, len, out))
     }
 
-    /// Returns a copy of `count` numbers at offset `at`; `None` if there are fewer, or no memory
-    /// for the copy.
-    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
-        &self,
-        at: usize,
-        count: usize,
-    ) -> Option<Vec<T>> {
-        let offset = self.offset_in_region(at, count.checked_mul(size_of::<T>())?)?;
-        self.region.numbers(offset, count)
-    }
-
     /// Returns where `len` bytes at offset `at` of the block lie in the region; `None` if the block
     /// has fewer.
     fn offset_in_region(&self, at: usize, len: usize) -> Option<usize> {
@@ -163,15 +153,12 @@ impl Part {
         self.holds(at, len) && self.lease.read(self.at + at, len, out)
     }
 
-    /// Returns a copy of `count` numbers at offset `at`; `None` if there are fewer, or no memory
-    /// for the copy.
-    pub(crate) fn numbers<T: bytemuck::AnyBitPattern>(
-        &self,
-        at: usize,
-        count: usize,
-    ) -> Option<Vec<T>> {
-        let fits = self.holds(at, count.checked_mul(size_of::<T>())?);
-        fits.then(|| self.lease.numbers(self.at + at, count)).flatten()
+    /// Returns the region, and where in it the bytes in `range` of the part begin; `None` if the
+    /// part has fewer bytes.
+    pub(crate) fn place(&self, range: Range<usize>) -> Option<(&Region, usize)> {
+        let fits = self.holds(range.start, range.len());
+        let at = fits.then(|| self.lease.offset_in_region(self.at + range.start, range.len()))??;
+        Some((&self.lease.region, at))
     }
 
     fn holds(&self, at: usize, len: usize) -> bool {
@@ -368,9 +355,9 @@ mod tests {
         let mut out = Vec::new();
         assert!(part.read(0, 2, &mut out) && !part.read(1, 2, &mut out));
         assert_eq!(out, b"bc");
-        assert_eq!(part.numbers::<u8>(1, 1), Some(vec![b'c']));
-        assert_eq!(part.numbers::<u16>(1, 1), None);
-        assert_eq!(part.numbers::<u64>(0, usize::MAX), None);
+        let (region, at) = part.place(1..2).expect("the part has it");
+        assert_eq!(region.number(at), Some(b'c'));
+        assert!(part.place(1..3).is_none() && part.place(0..usize::MAX).is_none());
         assert_eq!(arena.used(), block.len as usize);
         drop(part);
         assert_eq!(arena.used(), 0);

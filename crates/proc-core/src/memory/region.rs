@@ -181,6 +181,15 @@ impl Region {
         Some(numbers)
     }
 
+    /// Returns a copy of the number at `offset`, which need not be aligned; `None` if the region ends
+    /// before it.
+    #[inline]
+    pub(crate) fn number<T: bytemuck::AnyBitPattern>(&self, offset: usize) -> Option<T> {
+        let source = self.range(offset, size_of::<T>())?.cast::<T>();
+        // SAFETY: the range lies in the mapping, and any bytes are a value of T.
+        Some(unsafe { source.read_unaligned() })
+    }
+
     /// Returns the bytes of a chunk to the worker that has claimed it.
     ///
     /// The claim gives the chunk to this worker alone: the parent does not write to a claimed

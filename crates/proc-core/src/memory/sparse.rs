@@ -97,50 +97,33 @@ impl SparseMemory {
         Ok(extent.get_or_init(|| region))
     }
 
-    /// Maps the extent of `offset`, if that was not done.
+    /// Returns the extent of `offset`, and the offset in it. The first call for an extent maps it.
     ///
     /// # Errors
     ///
     /// There is no address space for it, or the memory is smaller.
-    pub(crate) fn prepare(&self, offset: u64) -> io::Result<()> {
-        self.extent(SparseMemory::place(offset).0).map(drop)
-    }
-
-    /// Returns the extent of `offset`, and the offset in it; `None` if it cannot be mapped.
     #[inline]
-    fn find(&self, offset: u64) -> Option<(&Region, usize)> {
+    pub(crate) fn locate(&self, offset: u64) -> io::Result<(&Region, usize)> {
         let (number, start) = SparseMemory::place(offset);
-        let region = match self.extents.get(number)?.get() {
-            Some(region) => region,
-            None => self.extent(number).ok()?,
-        };
-        Some((region, (offset - start) as usize))
+        let mapped = self.extents.get(number).and_then(OnceLock::get);
+        let region = mapped.map_or_else(|| self.extent(number), Ok)?;
+        Ok((region, (offset - start) as usize))
     }
 
-    /// Copies several pieces one after another to `offset`. Returns false and copies nothing if
-    /// they do not lie in one extent.
+    /// Returns `count` objects of atomics in the first extent, which is always mapped.
+    ///
+    /// # Panics
+    ///
+    /// They do not lie in the first extent.
     #[inline]
-    pub(crate) fn write_all<const N: usize>(&self, offset: u64, pieces: [&[u8]; N]) -> bool {
-        self.find(offset).is_some_and(|(region, offset)| region.write_all(offset, pieces))
-    }
-
-    /// Appends a copy of `len` bytes at `offset` to `out`. Returns false if they do not lie in one
-    /// extent, or there is no memory for the copy.
-    #[inline]
-    pub(crate) fn read(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> bool {
-        self.find(offset).is_some_and(|(region, offset)| region.read(offset, len, out))
-    }
-
-    /// Returns `count` objects of atomics at `offset`; `None` if they do not lie in one extent.
-    #[inline]
-    pub(crate) fn atomics<T: AllAtomic>(&self, offset: u64, count: usize) -> Option<&[T]> {
-        let (region, offset) = self.find(offset)?;
-        region.atomics(offset, count)
+    pub(crate) fn atomics<T: AllAtomic>(&self, offset: u64, count: usize) -> &[T] {
+        let first = self.extents[0].get().and_then(|first| first.atomics(offset as usize, count));
+        first.expect("the first extent is mapped and has them")
     }
 
     /// Gives the memory of whole pages in one extent back to the system.
     pub(crate) fn give_back(&self, offset: u64, len: usize) {
-        if let Some((region, offset)) = self.find(offset) {
+        if let Ok((region, offset)) = self.locate(offset) {
             region.give_back(offset, len);
         }
     }
@@ -150,25 +133,31 @@ impl SparseMemory {
 mod tests {
     use super::*;
 
+    fn write(memory: &SparseMemory, offset: u64, bytes: &[u8]) -> bool {
+        memory.locate(offset).is_ok_and(|(region, at)| region.write(at, bytes))
+    }
+
+    fn read(memory: &SparseMemory, offset: u64, len: usize) -> Vec<u8> {
+        let (region, at) = memory.locate(offset).expect("there is address space");
+        let mut out = Vec::new();
+        assert!(region.read(at, len, &mut out));
+        out
+    }
+
     #[test]
     fn bytes_stay_where_they_were_written() {
         let memory = SparseMemory::new().expect("there are descriptors");
         for offset in [0, 100, FIRST_EXTENT - 3, FIRST_EXTENT, 3 * FIRST_EXTENT, 1 << 30] {
-            assert!(memory.write_all(offset, [b"ab", b"c"]), "{offset}");
-            let mut out = Vec::new();
-            assert!(memory.read(offset, 3, &mut out));
-            assert_eq!(out, b"abc");
+            assert!(write(&memory, offset, b"abc"), "{offset}");
+            assert_eq!(read(&memory, offset, 3), b"abc");
         }
-        assert!(!memory.write_all(FIRST_EXTENT - 2, [b"abc"]), "it would cross the extent");
-        assert!(!memory.write_all(memory.len(), [b"a"]));
+        assert!(!write(&memory, FIRST_EXTENT - 2, b"abc"), "it would cross the extent");
+        assert!(!write(&memory, memory.len(), b"a"));
         memory.give_back(1 << 30, 4096);
-        let mut out = Vec::new();
-        assert!(memory.read(1 << 30, 1, &mut out));
-        assert!(cfg!(proc_core_portable) || out == [0]);
+        let expected = if cfg!(proc_core_portable) { b'a' } else { 0 };
+        assert_eq!(read(&memory, 1 << 30, 1), [expected]);
         let copy = memory.fd().try_clone_to_owned().expect("there are descriptors");
         let other = SparseMemory::map(copy).expect("it is sealed");
-        let mut out = Vec::new();
-        assert!(other.read(3 * FIRST_EXTENT, 3, &mut out));
-        assert_eq!(out, b"abc");
+        assert_eq!(read(&other, 3 * FIRST_EXTENT, 3), b"abc");
     }
 }

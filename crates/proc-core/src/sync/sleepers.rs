@@ -38,7 +38,13 @@ impl Sleepers {
     /// [`Ordering::SeqCst`].
     #[inline]
     pub(super) fn wake(&self, count: u32) {
-        if self.0.load(Ordering::SeqCst) & ANY != 0 {
+        self.wake_if(count, || true);
+    }
+
+    /// Like [`wake`](Sleepers::wake), if `condition` holds. It is only evaluated if somebody sleeps.
+    #[inline]
+    pub(super) fn wake_if(&self, count: u32, condition: impl FnOnce() -> bool) {
+        if self.0.load(Ordering::SeqCst) & ANY != 0 && condition() {
             self.wake_sleepers(count);
         }
     }

@@ -10,7 +10,7 @@ use std::any::{Any, TypeId};
 
 use serde_bytes::ByteBuf;
 
-use crate::memory::Part;
+use crate::memory::Region;
 
 /// Bytes of a value, and where they are.
 #[derive(Clone, Copy)]
@@ -18,7 +18,26 @@ pub(crate) enum ValueBytes<'a> {
     /// In this process's own memory, or in memory that it has claimed.
     Own(&'a [u8]),
     /// `len` bytes at offset `at` of shared memory, which may change while they are copied.
-    Shared { part: &'a Part, at: usize, len: usize },
+    Shared { region: &'a Region, at: usize, len: usize },
+}
+
+/// Why a value cannot be made of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    CutNumber,
+    NotUtf8,
+    NoMemory,
+}
+
+impl From<Unreadable> for String {
+    fn from(why: Unreadable) -> String {
+        match why {
+            Unreadable::CutNumber => "the data end in the middle of a number",
+            Unreadable::NotUtf8 => "a string in the data is not UTF-8",
+            Unreadable::NoMemory => "there is not enough memory for the value",
+        }
+        .into()
+    }
 }
 
 impl ValueBytes<'_> {
@@ -31,45 +50,37 @@ impl ValueBytes<'_> {
 
     /// Copies the bytes as one number.
     #[inline]
-    fn number<T: bytemuck::Pod>(self) -> Result<T, String> {
+    fn number<T: bytemuck::Pod>(self) -> Result<T, Unreadable> {
         let number = match self {
             ValueBytes::Own(bytes) => bytemuck::try_pod_read_unaligned(bytes).ok(),
             ValueBytes::Shared { len, .. } if len != size_of::<T>() => None,
-            ValueBytes::Shared { part, at, .. } => {
-                part.numbers(at, 1).and_then(|numbers| numbers.first().copied())
-            }
+            ValueBytes::Shared { region, at, .. } => region.number(at),
         };
-        number.ok_or_else(ValueBytes::cut_number)
-    }
-
-    #[cold]
-    fn cut_number() -> String {
-        "the data end in the middle of a number".into()
+        number.ok_or(Unreadable::CutNumber)
     }
 
     /// Copies the bytes as numbers.
-    fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, String> {
+    fn numbers<T: bytemuck::Pod>(self) -> Result<Vec<T>, Unreadable> {
         if !self.len().is_multiple_of(size_of::<T>()) {
-            return Err(ValueBytes::cut_number());
+            return Err(Unreadable::CutNumber);
         }
         match self {
             ValueBytes::Own(bytes) => {
                 let mut numbers: Vec<T> = Vec::new();
-                numbers
-                    .try_reserve_exact(bytes.len() / size_of::<T>())
-                    .map_err(|_| "there is not enough memory for the value")?;
+                let count = bytes.len() / size_of::<T>();
+                numbers.try_reserve_exact(count).map_err(|_| Unreadable::NoMemory)?;
                 match bytemuck::try_cast_slice(bytes) {
                     Ok(aligned) => numbers.extend_from_slice(aligned),
                     Err(_) => {
-                        numbers.resize(bytes.len() / size_of::<T>(), T::zeroed());
+                        numbers.resize(count, T::zeroed());
                         bytemuck::cast_slice_mut(&mut numbers).copy_from_slice(bytes);
                     }
                 }
                 Ok(numbers)
             }
-            ValueBytes::Shared { part, at, len } => part
-                .numbers(at, len / size_of::<T>())
-                .ok_or_else(|| "the data end too early, or there is no memory for them".into()),
+            ValueBytes::Shared { region, at, len } => {
+                region.numbers(at, len / size_of::<T>()).ok_or(Unreadable::NoMemory)
+            }
         }
     }
 }
@@ -124,7 +135,7 @@ pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {
 /// Returns the value that has these bytes, if its type is one that [`bytes_of`] knows. The inner
 /// result is an error if the bytes are not a whole number of numbers, or not UTF-8.
 #[inline]
-pub(crate) fn from_bytes<T: 'static>(bytes: ValueBytes<'_>) -> Option<Result<T, String>> {
+pub(crate) fn from_bytes<T: 'static>(bytes: ValueBytes<'_>) -> Option<Result<T, Unreadable>> {
     let mut value: Option<T> = None;
     let target: &mut dyn Any = &mut value;
     macro_rules! look {
@@ -146,7 +157,7 @@ pub(crate) fn from_bytes<T: 'static>(bytes: ValueBytes<'_>) -> Option<Result<T, 
     each_number!(look);
     if let Some(target) = target.downcast_mut::<Option<String>>() {
         let text = bytes.numbers().and_then(|bytes| {
-            String::from_utf8(bytes).map_err(|_| "a string in the data is not UTF-8".into())
+            String::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)
         });
         match text {
             Ok(text) => *target = Some(text),
@@ -176,7 +187,7 @@ mod tests {
             text: String,
             number: i32,
         ) {
-            fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, String>> {
+            fn from_bytes<T: 'static>(bytes: &[u8]) -> Option<Result<T, Unreadable>> {
                 super::from_bytes(ValueBytes::Own(bytes))
             }
             let sent = bytes_of(&floats).expect("a vector of numbers");
@@ -194,20 +205,18 @@ mod tests {
 
     #[test]
     fn from_bytes_refuses_half_a_number() {
-        let read: Option<Result<Vec<u32>, String>> = from_bytes(ValueBytes::Own(&[1, 2, 3, 4, 5]));
-        assert!(read.expect("of its type").expect_err("five bytes").contains("middle of a number"));
+        let read = from_bytes::<Vec<u32>>(ValueBytes::Own(&[1, 2, 3, 4, 5]));
+        assert_eq!(read, Some(Err(Unreadable::CutNumber)));
         for len in [0, 3, 5, 8] {
-            let read: Option<Result<u32, String>> = from_bytes(ValueBytes::Own(&[1; 8][..len]));
-            assert!(
-                read.expect("of its type").expect_err("not four").contains("middle of a number")
-            );
+            let read = from_bytes::<u32>(ValueBytes::Own(&[1; 8][..len]));
+            assert_eq!(read, Some(Err(Unreadable::CutNumber)));
         }
     }
 
     #[test]
     fn from_bytes_refuses_a_string_that_is_not_utf8() {
-        let read: Option<Result<String, String>> = from_bytes(ValueBytes::Own(&[0xff]));
-        assert!(read.expect("of its type").expect_err("no text").contains("UTF-8"));
+        let read = from_bytes::<String>(ValueBytes::Own(&[0xff]));
+        assert_eq!(read, Some(Err(Unreadable::NotUtf8)));
     }
 
     #[test]

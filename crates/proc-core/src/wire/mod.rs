@@ -31,12 +31,12 @@ use ipc_channel::ipc::{IpcSender, IpcSharedMemory, OpaqueIpcReceiver};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::bulk::ValueBytes;
-pub(crate) use self::bulk::{bytes_of, number, number_size};
+pub(crate) use self::bulk::{Unreadable, bytes_of, number, number_size};
 pub use self::deep::Deep;
 pub use self::described::Described;
 pub use self::message::Message;
 pub(crate) use self::sink::{LARGE, Lender, Sink};
-use crate::memory::{Arriving, Descriptor, Part};
+use crate::memory::{Arriving, Descriptor, Part, Region};
 use crate::panics;
 use crate::sys;
 use crate::sys::memory::{self, Frozen};
@@ -271,12 +271,16 @@ pub(crate) fn encode_into<T: Message>(
     })
 }
 
-/// Encodes a value that should contain no channel ends. Returns its bytes, and whether it contains
-/// some; they are dropped.
-pub(crate) fn encode_without_handles<T: Message>(value: &T) -> Result<(Vec<u8>, bool), String> {
-    let mut bytes = Sink::default();
-    let handles = encode_into(value, &mut bytes)?;
-    Ok((bytes.into_bytes(), handles.is_some()))
+/// Appends the encoding of a value that should contain no channel ends to `out`. Returns whether it
+/// contains some; they are dropped.
+pub(crate) fn encode_without_handles<T: Message>(
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<bool, String> {
+    let mut bytes = Sink::from(std::mem::take(out));
+    let handles = encode_into(value, &mut bytes);
+    *out = bytes.into_bytes();
+    Ok(handles?.is_some())
 }
 
 /// Tells why a value could not be encoded: its `Serialize` has panicked.
@@ -449,7 +453,7 @@ pub(crate) fn decode_or_panic<T: Message>(
 #[inline]
 fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     if let Some(value) = bulk::from_bytes(ValueBytes::Own(bytes)) {
-        return value;
+        return value.map_err(String::from);
     }
     match codec::decode(bytes) {
         Ok((value, [])) => Ok(value),
@@ -463,15 +467,27 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
 ///
 /// The process that wrote the value may write again meanwhile, so only a copy is ever read.
 pub(crate) fn decode_shared<T: Message>(part: &Part, range: Range<usize>) -> Result<T, String> {
-    let (at, len) = (range.start, range.len());
-    if let Some(value) = bulk::from_bytes(ValueBytes::Shared { part, at, len }) {
-        return value;
+    let len = range.len();
+    let (region, at) = part.place(range).ok_or("the data end too early")?;
+    if let Some(value) = bulk_from_shared(region, at, len) {
+        return value.map_err(String::from);
     }
     let mut copy = Vec::new();
-    if !part.read(at, len, &mut copy) {
-        return Err("the data end too early, or there is no memory for them".into());
+    if !region.read(at, len, &mut copy) {
+        return Err(Unreadable::NoMemory.into());
     }
     decode_plain(&copy)
+}
+
+/// Copies a number, a vector of numbers, a string or a byte buffer out of shared memory. Returns
+/// `None` if `T` is another type.
+#[inline]
+pub(crate) fn bulk_from_shared<T: 'static>(
+    region: &Region,
+    at: usize,
+    len: usize,
+) -> Option<Result<T, Unreadable>> {
+    bulk::from_bytes(ValueBytes::Shared { region, at, len })
 }
 
 thread_local! {

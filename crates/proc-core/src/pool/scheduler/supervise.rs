@@ -106,8 +106,24 @@ impl Scheduler {
                 self.admit(&mut state, before);
             }
             unlock(state, Vec::new());
+        } else {
+            self.wait_for_successors(wanted);
         }
         started
+    }
+
+    /// Waits until each slot has a worker. A worker that was leaving because the pool shrank has a
+    /// supervisor still, which starts the next worker. Does not wait longer than for an attempt to
+    /// start one.
+    fn wait_for_successors(&self, wanted: u32) {
+        let is_starting = |state: &mut State| {
+            let mut slots = state.slots[..wanted as usize].iter();
+            matches!(state.phase, Phase::Open)
+                && slots.any(|slot| {
+                    slot.handle.is_none() && slot.supervised && slot.slot_state == SlotState::Filled
+                })
+        };
+        drop(self.slots_changed.wait_timeout_while(self.lock(), MAX_PAUSE, is_starting));
     }
 
     /// Sets the size of the pool. Workers in slots beyond it finish their chunk and are not
@@ -208,6 +224,7 @@ impl Scheduler {
         slot.ready = false;
         slot.handle = Some(link.handle.clone());
         slot.kill_if_decided();
+        self.slots_changed.notify_all(); // for `wait_for_successors`
         Ok(link)
     }
 

@@ -67,9 +67,10 @@ fn number() -> Result<u64, Error> {
 
 /// Encodes the argument of a call.
 fn encode<A: Message>(argument: &A) -> Result<Vec<u8>, Error> {
-    match wire::encode_without_handles(argument).map_err(Error::encode_argument)? {
-        (bytes, false) => Ok(bytes),
-        (_, true) => Err(Error::encode_argument(format!(
+    let mut bytes = Vec::new();
+    match wire::encode_without_handles(argument, &mut bytes).map_err(Error::encode_argument)? {
+        false => Ok(bytes),
+        true => Err(Error::encode_argument(format!(
             "the argument of a manager's call contains no {WHAT_CANNOT_CROSS}"
         ))),
     }

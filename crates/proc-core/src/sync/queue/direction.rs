@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::item::{decode, encode_into};
+use super::item::{copied, with_bytes};
+use super::items::CopyOut;
 use super::shared::{Sent, SharedQueue};
 use crate::error::{Error, Origin, Peer};
 use crate::memory::ProcessId;
 use crate::memory::atomics::AtomicU32;
 use crate::sync::raw_lock::Patience;
-use crate::wire::{self, Message};
+use crate::wire::Message;
 
 /// One direction of a pipe.
 #[derive(Clone, Debug)]
@@ -24,24 +25,17 @@ impl Direction {
 
     /// Sends an item if there is room. Returns whether it was sent.
     pub(crate) fn send<T: Message>(&self, item: &T, patience: Patience) -> Result<bool, Error> {
-        let put = |bytes: &[u8]| self.0.put(&[bytes], patience).map(|put| put == 1);
-        let sent = match wire::bytes_of(item) {
-            Some(bytes) => put(bytes),
-            None => {
-                let mut encoded = Vec::new();
-                encode_into(item, &mut encoded)?;
-                put(&encoded)
-            }
-        };
+        let sent = with_bytes(item, |bytes| Ok(self.0.put(&[bytes], patience)? == 1));
         sent.map_err(|error| self.explain(error, &self.0.words().receiver))
     }
 
     /// Receives an item if there is one.
     pub(crate) fn receive<T: Message>(&self, patience: Patience) -> Result<Option<T>, Error> {
-        let mut taken = Vec::new();
-        let got = self.0.get(1, &mut taken, patience);
-        got.map_err(|error| self.explain(error, &self.0.words().sender))?;
-        taken.pop().map(|bytes| decode(&bytes)).transpose()
+        let got = |copy: &mut CopyOut<'_>| {
+            let got = self.0.get(1, patience, copy);
+            got.map_err(|error| self.explain(error, &self.0.words().sender))
+        };
+        copied(got)?.1.transpose()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

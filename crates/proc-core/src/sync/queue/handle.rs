@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use super::item::{decode, encode_into};
+use super::item::{copied, copy, decode, encode_into, with_buffer, with_bytes};
 use super::lease::Leased;
 use super::shared::{Sent, SharedQueue};
 use crate::error::Error;
 use crate::memory::Family;
 use crate::sync::raw_lock::Patience;
-use crate::wire::{self, Message};
+use crate::wire::Message;
 
 /// Queue of items between any number of processes and threads, first in, first out.
 ///
@@ -166,30 +166,26 @@ impl<T: Message> Queue<T> {
         /// Number of items that are encoded before the queue is locked.
         const BATCH: usize = 64;
         let mut items = items.into_iter().peekable();
-        let mut encoded = Vec::new();
         while items.peek().is_some() {
-            let (mut ends, mut failed) = (Vec::new(), None);
-            encoded.clear();
-            for item in items.by_ref().take(BATCH) {
-                match encode_into(&item, &mut encoded) {
-                    Ok(()) => ends.push(encoded.len()),
-                    Err(error) => {
-                        failed = Some(error);
+            with_buffer(|encoded| {
+                let (mut ends, mut result) = (Vec::with_capacity(BATCH), Ok(()));
+                for item in items.by_ref().take(BATCH) {
+                    result = encode_into(&item, encoded);
+                    if result.is_err() {
                         break;
                     }
+                    ends.push(encoded.len());
                 }
-            }
-            let starts = std::iter::once(0).chain(ends.iter().copied());
-            let pieces: Vec<&[u8]> =
-                starts.zip(&ends).map(|(start, end)| &encoded[start..*end]).collect();
-            let mut rest = &pieces[..];
-            while !rest.is_empty() {
-                let put = self.shared.put(rest, Patience::Endless)?;
-                rest = &rest[put..];
-            }
-            if let Some(error) = failed {
-                return Err(error);
-            }
+                let starts = std::iter::once(0).chain(ends.iter().copied());
+                let pieces: Vec<&[u8]> =
+                    starts.zip(&ends).map(|(start, end)| &encoded[start..*end]).collect();
+                let mut rest = &pieces[..];
+                while !rest.is_empty() {
+                    let put = self.shared.put(rest, Patience::Endless)?;
+                    rest = &rest[put..];
+                }
+                result
+            })?;
         }
         Ok(())
     }
@@ -281,12 +277,25 @@ impl<T: Message> Queue<T> {
             return Ok(Vec::new());
         }
         loop {
-            let mut taken = Vec::new();
-            self.shared.get(most, &mut taken, Patience::Endless)?;
-            if !taken.is_empty() {
-                return taken.iter().map(|bytes| decode(bytes)).collect();
+            let items = with_buffer(|bytes| self.get_encoded(most, bytes))?;
+            if !items.is_empty() {
+                return Ok(items);
             }
         }
+    }
+
+    fn get_encoded(&self, most: usize, bytes: &mut Vec<u8>) -> Result<Vec<T>, Error> {
+        let (mut items, mut ends) = (Vec::new(), Vec::new());
+        self.shared.get(most, Patience::Endless, &mut |record| {
+            match copy(record, bytes)? {
+                Some(item) => items.push(item),
+                None => ends.push(bytes.len()),
+            }
+            Ok(())
+        })?;
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let encoded = starts.zip(&ends).map(|(start, end)| &bytes[start..*end]);
+        items.into_iter().chain(encoded.map(decode)).collect()
     }
 
     /// Returns an iterator that takes items until the queue is empty and closed, or empty and
@@ -299,18 +308,11 @@ impl<T: Message> Queue<T> {
     }
 
     fn put_within(&self, item: &T, patience: Patience) -> Result<bool, Error> {
-        if let Some(bytes) = wire::bytes_of(item) {
-            return Ok(self.shared.put(&[bytes], patience)? == 1); // without a copy in between
-        }
-        let mut encoded = Vec::new();
-        encode_into(item, &mut encoded)?;
-        Ok(self.shared.put(&[&encoded], patience)? == 1)
+        with_bytes(item, |bytes| Ok(self.shared.put(&[bytes], patience)? == 1))
     }
 
     fn get_within(&self, patience: Patience) -> Result<Option<T>, Error> {
-        let mut taken = Vec::new();
-        self.shared.get(1, &mut taken, patience)?;
-        taken.pop().map(|bytes| decode(&bytes)).transpose()
+        copied(|copy| self.shared.get(1, patience, copy))?.1.transpose()
     }
 }
 

@@ -1,18 +1,21 @@
 //! The items of a queue in shared memory: a chain of chunks with records.
 //!
-//! Producers append a record and then add one to `tail`; consumers copy a record and then add one
-//! to `head`. Each of these two additions is one step, and the only thing that counts: a process
+//! Producers append records and then raise `tail.count`; consumers copy records and then raise
+//! `head.count`. Each of these two stores is one step, and the only thing that counts: a process
 //! that is killed before it has put nothing, or taken nothing. All other words can be found out
 //! anew from the records, and are when a process has died while it had the lock.
 //!
 //! Producers and consumers have a lock each. So a producer and a consumer work at the same time,
-//! after the two-lock queue of Michael and Scott (PODC 1996).
+//! after the two-lock queue of Michael and Scott (PODC 1996). Each side keeps a copy of the other
+//! side's count, and reads the count itself only when the copy says that there is no item or no
+//! room. Otherwise, the two processors would send each other these words with each item.
 
 use std::io;
 use std::sync::atomic::Ordering;
 
+use super::chunks::Chunk;
 use crate::memory::atomics::{AtomicU32, AtomicU64};
-use crate::memory::{SparseMemory, shared_struct};
+use crate::memory::{Region, SparseMemory, shared_struct};
 use crate::sync::raw_lock::RawLock;
 
 shared_struct! {
@@ -26,11 +29,12 @@ shared_struct! {
         at: AtomicU64,
         /// Chunk of the next record.
         chunk: AtomicU32,
-        reserved: AtomicU32,
-        /// Offset in the memory after all chunks.
-        cut: AtomicU64,
         /// Number of chunks that were cut.
-        chunks: AtomicU32,
+        pub(super) chunks: AtomicU32,
+        /// Offset in the memory after all chunks.
+        pub(super) cut: AtomicU64,
+        /// Number of items that were taken when a producer looked last.
+        taken: AtomicU64,
         /// 1 after the queue was closed.
         pub(super) closed: AtomicU32,
     }
@@ -45,31 +49,14 @@ shared_struct! {
         pub(super) count: AtomicU64,
         /// Offset of the next record in the chunk.
         at: AtomicU64,
+        /// Number of items that were put when a consumer looked last.
+        put: AtomicU64,
         /// Chunk of the next record.
         chunk: AtomicU32,
         /// Number of leases that are out or have come back.
         pub(super) leases: AtomicU32,
         /// Number of leases that have come back.
         pub(super) returned: AtomicU32,
-    }
-}
-
-shared_struct! {
-    /// A chunk: a piece of the memory in which records lie one after another.
-    #[derive(Debug)]
-    struct Chunk {
-        offset: AtomicU64,
-        len: AtomicU64,
-        /// Offset after the last record, plus 1; 0 as long as records are added.
-        end: AtomicU64,
-        /// Number of the first record.
-        first: AtomicU64,
-        /// Number after that of the last record, when the chunk has an end.
-        after: AtomicU64,
-        /// Index of the next chunk, when this one has an end.
-        next: AtomicU32,
-        /// 1 while the chunk is part of the chain, or has a leased record.
-        used: AtomicU32,
     }
 }
 
@@ -91,22 +78,16 @@ shared_struct! {
 pub(super) const RETURNED: u32 = 1 << 31;
 
 /// The most chunks of a queue. They become larger as there are more of them.
-const MAX_CHUNKS: usize = 768;
+pub(super) const MAX_CHUNKS: usize = if cfg!(all(test, loom)) { 3 } else { 768 };
 
 /// The most items that can be leased at a time.
-pub(super) const MAX_LEASES: usize = 512;
-
-/// Size of the first chunk, in bytes.
-const MIN_CHUNK: u64 = 64 << 10;
-
-/// Chunks of so many bytes give their memory back when they are empty.
-const LARGE_CHUNK: u64 = 256 << 10;
+pub(super) const MAX_LEASES: usize = if cfg!(all(test, loom)) { 2 } else { 512 };
 
 const HEAD: u64 = 128;
 const CHUNKS: u64 = 512;
 const LEASES: u64 = CHUNKS + (MAX_CHUNKS * size_of::<Chunk>()) as u64;
-const CHUNK_MEMORY: u64 = crate::memory::FIRST_EXTENT;
-#[cfg(not(all(test, loom)))] // loom's atomics are larger than words
+/// Offset of the first chunk.
+pub(super) const CHUNK_MEMORY: u64 = crate::memory::FIRST_EXTENT;
 const _: () = assert!(LEASES + (MAX_LEASES * size_of::<LeaseWords>()) as u64 <= CHUNK_MEMORY);
 
 /// Bytes before each record: its length.
@@ -125,8 +106,29 @@ struct Place {
     at: u64,
 }
 
+/// The bytes of an item, while the caller has the head's lock.
+pub(super) struct Record<'a> {
+    pub(super) region: &'a Region,
+    /// Where the bytes begin in the region.
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
+/// Copies an item out of the queue. After an error, the item stays there.
+pub(super) type CopyOut<'a> = dyn FnMut(Record<'_>) -> io::Result<()> + 'a;
+
 fn record_len(bytes: usize) -> u64 {
     HEADER + (bytes as u64).next_multiple_of(8)
+}
+
+/// Writes a record.
+fn write(region: &Region, at: usize, bytes: &[u8]) -> io::Result<()> {
+    let is_written = region.write(at + HEADER as usize, bytes);
+    match region.atomics::<AtomicU64>(at, 1) {
+        Some([len]) if is_written => len.store(bytes.len() as u64, Ordering::Relaxed),
+        _ => return Err(io::ErrorKind::OutOfMemory.into()),
+    }
+    Ok(())
 }
 
 impl Items {
@@ -135,7 +137,7 @@ impl Items {
         let items = Items { memory: SparseMemory::new()? };
         items.tail().cut.store(CHUNK_MEMORY, Ordering::Relaxed);
         let first = items.chunk_for(0)?;
-        items.chunk(first).used.store(1, Ordering::Relaxed);
+        items.chunk(first).begin(0);
         Ok(items)
     }
 
@@ -144,31 +146,28 @@ impl Items {
         Items { memory }
     }
 
-    fn words<T: crate::memory::AllAtomic>(&self, offset: u64, count: usize) -> &[T] {
-        self.memory.atomics(offset, count).expect("the first extent is mapped and has the words")
-    }
-
     #[inline]
     pub(super) fn tail(&self) -> &Tail {
-        &self.words(0, 1)[0]
+        &self.memory.atomics(0, 1)[0]
     }
 
     #[inline]
     pub(super) fn head(&self) -> &Head {
-        &self.words(HEAD, 1)[0]
+        &self.memory.atomics(HEAD, 1)[0]
     }
 
     /// Returns the words at `offset` from 256 to 511, which belong to the caller.
     pub(super) fn other<T: crate::memory::AllAtomic>(&self, offset: u64) -> &T {
-        &self.words(offset, 1)[0]
+        &self.memory.atomics(offset, 1)[0]
     }
 
-    fn chunk(&self, index: u32) -> &Chunk {
-        &self.words(CHUNKS, MAX_CHUNKS)[index as usize % MAX_CHUNKS]
+    pub(super) fn chunk(&self, index: u32) -> &Chunk {
+        let at = index as usize % MAX_CHUNKS * size_of::<Chunk>();
+        &self.memory.atomics(CHUNKS + at as u64, 1)[0]
     }
 
     pub(super) fn leases(&self) -> &[LeaseWords] {
-        self.words(LEASES, MAX_LEASES)
+        self.memory.atomics(LEASES, MAX_LEASES)
     }
 
     /// Returns how many items were put and not taken.
@@ -178,135 +177,221 @@ impl Items {
         self.tail().count.load(Ordering::SeqCst) - head
     }
 
-    /// Appends an item. The caller has the tail's lock.
+    /// Returns how many of `wanted` items there is room for in a queue of `bound` items. The caller
+    /// has the tail's lock.
+    pub(super) fn room(&self, bound: u64, wanted: usize) -> usize {
+        let tail = self.tail();
+        let count = tail.count.load(Ordering::Relaxed);
+        let after = |taken| bound.saturating_sub(count - taken);
+        let mut room = after(tail.taken.load(Ordering::Relaxed));
+        if room < wanted as u64 {
+            let taken = self.head().count.load(Ordering::SeqCst); // see `Sleepers`
+            tail.taken.store(taken, Ordering::Relaxed);
+            room = after(taken);
+        }
+        room.min(wanted as u64) as usize
+    }
+
+    /// Appends items, and returns how many. The caller has the tail's lock.
     ///
     /// # Errors
     ///
-    /// There is no room or address space for another chunk.
-    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        let tail = self.tail();
-        let (count, need) = (tail.count.load(Ordering::Relaxed), record_len(bytes.len()));
-        let index = tail.chunk.load(Ordering::Relaxed);
-        let at = tail.at.load(Ordering::Relaxed);
-        let chunk = self.chunk(index);
-        if at + need <= chunk.len.load(Ordering::Relaxed) {
-            self.write(chunk, at, bytes)?;
-            tail.at.store(at + need, Ordering::Relaxed);
-        } else {
-            let next_index = self.chunk_for(need)?;
-            let next = self.chunk(next_index);
-            next.first.store(count, Ordering::Relaxed);
-            next.end.store(0, Ordering::Relaxed);
-            // Release: whoever repairs the head looks at used chunks with an end, see `is_passed`.
-            next.used.store(1, Ordering::Release);
-            if let Err(error) = self.write(next, 0, bytes) {
-                self.release(next); // the chunk may lie in an extent that this process cannot map
-                return Err(error);
-            }
-            // Consumers look at these only after the count has said that there is another item.
-            chunk.next.store(next_index, Ordering::Relaxed);
-            chunk.after.store(count, Ordering::Relaxed);
-            chunk.end.store(at + 1, Ordering::Release);
-            tail.at.store(need, Ordering::Relaxed);
-            tail.chunk.store(next_index, Ordering::Release);
+    /// There is no room or address space for the first one.
+    pub(super) fn append(&self, items: &[&[u8]]) -> io::Result<usize> {
+        let mut appended = 0;
+        while let Some(first) = items.get(appended) {
+            appended += match self.append_to_chunk(&items[appended..]) {
+                Ok(0) => match self.append_to_next_chunk(first) {
+                    Ok(()) => 1,
+                    Err(_) if appended > 0 => break, // the next call has the error
+                    Err(error) => return Err(error),
+                },
+                Ok(count) => count,
+                Err(_) if appended > 0 => break,
+                Err(error) => return Err(error),
+            };
         }
+        Ok(appended)
+    }
+
+    /// Appends as many items as the chunk has room for.
+    fn append_to_chunk(&self, items: &[&[u8]]) -> io::Result<usize> {
+        let tail = self.tail();
+        let chunk = self.chunk(tail.chunk.load(Ordering::Relaxed));
+        let (region, start) = self.memory.locate(chunk.offset.load(Ordering::Relaxed))?;
+        let (mut at, len) = (tail.at.load(Ordering::Relaxed), chunk.len.load(Ordering::Relaxed));
+        let mut appended = 0;
+        for bytes in items {
+            let end = at + record_len(bytes.len());
+            if end > len {
+                break;
+            }
+            write(region, start + at as usize, bytes)?;
+            at = end;
+            appended += 1;
+        }
+        if appended > 0 {
+            tail.at.store(at, Ordering::Relaxed);
+            let count = tail.count.load(Ordering::Relaxed);
+            // Now the items are put. SeqCst: see `Sleepers`.
+            tail.count.store(count + appended as u64, Ordering::SeqCst);
+        }
+        Ok(appended)
+    }
+
+    /// Appends an item to a new chunk.
+    fn append_to_next_chunk(&self, bytes: &[u8]) -> io::Result<()> {
+        let tail = self.tail();
+        let count = tail.count.load(Ordering::Relaxed);
+        let need = record_len(bytes.len());
+        let next = self.chunk_for(need)?;
+        self.chunk(next).begin(count);
+        let offset = self.chunk(next).offset.load(Ordering::Relaxed);
+        let written = self.memory.locate(offset).and_then(|(region, at)| write(region, at, bytes));
+        if written.is_err() {
+            self.release(next); // the chunk may lie in an extent that this process cannot map
+            return written;
+        }
+        // Consumers look at these only after the count has said that there is another item.
+        let chunk = self.chunk(tail.chunk.load(Ordering::Relaxed));
+        chunk.finish(tail.at.load(Ordering::Relaxed), count, next);
+        tail.at.store(need, Ordering::Relaxed);
+        tail.chunk.store(next, Ordering::Release);
         // Now the item is put. SeqCst: see `Sleepers`.
         tail.count.store(count + 1, Ordering::SeqCst);
         Ok(())
     }
 
-    fn write(&self, chunk: &Chunk, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let len = (bytes.len() as u64).to_ne_bytes();
-        let offset = chunk.offset.load(Ordering::Relaxed) + at;
-        match self.memory.write_all(offset, [&len, bytes]) {
-            true => Ok(()),
-            false => Err(io::ErrorKind::OutOfMemory.into()),
+    /// Returns how many of `most` items can be taken. The caller has the head's lock.
+    fn available(&self, most: usize) -> usize {
+        let head = self.head();
+        let count = head.count.load(Ordering::Relaxed);
+        let mut put = head.put.load(Ordering::Relaxed);
+        if put <= count {
+            put = self.tail().count.load(Ordering::SeqCst); // see `Sleepers`
+            head.put.store(put, Ordering::Relaxed);
         }
+        (put - count).min(most as u64) as usize
     }
 
-    /// Returns a chunk that is not used and has room for `need` bytes. The caller has the tail's
-    /// lock.
-    fn chunk_for(&self, need: u64) -> io::Result<u32> {
-        let tail = self.tail();
-        let cut = tail.cut.load(Ordering::Relaxed);
-        let chunks = tail.chunks.load(Ordering::Relaxed);
-        // So the number of chunks grows with the logarithm of the size of the queue.
-        let wanted = need.max(MIN_CHUNK).max((cut - CHUNK_MEMORY) / 8).next_power_of_two();
-        let is_free = |index: &u32| {
-            let chunk = self.chunk(*index);
-            chunk.used.load(Ordering::Acquire) == 0 && chunk.len.load(Ordering::Relaxed) >= need
-        };
-        // The smallest that is large enough.
-        let free = (0..chunks).filter(is_free);
-        if let Some(index) = free.min_by_key(|index| self.chunk(*index).len.load(Ordering::Relaxed))
-        {
-            return Ok(index);
-        }
-        let full =
-            || io::Error::other("the queue has as many items as it can hold: take some first");
-        if chunks as usize == MAX_CHUNKS {
-            return Err(full());
-        }
-        // A chunk at a multiple of its size, a power of two, lies in one extent.
-        let size =
-            if cut + 2 * wanted <= self.memory.len() { wanted } else { need.next_power_of_two() };
-        let offset = cut.next_multiple_of(size);
-        if offset + size > self.memory.len() {
-            return Err(full());
-        }
-        crate::sys::memory::check_memory(usize::try_from(need).unwrap_or(usize::MAX))?;
-        self.memory.prepare(offset)?;
-        let chunk = self.chunk(chunks);
-        chunk.offset.store(offset, Ordering::Relaxed);
-        chunk.len.store(size, Ordering::Relaxed);
-        tail.cut.store(offset + size, Ordering::Relaxed);
-        tail.chunks.store(chunks + 1, Ordering::Release);
-        Ok(chunks)
-    }
-
-    /// Copies the first item to `out`, and takes it: now, or with `lease` as its owner. Returns
-    /// false if there is none. The caller has the head's lock.
+    /// Takes up to `most` items, and returns how many. The caller has the head's lock.
     ///
     /// # Errors
     ///
-    /// There is no memory or address space for the copy; the item stays.
-    pub(super) fn take(&self, out: &mut Vec<u8>, lease: Option<(usize, u32)>) -> io::Result<bool> {
-        let (head, tail) = (self.head(), self.tail());
-        let count = head.count.load(Ordering::Relaxed);
-        if count == tail.count.load(Ordering::SeqCst) {
+    /// The first item cannot be copied, or there is no address space for it. It stays.
+    pub(super) fn take(&self, most: usize, copy: &mut CopyOut<'_>) -> io::Result<usize> {
+        let mut taken = 0;
+        loop {
+            match self.take_from_chunk(most - taken, copy) {
+                Ok(0) => return Ok(taken),
+                Ok(count) => taken += count,
+                Err(_) if taken > 0 => return Ok(taken), // the next call has the error
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes items from the chunk of the first one.
+    fn take_from_chunk(&self, most: usize, copy: &mut CopyOut<'_>) -> io::Result<usize> {
+        let available = self.available(most);
+        if available == 0 {
+            return Ok(0);
+        }
+        let (head, mut place) = (self.head(), self.first());
+        let chunk = self.chunk(place.chunk);
+        let (mut taken, mut last) = (0, (place, 0));
+        let mut result = Ok(());
+        while taken < available && !chunk.ends_at(place.at) {
+            let copied = self.record(place).and_then(|record| {
+                last = (place, record.len);
+                copy(record)
+            });
+            if copied.is_err() {
+                result = copied;
+                break;
+            }
+            place.at += record_len(last.1);
+            taken += 1;
+        }
+        if taken == 0 {
+            return result.map(|()| 0);
+        }
+        let count = head.count.load(Ordering::Relaxed) + taken as u64;
+        head.at.store(place.at, Ordering::Relaxed);
+        // Now the items are taken. SeqCst: see `Sleepers`.
+        head.count.store(count, Ordering::SeqCst);
+        if result.is_ok() && chunk.may_give_back(last.1) && self.len() == 0 {
+            self.give_back(last.0, last.1);
+        }
+        Ok(taken)
+    }
+
+    /// Takes the first item with a lease. Returns whether there is one. The caller has the head's
+    /// lock.
+    ///
+    /// # Errors
+    ///
+    /// As for [`take`](Items::take).
+    pub(super) fn take_leased(
+        &self,
+        index: usize,
+        owner: u32,
+        copy: &mut CopyOut<'_>,
+    ) -> io::Result<bool> {
+        if self.available(1) == 0 {
             return Ok(false);
         }
+        let (head, place, lease) = (self.head(), self.first(), &self.leases()[index]);
+        let record = self.record(place)?;
+        let len = record.len;
+        copy(record)?;
+        let count = head.count.load(Ordering::Relaxed);
+        lease.number.store(count, Ordering::Relaxed);
+        lease.chunk.store(place.chunk, Ordering::Relaxed);
+        lease.at.store(place.at, Ordering::Relaxed);
+        // Release: a lease with an owner has an item, also when this process dies now.
+        lease.owner.store(owner, Ordering::Release);
+        let leases = head.leases.load(Ordering::Relaxed);
+        head.leases.store(leases + 1, Ordering::Relaxed);
+        head.at.store(place.at + record_len(len), Ordering::Relaxed);
+        // Now the item is taken. SeqCst: see `Sleepers`.
+        head.count.store(count + 1, Ordering::SeqCst);
+        Ok(true)
+    }
+
+    /// Returns where the first item lies. There is one, and the caller has the head's lock.
+    fn first(&self) -> Place {
+        let head = self.head();
         let mut place = Place {
             chunk: head.chunk.load(Ordering::Relaxed),
             at: head.at.load(Ordering::Relaxed),
         };
         // There may be an empty chunk in between: a process died after it had begun the chunk, and
         // the next item needed a larger one.
-        while self.chunk(place.chunk).end.load(Ordering::Relaxed) == place.at + 1 {
+        while self.chunk(place.chunk).ends_at(place.at) {
             let left = place.chunk;
             place = Place { chunk: self.chunk(left).next.load(Ordering::Relaxed), at: 0 };
             head.at.store(0, Ordering::Relaxed);
             head.chunk.store(place.chunk, Ordering::Relaxed);
             self.free(left);
         }
-        let len = self.read(place, out)?;
-        if let Some((index, owner)) = lease {
-            let lease = &self.leases()[index];
-            lease.number.store(count, Ordering::Relaxed);
-            lease.chunk.store(place.chunk, Ordering::Relaxed);
-            lease.at.store(place.at, Ordering::Relaxed);
-            // Release: a lease with an owner has an item, also when this process dies now.
-            lease.owner.store(owner, Ordering::Release);
-            let leases = head.leases.load(Ordering::Relaxed);
-            head.leases.store(leases + 1, Ordering::Relaxed);
+        place
+    }
+
+    /// Returns a record.
+    fn record(&self, place: Place) -> io::Result<Record<'_>> {
+        let chunk = self.chunk(place.chunk);
+        let (region, start) = self.memory.locate(chunk.offset.load(Ordering::Relaxed))?;
+        let at = start + place.at as usize;
+        let len = match region.atomics::<AtomicU64>(at, 1) {
+            Some([len]) => len.load(Ordering::Relaxed),
+            _ => u64::MAX,
+        };
+        let rest = chunk.len.load(Ordering::Relaxed).saturating_sub(place.at + HEADER);
+        match len <= rest {
+            true => Ok(Record { region, at: at + HEADER as usize, len: len as usize }),
+            false => Err(io::Error::other("the queue's memory was overwritten")),
         }
-        head.at.store(place.at + record_len(len), Ordering::Relaxed);
-        // Now the item is taken. SeqCst: see `Sleepers`.
-        head.count.store(count + 1, Ordering::SeqCst);
-        if lease.is_none() {
-            self.give_back(place, len);
-        }
-        Ok(true)
     }
 
     /// Gives the memory of a large item back to the system, once nobody can take it any more. Its
@@ -314,36 +399,9 @@ impl Items {
     fn give_back(&self, place: Place, len: usize) {
         /// No page is larger.
         const PAGE: u64 = 64 << 10;
-        if len as u64 >= LARGE_CHUNK {
-            let start = self.chunk(place.chunk).offset.load(Ordering::Relaxed) + place.at + HEADER;
-            let (first, end) = (start.next_multiple_of(PAGE), (start + len as u64) / PAGE * PAGE);
-            self.memory.give_back(first, (end - first) as usize);
-        }
-    }
-
-    fn read(&self, place: Place, out: &mut Vec<u8>) -> io::Result<usize> {
-        let len = self.len_at(place)?;
-        let offset = self.chunk(place.chunk).offset.load(Ordering::Relaxed) + place.at + HEADER;
-        match self.memory.read(offset, len, out) {
-            true => Ok(len),
-            false => Err(io::ErrorKind::OutOfMemory.into()),
-        }
-    }
-
-    /// Returns the length of a record.
-    fn len_at(&self, place: Place) -> io::Result<usize> {
-        let chunk = self.chunk(place.chunk);
-        let offset = chunk.offset.load(Ordering::Relaxed) + place.at;
-        self.memory.prepare(offset)?;
-        let len = match self.memory.atomics::<AtomicU64>(offset, 1) {
-            Some([len]) => len.load(Ordering::Relaxed),
-            _ => u64::MAX,
-        };
-        let rest = chunk.len.load(Ordering::Relaxed).saturating_sub(place.at + HEADER);
-        match len <= rest {
-            true => Ok(len as usize),
-            false => Err(io::Error::other("the queue's memory was overwritten")),
-        }
+        let start = self.chunk(place.chunk).offset.load(Ordering::Relaxed) + place.at + HEADER;
+        let (first, end) = (start.next_multiple_of(PAGE), (start + len as u64) / PAGE * PAGE);
+        self.memory.give_back(first, end.saturating_sub(first) as usize);
     }
 
     /// Returns the number of a leased item.
@@ -351,37 +409,38 @@ impl Items {
         self.leases()[index].number.load(Ordering::Relaxed)
     }
 
-    /// Reads the item of a lease again. The caller has the head's lock.
-    pub(super) fn read_leased(&self, index: usize, out: &mut Vec<u8>) -> io::Result<()> {
+    fn place_of_leased(&self, index: usize) -> Place {
         let lease = &self.leases()[index];
-        let place = Place {
+        Place {
             chunk: lease.chunk.load(Ordering::Relaxed),
             at: lease.at.load(Ordering::Relaxed),
-        };
-        self.read(place, out).map(drop)
+        }
+    }
+
+    /// Copies the item of a lease again. The caller has the head's lock.
+    pub(super) fn copy_leased(&self, index: usize, copy: &mut CopyOut<'_>) -> io::Result<()> {
+        self.record(self.place_of_leased(index)).and_then(copy)
     }
 
     /// Frees a lease, and its chunk if nothing else needs it. The caller has the head's lock.
     pub(super) fn end_lease(&self, index: usize) {
-        let lease = &self.leases()[index];
-        let chunk = lease.chunk.load(Ordering::Relaxed);
-        lease.owner.store(0, Ordering::Release);
-        let place = Place { chunk, at: lease.at.load(Ordering::Relaxed) };
-        if let Ok(len) = self.len_at(place) {
-            self.give_back(place, len);
-        }
+        let place = self.place_of_leased(index);
+        self.leases()[index].owner.store(0, Ordering::Release);
         let leases = self.head().leases.load(Ordering::Relaxed);
         self.head().leases.store(leases.saturating_sub(1), Ordering::Relaxed);
-        if chunk != self.head().chunk.load(Ordering::Relaxed) && self.is_passed(chunk) {
-            self.free(chunk);
+        if place.chunk != self.head().chunk.load(Ordering::Relaxed) && self.is_passed(place.chunk) {
+            self.free(place.chunk);
+        } else if let Ok(Record { len, .. }) = self.record(place)
+            && self.chunk(place.chunk).may_give_back(len)
+            && self.len() == 0
+        {
+            self.give_back(place, len);
         }
     }
 
     /// Whether consumers have taken all items of a chunk.
     fn is_passed(&self, chunk: u32) -> bool {
-        let chunk = self.chunk(chunk);
-        let head = self.head().count.load(Ordering::Relaxed);
-        chunk.end.load(Ordering::Acquire) != 0 && head >= chunk.after.load(Ordering::Relaxed)
+        self.chunk(chunk).is_before(self.head().count.load(Ordering::Relaxed))
     }
 
     /// Lets producers use a chunk again, unless a lease needs it.
@@ -393,16 +452,7 @@ impl Items {
         if may_be_leased && self.leases().iter().any(has_it) {
             return;
         }
-        self.release(self.chunk(index));
-    }
-
-    /// Lets producers use a chunk again.
-    fn release(&self, chunk: &Chunk) {
-        let len = chunk.len.load(Ordering::Relaxed);
-        if len >= LARGE_CHUNK {
-            self.memory.give_back(chunk.offset.load(Ordering::Relaxed), len as usize);
-        }
-        chunk.used.store(0, Ordering::Release);
+        self.release(index);
     }
 
     /// Finds out the tail's words anew, because a process died while it had the tail's lock. The
@@ -417,24 +467,13 @@ impl Items {
         let index = tail.chunk.load(Ordering::Relaxed);
         let place = self.find(index, count)?;
         // What comes after the last item that was put does not count.
-        self.chunk(index).end.store(0, Ordering::Relaxed);
+        self.chunk(index).go_on();
         tail.at.store(place.at, Ordering::Relaxed);
-        let chunks = tail.chunks.load(Ordering::Relaxed);
-        let end_of = |index: u32| {
-            let chunk = self.chunk(index);
-            chunk.offset.load(Ordering::Relaxed) + chunk.len.load(Ordering::Relaxed)
-        };
-        let cut = (0..chunks).map(end_of).max().unwrap_or(CHUNK_MEMORY);
-        tail.cut.store(cut, Ordering::Relaxed);
-        let next = (0..chunks).find(|other| {
-            // The process may have begun a chunk that is not part of the chain.
-            *other != index
-                && self.chunk(*other).used.load(Ordering::Relaxed) == 1
-                && self.chunk(*other).first.load(Ordering::Relaxed) == count
-                && self.chunk(*other).end.load(Ordering::Relaxed) == 0
-        });
-        if let Some(next) = next {
-            self.release(self.chunk(next));
+        self.repair_cut();
+        // The process may have begun a chunk that is not part of the chain.
+        let is_begun = |other: &u32| *other != index && self.chunk(*other).is_begun_at(count);
+        if let Some(begun) = (0..tail.chunks.load(Ordering::Relaxed)).find(is_begun) {
+            self.release(begun);
         }
         Ok(())
     }
@@ -466,8 +505,7 @@ impl Items {
         head.leases.store(leases, Ordering::Relaxed);
         // The process may have passed a chunk and not freed it.
         for other in 0..MAX_CHUNKS as u32 {
-            let is_used = self.chunk(other).used.load(Ordering::Acquire) == 1;
-            if is_used && other != index && self.is_passed(other) {
+            if self.chunk(other).is_used() && other != index && self.is_passed(other) {
                 self.free(other);
             }
         }
@@ -480,7 +518,7 @@ impl Items {
         let mut place = Place { chunk: index, at: 0 };
         let mut at_number = chunk.first.load(Ordering::Relaxed);
         while at_number != number {
-            place.at += record_len(self.len_at(place)?);
+            place.at += record_len(self.record(place)?.len);
             at_number += 1;
         }
         Ok(place)
@@ -500,21 +538,35 @@ mod tests {
         items
     }
 
-    fn take(items: &Items, lease: Option<(usize, u32)>) -> Option<Vec<u8>> {
+    fn copy(out: &mut Vec<u8>) -> impl FnMut(Record<'_>) -> io::Result<()> {
+        |record| {
+            assert!(record.region.read(record.at, record.len, out));
+            Ok(())
+        }
+    }
+
+    fn take(items: &Items) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        items.take(&mut out, lease).expect("there is memory").then_some(out)
+        let taken = items.take(1, &mut copy(&mut out)).expect("there is memory");
+        (taken == 1).then_some(out)
+    }
+
+    fn append(items: &Items, item: &[u8]) {
+        assert_eq!(items.append(&[item]).expect("there is memory"), 1);
     }
 
     #[test]
     fn more_than_four_billion_items_go_through_a_queue() {
         const BEFORE: u64 = (1 << 32) - 50_000;
         let items = items_after(BEFORE);
-        items.append(b"leased").expect("there is memory");
-        assert_eq!(take(&items, Some((3, 77))).as_deref(), Some(&b"leased"[..]));
+        append(&items, b"leased");
+        let mut leased = Vec::new();
+        assert!(items.take_leased(3, 77, &mut copy(&mut leased)).expect("there is memory"));
+        assert_eq!(leased, b"leased");
         for number in 0..100_000_u32 {
-            items.append(&number.to_ne_bytes()).expect("there is memory");
+            append(&items, &number.to_ne_bytes());
             if number >= 10 {
-                assert_eq!(take(&items, None).as_deref(), Some(&(number - 10).to_ne_bytes()[..]));
+                assert_eq!(take(&items).as_deref(), Some(&(number - 10).to_ne_bytes()[..]));
             }
         }
         assert_eq!(items.len(), 10);
@@ -527,18 +579,17 @@ mod tests {
         items.repair_tail().expect("the memory is mapped");
         assert_eq!(items.head().leases.load(Ordering::Relaxed), 1);
         for number in 99_990..100_000_u32 {
-            assert_eq!(take(&items, None).as_deref(), Some(&number.to_ne_bytes()[..]));
+            assert_eq!(take(&items).as_deref(), Some(&number.to_ne_bytes()[..]));
         }
         let mut out = Vec::new();
-        items.read_leased(3, &mut out).expect("there is memory");
+        items.copy_leased(3, &mut copy(&mut out)).expect("there is memory");
         assert_eq!(out, b"leased");
         items.end_lease(3);
         assert_eq!(used_chunks(&items), 1, "the chunk of the lease is free");
     }
 
     fn used_chunks(items: &Items) -> usize {
-        let is_used = |index: &u32| items.chunk(*index).used.load(Ordering::Relaxed) == 1;
-        (0..MAX_CHUNKS as u32).filter(is_used).count()
+        (0..MAX_CHUNKS as u32).filter(|index| items.chunk(*index).is_used()).count()
     }
 
     /// A process dies after it has begun a chunk, and the next item needs a larger one.
@@ -546,16 +597,16 @@ mod tests {
     fn chunks_that_nobody_has_written_to_are_used_again() {
         let items = items_after(0);
         for _ in 0..3 * MAX_CHUNKS {
-            items.append(&[1; 1000]).expect("there are free chunks");
+            append(&items, &[1; 1000]);
             // The death, just before the item would have been put.
             let count = items.tail().count.load(Ordering::Relaxed);
-            items.append(&[2; 70_000]).expect("there are free chunks");
+            append(&items, &[2; 70_000]);
             items.tail().count.store(count, Ordering::Relaxed);
             items.repair_tail().expect("the memory is mapped");
-            items.append(&[3; 200_000]).expect("there are free chunks");
-            assert_eq!(take(&items, None), Some(vec![1; 1000]));
-            assert_eq!(take(&items, None), Some(vec![3; 200_000]));
-            assert_eq!(take(&items, None), None);
+            append(&items, &[3; 200_000]);
+            assert_eq!(take(&items), Some(vec![1; 1000]));
+            assert_eq!(take(&items), Some(vec![3; 200_000]));
+            assert_eq!(take(&items), None);
         }
         assert_eq!(used_chunks(&items), 1);
     }

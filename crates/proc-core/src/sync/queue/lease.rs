@@ -6,8 +6,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::item::decode;
-use super::items::{MAX_LEASES, RETURNED};
+use super::item::copied;
+use super::items::{CopyOut, MAX_LEASES, RETURNED};
 use super::locked::{locked, no_room};
 use super::shared::SharedQueue;
 use crate::error::Error;
@@ -35,19 +35,19 @@ struct Held {
 }
 
 impl SharedQueue {
-    /// Leases the first item. Returns the index of the lease, whether the item was leased before,
-    /// and its bytes.
+    /// Leases the first item. Returns the index of the lease, and whether the item was leased
+    /// before.
     fn lease_now(
         &self,
+        copy: &mut CopyOut<'_>,
         me: Locker,
         patience: Patience,
-    ) -> Result<Option<(usize, bool, Vec<u8>)>, Error> {
+    ) -> Result<Option<(usize, bool)>, Error> {
         let (items, owner) = (&self.items, me.process.get());
         let lease = || {
             self.give_back_leases_of_the_dead(me);
-            let mut bytes = Vec::new();
-            if let Some(index) = self.take_returned(&mut bytes, Some(owner)).map_err(no_room)? {
-                return Ok(Some((index, true, bytes)));
+            if let Some(index) = self.take_returned(copy, Some(owner)).map_err(no_room)? {
+                return Ok(Some((index, true)));
             }
             let is_free = |index: &usize| items.leases()[*index].owner.load(Ordering::Relaxed) == 0;
             let Some(index) = (0..MAX_LEASES).find(is_free) else {
@@ -55,8 +55,8 @@ impl SharedQueue {
                     "{MAX_LEASES} items are leased: say done() for some first"
                 )));
             };
-            let is_taken = items.take(&mut bytes, Some((index, owner))).map_err(no_room)?;
-            Ok(is_taken.then_some((index, false, bytes)))
+            let is_taken = items.take_leased(index, owner, copy).map_err(no_room)?;
+            Ok(is_taken.then_some((index, false)))
         };
         let head = items.head();
         let leased = locked(&head.lock, me, patience, || items.repair_head(), lease);
@@ -71,7 +71,7 @@ impl SharedQueue {
     /// index of its lease. The caller has the head's lock.
     pub(super) fn take_returned(
         &self,
-        out: &mut Vec<u8>,
+        copy: &mut CopyOut<'_>,
         owner: Option<u32>,
     ) -> io::Result<Option<usize>> {
         let (items, head) = (&self.items, self.items.head());
@@ -84,7 +84,7 @@ impl SharedQueue {
             head.returned.store(0, Ordering::Relaxed);
             return Ok(None);
         };
-        items.read_leased(index, out)?;
+        items.copy_leased(index, copy)?;
         match owner {
             Some(owner) => items.leases()[index].owner.store(owner, Ordering::Relaxed),
             None => items.end_lease(index),
@@ -130,11 +130,13 @@ impl<T: Message> Leased<T> {
         patience: Patience,
     ) -> Result<Option<Leased<T>>, Error> {
         let me = Locker::current(queue.family)?;
-        let taken = queue.wait_for_item(patience, || queue.lease_now(me, patience))?;
-        let Some((index, was_returned, bytes)) = taken else { return Ok(None) };
+        let lease = |copy: &mut CopyOut<'_>| {
+            queue.wait_for_item(patience, || queue.lease_now(copy, me, patience))
+        };
+        let (Some((index, was_returned)), Some(item)) = copied(lease)? else { return Ok(None) };
         // If it cannot be decoded, it goes back.
         let held = Held { queue: Arc::clone(queue), index, me, is_done: false };
-        Ok(Some(Leased { item: decode(&bytes)?, was_returned, held }))
+        Ok(Some(Leased { item: item?, was_returned, held }))
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::items::Items;
+use super::items::{CopyOut, Items};
 use super::locked::{locked, no_room};
 use crate::error::Error;
 use crate::memory::atomics::AtomicU32;
@@ -131,16 +131,9 @@ impl SharedQueue {
             }
             sleeper.sleep(patience.deadline());
         };
-        sleeper.leave(|| self.room() > 0);
+        let bound = self.words().bound.load(Ordering::Relaxed);
+        sleeper.leave(|| self.items.len() < u64::from(bound));
         put
-    }
-
-    /// Returns how many items may be put now.
-    fn room(&self) -> usize {
-        match self.words().bound.load(Ordering::Relaxed) {
-            0 => usize::MAX,
-            bound => u64::from(bound).saturating_sub(self.items.len()) as usize,
-        }
     }
 
     /// Adds as many of `pieces` as there is room for. Returns `None` if there is room for none.
@@ -157,15 +150,11 @@ impl SharedQueue {
             if tail.closed.load(Ordering::SeqCst) != 0 {
                 return Err(Error::ended("the queue was closed: nobody can put an item any more"));
             }
-            let mut put = 0;
-            for piece in pieces.iter().take(self.room()) {
-                match items.append(piece) {
-                    Ok(()) => put += 1,
-                    Err(_) if put > 0 => break, // the next call has the error
-                    Err(error) => return Err(no_room(error)),
-                }
-            }
-            Ok(put)
+            let room = match words.bound.load(Ordering::Relaxed) {
+                0 => pieces.len(),
+                bound => items.room(bound.into(), pieces.len()),
+            };
+            items.append(&pieces[..room]).map_err(no_room)
         };
         let put = locked(&tail.lock, me, patience, || items.repair_tail(), append);
         match put?.transpose()?.unwrap_or(0) {
@@ -177,18 +166,18 @@ impl SharedQueue {
         }
     }
 
-    /// Takes up to `most` items, and waits until there is one.
+    /// Takes up to `most` items, and waits until there is one. Returns how many.
     pub(super) fn get(
         &self,
         most: usize,
-        taken: &mut Vec<Vec<u8>>,
         patience: Patience,
-    ) -> Result<(), Error> {
+        copy: &mut CopyOut<'_>,
+    ) -> Result<usize, Error> {
         let me = Locker::current(self.family)?;
-        self.wait_for_item(patience, || {
-            self.take_now(most, taken, me, patience).map(|()| (!taken.is_empty()).then_some(()))
-        })
-        .map(drop)
+        let taken = self.wait_for_item(patience, || {
+            self.take_now(most, copy, me, patience).map(|taken| (taken > 0).then_some(taken))
+        });
+        Ok(taken?.unwrap_or(0))
     }
 
     /// Waits until `take` returns something, or nobody can put an item any more.
@@ -247,35 +236,34 @@ impl SharedQueue {
     fn take_now(
         &self,
         most: usize,
-        taken: &mut Vec<Vec<u8>>,
+        copy: &mut CopyOut<'_>,
         me: Locker,
         patience: Patience,
-    ) -> Result<(), Error> {
-        let items = &self.items;
+    ) -> Result<usize, Error> {
+        let (items, head) = (&self.items, self.items.head());
         let take = || {
             self.give_back_leases_of_the_dead(me);
-            while taken.len() < most {
-                let mut bytes = Vec::new();
-                let done = match self.take_returned(&mut bytes, None) {
-                    Ok(None) => items.take(&mut bytes, None),
-                    Ok(Some(_)) => Ok(true),
-                    Err(error) => Err(error),
-                };
-                match done {
-                    Ok(true) => taken.push(bytes),
-                    Ok(false) => break,
-                    Err(_) if !taken.is_empty() => break, // the next call has the error
-                    Err(error) => return Err(no_room(error)),
+            let mut taken = 0;
+            while taken < most && head.returned.load(Ordering::Relaxed) > 0 {
+                match self.take_returned(copy, None) {
+                    Ok(Some(_)) => taken += 1,
+                    Ok(None) => break,
+                    Err(_) if taken > 0 => return Ok(taken), // the next call has the error
+                    Err(error) => return Err(error),
                 }
             }
-            Ok(())
+            match items.take(most - taken, copy) {
+                Ok(more) => Ok(taken + more),
+                Err(_) if taken > 0 => Ok(taken),
+                Err(error) => Err(error),
+            }
         };
-        let head = items.head();
-        locked(&head.lock, me, patience, || items.repair_head(), take)?.transpose()?;
-        if !taken.is_empty() {
-            self.after_taking(taken.len());
+        let taken = locked(&head.lock, me, patience, || items.repair_head(), take)?;
+        let taken = taken.transpose().map_err(no_room)?.unwrap_or(0);
+        if taken > 0 {
+            self.after_taking(taken);
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Wakes those that wait for room, or until all items are done.
@@ -284,9 +272,7 @@ impl SharedQueue {
         if words.bound.load(Ordering::Relaxed) != 0 {
             words.putters.wake(count as u32);
         }
-        if self.items.len() == 0 {
-            words.joiners.wake(u32::MAX);
-        }
+        words.joiners.wake_if(u32::MAX, || self.items.len() == 0);
     }
 
     pub(super) fn close(&self) {

@@ -18,6 +18,7 @@ use crate::support::{
 
 programs![
     resize,
+    resize_at_an_exit,
     resize_busy,
     resize_under_load,
     resize_refused,
@@ -40,6 +41,7 @@ programs![
 
 tests! {
     pool_grows_and_shrinks: forkserver spawn fork;
+    resize_starts_the_successors_of_workers_that_are_leaving: forkserver spawn fork;
     shrinking_waits_for_tasks: forkserver spawn fork;
     no_result_is_lost_by_resizing: forkserver spawn fork;
     senseless_sizes_are_refused: forkserver spawn fork;
@@ -107,6 +109,21 @@ fn resize(arguments: &Arguments) {
 fn pool_grows_and_shrinks(start_method: StartMethod) {
     let expected = [1, 4, 2, 6, 1, 3].map(|size| format!("{size}: {size} workers\n")).concat();
     assert_eq!(run(resize, start_method, &[]).succeeded(), expected);
+}
+
+/// A pool grows again at the moment when a worker has left.
+fn resize_at_an_exit(arguments: &Arguments) {
+    let pool = build(arguments.pool_builder(2));
+    for _ in 0..50 {
+        pool.resize(1).expect("the number is good");
+        while pool.worker_pids().len() == 2 {} // without a pause, to see the exit at once
+        pool.resize(2).expect("the number is good");
+        assert_eq!(pool.worker_pids().len(), 2, "all new workers are started");
+    }
+}
+
+fn resize_starts_the_successors_of_workers_that_are_leaving(start_method: StartMethod) {
+    run(resize_at_an_exit, start_method, &[]).succeeded();
 }
 
 /// A pool shrinks while both workers have a task. They finish their tasks, then one leaves.
