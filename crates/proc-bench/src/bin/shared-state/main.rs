@@ -1,7 +1,11 @@
 //! What shared state costs, beside CPython's `multiprocessing` and the system's limits, and in how
 //! many of 20 trials each goes on after a `kill -9`.
 //!
+//!     cargo build --release --manifest-path crates/proc-bench/iceoryx2/Cargo.toml
 //!     cargo run --release -p proc-bench --bin shared-state [PYTHON]
+//!
+//! The first command builds the peer iceoryx2, a program of its own, since it needs 80 packages.
+//! Without it, its rows are missing.
 //!
 //! A round measures every row once, ours and the peers in turns, so that other load of the machine
 //! hits all of them. A row shows the median over the rounds, and the middle half of them.
@@ -9,6 +13,7 @@
 mod survival;
 mod sys;
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,7 +36,11 @@ fn main() -> Result<()> {
     let words = sys::shared_words()?;
     proc_core::init();
     let python = std::env::args().nth(1).unwrap_or_else(|| "python3".into());
-    let rows = rows(words)?;
+    let mut rows = rows(words)?;
+    match Path::new(ICEORYX2).exists() {
+        true => rows.push(("iceoryx2, 1 to 1, an item, without sleep", "ns", Box::new(iceoryx2))),
+        false => eprintln!("without iceoryx2, which was not built: see --bin shared-state's source"),
+    }
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
     let mut python_times: Vec<(String, Vec<f64>)> = Vec::new();
     for round in 0..=ROUNDS {
@@ -139,6 +148,7 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
         ("ipc-channel, 1 to 1, an item", "ns", Box::new(channel)),
         ("ipc-channel, there and back", "us", Box::new(channel_trips)),
         ("std's channel between two threads, an item", "ns", Box::new(threads)),
+        ("crossbeam's channel between two threads, an item", "ns", Box::new(crossbeam)),
     ])
 }
 
@@ -323,6 +333,30 @@ fn threads() -> Result<f64> {
     ensure!(producer.join().is_ok_and(|sent| sent.is_ok()), "the producer failed");
     Ok(time)
 }
+
+fn crossbeam() -> Result<f64> {
+    let (sender, receiver) = crossbeam_channel::bounded(1000);
+    let producer = std::thread::spawn(move || (0..=ITEMS).try_for_each(|item| sender.send(item)));
+    receiver.recv()?;
+    let begin = Instant::now();
+    for _ in 0..ITEMS {
+        receiver.recv()?;
+    }
+    let time = nanos(begin, ITEMS);
+    ensure!(producer.join().is_ok_and(|sent| sent.is_ok()), "the producer failed");
+    Ok(time)
+}
+
+/// Lets iceoryx2 pass as many items from one process to another. Both wait without sleeping.
+fn iceoryx2() -> Result<f64> {
+    let output = Command::new(ICEORYX2).arg("times").arg(ITEMS.to_string()).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+/// The program of the peer iceoryx2, if it was built.
+const ICEORYX2: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/iceoryx2/target/release/iceoryx2-peer");
 
 /// Lets Python measure its rows once, in microseconds.
 fn python_round(python: &str) -> Result<Vec<(String, f64)>> {

@@ -30,21 +30,18 @@ shared_struct! {
 const FREE: u32 = 0;
 /// The chunk is part of the chain, or has a leased record.
 const USED: u32 = 1;
-/// Nobody uses the chunk, but it is large and has its memory still.
+/// Nobody uses the chunk, but it has its memory still.
 const WARM: u32 = 2;
 
 /// Size of the first chunk, in bytes.
 const MIN_CHUNK: u64 = 64 << 10;
 
-/// Larger chunks may give their memory back to the system when they are empty.
-const LARGE_CHUNK: u64 = 256 << 10;
+/// Items of so many bytes may give their memory back before the whole chunk is empty.
+const LARGE_ITEM: u64 = 256 << 10;
 
-/// Number of bytes of empty large chunks that keep their memory in any case: to give it back and to
-/// get it again costs several times as much as to copy the items.
-const KEPT: u64 = 8 << 20;
-
-/// The most bytes of empty large chunks that keep their memory.
-const MOST_KEPT: u64 = 64 << 20;
+/// The most bytes of empty chunks that keep their memory: to give it back and to get it again
+/// costs several times as much as to copy the items.
+const KEPT: u64 = 4 << 20;
 
 impl Chunk {
     /// Begins the chunk, whose first record will have this number.
@@ -93,7 +90,7 @@ impl Chunk {
     /// is empty.
     #[inline]
     pub(super) fn may_give_back(&self, len: usize) -> bool {
-        len as u64 >= LARGE_CHUNK && self.len.load(Ordering::Relaxed) > KEPT
+        len as u64 >= LARGE_ITEM && self.len.load(Ordering::Relaxed) > KEPT
     }
 }
 
@@ -109,7 +106,7 @@ impl Items {
         let tail = self.tail();
         let cut = tail.cut.load(Ordering::Relaxed);
         // So the number of chunks grows with the logarithm of the size of the queue.
-        let wanted = need.max(MIN_CHUNK).max((cut - CHUNK_MEMORY) / 8).next_power_of_two();
+        let wanted = need.max(MIN_CHUNK).max((cut - CHUNK_MEMORY) / 32).next_power_of_two();
         // The smallest that is large enough; of two, the one that has memory.
         let free = self.all_chunks().filter(|(_, chunk)| {
             !chunk.is_used() && chunk.len.load(Ordering::Relaxed) >= need
@@ -154,22 +151,16 @@ impl Items {
     }
 
     /// Lets producers use a chunk again. Its memory goes back to the system if other empty chunks
-    /// have kept enough: a quarter of the chunks in use, within the bounds above.
+    /// have kept enough.
     pub(super) fn release(&self, index: u32) {
         let chunk = self.chunk(index);
         let len = chunk.len.load(Ordering::Relaxed);
-        let mut state = FREE;
-        if len >= LARGE_CHUNK {
-            let sum = |state| {
-                let chunks = self.all_chunks().map(|(_, chunk)| chunk);
-                let chunks = chunks.filter(|chunk| chunk.state.load(Ordering::Relaxed) == state);
-                chunks.map(|chunk| chunk.len.load(Ordering::Relaxed)).sum::<u64>()
-            };
-            if sum(WARM) + len <= (sum(USED) / 4).clamp(KEPT, MOST_KEPT) {
-                state = WARM;
-            } else {
-                self.memory.give_back(chunk.offset.load(Ordering::Relaxed), len as usize);
-            }
+        let warm = self.all_chunks().map(|(_, chunk)| chunk);
+        let warm = warm.filter(|chunk| chunk.state.load(Ordering::Relaxed) == WARM);
+        let kept: u64 = warm.map(|chunk| chunk.len.load(Ordering::Relaxed)).sum();
+        let state = if kept + len <= KEPT { WARM } else { FREE };
+        if state == FREE {
+            self.memory.give_back(chunk.offset.load(Ordering::Relaxed), len as usize);
         }
         chunk.state.store(state, Ordering::Release);
     }

@@ -19,7 +19,11 @@ use crate::wire::Message;
 ///
 /// Items are values of any type that may cross between processes, except channel ends, shared
 /// memory and other shared state. An item is encoded before the queue is locked, so no code of the
-/// user runs while others wait.
+/// user runs while others wait. Numbers, vectors of numbers, strings and byte buffers are copied
+/// once on each side; other items once more, by their encoding.
+///
+/// A queue takes as much memory as its items need. When they are taken, their memory goes back to
+/// the system, except for some megabytes that the next items use.
 ///
 /// If a process dies, at any instruction, the others go on. An item is lost only if the dead
 /// process had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An

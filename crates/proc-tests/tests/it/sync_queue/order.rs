@@ -171,8 +171,17 @@ fn grow_and_shrink(_: &Arguments) {
         most = most.max(shared_memory());
         println!("{len}: {} KiB are left", shared_memory() >> 10);
     }
-    // The chunk of the last small items stays: an eighth of the queue, as a power of two.
-    assert!(most <= 20 * MIB as u64, "{most} bytes are left");
+    // 4 MiB are kept for the next items, and the chunk of the last small items stays: 4 MiB.
+    assert!(most <= 9 * MIB as u64, "{most} bytes are left");
+    // What is kept is used.
+    for number in 0..100 {
+        let before = shared_memory();
+        queue.put(payload(number, MIB)).expect("there is memory");
+        assert_eq!(queue.len(), 1);
+        check(number, &queue.get().expect("it was put"), MIB);
+        let grown = shared_memory().abs_diff(before);
+        assert!(number < 20 || grown == 0, "item {number} changed the memory by {grown} bytes");
+    }
 }
 
 fn queue_gives_memory_back() {
