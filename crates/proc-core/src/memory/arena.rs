@@ -157,7 +157,8 @@ impl Part {
     /// part has fewer bytes.
     pub(crate) fn place(&self, range: Range<usize>) -> Option<(&Region, usize)> {
         let fits = self.holds(range.start, range.len());
-        let at = fits.then(|| self.lease.offset_in_region(self.at + range.start, range.len()))??;
+        let at =
+            fits.then(|| self.lease.offset_in_region(self.at + range.start, range.len()))??;
         Some((&self.lease.region, at))
     }
 

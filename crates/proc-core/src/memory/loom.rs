@@ -72,6 +72,17 @@ macro_rules! atomics {
             pub(crate) fn store(&self, value: $word, order: Ordering) {
                 self.swap(value, order);
             }
+
+            /// Loads. A sequentially consistent load is a read-modify-write operation that changes
+            /// nothing and releases nothing, so it reads the latest value. Loom lets a plain load
+            /// read the value with which the atomic was made, although there is a sequentially
+            /// consistent store before it. It would report lost wake-ups that no processor has.
+            pub(crate) fn load(&self, order: Ordering) -> $word {
+                match order {
+                    Ordering::SeqCst => self.fetch_add(0, Ordering::Acquire),
+                    order => (**self).load(order),
+                }
+            }
         }
 
         impl Deref for $name {

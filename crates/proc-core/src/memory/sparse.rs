@@ -22,12 +22,18 @@ const EXTENTS: usize = 21;
 /// Size of the memory, in bytes, unless this process may only make smaller files.
 const LEN: u64 = FIRST_EXTENT << (EXTENTS - 1);
 
+#[cfg(not(all(test, loom)))]
+type Extents = [OnceLock<Region>; EXTENTS];
+/// In a model, all processes have the same regions: loom's atomics lie beside their bytes.
+#[cfg(all(test, loom))]
+type Extents = std::sync::Arc<[OnceLock<Region>; EXTENTS]>;
+
 /// Memory that several processes map, as far as it is used.
 #[derive(Debug)]
 pub(crate) struct SparseMemory {
     fd: OwnedFd,
     len: u64,
-    extents: [OnceLock<Region>; EXTENTS],
+    extents: Extents,
 }
 
 impl SparseMemory {
@@ -52,7 +58,7 @@ impl SparseMemory {
     /// The descriptor is not that of such memory, or there is no address space for it.
     pub(crate) fn map(fd: OwnedFd) -> io::Result<SparseMemory> {
         let len = sys::memory::sealed_len(fd.as_fd(), Access::Write)?;
-        let memory = SparseMemory { fd, len, extents: [const { OnceLock::new() }; EXTENTS] };
+        let memory = SparseMemory { fd, len, extents: Extents::default() };
         memory.extent(0)?;
         Ok(memory)
     }
@@ -126,6 +132,15 @@ impl SparseMemory {
         if let Ok((region, offset)) = self.locate(offset) {
             region.give_back(offset, len);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+impl SparseMemory {
+    /// The memory as another process of the model has it.
+    pub(crate) fn received(&self) -> SparseMemory {
+        let fd = self.fd.try_clone().expect("there are descriptors");
+        SparseMemory { fd, len: self.len, extents: self.extents.clone() }
     }
 }
 

@@ -156,9 +156,9 @@ pub(crate) fn from_bytes<T: 'static>(bytes: ValueBytes<'_>) -> Option<Result<T, 
     }
     each_number!(look);
     if let Some(target) = target.downcast_mut::<Option<String>>() {
-        let text = bytes.numbers().and_then(|bytes| {
-            String::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)
-        });
+        let text = bytes
+            .numbers()
+            .and_then(|bytes| String::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8));
         match text {
             Ok(text) => *target = Some(text),
             Err(why) => return Some(Err(why)),

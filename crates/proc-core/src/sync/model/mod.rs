@@ -10,8 +10,10 @@
 
 mod barrier;
 mod lock;
+mod queue;
 mod semaphore;
 mod signal;
+mod sleepers;
 mod value;
 
 use std::os::unix::process::ExitStatusExt;

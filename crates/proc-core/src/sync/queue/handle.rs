@@ -452,6 +452,24 @@ impl<T: Message> Queue<T> {
     }
 }
 
+#[cfg(all(test, loom))]
+impl<T> Queue<T> {
+    /// The queue as another process of the model has it.
+    pub(in crate::sync) fn received(&self) -> Queue<T> {
+        Queue::of(self.shared.received())
+    }
+
+    /// Returns how many items were put and taken, as far as the calling thread knows.
+    pub(in crate::sync) fn counts(&self) -> (u64, u64) {
+        self.shared.items.counts()
+    }
+
+    /// Whether process `id` has leased an item, as far as the calling thread knows.
+    pub(in crate::sync) fn has_lease(&self, id: u32) -> bool {
+        self.shared.items.has_lease(id)
+    }
+}
+
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Queue<T> {
         Queue { shared: Arc::clone(&self.shared), kind: PhantomData }

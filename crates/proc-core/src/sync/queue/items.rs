@@ -411,10 +411,7 @@ impl Items {
 
     fn place_of_leased(&self, index: usize) -> Place {
         let lease = &self.leases()[index];
-        Place {
-            chunk: lease.chunk.load(Ordering::Relaxed),
-            at: lease.at.load(Ordering::Relaxed),
-        }
+        Place { chunk: lease.chunk.load(Ordering::Relaxed), at: lease.at.load(Ordering::Relaxed) }
     }
 
     /// Copies the item of a lease again. The caller has the head's lock.
@@ -438,9 +435,17 @@ impl Items {
         }
     }
 
-    /// Whether consumers have taken all items of a chunk.
-    fn is_passed(&self, chunk: u32) -> bool {
-        self.chunk(chunk).is_before(self.head().count.load(Ordering::Relaxed))
+    /// Whether consumers have taken all items of a chunk that is not the head's, and do not come to
+    /// it any more.
+    fn is_passed(&self, index: u32) -> bool {
+        let (head, chunk) = (self.head(), self.chunk(index));
+        let count = head.count.load(Ordering::Relaxed);
+        let first_of = |chunk: &Chunk| chunk.first.load(Ordering::Relaxed);
+        // An empty chunk ends before the next item too, but consumers may come to it still.
+        let has_later_been_taken = count.checked_sub(1).is_some_and(|last| chunk.is_before(last));
+        let comes_before =
+            || first_of(chunk) < first_of(self.chunk(head.chunk.load(Ordering::Relaxed)));
+        has_later_been_taken || (chunk.is_before(count) && comes_before())
     }
 
     /// Lets producers use a chunk again, unless a lease needs it.
@@ -522,6 +527,29 @@ impl Items {
             at_number += 1;
         }
         Ok(place)
+    }
+}
+
+#[cfg(all(test, loom))]
+impl Items {
+    /// Makes loom's atomics, except the lengths of records. They are made when they are first used,
+    /// which must happen before there are threads.
+    pub(super) fn make_atomics(&self) {
+        let _ = (self.tail(), self.head(), self.leases());
+        (0..MAX_CHUNKS as u32).for_each(|index| _ = self.chunk(index));
+    }
+
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let put = self.tail().count.load(Ordering::Relaxed);
+        (put, self.head().count.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn has_lease(&self, id: u32) -> bool {
+        let count = self.head().count.load(Ordering::Relaxed);
+        self.leases().iter().any(|lease| {
+            lease.owner.load(Ordering::Relaxed) == id
+                && lease.number.load(Ordering::Relaxed) < count
+        })
     }
 }
 
@@ -608,6 +636,25 @@ mod tests {
             assert_eq!(take(&items), Some(vec![3; 200_000]));
             assert_eq!(take(&items), None);
         }
+        assert_eq!(used_chunks(&items), 1);
+    }
+
+    /// A producer dies after it has begun a chunk, the next item needs a larger one, and a consumer
+    /// dies before it has come to either.
+    #[test]
+    fn empty_chunk_that_consumers_come_to_is_not_used_again() {
+        let items = items_after(0);
+        append(&items, &[1; 1000]);
+        assert_eq!(take(&items), Some(vec![1; 1000]));
+        append(&items, &[2; 70_000]);
+        items.tail().count.store(1, Ordering::Relaxed);
+        items.repair_tail().expect("the memory is mapped");
+        append(&items, &[3; 200_000]);
+        items.repair_head().expect("the memory is mapped");
+        append(&items, &[4; 70_000]);
+        assert_eq!(take(&items), Some(vec![3; 200_000]));
+        assert_eq!(take(&items), Some(vec![4; 70_000]));
+        assert_eq!(take(&items), None);
         assert_eq!(used_chunks(&items), 1);
     }
 

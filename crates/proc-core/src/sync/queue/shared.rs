@@ -190,9 +190,8 @@ impl SharedQueue {
             return Ok(Some(found));
         }
         if let Patience::None = patience {
-            // An item may have been put before the queue was closed.
             return match self.closed() {
-                Some(closed) => take()?.map(Some).ok_or(closed),
+                Some(closed) => self.take_last(closed, patience, take),
                 None => Ok(None),
             };
         }
@@ -203,8 +202,7 @@ impl SharedQueue {
                 break found.map(Some);
             }
             if let Some(end) = self.end() {
-                // An item may have been put before that.
-                break take().and_then(|found| found.map(Some).ok_or(end));
+                break self.take_last(end, patience, take);
             }
             if patience.is_over() {
                 break Ok(None);
@@ -213,6 +211,24 @@ impl SharedQueue {
         };
         sleeper.leave(|| self.items.len() + u64::from(self.returned()) > 0);
         found
+    }
+
+    /// Calls `take` when nobody can put an item any more. Returns `end` if there is none.
+    fn take_last<R>(
+        &self,
+        end: Error,
+        patience: Patience,
+        mut take: impl FnMut() -> Result<Option<R>, Error>,
+    ) -> Result<Option<R>, Error> {
+        let (items, me) = (&self.items, Locker::current(self.family)?);
+        // A producer that has the lock may have looked before the queue was closed.
+        let have_all_put =
+            locked(&items.tail().lock, me, patience, || items.repair_tail(), || ())?.is_some();
+        match take()? {
+            Some(found) => Ok(Some(found)),
+            None if have_all_put && items.len() + u64::from(self.returned()) == 0 => Err(end),
+            None => Ok(None), // a lock was not got in time
+        }
     }
 
     /// Returns why nobody can put an item any more; `None` if somebody may.
@@ -291,7 +307,8 @@ impl SharedQueue {
             }
             let look = || {
                 self.give_back_leases_of_the_dead(me);
-                head.leases.load(Ordering::Relaxed) == 0
+                // Whoever had a lease until now may have put another item before.
+                head.leases.load(Ordering::Relaxed) == 0 && self.items.len() == 0
             };
             let looked = locked(&head.lock, me, patience, || self.items.repair_head(), look)?;
             // A lock that is not got in time is no sign that all is done.
@@ -311,6 +328,10 @@ impl SharedQueue {
 
     /// Whether it is certain that nobody but the calling thread has the queue.
     fn is_alone(&self) -> bool {
+        // The processes of a model are threads, which all have the queue until the model ends.
+        if cfg!(all(test, loom)) {
+            return false;
+        }
         let is_last_here = match self.words().is_direction.load(Ordering::Relaxed) {
             // Other threads may have a reference to it, and a copy of this process may have it too.
             0 => sys::has_one_thread() && self.made.1 == sys::count_of_forks(),
@@ -390,6 +411,16 @@ impl Drop for SharedQueue {
         // Once this process has it no more, those that wait look whether anybody else has it.
         let _ = sys::unshare_file(self.items.memory.fd());
         self.words().getters.wake(u32::MAX);
+    }
+}
+
+#[cfg(all(test, loom))]
+impl SharedQueue {
+    /// The queue as another process of the model has it.
+    pub(super) fn received(&self) -> Arc<SharedQueue> {
+        let items = Items::of(self.items.memory.received());
+        items.make_atomics();
+        SharedQueue::keep(items, self.family, self.id)
     }
 }
 
