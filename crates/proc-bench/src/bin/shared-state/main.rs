@@ -39,7 +39,9 @@ fn main() -> Result<()> {
     let mut rows = rows(words)?;
     match Path::new(ICEORYX2).exists() {
         true => rows.push(("iceoryx2, 1 to 1, an item, without sleep", "ns", Box::new(iceoryx2))),
-        false => eprintln!("without iceoryx2, which was not built: see --bin shared-state's source"),
+        false => {
+            eprintln!("without iceoryx2, which was not built: see --bin shared-state's source")
+        }
     }
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
     let mut python_times: Vec<(String, Vec<f64>)> = Vec::new();
@@ -349,7 +351,8 @@ fn crossbeam() -> Result<f64> {
 
 /// Lets iceoryx2 pass as many items from one process to another. Both wait without sleeping.
 fn iceoryx2() -> Result<f64> {
-    let output = Command::new(ICEORYX2).arg("times").arg(ITEMS.to_string()).output()?;
+    let mut peer = Command::new(ICEORYX2);
+    let output = peer.arg("times").arg(ITEMS.to_string()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
