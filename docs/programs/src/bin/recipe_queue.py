@@ -12,7 +12,8 @@ def square(numbers, squares):
 
 
 if __name__ == "__main__":
-    numbers, squares = JoinableQueue(), Queue()
+    numbers = JoinableQueue()
+    squares = Queue()
     args = (numbers, squares)
     for _ in range(3):
         consumer = Process(target=square, args=args)

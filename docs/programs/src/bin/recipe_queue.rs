@@ -16,7 +16,8 @@ fn main() -> Result<()> {
     let (numbers, squares) = (Queue::new()?, Queue::new()?);
     for _ in 0..3 {
         let args = (numbers.clone(), squares.clone());
-        Process::new(square, args).daemon(true).start()?;
+        let child = Process::new(square, args);
+        drop(child.daemon(true).start()?); // never joined
     }
 
     numbers.put_all(0..10)?;

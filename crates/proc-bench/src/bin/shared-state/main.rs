@@ -1,12 +1,12 @@
 //! What shared state costs, beside CPython's `multiprocessing` and the system's limits, and in how
 //! many of 20 trials each goes on after a `kill -9`.
 //!
-//!     cargo run --release -p proc-bench --bin shared-state -- [times|survival] [PYTHON]
-//!
-//! `times` and `survival` are one half each; without them, both halves are run.
+//!     cargo run --release -p proc-bench --bin shared-state [PYTHON]
 //!
 //! A round measures every row once, ours and the peers in turns, so that other load of the machine
 //! hits all of them. A row shows the median over the rounds, and the middle half of them.
+//!
+//! `survival [PYTHON]` as arguments leaves the times out.
 
 mod survival;
 mod sys;
@@ -32,20 +32,10 @@ fn main() -> Result<()> {
     // All processes must have this memory at the same place.
     let words = sys::shared_words()?;
     proc_core::init();
-    let mut arguments = std::env::args().skip(1).peekable();
-    let half = arguments.next_if(|word| ["times", "survival"].contains(&word.as_str()));
-    let python = arguments.next().unwrap_or_else(|| "python3".into());
-    if half.as_deref() != Some("survival") {
-        times(words, &python)?;
+    if std::env::args().nth(1).as_deref() == Some("survival") {
+        return survival::show(&std::env::args().nth(2).unwrap_or_else(|| "python3".into()));
     }
-    if half.as_deref() != Some("times") {
-        survival::show(&python)?;
-    }
-    Ok(())
-}
-
-/// Measures and prints all times.
-fn times(words: &'static sys::Words, python: &str) -> Result<()> {
+    let python = std::env::args().nth(1).unwrap_or_else(|| "python3".into());
     let rows = rows(words)?;
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); rows.len()];
     let mut python_times: Vec<(String, Vec<f64>)> = Vec::new();
@@ -54,7 +44,7 @@ fn times(words: &'static sys::Words, python: &str) -> Result<()> {
             let time = measure().with_context(|| format!("{name}, round {round}"))?;
             times.extend((round > 0).then_some(time));
         }
-        for (number, (name, time)) in python_round(python)?.into_iter().enumerate() {
+        for (number, (name, time)) in python_round(&python)?.into_iter().enumerate() {
             if python_times.len() == number {
                 python_times.push((name, Vec::new()));
             }
@@ -68,7 +58,7 @@ fn times(words: &'static sys::Words, python: &str) -> Result<()> {
     for (name, times) in &python_times {
         println!("| CPython: {name} | {} |", spread(times, "us"));
     }
-    Ok(())
+    survival::show(&python)
 }
 
 fn nanos(begin: Instant, operations: u64) -> f64 {
