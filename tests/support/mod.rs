@@ -157,6 +157,16 @@ pub(crate) fn run(command: &mut Command) -> Output {
 ///
 /// With 0 lines, the pipe has no reader, even before the program starts.
 pub(crate) fn run_reading(command: &mut Command, lines: usize) -> Output {
+    run_with(command, lines, |_| ())
+}
+
+/// Does the same as [`run`], and calls `disturb` when the program has started, with its pid, which
+/// is the number of its group too.
+pub(crate) fn run_disturbed(command: &mut Command, disturb: impl FnOnce(Pid)) -> Output {
+    run_with(command, usize::MAX, disturb)
+}
+
+fn run_with(command: &mut Command, lines: usize, disturb: impl FnOnce(Pid)) -> Output {
     adopt_orphans();
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (stdout, writer) = io::pipe().expect("a pipe");
@@ -182,6 +192,7 @@ pub(crate) fn run_reading(command: &mut Command, lines: usize) -> Output {
         // What the program left in its group is ours by now; wait until there is no more.
         while waitpid(Pid::from_raw(-group.as_raw()), None) != Err(Errno::ECHILD) {}
     });
+    disturb(group);
 
     let (mut stdout, mut stderr, mut ended) = (String::new(), String::new(), None);
     let mut note = |event| match event {
@@ -267,20 +278,41 @@ pub(crate) fn adopt_orphans() {
     nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
 }
 
+/// A process of a group.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) pid: Pid,
+    pub(crate) parent: Pid,
+    pub(crate) name: String,
+    /// As in `/proc`: `R` if it runs, `S` if it sleeps.
+    pub(crate) state: String,
+}
+
+/// The processes of a group that are not zombies.
+pub(crate) fn living(group: Pid) -> Vec<Member> {
+    let member = |stat: &str| {
+        // pid (name) state parent group …, where the name may hold anything.
+        let (head, rest) = stat.rsplit_once(") ")?;
+        let (pid, name) = head.split_once(" (")?;
+        let mut fields = rest.split(' ');
+        let state = fields.next().filter(|state| *state != "Z")?.to_owned();
+        let mut number = || Some(Pid::from_raw(fields.next()?.parse().ok()?));
+        let (parent, of_group) = (number()?, number()?);
+        let pid = Pid::from_raw(pid.parse().ok()?);
+        (of_group == group).then(|| Member { pid, parent, name: name.to_owned(), state })
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats.filter_map(|stat| member(&stat)).collect()
+}
+
 /// The processes of a group that are not zombies, one a line: pid, name, state.
 pub(crate) fn members(group: Pid) -> String {
-    let mut lines = String::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // pid (name) state parent group …, where the name may hold anything.
-        let Some((name, rest)) = stat.rsplit_once(") ") else { continue };
-        let mut fields = rest.split(' ');
-        let (state, in_group) = (fields.next(), fields.nth(1) == Some(&group.to_string()));
-        if in_group && state != Some("Z") {
-            lines += &format!("{name}) {}\n", state.unwrap_or("?"));
-        }
-    }
-    lines
+    let line = |member: Member| {
+        let Member { pid, name, state, .. } = member;
+        format!("{pid} ({name}) {state}\n")
+    };
+    living(group).into_iter().map(line).collect()
 }
 
 /// Calls `f` while as many threads as there are processors do nothing but keep them busy.

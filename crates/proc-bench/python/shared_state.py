@@ -2,17 +2,27 @@
 
 Usage: shared_state.py times
        shared_state.py survival TRIALS
+       shared_state.py recipes TRIALS
+
+`survival` counts the trials in which the others go on after one process was killed. `recipes` kills
+a process of the book's Python programs at a random moment, and counts the trials in which the
+program hangs. The test `recipes_under_kill` does the same to the programs in Rust.
 """
 
 import json
 import multiprocessing
 import os
+import queue as queues
+import random
 import signal
+import subprocess
 import sys
 import time
 
 context = multiprocessing.get_context("fork")
 PATIENCE = 1
+# The longest time from the moment when a process is busy to its kill.
+MAX_MOMENT = 0.003
 
 
 def per(count, work):
@@ -132,63 +142,96 @@ def times():
     ]
 
 
-def killed(target, args, trial):
-    process = context.Process(target=target, args=args)
+def start(work, *args):
+    """Runs `work` in a process, and waits until that process says that it is busy."""
+    busy, tell = os.pipe()
+    process = context.Process(target=work, args=(lambda: os.write(tell, b"!"), *args))
     process.start()
-    time.sleep((500 + 137 * trial) / 1e6)
+    os.close(tell)
+    if not os.read(busy, 1):
+        raise ChildProcessError("the process ended before it was busy")
+    os.close(busy)
+    return process
+
+
+def forever(tell, step):
+    """Makes one step, says that the process is busy, and goes on until the process is killed."""
+    step()
+    tell()
+    while True:
+        step()
+
+
+def kill(process, meanwhile=time.sleep):
+    """Kills a process that is busy, at a random moment. Until then, calls `meanwhile`."""
+    moment = time.monotonic() + random.uniform(0, MAX_MOMENT)
+    while (left := moment - time.monotonic()) > 0:
+        meanwhile(left)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
 
 
-def take_lock(lock):
-    while True:
+def take(tell, lock):
+    def step():
         with lock:
             pass
 
+    forever(tell, step)
 
-def lock_survives(trial):
+
+def lock_survives():
     lock = context.Lock()
-    killed(take_lock, (lock,), trial)
+    kill(start(take, lock))
     return lock.acquire(timeout=PATIENCE)
 
 
-def add(value):
-    while True:
+def add(tell, value):
+    def step():
         with value.get_lock():
             value.value += 1
 
+    forever(tell, step)
 
-def value_survives(trial):
+
+def value_survives():
     value = context.Value("q", 0)
-    killed(add, (value,), trial)
+    kill(start(add, value))
     return value.get_lock().acquire(timeout=PATIENCE)
 
 
-def semaphore_survives(trial):
+def semaphore_survives():
     semaphore = context.Semaphore(1)
-    killed(take_lock, (semaphore,), trial)
+    kill(start(take, semaphore))
     return semaphore.acquire(timeout=PATIENCE)
 
 
-def ends(process):
-    process.join(PATIENCE)
-    alive = process.is_alive()
-    process.kill()
+def end(*processes):
+    """Whether all of these end. Those that do not are killed."""
+    for process in processes:
+        process.join(PATIENCE)
+    alive = [process for process in processes if process.is_alive()]
+    for process in alive:
+        process.kill()
     return not alive
 
 
-def event_survives(trial):
+def wait(tell, thing):
+    tell()
+    thing.wait()
+
+
+def event_survives():
     event = context.Event()
-    other = context.Process(target=event.wait)
-    other.start()
-    killed(event.wait, (), trial)
+    other = start(wait, event)
+    kill(start(wait, event))
     setter = context.Process(target=event.set)  # it may hang too
     setter.start()
-    return ends(other) and ends(setter)
+    return end(other, setter)
 
 
-def wait_for(condition, flag):
+def wait_for(tell, condition, flag):
     with condition:
+        tell()
         while flag.value == 0:
             condition.wait()
 
@@ -199,80 +242,72 @@ def change(condition, flag):
         condition.notify()
 
 
-def condition_survives(trial):
+def condition_survives():
     condition, flag = context.Condition(), context.Value("i", 0, lock=False)
-    other = context.Process(target=wait_for, args=(condition, flag))
-    other.start()
-    killed(wait_for, (condition, flag), trial)
+    other = start(wait_for, condition, flag)
+    kill(start(wait_for, condition, flag))
     changer = context.Process(target=change, args=(condition, flag))
     changer.start()
-    return ends(other) and ends(changer)
+    return end(other, changer)
 
 
-def wait_at(barrier):
-    barrier.wait()
-
-
-def barrier_survives(trial):
+def barrier_survives():
+    """One of three parties is killed. This process is the third one, and never arrives."""
     barrier = context.Barrier(3)
-    other = context.Process(target=wait_at, args=(barrier,))
-    other.start()
-    killed(wait_at, (barrier,), trial)
-    return ends(other)
+    other = start(wait, barrier)
+    kill(start(wait, barrier))
+    return end(other)
 
 
-def put_forever(queue):
+def put_forever(tell, queue):
+    tell()  # before the first step, since the queue may be full
     while True:
         queue.put(1)
 
 
-def producers_survive(trial):
-    queue = context.Queue(100)
-    other = context.Process(target=put_forever, args=(queue,))
-    other.start()
-    killed(put_forever, (queue,), trial)
+def get_one(queue, timeout):
     try:
-        for _ in range(1000):
-            queue.get(timeout=PATIENCE)
-        return True
-    except Exception:
-        return False
-    finally:
-        other.kill()
+        return queue.get(timeout=timeout)
+    except queues.Empty:
+        return None
 
 
-def pass_on(queue, got):
+def producers_survive():
+    """One of two busy producers is killed. This process consumes."""
+    queue = context.Queue(100)
+    other = start(put_forever, queue)
+    kill(start(put_forever, queue), lambda left: get_one(queue, left))
+    goes_on = all(get_one(queue, PATIENCE) is not None for _ in range(1000))
+    other.kill()
+    return goes_on
+
+
+def pass_on(tell, queue, got):
+    tell()
     while True:
         got.put(queue.get())
 
 
-def consumers_survive(trial):
+def consumers_survive():
+    """One of two idle consumers is killed."""
     queue, got = context.SimpleQueue(), context.Queue()
-    other = context.Process(target=pass_on, args=(queue, got))
-    other.start()
-    killed(pass_on, (queue, got), trial)
+    other = start(pass_on, queue, got)
+    kill(start(pass_on, queue, got))
     queue.put(7)
-    try:
-        return got.get(timeout=PATIENCE) == 7
-    except Exception:
-        return False
-    finally:
-        other.kill()
+    goes_on = get_one(got, PATIENCE) == 7
+    other.kill()
+    return goes_on
 
 
-def send_forever(connection):
-    while True:
-        connection.send(1)
+def send_forever(tell, connection):
+    forever(tell, lambda: connection.send(1))
 
 
-def pipe_survives(trial):
+def pipe_survives():
     here, there = context.Pipe()
-    process = context.Process(target=send_forever, args=(there,))
-    process.start()
+    process = start(send_forever, there)
     there.close()
-    time.sleep((500 + 137 * trial) / 1e6)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    kill(process, lambda left: here.poll(left) and here.recv())
     try:
         while here.poll(PATIENCE):
             here.recv()
@@ -281,15 +316,17 @@ def pipe_survives(trial):
         return True
 
 
-def assign(dictionary):
-    while True:
+def assign(tell, dictionary):
+    def step():
         dictionary[1] = 1
 
+    forever(tell, step)
 
-def manager_survives(trial):
+
+def manager_survives():
     with context.Manager() as manager:
         dictionary = manager.dict()
-        killed(assign, (dictionary,), trial)
+        kill(start(assign, dictionary))
         dictionary[1] = 1
         return dictionary[1] == 1
 
@@ -307,11 +344,89 @@ def survival(trials):
         ("pipe", pipe_survives),
         ("manager, a client", manager_survives),
     ]
-    return [(name, sum(bool(kind(trial)) for trial in range(trials))) for name, kind in kinds]
+    return [(name, sum(bool(kind()) for _ in range(trials))) for name, kind in kinds]
+
+
+RECIPES = ["counter", "queue", "lock", "event", "dict", "pipe", "array"]
+# How long a program may take after a kill. Without a kill, it takes a fraction of a second.
+RECIPE_PATIENCE = 5
+
+
+def children(program):
+    """The children of a program that are no zombies."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat") as file:
+                # pid (name) state parent ..., where the name may hold anything.
+                state, parent = file.read().rpartition(") ")[2].split()[:2]
+        except OSError:
+            continue  # it has ended
+        if int(parent) == program and state != "Z":
+            found.append(int(entry))
+    return found
+
+
+def run_recipe(name, moment=None):
+    """Runs a program, and kills one of its children so long after the first child began.
+
+    Returns whether one was killed, whether the program ended, and how long it took.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    file = os.path.join(here, f"../../../docs/programs/src/bin/recipe_{name}.py")
+    nowhere = subprocess.DEVNULL
+    program = subprocess.Popen(
+        [sys.executable, file], start_new_session=True, stdout=nowhere, stderr=nowhere
+    )
+    while program.poll() is None and not children(program.pid):
+        pass
+    begin, killed = time.monotonic(), False
+    if moment is not None:
+        time.sleep(moment)
+        victims = children(program.pid) if program.poll() is None else []
+        if victims:
+            try:
+                os.kill(random.choice(victims), signal.SIGKILL)
+                killed = True
+            except ProcessLookupError:
+                pass
+    try:
+        program.wait(RECIPE_PATIENCE)
+        ended = True
+    except subprocess.TimeoutExpired:
+        ended = False
+    taken = time.monotonic() - begin
+    try:
+        os.killpg(program.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    program.wait()
+    return killed, ended, taken
+
+
+def count_hangs(name, trials):
+    life = max(run_recipe(name)[2] for _ in range(3))
+    kills = hangs = 0
+    while kills < trials:
+        killed, ended, _ = run_recipe(name, random.uniform(0, life))
+        kills += killed
+        hangs += killed and not ended
+    return hangs
+
+
+def recipes(trials):
+    return [(f"recipe_{name}", count_hangs(name, trials)) for name in RECIPES]
 
 
 if __name__ == "__main__":
-    result = times() if sys.argv[1] == "times" else survival(int(sys.argv[2]))
+    if sys.argv[1] == "times":
+        result = times()
+    else:
+        result = {"survival": survival, "recipes": recipes}[sys.argv[1]](int(sys.argv[2]))
     json.dump(result, sys.stdout)
     sys.stdout.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
     os._exit(0)  # a feeder thread of a queue may wait forever

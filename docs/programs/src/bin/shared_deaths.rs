@@ -1,11 +1,12 @@
 //! What becomes of an object when its process is killed.
 
-use std::thread;
+use std::{process, thread};
 
 use anyhow::{Result, ensure};
 use proc_core::sync::{
-    Array, Barrier, Condition, Event, Lock, Mutex, RLock,
-    Semaphore, Value,
+    Array, Barrier, Condition, Connection, Dict, Event,
+    Lock, Manager, Mutex, Queue, RLock, Semaphore, Value,
+    pipe,
 };
 use proc_core::{Message, Process};
 
@@ -18,12 +19,12 @@ fn stay(ready: &Event) {
 }
 
 /// Runs `victim` in a process, and kills it.
-fn kill<T: Message + Clone>(
+fn kill<T: Message>(
     victim: impl Fn((T, Event)) + Copy + 'static,
-    thing: &T,
+    thing: T,
 ) -> Result<()> {
     let ready = Event::new()?;
-    let args = (thing.clone(), ready.clone());
+    let args = (thing, ready.clone());
     let child = Process::new(victim, args).start()?;
     ready.wait();
     child.kill()?;
@@ -41,7 +42,7 @@ fn locks() -> Result<()> {
             let _guard = lock.lock();
             stay(&ready);
         },
-        &lock,
+        lock.clone(),
     )?;
     let abandoned = lock.lock()?.was_abandoned();
     println!("Lock.lock goes on, abandoned: {abandoned}");
@@ -52,7 +53,7 @@ fn locks() -> Result<()> {
             let _guard = lock.lock();
             stay(&ready);
         },
-        &lock,
+        lock.clone(),
     )?;
     let abandoned = lock.lock()?.was_abandoned();
     println!("RLock.lock goes on, abandoned: {abandoned}");
@@ -63,7 +64,7 @@ fn locks() -> Result<()> {
             let _permit = room.acquire();
             stay(&ready);
         },
-        &room,
+        room.clone(),
     )?;
     let _permit = room.acquire()?;
     println!("Semaphore.acquire goes on");
@@ -79,7 +80,7 @@ fn data() -> Result<()> {
                 stay(&ready);
             });
         },
-        &pair,
+        pair.clone(),
     )?;
     let old = pair.get();
     pair.set([7, 7]);
@@ -91,7 +92,7 @@ fn data() -> Result<()> {
             array.set(0, 6); // and never array.set(1, 6)
             stay(&ready);
         },
-        &array,
+        array.clone(),
     )?;
     let old = array.snapshot();
     array.write(.., &[7, 7]);
@@ -104,7 +105,7 @@ fn data() -> Result<()> {
             pair[0] = 6; // and never pair[1] = 6
             stay(&ready);
         },
-        &pair,
+        pair.clone(),
     )?;
     let kind = pair.lock().expect_err("it died").kind();
     println!("Mutex.lock is an error: {kind:?}");
@@ -121,7 +122,7 @@ fn signals() -> Result<()> {
             ready.set();
             event.wait();
         },
-        &event,
+        event.clone(),
     )?;
     event.set();
     println!("Event.set goes on");
@@ -133,7 +134,7 @@ fn signals() -> Result<()> {
             ready.set();
             wait_for_stock(all);
         },
-        &all,
+        all.clone(),
     )?;
     // Another process waits, and is woken.
     let other = Process::new(wait_for_stock, all.clone());
@@ -147,7 +148,7 @@ fn signals() -> Result<()> {
     println!("Condition.notify_one goes on");
 
     let barrier = Barrier::new(2)?;
-    kill(|(_party, ready)| stay(&ready), &barrier)?;
+    kill(|(_, ready)| stay(&ready), barrier.clone())?;
     let kind = barrier.wait().expect_err("it died").kind();
     println!("Barrier.wait is an error: {kind:?}");
     Ok(())
@@ -162,9 +163,97 @@ fn wait_for_stock(
     drop(guard.expect("not taken twice"));
 }
 
+fn queues() -> Result<()> {
+    let queue = Queue::new()?;
+    kill(
+        |(queue, ready): (Queue<u32>, Event)| {
+            ready.set();
+            drop(queue.get());
+        },
+        queue.clone(),
+    )?;
+    queue.put(1)?;
+    let item = queue.get()?;
+    println!("Queue.get goes on, the item: {item}");
+
+    let queue = Queue::bounded(1)?;
+    kill(
+        |(queue, ready)| {
+            queue.put(1).expect("there is room");
+            ready.set();
+            drop(queue.put(2)); // there is no room
+        },
+        queue.clone(),
+    )?;
+    let old = queue.get()?;
+    queue.put(3)?;
+    let new = queue.get()?;
+    println!("Queue.put goes on, the items: {old}, {new}");
+
+    let queue = Queue::new()?;
+    queue.put_all([1, 2, 3])?;
+    kill(
+        |(queue, ready): (Queue<u32>, Event)| {
+            let _lost = queue.get();
+            let _comes_back = queue.lease();
+            stay(&ready);
+        },
+        queue.clone(),
+    )?;
+    let left = queue.get_many(3)?;
+    println!("Queue.get_many goes on, left: {left:?}");
+    queue.join()?;
+    println!("Queue.join goes on");
+    Ok(())
+}
+
+fn pipes() -> Result<()> {
+    let (here, there) = pipe::<u32, u32>()?;
+    kill(
+        |(there, ready): (Connection<u32, u32>, Event)| {
+            there.send(5).expect("the other end lives");
+            stay(&ready);
+        },
+        there,
+    )?;
+    let sent = here.recv()?;
+    println!("Connection.recv goes on, sent: {sent}");
+    let error = here.recv().expect_err("it died");
+    assert!(error.pid().is_some()); // who it was
+    let kind = error.kind();
+    println!("Connection.recv is an error: {kind:?}");
+    Ok(())
+}
+
+fn managers() -> Result<()> {
+    let dict = Manager::new()?.dict()?;
+    kill(
+        |(dict, ready): (Dict<u32, u32>, Event)| {
+            dict.insert(1, 5).expect("the manager lives");
+            stay(&ready);
+        },
+        dict.clone(),
+    )?;
+    let value = dict.get(&1)?;
+    println!("Dict.get goes on, the value: {value:?}");
+
+    // The manager itself dies in the middle of a call.
+    dict.update(2, die, ()).expect_err("it died");
+    let kind = dict.get(&1).expect_err("it died").kind();
+    println!("Dict.get is an error: {kind:?}");
+    Ok(())
+}
+
+fn die(_: &mut Option<u32>, _: ()) {
+    process::abort();
+}
+
 fn main() -> Result<()> {
     proc_core::init();
     locks()?;
     data()?;
-    signals()
+    signals()?;
+    queues()?;
+    pipes()?;
+    managers()
 }

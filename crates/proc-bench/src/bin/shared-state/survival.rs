@@ -1,54 +1,96 @@
 //! In how many of 20 trials the others go on when one process is killed.
+//!
+//! In each trial, the process says first that it is busy. The kill comes at a random moment of the
+//! next three milliseconds. `shared_state.py` does the same in Python.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use proc_core::sync::{
-    Barrier, Condition, Dict, Event, Lock, Manager, Mutex, Queue, Semaphore, Value, pipe,
+    Barrier, Condition, Connection, Dict, Event, Leased, Lock, Manager, Mutex, Queue, Semaphore,
+    Value, pipe,
 };
-use proc_core::{Child, ErrorKind, Process};
+use proc_core::{Child, ErrorKind, Message, Process};
 
 use super::{PATIENCE, script};
 
 const TRIALS: usize = 20;
 
-/// Kills a process after some time that differs from trial to trial.
-fn kill(child: Child<()>, trial: usize) -> Result<()> {
-    std::thread::sleep(Duration::from_micros(500 + 137 * trial as u64));
+/// The longest time from the moment when a process is busy to its kill.
+const MAX_MOMENT: Duration = Duration::from_millis(3);
+
+/// How long a process may take until it is busy, on the slowest machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Runs `work` with `thing` in a process, and waits until that process says that it is busy.
+fn start<T: Message, R: Message>(
+    work: impl Fn((T, Event)) -> R + Copy + 'static,
+    thing: T,
+) -> Result<Child<R>> {
+    let busy = Event::new()?;
+    let child = Process::new(work, (thing, busy.clone())).start()?;
+    ensure!(busy.wait_timeout(START_TIMEOUT), "process {} is not busy", child.pid());
+    Ok(child)
+}
+
+/// Makes one step, says that the process is busy, and goes on until the process is killed.
+fn forever(busy: &Event, mut step: impl FnMut()) {
+    step();
+    busy.set();
+    loop {
+        step();
+    }
+}
+
+/// Kills a process that is busy, at a random moment. Until then, calls `meanwhile` with the time
+/// that is left.
+fn kill(child: Child<()>, mut meanwhile: impl FnMut(Duration) -> Result<()>) -> Result<()> {
+    let moment = Instant::now() + MAX_MOMENT.mul_f64(fastrand::f64());
+    loop {
+        let left = moment.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        meanwhile(left)?;
+    }
     child.kill()?;
-    ensure!(child.join().is_err(), "it was killed");
+    ensure!(child.join().is_err(), "the process ended before it was killed");
+    Ok(())
+}
+
+fn sleep(left: Duration) -> Result<()> {
+    thread::sleep(left);
     Ok(())
 }
 
 /// Counts the trials in which the others went on.
-fn count(mut trial: impl FnMut(usize) -> Result<bool>) -> Result<usize> {
+fn count(name: &str, trial: fn() -> Result<bool>) -> Result<usize> {
     let mut survived = 0;
     for number in 0..TRIALS {
-        survived += usize::from(trial(number)?);
+        let goes_on = trial().with_context(|| format!("{name}, trial {number}"))?;
+        if !goes_on {
+            eprintln!("{name}: the others did not go on in trial {number}");
+        }
+        survived += usize::from(goes_on);
     }
     Ok(survived)
 }
 
-fn lock(trial: usize) -> Result<bool> {
+fn lock() -> Result<bool> {
     let lock = Lock::new()?;
-    let hold = |lock: Lock| -> () {
-        loop {
-            drop(lock.lock());
-        }
-    };
-    kill(Process::new(hold, lock.clone()).start()?, trial)?;
+    let hold = |(lock, busy): (Lock, Event)| forever(&busy, || drop(lock.lock()));
+    kill(start(hold, lock.clone())?, sleep)?;
     Ok(lock.lock_timeout(PATIENCE)?.is_some())
 }
 
-fn mutex(trial: usize) -> Result<bool> {
+fn mutex() -> Result<bool> {
     let mutex = Mutex::new(0_u64)?;
-    let change = |mutex: Mutex<u64>| -> () {
-        loop {
-            *mutex.lock().expect("nobody else dies") += 1;
-        }
+    let change = |(mutex, busy): (Mutex<u64>, Event)| {
+        forever(&busy, || *mutex.lock().expect("nobody else dies") += 1);
     };
-    kill(Process::new(change, mutex.clone()).start()?, trial)?;
+    kill(start(change, mutex.clone())?, sleep)?;
     match mutex.lock_timeout(PATIENCE) {
         Ok(guard) => Ok(guard.is_some()),
         Err(error) if error.kind() == ErrorKind::Abandoned => Ok(mutex.recover().is_ok()),
@@ -56,67 +98,67 @@ fn mutex(trial: usize) -> Result<bool> {
     }
 }
 
-fn value(trial: usize) -> Result<bool> {
+fn value() -> Result<bool> {
     let value = Value::new([0_u64; 4])?;
-    let change = |value: Value<[u64; 4]>| -> () {
-        loop {
-            value.update(|words| words.iter_mut().for_each(|word| *word += 1));
-        }
+    let change = |(value, busy): (Value<[u64; 4]>, Event)| {
+        forever(&busy, || value.update(|words| words.iter_mut().for_each(|word| *word += 1)));
     };
-    kill(Process::new(change, value.clone()).start()?, trial)?;
+    kill(start(change, value.clone())?, sleep)?;
     value.update(|words| words[0] += 0);
     let words = value.get();
     Ok(words.iter().all(|word| *word == words[0]))
 }
 
-fn semaphore(trial: usize) -> Result<bool> {
+fn semaphore() -> Result<bool> {
     let semaphore = Semaphore::new(1)?;
-    let take = |semaphore: Semaphore| -> () {
-        loop {
-            drop(semaphore.acquire());
-        }
-    };
-    kill(Process::new(take, semaphore.clone()).start()?, trial)?;
+    let take = |(semaphore, busy): (Semaphore, Event)| forever(&busy, || drop(semaphore.acquire()));
+    kill(start(take, semaphore.clone())?, sleep)?;
     Ok(semaphore.acquire_timeout(PATIENCE)?.is_some())
 }
 
-fn event(trial: usize) -> Result<bool> {
+fn event() -> Result<bool> {
     let event = Event::new()?;
-    let wait = |event: Event| event.wait();
-    let waits = Process::new(wait, event.clone()).start()?;
-    kill(Process::new(wait, event.clone()).start()?, trial)?;
+    let wait = |(event, busy): (Event, Event)| {
+        busy.set();
+        event.wait();
+    };
+    let mut waits = start(wait, event.clone())?;
+    kill(start(wait, event.clone())?, sleep)?;
     event.set();
-    let mut waits = waits;
     Ok(waits.join_timeout(PATIENCE)?.is_some())
 }
 
-fn condition(trial: usize) -> Result<bool> {
-    let (flag, changed) = (Mutex::new(0_u32)?, Condition::new()?);
-    let wait = |(flag, changed): (Mutex<u32>, Condition)| {
-        let guard = flag.lock().expect("nobody dies with it");
-        drop(changed.wait_while(guard, |flag| *flag == 0));
+fn condition() -> Result<bool> {
+    type Flag = (Lock, Condition, Value<u32>);
+    let wait = |((lock, changed, flag), busy): (Flag, Event)| {
+        let guard = lock.lock().expect("not taken twice");
+        busy.set();
+        drop(changed.wait_while(guard, |_| flag.get() == 0));
     };
-    let mut waits = Process::new(wait, (flag.clone(), changed.clone())).start()?;
-    kill(Process::new(wait, (flag.clone(), changed.clone())).start()?, trial)?;
-    match flag.recover() {
-        Ok(mut flag) => *flag = 1,
-        Err(error) => return Err(error.into()),
-    }
+    let (lock, changed, flag) = (Lock::new()?, Condition::new()?, Value::new(0)?);
+    let all = || (lock.clone(), changed.clone(), flag.clone());
+    let mut waits = start(wait, all())?;
+    kill(start(wait, all())?, sleep)?;
+    let Some(guard) = lock.lock_timeout(PATIENCE)? else { return Ok(false) };
+    flag.set(1);
+    drop(guard);
     changed.notify_one();
     Ok(waits.join_timeout(PATIENCE)?.is_some())
 }
 
-fn barrier(trial: usize) -> Result<bool> {
+/// One of three parties is killed. This process is the third one, and never arrives.
+fn barrier() -> Result<bool> {
     let barrier = Barrier::new(3)?;
-    let wait =
-        |barrier: Barrier| barrier.wait().is_err_and(|error| error.kind() == ErrorKind::Abandoned);
-    let mut waits = Process::new(wait, barrier.clone()).start()?;
-    let dies = |barrier: Barrier| {
-        let _ = barrier.wait();
+    let wait = |(barrier, busy): (Barrier, Event)| {
+        busy.set();
+        barrier.wait().is_err_and(|error| error.kind() == ErrorKind::Abandoned)
     };
-    kill(Process::new(dies, barrier.clone()).start()?, trial)?;
-    // A process that was killed before it had the barrier has not broken it.
-    let _ = barrier.wait_timeout(Duration::from_millis(20));
+    let dies = |(barrier, busy): (Barrier, Event)| {
+        busy.set();
+        drop(barrier.wait());
+    };
+    let mut waits = start(wait, barrier.clone())?;
+    kill(start(dies, barrier.clone())?, sleep)?;
     let told = waits.join_timeout(PATIENCE)?;
     if told.is_none() {
         waits.kill()?;
@@ -124,16 +166,17 @@ fn barrier(trial: usize) -> Result<bool> {
     Ok(told == Some(true))
 }
 
-/// One of two busy producers is killed.
-fn queue_of_producers(trial: usize) -> Result<bool> {
+/// One of two busy producers is killed. This process consumes.
+fn queue_of_producers() -> Result<bool> {
     let queue = Queue::bounded(100)?;
-    let put = |queue: Queue<u64>| -> () {
+    let put = |(queue, busy): (Queue<u64>, Event)| -> () {
+        busy.set(); // before the first step, since the queue may be full
         loop {
             queue.put(1).expect("it is open");
         }
     };
-    let other = Process::new(put, queue.clone()).start()?;
-    kill(Process::new(put, queue.clone()).start()?, trial)?;
+    let other = start(put, queue.clone())?;
+    kill(start(put, queue.clone())?, |left| Ok(queue.get_timeout(left).map(drop)?))?;
     let mut goes_on = true;
     for _ in 0..1000 {
         goes_on &= queue.get_timeout(PATIENCE)?.is_some();
@@ -146,41 +189,39 @@ fn queue_of_producers(trial: usize) -> Result<bool> {
 }
 
 /// One of two idle consumers is killed.
-fn queue_of_consumers(trial: usize) -> Result<bool> {
+fn queue_of_consumers() -> Result<bool> {
     let (queue, got) = (Queue::new()?, Queue::new()?);
-    let get = |(queue, got): (Queue<u64>, Queue<u64>)| -> () {
+    type Queues = (Queue<u64>, Queue<u64>);
+    let get = |((queue, got), busy): (Queues, Event)| -> () {
+        busy.set();
         loop {
             got.put(queue.get().expect("it is open")).expect("it is open");
         }
     };
-    let other = Process::new(get, (queue.clone(), got.clone())).start()?;
-    kill(Process::new(get, (queue.clone(), got.clone())).start()?, trial)?;
+    let other = start(get, (queue.clone(), got.clone()))?;
+    kill(start(get, (queue.clone(), got.clone()))?, sleep)?;
     queue.put(7)?;
     let goes_on = got.get_timeout(PATIENCE)? == Some(7);
     other.kill()?;
     Ok(goes_on)
 }
 
-fn leases(trial: usize) -> Result<bool> {
+fn leases() -> Result<bool> {
     let queue = Queue::new()?;
     queue.put(7_u64)?;
-    let lease = |queue: Queue<u64>| -> () {
-        loop {
-            drop(queue.lease().expect("there is an item, now or soon"));
-        }
+    let lease = |(queue, busy): (Queue<u64>, Event)| {
+        forever(&busy, || drop(queue.lease().expect("there is an item, now or soon")));
     };
-    kill(Process::new(lease, queue.clone()).start()?, trial)?;
-    Ok(queue.lease_timeout(PATIENCE)?.map(proc_core::sync::Leased::done) == Some(7))
+    kill(start(lease, queue.clone())?, sleep)?;
+    Ok(queue.lease_timeout(PATIENCE)?.map(Leased::done) == Some(7))
 }
 
-fn connection(trial: usize) -> Result<bool> {
+fn connection() -> Result<bool> {
     let (here, there) = pipe::<u64, u64>()?;
-    let send = |there: proc_core::sync::Connection<u64, u64>| -> () {
-        loop {
-            there.send(1).expect("the other end is there");
-        }
+    let send = |(there, busy): (Connection<u64, u64>, Event)| {
+        forever(&busy, || there.send(1).expect("the other end is there"));
     };
-    kill(Process::new(send, there).start()?, trial)?;
+    kill(start(send, there)?, |left| Ok(here.recv_timeout(left).map(drop)?))?;
     loop {
         match here.recv_timeout(PATIENCE) {
             Ok(Some(_)) => {}
@@ -190,14 +231,12 @@ fn connection(trial: usize) -> Result<bool> {
     }
 }
 
-fn manager(trial: usize) -> Result<bool> {
+fn manager() -> Result<bool> {
     let dict = Manager::new()?.dict::<u32, u64>()?;
-    let add = |dict: Dict<u32, u64>| -> () {
-        loop {
-            dict.insert(1, 1).expect("the manager lives");
-        }
+    let add = |(dict, busy): (Dict<u32, u64>, Event)| {
+        forever(&busy, || drop(dict.insert(1, 1)));
     };
-    kill(Process::new(add, dict.clone()).start()?, trial)?;
+    kill(start(add, dict.clone())?, sleep)?;
     Ok(dict.get(&1).is_ok())
 }
 
@@ -212,7 +251,7 @@ pub(crate) fn show(python: &str) -> Result<()> {
     ensure!(output.status.success(), "{python}: {}", output.status);
     let theirs: Vec<(String, usize)> = serde_json::from_slice(&output.stdout)?;
     for (name, trial) in [
-        ("lock", lock as fn(usize) -> Result<bool>),
+        ("lock", lock as fn() -> Result<bool>),
         ("mutex", mutex),
         ("value", value),
         ("semaphore", semaphore),
@@ -225,7 +264,7 @@ pub(crate) fn show(python: &str) -> Result<()> {
         ("pipe", connection),
         ("manager, a client", manager),
     ] {
-        let ours = count(trial)?;
+        let ours = count(name, trial)?;
         let theirs = theirs.iter().find(|(other, _)| other == name);
         let theirs = theirs.map_or("not there".to_owned(), |(_, count)| count.to_string());
         println!("| {name} | {ours} | {theirs} |");
