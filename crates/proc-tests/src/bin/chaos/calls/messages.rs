@@ -108,8 +108,8 @@ impl Messages {
 
     /// Puts one item or several.
     fn put(&self, queue: &Queue<Item>, number: u64) -> Result<(), Error> {
-        let is_bounded = number % 4 == 0;
-        let count = if number % 5 == 0 && !is_bounded { MOST_ITEMS as u32 } else { 1 };
+        let is_bounded = number.is_multiple_of(4);
+        let count = if number.is_multiple_of(5) && !is_bounded { MOST_ITEMS as u32 } else { 1 };
         let first = self.items.fetch_add(count);
         let mut items = (first..first + count).map(|id| (id, bytes_of(id)));
         let is_put = match (is_bounded, count) {
@@ -128,7 +128,7 @@ impl Messages {
 
     /// Takes an item: for good, or with a lease that may be given back.
     fn take(&self, queue: &Queue<Item>, number: u64) -> Result<(), Error> {
-        let is_bounded = number % 4 == 0;
+        let is_bounded = number.is_multiple_of(4);
         let leased = match (number / 4 % 4, is_bounded) {
             (0 | 1, _) => {
                 return self.gets.within(|| {
@@ -169,7 +169,7 @@ impl Messages {
     }
 
     fn use_all(&self, number: u64) -> Result<bool, Error> {
-        let queue = if number % 4 == 0 { &self.bounded } else { &self.open };
+        let queue = if number.is_multiple_of(4) { &self.bounded } else { &self.open };
         let used = self.put(queue, number).and_then(|()| self.take(queue, number));
         match used {
             // The pool was terminated, and the program has closed the queues.
