@@ -4,6 +4,8 @@ mod copies;
 mod futures;
 mod imaps;
 mod maps;
+mod messages;
+mod pipes;
 mod pools;
 mod shared_state;
 mod sleepers;
@@ -69,6 +71,7 @@ impl<'a> Caller<'a> {
                     self.sleepers();
                 }
                 20..27 if self.round.faults.has(Fault::Copies) => self.copies(test_pool),
+                27..32 => self.pipe(),
                 _ => self.random_call(test_pool),
             }
         }
@@ -76,7 +79,7 @@ impl<'a> Caller<'a> {
 
     /// Makes one call of a random kind.
     fn random_call(&mut self, test_pool: &TestPool) {
-        match self.rng.u32(..19) {
+        match self.rng.u32(..22) {
             0..3 => self.tiny(test_pool),
             3..6 => self.try_map(test_pool, TaskMix::Mixed, Timing::Plain),
             6 => self.try_map(test_pool, TaskMix::Large, Timing::Plain),
@@ -86,6 +89,7 @@ impl<'a> Caller<'a> {
             11..14 => self.tasks(test_pool),
             14 => self.channel(test_pool),
             15..18 => self.shared_state(test_pool),
+            18..21 => self.messages(test_pool),
             _ => self.map_async(test_pool),
         }
     }

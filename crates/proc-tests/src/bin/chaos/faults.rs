@@ -170,6 +170,14 @@ impl<'a> Faults<'a> {
         self.fork_servers_killed.load(Ordering::SeqCst)
     }
 
+    /// Whether a fault may explain the death of a process that runs no task, like a manager. The
+    /// error may not name the process: its death may not be announced yet.
+    pub(crate) fn may_have_killed(&self, error: &Error) -> bool {
+        let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fork_servers_killed() > 0
+            || error.pid().map_or(!killed.is_empty(), |pid| killed.contains_key(&pid))
+    }
+
     /// Whether a fault explains that the process of a task died. Each death explains one failed
     /// task.
     pub(crate) fn explain(&self, death: &Error) -> Result<(), String> {

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use proc_core::sync::Event;
+use proc_core::sync::{Event, Manager};
 use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::calls::Caller;
@@ -45,8 +45,9 @@ pub(crate) fn live(plan: Plan) {
     let mut known: HashMap<usize, Holdings> = HashMap::new();
     let mut memory: Option<u64> = None;
     let mut rounds = 0;
-    // Objects lie in a piece of memory that stays for the next ones.
-    if let Err(error) = Event::new() {
+    // Objects lie in a piece of memory that stays for the next ones, and the first message to a
+    // manager makes a channel that stays too.
+    if let Err(error) = Event::new().and_then(|_| Manager::new()) {
         fail(&format!("before all faults: {error}"));
     }
     if plan.start_method != StartMethod::Fork {

@@ -44,6 +44,9 @@ use life::Plan;
 
 /// Makes random calls of pools and processes under random faults, and checks every result.
 ///
+/// Some tasks share locks, values, queues and a manager's dictionary, and some processes have an
+/// end of a pipe. No item may be lost or come twice, but the one that a killed process was taking.
+///
 /// Ends after about `--tasks` tasks or `--seconds` seconds, whichever comes first, and prints a
 /// table of what happened. If a result is wrong, ends at once, and prints the command that repeats
 /// the same calls and faults. (With the same seed, calls and faults are the same, but they do not

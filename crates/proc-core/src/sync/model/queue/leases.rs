@@ -59,7 +59,7 @@ fn item_that_is_given_back_wakes_another_consumer() {
 
 #[test]
 fn death_with_a_lease_at_any_operation_gives_the_item_back_once() {
-    check_killed(1, 30, |life| {
+    check_killed(0, 30, |life| {
         begin(3);
         let shared = Shared::new(3);
         shared.put(1, 10);
@@ -76,8 +76,30 @@ fn death_with_a_lease_at_any_operation_gives_the_item_back_once() {
 }
 
 #[test]
-fn death_while_an_item_is_given_back_at_any_operation_gives_it_back_once() {
+fn death_with_the_last_lease_at_any_operation_lets_join_go_on_waiting() {
     check_killed(1, 30, |life| {
+        begin(3);
+        let shared = Shared::new(3);
+        shared.put(1, 10);
+        let killed = start_user(&shared, 2, life, lease_one);
+        let joiner = start_user(&shared, 3, UNHARMED, |shared, id| {
+            shared.queue(id).join().expect("it has a number");
+            assert!(shared.truth().done.contains(&10), "it is not done yet");
+        });
+        let is_alive = killed.join().expect("it does not panic");
+        let (_, taken) = shared.queue(1).counts();
+        if shared.truth().was_lease_lost || taken == 0 {
+            assert!(!is_alive);
+            lease_one(&shared, 1);
+        }
+        join_all([joiner]);
+        is_alive
+    });
+}
+
+#[test]
+fn death_while_an_item_is_given_back_at_any_operation_gives_it_back_once() {
+    check_killed(0, 30, |life| {
         begin(3);
         let shared = Shared::new(3);
         shared.put(1, 10);

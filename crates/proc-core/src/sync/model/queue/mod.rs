@@ -189,17 +189,32 @@ fn death_of_the_producer_at_any_operation_wakes_the_consumer_or_puts_nothing() {
 
 #[test]
 fn death_of_a_producer_at_any_operation_loses_no_item_that_was_put() {
-    check_killed(1, 40, |life| {
+    check_killed(1, 20, |life| {
         begin(3);
         let shared = Shared::new(3);
-        let killed = start_user(&shared, 2, life, |shared, id| {
-            shared.put(id, 20);
-            shared.put(id, 21);
-        });
+        let killed = start_user(&shared, 2, life, |shared, id| shared.put(id, 20));
         let other = start_user(&shared, 3, UNHARMED, |shared, id| shared.put(id, 30));
         while shared.get(1) != 30 {}
         let is_alive = killed.join().expect("it does not panic");
         join_all([other]);
+        shared.get_rest();
+        shared.check_taken(0);
+        is_alive
+    });
+}
+
+#[test]
+fn death_of_the_producer_at_any_operation_keeps_the_order() {
+    check_killed(1, 40, |life| {
+        begin(2);
+        let shared = Shared::new(2);
+        let killed = start_user(&shared, 2, life, |shared, id| {
+            shared.put(id, 20);
+            shared.put(id, 21);
+        });
+        shared.put(1, 10);
+        while shared.get(1) != 10 {}
+        let is_alive = killed.join().expect("it does not panic");
         shared.get_rest();
         shared.check_taken(0);
         shared.check_order(&[20, 21]);
