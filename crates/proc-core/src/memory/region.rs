@@ -11,7 +11,6 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -219,14 +218,6 @@ impl Region {
         let value = self.range(offset, size_of::<T>())?.cast::<T>();
         // SAFETY: as in `locked`, and nobody else has a reference.
         value.is_aligned().then(|| unsafe { &mut *value })
-    }
-
-    /// Gives the memory of `len` bytes at `offset` back to the system. They are 0 afterwards, or as
-    /// before if the system cannot do that.
-    pub(crate) fn give_back(&self, offset: usize, len: usize) {
-        if let Some(start) = self.range(offset, len).and_then(NonNull::new) {
-            crate::sys::memory::give_back(start, len);
-        }
     }
 
     /// Sets the flag in the first word. The region must be used for nothing else.

@@ -2,7 +2,8 @@
 //! and takes no memory.
 //!
 //! Processes map it in *extents*, each as large as all before it together, when they first use a
-//! byte in it. So a process needs the address space of what is used, and one descriptor.
+//! byte in it. So a process needs at most twice the
+//! address space of what is used, and one descriptor.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -45,7 +46,11 @@ impl SparseMemory {
     pub(crate) fn new() -> io::Result<SparseMemory> {
         let largest = u64::try_from(sys::memory::largest_file()).unwrap_or(u64::MAX);
         // The largest number of whole extents.
-        let len = if largest >= LEN { LEN } else { 1 << largest.max(1).ilog2() };
+        SparseMemory::with_len(if largest >= LEN { LEN } else { 1 << largest.max(1).ilog2() })
+    }
+
+    /// Makes memory of `len` zero bytes, a power of two.
+    pub(crate) fn with_len(len: u64) -> io::Result<SparseMemory> {
         let fd = sys::memory::create(len.max(FIRST_EXTENT) as usize)?;
         sys::memory::seal(&fd, Access::Write)?;
         SparseMemory::map(fd)
@@ -127,11 +132,10 @@ impl SparseMemory {
         first.expect("the first extent is mapped and has them")
     }
 
-    /// Gives the memory of whole pages in one extent back to the system.
-    pub(crate) fn give_back(&self, offset: u64, len: usize) {
-        if let Ok((region, offset)) = self.locate(offset) {
-            region.give_back(offset, len);
-        }
+    /// Gives the memory of a part back to the system, also for all other processes. Its bytes are 0
+    /// afterwards, or as before if the system cannot do that.
+    pub(crate) fn give_back(&self, offset: u64, len: u64) {
+        sys::memory::give_back(self.fd.as_fd(), offset, len);
     }
 }
 

@@ -4,10 +4,11 @@
 //! change and the look are both sequentially consistent, as are the announcement of a sleeper and
 //! its last look for the change. So at least one of the two sees the other.
 //!
-//! Who wakes some threads takes the announcement of *all* back, so that the next change makes no
-//! system call for the same threads again. A thread that was woken announces the others again when
-//! it goes on. After that, its caller looks whether it has left something for them, which may have
-//! come while nobody was announced, and wakes the next one (see [`Sleeper::leave`]).
+//! Who wakes some threads clears the bit of *all*, also of those that it does not wake, so that the
+//! next change makes no system call for the same threads again. A thread that was woken sets the
+//! bit for the others when it goes on. After that, its caller looks whether it has left something
+//! for them, which may have come while the bit was clear, and wakes the next one (see
+//! [`Sleeper::leave`]).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;

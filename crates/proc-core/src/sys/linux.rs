@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::libc;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -155,12 +155,10 @@ pub(crate) fn is_description_locked_by_others(fd: BorrowedFd<'_>) -> Option<bool
     Some(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// Frees whole pages of a shared mapping of a memfd.
-pub(crate) fn give_back(start: NonNull<u8>, len: usize) {
-    let start = start.as_ptr().cast();
-    // SAFETY: the range lies in a shared mapping, in which no Rust object but atomics lives, and
-    // any bytes are valid for those.
-    let _ = unsafe { libc::madvise(start, len, libc::MADV_REMOVE) };
+/// Frees the memory of a part of a memfd.
+pub(crate) fn give_back(fd: BorrowedFd<'_>, offset: u64, len: u64) {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let _ = fallocate(fd, flags, offset as libc::off_t, len as libc::off_t);
 }
 
 /// Replaces the open descriptor `to` by a copy of `from`.

@@ -103,9 +103,10 @@ fn check_sealed(fd: BorrowedFd<'_>, access: Access) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
-/// Gives the memory of whole pages of a shared mapping back to the system, which makes them 0.
-pub(crate) fn give_back(start: NonNull<u8>, len: usize) {
-    os::give_back(start, len);
+/// Gives the memory of a part of a file back to the system. Its bytes are 0 afterwards, or as before
+/// if the system cannot do that.
+pub(crate) fn give_back(fd: BorrowedFd<'_>, offset: u64, len: u64) {
+    os::give_back(fd, offset, len);
 }
 
 /// Mapping of a file without a name, in the address space of this process.

@@ -106,8 +106,8 @@ pub(crate) fn is_description_locked_by_others(_: BorrowedFd<'_>) -> Option<bool>
     None
 }
 
-/// Does nothing: this system cannot free pages of a shared file.
-pub(crate) fn give_back(_: NonNull<u8>, _: usize) {}
+/// Does nothing: this system cannot free a part of a file.
+pub(crate) fn give_back(_: BorrowedFd<'_>, _: u64, _: u64) {}
 
 /// Replaces the open descriptor `to` by a copy of `from`. This takes two steps. Between them,
 /// another thread may execute a program, which then inherits the copy.

@@ -15,7 +15,7 @@ use crate::forkserver::{
 };
 use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::WaitingHandles;
-use crate::pool::worker::{self, FromWorker, Setup, ToWorker};
+use crate::pool::worker::{self, FromWorker, LeaveReason, Setup, ToWorker};
 use crate::{panics, sys};
 
 /// The longest pause between two attempts to start the next worker of a slot. If the next pause
@@ -40,6 +40,7 @@ impl Scheduler {
         let mut state = self.lock();
         if self.may_have_worker(&state, slot_id) {
             state.set_slot_state(slot_id, slot_state);
+            self.slots_changed.notify_all(); // for `wait_for_successors`
             self.fail_waiting(&mut state, slot_id, &error);
             if self.all_slots_given_up(&state) {
                 let slots = &state.slots[..self.processes()];
@@ -112,15 +113,16 @@ impl Scheduler {
         started
     }
 
-    /// Waits until each slot has a worker. A worker that was leaving because the pool shrank has a
-    /// supervisor still, which starts the next worker. Does not wait longer than for an attempt to
-    /// start one.
+    /// Waits, for at most a second, until each slot has a worker that stays. A worker that leaves
+    /// because the pool was smaller has a supervisor still, which starts the next worker.
     fn wait_for_successors(&self, wanted: u32) {
         let is_starting = |state: &mut State| {
             let mut slots = state.slots[..wanted as usize].iter();
             matches!(state.phase, Phase::Open)
                 && slots.any(|slot| {
-                    slot.handle.is_none() && slot.supervised && slot.slot_state == SlotState::Filled
+                    let is_dismissed = slot.leaving == Some(LeaveReason::Dismissed);
+                    let has_none = slot.handle.is_none() || is_dismissed;
+                    has_none && slot.supervised && slot.slot_state == SlotState::Filled
                 })
         };
         drop(self.slots_changed.wait_timeout_while(self.lock(), MAX_PAUSE, is_starting));

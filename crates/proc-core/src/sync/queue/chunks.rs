@@ -1,5 +1,6 @@
 //! Chunks: the pieces of a queue's memory in which records lie one after another. They form a chain,
-//! and are used again when their items are taken.
+//! and are used again when their items are taken. They are cut from the memory one after another;
+//! `Tail::cut` is where the uncut memory begins.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -64,7 +65,7 @@ impl Chunk {
         self.end.store(0, Ordering::Relaxed);
     }
 
-    /// Whether there is no record at offset `at` any more, but in the next chunk.
+    /// Whether the chunk ends at offset `at`: the next record is in the next chunk.
     #[inline]
     pub(super) fn ends_at(&self, at: u64) -> bool {
         self.end.load(Ordering::Relaxed) == at + 1
@@ -125,13 +126,12 @@ impl Items {
             return Err(full());
         }
         // A chunk at a multiple of its size, a power of two, lies in one extent.
-        let size =
-            if cut + 2 * wanted <= self.memory.len() { wanted } else { need.next_power_of_two() };
+        let smallest = need.max(MIN_CHUNK).next_power_of_two();
+        let size = if cut + 2 * wanted <= self.memory.len() { wanted } else { smallest };
         let offset = cut.next_multiple_of(size);
         if offset + size > self.memory.len() {
             return Err(full());
         }
-        crate::sys::memory::check_memory(usize::try_from(need).unwrap_or(usize::MAX))?;
         self.memory.locate(offset)?;
         let chunk = self.chunk(chunks);
         chunk.offset.store(offset, Ordering::Relaxed);
@@ -160,7 +160,7 @@ impl Items {
         let kept: u64 = warm.map(|chunk| chunk.len.load(Ordering::Relaxed)).sum();
         let state = if kept + len <= KEPT { WARM } else { FREE };
         if state == FREE {
-            self.memory.give_back(chunk.offset.load(Ordering::Relaxed), len as usize);
+            self.memory.give_back(chunk.offset.load(Ordering::Relaxed), len);
         }
         chunk.state.store(state, Ordering::Release);
     }

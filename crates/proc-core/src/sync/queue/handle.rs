@@ -13,7 +13,7 @@ use super::shared::{Sent, SharedQueue};
 use crate::error::Error;
 use crate::memory::Family;
 use crate::sync::raw_lock::Patience;
-use crate::wire::Message;
+use crate::wire::{self, Message};
 
 /// Queue of items between any number of processes and threads, first in, first out.
 ///
@@ -23,7 +23,8 @@ use crate::wire::Message;
 /// once on each side; other items once more, by their encoding.
 ///
 /// A queue takes as much memory as its items need. When they are taken, their memory goes back to
-/// the system, except for some megabytes that the next items use.
+/// the system, except for 4 MiB that the next items use, and for the piece that is in use, which has
+/// at most a sixteenth of the most that the queue has held.
 ///
 /// If a process dies, at any instruction, the others go on. An item is lost only if the dead
 /// process had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An
@@ -161,24 +162,37 @@ impl<T: Message> Queue<T> {
     /// Adds several items in their order, which costs less than adding them one by one. Waits while
     /// a bounded queue has no room. Items of other producers may come in between.
     ///
+    /// Takes up to 64 items from the iterator before it puts the first of them. If that fails, or the
+    /// process dies, these items are not put.
+    ///
     /// # Errors
     ///
     /// As for [`put`](Queue::put). The items before the one with the error were added.
     ///
     /// See the example of [`get_many`](Queue::get_many).
     pub fn put_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), Error> {
-        /// Number of items that are encoded before the queue is locked.
+        /// The most items that are encoded before the queue is locked.
         const BATCH: usize = 64;
+        /// With so many bytes, they are put at once.
+        const BATCH_BYTES: usize = 64 << 10;
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
             with_buffer(|encoded| {
                 let (mut ends, mut result) = (Vec::with_capacity(BATCH), Ok(()));
+                let mut large = None;
                 for item in items.by_ref().take(BATCH) {
+                    if wire::bytes_of(&item).is_some_and(|bytes| bytes.len() >= BATCH_BYTES) {
+                        large = Some(item); // is put without a copy in between
+                        break;
+                    }
                     result = encode_into(&item, encoded);
                     if result.is_err() {
                         break;
                     }
                     ends.push(encoded.len());
+                    if encoded.len() >= BATCH_BYTES {
+                        break;
+                    }
                 }
                 let starts = std::iter::once(0).chain(ends.iter().copied());
                 let pieces: Vec<&[u8]> =
@@ -188,7 +202,8 @@ impl<T: Message> Queue<T> {
                     let put = self.shared.put(rest, Patience::Endless)?;
                     rest = &rest[put..];
                 }
-                result
+                result?;
+                large.map_or(Ok(()), |item| self.put(item))
             })?;
         }
         Ok(())
@@ -303,8 +318,8 @@ impl<T: Message> Queue<T> {
     }
 
     /// Returns an iterator that takes items until the queue is empty and closed, or empty and
-    /// nobody else has it. The iterator also ends at an item that cannot be decoded; use
-    /// [`get`](Queue::get) to see such errors.
+    /// nobody else has it. The iterator also ends at any other error of [`get`](Queue::get); call
+    /// that to see them.
     ///
     /// See the example of [`Queue`].
     pub fn iter(&self) -> impl Iterator<Item = T> {
@@ -357,7 +372,9 @@ impl<T> Queue<T> {
     }
 
     /// Closes the queue in all processes: nobody can put an item any more. Items that are in the
-    /// queue can still be taken.
+    /// queue can still be taken. Leased items are not in the queue: consumers are told of its end
+    /// while another process has a lease. If that process dies, its item comes back, and whoever
+    /// [joins](Queue::join) the queue should take it.
     ///
     /// See the example of [`Queue`].
     pub fn close(&self) {
@@ -369,7 +386,9 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     ///
-    /// The kernel has no more record locks, of which each process needs one.
+    /// The kernel has no more record locks, of which each process needs one; or this process has no
+    /// address space to repair what a dead one has left
+    /// ([`ErrorKind::Start`](crate::ErrorKind::Start)).
     ///
     /// See the example of [`lease`](Queue::lease).
     pub fn join(&self) -> Result<(), Error> {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use super::items::Record;
+use super::locked::no_room;
 use crate::error::Error;
 use crate::wire::{self, Message, Unreadable};
 
@@ -40,6 +41,9 @@ pub(super) fn with_bytes<T: Message, R>(
 /// Appends the encoding of an item.
 pub(super) fn encode_into<T: Message>(item: &T, out: &mut Vec<u8>) -> Result<(), Error> {
     if let Some(bytes) = wire::bytes_of(item) {
+        if out.try_reserve(bytes.len()).is_err() {
+            return Err(no_room(io::ErrorKind::OutOfMemory.into()));
+        }
         out.extend_from_slice(bytes);
         return Ok(());
     }

@@ -123,6 +123,7 @@ fn record_len(bytes: usize) -> u64 {
 
 /// Writes a record.
 fn write(region: &Region, at: usize, bytes: &[u8]) -> io::Result<()> {
+    crate::sys::memory::check_memory(bytes.len())?;
     let is_written = region.write(at + HEADER as usize, bytes);
     match region.atomics::<AtomicU64>(at, 1) {
         Some([len]) if is_written => len.store(bytes.len() as u64, Ordering::Relaxed),
@@ -226,8 +227,11 @@ impl Items {
             if end > len {
                 break;
             }
-            write(region, start + at as usize, bytes)?;
-            at = end;
+            match write(region, start + at as usize, bytes) {
+                Ok(()) => at = end,
+                Err(_) if appended > 0 => break, // the next call has the error
+                Err(error) => return Err(error),
+            }
             appended += 1;
         }
         if appended > 0 {
@@ -394,14 +398,11 @@ impl Items {
         }
     }
 
-    /// Gives the memory of a large item back to the system, once nobody can take it any more. Its
-    /// length stays, by which `find` passes it.
+    /// Gives the memory of a large item back to the system, once nobody can take it any more. The
+    /// record's length stays: `find` needs it to step over the record.
     fn give_back(&self, place: Place, len: usize) {
-        /// No page is larger.
-        const PAGE: u64 = 64 << 10;
         let start = self.chunk(place.chunk).offset.load(Ordering::Relaxed) + place.at + HEADER;
-        let (first, end) = (start.next_multiple_of(PAGE), (start + len as u64) / PAGE * PAGE);
-        self.memory.give_back(first, end.saturating_sub(first) as usize);
+        self.memory.give_back(start, len as u64);
     }
 
     /// Returns the number of a leased item.
@@ -441,10 +442,13 @@ impl Items {
         let (head, chunk) = (self.head(), self.chunk(index));
         let count = head.count.load(Ordering::Relaxed);
         let first_of = |chunk: &Chunk| chunk.first.load(Ordering::Relaxed);
-        // An empty chunk ends before the next item too, but consumers may come to it still.
+        // `is_before(count)` is also true of an empty chunk that lies ahead of the head.
         let has_later_been_taken = count.checked_sub(1).is_some_and(|last| chunk.is_before(last));
-        let comes_before =
-            || first_of(chunk) < first_of(self.chunk(head.chunk.load(Ordering::Relaxed)));
+        let of_head = head.chunk.load(Ordering::Relaxed);
+        let comes_before = || {
+            first_of(chunk) < first_of(self.chunk(of_head))
+                || chunk.next.load(Ordering::Relaxed) == of_head
+        };
         has_later_been_taken || (chunk.is_before(count) && comes_before())
     }
 
@@ -656,6 +660,25 @@ mod tests {
         assert_eq!(take(&items), Some(vec![4; 70_000]));
         assert_eq!(take(&items), None);
         assert_eq!(used_chunks(&items), 1);
+    }
+
+    /// A queue is full, so that its last chunks are small; then it becomes empty.
+    #[test]
+    fn memory_of_small_chunks_is_given_back_without_that_of_their_neighbors() {
+        let items = Items { memory: SparseMemory::with_len(16 << 20).expect("there is memory") };
+        items.tail().cut.store(CHUNK_MEMORY, Ordering::Relaxed);
+        let first = items.chunk_for(0).expect("there is room");
+        items.chunk(first).begin(0);
+        let item = |number: usize| vec![number as u8; 2000];
+        let mut count = 0;
+        while items.append(&[&item(count)]).is_ok() {
+            count += 1;
+        }
+        assert!(count > 7000, "{count} items");
+        for number in 0..count {
+            assert_eq!(take(&items), Some(item(number)), "item {number}");
+        }
+        assert_eq!(take(&items), None);
     }
 
     /// A process dies after it has cut a chunk, and before it has counted the chunk.

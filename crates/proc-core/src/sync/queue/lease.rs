@@ -171,8 +171,15 @@ impl Drop for Held {
             false => self.queue.give_back(&items.leases()[self.index]),
         };
         let head = items.head();
-        // If it fails, the item goes back when this process ends.
-        let _ = locked(&head.lock, me, Patience::Endless, || items.repair_head(), end);
+        // If this process cannot repair the head, the lock stays abandoned, and the next holder
+        // counts the leases anew.
+        let repair = || {
+            items.repair_head().inspect_err(|_| {
+                let owner = if self.is_done { 0 } else { RETURNED };
+                items.leases()[self.index].owner.store(owner, Ordering::Release);
+            })
+        };
+        let _ = locked(&head.lock, me, Patience::Endless, repair, end);
         match self.is_done {
             true => self.queue.words().joiners.wake(u32::MAX),
             false => self.queue.words().getters.wake(1),

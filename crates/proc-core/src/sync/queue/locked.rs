@@ -11,8 +11,8 @@ pub(super) fn no_room(error: io::Error) -> Error {
     Error::start("an item in a queue", error)
 }
 
-/// How long a call that must not wait for an item or for room waits for others that copy theirs.
-/// (Only a process that is stopped, or gets no processor, has the lock for so long.)
+/// How long `try_get` and `try_put` wait for the lock, which others hold while they copy an item.
+/// (Nobody holds it for so long, unless it is stopped, gets no processor, or copies gigabytes.)
 const COPY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes a lock of a queue, and calls `repair` if a process died while it had the lock. Returns

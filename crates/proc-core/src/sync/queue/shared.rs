@@ -132,7 +132,7 @@ impl SharedQueue {
             sleeper.sleep(patience.deadline());
         };
         let bound = self.words().bound.load(Ordering::Relaxed);
-        sleeper.leave(|| self.items.len() < u64::from(bound));
+        sleeper.leave(|| self.items.len() < u64::from(bound) || self.closed().is_some());
         put
     }
 
@@ -209,7 +209,10 @@ impl SharedQueue {
             }
             sleeper.sleep(patience.deadline());
         };
-        sleeper.leave(|| self.items.len() + u64::from(self.returned()) > 0);
+        // Whoever has closed the queue may have woken nobody: this thread was not announced then.
+        let is_more_left =
+            || self.items.len() + u64::from(self.returned()) > 0 || self.closed().is_some();
+        sleeper.leave(is_more_left);
         found
     }
 
@@ -338,7 +341,7 @@ impl SharedQueue {
             // One thread uses an end of a pipe, and copies do not have it.
             _ => self.ends.load(Ordering::Relaxed) <= 1,
         };
-        // In this order: whoever leaves this process may have sent the queue before.
+        // Ask the kernel last: a thread that ended before the first check may have sent the queue.
         is_last_here && self.is_of_this_process() && sys::is_file_ours_alone(self.items.memory.fd())
     }
 

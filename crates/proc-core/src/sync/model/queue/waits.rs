@@ -129,6 +129,20 @@ fn end_wakes_all_consumers() {
     });
 }
 
+/// The item wakes one consumer. The other one sleeps unannounced until that one goes on.
+#[test]
+fn end_after_an_item_wakes_all_consumers() {
+    check(2, || {
+        begin(3);
+        let shared = Shared::new(3);
+        let take_all = |shared: &Shared, id| while shared.queue(id).get().is_ok() {};
+        let consumers = [2, 3].map(|id| start_user(&shared, id, UNHARMED, take_all));
+        shared.put(1, 10);
+        shared.queue(1).close();
+        join_all(consumers);
+    });
+}
+
 #[test]
 fn end_wakes_all_producers() {
     check(2, || {
