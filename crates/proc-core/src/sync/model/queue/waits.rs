@@ -196,23 +196,33 @@ fn consumer_that_gives_up_is_not_told_that_there_is_no_item_while_there_is_one()
 
 #[test]
 fn consumers_are_told_of_the_end_after_the_last_item_that_was_put() {
-    check_killed(2, 15, |life| {
-        begin(3);
-        let shared = Shared::new(3);
-        let killed = start_user(&shared, 2, life, |shared, id| {
-            if shared.queue(id).put(vec![20]).is_ok() {
-                shared.truth().put.push(20);
-            }
-        });
-        let consumer = start_user(&shared, 3, UNHARMED, |shared, id| {
-            while let Ok(item) = shared.queue(id).get() {
-                shared.note_taken(&item);
-            }
-        });
-        shared.queue(1).close();
-        let is_alive = killed.join().expect("it does not panic");
-        join_all([consumer]);
-        shared.check_taken(0);
-        is_alive
+    check(3, || {
+        put_and_close(UNHARMED);
     });
+}
+
+#[test]
+fn death_of_the_producer_at_any_operation_puts_no_item_after_the_end() {
+    check_killed(2, 15, put_and_close);
+}
+
+/// Lets process 2 put an item if the queue is open still, and process 3 take items until the end.
+fn put_and_close(life: usize) -> bool {
+    begin(3);
+    let shared = Shared::new(3);
+    let killed = start_user(&shared, 2, life, |shared, id| {
+        if shared.queue(id).put(vec![20]).is_ok() {
+            shared.truth().put.push(20);
+        }
+    });
+    let consumer = start_user(&shared, 3, UNHARMED, |shared, id| {
+        while let Ok(item) = shared.queue(id).get() {
+            shared.note_taken(&item);
+        }
+    });
+    shared.queue(1).close();
+    let is_alive = killed.join().expect("it does not panic");
+    join_all([consumer]);
+    shared.check_taken(0);
+    is_alive
 }
