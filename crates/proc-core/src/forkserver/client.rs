@@ -164,6 +164,11 @@ impl ForkServer {
         }
     }
 
+    /// Whether the fork server is a child of this process that has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.child.is_some_and(|(pid, parent)| parent == sys::pid() && sys::has_ended(pid))
+    }
+
     /// Whether the fork server still has the rights of this thread, and so may make processes for
     /// this thread.
     ///

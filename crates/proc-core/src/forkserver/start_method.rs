@@ -244,8 +244,8 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
     }
 }
 
-/// Runs `start` with the fork server for a start method. Runs it again with a new fork server if
-/// the first one was found dead.
+/// Runs `start` with the fork server for a start method. Runs it again with another fork server if
+/// the first one is found dead, and with a third one if the program's own and the executed one are.
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(
@@ -253,14 +253,21 @@ pub(crate) fn with_fork_server<T>(
     stdio: &StdioConfig,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let fork_server = fork_server_for(start_method, stdio)?;
-    match start(&fork_server) {
-        Err(error) if error.is_fork_server_gone() && start_method != StartMethod::Fork => {
-            forget(&fork_server);
-            start(&fork_server_for(start_method, stdio)?)
-        }
-        result => result,
+    if start_method == StartMethod::Fork {
+        return start(&fork_server_for(start_method, stdio)?);
     }
+    for _ in 0..2 {
+        let fork_server = fork_server_for(start_method, stdio)?;
+        // Look before an argument is encoded: the receivers in it can be sent only once.
+        if !fork_server.has_ended() {
+            match start(&fork_server) {
+                Err(error) if error.is_fork_server_gone() => {}
+                result => return result,
+            }
+        }
+        forget(&fork_server);
+    }
+    start(&fork_server_for(start_method, stdio)?)
 }
 
 fn fork_server_for(

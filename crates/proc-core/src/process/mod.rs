@@ -333,10 +333,15 @@ where
         let name = self.name.unwrap_or_else(|| format!("Process-{serial}"));
         let origin = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
+        let mut failed = None;
         start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
-            let arguments = Payload::encode(&self.argument).map_err(Error::encode_argument)?;
+            // If the first fork server was killed, receivers may have gone with its message, and
+            // the argument cannot be encoded again.
+            let arguments = Payload::encode(&self.argument)
+                .map_err(|why| failed.take().unwrap_or_else(|| Error::encode_argument(why)))?;
             let job = main::job(function, arguments).map_err(Error::invalid)?;
-            let link = Link::start(fork_server, serial, &name, &self.attributes, job)?;
+            let link = Link::start(fork_server, serial, &name, &self.attributes, job)
+                .inspect_err(|error| failed = Some(error.clone()))?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })
         .map_err(|error| error.with_origin(origin()))

@@ -52,6 +52,16 @@ pub(crate) fn is_child(pid: u32) -> bool {
     waitid(Id::Pid(Pid::from_raw(pid as i32)), flags) != Err(Errno::ECHILD)
 }
 
+/// Whether the child `pid` has ended, reaped or not.
+pub(crate) fn has_ended(pid: u32) -> bool {
+    use nix::sys::wait::{Id, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(Pid::from_raw(pid as i32)), flags) {
+        Ok(status) => status != WaitStatus::StillAlive,
+        Err(error) => error == Errno::ECHILD,
+    }
+}
+
 fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
     loop {
         // `ExitStatus` is built from a raw wait status, whose layout is that of POSIX's

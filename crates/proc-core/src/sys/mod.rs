@@ -40,7 +40,9 @@ mod startup;
 mod threads;
 mod value;
 
-pub(crate) use children::{is_child, parent_pid, reap, reap_one, reap_until, signal_child};
+pub(crate) use children::{
+    has_ended, is_child, parent_pid, reap, reap_one, reap_until, signal_child,
+};
 pub(crate) use crash::{prepare_last_words, send_last_words_at_crash};
 pub(crate) use descriptors::{
     are_joined, close_copy, copy_standard_stream, duplicate_descriptor, pass_on, poll_descriptor,

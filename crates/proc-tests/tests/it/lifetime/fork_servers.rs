@@ -6,7 +6,7 @@ use std::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use proc_core::{Child, Pool, Process, StartMethod};
+use proc_core::{Child, Pool, Process, StartMethod, ipc};
 
 use crate::support::descriptors::count_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
@@ -22,11 +22,13 @@ programs![
     kill_fork_server_of_a_fork_pool,
     sigchld_is_ignored,
     drop_pool_of_a_stopped_fork_server,
-    others_reap_fork_servers
+    others_reap_fork_servers,
+    send_receivers
 ];
 
 tests! {
     killed_fork_server_is_replaced: forkserver spawn;
+    receivers_cross_after_all_fork_servers_were_killed: forkserver spawn;
     pool_outlives_its_fork_server: forkserver spawn;
     forked_pool_ends_with_its_fork_server: fork;
     exits_are_noticed_when_sigchld_is_ignored: forkserver spawn fork;
@@ -69,6 +71,32 @@ fn kill_fork_servers(arguments: &Arguments) {
 
 fn killed_fork_server_is_replaced(start_method: StartMethod) {
     assert_eq!(run(kill_fork_servers, start_method, &[]).succeeded(), "fork servers 1\n");
+}
+
+/// Both fork servers of a program are killed. A receiver can be sent only once.
+fn send_receivers(arguments: &Arguments) {
+    for start_method in [StartMethod::Forkserver, StartMethod::Spawn] {
+        let child = Process::new(|x: u32| x, 1).start_method(start_method).start();
+        assert_eq!(child.and_then(Child::join).expect("it returns"), 1);
+    }
+    assert_eq!(fork_servers().len(), 2);
+    for round in 0..5 {
+        let doomed = fork_servers();
+        for fork_server in &doomed {
+            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
+        }
+        wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
+        let (sender, receiver) = ipc::channel::<u32>().expect("there are descriptors");
+        let receive = |receiver: ipc::IpcReceiver<u32>| receiver.recv().expect("it is sent");
+        let child = Process::new(receive, receiver).start_method(arguments.start_method).start();
+        let child = child.expect("another fork server takes over");
+        sender.send(round).expect("the child receives it");
+        assert_eq!(child.join().expect("it returns"), round);
+    }
+}
+
+fn receivers_cross_after_all_fork_servers_were_killed(start_method: StartMethod) {
+    run(send_receivers, start_method, &[]).succeeded();
 }
 
 /// A pool's fork server is killed, and with it its workers: idle first, then in tasks.
