@@ -4,10 +4,10 @@
 //!     crates/proc-bench/iceoryx2/target/release/iceoryx2-peer times ITEMS
 //!     crates/proc-bench/iceoryx2/target/release/iceoryx2-peer survival TRIALS
 //!
-//! `times` prints the nanoseconds for an item from one process to another. iceoryx2 has no call that
-//! waits for an item or for room and sleeps meanwhile, so both processes wait without sleeping. The
-//! subscriber does not overflow and the publisher waits for room, but on 2026-11-26 some 20,000 of
-//! 300,000 items were lost in one of three runs of version 0.10.0. Such a loss is told on stderr.
+//! `times` prints the nanoseconds for an item from one process to another. Both processes look
+//! for an item or for room again and again, without sleeping. The subscriber does not overflow, and
+//! the publisher waits for room. Still some 17,000 of 300,000 items were lost in four of eight runs
+//! of version 0.10.0 (2026-11-26). `times` says on stderr how many are lost.
 //!
 //! `survival` prints in how many trials the subscriber went on to receive items of one publisher
 //! after the other one was killed.

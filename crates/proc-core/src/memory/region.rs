@@ -180,8 +180,8 @@ impl Region {
         Some(numbers)
     }
 
-    /// Returns a copy of the number at `offset`, which need not be aligned; `None` if the region ends
-    /// before it.
+    /// Returns a copy of the number at `offset`, which need not be aligned; `None` if the region
+    /// has not so many bytes there.
     #[inline]
     pub(crate) fn number<T: bytemuck::AnyBitPattern>(&self, offset: usize) -> Option<T> {
         let source = self.range(offset, size_of::<T>())?.cast::<T>();

@@ -42,7 +42,8 @@ impl Sleepers {
         self.wake_if(count, || true);
     }
 
-    /// Like [`wake`](Sleepers::wake), if `condition` holds. It is only evaluated if somebody sleeps.
+    /// Like [`wake`](Sleepers::wake), if `condition` holds. It is evaluated only if somebody may
+    /// sleep.
     #[inline]
     pub(super) fn wake_if(&self, count: u32, condition: impl FnOnce() -> bool) {
         if self.0.load(Ordering::SeqCst) & ANY != 0 && condition() {

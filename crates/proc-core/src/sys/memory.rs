@@ -103,8 +103,8 @@ fn check_sealed(fd: BorrowedFd<'_>, access: Access) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, what))
 }
 
-/// Gives the memory of a part of a file back to the system. Its bytes are 0 afterwards, or as before
-/// if the system cannot do that.
+/// Gives the memory of a part of a file back to the system. Its bytes are 0 afterwards, or as
+/// before if the system cannot do that.
 pub(crate) fn give_back(fd: BorrowedFd<'_>, offset: u64, len: u64) {
     os::give_back(fd, offset, len);
 }

@@ -154,7 +154,7 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
         ),
         ("ipc-channel, 1 to 1, an item", "ns", Box::new(channel)),
         ("ipc-channel, there and back", "us", Box::new(channel_trips)),
-        ("std's channel between two threads, an item", "ns", Box::new(threads)),
+        ("std's channel between two threads, an item", "ns", Box::new(std_channel)),
         ("crossbeam's channel between two threads, an item", "ns", Box::new(crossbeam)),
     ])
 }
@@ -328,26 +328,26 @@ fn channel_trips() -> Result<f64> {
     Ok(time)
 }
 
-fn threads() -> Result<f64> {
+fn std_channel() -> Result<f64> {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1000);
-    let producer = std::thread::spawn(move || (0..=ITEMS).try_for_each(|item| sender.send(item)));
-    receiver.recv()?;
-    let begin = Instant::now();
-    for _ in 0..ITEMS {
-        receiver.recv()?;
-    }
-    let time = nanos(begin, ITEMS);
-    ensure!(producer.join().is_ok_and(|sent| sent.is_ok()), "the producer failed");
-    Ok(time)
+    between_threads(move |item| Ok(sender.send(item)?), || Ok(receiver.recv()?))
 }
 
 fn crossbeam() -> Result<f64> {
     let (sender, receiver) = crossbeam_channel::bounded(1000);
-    let producer = std::thread::spawn(move || (0..=ITEMS).try_for_each(|item| sender.send(item)));
-    receiver.recv()?;
+    between_threads(move |item| Ok(sender.send(item)?), || Ok(receiver.recv()?))
+}
+
+/// Nanoseconds for an item from one thread to another.
+fn between_threads(
+    send: impl Fn(u64) -> Result<()> + Send + 'static,
+    receive: impl Fn() -> Result<u64>,
+) -> Result<f64> {
+    let producer = std::thread::spawn(move || (0..=ITEMS).try_for_each(send));
+    receive()?;
     let begin = Instant::now();
     for _ in 0..ITEMS {
-        receiver.recv()?;
+        receive()?;
     }
     let time = nanos(begin, ITEMS);
     ensure!(producer.join().is_ok_and(|sent| sent.is_ok()), "the producer failed");

@@ -1,6 +1,6 @@
-//! Chunks: the pieces of a queue's memory in which records lie one after another. They form a chain,
-//! and are used again when their items are taken. They are cut from the memory one after another;
-//! `Tail::cut` is where the uncut memory begins.
+//! Chunks: the pieces of a queue's memory in which records lie one after another. They form a
+//! chain, and are used again when their items are taken. They are cut from the memory one after
+//! another; `Tail::cut` is where the uncut memory begins.
 
 use std::sync::atomic::Ordering;
 

@@ -23,8 +23,8 @@ use crate::wire::{self, Message};
 /// once on each side; other items once more, by their encoding.
 ///
 /// A queue takes as much memory as its items need. When they are taken, their memory goes back to
-/// the system, except for 4 MiB that the next items use, and for the piece that is in use, which has
-/// at most a sixteenth of the most that the queue has held.
+/// the system, except for 4 MiB that the next items use, and for the piece that is in use, which
+/// has at most a sixteenth of the most that the queue has held.
 ///
 /// If a process dies, at any instruction, the others go on. An item is lost only if the dead
 /// process had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An
@@ -162,8 +162,8 @@ impl<T: Message> Queue<T> {
     /// Adds several items in their order, which costs less than adding them one by one. Waits while
     /// a bounded queue has no room. Items of other producers may come in between.
     ///
-    /// Takes up to 64 items from the iterator before it puts the first of them. If that fails, or the
-    /// process dies, these items are not put.
+    /// Takes up to 64 items from the iterator before it puts the first of them. If it fails
+    /// meanwhile, or the process dies, these items are not put.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Queues between processes, and the directions of pipes.
 //!
-//! The layers, from below: `chunks`, `items` and `free_chunks` have the records in shared memory; `shared` waits for them, wakes
-//! others, and sends a queue to other processes; `lease` gives items back that nobody has finished;
-//! [`Queue`] has the type of the items.
+//! The layers, from below: `chunks`, `items` and `free_chunks` have the records in shared memory;
+//! `shared` waits for them, wakes others, and sends a queue to other processes; `lease` gives items
+//! back that nobody has finished; [`Queue`] has the type of the items.
 
 mod chunks;
 mod direction;

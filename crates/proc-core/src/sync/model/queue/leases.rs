@@ -41,6 +41,16 @@ fn lease_all(shared: &Shared, id: u32) {
     }
 }
 
+/// Closes the queue, whose items are all done, and waits for the two processes. Returns whether the
+/// first one was not killed.
+fn close_after(shared: &Shared, killed: JoinHandle<bool>, other: JoinHandle<bool>) -> bool {
+    shared.queue(1).close();
+    let is_alive = killed.join().expect("it does not panic");
+    join_all([other]);
+    assert!(shared.queue(1).is_empty());
+    is_alive
+}
+
 #[test]
 fn item_that_is_given_back_wakes_another_consumer() {
     check(2, || {
@@ -68,11 +78,7 @@ fn death_with_a_lease_at_any_operation_gives_the_item_back_once() {
         let other = start_user(&shared, 3, UNHARMED, lease_all);
         shared.queue(1).join().expect("it has a number");
         assert!(shared.truth().done.contains(&10), "it is not done yet");
-        shared.queue(1).close();
-        let is_alive = killed.join().expect("it does not panic");
-        join_all([other]);
-        assert!(shared.queue(1).is_empty());
-        is_alive
+        close_after(&shared, killed, other)
     });
 }
 
@@ -111,11 +117,7 @@ fn death_while_an_item_is_given_back_at_any_operation_gives_it_back_once() {
         drop(leased);
         shared.queue(1).join().expect("it has a number");
         assert_eq!(shared.truth().done, [10]);
-        shared.queue(1).close();
-        let is_alive = killed.join().expect("it does not panic");
-        join_all([other]);
-        assert!(shared.queue(1).is_empty());
-        is_alive
+        close_after(&shared, killed, other)
     });
 }
 

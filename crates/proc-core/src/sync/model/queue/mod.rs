@@ -139,11 +139,11 @@ fn get_one(shared: &Shared, id: u32) {
     shared.get(id);
 }
 
-#[test]
-fn items_arrive_once_and_in_order() {
-    check(2, || {
+/// Lets one process put two items and another one take them.
+fn check_two_items(interruptions: usize, make: fn(u32) -> Arc<Shared>) {
+    check(interruptions, move || {
         begin(2);
-        let shared = Shared::new(2);
+        let shared = make(2);
         let producer = start_user(&shared, 2, UNHARMED, |shared, id| {
             shared.put(id, 20);
             shared.put(id, 21);
@@ -153,6 +153,11 @@ fn items_arrive_once_and_in_order() {
         join_all([producer]);
         shared.check_taken(0);
     });
+}
+
+#[test]
+fn items_arrive_once_and_in_order() {
+    check_two_items(2, Shared::new);
 }
 
 #[test]

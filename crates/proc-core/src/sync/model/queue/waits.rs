@@ -9,18 +9,7 @@ fn put_one(shared: &Shared, id: u32) {
 
 #[test]
 fn room_wakes_a_producer() {
-    check(1, || {
-        begin(2);
-        let shared = Shared::bounded(2);
-        let producer = start_user(&shared, 2, UNHARMED, |shared, id| {
-            shared.put(id, 20);
-            shared.put(id, 21);
-        });
-        assert_eq!(shared.get(1), 20);
-        assert_eq!(shared.get(1), 21);
-        join_all([producer]);
-        shared.check_taken(0);
-    });
+    check_two_items(1, Shared::bounded);
 }
 
 #[test]
