@@ -37,8 +37,8 @@ impl Items {
             return Err(full());
         }
         // A chunk at a multiple of its size, a power of two, lies in one extent.
-        let smallest = need.max(MIN_CHUNK).next_power_of_two();
-        let size = if cut + 2 * wanted <= self.memory.len() { wanted } else { smallest };
+        let needed = need.max(MIN_CHUNK).next_power_of_two();
+        let size = if cut + 2 * wanted <= self.memory.len() { wanted } else { needed };
         let offset = cut.next_multiple_of(size);
         if offset + size > self.memory.len() {
             return Err(full());
