@@ -10,12 +10,12 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use fastrand::Rng;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Member, Output, living, program, run_disturbed};
+use support::{Output, program, run_disturbed};
 
 /// Kills of each program.
 const TRIALS: usize = 30;
@@ -37,15 +37,28 @@ fn recipe(name: &str) -> Command {
     program(profile.join(format!("recipe_{name}")))
 }
 
+/// The children of a process, also those that have ended. (To look at all processes of the system
+/// would take longer than some recipes run.)
+fn children(parent: Pid) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids = lists.flat_map(|list| {
+        list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+    });
+    pids.map(Pid::from_raw).collect()
+}
+
+fn is_running(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+}
+
 /// The processes that the program's fork server has made: those that may be killed. `None` if the
 /// program has ended.
-fn made_by_fork_server(program: Pid) -> Option<Vec<Member>> {
-    let mut members = living(program);
-    members.iter().find(|member| member.pid == program)?;
-    let of_program = |member: &&Member| member.parent == program;
-    let fork_servers: Vec<Pid> = members.iter().filter(of_program).map(|m| m.pid).collect();
-    members.retain(|member| fork_servers.contains(&member.parent));
-    Some(members)
+fn made_by_fork_server(program: Pid) -> Option<Vec<Pid>> {
+    let made = children(program).into_iter().flat_map(children);
+    let made = made.filter(|pid| is_running(*pid)).collect();
+    is_running(program).then_some(made)
 }
 
 /// Waits until the fork server has made a process. Nothing tells the test of it, so it looks again
@@ -61,13 +74,14 @@ fn wait_for_process(program: Pid) -> bool {
 }
 
 /// Kills a process of the program so long after the first one was made.
-fn kill_one(program: Pid, moment: Duration, random: &mut Rng) -> Option<Member> {
+fn kill_one(program: Pid, moment: Duration, random: &mut Rng) -> Option<Pid> {
     if !wait_for_process(program) {
         return None;
     }
-    thread::sleep(moment);
+    let begin = Instant::now();
+    while begin.elapsed() < moment {} // to sleep would take longer than some processes live
     let victim = random.choice(made_by_fork_server(program)?)?;
-    kill(victim.pid, Signal::SIGKILL).ok()?;
+    kill(victim, Signal::SIGKILL).ok()?;
     Some(victim)
 }
 
@@ -96,16 +110,21 @@ fn goes_on(name: &str) {
     eprintln!("{name}: {SEED}={seed}");
     let mut random = Rng::with_seed(seed);
     let (whole, _) = run_whole(name);
-    let life = (0..3).map(|_| run_whole(name).1).max().unwrap_or_default();
+    // How long after the first process the kill may come. It follows the speed of the machine.
+    let mut latest = (0..3).map(|_| run_whole(name).1).max().unwrap_or_default();
     let (mut kills, mut errors) = (0, 0);
     for _ in 0..MAX_RUNS {
-        let moment = life.mul_f64(random.f64());
+        let moment = latest.mul_f64(random.f64());
         let mut killed = None;
         let output = run_disturbed(&mut recipe(name), |program| {
             killed = kill_one(program, moment, &mut random);
             // If the program hangs, this stands above the processes that are alive.
-            eprintln!("{name}: after {moment:?} of {life:?}, the kill hits {killed:?}");
+            eprintln!("{name}: after {moment:?} of {latest:?}, the kill hits {killed:?}");
         });
+        latest = match killed {
+            None => moment.max(Duration::from_micros(1)), // it came too late
+            Some(_) => latest.mul_f64(1.3),
+        };
         kills += usize::from(killed.is_some());
         if output.status.success() {
             assert_eq!(output.grouped(), whole.grouped(), "{name}");
@@ -114,7 +133,7 @@ fn goes_on(name: &str) {
             assert_ne!(name, "queue", "{output}");
             let victim = killed.unwrap_or_else(|| panic!("{name} fails without a kill: {output}"));
             assert!(output.status.code().is_some(), "{name}: {output}");
-            let is_told = has_number(&output.stderr, victim.pid);
+            let is_told = has_number(&output.stderr, victim);
             let is_told = is_told || output.stderr.contains(NEVER_HAD_IT);
             assert!(is_told, "{name} does not tell of {victim:?}: {output}");
             errors += 1;

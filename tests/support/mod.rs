@@ -278,41 +278,20 @@ pub(crate) fn adopt_orphans() {
     nix::sys::prctl::set_child_subreaper(true).expect("a subreaper");
 }
 
-/// A process of a group.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) pid: Pid,
-    pub(crate) parent: Pid,
-    pub(crate) name: String,
-    /// As in `/proc`: `R` if it runs, `S` if it sleeps.
-    pub(crate) state: String,
-}
-
-/// The processes of a group that are not zombies.
-pub(crate) fn living(group: Pid) -> Vec<Member> {
-    let member = |stat: &str| {
-        // pid (name) state parent group …, where the name may hold anything.
-        let (head, rest) = stat.rsplit_once(") ")?;
-        let (pid, name) = head.split_once(" (")?;
-        let mut fields = rest.split(' ');
-        let state = fields.next().filter(|state| *state != "Z")?.to_owned();
-        let mut number = || Some(Pid::from_raw(fields.next()?.parse().ok()?));
-        let (parent, of_group) = (number()?, number()?);
-        let pid = Pid::from_raw(pid.parse().ok()?);
-        (of_group == group).then(|| Member { pid, parent, name: name.to_owned(), state })
-    };
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-    stats.filter_map(|stat| member(&stat)).collect()
-}
-
 /// The processes of a group that are not zombies, one a line: pid, name, state.
 pub(crate) fn members(group: Pid) -> String {
-    let line = |member: Member| {
-        let Member { pid, name, state, .. } = member;
-        format!("{pid} ({name}) {state}\n")
-    };
-    living(group).into_iter().map(line).collect()
+    let mut lines = String::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // pid (name) state parent group …, where the name may hold anything.
+        let Some((name, rest)) = stat.rsplit_once(") ") else { continue };
+        let mut fields = rest.split(' ');
+        let (state, in_group) = (fields.next(), fields.nth(1) == Some(&group.to_string()));
+        if in_group && state != Some("Z") {
+            lines += &format!("{name}) {}\n", state.unwrap_or("?"));
+        }
+    }
+    lines
 }
 
 /// Calls `f` while as many threads as there are processors do nothing but keep them busy.
