@@ -19,8 +19,10 @@ const MAX_TOGETHER_NANOS: f64 = 1e6;
 const MAX_TOGETHER: usize = 64;
 
 /// The remaining tasks are cut into at least this many chunks for each worker. With smaller chunks,
-/// less is lost with a machine, and the wait for the last chunk is shorter.
-const MIN_CHUNKS_PER_WORKER: usize = 6;
+/// less is lost with a machine, and the wait for the last chunk is shorter. A machine has up to two
+/// chunks in hand for each worker, unless they take less than a millisecond. So a machine that is
+/// half of the fleet has at most 1/24 of the remaining tasks in hand.
+const MIN_CHUNKS_PER_WORKER: usize = 24;
 
 /// How long the smallest chunk should take, unless the caller has set a chunksize. For less, the
 /// transfer to another machine costs more than the chunk.
@@ -184,14 +186,14 @@ mod tests {
         queue.add(batch(0, vec![vec![1]; 1000]));
         queue.learn(1_000_000, 1);
         let sizes: Vec<usize> = cut_all(&mut queue, 20).iter().map(|(_, count)| *count).collect();
-        assert_eq!((sizes[0], sizes.last()), (9, Some(&1)));
+        assert_eq!((sizes[0], sizes.last()), (3, Some(&1)));
         assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     }
 
     #[test]
     fn short_chunks_travel_together() {
         let mut queue = TaskQueue::new(Some(3));
-        for first in 0..1000 {
+        for first in 0..4000 {
             queue.add(batch(first, [vec![1]]));
         }
         assert_eq!(queue.cut(2).map(|(chunk, _)| chunk.count), Some(3), "nothing is known");

@@ -66,7 +66,7 @@ impl ForkServer {
     pub(crate) fn fork(
         alone: SingleThread,
         stdio: &StdioConfig,
-        become_process: fn(ForkServer, Newborn) -> !,
+        become_process: fn(Arc<ForkServer>, Newborn) -> !,
     ) -> io::Result<ForkServer> {
         sys::fill_standard_streams();
         wire::warm_up()?;
@@ -109,10 +109,11 @@ impl ForkServer {
         alone: SingleThread,
         parent: u32,
         inputs: ServerInputs,
-        become_process: fn(ForkServer, Newborn) -> !,
+        become_process: fn(Arc<ForkServer>, Newborn) -> !,
     ) -> ! {
-        let newborn = Server::run(alone, parent, inputs, &self.server_link);
-        become_process(self, newborn)
+        let own = Arc::new(self);
+        let newborn = Server::run(alone, parent, inputs, &own.server_link);
+        become_process(own, newborn)
     }
 
     /// Returns the changes that give a new process the current environment of the caller, with

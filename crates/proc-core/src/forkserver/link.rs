@@ -25,6 +25,10 @@ pub(crate) fn next_serial() -> u64 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
+/// How often a wait looks for a report before it sleeps: for about a tenth of a millisecond. A small
+/// process starts and ends within that time, and a processor that sleeps takes long to wake.
+const MAX_SPINS: u32 = 200;
+
 /// Link to a started process, held by its parent: the handle for signals, and the reports.
 #[derive(Debug)]
 pub(crate) struct Link<T> {
@@ -77,7 +81,7 @@ impl<T: Message + Debug> Link<T> {
         let mut link = Link { handle, reports, early: RefCell::default(), pipes };
         let mut early = VecDeque::new();
         loop {
-            match link.receive(None) {
+            match link.receive_soon(None) {
                 Received::Report(Report::Started { pid }) => {
                     link.handle.pid = pid;
                     link.early.replace(early);
@@ -143,6 +147,20 @@ impl<T: Message + Debug> Link<T> {
                 Ok(Err(_)) | Err(_) => return Received::Rubbish,
             }
         }
+    }
+
+    /// Like [`receive`](Link::receive), for a report that is likely to come soon: looks for it
+    /// [`MAX_SPINS`] times before the thread sleeps.
+    pub(crate) fn receive_soon(&self, deadline: Option<Instant>) -> Received<T> {
+        for spin in 0..MAX_SPINS {
+            match self.receive(Some(Instant::now())) {
+                Received::Nothing if deadline.is_some_and(|end| end <= Instant::now()) => break,
+                Received::Nothing => {}
+                received => return received,
+            }
+            if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        self.receive(deadline)
     }
 
     /// Waits until a message has come, without a buffer for it. Then gives up the reserve of memory

@@ -34,7 +34,7 @@ impl MainInputs {
 
 /// Prepares the new process, and calls its main function.
 pub(super) fn run(Newborn { alone, mask, start, streams }: Newborn) -> ! {
-    let Start { name, report, lifetime, lifeline, environment, limits, job, .. } = start;
+    let Start { name, report, lifetime, lifeline, environment, limits, job, .. } = *start;
     match lifetime {
         // Its owner decides when it ends, so a signal to all processes must not end it.
         Lifetime::Worker => sys::survive_group_signals(),

@@ -59,7 +59,7 @@ pub(crate) struct Newborn {
     pub(super) alone: SingleThread,
     /// Signal mask that the process must take.
     pub(super) mask: SignalMask,
-    pub(super) start: Start,
+    pub(super) start: Box<Start>,
     pub(super) streams: Vec<(u8, OwnedFd)>,
 }
 
@@ -125,7 +125,7 @@ impl Server {
     }
 
     /// Serves requests. Returns only in a new child, with its [`Start`] and its streams.
-    fn serve(&mut self) -> (Start, Vec<(u8, OwnedFd)>) {
+    fn serve(&mut self) -> (Box<Start>, Vec<(u8, OwnedFd)>) {
         let parent_end = sys::watch_process(self.parent);
         loop {
             if sys::parent_pid() != self.parent {
@@ -207,11 +207,11 @@ impl Server {
 
     /// Handles the requests that have arrived. In a new child, returns its [`Start`] and its
     /// streams.
-    fn handle_requests(&mut self) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+    fn handle_requests(&mut self) -> Option<(Box<Start>, Vec<(u8, OwnedFd)>)> {
         while let Some(request) = self.receive_request() {
             match request {
                 Request::Start(start) => {
-                    if let Some(start) = self.fork(*start) {
+                    if let Some(start) = self.fork(start) {
                         return Some(start);
                     }
                 }
@@ -255,7 +255,7 @@ impl Server {
     }
 
     /// Forks. In the new child, returns its [`Start`] and its streams.
-    fn fork(&mut self, start: Start) -> Option<(Start, Vec<(u8, OwnedFd)>)> {
+    fn fork(&mut self, start: Box<Start>) -> Option<(Box<Start>, Vec<(u8, OwnedFd)>)> {
         // The streams were sent before the request, but perhaps after the descriptor channel was
         // last read.
         while start.streams > 0 && self.read_to_notification() {
@@ -266,7 +266,7 @@ impl Server {
         match forked {
             Ok((Forked::Parent { child: pid }, _)) => {
                 let _ = start.report.send(Report::Started { pid });
-                let Start { key, lifetime, report, .. } = start;
+                let Start { key, lifetime, report, .. } = *start;
                 let end = if self.exits.is_none() { sys::watch_process(pid) } else { None };
                 let last_words = None;
                 let child = ForkedProcess { key, lifetime, report, end, last_words };

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc;
@@ -81,7 +82,7 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
 }
 
 /// In an executed program: becomes the fork server that it was executed to be.
-pub(super) fn serve(become_process: fn(ForkServer, Newborn) -> !) -> ! {
+pub(super) fn serve(become_process: fn(Arc<ForkServer>, Newborn) -> !) -> ! {
     sys::fill_standard_streams();
     let alone = SingleThread::fresh_image();
     let value = std::env::var(VARIABLE).unwrap_or_default();

@@ -221,10 +221,10 @@ macro_rules! init_tests {
 
 /// In a new process: keeps `fork_server`, which made this process, so that the process can start
 /// others; then runs the job of the process.
-pub(crate) fn become_process(fork_server: ForkServer, newborn: Newborn) -> ! {
+pub(crate) fn become_process(fork_server: Arc<ForkServer>, newborn: Newborn) -> ! {
     registry::forget_inherited();
     CURRENT_SERVERS.inherit();
-    let main = Some(Arc::new(fork_server));
+    let main = Some(fork_server);
     let ours = CurrentServers { is_initialized: true, main, ..CurrentServers::default() };
     // Drop the values of the parent without holding the lock.
     let inherited = std::mem::replace(&mut *current_servers(), ours);

@@ -265,9 +265,9 @@ impl Family {
         deaths: u32,
         deadline: Option<Instant>,
     ) {
-        let look = now() + LOOK_INTERVAL;
-        let until = deadline.map_or(look, |deadline| deadline.min(look));
-        wait_for_either([(word, expected), (&self.words().deaths, deaths)], until);
+        let left = |deadline: Instant| deadline.saturating_duration_since(now());
+        let timeout = deadline.map_or(LOOK_INTERVAL, |deadline| left(deadline).min(LOOK_INTERVAL));
+        wait_for_either([(word, expected), (&self.words().deaths, deaths)], timeout);
     }
 }
 

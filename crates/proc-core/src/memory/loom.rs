@@ -254,9 +254,10 @@ pub(crate) fn tick() {
 }
 
 /// Sleeps while both words have the expected values, until somebody [wakes](wake) this thread or
-/// the [time](now) is `deadline`. If no wake-up comes, that is a deadlock, which loom reports.
-pub(super) fn wait_for_either(words: [(&AtomicU32, u32); 2], deadline: Instant) {
+/// `timeout` has passed. If no wake-up comes, that is a deadlock, which loom reports.
+pub(super) fn wait_for_either(words: [(&AtomicU32, u32); 2], timeout: Duration) {
     step();
+    let deadline = now() + timeout;
     let thread = loom::thread::current();
     let mut sleepers = MACHINE.sleepers.lock().expect("nobody panics while holding it");
     // As in the kernel, nobody can wake a thread between this look and its sleep.

@@ -65,7 +65,7 @@ impl Observed {
     /// ended.
     pub(super) fn advance(&mut self, deadline: Option<Instant>) -> bool {
         while self.exited.is_none() {
-            match self.link.receive(deadline) {
+            match self.link.receive_soon(deadline) {
                 Received::Report(Report::Exited { status, last_words }) => {
                     self.exited = Some(Exit::reported(status, last_words));
                 }

@@ -81,6 +81,11 @@ impl Sleeper<'_> {
         self.has_slept = true;
     }
 
+    /// Whether this thread has slept since its wait began.
+    pub(super) fn has_slept(&self) -> bool {
+        self.has_slept
+    }
+
     /// Ends the wait of this thread, whether or not it has found what it waited for. Wakes another
     /// one if `is_more_left`, which the caller finds out for one that waits for the same.
     pub(super) fn leave(self, is_more_left: impl FnOnce() -> bool) {

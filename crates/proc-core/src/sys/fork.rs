@@ -10,7 +10,7 @@ use nix::libc;
 use nix::unistd::ForkResult;
 
 use super::exit::flush_stdout;
-use super::identity::pid;
+use super::identity::{pid, renew_pid};
 use super::profile;
 use super::signals::SignalMask;
 use super::threads::SingleThread;
@@ -33,11 +33,15 @@ pub(crate) enum Forked {
 pub(crate) fn fork(alone: SingleThread) -> io::Result<Forked> {
     flush_stdout(); // may take long, so nothing is blocked yet
     let original = pid();
+    let writes_counts = profile::writes_counts();
     let mask = SignalMask::block_group_signals()?;
     // SAFETY: the token proves that no other thread can hold a lock that the child would wait for.
     let forked = unsafe { nix::unistd::fork() };
     if let Ok(ForkResult::Child) = forked {
-        profile::begin_copy(alone, original);
+        renew_pid();
+        if writes_counts {
+            profile::begin_copy(alone, original);
+        }
         return Ok(Forked::Child { mask });
     }
     mask.restore();

@@ -6,7 +6,7 @@
 use std::sync::atomic::AtomicU32;
 #[cfg(all(target_os = "linux", not(proc_core_portable)))]
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest time that a wait for two words sleeps if the system can only wait for one.
 #[cfg(all(target_os = "linux", not(proc_core_portable)))]
@@ -18,9 +18,9 @@ const ONE_WORD_INTERVAL: Duration = Duration::from_millis(20);
 const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Sleeps while both words have the expected values, until one of them is [woken](wake), or
-/// until `deadline`. May also return earlier.
+/// until `timeout` has passed. May also return earlier.
 #[cfg(all(target_os = "linux", not(proc_core_portable)))]
-pub(crate) fn wait_for_either(words: [(&AtomicU32, u32); 2], deadline: Instant) {
+pub(crate) fn wait_for_either(words: [(&AtomicU32, u32); 2], timeout: Duration) {
     use rustix::io::Errno;
     use rustix::thread::futex::{
         ClockId, Flags, Wait, WaitFlags, WaitPtr, WaitvFlags, wait, waitv,
@@ -29,7 +29,6 @@ pub(crate) fn wait_for_either(words: [(&AtomicU32, u32); 2], deadline: Instant) 
     /// Whether the kernel can wait for two words (Linux 5.16; some seccomp filters refuse it).
     static CAN_WAIT_FOR_TWO: AtomicBool = AtomicBool::new(true);
 
-    let timeout = deadline.saturating_duration_since(Instant::now());
     if CAN_WAIT_FOR_TWO.load(Ordering::Relaxed) {
         let waits = words.map(|(word, expected)| {
             let mut wait = Wait::new();
@@ -60,8 +59,8 @@ pub(crate) fn wake(word: &AtomicU32, count: u32) {
 
 /// Sleeps for a moment. The caller looks at the words again.
 #[cfg(not(all(target_os = "linux", not(proc_core_portable))))]
-pub(crate) fn wait_for_either(_: [(&AtomicU32, u32); 2], deadline: Instant) {
-    std::thread::sleep(POLL_INTERVAL.min(deadline.saturating_duration_since(Instant::now())));
+pub(crate) fn wait_for_either(_: [(&AtomicU32, u32); 2], timeout: Duration) {
+    std::thread::sleep(POLL_INTERVAL.min(timeout));
 }
 
 /// Does nothing: on this system, those that wait look at the words now and then.

@@ -25,6 +25,12 @@ pub(crate) fn pid() -> u32 {
     fill()
 }
 
+/// In a copy of a process: stores the new pid. The first call of [`pid`] would do the same, but it
+/// reads the page before, and then the kernel maps the page twice.
+pub(super) fn renew_pid() {
+    fill();
+}
+
 /// Asks the kernel for the pid, and stores the answer.
 #[cold]
 fn fill() -> u32 {

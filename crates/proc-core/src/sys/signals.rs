@@ -1,6 +1,7 @@
 //! Sets which signals this process receives, blocks, survives or ignores.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
@@ -62,15 +63,22 @@ pub(crate) fn block_fork_server_signals() -> io::Result<()> {
 /// It sets a handler that does nothing. Unlike "ignore", a handler is forgotten by exec. A handler
 /// that the program has set before stays in place.
 pub(crate) fn survive_group_signals() {
+    HAS_SURVIVED.store(true, Ordering::Relaxed);
     replace_actions(|action| matches!(action, SigHandler::SigDfl), SigHandler::Handler(SURVIVE));
 }
 
 /// Takes back [`survive_group_signals`], in a process that is a copy of one that has called it. The
 /// group signals must be blocked.
 pub(crate) fn die_of_group_signals() {
+    if !HAS_SURVIVED.load(Ordering::Relaxed) {
+        return;
+    }
     let is_ours = |action| matches!(action, SigHandler::Handler(handler) if std::ptr::fn_addr_eq(handler, SURVIVE));
     replace_actions(is_ours, SigHandler::SigDfl);
 }
+
+/// Whether this process, or one that it is a copy of, has called [`survive_group_signals`].
+static HAS_SURVIVED: AtomicBool = AtomicBool::new(false);
 
 /// Handler that does nothing. A static value, because a function may have several addresses.
 static SURVIVE: extern "C" fn(libc::c_int) = survive;

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use proc_core::sync::{Connection, Lock, Manager, Mutex, Queue, Value, pipe};
 use proc_core::{Process, ipc};
+use sys::Sleep;
 
 const ROUNDS: usize = 9;
 const LOCKS: u32 = 1_000_000;
@@ -31,7 +32,10 @@ const TRIPS: u64 = 10_000;
 const BATCH: usize = 256;
 
 /// A row of the table: what is measured, with its unit, and how.
-type Row = (&'static str, &'static str, Box<dyn Fn() -> Result<f64>>);
+type Row = (String, &'static str, Measure);
+
+/// Measures once.
+type Measure = Box<dyn Fn() -> Result<f64>>;
 
 fn main() -> Result<()> {
     // All processes must have this memory at the same place.
@@ -43,7 +47,11 @@ fn main() -> Result<()> {
     let python = std::env::args().nth(1).unwrap_or_else(|| "python3".into());
     let mut rows = rows(words)?;
     match Path::new(ICEORYX2).exists() {
-        true => rows.push(("iceoryx2, 1 to 1, an item, without sleep", "ns", Box::new(iceoryx2))),
+        true => rows.push((
+            "iceoryx2, 1 to 1, an item, without sleep".to_owned(),
+            "ns",
+            Box::new(iceoryx2),
+        )),
         false => {
             eprintln!("without iceoryx2, which was not built: see --bin shared-state's source")
         }
@@ -83,8 +91,7 @@ fn micros(begin: Instant, operations: u64) -> f64 {
 fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
     let (lock, mutex) = (Lock::new()?, Mutex::new(0_u64)?);
     let (small, large) = (Value::new(0_u64)?, Value::new([0_u64; 4])?);
-    let dict = Manager::new()?.dict::<String, u64>()?;
-    Ok(vec![
+    let rows: Vec<(&str, &str, Measure)> = vec![
         (
             "lock and unlock, uncontended",
             "ns",
@@ -129,7 +136,6 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
                 Ok(nanos(begin, LOCKS.into()))
             }),
         ),
-        ("two processes there and back by futex, asleep", "us", Box::new(move || futex(words))),
         ("queue, 1 to 1, an item", "ns", Box::new(|| queue(1, 1))),
         ("queue, 2 to 2, an item", "ns", Box::new(|| queue(2, 2))),
         ("queue, 1 to 1, in batches of 256, an item", "ns", Box::new(batches)),
@@ -139,33 +145,52 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
             "us",
             Box::new(|| Ok(bytes(1 << 20, LARGE_ITEMS)? / 1e3)),
         ),
-        ("queue, there and back", "us", Box::new(queue_trips)),
-        ("pipe, there and back", "us", Box::new(pipe_trips)),
-        (
-            "manager's dictionary: insert",
-            "us",
-            Box::new(move || {
-                let begin = Instant::now();
-                for number in 0..TRIPS {
-                    dict.insert("key".into(), number)?;
-                }
-                Ok(micros(begin, TRIPS))
-            }),
-        ),
         ("ipc-channel, 1 to 1, an item", "ns", Box::new(channel)),
-        ("ipc-channel, there and back", "us", Box::new(channel_trips)),
         ("std's channel between two threads, an item", "ns", Box::new(std_channel)),
         ("crossbeam's channel between two threads, an item", "ns", Box::new(crossbeam)),
-    ])
+    ];
+    let rows = rows.into_iter().map(|(name, unit, measure)| (name.to_owned(), unit, measure));
+    let apart = trips(words).map(|(name, measure)| (name.to_owned(), "us", measure));
+    let on_one = trips(words).map(|(name, measure)| -> Row {
+        let measure = move || sys::on_one_processor(&measure);
+        (format!("{name}, on one processor"), "us", Box::new(measure))
+    });
+    Ok(rows.chain(apart).chain(on_one).collect())
+}
+
+/// What two processes do there and back. Both sleep in between.
+fn trips(words: &'static sys::Words) -> [(&'static str, Measure); 6] {
+    [
+        ("futex, there and back", Box::new(move || futex(words, Sleep::OneWord))),
+        (
+            "futex of two words with a time limit, there and back",
+            Box::new(move || futex(words, Sleep::TwoWords)),
+        ),
+        ("queue, there and back", Box::new(queue_trips)),
+        ("pipe, there and back", Box::new(pipe_trips)),
+        ("manager's dictionary: insert", Box::new(manager_trips)),
+        ("ipc-channel, there and back", Box::new(channel_trips)),
+    ]
+}
+
+fn manager_trips() -> Result<f64> {
+    let dict = Manager::new()?.dict::<String, u64>()?;
+    dict.insert("key".into(), 0)?;
+    let begin = Instant::now();
+    for number in 0..TRIPS {
+        dict.insert("key".into(), number)?;
+    }
+    Ok(micros(begin, TRIPS))
 }
 
 /// Two processes wake each other by a futex.
-fn futex(words: &'static sys::Words) -> Result<f64> {
+fn futex(words: &'static sys::Words, sleep: Sleep) -> Result<f64> {
     words.reset();
-    let other = Process::new(|()| sys::words().answer(TRIPS as u32), ()).start()?;
+    let answers = |sleep| sys::words().answer(TRIPS as u32, sleep);
+    let other = Process::new(answers, sleep).start()?;
     words.wait_for_start();
     let begin = Instant::now();
-    words.ask(TRIPS as u32);
+    words.ask(TRIPS as u32, sleep);
     let time = micros(begin, TRIPS);
     other.join()?;
     Ok(time)

@@ -7,14 +7,30 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use rustix::thread::futex::{Flags, wait, wake};
+use nix::unistd::Pid;
+use rustix::thread::futex::{
+    ClockId, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags, wait, waitv, wake,
+};
+use serde::{Deserialize, Serialize};
 
 /// Two words: the number of questions, and of answers.
 pub(crate) struct Words {
     asked: AtomicU32,
     answered: AtomicU32,
     started: AtomicU32,
+    /// Word that nobody changes, as long as nobody dies.
+    deaths: AtomicU32,
+}
+
+/// How a process sleeps.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Sleep {
+    /// Until one word changes.
+    OneWord,
+    /// Until one of two words changes, for at most 500 ms. So sleeps whoever must learn of deaths.
+    TwoWords,
 }
 
 static WORDS: OnceLock<&'static Words> = OnceLock::new();
@@ -35,10 +51,18 @@ pub(crate) fn words() -> &'static Words {
     WORDS.get().expect("they were mapped before the fork server was made")
 }
 
-fn sleep_while(word: &AtomicU32, value: u32) {
-    while word.load(Ordering::Acquire) == value {
-        let _ = wait(word, Flags::empty(), value, None);
-    }
+/// Calls `work` while this thread, and the processes that it starts, have one processor.
+pub(crate) fn on_one_processor<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let this = Pid::from_raw(0);
+    let before = sched_getaffinity(this)?;
+    let is_ours = |number: &usize| before.is_set(*number).unwrap_or(false);
+    let first = (0..CpuSet::count()).find(is_ours).context("a process has a processor")?;
+    let mut one = CpuSet::new();
+    one.set(first)?;
+    sched_setaffinity(this, &one)?;
+    let done = work();
+    sched_setaffinity(this, &before)?;
+    done
 }
 
 fn set(word: &AtomicU32, value: u32) {
@@ -53,23 +77,47 @@ impl Words {
         }
     }
 
+    fn sleep_while(&self, word: &AtomicU32, value: u32, sleep: Sleep) {
+        while word.load(Ordering::Acquire) == value {
+            match sleep {
+                Sleep::OneWord => drop(wait(word, Flags::empty(), value, None)),
+                Sleep::TwoWords => self.sleep_by_two_words(word, value),
+            }
+        }
+    }
+
+    fn sleep_by_two_words(&self, word: &AtomicU32, value: u32) {
+        let waits = [(word, value), (&self.deaths, 0)].map(|(word, expected)| {
+            let mut wait = Wait::new();
+            wait.val = expected.into();
+            wait.uaddr = WaitPtr::new(word.as_ptr().cast());
+            wait.flags = WaitFlags::SIZE_U32;
+            wait
+        });
+        let Timespec { tv_sec, tv_nsec } = rustix::time::clock_gettime(ClockId::Monotonic);
+        let nanos = tv_nsec + 500_000_000;
+        let until =
+            Timespec { tv_sec: tv_sec + nanos / 1_000_000_000, tv_nsec: nanos % 1_000_000_000 };
+        let _ = waitv(&waits, WaitvFlags::empty(), Some(&until), ClockId::Monotonic);
+    }
+
     pub(crate) fn wait_for_start(&self) {
-        sleep_while(&self.started, 0);
+        self.sleep_while(&self.started, 0, Sleep::OneWord);
     }
 
     /// Asks so many times, and waits for each answer.
-    pub(crate) fn ask(&self, times: u32) {
+    pub(crate) fn ask(&self, times: u32, sleep: Sleep) {
         for time in 1..=times {
             set(&self.asked, time);
-            sleep_while(&self.answered, time - 1);
+            self.sleep_while(&self.answered, time - 1, sleep);
         }
     }
 
     /// Answers so many times.
-    pub(crate) fn answer(&self, times: u32) {
+    pub(crate) fn answer(&self, times: u32, sleep: Sleep) {
         set(&self.started, 1);
         for time in 1..=times {
-            sleep_while(&self.asked, time - 1);
+            self.sleep_while(&self.asked, time - 1, sleep);
             set(&self.answered, time);
         }
     }

@@ -154,7 +154,8 @@ impl Server {
         let mut line = self.line()?;
         line.serial += 1;
         let Line { number, serial, .. } = line;
-        self.requests.put(Request { line: number, serial, object, what, name, argument })?;
+        let request = Request { line: number, serial, object, what, name, argument };
+        self.requests.put_plain(&request)?;
         loop {
             let reply = line.replies.receive::<Reply>(patience).map_err(|error| {
                 match (error.is_closed(), line.replies.has_sender()) {

@@ -73,7 +73,7 @@ pub(super) fn serve((requests, new_lines): Inputs) {
         };
         let reply = Reply { serial, result: call(name, &argument, state) };
         // A client that has gone away, or does not take its replies, gets no more of them.
-        let is_sent = line.send(&reply, Patience::None).unwrap_or(false);
+        let is_sent = line.send_plain(&reply, Patience::None).unwrap_or(false);
         if !is_sent {
             lines.remove(&number);
         }

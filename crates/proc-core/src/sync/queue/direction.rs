@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::item::{copied, with_bytes};
+use super::item::{copied, with_bytes, with_plain_bytes};
 use super::items::CopyOut;
 use super::shared::{Sent, SharedQueue};
 use crate::error::{Error, Origin, Peer};
@@ -25,7 +25,21 @@ impl Direction {
 
     /// Sends an item if there is room. Returns whether it was sent.
     pub(crate) fn send<T: Message>(&self, item: &T, patience: Patience) -> Result<bool, Error> {
-        let sent = with_bytes(item, |bytes| Ok(self.0.put(&[bytes], patience)? == 1));
+        self.sent_to_receiver(with_bytes(item, |bytes| self.0.put(&[bytes], patience)))
+    }
+
+    /// Like [`send`](Direction::send), for an item of this library, which certainly contains no
+    /// channel ends.
+    pub(crate) fn send_plain<T: Message>(
+        &self,
+        item: &T,
+        patience: Patience,
+    ) -> Result<bool, Error> {
+        self.sent_to_receiver(with_plain_bytes(item, |bytes| self.0.put(&[bytes], patience)))
+    }
+
+    fn sent_to_receiver(&self, put: Result<usize, Error>) -> Result<bool, Error> {
+        let sent = put.map(|count| count == 1);
         sent.map_err(|error| self.explain(error, &self.0.words().receiver))
     }
 
@@ -54,7 +68,8 @@ impl Direction {
 
     /// Whether both ends are there.
     pub(crate) fn is_open(&self) -> bool {
-        self.0.items.tail().closed.load(Ordering::SeqCst) == 0 && self.0.check_other_end().is_ok()
+        self.0.items.tail().closed.load(Ordering::SeqCst) == 0
+            && self.0.check_other_end(true).is_ok()
     }
 
     /// Whether a process has ever had the end that sends.

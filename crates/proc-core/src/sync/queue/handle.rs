@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use super::item::{copied, copy, decode, encode_into, with_buffer, with_bytes};
+use super::item::{copied, copy, decode, encode_into, with_buffer, with_bytes, with_plain_bytes};
 use super::lease::Leased;
 use super::shared::{Sent, SharedQueue};
 use crate::error::Error;
@@ -324,6 +324,14 @@ impl<T: Message> Queue<T> {
     /// See the example of [`Queue`].
     pub fn iter(&self) -> impl Iterator<Item = T> {
         std::iter::from_fn(|| self.get().ok())
+    }
+
+    /// Like [`put`](Queue::put), for an item of this library, which certainly contains no channel
+    /// ends.
+    pub(crate) fn put_plain(&self, item: &T) -> Result<(), Error> {
+        let put = |bytes: &[u8]| self.shared.put(&[bytes], Patience::Endless);
+        while with_plain_bytes(item, put)? == 0 {}
+        Ok(())
     }
 
     fn put_within(&self, item: &T, patience: Patience) -> Result<bool, Error> {

@@ -38,6 +38,17 @@ pub(super) fn with_bytes<T: Message, R>(
     }
 }
 
+/// Like [`with_bytes`], for an item of this library, which certainly contains no channel ends.
+pub(super) fn with_plain_bytes<T: Message, R>(
+    item: &T,
+    put: impl FnOnce(&[u8]) -> Result<R, Error>,
+) -> Result<R, Error> {
+    with_buffer(|bytes| {
+        wire::encode_plain_into(item, bytes).map_err(Error::encode_item)?;
+        put(bytes)
+    })
+}
+
 /// Appends the encoding of an item.
 pub(super) fn encode_into<T: Message>(item: &T, out: &mut Vec<u8>) -> Result<(), Error> {
     if let Some(bytes) = wire::bytes_of(item) {

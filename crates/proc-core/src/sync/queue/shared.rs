@@ -39,6 +39,8 @@ shared_struct! {
         pub(super) sender: AtomicU32,
         /// The process at the end that receives.
         pub(super) receiver: AtomicU32,
+        /// How often a process has given the queue up.
+        departures: AtomicU32,
     }
 }
 
@@ -57,6 +59,9 @@ pub(super) struct SharedQueue {
     pub(super) ends: OwnAtomicU32,
     /// Count of deaths when this process last looked for leases of dead processes.
     pub(super) deaths_seen: OwnAtomicU32,
+    /// What [`SharedQueue::changes`] was when the kernel last said that somebody else has the
+    /// queue.
+    others_seen: AtomicU64,
 }
 
 /// Queues that this process has, by number.
@@ -95,6 +100,7 @@ impl SharedQueue {
             made,
             ends: OwnAtomicU32::new(0),
             deaths_seen,
+            others_seen: AtomicU64::new(u64::MAX),
         });
         let mut queues = queues();
         if queues.len() == queues.capacity() {
@@ -126,7 +132,7 @@ impl SharedQueue {
                 None if patience.is_over() => break Ok(0),
                 None => {}
             }
-            if let Err(gone) = self.check_other_end() {
+            if let Err(gone) = self.check_other_end(sleeper.has_slept()) {
                 break Err(gone);
             }
             sleeper.sleep(patience.deadline());
@@ -201,7 +207,7 @@ impl SharedQueue {
             if let Some(found) = take().transpose() {
                 break found.map(Some);
             }
-            if let Some(end) = self.end() {
+            if let Some(end) = self.end(sleeper.has_slept()) {
                 break self.take_last(end, patience, take);
             }
             if patience.is_over() {
@@ -234,17 +240,27 @@ impl SharedQueue {
         }
     }
 
-    /// Returns why nobody can put an item any more; `None` if somebody may.
-    fn end(&self) -> Option<Error> {
+    /// Returns why nobody can put an item any more; `None` if somebody may. `asks_kernel` is that of
+    /// [`is_alone`](SharedQueue::is_alone).
+    fn end(&self, asks_kernel: bool) -> Option<Error> {
         self.closed().or_else(|| {
             let why = "the queue is empty, and nobody else has it any more who could put an item";
-            self.is_alone().then(|| Error::ended(why))
+            self.is_alone(asks_kernel).then(|| Error::ended(why))
         })
     }
 
     fn closed(&self) -> Option<Error> {
         let is_closed = self.items.tail().closed.load(Ordering::SeqCst) != 0;
         is_closed.then(|| Error::ended("the queue is empty, and it was closed"))
+    }
+
+    /// Whether it is certain, without the head's lock, that there is nothing to take, also no lease
+    /// of a process that has died.
+    pub(super) fn has_nothing(&self) -> bool {
+        // The items first: when the last one was leased, its lease was counted before.
+        self.items.len() == 0
+            && self.returned() == 0
+            && self.items.head().leases.load(Ordering::Relaxed) == 0
     }
 
     /// Returns how many leased items have come back.
@@ -260,6 +276,9 @@ impl SharedQueue {
         patience: Patience,
     ) -> Result<usize, Error> {
         let (items, head) = (&self.items, self.items.head());
+        if self.has_nothing() {
+            return Ok(0);
+        }
         let take = || {
             self.give_back_leases_of_the_dead(me);
             let mut taken = 0;
@@ -330,7 +349,11 @@ impl SharedQueue {
     }
 
     /// Whether it is certain that nobody but the calling thread has the queue.
-    fn is_alone(&self) -> bool {
+    ///
+    /// If `asks_kernel` is false, the kernel's last answer counts as long as no process has given
+    /// the queue up or ended. It is wrong if the last one to have the queue was a message that
+    /// nobody received, or a process whose end no fork server tells.
+    fn is_alone(&self, asks_kernel: bool) -> bool {
         // The processes of a model are threads, which all have the queue until the model ends.
         if cfg!(all(test, loom)) {
             return false;
@@ -341,8 +364,25 @@ impl SharedQueue {
             // One thread uses an end of a pipe, and copies do not have it.
             _ => self.ends.load(Ordering::Relaxed) <= 1,
         };
+        if !is_last_here || !self.is_of_this_process() {
+            return false;
+        }
+        let changes = self.changes();
+        if !asks_kernel && self.others_seen.load(Ordering::Relaxed) == changes {
+            return false;
+        }
         // Ask the kernel last: a thread that ended before the first check may have sent the queue.
-        is_last_here && self.is_of_this_process() && sys::is_file_ours_alone(self.items.memory.fd())
+        let is_alone = sys::is_file_ours_alone(self.items.memory.fd());
+        if !is_alone {
+            self.others_seen.store(changes, Ordering::Relaxed);
+        }
+        is_alone
+    }
+
+    /// Returns a number that changes when a process has given the queue up, or has ended.
+    fn changes(&self) -> u64 {
+        let departures = self.words().departures.load(Ordering::SeqCst);
+        u64::from(departures) << 32 | u64::from(self.family.deaths())
     }
 
     /// In a direction of a pipe: checks that the other end is there, if a process has died since
@@ -354,12 +394,14 @@ impl SharedQueue {
         {
             return Ok(());
         }
-        self.check_other_end()
+        self.check_other_end(true)
     }
 
-    pub(super) fn check_other_end(&self) -> Result<(), Error> {
+    /// In a direction of a pipe: checks that the other end is there. `asks_kernel` is that of
+    /// [`is_alone`](SharedQueue::is_alone).
+    pub(super) fn check_other_end(&self, asks_kernel: bool) -> Result<(), Error> {
         let is_direction = self.words().is_direction.load(Ordering::Relaxed) != 0;
-        match is_direction && self.is_alone() {
+        match is_direction && self.is_alone(asks_kernel) {
             true => Err(Error::ended("the other end of the pipe is gone")),
             false => Ok(()),
         }
@@ -413,6 +455,7 @@ impl Drop for SharedQueue {
         }
         // Once this process has it no more, those that wait look whether anybody else has it.
         let _ = sys::unshare_file(self.items.memory.fd());
+        self.words().departures.fetch_add(1, Ordering::SeqCst);
         self.words().getters.wake(u32::MAX);
     }
 }

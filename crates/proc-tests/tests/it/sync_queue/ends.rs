@@ -9,7 +9,15 @@ use proc_core::{Error, ErrorKind, Process, StartMethod};
 use super::child;
 use crate::support::{Arguments, SOON, describe, run, signal_self};
 
-programs![close, lease, lease_most, return_of_the_dead, lose_others, keep_others];
+programs![
+    close,
+    lease,
+    lease_most,
+    return_of_the_dead,
+    lose_others,
+    look_after_others_left,
+    keep_others,
+];
 
 tests! {
     closed_queue_takes_no_items: forkserver spawn fork;
@@ -17,6 +25,7 @@ tests! {
     only_512_items_can_be_leased;
     items_of_a_dead_process_come_back_before_others: forkserver spawn fork;
     queue_that_nobody_else_has_ends: forkserver spawn fork;
+    wait_that_begins_after_the_others_left_ends_at_once: forkserver spawn fork;
     queue_that_somebody_has_does_not_end: forkserver spawn fork;
 }
 
@@ -230,6 +239,51 @@ fn queue_that_nobody_else_has_ends(start_method: StartMethod) {
     let why = "the queue is empty, and nobody else has it any more who could put an item";
     let ways = ["dropped", "ended", "killed", "lost"].map(|way| format!("{way}: {why}\n"));
     assert_eq!(finished.succeeded(), ways.concat());
+}
+
+/// Looks once for an item while another process has the queue, and once after `left`.
+fn look_twice((queue, looked, left): (Queue<u32>, Event, Event)) {
+    let look = || queue.get_timeout(Duration::ZERO);
+    assert_eq!(look().expect("another process has it"), None);
+    looked.set();
+    left.wait();
+    expect_kind(look(), ErrorKind::Closed);
+}
+
+/// Drops the queue when `go` is set, sets `left`, and lives on.
+fn drop_and_wait((queue, go, left, end): (Queue<u32>, Event, Event, Event)) {
+    go.wait();
+    drop(queue);
+    left.set();
+    end.wait();
+}
+
+/// The only other process that has a queue gives it up, or is killed, between two looks.
+fn look_after_others_left(arguments: &Arguments) {
+    let queue = || Queue::<u32>::new().expect("there is memory");
+    let event = || Event::new().expect("there is memory");
+    let (given_up, looked, left) = (queue(), event(), event());
+    let (go, end) = (event(), event());
+    let looker = child(arguments, look_twice, (given_up.clone(), looked.clone(), left.clone()));
+    let holder = child(arguments, drop_and_wait, (given_up, go.clone(), left, end.clone()));
+    looked.wait();
+    go.set(); // this process has lost the queue, too
+    looker.join().expect("it returns");
+    end.set();
+    holder.join().expect("it returns");
+    let (lost, looked, left) = (queue(), event(), event());
+    let looker = child(arguments, look_twice, (lost.clone(), looked.clone(), left.clone()));
+    let holder = child(arguments, wait_for, (lost, event()));
+    looked.wait();
+    holder.kill().expect("it is a child");
+    drop(holder.join().expect_err("it was killed"));
+    left.set();
+    looker.join().expect("it returns");
+    println!("seen");
+}
+
+fn wait_that_begins_after_the_others_left_ends_at_once(start_method: StartMethod) {
+    assert_eq!(run(look_after_others_left, start_method, &[]).succeeded(), "seen\n");
 }
 
 fn take_in_vain((queue, go): (Queue<u32>, Event)) -> Result<Option<u32>, Error> {
