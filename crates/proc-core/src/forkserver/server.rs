@@ -54,6 +54,9 @@ pub(crate) struct Server {
     is_notified: bool,
 }
 
+/// What a new process must do, and its streams by their numbers.
+type StartWithStreams = (Box<Start>, Vec<(u8, OwnedFd)>);
+
 /// New process that has done nothing yet. It still blocks the signals that its fork server blocks.
 pub(crate) struct Newborn {
     pub(super) alone: SingleThread,
@@ -125,7 +128,7 @@ impl Server {
     }
 
     /// Serves requests. Returns only in a new child, with its [`Start`] and its streams.
-    fn serve(&mut self) -> (Box<Start>, Vec<(u8, OwnedFd)>) {
+    fn serve(&mut self) -> StartWithStreams {
         let parent_end = sys::watch_process(self.parent);
         loop {
             if sys::parent_pid() != self.parent {
@@ -207,7 +210,7 @@ impl Server {
 
     /// Handles the requests that have arrived. In a new child, returns its [`Start`] and its
     /// streams.
-    fn handle_requests(&mut self) -> Option<(Box<Start>, Vec<(u8, OwnedFd)>)> {
+    fn handle_requests(&mut self) -> Option<StartWithStreams> {
         while let Some(request) = self.receive_request() {
             match request {
                 Request::Start(start) => {
@@ -255,7 +258,7 @@ impl Server {
     }
 
     /// Forks. In the new child, returns its [`Start`] and its streams.
-    fn fork(&mut self, start: Box<Start>) -> Option<(Box<Start>, Vec<(u8, OwnedFd)>)> {
+    fn fork(&mut self, start: Box<Start>) -> Option<StartWithStreams> {
         // The streams were sent before the request, but perhaps after the descriptor channel was
         // last read.
         while start.streams > 0 && self.read_to_notification() {
