@@ -59,8 +59,7 @@ pub(super) struct SharedQueue {
     pub(super) ends: OwnAtomicU32,
     /// Count of deaths when this process last looked for leases of dead processes.
     pub(super) deaths_seen: OwnAtomicU32,
-    /// What [`SharedQueue::changes`] was when the kernel last said that somebody else has the
-    /// queue.
+    /// What [`SharedQueue::changes`] was when somebody else was last found to have the queue.
     others_seen: AtomicU64,
 }
 
@@ -240,27 +239,18 @@ impl SharedQueue {
         }
     }
 
-    /// Returns why nobody can put an item any more; `None` if somebody may. `asks_kernel` is that of
+    /// Returns why nobody can put an item any more; `None` if somebody may. `asks_again` is that of
     /// [`is_alone`](SharedQueue::is_alone).
-    fn end(&self, asks_kernel: bool) -> Option<Error> {
+    fn end(&self, asks_again: bool) -> Option<Error> {
         self.closed().or_else(|| {
             let why = "the queue is empty, and nobody else has it any more who could put an item";
-            self.is_alone(asks_kernel).then(|| Error::ended(why))
+            self.is_alone(asks_again).then(|| Error::ended(why))
         })
     }
 
     fn closed(&self) -> Option<Error> {
         let is_closed = self.items.tail().closed.load(Ordering::SeqCst) != 0;
         is_closed.then(|| Error::ended("the queue is empty, and it was closed"))
-    }
-
-    /// Whether it is certain, without the head's lock, that there is nothing to take, also no lease
-    /// of a process that has died.
-    pub(super) fn has_nothing(&self) -> bool {
-        // The items first: when the last one was leased, its lease was counted before.
-        self.items.len() == 0
-            && self.returned() == 0
-            && self.items.head().leases.load(Ordering::Relaxed) == 0
     }
 
     /// Returns how many leased items have come back.
@@ -276,9 +266,6 @@ impl SharedQueue {
         patience: Patience,
     ) -> Result<usize, Error> {
         let (items, head) = (&self.items, self.items.head());
-        if self.has_nothing() {
-            return Ok(0);
-        }
         let take = || {
             self.give_back_leases_of_the_dead(me);
             let mut taken = 0;
@@ -350,12 +337,16 @@ impl SharedQueue {
 
     /// Whether it is certain that nobody but the calling thread has the queue.
     ///
-    /// If `asks_kernel` is false, the kernel's last answer counts as long as no process has given
-    /// the queue up or ended. It is wrong if the last one to have the queue was a message that
-    /// nobody received, or a process whose end no fork server tells.
-    fn is_alone(&self, asks_kernel: bool) -> bool {
+    /// If `asks_again` is false and the last answer was no, that holds as long as no process has
+    /// given the queue up or ended. It is wrong if the last one to have the queue was a message that
+    /// nobody received, another thread, or a process whose end no fork server tells.
+    fn is_alone(&self, asks_again: bool) -> bool {
         // The processes of a model are threads, which all have the queue until the model ends.
         if cfg!(all(test, loom)) {
+            return false;
+        }
+        let changes = self.changes();
+        if !asks_again && self.others_seen.load(Ordering::Relaxed) == changes {
             return false;
         }
         let is_last_here = match self.words().is_direction.load(Ordering::Relaxed) {
@@ -364,15 +355,10 @@ impl SharedQueue {
             // One thread uses an end of a pipe, and copies do not have it.
             _ => self.ends.load(Ordering::Relaxed) <= 1,
         };
-        if !is_last_here || !self.is_of_this_process() {
-            return false;
-        }
-        let changes = self.changes();
-        if !asks_kernel && self.others_seen.load(Ordering::Relaxed) == changes {
-            return false;
-        }
         // Ask the kernel last: a thread that ended before the first check may have sent the queue.
-        let is_alone = sys::is_file_ours_alone(self.items.memory.fd());
+        let is_alone = is_last_here
+            && self.is_of_this_process()
+            && sys::is_file_ours_alone(self.items.memory.fd());
         if !is_alone {
             self.others_seen.store(changes, Ordering::Relaxed);
         }
@@ -397,11 +383,11 @@ impl SharedQueue {
         self.check_other_end(true)
     }
 
-    /// In a direction of a pipe: checks that the other end is there. `asks_kernel` is that of
+    /// In a direction of a pipe: checks that the other end is there. `asks_again` is that of
     /// [`is_alone`](SharedQueue::is_alone).
-    pub(super) fn check_other_end(&self, asks_kernel: bool) -> Result<(), Error> {
+    pub(super) fn check_other_end(&self, asks_again: bool) -> Result<(), Error> {
         let is_direction = self.words().is_direction.load(Ordering::Relaxed) != 0;
-        match is_direction && self.is_alone(asks_kernel) {
+        match is_direction && self.is_alone(asks_again) {
             true => Err(Error::ended("the other end of the pipe is gone")),
             false => Ok(()),
         }
