@@ -1,6 +1,8 @@
 //! Objects that come and go leave nothing: no descriptor, no memory, no file.
 
-use proc_core::sync::{Array, Barrier, Condition, Event, Lock, Mutex, RLock, Semaphore, Value};
+use proc_core::sync::{
+    Array, Barrier, Condition, Event, Lock, Mutex, Queue, RLock, Semaphore, Value,
+};
 use proc_core::{Child, Process, StartMethod};
 
 use crate::support::descriptors::count_descriptors;
@@ -124,6 +126,17 @@ fn make_many(_: &Arguments) {
         make_and_drop(100_000);
         Holdings::now().expect_no_more_than(&before, kind);
     }
+    let make_and_drop = |count: u32| {
+        for number in 0..count {
+            let queue = Queue::new().expect("memory");
+            queue.put(number).expect("it is open");
+            assert_eq!(queue.get().expect("it was put"), number);
+        }
+    };
+    make_and_drop(300);
+    let before = Holdings::now();
+    make_and_drop(20_000);
+    Holdings::now().expect_no_more_than(&before, "Queue");
     // Larger than a segment of small objects.
     let make_and_drop = |count: u32| {
         for _ in 0..count {
