@@ -89,7 +89,10 @@ pub fn serve(address: &str, pool: PoolBuilder) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|e| fleet_error(format!("the agent's runtime cannot start: {e}")))?;
-    let served = runtime.block_on(async { Agent::connect(&settings, pool).await?.serve().await });
+    let served = runtime.block_on(async {
+        survive_broken_connections()?;
+        Agent::connect(&settings, pool).await?.serve().await
+    });
     runtime.shutdown_background();
     served
 }
@@ -535,6 +538,14 @@ fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
     let requests_ahead = chunk_nanos > 0.0 && chunk_nanos < LONG_CHUNK_NANOS;
     let ahead = if requests_ahead { in_hand.min(workers) } else { 0 };
     (workers * max_per_worker(chunk_nanos) + ahead).min(workers * MAX_CHUNKS_PER_WORKER)
+}
+
+/// Makes this process survive SIGPIPE, which the kernel sends when a process writes to a connection
+/// that is broken. Programs in Rust ignore that signal from the beginning of `main`, but an agent
+/// may run before (see [`init_tests!`](crate::init_tests)).
+fn survive_broken_connections() -> Result<(), Error> {
+    let handler = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::pipe());
+    handler.map(drop).map_err(|e| fleet_error(format!("the agent cannot handle signals: {e}")))
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

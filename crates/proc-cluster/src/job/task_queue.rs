@@ -19,9 +19,10 @@ const MAX_TOGETHER_NANOS: f64 = 1e6;
 const MAX_TOGETHER: usize = 64;
 
 /// The remaining tasks are cut into at least this many chunks for each worker. With smaller chunks,
-/// less is lost with a machine, and the wait for the last chunk is shorter. A machine has up to two
-/// chunks in hand for each worker, unless they take less than a millisecond. So a machine that is
-/// half of the fleet has at most 1/24 of the remaining tasks in hand.
+/// less is lost with a machine, and the wait for the last chunk is shorter. For example, if half of
+/// the workers are on one machine and each has two chunks, that machine has 1/24 of the tasks that
+/// remained when these chunks were cut. Chunks are larger if smaller ones would take less than
+/// [`MIN_CHUNK_NANOS`], or less than the caller's chunksize.
 const MIN_CHUNKS_PER_WORKER: usize = 24;
 
 /// How long the smallest chunk should take, unless the caller has set a chunksize. For less, the

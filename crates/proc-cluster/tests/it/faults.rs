@@ -47,8 +47,11 @@ impl<I: Iterator<Item = Result<u32, proc_cluster::Error>>> ResultsInOrder<I> {
     /// Takes all results that are left. Returns how many there were in all.
     fn count(mut self) -> usize {
         let mut last = 0;
-        for (task, result) in self.0.by_ref() {
-            assert_eq!(result.expect("no task fails"), task);
+        while let Some((task, result)) = self.0.next() {
+            let result = result.expect("no task fails");
+            // If the call has failed as a whole, later results come, and then its error.
+            let mut error = || self.0.find_map(|(_, result)| result.err());
+            assert!(result == task, "{result} came in place of {task}: {:?}", error());
             last = task as usize + 1;
         }
         last
@@ -114,6 +117,15 @@ fn a_machine_is_lost_among_many_tasks(chunksize: Option<usize>) {
     let twice = ran() - TASKS;
     println!("{twice} of {TASKS} tasks ran twice");
     assert!(twice <= TASKS * 3 / 100, "{twice} of {TASKS} tasks ran twice");
+}
+
+#[test]
+fn an_agent_survives_sigpipe() {
+    let Some(server) = Server::start() else { return };
+    let (cluster, agents) = server.fleet(1);
+    kill(agents[0].pid(), Signal::SIGPIPE).expect("it is alive");
+    let squares = cluster.map(|x: u32| x * x, 0..4).expect("the agent is there");
+    assert_eq!(squares, [0, 1, 4, 9]);
 }
 
 #[test]

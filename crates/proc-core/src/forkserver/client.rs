@@ -111,6 +111,7 @@ impl ForkServer {
         inputs: ServerInputs,
         become_process: fn(Arc<ForkServer>, Newborn) -> !,
     ) -> ! {
+        // Made before the forks, so that each child writes to fewer pages.
         let own = Arc::new(self);
         let newborn = Server::run(alone, parent, inputs, &own.server_link);
         become_process(own, newborn)

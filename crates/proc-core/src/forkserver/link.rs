@@ -25,9 +25,9 @@ pub(crate) fn next_serial() -> u64 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// How often a wait looks for a report before it sleeps: for about a tenth of a millisecond. A small
-/// process starts and ends within that time, and a processor that sleeps takes long to wake.
-const MAX_SPINS: u32 = 200;
+/// How long a wait looks for a report before it sleeps. A small process starts and ends within about
+/// this time, and a processor that sleeps takes long to wake.
+const SPIN_TIME: Duration = Duration::from_micros(200);
 
 /// Link to a started process, held by its parent: the handle for signals, and the reports.
 #[derive(Debug)]
@@ -149,14 +149,22 @@ impl<T: Message + Debug> Link<T> {
         }
     }
 
-    /// Like [`receive`](Link::receive), for a report that is likely to come soon: looks for it
-    /// [`MAX_SPINS`] times before the thread sleeps.
+    /// Like [`receive`](Link::receive), for a report that may come soon: looks for it during
+    /// [`SPIN_TIME`] before the thread sleeps.
     pub(crate) fn receive_soon(&self, deadline: Option<Instant>) -> Received<T> {
-        for spin in 0..MAX_SPINS {
-            match self.receive(Some(Instant::now())) {
-                Received::Nothing if deadline.is_some_and(|end| end <= Instant::now()) => break,
+        let mut now = Instant::now();
+        let sleep_at = now + SPIN_TIME;
+        for spin in 0_u32.. {
+            match self.receive(Some(now)) {
                 Received::Nothing => {}
                 received => return received,
+            }
+            now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Received::Nothing;
+            }
+            if now >= sleep_at {
+                break;
             }
             if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }

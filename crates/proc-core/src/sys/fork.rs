@@ -33,6 +33,7 @@ pub(crate) enum Forked {
 pub(crate) fn fork(alone: SingleThread) -> io::Result<Forked> {
     flush_stdout(); // may take long, so nothing is blocked yet
     let original = pid();
+    // Looked up before the fork, so that the child touches fewer pages.
     let writes_counts = profile::writes_counts();
     let mask = SignalMask::block_group_signals()?;
     // SAFETY: the token proves that no other thread can hold a lock that the child would wait for.

@@ -26,7 +26,7 @@ pub(crate) fn pid() -> u32 {
 }
 
 /// In a copy of a process: stores the new pid. The first call of [`pid`] would do the same, but it
-/// reads the page before, and then the kernel maps the page twice.
+/// reads the page first, and then the kernel maps the page twice.
 pub(super) fn renew_pid() {
     fill();
 }

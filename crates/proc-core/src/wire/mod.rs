@@ -11,7 +11,7 @@
 //! all ends out of the message leaks them. So each value is encoded on its own, its channel ends go
 //! at once into a message of their own (see [`Handles`]), and after a failure the list is emptied.
 //! A user's own `send` that fails also leaves channel ends in the list. So [`send`] and
-//! [`encode_into`] begin with an empty list.
+//! [`encode_into`] empty the list first, unless the value certainly contains no channel ends.
 
 mod bulk;
 mod codec;
@@ -220,7 +220,7 @@ static CLOSED_CHANNEL: OnceLock<IpcSender<()>> = OnceLock::new();
 
 fn closed_channel() -> io::Result<&'static IpcSender<()>> {
     if CLOSED_CHANNEL.get().is_none() {
-        // The kernel refuses a pipe faster than a socket without a peer, and sends no SIGPIPE.
+        // The kernel refuses to send to a pipe faster than to a socket without a peer.
         let (pipe, _) = io::pipe()?;
         let _ = CLOSED_CHANNEL.set(crate::memory::sender_of(pipe.into())?);
     }

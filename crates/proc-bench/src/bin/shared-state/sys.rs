@@ -10,17 +10,18 @@ use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::unistd::Pid;
+use rustix::io::Errno;
 use rustix::thread::futex::{
     ClockId, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags, wait, waitv, wake,
 };
 use serde::{Deserialize, Serialize};
 
-/// Two words: the number of questions, and of answers.
+/// Words that two processes share: among them, the number of questions and of answers.
 pub(crate) struct Words {
     asked: AtomicU32,
     answered: AtomicU32,
     started: AtomicU32,
-    /// Word that nobody changes, as long as nobody dies.
+    /// Stands for a count of deaths. Nobody changes it here.
     deaths: AtomicU32,
 }
 
@@ -29,7 +30,8 @@ pub(crate) struct Words {
 pub(crate) enum Sleep {
     /// Until one word changes.
     OneWord,
-    /// Until one of two words changes, for at most 500 ms. So sleeps whoever must learn of deaths.
+    /// Until one of two words changes, for at most 500 ms. Shared state sleeps so, to learn of
+    /// deaths.
     TwoWords,
 }
 
@@ -98,7 +100,10 @@ impl Words {
         let nanos = tv_nsec + 500_000_000;
         let until =
             Timespec { tv_sec: tv_sec + nanos / 1_000_000_000, tv_nsec: nanos % 1_000_000_000 };
-        let _ = waitv(&waits, WaitvFlags::empty(), Some(&until), ClockId::Monotonic);
+        match waitv(&waits, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
+            Ok(_) | Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
+            Err(error) => panic!("the kernel cannot wait for two words: {error}"),
+        }
     }
 
     pub(crate) fn wait_for_start(&self) {

@@ -39,7 +39,7 @@ shared_struct! {
         pub(super) sender: AtomicU32,
         /// The process at the end that receives.
         pub(super) receiver: AtomicU32,
-        /// How often a process has given the queue up.
+        /// How often a process has given the queue up. (The family counts those that have ended.)
         departures: AtomicU32,
     }
 }
@@ -59,7 +59,7 @@ pub(super) struct SharedQueue {
     pub(super) ends: OwnAtomicU32,
     /// Count of deaths when this process last looked for leases of dead processes.
     pub(super) deaths_seen: OwnAtomicU32,
-    /// What [`SharedQueue::changes`] was when somebody else was last found to have the queue.
+    /// What [`SharedQueue::changes`] was when the answer of [`SharedQueue::is_alone`] was no.
     others_seen: AtomicU64,
 }
 
@@ -126,13 +126,16 @@ impl SharedQueue {
         let mut sleeper = self.words().putters.sleeper(self.family);
         let put = loop {
             sleeper.announce();
-            match self.put_now(pieces, me, patience).transpose() {
-                Some(put) => break put,
-                None if patience.is_over() => break Ok(0),
-                None => {}
+            if let Some(put) = self.put_now(pieces, me, patience).transpose() {
+                break put;
             }
-            if let Err(gone) = self.check_other_end(sleeper.has_slept()) {
+            // A wait that gives up has asked once, also if it never slept.
+            let is_over = patience.is_over();
+            if let Err(gone) = self.check_other_end(sleeper.has_slept() || is_over) {
                 break Err(gone);
+            }
+            if is_over {
+                break Ok(0);
             }
             sleeper.sleep(patience.deadline());
         };
@@ -206,10 +209,12 @@ impl SharedQueue {
             if let Some(found) = take().transpose() {
                 break found.map(Some);
             }
-            if let Some(end) = self.end(sleeper.has_slept()) {
+            // A wait that gives up has asked once, also if it never slept.
+            let is_over = patience.is_over();
+            if let Some(end) = self.end(sleeper.has_slept() || is_over) {
                 break self.take_last(end, patience, take);
             }
-            if patience.is_over() {
+            if is_over {
                 break Ok(None);
             }
             sleeper.sleep(patience.deadline());
@@ -337,9 +342,10 @@ impl SharedQueue {
 
     /// Whether it is certain that nobody but the calling thread has the queue.
     ///
-    /// If `asks_again` is false and the last answer was no, that holds as long as no process has
-    /// given the queue up or ended. It is wrong if the last one to have the queue was a message that
-    /// nobody received, another thread, or a process whose end no fork server tells.
+    /// If `asks_again` is false, the answer no is given again until a process has given the queue up
+    /// or has ended. Other changes go unnoticed: the end of a thread that had the queue, or of a
+    /// message that nobody received; a process that executes another program; and the end of a
+    /// process that no fork server tells.
     fn is_alone(&self, asks_again: bool) -> bool {
         // The processes of a model are threads, which all have the queue until the model ends.
         if cfg!(all(test, loom)) {
@@ -423,6 +429,8 @@ impl SharedQueue {
             }
             family.own_id()?; // so that its use cannot fail later
             if let Some(queue) = queues().get(&id).and_then(Weak::upgrade) {
+                // The message had the queue, too, and perhaps as the last one.
+                queue.others_seen.store(u64::MAX, Ordering::Relaxed);
                 return Ok(queue);
             }
             let memory = SparseMemory::map(fd.into_fd()?)?;
@@ -453,6 +461,39 @@ impl SharedQueue {
         let items = Items::of(self.items.memory.received());
         items.make_atomics();
         SharedQueue::keep(items, self.family, self.id)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn answer_counts_until_a_process_has_given_the_queue_up() {
+        let queue = SharedQueue::new(0).expect("there is memory");
+        // Of a pipe, since tests have several threads.
+        queue.words().is_direction.store(1, Ordering::Relaxed);
+        let other = sys::reopen(queue.items.memory.fd()).expect("there is a descriptor");
+        sys::share_file(other.as_fd()).expect("there are locks");
+        assert!(!queue.is_alone(false), "nobody was asked before");
+        drop(other);
+        assert!(!queue.is_alone(false), "the last answer counts");
+        assert!(queue.is_alone(true));
+        queue.words().departures.fetch_add(1, Ordering::SeqCst);
+        assert!(queue.is_alone(false));
+    }
+
+    #[test]
+    fn drop_counts_as_departure() {
+        let queue = SharedQueue::new(0).expect("there is memory");
+        let other = sys::reopen(queue.items.memory.fd()).expect("there is a descriptor");
+        let other = Items::of(SparseMemory::map(other).expect("there is room"));
+        let departures = || other.other::<QueueWords>(WORDS).departures.load(Ordering::Relaxed);
+        assert_eq!(departures(), 0);
+        drop(queue);
+        assert_eq!(departures(), 1);
     }
 }
 

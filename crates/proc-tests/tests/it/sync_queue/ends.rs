@@ -1,5 +1,6 @@
 //! How a queue ends: it is closed, its items are done, or nobody else has it.
 
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -15,7 +16,7 @@ programs![
     lease_most,
     return_of_the_dead,
     lose_others,
-    look_after_others_left,
+    poll_until_others_are_gone,
     keep_others,
 ];
 
@@ -25,7 +26,7 @@ tests! {
     only_512_items_can_be_leased;
     items_of_a_dead_process_come_back_before_others: forkserver spawn fork;
     queue_that_nobody_else_has_ends: forkserver spawn fork;
-    wait_that_begins_after_the_others_left_ends_at_once: forkserver spawn fork;
+    look_without_waiting_learns_that_nobody_else_has_the_queue: forkserver spawn;
     queue_that_somebody_has_does_not_end: forkserver spawn fork;
 }
 
@@ -241,15 +242,6 @@ fn queue_that_nobody_else_has_ends(start_method: StartMethod) {
     assert_eq!(finished.succeeded(), ways.concat());
 }
 
-/// Looks once for an item while another process has the queue, and once after `left`.
-fn look_twice((queue, looked, left): (Queue<u32>, Event, Event)) {
-    let look = || queue.get_timeout(Duration::ZERO);
-    assert_eq!(look().expect("another process has it"), None);
-    looked.set();
-    left.wait();
-    expect_kind(look(), ErrorKind::Closed);
-}
-
 /// Drops the queue when `go` is set, sets `left`, and lives on.
 fn drop_and_wait((queue, go, left, end): (Queue<u32>, Event, Event, Event)) {
     go.wait();
@@ -258,32 +250,82 @@ fn drop_and_wait((queue, go, left, end): (Queue<u32>, Event, Event, Event)) {
     end.wait();
 }
 
-/// The only other process that has a queue gives it up, or is killed, between two looks.
-fn look_after_others_left(arguments: &Arguments) {
-    let queue = || Queue::<u32>::new().expect("there is memory");
-    let event = || Event::new().expect("there is memory");
-    let (given_up, looked, left) = (queue(), event(), event());
-    let (go, end) = (event(), event());
-    let looker = child(arguments, look_twice, (given_up.clone(), looked.clone(), left.clone()));
-    let holder = child(arguments, drop_and_wait, (given_up, go.clone(), left, end.clone()));
-    looked.wait();
-    go.set(); // this process has lost the queue, too
-    looker.join().expect("it returns");
-    end.set();
-    holder.join().expect("it returns");
-    let (lost, looked, left) = (queue(), event(), event());
-    let looker = child(arguments, look_twice, (lost.clone(), looked.clone(), left.clone()));
-    let holder = child(arguments, wait_for, (lost, event()));
-    looked.wait();
-    holder.kill().expect("it is a child");
-    drop(holder.join().expect_err("it was killed"));
-    left.set();
-    looker.join().expect("it returns");
-    println!("seen");
+/// Executes another program, which has nothing of the queue.
+fn execute((_queue, go): (Queue<u32>, Event)) {
+    go.wait();
+    let error = std::process::Command::new("sleep").arg("1000").exec();
+    panic!("sleep cannot be executed: {error}");
 }
 
-fn wait_that_begins_after_the_others_left_ends_at_once(start_method: StartMethod) {
-    assert_eq!(run(look_after_others_left, start_method, &[]).succeeded(), "seen\n");
+/// Looks for an item again and again, without waiting, until nobody else has the queue.
+fn poll(queue: &Queue<u32>, way: &str) {
+    loop {
+        match queue.get_timeout(Duration::ZERO) {
+            Ok(None) => std::thread::yield_now(),
+            ended => {
+                expect_kind(ended, ErrorKind::Closed);
+                return println!("{way}");
+            }
+        }
+    }
+}
+
+/// This process looks for items without waiting, while the last other one to have the queue loses
+/// it, each time in another way.
+fn poll_until_others_are_gone(arguments: &Arguments) {
+    let queue = || Queue::<u32>::new().expect("there is memory");
+    let event = || Event::new().expect("there is memory");
+    let expect_nothing = |queue: &Queue<u32>| {
+        let taken = queue.get_timeout(Duration::ZERO);
+        assert_eq!(taken.expect("another one has the queue"), None);
+    };
+    let (given_up, go, left, end) = (queue(), event(), event(), event());
+    let inputs = (given_up.clone(), go.clone(), left.clone(), end.clone());
+    let other = child(arguments, drop_and_wait, inputs);
+    expect_nothing(&given_up);
+    go.set();
+    left.wait();
+    poll(&given_up, "dropped");
+    end.set();
+    other.join().expect("it returns");
+
+    let lost = queue();
+    let other = child(arguments, wait_for, (lost.clone(), event()));
+    expect_nothing(&lost);
+    other.kill().expect("it is a child");
+    drop(other.join().expect_err("it was killed"));
+    poll(&lost, "killed");
+
+    let (forgotten, go) = (queue(), event());
+    let other = child(arguments, execute, (forgotten.clone(), go.clone()));
+    expect_nothing(&forgotten);
+    go.set();
+    poll(&forgotten, "executed");
+    other.kill().expect("it is a child");
+    drop(other.join().expect_err("it was killed"));
+
+    let returned = queue();
+    let other = child(arguments, |queue: Queue<u32>| queue, returned.clone());
+    expect_nothing(&returned);
+    drop(other.join().expect("it returns"));
+    poll(&returned, "returned");
+
+    let of_thread = queue();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let clone = of_thread.clone();
+    let thread = std::thread::spawn(move || {
+        let _ = stopped.recv();
+        drop(clone);
+    });
+    expect_nothing(&of_thread);
+    drop(stop);
+    thread.join().expect("it does not panic");
+    poll(&of_thread, "thread");
+}
+
+fn look_without_waiting_learns_that_nobody_else_has_the_queue(start_method: StartMethod) {
+    let finished = run(poll_until_others_are_gone, start_method, &[]);
+    assert_eq!(finished.succeeded(), "dropped\nkilled\nexecuted\nreturned\nthread\n");
 }
 
 fn take_in_vain((queue, go): (Queue<u32>, Event)) -> Result<Option<u32>, Error> {
