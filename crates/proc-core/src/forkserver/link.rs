@@ -25,8 +25,8 @@ pub(crate) fn next_serial() -> u64 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// How long a wait looks for a report before it sleeps. A small process starts and ends within about
-/// this time, and a processor that sleeps takes long to wake.
+/// How long a wait looks for a report before it sleeps. A small process starts and ends within
+/// about this time, and a processor that sleeps takes long to wake.
 const SPIN_TIME: Duration = Duration::from_micros(200);
 
 /// Link to a started process, held by its parent: the handle for signals, and the reports.

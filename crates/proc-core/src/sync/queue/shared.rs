@@ -342,10 +342,10 @@ impl SharedQueue {
 
     /// Whether it is certain that nobody but the calling thread has the queue.
     ///
-    /// If `asks_again` is false, the answer no is given again until a process has given the queue up
-    /// or has ended. Other changes go unnoticed: the end of a thread that had the queue, or of a
+    /// If `asks_again` is false, the answer no is given again until a process has given the queue
+    /// up or has ended. Other changes go unnoticed: the end of a thread that had the queue, or of a
     /// message that nobody received; a process that executes another program; and the end of a
-    /// process that no fork server tells.
+    /// process that no fork server announces.
     fn is_alone(&self, asks_again: bool) -> bool {
         // The processes of a model are threads, which all have the queue until the model ends.
         if cfg!(all(test, loom)) {
