@@ -10,6 +10,7 @@ mod futex;
 pub(crate) mod loom;
 mod region;
 mod sparse;
+mod spin;
 
 pub(crate) use arena::{Arena, Block, Lease, MIN_BLOCK_BYTES, Part, ReturnedBlocks};
 pub(crate) use descriptor::{
@@ -19,3 +20,4 @@ pub(crate) use family::{Family, PROCESS_ID_BITS, ProcessId};
 pub(crate) use futex::{monotonic, now, wake_all, wake_one, wake_some};
 pub(crate) use region::{AllAtomic, Placed, Region, shared_struct};
 pub(crate) use sparse::{FIRST_EXTENT, SparseMemory};
+pub(crate) use spin::{Spin, spin_after_look};

@@ -29,6 +29,10 @@ const LOCKS: u32 = 1_000_000;
 const ITEMS: u64 = 300_000;
 const LARGE_ITEMS: u64 = 300;
 const TRIPS: u64 = 10_000;
+/// Trips with a pause before each.
+const LATE_TRIPS: u64 = 500;
+/// Time in which the other process has certainly gone to sleep.
+const PAUSE: Duration = Duration::from_micros(500);
 const BATCH: usize = 256;
 
 /// A row of the table: what is measured, with its unit, and how.
@@ -82,10 +86,6 @@ fn main() -> Result<()> {
 
 fn nanos(begin: Instant, operations: u64) -> f64 {
     begin.elapsed().as_nanos() as f64 / operations as f64
-}
-
-fn micros(begin: Instant, operations: u64) -> f64 {
-    nanos(begin, operations) / 1e3
 }
 
 fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
@@ -150,48 +150,85 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
         ("crossbeam's channel between two threads, an item", "ns", Box::new(crossbeam)),
     ];
     let rows = rows.into_iter().map(|(name, unit, measure)| (name.to_owned(), unit, measure));
-    let apart = trips(words).map(|(name, measure)| (name.to_owned(), "us", measure));
-    let on_one = trips(words).map(|(name, measure)| -> Row {
+    let in_a_row =
+        trips(words, Pace::InARow).map(|(name, measure)| (name.to_owned(), "us", measure));
+    let late = trips(words, Pace::AfterPause)
+        .map(|(name, measure)| -> Row { (format!("{name}, both asleep before"), "us", measure) });
+    let on_one = trips(words, Pace::InARow).map(|(name, measure)| -> Row {
         let measure = move || sys::on_one_processor(&measure);
         (format!("{name}, on one processor"), "us", Box::new(measure))
     });
-    Ok(rows.chain(apart).chain(on_one).collect())
+    Ok(rows.chain(in_a_row).chain(late).chain(on_one).collect())
 }
 
-/// What two processes do there and back. Both sleep in between.
-fn trips(words: &'static sys::Words) -> [(&'static str, Measure); 6] {
+/// When a trip begins.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// At the end of the one before.
+    InARow,
+    /// After [`PAUSE`].
+    AfterPause,
+}
+
+impl Pace {
+    fn trips(self) -> u64 {
+        match self {
+            Pace::InARow => TRIPS,
+            Pace::AfterPause => LATE_TRIPS,
+        }
+    }
+
+    /// Makes the trips. Returns the time of one, in microseconds.
+    fn time(self, mut trip: impl FnMut(u64) -> Result<()>) -> Result<f64> {
+        let mut time = Duration::ZERO;
+        match self {
+            Pace::InARow => {
+                let begin = Instant::now();
+                (0..TRIPS).try_for_each(trip)?;
+                time = begin.elapsed();
+            }
+            Pace::AfterPause => {
+                for number in 0..LATE_TRIPS {
+                    std::thread::sleep(PAUSE);
+                    let begin = Instant::now();
+                    trip(number)?;
+                    time += begin.elapsed();
+                }
+            }
+        }
+        Ok(time.as_nanos() as f64 / 1e3 / self.trips() as f64)
+    }
+}
+
+/// What two processes do there and back.
+fn trips(words: &'static sys::Words, pace: Pace) -> [(&'static str, Measure); 6] {
+    let futex_of_two = "futex of two words with a time limit, there and back";
     [
-        ("futex, there and back", Box::new(move || futex(words, Sleep::OneWord))),
-        (
-            "futex of two words with a time limit, there and back",
-            Box::new(move || futex(words, Sleep::TwoWords)),
-        ),
-        ("queue, there and back", Box::new(queue_trips)),
-        ("pipe, there and back", Box::new(pipe_trips)),
-        ("manager's dictionary: insert", Box::new(manager_trips)),
-        ("ipc-channel, there and back", Box::new(channel_trips)),
+        ("futex, there and back", Box::new(move || futex(words, Sleep::OneWord, pace))),
+        (futex_of_two, Box::new(move || futex(words, Sleep::TwoWords, pace))),
+        ("queue, there and back", Box::new(move || queue_trips(pace))),
+        ("pipe, there and back", Box::new(move || pipe_trips(pace))),
+        ("manager's dictionary: insert", Box::new(move || manager_trips(pace))),
+        ("ipc-channel, there and back", Box::new(move || channel_trips(pace))),
     ]
 }
 
-fn manager_trips() -> Result<f64> {
+fn manager_trips(pace: Pace) -> Result<f64> {
     let dict = Manager::new()?.dict::<String, u64>()?;
     dict.insert("key".into(), 0)?;
-    let begin = Instant::now();
-    for number in 0..TRIPS {
-        dict.insert("key".into(), number)?;
-    }
-    Ok(micros(begin, TRIPS))
+    pace.time(|number| Ok(dict.insert("key".into(), number).map(drop)?))
 }
 
 /// Two processes wake each other by a futex.
-fn futex(words: &'static sys::Words, sleep: Sleep) -> Result<f64> {
+fn futex(words: &'static sys::Words, sleep: Sleep, pace: Pace) -> Result<f64> {
     words.reset();
-    let answers = |sleep| sys::words().answer(TRIPS as u32, sleep);
-    let other = Process::new(answers, sleep).start()?;
+    let answers = |(sleep, trips)| sys::words().answer(trips, sleep);
+    let other = Process::new(answers, (sleep, pace.trips() as u32)).start()?;
     words.wait_for_start();
-    let begin = Instant::now();
-    words.ask(TRIPS as u32, sleep);
-    let time = micros(begin, TRIPS);
+    let time = pace.time(|number| {
+        words.ask(number as u32, sleep);
+        Ok(())
+    })?;
     other.join()?;
     Ok(time)
 }
@@ -274,7 +311,7 @@ fn bytes(len: usize, items: u64) -> Result<f64> {
     Ok(time)
 }
 
-fn queue_trips() -> Result<f64> {
+fn queue_trips(pace: Pace) -> Result<f64> {
     let (there, back) = (Queue::new()?, Queue::new()?);
     let answer = |(there, back): (Queue<u64>, Queue<u64>)| {
         there.iter().for_each(|item| back.put(item).expect("the queue is open"));
@@ -282,18 +319,16 @@ fn queue_trips() -> Result<f64> {
     let child = Process::new(answer, (there.clone(), back.clone())).start()?;
     there.put(0)?;
     back.get()?;
-    let begin = Instant::now();
-    for item in 0..TRIPS {
+    let time = pace.time(|item| {
         there.put(item)?;
-        back.get()?;
-    }
-    let time = micros(begin, TRIPS);
+        Ok(back.get().map(drop)?)
+    })?;
     there.close();
     child.join()?;
     Ok(time)
 }
 
-fn pipe_trips() -> Result<f64> {
+fn pipe_trips(pace: Pace) -> Result<f64> {
     let (here, there) = pipe::<u64, u64>()?;
     let answer = |parent: Connection<u64, u64>| {
         while let Ok(item) = parent.recv() {
@@ -303,12 +338,10 @@ fn pipe_trips() -> Result<f64> {
     let child = Process::new(answer, there).start()?;
     here.send(0)?;
     here.recv()?;
-    let begin = Instant::now();
-    for item in 0..TRIPS {
+    let time = pace.time(|item| {
         here.send(item)?;
-        here.recv()?;
-    }
-    let time = micros(begin, TRIPS);
+        Ok(here.recv().map(drop)?)
+    })?;
     drop(here);
     child.join()?;
     Ok(time)
@@ -332,7 +365,7 @@ fn channel() -> Result<f64> {
     Ok(time)
 }
 
-fn channel_trips() -> Result<f64> {
+fn channel_trips(pace: Pace) -> Result<f64> {
     let ((there, arrived), (answer, back)) = (ipc::channel::<u64>()?, ipc::channel::<u64>()?);
     let answers = |(arrived, answer): (ipc::IpcReceiver<u64>, ipc::IpcSender<u64>)| {
         while let Ok(item) = arrived.recv() {
@@ -342,12 +375,10 @@ fn channel_trips() -> Result<f64> {
     let child = Process::new(answers, (arrived, answer)).start()?;
     there.send(0)?;
     back.recv()?;
-    let begin = Instant::now();
-    for item in 0..TRIPS {
+    let time = pace.time(|item| {
         there.send(item)?;
-        back.recv()?;
-    }
-    let time = micros(begin, TRIPS);
+        Ok(back.recv().map(drop)?)
+    })?;
     drop(there);
     child.join()?;
     Ok(time)

@@ -110,15 +110,13 @@ impl Words {
         self.sleep_while(&self.started, 0, Sleep::OneWord);
     }
 
-    /// Asks so many times, and waits for each answer.
-    pub(crate) fn ask(&self, times: u32, sleep: Sleep) {
-        for time in 1..=times {
-            set(&self.asked, time);
-            self.sleep_while(&self.answered, time - 1, sleep);
-        }
+    /// Asks question `number`, and waits for the answer. The first number is 0.
+    pub(crate) fn ask(&self, number: u32, sleep: Sleep) {
+        set(&self.asked, number + 1);
+        self.sleep_while(&self.answered, number, sleep);
     }
 
-    /// Answers so many times.
+    /// Answers this many questions.
     pub(crate) fn answer(&self, times: u32, sleep: Sleep) {
         set(&self.started, 1);
         for time in 1..=times {

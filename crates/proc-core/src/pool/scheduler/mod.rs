@@ -35,6 +35,7 @@ pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, St
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
+use crate::memory::spin_after_look;
 use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
@@ -307,7 +308,7 @@ impl Scheduler {
             if found.is_some() {
                 return found;
             }
-            if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
+            spin_after_look(spin);
         }
         // From now on, this thread relies on messages from workers.
         drop(collecting);

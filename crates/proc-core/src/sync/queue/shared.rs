@@ -15,7 +15,7 @@ use super::items::{CopyOut, Items};
 use super::locked::{locked, no_room};
 use crate::error::Error;
 use crate::memory::atomics::AtomicU32;
-use crate::memory::{Descriptor, Family, SparseMemory, shared_struct};
+use crate::memory::{Descriptor, Family, SparseMemory, Spin, now, shared_struct};
 use crate::sync::raw_lock::{Locker, Patience};
 use crate::sync::sleepers::Sleepers;
 use crate::sys::{self, PerProcess};
@@ -59,6 +59,10 @@ pub(super) struct SharedQueue {
     pub(super) ends: OwnAtomicU32,
     /// Count of deaths when this process last looked for leases of dead processes.
     pub(super) deaths_seen: OwnAtomicU32,
+    /// Of threads that wait for an item.
+    spin_for_item: Spin,
+    /// Of threads that wait for room.
+    spin_for_room: Spin,
     /// What [`SharedQueue::changes`] was when the answer of [`SharedQueue::is_alone`] was no.
     others_seen: AtomicU64,
 }
@@ -99,6 +103,8 @@ impl SharedQueue {
             made,
             ends: OwnAtomicU32::new(0),
             deaths_seen,
+            spin_for_item: Spin::default(),
+            spin_for_room: Spin::default(),
             others_seen: AtomicU64::new(u64::MAX),
         });
         let mut queues = queues();
@@ -123,6 +129,13 @@ impl SharedQueue {
         if let Patience::None = patience {
             return Ok(0);
         }
+        let (begin, bound) = (now(), u64::from(self.words().bound.load(Ordering::Relaxed)));
+        let may_put = || self.items.len() < bound || self.closed().is_some();
+        if self.spin_for_room.until(begin, patience.deadline(), may_put)
+            && let Some(put) = self.put_now(pieces, me, patience)?
+        {
+            return Ok(put);
+        }
         let mut sleeper = self.words().putters.sleeper(self.family);
         let put = loop {
             sleeper.announce();
@@ -139,8 +152,10 @@ impl SharedQueue {
             }
             sleeper.sleep(patience.deadline());
         };
-        let bound = self.words().bound.load(Ordering::Relaxed);
-        sleeper.leave(|| self.items.len() < u64::from(bound) || self.closed().is_some());
+        if sleeper.has_slept() {
+            self.spin_for_room.note_sleep(begin);
+        }
+        sleeper.leave(may_put);
         put
     }
 
@@ -203,6 +218,14 @@ impl SharedQueue {
                 None => Ok(None),
             };
         }
+        let begin = now();
+        let is_there =
+            || self.items.len() + u64::from(self.returned()) > 0 || self.closed().is_some();
+        if self.spin_for_item.until(begin, patience.deadline(), is_there)
+            && let Some(found) = take()?
+        {
+            return Ok(Some(found));
+        }
         let mut sleeper = self.words().getters.sleeper(self.family);
         let found = loop {
             sleeper.announce();
@@ -219,10 +242,11 @@ impl SharedQueue {
             }
             sleeper.sleep(patience.deadline());
         };
+        if sleeper.has_slept() {
+            self.spin_for_item.note_sleep(begin);
+        }
         // Whoever has closed the queue may have woken nobody: this thread was not announced then.
-        let is_more_left =
-            || self.items.len() + u64::from(self.returned()) > 0 || self.closed().is_some();
-        sleeper.leave(is_more_left);
+        sleeper.leave(is_there);
         found
     }
 
