@@ -52,11 +52,12 @@ pub(crate) enum PanicOutput {
 
 static OUTPUT: AtomicU8 = AtomicU8::new(PanicOutput::Unreported as u8);
 
-/// Function that is called with each panic of this process, because any panic may end the process.
+/// Function that is called with each panic of this process, except those inside [`catch_silently`],
+/// because any panic may end the process.
 static OBSERVER: OnceLock<fn(&PanicReport)> = OnceLock::new();
 
-/// Sets the function that is called with each panic of this process from now on. Only the first
-/// call has an effect.
+/// Sets the function that is called with each panic of this process from now on, except those
+/// inside [`catch_silently`]. Only the first call has an effect.
 pub(crate) fn set_observer(observer: fn(&PanicReport)) {
     let _ = OBSERVER.set(observer);
 }

@@ -45,7 +45,7 @@ pub(crate) fn running_index() -> Option<usize> {
     WORKER.get().and_then(|worker| (worker.running_index)())
 }
 
-/// Calls `function` while this thread tells of the task `facts`.
+/// Calls `function`. Meanwhile [`current`] in this thread returns the task `facts`.
 pub(crate) fn in_process<T>(facts: TaskFacts, function: impl FnOnce() -> T) -> T {
     /// Restores the outer task when the function returns or panics.
     struct Restore(Option<TaskFacts>);
@@ -73,7 +73,7 @@ pub(crate) fn mix(seed: u64, index: u64) -> u64 {
 /// Returns a number that nobody can predict: another one in each process and for each `number`.
 pub(crate) fn unpredictable(number: u64) -> u64 {
     static KEY: PerProcess<OnceLock<u64>> = PerProcess::new();
-    // A system without random numbers is too broken to predict anything of it.
+    // If the system has no random numbers, the pid takes their place. It can be predicted.
     let key = || getrandom::u64().unwrap_or_else(|_| u64::from(sys::pid()));
     mix(*KEY.get().get_or_init(key), number)
 }
@@ -120,8 +120,9 @@ pub fn current() -> Current {
 }
 
 impl Current {
-    /// The number of the worker: 0, 1 and so on, up to the size of the pool. `None` outside of a
-    /// pool.
+    /// The number of the worker, counted from 0. It is less than the size of the pool, except in a
+    /// worker that ends because [`Pool::resize`](crate::Pool::resize) has made the pool smaller.
+    /// `None` outside of a pool.
     ///
     /// A worker that replaces another one has the same number. Two workers that run at the same
     /// time have different numbers, so a number can stand for a GPU, a port or a directory.
@@ -252,7 +253,7 @@ mod tests {
 
     #[test]
     fn seeds_of_neighbours_have_nothing_in_common() {
-        // The first outputs of SplitMix64 with the seed 0, from the authors' program.
+        // The first output of SplitMix64 with the seed 0, from the authors' program.
         assert_eq!(mix(0, 0), {
             let first = 0xe220_a839_7b1d_cdaf_u64;
             mix_once(first)

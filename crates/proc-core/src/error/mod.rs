@@ -178,7 +178,6 @@ enum Kind {
         last: Error,
     },
     Abandoned {
-        /// What was abandoned, and what to do, in words.
         what: Abandoned,
         #[serde(with = "portable::exit_status")]
         status: Option<ExitStatus>,
@@ -466,15 +465,15 @@ impl Error {
         self.kind() == ErrorKind::Cancelled
     }
 
-    /// Whether the pool was closed, terminated or dropped, or a worker has overwritten the pool's
-    /// memory.
+    /// Whether the error is of the kind [`Closed`](ErrorKind::Closed), for example because the pool
+    /// was closed, terminated or dropped.
     ///
     /// See the example of [`Pool::close`](crate::Pool::close).
     pub fn is_closed(&self) -> bool {
         self.kind() == ErrorKind::Closed
     }
 
-    /// Returns how the process ended, if the error is that it has ended.
+    /// Returns how the function's process ended, if the error is that it has ended.
     ///
     /// [`ExitStatusExt::signal`](std::os::unix::process::ExitStatusExt::signal) gives the signal
     /// that has killed it. After a timeout or a cancellation, there is no exit status.

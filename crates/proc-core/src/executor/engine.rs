@@ -1,8 +1,8 @@
 //! The traits that an engine implements to run calls: [`Engine`], [`Job`] and [`Arrived`].
 //!
-//! A pool and a cluster implement them. The types that callers see ([`Options`](super::Options),
-//! [`Task`](super::Task), [`Imap`](super::Imap)) use only these traits, so they are the same for
-//! both.
+//! A pool, a cluster and [`InProcess`](super::InProcess) implement them. The types that callers see
+//! ([`Options`](super::Options), [`Task`](super::Task), [`Imap`](super::Imap)) use only these
+//! traits, so they are the same for all.
 
 use std::ops::RangeInclusive;
 use std::task::Waker;
@@ -51,7 +51,7 @@ impl CallOptions {
     }
 }
 
-/// Runs calls: a pool or a cluster.
+/// Runs calls: a pool, a cluster, or the caller itself ([`InProcess`](super::InProcess)).
 pub trait Engine {
     /// The name of a function, by which workers find it.
     type Function: Copy;
@@ -120,7 +120,7 @@ pub trait Job: Send {
     /// arguments before it, and may then push the next ones.
     fn push<A: Message>(&mut self, arguments: &[A], max_bytes: usize) -> Result<(), Error>;
 
-    /// Makes room for `tasks` tasks that will be pushed, where the number of tasks is limited.
+    /// Makes room for `tasks` tasks that will be submitted, where the number of tasks is limited.
     /// Waits for it if `wait` is true. Returns whether there is room.
     ///
     /// # Errors

@@ -163,8 +163,8 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         if !std::mem::replace(&mut self.has_begun, true) {
             self.show_progress();
         }
-        // Takes two chunks of inputs for each result. So the window becomes full, and slow inputs
-        // do not delay results that have arrived.
+        // Takes up to two chunks of inputs for each result. So the window becomes full, and slow
+        // inputs delay a result that has arrived by the time of two chunks at most.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
             if let Some((task, result)) = self.ready.pop_front() {

@@ -12,8 +12,8 @@ use crate::wire::Message;
 /// yet how long they take to encode.
 const FIRST_BATCH: usize = 16;
 
-/// If taking and encoding a batch needs more time than this, or the batch has more bytes, the next
-/// batch is half as large. Otherwise it is twice as large.
+/// If a batch needs more time than `BATCH_TIME` until it is submitted, or has more bytes than
+/// `BATCH_BYTES`, the next batch is half as large. Otherwise it is twice as large.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 

@@ -181,11 +181,12 @@ macro_rules! executor_calls {
     };
 }
 
-/// Runs functions over inputs: a [`Pool`](crate::Pool) on this machine, or the cluster of the crate
-/// `proc-cluster` on many.
+/// Runs functions over inputs: a [`Pool`](crate::Pool) on this machine, the cluster of the crate
+/// `proc-cluster` on many, or [`InProcess`] in the caller.
 ///
-/// A function that takes `&impl Executor` works with both. The types have methods with the same
-/// names, so only such functions need to import the trait. Other crates cannot implement the trait.
+/// A function that takes `&impl Executor` works with all of them. The types have methods with the
+/// same names, so only such functions need to import the trait. Other crates cannot implement the
+/// trait.
 ///
 /// ```
 /// use proc_core::{Error, Executor, Pool};

@@ -53,7 +53,8 @@ const TEXT: &str = "{wide_msg}";
 pub fn progress_bar() -> impl FnMut(Progress) + Send + 'static {
     let mut line = None;
     move |progress| {
-        // A call whose caller panicked has not reported its end.
+        // A call whose caller panicked has not reported its end. The first report of the next call
+        // tells of less time, so that call gets a line of its own.
         line = line.take().filter(|line: &Line| line.last_report <= progress.elapsed);
         let shown: &mut Line = line.get_or_insert_with(Line::begin);
         shown.show(&progress);
@@ -150,7 +151,8 @@ fn text(progress: &Progress) -> String {
     parts.join(", ")
 }
 
-/// Describes a number of tasks in a second. Takes a longer time if they are few.
+/// Describes a number of tasks in a second. If they are few, gives their number in a minute or in
+/// an hour.
 fn rate(per_second: f64) -> String {
     let per = [(1.0, "s"), (60.0, "min"), (3600.0, "h")];
     let fits = per.into_iter().find(|(seconds, _)| per_second * seconds >= 1.0);

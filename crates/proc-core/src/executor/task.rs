@@ -51,8 +51,9 @@ pub struct Task<T> {
     cancels_on_drop: bool,
 }
 
-/// How long a call that must not wait takes in results that have arrived: one with a deadline that
-/// is near or over, and a future. More may arrive all the time.
+/// How long [`Pending::poll`], and [`Pending::wait`] with a deadline that is near or over, take in
+/// results that have arrived. Without a bound they could go on for long, because more results may
+/// arrive all the time.
 const TAKE_IN_TIME: Duration = Duration::from_millis(5);
 
 /// A call that is not done, and that has one result when it is done. Hides the engine from
@@ -257,6 +258,8 @@ impl<T> Task<T> {
     /// error which says that the task was cancelled.
     ///
     /// With a [grace period](crate::Options::grace), a task that is running is asked to stop first.
+    /// If all its inputs have begun and it returns within that period, [`get`](Task::get) returns
+    /// its result.
     ///
     /// In async code, a future that is dropped does not cancel its task, unless
     /// [`cancel_on_drop`](Task::cancel_on_drop) says so.

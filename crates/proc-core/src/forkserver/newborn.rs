@@ -26,7 +26,7 @@ pub(crate) struct MainInputs {
 }
 
 impl MainInputs {
-    /// Returns the sender for the process's own reports, which a fork server cannot make.
+    /// Returns the sender for the process's own reports, whose type the fork server does not know.
     pub(crate) fn report<T: Message>(&self) -> IpcSender<Report<T>> {
         self.report.clone().to_opaque().to()
     }

@@ -34,7 +34,7 @@ pub(crate) struct ServerInputs {
     /// Reading end of the alive pipe. It reaches its end when the parent ends or executes another
     /// program. `None` if the parent is another fork server: this one ends together with it.
     pub(crate) alive_pipe: Option<OwnedFd>,
-    /// Signal mask that children begin with.
+    /// Signal mask that children take.
     pub(crate) mask: SignalMask,
 }
 

@@ -21,7 +21,8 @@ use crate::wire;
 /// Environment variable that tells an executed program to become a fork server. It contains the
 /// capabilities that the program may keep, the signal mask of its children, and the numbers of the
 /// descriptors that it is given: the two ends of the descriptor channel, the receiver and the
-/// sender of requests, and the reading end of the alive pipe.
+/// sender of requests, the reading end of the alive pipe, and the memory of the [`Family`] (-1 if
+/// there is none).
 const VARIABLE: &str = "PROC_CORE_FORKSERVER";
 
 /// How long an executed fork server may take to begin.

@@ -123,7 +123,8 @@ impl FromStr for StartMethod {
 struct CurrentServers {
     /// Whether [`init`] was called, or another process has made this one.
     is_initialized: bool,
-    /// Fork server that `init` has made; in a child, the one that forked the child.
+    /// Fork server that was forked: by [`init`], or later in a library for which nothing can be
+    /// executed. In a child, the one that forked the child.
     main: Option<Arc<ForkServer>>,
     /// Fork server that was executed.
     spawned: Option<Arc<ForkServer>>,
@@ -245,7 +246,7 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
 }
 
 /// Runs `start` with the fork server for a start method. Runs it again with another fork server if
-/// the first one is found dead, and with a third one if the program's own and the executed one are.
+/// the first one is found dead, and with a third one if the second one is found dead too.
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(

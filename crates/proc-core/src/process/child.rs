@@ -123,7 +123,8 @@ impl<R: Message> Child<R> {
     /// Whether the process has not ended yet.
     ///
     /// If your program calls `fork`, the copy of your process receives no reports about the child.
-    /// There, this method returns true, and the other methods return errors.
+    /// There, this method returns true, [`exit_status`](Child::exit_status) returns `None`, and the
+    /// methods that wait for the child or signal it return errors.
     ///
     /// # Examples
     ///

@@ -335,8 +335,8 @@ where
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
         let mut failed = None;
         start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
-            // If the first fork server was killed, receivers may have gone with its message, and
-            // the argument cannot be encoded again.
+            // If the first fork server was killed, the receivers in the argument may have been sent
+            // to it. Then the argument cannot be encoded again.
             let arguments = Payload::encode(&self.argument)
                 .map_err(|why| failed.take().unwrap_or_else(|| Error::encode_argument(why)))?;
             let job = main::job(function, arguments).map_err(Error::invalid)?;

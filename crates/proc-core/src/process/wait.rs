@@ -37,7 +37,7 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Sentinel {
     outcome: Arc<Outcome>,
-    /// Pid of the process that asked for it.
+    /// Pid of the process that started the child.
     owner: u32,
     /// Readable when the process has ended; `None` if the system has no such descriptor.
     end: Option<Arc<OwnedFd>>,
@@ -49,7 +49,7 @@ impl Sentinel {
     }
 }
 
-/// Waits until at least one of the processes has ended, forever or for `timeout`.
+/// Waits until at least one of the processes has ended, but for at most `timeout` if that is given.
 ///
 /// Returns the indices in `sentinels` of all processes that have ended, in ascending order. A child
 /// among them can be joined without waiting. The result is empty if `timeout` has passed, if

@@ -20,9 +20,10 @@ const MAX_DEEP_IN_DEEP: u32 = 16;
 /// unnamed field, are not.) Beyond the limit, the call returns an error, which says so.
 ///
 /// Encoding and decoding a `Deep` do not overflow the stack: they continue on a new piece of stack
-/// when the thread has little left. (A [`Described`](crate::Described) inside does not.) But most
-/// other code that calls itself for each level of a value, such as `drop`, `==` and `{:?}`, can
-/// overflow the stack. By `Deep`, you say that your code can cope with such values.
+/// when the thread has little left. (The stack does not grow in this way inside a
+/// [`Described`](crate::Described).) But most other code that calls itself for each level of a
+/// value, such as `drop`, `==` and `{:?}`, can overflow the stack. By `Deep`, you say that your
+/// code can cope with such values.
 ///
 /// # Examples
 ///

@@ -33,8 +33,8 @@ use serde::de::DeserializeOwned;
 /// The encoding is not self-describing. A type that needs a self-describing format
 /// (`serde_json::Value`, serde's `untagged`, `tag`, `flatten` or `skip_serializing_if`) is refused
 /// with an error, and crosses inside a [`Described`](crate::Described). Values nest at most
-/// 256 levels deep, and 100,000 levels inside a [`Deep`](crate::Deep). A sequence of zero-sized
-/// elements has at most 65,536 elements.
+/// 256 levels deep, and 100,000 levels inside a [`Deep`](crate::Deep). The sequences in a value may
+/// have 65,536 zero-sized elements in all.
 ///
 /// A value that is just one number is copied as it is, which costs less than encoding it by serde.
 /// A `Vec` of numbers, a string or a byte buffer of 64 KiB or more is copied once on each side; in

@@ -220,7 +220,7 @@ static CLOSED_CHANNEL: OnceLock<IpcSender<()>> = OnceLock::new();
 
 fn closed_channel() -> io::Result<&'static IpcSender<()>> {
     if CLOSED_CHANNEL.get().is_none() {
-        // The kernel refuses to send to a pipe faster than to a socket without a peer.
+        // The kernel refuses a `send` to a pipe in less time than one to a socket without a peer.
         let (pipe, _) = io::pipe()?;
         let _ = CLOSED_CHANNEL.set(crate::memory::sender_of(pipe.into())?);
     }

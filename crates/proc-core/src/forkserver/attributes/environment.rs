@@ -17,7 +17,8 @@ use crate::sys::{self, Affinity, Rights, SingleThread};
 /// Environment, working directory, processors and rights at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
-    // Not a map with random keys: all workers would begin with the same keys.
+    // Not a map with random keys: Rust would choose the keys before the fork, and each child would
+    // use them again for its own maps.
     environment: FxHashMap<OsString, OsString>,
     directory: Option<OsString>,
     processors: Option<Affinity>,

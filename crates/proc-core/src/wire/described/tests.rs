@@ -420,7 +420,7 @@ fn nested_values_are_limited() {
     in_thread(128 << 10, || {
         crosses(&lists(256));
         assert_eq!(refusal::<serde_json::Value>(&encode(&lists(257)).unwrap()), TOO_DEEP);
-        // Each of these is one level: an array, a map, an extension, a variant with one field.
+        // Each of these is one level: an array, a map, a variant with one field.
         for head in [&[0x91][..], &[0x81, 1], &[0x81, 0xa3, b'N', b'e', b'w']] {
             let bytes = head.repeat(1 << 20);
             assert_eq!(refusal::<serde_json::Value>(&bytes), TOO_DEEP);
