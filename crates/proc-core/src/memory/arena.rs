@@ -1,5 +1,5 @@
 //! Allocates memory for chunks: blocks of a few sizes, cut from regions. Up to a gigabyte, each
-//! region is twice as large as the one before.
+//! region is at least twice as large as the one before, if there is memory for that.
 //!
 //! Only the parent allocates, so the bookkeeping is ordinary private data. The parent tells workers
 //! where a block lies.

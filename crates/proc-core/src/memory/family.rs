@@ -39,7 +39,7 @@ const TELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// earlier ones.
 const RECORDS: usize = if cfg!(all(test, loom)) { 5 } else { 1 << 10 };
 
-/// Numbers of processes have so many bits; 0 is the number of none.
+/// Number of bits of a process's number. No process has the number 0.
 pub(crate) const PROCESS_ID_BITS: u32 = 30;
 const MAX_PROCESS_ID: u32 = (1 << PROCESS_ID_BITS) - 1;
 
@@ -239,7 +239,7 @@ impl Family {
     pub(crate) fn announce_death(pid: u32, status: ExitStatus) {
         let Some(family) = Family::present() else { return };
         for record in family.records() {
-            // A pid may be used again: the number of the earlier process has a status already.
+            // A pid may be used again: the record of the earlier process has a status already.
             let is_it = record.pid.load(Ordering::Acquire) == pid;
             if is_it && record.status.load(Ordering::Relaxed) == 0 {
                 record.status.store(status.into_raw() as u32 + 1, Ordering::Relaxed);

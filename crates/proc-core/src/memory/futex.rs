@@ -31,7 +31,7 @@ pub(crate) fn wake_all(word: &AtomicU32) {
     wake_some(word, u32::MAX);
 }
 
-/// Returns the time by which waits end.
+/// Returns the present time, on the clock of the deadlines of waits.
 #[cfg(not(all(test, loom)))]
 pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()

@@ -65,10 +65,10 @@ macro_rules! atomics {
                 Self(loom::sync::atomic::$name::new(value), Turns::default())
             }
 
-            /// Stores by a swap. Loom knows that nothing comes between a swap and the store that
-            /// the swap has read. But loom does not know that a plain store after the swap is also
-            /// after the store that the swap has read. With plain stores it reports lost wake-ups
-            /// that no processor has.
+            /// Stores by a swap. No store comes between a swap and the store that the swap has
+            /// read. So a plain store that comes after the store that was read also comes after
+            /// the swap. Loom does not know this: with plain stores it reports lost wake-ups that
+            /// no processor has.
             pub(crate) fn store(&self, value: $word, order: Ordering) {
                 self.swap(value, order);
             }
@@ -99,10 +99,10 @@ macro_rules! atomics {
 
 /// Makes loom run the operations on a word in each order, in a model with processes.
 ///
-/// Of the operations on an atomic, loom remembers only the last one, and whether it was a load. If
-/// a thread loads a word and then stores to it, loom forgets that another thread has loaded the
-/// word before, and does not try the store before that load. So each operation on a word comes
-/// after an operation on another atomic, which is never a mere load, and which synchronizes
+/// Of the operations on an atomic, loom remembers only the last one, and the last one that was not
+/// a load. If a thread loads a word and then stores to it, loom forgets that another thread has
+/// loaded the word before, and does not try the store before that load. So each operation on a word
+/// comes after an operation on another atomic, which is never a mere load, and which synchronizes
 /// nothing.
 #[derive(Debug, Default)]
 struct Turns(loom::sync::atomic::AtomicU32);

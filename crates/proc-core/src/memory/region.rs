@@ -3,7 +3,8 @@
 //!
 //! Every process of a pool maps the same memory. So no plain reference is ever handed out to bytes
 //! that another process may write meanwhile: counters are atomics, and bytes are copied before
-//! anything reads them. The exception is the worker that has claimed the bytes.
+//! anything reads them. There are two exceptions: the worker that has claimed the bytes, and the
+//! holder of the lock that protects them.
 
 #![allow(unsafe_code)]
 
@@ -31,8 +32,8 @@ pub(crate) struct Region {
     len: usize,
     #[expect(dead_code, reason = "keeps what `start` points to")]
     mapping: Mapping,
-    /// Descriptor by which other processes map the region. Only the process that made the region
-    /// has it, to send copies of it; `None` in other processes.
+    /// Descriptor by which other processes map the region. Only a region that [`Region::new`] has
+    /// made keeps it, to send copies of it; `None` if the region was mapped from a descriptor.
     fd: Option<OwnedFd>,
     #[cfg(all(test, loom))]
     objects: super::loom::Objects,
@@ -40,11 +41,12 @@ pub(crate) struct Region {
 
 // SAFETY: `start` points into `mapping`, which any thread may use.
 unsafe impl Send for Region {}
-// SAFETY: as above; the methods copy bytes, or hand out atomics.
+// SAFETY: as above; the methods copy bytes, hand out atomics, or lend bytes to the one thread that
+// has claimed them or holds their lock.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Makes a region of `len` zero bytes. None of them takes memory before it is written to.
+    /// Makes a region of `len` zero bytes. None of them takes memory before it is read or written.
     ///
     /// # Errors
     ///
@@ -106,7 +108,7 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// There is no descriptor left, or another process has made the region.
+    /// There is no descriptor left, or the region was mapped from a descriptor.
     pub(crate) fn share(&self) -> io::Result<Descriptor> {
         let fd = self.fd.as_ref().ok_or(io::ErrorKind::NotFound)?;
         Descriptor::new(fd.as_fd())

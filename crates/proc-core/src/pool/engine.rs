@@ -97,7 +97,7 @@ pub struct PoolJob {
     queue: TaskQueue,
     /// How many arguments after those of `queue` could not be encoded. Each has a task number too.
     skipped: usize,
-    /// How many tasks room was made for, and are not submitted.
+    /// How many tasks have room made for them, and are not submitted.
     reserved: usize,
     /// The data that the function borrows. This is the last field: when the job is dropped, the
     /// other fields are dropped before, and they have the data too.

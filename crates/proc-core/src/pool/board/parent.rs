@@ -270,8 +270,8 @@ impl Board {
         self.header().admitted.0.store(u64::from(workers), Ordering::Release);
     }
 
-    /// Asks the task that the claimer of a ticket is running to stop. It is the task with which
-    /// `begun` tasks had begun.
+    /// Asks the task that the claimer of a ticket is running to stop. `begun` is how many tasks
+    /// have begun, including this one. If another task begins meanwhile, that task is not asked.
     pub(crate) fn request_stop(&self, ticket: TicketId, begun: u32) {
         self.ticket(ticket).stop.store(u64::from(begun), Ordering::Release);
     }

@@ -17,10 +17,11 @@ impl<S> PoolBuilder<S> {
     ///
     /// Use this for data that is the same in all workers, and large or costly to make.
     /// [`build`](PoolBuilder::build) calls the function and waits for it. If the fork server dies,
-    /// the function is called again in the next one. The fork server is a copy of the program as it
-    /// was in [`init`](crate::init), or, with [`StartMethod::Fork`](crate::StartMethod::Fork), as
-    /// it is in `build`. If the function panics, ends its process or leaves threads running,
-    /// `build` fails ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
+    /// the function is called again in the next one. The fork server is a copy of the program: as
+    /// it was in [`init`](crate::init); with [`StartMethod::Fork`](crate::StartMethod::Fork), as it
+    /// is in `build`; with [`StartMethod::Spawn`](crate::StartMethod::Spawn), as it is before
+    /// `main`. If the function panics, ends its process or leaves threads running, `build` fails
+    /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     ///
     /// # Examples
     ///
@@ -57,9 +58,9 @@ impl<S> PoolBuilder<S> {
 
     /// Sets a function that each worker calls once, before its first task.
     ///
-    /// If it panics or ends its process, the next worker tries again. After three failures, calls
-    /// fail with the error of the function
-    /// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
+    /// If it panics or ends its process, the next worker in the same place tries again. If three
+    /// workers in a row have failed in each place of the pool, calls fail with the error of the
+    /// function ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)).
     ///
     /// See the example of [`PoolBuilder`].
     #[doc(alias = "initargs")]
@@ -77,9 +78,10 @@ impl<S> PoolBuilder<S> {
     /// Sets a function that makes the state of each worker, see
     /// [`Pool::with_state`](crate::Pool::with_state).
     ///
-    /// Each worker calls it once, after the initializer and before the first task. A failure counts
-    /// like one of the initializer. The state may have any type, because it never crosses to
-    /// another process. It is dropped when the worker exits, unless the worker is killed.
+    /// Each worker calls it after the initializer and before the first task. A failure then counts
+    /// like one of the initializer. The worker calls it again after a panic of a task that borrowed
+    /// the state. The state may have any type, because it never crosses to another process. It is
+    /// dropped when the worker exits, unless the worker is killed.
     ///
     /// # Examples
     ///

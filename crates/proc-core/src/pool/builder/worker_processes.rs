@@ -36,8 +36,8 @@ impl<S> PoolBuilder<S> {
     ///
     /// What counts are pages that no file backs (`RssAnon` in `/proc/PID/status`), also those that
     /// the worker has inherited; shared memory does not count. After fast tasks, the memory is
-    /// measured once in a millisecond. If a worker has more before its first task, that is an error
-    /// like one of the initializer. To *stop* a task that takes too much, use
+    /// measured once in a millisecond. If a worker has more before its first task, it exits; if all
+    /// workers do, calls fail with an error that says so. To *stop* a task that takes too much, use
     /// [`Limits::address_space`].
     ///
     /// # Examples

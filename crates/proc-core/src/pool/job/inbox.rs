@@ -31,8 +31,8 @@ pub(crate) struct Inbox {
     counted: AtomicUsize,
     /// How many times a task was tried again.
     retried: AtomicUsize,
-    /// The call's place in the order of calls, see `scheduler/fair_share.rs`: how much time its
-    /// chunks have taken, and its serial number. Both are written under the pool's lock.
+    /// The call's place in the order of calls, see `scheduler/fair_share.rs`: its virtual time, in
+    /// nanoseconds, and its serial number. Both are written under the pool's lock.
     virtual_time: AtomicU64,
     serial: AtomicU64,
     state: Mutex<InboxState>,
@@ -103,7 +103,7 @@ impl Inbox {
         pending.subtract(before.unwrap_or(0).min(tasks));
     }
 
-    /// How much time of workers the call's chunks have taken, in nanoseconds.
+    /// The virtual time of the call, in nanoseconds.
     pub(crate) fn virtual_time(&self) -> u64 {
         self.virtual_time.load(Ordering::Relaxed)
     }
@@ -231,8 +231,8 @@ impl Inbox {
     pub(crate) fn learn_cost(&self, nanoseconds: u64, count: usize) {
         let now = (nanoseconds as f64 / count.max(1) as f64).max(1.0);
         let old = f64::from_bits(self.cost.load(Ordering::Relaxed));
-        // Half old, half new: follows a change within a few chunks, and one slow chunk changes
-        // little.
+        // Half old, half new: follows a change within a few chunks, and forgets one slow chunk as
+        // fast.
         let cost = if old == 0.0 { now } else { 0.5 * old + 0.5 * now };
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
     }

@@ -16,7 +16,7 @@ use crate::sys;
 /// processor for some hundred milliseconds before it begins its task.
 const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 
-/// A grace period that is longer than the clock can count ends so late.
+/// A grace period that is longer than the clock can count lasts this long instead.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 /// How fast data are decoded at least, in bytes for each millisecond. While a worker may still
@@ -67,7 +67,7 @@ impl Scheduler {
     }
 
     /// Cancels a call if no worker has claimed any of its tasks. Returns whether it did. A call
-    /// that has several tickets is not cancelled.
+    /// that has several tickets, or a ticket and queued tasks, is not cancelled.
     #[cfg(feature = "remote")]
     pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {

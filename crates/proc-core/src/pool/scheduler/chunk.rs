@@ -140,7 +140,7 @@ impl Scheduler {
     /// How many bytes of shared memory chunks may still take under the pool's memory limit.
     pub(super) fn memory_left(&self, state: &mut State) -> usize {
         let Some(limit) = self.config.memory_limit else { return usize::MAX };
-        // Allocation rounds a block up by at most a quarter, or to the smallest block.
+        // Allocation rounds a block up by at most a quarter, or by less than the smallest block.
         (limit.saturating_sub(state.arena.used()) / 5 * 4).saturating_sub(MIN_BLOCK_BYTES)
     }
 

@@ -55,8 +55,8 @@ impl Turn {
         self.priority > other.priority
     }
 
-    /// Whether a new call of the same priority may go before a chunk that was cut in this turn. A
-    /// call that has one chunk keeps its place.
+    /// Whether a new call of the same priority may go before a chunk that was cut in this turn. The
+    /// first chunk of a call of priority 0 keeps its place.
     pub(super) fn may_be_overtaken(&self) -> bool {
         self.was_served || self.priority != Reverse(0)
     }
@@ -153,8 +153,9 @@ impl FairQueues {
         Some((*turn, queues.front()?))
     }
 
-    /// Takes the queue that is served next. The other queues of its call wait until it is
-    /// [put back](FairQueues::put_back) or another queue of the call is queued.
+    /// Takes the queue that is served next. If it was the only one of its call, the call has no
+    /// turn until the queue is [put back](FairQueues::put_back) or another one of the call is
+    /// queued.
     pub(super) fn pop_first(&mut self) -> Option<TaskQueue> {
         let mut first = self.calls.first_entry()?;
         let queue = first.get_mut().pop_front()?;
@@ -189,8 +190,8 @@ impl FairQueues {
         self.renew_turn(inbox);
     }
 
-    /// Notes that a chunk took `nanos`, if that is known, and not what its call was charged. The
-    /// clock goes on.
+    /// Replaces what a call was charged for a chunk by `nanos`, the time that the chunk took, if
+    /// that is known. The clock goes on.
     pub(super) fn settle(&mut self, inbox: &Arc<Inbox>, charge: u64, nanos: Option<u64>) {
         let nanos = nanos.unwrap_or(charge).min(MAX_NANOS);
         let corrected = inbox.virtual_time().saturating_add(nanos).saturating_sub(charge);

@@ -144,7 +144,7 @@ impl Scheduler {
         if self.board.count_sleepers(state.slot_ids()) > 0 {
             return;
         }
-        // As many workers as the new call can use take no more of the later tasks.
+        // Take back the later tasks of as many workers as the new call can use.
         let running = later.iter().map(|(ticket, _)| *ticket);
         let running: Vec<TicketId> =
             running.filter(|ticket| !state.requeued.contains(ticket)).collect();
@@ -249,7 +249,7 @@ impl Scheduler {
             return None;
         }
         let can_cut = self.can_cut(state);
-        // If there is no room for another chunk, those that were cut before must make it.
+        // If there is no room for another chunk, the requeued ones must run first: they make room.
         if let Some(ticket) = state.requeued.front()
             && let turn = state.in_flight.get(ticket).map(|it| Turn::of_served(&it.inbox))
             && (can_cut == Room::None

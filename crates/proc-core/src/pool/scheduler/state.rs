@@ -142,8 +142,8 @@ pub(super) struct State {
     pub(super) assigned_tickets: usize,
     /// How many regions were sent to every worker.
     pub(super) sent_regions: usize,
-    /// The size of a function's last result, in bytes. The next call of the function reserves that
-    /// much room for a result.
+    /// The likely size of a function's result, in bytes, as its last chunk has left it. The next
+    /// call of the function reserves that much room for a result.
     pub(super) result_sizes: FxHashMap<Name, usize>,
     /// The data that functions of calls borrow.
     pub(super) data: FxHashMap<DataId, Weak<BoundData>>,

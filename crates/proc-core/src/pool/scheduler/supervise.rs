@@ -461,8 +461,8 @@ impl Scheduler {
             }
             FromWorker::NeedsHandles(ticket) => {
                 let mut state = self.lock();
-                // The worker is about to be killed. With the channel ends, the pool could not run
-                // this task again.
+                // The worker is about to be killed. If it got the channel ends, the pool could not
+                // run this task again.
                 if state.slots[slot_id as usize].kill_reason.is_some() {
                     return;
                 }

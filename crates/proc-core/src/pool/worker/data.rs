@@ -31,7 +31,7 @@ pub(crate) struct HeldData {
 }
 
 enum Value {
-    /// Not decoded yet; `None` while they are decoded.
+    /// Not decoded yet; `None` during the decoding, and after a panic in it.
     Encoded(Option<Payload>),
     Decoded(Box<dyn Any>),
     Failed(Fault),

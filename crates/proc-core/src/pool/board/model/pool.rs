@@ -27,7 +27,7 @@ struct PoolConfig {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Start {
     AtOnce,
-    /// When each worker sleeps, or was killed before it slept.
+    /// When there is a report for each worker: that it sleeps, or that it was killed.
     WhenAllSleep,
 }
 
@@ -175,7 +175,9 @@ impl Parent {
     fn run(&mut self) {
         if self.shared.start == Start::WhenAllSleep {
             let chunks = std::mem::take(&mut self.chunks);
-            // Each worker reports once: that it sleeps, or that it was killed before.
+            // A worker reports that it sleeps, or that it was killed before. (A worker that is
+            // killed just after it has reported its sleep reports twice, and the other one may
+            // still be awake.)
             (0..self.slots.len()).for_each(|_| self.handle_report());
             self.chunks = chunks;
         }
