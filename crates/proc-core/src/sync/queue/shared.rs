@@ -57,7 +57,8 @@ pub(super) struct SharedQueue {
     made: (u32, u64),
     /// Number of ends of a pipe in this process that have this queue.
     pub(super) ends: OwnAtomicU32,
-    /// Count of deaths when this process last looked for leases of dead processes.
+    /// Count of deaths when this process last looked for leases of dead processes. In a direction of
+    /// a pipe: when it last looked for the other end.
     pub(super) deaths_seen: OwnAtomicU32,
     /// What [`SharedQueue::changes`] was when the answer of [`SharedQueue::is_alone`] was no.
     others_seen: AtomicU64,
@@ -219,7 +220,8 @@ impl SharedQueue {
             }
             sleeper.sleep(patience.deadline());
         };
-        // Whoever has closed the queue may have woken nobody: this thread was not announced then.
+        // Whoever has closed the queue may have woken nobody: since this thread was woken for an
+        // item, the others have slept without being announced (see `Sleepers`).
         let is_more_left =
             || self.items.len() + u64::from(self.returned()) > 0 || self.closed().is_some();
         sleeper.leave(is_more_left);
