@@ -57,8 +57,8 @@ pub(super) struct SharedQueue {
     made: (u32, u64),
     /// Number of ends of a pipe in this process that have this queue.
     pub(super) ends: OwnAtomicU32,
-    /// Count of deaths when this process last looked for leases of dead processes. In a direction of
-    /// a pipe: when it last looked for the other end.
+    /// Count of deaths when this process last looked for leases of dead processes. In a direction
+    /// of a pipe: when it last looked for the other end.
     pub(super) deaths_seen: OwnAtomicU32,
     /// What [`SharedQueue::changes`] was when the answer of [`SharedQueue::is_alone`] was no.
     others_seen: AtomicU64,
