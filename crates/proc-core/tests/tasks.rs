@@ -1,4 +1,5 @@
-//! Tasks that are fetched later, bounded, tried again or taken back, in real worker processes.
+//! Tasks that are fetched later, limited in time, tried again or cancelled, in real worker
+//! processes.
 
 use std::future::Future;
 use std::pin::pin;
@@ -321,7 +322,7 @@ fn tasks_are_futures_for_any_executor() {
     });
 }
 
-/// Writes nothing but a small number.
+/// Number that can be encoded only if it is small.
 struct Small(u32);
 
 impl serde::Serialize for Small {

@@ -321,7 +321,7 @@ impl Place {
             let waited = monotonic().saturating_sub(untold_since.load(Ordering::Relaxed));
             return u128::from(waited) < UNTOLD_TIMEOUT.as_nanos();
         }
-        // One is timed at a time. It has been told of if it is no longer on the list.
+        // One dead holder is timed at a time. When it is no longer on the list, its turn is over.
         let is_listed = |holder: &AtomicU32| holder.load(Ordering::Relaxed) == first;
         if first == 0 || !self.holders().iter().any(is_listed) {
             untold_since.store(monotonic(), Ordering::Relaxed);

@@ -135,7 +135,7 @@ impl Lock {
         }
     }
 
-    /// Takes the lock if no other thread has it. Returns `None` if one does, also if it is the
+    /// Takes the lock if no thread has it. Returns `None` if a thread has it, also if that is the
     /// calling thread.
     ///
     /// # Errors

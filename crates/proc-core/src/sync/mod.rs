@@ -7,8 +7,8 @@
 //!
 //! A process that dies, at any instruction, never makes the others wait forever for what it held.
 //! (A process that is *stopped*, by SIGSTOP, is not dead: the calls with a timeout are for that.)
-//! The memory of an object goes with the last process that has it; there is no file, no name and no
-//! other process to remove it.
+//! The memory of an object goes with the last process that has it. There is no file or name that
+//! somebody would have to remove.
 //!
 //! | Python | here |
 //! |---|---|

@@ -122,7 +122,7 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Takes the mutex if no other thread has it. Returns `None` if one does, also if it is the
+    /// Takes the mutex if no thread has it. Returns `None` if a thread has it, also if that is the
     /// calling thread.
     ///
     /// # Errors

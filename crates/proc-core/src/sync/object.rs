@@ -1,10 +1,10 @@
 //! Places the words of shared objects in memory, and sends the objects to other processes.
 //!
 //! The process that makes an object takes a *slot* for it: a piece of a segment. A segment is
-//! memory of 64 KiB with one descriptor; a larger object has a segment of its own. An object is
-//! sent as its place together with a copy of that descriptor. So the kernel counts who has a
-//! segment: the processes that map it, and the messages that carry it. The memory goes with the
-//! last of them, however that one ends, and there is no name or file to remove.
+//! memory of 64 KiB with one descriptor; an object of more than 8 KiB has a segment of its own. An
+//! object is sent as its place together with a copy of that descriptor. So the kernel counts who
+//! has a segment: the processes that map it, and the messages that carry it. The memory goes with
+//! the last of them, however that one ends, and there is no name or file to remove.
 //!
 //! A slot is used again only if nobody else can have the object: it was never sent, and the process
 //! was not forked since the object was made. The other slots go with their segment.
@@ -119,7 +119,7 @@ impl Segments {
         if let Some(older) = self.mapped.get(&segment.id).and_then(Weak::upgrade) {
             return older;
         }
-        // Forget the segments that are gone whenever there are twice as many as are left.
+        // Before the map grows, forget the segments that are gone.
         if self.mapped.len() == self.mapped.capacity() {
             self.mapped.retain(|_, segment| segment.strong_count() > 0);
         }

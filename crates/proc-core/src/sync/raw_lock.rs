@@ -1,4 +1,4 @@
-//! The lock that all other shared state is made of: three words in shared memory.
+//! The lock inside all other shared state that needs one: a few words in shared memory.
 //!
 //! The number of the process that has the lock is *in* the word that compare-and-swap changes. So
 //! there is no moment at which a process has the lock and nobody can see whose it is, and whoever
@@ -168,7 +168,8 @@ impl RawLock {
             let deaths = me.family.deaths();
             if !me.family.is_alive(owner) {
                 if self.take(word, me.process.get() | word & WAITERS | waiters | ABANDONED) {
-                    // Only the holder writes this. If it dies before, the next one writes its name.
+                    // Only the holder writes this. If it dies before, the next holder writes the
+                    // number of this one.
                     self.dead.store(owner.get(), Ordering::Relaxed);
                     return Ok(Acquired::Abandoned(Some(owner)));
                 }

@@ -46,7 +46,8 @@ const MIN_PLACES: u32 = if cfg!(all(test, loom)) { 3 } else { 240 };
 /// Permits that can be lent at a time at most.
 const MAX_PLACES: u32 = 1 << 20;
 
-/// Number of permits that processes and threads share: as many at a time have one.
+/// Number of permits that processes and threads share. Each permit is lent to one of them at a
+/// time.
 ///
 /// A permit comes back when it is dropped, and also when its process dies. A clone is the same
 /// semaphore, and so is what another process receives.

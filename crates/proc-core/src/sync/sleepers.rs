@@ -86,8 +86,8 @@ impl Sleeper<'_> {
         self.has_slept
     }
 
-    /// Ends the wait of this thread, whether or not it has found what it waited for. Wakes another
-    /// one if `is_more_left`, which the caller finds out for one that waits for the same.
+    /// Ends the wait of this thread, whether or not it has found what it waited for. If the thread
+    /// has slept, and `is_more_left` says that there is something for another sleeper, wakes one.
     pub(super) fn leave(self, is_more_left: impl FnOnce() -> bool) {
         // This thread may have been woken in place of another one that still sleeps.
         if self.has_slept {

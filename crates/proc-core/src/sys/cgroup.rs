@@ -68,7 +68,7 @@ struct Files {
     limit: &'static str,
     used: &'static str,
     /// Start of the line in memory.stat that counts used memory which the kernel can take back: the
-    /// page cache.
+    /// part of the page cache that nobody has used lately.
     cache: &'static str,
 }
 
@@ -82,10 +82,12 @@ const FILES_2: Files =
     Files { limit: "memory.max", used: "memory.current", cache: "inactive_file " };
 
 impl Files {
-    /// Returns how many bytes the limit of one cgroup leaves; `None` if the cgroup has no limit.
+    /// Returns how many bytes the limit of one cgroup leaves; `None` if the files do not tell a
+    /// limit.
     fn left(&self, group: &Path) -> Option<usize> {
         let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
-        // Without a limit the file contains the word "max", which is no number.
+        // Without a limit, the file contains the word "max" in version 2, which is no number. In
+        // version 1 it contains a huge number.
         let limit: usize = read(self.limit)?.trim().parse().ok()?;
         let used: usize = read(self.used)?.trim().parse().ok()?;
         let statistics = read("memory.stat").unwrap_or_default();

@@ -64,8 +64,8 @@ pub(crate) fn has_ended(pid: u32) -> bool {
 
 fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
     loop {
-        // `ExitStatus` is built from a raw wait status, whose layout is that of POSIX's
-        // <sys/wait.h>.
+        // `ExitStatus` is built from a raw wait status. POSIX does not fix its layout, but all
+        // systems use this one.
         return match nix::sys::wait::waitpid(pid, Some(flags)) {
             Ok(WaitStatus::Exited(pid, code)) => {
                 Some((pid.as_raw() as u32, ExitStatus::from_raw((code & 0xff) << 8)))
@@ -82,7 +82,7 @@ fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
 
 /// Sends a signal to `pid`. The caller must know that `pid` is a child that is not reaped yet.
 pub(crate) fn signal_child(pid: u32, signal: Signal) {
-    // ESRCH means that the child is a zombie already, EPERM that it has changed its user. Nothing
-    // can be done about either.
+    // Some systems return ESRCH for a zombie. EPERM means that the child has changed its user.
+    // Nothing can be done about either.
     let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
 }

@@ -53,8 +53,8 @@ fn settings() -> Option<&'static CrashSettings> {
 
 /// Installs the signal handler that sends last words when a signal is about to end this process or
 /// one of its children. The handler sends them through `notifier`, which must stay open. They are
-/// the thread's prepared message, or the words `no_memory` if a system call of the thread had
-/// failed for lack of memory.
+/// the thread's prepared message, or the words `no_memory` if a system call or an allocation of the
+/// thread had failed for lack of memory.
 pub(crate) fn send_last_words_at_crash(notifier: &Notifier, no_memory: Vec<u8>) {
     let no_memory = last_words_message(&no_memory);
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

@@ -38,7 +38,7 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
 }
 
 /// Waits until something can be read from the open descriptor `number`, or `timeout` has passed.
-/// Returns whether something can be read.
+/// Returns whether something can be read. May also return earlier.
 pub(crate) fn poll_descriptor(number: i32, timeout: Option<Duration>) -> io::Result<bool> {
     // SAFETY: as in `duplicate_descriptor`.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
@@ -46,7 +46,7 @@ pub(crate) fn poll_descriptor(number: i32, timeout: Option<Duration>) -> io::Res
 }
 
 /// Waits until one of `fds` is readable or closed, or `timeout` has passed. Returns for each of
-/// `fds` whether it is readable or closed.
+/// `fds` whether it is readable or closed. May also return earlier, for example after a signal.
 pub(crate) fn wait_readable(
     fds: &[BorrowedFd<'_>],
     timeout: Option<Duration>,

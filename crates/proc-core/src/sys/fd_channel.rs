@@ -71,8 +71,8 @@ impl Notifier {
             let mut greeting = [0; 8];
             match recv(self.0.as_raw_fd(), &mut greeting, MsgFlags::empty()) {
                 Ok(8) => return Ok(u64::from_le_bytes(greeting)),
-                // The process has closed its end, as it does when it ends. From now on a wait for
-                // this end would return at once.
+                // The process has closed its socket, as each process does when it ends. From now on
+                // a wait for a message would return at once.
                 Ok(0) => is_closed = true,
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -150,8 +150,8 @@ pub(crate) fn put_into_socket(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<(
     }
 }
 
-/// Takes the descriptor that [`put_into_socket`] has put into the open socket `number`. Never
-/// waits.
+/// Takes the descriptor that has arrived at the open socket `number`, because [`put_into_socket`]
+/// has put it into the socket at the other end. Never waits.
 ///
 /// # Errors
 ///

@@ -20,8 +20,8 @@ pub(crate) enum Forked {
     Parent {
         child: u32,
     },
-    /// The group signals are blocked, so that none of them ends the child before it has said what
-    /// they do to it.
+    /// The group signals are blocked, so that none of them ends the child before the child has set
+    /// its actions for these signals.
     Child {
         /// Signal mask of the parent.
         mask: SignalMask,

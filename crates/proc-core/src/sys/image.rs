@@ -61,8 +61,8 @@ impl Image {
             return None;
         }
         // SAFETY: `holds` has checked that the address is readable and aligned. `check` has found
-        // the mark that only entries carry, and all entries have the layout of T, in an image that
-        // was made from the same file.
+        // the mark that only entries of functions carry (`call/function.rs`). All these entries
+        // have the layout of T, in an image that was made from the same file.
         Some(unsafe { &*(address as *const T) })
     }
 

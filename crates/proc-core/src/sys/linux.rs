@@ -25,8 +25,8 @@ pub(crate) fn thread_count() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
-/// Returns how many bytes of memory this process has for itself alone: its pages that no file backs
-/// (`RssAnon`). Shared memory does not count.
+/// Returns how many bytes of memory this process has in pages that no file backs (`RssAnon`).
+/// Shared memory does not count. Pages that the process has not changed since its fork do count.
 pub(crate) fn own_memory() -> std::io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
@@ -49,8 +49,8 @@ pub(crate) fn name_process(name: &str) {
     }
 }
 
-/// Sets the processors that the calling thread may run on, and the threads and processes that it
-/// makes later.
+/// Sets the processors that the calling thread may run on. They are also the processors of the
+/// threads and processes that it makes later.
 pub(crate) fn set_affinity(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {

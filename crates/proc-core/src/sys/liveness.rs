@@ -106,12 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_held_until_their_process_ends() {
+    fn process_can_hold_a_byte_again_and_sees_only_the_locks_of_others() {
         let file = super::super::memory::create(1).expect("there is memory");
         assert!(hold_byte(file.as_fd(), 7).expect("there are locks"));
         assert!(hold_byte(file.as_fd(), 7).expect("there are locks"), "it has the lock already");
-        let is_held_by_another = !is_byte_held(file.as_fd(), 7);
-        assert!(is_held_by_another, "a process's own lock does not count");
+        let is_held_by_another = is_byte_held(file.as_fd(), 7);
+        assert!(!is_held_by_another, "a process's own lock does not count");
         assert!(!is_byte_held(file.as_fd(), 8));
     }
 }

@@ -133,7 +133,7 @@ impl Mapping {
         Mapping::of_own(fd, access)
     }
 
-    /// Maps memory that this process has made and that may not be sealed yet.
+    /// Maps memory that this process has made. The memory need not be sealed yet.
     ///
     /// # Errors
     ///
@@ -145,7 +145,8 @@ impl Mapping {
         Mapping::range(fd, 0, len, access)
     }
 
-    /// Maps `len` bytes at `offset` of memory that is not smaller. `offset` is that of a page.
+    /// Maps `len` bytes of a file from `offset` on. The file must have these bytes, and a page must
+    /// begin at `offset`.
     ///
     /// # Errors
     ///
@@ -184,7 +185,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `of_own` has mapped this range, and no reference into it outlives this value.
+        // SAFETY: `range` has mapped these bytes, and no reference into them outlives this value.
         let _ = unsafe { munmap(self.start.cast(), self.len) };
     }
 }

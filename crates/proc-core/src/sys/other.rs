@@ -16,8 +16,8 @@ use nix::sys::stat::Mode;
 
 use super::access::Access;
 
-/// Returns `None`: threads cannot be counted portably. So `init` never forks, and every fork server
-/// is executed.
+/// Returns `None`: threads cannot be counted portably. So every fork server is executed, unless the
+/// C library knows that the program has one thread: then `init` forks.
 pub(crate) fn thread_count() -> Option<usize> {
     None
 }
@@ -96,12 +96,12 @@ pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
 /// Does nothing: without seals, a mapping in a copy does no harm.
 pub(crate) fn exclude_from_fork(_: NonNull<u8>, _: usize) {}
 
-/// Does nothing: POSIX has no locks of open file descriptions.
+/// Fails: not every POSIX system has locks of open file descriptions.
 pub(crate) fn lock_description(_: BorrowedFd<'_>, _: libc::c_int) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Tells nothing: POSIX has no locks of open file descriptions.
+/// Returns `None`: not every POSIX system has locks of open file descriptions.
 pub(crate) fn is_description_locked_by_others(_: BorrowedFd<'_>) -> Option<bool> {
     None
 }

@@ -45,8 +45,8 @@ const CAP_SETPCAP: u32 = 8;
 #[cfg(target_os = "linux")]
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Kinds of namespaces, see namespaces(7). Any thread can enter a new namespace of the first kind.
-/// For the other kinds, a thread needs `CAP_SYS_ADMIN`.
+/// Kinds of namespaces, see namespaces(7). A thread needs no capability to enter a new namespace of
+/// the first kind. For the other kinds, it needs `CAP_SYS_ADMIN`.
 #[cfg(target_os = "linux")]
 const NAMESPACES: [&str; 8] =
     ["user", "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "uts"];
@@ -247,7 +247,8 @@ impl Capabilities {
 
 #[cfg(target_os = "linux")]
 fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io::Result<i32> {
-    // SAFETY: the options asked for here read integers and write nothing.
+    // SAFETY: with the options that are used here, the arguments are integers, and the kernel
+    // writes to no memory of this process.
     match unsafe { libc::prctl(option, first, second, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
         value => Ok(value),

@@ -51,7 +51,7 @@ impl SignalMask {
 }
 
 /// Blocks the signals that a fork server does not receive. A fork server ends when its program
-/// ends, not by Ctrl-C. It reads from a descriptor that a child has exited.
+/// ends, not by Ctrl-C. A descriptor, not a signal, tells it that a child has exited.
 pub(crate) fn block_fork_server_signals() -> io::Result<()> {
     let signals = GROUP_SIGNALS.into_iter().chain([Signal::SIGCHLD]);
     SignalMask::block(signals.collect()).map(drop)

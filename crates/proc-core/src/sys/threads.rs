@@ -109,7 +109,8 @@ pub(crate) fn thread_number(process: u32) -> u64 {
     }
     static LAST: AtomicU32 = AtomicU32::new(0);
 
-    // A copy of the process has another number, but the values of the original.
+    // A copy of the process has another number than its original, but begins with the original's
+    // values of `NUMBER` and `LAST`.
     match NUMBER.get() {
         number if (number >> 32) as u32 == process => number,
         _ => {

@@ -6,9 +6,9 @@ use std::ptr::NonNull;
 /// this way.
 pub(crate) fn zst_value<F: Copy>() -> F {
     assert!(size_of::<F>() == 0, "refused by the compiler where the function was given");
-    // SAFETY: F has no bytes to read, and a dangling pointer is valid and aligned for it. F is
-    // inhabited and free to copy, because this code is only reached through a name that was made
-    // from a value.
+    // SAFETY: F has no bytes to read, and a dangling pointer is valid and aligned for it. F has a
+    // value, which is free to copy: somebody has given one, to this process or to the one that has
+    // sent the function's name.
     unsafe { NonNull::<F>::dangling().read() }
 }
 

@@ -61,7 +61,8 @@ impl Party {
         start(id, life, wait, ignore)
     }
 
-    /// Checks that all who were told anything were told the same, and each of them another place.
+    /// Checks that all who were told anything were told the same: that the barrier is broken, or
+    /// that all have arrived. In the second case, each was told another number of earlier arrivals.
     fn check_told(&self, passed: usize) {
         let told = self.told.lock().expect("no thread panics");
         let mut places: Vec<usize> = { told.iter() }

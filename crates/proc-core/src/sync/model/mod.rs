@@ -1,12 +1,13 @@
-//! The model check of shared state: loom runs it in every order that its memory model allows.
+//! The model check of shared state: loom runs it in every order that its memory model allows, with
+//! a limited number of interruptions.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom
 //! sync::model`
 //!
-//! Each process of a model is one thread. In most models, one process is killed before each of its
-//! operations in turn. The thread that played it then does what the system does: the kernel
-//! releases the record lock of the process, and the fork server announces the death. README.md in
-//! the folder above says what is checked and what cannot be.
+//! Each process of a model is one thread. In about half of the models, one process is killed before
+//! each of its operations in turn. The thread that played it then does what the system does: the
+//! kernel releases the record lock of the process, and the fork server announces the death.
+//! README.md in the folder above says what is checked and what cannot be.
 
 mod barrier;
 mod lock;

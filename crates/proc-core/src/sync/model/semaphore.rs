@@ -9,8 +9,8 @@ use super::*;
 use crate::memory::atomics::AtomicU32;
 use crate::memory::loom::tick;
 
-/// A semaphore, and who really has its permits. Data that only the holder of the one permit of a
-/// semaphore changes are beside it.
+/// A semaphore, and who really has its permits. If the semaphore has only one permit, the holder of
+/// the permit changes `data`.
 struct Lent {
     semaphore: Semaphore,
     permits: u32,
@@ -29,8 +29,8 @@ impl Lent {
         Arc::new(Lent { semaphore, permits, holders, data, changes })
     }
 
-    /// Acquires a permit. What drops the permit if this process is killed does not count: a killed
-    /// process drops nothing.
+    /// Acquires a permit. If this process is killed, its thread unwinds, and must not drop the
+    /// permit: a killed process drops nothing.
     fn acquire(&self, id: u32) -> ManuallyDrop<Permit<'_>> {
         self.note(id, self.semaphore.acquire().expect("there is room"))
     }

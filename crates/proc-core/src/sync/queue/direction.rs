@@ -23,7 +23,7 @@ impl Direction {
         Ok(Direction(queue))
     }
 
-    /// Sends an item if there is room. Returns whether it was sent.
+    /// Sends an item as soon as there is room. Returns false if `patience` is over before.
     pub(crate) fn send<T: Message>(&self, item: &T, patience: Patience) -> Result<bool, Error> {
         self.sent_to_receiver(with_bytes(item, |bytes| self.0.put(&[bytes], patience)))
     }
@@ -43,7 +43,7 @@ impl Direction {
         sent.map_err(|error| self.explain(error, &self.0.words().receiver))
     }
 
-    /// Receives an item if there is one.
+    /// Receives an item as soon as there is one. Returns `None` if `patience` is over before.
     pub(crate) fn receive<T: Message>(&self, patience: Patience) -> Result<Option<T>, Error> {
         let got = |copy: &mut CopyOut<'_>| {
             let got = self.0.get(1, patience, copy);
@@ -105,8 +105,8 @@ impl Direction {
         SharedQueue::arrive(sent).map(Direction)
     }
 
-    /// Makes the error of a queue that has ended one of a pipe, with the pid of the process at the
-    /// other end if that process has died.
+    /// Turns the error of a queue that has ended into the error of a pipe. It has the pid of the
+    /// process at the other end if that process has died.
     fn explain(&self, error: Error, other_end: &AtomicU32) -> Error {
         if !error.is_closed() {
             return error;

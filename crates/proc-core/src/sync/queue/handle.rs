@@ -162,8 +162,8 @@ impl<T: Message> Queue<T> {
     /// Adds several items in their order, which costs less than adding them one by one. Waits while
     /// a bounded queue has no room. Items of other producers may come in between.
     ///
-    /// Takes up to 64 items from the iterator before it puts the first of them. If it fails
-    /// meanwhile, or the process dies, these items are not put.
+    /// Takes up to 64 items from the iterator before it puts the first of them. If the iterator
+    /// panics meanwhile, or the process dies, these items are not put.
     ///
     /// # Errors
     ///

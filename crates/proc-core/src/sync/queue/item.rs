@@ -17,7 +17,7 @@ thread_local! {
 pub(super) fn with_buffer<R>(work: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     /// The most bytes that a thread keeps.
     const KEPT: usize = 64 << 10;
-    // While the thread ends, and in a call within `work`, there is none, and a new one does.
+    // While the thread ends, and in a call within `work`, there is no kept buffer: use a new one.
     let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
     buffer.clear();
     let result = work(&mut buffer);

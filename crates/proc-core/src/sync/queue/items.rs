@@ -2,8 +2,8 @@
 //!
 //! Producers append records and then raise `tail.count`; consumers copy records and then raise
 //! `head.count`. Each of these two stores is one step, and the only thing that counts: a process
-//! that is killed before it has put nothing, or taken nothing. All other words can be found out
-//! anew from the records, and are when a process has died while it had the lock.
+//! that was killed before its store has put nothing, or taken nothing. All other words can be found
+//! out anew from the records, and are when a process has died while it had the lock.
 //!
 //! Producers and consumers have a lock each. So a producer and a consumer work at the same time,
 //! after the two-lock queue of Michael and Scott (PODC 1996). Each side keeps a copy of the other
@@ -90,7 +90,7 @@ const LEASES: u64 = CHUNKS + (MAX_CHUNKS * size_of::<Chunk>()) as u64;
 pub(super) const CHUNK_MEMORY: u64 = crate::memory::FIRST_EXTENT;
 const _: () = assert!(LEASES + (MAX_LEASES * size_of::<LeaseWords>()) as u64 <= CHUNK_MEMORY);
 
-/// Bytes before each record: its length.
+/// Bytes at the begin of each record: the length of the item.
 const HEADER: u64 = 8;
 
 /// The memory of a queue. The methods say which lock the caller must have.

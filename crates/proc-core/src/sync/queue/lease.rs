@@ -1,4 +1,4 @@
-//! Leases of items: an item that its process has not said to be done goes back to the queue.
+//! Leases of items: an item goes back to the queue unless its process has said that it is done.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -94,8 +94,9 @@ impl SharedQueue {
         Ok(Some(index))
     }
 
-    /// Gives the items back that were leased by processes which have died, if any process has died
-    /// since this one looked last. The caller has the head's lock.
+    /// Gives the items back that were leased by processes which have died. Looks for such leases
+    /// only if any process has died since this one looked last, or if all items were taken. The
+    /// caller has the head's lock.
     pub(super) fn give_back_leases_of_the_dead(&self, me: Locker) {
         if self.items.head().leases.load(Ordering::Relaxed) == 0 {
             return;

@@ -57,7 +57,8 @@ pub(super) struct SharedQueue {
     made: (u32, u64),
     /// Number of ends of a pipe in this process that have this queue.
     pub(super) ends: OwnAtomicU32,
-    /// Count of deaths when this process last looked for leases of dead processes.
+    /// Count of deaths when this process last looked for leases of dead processes. In a direction
+    /// of a pipe: when it last looked for the other end.
     pub(super) deaths_seen: OwnAtomicU32,
     /// Of threads that wait for an item.
     spin_for_item: Spin,
@@ -245,7 +246,8 @@ impl SharedQueue {
         if sleeper.has_slept() {
             self.spin_for_item.note_sleep(begin);
         }
-        // Whoever has closed the queue may have woken nobody: this thread was not announced then.
+        // Whoever has closed the queue may have woken nobody: since this thread was woken for an
+        // item, the others have slept without being announced (see `Sleepers`).
         sleeper.leave(is_there);
         found
     }

@@ -10,7 +10,8 @@ impl Shared {
         assert_eq!(leased.was_returned(), self.truth().was_lease_lost);
     }
 
-    /// Says that an item is done. If the process is killed, it drops no lease: it says nothing.
+    /// Says that an item is done. If the process is killed here, its thread unwinds and drops the
+    /// lease. That does nothing, since the thread does not play the process any more.
     fn done(&self, leased: Leased<Vec<u64>>) {
         self.truth().done.push(leased[0]);
         leased.done();
@@ -121,7 +122,7 @@ fn death_while_an_item_is_given_back_at_any_operation_gives_it_back_once() {
     });
 }
 
-/// Each of the two has one item, or the second one has both.
+/// Each of the two processes has one item, or process 1 has both, one after the other.
 #[test]
 fn death_with_a_lease_of_one_of_two_items_loses_none() {
     check_killed(2, 30, |life| {
@@ -154,7 +155,7 @@ fn death_with_a_lease_of_one_of_two_items_loses_none() {
     });
 }
 
-/// At no moment is there neither an item nor a lease.
+/// At every moment before the last item is taken, there is an item or a lease.
 #[test]
 fn join_waits_for_an_item_that_was_put_before_the_leased_one_was_done() {
     check(2, || {

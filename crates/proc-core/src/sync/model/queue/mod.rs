@@ -1,7 +1,7 @@
 //! The model check of [`Queue`].
 //!
-//! A chunk of a model has 64 bytes, and there are at most three. So an item of one word is one of
-//! four in a chunk, and an item of [`LARGE`] words has a chunk of its own.
+//! A chunk of a model has 64 bytes, and there are at most three. So a chunk has room for four items
+//! of one word, or for one item of [`LARGE`] words and one of one word.
 
 mod chunks;
 mod leases;
@@ -13,7 +13,7 @@ use super::super::queue::Queue;
 use super::*;
 use crate::error::ErrorKind;
 
-/// Number of words of an item that has a chunk of its own.
+/// Number of words of an item of which a chunk has room for one only.
 const LARGE: usize = 5;
 
 /// Number of words of an item that needs a chunk of 128 bytes.

@@ -41,7 +41,7 @@ fn more_than_four_billion_items_go_through_a_queue() {
         }
     }
     assert_eq!(items.len(), 10);
-    // A lease that is older than half of the numbers is a lease still.
+    // A lease whose item was taken more than 2^31 items ago is a lease still.
     items.head().count.fetch_add(1 << 31, Ordering::Relaxed);
     items.tail().count.fetch_add(1 << 31, Ordering::Relaxed);
     let chunk = items.head().chunk.load(Ordering::Relaxed);
