@@ -185,7 +185,7 @@ fn callback_that_panics_is_harmless(start_method: StartMethod) {
     assert!((6..=7).contains(&panics), "{}", finished.stderr);
 }
 
-/// A task that waits behind another never runs.
+/// A task that is cancelled while it waits behind another never runs.
 fn cancel_queued(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let marks = MarkerFiles::new();
