@@ -1,5 +1,5 @@
-//! Workers that are stopped (SIGSTOP) while they have no task do not delay others. A fork server that
-//! is stopped delays the end of a worker that the pool kills.
+//! Workers that are stopped (SIGSTOP) while they have no task do not delay others. A fork server
+//! that is stopped delays the end of a worker that the pool kills.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

@@ -120,7 +120,7 @@ fn abandon(arguments: &Arguments) {
         print_result(how, process.start().and_then(Child::join).expect("it returns an error"));
         let changed = Condition::new().expect("memory");
         let guard = mutex.recover().expect("nobody has it");
-        // After the recovery, nobody gets that error any more, although the guard is not dropped yet.
+        // After the recovery, nobody gets that error any more, even while the guard lives.
         assert!(mutex.try_lock().expect("it is not abandoned any more").is_none());
         let (guard, _) = changed.wait_timeout(guard, Duration::ZERO).expect("it is as good as new");
         assert_eq!(*guard, 5);
