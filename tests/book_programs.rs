@@ -10,7 +10,8 @@ use std::{env, fs};
 
 use support::{program, run, snapshot};
 
-/// Programs whose processes print in any order. Lines of one process stay together.
+/// Programs whose processes print in any order. Their snapshots have the lines of each process
+/// together.
 const ANY_ORDER: &[&str] = &["recipe_indexed", "recipe_lock", "tour_lock", "tour_retries"];
 
 /// Programs among these in which nothing gets between the lines of one process.
@@ -29,8 +30,8 @@ const ALONE: &[&str] = &[
     "shared_mutex",
 ];
 
-/// Programs that show a difference between the languages. The output in Python has a snapshot of its
-/// own, whose name ends with `_in_python`.
+/// Programs that show a difference between the languages. The output in Python has a snapshot of
+/// its own, whose name ends with `_in_python`.
 const DIFFERENT: &[&str] = &["shared_deaths"];
 
 /// Programs that do not end. `web_handler.rs` tests them.

@@ -73,7 +73,7 @@ fn wait_for_process(program: Pid) -> bool {
     }
 }
 
-/// Kills a process of the program so long after the first one was made.
+/// Kills a process of the program when `moment` has passed since the first one was made.
 fn kill_one(program: Pid, moment: Duration, random: &mut Rng) -> Option<Pid> {
     if !wait_for_process(program) {
         return None;

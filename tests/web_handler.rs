@@ -240,7 +240,8 @@ fn a_client_that_hangs_up_cancels_its_task() {
         thread::yield_now();
     };
     assert_eq!((response.status, response.body.as_str()), (200, "49"));
-    // Without an end, the tasks of these clients keep the workers busy for longer than this.
+    // If they were not cancelled, the tasks of these clients would keep the workers busy for longer
+    // than this.
     let time = TIMEOUT * (MAX_PENDING / WORKERS) as u32;
     let waited = hung_up.elapsed();
     assert!(waited < time / 2, "{waited:?} after all clients have hung up");

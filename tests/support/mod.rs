@@ -71,11 +71,12 @@ pub(crate) fn workspace() -> PathBuf {
     package.ancestors().nth(2).expect("packages are two levels down").to_owned()
 }
 
-/// The program at `path`, with nothing in its environment but `PATH`.
+/// The program at `path`, with nothing in its environment but `PATH`, and in a coverage run
+/// `LLVM_PROFILE_FILE`.
 pub(crate) fn program(path: impl AsRef<Path>) -> Command {
     let mut command = Command::new(path.as_ref());
     command.env_clear();
-    // In a coverage run, programs write their coverage to the file that the second one names.
+    // In a coverage run, programs write their coverage to the file that the second variable names.
     for name in ["PATH", "LLVM_PROFILE_FILE"] {
         command.envs(env::var_os(name).map(|value| (name, value)));
     }

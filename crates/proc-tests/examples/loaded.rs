@@ -16,7 +16,7 @@ fn use_both(start_method: StartMethod) -> Result<Vec<u32>, Error> {
     Ok(results)
 }
 
-/// Prints the results of a process and a pool, or their error.
+/// Prints the results of a process and a pool (with `Fork`, only of a process), or their error.
 // SAFETY: no other function of the program has this name.
 #[unsafe(no_mangle)]
 pub extern "C" fn use_processes(start_method: i32, is_to_init: i32) {

@@ -266,10 +266,10 @@ fn allocation_under_limit(arguments: &Arguments) {
         Pool::builder().processes(1).limits(limits()).start_method(arguments.start_method).build();
     let pool = pool.expect("it can be built");
     for way in 0..3 {
-        // An allocation that failed in an earlier worker is not blamed.
         let error = pool.apply(allocate, way).expect_err("the memory is not enough");
         assert!(error.is_limit() && error.is_death(), "{way}: {}", describe(&error));
         assert!(error.to_string().contains("1 GiB"), "{way}: {}", describe(&error));
+        // The allocation that failed in the worker before is not the reason of this error.
         let error = pool.apply(|()| raw::abort_in_c(), ()).expect_err("it aborts");
         assert!(!error.is_limit(), "{}", describe(&error));
     }

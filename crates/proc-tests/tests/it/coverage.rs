@@ -1,8 +1,8 @@
 //! What processes execute is counted, by coverage and for the optimizer, and nothing is counted
 //! twice.
 //!
-//! The tests build a program whose compiler counts, run it, and read the counts with LLVM's tools.
-//! That takes a minute, so these tests are run by `.ci/run` alone.
+//! The tests build a program with counters of the compiler, run it, and read the counts with LLVM's
+//! tools. That takes a minute, so these tests are run by `.ci/run` alone.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -202,8 +202,8 @@ fn build(name: &str, flags: &str, own_flags: &[&str]) -> PathBuf {
     root.join("target").join(host).join("debug/counted")
 }
 
-/// The program, built for coverage. It can also count in continuous mode, because its file's name
-/// decides that.
+/// The program, built for coverage. It can also count in continuous mode: the name of the file of
+/// counts decides whether it does.
 fn covered() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let own_flags = [

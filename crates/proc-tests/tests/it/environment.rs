@@ -66,8 +66,8 @@ fn hide_directory(arguments: &Arguments) {
         raw::hide(directory);
         proc_core::init();
     } else {
-        // Own mounts are a namespace of their own, and come before `init`. Only the empty directory
-        // comes later.
+        // The program has a mount namespace of its own before `init`. Only the directory is hidden
+        // later.
         raw::own_mounts();
         proc_core::init();
         raw::hide(directory);
@@ -75,12 +75,12 @@ fn hide_directory(arguments: &Arguments) {
     use_all(arguments);
 }
 
-fn needs_root() -> bool {
+fn lacks_root() -> bool {
     machine::or_skip(machine::root()).is_none()
 }
 
 fn missing_proc_is_named(start_method: StartMethod) {
-    if !needs_root() {
+    if !lacks_root() {
         for order in ["after", "before"] {
             let finished = run(hide_directory, start_method, &["/proc", order]);
             assert_fine_or_contains(&finished, &["/proc", "mount"]);
@@ -89,7 +89,7 @@ fn missing_proc_is_named(start_method: StartMethod) {
 }
 
 fn missing_dev_is_named(start_method: StartMethod) {
-    if !needs_root() {
+    if !lacks_root() {
         for order in ["after", "before"] {
             let finished = run(hide_directory, start_method, &["/dev", order]);
             assert_fine_or_contains(&finished, &["/dev/null"]);
@@ -124,7 +124,7 @@ fn run_with_refused_call(start_method: StartMethod, call: &str) -> Vec<Finished>
 }
 
 fn refused_memfd_is_named(start_method: StartMethod) {
-    if !needs_root() {
+    if !lacks_root() {
         for finished in run_with_refused_call(start_method, "memfd_create") {
             assert_fine_or_contains(&finished, &["memfd_create", "seccomp"]);
         }
@@ -132,7 +132,7 @@ fn refused_memfd_is_named(start_method: StartMethod) {
 }
 
 fn refused_signalfd_is_no_harm(start_method: StartMethod) {
-    if !needs_root() {
+    if !lacks_root() {
         for finished in run_with_refused_call(start_method, "signalfd") {
             assert_eq!(finished.succeeded(), FINE);
         }
@@ -140,7 +140,7 @@ fn refused_signalfd_is_no_harm(start_method: StartMethod) {
 }
 
 fn other_refused_calls_are_named(start_method: StartMethod) {
-    if !needs_root() {
+    if !lacks_root() {
         for call in ["pidfd_open", "eventfd", "close_range"] {
             for finished in run_with_refused_call(start_method, call) {
                 assert_fine_or_contains(&finished, &[call, "seccomp"]);

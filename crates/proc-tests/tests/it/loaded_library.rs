@@ -95,7 +95,8 @@ fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<S
     Some(told)
 }
 
-/// Asserts that the output is a start error that names what works in such a program.
+/// Asserts that the output is an error of the start, or of a wrong use, that names what works in
+/// such a program.
 #[track_caller]
 fn expect_advice(told: &str) {
     assert!(told.starts_with("error start ") || told.starts_with("error invalid "), "{told}");

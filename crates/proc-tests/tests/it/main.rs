@@ -204,8 +204,7 @@ fn main() -> ExitCode {
         be_program(arguments);
         return ExitCode::SUCCESS;
     }
-    // Some tests start processes themselves. A program that is executed again by
-    // `StartMethod::Spawn` sees no arguments, so it would end up here too.
+    // Some tests start processes themselves.
     proc_core::init();
     let mut arguments = libtest_mimic::Arguments::from_args();
     // libtest reads this variable too. The default is twice the number of processors, because the

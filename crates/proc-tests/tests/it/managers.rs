@@ -126,7 +126,7 @@ fn kill_manager(arguments: &Arguments) {
     let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
     let pid = pid_of(&managed);
     let wait = |managed: Managed<u32>| {
-        // This call is made when the manager is killed.
+        // The manager is killed during this call.
         managed.call(|_, ()| std::thread::sleep(Duration::from_secs(600)), ())
     };
     let process = Process::new(wait, managed.clone()).start_method(arguments.start_method);

@@ -308,7 +308,7 @@ fn give_up_user(arguments: &Arguments) {
     const NOBODY: u32 = 65534;
     let before = Process::new(user_and_group_ids, ()).start_method(arguments.start_method).start();
     println!("before {:?}", before.and_then(Child::join).expect("it returns"));
-    // Executed fork servers need the directory.
+    // The other user may use the directory for temporary files.
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(std::env::temp_dir(), open).expect("it is ours");
     unistd::setgid(Gid::from_raw(NOBODY)).expect("root may");

@@ -48,7 +48,7 @@ fn draw_everywhere(arguments: &Arguments) {
     let pool = builder().max_tasks_per_child(1).build().expect("it can be built");
     let draws = pool.options().chunksize(1).map(draw, [(); 6]).expect("nothing fails");
     drawn.extend(draws.into_iter().map(|draw| ("worker", draw)));
-    // Workers of one pool at a time.
+    // Workers of several pools, one pool after the other.
     let pools: Vec<Pool> = (0..3).map(|_| builder().build().expect("it can be built")).collect();
     for pool in &pools {
         drawn.push(("pool", pool.apply(draw, ()).expect("nothing fails")));

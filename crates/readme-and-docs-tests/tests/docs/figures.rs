@@ -1,4 +1,4 @@
-//! Each figure of a page is from somewhere.
+//! Each figure of a page has a source, which gives it.
 
 use std::fs;
 use std::path::PathBuf;

@@ -344,7 +344,7 @@ fn stop_one(arguments: &Arguments) {
     marker_files::wait_for(&files.path("held"));
     std::thread::scope(|scope| {
         let broadcast = scope.spawn(|| limited.broadcast(who, ()));
-        std::thread::sleep(Duration::from_secs(2)); // longer than the limit and the least time
+        std::thread::sleep(Duration::from_secs(2)); // longer than the timeout and MIN_STOPPED_TIME
         marker_files::create(&files.path("go"));
         assert_eq!(broadcast.join().expect("it does not panic").expect("none is stopped").len(), 2);
     });

@@ -26,8 +26,8 @@ tests! {
     functions_own_results_are_plain_data: forkserver spawn fork;
 }
 
-/// One task waits for all tasks after its chunk: idle workers get the tasks that were claimed with
-/// it.
+/// One task waits for nearly all later tasks. So idle workers must get the tasks that were claimed
+/// with it.
 fn tasks_behind_a_stuck_task(arguments: &Arguments) {
     let workers = arguments.number();
     let pool = arguments.pool(workers);

@@ -91,7 +91,7 @@ fn begin(mark: PathBuf) -> u32 {
     obedient(7)
 }
 
-/// Cancelled tasks: what runs may return its result, what waits never runs.
+/// Cancelled tasks: a task that runs may return its result, a task that waits never runs.
 fn stop_cancelled_tasks(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let marks = MarkerFiles::new();
@@ -314,7 +314,7 @@ fn end_with_the_first_failure(arguments: &Arguments) {
         std::thread::sleep(Duration::from_millis(1));
         x
     };
-    const ALL: u32 = 1_000_000; // a quarter of an hour
+    const ALL: u32 = 1_000_000; // would take two workers more than eight minutes
     let calls = pool.options().fail_fast();
     let error = calls.map(fail, 0..ALL).expect_err("five fails");
     assert_eq!((error.task(), error.panic_message()), (Some(5), Some("five fails")));

@@ -48,8 +48,8 @@ fn ask_while_results_arrive(arguments: &Arguments) {
     }
     assert!(refusals > 5, "{refusals}");
     assert_eq!(task.get().expect("nothing fails")[999_999], 1_000_000);
-    // A future lets others of its thread run meanwhile: it wakes itself, from within `poll`. If this
-    // thread gets little time, each `poll` may find few results. Then another call follows.
+    // A future lets others of its thread run meanwhile: it wakes itself, from within `poll`. If
+    // this thread gets little time, each `poll` may find few results. Then another call follows.
     let wakes = Arc::new(Wakes::default());
     for _ in 0..20 {
         await_many_results(&pool, &wakes);
@@ -185,7 +185,7 @@ fn callback_that_panics_is_harmless(start_method: StartMethod) {
     assert!((6..=7).contains(&panics), "{}", finished.stderr);
 }
 
-/// A task that waits behind another never runs.
+/// A task that is cancelled while it waits behind another never runs.
 fn cancel_queued(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let marks = MarkerFiles::new();

@@ -143,7 +143,7 @@ fn channel_ends_and_shared_memory_may_be_part_of_data(start_method: StartMethod)
     run(share_channel_ends, start_method, &[]).succeeded();
 }
 
-/// Cannot be decoded outside of the program that made it.
+/// A number that can be encoded, but never decoded.
 #[derive(Serialize)]
 struct Stubborn(u32);
 

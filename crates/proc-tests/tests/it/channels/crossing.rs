@@ -46,7 +46,7 @@ fn parcel(number: u32) -> (Parcel, Ends) {
     (parcel, Ends { answers, questions: question })
 }
 
-/// Answers one question, in another process.
+/// Answers one question, with the ends of a parcel.
 fn answer(parcel: Parcel) -> u32 {
     assert!(*parcel.memory == [parcel.number as u8; 5000]);
     assert_eq!(parcel.name, format!("parcel {}", parcel.number));
@@ -121,7 +121,7 @@ fn channels_and_memory_cross(start_method: StartMethod) {
     assert_eq!(run(send_channels, start_method, &[]).succeeded(), "crossed\n");
 }
 
-/// Values with as many channel ends as can cross, and with more.
+/// Values with nearly as many channel ends as can cross, and with more than can cross.
 fn send_too_many_channels(arguments: &Arguments) {
     let before = descriptors_without_a_pool(arguments);
     let pool = arguments.pool(1);

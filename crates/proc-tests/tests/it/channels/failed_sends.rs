@@ -81,7 +81,7 @@ fn fail_in_the_program(arguments: &Arguments) {
         expect_five(|end| pool.imap(send_five, [end]).next().expect("one result"));
         expect_five(|end| pool.imap_unordered(send_five, [end]).next().expect("one result"));
         expect_five(|end| pool.map_async(send_five, [end]).and_then(Task::get).map(drop));
-        // A value without channel ends, which a message that wakes the worker goes with.
+        // Values without channel ends. A message that wakes the worker is sent for them.
         fail_to_send();
         assert_eq!(pool.map(|x: u32| x + 1, [1, 2]).expect("nothing fails"), [2, 3]);
     };

@@ -220,7 +220,8 @@ fn look_at_signals(arguments: &Arguments) {
         assert_eq!(sets.blocked & (all | sigchld), all | sigchld, "{sets:x?}");
         assert_eq!(sets.ignored, sigpipe, "{sets:x?}");
     }
-    // What a task executes is as what the program executes: nothing is blocked, ignored or handled.
+    // A program that a task executes is like one that the program executes: it blocks, ignores and
+    // handles no signal.
     let executed = sets_of_executed(());
     assert_eq!(executed, SignalSets { blocked: 0, ignored: 0, handled: 0 });
     assert_eq!(pool.apply(sets_of_executed, ()).expect("it returns"), executed);
@@ -324,7 +325,8 @@ fn what_a_task_has_executed_goes_on(start_method: StartMethod) {
     }
 }
 
-/// The program has set a handler before its fork server was made, or an initializer sets one.
+/// The program has set a handler before its fork server was made, or the function of `preload` or
+/// `initializer` sets one.
 fn handle_signals(arguments: &Arguments) {
     let pool = match arguments.word() {
         "program" => {
@@ -561,7 +563,7 @@ if __name__ == "__main__":
     os._exit(0)
 "#;
 
-/// The page says so.
+/// `docs/signals.md` says that Python loses them.
 fn python_loses_the_tasks() {
     let Some(python) = machine::or_skip(machine::python3()) else { return };
     // Other start methods than `fork` need a file.

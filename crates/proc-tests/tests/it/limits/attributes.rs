@@ -1,4 +1,4 @@
-//! `Limits`: set, passed, and refused.
+//! `Limits`: set, reached, and refused.
 
 use std::time::Duration;
 

@@ -102,7 +102,7 @@ fn limit_address_space(arguments: &Arguments) {
     let margin = margin.parse::<u64>().expect("it is a number") << 10;
     const LEN: usize = 3 * MIB;
     const NAMES: &[&str] = &["memory"];
-    println!("begun"); // stdout has its buffer
+    println!("begun"); // allocates the buffer of stdout
     let mut values: Vec<ByteBuf> = (0..4).map(|_| make(LEN)).collect();
     let again = values[0].clone();
     // With Fork a process can be made only while there is one thread, so before any pool.
@@ -188,7 +188,7 @@ fn with_each_margin(start_method: StartMethod, kind: &str, ways: &[&str]) {
         let finished = run(limit_address_space, start_method, &[way, &margin.to_string(), kind]);
         let told = format!("{way} with {margin} KiB: {}\n{}", finished.status, finished.stderr);
         assert!(finished.status.success(), "{told}");
-        // A process that inherits the limit may pass it in its own work. Rust prints that.
+        // A process that inherits the limit may reach it in its own work. Rust prints that.
         let tells = |line: &str| {
             line.contains("memory allocation") || line.contains("RUST_BACKTRACE") || line.is_empty()
         };
@@ -351,8 +351,8 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
     }
 }
 
-/// The workers can map 168 MiB besides this program, which grows with each test. Each call comes
-/// after one that was too large.
+/// The workers can map 168 MiB besides this program, which grows with each test. After each call
+/// that was too large, the pool must go on.
 fn limit_address_space_of_a_pool(arguments: &Arguments) {
     const NAMES: &[&str] = &["limits::address_space"];
     let set_up = |(): ()| ();
@@ -379,7 +379,8 @@ fn limit_address_space_of_a_pool(arguments: &Arguments) {
     }
     let lengths = pool.map(length, (0..30).map(|_| make(20 * MIB)));
     assert_eq!(lengths.expect("there is room for some at a time"), [20 * MIB; 30]);
-    // The workers can map each of these values, and not all of the memory that they leave.
+    // The workers can map each of these values, but not the memory that all of them together leave
+    // behind.
     for size in (30..100).step_by(10) {
         let result = pool.apply(length, make(size * MIB));
         assert!(result.as_ref().is_err_and(|e| !e.is_panic()) || result.is_ok_and(|len| len > 0));

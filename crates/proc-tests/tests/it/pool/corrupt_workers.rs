@@ -53,8 +53,8 @@ fn write_corrupt_reports(arguments: &Arguments) {
     }
     let sum: u64 = pool.map(|x: u64| 2 * x, 0..1000).expect("the pool goes on").iter().sum();
     println!("afterwards {sum}");
-    // The thread that reads the worker's reports calls the callback; no other thread looks for the
-    // result.
+    // No caller waits for these results, so only the thread that reads the worker's reports can
+    // collect them.
     for round in 0..4 {
         let (sender, result) = std::sync::mpsc::channel();
         let task = pool.apply_async(|x: u32| x, round).expect("the pool is open");

@@ -1,5 +1,5 @@
-//! Workers that are stopped (SIGSTOP) while they have no task do not delay others. A fork server that
-//! is stopped delays the end of a worker that the pool kills.
+//! Workers that are stopped (SIGSTOP) while they have no task do not delay others. A fork server
+//! that is stopped delays the end of a worker that the pool kills.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -58,7 +58,7 @@ fn soon<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A pool whose workers have all done tasks, and are idle.
+/// A pool that has done tasks, and whose workers are idle.
 fn idle_pool(arguments: &Arguments, processes: usize) -> Pool {
     let pool = arguments.pool(processes);
     pool.map(increment, 0..100).expect("nothing fails");
@@ -232,7 +232,8 @@ fn worker_stopped_between_tasks_holds_up_nobody(start_method: StartMethod) {
 }
 
 /// The pool kills its worker to stop a task, but the signal comes late, because the fork server is
-/// stopped. Meanwhile the task returns, and the worker takes a task that cannot run twice.
+/// stopped. Meanwhile the task returns. The worker must not begin the next task, which cannot run
+/// twice.
 fn stop_the_fork_server(arguments: &Arguments) {
     let pool = idle_pool(arguments, 1);
     let worker = pool.worker_pids()[0];

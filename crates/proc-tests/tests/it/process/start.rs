@@ -253,7 +253,8 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// The environment grows by more than one message of ipc-channel after the fork server was made.
+/// After the fork server was made, the environment grows by more than a message of ipc-channel
+/// holds.
 fn large_environment(arguments: &Arguments) {
     let variables = (0..10).map(|number| (format!("PROC_TESTS_{number}"), "x".repeat(100_000)));
     for (name, value) in variables {

@@ -274,7 +274,7 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
     };
     // A fork server closes its end of a report channel just after it has reported the exit. The
     // fork server of a `Fork` process is collected, and its pipe closed, at once or when a later
-    // process is started. So look several times, and expect what was seen most.
+    // process is started. So look several times, and expect the highest counts.
     let mut before = (0, 0);
     for _ in 0..10 {
         plain.clone().start().and_then(Child::join).expect("it returns");

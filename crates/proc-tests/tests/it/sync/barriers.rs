@@ -76,8 +76,8 @@ fn death_of_a_party_is_told_to_all(start_method: StartMethod) {
     survives(kill_parties, start_method);
 }
 
-/// Each worker ends after one task, and still had the barrier. Those that come later arrive at the
-/// same moment.
+/// Each worker ends after one task, while it still has the barrier. At the same moment, the next
+/// workers arrive at it.
 fn exit_in_order(arguments: &Arguments) {
     let barrier = Barrier::new(2).expect("memory");
     let run_out = || -> Result<(), proc_core::Error> {

@@ -37,7 +37,7 @@ impl Everything {
         made().expect("there is memory")
     }
 
-    /// Uses each of the objects, which counts.
+    /// Uses each of the objects. Most of them count the uses.
     pub(super) fn use_once(&self) {
         let permit = self.semaphore.acquire().expect("two at a time are few");
         let outer = self.rlock.lock().expect("nobody dies");

@@ -47,7 +47,7 @@ impl Holdings {
 
     #[track_caller]
     fn expect_no_more_than(&self, before: &Holdings, what: &str) {
-        // The segment in which objects are made is another one, but it is one.
+        // Objects may be made in another segment than before, but it is one segment all the same.
         let is_flat = (self.descriptors, self.mapped) == (before.descriptors, before.mapped);
         let is_small = self
             .memory

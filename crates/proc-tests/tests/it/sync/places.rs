@@ -272,7 +272,8 @@ fn hold_forever((lock, told): (Lock, IpcSender<u32>)) {
     crate::support::work_forever();
 }
 
-/// Uses the objects in a child and in a pool of its own. Then a child of it dies with the lock.
+/// Uses the objects in a child and in a pool of its own. In between, another child dies with the
+/// lock.
 fn have_children<const START_METHOD: u8>((all, lock): (Everything, Lock)) {
     let start_method = start_method::<START_METHOD>();
     let process = Process::new(use_once, all.clone()).start_method(start_method);

@@ -1,4 +1,4 @@
-//! What cannot be done is an error that says why, and nothing is worse for it.
+//! A wrong use of shared state is an error that says why, and does no harm.
 
 use std::process::Command;
 use std::time::Duration;
@@ -87,7 +87,7 @@ fn wrong_uses_are_refused() {
     assert_snapshot("sync_wrong_uses", 0, told);
 }
 
-/// Takes what the word says, and ends in the way it says.
+/// Locks the mutex, and ends in the way that the word says.
 fn end_with((mutex, _barrier, how): (Mutex<u64>, Barrier, String)) {
     let _guard = mutex.lock().expect("nobody has it");
     match how.as_str() {
@@ -120,7 +120,7 @@ fn abandon(arguments: &Arguments) {
         print_result(how, process.start().and_then(Child::join).expect("it returns an error"));
         let changed = Condition::new().expect("memory");
         let guard = mutex.recover().expect("nobody has it");
-        // Nobody is told who has it now, and while it has it.
+        // After the recovery, nobody gets that error any more, even while the guard lives.
         assert!(mutex.try_lock().expect("it is not abandoned any more").is_none());
         let (guard, _) = changed.wait_timeout(guard, Duration::ZERO).expect("it is as good as new");
         assert_eq!(*guard, 5);

@@ -43,7 +43,7 @@ fn make_large(len: usize) -> Result<Array<u8>, Error> {
     Array::zeroed(len)
 }
 
-/// Uses objects in each way, with so many descriptors left.
+/// Uses objects in each way, while 0 to 9 descriptors are left.
 fn make_and_send_with_few_descriptors(arguments: &Arguments) {
     let start_method = arguments.start_method;
     // With `Fork`, a process can be made only while there is one thread, so before the pool.

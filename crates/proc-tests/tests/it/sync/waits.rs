@@ -84,7 +84,7 @@ fn wait_for_a_stopped_holder(arguments: &Arguments) {
     soon("permit", all.semaphore.try_acquire().expect("few are lent").is_none(), begun);
     soon("zero", all.lock.lock_timeout(Duration::ZERO).expect("it is fine").is_none(), begun);
     soon("zero", !all.event.wait_timeout(Duration::ZERO), begun);
-    // What nobody has is there, although a process that could have it is stopped.
+    // A value that nobody is changing can be changed, although a process that has it is stopped.
     all.small.fetch_add(1);
     all.large.update(|words| words[0] = 1);
     all.small.set(0);
@@ -317,7 +317,7 @@ fn deaths_wake_at_once(start_method: StartMethod) {
     run(wake_after_deaths, start_method, &[]).succeeded();
 }
 
-/// What a holder has, and what its death does.
+/// A process that has taken everything, and what it has: the objects, and a barrier as a party.
 struct Held {
     all: Everything,
     barrier: Barrier,

@@ -1,4 +1,5 @@
-//! Items that cannot cross, and too little of everything, are errors that say what to do.
+//! Items that cannot cross, and a lack of descriptors, address space or file sizes, are errors that
+//! say what to do.
 
 use std::time::Duration;
 

@@ -211,7 +211,7 @@ fn lose_others(arguments: &Arguments) {
         match way {
             "dropped" => drop(queue),
             "lost" => {
-                // The process cannot be started, and the message goes.
+                // The process cannot be started, and the message that holds the queue is dropped.
                 let process = Process::new(wait_for, (queue, end)).current_dir("/no/such/place");
                 let started = process.start_method(arguments.start_method).start();
                 assert!(started.and_then(proc_core::Child::join).is_err());

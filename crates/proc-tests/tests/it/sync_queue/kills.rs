@@ -62,14 +62,14 @@ fn produce((common, producer): (Common, usize)) {
     let mut number = 0;
     while number < ITEMS && !common.stop.is_set() {
         if common.queue.len() > 300 {
-            std::thread::sleep(Duration::from_millis(1)); // the consumers come after
+            std::thread::sleep(Duration::from_millis(1)); // the consumers catch up
             continue;
         }
         let item = |number| (producer, number, bytes_of(producer, number));
         let count = if number % 5 == 0 { 3.min(ITEMS - number) } else { 1 };
         match count {
             1 => common.queue.put(item(number)).expect("the queue is open"),
-            // One by one, but the producer knows only in the end.
+            // The items are put one by one, but the producer notes them only when all are put.
             _ => common.queue.put_all((number..number + count).map(item)).expect("it is open"),
         }
         number += count;

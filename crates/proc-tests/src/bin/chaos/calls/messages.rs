@@ -232,7 +232,8 @@ impl Messages {
     }
 }
 
-/// Whether a manager has died, as far as its client can know. (It may not have been announced.)
+/// Whether the error may mean that a manager has died. (Until its death is announced, the error has
+/// the kind `Start`.)
 fn is_end_of_manager(error: &Error) -> bool {
     error.is_closed() || error.kind() == ErrorKind::Start
 }

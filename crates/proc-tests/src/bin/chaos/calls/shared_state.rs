@@ -112,7 +112,7 @@ impl Objects {
             assert!(self.semaphore.available_permits()? < self.permits, "one is lent here");
             drop(permit);
         }
-        // Some are killed in the middle.
+        // Some tasks are killed during this pause, in the middle of a change.
         let pause = if number % 16 == 12 { PAUSE } else { Duration::ZERO };
         self.step(pause)?;
         let mut words = self.locked()?;

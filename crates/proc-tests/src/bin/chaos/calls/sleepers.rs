@@ -25,7 +25,7 @@ impl Caller<'_> {
         let test_pool = TestPool::build(self.round, &mut self.rng);
         drop(open_call);
         let Some(test_pool) = test_pool else { return };
-        // After this call, all workers have started and are idle.
+        // During this call, the workers can start and become idle.
         self.try_map(&test_pool, TaskMix::Calm, Timing::Plain);
         let mut stopped = test_pool.pool.worker_pids();
         self.rng.shuffle(&mut stopped);
@@ -52,7 +52,7 @@ impl Caller<'_> {
             self.try_map_of(&test_pool, &specs, timing);
             drop(open_call);
         }
-        let are_still_stopped = match self.rng.u32(..3) {
+        let are_all_still_stopped = match self.rng.u32(..3) {
             0 => {
                 self.round.faults.wake(&stopped);
                 false
@@ -68,7 +68,7 @@ impl Caller<'_> {
             // The pool ends while they are stopped.
             _ => are_all,
         };
-        if !are_still_stopped && self.rng.bool() {
+        if !are_all_still_stopped && self.rng.bool() {
             self.try_map(&test_pool, TaskMix::Mixed, Timing::Plain);
         }
         let start = Instant::now();
