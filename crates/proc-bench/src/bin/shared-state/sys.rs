@@ -110,7 +110,7 @@ impl Words {
         self.sleep_while(&self.started, 0, Sleep::OneWord);
     }
 
-    /// Asks so many times, and waits for each answer.
+    /// Asks `times` times, and waits for each answer.
     pub(crate) fn ask(&self, times: u32, sleep: Sleep) {
         for time in 1..=times {
             set(&self.asked, time);
@@ -118,7 +118,7 @@ impl Words {
         }
     }
 
-    /// Answers so many times.
+    /// Answers `times` times.
     pub(crate) fn answer(&self, times: u32, sleep: Sleep) {
         set(&self.started, 1);
         for time in 1..=times {
