@@ -5,7 +5,8 @@
 
 const words = (list) => `\\b(?:${list.trim().replace(/\s+/g, "|")})\\b`;
 
-// The kinds of words in their order: what is inside a comment or a string is nothing else.
+// The kinds of words, in the order in which they are tried. So a keyword inside a comment or a
+// string is not coloured as a keyword.
 const LANGUAGES = {
   rust: {
     comment: String.raw`\/\/.*|\/\*[^]*?\*\/`,

@@ -387,7 +387,7 @@ def children(program):
 
 
 def run_recipe(name, moment=None):
-    """Runs a program, and kills one of its children so long after the first child began.
+    """Runs a program, and kills one of its children `moment` seconds after the first child began.
 
     Returns whether one was killed, whether the program ended, and how long it took.
     """

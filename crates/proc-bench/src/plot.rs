@@ -64,8 +64,9 @@ pub(crate) fn svg(record: &Record) -> Result<String> {
     Ok(shorter(&text))
 }
 
-/// The same picture in fewer words, since the page that shows it weighs under 300 KB: lines of one
-/// style are one path, and what most texts and dots repeat is said once.
+/// The same picture in fewer bytes, since the page that shows it must weigh less than 300 KB: lines
+/// of one style become one path, and one style sheet replaces the attributes that most texts and
+/// dots repeat.
 fn shorter(svg: &str) -> String {
     const STYLE: &str = "<style>text{font:9.7px sans-serif;text-anchor:end}\
         text[font-size]{font-size:11.3px}.middle{text-anchor:middle}.start{text-anchor:start}\
@@ -79,7 +80,7 @@ fn shorter(svg: &str) -> String {
         (" font-size=\"9.67741935483871\"", ""),
         (" text-anchor=\"end\"", ""),
         (" text-anchor=", " class="),
-        // The words of a text are between other lines.
+        // The words of a text have a line of their own.
         ("\">\n", "\">"),
         ("\n</text>", "</text>"),
     ];
@@ -90,8 +91,8 @@ fn shorter(svg: &str) -> String {
             elements.push(element.to_owned());
             continue;
         };
-        // The first line of a style lies below all that follows, as it would in its place: no line
-        // lies above a dot.
+        // All lines of a style are drawn where its first line was. So they lie below the dots that
+        // are drawn later.
         let place = *paths.entry(style).or_insert_with_key(|style| {
             elements.push(format!("<path{style} d=\""));
             elements.len() - 1

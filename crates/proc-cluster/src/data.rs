@@ -1,9 +1,9 @@
 //! Stores arguments, data and results that are too large for one message, as pieces in a stream of
 //! their own.
 //!
-//! One subject pattern covers all pieces of a job, and one those of the data of a `with`, so that
-//! one request removes them. The pieces of a lost driver are removed when they reach the stream's
-//! maximum age.
+//! One subject pattern covers all pieces of a job, so that one request removes them. Another
+//! pattern covers all pieces of the data of a `with`. The pieces of a lost driver are removed when
+//! they reach the stream's maximum age.
 
 use async_nats::StatusCode;
 use async_nats::jetstream::Context;

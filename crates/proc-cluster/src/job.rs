@@ -226,8 +226,8 @@ impl Job {
         }
     }
 
-    /// Removes a chunk whose reply has arrived from the chunks in flight, and returns it. Returns
-    /// `None` if its tasks have their fates already, or are now in flight in other chunks.
+    /// Takes a chunk out of the chunks in flight. Returns `None` if its tasks have their fates
+    /// already, or are now in flight in other chunks.
     fn take_in_flight(&mut self, chunk: Chunk) -> Option<InFlight> {
         let has_same_tasks = |in_flight: &&InFlight| in_flight.chunk.count == chunk.count;
         self.in_flight.get(&chunk.first).filter(has_same_tasks)?;

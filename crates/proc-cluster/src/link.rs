@@ -350,8 +350,8 @@ impl Link {
         };
         let stream = self.context.get_stream_no_info(self.names.tasks()).await;
         let stream = stream.map_err(|error| failed(&error))?;
-        // The consumer's position is read first, and the end of the stream after it. Streams only
-        // grow, so the position is beyond the end only if the server has lost count.
+        // The consumer's position is read first, and the last number of the stream after it. That
+        // number only grows, so the position is beyond it only if the server has lost count.
         let consumer = stream.consumer_info(&self.build).await.map_err(|error| failed(&error))?;
         let filter = self.names.work_of_driver(&self.build, self.driver);
         let subjects = stream.info_with_subjects(filter).await.map_err(|error| failed(&error))?;

@@ -62,7 +62,7 @@ pub(crate) struct AgentOptions {
 
 impl From<CallOptions> for AgentOptions {
     fn from(options: CallOptions) -> AgentOptions {
-        // The driver ends a call at its first failure.
+        // Agents need not know `fail_fast`: the driver ends such a call at its first failure.
         let CallOptions { chunksize, timeout, grace, retries, priority, seed, fail_fast: _ } =
             options;
         AgentOptions { chunksize, timeout, grace, retries, priority, seed }
@@ -175,7 +175,7 @@ pub(crate) struct DriverHeartbeat {
     pub(crate) data: Numbers,
 }
 
-/// Which of the things are open that one side has numbered from 1 on.
+/// The numbers of a driver's jobs, or of its data, that are open. The driver counts from 1 on.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Numbers {
     /// The newest number. Nothing is said about later ones.
@@ -265,7 +265,7 @@ impl Names {
         format!("proc-{}-tasks", self.fleet)
     }
 
-    /// The name of the stream of large arguments and results.
+    /// The name of the stream of large arguments, data and results.
     pub(crate) fn data(&self) -> String {
         format!("proc-{}-data", self.fleet)
     }

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use crate::data::{Store, Unfetched};
 use crate::message::{Body, Data, Names, Numbers};
 
-/// How many data an agent keeps that no chunk uses, and how many encoded bytes they have together.
-/// A worker keeps as many.
+/// How many data an agent holds, and how many encoded bytes they have together. It drops data
+/// beyond that, except those that a chunk uses. A worker holds as many.
 const MAX_HELD: usize = 64;
 const MAX_HELD_BYTES: u64 = 256 << 20;
 

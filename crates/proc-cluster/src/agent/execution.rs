@@ -210,7 +210,8 @@ async fn execute(
     End::Nothing
 }
 
-/// The outcome of a chunk for which there are no data, which were lost `losses` times before.
+/// The outcome of a chunk whose data the agent could not get. The server had lost them `losses`
+/// times before.
 fn without_data(why: NoData, losses: u32) -> Outcome {
     match why {
         NoData::Unfetched(Unfetched { error, is_lost }) => {

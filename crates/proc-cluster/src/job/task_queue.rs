@@ -22,7 +22,7 @@ const MAX_TOGETHER: usize = 64;
 /// less is lost with a machine, and the wait for the last chunk is shorter. For example, if half of
 /// the workers are on one machine and each has two chunks, that machine has 1/24 of the tasks that
 /// remained when these chunks were cut. Chunks are larger if smaller ones would take less than
-/// [`MIN_CHUNK_NANOS`], or less than the caller's chunksize.
+/// [`MIN_CHUNK_NANOS`], or would have fewer tasks than the caller's chunksize.
 const MIN_CHUNKS_PER_WORKER: usize = 24;
 
 /// How long the smallest chunk should take, unless the caller has set a chunksize. For less, the

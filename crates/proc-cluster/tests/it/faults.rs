@@ -417,7 +417,8 @@ fn slow_proxy(server: &Server, bytes: usize) -> String {
 fn a_task_runs_once_if_its_result_takes_longer_than_a_lease_to_fetch() {
     let Some(server) = Server::start() else { return };
     let _agent = server.agent(2);
-    // The result takes as long as five leases, and one piece of it as long as one lease.
+    // The result takes as long as five leases. The driver fetches eight pieces of it at once, which
+    // together take as long as one lease.
     let proxy = slow_proxy(&server, 2 << 20);
     let cluster = proc_cluster::Cluster::builder(&proxy).lease(LEASE).connect();
     let cluster = cluster.expect("the proxy leads to the server");

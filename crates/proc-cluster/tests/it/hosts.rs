@@ -86,7 +86,7 @@ fn agent(network: &Network, host: &str) -> Group {
     Group::start(command.env("PROC_CLUSTER_PLAINTEXT", "anywhere"))
 }
 
-/// Makes the file of the host where it runs a byte longer.
+/// Adds a byte to the file of the host that runs the task.
 fn visit((directory, task): (String, u64)) -> u64 {
     let host = std::env::var("HOST").expect("agents are told");
     let file = fs::OpenOptions::new().create(true).append(true).open(format!("{directory}/{host}"));

@@ -1,6 +1,6 @@
 //! Functions that borrow data (`with`): the data cross once, and are removed when nobody has them.
 //!
-//! What agents fetch is counted by the requests that the server gets.
+//! To see what agents fetch, the tests count the requests that the server gets.
 
 use std::fs;
 use std::path::PathBuf;

@@ -21,7 +21,7 @@ PATIENCE = 0.5  # seconds
 FOREVER = 3600
 
 
-# What the process does that is killed.
+# The work of the process that is killed.
 
 
 def hold(lock, ready):
@@ -76,7 +76,7 @@ def assign(dictionary, ready):
 
 
 # Runs `victim` in a process, and kills it when `is_inside`
-# is true. That asks for what nothing public tells.
+# is true. That function reads private attributes.
 def run_and_kill(victim, thing, is_inside=lambda: True):
     here, there = Pipe(duplex=False)
     process = Process(target=victim, args=(thing, there))

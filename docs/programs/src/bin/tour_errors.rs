@@ -3,7 +3,7 @@
 use anyhow::Result;
 use proc_core::{Error, Pool};
 
-// What panics in a worker is an error in the parent.
+// A panic in a worker is an error in the parent.
 fn root(x: i64) -> i64 {
     assert!(x >= 0, "{x} is negative");
     x.isqrt()

@@ -5,7 +5,7 @@
 //!     cargo run --release -p proc-bench --bin shared-state [PYTHON]
 //!
 //! The first command builds the peer iceoryx2, a program of its own, since it needs 80 packages.
-//! Without it, its rows are missing.
+//! Without it, its row is missing.
 //!
 //! A round measures every row once, ours and the peers in turns, so that other load of the machine
 //! hits all of them. A row shows the median over the rounds, and the middle half of them.
