@@ -22,7 +22,8 @@ shared_struct! {
     #[derive(Debug)]
     struct MutexWords {
         lock: RawLock,
-        /// Index of the task that the holder runs, plus 1; 0 if it runs none.
+        /// Number of the process that has locked the mutex last, and, in the lower half, the index
+        /// of the task that it ran, plus 1; 0 if it ran none.
         task: AtomicU64,
     }
 }
@@ -199,15 +200,19 @@ impl<T> Mutex<T> {
 
     #[inline]
     fn guard_of(&self, me: Locker) -> MutexGuard<'_, T> {
-        let task = running_index().map_or(0, |task| task as u64 + 1);
-        self.words.task.store(task, Ordering::Relaxed);
+        let task = running_index().and_then(|task| u32::try_from(task + 1).ok()).unwrap_or(0);
+        let holder = u64::from(me.process.get()) << 32 | u64::from(task);
+        self.words.task.store(holder, Ordering::Relaxed);
         MutexGuard { mutex: self, me, thread: PhantomData }
     }
 
     fn abandoned(&self, me: Locker, dead: Option<ProcessId>) -> Error {
         let (pid, status) = dead.map(|id| me.family.obituary(id)).unwrap_or_default();
-        let task = self.words.task.load(Ordering::Relaxed).checked_sub(1);
-        let task = task.and_then(|task| usize::try_from(task).ok());
+        // A process that dies as soon as it has the lock leaves the task of an earlier one.
+        let holder = self.words.task.load(Ordering::Relaxed);
+        let is_of_dead = dead.is_some_and(|dead| u64::from(dead.get()) == holder >> 32);
+        let task = is_of_dead.then_some(holder as u32).and_then(|task| task.checked_sub(1));
+        let task = task.map(|task| task as usize);
         let origin = Origin { pid, task, ..Origin::default() };
         Error::abandoned(Abandoned::Mutex, status).with_origin(origin)
     }

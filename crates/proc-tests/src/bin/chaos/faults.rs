@@ -67,14 +67,14 @@ impl<'a> Faults<'a> {
     /// Injects faults until [`finish`](Faults::finish).
     pub(crate) fn run(&self, mut rng: fastrand::Rng) {
         let mut next_kill_of_fork_server = Instant::now() + FORK_SERVER_KILL_INTERVAL;
-        while !self.over.load(Ordering::Relaxed) {
+        'faults: while !self.over.load(Ordering::Relaxed) {
             let gap = self.gap.mul_f64(2.0 * rng.f64());
             let next = Instant::now() + gap;
             while let Some(left) = next.checked_duration_since(Instant::now()) {
                 self.continue_due(Instant::now());
                 std::thread::park_timeout(left.min(Duration::from_millis(5)));
                 if self.over.load(Ordering::Relaxed) {
-                    break;
+                    break 'faults;
                 }
             }
             let fork_servers = procfs::fork_servers();

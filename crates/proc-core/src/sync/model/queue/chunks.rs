@@ -116,13 +116,13 @@ fn deaths_of_a_producer_and_a_consumer_leave_the_chain_whole() {
                 let end = start_user(&shared, id, life, process).join();
                 noted[id as usize - 2].store(!end.expect("it does not panic"), Ordering::Relaxed);
             };
-            play(2, lives[0], |shared, id| shared.put_words(id, 20, LARGE));
+            play(2, lives[0], |shared, id| shared.put_words(id, 20, FULL));
             shared.put_words(1, 11, LARGER);
             play(3, lives[1], get_one);
             // This repairs the head, and takes nothing.
             leased.done();
             // There may be no chunk for it.
-            if shared.queue(1).put(vec![12; LARGE]).is_ok() {
+            if shared.queue(1).put(vec![12; FULL]).is_ok() {
                 shared.truth().put.push(12);
             }
             shared.get_rest();

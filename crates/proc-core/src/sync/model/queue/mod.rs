@@ -16,6 +16,9 @@ use crate::error::ErrorKind;
 /// Number of words of an item of which a chunk has room for one only.
 const LARGE: usize = 5;
 
+/// Number of words of an item that needs a chunk of 64 bytes of its own.
+const FULL: usize = 6;
+
 /// Number of words of an item that needs a chunk of 128 bytes.
 const LARGER: usize = 10;
 
@@ -80,7 +83,7 @@ impl Shared {
     fn note_taken(&self, item: &[u64]) -> u64 {
         let number = item[0];
         let is_whole = item.iter().all(|word| *word == number);
-        assert!(is_whole && matches!(item.len(), 1 | LARGE | LARGER), "{item:?}");
+        assert!(is_whole && matches!(item.len(), 1 | LARGE | FULL | LARGER), "{item:?}");
         let mut truth = self.truth();
         assert!(!truth.taken.contains(&number), "{number} comes twice");
         truth.taken.push(number);
