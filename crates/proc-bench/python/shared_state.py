@@ -433,16 +433,18 @@ def count_hangs(name, trials):
     return hangs
 
 
-def recipes(trials):
-    return [(f"recipe_{name}", count_hangs(name, trials)) for name in RECIPES]
+def show_recipes(trials):
+    print(f"Trials of {trials} in which a recipe hangs after a kill:")
+    for name in RECIPES:
+        print(f"{count_hangs(name, trials):4}  recipe_{name}.py", flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "times":
-        result = times()
+    if sys.argv[1] == "recipes":
+        show_recipes(int(sys.argv[2]))
     else:
-        result = {"survival": survival, "recipes": recipes}[sys.argv[1]](int(sys.argv[2]))
-    json.dump(result, sys.stdout)
+        result = times() if sys.argv[1] == "times" else survival(int(sys.argv[2]))
+        json.dump(result, sys.stdout)
     sys.stdout.flush()
     for child in multiprocessing.active_children():
         child.kill()
