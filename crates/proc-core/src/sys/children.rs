@@ -5,24 +5,47 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use nix::sys::signal::Signal;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::descriptors::wait_readable;
-use super::os::watch_process;
+use super::os::{processor_time, watch_process};
 
 /// Returns the pid of this process's current parent.
 pub(crate) fn parent_pid() -> u32 {
     nix::unistd::getppid().as_raw() as u32
 }
 
+/// Child that was reaped.
+pub(crate) struct Reaped {
+    pub(crate) pid: u32,
+    pub(crate) status: ExitStatus,
+    /// Processor time that the child has used, without its own children; 0 if the system does not
+    /// tell.
+    pub(crate) processor_time: Duration,
+}
+
 /// Reaps one child that has ended, if there is one. Never blocks.
-pub(crate) fn reap() -> Option<(u32, ExitStatus)> {
-    // Do not use nix: it reaps a child that a real-time signal has killed, and then returns an
-    // error, because it does not know the signal.
-    let (pid, status) = retry_on_intr(|| rustix::process::wait(WaitOptions::NOHANG)).ok()??;
-    Some((pid.as_raw_pid() as u32, ExitStatus::from_raw(status.as_raw())))
+pub(crate) fn reap() -> Option<Reaped> {
+    let pid = ended_child()?;
+    let processor_time = processor_time(pid).unwrap_or_default();
+    reap_one(pid).map(|status| Reaped { pid, status, processor_time })
+}
+
+/// Returns the pid of a child that has ended, if there is one. The child is not reaped.
+fn ended_child() -> Option<u32> {
+    // rustix does not tell the pid. nix knows no real-time signals: its `waitpid` reaps a child
+    // that such a signal has killed, and then returns an error.
+    // SAFETY: zeros are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel writes to `info` only.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) };
+    // SAFETY: waitid has set the pid, or it is 0.
+    let pid = unsafe { info.si_pid() };
+    (result == 0 && pid > 0).then_some(pid as u32)
 }
 
 /// Reaps the child `pid` if it has ended. Never blocks.
