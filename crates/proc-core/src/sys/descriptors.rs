@@ -33,7 +33,7 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     if wait_readable(&[fd], Some(Duration::ZERO))?[0] {
         return Ok(false);
     }
-    nix::sys::socket::send(one, &[0], nix::sys::socket::MsgFlags::MSG_NOSIGNAL)?;
+    nix::sys::socket::send(one, &[0], super::fd_channel::NOSIGNAL)?;
     Ok(wait_readable(&[fd], Some(Duration::ZERO))?[0])
 }
 

@@ -145,7 +145,9 @@ impl Notifier {
 }
 
 /// Makes sending to a closed socket an error, not a signal.
-const NOSIGNAL: MsgFlags = MsgFlags::MSG_NOSIGNAL;
+///
+/// nix does not have this flag on macOS.
+pub(super) const NOSIGNAL: MsgFlags = MsgFlags::from_bits_retain(nix::libc::MSG_NOSIGNAL);
 
 /// Puts a copy of the descriptor `fd` into the open socket `number`.
 pub(crate) fn put_into_socket(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {

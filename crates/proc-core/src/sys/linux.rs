@@ -144,7 +144,7 @@ pub(crate) fn exclude_from_fork(start: NonNull<u8>, len: usize) {
 }
 
 /// Sets the lock of an open file description on byte 0 of its file.
-pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: impl Into<libc::c_int>) -> io::Result<()> {
     Ok(fcntl(fd, FcntlArg::F_OFD_SETLK(&super::record_lock::lock_of_byte(0, kind))).map(drop)?)
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
 pub(crate) fn exclude_from_fork(_: NonNull<u8>, _: usize) {}
 
 /// Fails: not every POSIX system has locks of open file descriptions.
-pub(crate) fn lock_description(_: BorrowedFd<'_>, _: libc::c_int) -> io::Result<()> {
+pub(crate) fn lock_description(_: BorrowedFd<'_>, _: impl Into<libc::c_int>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
