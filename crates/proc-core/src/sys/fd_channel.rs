@@ -15,6 +15,8 @@ use nix::sys::socket::{
     recv, recvmsg, send, sendmsg, socketpair,
 };
 
+use super::descriptors::{NOSIGNAL, wait_readable};
+
 /// Type of socket that keeps messages separate and in order.
 const KIND: SockType =
     if cfg!(target_vendor = "apple") { SockType::Datagram } else { SockType::SeqPacket };
@@ -97,7 +99,7 @@ impl Notifier {
             let fds: Vec<_> =
                 greeting.into_iter().chain(end.as_ref().map(OwnedFd::as_fd)).collect();
             let longest = if end.is_some() { deadline - now } else { Duration::from_millis(10) };
-            super::descriptors::wait_readable(&fds, Some(longest))?;
+            wait_readable(&fds, Some(longest))?;
         }
     }
 
@@ -143,11 +145,6 @@ impl Notifier {
         }
     }
 }
-
-/// Makes sending to a closed socket an error, not a signal.
-///
-/// nix does not have this flag on macOS.
-pub(super) const NOSIGNAL: MsgFlags = MsgFlags::from_bits_retain(nix::libc::MSG_NOSIGNAL);
 
 /// Puts a copy of the descriptor `fd` into the open socket `number`.
 pub(crate) fn put_into_socket(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -348,8 +345,7 @@ mod tests {
     }
 
     fn has_message(listener: &Listener) -> bool {
-        let ready =
-            super::super::descriptors::wait_readable(&[listener.as_fd()], Some(Duration::ZERO));
+        let ready = wait_readable(&[listener.as_fd()], Some(Duration::ZERO));
         ready.expect("one descriptor can be polled")[0]
     }
 
