@@ -2,6 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -32,17 +33,34 @@ impl LastWords {
 }
 
 /// End of a process, as far as it is known.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Exit {
     /// Exit status; `None` if it is not known, for example because the fork server died before it
     /// could report it.
+    #[serde(with = "exit_status")]
     pub(crate) status: Option<ExitStatus>,
+    /// Processor time that the process has used, without its children; 0 if it is not known.
+    pub(crate) processor_time: Duration,
     pub(crate) last_words: Option<LastWords>,
 }
 
-impl Exit {
-    /// Makes the exit that a fork server has reported. `status` is a raw wait status.
-    pub(crate) fn reported(status: i32, last_words: Option<LastWords>) -> Exit {
-        Exit { status: Some(ExitStatus::from_raw(status)), last_words }
+/// An exit status as the number that `wait` has given.
+pub(super) mod exit_status {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        status: &Option<ExitStatus>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        status.map(ExitStatusExt::into_raw).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<ExitStatus>, D::Error> {
+        Ok(Option::<i32>::deserialize(deserializer)?.map(ExitStatus::from_raw))
     }
 }

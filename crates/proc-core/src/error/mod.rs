@@ -147,7 +147,7 @@ impl Display for Part {
 enum Kind {
     Panicked(PanicReport),
     Died {
-        #[serde(with = "portable::exit_status")]
+        #[serde(with = "exit::exit_status")]
         status: Option<ExitStatus>,
         exceeded: Option<String>,
         panic: Option<PanicReport>,
@@ -179,13 +179,13 @@ enum Kind {
     },
     Abandoned {
         what: Abandoned,
-        #[serde(with = "portable::exit_status")]
+        #[serde(with = "exit::exit_status")]
         status: Option<ExitStatus>,
     },
     Ended(String),
     PeerDied {
         peer: Peer,
-        #[serde(with = "portable::exit_status")]
+        #[serde(with = "exit::exit_status")]
         status: Option<ExitStatus>,
     },
     Invalid(String),
@@ -572,11 +572,14 @@ impl std::error::Error for Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
     fn display_has_no_causes_and_debug_has_all() {
-        let died = Error::died(Exit::reported(3 << 8, None), None);
+        let status = Some(ExitStatus::from_raw(3 << 8));
+        let died = Error::died(Exit { status, ..Exit::default() }, None);
         let worker = Origin { worker: Some(1), pid: Some(42), ..Origin::default() };
         let failed = Error::initializer(died.with_origin(worker));
         assert_eq!(failed.to_string(), "the pool's initializer failed");

@@ -37,27 +37,6 @@ impl Error {
     }
 }
 
-/// An exit status as the number that `wait` has given.
-pub(super) mod exit_status {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(
-        status: &Option<ExitStatus>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        status.map(ExitStatusExt::into_raw).serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<ExitStatus>, D::Error> {
-        Ok(Option::<i32>::deserialize(deserializer)?.map(ExitStatus::from_raw))
-    }
-}
-
 /// An error of the system as its number and its text.
 pub(super) mod io_error {
     use std::io;

@@ -4,6 +4,8 @@ use std::fmt::{self, Display, Formatter};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use nix::libc::SIGKILL;
+
 use super::{Abandoned, Error, Inner, Kind, Origin, Peer};
 use crate::panics::PanicReport;
 use crate::sys;
@@ -25,7 +27,15 @@ impl Display for Error {
                     let location = location.as_deref().unwrap_or("an unknown place");
                     write!(f, "; before that it panicked at {location}: {message}")?;
                 }
-                exceeded.as_ref().map_or(Ok(()), |exceeded| write!(f, "; {exceeded}"))
+                match exceeded {
+                    Some(exceeded) => write!(f, "; {exceeded}"),
+                    None if status.and_then(|status| status.signal()) == Some(SIGKILL) => write!(
+                        f,
+                        "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
+                         out-of-memory killer)"
+                    ),
+                    None => Ok(()),
+                }
             }
             Kind::Timeout(after) => write!(f, "no result within {after:?}"),
             Kind::Cancelled => write!(f, "cancelled"),
@@ -128,13 +138,6 @@ fn describe_death(status: Option<ExitStatus>, f: &mut Formatter<'_>) -> fmt::Res
             write!(f, "the process was killed by signal {signal} ({})", sys::signal_name(signal))?;
             if status.core_dumped() {
                 write!(f, ", core dumped")?;
-            }
-            if signal == nix::libc::SIGKILL {
-                write!(
-                    f,
-                    "; if nobody sent it, the kernel ran out of memory (see `dmesg` for the \
-                     out-of-memory killer)"
-                )?;
             }
             Ok(())
         }

@@ -1,14 +1,14 @@
 //! Ends this process in order: tells its daemons to end, waits for its other children, and reaps
 //! its fork servers.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::lifeline;
 use super::registry::{self, ChildForkServer};
+use super::{ServerLink, lifeline};
 use crate::sys::{self, PerProcess};
 
 /// How long a program that ends waits for the end of its fork servers.
@@ -62,8 +62,12 @@ extern "C" fn clean_up() {
 }
 
 fn end_fork_servers(fork_servers: Vec<ChildForkServer>, deadline: Instant) {
-    for link in fork_servers.iter().filter_map(|fork_server| fork_server.server_link.as_ref()) {
-        let _ = link.order_end();
+    let links = fork_servers.iter().filter_map(|fork_server| fork_server.server_link.as_ref());
+    // Do not let a fork server that is stopped keep the order from the others.
+    let is_unordered = |link: &&Arc<ServerLink>| link.order_end(Instant::now()).is_err();
+    let unordered: Vec<_> = links.filter(is_unordered).collect();
+    for link in unordered {
+        let _ = link.order_end(deadline);
     }
     for ChildForkServer { pid, .. } in fork_servers {
         // If the program itself has reaped it, another process may have its pid by now.

@@ -106,9 +106,7 @@ impl<T: Message + Debug> Link<T> {
 
     /// Reads reports until the process is gone.
     pub(crate) fn wait_for_end(&self) {
-        while !matches!(self.receive(None), Received::End | Received::Report(Report::Exited { .. }))
-        {
-        }
+        while !matches!(self.receive(None), Received::End | Received::Report(Report::Exited(_))) {}
     }
 
     /// Waits for the next report, forever or until `deadline`.

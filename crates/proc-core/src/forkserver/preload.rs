@@ -82,9 +82,7 @@ pub(crate) fn start(
             Received::Report(Report::NotReady(why)) => {
                 return Err(cannot(io::Error::other(why)));
             }
-            Received::Report(Report::Exited { status, last_words }) => {
-                break Error::died(Exit::reported(status, last_words), None);
-            }
+            Received::Report(Report::Exited(exit)) => break Error::died(exit, None),
             Received::Nothing if !is_wanted() => {
                 link.handle.signal(Signal::SIGKILL);
                 return Err(Error::closed());

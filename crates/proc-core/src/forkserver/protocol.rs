@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Limits;
 use crate::call::Name;
-use crate::error::LastWords;
+use crate::error::Exit;
 use crate::memory::Descriptor;
 use crate::wire::Payload;
 
@@ -90,8 +90,8 @@ pub(crate) enum Report<T> {
     /// The process could not set its environment, streams or limits, or did not find its main
     /// function. The text says why.
     NotReady(String),
-    /// The process has been reaped. `status` is a raw wait status; the last words explain it.
-    Exited { status: i32, last_words: Option<LastWords> },
+    /// The process has been reaped. The last words explain its status.
+    Exited(Exit),
     /// Report of the process itself on its job.
     Said(T),
 }

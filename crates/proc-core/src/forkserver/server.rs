@@ -1,8 +1,6 @@
 //! Runs a fork server: receives requests, forks, and reports how its children have ended.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +10,12 @@ use rustc_hash::FxHashMap;
 
 use super::streams::ArrivedStreams;
 use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
-use crate::error::LastWords;
+use crate::error::{Exit, LastWords};
 use crate::memory::Family;
 use crate::panics::{self, PanicOutput};
-use crate::sys::{self, ChannelMessage, ChildExits, Forked, Listener, SignalMask, SingleThread};
+use crate::sys::{
+    self, ChannelMessage, ChildExits, Forked, Listener, Reaped, SignalMask, SingleThread,
+};
 use crate::wire;
 
 /// How long a fork server that ends waits for the children that it has killed, and how long its
@@ -179,8 +179,8 @@ impl Server {
                 if let Some(exits) = &self.exits {
                     exits.clear();
                 }
-                while let Some((pid, status)) = sys::reap() {
-                    self.report_exit(pid, status);
+                while let Some(reaped) = sys::reap() {
+                    self.report_exit(reaped);
                 }
             }
         }
@@ -293,7 +293,8 @@ impl Server {
     }
 
     /// Reports the exit of a child that was reaped, and kills the processes that the child owned.
-    fn report_exit(&mut self, pid: u32, status: ExitStatus) {
+    fn report_exit(&mut self, reaped: Reaped) {
+        let Reaped { pid, status, processor_time } = reaped;
         Family::announce_death(pid, status);
         if status.code().is_none() {
             // The child sent its last words before it ended, so they have arrived.
@@ -303,8 +304,8 @@ impl Server {
         }
         let Some(child) = self.children.remove(&pid) else { return };
         let last_words = child.last_words.filter(|words| words.explains(status));
-        let exited = Report::Exited { status: status.into_raw(), last_words };
-        let _ = child.report.send(exited);
+        let exit = Exit { status: Some(status), processor_time, last_words };
+        let _ = child.report.send(Report::Exited(exit));
         self.streams.forget(|key| key.owner == pid);
         for (orphan, _) in self.children.iter().filter(|(_, other)| other.key.owner == pid) {
             sys::signal_child(*orphan, Signal::SIGKILL);

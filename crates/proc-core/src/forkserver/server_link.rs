@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use ipc_channel::ipc::IpcSender;
 
@@ -21,9 +22,10 @@ impl ServerLink {
         Arc::new(ServerLink { requests: Mutex::new(requests), notifier })
     }
 
-    /// Orders the fork server to kill its children and to end.
-    pub(crate) fn order_end(&self) -> io::Result<()> {
-        self.notifier.order_end()
+    /// Orders the fork server to kill its children and to end. Waits until `deadline` if there is no
+    /// room for the order.
+    pub(crate) fn order_end(&self, deadline: Instant) -> io::Result<()> {
+        self.notifier.order_end(deadline)
     }
 
     /// Returns the notifier, for descriptors and for last words: a dying process can do no more

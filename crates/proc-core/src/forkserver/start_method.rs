@@ -179,7 +179,11 @@ pub fn init() {
     let main = SingleThread::prove()
         .ok()
         .and_then(|alone| ForkServer::fork(alone, &StdioConfig::default(), become_process).ok());
-    current_servers().main = main.map(Arc::new);
+    if let Some(main) = main {
+        // In a library, an earlier start may have made one.
+        let outdated = current_servers().main.replace(Arc::new(main));
+        drop(outdated); // after the lock is released: its destructor sends a request
+    }
 }
 
 /// Runs [`init`] in tests, before the test harness starts its threads. Write it as one line at the

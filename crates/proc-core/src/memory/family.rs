@@ -227,25 +227,38 @@ impl Family {
         }
     }
 
-    /// Tells how the process with a pid ended; `None` if that is not known.
-    pub(crate) fn end_of(&self, pid: u32) -> Option<ExitStatus> {
+    /// Returns the record of the process that had a pid last. Others may have had it before.
+    fn last_record(&self, pid: u32) -> Option<&Record> {
+        let last = self.words().last_id.load(Ordering::Relaxed);
+        let age = |record: &&Record| {
+            last.wrapping_sub(record.id.load(Ordering::Relaxed)) & MAX_PROCESS_ID
+        };
         let is_it = |record: &&Record| record.pid.load(Ordering::Acquire) == pid;
-        let record = self.records().iter().find(is_it)?;
-        let status = record.status.load(Ordering::Relaxed).checked_sub(1);
+        self.records().iter().filter(is_it).min_by_key(age)
+    }
+
+    /// Tells how the process that had a pid last ended; `None` if that is not known.
+    pub(crate) fn end_of(&self, pid: u32) -> Option<ExitStatus> {
+        let status = self.last_record(pid)?.status.load(Ordering::Relaxed).checked_sub(1);
         status.map(|status| ExitStatus::from_raw(status as i32))
     }
 
     /// In a fork server: tells the family that child `pid` has ended.
     pub(crate) fn announce_death(pid: u32, status: ExitStatus) {
-        let Some(family) = Family::present() else { return };
-        for record in family.records() {
-            // A pid may be used again: the record of the earlier process has a status already.
-            let is_it = record.pid.load(Ordering::Acquire) == pid;
-            if is_it && record.status.load(Ordering::Relaxed) == 0 {
-                record.status.store(status.into_raw() as u32 + 1, Ordering::Relaxed);
-            }
+        if let Some(family) = Family::present() {
+            family.note_death(pid, status);
         }
-        let deaths = &family.words().deaths;
+    }
+
+    fn note_death(&self, pid: u32, status: ExitStatus) {
+        // If the record has a status already, it is that of an earlier process: this one took no
+        // number.
+        if let Some(record) = self.last_record(pid)
+            && record.status.load(Ordering::Relaxed) == 0
+        {
+            record.status.store(status.into_raw() as u32 + 1, Ordering::Relaxed);
+        }
+        let deaths = &self.words().deaths;
         deaths.fetch_add(1, Ordering::Release);
         wake_all(deaths);
     }
@@ -304,5 +317,38 @@ impl ProcessId {
     pub(crate) fn of(number: u32) -> Option<ProcessId> {
         let number = number & MAX_PROCESS_ID;
         (number != 0).then_some(ProcessId(number))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn end_of_a_pid_is_that_of_the_last_process_that_had_it() {
+        let family = Family::new().expect("there is memory");
+        let begin = |id, pid| {
+            family.words().last_id.store(id, Ordering::Relaxed);
+            family.record(id & MAX_PROCESS_ID, pid);
+        };
+        let (one, two) = (ExitStatus::from_raw(1 << 8), ExitStatus::from_raw(2 << 8));
+        let ended_as = |id: u32| family.obituary(ProcessId(id & MAX_PROCESS_ID)).1;
+        // The numbers begin anew after the second process, the places of the records before it.
+        for first in [1, RECORDS as u32 - 1, MAX_PROCESS_ID - 1, MAX_PROCESS_ID] {
+            begin(first, 42);
+            family.note_death(42, one);
+            assert_eq!(family.end_of(42), Some(one), "{first}");
+            begin(first + 2, 42);
+            assert_eq!(family.end_of(42), None, "the second process lives, after {first}");
+            family.note_death(42, two);
+            assert_eq!(family.end_of(42), Some(two), "{first}");
+            assert_eq!((ended_as(first), ended_as(first + 2)), (Some(one), Some(two)), "{first}");
+        }
+        // Nobody has told how the third process ended.
+        begin(7, 43);
+        begin(9, 43);
+        family.note_death(43, two);
+        assert_eq!((ended_as(7), ended_as(9)), (None, Some(two)));
+        assert_eq!(family.end_of(44), None);
     }
 }

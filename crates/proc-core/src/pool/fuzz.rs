@@ -12,6 +12,8 @@ use std::ffi::{CString, OsString};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,7 +26,7 @@ use serde_bytes::ByteBuf;
 
 use super::records;
 use crate::call::Fault;
-use crate::error::{Error, Origin};
+use crate::error::{Error, Exit, Origin};
 use crate::forkserver::Report;
 use crate::memory::Arena;
 use crate::panics::{self, PanicReport};
@@ -327,7 +329,7 @@ fn damaged_reports_do_no_harm() {
         Report::NotReady("no such directory".into()),
         Report::Said(Ok(value())),
         Report::Said(Err(value())),
-        Report::Exited { status: 256, last_words: None },
+        Report::Exited(Exit { status: Some(ExitStatus::from_raw(256)), ..Exit::default() }),
     ];
     fuzz_reports::<Result<Payload, Payload>>(&of_a_process, |said| said.err());
     let of_a_worker = [

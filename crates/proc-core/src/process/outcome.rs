@@ -66,9 +66,7 @@ impl Observed {
     pub(super) fn advance(&mut self, deadline: Option<Instant>) -> bool {
         while self.exited.is_none() {
             match self.link.receive_soon(deadline) {
-                Received::Report(Report::Exited { status, last_words }) => {
-                    self.exited = Some(Exit::reported(status, last_words));
-                }
+                Received::Report(Report::Exited(exit)) => self.exited = Some(exit),
                 Received::End => self.exited = Some(Exit::default()),
                 Received::Report(Report::Said(result)) => {
                     let returned = result.map_or_else(FunctionResult::Fault, FunctionResult::Value);

@@ -96,7 +96,11 @@ pub fn wait(sentinels: &[Sentinel], timeout: Option<Duration>) -> Vec<usize> {
             return ended;
         }
         let left = deadline.map_or(longest, |d| (d - now).min(longest));
-        let Ok(ready) = sys::wait_readable(&fds, Some(left)) else { continue };
+        let Ok(ready) = sys::wait_readable(&fds, Some(left)) else {
+            // For example, there are more descriptors than the process may have by now.
+            std::thread::sleep(left.min(POLL_INTERVAL));
+            continue;
+        };
         for ((sentinel, _), _) in ends.iter().zip(ready).filter(|(_, ready)| *ready) {
             sentinel.outcome.wait_for_end(Instant::now() + POLL_INTERVAL);
         }

@@ -5,27 +5,54 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus};
-use nix::unistd::Pid;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitOptions, waitid, waitpid};
 
 use super::descriptors::wait_readable;
-use super::os::watch_process;
+use super::os::{processor_time, watch_process};
 
 /// Returns the pid of this process's current parent.
 pub(crate) fn parent_pid() -> u32 {
     nix::unistd::getppid().as_raw() as u32
 }
 
+/// Child that was reaped.
+pub(crate) struct Reaped {
+    pub(crate) pid: u32,
+    pub(crate) status: ExitStatus,
+    /// Processor time that the child has used, without its own children; 0 if the system does not
+    /// tell.
+    pub(crate) processor_time: Duration,
+}
+
 /// Reaps one child that has ended, if there is one. Never blocks.
-pub(crate) fn reap() -> Option<(u32, ExitStatus)> {
-    wait(None, WaitPidFlag::WNOHANG)
+pub(crate) fn reap() -> Option<Reaped> {
+    let pid = ended_child()?;
+    let processor_time = processor_time(pid).unwrap_or_default();
+    reap_one(pid).map(|status| Reaped { pid, status, processor_time })
+}
+
+/// Returns the pid of a child that has ended, if there is one. The child is not reaped.
+fn ended_child() -> Option<u32> {
+    // rustix does not tell the pid. nix knows no real-time signals: its `waitpid` reaps a child
+    // that such a signal has killed, and then returns an error.
+    // SAFETY: zeros are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the kernel writes to `info` only.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) };
+    // SAFETY: waitid has set the pid, or it is 0.
+    let pid = unsafe { info.si_pid() };
+    (result == 0 && pid > 0).then_some(pid as u32)
 }
 
 /// Reaps the child `pid` if it has ended. Never blocks.
 pub(crate) fn reap_one(pid: u32) -> Option<ExitStatus> {
-    wait(Some(Pid::from_raw(pid as i32)), WaitPidFlag::WNOHANG).map(|(_, status)| status)
+    let pid = Pid::from_raw(pid as i32)?; // without a pid, this would reap any child
+    let reaped = retry_on_intr(|| waitpid(Some(pid), WaitOptions::NOHANG));
+    reaped.ok()?.map(|(_, status)| ExitStatus::from_raw(status.as_raw()))
 }
 
 /// Reaps the child `pid` when it ends. Gives up at `deadline`.
@@ -47,42 +74,28 @@ pub(crate) fn reap_until(pid: u32, deadline: Instant) -> Option<ExitStatus> {
 
 /// Whether `pid` is a child of this process that is not reaped yet.
 pub(crate) fn is_child(pid: u32) -> bool {
-    use nix::sys::wait::{Id, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::Pid(Pid::from_raw(pid as i32)), flags) != Err(Errno::ECHILD)
+    has_child_ended(pid) != Err(Errno::CHILD)
 }
 
 /// Whether the child `pid` has ended, reaped or not.
 pub(crate) fn has_ended(pid: u32) -> bool {
-    use nix::sys::wait::{Id, waitid};
-    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    match waitid(Id::Pid(Pid::from_raw(pid as i32)), flags) {
-        Ok(status) => status != WaitStatus::StillAlive,
-        Err(error) => error == Errno::ECHILD,
-    }
+    has_child_ended(pid).unwrap_or_else(|error| error == Errno::CHILD)
 }
 
-fn wait(pid: Option<Pid>, flags: WaitPidFlag) -> Option<(u32, ExitStatus)> {
-    loop {
-        // `ExitStatus` is built from a raw wait status. POSIX does not fix its layout, but all
-        // systems use this one.
-        return match nix::sys::wait::waitpid(pid, Some(flags)) {
-            Ok(WaitStatus::Exited(pid, code)) => {
-                Some((pid.as_raw() as u32, ExitStatus::from_raw((code & 0xff) << 8)))
-            }
-            Ok(WaitStatus::Signaled(pid, signal, core)) => Some((
-                pid.as_raw() as u32,
-                ExitStatus::from_raw(signal as i32 | if core { 0x80 } else { 0 }),
-            )),
-            Err(Errno::EINTR) => continue,
-            _ => None,
-        };
-    }
+/// Whether the child `pid` has ended. It is not reaped.
+///
+/// # Errors
+///
+/// [`Errno::CHILD`]: this process has no such child, or has reaped it.
+fn has_child_ended(pid: u32) -> rustix::io::Result<bool> {
+    let pid = Pid::from_raw(pid as i32).ok_or(Errno::CHILD)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    retry_on_intr(|| waitid(WaitId::Pid(pid), options)).map(|status| status.is_some())
 }
 
 /// Sends a signal to `pid`. The caller must know that `pid` is a child that is not reaped yet.
 pub(crate) fn signal_child(pid: u32, signal: Signal) {
     // Some systems return ESRCH for a zombie. EPERM means that the child has changed its user.
     // Nothing can be done about either.
-    let _ = nix::sys::signal::kill(Pid::from_raw(pid as i32), signal);
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
 }

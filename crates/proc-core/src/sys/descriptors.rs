@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{MsgFlags, send};
 
 use super::os;
 
@@ -25,6 +26,9 @@ pub(crate) fn duplicate_descriptor(number: i32) -> io::Result<OwnedFd> {
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
 
+/// Makes sending to a closed socket an error, not a signal. (nix does not have this flag on macOS.)
+pub(super) const NOSIGNAL: MsgFlags = MsgFlags::from_bits_retain(libc::MSG_NOSIGNAL);
+
 /// Whether two open sockets are the two ends of one connection: a byte that is written to `one`
 /// must arrive at `other`. False if `other` is readable before that.
 pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
@@ -33,7 +37,7 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     if wait_readable(&[fd], Some(Duration::ZERO))?[0] {
         return Ok(false);
     }
-    nix::sys::socket::send(one, &[0], nix::sys::socket::MsgFlags::MSG_NOSIGNAL)?;
+    send(one, &[0], NOSIGNAL)?;
     Ok(wait_readable(&[fd], Some(Duration::ZERO))?[0])
 }
 

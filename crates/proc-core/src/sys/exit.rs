@@ -75,8 +75,10 @@ pub(crate) fn flush(timeout: Duration) {
         IS_FLUSHING.get().store(false, Ordering::SeqCst);
         let _ = done.send(());
     });
-    if flusher.is_ok() {
-        let _ = flushed.recv_timeout(timeout);
+    match flusher {
+        Ok(_) => drop(flushed.recv_timeout(timeout)),
+        // There is no thread. A later call tries again.
+        Err(_) => IS_FLUSHING.get().store(false, Ordering::SeqCst),
     }
 }
 

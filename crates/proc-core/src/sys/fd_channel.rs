@@ -15,6 +15,8 @@ use nix::sys::socket::{
     recv, recvmsg, send, sendmsg, socketpair,
 };
 
+use super::descriptors::{NOSIGNAL, wait_readable};
+
 /// Type of socket that keeps messages separate and in order.
 const KIND: SockType =
     if cfg!(target_vendor = "apple") { SockType::Datagram } else { SockType::SeqPacket };
@@ -53,13 +55,21 @@ pub(crate) struct Notifier(OwnedFd);
 impl Notifier {
     /// Notifies the listener. An error means that there is no listener any more.
     pub(crate) fn notify(&self) -> io::Result<()> {
-        self.send(&[0])
+        match self.send(&[0], &[], Instant::now()) {
+            // The listener has enough messages to wake up for.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(()),
+            sent => sent,
+        }
     }
 
-    /// Orders the listener's process to kill its children and to end. An error means that there is
-    /// no listener any more.
-    pub(crate) fn order_end(&self) -> io::Result<()> {
-        self.send(&END)
+    /// Orders the listener's process to kill its children and to end. Waits until `deadline` if the
+    /// socket is full.
+    ///
+    /// # Errors
+    ///
+    /// There is no listener any more, or it has received nothing until `deadline`.
+    pub(crate) fn order_end(&self, deadline: Instant) -> io::Result<()> {
+        self.send(&END, &[], deadline)
     }
 
     /// Waits for the greeting of the listener in the process `child`, until `deadline` or the end
@@ -89,18 +99,7 @@ impl Notifier {
             let fds: Vec<_> =
                 greeting.into_iter().chain(end.as_ref().map(OwnedFd::as_fd)).collect();
             let longest = if end.is_some() { deadline - now } else { Duration::from_millis(10) };
-            super::descriptors::wait_readable(&fds, Some(longest))?;
-        }
-    }
-
-    fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        loop {
-            return match send(self.0.as_raw_fd(), bytes, NOSIGNAL) {
-                // The socket is full: the listener has enough messages to wake up for.
-                Ok(_) | Err(Errno::EAGAIN | Errno::ENOBUFS) => Ok(()),
-                Err(Errno::EINTR) => continue,
-                Err(errno) => Err(errno.into()),
-            };
+            wait_readable(&fds, Some(longest))?;
         }
     }
 
@@ -108,34 +107,44 @@ impl Notifier {
     /// out.
     pub(crate) fn pass(&self, tag: &Tag, fd: BorrowedFd<'_>) -> io::Result<()> {
         let fds = [fd.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&fds)];
         let deadline = Instant::now() + SEND_TIMEOUT;
+        self.send(tag, &[ControlMessage::ScmRights(&fds)], deadline).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::TimedOut => io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "the fork server has received nothing for {SEND_TIMEOUT:?}: if it is \
+                         stopped (SIGSTOP), continue it"
+                    ),
+                ),
+                _ => error,
+            }
+        })
+    }
+
+    /// Sends a message. If the socket is full until `deadline`, the error is
+    /// [`TimedOut`](io::ErrorKind::TimedOut).
+    fn send(
+        &self,
+        bytes: &[u8],
+        descriptors: &[ControlMessage<'_>],
+        deadline: Instant,
+    ) -> io::Result<()> {
         loop {
-            let body = [IoSlice::new(tag)];
-            match sendmsg::<()>(self.0.as_raw_fd(), &body, &rights, NOSIGNAL, None) {
+            let body = [IoSlice::new(bytes)];
+            match sendmsg::<()>(self.0.as_raw_fd(), &body, descriptors, NOSIGNAL, None) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN | Errno::ENOBUFS) if Instant::now() < deadline => {
                     let mut room = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
                     let _ = poll(&mut room, PollTimeout::from(100_u8));
                 }
-                Err(Errno::EAGAIN | Errno::ENOBUFS) => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        format!(
-                            "the fork server has received nothing for {SEND_TIMEOUT:?}: if it is \
-                             stopped (SIGSTOP), continue it"
-                        ),
-                    ));
-                }
+                Err(Errno::EAGAIN | Errno::ENOBUFS) => return Err(io::ErrorKind::TimedOut.into()),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 }
-
-/// Makes sending to a closed socket an error, not a signal.
-const NOSIGNAL: MsgFlags = MsgFlags::MSG_NOSIGNAL;
 
 /// Puts a copy of the descriptor `fd` into the open socket `number`.
 pub(crate) fn put_into_socket(number: RawFd, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -317,6 +326,28 @@ impl AsFd for Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn order_to_end_waits_for_room() {
+        let (notifier, listener) = fd_channel().expect("there are descriptors");
+        let fill = || (0..10_000).for_each(|_| notifier.notify().expect("there is a listener"));
+        fill();
+        let error = notifier.order_end(Instant::now()).expect_err("the socket is full");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        std::thread::scope(|scope| {
+            let order = scope.spawn(|| notifier.order_end(Instant::now() + SEND_TIMEOUT));
+            let is_order = |message| matches!(message, ChannelMessage::End);
+            while !listener.receive().is_some_and(is_order) {
+                assert!(!order.is_finished() || has_message(&listener), "the order was lost");
+            }
+            order.join().expect("it does not panic").expect("there was room");
+        });
+    }
+
+    fn has_message(listener: &Listener) -> bool {
+        let ready = wait_readable(&[listener.as_fd()], Some(Duration::ZERO));
+        ready.expect("one descriptor can be polled")[0]
+    }
 
     #[test]
     fn wait_for_a_process_that_has_closed_its_end_takes_no_processor_time() {

@@ -15,6 +15,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 
 use super::access::Access;
@@ -143,7 +144,7 @@ pub(crate) fn exclude_from_fork(start: NonNull<u8>, len: usize) {
 }
 
 /// Sets the lock of an open file description on byte 0 of its file.
-pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
+pub(crate) fn lock_description(fd: BorrowedFd<'_>, kind: impl Into<libc::c_int>) -> io::Result<()> {
     Ok(fcntl(fd, FcntlArg::F_OFD_SETLK(&super::record_lock::lock_of_byte(0, kind))).map(drop)?)
 }
 
@@ -199,6 +200,12 @@ pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
     // SAFETY: the kernel has just made this descriptor for us alone.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Returns the processor time that process `pid` has used. The process is not reaped yet.
+pub(crate) fn processor_time(pid: u32) -> Option<Duration> {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32)).ok()?;
+    clock.now().ok().map(Duration::from)
 }
 
 /// Descriptor that becomes readable when a child may have ended. SIGCHLD must be blocked.

@@ -41,7 +41,7 @@ mod threads;
 mod value;
 
 pub(crate) use children::{
-    has_ended, is_child, parent_pid, reap, reap_one, reap_until, signal_child,
+    Reaped, has_ended, is_child, parent_pid, reap, reap_one, reap_until, signal_child,
 };
 pub(crate) use crash::{prepare_last_words, send_last_words_at_crash};
 pub(crate) use descriptors::{

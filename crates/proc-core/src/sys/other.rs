@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -97,7 +98,7 @@ pub(crate) fn is_sealed(_: BorrowedFd<'_>, _: Access) -> bool {
 pub(crate) fn exclude_from_fork(_: NonNull<u8>, _: usize) {}
 
 /// Fails: not every POSIX system has locks of open file descriptions.
-pub(crate) fn lock_description(_: BorrowedFd<'_>, _: libc::c_int) -> io::Result<()> {
+pub(crate) fn lock_description(_: BorrowedFd<'_>, _: impl Into<libc::c_int>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -132,6 +133,11 @@ pub(crate) fn page_emptied_by_fork() -> Option<NonNull<u8>> {
 /// Returns `None`: there is no such descriptor. The fork server checks its parent's pid now and
 /// then.
 pub(crate) fn watch_process(_: u32) -> Option<OwnedFd> {
+    None
+}
+
+/// Returns `None`: not every POSIX system tells the processor time of another process.
+pub(crate) fn processor_time(_: u32) -> Option<Duration> {
     None
 }
 

@@ -8,11 +8,10 @@ use std::path::PathBuf;
 
 #[cfg(target_os = "linux")]
 use nix::fcntl::OFlag;
-#[cfg(target_os = "linux")]
 use nix::libc;
 #[cfg(target_os = "linux")]
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, getresgid, getresuid};
+use nix::unistd::{self, Gid, Uid};
 
 /// Rights of a thread at one moment, to be compared with those at another moment.
 ///
@@ -59,9 +58,17 @@ impl Rights {
     /// There is no descriptor left to read the rights.
     pub(crate) fn now() -> io::Result<Rights> {
         let mut rights = Rights::default();
-        if let (Ok(users), Ok(groups)) = (getresuid(), getresgid()) {
+        #[cfg(target_os = "linux")]
+        if let (Ok(users), Ok(groups)) = (unistd::getresuid(), unistd::getresgid()) {
             rights.users = [users.real, users.effective, users.saved].map(Uid::as_raw);
             rights.groups = [groups.real, groups.effective, groups.saved].map(Gid::as_raw);
+        }
+        // POSIX does not tell the saved IDs.
+        #[cfg(not(target_os = "linux"))]
+        {
+            let (user, group) = (unistd::geteuid(), unistd::getegid());
+            rights.users = [unistd::getuid(), user, user].map(Uid::as_raw);
+            rights.groups = [unistd::getgid(), group, group].map(Gid::as_raw);
         }
         rights.supplementary_groups = groups()?;
         rights.root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));

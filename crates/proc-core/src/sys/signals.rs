@@ -1,5 +1,6 @@
 //! Sets which signals this process receives, blocks, survives or ignores.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -117,7 +118,11 @@ pub(crate) fn ignore_sigpipe() {
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
 }
 
-/// Returns the name of a signal, such as `SIGKILL`.
-pub(crate) fn signal_name(signal: i32) -> &'static str {
-    Signal::try_from(signal).map_or("unknown signal", Signal::as_str)
+/// Returns the name of a signal, such as `SIGKILL` or `SIGRTMIN+1`.
+pub(crate) fn signal_name(signal: i32) -> Cow<'static, str> {
+    #[cfg(target_os = "linux")]
+    if (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal) {
+        return format!("SIGRTMIN+{}", signal - libc::SIGRTMIN()).into();
+    }
+    Signal::try_from(signal).map_or("unknown signal", Signal::as_str).into()
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ pub(crate) fn has_one_thread() -> bool {
 pub(super) fn never_had_threads() -> bool {
     unsafe extern "C" {
         /// Flag of glibc 2.32 and newer; false as soon as there was a second thread.
-        safe static __libc_single_threaded: AtomicBool;
+        safe static __libc_single_threaded: std::sync::atomic::AtomicBool;
     }
     __libc_single_threaded.load(Ordering::Relaxed)
 }

@@ -18,16 +18,19 @@ tests! {
     missing_init_works_or_is_told_what_works;
     spawn_is_told_what_works;
     fork_is_refused_with_threads;
+    init_after_the_first_use_works;
 }
 
-/// Loads the library, starts threads, and calls the library. Afterwards the program's input must
-/// still be there.
+/// Loads the library, and does the steps: starts a thread, calls `init` and uses the library, or
+/// only uses it. Afterwards the program's input must still be there.
 const PROGRAM: &str = "
 import ctypes, sys, threading
 library = ctypes.CDLL(sys.argv[1])
-for _ in range(int(sys.argv[4])):
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-library.use_processes(int(sys.argv[2]), int(sys.argv[3]))
+for step in sys.argv[3:]:
+    if step == 'thread':
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    else:
+        library.use_processes(int(sys.argv[2]), int(step == 'init'))
 print('input', sys.stdin.read(), end='', flush=True)
 ";
 
@@ -58,11 +61,11 @@ fn library() -> &'static PathBuf {
     })
 }
 
-/// Uses the library in Python with `threads` more threads. Returns what it printed, or `None`
-/// without Python.
+/// Does the steps in Python: `thread`, `init` and `use`. Returns what was printed, or `None` without
+/// Python.
 ///
 /// Python's stdin is a Python program, which nobody must run.
-fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<String> {
+fn told(start_method: StartMethod, steps: &[&str]) -> Option<String> {
     let python = machine::or_skip(machine::python3())?;
     let directory = tempfile::tempdir().expect("a directory can be made");
     let executed = directory.path().join("executed");
@@ -83,7 +86,7 @@ fn told(start_method: StartMethod, is_to_init: bool, threads: usize) -> Option<S
             StartMethod::Spawn => "1",
             StartMethod::Fork => "2",
         };
-        command.args([number, if is_to_init { "1" } else { "0" }, &threads.to_string()]);
+        command.arg(number).args(steps);
         command.env_clear().env("PATH", std::env::var_os("PATH").expect("there is a PATH"));
         command.stdout(Stdio::piped());
         let finished = Running::start(command).finish();
@@ -108,45 +111,51 @@ fn expect_advice(told: &str) {
 const RESULTS: &str = "results [2, 3, 42]\n";
 
 fn init_before_threads_works() {
-    let Some(told) = told(StartMethod::Forkserver, true, 0) else { return };
+    let Some(told) = told(StartMethod::Forkserver, &["init"]) else { return };
     assert_eq!(told, RESULTS);
 }
 
 fn fork_works_with_one_thread() {
-    for is_to_init in [true, false] {
-        let Some(told) = told(StartMethod::Fork, is_to_init, 0) else { return };
+    for step in ["init", "use"] {
+        let Some(told) = told(StartMethod::Fork, &[step]) else { return };
         assert_eq!(told, "result 42\n");
     }
 }
 
 fn late_init_is_told_what_works() {
-    let Some(told) = told(StartMethod::Forkserver, true, 1) else { return };
+    let Some(told) = told(StartMethod::Forkserver, &["thread", "init"]) else { return };
     expect_advice(&told);
 }
 
 fn missing_init_with_threads_is_told_what_works() {
-    let Some(told) = told(StartMethod::Forkserver, false, 1) else { return };
+    let Some(told) = told(StartMethod::Forkserver, &["thread", "use"]) else { return };
     expect_advice(&told);
 }
 
 /// With one thread the first use may be as good as init.
 fn missing_init_works_or_is_told_what_works() {
-    let Some(told) = told(StartMethod::Forkserver, false, 0) else { return };
+    let Some(told) = told(StartMethod::Forkserver, &["use"]) else { return };
     if told != RESULTS {
         expect_advice(&told);
     }
 }
 
 fn spawn_is_told_what_works() {
-    for threads in [0, 1] {
-        for is_to_init in [true, false] {
-            let Some(told) = told(StartMethod::Spawn, is_to_init, threads) else { return };
-            expect_advice(&told);
-        }
+    for steps in [&["init"][..], &["use"], &["thread", "init"], &["thread", "use"]] {
+        let Some(told) = told(StartMethod::Spawn, steps) else { return };
+        expect_advice(&told);
     }
 }
 
 fn fork_is_refused_with_threads() {
-    let Some(told) = told(StartMethod::Fork, true, 1) else { return };
+    let Some(told) = told(StartMethod::Fork, &["thread", "init"]) else { return };
     assert!(told.starts_with("error start ") && told.contains("threads"), "{told}");
+}
+
+/// The first use has made a fork server. `init` makes another one, or keeps it if there are threads.
+fn init_after_the_first_use_works() {
+    for steps in [&["use", "init", "use"][..], &["use", "thread", "init", "use"]] {
+        let Some(told) = told(StartMethod::Forkserver, steps) else { return };
+        assert_eq!(told, RESULTS.repeat(3), "{steps:?}");
+    }
 }

@@ -180,9 +180,12 @@ impl Limits {
     pub(crate) fn exceeded(&self, exit: &Exit) -> Option<String> {
         let had_no_memory = exit.last_words == Some(LastWords::NoMemory);
         match Signal::try_from(exit.status?.signal()?).ok()? {
-            Signal::SIGXCPU => {
+            // The kernel sends SIGKILL to a process that survives SIGXCPU.
+            signal @ (Signal::SIGXCPU | Signal::SIGKILL) => {
                 let seconds = whole_seconds(self.cpu_time?);
-                Some(format!("its processor time was limited to {seconds} s"))
+                let is_passed =
+                    signal == Signal::SIGXCPU || exit.processor_time.as_secs() >= seconds;
+                is_passed.then(|| format!("its processor time was limited to {seconds} s"))
             }
             Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS if had_no_memory => Some(format!(
                 "its address space was limited to {}, and it had just been refused memory",
@@ -215,6 +218,8 @@ fn in_words(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::ExitStatus;
+
     use super::*;
 
     #[test]
@@ -234,12 +239,18 @@ mod tests {
     #[test]
     fn exceeded_names_only_limits_that_were_set() {
         let limits = Limits::new().cpu_time(Duration::from_secs(2)).open_files(10);
-        let exit = |status: i32, had_no_memory: bool| {
-            Exit::reported(status, had_no_memory.then_some(LastWords::NoMemory))
+        let exit = |status: i32, had_no_memory: bool| Exit {
+            status: Some(ExitStatus::from_raw(status)),
+            processor_time: Duration::from_millis(2100),
+            last_words: had_no_memory.then_some(LastWords::NoMemory),
         };
         let exceeded = |limits: &Limits, signal| limits.exceeded(&exit(signal as i32, true));
         assert!(exceeded(&limits, Signal::SIGXCPU).is_some_and(|text| text.contains("2 s")));
+        assert!(exceeded(&limits, Signal::SIGKILL).is_some_and(|text| text.contains("2 s")));
         assert_eq!(exceeded(&limits, Signal::SIGABRT), None);
+        let limits = Limits::new().cpu_time(Duration::from_secs(3));
+        assert!(exceeded(&limits, Signal::SIGXCPU).is_some(), "the clocks differ a little");
+        assert_eq!(exceeded(&limits, Signal::SIGKILL), None, "somebody else has sent it");
         let limits = Limits::new().address_space(1 << 30);
         assert_eq!(exceeded(&limits, Signal::SIGXCPU), None);
         assert_eq!(exceeded(&limits, Signal::SIGKILL), None);

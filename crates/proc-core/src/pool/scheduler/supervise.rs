@@ -339,9 +339,7 @@ impl Scheduler {
                 Received::Report(Report::Said(message)) => {
                     self.on_message(slot_id, message, &mut failure)
                 }
-                Received::Report(Report::Exited { status, last_words }) => {
-                    break Exit::reported(status, last_words);
-                }
+                Received::Report(Report::Exited(exit)) => break exit,
                 Received::Report(Report::NotReady(why)) => {
                     failure = Some(Error::start("a worker", std::io::Error::other(why)));
                 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use nix::libc::{SIGKILL, SIGRTMAX, SIGRTMIN};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -45,6 +46,11 @@ fn fork_servers() -> Vec<Pid> {
     children().into_iter().filter(is_fork_server).map(|pid| Pid::from_raw(pid as i32)).collect()
 }
 
+/// The signal that kills fork servers in this round.
+fn deadly_signal(round: usize) -> i32 {
+    [SIGKILL, SIGRTMIN(), SIGRTMAX()][round % 3]
+}
+
 /// Fork servers are killed, and processes are started at once, or when the fork server is gone.
 fn kill_fork_servers(arguments: &Arguments) {
     let start = || {
@@ -56,7 +62,7 @@ fn kill_fork_servers(arguments: &Arguments) {
         let doomed = fork_servers();
         assert!(!doomed.is_empty(), "round {round}");
         for fork_server in &doomed {
-            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
+            raw::send_signal(fork_server.as_raw() as u32, deadly_signal(round));
         }
         if round % 2 == 0 {
             wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
@@ -80,18 +86,18 @@ fn send_receivers(arguments: &Arguments) {
         assert_eq!(child.and_then(Child::join).expect("it returns"), 1);
     }
     assert_eq!(fork_servers().len(), 2);
-    for round in 0..5 {
+    for round in 0..6 {
         let doomed = fork_servers();
         for fork_server in &doomed {
-            kill(*fork_server, Signal::SIGKILL).expect("it is our child");
+            raw::send_signal(fork_server.as_raw() as u32, deadly_signal(round));
         }
         wait_until(|| doomed.iter().all(|pid| !is_running(pid.as_raw() as u32)));
         let (sender, receiver) = ipc::channel::<u32>().expect("there are descriptors");
         let receive = |receiver: ipc::IpcReceiver<u32>| receiver.recv().expect("it is sent");
         let child = Process::new(receive, receiver).start_method(arguments.start_method).start();
         let child = child.expect("another fork server takes over");
-        sender.send(round).expect("the child receives it");
-        assert_eq!(child.join().expect("it returns"), round);
+        sender.send(7).expect("the child receives it");
+        assert_eq!(child.join().expect("it returns"), 7);
     }
 }
 

@@ -5,4 +5,5 @@ pub(crate) mod exec_and_users;
 pub(crate) mod fork_servers;
 pub(crate) mod killed_program;
 pub(crate) mod leaks;
+pub(crate) mod real_time_signals;
 pub(crate) mod signals;

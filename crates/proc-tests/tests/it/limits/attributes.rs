@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use proc_core::{Child, Limits, Pool, Process, StartMethod};
+use proc_core::{Child, Error, Limits, Pool, Process, StartMethod};
 
-use crate::support::{Arguments, assert_snapshot, describe, print_results, run};
+use crate::support::{Arguments, assert_snapshot, describe, print_results, raw, run, signal_self};
 
-programs![set_limits, pass_limits, set_refused_limits];
+programs![set_limits, pass_limits, survive_sigxcpu, set_refused_limits];
 
 tests! {
     limits_hold_for_processes_and_workers: forkserver spawn fork;
     error_names_the_limit_that_was_passed: forkserver spawn fork;
+    error_names_the_limit_that_a_process_has_survived: forkserver spawn fork;
     limits_that_cannot_be_set_are_errors: forkserver spawn fork;
 }
 
@@ -103,6 +105,37 @@ fn error_names_the_limit_that_was_passed(start_method: StartMethod) {
     let failed = finished.stderr.matches("memory allocation of 2147483648 bytes failed").count();
     assert_eq!(failed, 3, "{}", finished.stderr);
     assert_snapshot("limits_passed", 2, &finished.stdout);
+}
+
+/// A process handles SIGXCPU, so the kernel kills it a second later. Another one is killed before.
+fn survive_sigxcpu(arguments: &Arguments) {
+    let limits = Limits::new().cpu_time(Duration::from_secs(1));
+    let work = |is_busy: bool| {
+        raw::count_signal(Signal::SIGXCPU);
+        while is_busy {
+            std::hint::spin_loop();
+        }
+        signal_self(Signal::SIGKILL);
+    };
+    let tell = |error: Error| {
+        assert!(error.is_death() && error.to_string().contains("SIGKILL"), "{error}");
+        let blames = |what| error.to_string().contains(what);
+        println!("{} {} {}", error.is_limit(), blames("limited to 1 s"), blames("out-of-memory"));
+    };
+    for is_busy in [true, false] {
+        let process = Process::new(work, is_busy).limits(limits.clone());
+        let process = process.start_method(arguments.start_method).start();
+        tell(process.and_then(Child::join).expect_err("it is killed"));
+    }
+    let pool = arguments.pool_builder(1).limits(limits).build().expect("it can be built");
+    for is_busy in [true, false] {
+        tell(pool.apply(work, is_busy).expect_err("its worker is killed"));
+    }
+}
+
+fn error_names_the_limit_that_a_process_has_survived(start_method: StartMethod) {
+    let finished = run(survive_sigxcpu, start_method, &[]);
+    assert_eq!(finished.succeeded(), "true true false\nfalse false true\n".repeat(2));
 }
 
 /// Limits that cannot be set.

@@ -3,17 +3,20 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::time::{ClockId, clock_gettime};
 use proc_core::{Process, Sentinel, StartMethod, wait};
 
 use crate::support::descriptors::count_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{Arguments, run, work_forever};
 
-programs![wait_for_sentinels, wait_for_many_sentinels];
+programs![wait_for_sentinels, wait_for_many_sentinels, wait_without_descriptors];
 
 tests! {
     wait_returns_the_sentinels_of_ended_children: forkserver spawn;
     many_children_are_waited_for_at_once: forkserver spawn fork;
+    wait_that_cannot_poll_takes_no_processor_time: forkserver spawn fork;
 }
 
 fn wait_for_sentinels(arguments: &Arguments) {
@@ -100,4 +103,25 @@ fn wait_for_many_sentinels(arguments: &Arguments) {
 fn many_children_are_waited_for_at_once(start_method: StartMethod) {
     // The sum of the numbers below 20 that three does not divide; the others are killed.
     assert_eq!(run(wait_for_many_sentinels, start_method, &[]).succeeded(), "127\n");
+}
+
+/// There are more sentinels than the process may have descriptors, so the kernel refuses to poll.
+fn wait_without_descriptors(arguments: &Arguments) {
+    let process = Process::new(|()| work_forever(), ()).start_method(arguments.start_method);
+    let child = process.start().expect("it can be started");
+    let sentinels = [child.sentinel(), child.sentinel(), child.sentinel()];
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be asked");
+    setrlimit(Resource::RLIMIT_NOFILE, 2, hard).expect("it can be lowered");
+    let used = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("it runs"));
+    let before = used();
+    assert!(wait(&sentinels, Some(Duration::from_millis(500))).is_empty());
+    let used = used() - before;
+    assert!(used < Duration::from_millis(100), "{used:?}");
+    child.kill().expect("it runs");
+    assert_eq!(wait(&sentinels, None), [0, 1, 2]);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("it can be raised");
+}
+
+fn wait_that_cannot_poll_takes_no_processor_time(start_method: StartMethod) {
+    run(wait_without_descriptors, start_method, &[]).succeeded();
 }

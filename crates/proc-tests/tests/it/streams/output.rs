@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{self, Stdio};
 use std::sync::mpsc;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd;
 use proc_core::{Child, Process, StartMethod};
 
@@ -15,7 +16,8 @@ programs![
     process_prints_unfinished_line,
     print_to_closed_stdout,
     print_many_lines,
-    thread_holds_a_stream
+    thread_holds_a_stream,
+    print_without_a_thread
 ];
 
 tests! {
@@ -26,6 +28,7 @@ tests! {
     lines_are_never_torn: forkserver spawn fork;
     thread_that_holds_stdout_holds_up_nobody: forkserver spawn fork;
     thread_that_waits_in_c_holds_up_nobody: forkserver spawn fork;
+    text_arrives_after_there_was_no_thread_to_write_it: forkserver spawn fork;
 }
 
 /// Prints without a newline, then ends as told.
@@ -239,4 +242,39 @@ fn thread_that_holds_stdout_holds_up_nobody(start_method: StartMethod) {
 fn thread_that_waits_in_c_holds_up_nobody(start_method: StartMethod) {
     let finished = run(thread_holds_a_stream, start_method, &["stdin"]);
     assert_eq!(finished.succeeded(), "task 7\nnext [1, 2, 3]\nprocess 7\n");
+}
+
+/// A worker has a second thread, so a third one writes its text out. After the first task, there is
+/// no address space for the stack of that thread.
+fn print_without_a_thread(arguments: &Arguments) {
+    let park = |()| {
+        drop(std::thread::spawn(|| {
+            loop {
+                std::thread::park()
+            }
+        }))
+    };
+    let pool = arguments.pool_builder(1).initializer(park, ()).build();
+    let pool = pool.expect("the pool can be built");
+    let one = |()| {
+        print!("one ");
+        let statm = std::fs::read_to_string("/proc/self/statm").expect("/proc is mounted");
+        let pages: u64 = statm.split(' ').next().expect("a line").parse().expect("a number");
+        let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("it can be asked");
+        let little_more = (pages << 12) + (512 << 10);
+        setrlimit(Resource::RLIMIT_AS, little_more, hard).expect("it can be lowered");
+    };
+    let two = |()| {
+        print!("two ");
+        let (_, hard) = getrlimit(Resource::RLIMIT_AS).expect("it can be asked");
+        setrlimit(Resource::RLIMIT_AS, hard, hard).expect("it can be raised");
+    };
+    pool.apply(one, ()).expect("it returns");
+    pool.apply(two, ()).expect("it returns");
+    println!("three");
+}
+
+fn text_arrives_after_there_was_no_thread_to_write_it(start_method: StartMethod) {
+    let finished = run(print_without_a_thread, start_method, &[]);
+    assert_eq!(finished.succeeded(), "one two three\n");
 }

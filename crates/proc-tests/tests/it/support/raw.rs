@@ -165,6 +165,13 @@ pub(crate) fn count_signal(signal: Signal) {
     set.expect("these signals can be handled");
 }
 
+/// Sends a signal by its number: nix has no real-time signals.
+pub(crate) fn send_signal(pid: u32, number: c_int) {
+    // SAFETY: no memory is passed.
+    let sent = unsafe { libc::kill(pid as libc::pid_t, number) };
+    Errno::result(sent).expect("the process is not reaped yet");
+}
+
 /// Gives a signal its default action.
 pub(crate) fn reset_signal(number: Signal) {
     // SAFETY: the default action runs no code.
