@@ -183,6 +183,8 @@ pub struct Submitted {
     pub task: Task<Vec<u8>>,
     scheduler: Arc<Scheduler>,
     inbox: Arc<Inbox>,
+    /// How many tasks the chunk has.
+    count: usize,
 }
 
 impl Submitted {
@@ -191,11 +193,12 @@ impl Submitted {
         self.inbox.retried()
     }
 
-    /// Cancels the chunk, if no worker has claimed any of it. Returns whether it did.
+    /// Cancels the chunk, if all its tasks still wait for their first try, and no worker has
+    /// claimed any. Returns whether it did.
     ///
     /// A chunk that was divided among workers is not cancelled.
     pub fn withdraw(&self) -> bool {
-        self.scheduler.cancel_unclaimed(&self.inbox)
+        self.scheduler.cancel_unclaimed(&self.inbox, self.count)
     }
 }
 
@@ -231,7 +234,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     };
     call.submit(0)?;
     let (scheduler, inbox) = (Arc::clone(&pool.scheduler), Arc::clone(call.inbox()));
-    Ok(Submitted { task: Task::new(call, gather), scheduler, inbox })
+    Ok(Submitted { task: Task::new(call, gather), scheduler, inbox, count })
 }
 
 const VALUE: u8 = 0;

@@ -66,21 +66,28 @@ impl Scheduler {
         cancelled
     }
 
-    /// Cancels a call if no worker has claimed any of its tasks. Returns whether it did. A call
-    /// that has several tickets, or a ticket and queued tasks, is not cancelled.
+    /// Cancels a call of `tasks` tasks if all of them still wait for their first try, and no worker
+    /// has claimed any. Returns whether it did. A call that has several tickets, or a ticket and
+    /// queued tasks, is not cancelled.
     #[cfg(feature = "remote")]
-    pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
+    pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>, tasks: usize) -> bool {
         if self.is_forked_copy() {
             return false;
         }
         let mut state = self.lock();
         let of_call = state.tickets_of(inbox);
-        let queued = state.queues.has(inbox);
-        let unclaimed = match of_call[..] {
-            [] => queued,
-            [(ticket, position)] if !queued => self.board.retract(ticket, position),
-            _ => false,
-        };
+        let of_call_queued = state.queues.iter().filter(|queue| Arc::ptr_eq(&queue.inbox, inbox));
+        let queued: usize = of_call_queued.map(|queue| queue.left).sum();
+        // Of a call that has fewer waiting tasks, the others were delivered.
+        let unclaimed = inbox.retried() == 0
+            && match of_call[..] {
+                [] => queued == tasks,
+                [(ticket, position)] => {
+                    state.in_flight.get(&ticket).is_some_and(|it| it.count == tasks)
+                        && self.board.retract(ticket, position)
+                }
+                _ => false,
+            };
         if unclaimed {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             state.queues.remove(inbox);
