@@ -155,21 +155,23 @@ impl TaskQueue {
     /// Makes a queue of the last tasks of a chunk. `arguments` are the encoded arguments of all its
     /// tasks. The first `skipped` of them are left out.
     ///
-    /// Returns `None` if `arguments` holds fewer than `skipped`.
+    /// # Errors
+    ///
+    /// `arguments` holds fewer than `skipped`: a worker has overwritten them.
     pub(crate) fn rest(
         name: Name,
         inbox: &Arc<Inbox>,
         tasks: Range<usize>,
         arguments: Vec<u8>,
         skipped: usize,
-    ) -> Option<TaskQueue> {
+    ) -> Result<TaskQueue, Error> {
         let mut rest = &arguments[..];
         for _ in 0..skipped {
-            records::take(&mut rest)?;
+            records::take(&mut rest).ok_or_else(Error::overwritten)?;
         }
         let at = arguments.len() - rest.len();
         let queue = TaskQueue::new(name, inbox, tasks.start, None);
-        Some(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
+        Ok(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
     }
 
     /// Appends tasks in whole chunks until they have `max_bytes` bytes, or hold many channel ends.

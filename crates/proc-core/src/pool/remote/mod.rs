@@ -29,7 +29,7 @@ use crate::pool::job::{Delivery, Inbox};
 use crate::pool::records::{self, Outcome};
 use crate::pool::worker;
 use crate::sys::image::Image;
-use crate::wire::{self, Message, Sink};
+use crate::wire::{self, Message, Sink, Unreadable};
 
 /// A function, named so that the same build of the program finds it on another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,7 +253,7 @@ fn encode_fates(delivery: Delivery) -> (usize, Vec<u8>) {
         }
     };
     let bytes = bytes.into_bytes();
-    let mut rest = &bytes[..];
+    let mut rest = bytes.as_deref().unwrap_or_default();
     for index in 0..count {
         let payload;
         let fate = match records::take_result(&mut rest) {
@@ -275,6 +275,7 @@ fn encode_fates(delivery: Delivery) -> (usize, Vec<u8>) {
                 }
                 None => Err(Error::decode_result("it did not arrive".into())),
             },
+            None if bytes.is_none() => Err(Error::decode_result(Unreadable::NoMemory.into())),
             None => Err(Error::decode_result("the worker wrote bytes that are no result".into())),
         };
         append_fate(&mut out, fate.map_err(|error| error.with_origin(origin.clone())));

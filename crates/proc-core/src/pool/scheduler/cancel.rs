@@ -338,12 +338,15 @@ impl Scheduler {
         state.wakers.extend(in_flight.inbox.accept(failed));
         let others = in_flight.first + 1..in_flight.first + in_flight.count;
         if !others.is_empty() {
-            match TaskQueue::rest(in_flight.chunk.name, &in_flight.inbox, others, arguments, 1) {
-                Some(mut rest) => {
+            let rest = arguments.and_then(|arguments| {
+                TaskQueue::rest(in_flight.chunk.name, &in_flight.inbox, others, arguments, 1)
+            });
+            match rest {
+                Ok(mut rest) => {
                     (rest.attempts, rest.chunksize) = (in_flight.attempts, in_flight.chunksize);
                     state.queues.push_front(rest);
                 }
-                None => state.wakers.extend(in_flight.inbox.close(Error::overwritten())),
+                Err(error) => state.wakers.extend(in_flight.inbox.close(error)),
             }
         }
         self.dispatch(state);
