@@ -29,7 +29,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 impl Scheduler {
     /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
     /// its tasks are killed. If the call has a grace period, the tasks that are running are asked
-    /// to stop first. Returns false if the call was done or cancelled before.
+    /// to stop first. Returns false if the call was done, or if all its tasks were cancelled or asked
+    /// to stop before.
     pub(crate) fn cancel(self: &Arc<Self>, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {
             return false;
@@ -38,8 +39,10 @@ impl Scheduler {
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
         let queued = state.queues.has(inbox);
-        let running = state.in_flight.values().any(|in_flight| {
-            Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band
+        let running = state.in_flight.iter().any(|(ticket, in_flight)| {
+            let done = self.board.progress(*ticket).done;
+            let is_asked = in_flight.stop.as_ref().is_some_and(|stop| stop.done == done);
+            Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band && !is_asked
         });
         // A call that was cancelled before may have running tasks until its workers are dead.
         let cancelled = (queued || running) && !inbox.is_closed();
