@@ -17,10 +17,11 @@ use crate::pool::records;
 use crate::pool::worker::LeaveReason;
 
 /// A slot is given up when this many of its workers in a row have died before they were ready, if
-/// the pool has an initializer or a state (which may be to blame).
+/// the pool has an initializer or a state (which may be to blame), or if the workers have said why
+/// they cannot run tasks.
 const MAX_FAILED_INITIALIZERS: u32 = 3;
 
-/// The same, for pools without an initializer or a state.
+/// The same, for other pools.
 const MAX_FAILED_STARTS: u32 = 20;
 
 /// A slot is given up when this many of its workers in a row were ready, and exited before they had
@@ -64,10 +65,10 @@ impl Scheduler {
         slot.handle = None;
         slot.holds_data = false;
         let status = exit.status;
-        // The worker did not get as far as the initializer.
-        let cannot_start =
-            failure.as_ref().is_some_and(|failure| failure.kind() == ErrorKind::Start);
-        let initializes = self.initializes && !cannot_start;
+        // If the worker could not be started, it did not get as far as the initializer. Any other
+        // failure is one that the worker itself has reported.
+        let initializes =
+            failure.as_ref().map_or(self.initializes, |failure| failure.kind() != ErrorKind::Start);
         let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
         let death = death.with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
