@@ -343,7 +343,8 @@ impl Job {
         self.link.acknowledge(reply.acknowledge).await;
     }
 
-    /// Hands out again a chunk for which a machine had no room. This is not counted as a return.
+    /// Hands out again a chunk for which a machine had no room. This is not counted, neither as
+    /// a return nor as a retry.
     fn on_busy(&mut self, chunk: Chunk) {
         let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) else { return };
         debug!(job = self.number, ?chunk, "no room, handed out again");

@@ -1,6 +1,7 @@
 //! `InProcess` does what a pool does, in the caller.
 
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use proc_core::{Error, ErrorKind, Executor, InProcess, Pool, current};
 
@@ -100,4 +101,50 @@ fn values_that_cannot_cross_are_found() {
     assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
     let error = here.apply(|()| Untagged::Text("a".into()), ()).map(drop).expect_err("no tag");
     assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
+}
+
+#[test]
+fn progress_is_shown_though_the_function_has_panicked_once() {
+    let here = InProcess::new();
+    let (mut panics, mut last) = (1, false);
+    let calls = here.options().progress(|progress| {
+        last = progress.is_over();
+        if std::mem::take(&mut panics) > 0 {
+            panic!("the first report");
+        }
+    });
+    let call = || calls.map(|x: u32| x, 0..3);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).is_err());
+    assert_eq!(call().expect("nothing fails"), [0, 1, 2]);
+    drop(calls);
+    assert!(last, "the second call has ended");
+}
+
+#[test]
+fn progress_is_shown_though_another_thread_shows_its_own() {
+    let here = InProcess::new();
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let mut first = Some((begun, may_go_on));
+    let mut ends = 0;
+    let calls = here.options().progress(|progress| {
+        if let Some((begun, may_go_on)) = first.take() {
+            begun.send(()).expect("the test waits");
+            may_go_on.recv().expect("the test answers");
+        }
+        ends += usize::from(progress.is_over());
+    });
+    std::thread::scope(|scope| {
+        scope.spawn(|| calls.map(|x: u32| x, 0..3));
+        has_begun.recv().expect("the first call begins");
+        let second = scope.spawn(|| calls.map(|x: u32| x, 0..3));
+        // The second call waits for the first one, or ends now if it shows nothing.
+        let wait_until = Instant::now() + Duration::from_millis(100);
+        while !second.is_finished() && Instant::now() < wait_until {
+            std::thread::yield_now();
+        }
+        go_on.send(()).expect("the first call waits");
+    });
+    drop(calls);
+    assert_eq!(ends, 2);
 }

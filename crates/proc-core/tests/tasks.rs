@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use proc_core::{Error, ErrorKind, Pool};
+use proc_core::{Error, ErrorKind, Executor, InProcess, Pool};
 
 proc_core::init_tests!();
 
@@ -373,5 +373,86 @@ fn iterators_say_how_much_is_to_come_and_end_for_good() {
         assert!(unordered.next().is_none());
         assert_eq!((ordered.size_hint(), unordered.size_hint()), ((0, Some(0)), (0, Some(0))));
         assert_eq!(pool.imap(same, std::iter::repeat(1)).size_hint(), (0, None));
+    });
+}
+
+/// Takes all items of an iterator. Checks what it says before each of them, and after the last.
+fn items(mut iterator: impl Iterator<Item = Result<u32, Error>>) -> Vec<Result<u32, Error>> {
+    let (mut items, mut hints) = (Vec::new(), vec![iterator.size_hint()]);
+    while let Some(item) = iterator.next() {
+        items.push(item);
+        hints.push(iterator.size_hint());
+    }
+    for (left, (least, most)) in (0..=items.len()).rev().zip(hints) {
+        assert!(least <= left, "at least {least} items were promised, and {left} came");
+        assert!(most.is_none_or(|most| left <= most), "{most:?} items at most, and {left} came");
+    }
+    assert_eq!(iterator.size_hint(), (0, Some(0)));
+    items
+}
+
+#[test]
+fn iterators_promise_no_results_behind_the_failure_that_ends_the_call() {
+    fn failing(x: u32) -> u32 {
+        assert!(x != 2, "two");
+        x
+    }
+    fn check(on: &impl Executor, first: u32) {
+        let options = on.options().fail_fast().chunksize(4);
+        let (ordered, unordered) = (
+            items(options.imap(failing, first..4)),
+            items(options.imap_unordered(failing, first..4)),
+        );
+        for items in [ordered, unordered] {
+            let (last, before) = items.split_last().expect("there is an error");
+            assert!(last.as_ref().is_err_and(Error::is_panic), "{items:?}");
+            assert!(before.iter().map(|item| item.as_ref().ok().copied()).eq((first..2).map(Some)));
+        }
+    }
+    within_a_minute(|| {
+        for first in 0..3 {
+            check(&pool(1), first);
+            check(&InProcess::new(), first);
+        }
+    });
+}
+
+#[test]
+fn iterators_of_a_pool_that_is_closed_meanwhile_say_how_much_is_to_come() {
+    within_a_minute(|| {
+        for is_ordered in [true, false] {
+            let pool = pool(1);
+            let inputs = (0..8).inspect(|x| {
+                if *x == 7 {
+                    pool.close();
+                }
+            });
+            let options = pool.options().chunksize(4);
+            let items = match is_ordered {
+                true => items(options.imap(same, inputs)),
+                false => items(options.imap_unordered(same, inputs)),
+            };
+            assert_eq!(items.len(), 5, "{items:?}");
+            assert!(items[4].as_ref().is_err_and(Error::is_closed), "{items:?}");
+        }
+    });
+}
+
+#[test]
+fn iterators_whose_inputs_are_taken_end_without_an_error_in_a_closed_pool() {
+    within_a_minute(|| {
+        for end in [Pool::close, Pool::terminate] {
+            let pool = pool(1);
+            let options = pool.options().chunksize(2);
+            let (mut ordered, mut unordered) =
+                (options.imap(same, 0..2), options.imap_unordered(same, 0..2));
+            assert_eq!(ordered.next().map(Result::ok), Some(Some(0)));
+            assert_eq!(unordered.next().map(Result::ok), Some(Some(0)));
+            end(&pool);
+            for items in [items(ordered), items(unordered)] {
+                let values: Vec<_> = items.iter().map(|item| item.as_ref().ok().copied()).collect();
+                assert_eq!(values, [Some(1)], "{items:?}");
+            }
+        }
     });
 }

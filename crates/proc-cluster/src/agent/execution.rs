@@ -98,6 +98,7 @@ impl Execution {
             &End::Done { nanoseconds, errors, .. } => Summary::Ran { nanoseconds, errors },
             End::Reply(Outcome::Busy) => Summary::Busy,
             End::Reply(Outcome::Failed(_) | Outcome::CallFailed(_)) => Summary::Failed,
+            End::PoolEnded(error) if error.kind() == ErrorKind::Initializer => Summary::Failed,
             _ => Summary::Abandoned,
         };
         let mut pool_ended = None;

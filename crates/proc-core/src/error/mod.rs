@@ -58,7 +58,9 @@ pub enum ErrorKind {
     Decode,
     /// A process or a thread cannot be started, or there is no shared memory.
     Start,
-    /// The pool's initializer failed in every attempt to start a worker.
+    /// The pool's initializer failed in every attempt to start a worker, or each worker had more
+    /// memory before its first task than
+    /// [`max_memory_per_child`](crate::PoolBuilder::max_memory_per_child) allows.
     Initializer,
     /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory.
     /// Or a [`Queue`](crate::sync::Queue) was closed, or nobody else has it any more. Or the

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 
 use nix::libc::SIGKILL;
 
-use super::{Abandoned, Error, Inner, Kind, Origin, Peer};
+use super::{Abandoned, Error, ErrorKind, Inner, Kind, Origin, Peer};
 use crate::panics::PanicReport;
 use crate::sys;
 
@@ -62,6 +62,9 @@ impl Display for Error {
                     ": a lock that one of them holds would stay locked in the copy forever; use \
                      StartMethod::Forkserver, or start the process before the first thread and pool"
                 )
+            }
+            Kind::Initializer(cause) if cause.kind() == ErrorKind::Invalid => {
+                write!(f, "the pool's workers cannot run tasks")
             }
             Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
             Kind::Closed => write!(f, "the pool is closed"),

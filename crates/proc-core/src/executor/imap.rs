@@ -110,10 +110,13 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
                 break;
             }
         }
-        let pushed = job.pushed();
-        match job.submit(0) {
-            Ok(()) => self.unfinished += pushed,
-            Err(error) => self.error = Some(error),
+        // A closed engine refuses a call without inputs too, but not one whose inputs it has.
+        if self.taken > first || first == 0 {
+            let pushed = job.pushed();
+            match job.submit(0) {
+                Ok(()) => self.unfinished += pushed,
+                Err(error) => self.error = Some(error),
+            }
         }
         if self.has_failed {
             self.end_early();
@@ -141,14 +144,18 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
     ///
     /// `held` is how many results an [`Imap`] holds back.
     fn hint(&self, held: usize) -> (usize, Option<usize>) {
-        let ready = self.ready.len() + held;
+        let ready = if self.over { held } else { self.ready.len() + held };
+        // A failure may be the last item, whatever has arrived. A copy of this process gets one
+        // error in place of all results.
+        let is_cut_short = self.fail_fast || self.check_process().is_err();
+        let least = if is_cut_short { ready.min(1) } else { ready };
         if self.over {
-            return (ready, Some(ready));
+            return (least, Some(ready));
         }
-        let inputs = self.inputs.size_hint().1;
-        let most = inputs.and_then(|inputs| inputs.checked_add(self.unfinished + ready));
         // If the call ends as a whole, one error comes last, even if there is no input.
-        (ready, most.map(|most| most.max(1)))
+        let inputs = if self.error.is_some() { Some(1) } else { self.inputs.size_hint().1 };
+        let most = inputs.and_then(|inputs| inputs.checked_add(self.unfinished + ready));
+        (least, most.map(|most| most.max(1)))
     }
 
     /// Returns the next result with the number of its task.
@@ -172,16 +179,23 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
                 self.over = self.fail_fast && result.is_err();
                 return Some((task, result));
             }
-            let arrived = match &self.job {
-                Some(job) => match job.poll() {
-                    None if more => {
-                        more = self.take_chunk(held);
-                        continue;
-                    }
-                    None if self.unfinished > 0 => job.wait(1, None),
-                    arrived => arrived,
-                },
-                None => None,
+            if self.unfinished == 0 {
+                if self.take_chunk(held) {
+                    continue;
+                }
+                // If the call ended as a whole, its error is the last item, for all tasks that have
+                // no result.
+                self.over = true;
+                self.meter.end();
+                return self.error.clone().map(|error| (usize::MAX, Err(error)));
+            }
+            let arrived = match self.job.as_ref().and_then(Job::poll) {
+                None if more => {
+                    more = self.take_chunk(held);
+                    continue;
+                }
+                None => self.job.as_ref().and_then(|job| job.wait(1, None)),
+                arrived => arrived,
             };
             match arrived {
                 Some(Ok(arrived)) => {
@@ -202,13 +216,6 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
                     self.error = Some(error);
                 }
                 None => {}
-            }
-            if self.unfinished == 0 && self.ready.is_empty() && !self.take_chunk(held) {
-                // If the call ended as a whole, its error is the last item, for all tasks that have
-                // no result.
-                self.over = true;
-                self.meter.end();
-                return self.error.clone().map(|error| (usize::MAX, Err(error)));
             }
         }
         self.meter.end();

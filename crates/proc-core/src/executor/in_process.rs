@@ -391,9 +391,8 @@ impl Arrived for LocalArrived {
     fn decode<R: Message>(self, mut settle: impl FnMut(usize, Result<R, Error>)) {
         let LocalArrived { task, result } = self;
         let decoded = result.and_then(|(mut bytes, handles)| {
-            bytes.inline_large().map_err(Error::decode_result)?;
-            wire::decode(&bytes, handles)
-                .map_err(|why| Error::decode_result(why).with_origin(Origin::of_task(task)))
+            let decoded = bytes.inline_large().and_then(|()| wire::decode(&bytes, handles));
+            decoded.map_err(|why| Error::decode_result(why).with_origin(Origin::of_task(task)))
         });
         settle(task, decoded);
     }

@@ -1,6 +1,6 @@
 //! `Options`: the settings of a call, and the bodies of all calls.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::{Arrived, CallOptions, Engine, Job};
@@ -30,7 +30,7 @@ use crate::wire::Message;
 pub struct Options<'a, E> {
     pub(crate) engine: &'a E,
     pub(crate) call: CallOptions,
-    progress: Option<ShowProgress<'a>>,
+    progress: Option<Arc<ShowProgress<'a>>>,
 }
 
 impl<'a, E: Engine> Options<'a, E> {
@@ -264,7 +264,7 @@ impl<'a, E: Engine> Options<'a, E> {
     /// }
     /// ```
     pub fn progress(mut self, show: impl FnMut(Progress) + Send + 'a) -> Self {
-        self.progress = Some(Arc::new(Mutex::new(show)));
+        self.progress = Some(ShowProgress::new(show));
         self
     }
 }

@@ -1,10 +1,42 @@
 //! The progress of a call: what it counts, and the function that shows it.
 
-use std::sync::{Arc, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 /// The function that shows the progress of a call. The clones of the call's options share it.
-pub(super) type ShowProgress<'a> = Arc<Mutex<dyn FnMut(Progress) + Send + 'a>>;
+pub(super) struct ShowProgress<'a> {
+    show: Mutex<Box<dyn FnMut(Progress) + Send + 'a>>,
+    /// The thread that calls the function now.
+    caller: Mutex<Option<ThreadId>>,
+}
+
+impl<'a> ShowProgress<'a> {
+    pub(super) fn new(show: impl FnMut(Progress) + Send + 'a) -> Arc<ShowProgress<'a>> {
+        Arc::new(ShowProgress { show: Mutex::new(Box::new(show)), caller: Mutex::default() })
+    }
+
+    /// Calls the function. Waits while another thread calls it.
+    fn tell(&self, progress: Progress) {
+        let this_thread = Some(std::thread::current().id());
+        // If the function itself makes a call with the same options, that call shows nothing.
+        if *self.caller() == this_thread {
+            return;
+        }
+        // The function may have panicked in an earlier call.
+        let mut show = self.show.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.caller() = this_thread;
+        let told = catch_unwind(AssertUnwindSafe(|| show(progress)));
+        *self.caller() = None;
+        drop(show);
+        told.unwrap_or_else(|panic| resume_unwind(panic));
+    }
+
+    fn caller(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The progress of a call, counted in tasks; given to the function that
 /// [`progress`](crate::Options::progress) sets.
@@ -32,7 +64,7 @@ pub struct Progress {
     /// How many of the tasks that are done have an error.
     pub failed: usize,
     /// How many times a task that failed was tried again. A cluster also counts the tasks that it
-    /// has handed out again.
+    /// has handed out again, except those for which a machine had no worker in time.
     pub retried: usize,
     /// How long ago the call began.
     pub elapsed: Duration,
@@ -119,7 +151,7 @@ impl Progress {
 
 /// Counts the failures of a call, and shows its progress.
 pub(super) struct Meter<'a> {
-    show: Option<ShowProgress<'a>>,
+    show: Option<Arc<ShowProgress<'a>>>,
     began: Instant,
     failed: usize,
     /// What was shown last, if the call has begun and has not ended.
@@ -127,7 +159,7 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
-    pub(super) fn new(show: Option<ShowProgress<'a>>) -> Meter<'a> {
+    pub(super) fn new(show: Option<Arc<ShowProgress<'a>>>) -> Meter<'a> {
         Meter { show, began: Instant::now(), failed: 0, last: None }
     }
 
@@ -169,10 +201,8 @@ impl<'a> Meter<'a> {
     }
 
     fn tell(&self, progress: Progress) {
-        let Some(show) = &self.show else { return };
-        // If the function itself makes a call with the same options, that call shows nothing.
-        if let Ok(mut show) = show.try_lock() {
-            show(progress);
+        if let Some(show) = &self.show {
+            show.tell(progress);
         }
     }
 }

@@ -254,8 +254,9 @@ impl<T> Task<T> {
     /// Cancels the task. If the task is queued, it never runs; if it is running, its worker is
     /// stopped and replaced.
     ///
-    /// Returns false if the result has already arrived. Otherwise [`get`](Task::get) returns an
-    /// error which says that the task was cancelled.
+    /// Returns false if the result has already arrived, or if the task was cancelled or asked to
+    /// stop before. Otherwise [`get`](Task::get) returns an error which says that the task was
+    /// cancelled.
     ///
     /// With a [grace period](crate::Options::grace), a task that is running is asked to stop first.
     /// If all its inputs have begun and it returns within that period, [`get`](Task::get) returns

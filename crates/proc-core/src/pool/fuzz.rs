@@ -339,9 +339,11 @@ fn damaged_reports_do_no_harm() {
         Report::Said(FromWorker::InitializerFailed(value())),
         Report::Said(FromWorker::NeedsHandles(3)),
         Report::Said(FromWorker::OutOfBand { ticket: 1, task: 2, value: value() }),
+        Report::Said(FromWorker::NeedsData { wanted: Some(1), held: vec![2; 30] }),
+        Report::Said(FromWorker::DataFailed { ticket: 1, fault: value() }),
     ];
     fuzz_reports(&of_a_worker, |message| match message {
-        FromWorker::InitializerFailed(fault) => Some(fault),
+        FromWorker::InitializerFailed(fault) | FromWorker::DataFailed { fault, .. } => Some(fault),
         _ => None,
     });
 }

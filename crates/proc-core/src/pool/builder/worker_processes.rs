@@ -37,8 +37,9 @@ impl<S> PoolBuilder<S> {
     /// What counts are pages that no file backs (`RssAnon` in `/proc/PID/status`), also those that
     /// the worker has inherited; shared memory does not count. After fast tasks, the memory is
     /// measured once in a millisecond. If a worker has more before its first task, it exits; if all
-    /// workers do, calls fail with an error that says so. To *stop* a task that takes too much, use
-    /// [`Limits::address_space`].
+    /// workers do, the pool ends as if its initializer had failed
+    /// ([`Initializer`](crate::ErrorKind::Initializer)), and calls fail with an error that says
+    /// so. To *stop* a task that takes too much, use [`Limits::address_space`].
     ///
     /// # Examples
     ///

@@ -32,15 +32,15 @@ impl Results {
         }
     }
 
-    /// Returns the bytes of all results. Copies them if they are still in shared memory.
+    /// Returns the bytes of all results. Copies them if they are still in shared memory. Returns
+    /// `None` if there is no memory for the copy.
     #[cfg(feature = "remote")]
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Option<Vec<u8>> {
         match self {
-            Results::Own(bytes) => bytes,
+            Results::Own(bytes) => Some(bytes),
             Results::Lent(part) => {
                 let mut bytes = Vec::new();
-                part.read(0, part.len(), &mut bytes);
-                bytes
+                part.read(0, part.len(), &mut bytes).then_some(bytes)
             }
         }
     }

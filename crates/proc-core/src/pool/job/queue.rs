@@ -155,21 +155,23 @@ impl TaskQueue {
     /// Makes a queue of the last tasks of a chunk. `arguments` are the encoded arguments of all its
     /// tasks. The first `skipped` of them are left out.
     ///
-    /// Returns `None` if `arguments` holds fewer than `skipped`.
+    /// # Errors
+    ///
+    /// `arguments` holds fewer than `skipped`: a worker has overwritten them.
     pub(crate) fn rest(
         name: Name,
         inbox: &Arc<Inbox>,
         tasks: Range<usize>,
         arguments: Vec<u8>,
         skipped: usize,
-    ) -> Option<TaskQueue> {
+    ) -> Result<TaskQueue, Error> {
         let mut rest = &arguments[..];
         for _ in 0..skipped {
-            records::take(&mut rest)?;
+            records::take(&mut rest).ok_or_else(Error::overwritten)?;
         }
         let at = arguments.len() - rest.len();
         let queue = TaskQueue::new(name, inbox, tasks.start, None);
-        Some(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
+        Ok(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
     }
 
     /// Appends tasks in whole chunks until they have `max_bytes` bytes, or hold many channel ends.
@@ -238,6 +240,10 @@ impl TaskQueue {
         });
         if encoded.is_err() {
             sink.truncate(whole);
+            let failed = self.next + self.left;
+            self.handles.retain(|(task, _)| *task < failed);
+            self.large_args.retain(|(task, _)| *task < failed);
+            self.large_args_len = self.large_args.iter().map(|(_, large_arg)| large_arg.len).sum();
         }
         self.bytes = sink.into_bytes();
         encoded.map_err(Error::encode_argument)
@@ -411,8 +417,13 @@ fn cost(argument: usize, result: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use serde_bytes::ByteBuf;
+
     use super::*;
     use crate::executor::CallOptions;
+    use crate::memory::Arena;
     use crate::pool::worker;
     use proptest::prelude::*;
 
@@ -430,6 +441,47 @@ mod tests {
 
         fn max_value(&self) -> usize {
             usize::MAX
+        }
+    }
+
+    /// A lender that has memory, and refuses values of more than `MAX_VALUE` bytes.
+    #[derive(Default)]
+    struct Strict(Mutex<Arena>);
+
+    const MAX_VALUE: usize = 100 << 10;
+
+    impl Lender for Strict {
+        fn lend(&self, len: usize, _: Option<usize>) -> Option<Lease> {
+            let mut arena = self.0.lock().expect("no test panics while it holds the lock");
+            let block = arena.allocate(len).ok()?;
+            Some(arena.lease(block))
+        }
+
+        fn spare(&self) -> usize {
+            0
+        }
+
+        fn max_value(&self) -> usize {
+            MAX_VALUE
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_an_argument_that_is_refused() {
+        let inbox = Inbox::new(CallOptions::default(), None, None);
+        let mut queue = TaskQueue::new(name(|x| x), &inbox, 0, None);
+        let sender = ipc_channel::ipc::channel::<u8>().expect("a channel can be made").0;
+        let argument = |len| (sender.clone(), ByteBuf::from(vec![7; len]));
+        let lender = Arc::new(Strict::default());
+        let pushed = queue.push_all(&[argument(1), argument(MAX_VALUE + 1)], 0, lender.clone());
+        pushed.expect("the first is small, and as many bytes as are wanted");
+        queue.push_all(&[argument(MAX_VALUE + 1)], 0, lender.clone()).expect_err("it is too large");
+        assert_eq!((queue.left, queue.handles.len()), (1, 1));
+        assert_eq!((queue.large_args.len(), queue.large_args_len), (0, 0));
+        queue.push_all(&[argument(1)], 0, lender).expect("it is small");
+        for task in 0..2 {
+            let cut = queue.cut(3, usize::MAX, 8).expect("two tasks are left");
+            assert!(cut.first == task && cut.handles.is_some() && cut.large_arg.is_none());
         }
     }
 

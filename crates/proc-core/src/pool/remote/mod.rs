@@ -29,7 +29,7 @@ use crate::pool::job::{Delivery, Inbox};
 use crate::pool::records::{self, Outcome};
 use crate::pool::worker;
 use crate::sys::image::Image;
-use crate::wire::{self, Message, Sink};
+use crate::wire::{self, Message, Sink, Unreadable};
 
 /// A function, named so that the same build of the program finds it on another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +183,8 @@ pub struct Submitted {
     pub task: Task<Vec<u8>>,
     scheduler: Arc<Scheduler>,
     inbox: Arc<Inbox>,
+    /// How many tasks the chunk has.
+    count: usize,
 }
 
 impl Submitted {
@@ -191,11 +193,12 @@ impl Submitted {
         self.inbox.retried()
     }
 
-    /// Cancels the chunk, if no worker has claimed any of it. Returns whether it did.
+    /// Cancels the chunk, if all its tasks still wait for their first try, and no worker has
+    /// claimed any. Returns whether it did.
     ///
     /// A chunk that was divided among workers is not cancelled.
     pub fn withdraw(&self) -> bool {
-        self.scheduler.cancel_unclaimed(&self.inbox)
+        self.scheduler.cancel_unclaimed(&self.inbox, self.count)
     }
 }
 
@@ -231,7 +234,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     };
     call.submit(0)?;
     let (scheduler, inbox) = (Arc::clone(&pool.scheduler), Arc::clone(call.inbox()));
-    Ok(Submitted { task: Task::new(call, gather), scheduler, inbox })
+    Ok(Submitted { task: Task::new(call, gather), scheduler, inbox, count })
 }
 
 const VALUE: u8 = 0;
@@ -250,7 +253,7 @@ fn encode_fates(delivery: Delivery) -> (usize, Vec<u8>) {
         }
     };
     let bytes = bytes.into_bytes();
-    let mut rest = &bytes[..];
+    let mut rest = bytes.as_deref().unwrap_or_default();
     for index in 0..count {
         let payload;
         let fate = match records::take_result(&mut rest) {
@@ -272,6 +275,7 @@ fn encode_fates(delivery: Delivery) -> (usize, Vec<u8>) {
                 }
                 None => Err(Error::decode_result("it did not arrive".into())),
             },
+            None if bytes.is_none() => Err(Error::decode_result(Unreadable::NoMemory.into())),
             None => Err(Error::decode_result("the worker wrote bytes that are no result".into())),
         };
         append_fate(&mut out, fate.map_err(|error| error.with_origin(origin.clone())));

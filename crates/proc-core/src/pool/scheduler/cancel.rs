@@ -29,7 +29,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 impl Scheduler {
     /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
     /// its tasks are killed. If the call has a grace period, the tasks that are running are asked
-    /// to stop first. Returns false if the call was done or cancelled before.
+    /// to stop first. Returns false if the call was done, or if all its tasks were cancelled or asked
+    /// to stop before.
     pub(crate) fn cancel(self: &Arc<Self>, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {
             return false;
@@ -38,8 +39,10 @@ impl Scheduler {
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
         let queued = state.queues.has(inbox);
-        let running = state.in_flight.values().any(|in_flight| {
-            Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band
+        let running = state.in_flight.iter().any(|(ticket, in_flight)| {
+            let done = self.board.progress(*ticket).done;
+            let is_asked = in_flight.stop.as_ref().is_some_and(|stop| stop.done == done);
+            Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band && !is_asked
         });
         // A call that was cancelled before may have running tasks until its workers are dead.
         let cancelled = (queued || running) && !inbox.is_closed();
@@ -66,21 +69,28 @@ impl Scheduler {
         cancelled
     }
 
-    /// Cancels a call if no worker has claimed any of its tasks. Returns whether it did. A call
-    /// that has several tickets, or a ticket and queued tasks, is not cancelled.
+    /// Cancels a call of `tasks` tasks if all of them still wait for their first try, and no worker
+    /// has claimed any. Returns whether it did. A call that has several tickets, or a ticket and
+    /// queued tasks, is not cancelled.
     #[cfg(feature = "remote")]
-    pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>) -> bool {
+    pub(crate) fn cancel_unclaimed(&self, inbox: &Arc<Inbox>, tasks: usize) -> bool {
         if self.is_forked_copy() {
             return false;
         }
         let mut state = self.lock();
         let of_call = state.tickets_of(inbox);
-        let queued = state.queues.has(inbox);
-        let unclaimed = match of_call[..] {
-            [] => queued,
-            [(ticket, position)] if !queued => self.board.retract(ticket, position),
-            _ => false,
-        };
+        let of_call_queued = state.queues.iter().filter(|queue| Arc::ptr_eq(&queue.inbox, inbox));
+        let queued: usize = of_call_queued.map(|queue| queue.left).sum();
+        // Of a call that has fewer waiting tasks, the others were delivered.
+        let unclaimed = inbox.retried() == 0
+            && match of_call[..] {
+                [] => queued == tasks,
+                [(ticket, position)] => {
+                    state.in_flight.get(&ticket).is_some_and(|it| it.count == tasks)
+                        && self.board.retract(ticket, position)
+                }
+                _ => false,
+            };
         if unclaimed {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             state.queues.remove(inbox);
@@ -331,12 +341,15 @@ impl Scheduler {
         state.wakers.extend(in_flight.inbox.accept(failed));
         let others = in_flight.first + 1..in_flight.first + in_flight.count;
         if !others.is_empty() {
-            match TaskQueue::rest(in_flight.chunk.name, &in_flight.inbox, others, arguments, 1) {
-                Some(mut rest) => {
+            let rest = arguments.and_then(|arguments| {
+                TaskQueue::rest(in_flight.chunk.name, &in_flight.inbox, others, arguments, 1)
+            });
+            match rest {
+                Ok(mut rest) => {
                     (rest.attempts, rest.chunksize) = (in_flight.attempts, in_flight.chunksize);
                     state.queues.push_front(rest);
                 }
-                None => state.wakers.extend(in_flight.inbox.close(Error::overwritten())),
+                Err(error) => state.wakers.extend(in_flight.inbox.close(error)),
             }
         }
         self.dispatch(state);

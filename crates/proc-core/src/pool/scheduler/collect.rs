@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::state::{Deliveries, Scheduler, State, read_arguments, read_results, unlock};
+use super::state::{Deliveries, Scheduler, State, fail_each, read_arguments, read_results, unlock};
 use crate::call::Fault;
 use crate::error::Origin;
 use crate::pool::board::TicketId;
@@ -92,24 +92,34 @@ impl Scheduler {
             ));
             return;
         }
-        let mut bytes = Vec::new();
-        read_results(&state.arena, in_flight, progress.results, &mut bytes);
-        let others = self.retry_panicked(state, ticket, count, &bytes, &origin);
+        let bytes = read_results(&state.arena, in_flight, progress.results);
+        let others = bytes
+            .as_ref()
+            .ok()
+            .and_then(|bytes| self.retry_panicked(state, ticket, count, bytes, &origin));
         let Some(in_flight) = self.free_ticket_and_block(state, ticket) else { return };
         if let Some(others) = others {
             deliveries.extend(others);
             return;
         }
-        let (first, bytes) = (in_flight.first, bytes.into());
-        let delivery =
-            Delivery::Results { first, count, bytes, out_of_band: in_flight.out_of_band, origin };
-        deliveries.push((in_flight.inbox, delivery));
+        let first = in_flight.first;
+        match bytes {
+            Ok(bytes) => {
+                let (bytes, out_of_band) = (bytes.into(), in_flight.out_of_band);
+                let delivery = Delivery::Results { first, count, bytes, out_of_band, origin };
+                deliveries.push((in_flight.inbox, delivery));
+            }
+            Err(error) => {
+                let error = error.with_origin(origin);
+                deliveries.extend(fail_each(&in_flight.inbox, first..first + count, &error));
+            }
+        }
     }
 
     /// Queues those of a chunk's first `count` tasks that panicked, to be tried again.
     ///
     /// Returns the results of the other tasks, one delivery for each. Returns `None` if no task of
-    /// the chunk is tried again.
+    /// the chunk is tried again, for example because there is no memory for its argument.
     pub(super) fn retry_panicked(
         &self,
         state: &mut State,
@@ -129,8 +139,8 @@ impl Scheduler {
             (in_flight.first, in_flight.attempts + 1, in_flight.chunk.name);
         let slot_id = in_flight.slot_id;
         let inbox = Arc::clone(&in_flight.inbox);
+        let arguments = read_arguments(&state.arena, in_flight).ok()?;
         let mut out_of_band = std::mem::take(&mut in_flight.out_of_band);
-        let arguments = read_arguments(&state.arena, in_flight);
         let (mut arguments, mut rest) = (&arguments[..], bytes);
         let mut others = Vec::new();
         for index in 0..count as u32 {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::state::{
-    Deliveries, Intensity, KillReason, Scheduler, SlotState, State, read_arguments, read_results,
-    unlock,
+    Deliveries, Intensity, KillReason, Scheduler, SlotState, State, fail_each, read_arguments,
+    read_results, unlock,
 };
 use crate::error::{Error, ErrorKind, Exit, Origin};
 use crate::pool::board::{SlotId, TicketId};
@@ -17,10 +17,11 @@ use crate::pool::records;
 use crate::pool::worker::LeaveReason;
 
 /// A slot is given up when this many of its workers in a row have died before they were ready, if
-/// the pool has an initializer or a state (which may be to blame).
+/// the pool has an initializer or a state (which may be to blame), or if the workers have said why
+/// they cannot run tasks.
 const MAX_FAILED_INITIALIZERS: u32 = 3;
 
-/// The same, for pools without an initializer or a state.
+/// The same, for other pools.
 const MAX_FAILED_STARTS: u32 = 20;
 
 /// A slot is given up when this many of its workers in a row were ready, and exited before they had
@@ -64,10 +65,10 @@ impl Scheduler {
         slot.handle = None;
         slot.holds_data = false;
         let status = exit.status;
-        // The worker did not get as far as the initializer.
-        let cannot_start =
-            failure.as_ref().is_some_and(|failure| failure.kind() == ErrorKind::Start);
-        let initializes = self.initializes && !cannot_start;
+        // If the worker could not be started, it did not get as far as the initializer. Any other
+        // failure is one that the worker itself has reported.
+        let initializes =
+            failure.as_ref().map_or(self.initializes, |failure| failure.kind() != ErrorKind::Start);
         let death = failure.unwrap_or_else(|| self.config.attributes.limits.died(exit));
         let death = death.with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
@@ -220,30 +221,29 @@ impl Scheduler {
             begun = (done + 1).min(in_flight.count);
         }
         if done > 0 {
-            let mut bytes = Vec::new();
-            read_results(&state.arena, in_flight, progress.results, &mut bytes);
-            let first = in_flight.first;
-            let others = self.retry_panicked(state, ticket, done, &bytes, end.origin);
-            let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
-            let (out_of_band, origin) =
-                (std::mem::take(&mut in_flight.out_of_band), end.origin.clone());
-            let bytes = bytes.into();
-            let all = Delivery::Results { first, count: done, bytes, out_of_band, origin };
-            deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
+            let (first, origin) = (in_flight.first, end.origin.clone());
+            match read_results(&state.arena, in_flight, progress.results) {
+                Ok(bytes) => {
+                    let others = self.retry_panicked(state, ticket, done, &bytes, end.origin);
+                    let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
+                    let out_of_band = std::mem::take(&mut in_flight.out_of_band);
+                    let bytes = bytes.into();
+                    let all = Delivery::Results { first, count: done, bytes, out_of_band, origin };
+                    deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
+                }
+                Err(error) => {
+                    let error = error.with_origin(origin);
+                    deliveries.extend(fail_each(&inbox, first..first + done, &error));
+                }
+            }
         }
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
         // The dead worker could write to the arguments' memory: read them once, then check them.
         let arguments = read_arguments(&state.arena, in_flight);
-        let mut rest = &arguments[..];
+        let mut rest = arguments.as_deref().unwrap_or_default();
+        let len = rest.len();
         let mut is_whole = (0..done).all(|_| records::take(&mut rest).is_some());
         let can_repeat = !(in_flight.chunk.needs_handles && in_flight.handles.is_none());
-        let failed = |task, error: &Error| {
-            let origin = Origin::of_task(task);
-            (
-                Arc::clone(&inbox),
-                Delivery::Failed { task, error: error.clone().with_origin(origin) },
-            )
-        };
         let mut retry = None;
         if begun > done {
             let task = in_flight.first + done;
@@ -264,14 +264,14 @@ impl Scheduler {
                         let queue = TaskQueue::retry(name, &inbox, task, argument, attempts);
                         retry = Some(queue.for_slot(in_flight.slot_id));
                     }
-                    _ => deliveries.push(failed(task, error)),
+                    _ => deliveries.extend(fail_each(&inbox, task..task + 1, error)),
                 }
             } else {
                 begun = done;
             }
         }
         if begun < in_flight.count && is_whole && can_repeat {
-            let skipped = (arguments.len() - rest.len()) as u64;
+            let skipped = (len - rest.len()) as u64;
             in_flight.first += begun;
             in_flight.count -= begun;
             in_flight.chunk.offset += skipped;
@@ -288,10 +288,9 @@ impl Scheduler {
                 }
             }
         } else {
-            deliveries.extend(
-                (in_flight.first + begun..in_flight.first + in_flight.count)
-                    .map(|t| failed(t, end.death)),
-            );
+            let error = arguments.as_ref().err().filter(|_| can_repeat).unwrap_or(end.death);
+            let tasks = in_flight.first + begun..in_flight.first + in_flight.count;
+            deliveries.extend(fail_each(&inbox, tasks, error));
             self.free_ticket_and_block(state, ticket);
         }
         if let Some(retry) = retry {

@@ -232,10 +232,15 @@ impl Scheduler {
         // Workers can write to the arguments' memory: the parent reads them once, then checks them.
         let arguments = read_arguments(&state.arena, in_flight);
         let inbox = Arc::clone(&in_flight.inbox);
-        let rest = TaskQueue::rest(in_flight.chunk.name, &inbox, tasks, arguments, limit);
-        let Some(mut queue) = rest else {
-            state.wakers.extend(inbox.close(Error::overwritten()));
-            return None;
+        let rest = arguments.and_then(|arguments| {
+            TaskQueue::rest(in_flight.chunk.name, &inbox, tasks, arguments, limit)
+        });
+        let mut queue = match rest {
+            Ok(queue) => queue,
+            Err(error) => {
+                state.wakers.extend(inbox.close(error));
+                return None;
+            }
         };
         (queue.attempts, queue.chunksize) = (in_flight.attempts, in_flight.chunksize);
         let grains = queue.left.div_ceil(in_flight.chunk.grain as usize);

@@ -4,6 +4,7 @@
 //! is released.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
@@ -11,19 +12,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipc_channel::ipc::IpcSender;
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
 use super::fair_share::FairQueues;
 use crate::call::Name;
-use crate::error::Error;
+use crate::error::{Error, Origin};
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, ReturnedBlocks};
 use crate::pool::board::{Board, Chunk, DataId, SlotId, TicketId};
 use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, Pending, WaitingHandles};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
-use crate::wire::Payload;
+use crate::wire::{Payload, Unreadable};
 
 /// How often a waiting call and the timeout watcher check the board, even if no message comes.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -385,16 +387,42 @@ impl Scheduler {
 }
 
 /// Copies a chunk's arguments out of shared memory.
-pub(super) fn read_arguments(arena: &Arena, in_flight: &InFlight) -> Vec<u8> {
-    let mut bytes = Vec::new();
+///
+/// # Errors
+///
+/// There is no memory for the copy.
+pub(super) fn read_arguments(arena: &Arena, in_flight: &InFlight) -> Result<Vec<u8>, Error> {
     let len = in_flight.chunk.arguments as usize;
-    arena.region(in_flight.block).read(in_flight.chunk.offset as usize, len, &mut bytes);
-    bytes
+    let bytes = read(arena, in_flight, in_flight.chunk.offset, len);
+    bytes.ok_or_else(|| Error::start("a chunk's memory", Errno::ENOMEM.into()))
 }
 
 /// Copies `len` bytes of a chunk's results out of shared memory, but no more than the chunk's room.
-pub(super) fn read_results(arena: &Arena, in_flight: &InFlight, len: u64, bytes: &mut Vec<u8>) {
+///
+/// # Errors
+///
+/// There is no memory for the copy.
+pub(super) fn read_results(
+    arena: &Arena,
+    in_flight: &InFlight,
+    len: u64,
+) -> Result<Vec<u8>, Error> {
     let len = len.min(in_flight.chunk.room) as usize;
-    let start = (in_flight.chunk.offset + in_flight.chunk.arguments) as usize;
-    arena.region(in_flight.block).read(start, len, bytes);
+    let bytes = read(arena, in_flight, in_flight.chunk.offset + in_flight.chunk.arguments, len);
+    bytes.ok_or_else(|| Error::decode_result(Unreadable::NoMemory.into()))
+}
+
+/// Copies a part of a chunk's block. Returns `None` if there is no memory for the copy.
+fn read(arena: &Arena, in_flight: &InFlight, offset: u64, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    arena.region(in_flight.block).read(offset as usize, len, &mut bytes).then_some(bytes)
+}
+
+/// The deliveries of consecutive tasks that fail with the same error.
+pub(super) fn fail_each(inbox: &Arc<Inbox>, tasks: Range<usize>, error: &Error) -> Deliveries {
+    let failed = |task| {
+        let error = error.clone().with_origin(Origin::of_task(task));
+        (Arc::clone(inbox), Delivery::Failed { task, error })
+    };
+    tasks.map(failed).collect()
 }

@@ -118,6 +118,7 @@ fn stop_cancelled_tasks(arguments: &Arguments) {
     let task = calls.apply_async(stubborn, marks.path("d")).expect("it is accepted");
     marker_files::wait_for(&marks.path("d"));
     assert!(task.cancel());
+    assert!(!task.cancel(), "it was asked to stop before");
     assert!(task.get().expect_err("it was killed").is_cancelled());
     // A task that is dropped is cancelled, if it says so.
     let task = calls.apply_async(stubborn, marks.path("e")).expect("it is accepted");

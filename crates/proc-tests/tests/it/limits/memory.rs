@@ -28,6 +28,7 @@ tests! {
     arguments_beyond_the_address_space_are_errors: forkserver spawn fork;
     other_calls_beyond_the_address_space_are_errors: forkserver spawn fork;
     results_beyond_the_address_space_are_errors: forkserver spawn fork;
+    tasks_beside_a_death_beyond_the_address_space_are_errors: forkserver spawn fork;
     values_beyond_the_limit_of_data_are_errors: forkserver spawn fork;
     processes_beyond_the_address_space_are_errors: forkserver spawn fork;
     workers_without_address_space_are_errors: forkserver spawn fork;
@@ -141,6 +142,26 @@ fn limit_address_space(arguments: &Arguments) {
                 tell("results", result, NAMES);
             }
         }
+        ("results-to-retry", Some(pool)) => {
+            let calls = pool.options().retries(1).chunksize(1);
+            for result in calls.try_map(|value: ByteBuf| value, values) {
+                tell("results-to-retry", result, NAMES);
+            }
+        }
+        ("death", Some(pool)) => {
+            let first_dies = |(task, value): (usize, ByteBuf)| match task {
+                0 => std::process::abort(),
+                _ => value.len(),
+            };
+            let inputs = values.into_iter().enumerate();
+            let results = pool.options().chunksize(4).try_map(first_dies, inputs);
+            for (task, result) in results.into_iter().enumerate() {
+                match task {
+                    0 => tell_end("death", result, NAMES),
+                    _ => tell("beside a death", result, NAMES),
+                }
+            }
+        }
         ("shared", Some(_)) => {
             let shared = values.iter().map(|value| Shared::from_slice(&value[..]));
             let shared: Vec<_> = shared.collect();
@@ -202,12 +223,16 @@ fn arguments_beyond_the_address_space_are_errors(start_method: StartMethod) {
     with_each_margin(start_method, "space", &["map", "try_map", "apply"]);
 }
 
+fn tasks_beside_a_death_beyond_the_address_space_are_errors(start_method: StartMethod) {
+    with_each_margin(start_method, "space", &["death"]);
+}
+
 fn other_calls_beyond_the_address_space_are_errors(start_method: StartMethod) {
     with_each_margin(start_method, "space", &["imap", "map_async", "shared", "build"]);
 }
 
 fn results_beyond_the_address_space_are_errors(start_method: StartMethod) {
-    with_each_margin(start_method, "space", &["results"]);
+    with_each_margin(start_method, "space", &["results", "results-to-retry"]);
 }
 
 /// Limits the memory that a process may allocate for itself. Shared memory does not count.

@@ -510,9 +510,17 @@ fn worker_that_has_grown_is_replaced(start_method: StartMethod) {
 
 /// A limit that no worker can keep, and limits that are senseless.
 fn cannot_grow(arguments: &Arguments) {
-    let pool = build(arguments.pool_builder(1).max_memory_per_child(1));
-    let error = pool.apply(same, 1).expect_err("each worker has more");
-    assert!(error.to_string().contains("max_memory_per_child allows 0 KiB"), "{error}");
+    let builder = || arguments.pool_builder(2).max_memory_per_child(1);
+    for builder in [builder(), builder().initializer(|()| (), ())] {
+        let pool = build(builder);
+        let error = pool.apply(same, 1).expect_err("each worker has more");
+        assert_eq!(error.kind(), ErrorKind::Initializer, "{error}");
+        let told = error.to_string();
+        assert!(told.contains("max_memory_per_child allows 0 KiB"), "{told}");
+        assert!(!told.contains("initializer"), "{told}");
+        // The pool has ended.
+        assert_eq!(pool.join().expect_err("the same").kind(), ErrorKind::Initializer);
+    }
     for builder in [Pool::builder().max_memory_per_child(0), Pool::builder().max_pending(0)] {
         let error = builder.build().expect_err("it allows nothing");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");

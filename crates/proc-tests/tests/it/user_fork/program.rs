@@ -191,6 +191,8 @@ fn use_tasks_in_copies(arguments: &Arguments) {
                 _ => drop(many),
             }
             if way != 5 {
+                let hints = [ordered.size_hint(), unordered.size_hint()];
+                assert!(hints.iter().all(|(least, most)| *least <= 1 && *most >= Some(1)));
                 expect_refused(ordered.next().expect("an error"), owner);
                 expect_refused(unordered.next().expect("an error"), owner);
             }
@@ -240,8 +242,11 @@ fn copy_of_what_has_come(arguments: &Arguments) {
         assert_eq!(results.next().expect("results are left").expect("it has come"), 1);
     });
     expect_success(in_copy(|| {
+        let (least, most) = results.size_hint();
+        assert!(least <= 1 && most >= Some(1), "{least} {most:?}");
         expect_refused(results.next().expect("an error"), owner);
         assert!(results.next().is_none(), "it is told once");
+        assert_eq!(results.size_hint(), (0, Some(0)));
     }));
     let rest: Vec<Result<u32, Error>> = results.collect();
     assert!(rest.iter().filter_map(|result| result.as_ref().ok()).is_sorted());

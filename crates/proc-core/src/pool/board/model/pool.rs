@@ -34,7 +34,7 @@ enum Start {
 /// A report to the parent about a worker.
 enum Report {
     /// The worker falls asleep. Only sent if the model begins when all workers sleep.
-    Asleep,
+    Asleep(SlotId),
     /// The worker asks the parent to look at the board.
     Look,
     Exited(SlotId),
@@ -70,7 +70,7 @@ fn serve(shared: &Shared, slot_id: SlotId, messages: &Channel<()>) {
             run(shared, ticket);
         } else if board.announce_sleep(slot_id) {
             if shared.start == Start::WhenAllSleep {
-                shared.reports.send(Report::Asleep);
+                shared.reports.send(Report::Asleep(slot_id));
             }
             if board.report_starving() {
                 atomics::step();
@@ -175,10 +175,14 @@ impl Parent {
     fn run(&mut self) {
         if self.shared.start == Start::WhenAllSleep {
             let chunks = std::mem::take(&mut self.chunks);
-            // A worker reports that it sleeps, or that it was killed before. (A worker that is
-            // killed just after it has reported its sleep reports twice, and the other one may
-            // still be awake.)
-            (0..self.slots.len()).for_each(|_| self.handle_report());
+            // A worker reports that it sleeps, or that it was killed. A worker that is killed just
+            // after it has reported its sleep reports twice.
+            let mut awake: HashSet<SlotId> = (0..self.slots.len() as SlotId).collect();
+            while !awake.is_empty() {
+                if let Some(slot_id) = self.handle_report() {
+                    awake.remove(&slot_id);
+                }
+            }
             self.chunks = chunks;
         }
         self.dispatch();
@@ -194,12 +198,15 @@ impl Parent {
         assert!(self.in_flight.is_empty() && self.requeued.is_empty());
     }
 
-    fn handle_report(&mut self) {
+    /// Handles the next report. Returns the slot whose worker sleeps or was killed, if the report
+    /// says so.
+    fn handle_report(&mut self) -> Option<SlotId> {
         match self.shared.reports.receive() {
-            Report::Asleep => {}
+            Report::Asleep(slot_id) => Some(slot_id),
             Report::Look => {
                 self.collect();
                 self.request_message();
+                None
             }
             Report::Exited(slot_id) => {
                 self.deaths += 1;
@@ -208,6 +215,7 @@ impl Parent {
                 if self.slots.len() == 1 {
                     self.start_worker(slot_id, usize::MAX);
                 }
+                Some(slot_id)
             }
         }
     }
