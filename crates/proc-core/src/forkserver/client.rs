@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::StdioConfig;
 use super::environment::{EnvironmentChanges, Overrides, Snapshot};
-use super::server::{Newborn, REAP_TIMEOUT, Server, ServerInputs};
+use super::server::{FORK_SERVER_NAME, Newborn, REAP_TIMEOUT, Server, ServerInputs};
 use super::streams::Streams;
 use super::{Key, Lifetime, Request, ServerLink, Start, registry};
 use crate::error::Error;
@@ -146,12 +146,6 @@ impl ForkServer {
         let _ = self.send(Request::Forget(key));
     }
 
-    /// Sends a signal to a process that this fork server has made, unless the process has ended.
-    pub(crate) fn signal(&self, to: Key, signal: Signal) {
-        // If the fork server is gone, so are its children.
-        let _ = self.send(Request::Signal { to, signal: signal as i32 });
-    }
-
     /// Kills the fork server, if this process can: as its parent, or through the handle.
     pub(crate) fn kill(&self) {
         // The pid is still that of the fork server: only this process reaps it, and not before this
@@ -241,7 +235,12 @@ impl Handle {
 
     /// Sends a signal to the process, unless it has been reaped.
     pub(crate) fn signal(&self, signal: Signal) {
-        self.fork_server.signal(self.key, signal);
+        let _ = self.fork_server.send(Request::Signal { to: self.key, signal: signal as i32 });
+        // If the fork server is gone, so are its children. The exception is a child that was
+        // stopped before it could ask the kernel for its end.
+        if signal == Signal::SIGKILL && self.fork_server.has_ended() {
+            sys::kill_stopped_process(self.pid, FORK_SERVER_NAME);
+        }
     }
 
     /// Returns the pid of the process that asked for this one.

@@ -77,6 +77,9 @@ struct ForkedProcess {
     last_words: Option<LastWords>,
 }
 
+/// Name of a fork server, and of its child until the child takes a name of its own.
+pub(super) const FORK_SERVER_NAME: &str = "forkserver";
+
 impl ForkedProcess {
     fn is_daemon_of(&self, owner: u32) -> bool {
         self.lifetime == Lifetime::Daemon && self.key.owner == owner
@@ -94,7 +97,7 @@ impl Server {
         lifeline::drop_inherited();
         sys::ignore_sigpipe();
         sys::reset_sigchld();
-        sys::name_process("forkserver");
+        sys::name_process(FORK_SERVER_NAME);
         // Only ipc-channel can panic here, on a malformed message. `receive_request` catches that.
         panics::install_hook();
         panics::set_panic_output(PanicOutput::Never);
@@ -116,13 +119,13 @@ impl Server {
             Server { alone, parent, inputs, exits, children, streams, is_retiring, is_notified };
         let fork_server = sys::pid();
         let (start, streams) = server.serve();
-        // From here on this process is a child. It must not hold the channels of its siblings, nor
-        // those of the fork server.
-        drop(server);
+        // From here on this process is a child.
         sys::die_with_parent();
         if sys::parent_pid() != fork_server {
             sys::exit_now(0);
         }
+        // It must not hold the channels of its siblings, nor those of the fork server.
+        drop(server);
         sys::restore_limit_of_open_files(files);
         Newborn { alone, mask, start, streams }
     }

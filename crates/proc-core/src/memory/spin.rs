@@ -8,7 +8,7 @@
 //! On a busy machine that may be a thread of another program, and it runs for a whole time slice,
 //! which was measured as 4 ms. So after such a loss, no thread of this process yields for a second.
 
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{monotonic, now};
@@ -32,35 +32,48 @@ const LONG_YIELD_NANOS: u64 = 500_000;
 /// Time without yields after a long one, in nanoseconds.
 const PAUSE_NANOS: u64 = 1_000_000_000;
 
+/// Time is taken of one of so many yields, since that takes time itself.
+const TIMED: u32 = 4;
+
 /// Yields of all threads of this process.
-static YIELDS: Yields = Yields { next_at: AtomicU64::new(0) };
+static YIELDS: Yields = Yields { next_at: AtomicU64::new(0), count: AtomicU32::new(0) };
 
 /// Yields that cost no time slice, except for a first one.
 #[derive(Debug)]
 struct Yields {
-    /// Time from which threads may yield, in nanoseconds.
+    /// Time from which threads may yield, in nanoseconds; 0 if they may now.
     next_at: AtomicU64,
+    /// Number of yields. It may miss some that come at the same moment.
+    count: AtomicU32,
 }
 
 impl Yields {
     fn are_cheap(&self) -> bool {
-        monotonic() >= self.next_at.load(Ordering::Relaxed)
+        match self.next_at.load(Ordering::Relaxed) {
+            0 => true,
+            next_at => monotonic() >= next_at,
+        }
     }
 
     /// Lets another thread run on this processor. Returns without a yield after a long yield.
     fn yield_now(&self) {
-        let begin = monotonic();
-        if begin >= self.next_at.load(Ordering::Relaxed) {
-            std::thread::yield_now();
-            self.note(begin, monotonic());
+        if !self.are_cheap() {
+            return;
         }
+        let count = self.count.load(Ordering::Relaxed);
+        self.count.store(count.wrapping_add(1), Ordering::Relaxed);
+        if !count.is_multiple_of(TIMED) {
+            return std::thread::yield_now();
+        }
+        let begin = monotonic();
+        std::thread::yield_now();
+        self.note(begin, monotonic());
     }
 
     /// Notes the times of a yield.
     fn note(&self, begin: u64, end: u64) {
-        if end - begin > LONG_YIELD_NANOS {
-            self.next_at.store(end + PAUSE_NANOS, Ordering::Relaxed);
-        }
+        let next_at = if end - begin > LONG_YIELD_NANOS { end + PAUSE_NANOS } else { 0 };
+        self.next_at.store(next_at, Ordering::Relaxed);
     }
 }
 
@@ -135,7 +148,7 @@ mod tests {
     use super::*;
 
     fn cheap_yields() -> Yields {
-        Yields { next_at: AtomicU64::new(0) }
+        Yields { next_at: AtomicU64::new(0), count: AtomicU32::new(0) }
     }
 
     fn note_short_waits(spin: &Spin, count: i32) {

@@ -202,6 +202,16 @@ pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Kills process `pid` if it is stopped and has this name. Another process may have the pid by now.
+pub(crate) fn kill_stopped_process(pid: u32, name: &str) {
+    let Some(process) = watch_process(pid) else { return };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    if stat.starts_with(&format!("{pid} ({name}) T ")) {
+        // The descriptor names the process that was there before the look.
+        let _ = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL);
+    }
+}
+
 /// Returns the processor time that process `pid` has used. The process is not reaped yet.
 pub(crate) fn processor_time(pid: u32) -> Option<Duration> {
     let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid as i32)).ok()?;

@@ -67,8 +67,8 @@ pub(crate) use liveness::{
     hold_byte, is_byte_held, is_file_ours_alone, pass_on_itself, reopen, share_file, unshare_file,
 };
 pub(crate) use os::{
-    Affinity, ChildExits, affinity, die_with_parent, name_process, own_memory, set_affinity,
-    watch_process,
+    Affinity, ChildExits, affinity, die_with_parent, kill_stopped_process, name_process,
+    own_memory, set_affinity, watch_process,
 };
 pub(crate) use profile::{time_to_end, writes_counts};
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};

@@ -136,6 +136,9 @@ pub(crate) fn watch_process(_: u32) -> Option<OwnedFd> {
     None
 }
 
+/// Does nothing: POSIX has no way to signal a process that cannot meet another one with its pid.
+pub(crate) fn kill_stopped_process(_: u32, _: &str) {}
+
 /// Returns `None`: not every POSIX system tells the processor time of another process.
 pub(crate) fn processor_time(_: u32) -> Option<Duration> {
     None

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::libc::{SIGKILL, SIGRTMAX, SIGRTMIN};
+use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use proc_core::{Child, Pool, Process, StartMethod, ipc};
 
@@ -21,6 +22,7 @@ programs![
     kill_fork_servers,
     kill_fork_server_of_a_pool,
     kill_fork_server_of_a_fork_pool,
+    kill_fork_server_of_a_stopped_child,
     sigchld_is_ignored,
     drop_pool_of_a_stopped_fork_server,
     others_reap_fork_servers,
@@ -32,6 +34,7 @@ tests! {
     receivers_cross_after_all_fork_servers_were_killed: forkserver spawn;
     pool_outlives_its_fork_server: forkserver spawn;
     forked_pool_ends_with_its_fork_server: fork;
+    child_that_was_stopped_at_its_birth_can_be_killed: forkserver spawn;
     exits_are_noticed_when_sigchld_is_ignored: forkserver spawn fork;
     pool_of_a_stopped_fork_server_ends: forkserver spawn fork;
     fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
@@ -44,6 +47,54 @@ fn fork_servers() -> Vec<Pid> {
         comm.is_ok_and(|comm| comm == "forkserver\n") && is_running(*pid)
     };
     children().into_iter().filter(is_fork_server).map(|pid| Pid::from_raw(pid as i32)).collect()
+}
+
+/// Lets `start` start a process in another thread, and stops that process before its first
+/// instruction. Then kills the fork server.
+fn orphan_at_birth<R: Send + 'static>(start: impl FnOnce() -> R + Send + 'static) -> R {
+    let fork_servers = fork_servers();
+    let [fork_server] = fork_servers[..] else { panic!("one was made: {fork_servers:?}") };
+    ptrace::seize(fork_server, ptrace::Options::PTRACE_O_TRACEFORK).expect("it is a child");
+    let started = std::thread::spawn(start);
+    let flags = Some(WaitPidFlag::__WALL);
+    let forked = waitpid(fork_server, flags).expect("it is traced");
+    assert!(matches!(forked, WaitStatus::PtraceEvent(..)), "{forked:?}");
+    let newborn = ptrace::getevent(fork_server).expect("it has forked");
+    let newborn = Pid::from_raw(newborn as i32);
+    waitpid(newborn, flags).expect("it is traced, too");
+    kill(newborn, Signal::SIGSTOP).expect("it is there");
+    ptrace::detach(newborn, None).expect("it is traced");
+    ptrace::detach(fork_server, None).expect("it is traced");
+    let started = started.join().expect("the fork server tells of the start");
+    let state = |pid: Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+    };
+    wait_until(|| state(newborn) == Some('T'));
+    kill(fork_server, Signal::SIGKILL).expect("it is there");
+    wait_until(|| state(fork_server).is_none_or(|state| state == 'Z'));
+    assert_eq!(state(newborn), Some('T'), "the kernel does not know that it is to end");
+    started
+}
+
+/// A process, and then the worker of a pool, never make their first step.
+fn kill_fork_server_of_a_stopped_child(arguments: &Arguments) {
+    let start_method = arguments.start_method;
+    let start = move || Process::new(|()| work_forever(), ()).start_method(start_method).start();
+    let first = start().expect("it is started");
+    let mut child = orphan_at_birth(start).expect("it was started");
+    child.kill().expect("it is not waited for");
+    assert!(child.join().expect_err("it is killed").is_death());
+    assert!(first.join().expect_err("its fork server was killed").is_death());
+    let first = start().expect("it is started");
+    let build = move || Pool::builder().processes(1).start_method(start_method).build();
+    let pool = orphan_at_birth(build).expect("it was built");
+    pool.terminate();
+    assert!(first.join().expect_err("its fork server was killed").is_death());
+}
+
+fn child_that_was_stopped_at_its_birth_can_be_killed(start_method: StartMethod) {
+    run(kill_fork_server_of_a_stopped_child, start_method, &[]).succeeded();
 }
 
 /// The signal that kills fork servers in this round.

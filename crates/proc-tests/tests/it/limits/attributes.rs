@@ -112,8 +112,10 @@ fn survive_sigxcpu(arguments: &Arguments) {
     let limits = Limits::new().cpu_time(Duration::from_secs(1));
     let work = |is_busy: bool| {
         raw::count_signal(Signal::SIGXCPU);
-        while is_busy {
-            std::hint::spin_loop();
+        if is_busy {
+            loop {
+                std::hint::spin_loop();
+            }
         }
         signal_self(Signal::SIGKILL);
     };
