@@ -112,12 +112,12 @@ fn survive_sigxcpu(arguments: &Arguments) {
     let limits = Limits::new().cpu_time(Duration::from_secs(1));
     let work = |is_busy: bool| {
         raw::count_signal(Signal::SIGXCPU);
-        if is_busy {
-            loop {
+        match is_busy {
+            true => loop {
                 std::hint::spin_loop();
-            }
+            },
+            false => signal_self(Signal::SIGKILL),
         }
-        signal_self(Signal::SIGKILL);
     };
     let tell = |error: Error| {
         assert!(error.is_death() && error.to_string().contains("SIGKILL"), "{error}");

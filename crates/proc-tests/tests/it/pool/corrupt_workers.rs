@@ -87,7 +87,8 @@ fn write_corrupt_report(kind: &str) {
             boast[8..16].copy_from_slice(&(1_u64 << 40).to_le_bytes());
             send_all(report, &boast);
         }
-        "exit" => send_all(report, &framed(&[EXITED, 0, 0])),
+        // The status 0, no processor time (seconds and nanoseconds), no last words.
+        "exit" => send_all(report, &framed(&[EXITED, 1, 0, 0, 0, 0])),
         // Names tickets and tasks that do not exist.
         "numbers" => {
             for ticket in [&[0][..], &[200, 1], &[255, 255, 255, 255, 15]] {
