@@ -34,7 +34,7 @@ tests! {
     receivers_cross_after_all_fork_servers_were_killed: forkserver spawn;
     pool_outlives_its_fork_server: forkserver spawn;
     forked_pool_ends_with_its_fork_server: fork;
-    child_that_was_stopped_at_its_birth_can_be_killed: forkserver spawn;
+    child_that_was_stopped_at_its_birth_can_be_killed: forkserver;
     exits_are_noticed_when_sigchld_is_ignored: forkserver spawn fork;
     pool_of_a_stopped_fork_server_ends: forkserver spawn fork;
     fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
@@ -82,7 +82,7 @@ fn kill_fork_server_of_a_stopped_child(arguments: &Arguments) {
     let start_method = arguments.start_method;
     let start = move || Process::new(|()| work_forever(), ()).start_method(start_method).start();
     let first = start().expect("it is started");
-    let mut child = orphan_at_birth(start).expect("it was started");
+    let child = orphan_at_birth(start).expect("it was started");
     child.kill().expect("it is not waited for");
     assert!(child.join().expect_err("it is killed").is_death());
     assert!(first.join().expect_err("its fork server was killed").is_death());
