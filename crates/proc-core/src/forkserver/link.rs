@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use super::client::{ForkServer, Handle};
 use super::{Attributes, Job, Key, Pipes, Report, Start, exit, lifeline};
 use crate::error::Error;
-use crate::memory::{spin_after_look, wait_for_message};
+use crate::memory::wait_for_message;
 use crate::wire::{Message, Payload};
 use crate::{panics, sys};
 
@@ -164,7 +164,7 @@ impl<T: Message + Debug> Link<T> {
             if now >= sleep_at {
                 break;
             }
-            spin_after_look(spin);
+            if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         self.receive(deadline)
     }

@@ -20,4 +20,4 @@ pub(crate) use family::{Family, PROCESS_ID_BITS, ProcessId};
 pub(crate) use futex::{monotonic, now, wake_all, wake_one, wake_some};
 pub(crate) use region::{AllAtomic, Placed, Region, shared_struct};
 pub(crate) use sparse::{FIRST_EXTENT, SparseMemory};
-pub(crate) use spin::{Spin, spin_after_look};
+pub(crate) use spin::Spin;

@@ -6,7 +6,7 @@
 //!
 //! A thread that spins calls `sched_yield`, so that another thread can run on the same processor.
 //! On a busy machine that may be a thread of another program, and it runs for a whole time slice,
-//! which was measured as 4 ms. So after such a loss, no thread of this process yields for a second.
+//! which was measured as 4 ms. So after such a loss, no thread of this process yields for a while.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -29,25 +29,38 @@ const PENALTY: i32 = 20;
 /// If a yield takes longer, in nanoseconds, another program has had a time slice.
 const LONG_YIELD_NANOS: u64 = 500_000;
 
-/// Time without yields after a long one, in nanoseconds.
-const PAUSE_NANOS: u64 = 1_000_000_000;
+/// Time without yields after a long one, in nanoseconds. It doubles with each long yield in a row.
+const MIN_PAUSE_NANOS: u64 = 30_000_000;
+
+/// The longest time without yields, in nanoseconds.
+const MAX_PAUSE_NANOS: u64 = 1_000_000_000;
 
 /// Time is taken of one of so many yields, since that takes time itself.
 const TIMED: u32 = 4;
 
 /// Yields of all threads of this process.
-static YIELDS: Yields = Yields { next_at: AtomicU64::new(0), count: AtomicU32::new(0) };
+static YIELDS: Yields = Yields::new();
 
 /// Yields that cost no time slice, except for a first one.
 #[derive(Debug)]
 struct Yields {
     /// Time from which threads may yield, in nanoseconds; 0 if they may now.
     next_at: AtomicU64,
+    /// Time without yields after the next long one, in nanoseconds.
+    pause: AtomicU64,
     /// Number of yields. It may miss some that come at the same moment.
     count: AtomicU32,
 }
 
 impl Yields {
+    const fn new() -> Yields {
+        Yields {
+            next_at: AtomicU64::new(0),
+            pause: AtomicU64::new(MIN_PAUSE_NANOS),
+            count: AtomicU32::new(0),
+        }
+    }
+
     fn are_cheap(&self) -> bool {
         match self.next_at.load(Ordering::Relaxed) {
             0 => true,
@@ -62,7 +75,8 @@ impl Yields {
         }
         let count = self.count.load(Ordering::Relaxed);
         self.count.store(count.wrapping_add(1), Ordering::Relaxed);
-        if !count.is_multiple_of(TIMED) {
+        let is_first_after_pause = self.next_at.load(Ordering::Relaxed) != 0;
+        if !count.is_multiple_of(TIMED) && !is_first_after_pause {
             return std::thread::yield_now();
         }
         let begin = monotonic();
@@ -72,14 +86,15 @@ impl Yields {
 
     /// Notes the times of a yield.
     fn note(&self, begin: u64, end: u64) {
-        let next_at = if end - begin > LONG_YIELD_NANOS { end + PAUSE_NANOS } else { 0 };
+        let (next_at, next_pause) = if end - begin > LONG_YIELD_NANOS {
+            let pause = self.pause.load(Ordering::Relaxed);
+            (end + pause, (2 * pause).min(MAX_PAUSE_NANOS))
+        } else {
+            (0, MIN_PAUSE_NANOS)
+        };
+        self.pause.store(next_pause, Ordering::Relaxed);
         self.next_at.store(next_at, Ordering::Relaxed);
     }
-}
-
-/// Passes the time after look number `look` of a thread that spins. Yields after each 16th look.
-pub(crate) fn spin_after_look(look: u32) {
-    if look % 16 == 15 { YIELDS.yield_now() } else { std::hint::spin_loop() }
 }
 
 /// Decides whether threads of this process spin before they sleep. All of them wait for the same
@@ -148,7 +163,7 @@ mod tests {
     use super::*;
 
     fn cheap_yields() -> Yields {
-        Yields { next_at: AtomicU64::new(0), count: AtomicU32::new(0) }
+        Yields::new()
     }
 
     fn note_short_waits(spin: &Spin, count: i32) {
@@ -193,7 +208,13 @@ mod tests {
         yields.note(end - LONG_YIELD_NANOS, end);
         assert!(yields.are_cheap());
         yields.note(end - LONG_YIELD_NANOS - 1, end);
-        assert_eq!(yields.next_at.load(Ordering::Relaxed), end + PAUSE_NANOS);
+        assert_eq!(yields.next_at.load(Ordering::Relaxed), end + MIN_PAUSE_NANOS);
+        (0..10).for_each(|_| yields.note(0, end));
+        assert_eq!(yields.next_at.load(Ordering::Relaxed), end + MAX_PAUSE_NANOS);
+        yields.note(end, end);
+        assert!(yields.are_cheap());
+        yields.note(0, end);
+        assert_eq!(yields.next_at.load(Ordering::Relaxed), end + MIN_PAUSE_NANOS);
         yields.next_at.store(u64::MAX, Ordering::Relaxed);
         assert!(!spin.spin(&yields, now(), None, || unreachable!("the machine is busy")));
     }

@@ -99,6 +99,8 @@ pub struct PoolJob {
     skipped: usize,
     /// How many tasks have room made for them, and are not submitted.
     reserved: usize,
+    /// Counts this call as one of the pool's.
+    _open: Arc<()>,
     /// The data that the function borrows. This is the last field: when the job is dropped, the
     /// other fields are dropped before, and they have the data too.
     _data: Option<PoolData>,
@@ -125,6 +127,7 @@ impl PoolJob {
             queue,
             skipped: 0,
             reserved: 0,
+            _open: Arc::clone(&scheduler.open_calls),
             _data: data,
         }
     }

@@ -35,7 +35,6 @@ pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, St
 use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
-use crate::memory::spin_after_look;
 use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::{panics, sys};
@@ -90,6 +89,7 @@ impl Scheduler {
             supervisor_ended: Condvar::new(),
             watcher_signal: Condvar::new(),
             pollers: AtomicUsize::new(0),
+            open_calls: Arc::new(()),
             fork_server: Mutex::new(fork_server),
             preloaded: Mutex::default(),
             returned,
@@ -308,7 +308,12 @@ impl Scheduler {
             if found.is_some() {
                 return found;
             }
-            spin_after_look(spin);
+            // Beside another call, a worker on this processor would run tasks of that call for a
+            // whole time slice (4 ms), and the results that are waited for may be there before.
+            match spin % 16 == 15 && Arc::strong_count(&self.open_calls) <= 2 {
+                true => std::thread::yield_now(),
+                false => std::hint::spin_loop(),
+            }
         }
         // From now on, this thread relies on messages from workers.
         drop(collecting);

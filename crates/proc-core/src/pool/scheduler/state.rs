@@ -100,6 +100,9 @@ pub(crate) struct Scheduler {
     /// How many threads poll for results. While there is one, workers send no messages about
     /// finished tickets.
     pub(super) pollers: AtomicUsize,
+    /// The pool and each of its calls have this, so the number of references tells how many calls
+    /// there are.
+    pub(crate) open_calls: Arc<()>,
     /// The fork server of a pool with `StartMethod::Fork`. Only this pool uses it.
     pub(super) fork_server: Mutex<Option<Arc<ForkServer>>>,
     /// The fork server that has run the pool's preload function, if there is one.

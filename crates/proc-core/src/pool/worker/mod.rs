@@ -24,7 +24,7 @@ use self::state::{WorkerState, call_start_function};
 use crate::call::current::{self, TaskFacts, WorkerFacts};
 use crate::call::{Entry, Fault, Name, State};
 use crate::forkserver::{Main, MainInputs, Report};
-use crate::memory::{Block, Descriptor, Lease, Region, spin_after_look};
+use crate::memory::{Block, Descriptor, Lease, Region};
 use crate::panics::{self, PanicOutput};
 use crate::pool::board::{Board, DataId, SlotId, TicketId};
 use crate::sync::shared;
@@ -237,7 +237,7 @@ impl Worker<'_> {
             if ticket.is_some() || self.board.is_dismissed(self.slot_id) {
                 return ticket;
             }
-            spin_after_look(spin);
+            if spin % 16 == 15 { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         None
     }
