@@ -93,6 +93,21 @@ fn programs_and_outputs_are_the_tested_ones() {
 }
 
 #[test]
+fn sources_stand_above_a_block() {
+    check_pages(pages(), |page| {
+        let sources = page.prose().filter_map(|(number, line)| {
+            let source = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?;
+            lookup(source).map(|_| (number, source))
+        });
+        let has_block = |number: usize| {
+            page.text.lines().nth(number).is_some_and(|next| next.starts_with("```"))
+        };
+        let lonely = sources.filter(|(number, _)| !has_block(*number));
+        lonely.map(|(number, source)| (number, format!("no block below: {source}"))).collect()
+    });
+}
+
+#[test]
 fn links_lead_somewhere() {
     check_pages(pages(), |page| {
         let leads = |link: &str| {
