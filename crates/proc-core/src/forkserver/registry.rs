@@ -149,7 +149,8 @@ pub(super) fn signal_daemons(signal: Signal) {
         links.chain(&registry.of_daemons).cloned().collect()
     };
     for link in links {
-        // If the fork server is gone, so are its children.
+        // If the fork server is gone, so are its children, except one that was stopped before it
+        // could ask the kernel for its end. Such a daemon ends when somebody continues it.
         let _ = link.send(Request::SignalDaemons { owner, signal: signal as i32 });
     }
 }

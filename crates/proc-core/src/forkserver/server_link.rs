@@ -22,8 +22,8 @@ impl ServerLink {
         Arc::new(ServerLink { requests: Mutex::new(requests), notifier })
     }
 
-    /// Orders the fork server to kill its children and to end. Waits until `deadline` if there is no
-    /// room for the order.
+    /// Orders the fork server to kill its children and to end. Waits until `deadline` if there is
+    /// no room for the order.
     pub(crate) fn order_end(&self, deadline: Instant) -> io::Result<()> {
         self.notifier.order_end(deadline)
     }

@@ -83,8 +83,8 @@ impl<T: Pod> Array<T> {
         Ok(array)
     }
 
-    /// Makes an array of `len` elements whose bytes are all 0. An element takes memory from its
-    /// first change on.
+    /// Makes an array of `len` elements whose bytes are all 0. A page of elements takes memory
+    /// when one of them is first read or changed.
     ///
     /// # Errors
     ///

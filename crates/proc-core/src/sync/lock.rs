@@ -123,8 +123,10 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// This thread has the lock already ([`ErrorKind::Invalid`](crate::ErrorKind::Invalid)): it
-    /// would wait for itself. Use an [`RLock`] to take a lock again.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): this thread has the lock already, and would wait
+    ///   for itself. Use an [`RLock`] to take a lock again.
+    /// - [`Start`](crate::ErrorKind::Start): the kernel has no more record locks, of which each
+    ///   process needs one.
     #[doc(alias = "acquire")]
     #[inline]
     pub fn lock(&self) -> Result<LockGuard<'_>, Error> {

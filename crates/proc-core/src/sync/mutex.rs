@@ -113,6 +113,8 @@ impl<T> Mutex<T> {
     ///   nobody has [recovered](Mutex::recover) the data since.
     /// - [`Invalid`](crate::ErrorKind::Invalid): this thread has the mutex already, and would wait
     ///   for itself.
+    /// - [`Start`](crate::ErrorKind::Start): the kernel has no more record locks, of which each
+    ///   process needs one.
     #[doc(alias = "acquire")]
     #[inline]
     pub fn lock(&self) -> Result<MutexGuard<'_, T>, Error> {
@@ -128,7 +130,8 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     ///
-    /// [`Abandoned`](crate::ErrorKind::Abandoned), as for [`lock`](Mutex::lock).
+    /// [`Abandoned`](crate::ErrorKind::Abandoned) and [`Start`](crate::ErrorKind::Start), as for
+    /// [`lock`](Mutex::lock).
     pub fn try_lock(&self) -> Result<Option<MutexGuard<'_, T>>, Error> {
         self.guard(Patience::None)
     }
@@ -148,7 +151,8 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](crate::ErrorKind::Invalid), as for [`lock`](Mutex::lock).
+    /// [`Invalid`](crate::ErrorKind::Invalid) and [`Start`](crate::ErrorKind::Start), as for
+    /// [`lock`](Mutex::lock).
     ///
     /// # Examples
     ///

@@ -173,8 +173,8 @@ impl Slot {
         };
         let slot =
             Slot { segment, offset, len, kind, family, made, was_sent: AtomicBool::new(false) };
-        // Only small slots are used again. The memory of a new segment is zero, and a word takes
-        // memory when it is written.
+        // Only small slots are used again. The memory of a new segment is zero, and a page of it
+        // takes memory when it is first read or written.
         if !IS_MODEL && len <= MAX_SMALL_BYTES {
             for word in slot.words(0, len / size_of::<u64>()) {
                 word.store(0, Ordering::Relaxed);

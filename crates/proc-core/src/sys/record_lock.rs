@@ -2,8 +2,8 @@
 
 use nix::libc;
 
-/// Returns the description of a lock of this kind (`F_RDLCK`, `F_WRLCK` or `F_UNLCK`) on a byte. The
-/// type of these constants differs between systems.
+/// Returns the description of a lock of this kind (`F_RDLCK`, `F_WRLCK` or `F_UNLCK`) on a byte.
+/// The type of these constants differs between systems.
 pub(super) fn lock_of_byte(number: u32, kind: impl Into<libc::c_int>) -> libc::flock {
     // SAFETY: all fields are integers.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };

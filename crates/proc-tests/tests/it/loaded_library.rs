@@ -61,8 +61,8 @@ fn library() -> &'static PathBuf {
     })
 }
 
-/// Does the steps in Python: `thread`, `init` and `use`. Returns what was printed, or `None` without
-/// Python.
+/// Does the steps in Python: `thread`, `init` and `use`. Returns what was printed, or `None`
+/// without Python.
 ///
 /// Python's stdin is a Python program, which nobody must run.
 fn told(start_method: StartMethod, steps: &[&str]) -> Option<String> {
@@ -152,7 +152,8 @@ fn fork_is_refused_with_threads() {
     assert!(told.starts_with("error start ") && told.contains("threads"), "{told}");
 }
 
-/// The first use has made a fork server. `init` makes another one, or keeps it if there are threads.
+/// The first use has made a fork server. `init` makes another one, or keeps the first one if there
+/// are threads.
 fn init_after_the_first_use_works() {
     for steps in [&["use", "init", "use"][..], &["use", "thread", "init", "use"]] {
         let Some(told) = told(StartMethod::Forkserver, steps) else { return };

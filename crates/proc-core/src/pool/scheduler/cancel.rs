@@ -29,8 +29,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 impl Scheduler {
     /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
     /// its tasks are killed. If the call has a grace period, the tasks that are running are asked
-    /// to stop first. Returns false if the call was done, or if all its tasks were cancelled or asked
-    /// to stop before.
+    /// to stop first. Returns false if the call was done, or if all its tasks were cancelled or
+    /// asked to stop before.
     pub(crate) fn cancel(self: &Arc<Self>, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {
             return false;

@@ -89,10 +89,9 @@ impl ForkedCopy {
 /// Forks. Returns `None` if the system cannot.
 #[expect(unsafe_code, reason = "a fault that safe code cannot make")]
 pub(crate) fn fork() -> Option<ForkResult> {
-    // SAFETY: the copy of a program with threads may use locks that these threads held. This is the
-    // fault that is tested. The copy allocates, which glibc allows. An alarm ends the copy of the
-    // program if it hangs, and it does not return to its caller. Workers and other processes that
-    // run a task have one thread, so their copies may run any code.
+    // SAFETY: the copy of a program with threads may use locks that these threads held, which is
+    // the fault that is tested. glibc lets it allocate, and an alarm ends it. Workers have one
+    // thread, so their copies may run any code.
     unsafe { nix::unistd::fork() }.ok()
 }
 

@@ -9,12 +9,12 @@ use crate::support::descriptors::count_descriptors;
 use crate::support::{Arguments, run, settle};
 use crate::sync::everything::Everything;
 
-programs![make_many, make_many_at_a_time, change_few_elements, send_many, kill_many];
+programs![make_many, make_many_at_a_time, use_few_elements, send_many, kill_many];
 
 tests! {
     nothing_grows_with_objects;
     objects_that_lived_together_leave_nothing;
-    array_takes_memory_for_changed_elements_only;
+    array_takes_memory_for_elements_in_use;
     sent_objects_leave_nothing: forkserver spawn fork;
     objects_of_the_dead_leave_nothing: forkserver spawn fork;
 }
@@ -178,8 +178,8 @@ fn objects_that_lived_together_leave_nothing() {
     run(make_many_at_a_time, StartMethod::default(), &[]).succeeded();
 }
 
-/// Makes an array of 256 MiB, and changes elements in one of them.
-fn change_few_elements(_: &Arguments) {
+/// Makes an array of 256 MiB, and changes the elements in one of these.
+fn use_few_elements(_: &Arguments) {
     const MIB: usize = (1 << 20) / size_of::<u64>();
     let shared_kib = || Holdings::now().memory[0];
     let before = shared_kib();
@@ -191,8 +191,8 @@ fn change_few_elements(_: &Arguments) {
     assert_eq!((array.get(101 * MIB - 1), array.get(101 * MIB)), (7, 0));
 }
 
-fn array_takes_memory_for_changed_elements_only() {
-    run(change_few_elements, StartMethod::default(), &[]).succeeded();
+fn array_takes_memory_for_elements_in_use() {
+    run(use_few_elements, StartMethod::default(), &[]).succeeded();
 }
 
 fn use_and_drop(all: Everything) {
