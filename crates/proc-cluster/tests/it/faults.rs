@@ -161,6 +161,8 @@ fn a_machine_that_leaves_takes_no_more_work() {
     let mut leaving = server.agent(8);
     // The lease is so long that it does not expire during the test.
     let cluster = server.builder().lease(support::LIMIT).connect().expect("it is there");
+    // Without news of the machine, nobody could tell that it leaves.
+    wait_for_workers(&cluster, 8);
     let directory = marks(&server);
     let last = |directory: String| {
         mark(&directory, "begun");
