@@ -152,7 +152,7 @@ def contender(name):
 
 
 def timed(repetitions, once, warm_up=True):
-    """Returns the seconds of each repetition. One repetition before them does not count."""
+    """Returns the seconds of each repetition. With `warm_up`, one before them does not count."""
     if warm_up:
         once()
     samples = []

@@ -143,7 +143,7 @@ fn attendance(record: &Record) -> String {
     text
 }
 
-/// The title of a workload, with the numbers in which its cases differ.
+/// The title of a workload, with the numbers of workers and tasks as far as they are of interest.
 pub(crate) fn heading(measured: &Measured) -> Result<String> {
     Ok(format!("{}{}", measured.workload()?.title, numbers(measured)?))
 }

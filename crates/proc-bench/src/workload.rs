@@ -1,4 +1,5 @@
-//! The workloads. `contenders` and `python/workloads.py` say what each contender does for them.
+//! The workloads. `contenders`, `python/workloads.py` and `python/fleets.py` say what each
+//! contender does for them.
 
 use serde::{Deserialize, Serialize};
 
@@ -326,7 +327,7 @@ pub(crate) struct Request {
 pub(crate) enum Answer {
     Version(String),
     Absent(String),
-    /// One sample for each repetition, in the workload's unit.
+    /// One sample for each repetition (`memory`: for each worker), in the workload's unit.
     Samples(Vec<f64>),
     /// The contender cannot do the workload.
     Unable,

@@ -20,7 +20,8 @@ use crate::workload::{Answer, Request};
 
 pub(crate) use ours::build_q6;
 
-/// Seconds or bytes of each repetition; `None` if a contender cannot do the workload.
+/// Seconds of each repetition, or bytes of each worker; `None` if a contender cannot do the
+/// workload.
 type Samples = Option<Vec<f64>>;
 
 /// Why crossmist is absent. It relies on the way in which an older std cloned arrays, so it reaches
@@ -82,7 +83,8 @@ impl Contender {
         matches!(self, ProcCluster | Ray | Dask | Mpi4py)
     }
 
-    /// Returns the command that starts the contender. `python` is the interpreter of Python's.
+    /// Returns the command that starts the contender. `python` is the interpreter for
+    /// contenders in Python.
     pub(crate) fn command(self, python: &PathBuf) -> Result<Command> {
         use Contender::{
             CpythonFork, CpythonForkserver, CpythonSpawn, Dask, Futures, Joblib, Loky, Mpi4py,

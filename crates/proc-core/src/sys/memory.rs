@@ -2,8 +2,8 @@
 //!
 //! On Linux these files are memfds. Their seals keep a peer from truncating memory that others have
 //! mapped (those processes would die of SIGBUS), and from writing to read-only memory. The kernel
-//! makes a page when it is first read or written. A lack of descriptors, address space or memory is an
-//! error.
+//! makes a page when it is first read or written. A lack of descriptors, address space or memory is
+//! an error.
 
 use std::io;
 use std::num::NonZeroUsize;

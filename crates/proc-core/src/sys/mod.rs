@@ -1,7 +1,7 @@
 //! Wraps the system calls that proc-core needs, each in a safe function with one meaning.
 //!
 //! `unsafe` code is allowed only here, in `memory/region.rs` and in three macros (ARCHITECTURE.md
-//! names them). The module `os` contains the functions that differ between systems. On Linux it is
+//! names them). The module `os` contains most functions that differ between systems. On Linux it is
 //! `linux.rs`. Elsewhere it is `other.rs`, which has the same functions, made from POSIX calls.
 //! Nothing here uses tasks, pools or ipc-channel. Only error texts name settings of a pool.
 
