@@ -143,7 +143,8 @@ def contender(name):
         return Multiprocessing(name.removeprefix("cpython-"))
     if name == "futures":
         version = f"{platform.python_implementation()} {platform.python_version()}"
-        return Executor(concurrent.futures.ProcessPoolExecutor, version, forks=True)
+        forks = multiprocessing.get_start_method() == "fork"
+        return Executor(concurrent.futures.ProcessPoolExecutor, version, forks)
     if name == "loky":
         import loky
 

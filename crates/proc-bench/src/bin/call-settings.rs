@@ -34,6 +34,7 @@ fn main() -> Result<(), Error> {
     broadcast(&pool)?;
     drop(pool);
     small_call(2)?;
+    println!();
     small_call(1)
 }
 
@@ -70,13 +71,14 @@ fn tiny_tasks(pool: &Pool) -> Result<(), Error> {
     ];
     let times = in_turns(ROUNDS, &calls)?;
     println!("A million tiny tasks, pool of 2, {ROUNDS} rounds:\n");
-    println!("| call | ns a task | more than map, ns a task | times map |\n|---|---|---|---|");
+    println!("{:<42}{:>21}{:>24}{:>25}", "", "ns a task", "ns more than map", "times map");
     for ((name, _), own) in calls.iter().zip(&times) {
         let each = |seconds: f64| seconds * 1e9 / TASKS as f64;
         let more = spread(own.iter().zip(&times[0]).map(|(own, plain)| each(own - plain)));
         let ratio = spread(own.iter().zip(&times[0]).map(|(own, plain)| own / plain));
         let own = spread(own.iter().map(|seconds| each(*seconds)));
-        println!("| {name} | {} | {} | {} |", show3(own, 1), show3(more, 1), show3(ratio, 3));
+        let (own, more, ratio) = (show3(own, 1), show3(more, 1), show3(ratio, 3));
+        println!("{name:<42}{own:>21}{more:>24}{ratio:>25}");
     }
     println!();
     Ok(())
@@ -110,11 +112,11 @@ fn large_data(pool: &Pool) -> Result<(), Error> {
         }
     }
     println!("100 MB of f64 for {LARGE_TASKS} tasks, pool of 2, {LARGE_ROUNDS} rounds:\n");
-    println!("| call | ms | times Shared |\n|---|---|---|");
+    println!("{:<30}{:>24}{:>22}", "", "ms", "times Shared");
     for (name, own) in ["Shared::from_slice, then with", "with a Vec"].into_iter().zip(&times) {
         let ratio = spread(own.iter().zip(&times[0]).map(|(own, shared)| own / shared));
         let own = spread(own.iter().map(|seconds| seconds * 1e3));
-        println!("| {name} | {} | {} |", show3(own, 1), show3(ratio, 2));
+        println!("{name:<30}{:>24}{:>22}", show3(own, 1), show3(ratio, 2));
     }
     println!();
     Ok(())
@@ -130,8 +132,10 @@ fn small_call(workers: usize) -> Result<(), Error> {
         }
     }
     println!("A small call now and then, beside a map of a million tasks, pool of {workers}:\n");
-    println!("| tasks of the map | small call | alone, us | beside the map, us | asked, us |");
-    println!("|---|---|---|---|---|");
+    println!(
+        "{:>16}{:>14}{:>22}{:>24}{:>11}",
+        "tasks of the map", "small call", "alone, us", "beside the map, us", "asked, us"
+    );
     for (micros, small) in [(1, 1), (100, 1), (100, 20), (10_000, 1), (10_000, 20)] {
         let call = || {
             // Without a pause, the small calls would be one long call, which gets half of the time.
@@ -148,9 +152,9 @@ fn small_call(workers: usize) -> Result<(), Error> {
         let (alone, beside) = (spread(alone.into_iter()), spread(beside?.into_iter()));
         let asked = micros as f64 + 3.0 * alone[1];
         let (alone, beside) = (show3(alone, 0), show3(beside, 0));
-        println!("| {micros} us | {small} of 100 us | {alone} | {beside} | {asked:.0} |");
+        let small = format!("{small} of 100 us");
+        println!("{micros:>13} us{small:>14}{alone:>22}{beside:>24}{asked:>11.0}");
     }
-    println!();
     Ok(())
 }
 
@@ -161,10 +165,12 @@ fn broadcast(pool: &Pool) -> Result<(), Error> {
         ("broadcast", Box::new(|| pool.broadcast(increment, 1).map(drop))),
     ];
     let times = in_turns(50 * ROUNDS, &calls)?;
-    println!("A broadcast, pool of 2, {} rounds:\n\n| call | us |\n|---|---|", 50 * ROUNDS);
+    println!("A broadcast, pool of 2, {} rounds:\n\n{:<30}{:>24}", 50 * ROUNDS, "", "us");
     for ((name, _), own) in calls.iter().zip(&times) {
-        println!("| {name} | {} |", show3(spread(own.iter().map(|seconds| seconds * 1e6)), 1));
+        let own = show3(spread(own.iter().map(|seconds| seconds * 1e6)), 1);
+        println!("{name:<30}{own:>24}");
     }
+    println!();
     Ok(())
 }
 

@@ -16,7 +16,10 @@ pub(super) fn run(request: &Request) -> Result<Samples> {
     let Request { workers, tasks, repetitions, .. } = *request;
     match request.workload.as_str() {
         "start" => timed(repetitions, || in_child(|| ())),
-        "up" => (0..repetitions).map(|_| copies(workers)).collect::<Result<_>>().map(Some),
+        "up" => {
+            copies(workers)?; // does not count
+            (0..repetitions).map(|_| copies(workers)).collect::<Result<_>>().map(Some)
+        }
         "trip" | "trip-awake" => ping_pong(repetitions),
         "skewed" => Ok(Some(vec![ideal_schedule(workers, tasks); repetitions])),
         "send" | "receive" => {
@@ -34,7 +37,7 @@ pub(super) fn run(request: &Request) -> Result<Samples> {
                 black_box(results);
                 begin.elapsed().as_secs_f64() / workers as f64
             };
-            Ok(Some((0..repetitions).map(sample).collect()))
+            Ok(Some((0..=repetitions).map(sample).skip(1).collect()))
         }
         _ => Ok(None),
     }

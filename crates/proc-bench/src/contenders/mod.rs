@@ -188,6 +188,15 @@ fn timed_with<T>(
     mut once: impl FnMut(T) -> Result<()>,
 ) -> Result<Samples> {
     once(prepare())?;
+    timed_from_first(repetitions, prepare, once)
+}
+
+/// Like [`timed_with`], but the first repetition counts. Fleets need a minute for some of them.
+fn timed_from_first<T>(
+    repetitions: usize,
+    mut prepare: impl FnMut() -> T,
+    mut once: impl FnMut(T) -> Result<()>,
+) -> Result<Samples> {
     let sample = |_| {
         let input = prepare();
         let begin = Instant::now();

@@ -17,6 +17,7 @@ mod sys;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -74,12 +75,15 @@ fn main() -> Result<()> {
             python_times[number].1.extend((round > 0).then_some(time));
         }
     }
-    println!("Time of one operation, {ROUNDS} rounds:\n\n| what | time |\n|---|---|");
+    println!(
+        "Time of one operation, {ROUNDS} rounds:\n\n{:<60}{:>12}{:>21}",
+        "", "median", "middle half"
+    );
     for ((name, unit, _), times) in rows.iter().zip(&times) {
-        println!("| {name} | {} |", spread(times, unit));
+        println!("{name:<60}{}", spread(times, unit));
     }
     for (name, times) in &python_times {
-        println!("| CPython: {name} | {} |", spread(times, "us"));
+        println!("{:<60}{}", format!("CPython: {name}"), spread(times, "us"));
     }
     survival::show(&python)
 }
@@ -90,6 +94,7 @@ fn nanos(begin: Instant, operations: u64) -> f64 {
 
 fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
     let (lock, mutex) = (Lock::new()?, Mutex::new(0_u64)?);
+    let (word, std_mutex) = (AtomicU32::new(0), std::sync::Mutex::new(0_u64));
     let (small, large) = (Value::new(0_u64)?, Value::new([0_u64; 4])?);
     let rows: Vec<(&str, &str, Measure)> = vec![
         (
@@ -110,6 +115,31 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
                 let begin = Instant::now();
                 for _ in 0..LOCKS {
                     *mutex.lock()? += 1;
+                }
+                Ok(nanos(begin, LOCKS.into()))
+            }),
+        ),
+        (
+            "two atomic operations on a word",
+            "ns",
+            Box::new(move || {
+                let (acquire, release, relaxed) =
+                    (Ordering::Acquire, Ordering::Release, Ordering::Relaxed);
+                let begin = Instant::now();
+                for _ in 0..LOCKS {
+                    let free = word.compare_exchange(0, 1, acquire, relaxed);
+                    ensure!(free.is_ok() && word.swap(0, release) == 1);
+                }
+                Ok(nanos(begin, LOCKS.into()))
+            }),
+        ),
+        (
+            "std's mutex between threads: lock, add one, unlock",
+            "ns",
+            Box::new(move || {
+                let begin = Instant::now();
+                for _ in 0..LOCKS {
+                    *std::hint::black_box(&std_mutex).lock().expect("no thread panics") += 1;
                 }
                 Ok(nanos(begin, LOCKS.into()))
             }),
@@ -202,7 +232,7 @@ impl Pace {
 
 /// What two processes do there and back.
 fn trips(words: &'static sys::Words, pace: Pace) -> [(&'static str, Measure); 6] {
-    let futex_of_two = "futex of two words with a time limit, there and back";
+    let futex_of_two = "futex of two words, there and back";
     [
         ("futex, there and back", Box::new(move || futex(words, Sleep::OneWord, pace))),
         (futex_of_two, Box::new(move || futex(words, Sleep::TwoWords, pace))),
@@ -444,7 +474,7 @@ fn spread(times: &[f64], unit: &str) -> String {
     let mut times = times.to_vec();
     times.sort_unstable_by(f64::total_cmp);
     let [low, median, high] = [1, 2, 3].map(|quarter| times[(times.len() - 1) * quarter / 4]);
-    format!("{median:.2} {unit} ({low:.2} to {high:.2})")
+    format!("{median:>9.2} {unit}{:>21}", format!("{low:.2} to {high:.2}"))
 }
 
 /// How long a trial waits for those that should go on.

@@ -242,7 +242,7 @@ fn manager() -> Result<bool> {
 
 pub(crate) fn show(python: &str) -> Result<()> {
     println!("\nTrials of {TRIALS} in which the others went on after a kill:\n");
-    println!("| what | proc-core | CPython |\n|---|---|---|");
+    println!("{:<30}{:>10}{:>12}", "", "proc-core", "CPython");
     let output = Command::new(python)
         .args([script(), "survival", &TRIALS.to_string()])
         .stderr(Stdio::inherit())
@@ -267,7 +267,7 @@ pub(crate) fn show(python: &str) -> Result<()> {
         let ours = count(name, trial)?;
         let theirs = theirs.iter().find(|(other, _)| other == name);
         let theirs = theirs.map_or("not there".to_owned(), |(_, count)| count.to_string());
-        println!("| {name} | {ours} | {theirs} |");
+        println!("{name:<30}{ours:>10}{theirs:>12}");
     }
     Ok(())
 }
