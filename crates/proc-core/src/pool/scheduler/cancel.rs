@@ -11,9 +11,9 @@ use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
-/// A worker that claims or begins no task for the task's timeout is taken to be stopped by a signal,
-/// but not before this time has passed: on a busy machine, a worker may wait for a processor for
-/// some hundred milliseconds before it begins its task.
+/// A worker that claims or begins no task for the task's timeout is taken to be stopped by a
+/// signal, but not before this time has passed: on a busy machine, a worker may wait for a
+/// processor for some hundred milliseconds before it begins its task.
 const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 
 /// A grace period that is longer than the clock can count lasts this long instead.
