@@ -61,7 +61,8 @@ impl<S> Options<'_, Pool<S>> {
     ///
     /// # Errors
     ///
-    /// As for [`Pool::broadcast`].
+    /// As for [`Pool::broadcast`]. With [`fail_fast`](Options::fail_fast), it is the error of the
+    /// task that failed first, and the tasks that no worker has begun do not run.
     ///
     /// # Examples
     ///

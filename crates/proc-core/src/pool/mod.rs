@@ -94,11 +94,12 @@ impl<S> Pool<S> {
     /// Returns a [`With`]: the same calls, for functions that borrow `data` beside their argument.
     ///
     /// Use this where Python has `functools.partial` or a closure with data. The data are encoded
-    /// once, however many calls are made. Each worker decodes them once, and keeps them until the
-    /// last clone of the `With` is dropped and its calls are done. (A worker keeps at most 64 of
-    /// such data, with 256 MiB of encoded bytes together; it gets the others again when it needs
-    /// them.) A [`Shared`](crate::Shared) in the data is not copied at all. Receivers cannot be
-    /// part of the data, because only one worker could have them.
+    /// once, however many calls are made (data that hold channel ends or shared memory, once more
+    /// for each worker). Each worker decodes them once, and keeps them until the last clone of the
+    /// `With` is dropped and its calls are done. (A worker keeps at most 64 of such data, with 256
+    /// MiB of encoded bytes together; it gets the others again when it needs them.) A
+    /// [`Shared`](crate::Shared) in the data is not copied at all. Receivers cannot be part of the
+    /// data, because only one worker could have them.
     ///
     /// If the data cannot be encoded, each call fails with that error. If a worker cannot decode
     /// them, the call ends with one error

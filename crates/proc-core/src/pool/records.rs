@@ -2,7 +2,7 @@
 //!
 //! The record of an argument is its length (4 bytes, or 12 bytes from 4 GiB) and its bytes. The
 //! record of a result is a tag, its length and its bytes. A corrupt worker may have written any
-//! bytes, so reading is checked and borrows from private copies only.
+//! bytes, so reading is checked, and in the parent it borrows from private copies only.
 
 use std::convert::Infallible;
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! The linker keeps the constructor that a fork server needs, however a program is built.
 //!
 //! Each test builds a small workspace of its own: a program, and a library that calls proc-core for
-//! it. That takes minutes, so these tests are run by `.ci/run` alone.
+//! it. That takes minutes, so these tests run only with `--ignored`, as in `.ci/run`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use crate::memory::shared_struct;
 use crate::pool::board::words::Extent;
 
 shared_struct! {
-    /// One chunk in flight: the fields of [`Chunk`], then those of [`Progress`].
+    /// One chunk in flight: the fields of [`Chunk`] and those of [`Progress`].
     #[repr(align(128))]
     pub(crate) struct Ticket {
         pub(super) region: AtomicU32,

@@ -117,10 +117,11 @@ impl<S> PoolBuilder<S> {
     /// Sets a function that each worker calls last, with its state.
     ///
     /// A worker calls it when it exits normally: because the pool is closed, ended or made smaller,
-    /// because the worker was idle (`idle_timeout`), or because it has run as many tasks as it may
-    /// (`max_tasks_per_child`). A worker that is killed does not call it, and neither does one
-    /// whose task ends the process. If the function panics, the message goes to stderr, and nothing
-    /// else happens. Without this setting, the state is dropped.
+    /// because the worker was idle (`idle_timeout`), because it has run as many tasks as it may
+    /// (`max_tasks_per_child`), or because it has too much memory (`max_memory_per_child`). A
+    /// worker that is killed does not call it, and neither does one whose task ends the process. If
+    /// the function panics, the message goes to stderr, and nothing else happens. Without this
+    /// setting, the state is dropped.
     ///
     /// # Examples
     ///

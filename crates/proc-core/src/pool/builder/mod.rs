@@ -223,9 +223,9 @@ impl<S> PoolBuilder<S> {
     /// done. A result that does not fit comes in a message of its own. A chunk may have fewer tasks
     /// than the call asks for.
     ///
-    /// Results that have arrived do not count. Memory that is no longer in use does not count
-    /// either: the pool keeps it for later values until the pool ends. The pool itself takes 100
-    /// KiB, and half a KiB for each worker.
+    /// Results that have arrived do not count, except large ones that are not decoded yet. Memory
+    /// that is no longer in use does not count either: the pool keeps it for later values until the
+    /// pool ends. The pool itself takes 100 KiB, and half a KiB for each worker.
     ///
     /// # Examples
     ///

@@ -1,8 +1,8 @@
 //! The data that functions of a call borrow, as the parent keeps them.
 //!
-//! Data are encoded once. Each worker that needs them asks for them, decodes them once, and keeps
-//! them until the parent has dropped them. The parent drops them when no handle of the user and no
-//! call has them any more.
+//! Data are encoded once, or anew for each worker if they hold channel ends or shared memory. Each
+//! worker that needs them asks for them, decodes them once, and keeps them until the parent has
+//! dropped them. The parent drops them when no handle of the user and no call has them any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

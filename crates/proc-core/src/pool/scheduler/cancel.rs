@@ -11,8 +11,8 @@ use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
-/// A worker that claims or begins no task for this long is taken to be stopped by a signal. This
-/// time holds even if the task's timeout is shorter: on a busy machine, a worker may wait for a
+/// A worker that claims or begins no task for the task's timeout is taken to be stopped by a
+/// signal, but not before this time has passed: on a busy machine, a worker may wait for a
 /// processor for some hundred milliseconds before it begins its task.
 const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 

@@ -18,10 +18,11 @@ use crate::pool::worker::LeaveReason;
 
 /// A slot is given up when this many of its workers in a row have died before they were ready, if
 /// the pool has an initializer or a state (which may be to blame), or if the workers have said why
-/// they cannot run tasks.
+/// they cannot run tasks (`InitializerFailed`).
 const MAX_FAILED_INITIALIZERS: u32 = 3;
 
-/// The same, for other pools.
+/// The same, for other pools, and for workers that did not get as far as the initializer
+/// (`NotReady`).
 const MAX_FAILED_STARTS: u32 = 20;
 
 /// A slot is given up when this many of its workers in a row were ready, and exited before they had

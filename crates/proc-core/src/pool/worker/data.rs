@@ -31,7 +31,7 @@ pub(crate) struct HeldData {
 }
 
 enum Value {
-    /// Not decoded yet; `None` during the decoding, and after a panic in it.
+    /// Not decoded yet; `None` during the decoding.
     Encoded(Option<Payload>),
     Decoded(Box<dyn Any>),
     Failed(Fault),
@@ -102,7 +102,7 @@ impl HeldData {
                 Fault::Invalid("the data have another type than the function takes".into())
             }),
             Value::Failed(fault) => Err(fault.clone()),
-            // A panic in the type's code has left them so.
+            // Never reached: `decode` turns a panic in the type's code into an error.
             Value::Encoded(_) => Err(Fault::Data("the type's Deserialize panicked".into())),
         }
     }

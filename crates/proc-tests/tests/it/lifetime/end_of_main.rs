@@ -1,4 +1,5 @@
-//! The end of a program, and of a process: it waits for children, and for nobody else.
+//! The end of a program, and of a process: it waits for children, at most half a second for
+//! daemons, and for no task.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -272,7 +273,7 @@ fn program_with_a_pool_in_a_static_ends_at_once(start_method: StartMethod) {
     }
 }
 
-/// The program exits in a function while tasks run.
+/// The program exits in a function while a pool is idle, or while tasks run.
 fn exit_with_a_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
     get_busy(&pool, arguments.word() == "busy");
@@ -290,7 +291,7 @@ fn exit_ends_everything(start_method: StartMethod) {
     }
 }
 
-/// The program panics while tasks run, so the pool is dropped.
+/// The program panics while a pool is idle, or while tasks run. The panic drops the pool.
 fn panic_with_a_pool(arguments: &Arguments) {
     let pool = arguments.pool(2);
     get_busy(&pool, arguments.word() == "busy");

@@ -138,7 +138,8 @@ fn become_nobody(_: ()) {
     unistd::setuid(Uid::from_raw(65534)).expect("root may");
 }
 
-/// Workers change their user in their set-up. The program and the fork server do not.
+/// Workers change their user in their set-up, or the pool's own fork server does so in `preload`.
+/// The program and the other fork servers do not.
 fn workers_change_user(arguments: &Arguments) {
     let builder = Pool::builder().processes(2).start_method(arguments.start_method);
     let is_nobody = |_: u32| {

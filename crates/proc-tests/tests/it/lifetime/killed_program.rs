@@ -1,4 +1,5 @@
-//! Nothing outlives a program that is killed, or that a signal to its whole group ends.
+//! Nothing outlives a program that a signal to its whole group ends. Only what its tasks have
+//! executed outlives a program that is killed.
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
 //! Signals to a whole group, as terminals and service managers send them: what they do to a
 //! program, its workers, its processes, its fork servers and what its tasks execute. Each line of
-//! the table in `docs/signals.md` has its tests here.
+//! the table in `docs/signals.md` has its tests here. (Most tests of SIGKILL are in other files.)
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

@@ -30,8 +30,8 @@ const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The timeout of a task that is ended for its corrupt message. The end must come much sooner.
 const LONG_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// Task 3 of 8 writes corrupt messages of a kind, and does not return. The other tasks are
-/// harmless.
+/// Task 3 of 8 writes corrupt messages of a kind. It returns only if these look valid. The other
+/// tasks are harmless.
 fn write_corrupt_reports(arguments: &Arguments) {
     let pool = arguments.pool(2);
     pool.map(|x: u32| x, 0..100).expect("nothing fails");
@@ -89,7 +89,7 @@ fn write_corrupt_report(kind: &str) {
         }
         // The status 0, no processor time (seconds and nanoseconds), no last words.
         "exit" => send_all(report, &framed(&[EXITED, 1, 0, 0, 0, 0])),
-        // Names tickets and tasks that do not exist.
+        // Names tickets that may be in use, that are not in use, and that do not exist.
         "numbers" => {
             for ticket in [&[0][..], &[200, 1], &[255, 255, 255, 255, 15]] {
                 send_all(report, &framed(&[&[SAID, 4], ticket].concat()));

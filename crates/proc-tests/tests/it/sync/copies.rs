@@ -1,5 +1,5 @@
-//! Copies that the user's `fork` makes are processes of their own: they share the objects, and have
-//! nothing of what their original has.
+//! Copies that the user's `fork` makes are processes of their own: they share the objects, but do
+//! not have the locks and permits that their original has.
 
 use std::time::{Duration, Instant};
 
@@ -195,7 +195,7 @@ fn death_of_a_copy_is_noticed(start_method: StartMethod) {
     run(kill_copies, start_method, &[]).succeeded();
 }
 
-/// Tasks fork, with and without guards.
+/// Tasks fork while they have guards.
 fn fork_in_tasks(arguments: &Arguments) {
     type Data = (Everything, Lock, Semaphore, Mutex<u64>);
     let task = |(all, lock, semaphore, mutex): &Data, x: u32| {

@@ -108,7 +108,7 @@ fn locks_of_the_dead_are_taken_over(start_method: StartMethod) {
     survives(kill_with_locks, start_method);
 }
 
-/// Takes the lock up to four times at once.
+/// Takes the lock up to five times at once.
 fn lock_many_times((stop, lock, steps): (Event, RLock, Steps)) -> u64 {
     let mut turns = 0;
     while !stop.is_set() {

@@ -185,7 +185,8 @@ fn queue_without_descriptors_is_an_error() {
 
 const MIB: usize = 1 << 20;
 
-/// Puts and takes items that are too large for this process, and then small ones.
+/// Puts larger and larger items until one is too large for this process. Then tries to take the
+/// first item, which is too large too. Returns both errors.
 fn use_little(queue: Queue<ByteBuf>) -> (Error, Error) {
     let put = |len| queue.try_put(ByteBuf::from(vec![1; len]));
     let too_large = (64..).map(|mib| put(mib * MIB)).find_map(Result::err).expect("it ends");

@@ -36,7 +36,7 @@ type Item = (usize, usize, ByteBuf);
 #[derive(Clone, Serialize, Deserialize)]
 struct Common {
     queue: Queue<Item>,
-    /// For each producer, how many items it knows to be in the queue.
+    /// For each producer, how many items it knows that it has put.
     put: Array<u32>,
     /// For each item, how often a consumer has got it or begun with it.
     begun: Array<u8>,

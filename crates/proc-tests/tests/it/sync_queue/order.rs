@@ -314,7 +314,7 @@ fn try_all((queue, go): (Queue<usize>, Event)) -> usize {
     (0..COUNT * 3).filter(put).count()
 }
 
-/// Several processes try to put and to take at the same time.
+/// Several processes try to put at the same time.
 fn try_at_once(arguments: &Arguments) {
     let queue = Queue::new().expect("there is memory");
     let go = Event::new().expect("there is memory");

@@ -257,7 +257,7 @@ fn tasks_of_a_copy_are_refused(start_method: StartMethod) {
     expect_unharmed_program(use_tasks_in_copies, start_method);
 }
 
-/// Each copy drops one of its values.
+/// Each copy drops one of its values; the last copy drops the iterators and the pool.
 fn drop_values_in_copies(arguments: &Arguments) {
     let pool = arguments.pool(2);
     pool.map(increment, 0..50).expect("nothing fails");
