@@ -1,7 +1,7 @@
 //! What tests need and not every machine has.
 //!
-//! A test that needs one of these things asks here, and is skipped without it. The last test of the
-//! workspace asks for all of them, and says in one line what was skipped.
+//! A test that needs one of these things asks here, and is skipped without it. The last test
+//! program of the workspace asks for all of them, and says in one line what was skipped.
 
 #![allow(dead_code, reason = "every test file uses its part of this")]
 

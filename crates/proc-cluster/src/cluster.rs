@@ -119,8 +119,8 @@ impl Cluster {
     /// agent fetches them once, and each of its workers decodes them once. (Data of up to 4 KiB
     /// travel with the tasks.) They are kept until the last clone of the `With` is dropped and its
     /// calls are done; then they are removed from the server. (An agent keeps at most 64 of such
-    /// data, with 256 MiB of encoded bytes together, or more if its tasks use more at one time. It
-    /// fetches the others again when it needs them.)
+    /// data, with 256 MiB of encoded bytes together, or more if its tasks use more at one time, or
+    /// if those that were used last have more. It fetches the others again when it needs them.)
     ///
     /// Channel ends and shared memory cannot be part of the data, because both work within one
     /// machine only. If the data cannot be encoded, each call fails with that error. If a worker

@@ -1,7 +1,7 @@
 //! Prints in one line which tests of the workspace are skipped on this machine, and what they need.
 //!
-//! This is the last test that `cargo test --workspace` runs. It has no test harness, because a
-//! harness would hide the line.
+//! This is the last test program that `cargo test --workspace` runs. Only the examples of the
+//! documentation come after it. It has no test harness, because a harness would hide the line.
 
 #[path = "../../../tests/support/machine.rs"]
 mod machine;

@@ -15,7 +15,8 @@ use crate::data::{Store, Unfetched};
 use crate::message::{Body, Data, Names, Numbers};
 
 /// How many data an agent holds, and how many encoded bytes they have together. It drops data
-/// beyond that, except those that a chunk uses. A worker holds as many.
+/// beyond that, except those that a chunk uses, and those that were used last. A worker holds as
+/// many.
 const MAX_HELD: usize = 64;
 const MAX_HELD_BYTES: u64 = 256 << 20;
 
@@ -110,7 +111,7 @@ impl DataCache {
     }
 
     /// Drops the data that were used least recently, if these are too many. Data that a chunk uses
-    /// stay.
+    /// stay, and so do the data that were used last.
     pub(super) fn trim(&self) {
         let mut held = self.lock();
         let (mut count, mut bytes) = (held.len(), held.iter().map(Held::bytes_here).sum::<u64>());

@@ -580,7 +580,7 @@ fn a_server_that_is_too_old_is_refused() {
 }
 
 #[test]
-#[ignore = "the program of the test before"]
+#[ignore = "the program of the test with a killed driver"]
 fn a_driver_without_end() {
     let (Ok(server), Ok(directory)) = (std::env::var("SERVER"), std::env::var("MARKS")) else {
         return;

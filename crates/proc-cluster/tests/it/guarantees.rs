@@ -268,7 +268,7 @@ fn rubbish_in_messages_does_no_harm() {
                 }
             }
         }
-        // This work is well-formed up to its lease, which is longer than a clock can count.
+        // This work is well-formed except for its lease, which is longer than a clock can count.
         let chunk = (0_usize, 1_usize, 0_u32, 0_u32, 0_u32);
         let options =
             (None::<usize>, None::<Duration>, None::<Duration>, 0_u32, 0_i32, None::<u64>);

@@ -2,8 +2,8 @@
 //! program.
 //!
 //! Each program that is started here has a process group of its own, which is killed when the test
-//! ends in any way. A test that takes longer than [`LIMIT`] ends the whole run, and its name is
-//! printed.
+//! ends in any way. A test whose [`Server`] lives longer than [`LIMIT`] ends the whole run, and its
+//! name is printed.
 
 #[path = "../../../../tests/support/machine.rs"]
 pub(crate) mod machine;

@@ -82,7 +82,7 @@ fn problem(error: &Error, pages: &[Page]) -> String {
     for page in pages {
         let is_of_file = |block: &Block| block.source.as_deref().and_then(path) == Some(file);
         for block in page.blocks().iter().filter(|block| is_of_file(block)) {
-            // Of several equal lines, it is the one that is as far down as in the whole file.
+            // Of several equal lines, it is the one whose number is nearest to that in the file.
             let places = block.text.lines().zip(1..).filter(|(text, _)| *text == wrong);
             let place = places.map(|(_, place)| place).min_by_key(|place| line.abs_diff(*place));
             let at = block.line + place.unwrap_or(0);

@@ -153,8 +153,8 @@ impl Page {
 
 /// The items of a program that begin with these words, as they stand in its file.
 ///
-/// An item ends before the next line that is neither indented nor a closing bracket. Items that
-/// follow each other in the file keep the empty lines between them.
+/// An item ends before the next line that is neither empty nor indented nor a closing bracket.
+/// Items that follow each other in the file keep the empty lines between them.
 pub(crate) fn items(text: &str, beginnings: &str) -> Result<String, String> {
     let lines: Vec<_> = text.lines().collect();
     let mut shown: Vec<&str> = Vec::new();
