@@ -89,7 +89,8 @@ pub struct Current {
 /// Returns what a function may ask about where it runs: its worker's number, the task's index, and
 /// more.
 ///
-/// It works in every thread of a worker. Outside of a pool, there is no worker and no task.
+/// It works in every thread of a worker. Outside of a pool, there is no worker, and only
+/// [`InProcess`](crate::InProcess) runs tasks.
 ///
 /// # Examples
 ///
@@ -216,8 +217,9 @@ impl Current {
     /// ends. Tasks are asked only if their call has a [grace period](crate::Options::grace); others
     /// are killed at once.
     ///
-    /// Each call of this looks anew. It costs some nanoseconds. In a thread that a task has left
-    /// running, it is true after the task has ended.
+    /// Each call of this looks anew. It costs some nanoseconds. In a worker, it is also true after
+    /// the task has ended, for a thread that still has this [`Current`]. (A new call of [`current`]
+    /// then tells about the next task, or about none.)
     ///
     /// See the example of [`Options::grace`](crate::Options::grace).
     pub fn stop_requested(&self) -> bool {

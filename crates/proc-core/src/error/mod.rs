@@ -58,8 +58,9 @@ pub enum ErrorKind {
     Decode,
     /// A process or a thread cannot be started, or there is no shared memory.
     Start,
-    /// The pool's initializer failed in every attempt to start a worker, or each worker had more
-    /// memory before its first task than
+    /// The function of [`preload`](crate::PoolBuilder::preload) failed. Or the pool's initializer,
+    /// or the function that makes its state, failed in every attempt to start a worker. Or each
+    /// worker had more memory before its first task than
     /// [`max_memory_per_child`](crate::PoolBuilder::max_memory_per_child) allows.
     Initializer,
     /// The pool was closed, terminated or dropped, or a worker has overwritten the pool's memory.
@@ -81,9 +82,9 @@ pub enum ErrorKind {
 
 /// Reason why a process, a pool or a task has no result.
 ///
-/// The message names the task, the worker and the pid, if there are any, and says what to do. To
-/// match on an error, use [`kind`](Error::kind). Cloning is cheap. Errors are serde values, so that
-/// a task can return one, and a log can keep one as data.
+/// The message names the task, the worker and the pid, if there are any, and often says what to do.
+/// To match on an error, use [`kind`](Error::kind). Cloning is cheap. Errors are serde values, so
+/// that a task can return one, and a log can keep one as data.
 ///
 /// # Examples
 ///
@@ -313,7 +314,7 @@ impl Error {
         Error::new(Kind::Restarts { restarts, period, last })
     }
 
-    /// Makes the error of a queue that has ended.
+    /// Makes the error of a queue or a pipe that has ended.
     pub(crate) fn ended(what: &str) -> Error {
         Error::new(Kind::Ended(what.into()))
     }

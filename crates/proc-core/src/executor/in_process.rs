@@ -346,7 +346,7 @@ impl Job for LocalJob {
         1
     }
 
-    /// True if results wait for the caller: it takes them before the next task runs.
+    /// True if results wait for the caller: it takes them before it pushes more tasks.
     fn is_full(&self, in_flight: usize) -> bool {
         in_flight > 0
     }

@@ -12,8 +12,8 @@ use crate::wire::Message;
 /// yet how long they take to encode.
 const FIRST_BATCH: usize = 16;
 
-/// If a batch needs more time than `BATCH_TIME` until it is submitted, or has more bytes than
-/// `BATCH_BYTES`, the next batch is half as large. Otherwise it is twice as large.
+/// If a batch needs more time than `BATCH_TIME` until the next one can begin, or has more bytes
+/// than `BATCH_BYTES`, the next batch is half as large. Otherwise it is twice as large.
 const BATCH_TIME: Duration = Duration::from_micros(200);
 const BATCH_BYTES: usize = 256 << 10;
 
@@ -212,7 +212,8 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
 
 impl<J: Job, R> Drop for Map<'_, '_, J, R> {
     fn drop(&mut self) {
-        // Results are missing only if the inputs have panicked, or if the call ended as a whole.
+        // Results are missing only if the inputs or the function of `progress` have panicked, or if
+        // the call ended as a whole.
         if self.unfinished > 0 {
             self.job.abandon();
         }

@@ -31,7 +31,7 @@ pub use task::Task;
 pub use with::With;
 
 /// Declares the seven calls, with `$vis` before each. Used in the trait [`Executor`], and for each
-/// type that has the calls as inherent methods, so that users need not import the trait.
+/// executor, which has the calls as inherent methods too, so that users need not import the trait.
 ///
 /// More documentation, such as an example, may stand before each name.
 #[doc(hidden)]
@@ -86,8 +86,8 @@ macro_rules! executor_calls {
         ///
         /// The iterator takes inputs lazily, never more than a window ahead of the results that the
         /// caller has taken. The window is 16 inputs for each worker, and at least 64 inputs and
-        /// two chunks. The inputs may be endless. Dropping the iterator cancels the tasks that are
-        /// not done.
+        /// two chunks. The inputs may be endless. When the iterator is dropped, workers begin no
+        /// more chunks of its tasks.
         ///
         /// `next` of the iterator takes inputs. If `next` of the inputs waits, so does `next` of
         /// the iterator. Inputs that wait for a result of the same iterator would wait forever: use

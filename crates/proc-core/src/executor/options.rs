@@ -221,10 +221,11 @@ impl<'a, E: Engine> Options<'a, E> {
 
     /// Ends the call with the first task that fails. Without this setting, all inputs run.
     ///
-    /// Inputs that no worker has begun do not run. Tasks that are running end by themselves, and
-    /// their results are dropped. `map` returns the error of the task that failed first; `try_map`
-    /// returns an error for each input that has no result, which says that it was cancelled; for
-    /// the iterators of `imap` and `imap_unordered`, the error is the last item.
+    /// Chunks that no worker has begun do not run. Those that are running end by themselves in a
+    /// pool, and are stopped in a cluster; their results are dropped. `map` returns the error of
+    /// the task that failed first; `try_map` returns an error for each input that has no result,
+    /// which says that it was cancelled; for the iterators of `imap` and `imap_unordered`, the
+    /// error is the last item.
     ///
     /// # Examples
     ///
@@ -244,8 +245,8 @@ impl<'a, E: Engine> Options<'a, E> {
 
     /// Sets a function that [`map`](Options::map), [`try_map`](Options::try_map) and the iterators
     /// of [`imap`](Options::imap) and [`imap_unordered`](Options::imap_unordered) call when they
-    /// begin, whenever results have arrived, and when they end. It runs in the calling thread, and one
-    /// call waits while another thread is in the function. So the function must not wait for a
+    /// begin, whenever results have arrived, and when they end. It runs in the calling thread, and
+    /// one call waits while another thread is in the function. So the function must not wait for a
     /// thread that makes a call with the same options.
     ///
     /// With the cargo feature `progress`, `progress_bar()` makes a function that shows a bar.

@@ -2,8 +2,8 @@
 //! memory.
 //!
 //! The handler of the signal that ends the process sends these last words through the descriptor
-//! channel of the fork server. It uses one system call, since a dying process can do no more. The
-//! fork server reports the last words to the parent, together with the exit.
+//! channel of the fork server. It sends them by one system call, since a signal handler cannot use
+//! ipc-channel. The fork server reports the last words to the parent, together with the exit.
 
 use std::sync::Arc;
 

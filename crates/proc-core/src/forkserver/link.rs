@@ -198,7 +198,8 @@ pub(crate) enum Received<T> {
     Report(Report<T>),
     /// The deadline came first.
     Nothing,
-    /// Nobody is left who could report: the process and its fork server are gone.
+    /// Nobody is left who could report, for example because the process and its fork server are
+    /// gone.
     End,
     /// A message that is no report.
     Rubbish,

@@ -28,8 +28,8 @@ impl ServerLink {
         self.notifier.order_end(deadline)
     }
 
-    /// Returns the notifier, for descriptors and for last words: a dying process can do no more
-    /// than one system call.
+    /// Returns the notifier, for descriptors and for last words, which a signal handler sends: it
+    /// cannot use ipc-channel.
     pub(crate) fn notifier(&self) -> &Notifier {
         &self.notifier
     }

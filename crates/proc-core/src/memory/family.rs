@@ -333,7 +333,8 @@ mod tests {
         };
         let (one, two) = (ExitStatus::from_raw(1 << 8), ExitStatus::from_raw(2 << 8));
         let ended_as = |id: u32| family.obituary(ProcessId(id & MAX_PROCESS_ID)).1;
-        // The numbers begin anew after the second process, the places of the records before it.
+        // Between the two processes, the places of the records begin anew in all cases but the
+        // first, and the numbers in the last two.
         for first in [1, RECORDS as u32 - 1, MAX_PROCESS_ID - 1, MAX_PROCESS_ID] {
             begin(first, 42);
             family.note_death(42, one);

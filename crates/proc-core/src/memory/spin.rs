@@ -16,8 +16,8 @@ use super::{monotonic, now};
 /// The longest time that [`Spin::until`] spins.
 const SPIN_TIME: Duration = Duration::from_micros(100);
 
-/// Time from a look to the next yield. More looks would slow down the processor that changes the
-/// same memory, and each would find a single item.
+/// The least time from one yield to the next, in which a thread looks twice. More looks would slow
+/// down the processor that changes the same memory, and each would find a single item.
 const LOOK_INTERVAL: Duration = Duration::from_nanos(250);
 
 /// Number of waits in a row that must be shorter than [`SPIN_TIME`] before a thread spins. In a
