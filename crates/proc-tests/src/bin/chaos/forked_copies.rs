@@ -10,7 +10,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, pipe2, read, write};
 use proc_core::Error;
 
-/// How many seconds a copy of the program may take for its calls, which all must fail at once.
+/// How many seconds a copy of the program may take for its calls, which must all return at once.
 const COPY_LIMIT_SECS: u32 = 5;
 
 /// A running copy of this program.
@@ -36,7 +36,7 @@ impl Misuse {
         }
     }
 
-    /// Makes a call that has no result, and must do nothing.
+    /// Makes a call that cannot return an error, and must do nothing.
     pub(crate) fn does_nothing<T>(&self, what: &str, call: impl FnOnce() -> T) {
         self.write(&format!("{what}\n"));
         if catch_unwind(AssertUnwindSafe(call)).is_err() {
@@ -44,7 +44,8 @@ impl Misuse {
         }
     }
 
-    /// Writes to the diary without any lock: in the copy, another thread may hold one forever.
+    /// Writes to the diary without any lock: a lock that another thread held at the fork stays
+    /// locked in the copy.
     fn write(&self, text: &str) {
         let _ = write(&self.diary, text.as_bytes());
     }

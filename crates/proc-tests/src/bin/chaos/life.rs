@@ -45,8 +45,8 @@ pub(crate) fn live(plan: Plan) {
     let mut known: HashMap<usize, Holdings> = HashMap::new();
     let mut memory: Option<u64> = None;
     let mut rounds = 0;
-    // Objects lie in a piece of memory that stays for the next ones, and the first message to a
-    // manager makes a channel that stays too.
+    // Objects lie in a piece of memory that stays for the next ones, and the start of the first
+    // daemon, here of a manager, makes a channel that stays too.
     if let Err(error) = Event::new().and_then(|_| Manager::new()) {
         fail(&format!("before all faults: {error}"));
     }

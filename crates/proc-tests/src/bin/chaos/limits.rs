@@ -315,7 +315,7 @@ fn judge_tiny(results: Vec<Result<u64, Error>>) -> Vec<Fate> {
     (0..).zip(results).map(fate).collect()
 }
 
-/// Judges an error: it must have a kind, and must not say that code has panicked.
+/// Judges an error: its kind must be an expected one, and it must not say that code has panicked.
 fn excuse(error: &Error) -> Fate {
     if error.is_panic() || error.to_string().contains("panicked") {
         return Err(format!("nothing panics here: {error}"));

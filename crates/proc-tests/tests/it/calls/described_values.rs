@@ -115,7 +115,7 @@ fn described_values_cross(start_method: StartMethod) {
     assert_eq!(run(cross_described, start_method, &[]).succeeded(), "all crossed\n");
 }
 
-/// Value with channel ends and shared memory in it, and with zeros before, between and after.
+/// Value with channel ends and shared memory in it, and with zeros before and between them.
 #[derive(Serialize, Deserialize)]
 struct Ends {
     zeros: [u64; 3],

@@ -121,12 +121,12 @@ fn imap_takes_few_large_inputs_ahead(start_method: StartMethod) {
     assert_eq!(run(imap_of_large_inputs, start_method, &[]).succeeded(), "few\n");
 }
 
-/// The first task waits for the twentieth: results arrive out of order, inputs stay in the window.
+/// Task 0 waits for task 20: results arrive out of order, inputs stay in the window.
 fn imap_with_a_stuck_task(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
     let taken = Cell::new(0);
-    let path = marks.path("twentieth");
+    let path = marks.path("20");
     let inputs = (0_usize..).map(|task| (task, path.clone()));
     let inputs = inputs.inspect(|_| taken.set(taken.get() + 1));
     let task = |(task, mark): (usize, PathBuf)| {

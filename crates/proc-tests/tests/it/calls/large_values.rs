@@ -225,7 +225,7 @@ fn huge_values_cross() {
     assert_eq!(program.finish().succeeded(), "huge\n");
 }
 
-/// Sends values of 64 MiB there and back, alone and in a chunk with small ones.
+/// Sends a value of 64 MiB there and back in a chunk with small ones, and values of 4 MiB one way.
 fn values_of_64_mib(arguments: &Arguments) {
     const LARGE: usize = 64 << 20;
     let pool = arguments.pool(2);
@@ -242,7 +242,7 @@ fn values_of_64_mib(arguments: &Arguments) {
     assert!(results.iter().map(String::len).eq([1, LARGE / 16, 2]));
     let length = pool.apply(|text: String| text.len(), "x".repeat(LARGE / 16));
     assert_eq!(length.expect("it returns"), LARGE / 16);
-    // Element by element.
+    // A vector of numbers is copied as a whole.
     let numbers: Vec<u16> = (0..=u16::MAX).cycle().take(100_000).collect();
     assert!(
         pool.apply(|numbers: Vec<u16>| numbers, numbers.clone()).expect("it returns") == numbers

@@ -12,8 +12,8 @@ tests! {
     death_in_a_nested_pool_is_its_own_error: forkserver spawn fork;
 }
 
-/// Makes `depth` levels of pools of two workers. Returns the pid of each process in which this
-/// function was called, its own first.
+/// Makes `depth` levels of pools of two workers. Returns one pid for each call of this
+/// function, its own first.
 fn leaves<const START_METHOD: u8>(depth: u32) -> Vec<u32> {
     let mut pids = vec![std::process::id()];
     if depth > 0 {

@@ -53,7 +53,7 @@ fn obedient(x: u32) -> u32 {
     x
 }
 
-/// Obeys only even numbers; works forever otherwise.
+/// Stops when it is asked to, if `x` is even; works forever otherwise.
 fn half_obedient(x: u32) -> u32 {
     if x % 2 == 1 {
         work_forever();
@@ -76,7 +76,7 @@ fn stop_late_tasks(arguments: &Arguments) {
         }
     }
     assert!(pool.worker_pids().iter().any(|pid| !pids.contains(pid)), "some were killed");
-    // The next task of the same chunk is not asked to stop because the one before it was.
+    // The first task of a chunk is asked to stop. The next ones are not.
     let asked = |x: u32| if x == 0 { obedient(1) == 1 } else { current().stop_requested() };
     let chunk = pool.options().chunksize(4).timeout(SHORT).grace(LONG).map(asked, 0..4);
     assert_eq!(chunk.expect("all return"), [true, false, false, false]);

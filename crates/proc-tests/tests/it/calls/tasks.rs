@@ -179,8 +179,6 @@ fn callback_that_panics_is_harmless(start_method: StartMethod) {
     let finished = run(callbacks_that_panic, start_method, &[]);
     assert!(finished.status.success(), "{}", finished.stderr);
     assert_eq!(finished.stdout, "map [0, 1, 2, 3]\nmap_async 100\nall are called\n");
-    // The last callback drops its sender before its panic is printed, so the program may end
-    // before.
     let panics = finished.stderr.matches("a callback's own trouble").count();
     assert!((6..=7).contains(&panics), "{}", finished.stderr);
 }
@@ -309,7 +307,7 @@ fn task_that_is_done_is_not_cancelled(start_method: StartMethod) {
     assert_eq!(finished.succeeded(), "fetched false\n7\nunfetched false\n8\nsame worker true\n");
 }
 
-/// Tasks are awaited under the executor that is named.
+/// Tasks are awaited under the async runtime that is named.
 fn await_tasks(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();

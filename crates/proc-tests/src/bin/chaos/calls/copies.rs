@@ -1,4 +1,5 @@
-//! Calls in copies of the program. Each must be an error, and must not disturb the original.
+//! Calls in copies of the program. Each must be an error or do nothing, and must not disturb the
+//! original.
 
 use proc_core::{Error, StartMethod, Task};
 
@@ -49,7 +50,7 @@ impl Caller<'_> {
     }
 }
 
-/// Waits for a copy, whose calls must all have been errors.
+/// Waits for a copy. Each of its calls must have been an error, or have done nothing.
 pub(super) fn join(copy: Option<ForkedCopy>) {
     if let Some(Err(why)) = copy.map(ForkedCopy::join) {
         fail(&format!("a copy of the program: {why}"));

@@ -232,8 +232,8 @@ impl Messages {
     }
 }
 
-/// Whether the error may mean that a manager has died. (Until its death is announced, the error has
-/// the kind `Start`.)
+/// Whether the error may mean that a manager has died. (Until its death is announced, the error may
+/// have the kind `Start`.)
 fn is_end_of_manager(error: &Error) -> bool {
     error.is_closed() || error.kind() == ErrorKind::Start
 }

@@ -58,7 +58,7 @@ impl Caller<'_> {
                 false
             }
             1 => {
-                // Workers that are missing were replaced because of the timeout.
+                // Workers that are missing were replaced after a timeout, or after another fault.
                 let workers = test_pool.pool.worker_pids();
                 for worker in stopped.iter().filter(|worker| workers.contains(worker)) {
                     self.round.faults.kill_worker(*worker, Signal::SIGKILL);
