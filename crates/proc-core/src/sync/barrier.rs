@@ -135,7 +135,8 @@ impl Barrier {
     }
 
     /// Waits until all parties have arrived. Returns how many had arrived before the calling
-    /// thread, so exactly one thread gets 0.
+    /// thread. So exactly one thread gets 0, unless a thread has given up
+    /// ([`wait_timeout`](Barrier::wait_timeout)).
     ///
     /// # Errors
     ///

@@ -118,8 +118,8 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](crate::ErrorKind::Invalid): more permits were added than can be lent at a time
-    /// (240, or as many as the semaphore was made with, up to 2²⁰), and so many are lent.
+    /// [`Invalid`](crate::ErrorKind::Invalid): the semaphore has more permits than can be lent at a
+    /// time (240, or as many as it was made with, up to 2²⁰), and so many are lent.
     pub fn acquire(&self) -> Result<Permit<'_>, Error> {
         loop {
             if let Some(permit) = self.acquire_until(Patience::Endless)? {
@@ -187,7 +187,7 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// As for [`add_permits`](Semaphore::add_permits).
+    /// [`Start`](crate::ErrorKind::Start), as for [`add_permits`](Semaphore::add_permits).
     #[doc(alias = "get_value")]
     pub fn available_permits(&self) -> Result<u32, Error> {
         self.change(Locker::current(self.slot.family())?, |change| {
@@ -236,7 +236,7 @@ impl Semaphore {
                 Ok((lent, leaves && change.available() > 0))
             })?;
             if is_one_left {
-                // While this thread woke up, others came back that have woken nobody.
+                // While this thread woke up, other permits came back that have woken nobody.
                 self.wake(1);
             }
             if let Some(place) = lent? {

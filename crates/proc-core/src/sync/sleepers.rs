@@ -2,7 +2,8 @@
 //!
 //! Who changes something looks at one word, and makes a system call only if somebody sleeps. The
 //! change and the look are both sequentially consistent, as are the announcement of a sleeper and
-//! its last look for the change. So at least one of the two sees the other.
+//! its last look for the change. So at least one of the two sees the other. (The end of a lease and
+//! the look for it are ordered by the lock of the queue's head instead.)
 //!
 //! Who wakes some threads clears the bit of *all*, also of those that it does not wake, so that the
 //! next change makes no system call for the same threads again. A thread that was woken sets the
@@ -36,7 +37,7 @@ pub(super) struct Sleeper<'a> {
 
 impl Sleepers {
     /// Wakes up to `count` threads that sleep. The caller has made its change, with
-    /// [`Ordering::SeqCst`].
+    /// [`Ordering::SeqCst`], or under a lock that the sleepers take for their look.
     #[inline]
     pub(super) fn wake(&self, count: u32) {
         self.wake_if(count, || true);

@@ -480,8 +480,9 @@ impl<'de, const DEEP: bool> de::VariantAccess<'de> for De<'_, 'de, DEEP> {
     }
 }
 
-/// Remaining parts of a compound. `has_hint` says whether there are enough bytes for them. Only
-/// then does a visitor get their number, since it reserves memory for so many.
+/// Remaining parts of a compound. `has_hint` says whether the type gives their number, or there are
+/// enough bytes for them. Only then does a visitor get their number, since it reserves memory for
+/// so many.
 struct Parts<'a, 'de, const DEEP: bool> {
     de: De<'a, 'de, DEEP>,
     left: usize,

@@ -10,8 +10,8 @@
 //! thread. The next `send` of the thread takes the whole list along. A receiver that does not take
 //! all ends out of the message leaks them. So each value is encoded on its own, its channel ends go
 //! at once into a message of their own (see [`Handles`]), and after a failure the list is emptied.
-//! A user's own `send` that fails also leaves channel ends in the list. So [`send`] and
-//! [`encode_into`] empty the list first, unless the value certainly contains no channel ends.
+//! A user's own `send` that fails also leaves channel ends in the list. So [`send`] empties the
+//! list first, and so does [`encode_into`], unless the value certainly contains no channel ends.
 
 mod bulk;
 mod codec;

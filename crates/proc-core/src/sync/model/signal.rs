@@ -103,7 +103,7 @@ struct Stock {
     lock: Lock,
     changed: Condition,
     things: AtomicU32,
-    /// The ends of the processes that take.
+    /// The ends of the processes that [`start_taker`] has started.
     ends: Arc<Channel<bool>>,
 }
 

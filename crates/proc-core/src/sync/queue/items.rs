@@ -2,8 +2,9 @@
 //!
 //! Producers append records and then raise `tail.count`; consumers copy records and then raise
 //! `head.count`. Each of these two stores is one step, and the only thing that counts: a process
-//! that was killed before its store has put nothing, or taken nothing. All other words can be found
-//! out anew from the records, and are when a process has died while it had the lock.
+//! that was killed before its store has put nothing, or taken nothing. All other words, except the
+//! owners of leases, can be found out anew from the records, and are when a process has died while
+//! it had the lock.
 //!
 //! Producers and consumers have a lock each. So a producer and a consumer work at the same time,
 //! after the two-lock queue of Michael and Scott (PODC 1996). Each side keeps a copy of the other
@@ -256,7 +257,7 @@ impl Items {
             self.release(next); // the chunk may lie in an extent that this process cannot map
             return written;
         }
-        // Consumers look at these only after the count has said that there is another item.
+        // Who takes an item looks at these only after the count has said that there is another one.
         let chunk = self.chunk(tail.chunk.load(Ordering::Relaxed));
         chunk.finish(tail.at.load(Ordering::Relaxed), count, next);
         tail.at.store(need, Ordering::Relaxed);

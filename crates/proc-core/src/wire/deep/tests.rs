@@ -166,7 +166,7 @@ fn human_readable_formats_see_the_value_itself() {
     let text = serde_json::to_string(&tree).unwrap();
     assert_eq!(text, r#"{"Tuple":[1,"Leaf"]}"#);
     assert_eq!(serde_json::from_str::<Deep<Tree>>(&text).unwrap(), tree);
-    // So ipc-channel's own channels carry it, too.
+    // ipc-channel's own channels, which encode by postcard, carry it, too.
     let bytes = postcard::to_stdvec(&tree).unwrap();
     assert_eq!(postcard::from_bytes::<Deep<Tree>>(&bytes).unwrap(), tree);
 }

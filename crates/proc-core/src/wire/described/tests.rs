@@ -397,7 +397,7 @@ fn human_readable_formats_see_the_value_itself() {
     let text = serde_json::to_string(&value).unwrap();
     assert_eq!(text, r#"{"kind":"Struct","x":1,"y":null}"#);
     assert_eq!(serde_json::from_str::<Described<Tagged>>(&text).unwrap(), value);
-    // So ipc-channel's own channels carry it, too.
+    // ipc-channel's own channels, which encode by postcard, carry it, too.
     let bytes = postcard::to_stdvec(&value).unwrap();
     assert_eq!(postcard::from_bytes::<Described<Tagged>>(&bytes).unwrap(), value);
 }

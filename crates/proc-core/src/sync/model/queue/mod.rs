@@ -1,7 +1,8 @@
 //! The model check of [`Queue`].
 //!
-//! A chunk of a model has 64 bytes, and there are at most three. So a chunk has room for four items
-//! of one word, or for one item of [`LARGE`] words and one of one word.
+//! A chunk of a model has 64 bytes, unless an item needs a larger one, and there are at most three.
+//! So a chunk has room for four items of one word, or for one item of [`LARGE`] words and one of
+//! one word.
 
 mod chunks;
 mod leases;
@@ -37,7 +38,7 @@ struct Truth {
     put: Vec<u64>,
     /// Items that a consumer has, in order.
     taken: Vec<u64>,
-    /// Whether a process has died with a lease.
+    /// Whether a process has died with a lease, or has given an item back.
     was_lease_lost: bool,
     /// Items of which a process was about to say that they are done.
     done: Vec<u64>,

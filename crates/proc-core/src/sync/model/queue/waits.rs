@@ -58,7 +58,7 @@ fn death_of_a_producer_that_waits_leaves_its_room_to_the_other() {
         let killed = start_user(&shared, 2, life, put_one);
         let other = start_user(&shared, 3, UNHARMED, put_one);
         shared.get(1);
-        // The second item comes in any case, perhaps after the one of the killed process.
+        // The item of the other producer comes in any case, perhaps after that of the killed one.
         while shared.get(1) != 30 {}
         let is_alive = killed.join().expect("it does not panic");
         join_all([other]);
@@ -165,7 +165,7 @@ fn death_of_the_closer_at_any_operation_wakes_all_or_closes_nothing() {
 
 /// The other consumer may have the lock when the time is over.
 #[test]
-fn consumer_that_gives_up_is_not_told_that_there_is_no_item_while_there_is_one() {
+fn consumer_that_gives_up_is_not_told_of_the_end_while_there_is_an_item() {
     check(2, || {
         begin(2);
         let shared = Shared::new(2);
