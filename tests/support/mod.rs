@@ -149,7 +149,7 @@ impl Display for Output {
 /// # Panics
 ///
 /// It cannot be started, takes longer than [`LIMIT`], leaves a process alive for longer than
-/// [`GRACE`] or a temporary file behind, or prints what is not UTF-8.
+/// [`GRACE`], or leaves a temporary file behind.
 pub(crate) fn run(command: &mut Command) -> Output {
     run_reading(command, usize::MAX)
 }
@@ -249,7 +249,7 @@ fn read(
             let mut next = || pipe.read_until(b'\n', &mut bytes).expect("a readable pipe");
             (0..lines).take_while(|_| next() > 0).for_each(drop);
         }
-        let _ = events.send(event(String::from_utf8(bytes).expect("UTF-8")));
+        let _ = events.send(event(String::from_utf8_lossy(&bytes).into_owned()));
     });
 }
 

@@ -388,8 +388,6 @@ impl Job {
             return self.deliver(chunk, host, Err(error));
         }
         self.mailbox.add_retried(chunk.count);
-        // Each part gets at least one more attempt, however often its chunk was lost.
-        let losses = losses.min(MAX_LOSSES - 1);
         let part = chunk.count.div_ceil(MAX_PARTS);
         let mut rest = &arguments[..];
         for first in (chunk.first..chunk.first + chunk.count).step_by(part) {

@@ -148,3 +148,25 @@ fn progress_is_shown_though_another_thread_shows_its_own() {
     drop(calls);
     assert_eq!(ends, 2);
 }
+
+/// Value that cannot be encoded.
+#[derive(serde::Deserialize)]
+struct Refuses;
+
+impl serde::Serialize for Refuses {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("not this one"))
+    }
+}
+
+#[test]
+fn last_progress_counts_an_input_that_cannot_be_encoded() {
+    let (tell, told) = mpsc::channel();
+    let here = InProcess::new();
+    let calls = here.options().progress(move |progress| tell.send(progress).expect("it is read"));
+    let results: Vec<_> = calls.imap(|_: Refuses| (), [Refuses]).collect();
+    assert!(matches!(&results[..], [Err(error)] if error.kind() == ErrorKind::Encode));
+    let last = told.try_iter().last().expect("it was told");
+    assert!(last.is_over());
+    assert_eq!((last.done, last.failed, last.all), (1, 1, 1));
+}

@@ -188,7 +188,8 @@ async fn execute(
         why = &mut *cancelled => return end_of_cancelled(why),
     };
     let Ok(_permits) = permits else { return End::Nothing };
-    let (start, at_once) = (Instant::now(), shared.chunks_per_worker());
+    let at_once = if work.chunk.must_be_alone() { 1 } else { shared.chunks_per_worker() };
+    let start = Instant::now();
     let ran = run_in_pool(shared, work, &arguments, data, wait, cancelled).await;
     let (fates, retried) = match ran {
         Ok(ran) => ran,

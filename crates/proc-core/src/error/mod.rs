@@ -449,7 +449,7 @@ impl Error {
     pub fn is_limit(&self) -> bool {
         match &*self.0.kind {
             Kind::Died { exceeded, .. } => exceeded.is_some(),
-            Kind::Initializer(cause) => cause.is_limit(),
+            Kind::Initializer(cause) | Kind::Restarts { last: cause, .. } => cause.is_limit(),
             _ => false,
         }
     }

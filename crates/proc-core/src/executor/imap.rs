@@ -98,7 +98,7 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(in_flight)) {
             return false;
         }
-        let first = self.taken;
+        let (first, mut has_refused) = (self.taken, false);
         while job.pushed() < self.chunksize {
             let Some(input) = self.inputs.next() else { break };
             let task = self.taken;
@@ -106,6 +106,7 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
             if let Err(error) = job.push(std::slice::from_ref(&input), usize::MAX) {
                 self.ready.push_back((task, Err(error.with_origin(Origin::of_task(task)))));
                 self.meter.add_failed(1);
+                has_refused = true;
                 self.has_failed = self.fail_fast;
                 break;
             }
@@ -120,6 +121,9 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         }
         if self.has_failed {
             self.end_early();
+        }
+        if has_refused {
+            self.show_progress();
         }
         self.taken > first
     }

@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 
 use super::StdioConfig;
 use super::environment::{EnvironmentChanges, Overrides, Snapshot};
-use super::server::{FORK_SERVER_NAME, Newborn, REAP_TIMEOUT, Server, ServerInputs};
+use super::server::{Newborn, REAP_TIMEOUT, Server, ServerInputs};
+use super::server_watch::ServerWatch;
 use super::streams::Streams;
 use super::{Key, Lifetime, Request, ServerLink, Start, registry};
 use crate::error::Error;
@@ -32,33 +33,41 @@ pub(crate) struct ForkServer {
     /// Writing end of the alive pipe. It closes when this process ends or executes another program,
     /// and the fork server ends then.
     alive_pipe: Option<OwnedFd>,
+    /// Tells of the end of the fork server, in the process that has made it.
+    watch: Option<Arc<ServerWatch>>,
 }
 
 impl ForkServer {
     /// Represents a fork server that is a child of this process, and that has no requests yet.
-    pub(super) fn executed(
+    /// `listener` is the inode of its listener.
+    pub(super) fn of_child(
         server_link: Arc<ServerLink>,
         base: Snapshot,
         child: u32,
         alive_pipe: OwnedFd,
+        listener: io::Result<u64>,
     ) -> ForkServer {
-        registry::add_child(child, &server_link);
+        let watch = ServerWatch::new(child, listener);
+        registry::add_child(child, &server_link, watch.clone());
         let child = Some((child, sys::pid()));
-        ForkServer { server_link, child, handle: None, base, alive_pipe: Some(alive_pipe) }
+        ForkServer { server_link, child, handle: None, base, alive_pipe: Some(alive_pipe), watch }
     }
 
-    /// Represents a fork server that was made by another fork server.
+    /// Represents a fork server that was made by another fork server. `listener` is the inode of
+    /// its listener.
     pub(crate) fn made_by_another(
         server_link: Arc<ServerLink>,
         base: Snapshot,
         handle: Handle,
+        listener: io::Result<u64>,
     ) -> ForkServer {
-        ForkServer { server_link, child: None, handle: Some(handle), base, alive_pipe: None }
+        let watch = ServerWatch::new(handle.pid, listener);
+        ForkServer { server_link, child: None, handle: Some(handle), base, alive_pipe: None, watch }
     }
 
     /// In a fork server: represents the fork server itself, for its children.
     pub(crate) fn this_process(server_link: Arc<ServerLink>, base: Snapshot) -> ForkServer {
-        ForkServer { server_link, child: None, handle: None, base, alive_pipe: None }
+        ForkServer { server_link, child: None, handle: None, base, alive_pipe: None, watch: None }
     }
 
     /// Forks a fork server from this process as it is now. The fork server closes its copies of the
@@ -81,10 +90,8 @@ impl ForkServer {
         match sys::fork(alone)? {
             Forked::Parent { child } => {
                 let server_link = ServerLink::new(sender, notifier);
-                registry::add_child(child, &server_link);
-                let child = Some((child, parent));
-                let alive_pipe = Some(alive_writer.into());
-                Ok(ForkServer { server_link, child, handle: None, base, alive_pipe })
+                let listener = sys::inode(&listener);
+                Ok(ForkServer::of_child(server_link, base, child, alive_writer.into(), listener))
             }
             Forked::Child { mask } => {
                 drop(alive_writer);
@@ -238,9 +245,16 @@ impl Handle {
         let _ = self.fork_server.send(Request::Signal { to: self.key, signal: signal as i32 });
         // If the fork server is gone, so are its children. The exception is a child that was
         // stopped before it could ask the kernel for its end.
-        if signal == Signal::SIGKILL && self.fork_server.has_ended() {
-            sys::kill_stopped_process(self.pid, FORK_SERVER_NAME);
+        if signal == Signal::SIGKILL
+            && let Some(watch) = self.watch()
+        {
+            watch.kill_orphans();
         }
+    }
+
+    /// Tells of the end of the fork server, if this process has made it.
+    pub(super) fn watch(&self) -> Option<&ServerWatch> {
+        self.fork_server.watch.as_deref()
     }
 
     /// Returns the pid of the process that asked for this one.

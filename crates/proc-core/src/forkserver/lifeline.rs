@@ -16,6 +16,7 @@ use nix::sys::signal::Signal;
 
 use super::protocol::Lifetime;
 use super::registry;
+use super::server_watch::ORPHAN_PATIENCE;
 use crate::panics;
 use crate::sys::{self, PerProcess};
 
@@ -104,16 +105,13 @@ pub(crate) fn end_children() {
 fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     drop(sender);
     loop {
-        let received = match deadline {
-            None => receiver.recv().map_err(TryRecvError::IpcError),
-            Some(deadline) => {
-                receiver.try_recv_timeout(deadline.saturating_duration_since(Instant::now()))
-            }
-        };
-        match received {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match receiver.try_recv_timeout(left.unwrap_or(ORPHAN_PATIENCE).min(ORPHAN_PATIENCE)) {
             Err(TryRecvError::IpcError(ipc_channel::IpcError::Io(error)))
                 if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(TryRecvError::Empty) if deadline.is_some_and(|d| Instant::now() < d) => {}
+            Err(TryRecvError::Empty) if deadline.is_none_or(|d| Instant::now() < d) => {
+                registry::kill_orphans();
+            }
             _ => return,
         }
     }

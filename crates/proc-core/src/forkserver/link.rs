@@ -13,9 +13,10 @@ use ipc_channel::{TryRecvError, ipc};
 use nix::sys::signal::Signal;
 
 use super::client::{ForkServer, Handle};
+use super::server_watch::ORPHAN_PATIENCE;
 use super::{Attributes, Job, Key, Pipes, Report, Start, exit, lifeline};
 use crate::error::Error;
-use crate::memory::wait_for_message;
+use crate::memory::{wait_for_message, wait_for_message_or};
 use crate::wire::{Message, Payload};
 use crate::{panics, sys};
 
@@ -115,6 +116,7 @@ impl<T: Message + Debug> Link<T> {
             return Received::Report(report);
         }
         loop {
+            self.wait(deadline);
             if !sys::has_memory_for_messages() {
                 match self.receive_with_reserve(deadline) {
                     Some(received) => return received,
@@ -143,6 +145,31 @@ impl<T: Message + Debug> Link<T> {
                     return Received::End;
                 }
                 Ok(Err(_)) | Err(_) => return Received::Rubbish,
+            }
+        }
+    }
+
+    /// Waits until a report has come, forever or until `deadline`. If the fork server has ended,
+    /// kills what it has left behind, which may hold the channel. May also return earlier.
+    fn wait(&self, deadline: Option<Instant>) {
+        let Some(watch) = self.handle.watch() else { return };
+        let mut has_server_ended = false;
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return;
+            }
+            if has_server_ended {
+                let pause = left.map_or(ORPHAN_PATIENCE, |left| left.min(ORPHAN_PATIENCE));
+                match wait_for_message(&self.reports, Some(pause)) {
+                    Ok(false) => watch.kill_orphans(),
+                    Ok(true) | Err(_) => return,
+                }
+            } else {
+                match wait_for_message_or(&self.reports, watch.end(), left) {
+                    Ok([false, has_ended]) => has_server_ended = has_ended,
+                    Ok([true, _]) | Err(_) => return,
+                }
             }
         }
     }

@@ -12,6 +12,7 @@ mod protocol;
 pub(crate) mod registry;
 mod server;
 mod server_link;
+mod server_watch;
 mod spawn;
 pub(crate) mod start_method;
 

@@ -50,6 +50,7 @@ pub(crate) fn start(
     let cannot = |error| Error::start("a fork server", error);
     let (sender, requests) = ipc::channel::<Request>().map_err(cannot)?;
     let (notifier, listener) = sys::fd_channel().map_err(cannot)?;
+    let listener_inode = sys::inode(&listener);
     let mut streams = Streams::default();
     streams.set(LISTENER.into(), Arc::new(listener.into()));
     let copy = notifier.as_fd().try_clone_to_owned().map_err(cannot)?;
@@ -73,7 +74,8 @@ pub(crate) fn start(
         match link.receive(Some(Instant::now() + POLL_INTERVAL)) {
             Received::Report(Report::Said(Ok(()))) => {
                 let server_link = ServerLink::new(sender, notifier);
-                let made = ForkServer::made_by_another(server_link, base, link.handle);
+                let made =
+                    ForkServer::made_by_another(server_link, base, link.handle, listener_inode);
                 return Ok(Arc::new(made));
             }
             Received::Report(Report::Said(Err(fault))) => {

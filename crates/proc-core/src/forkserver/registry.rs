@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
+use super::server_watch::ServerWatch;
 use super::{Request, ServerLink};
 use crate::sys::{self, PerProcess};
 
@@ -26,6 +27,7 @@ pub(super) struct ChildForkServer {
     pub(super) pid: u32,
     /// Link to the fork server; `None` once no more requests will be sent to it.
     pub(super) server_link: Option<Arc<ServerLink>>,
+    watch: Option<Arc<ServerWatch>>,
     /// Whether the fork server was told to end, or was found dead.
     is_ending: bool,
     /// Whether the fork server has started daemons for this process.
@@ -94,10 +96,11 @@ pub(super) fn check_open() -> io::Result<()> {
 }
 
 /// Adds a new fork server that is a child of this process, so that it is reaped later.
-pub(super) fn add_child(pid: u32, server_link: &Arc<ServerLink>) {
+pub(super) fn add_child(pid: u32, server_link: &Arc<ServerLink>, watch: Option<Arc<ServerWatch>>) {
     fork_servers().children.push(ChildForkServer {
         pid,
         server_link: Some(Arc::clone(server_link)),
+        watch,
         is_ending: false,
         has_daemons: false,
         alive_pipe: None,
@@ -149,10 +152,16 @@ pub(super) fn signal_daemons(signal: Signal) {
         links.chain(&registry.of_daemons).cloned().collect()
     };
     for link in links {
-        // If the fork server is gone, so are its children, except one that was stopped before it
-        // could ask the kernel for its end. Such a daemon ends when somebody continues it.
+        // If the fork server is gone, so are its children, see `kill_orphans`.
         let _ = link.send(Request::SignalDaemons { owner, signal: signal as i32 });
     }
+}
+
+/// Kills the children that dead fork servers of this process have left behind.
+pub(super) fn kill_orphans() {
+    let watches: Vec<Arc<ServerWatch>> =
+        fork_servers().children.iter().filter_map(|child| child.watch.clone()).collect();
+    watches.iter().for_each(|watch| watch.kill_orphans());
 }
 
 /// Prevents further fork servers, and returns those that are children of this process. The caller

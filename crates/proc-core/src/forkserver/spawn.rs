@@ -65,14 +65,16 @@ pub(super) fn spawn() -> io::Result<ForkServer> {
     let child = sys::to_execute(|| command.spawn());
     mask.restore();
     let mut child = child.map_err(cannot_execute)?;
+    let listener_inode = sys::inode(&listener);
     // Close our copies: while this process holds them, it cannot see that the fork server has died.
     drop((listener, requests, own_sender, alive_reader, command));
     match await_greeting(&notifier, &mut child) {
-        Ok(()) => Ok(ForkServer::executed(
+        Ok(()) => Ok(ForkServer::of_child(
             ServerLink::new(sender, notifier),
             base,
             child.id(),
             alive_writer.into(),
+            listener_inode,
         )),
         Err(why) => {
             let _ = child.kill();

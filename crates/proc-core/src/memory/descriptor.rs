@@ -129,7 +129,18 @@ pub(crate) fn wait_for_message<T: Debug>(
     receiver: &IpcReceiver<T>,
     timeout: Option<Duration>,
 ) -> io::Result<bool> {
-    sys::poll_descriptor(number_of(receiver)?, timeout)
+    let [has_message, _] = sys::poll_descriptor(number_of(receiver)?, None, timeout)?;
+    Ok(has_message)
+}
+
+/// Waits like [`wait_for_message`], and until `other` is readable or closed. Returns which of both
+/// has happened.
+pub(crate) fn wait_for_message_or<T: Debug>(
+    receiver: &IpcReceiver<T>,
+    other: BorrowedFd<'_>,
+    timeout: Option<Duration>,
+) -> io::Result<[bool; 2]> {
+    sys::poll_descriptor(number_of(receiver)?, Some(other), timeout)
 }
 
 /// Type of value that a channel carries.

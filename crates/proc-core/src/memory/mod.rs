@@ -15,6 +15,7 @@ mod spin;
 pub(crate) use arena::{Arena, Block, Lease, MIN_BLOCK_BYTES, Part, ReturnedBlocks};
 pub(crate) use descriptor::{
     Arriving, Descriptor, check, fd_of, receiver_of, sender_of, wait_for_message,
+    wait_for_message_or,
 };
 pub(crate) use family::{Family, PROCESS_ID_BITS, ProcessId};
 pub(crate) use futex::{monotonic, now, wake_all, wake_one, wake_some};

@@ -90,6 +90,8 @@ impl<T: Pod> Array<T> {
     ///
     /// - [`Invalid`](crate::ErrorKind::Invalid): `len` is 0.
     /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for it.
+    ///
+    /// See the example of [`Array`].
     pub fn zeroed(len: usize) -> Result<Array<T>, Error> {
         const {
             let size = size_of::<T>();
@@ -194,11 +196,11 @@ impl<T: Pod> Array<T> {
     pub fn write(&self, range: impl RangeBounds<usize>, elements: &[T]) {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
-            Bound::Excluded(before) => before + 1,
+            Bound::Excluded(before) => before.saturating_add(1),
             Bound::Unbounded => 0,
         };
         let end = match range.end_bound() {
-            Bound::Included(last) => last + 1,
+            Bound::Included(last) => last.saturating_add(1),
             Bound::Excluded(end) => *end,
             Bound::Unbounded => self.len,
         };

@@ -110,6 +110,8 @@ impl Barrier {
     ///
     /// - [`Invalid`](crate::ErrorKind::Invalid): `parties` is 0, or more than 65,536.
     /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for it.
+    ///
+    /// See the example of [`Barrier`].
     pub fn new(parties: u32) -> Result<Barrier, Error> {
         if !(1..=MAX_PARTIES).contains(&parties) {
             return Err(Error::invalid(format!(

@@ -61,6 +61,8 @@ pub struct Condition {
 
 /// Guards with which a thread can wait for a [`Condition`]: those of a
 /// [`Lock`](crate::sync::Lock) and of a [`Mutex`](crate::sync::Mutex).
+///
+/// See the example of [`Condition`].
 pub trait Guard: private::Sealed + Sized {
     /// What the lock protects; `()` for a [`Lock`](crate::sync::Lock).
     type Data;
@@ -113,6 +115,8 @@ impl Condition {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Condition`].
     pub fn new() -> Result<Condition, Error> {
         Slot::new(Kind::Condition, size_of::<ConditionWords>()).map(Condition::of)
     }
@@ -126,6 +130,31 @@ impl Condition {
     /// # Errors
     ///
     /// The lock cannot be taken again, as for [`Mutex::lock`](crate::sync::Mutex::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use proc_core::Process;
+    /// use proc_core::sync::{Condition, Mutex};
+    ///
+    /// fn produce((stock, changed): (Mutex<u32>, Condition)) {
+    ///     *stock.lock().expect("nobody dies here") += 3;
+    ///     changed.notify_all();
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let (stock, changed) = (Mutex::new(0)?, Condition::new()?);
+    ///     let child = Process::new(produce, (stock.clone(), changed.clone())).start()?;
+    ///     let mut guard = stock.lock()?;
+    ///     while *guard == 0 {
+    ///         guard = changed.wait(guard)?;
+    ///     }
+    ///     assert_eq!(*guard, 3);
+    ///     drop(guard);
+    ///     child.join()
+    /// }
+    /// ```
     pub fn wait<G: Guard>(&self, guard: G) -> Result<G, Error> {
         self.wait_until(guard, None).map(|(guard, _)| guard)
     }

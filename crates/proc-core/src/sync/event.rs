@@ -63,6 +63,8 @@ impl Event {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Event`].
     pub fn new() -> Result<Event, Error> {
         Slot::new(Kind::Event, size_of::<EventWords>()).map(Event::of)
     }

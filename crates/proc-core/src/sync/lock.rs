@@ -72,6 +72,8 @@ pub struct LockGuard<'a> {
 /// # Examples
 ///
 /// ```
+/// use std::time::Duration;
+///
 /// use proc_core::sync::RLock;
 ///
 /// fn main() -> Result<(), proc_core::Error> {
@@ -79,6 +81,7 @@ pub struct LockGuard<'a> {
 ///     let lock = RLock::new()?;
 ///     let outer = lock.lock()?;
 ///     let inner = lock.lock()?; // the same thread
+///     assert!(lock.lock_timeout(Duration::ZERO)?.is_some()); // and again
 ///     drop(outer);
 ///     let other = lock.clone();
 ///     let has_it = move || other.try_lock().map(|guard| guard.is_some());
@@ -111,6 +114,8 @@ impl Lock {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Lock`].
     pub fn new() -> Result<Lock, Error> {
         Slot::new(Kind::Lock, size_of::<RawLock>()).map(Lock::of)
     }
@@ -127,6 +132,8 @@ impl Lock {
     ///   for itself. Use an [`RLock`] to take a lock again.
     /// - [`Start`](crate::ErrorKind::Start): the kernel has no more record locks, of which each
     ///   process needs one.
+    ///
+    /// See the example of [`Lock`].
     #[doc(alias = "acquire")]
     #[inline]
     pub fn lock(&self) -> Result<LockGuard<'_>, Error> {
@@ -144,6 +151,8 @@ impl Lock {
     ///
     /// The kernel has no more record locks, of which each process needs one
     /// ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`lock_timeout`](Lock::lock_timeout).
     pub fn try_lock(&self) -> Result<Option<LockGuard<'_>>, Error> {
         self.guard(Patience::None)
     }
@@ -154,6 +163,32 @@ impl Lock {
     /// # Errors
     ///
     /// As for [`lock`](Lock::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    /// use proc_core::sync::Lock;
+    ///
+    /// /// Returns whether it has got the lock at once, and within 10 ms.
+    /// fn try_both(lock: Lock) -> (bool, bool) {
+    ///     let now = lock.try_lock().expect("there are locks").is_some();
+    ///     let soon = lock.lock_timeout(Duration::from_millis(10)).expect("there are locks");
+    ///     (now, soon.is_some())
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let lock = Lock::new()?;
+    ///     let guard = lock.lock()?;
+    ///     assert_eq!(Process::new(try_both, lock.clone()).start()?.join()?, (false, false));
+    ///     drop(guard);
+    ///     assert_eq!(Process::new(try_both, lock.clone()).start()?.join()?, (true, true));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<LockGuard<'_>>, Error> {
         self.guard(Patience::at_most(timeout))
     }
@@ -249,6 +284,8 @@ impl RLock {
     /// # Errors
     ///
     /// As for [`Lock::new`].
+    ///
+    /// See the example of [`RLock`].
     pub fn new() -> Result<RLock, Error> {
         Slot::new(Kind::RLock, size_of::<RawLock>()).map(RLock::of)
     }
@@ -263,6 +300,8 @@ impl RLock {
     ///
     /// The thread has taken it 2³² times, or the kernel has no more record locks, of which each
     /// process needs one.
+    ///
+    /// See the example of [`RLock`].
     #[doc(alias = "acquire")]
     pub fn lock(&self) -> Result<RLockGuard<'_>, Error> {
         loop {
@@ -277,6 +316,8 @@ impl RLock {
     /// # Errors
     ///
     /// As for [`lock`](RLock::lock).
+    ///
+    /// See the example of [`RLock`].
     pub fn try_lock(&self) -> Result<Option<RLockGuard<'_>>, Error> {
         self.guard(Patience::None)
     }
@@ -287,6 +328,8 @@ impl RLock {
     /// # Errors
     ///
     /// As for [`lock`](RLock::lock).
+    ///
+    /// See the example of [`RLock`].
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<RLockGuard<'_>>, Error> {
         self.guard(Patience::at_most(timeout))
     }

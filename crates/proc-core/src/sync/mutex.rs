@@ -86,6 +86,8 @@ impl<T: Pod> Mutex<T> {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Mutex`].
     pub fn new(value: T) -> Result<Mutex<T>, Error> {
         const {
             assert!(size_of::<T>() > 0, "there is nothing to protect in values without bytes");
@@ -115,6 +117,8 @@ impl<T> Mutex<T> {
     ///   for itself.
     /// - [`Start`](crate::ErrorKind::Start): the kernel has no more record locks, of which each
     ///   process needs one.
+    ///
+    /// See the example of [`Mutex`].
     #[doc(alias = "acquire")]
     #[inline]
     pub fn lock(&self) -> Result<MutexGuard<'_, T>, Error> {
@@ -132,6 +136,8 @@ impl<T> Mutex<T> {
     ///
     /// [`Abandoned`](crate::ErrorKind::Abandoned) and [`Start`](crate::ErrorKind::Start), as for
     /// [`lock`](Mutex::lock).
+    ///
+    /// See the example of [`lock_timeout`](Mutex::lock_timeout).
     pub fn try_lock(&self) -> Result<Option<MutexGuard<'_, T>>, Error> {
         self.guard(Patience::None)
     }
@@ -142,6 +148,32 @@ impl<T> Mutex<T> {
     /// # Errors
     ///
     /// As for [`lock`](Mutex::lock).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::Process;
+    /// use proc_core::sync::Mutex;
+    ///
+    /// /// Returns the number, if it can be read at once, and if it can be read within 10 ms.
+    /// fn try_both(number: Mutex<u32>) -> (Option<u32>, Option<u32>) {
+    ///     let now = number.try_lock().expect("nobody has died").map(|number| *number);
+    ///     let soon = number.lock_timeout(Duration::from_millis(10)).expect("nobody has died");
+    ///     (now, soon.map(|number| *number))
+    /// }
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let number = Mutex::new(7)?;
+    ///     let guard = number.lock()?;
+    ///     assert_eq!(Process::new(try_both, number.clone()).start()?.join()?, (None, None));
+    ///     drop(guard);
+    ///     assert_eq!(Process::new(try_both, number.clone()).start()?.join()?, (Some(7), Some(7)));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn lock_timeout(&self, timeout: Duration) -> Result<Option<MutexGuard<'_, T>>, Error> {
         self.guard(Patience::at_most(timeout))
     }

@@ -67,6 +67,8 @@ pub fn pipe<A: Message, B: Message>() -> Result<(Connection<A, B>, Connection<B,
 /// End of a [`pipe`], which sends items of type `A` and receives items of type `B`.
 ///
 /// Dropping it tells the other end.
+///
+/// See the example of [`pipe`].
 pub struct Connection<A, B> {
     outgoing: Direction,
     incoming: Direction,
@@ -99,6 +101,25 @@ impl<A: Message, B: Message> Connection<A, B> {
     /// # Errors
     ///
     /// As for [`send`](Connection::send).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::sync::pipe;
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let (here, there) = pipe::<u32, ()>()?;
+    ///     for x in 0..1024 {
+    ///         here.send(x)?;
+    ///     }
+    ///     assert_eq!(here.send_timeout(1024, Duration::from_millis(1))?, Some(1024));
+    ///     assert_eq!(there.recv()?, 0);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn send_timeout(&self, item: A, timeout: Duration) -> Result<Option<A>, Error> {
         self.check_not_moved()?;
         let is_sent = self.noted(self.outgoing.send(&item, Patience::at_most(timeout)))?;

@@ -8,14 +8,19 @@
 //! any process of the family ends. After that it looks again: a free lock it takes, and the lock of
 //! a dead process it takes *over*, in one step. The holder that releases the lock wakes one thread.
 //! If that thread is killed before it takes the lock, its death wakes all others.
+//!
+//! A holder that takes the lock again at once would be faster than a thread that is woken for it,
+//! again and again. So a thread that has waited for [`FAIR_AFTER`] says so in the word `fair`.
+//! Then a thread that comes later sleeps first, for at most [`MAX_NAP`]. The word is only a
+//! request: if the thread that wrote it dies, the others lose a nap.
 
 use std::hint::spin_loop;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::memory::atomics::{AtomicU32, AtomicU64};
-use crate::memory::{Family, PROCESS_ID_BITS, ProcessId, now, shared_struct, wake_one};
+use crate::memory::{Family, PROCESS_ID_BITS, ProcessId, monotonic, now, shared_struct, wake_one};
 use crate::sys;
 
 /// Somebody sleeps until the lock is released.
@@ -30,6 +35,17 @@ const OWNER: u32 = (1 << PROCESS_ID_BITS) - 1;
 /// and being woken takes 6 us on the machine where this was measured.)
 const SPINS: u32 = if cfg!(all(test, loom)) { 0 } else { 60 };
 
+/// A thread that has waited for so long goes before threads that come later. Many threads may wait
+/// longer than that. So that they do not hand the lock on at each release, which takes a switch
+/// between threads each time, one thread goes first in such a period.
+const FAIR_AFTER: Duration = Duration::from_millis(1);
+
+/// How long a thread sleeps if others go first. It is woken when they release the lock.
+const MAX_NAP: Duration = Duration::from_millis(1);
+
+/// Set in `fair` while a thread that has waited for long goes first.
+const WAITED_LONG: u32 = 1;
+
 shared_struct! {
     /// Words of a lock. All zero, it is free.
     #[derive(Debug)]
@@ -42,7 +58,8 @@ shared_struct! {
         thread: AtomicU64,
         /// The process that died last while it had the lock. Only the holder writes this.
         dead: AtomicU32,
-        reserved: AtomicU32,
+        /// [`WAITED_LONG`], and above it the period in which a thread has set it last.
+        fair: AtomicU32,
     }
 }
 
@@ -129,7 +146,7 @@ impl RawLock {
     /// Takes the lock.
     #[inline]
     pub(super) fn lock(&self, me: Locker, patience: Patience) -> Result<Acquired, Refused> {
-        let acquired = match self.take(0, me.process.get()) {
+        let acquired = match !self.is_for_others() && self.take(0, me.process.get()) {
             true => Acquired::Clean,
             false => self.lock_slowly(me, patience)?,
         };
@@ -148,10 +165,22 @@ impl RawLock {
         // Once this thread has slept, others may sleep too, and only the bit makes the lock wake
         // them.
         let mut waiters = 0;
+        let mut slept_first = None;
         loop {
             let word = self.word.load(Ordering::Relaxed);
             let Some(owner) = ProcessId::of(word & OWNER) else {
+                if waiters == 0 && self.is_for_others() && !patience.is_over() {
+                    self.nap(me, word, patience);
+                    waiters = WAITERS;
+                    continue;
+                }
                 if self.take(word, word | me.process.get() | waiters) {
+                    if waiters != 0 {
+                        self.fair.store(
+                            self.fair.load(Ordering::Relaxed) & !WAITED_LONG,
+                            Ordering::Relaxed,
+                        );
+                    }
                     return Ok(self.acquired(word));
                 }
                 continue;
@@ -186,8 +215,38 @@ impl RawLock {
             if !is_patient {
                 return Err(Refused::Taken);
             }
+            let since = *slept_first.get_or_insert_with(now);
+            if now() - since >= FAIR_AFTER {
+                self.ask_to_go_first();
+            }
             me.family.wait(&self.word, word | WAITERS, deaths, patience.deadline());
             waiters = WAITERS;
+        }
+    }
+
+    /// Whether a thread that has not slept yet lets others go first.
+    #[inline]
+    fn is_for_others(&self) -> bool {
+        self.fair.load(Ordering::Relaxed) & WAITED_LONG != 0
+    }
+
+    /// Lets threads that have waited for long go first. `word` is the word of the free lock.
+    fn nap(&self, me: Locker, word: u32, patience: Patience) {
+        let deaths = me.family.deaths();
+        if word & WAITERS != 0 || self.take(word, word | WAITERS) {
+            let end = now() + MAX_NAP;
+            let end = patience.deadline().map_or(end, |deadline| deadline.min(end));
+            me.family.wait(&self.word, word | WAITERS, deaths, Some(end));
+        }
+    }
+
+    /// Asks threads that come later to let the calling thread go first, unless a thread has asked
+    /// in this period.
+    fn ask_to_go_first(&self) {
+        let period = (monotonic() / FAIR_AFTER.as_nanos() as u64) as u32;
+        let fair = period << 1 | WAITED_LONG;
+        if self.fair.load(Ordering::Relaxed) & !WAITED_LONG != period << 1 {
+            self.fair.store(fair, Ordering::Relaxed);
         }
     }
 

@@ -101,6 +101,8 @@ impl Semaphore {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Semaphore`].
     pub fn new(permits: u32) -> Result<Semaphore, Error> {
         let places = permits.clamp(MIN_PLACES, MAX_PLACES);
         let len = PLACES + places as usize * size_of::<AtomicU32>();
@@ -120,6 +122,8 @@ impl Semaphore {
     ///
     /// [`Invalid`](crate::ErrorKind::Invalid): the semaphore has more permits than can be lent at a
     /// time (240, or as many as it was made with, up to 2²⁰), and so many are lent.
+    ///
+    /// See the example of [`Semaphore`].
     pub fn acquire(&self) -> Result<Permit<'_>, Error> {
         loop {
             if let Some(permit) = self.acquire_until(Patience::Endless)? {

@@ -62,6 +62,7 @@ const COPIES: usize = 64;
 ///         0..1000,
 ///     )?;
 ///     assert_eq!(even.get(), 500);
+///     even.set(0);
 ///     Ok(())
 /// }
 /// ```
@@ -78,6 +79,8 @@ impl<T: Pod> Value<T> {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Value`].
     pub fn new(value: T) -> Result<Value<T>, Error> {
         let new = Value::of(Slot::new(Kind::Value, Value::<T>::LEN)?);
         new.set(value);
@@ -120,6 +123,8 @@ impl<T: Pod> Value<T> {
     /// # Panics
     ///
     /// As for [`update`](Value::update).
+    ///
+    /// See the example of [`Value`].
     #[inline]
     pub fn set(&self, value: T) {
         if Value::<T>::IS_SMALL {
@@ -259,6 +264,8 @@ fn to_word<T: Pod>(value: T) -> u64 {
 }
 
 /// Integers of up to 8 bytes.
+///
+/// See the example of [`Value`].
 pub trait Integer: Pod + private::Sealed {
     /// Returns the sum, wrapping around at the limits of the type.
     #[doc(hidden)]

@@ -41,12 +41,29 @@ pub(crate) fn are_joined(one: i32, other: i32) -> io::Result<bool> {
     Ok(wait_readable(&[fd], Some(Duration::ZERO))?[0])
 }
 
-/// Waits until something can be read from the open descriptor `number`, or `timeout` has passed.
-/// Returns whether something can be read. May also return earlier.
-pub(crate) fn poll_descriptor(number: i32, timeout: Option<Duration>) -> io::Result<bool> {
+/// Waits until the open descriptor `number`, or `other`, is readable or closed, or until `timeout`
+/// has passed. Returns which of both are. May also return earlier.
+pub(crate) fn poll_descriptor(
+    number: i32,
+    other: Option<BorrowedFd<'_>>,
+    timeout: Option<Duration>,
+) -> io::Result<[bool; 2]> {
     // SAFETY: as in `duplicate_descriptor`.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    Ok(wait_readable(&[fd], timeout)?[0])
+    // poll counts whole milliseconds. Round up; otherwise the last one is spent spinning.
+    let timeout = timeout.map(|timeout| timeout.saturating_add(Duration::from_micros(999)));
+    match other {
+        None => Ok([wait_readable(&[fd], timeout)?[0], false]),
+        Some(other) => {
+            let ready = wait_readable(&[fd, other], timeout)?;
+            Ok([ready[0], ready[1]])
+        }
+    }
+}
+
+/// Returns the number by which the system knows the file or socket of a descriptor.
+pub(crate) fn inode(fd: &impl AsFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(fd)?.st_ino as u64)
 }
 
 /// Waits until one of `fds` is readable or closed, or `timeout` has passed. Returns for each of

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
@@ -202,13 +203,23 @@ pub(crate) fn watch_process(pid: u32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Kills process `pid` if it is stopped and has this name. Another process may have the pid by now.
-pub(crate) fn kill_stopped_process(pid: u32, name: &str) {
-    let Some(process) = watch_process(pid) else { return };
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    if stat.starts_with(&format!("{pid} ({name}) T ")) {
-        // The descriptor names the process that was there before the look.
-        let _ = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL);
+/// Kills the processes that have this name and a descriptor of the socket `inode`.
+pub(crate) fn kill_holders_of_socket(inode: u64, name: &str) {
+    let socket = PathBuf::from(format!("socket:[{inode}]"));
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|pid| pid.parse().ok()) else {
+            continue;
+        };
+        let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if comm.strip_suffix('\n') != Some(name) {
+            continue;
+        }
+        // The descriptor names the process that has the pid before the next look.
+        let Some(process) = watch_process(pid) else { continue };
+        let fds = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        if fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|link| link == socket) {
+            let _ = rustix::process::pidfd_send_signal(process, rustix::process::Signal::KILL);
+        }
     }
 }
 

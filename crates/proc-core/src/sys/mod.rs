@@ -45,8 +45,8 @@ pub(crate) use children::{
 };
 pub(crate) use crash::{prepare_last_words, send_last_words_at_crash};
 pub(crate) use descriptors::{
-    are_joined, close_copy, copy_standard_stream, duplicate_descriptor, pass_on, poll_descriptor,
-    replace_descriptor, set_standard_stream, take_over, wait_readable,
+    are_joined, close_copy, copy_standard_stream, duplicate_descriptor, inode, pass_on,
+    poll_descriptor, replace_descriptor, set_standard_stream, take_over, wait_readable,
 };
 pub(crate) use exit::{
     end_process, exit_if_copy_of, exit_now, flush, register_exit_handler, try_flush_stdout,
@@ -67,7 +67,7 @@ pub(crate) use liveness::{
     hold_byte, is_byte_held, is_file_ours_alone, pass_on_itself, reopen, share_file, unshare_file,
 };
 pub(crate) use os::{
-    Affinity, ChildExits, affinity, die_with_parent, kill_stopped_process, name_process,
+    Affinity, ChildExits, affinity, die_with_parent, kill_holders_of_socket, name_process,
     own_memory, set_affinity, watch_process,
 };
 pub(crate) use profile::{time_to_end, writes_counts};

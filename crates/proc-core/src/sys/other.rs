@@ -136,8 +136,8 @@ pub(crate) fn watch_process(_: u32) -> Option<OwnedFd> {
     None
 }
 
-/// Does nothing: POSIX has no way to signal a process that cannot meet another one with its pid.
-pub(crate) fn kill_stopped_process(_: u32, _: &str) {}
+/// Does nothing: POSIX has no way to find a process by its descriptors.
+pub(crate) fn kill_holders_of_socket(_: u64, _: &str) {}
 
 /// Returns `None`: not every POSIX system tells the processor time of another process.
 pub(crate) fn processor_time(_: u32) -> Option<Duration> {

@@ -384,10 +384,11 @@ fn move_handles() -> Result<Option<Handles>, String> {
     // ipc-channel does not tell the lengths of its lists. So encode one more of each kind, and read
     // its index.
     let channels = index_of(&sender)?;
-    // A process that may not make files has no shared memory, so the value contains none.
-    let has_regions = memory::largest_file() > 0;
-    let regions = if has_regions { index_of(&IpcSharedMemory::from_byte(0, 1))? } else { 0 };
-    if channels == 0 && regions == 0 {
+    // A process that may not make files cannot count the regions. The value may have some, which
+    // were made before or have arrived, so the message is sent in any case.
+    let can_count = memory::largest_file() > 0;
+    let regions = if can_count { index_of(&IpcSharedMemory::from_byte(0, 1))? } else { 0 };
+    if channels == 0 && regions == 0 && can_count {
         return Ok(None);
     }
     if channels + regions + 2 > MAX_HANDLES {
@@ -397,7 +398,7 @@ fn move_handles() -> Result<Option<Handles>, String> {
             MAX_HANDLES - 2
         ));
     }
-    let (channels, regions) = (channels + 1, regions + usize::from(has_regions));
+    let (channels, regions) = (channels + 1, regions + usize::from(can_count));
     sender
         .send(HandleCounts { channels, regions })
         .map_err(|error| cannot_send(&to_io_error(error)))?;

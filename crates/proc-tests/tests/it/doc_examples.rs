@@ -87,9 +87,15 @@ fn is_of_a_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The names that `lib.rs` of a crate passes on.
+/// The names that `lib.rs` of a crate passes on, and those of its public modules.
 fn public_names(name: &str) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(root(name).join("lib.rs")).expect("a crate has it");
+    let mut text = std::fs::read_to_string(root(name).join("lib.rs")).expect("a crate has it");
+    let modules = text.split("\npub mod ").skip(1).filter_map(|rest| rest.split_once(';'));
+    let modules = modules.map(|(module, _)| module).filter(|name| name.chars().all(is_of_a_name));
+    let files: Vec<_> = modules.map(|module| root(name).join(module).join("mod.rs")).collect();
+    for file in files {
+        text += &std::fs::read_to_string(file).expect("a public module of a crate has it");
+    }
     let uses = text.split("\npub use ").skip(1).filter_map(|rest| rest.split(';').next());
     let last = |tree: &str| tree.rsplit("::").next().unwrap_or_default().to_owned();
     uses.map(last)

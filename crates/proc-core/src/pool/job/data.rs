@@ -16,7 +16,8 @@ pub(crate) struct BoundData {
     pub(crate) id: DataId,
     /// The number of encoded bytes.
     pub(crate) bytes: usize,
-    source: Source,
+    /// Taken when the data are dropped.
+    source: Option<Source>,
     dropped: Arc<DroppedData>,
 }
 
@@ -26,6 +27,15 @@ enum Source {
     /// Data with channel ends or shared memory. They are encoded for each worker, because each
     /// needs ends of its own.
     Value(Box<dyn Fn() -> Result<Payload, String> + Send + Sync>),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Source::Encoded(_) => "Encoded",
+            Source::Value(_) => "Value",
+        })
+    }
 }
 
 impl BoundData {
@@ -46,7 +56,7 @@ impl BoundData {
             true => Source::Value(Box::new(move || Payload::encode(&data))),
             false => Source::Encoded(Mutex::new(payload)),
         };
-        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
+        Ok(BoundData { id, bytes, source: Some(source), dropped: Arc::clone(dropped) })
     }
 
     /// Like [`new`](BoundData::new), for data without channel ends that are encoded already.
@@ -60,7 +70,7 @@ impl BoundData {
         let payload = Payload::new(encoded, None)?;
         let bytes = check_size(&payload, max_bytes)?;
         let source = Source::Encoded(Mutex::new(payload));
-        Ok(BoundData { id, bytes, source, dropped: Arc::clone(dropped) })
+        Ok(BoundData { id, bytes, source: Some(source), dropped: Arc::clone(dropped) })
     }
 
     /// Returns the data for one worker.
@@ -69,7 +79,7 @@ impl BoundData {
     ///
     /// There is no descriptor, or the data cannot be encoded again.
     pub(crate) fn for_worker(&self) -> Result<Payload, String> {
-        match &self.source {
+        match self.source.as_ref().expect("the data are not dropped") {
             Source::Encoded(payload) => {
                 payload.lock().unwrap_or_else(PoisonError::into_inner).try_clone()
             }
@@ -93,7 +103,9 @@ impl Drop for BoundData {
         if self.dropped.pid != sys::pid() {
             return;
         }
-        self.dropped.ids.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        let mut dropped = self.dropped.data.lock().unwrap_or_else(PoisonError::into_inner);
+        dropped.push((self.id, self.source.take()));
+        drop(dropped);
         self.dropped.any.store(true, Ordering::Release);
     }
 }
@@ -105,18 +117,18 @@ impl std::fmt::Debug for BoundData {
 }
 
 /// Data that were dropped and that workers may still hold. Data may be dropped while the pool's
-/// lock is held, so they are only noted here.
+/// lock is held, and dropping the user's value runs the user's code. So both are only noted here.
 #[derive(Debug)]
 pub(crate) struct DroppedData {
     /// The pid of the process that has the pool.
     pid: u32,
-    ids: Mutex<Vec<DataId>>,
+    data: Mutex<Vec<(DataId, Option<Source>)>>,
     any: AtomicBool,
 }
 
 impl Default for DroppedData {
     fn default() -> DroppedData {
-        DroppedData { pid: sys::pid(), ids: Mutex::default(), any: AtomicBool::default() }
+        DroppedData { pid: sys::pid(), data: Mutex::default(), any: AtomicBool::default() }
     }
 }
 
@@ -126,10 +138,12 @@ impl DroppedData {
         self.any.load(Ordering::Acquire)
     }
 
-    /// Takes the numbers of the data that were dropped.
-    pub(crate) fn take(&self) -> Vec<DataId> {
+    /// Takes the data that were dropped: their numbers, and what the caller must drop without the
+    /// pool's lock.
+    pub(crate) fn take(&self) -> (Vec<DataId>, impl Sized + use<>) {
         self.any.store(false, Ordering::Release);
-        std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner))
+        let data = std::mem::take(&mut *self.data.lock().unwrap_or_else(PoisonError::into_inner));
+        data.into_iter().unzip::<_, _, Vec<_>, Vec<_>>()
     }
 }
 
@@ -143,4 +157,41 @@ pub(super) fn too_large(size: usize, max: usize) -> String {
         size >> 10,
         max >> 10
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::sync::Shared;
+
+    /// Data whose destructor is the user's.
+    #[derive(Serialize, Deserialize)]
+    struct Noticed {
+        shared: Shared<u8>,
+        #[serde(skip)]
+        is_dropped: Arc<AtomicBool>,
+    }
+
+    impl Drop for Noticed {
+        fn drop(&mut self) {
+            self.is_dropped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn destructor_of_the_users_data_runs_where_dropped_data_are_taken() {
+        let (dropped, is_dropped) = (Arc::new(DroppedData::default()), Arc::default());
+        let shared = Shared::from_slice(&[1]).expect("there is memory");
+        let data = Noticed { shared, is_dropped: Arc::clone(&is_dropped) };
+        let bound = BoundData::new(1, data, usize::MAX, &dropped).expect("it can be encoded");
+        assert!(bound.for_worker().is_ok() && !dropped.any());
+        drop(bound);
+        assert!(dropped.any() && !is_dropped.load(Ordering::Relaxed));
+        let (ids, values) = dropped.take();
+        assert!(ids == [1] && !is_dropped.load(Ordering::Relaxed));
+        drop(values);
+        assert!(is_dropped.load(Ordering::Relaxed) && dropped.take().0.is_empty());
+    }
 }

@@ -30,14 +30,13 @@ impl Scheduler {
         self.check_not_forked_copy()?;
         let mut state = self.lock();
         state.phase.check_open()?;
-        let timed = queues.iter().any(|queue| queue.inbox.options.timeout.is_some());
+        if queues.iter().any(|queue| queue.inbox.options.timeout.is_some()) {
+            self.start_timeout_watcher(&mut state)?;
+        }
         for queue in queues {
             state.queues.push_back(queue);
         }
         self.dispatch(&mut state);
-        if timed {
-            self.start_timeout_watcher(&mut state)?;
-        }
         unlock(state, Vec::new());
         Ok(())
     }

@@ -358,6 +358,14 @@ impl Scheduler {
 }
 
 impl InFlight {
+    /// Forgets what was seen of a worker that has run tasks of the ticket. Its other tasks go to
+    /// another worker, which counts anew.
+    pub(super) fn forget_progress(&mut self) {
+        self.waits_for_out_of_band = false;
+        self.stuck = None;
+        self.stop = None;
+    }
+
     /// Whether no task of the ticket has begun for `timeout`, and for at least
     /// [`MIN_STOPPED_TIME`]. The time counts from the first call with this number of tasks `done`.
     fn is_stuck_for(&mut self, done: u32, timeout: Duration) -> bool {

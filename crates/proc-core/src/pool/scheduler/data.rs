@@ -100,8 +100,9 @@ impl Scheduler {
         if !self.dropped_data.any() || self.is_forked_copy() {
             return;
         }
+        let (ids, dropped) = self.dropped_data.take();
         let mut state = self.lock();
-        for id in self.dropped_data.take() {
+        for id in ids {
             state.data.remove(&id);
         }
         self.board.note_dropped_data();
@@ -113,6 +114,7 @@ impl Scheduler {
             }
         }
         unlock(state, Vec::new());
+        drop(dropped);
     }
 }
 

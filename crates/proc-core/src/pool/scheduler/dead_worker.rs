@@ -279,7 +279,7 @@ impl Scheduler {
             in_flight.chunk.arguments -= skipped;
             in_flight.chunk.count -= begun as u32;
             self.board.forget_claim(ticket, in_flight.position);
-            in_flight.waits_for_out_of_band = false;
+            in_flight.forget_progress();
             match in_flight.slot_id {
                 // The next worker of the slot takes it.
                 Some(slot_id) => self.board.assign(ticket, &in_flight.chunk, slot_id),

@@ -233,17 +233,17 @@ impl Scheduler {
         self.check_not_forked_copy()?;
         let mut state = self.lock();
         state.phase.check_open()?;
+        if queue.left > 0 && queue.inbox.options.timeout.is_some() {
+            self.start_timeout_watcher(&mut state)?;
+        }
         self.resume_slots_for_call(&mut state);
         if queue.left > 0 {
-            let timed = queue.inbox.options.timeout.is_some();
             if let Some(size) = state.result_sizes.get(&queue.name) {
                 queue.inbox.expect_size(*size);
             }
             self.accept(&mut state, queue);
             self.dispatch(&mut state);
-            if timed {
-                self.start_timeout_watcher(&mut state)?;
-            } else if state.timeout_watcher {
+            if state.timeout_watcher {
                 self.watcher_signal.notify_all();
             }
         }

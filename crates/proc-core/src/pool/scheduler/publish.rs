@@ -132,6 +132,9 @@ impl Scheduler {
             .collect();
         for (ticket, position) in &later {
             if !state.requeued.contains(ticket) && self.board.retract(*ticket, *position) {
+                if let Some(in_flight) = state.in_flight.get_mut(ticket) {
+                    in_flight.forget_progress();
+                }
                 state.requeued.push_back(*ticket);
                 state.refund(*ticket);
             }

@@ -31,7 +31,10 @@ use crate::wire::Message;
 ///     assert_eq!(counts.get(&"a".to_owned())?, Some(2));
 ///     assert_eq!(counts.insert("a".to_owned(), 5)?, Some(2));
 ///     assert_eq!(counts.remove(&"b".to_owned())?, Some(1));
+///     assert_eq!((counts.len()?, counts.contains_key(&"b".to_owned())?), (1, false));
 ///     assert_eq!(counts.snapshot()?, [("a".to_owned(), 5)].into());
+///     counts.clear()?;
+///     assert_eq!(counts.len()?, 0);
 ///     Ok(())
 /// }
 /// ```
@@ -49,6 +52,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>, Error> {
         self.map.call(|map, (key, value)| map.insert(key, value), (key, value))
     }
@@ -58,6 +63,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     pub fn get(&self, key: &K) -> Result<Option<V>, Error> {
         self.map.call_with(|map, key: K| map.get(&key).cloned(), key)
     }
@@ -67,6 +74,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     pub fn remove(&self, key: &K) -> Result<Option<V>, Error> {
         self.map.call_with(|map, key: K| map.remove(&key), key)
     }
@@ -76,6 +85,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     pub fn contains_key(&self, key: &K) -> Result<bool, Error> {
         self.map.call_with(|map, key: K| map.contains_key(&key), key)
     }
@@ -90,6 +101,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     pub fn update<F, X, R>(&self, key: K, _: F, x: X) -> Result<R, Error>
     where
         F: Fn(&mut Option<V>, X) -> R + Copy + 'static,
@@ -114,6 +127,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     #[expect(clippy::len_without_is_empty, reason = "each question is a call of its own")]
     pub fn len(&self) -> Result<usize, Error> {
         self.map.call(|map, ()| map.len(), ())
@@ -124,6 +139,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     pub fn clear(&self) -> Result<(), Error> {
         self.map.call(|map, ()| map.clear(), ())
     }
@@ -133,6 +150,8 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`Dict`].
     #[doc(alias = "items")]
     pub fn snapshot(&self) -> Result<HashMap<K, V>, Error>
     where

@@ -29,6 +29,8 @@ use crate::wire::Message;
 ///     assert_eq!((list.get(1)?, list.get(3)?), (Some(10), None));
 ///     assert_eq!((list.pop()?, list.len()?), (Some(3), 2));
 ///     assert_eq!(list.snapshot()?, [10, 10]);
+///     list.clear()?;
+///     assert_eq!(list.len()?, 0);
 ///     Ok(())
 /// }
 /// ```
@@ -46,6 +48,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     #[doc(alias = "append")]
     pub fn push(&self, item: T) -> Result<(), Error> {
         self.items.call(|items, item| items.push(item), item)
@@ -56,6 +60,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn extend(&self, more: impl IntoIterator<Item = T>) -> Result<(), Error> {
         let more: Vec<T> = more.into_iter().collect();
         self.items.call(|items, more: Vec<T>| items.extend(more), more)
@@ -66,6 +72,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn pop(&self) -> Result<Option<T>, Error> {
         self.items.call(|items, ()| items.pop(), ())
     }
@@ -75,6 +83,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn get(&self, index: usize) -> Result<Option<T>, Error> {
         self.items.call(|items, index: usize| items.get(index).cloned(), index)
     }
@@ -85,6 +95,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn set(&self, index: usize, item: T) -> Result<Option<T>, Error> {
         let set = |items: &mut Vec<T>, (index, item): (usize, T)| {
             items.get_mut(index).map(|old| std::mem::replace(old, item))
@@ -101,6 +113,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn update<F, X, R>(&self, index: usize, _: F, x: X) -> Result<Option<R>, Error>
     where
         F: Fn(&mut T, X) -> R + Copy + 'static,
@@ -123,6 +137,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     #[expect(clippy::len_without_is_empty, reason = "each question is a call of its own")]
     pub fn len(&self) -> Result<usize, Error> {
         self.items.call(|items, ()| items.len(), ())
@@ -133,6 +149,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn clear(&self) -> Result<(), Error> {
         self.items.call(|items, ()| items.clear(), ())
     }
@@ -142,6 +160,8 @@ impl<T: Message + Clone> List<T> {
     /// # Errors
     ///
     /// As for [`Managed::call`].
+    ///
+    /// See the example of [`List`].
     pub fn snapshot(&self) -> Result<Vec<T>, Error> {
         self.items.call(|items, ()| items.clone(), ())
     }

@@ -63,6 +63,8 @@ impl Manager {
     ///
     /// The process cannot be started, or there is no memory or descriptor for it
     /// ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Manager`].
     pub fn new() -> Result<Manager, Error> {
         Ok(Manager { server: client::Server::start()? })
     }

@@ -79,6 +79,8 @@ impl<T: Message> Queue<T> {
     /// # Errors
     ///
     /// There is no memory or descriptor for it ([`ErrorKind::Start`](crate::ErrorKind::Start)).
+    ///
+    /// See the example of [`Queue`].
     pub fn new() -> Result<Queue<T>, Error> {
         SharedQueue::new(0).map(Queue::of)
     }
@@ -89,6 +91,8 @@ impl<T: Message> Queue<T> {
     ///
     /// - [`Invalid`](crate::ErrorKind::Invalid): `items` is 0, or more than 2³¹.
     /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for it.
+    ///
+    /// See the example of [`Queue`].
     #[doc(alias = "maxsize")]
     pub fn bounded(items: usize) -> Result<Queue<T>, Error> {
         match u32::try_from(items) {
@@ -108,6 +112,8 @@ impl<T: Message> Queue<T> {
     /// - [`Encode`](crate::ErrorKind::Encode): the item cannot be encoded, or contains what a queue
     ///   cannot carry.
     /// - [`Start`](crate::ErrorKind::Start): there is no memory for the item.
+    ///
+    /// See the example of [`Queue`].
     pub fn put(&self, item: T) -> Result<(), Error> {
         loop {
             if self.put_within(&item, Patience::Endless)? {
@@ -217,6 +223,8 @@ impl<T: Message> Queue<T> {
     ///   and nobody else has it any more who could put an item. (The latter is only found out by a
     ///   process that has one thread, and that was not forked since it has the queue.)
     /// - [`Decode`](crate::ErrorKind::Decode): the item cannot be decoded. It is taken.
+    ///
+    /// See the example of [`Queue`].
     pub fn get(&self) -> Result<T, Error> {
         loop {
             if let Some(item) = self.get_within(Patience::Endless)? {

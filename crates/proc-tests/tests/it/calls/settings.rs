@@ -80,6 +80,18 @@ fn stop_late_tasks(arguments: &Arguments) {
     let asked = |x: u32| if x == 0 { obedient(1) == 1 } else { current().stop_requested() };
     let chunk = pool.options().chunksize(4).timeout(SHORT).grace(LONG).map(asked, 0..4);
     assert_eq!(chunk.expect("all return"), [true, false, false, false]);
+    // The first task of a chunk ignores that it is asked, and is killed. The next ones run.
+    let ignores = |x: u32| {
+        if x == 0 {
+            work_forever();
+        }
+        std::thread::sleep(4 * SHORT); // the pool looks for late tasks several times meanwhile
+        x
+    };
+    let calls = pool.options().chunksize(3).timeout(40 * SHORT).grace(SHORT);
+    let [killed, second, third] = &calls.try_map(ignores, 0..3)[..] else { panic!("three tasks") };
+    assert!(killed.as_ref().is_err_and(proc_core::Error::is_timeout), "{killed:?}");
+    assert_eq!((second.as_ref().ok(), third.as_ref().ok()), (Some(&1), Some(&2)), "{second:?}");
 }
 
 fn late_task_is_asked_to_stop_first(start_method: StartMethod) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-use proc_core::{Child, Error, Limits, Pool, Process, Shared, StartMethod};
+use proc_core::{Child, Error, Limits, Pool, Process, Shared, StartMethod, ipc};
 use serde_bytes::ByteBuf;
 
 use crate::support::{
@@ -21,7 +21,8 @@ programs![
     many_values_in_a_cgroup,
     shared_memory_in_a_cgroup,
     #[without_init]
-    limit_file_sizes
+    limit_file_sizes,
+    return_shared_memory_without_files,
 ];
 
 tests! {
@@ -34,6 +35,7 @@ tests! {
     workers_without_address_space_are_errors: forkserver spawn fork;
     pool_with_a_limit_of_address_space_outlives_large_values: forkserver spawn fork;
     values_beyond_the_limit_of_file_sizes_are_errors: forkserver spawn fork;
+    process_without_files_returns_shared_memory: forkserver spawn fork;
     values_beyond_a_cgroup_are_errors: forkserver spawn fork;
     many_values_arrive_though_a_cgroup_is_small: forkserver spawn fork;
     shared_memory_beyond_a_cgroup_is_an_error: forkserver spawn fork;
@@ -374,6 +376,23 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
             }
         }
     }
+}
+
+/// A process that may not make files returns memory that it has received.
+fn return_shared_memory_without_files(arguments: &Arguments) {
+    let give_back = |memory: ipc::IpcSharedMemory| {
+        let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).expect("it can be read");
+        setrlimit(Resource::RLIMIT_FSIZE, 0, most).expect("less is allowed");
+        (memory, 0_u8)
+    };
+    let memory = ipc::IpcSharedMemory::from_bytes(b"shared");
+    let process = Process::new(give_back, memory).start_method(arguments.start_method).start();
+    let (memory, _) = process.and_then(Child::join).expect("it returns the memory");
+    assert_eq!(&*memory, b"shared");
+}
+
+fn process_without_files_returns_shared_memory(start_method: StartMethod) {
+    run(return_shared_memory_without_files, start_method, &[]).succeeded();
 }
 
 /// The workers can map 168 MiB besides this program, which grows with each test. After each call

@@ -1,6 +1,7 @@
 //! Limits on the number of processes and threads of a user.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -43,12 +44,19 @@ fn no_threads(arguments: &Arguments) {
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
     setrlimit(Resource::RLIMIT_NPROC, 1, most).expect("less is allowed");
     println!("{}", describe(&pool.resize(4).expect_err("there is no thread for it")));
+    let limited = pool.options().timeout(Duration::from_secs(60));
+    let refused =
+        limited.apply_async(|mark: PathBuf| marker_files::create(&mark), marks.path("no"));
+    println!("{}", describe(&refused.expect_err("there is no thread for the time limit")));
     setrlimit(Resource::RLIMIT_NPROC, most, most).expect("the hard limit stayed");
     assert_eq!(pool.worker_pids(), [first]);
     marker_files::create(&go);
     waits.and_then(Task::get).expect("the first worker does all");
     pool.resize(3).expect("there are threads again");
     println!("{:?}", pool.map(increment, 0..3).expect("nothing fails"));
+    pool.close();
+    pool.join().expect("it ends");
+    assert!(!marks.path("no").exists(), "a call that is an error has run");
 }
 
 fn workers_without_a_thread_are_ended(start_method: StartMethod) {
