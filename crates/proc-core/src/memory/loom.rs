@@ -180,6 +180,8 @@ struct Machine {
     sleepers: loom::sync::Mutex<Vec<Sleeper>>,
     /// The time, in nanoseconds since the model began. It changes only while `sleepers` is locked.
     time: std::sync::atomic::AtomicU64,
+    /// Whether each thread that sleeps counts as one that has waited for long.
+    long_waits: std::sync::atomic::AtomicBool,
 }
 
 /// Thread that sleeps until somebody takes it off the list of sleepers.
@@ -242,6 +244,15 @@ pub(crate) fn now() -> Instant {
 /// Returns the same time as [`now`], as a number of nanoseconds.
 pub(crate) fn monotonic() -> u64 {
     MACHINE.time.load(Ordering::Relaxed)
+}
+
+/// In the rest of this run, each thread that sleeps counts as one that has waited for long.
+pub(crate) fn make_all_waits_long() {
+    MACHINE.long_waits.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn all_waits_are_long() -> bool {
+    MACHINE.long_waits.load(Ordering::Relaxed)
 }
 
 /// Lets the time advance by a nanosecond, and ends the waits whose deadline has come.

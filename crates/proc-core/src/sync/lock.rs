@@ -18,7 +18,9 @@ use crate::memory::Placed;
 /// If a process dies while it has the lock, the next one gets it, and its guard says
 /// [`was_abandoned`](LockGuard::was_abandoned).
 ///
-/// A lock is not fair: a thread that asks for it while others wait may get it first.
+/// A thread that asks for the lock while others wait may get it first. But a thread that has waited
+/// for a millisecond goes before those that ask later, so no thread waits forever because another
+/// one takes the lock again and again.
 ///
 /// # Examples
 ///

@@ -9,10 +9,11 @@
 //! a dead process it takes *over*, in one step. The holder that releases the lock wakes one thread.
 //! If that thread is killed before it takes the lock, its death wakes all others.
 //!
-//! A holder that takes the lock again at once would be faster than a thread that is woken for it,
-//! again and again. So a thread that has waited for [`FAIR_AFTER`] says so in the word `fair`.
-//! Then a thread that comes later sleeps first, for at most [`MAX_NAP`]. The word is only a
-//! request: if the thread that wrote it dies, the others lose a nap.
+//! A holder that takes the lock again at once is faster than a thread that is woken for it, again
+//! and again. So a thread that has waited for [`FAIR_AFTER`] sets a bit in the word `fair`. While
+//! the bit is set, a thread that comes later sleeps before it takes a free lock, for at most
+//! [`MAX_NAP`]. No promise depends on the bit: if the thread that has set it dies, others sleep
+//! once in vain.
 
 use std::hint::spin_loop;
 use std::sync::atomic::Ordering;
@@ -35,13 +36,15 @@ const OWNER: u32 = (1 << PROCESS_ID_BITS) - 1;
 /// and being woken takes 6 us on the machine where this was measured.)
 const SPINS: u32 = if cfg!(all(test, loom)) { 0 } else { 60 };
 
-/// A thread that has waited for so long goes before threads that come later. Many threads may wait
-/// longer than that. So that they do not hand the lock on at each release, which takes a switch
-/// between threads each time, one thread goes first in such a period.
+/// A thread that has waited for so long goes before threads that come later, but only one thread
+/// does so in each period of this length: to hand the lock from one sleeping thread to the next
+/// takes a switch between threads each time.
 const FAIR_AFTER: Duration = Duration::from_millis(1);
 
-/// How long a thread sleeps if others go first. It is woken when they release the lock.
-const MAX_NAP: Duration = Duration::from_millis(1);
+/// How long a thread sleeps while others go first. They wake it when they release the lock. (In a
+/// model, its time is over at once.)
+const MAX_NAP: Duration =
+    if cfg!(all(test, loom)) { Duration::ZERO } else { Duration::from_millis(1) };
 
 /// Set in `fair` while a thread that has waited for long goes first.
 const WAITED_LONG: u32 = 1;
@@ -161,26 +164,33 @@ impl RawLock {
 
     #[cold]
     fn lock_slowly(&self, me: Locker, patience: Patience) -> Result<Acquired, Refused> {
-        let mut spins = SPINS;
         // Once this thread has slept, others may sleep too, and only the bit makes the lock wake
         // them.
         let mut waiters = 0;
+        let acquired = self.lock_after_sleeps(me, patience, &mut waiters);
+        if waiters != 0 && self.is_for_others() {
+            let fair = self.fair.load(Ordering::Relaxed) & !WAITED_LONG;
+            self.fair.store(fair, Ordering::Relaxed);
+        }
+        acquired
+    }
+
+    fn lock_after_sleeps(
+        &self,
+        me: Locker,
+        patience: Patience,
+        waiters: &mut u32,
+    ) -> Result<Acquired, Refused> {
+        let mut spins = SPINS;
         let mut slept_first = None;
         loop {
             let word = self.word.load(Ordering::Relaxed);
             let Some(owner) = ProcessId::of(word & OWNER) else {
-                if waiters == 0 && self.is_for_others() && !patience.is_over() {
-                    self.nap(me, word, patience);
-                    waiters = WAITERS;
-                    continue;
-                }
-                if self.take(word, word | me.process.get() | waiters) {
-                    if waiters != 0 {
-                        self.fair.store(
-                            self.fair.load(Ordering::Relaxed) & !WAITED_LONG,
-                            Ordering::Relaxed,
-                        );
+                if *waiters == 0 && self.is_for_others() && !patience.is_over() {
+                    if self.let_others_go_first(me, word, patience) {
+                        *waiters = WAITERS;
                     }
+                } else if self.take(word, word | me.process.get() | *waiters) {
                     return Ok(self.acquired(word));
                 }
                 continue;
@@ -196,7 +206,7 @@ impl RawLock {
             }
             let deaths = me.family.deaths();
             if !me.family.is_alive(owner) {
-                if self.take(word, me.process.get() | word & WAITERS | waiters | ABANDONED) {
+                if self.take(word, me.process.get() | word & WAITERS | *waiters | ABANDONED) {
                     // Only the holder writes this. If it dies before, the next holder writes the
                     // number of this one.
                     self.dead.store(owner.get(), Ordering::Relaxed);
@@ -204,7 +214,7 @@ impl RawLock {
                 }
                 continue;
             }
-            if !is_patient && (waiters == 0 || word & WAITERS != 0) {
+            if !is_patient && (*waiters == 0 || word & WAITERS != 0) {
                 return Err(Refused::Taken);
             }
             if word & WAITERS == 0 && !self.take(word, word | WAITERS) {
@@ -215,12 +225,11 @@ impl RawLock {
             if !is_patient {
                 return Err(Refused::Taken);
             }
-            let since = *slept_first.get_or_insert_with(now);
-            if now() - since >= FAIR_AFTER {
+            if has_waited_long(*slept_first.get_or_insert_with(now)) {
                 self.ask_to_go_first();
             }
             me.family.wait(&self.word, word | WAITERS, deaths, patience.deadline());
-            waiters = WAITERS;
+            *waiters = WAITERS;
         }
     }
 
@@ -230,23 +239,26 @@ impl RawLock {
         self.fair.load(Ordering::Relaxed) & WAITED_LONG != 0
     }
 
-    /// Lets threads that have waited for long go first. `word` is the word of the free lock.
-    fn nap(&self, me: Locker, word: u32, patience: Patience) {
+    /// Sleeps while threads that have waited for long go first. `word` is the word of the free
+    /// lock. Returns false if it has changed meanwhile, and the thread has not slept.
+    fn let_others_go_first(&self, me: Locker, word: u32, patience: Patience) -> bool {
         let deaths = me.family.deaths();
-        if word & WAITERS != 0 || self.take(word, word | WAITERS) {
+        let is_noted = word & WAITERS != 0 || self.take(word, word | WAITERS);
+        if is_noted {
             let end = now() + MAX_NAP;
             let end = patience.deadline().map_or(end, |deadline| deadline.min(end));
             me.family.wait(&self.word, word | WAITERS, deaths, Some(end));
         }
+        is_noted
     }
 
     /// Asks threads that come later to let the calling thread go first, unless a thread has asked
     /// in this period.
     fn ask_to_go_first(&self) {
         let period = (monotonic() / FAIR_AFTER.as_nanos() as u64) as u32;
-        let fair = period << 1 | WAITED_LONG;
-        if self.fair.load(Ordering::Relaxed) & !WAITED_LONG != period << 1 {
-            self.fair.store(fair, Ordering::Relaxed);
+        let asked = period.wrapping_add(1) << 1;
+        if self.fair.load(Ordering::Relaxed) & !WAITED_LONG != asked {
+            self.fair.store(asked | WAITED_LONG, Ordering::Relaxed);
         }
     }
 
@@ -315,6 +327,19 @@ impl RawLock {
             wake_one(&self.word);
         }
     }
+}
+
+/// Whether a thread that first slept at `since` has waited for [`FAIR_AFTER`].
+#[cfg(not(all(test, loom)))]
+fn has_waited_long(since: Instant) -> bool {
+    now() - since >= FAIR_AFTER
+}
+
+/// Whether a thread that sleeps has waited for long: always in some models, never in the others,
+/// because time stands still there.
+#[cfg(all(test, loom))]
+fn has_waited_long(_: Instant) -> bool {
+    crate::memory::loom::all_waits_are_long()
 }
 
 #[cfg(all(test, loom))]

@@ -1,5 +1,6 @@
 //! The model check of [`Barrier`].
 
+use std::mem::ManuallyDrop;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -31,12 +32,24 @@ fn told(result: Result<usize, Error>) -> Told {
 struct Party {
     written: Vec<AtomicU32>,
     told: StdMutex<Vec<(u32, Told)>>,
+    /// The barrier, as each other process has it. A process that is killed does not drop it.
+    handles: StdMutex<Vec<Arc<ManuallyDrop<Barrier>>>>,
+}
+
+/// Gives back the memory of the barrier, when all processes of a model have ended.
+impl Drop for Party {
+    fn drop(&mut self) {
+        for handle in self.handles.get_mut().expect("no thread panics").drain(..) {
+            let handle = Arc::into_inner(handle).expect("the process has ended");
+            drop(ManuallyDrop::into_inner(handle));
+        }
+    }
 }
 
 impl Party {
     fn new(count: u32) -> Arc<Party> {
         let written = (0..count).map(|_| AtomicU32::default()).collect();
-        Arc::new(Party { written, told: StdMutex::default() })
+        Arc::new(Party { written, told: StdMutex::default(), handles: StdMutex::default() })
     }
 
     fn meet(&self, id: u32, wait: impl FnOnce() -> Result<usize, Error>) -> Told {
@@ -52,11 +65,12 @@ impl Party {
 
     /// Starts process `id`, which has the barrier already.
     fn start(self: &Arc<Self>, barrier: &Barrier, id: u32, life: usize) -> JoinHandle<bool> {
-        let barrier = receive(barrier, id);
+        let barrier = Arc::new(ManuallyDrop::new(receive(barrier, id)));
+        self.handles.lock().expect("no thread panics").push(Arc::clone(&barrier));
         let party = Arc::clone(self);
-        // A process that is killed does not drop what it has.
         let wait = move || {
-            party.meet(id, || std::mem::ManuallyDrop::new(barrier).wait());
+            party.meet(id, || barrier.wait());
+            drop(barrier);
         };
         start(id, life, wait, ignore)
     }

@@ -9,7 +9,7 @@ use super::*;
 use crate::error::ErrorKind;
 use crate::memory::ProcessId;
 use crate::memory::atomics::AtomicU32;
-use crate::memory::loom::{now, step, tick};
+use crate::memory::loom::{make_all_waits_long, now, step, tick};
 
 /// A lock, the data that it protects, and what is true of them.
 #[derive(Default)]
@@ -29,7 +29,9 @@ struct Truth {
 }
 
 impl Locked {
+    /// A thread that waits for it asks others to let it go first.
     fn new() -> Arc<Locked> {
+        make_all_waits_long();
         let locked = Arc::new(Locked::default());
         assert!(!locked.lock.is_with(1));
         locked

@@ -76,7 +76,7 @@ fn lock_again_and_again((stop, lock, steps, abandoned): (Event, Lock, Steps, Val
             // When others get the processor, this one often has the lock. So it is killed with it.
             (0..LONG).for_each(|_| step_around(&steps, false, std::thread::yield_now));
         }
-        std::thread::yield_now(); // a lock is not fair
+        std::thread::yield_now(); // others get it more often
         turns += 1;
     }
     turns
@@ -130,7 +130,7 @@ fn lock_many_times((stop, lock, steps): (Event, RLock, Steps)) -> u64 {
         drop(inner);
         assert_eq!(steps.get(0), steps.get(1));
         drop(last);
-        std::thread::yield_now(); // a lock is not fair
+        std::thread::yield_now(); // others get it more often
         turns += 1;
     }
     turns
@@ -181,7 +181,7 @@ fn add_to_all_words((stop, mutex, recovered): (Event, Mutex<[u64; 32]>, Value<u6
             words[20..].iter_mut().for_each(|word| *word += 1);
         }
         drop(words);
-        std::thread::yield_now(); // a mutex is not fair
+        std::thread::yield_now(); // others get it more often
         turns += 1;
     }
     turns

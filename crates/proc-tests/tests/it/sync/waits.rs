@@ -3,17 +3,20 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use proc_core::sync::{Array, Barrier, Condition, Event, Lock, Mutex, Semaphore, Value};
 use proc_core::{Child, ErrorKind, Process, StartMethod};
 
-use crate::support::{Arguments, SOON, describe, run, signal_self};
+use crate::support::{Arguments, SOON, describe, run, signal_self, wait_until};
 use crate::sync::everything::Everything;
 use crate::sync::storm::{go_on, halt, kill_now, parent_of, wait_until_asleep};
 
 programs![
     wait_for_a_stopped_holder,
     read_during_an_update,
+    give_way,
     wake_each_other,
     wake_after_release,
     wake_after_deaths,
@@ -24,6 +27,7 @@ programs![
 tests! {
     calls_for_a_stopped_holder_time_out: forkserver spawn fork;
     values_are_read_in_the_middle_of_an_update: forkserver spawn fork;
+    holder_that_locks_again_gives_way: forkserver spawn fork;
     signals_wake_at_once: forkserver spawn fork;
     released_locks_wake_at_once: forkserver spawn fork;
     deaths_wake_at_once: forkserver spawn fork;
@@ -127,6 +131,66 @@ fn read_during_an_update(arguments: &Arguments) {
 
 fn values_are_read_in_the_middle_of_an_update(start_method: StartMethod) {
     run(read_during_an_update, start_method, &[]).succeeded();
+}
+
+/// Lets this process use only one of its processors: the first or the last one.
+fn stay_on_processor(is_last: bool) {
+    let all = sched_getaffinity(Pid::this()).expect("it can be asked");
+    let mut own = (0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).expect("it is in range"));
+    let cpu = if is_last { own.next_back() } else { own.next() };
+    let mut set = CpuSet::new();
+    set.set(cpu.expect("there is one")).expect("it is in range");
+    sched_setaffinity(Pid::this(), &set).expect("it is one of its own");
+}
+
+/// Takes both locks for two milliseconds, and again at once. Uses another processor than the
+/// program, which could interrupt it otherwise just when the locks are free.
+fn lock_again((lock, mutex, turns, stop): (Lock, Mutex<u64>, Value<u64>, Event)) {
+    stay_on_processor(true);
+    let work = || {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
+        turns.fetch_add(1);
+    };
+    while !stop.is_set() {
+        let _guard = mutex.lock().expect("nobody dies");
+        let _guard = lock.lock().expect("this thread does not have it");
+        work();
+    }
+}
+
+/// Waits for a lock that a process takes again and again, and counts how often that process takes
+/// it meanwhile. If the lock went to whoever is fastest, that would be some hundred times.
+fn give_way(arguments: &Arguments) {
+    let (lock, mutex) = (Lock::new().expect("memory"), Mutex::new(0).expect("memory"));
+    let (turns, stop) = (Value::new(0_u64).expect("memory"), Event::new().expect("memory"));
+    let process =
+        Process::new(lock_again, (lock.clone(), mutex.clone(), turns.clone(), stop.clone()));
+    let child = process.start_method(arguments.start_method).start().expect("it can be started");
+    stay_on_processor(false);
+    let count = |wait: &dyn Fn()| {
+        let mut counts: Vec<u64> = (0..9)
+            .map(|_| {
+                let now = turns.get();
+                wait_until(|| turns.get() > now);
+                let before = turns.get();
+                wait();
+                turns.get() - before
+            })
+            .collect();
+        counts.sort_unstable();
+        assert!(counts[counts.len() / 2] <= 50, "{counts:?}");
+    };
+    count(&|| drop(lock.lock().expect("this thread does not have it")));
+    count(&|| drop(mutex.lock().expect("nobody dies")));
+    stop.set();
+    child.join().unwrap_or_else(|error| panic!("{}", describe(&error)));
+}
+
+fn holder_that_locks_again_gives_way(start_method: StartMethod) {
+    run(give_way, start_method, &[]).succeeded();
 }
 
 /// A thread that is not woken looks twice a second. So many turns without being woken would take
