@@ -42,13 +42,16 @@ pub(crate) struct Link<T> {
 }
 
 impl<T: Message + Debug> Link<T> {
-    /// Asks `fork_server` for a process, and waits until the process exists.
+    /// Asks `fork_server` for a process, and waits until the process exists. `may_spin` says
+    /// whether the thread may look for the news before it sleeps. If many processes are started one
+    /// after the other, those that were started before need the processor.
     pub(crate) fn start(
         fork_server: &Arc<ForkServer>,
         serial: u64,
         name: &str,
         attributes: &Attributes,
         job: Job,
+        may_spin: bool,
     ) -> Result<Link<T>, Error> {
         let cannot = |source| Error::start("the process", source);
         sys::keep_reserve();
@@ -82,7 +85,7 @@ impl<T: Message + Debug> Link<T> {
         let mut link = Link { handle, reports, early: RefCell::default(), pipes };
         let mut early = VecDeque::new();
         loop {
-            match link.receive_soon(None) {
+            match if may_spin { link.receive_soon(None) } else { link.receive(None) } {
                 Received::Report(Report::Started { pid }) => {
                     link.handle.pid = pid;
                     link.early.replace(early);

@@ -66,7 +66,7 @@ pub(crate) fn start(
         memory: Vec::new(),
     };
     let attributes = Attributes { lifetime: Lifetime::Worker, streams, ..Attributes::default() };
-    let link = Link::start(parent, next_serial(), "forkserver", &attributes, job)?;
+    let link = Link::start(parent, next_serial(), "forkserver", &attributes, job, true)?;
     // Close our copy of the listener: while this process holds it, it cannot see that the fork
     // server has died.
     drop(attributes);

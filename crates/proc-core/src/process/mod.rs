@@ -340,7 +340,7 @@ where
             let arguments = Payload::encode(&self.argument)
                 .map_err(|why| failed.take().unwrap_or_else(|| Error::encode_argument(why)))?;
             let job = main::job(function, arguments).map_err(Error::invalid)?;
-            let link = Link::start(fork_server, serial, &name, &self.attributes, job)
+            let link = Link::start(fork_server, serial, &name, &self.attributes, job, true)
                 .inspect_err(|error| failed = Some(error.clone()))?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
         })

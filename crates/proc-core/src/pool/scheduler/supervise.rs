@@ -2,7 +2,7 @@
 //! started. Also resizes the pool.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ipc_channel::ipc;
@@ -217,7 +217,11 @@ impl Scheduler {
             let name = format!("{}-{slot_id}", self.config.name);
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
-            Link::start(fork_server, serial, &name, &self.config.attributes, job)
+            // Asking for the number takes as long as a start, so it is asked once.
+            static PROCESSORS: OnceLock<usize> = OnceLock::new();
+            let processors = *PROCESSORS.get_or_init(sys::available_processors);
+            let may_spin = (slot_id as usize) < processors;
+            Link::start(fork_server, serial, &name, &self.config.attributes, job, may_spin)
                 .inspect_err(|_| self.settle_failed_start(slot_id))
         };
         let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
