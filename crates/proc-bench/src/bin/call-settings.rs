@@ -52,7 +52,7 @@ fn tiny_tasks(pool: &Pool) -> Result<(), Error> {
         ("fail_fast()", Box::new(move || check(options().fail_fast().map(increment, 0..TASKS)))),
         ("seed(1)", Box::new(move || check(options().seed(1).map(increment, 0..TASKS)))),
         (
-            "seed(1), and each task asks for its seed",
+            "seed(1), and its use in each task",
             Box::new(move || check(options().seed(1).map(|_: u64| current().seed(), 0..TASKS))),
         ),
         ("retries(1)", Box::new(move || check(options().retries(1).map(increment, 0..TASKS)))),
@@ -71,14 +71,14 @@ fn tiny_tasks(pool: &Pool) -> Result<(), Error> {
     ];
     let times = in_turns(ROUNDS, &calls)?;
     println!("A million tiny tasks, pool of 2, {ROUNDS} rounds:\n");
-    println!("{:<42}{:>21}{:>24}{:>25}", "", "ns a task", "ns more than map", "times map");
+    println!("{:<34}{:>20}{:>20}{:>23}", "", "ns a task", "ns more than map", "times map");
     for ((name, _), own) in calls.iter().zip(&times) {
         let each = |seconds: f64| seconds * 1e9 / TASKS as f64;
         let more = spread(own.iter().zip(&times[0]).map(|(own, plain)| each(own - plain)));
         let ratio = spread(own.iter().zip(&times[0]).map(|(own, plain)| own / plain));
         let own = spread(own.iter().map(|seconds| each(*seconds)));
         let (own, more, ratio) = (show3(own, 1), show3(more, 1), show3(ratio, 3));
-        println!("{name:<42}{own:>21}{more:>24}{ratio:>25}");
+        println!("{name:<34}{own:>20}{more:>20}{ratio:>23}");
     }
     println!();
     Ok(())

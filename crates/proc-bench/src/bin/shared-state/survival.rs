@@ -3,18 +3,21 @@
 //! In each trial, the process says first that it is busy. The kill comes at a random moment of the
 //! next three milliseconds. `shared_state.py` does the same in Python.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ipc_channel::TryRecvError;
+use proc_core::ipc::{self, IpcSender};
 use proc_core::sync::{
     Barrier, Condition, Connection, Dict, Event, Leased, Lock, Manager, Mutex, Queue, Semaphore,
     Value, pipe,
 };
 use proc_core::{Child, ErrorKind, Message, Process};
 
-use super::{PATIENCE, script};
+use super::{ICEORYX2, PATIENCE, script};
 
 const TRIALS: usize = 20;
 
@@ -240,9 +243,64 @@ fn manager() -> Result<bool> {
     Ok(dict.get(&1).is_ok())
 }
 
+/// As [`queue_of_producers`], with a channel of ipc-channel.
+fn channel_of_producers() -> Result<bool> {
+    let (sender, receiver) = ipc::channel()?;
+    let send = |(sender, busy): (IpcSender<u64>, Event)| {
+        busy.set(); // before the first step, since the channel may be full
+        while sender.send(1).is_ok() {}
+    };
+    let other = start(send, sender.clone())?;
+    kill(start(send, sender)?, |left| {
+        let _ = receiver.try_recv_timeout(left);
+        Ok(())
+    })?;
+    let goes_on = (0..1000).all(|_| receiver.try_recv_timeout(PATIENCE).is_ok());
+    other.kill()?;
+    Ok(goes_on)
+}
+
+/// As [`connection`], with a channel of ipc-channel.
+fn channel() -> Result<bool> {
+    let (sender, receiver) = ipc::channel()?;
+    let send = |(sender, busy): (IpcSender<u64>, Event)| {
+        forever(&busy, || sender.send(1).expect("the other end is there"));
+    };
+    kill(start(send, sender)?, |left| {
+        let _ = receiver.try_recv_timeout(left);
+        Ok(())
+    })?;
+    loop {
+        match receiver.try_recv_timeout(PATIENCE) {
+            Ok(_) => {}
+            Err(TryRecvError::Empty) => return Ok(false),
+            Err(TryRecvError::IpcError(_)) => return Ok(true),
+        }
+    }
+}
+
+/// Lets iceoryx2 count the trials in which a subscriber goes on to receive items of one publisher
+/// after the other one was killed. Returns `None` if it was not built.
+fn iceoryx2() -> Result<Option<usize>> {
+    if !Path::new(ICEORYX2).exists() {
+        eprintln!("without iceoryx2, which was not built: see --bin shared-state's source");
+        return Ok(None);
+    }
+    let mut peer = Command::new(ICEORYX2);
+    peer.arg("survival").arg(TRIALS.to_string()).stderr(Stdio::inherit());
+    let output = peer.output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(Some(String::from_utf8(output.stdout)?.trim().parse()?))
+}
+
+type Trial = fn() -> Result<bool>;
+
 pub(crate) fn show(python: &str) -> Result<()> {
     println!("\nTrials of {TRIALS} in which the others went on after a kill:\n");
-    println!("{:<30}{:>10}{:>12}", "", "proc-core", "CPython");
+    println!(
+        "{:<30}{:>10}{:>12}{:>13}{:>12}",
+        "", "proc-core", "CPython", "ipc-channel", "iceoryx2"
+    );
     let output = Command::new(python)
         .args([script(), "survival", &TRIALS.to_string()])
         .stderr(Stdio::inherit())
@@ -250,8 +308,8 @@ pub(crate) fn show(python: &str) -> Result<()> {
         .with_context(|| format!("{python} cannot be executed"))?;
     ensure!(output.status.success(), "{python}: {}", output.status);
     let theirs: Vec<(String, usize)> = serde_json::from_slice(&output.stdout)?;
-    for (name, trial) in [
-        ("lock", lock as fn() -> Result<bool>),
+    let trials: [(&str, Trial); 12] = [
+        ("lock", lock),
         ("mutex", mutex),
         ("value", value),
         ("semaphore", semaphore),
@@ -263,11 +321,20 @@ pub(crate) fn show(python: &str) -> Result<()> {
         ("leases of a queue", leases),
         ("pipe", connection),
         ("manager, a client", manager),
-    ] {
+    ];
+    let shown = |count: Option<usize>| count.map_or("not there".to_owned(), |n| n.to_string());
+    for (name, trial) in trials {
         let ours = count(name, trial)?;
-        let theirs = theirs.iter().find(|(other, _)| other == name);
-        let theirs = theirs.map_or("not there".to_owned(), |(_, count)| count.to_string());
-        println!("{name:<30}{ours:>10}{theirs:>12}");
+        let python = theirs.iter().find(|(other, _)| other == name).map(|(_, count)| *count);
+        let (channel, iceoryx2) = match name {
+            "queue, one of two producers" => {
+                (Some(count("ipc-channel, producers", channel_of_producers)?), iceoryx2()?)
+            }
+            "pipe" => (Some(count("ipc-channel", channel)?), None),
+            _ => (None, None),
+        };
+        let [python, channel, iceoryx2] = [python, channel, iceoryx2].map(shown);
+        println!("{name:<30}{ours:>10}{python:>12}{channel:>13}{iceoryx2:>12}");
     }
     Ok(())
 }
