@@ -8,6 +8,7 @@ use ipc_channel::ipc::{IpcReceiver, IpcSender};
 use nix::sys::signal::Signal;
 use rustc_hash::FxHashMap;
 
+use super::server_watch::FORK_SERVER_NAME;
 use super::streams::ArrivedStreams;
 use super::{Key, Lifetime, Report, Request, ServerLink, Start, last_words, lifeline};
 use crate::error::{Exit, LastWords};
@@ -76,9 +77,6 @@ struct ForkedProcess {
     /// Last words of the child, which say what it may die of.
     last_words: Option<LastWords>,
 }
-
-/// Name of a fork server, and of its child until the child takes a name of its own.
-pub(super) const FORK_SERVER_NAME: &str = "forkserver";
 
 impl ForkedProcess {
     fn is_daemon_of(&self, owner: u32) -> bool {

@@ -10,8 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::server::FORK_SERVER_NAME;
 use crate::sys;
+
+/// Name of a fork server, and of its child until the child takes a name of its own.
+pub(super) const FORK_SERVER_NAME: &str = "forkserver";
 
 /// How long the children of a fork server may take to end with it, before they are looked for.
 pub(super) const ORPHAN_PATIENCE: Duration = Duration::from_millis(100);
