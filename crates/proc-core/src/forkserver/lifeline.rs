@@ -101,7 +101,8 @@ pub(crate) fn end_children() {
     }
 }
 
-/// Waits until nobody holds the sending end, or until `deadline` if there is one.
+/// Waits until nobody holds the sending end, or until `deadline` if there is one. Meanwhile kills
+/// what dead fork servers have left behind, which may hold that end.
 fn wait((sender, receiver): Lifeline, deadline: Option<Instant>) {
     drop(sender);
     loop {

@@ -1,9 +1,9 @@
 //! Notices that a fork server has ended, and kills what it has left behind.
 //!
 //! The children of a fork server end with it, because they ask the kernel for that in their first
-//! step. A child that somebody stops before this step stays, and it still has copies of all channels
-//! of its fork server. Whoever waits for a report would then wait until somebody continues the
-//! child. So whoever waits for a report also waits for the end of the fork server.
+//! step. A child that somebody stops before this step stays, and it still has copies of all
+//! channels of its fork server. Whoever waits for a report would then wait until somebody continues
+//! the child. So whoever waits for a report also waits for the end of the fork server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

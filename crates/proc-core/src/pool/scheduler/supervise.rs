@@ -217,7 +217,7 @@ impl Scheduler {
             let name = format!("{}-{slot_id}", self.config.name);
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
-            // Asking for the number takes as long as a start, so it is asked once.
+            // To find the number, the system's files are read, so it is found once.
             static PROCESSORS: OnceLock<usize> = OnceLock::new();
             let processors = *PROCESSORS.get_or_init(sys::available_processors);
             let may_spin = (slot_id as usize) < processors;

@@ -78,8 +78,8 @@ impl<S: 'static> Managed<S> {
     /// # Errors
     ///
     /// - [`Closed`](crate::ErrorKind::Closed): the object's process has died. The error has its pid.
-    /// - [`Panic`](crate::ErrorKind::Panic): the function panicked. The object stays as the function
-    ///   left it.
+    /// - [`Panic`](crate::ErrorKind::Panic): the function panicked. The object stays as the
+    ///   function left it.
     /// - [`Encode`](crate::ErrorKind::Encode), [`Decode`](crate::ErrorKind::Decode): the argument or
     ///   the result cannot be sent. Channel ends, shared memory and shared state cannot be part of
     ///   them.
