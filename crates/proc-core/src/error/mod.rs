@@ -597,4 +597,15 @@ mod tests {
         assert_eq!(format!("{alone:?}"), alone.to_string(), "the text tells what the system said");
         assert!(std::error::Error::source(&alone).is_none());
     }
+
+    #[test]
+    fn limit_that_ended_the_last_worker_is_told_by_the_error_of_the_pool() {
+        let died =
+            |exceeded: Option<&str>| Error::died(Exit::default(), exceeded.map(String::from));
+        for (exceeded, is_limit) in [(Some("limited to 1 s"), true), (None, false)] {
+            assert_eq!(Error::initializer(died(exceeded)).is_limit(), is_limit);
+            let ended = Error::restarts(3, Duration::from_secs(1), died(exceeded));
+            assert_eq!(ended.is_limit(), is_limit);
+        }
+    }
 }

@@ -269,3 +269,27 @@ impl<T> Debug for Array<T> {
         f.debug_struct("Array").field("len", &self.len).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_beyond_the_end_are_refused_whatever_their_bounds() {
+        let array = Array::<u8>::zeroed(3).expect("there is memory");
+        let beyond = [
+            (Bound::Included(0), Bound::Included(usize::MAX)),
+            (Bound::Included(0), Bound::Included(3)),
+            (Bound::Excluded(usize::MAX), Bound::Unbounded),
+            (Bound::Included(4), Bound::Unbounded),
+        ];
+        for range in beyond {
+            let write = std::panic::AssertUnwindSafe(|| array.write(range, &[]));
+            let why = std::panic::catch_unwind(write).expect_err("there are no such elements");
+            let why = why.downcast_ref::<String>().expect("a text");
+            assert!(why.starts_with("the array has 3 elements, not "), "{range:?}: {why}");
+        }
+        array.write((Bound::Excluded(0), Bound::Included(2)), &[1, 2]);
+        assert_eq!(array.snapshot(), [0, 1, 2]);
+    }
+}

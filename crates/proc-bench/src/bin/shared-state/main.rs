@@ -15,6 +15,7 @@
 mod survival;
 mod sys;
 
+use std::hint::black_box;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +27,7 @@ use proc_core::{Process, ipc};
 use sys::Sleep;
 
 const ROUNDS: usize = 9;
+/// Repetitions of an operation that takes nanoseconds.
 const LOCKS: u32 = 1_000_000;
 const ITEMS: u64 = 300_000;
 const LARGE_ITEMS: u64 = 300;
@@ -92,6 +94,17 @@ fn nanos(begin: Instant, operations: u64) -> f64 {
     begin.elapsed().as_nanos() as f64 / operations as f64
 }
 
+/// Measures the nanoseconds of one operation, which is made again and again.
+fn each(operation: impl Fn() -> Result<()> + 'static) -> Measure {
+    Box::new(move || {
+        let begin = Instant::now();
+        for _ in 0..LOCKS {
+            operation()?;
+        }
+        Ok(nanos(begin, LOCKS.into()))
+    })
+}
+
 fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
     let (lock, mutex) = (Lock::new()?, Mutex::new(0_u64)?);
     let (word, std_mutex) = (AtomicU32::new(0), std::sync::Mutex::new(0_u64));
@@ -100,70 +113,50 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
         (
             "lock and unlock, uncontended",
             "ns",
-            Box::new(move || {
-                let begin = Instant::now();
-                for _ in 0..LOCKS {
-                    drop(std::hint::black_box(lock.lock()?));
-                }
-                Ok(nanos(begin, LOCKS.into()))
+            each(move || {
+                drop(black_box(lock.lock()?));
+                Ok(())
             }),
         ),
         (
             "mutex: lock, add one, unlock",
             "ns",
-            Box::new(move || {
-                let begin = Instant::now();
-                for _ in 0..LOCKS {
-                    *mutex.lock()? += 1;
-                }
-                Ok(nanos(begin, LOCKS.into()))
+            each(move || {
+                *mutex.lock()? += 1;
+                Ok(())
             }),
         ),
         (
             "two atomic operations on a word",
             "ns",
-            Box::new(move || {
-                let (acquire, release, relaxed) =
-                    (Ordering::Acquire, Ordering::Release, Ordering::Relaxed);
-                let begin = Instant::now();
-                for _ in 0..LOCKS {
-                    let free = word.compare_exchange(0, 1, acquire, relaxed);
-                    ensure!(free.is_ok() && word.swap(0, release) == 1);
-                }
-                Ok(nanos(begin, LOCKS.into()))
+            each(move || {
+                let free = word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+                ensure!(free.is_ok() && word.swap(0, Ordering::Release) == 1);
+                Ok(())
             }),
         ),
         (
             "std's mutex between threads: lock, add one, unlock",
             "ns",
-            Box::new(move || {
-                let begin = Instant::now();
-                for _ in 0..LOCKS {
-                    *std::hint::black_box(&std_mutex).lock().expect("no thread panics") += 1;
-                }
-                Ok(nanos(begin, LOCKS.into()))
+            each(move || {
+                *black_box(&std_mutex).lock().expect("no thread panics") += 1;
+                Ok(())
             }),
         ),
         (
             "value of 8 bytes: add one",
             "ns",
-            Box::new(move || {
-                let begin = Instant::now();
-                for _ in 0..LOCKS {
-                    std::hint::black_box(small.fetch_add(1));
-                }
-                Ok(nanos(begin, LOCKS.into()))
+            each(move || {
+                black_box(small.fetch_add(1));
+                Ok(())
             }),
         ),
         (
             "value of 32 bytes: update",
             "ns",
-            Box::new(move || {
-                let begin = Instant::now();
-                for _ in 0..LOCKS {
-                    large.update(|words| words[0] += 1);
-                }
-                Ok(nanos(begin, LOCKS.into()))
+            each(move || {
+                large.update(|words| words[0] += 1);
+                Ok(())
             }),
         ),
         ("queue, 1 to 1, an item", "ns", Box::new(|| queue(1, 1))),
