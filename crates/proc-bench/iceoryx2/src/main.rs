@@ -108,8 +108,8 @@ fn survivals(trials: u64) -> Result<u64> {
         let name = format!("proc-core/survival/{}/{trial}", std::process::id());
         let node = NodeBuilder::new().create::<ipc::Service>()?;
         let subscriber = open(&node, &name)?.subscriber_builder().create()?;
-        let mut killed = start_publisher(&name, u64::MAX)?;
         let mut other = start_publisher(&name, u64::MAX)?;
+        let mut killed = start_publisher(&name, u64::MAX)?;
         // Both publish the numbers from 0.
         let mut firsts = 0;
         while firsts < 2 {
