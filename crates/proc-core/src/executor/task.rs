@@ -123,6 +123,16 @@ impl<T, J: Job, G: FnMut(J::Arrived) -> Option<Result<T, Error>>> Gathering<J, G
     }
 }
 
+/// Waits for the result of a call. `gather` makes it of all results that arrive.
+pub(super) fn wait_for<T, J, G>(job: J, gather: G) -> Result<T, Error>
+where
+    J: Job,
+    G: FnMut(J::Arrived) -> Option<Result<T, Error>>,
+{
+    // There is a result, because the wait has no deadline.
+    Gathering { job, gather }.wait(None).unwrap_or_else(|| Err(Error::closed()))
+}
+
 /// The call of a task whose result is known from the beginning.
 struct NoCall;
 

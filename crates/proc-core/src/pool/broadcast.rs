@@ -205,7 +205,7 @@ fn run<S, A: Message, R: Message>(
     }
     job.reserve(slots.len(), true)?;
     let encode = |(task, slot_id)| {
-        let queue = TaskQueue::new(function.0, job.inbox(), task, call.chunksize);
+        let queue = TaskQueue::new(function.0, job.inbox(), task);
         let mut queue = queue.for_slot(Some(slot_id));
         queue.push_all(std::slice::from_ref(argument), usize::MAX, scheduler.clone())?;
         Ok(queue)

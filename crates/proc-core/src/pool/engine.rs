@@ -82,7 +82,7 @@ impl Drop for PoolData {
 }
 
 /// Results of a pool's call that arrived together.
-pub struct PoolArrived(pub(super) Delivery);
+pub struct PoolArrived(pub(super) Box<Delivery>);
 
 /// A guard: as long as it lives, its thread polls and collects results.
 pub struct PoolCollecting {
@@ -93,8 +93,11 @@ pub struct PoolCollecting {
 pub struct PoolJob {
     scheduler: Arc<Scheduler>,
     inbox: Arc<Inbox>,
-    /// The tasks that are pushed and not submitted.
-    queue: TaskQueue,
+    function: Name,
+    /// The number of the first task that is not submitted.
+    next: usize,
+    /// The tasks that are pushed and not submitted, if there are any.
+    queue: Option<Box<TaskQueue>>,
     /// How many arguments after those of `queue` could not be encoded. Each has a task number too.
     skipped: usize,
     /// How many tasks have room made for them, and are not submitted.
@@ -120,11 +123,12 @@ impl PoolJob {
             data.as_ref().and_then(|data| data.data.clone()),
             scheduler.pending().cloned(),
         );
-        let queue = TaskQueue::new(function, &inbox, first, options.chunksize);
         PoolJob {
             scheduler: Arc::clone(scheduler),
             inbox,
-            queue,
+            function,
+            next: first,
+            queue: None,
             skipped: 0,
             reserved: 0,
             _open: Arc::clone(&scheduler.open_calls),
@@ -137,9 +141,19 @@ impl PoolJob {
         &self.inbox
     }
 
+    /// The queue of the tasks that are pushed and not submitted.
+    fn queue(&mut self) -> &mut TaskQueue {
+        let PoolJob { function, inbox, next, queue, .. } = self;
+        queue.get_or_insert_with(|| TaskQueue::new(*function, inbox, *next))
+    }
+
     /// Hands out the tasks of a broadcast.
-    pub(super) fn submit_for_slots(&mut self, queues: Vec<TaskQueue>) -> Result<(), Error> {
-        self.scheduler.submit_for_slots(queues)?;
+    pub(super) fn submit_for_slots(
+        &mut self,
+        queues: impl IntoIterator<Item = Box<TaskQueue>>,
+    ) -> Result<(), Error> {
+        let is_timed = self.inbox.options.timeout.is_some();
+        self.scheduler.submit_for_slots(is_timed, queues)?;
         self.reserved = 0;
         Ok(())
     }
@@ -147,7 +161,7 @@ impl PoolJob {
     /// Pushes one task whose argument is encoded already.
     #[cfg(feature = "remote")]
     pub(super) fn push_encoded(&mut self, argument: &[u8]) {
-        self.queue.push_encoded(argument);
+        self.queue().push_encoded(argument);
     }
 }
 
@@ -168,12 +182,13 @@ impl Job for PoolJob {
         // A map pushes no more than there is room for, but always one chunk.
         let arguments = match self.scheduler.pending() {
             Some(pending) if max_bytes < usize::MAX => {
-                let chunk = self.queue.chunksize.unwrap_or(1).max(1);
+                let chunk = self.inbox.options.chunksize.unwrap_or(1).max(1);
                 &arguments[..arguments.len().min(pending.room().max(chunk))]
             }
             _ => arguments,
         };
-        let pushed = self.queue.push_all(arguments, max_bytes, self.scheduler.clone());
+        let lender = self.scheduler.clone();
+        let pushed = self.queue().push_all(arguments, max_bytes, lender);
         self.skipped += usize::from(pushed.is_err());
         pushed
     }
@@ -200,24 +215,24 @@ impl Job for PoolJob {
     }
 
     fn pushed(&self) -> usize {
-        self.queue.left
+        self.queue.as_ref().map_or(0, |queue| queue.left)
     }
 
     fn pushed_bytes(&self) -> usize {
-        self.queue.len()
+        self.queue.as_ref().map_or(0, |queue| queue.len())
     }
 
     fn submit(&mut self, more: usize) -> Result<(), Error> {
-        let TaskQueue { name, next, left, chunksize, .. } = self.queue;
-        let next = next + left + std::mem::take(&mut self.skipped);
-        let empty = TaskQueue::new(name, &self.inbox, next, chunksize);
-        self.queue.more = more;
+        let empty = || TaskQueue::new(self.function, &self.inbox, self.next);
+        let mut queue = self.queue.take().unwrap_or_else(empty);
+        self.next += queue.left + std::mem::take(&mut self.skipped);
+        queue.more = more;
         if let Some(pending) = self.scheduler.pending() {
-            let uncounted = self.queue.left.saturating_sub(std::mem::take(&mut self.reserved));
+            let uncounted = queue.left.saturating_sub(std::mem::take(&mut self.reserved));
             pending.add(uncounted);
             self.inbox.add_counted(uncounted);
         }
-        self.scheduler.submit(std::mem::replace(&mut self.queue, empty))
+        self.scheduler.submit(queue)
     }
 
     fn end(&mut self) {}
@@ -273,7 +288,7 @@ impl Job for PoolJob {
     }
 }
 
-fn arrived(delivery: Result<Delivery, Error>) -> Result<PoolArrived, Error> {
+fn arrived(delivery: Result<Box<Delivery>, Error>) -> Result<PoolArrived, Error> {
     delivery.map(PoolArrived)
 }
 

@@ -29,6 +29,13 @@ fn board(workers: u32) -> Board {
     Board::new(Layout::for_workers(workers)).expect("there is memory")
 }
 
+/// Takes all finished tickets, oldest first.
+fn take_finished(board: &Board) -> Vec<TicketId> {
+    let mut finished = Vec::new();
+    board.take_finished(&mut finished);
+    finished
+}
+
 #[test]
 fn layout_fits_every_number_of_workers() {
     for workers in (1..70).chain([4095, 4096]) {
@@ -76,7 +83,7 @@ fn ticket_is_published_claimed_finished_and_collected() {
     assert_eq!(board.progress(9), progress);
     assert!(board.finish(9, 1000), "the parent of a new board asks for a message");
     assert!(!board.finish(8, 1000), "only one message");
-    assert_eq!(board.take_finished(), [9, 8]);
+    assert_eq!(take_finished(&board), [9, 8]);
     board.forget_claim(9, position);
     assert_eq!(board.claims().count(), 0);
 }
@@ -173,6 +180,22 @@ fn each_sleeper_is_taken_once() {
     board.admit(0);
     assert_eq!(board.claim(0), Some(0));
     assert!(!board.announce_sleep(0), "the pool is closing");
+}
+
+#[test]
+fn worker_that_sleeps_or_is_away_is_not_awake() {
+    let board = board(3);
+    let awake = || board.awake(3).collect::<Vec<_>>();
+    assert_eq!(awake(), [0, 1, 2]);
+    assert!(board.announce_sleep(0) && board.announce_absence(1));
+    assert_eq!(awake(), [2]);
+    assert_eq!(board.take_sleepers(0..3, 9), [0], "a worker that is away gets no message");
+    assert_eq!(awake(), [0, 2]);
+    assert!(board.announce_sleep(1) && board.cancel_sleep(1));
+    assert_eq!(awake(), [0, 1, 2]);
+    assert!(board.publish(0, &chunk(1), |_, _| ()));
+    assert!(!board.announce_absence(1), "there is work");
+    assert_eq!(awake(), [0, 1, 2]);
 }
 
 #[test]

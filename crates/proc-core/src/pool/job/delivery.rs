@@ -1,7 +1,7 @@
 //! Results on their way to the caller. A [`Delivery`] is still encoded, and does not know the types
 //! of results. [`Delivery::decode`] decodes it in the thread that waits for the results.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::error::{Error, Origin};
 use crate::memory::Part;
@@ -53,7 +53,7 @@ pub(crate) enum Delivery {
         first: usize,
         count: usize,
         bytes: Results,
-        out_of_band: HashMap<u32, Payload>,
+        out_of_band: BTreeMap<u32, Payload>,
         origin: Origin,
     },
     Failed {

@@ -2,7 +2,7 @@
 //! them. The inbox also keeps what was measured of the call's tasks.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -35,6 +35,8 @@ pub(crate) struct Inbox {
     /// nanoseconds, and its serial number. Both are written under the pool's lock.
     virtual_time: AtomicU64,
     serial: AtomicU64,
+    /// Whether there is a delivery or the inbox is closed. Written under the lock.
+    is_ready: AtomicBool,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
@@ -46,7 +48,7 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 struct InboxState {
-    deliveries: VecDeque<Delivery>,
+    deliveries: VecDeque<Box<Delivery>>,
     /// The error that the inbox was closed with.
     closed: Option<Error>,
     /// Whether all further deliveries are dropped: results may be on their way when a call is
@@ -64,7 +66,7 @@ struct InboxState {
 
 impl InboxState {
     /// Returns the next delivery; or the error, if the inbox is closed and empty.
-    fn next(&mut self) -> Option<Result<Delivery, Error>> {
+    fn next(&mut self) -> Option<Result<Box<Delivery>, Error>> {
         match self.deliveries.pop_front() {
             Some(delivery) => {
                 self.tasks -= delivery.count();
@@ -145,7 +147,7 @@ impl Inbox {
 
     /// Accepts a delivery and calls the waker. A closed inbox drops failures, because readers get
     /// the error that it was closed with.
-    pub(crate) fn deliver(&self, delivery: Delivery) {
+    pub(crate) fn deliver(&self, delivery: Box<Delivery>) {
         if let Some(waker) = self.accept(delivery) {
             waker.wake();
         }
@@ -153,16 +155,17 @@ impl Inbox {
 
     /// Accepts a delivery. The caller must call the waker that this returns, without holding a
     /// lock.
-    pub(crate) fn accept(&self, delivery: Delivery) -> Option<Waker> {
+    pub(crate) fn accept(&self, delivery: Box<Delivery>) -> Option<Waker> {
         self.subtract_counted(delivery.count());
         let mut state = self.lock();
-        let failed = matches!(delivery, Delivery::Failed { .. });
+        let failed = matches!(*delivery, Delivery::Failed { .. });
         if state.discarded || (state.closed.is_some() && failed) {
             return None;
         }
         state.tasks += delivery.count();
         state.bytes += delivery.len();
         state.deliveries.push_back(delivery);
+        self.is_ready.store(true, Ordering::Release);
         if state.wanted.is_some_and(|wanted| state.has_enough(wanted)) {
             self.arrived.notify_all();
         }
@@ -175,6 +178,7 @@ impl Inbox {
         self.subtract_counted(usize::MAX);
         let mut state = self.lock();
         state.closed.get_or_insert(error);
+        self.is_ready.store(true, Ordering::Release);
         self.arrived.notify_all();
         state.waker.take()
     }
@@ -196,9 +200,9 @@ impl Inbox {
 
     /// Like [`poll`](Inbox::poll). If there is nothing to return, keeps `waker`, and calls it when
     /// there is.
-    pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Delivery, Error>> {
+    pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Box<Delivery>, Error>> {
         let mut state = self.lock();
-        let next = state.next();
+        let next = self.next(&mut state);
         if next.is_none() {
             state.waker = Some(waker.clone());
         }
@@ -207,8 +211,18 @@ impl Inbox {
 
     /// Returns the next delivery, if there is one. If the inbox is closed and empty, returns the
     /// error that it was closed with.
-    pub(crate) fn poll(&self) -> Option<Result<Delivery, Error>> {
-        self.lock().next()
+    pub(crate) fn poll(&self) -> Option<Result<Box<Delivery>, Error>> {
+        if !self.is_ready.load(Ordering::Acquire) {
+            return None;
+        }
+        self.next(&mut self.lock())
+    }
+
+    fn next(&self, state: &mut InboxState) -> Option<Result<Box<Delivery>, Error>> {
+        let next = state.next();
+        let is_ready = !state.deliveries.is_empty() || state.closed.is_some();
+        self.is_ready.store(is_ready, Ordering::Relaxed);
+        next
     }
 
     /// Sleeps until results of `wanted` tasks or many bytes of results have arrived, the inbox is
@@ -237,10 +251,13 @@ impl Inbox {
         self.cost.store(cost.to_bits(), Ordering::Relaxed);
     }
 
-    /// Updates the size of a task's result. It grows at once, and shrinks step by step.
-    pub(crate) fn learn_size(&self, bytes: usize) {
+    /// Updates the size of a task's result. It grows at once, and shrinks step by step. Returns the
+    /// size if it has changed.
+    pub(crate) fn learn_size(&self, bytes: usize) -> Option<usize> {
         let old = self.size.load(Ordering::Relaxed);
-        self.size.store(bytes.max(old - old / 4), Ordering::Relaxed);
+        let new = bytes.max(old - old / 4);
+        self.size.store(new, Ordering::Relaxed);
+        (new != old).then_some(new)
     }
 
     /// Sets the size of a task's result to that of an earlier call, unless a size is known already.
@@ -262,19 +279,19 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::error::Origin;
 
-    fn results() -> Delivery {
+    fn results() -> Box<Delivery> {
         results_of(0)
     }
 
-    fn results_of(bytes: usize) -> Delivery {
+    fn results_of(bytes: usize) -> Box<Delivery> {
         let (bytes, out_of_band, origin) =
-            (vec![0; bytes].into(), HashMap::new(), Origin::default());
-        Delivery::Results { first: 0, count: 1, bytes, out_of_band, origin }
+            (vec![0; bytes].into(), BTreeMap::new(), Origin::default());
+        Box::new(Delivery::Results { first: 0, count: 1, bytes, out_of_band, origin })
     }
 
     #[test]

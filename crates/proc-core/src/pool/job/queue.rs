@@ -58,7 +58,8 @@ impl Drop for WaitingHandles {
     }
 }
 
-/// Encoded tasks of one call that are not cut into chunks yet.
+/// Encoded tasks of one call that are not cut into chunks yet. It is boxed, because it is moved
+/// often.
 #[derive(Debug)]
 pub(crate) struct TaskQueue {
     pub(crate) name: Name,
@@ -71,7 +72,6 @@ pub(crate) struct TaskQueue {
     pub(crate) attempts: u32,
     /// How many tasks of this call follow in later queues, at least.
     pub(crate) more: usize,
-    pub(crate) chunksize: Option<usize>,
     /// The slot whose worker must run the tasks, if only that one may.
     pub(crate) slot_id: Option<SlotId>,
     /// The encoded arguments, one record after another.
@@ -109,20 +109,14 @@ pub(crate) struct ChunkCut<'a> {
 
 impl TaskQueue {
     /// Makes an empty queue whose first task will have the number `first`.
-    pub(crate) fn new(
-        name: Name,
-        inbox: &Arc<Inbox>,
-        first: usize,
-        chunksize: Option<usize>,
-    ) -> TaskQueue {
-        TaskQueue {
+    pub(crate) fn new(name: Name, inbox: &Arc<Inbox>, first: usize) -> Box<TaskQueue> {
+        Box::new(TaskQueue {
             name,
             inbox: Arc::clone(inbox),
             next: first,
             left: 0,
             attempts: 0,
             more: 0,
-            chunksize,
             slot_id: None,
             bytes: Vec::new(),
             at: 0,
@@ -130,12 +124,18 @@ impl TaskQueue {
             handles: VecDeque::new(),
             large_args: VecDeque::new(),
             large_args_len: 0,
-        }
+        })
+    }
+
+    /// The chunksize that the call asks for, if any.
+    fn chunksize(&self) -> Option<usize> {
+        self.inbox.options.chunksize
     }
 
     /// Makes a queue whose tasks only the worker in a slot may run, if a slot is given.
-    pub(crate) fn for_slot(self, slot_id: Option<SlotId>) -> TaskQueue {
-        TaskQueue { slot_id, ..self }
+    pub(crate) fn for_slot(mut self: Box<Self>, slot_id: Option<SlotId>) -> Box<TaskQueue> {
+        self.slot_id = slot_id;
+        self
     }
 
     /// Makes a queue of one task that is tried again. `argument` is the encoded argument.
@@ -145,11 +145,12 @@ impl TaskQueue {
         task: usize,
         argument: &[u8],
         attempts: u32,
-    ) -> TaskQueue {
-        let mut queue = TaskQueue::new(name, inbox, task, Some(1));
+    ) -> Box<TaskQueue> {
+        let mut queue = TaskQueue::new(name, inbox, task);
         queue.push_encoded(argument);
         inbox.count_retry();
-        TaskQueue { attempts, ..queue }
+        queue.attempts = attempts;
+        queue
     }
 
     /// Makes a queue of the last tasks of a chunk. `arguments` are the encoded arguments of all its
@@ -164,14 +165,15 @@ impl TaskQueue {
         tasks: Range<usize>,
         arguments: Vec<u8>,
         skipped: usize,
-    ) -> Result<TaskQueue, Error> {
+    ) -> Result<Box<TaskQueue>, Error> {
         let mut rest = &arguments[..];
         for _ in 0..skipped {
             records::take(&mut rest).ok_or_else(Error::overwritten)?;
         }
         let at = arguments.len() - rest.len();
-        let queue = TaskQueue::new(name, inbox, tasks.start, None);
-        Ok(TaskQueue { left: tasks.len(), bytes: arguments, at, ..queue })
+        let mut queue = TaskQueue::new(name, inbox, tasks.start);
+        (queue.left, queue.bytes, queue.at) = (tasks.len(), arguments, at);
+        Ok(queue)
     }
 
     /// Appends tasks in whole chunks until they have `max_bytes` bytes, or hold many channel ends.
@@ -200,7 +202,7 @@ impl TaskQueue {
         let max_value = lender.max_value();
         // With a chunksize above 1, the tasks of a chunk lie side by side, so a large argument gets
         // no block of its own.
-        let lender = self.chunksize.is_none_or(|size| size == 1).then_some(lender);
+        let lender = self.chunksize().is_none_or(|size| size == 1).then_some(lender);
         let mut sink = Sink::with_lender(bytes, lender, self.inbox.result_size());
         // A call that bounds its bytes can wait for results. So it can also stop at many channel
         // ends, and go on when there are fewer.
@@ -225,7 +227,7 @@ impl TaskQueue {
                 whole = sink.len();
                 self.left += 1;
                 let whole_chunks =
-                    || self.chunksize.is_none_or(|size| self.left.is_multiple_of(size));
+                    || self.chunksize().is_none_or(|size| self.left.is_multiple_of(size));
                 if (sink.len() + self.large_args_len >= max_bytes || (holds_many && can_wait))
                     && whole_chunks()
                 {
@@ -253,7 +255,7 @@ impl TaskQueue {
     /// copied.
     #[inline]
     fn push_numbers<A: Message>(&mut self, arguments: &[A], len: usize, max_bytes: usize) {
-        let unit = self.chunksize.unwrap_or(1).max(1);
+        let unit = self.chunksize().unwrap_or(1).max(1);
         let enough = max_bytes.div_ceil(len).max(1).checked_next_multiple_of(unit);
         let count = arguments.len().min(enough.unwrap_or(usize::MAX));
         let start = self.bytes.len();
@@ -321,7 +323,7 @@ impl TaskQueue {
     ) -> Option<ChunkCut<'_>> {
         let wanted = self.chunk_size(workers);
         let grain =
-            self.chunksize.unwrap_or_else(|| wanted.div_ceil(GRAINS_PER_CHUNK)).clamp(1, wanted);
+            self.chunksize().unwrap_or_else(|| wanted.div_ceil(GRAINS_PER_CHUNK)).clamp(1, wanted);
         let (first, start) = (self.next, self.at);
         let (count, bytes, handles, large_arg) = match self.fixed_len {
             // There are no channel ends and no large arguments among numbers.
@@ -397,14 +399,14 @@ impl TaskQueue {
     fn chunk_size(&self, workers: usize) -> usize {
         let fair = self.left.saturating_add(self.more).div_ceil(2 * workers);
         let usual = self.inbox.tasks_per_chunk().min(fair);
-        let unit = self.chunksize.unwrap_or(1);
+        let unit = self.chunksize().unwrap_or(1);
         (usual / unit).max(1).saturating_mul(unit).clamp(1, self.left.max(1))
     }
 
     /// Whether the tasks left are a single chunk of explicit size. The size of such a chunk does
     /// not depend on measurements.
     pub(crate) fn is_one_chunk(&self) -> bool {
-        self.chunksize.is_some_and(|size| self.left <= size)
+        self.chunksize().is_some_and(|size| self.left <= size)
     }
 }
 
@@ -469,7 +471,7 @@ mod tests {
     #[test]
     fn nothing_is_left_of_an_argument_that_is_refused() {
         let inbox = Inbox::new(CallOptions::default(), None, None);
-        let mut queue = TaskQueue::new(name(|x| x), &inbox, 0, None);
+        let mut queue = TaskQueue::new(name(|x| x), &inbox, 0);
         let sender = ipc_channel::ipc::channel::<u8>().expect("a channel can be made").0;
         let argument = |len| (sender.clone(), ByteBuf::from(vec![7; len]));
         let lender = Arc::new(Strict::default());
@@ -490,7 +492,7 @@ mod tests {
     }
 
     /// Cuts a queue into chunks. Returns the first task of each chunk, and its bytes.
-    fn cuts(mut queue: TaskQueue, max_bytes: usize) -> Vec<(usize, Vec<u8>)> {
+    fn cuts(queue: &mut TaskQueue, max_bytes: usize) -> Vec<(usize, Vec<u8>)> {
         let cut = || queue.cut(3, max_bytes, 8).map(|cut| (cut.first, cut.bytes.to_vec()));
         std::iter::from_fn(cut).collect()
     }
@@ -503,19 +505,20 @@ mod tests {
             bytes in 0_usize..2000,
             max_bytes in 0_usize..3000,
         ) {
-            let inbox = Inbox::new(CallOptions::default(), None, None);
+            let options = CallOptions { chunksize, ..CallOptions::default() };
+            let inbox = Inbox::new(options, None, None);
             let fill = || {
-                let mut queue = TaskQueue::new(name(|x| x), &inbox, 7, chunksize);
+                let mut queue = TaskQueue::new(name(|x| x), &inbox, 7);
                 queue.push_all(&numbers, bytes, Arc::new(NoMemory)).expect("numbers can be encoded");
                 queue
             };
-            let (fixed_len, mut walked) = (fill(), fill());
+            let (mut fixed_len, mut walked) = (fill(), fill());
             walked.fixed_len = None;
             let pushed = fixed_len.left;
             let unit = chunksize.unwrap_or(1);
             prop_assert_eq!(pushed, numbers.len().min(bytes.div_ceil(8).max(1).next_multiple_of(unit)));
-            let cuts_of_fixed_len = cuts(fixed_len, max_bytes);
-            prop_assert_eq!(&cuts_of_fixed_len, &cuts(walked, max_bytes));
+            let cuts_of_fixed_len = cuts(&mut fixed_len, max_bytes);
+            prop_assert_eq!(&cuts_of_fixed_len, &cuts(&mut walked, max_bytes));
             let whole: Vec<u8> = cuts_of_fixed_len.into_iter().flat_map(|(_, bytes)| bytes).collect();
             let mut rest = &whole[..];
             for number in &numbers[..pushed] {

@@ -225,7 +225,7 @@ pub fn submit(pool: &Pool, chunk: Chunk<'_>) -> Result<Submitted, Error> {
     let mut fates = BTreeMap::new();
     let gather = move |PoolArrived(delivery)| {
         unfinished = unfinished.saturating_sub(delivery.count());
-        let (first, bytes) = encode_fates(delivery);
+        let (first, bytes) = encode_fates(*delivery);
         fates.insert(first, bytes);
         (unfinished == 0).then(|| {
             let in_order: Vec<Vec<u8>> = std::mem::take(&mut fates).into_values().collect();

@@ -26,11 +26,15 @@ impl Scheduler {
     }
 
     /// Accepts the tasks of a broadcast: a queue with one task for each slot.
-    pub(crate) fn submit_for_slots(self: &Arc<Self>, queues: Vec<TaskQueue>) -> Result<(), Error> {
+    pub(crate) fn submit_for_slots(
+        self: &Arc<Self>,
+        is_timed: bool,
+        queues: impl IntoIterator<Item = Box<TaskQueue>>,
+    ) -> Result<(), Error> {
         self.check_not_forked_copy()?;
         let mut state = self.lock();
         state.phase.check_open()?;
-        if queues.iter().any(|queue| queue.inbox.options.timeout.is_some()) {
+        if is_timed {
             self.start_timeout_watcher(&mut state)?;
         }
         for queue in queues {
@@ -122,7 +126,7 @@ impl Scheduler {
             let worker = Some(slot_id as usize);
             let origin = Origin { worker, ..Origin::of_task(task) };
             let error = error.clone().with_origin(origin);
-            state.wakers.extend(inbox.accept(Delivery::Failed { task, error }));
+            state.wakers.extend(inbox.accept(Box::new(Delivery::Failed { task, error })));
         }
     }
 }

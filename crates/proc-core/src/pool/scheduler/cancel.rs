@@ -105,12 +105,12 @@ impl Scheduler {
 
     /// The tickets that are claimed and not settled, each with the slot of its claimer.
     fn claimed_tickets(&self, state: &State) -> Vec<(TicketId, SlotId)> {
-        let claim = |(ticket, in_flight): (&TicketId, &InFlight)| {
+        let claim = |(ticket, in_flight): (TicketId, &InFlight)| {
             let slot_id =
-                in_flight.claimer.or_else(|| self.board.claimer(*ticket, in_flight.position));
-            slot_id.map(|slot_id| (*ticket, slot_id))
+                in_flight.claimer.or_else(|| self.board.claimer(ticket, in_flight.position));
+            slot_id.map(|slot_id| (ticket, slot_id))
         };
-        state.in_flight.iter().filter_map(claim).collect()
+        state.tickets().filter_map(claim).collect()
     }
 
     /// Starts the timeout watcher, the thread that checks timeouts. If it runs already, wakes it.
@@ -151,10 +151,10 @@ impl Scheduler {
     fn run_timeout_watcher(&self) {
         let mut state = self.lock();
         while !matches!(state.phase, Phase::Over(_)) && state.supervisors > 0 {
-            let has_timeout = |in_flight: &InFlight| {
+            let has_timeout = |(_, in_flight): (TicketId, &InFlight)| {
                 in_flight.inbox.options.timeout.is_some() || in_flight.stop.is_some()
             };
-            let any_timeout = state.in_flight.values().any(has_timeout)
+            let any_timeout = state.tickets().any(has_timeout)
                 || state.queues.iter().any(|queue| queue.inbox.options.timeout.is_some());
             if any_timeout {
                 self.kill_after_grace(&mut state, Some(Instant::now()));
@@ -189,7 +189,7 @@ impl Scheduler {
             if in_flight.stop.as_ref().is_none_or(|stop| stop.done != progress.done) {
                 let kill_at = Instant::now().checked_add(grace);
                 let kill_at = kill_at.unwrap_or_else(|| Instant::now() + FOREVER);
-                in_flight.stop = Some(Stop { done: progress.done, kill_at, error });
+                in_flight.stop = Some(Box::new(Stop { done: progress.done, kill_at, error }));
                 self.board.request_stop(ticket, progress.begun);
                 let handle =
                     state.slots.get(slot_id as usize).and_then(|slot| slot.handle.as_ref());
@@ -337,7 +337,7 @@ impl Scheduler {
         let Some(in_flight) = self.free_ticket_and_block(state, ticket) else { return false };
         let origin = Origin::of_task(in_flight.first);
         let error = Error::timeout(timeout).with_origin(origin);
-        let failed = Delivery::Failed { task: in_flight.first, error };
+        let failed = Box::new(Delivery::Failed { task: in_flight.first, error });
         state.wakers.extend(in_flight.inbox.accept(failed));
         let others = in_flight.first + 1..in_flight.first + in_flight.count;
         if !others.is_empty() {
@@ -346,7 +346,7 @@ impl Scheduler {
             });
             match rest {
                 Ok(mut rest) => {
-                    (rest.attempts, rest.chunksize) = (in_flight.attempts, in_flight.chunksize);
+                    rest.attempts = in_flight.attempts;
                     state.queues.push_front(rest);
                 }
                 Err(error) => state.wakers.extend(in_flight.inbox.close(error)),

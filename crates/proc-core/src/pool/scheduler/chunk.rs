@@ -1,7 +1,7 @@
 //! Chunks in flight: cuts them from task queues, with a block of shared memory each, and takes
 //! their tickets out of use.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +59,9 @@ impl Scheduler {
         queue: &mut TaskQueue,
         turn: Option<Turn>,
         max_bytes: usize,
-    ) -> Result<InFlight, Error> {
+    ) -> Result<Box<InFlight>, Error> {
         let (inbox, name, attempts) = (Arc::clone(&queue.inbox), queue.name, queue.attempts);
-        let (chunksize, slot_id) = (queue.chunksize, queue.slot_id);
+        let slot_id = queue.slot_id;
         // Calls that wait share the workers by the time that chunks take.
         let measured = !queue.is_one_chunk() || !state.queues.is_empty();
         let size = inbox.result_size().unwrap_or(0);
@@ -101,7 +101,7 @@ impl Scheduler {
             timeout: inbox.options.timeout.map_or(0, nanoseconds),
             stoppable: inbox.options.grace.is_some(),
         };
-        Ok(InFlight {
+        Ok(Box::new(InFlight {
             inbox,
             first,
             count,
@@ -110,17 +110,16 @@ impl Scheduler {
             charge: 0,
             block,
             chunk,
-            chunksize,
             stealable: grain < count,
             position: 0,
             claimer: slot_id,
             slot_id,
             handles,
-            out_of_band: HashMap::new(),
+            out_of_band: BTreeMap::new(),
             waits_for_out_of_band: false,
             stuck: None,
             stop: None,
-        })
+        }))
     }
 
     /// Allocates a block. If its region is new, sends the region to all workers.
@@ -155,14 +154,14 @@ impl Scheduler {
         &self,
         state: &mut State,
         ticket: TicketId,
-    ) -> Option<InFlight> {
+    ) -> Option<Box<InFlight>> {
         let in_flight = self.free_ticket(state, ticket)?;
         state.arena.release(in_flight.block);
         Some(in_flight)
     }
 
     /// Takes a ticket out of use. The caller must lease its block or give it back.
-    pub(super) fn free_ticket(&self, state: &mut State, ticket: TicketId) -> Option<InFlight> {
+    pub(super) fn free_ticket(&self, state: &mut State, ticket: TicketId) -> Option<Box<InFlight>> {
         let in_flight = state.in_flight.remove(&ticket)?;
         self.board.forget_claim(ticket, in_flight.position);
         if in_flight.stealable {

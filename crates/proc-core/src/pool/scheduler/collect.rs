@@ -2,7 +2,7 @@
 //!
 //! A ticket goes out of use when each of its tasks is delivered or queued again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,9 +35,12 @@ impl Scheduler {
 
     /// Settles all tickets that are finished.
     pub(super) fn collect_finished(&self, state: &mut State, deliveries: &mut Deliveries) {
-        for ticket in self.board.take_finished() {
+        let mut finished = std::mem::take(&mut state.finished);
+        self.board.take_finished(&mut finished);
+        for ticket in finished.drain(..) {
             self.settle_finished(state, ticket, deliveries);
         }
+        state.finished = finished;
     }
 
     /// Settles a ticket that its worker has finished. If some of its out-of-band results have not
@@ -64,10 +67,10 @@ impl Scheduler {
         let nanoseconds = in_flight.chunk.measured.then_some(progress.nanoseconds);
         state.queues.settle(&in_flight.inbox, in_flight.charge, nanoseconds);
         let out_of_band: usize = in_flight.out_of_band.values().map(Payload::len).sum();
-        in_flight.inbox.learn_size((len + out_of_band).div_ceil(in_flight.count));
-        state
-            .result_sizes
-            .extend(in_flight.inbox.result_size().map(|size| (in_flight.chunk.name, size)));
+        let size = (len + out_of_band).div_ceil(in_flight.count);
+        if let Some(size) = in_flight.inbox.learn_size(size) {
+            state.result_sizes.insert(in_flight.chunk.name, size);
+        }
         let count = in_flight.count;
         let slot_id = in_flight.claimer.or_else(|| self.board.claimer(ticket, in_flight.position));
         let origin = Origin {
@@ -88,7 +91,7 @@ impl Scheduler {
             let (first, out_of_band) = (in_flight.first, in_flight.out_of_band);
             deliveries.push((
                 in_flight.inbox,
-                Delivery::Results { first, count, bytes, out_of_band, origin },
+                Box::new(Delivery::Results { first, count, bytes, out_of_band, origin }),
             ));
             return;
         }
@@ -106,7 +109,8 @@ impl Scheduler {
         match bytes {
             Ok(bytes) => {
                 let (bytes, out_of_band) = (bytes.into(), in_flight.out_of_band);
-                let delivery = Delivery::Results { first, count, bytes, out_of_band, origin };
+                let delivery =
+                    Box::new(Delivery::Results { first, count, bytes, out_of_band, origin });
                 deliveries.push((in_flight.inbox, delivery));
             }
             Err(error) => {
@@ -151,9 +155,10 @@ impl Scheduler {
                 // This record and the later ones are corrupt. An empty delivery gives each of their
                 // tasks an error when it is decoded.
                 let (bytes, out_of_band, origin) =
-                    (Vec::new().into(), HashMap::new(), origin.clone());
+                    (Vec::new().into(), BTreeMap::new(), origin.clone());
                 let count = count - index as usize;
-                let delivery = Delivery::Results { first: task, count, bytes, out_of_band, origin };
+                let delivery =
+                    Box::new(Delivery::Results { first: task, count, bytes, out_of_band, origin });
                 others.push((Arc::clone(&inbox), delivery));
                 break;
             };
@@ -168,7 +173,8 @@ impl Scheduler {
             let out_of_band =
                 out_of_band.remove(&index).map(|value| (0, value)).into_iter().collect();
             let origin = origin.clone();
-            let delivery = Delivery::Results { first: task, count: 1, bytes, out_of_band, origin };
+            let delivery =
+                Box::new(Delivery::Results { first: task, count: 1, bytes, out_of_band, origin });
             others.push((Arc::clone(&inbox), delivery));
         }
         Some(others)
@@ -176,7 +182,7 @@ impl Scheduler {
 }
 
 /// Whether one of a chunk's first `count` tasks panicked.
-fn any_panic(mut results: &[u8], count: usize, out_of_band: &HashMap<u32, Payload>) -> bool {
+fn any_panic(mut results: &[u8], count: usize, out_of_band: &BTreeMap<u32, Payload>) -> bool {
     let mut outcomes =
         (0..count as u32).map_while(|index| Some((index, records::take_result(&mut results)?)));
     outcomes.any(|(index, outcome)| is_panic(&outcome, out_of_band.get(&index)))

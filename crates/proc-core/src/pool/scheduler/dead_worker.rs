@@ -229,7 +229,13 @@ impl Scheduler {
                     let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
                     let out_of_band = std::mem::take(&mut in_flight.out_of_band);
                     let bytes = bytes.into();
-                    let all = Delivery::Results { first, count: done, bytes, out_of_band, origin };
+                    let all = Box::new(Delivery::Results {
+                        first,
+                        count: done,
+                        bytes,
+                        out_of_band,
+                        origin,
+                    });
                     deliveries.extend(others.unwrap_or_else(|| vec![(Arc::clone(&inbox), all)]));
                 }
                 Err(error) => {

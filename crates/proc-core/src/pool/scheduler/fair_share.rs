@@ -65,7 +65,7 @@ impl Turn {
 /// The task queues of all calls, in the order in which the calls are served.
 #[derive(Default)]
 pub(super) struct FairQueues {
-    calls: BTreeMap<Turn, VecDeque<TaskQueue>>,
+    calls: BTreeMap<Turn, VecDeque<Box<TaskQueue>>>,
     /// The turns of the calls in `calls`, by the address of the call's inbox. The call's queues
     /// keep the inbox alive.
     turns: FxHashMap<usize, Turn>,
@@ -73,7 +73,7 @@ pub(super) struct FairQueues {
     last_serial: u64,
     /// Tasks of broadcasts, which only the worker in one slot may run: by that slot, in the order
     /// of the calls. They take no turns: each worker runs them between two chunks.
-    for_slots: BTreeMap<SlotId, VecDeque<TaskQueue>>,
+    for_slots: BTreeMap<SlotId, VecDeque<Box<TaskQueue>>>,
 }
 
 impl FairQueues {
@@ -83,13 +83,13 @@ impl FairQueues {
 
     /// All queues, those of the call that is served next first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &TaskQueue> {
-        self.calls.values().chain(self.for_slots.values()).flatten()
+        self.calls.values().chain(self.for_slots.values()).flatten().map(Box::as_ref)
     }
 
     /// Whether a call has queued tasks.
     pub(super) fn has(&self, inbox: &Arc<Inbox>) -> bool {
-        let is_of_call = |queue: &TaskQueue| Arc::ptr_eq(&queue.inbox, inbox);
-        self.has_turn(inbox) || self.for_slots.values().flatten().any(is_of_call)
+        let mut for_slots = self.for_slots.values().flatten();
+        self.has_turn(inbox) || for_slots.any(|queue| Arc::ptr_eq(&queue.inbox, inbox))
     }
 
     /// Whether a call has queued tasks that any worker may run.
@@ -108,7 +108,7 @@ impl FairQueues {
     }
 
     /// Takes the next tasks for the worker in a slot.
-    pub(super) fn pop_for_slot(&mut self, slot_id: SlotId) -> Option<TaskQueue> {
+    pub(super) fn pop_for_slot(&mut self, slot_id: SlotId) -> Option<Box<TaskQueue>> {
         let queues = self.for_slots.get_mut(&slot_id)?;
         let queue = queues.pop_front();
         if queues.is_empty() {
@@ -124,7 +124,7 @@ impl FairQueues {
     }
 
     /// Queues tasks behind those of the same call. Returns the turn of the call if it is new.
-    pub(super) fn push_back(&mut self, queue: TaskQueue) -> Option<Turn> {
+    pub(super) fn push_back(&mut self, queue: Box<TaskQueue>) -> Option<Turn> {
         if let Some(slot_id) = queue.slot_id {
             self.for_slots.entry(slot_id).or_default().push_back(queue);
             return None;
@@ -139,7 +139,7 @@ impl FairQueues {
     }
 
     /// Queues tasks before those of the same call.
-    pub(super) fn push_front(&mut self, queue: TaskQueue) {
+    pub(super) fn push_front(&mut self, queue: Box<TaskQueue>) {
         if let Some(slot_id) = queue.slot_id {
             return self.for_slots.entry(slot_id).or_default().push_front(queue);
         }
@@ -156,7 +156,7 @@ impl FairQueues {
     /// Takes the queue that is served next. If it was the only one of its call, the call has no
     /// turn until the queue is [put back](FairQueues::put_back) or another one of the call is
     /// queued.
-    pub(super) fn pop_first(&mut self) -> Option<TaskQueue> {
+    pub(super) fn pop_first(&mut self) -> Option<Box<TaskQueue>> {
         let mut first = self.calls.first_entry()?;
         let queue = first.get_mut().pop_front()?;
         if first.get().is_empty() {
@@ -168,7 +168,7 @@ impl FairQueues {
 
     /// Puts back a queue of which a chunk of `count` tasks was cut, if it has more tasks. Charges
     /// the call for the chunk, and returns how much.
-    pub(super) fn put_back(&mut self, queue: TaskQueue, count: usize) -> u64 {
+    pub(super) fn put_back(&mut self, queue: Box<TaskQueue>, count: usize) -> u64 {
         let inbox = Arc::clone(&queue.inbox);
         if queue.left > 0 {
             self.push_front(queue);
@@ -213,7 +213,7 @@ impl FairQueues {
     }
 
     /// Takes all queues.
-    pub(super) fn take_all(&mut self) -> impl Iterator<Item = TaskQueue> + use<> {
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Box<TaskQueue>> + use<> {
         self.turns.clear();
         let for_slots = std::mem::take(&mut self.for_slots).into_values();
         std::mem::take(&mut self.calls).into_values().chain(for_slots).flatten()
@@ -261,11 +261,11 @@ mod tests {
         Inbox::new(CallOptions { priority, ..CallOptions::default() }, None, None)
     }
 
-    fn queue(inbox: &Arc<Inbox>, tasks: usize) -> TaskQueue {
+    fn queue(inbox: &Arc<Inbox>, tasks: usize) -> Box<TaskQueue> {
         fn name<F: Fn(u8) -> u8 + Copy + 'static>(_: F) -> crate::call::Name {
             worker::task::<F, u8, u8>().expect("it is part of this program")
         }
-        let mut queue = TaskQueue::new(name(|x| x), inbox, 0, None);
+        let mut queue = TaskQueue::new(name(|x| x), inbox, 0);
         (0..tasks).for_each(|_| queue.push_encoded(&[0]));
         queue
     }

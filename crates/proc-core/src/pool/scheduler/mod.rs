@@ -229,7 +229,7 @@ impl Scheduler {
     }
 
     /// Accepts a queue of a call's tasks, and publishes as many of them as possible.
-    pub(crate) fn submit(self: &Arc<Self>, queue: TaskQueue) -> Result<(), Error> {
+    pub(crate) fn submit(self: &Arc<Self>, queue: Box<TaskQueue>) -> Result<(), Error> {
         self.check_not_forked_copy()?;
         let mut state = self.lock();
         state.phase.check_open()?;
@@ -260,7 +260,7 @@ impl Scheduler {
         inbox: &Inbox,
         wanted: usize,
         deadline: Option<Instant>,
-    ) -> Option<Result<Delivery, Error>> {
+    ) -> Option<Result<Box<Delivery>, Error>> {
         if let Err(error) = self.check_not_forked_copy() {
             return Some(Err(error));
         }
@@ -297,7 +297,7 @@ impl Scheduler {
     }
 
     /// Polls for a delivery for a short time. Meanwhile this thread collects results itself.
-    fn spin(&self, inbox: &Inbox) -> Option<Result<Delivery, Error>> {
+    fn spin(&self, inbox: &Inbox) -> Option<Result<Box<Delivery>, Error>> {
         if let Some(delivery) = inbox.poll() {
             return Some(delivery);
         }

@@ -9,7 +9,7 @@ use super::fair_share::Turn;
 use super::state::{InFlight, Phase, Scheduler, State, read_arguments, unlock};
 use crate::error::Error;
 use crate::memory::Arena;
-use crate::pool::board::TicketId;
+use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Inbox, TaskQueue};
 
 /// If more than half of this memory is in use, large results are copied out of shared memory at
@@ -120,16 +120,13 @@ impl Scheduler {
         if state.overtakable_tickets == 0 && !turn.is_urgent() {
             return;
         }
-        let is_later = |(_, in_flight): &(&TicketId, &InFlight)| {
+        let is_later = |(_, in_flight): &(TicketId, &InFlight)| {
             let now = Turn::of_served(&in_flight.inbox);
             now.yields_to(turn) || (in_flight.overtakable && now > turn)
         };
-        let later: Vec<(TicketId, u64)> = state
-            .in_flight
-            .iter()
-            .filter(is_later)
-            .map(|(ticket, in_flight)| (*ticket, in_flight.position))
-            .collect();
+        let later = state.tickets().filter(is_later);
+        let later: Vec<(TicketId, u64)> =
+            later.map(|(ticket, in_flight)| (ticket, in_flight.position)).collect();
         for (ticket, position) in &later {
             if !state.requeued.contains(ticket) && self.board.retract(*ticket, *position) {
                 if let Some(in_flight) = state.in_flight.get_mut(ticket) {
@@ -180,12 +177,27 @@ impl Scheduler {
 
     /// Publishes all that can be published, and wakes a sleeper for each new grain.
     fn publish_all(&self, state: &mut State) {
-        let mut grains = 0;
+        let (mut tickets, mut grains) = (0, 0);
         while let Some(more) = self.publish_one(state) {
+            tickets += usize::from(more > 0);
             grains += more;
         }
         if grains > 0 {
-            self.wake(state, grains);
+            self.wake_for(state, tickets, grains);
+        }
+    }
+
+    /// Wakes sleepers for `tickets` that were just published and have `grains` grains together.
+    ///
+    /// Workers that are awake need no message. Each ticket that was in flight before keeps at most
+    /// one of them from the new grains.
+    fn wake_for(&self, state: &mut State, tickets: usize, grains: usize) {
+        let others = state.in_flight.len() - tickets;
+        let serving = |slot_id: &SlotId| state.slots[*slot_id as usize].is_serving();
+        let awake = self.board.awake(self.processes()).filter(serving);
+        let awake = awake.take(grains.saturating_add(others)).count().saturating_sub(others);
+        if grains > awake {
+            self.wake(state, grains - awake);
         }
     }
 
@@ -205,14 +217,14 @@ impl Scheduler {
             _ => self.board.count_sleepers(state.slot_ids()),
         };
         while sleepers > 0 {
-            let untaken = |(ticket, in_flight): (&TicketId, &InFlight)| {
-                (self.board.untaken(*ticket, in_flight.chunk.count), *ticket)
+            let untaken = |(ticket, in_flight): (TicketId, &InFlight)| {
+                (self.board.untaken(ticket, in_flight.chunk.count), ticket)
             };
-            let is_stealable = |(_, in_flight): &(&TicketId, &InFlight)| {
+            let is_stealable = |(_, in_flight): &(TicketId, &InFlight)| {
                 in_flight.stealable && !in_flight.inbox.is_closed()
             };
             let mut most_first: Vec<_> =
-                state.in_flight.iter().filter(is_stealable).map(untaken).collect();
+                state.tickets().filter(is_stealable).map(untaken).collect();
             most_first.sort_unstable_by(|a, b| b.cmp(a));
             let stolen =
                 most_first.into_iter().find_map(|(_, ticket)| self.steal_from(state, ticket));
@@ -226,7 +238,7 @@ impl Scheduler {
 
     /// Takes back half of the tasks that the claimer of a ticket has not taken. Returns them as a
     /// queue, with their number of grains.
-    fn steal_from(&self, state: &mut State, ticket: TicketId) -> Option<(TaskQueue, usize)> {
+    fn steal_from(&self, state: &mut State, ticket: TicketId) -> Option<(Box<TaskQueue>, usize)> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
         let limit =
             self.board.split(ticket, in_flight.chunk.count, in_flight.chunk.grain)? as usize;
@@ -245,7 +257,7 @@ impl Scheduler {
                 return None;
             }
         };
-        (queue.attempts, queue.chunksize) = (in_flight.attempts, in_flight.chunksize);
+        queue.attempts = in_flight.attempts;
         let grains = queue.left.div_ceil(in_flight.chunk.grain as usize);
         Some((queue, grains))
     }
@@ -278,7 +290,7 @@ impl Scheduler {
     fn publish_next(
         &self,
         state: &mut State,
-        mut queue: TaskQueue,
+        mut queue: Box<TaskQueue>,
         turn: Option<Turn>,
         max_bytes: usize,
     ) -> Option<usize> {
@@ -303,7 +315,7 @@ impl Scheduler {
     }
 
     /// Queues tasks of a call, or publishes them at once if they are one chunk and nothing waits.
-    pub(super) fn accept(&self, state: &mut State, queue: TaskQueue) {
+    pub(super) fn accept(&self, state: &mut State, queue: Box<TaskQueue>) {
         let is_alone = state.queues.is_empty()
             && state.requeued.is_empty()
             && state.overtakable_tickets == 0
@@ -312,7 +324,7 @@ impl Scheduler {
         if is_alone && let Room::Bytes(max_bytes) = self.room_for(state, Wish::of(&queue)) {
             state.queues.begin(&queue.inbox);
             if let Some(grains) = self.publish_next(state, queue, None, max_bytes) {
-                self.wake(state, grains);
+                self.wake_for(state, usize::from(grains > 0), grains);
             }
             return;
         }

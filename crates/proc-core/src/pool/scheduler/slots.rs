@@ -145,12 +145,12 @@ impl Scheduler {
         }
         let slots = &state.slots[..self.processes()];
         let filled = slots.iter().filter(|slot| slot.slot_state == SlotState::Filled).count();
-        let grains = |(ticket, in_flight): (&TicketId, &InFlight)| {
-            let untaken = self.board.untaken(*ticket, in_flight.chunk.count);
+        let grains = |(ticket, in_flight): (TicketId, &InFlight)| {
+            let untaken = self.board.untaken(ticket, in_flight.chunk.count);
             // The tasks that are taken keep one worker busy.
             untaken.div_ceil(in_flight.chunk.grain) + u32::from(untaken < in_flight.chunk.count)
         };
-        let for_any = state.in_flight.iter().filter(|(_, it)| it.slot_id.is_none());
+        let for_any = state.tickets().filter(|(_, it)| it.slot_id.is_none());
         let open_grains = for_any.map(grains).sum::<u32>() as usize;
         let missing = open_grains.saturating_sub(filled);
         let is_vacant = |slot_id: &SlotId| {

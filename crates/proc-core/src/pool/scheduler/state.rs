@@ -3,7 +3,7 @@
 //! [`State`] holds all bookkeeping under one lock. Deliveries go into their inboxes after the lock
 //! is released.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -124,7 +124,9 @@ pub(super) struct State {
     pub(super) requeued: VecDeque<TicketId>,
     /// Tickets that are not in use.
     pub(super) free: Vec<TicketId>,
-    pub(super) in_flight: FxHashMap<TicketId, InFlight>,
+    /// The memory for a list of finished tickets. The list is empty.
+    pub(super) finished: Vec<TicketId>,
+    pub(super) in_flight: FxHashMap<TicketId, Box<InFlight>>,
     pub(super) slots: Vec<Slot>,
     /// How many slots wait for a worker (see [`SlotState::waits_for_worker`]).
     pub(super) waiting_slots: usize,
@@ -147,8 +149,8 @@ pub(super) struct State {
     pub(super) assigned_tickets: usize,
     /// How many regions were sent to every worker.
     pub(super) sent_regions: usize,
-    /// The likely size of a function's result, in bytes, as its last chunk has left it. The next
-    /// call of the function reserves that much room for a result.
+    /// The likely size of a function's result, in bytes, as the last chunk that has changed it has
+    /// left it. The next call of the function reserves that much room for a result.
     pub(super) result_sizes: FxHashMap<Name, usize>,
     /// The data that functions of calls borrow.
     pub(super) data: FxHashMap<DataId, Weak<BoundData>>,
@@ -191,8 +193,6 @@ pub(super) struct InFlight {
     pub(super) charge: u64,
     pub(super) block: Block,
     pub(super) chunk: Chunk,
-    /// The chunksize that the call asks for, if any.
-    pub(super) chunksize: Option<usize>,
     /// Whether the ticket was published with more than one grain.
     pub(super) stealable: bool,
     /// The number of its publication, which determines its place in the ring.
@@ -205,14 +205,14 @@ pub(super) struct InFlight {
     pub(super) slot_id: Option<SlotId>,
     pub(super) handles: Option<WaitingHandles>,
     /// The results that came out of band, by the index of their task in the chunk.
-    pub(super) out_of_band: HashMap<u32, Payload>,
+    pub(super) out_of_band: BTreeMap<u32, Payload>,
     /// Whether the worker has finished the chunk, but some out-of-band results have not come.
     pub(super) waits_for_out_of_band: bool,
     /// How many tasks were done when the timeout watcher first saw that none was running although a
     /// worker could run one, and when that was.
     pub(super) stuck: Option<(u32, Instant)>,
     /// Set when the task that is running was asked to stop.
-    pub(super) stop: Option<Stop>,
+    pub(super) stop: Option<Box<Stop>>,
 }
 
 /// A task was asked to stop.
@@ -248,7 +248,7 @@ impl KillReason {
 }
 
 /// Deliveries that go into their inboxes after the lock is released.
-pub(super) type Deliveries = Vec<(Arc<Inbox>, Delivery)>;
+pub(super) type Deliveries = Vec<(Arc<Inbox>, Box<Delivery>)>;
 
 impl State {
     pub(super) fn is_idle(&self) -> bool {
@@ -269,12 +269,15 @@ impl State {
         }
     }
 
+    /// All tickets that are in use.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = (TicketId, &InFlight)> {
+        self.in_flight.iter().map(|(ticket, in_flight)| (*ticket, &**in_flight))
+    }
+
     /// The tickets of a call that are in use, each with the number of its publication.
     pub(super) fn tickets_of(&self, inbox: &Arc<Inbox>) -> Vec<(TicketId, u64)> {
-        let is_of_call =
-            |(_, in_flight): &(&TicketId, &InFlight)| Arc::ptr_eq(&in_flight.inbox, inbox);
-        let of_call = self.in_flight.iter().filter(is_of_call);
-        of_call.map(|(ticket, in_flight)| (*ticket, in_flight.position)).collect()
+        let of_call = self.tickets().filter(|(_, it)| Arc::ptr_eq(&it.inbox, inbox));
+        of_call.map(|(ticket, in_flight)| (ticket, in_flight.position)).collect()
     }
 
     /// Puts deliveries into their inboxes now, under the lock. Called before the inboxes are
@@ -328,6 +331,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Whether the worker goes on to claim tickets, as far as the parent knows.
+    pub(super) fn is_serving(&self) -> bool {
+        self.ready && self.leaving.is_none() && self.kill_reason.is_none()
+    }
+
     /// Kills the worker, if the pool has decided so and the worker's pid is known.
     pub(super) fn kill_if_decided(&self) {
         if let (Some(_), Some(handle)) = (&self.kill_reason, &self.handle) {
@@ -425,7 +433,7 @@ fn read(arena: &Arena, in_flight: &InFlight, offset: u64, len: usize) -> Option<
 pub(super) fn fail_each(inbox: &Arc<Inbox>, tasks: Range<usize>, error: &Error) -> Deliveries {
     let failed = |task| {
         let error = error.clone().with_origin(Origin::of_task(task));
-        (Arc::clone(inbox), Delivery::Failed { task, error })
+        (Arc::clone(inbox), Box::new(Delivery::Failed { task, error }))
     };
     tasks.map(failed).collect()
 }

@@ -11,7 +11,7 @@ mod pool;
 
 use std::sync::Arc;
 
-use super::{Board, Chunk, Layout};
+use super::{Board, Chunk, Layout, TicketId};
 use crate::call::Name;
 use crate::memory::loom::{Channel, check};
 
@@ -22,6 +22,13 @@ fn board(tickets: u32, workers: u32) -> Arc<Board> {
     assert_eq!((board.claims().count(), board.progress(0).begun), (0, 0));
     assert!(!board.cancel_sleep(0) && !board.is_assigned(0, 0));
     Arc::new(board)
+}
+
+/// Takes all finished tickets, oldest first.
+fn take_finished(board: &Board) -> Vec<TicketId> {
+    let mut finished = Vec::new();
+    board.take_finished(&mut finished);
+    finished
 }
 
 /// A chunk of `count` tasks, the first of which has the number `first`. The offset holds that

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
 
-use super::{Channel, board, check, chunk};
+use super::{Channel, board, check, chunk, take_finished};
 use crate::memory::loom::AtomicU32;
 use crate::pool::board::{Board, SlotId, TicketId};
 
@@ -284,7 +284,7 @@ fn parent_gets_each_finished_ticket_once_and_waits_only_for_a_message() {
         });
         let mut finished = Vec::new();
         while finished.len() < 2 {
-            for ticket in board.take_finished() {
+            for ticket in take_finished(&board) {
                 let progress = board.progress(ticket);
                 assert_eq!((progress.begun, progress.done), (1, 1));
                 assert_eq!((progress.results, progress.nanoseconds), (20, 30));
