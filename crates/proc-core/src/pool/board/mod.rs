@@ -99,20 +99,12 @@ shared_struct! {
 }
 
 shared_struct! {
-    /// Whether a worker sleeps: [`AWAKE`], [`ASLEEP`] or [`AWAY`]. The parent takes an [`ASLEEP`]
-    /// and sends the worker a message, or the worker takes it back. Sleepers share cache lines,
-    /// because they change only when a worker falls asleep or is woken.
+    /// A worker's announcement of sleep: 1 while the worker sleeps, or looks for work a last time
+    /// before it sleeps. The parent takes the 1 and sends the worker a message, or the worker takes
+    /// it back. Sleepers share cache lines, because they change only when a worker falls asleep or
+    /// is woken.
     pub(crate) struct Sleeper(AtomicU32);
 }
-
-/// The worker runs tasks, or looks for work. It looks once more before it sleeps.
-const AWAKE: u32 = 0;
-
-/// The worker sleeps, or looks for work a last time before it sleeps.
-const ASLEEP: u32 = 1;
-
-/// The worker does something else, which may take long, before it looks for work again.
-const AWAY: u32 = 2;
 
 shared_struct! {
     /// 1 + the ticket that the parent has assigned to the worker in a slot, or 0. The parent writes

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{ASLEEP, AWAKE, Board, Chunk, Progress, Sleeper, SlotId, TicketId};
+use super::{Board, Chunk, Progress, SlotId, TicketId};
 use crate::memory::atomics::fence;
 use crate::pool::board::words::{Entry, Extent};
 
@@ -80,23 +80,11 @@ impl Board {
                 break;
             }
             let sleeper = &sleepers[slot_id as usize];
-            if sleeper.0.load(Ordering::Relaxed) == ASLEEP
-                && sleeper.0.swap(AWAKE, Ordering::AcqRel) == ASLEEP
-            {
+            if sleeper.0.load(Ordering::Relaxed) == 1 && sleeper.0.swap(0, Ordering::AcqRel) == 1 {
                 taken.push(slot_id);
             }
         }
         taken
-    }
-
-    /// The slots among the first `workers` that have no sleeping worker. A worker there looks again
-    /// for work that was published before this call, unless it exits or is killed.
-    pub(crate) fn awake(&self, workers: usize) -> impl Iterator<Item = SlotId> {
-        // Pairs with the fences in `announce_sleep` and `announce_absence`.
-        fence(Ordering::SeqCst);
-        let is_awake = |sleeper: &Sleeper| sleeper.0.load(Ordering::Relaxed) == AWAKE;
-        let sleepers = (0..).zip(&self.sleepers()[..workers]);
-        sleepers.filter(move |(_, sleeper)| is_awake(sleeper)).map(|(slot_id, _)| slot_id)
     }
 
     /// Takes all finished tickets, oldest first. Puts them into `finished`, which must be empty.
@@ -140,7 +128,7 @@ impl Board {
     /// How many workers in the slots `among` sleep.
     pub(crate) fn count_sleepers(&self, among: Range<SlotId>) -> usize {
         let sleepers = &self.sleepers()[among.start as usize..among.end as usize];
-        sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == ASLEEP).count()
+        sleepers.iter().filter(|sleeper| sleeper.0.load(Ordering::Relaxed) == 1).count()
     }
 
     /// Takes back the later half of the grains that the claimer of a ticket has not taken.
@@ -296,6 +284,6 @@ impl Board {
     /// Withdraws a dead worker's announcement of sleep, so that the parent does not wake that
     /// worker instead of another one.
     pub(crate) fn withdraw_sleeper(&self, slot_id: SlotId) {
-        self.sleepers()[slot_id as usize].0.store(AWAKE, Ordering::Relaxed);
+        self.sleepers()[slot_id as usize].0.store(0, Ordering::Relaxed);
     }
 }

@@ -183,22 +183,6 @@ fn each_sleeper_is_taken_once() {
 }
 
 #[test]
-fn worker_that_sleeps_or_is_away_is_not_awake() {
-    let board = board(3);
-    let awake = || board.awake(3).collect::<Vec<_>>();
-    assert_eq!(awake(), [0, 1, 2]);
-    assert!(board.announce_sleep(0) && board.announce_absence(1));
-    assert_eq!(awake(), [2]);
-    assert_eq!(board.take_sleepers(0..3, 9), [0], "a worker that is away gets no message");
-    assert_eq!(awake(), [0, 2]);
-    assert!(board.announce_sleep(1) && board.cancel_sleep(1));
-    assert_eq!(awake(), [0, 1, 2]);
-    assert!(board.publish(0, &chunk(1), |_, _| ()));
-    assert!(!board.announce_absence(1), "there is work");
-    assert_eq!(awake(), [0, 1, 2]);
-}
-
-#[test]
 fn cancel_sleep_tells_whether_the_parent_took_the_sleeper() {
     let board = board(1);
     assert!(board.announce_sleep(0));

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{ASLEEP, AWAKE, AWAY, Board, Chunk, Claim, SlotId, TicketId};
+use super::{Board, Chunk, Claim, SlotId, TicketId};
 use crate::memory::atomics::fence;
 use crate::pool::board::words::Entry;
 
@@ -107,37 +107,26 @@ impl Board {
 
     /// Announces sleep. Returns false if there is work after all, or the worker is dismissed.
     pub(crate) fn announce_sleep(&self, slot_id: SlotId) -> bool {
-        self.announce(slot_id, ASLEEP)
-    }
-
-    /// Announces that the worker does something else than to look for work, until it announces
-    /// sleep. Returns false if there is work, or the worker is dismissed.
-    pub(crate) fn announce_absence(&self, slot_id: SlotId) -> bool {
-        self.announce(slot_id, AWAY)
-    }
-
-    fn announce(&self, slot_id: SlotId, state: u32) -> bool {
         let sleeper = &self.sleepers()[slot_id as usize].0;
-        sleeper.store(state, Ordering::Relaxed);
-        // Pairs with the fences in `take_sleepers` and `count_awake`. The parent writes work or a
-        // dismissal before them.
+        sleeper.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `take_sleepers`. The parent writes work or a dismissal before
+        // that fence.
         fence(Ordering::SeqCst);
         let is_assigned = self.assignment(slot_id).load(Ordering::Relaxed) != 0;
         if is_assigned || self.has_ready() || self.is_dismissed(slot_id) {
-            // If the parent has taken an `ASLEEP` meanwhile, its message comes later and does no
-            // harm.
+            // If the parent has taken the 1 meanwhile, its message comes later and does no harm.
             self.cancel_sleep(slot_id);
             return false;
         }
         true
     }
 
-    /// Withdraws the announcement of sleep. Returns false if the parent has taken the `ASLEEP`:
-    /// then a message is on its way.
+    /// Withdraws the announcement of sleep. Returns false if the parent has taken the 1: then a
+    /// message is on its way.
     ///
-    /// Exactly one of this swap and the one in `take_sleepers` finds the `ASLEEP`.
+    /// Exactly one of this swap and the one in `take_sleepers` finds the 1.
     pub(crate) fn cancel_sleep(&self, slot_id: SlotId) -> bool {
-        self.sleepers()[slot_id as usize].0.swap(AWAKE, Ordering::AcqRel) == ASLEEP
+        self.sleepers()[slot_id as usize].0.swap(0, Ordering::AcqRel) == 1
     }
 
     /// How many times data were dropped that workers may hold.

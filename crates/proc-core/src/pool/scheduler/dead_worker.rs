@@ -150,7 +150,13 @@ impl Scheduler {
         let death = Error::died(Exit::default(), None).with_origin(origin.clone());
         let end = End { death: &death, origin: &origin, kill_reason: kill_reason.as_ref() };
         self.settle_all_claimed(&mut state, slot_id, &end, &mut deliveries);
+        // A finished ticket may have shown that the worker was ready.
+        state.slots[slot_id as usize].ready = false;
         self.dispatch(&mut state);
+        // As for a worker whose pid is known.
+        if self.board.has_ready() {
+            self.wake(&mut state, 1);
+        }
         unlock(state, deliveries);
     }
 

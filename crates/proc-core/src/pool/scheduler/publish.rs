@@ -9,7 +9,7 @@ use super::fair_share::Turn;
 use super::state::{InFlight, Phase, Scheduler, State, read_arguments, unlock};
 use crate::error::Error;
 use crate::memory::Arena;
-use crate::pool::board::{SlotId, TicketId};
+use crate::pool::board::TicketId;
 use crate::pool::job::{Inbox, TaskQueue};
 
 /// If more than half of this memory is in use, large results are copied out of shared memory at
@@ -177,27 +177,12 @@ impl Scheduler {
 
     /// Publishes all that can be published, and wakes a sleeper for each new grain.
     fn publish_all(&self, state: &mut State) {
-        let (mut tickets, mut grains) = (0, 0);
+        let mut grains = 0;
         while let Some(more) = self.publish_one(state) {
-            tickets += usize::from(more > 0);
             grains += more;
         }
         if grains > 0 {
-            self.wake_for(state, tickets, grains);
-        }
-    }
-
-    /// Wakes sleepers for `tickets` that were just published and have `grains` grains together.
-    ///
-    /// Workers that are awake need no message. Each ticket that was in flight before keeps at most
-    /// one of them from the new grains.
-    fn wake_for(&self, state: &mut State, tickets: usize, grains: usize) {
-        let others = state.in_flight.len() - tickets;
-        let serving = |slot_id: &SlotId| state.slots[*slot_id as usize].is_serving();
-        let awake = self.board.awake(self.processes()).filter(serving);
-        let awake = awake.take(grains.saturating_add(others)).count().saturating_sub(others);
-        if grains > awake {
-            self.wake(state, grains - awake);
+            self.wake(state, grains);
         }
     }
 
@@ -324,7 +309,7 @@ impl Scheduler {
         if is_alone && let Room::Bytes(max_bytes) = self.room_for(state, Wish::of(&queue)) {
             state.queues.begin(&queue.inbox);
             if let Some(grains) = self.publish_next(state, queue, None, max_bytes) {
-                self.wake_for(state, usize::from(grains > 0), grains);
+                self.wake(state, grains);
             }
             return;
         }

@@ -331,11 +331,6 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Whether the worker goes on to claim tickets, as far as the parent knows.
-    pub(super) fn is_serving(&self) -> bool {
-        self.ready && self.leaving.is_none() && self.kill_reason.is_none()
-    }
-
     /// Kills the worker, if the pool has decided so and the worker's pid is known.
     pub(super) fn kill_if_decided(&self) {
         if let (Some(_), Some(handle)) = (&self.kill_reason, &self.handle) {

@@ -176,10 +176,6 @@ impl Worker<'_> {
             match self.claim() {
                 Some(ticket) => self.run(ticket),
                 None => {
-                    // What follows runs destructors of the user, and unmaps memory.
-                    if !self.board.announce_absence(self.slot_id) {
-                        continue;
-                    }
                     self.drop_data();
                     if let Some(limit) = &mut self.memory_limit {
                         limit.measure();

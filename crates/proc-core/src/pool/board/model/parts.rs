@@ -212,31 +212,6 @@ fn sleeper_is_woken_by_a_publication_and_by_the_end_of_the_pool() {
 }
 
 #[test]
-fn worker_that_is_awake_needs_no_message() {
-    check(4, || {
-        let board = board(2, 1);
-        let (messages, reports) = (Channel::new(), Channel::new());
-        let worker = sleeping_worker(&board, &messages, &reports, |board| {
-            board.claim(0).or_else(|| {
-                board.announce_absence(0);
-                None
-            })
-        });
-        let wake = || board.take_sleepers(0..1, usize::MAX).iter().for_each(|_| messages.send(()));
-        for ticket in [0, 1] {
-            publish(&board, ticket);
-            if board.awake(1).next().is_none() {
-                wake();
-            }
-            assert_eq!(reports.receive(), ticket);
-        }
-        board.admit(0);
-        wake();
-        worker.join().expect("it returns");
-    });
-}
-
-#[test]
 fn assigned_ticket_is_taken_by_a_woken_worker_or_taken_back() {
     check(4, || {
         let board = board(2, 1);

@@ -68,7 +68,7 @@ fn serve(shared: &Shared, slot_id: SlotId, messages: &Channel<()>) {
     while !board.is_dismissed(slot_id) {
         if let Some(ticket) = board.claim(slot_id) {
             run(shared, ticket);
-        } else if board.announce_absence(slot_id) && board.announce_sleep(slot_id) {
+        } else if board.announce_sleep(slot_id) {
             if shared.start == Start::WhenAllSleep {
                 shared.reports.send(Report::Asleep(slot_id));
             }
@@ -229,16 +229,12 @@ impl Parent {
     }
 
     fn publish_all(&mut self) {
-        let (mut tickets, mut grains) = (0, 0);
+        let mut grains = 0;
         while let Some(more) = self.publish_one() {
-            tickets += 1;
             grains += more;
         }
         if grains > 0 {
-            let others = self.in_flight.len() - tickets;
-            let awake = self.shared.board.awake(self.slots.len());
-            let awake = awake.filter(|slot_id| self.slots[*slot_id as usize].is_some()).count();
-            self.wake(grains.saturating_sub(awake.saturating_sub(others)));
+            self.wake(grains);
         }
     }
 
