@@ -2,7 +2,7 @@
 //! them. The inbox also keeps what was measured of the call's tasks.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
@@ -35,8 +35,6 @@ pub(crate) struct Inbox {
     /// nanoseconds, and its serial number. Both are written under the pool's lock.
     virtual_time: AtomicU64,
     serial: AtomicU64,
-    /// Whether there is a delivery or the inbox is closed. Written under the lock.
-    is_ready: AtomicBool,
     state: Mutex<InboxState>,
     arrived: Condvar,
     /// How many nanoseconds a task takes, as the bits of an `f64`; 0 until one is measured.
@@ -165,7 +163,6 @@ impl Inbox {
         state.tasks += delivery.count();
         state.bytes += delivery.len();
         state.deliveries.push_back(delivery);
-        self.is_ready.store(true, Ordering::Release);
         if state.wanted.is_some_and(|wanted| state.has_enough(wanted)) {
             self.arrived.notify_all();
         }
@@ -178,7 +175,6 @@ impl Inbox {
         self.subtract_counted(usize::MAX);
         let mut state = self.lock();
         state.closed.get_or_insert(error);
-        self.is_ready.store(true, Ordering::Release);
         self.arrived.notify_all();
         state.waker.take()
     }
@@ -202,7 +198,7 @@ impl Inbox {
     /// there is.
     pub(crate) fn poll_or_wake(&self, waker: &Waker) -> Option<Result<Box<Delivery>, Error>> {
         let mut state = self.lock();
-        let next = self.next(&mut state);
+        let next = state.next();
         if next.is_none() {
             state.waker = Some(waker.clone());
         }
@@ -212,17 +208,7 @@ impl Inbox {
     /// Returns the next delivery, if there is one. If the inbox is closed and empty, returns the
     /// error that it was closed with.
     pub(crate) fn poll(&self) -> Option<Result<Box<Delivery>, Error>> {
-        if !self.is_ready.load(Ordering::Acquire) {
-            return None;
-        }
-        self.next(&mut self.lock())
-    }
-
-    fn next(&self, state: &mut InboxState) -> Option<Result<Box<Delivery>, Error>> {
-        let next = state.next();
-        let is_ready = !state.deliveries.is_empty() || state.closed.is_some();
-        self.is_ready.store(is_ready, Ordering::Relaxed);
-        next
+        self.lock().next()
     }
 
     /// Sleeps until results of `wanted` tasks or many bytes of results have arrived, the inbox is
