@@ -4,6 +4,7 @@
 //! `engine` says what an engine does for a call. `options` has the bodies of the calls, which use
 //! `map`, `imap` and `task`. No file here knows workers.
 
+mod apply;
 mod callback;
 pub(crate) mod engine;
 mod imap;

@@ -7,7 +7,7 @@ use super::engine::{Arrived, CallOptions, Engine, Job};
 use super::imap::{Imap, ImapUnordered};
 use super::map::{self, Outcomes};
 use super::progress::{Meter, Progress, ShowProgress};
-use super::task::{self, Task};
+use super::task::Task;
 use crate::error::{Error, Origin};
 use crate::wire::Message;
 
@@ -488,54 +488,6 @@ impl<'a, E: Engine> Options<'a, E> {
         ImapUnordered::new(self.begin(target, self.call), inputs.into_iter(), self.call, meter)
     }
 
-    pub(crate) fn apply_target<A: Message, R: Message>(
-        &self,
-        target: Result<Target<E>, Error>,
-        argument: A,
-    ) -> Result<R, Error> {
-        let mut job = self.begin_one(target)?;
-        job.reserve(1, true)?;
-        Self::submit_one(&mut job, argument)?;
-        task::wait_for(job, only_result)
-    }
-
-    pub(crate) fn apply_async_target<A: Message, R: Message>(
-        &self,
-        target: Result<Target<E>, Error>,
-        argument: A,
-    ) -> Result<Task<R>, Error> {
-        let mut job = self.begin_one(target)?;
-        job.reserve(1, true)?;
-        Self::submit_one(&mut job, argument)?;
-        Ok(Task::new(job, only_result))
-    }
-
-    pub(crate) fn try_apply_async_target<A: Message, R: Message>(
-        &self,
-        target: Result<Target<E>, Error>,
-        argument: A,
-    ) -> Result<Result<Task<R>, A>, Error> {
-        let mut job = self.begin_one(target)?;
-        if !job.reserve(1, false)? {
-            return Ok(Err(argument));
-        }
-        Self::submit_one(&mut job, argument)?;
-        Ok(Ok(Task::new(job, only_result)))
-    }
-
-    /// Begins a call of one task.
-    fn begin_one(&self, target: Result<Target<E>, Error>) -> Result<E::Job, Error> {
-        self.begin(target, CallOptions { chunksize: Some(1), ..self.call })
-    }
-
-    /// Submits the only task of a call.
-    fn submit_one<A: Message>(job: &mut E::Job, argument: A) -> Result<(), Error> {
-        job.push(std::slice::from_ref(&argument), usize::MAX)?;
-        job.submit(0)?;
-        job.end();
-        Ok(())
-    }
-
     pub(crate) fn map_async_target<A: Message, R: Message + Send>(
         &self,
         target: Result<Target<E>, Error>,
@@ -581,18 +533,15 @@ impl<'a, E: Engine> Options<'a, E> {
         map::run(self.begin(target, self.call), self.call, meter, inputs)
     }
 
-    fn begin(&self, target: Result<Target<E>, Error>, call: CallOptions) -> Result<E::Job, Error> {
+    pub(super) fn begin(
+        &self,
+        target: Result<Target<E>, Error>,
+        call: CallOptions,
+    ) -> Result<E::Job, Error> {
         self.call.check()?;
         let Target { function, data } = target?;
         self.engine.begin(function, data, call)
     }
-}
-
-/// Decodes the result of the only task of a call.
-fn only_result<R: Message>(arrived: impl Arrived) -> Option<Result<R, Error>> {
-    let mut only = None;
-    arrived.decode(|_, result| only = Some(result));
-    only
 }
 
 impl<E> Clone for Options<'_, E> {

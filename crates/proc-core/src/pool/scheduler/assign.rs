@@ -25,8 +25,8 @@ impl Scheduler {
         Ok(if filled.is_empty() { in_state(SlotState::Vacant) } else { filled })
     }
 
-    /// Accepts the tasks of a broadcast: a queue with one task for each slot. `queues` is taken
-    /// apart under the pool's lock.
+    /// Accepts the tasks of a broadcast: a queue with one task for each slot. `is_timed` says
+    /// whether the tasks have a time limit. The pool's lock is held while `queues` is read.
     pub(crate) fn submit_for_slots(
         self: &Arc<Self>,
         is_timed: bool,

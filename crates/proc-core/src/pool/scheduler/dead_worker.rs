@@ -153,7 +153,7 @@ impl Scheduler {
         // A finished ticket may have shown that the worker was ready.
         state.slots[slot_id as usize].ready = false;
         self.dispatch(&mut state);
-        // As for a worker whose pid is known.
+        // The worker may have been woken for work that it has not claimed: wake another one.
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
