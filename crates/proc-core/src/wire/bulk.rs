@@ -113,6 +113,21 @@ pub(crate) fn number<T: 'static>(value: &T) -> Option<&[u8]> {
     number_size::<T>().and_then(|_| bytes_of(value))
 }
 
+/// Whether [`bytes_of`] knows the type.
+#[inline]
+pub(super) fn is_known<T: 'static>() -> bool {
+    let this = TypeId::of::<T>();
+    macro_rules! look {
+        ($T:ident) => {
+            if this == TypeId::of::<Vec<$T>>() || this == TypeId::of::<$T>() {
+                return true;
+            }
+        };
+    }
+    each_number!(look);
+    this == TypeId::of::<String>() || this == TypeId::of::<ByteBuf>()
+}
+
 /// Returns the bytes of `value`, if it is a number, a vector of numbers, a string or a byte buffer.
 #[inline]
 pub(crate) fn bytes_of<T: 'static>(value: &T) -> Option<&[u8]> {

@@ -260,25 +260,39 @@ pub(crate) fn encode_into<T: Message>(
     value: &T,
     out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
-    if may_have_handles::<T>() && bulk::bytes_of(value).is_none() {
+    encode_and_search(value, out, may_have_handles::<T>())
+}
+
+/// Like [`encode_into`], but the caller says whether the value may contain channel ends.
+fn encode_and_search<T: Message>(
+    value: &T,
+    out: &mut Sink,
+    may_have_handles: bool,
+) -> Result<Option<Handles>, String> {
+    if may_have_handles {
         drop_collected_handles();
     }
     let start = out.len();
-    panics::catch(|| encode_or_panic(value, out)).unwrap_or_else(|panic| {
-        out.truncate(start);
-        drop_collected_handles();
-        Err(serialize_panicked(&panic.message))
-    })
+    panics::catch(|| encode_or_panic_and_search(value, out, may_have_handles)).unwrap_or_else(
+        |panic| {
+            out.truncate(start);
+            drop_collected_handles();
+            Err(serialize_panicked(&panic.message))
+        },
+    )
 }
 
 /// Appends the encoding of a value that should contain no channel ends to `out`. Returns whether it
 /// contains some; they are dropped.
+///
+/// `may_have_handles` is false if the value certainly contains none.
 pub(crate) fn encode_without_handles<T: Message>(
     value: &T,
     out: &mut Vec<u8>,
+    may_have_handles: bool,
 ) -> Result<bool, String> {
     let mut bytes = Sink::from(std::mem::take(out));
-    let handles = encode_into(value, &mut bytes);
+    let handles = encode_and_search(value, &mut bytes, may_have_handles);
     *out = bytes.into_bytes();
     Ok(handles?.is_some())
 }
@@ -312,8 +326,9 @@ pub(crate) fn deserialize_panicked(message: &str) -> String {
 }
 
 /// Whether values of this type may contain channel ends, which have a destructor.
-pub(crate) const fn may_have_handles<T>() -> bool {
-    std::mem::needs_drop::<T>()
+#[inline]
+pub(crate) fn may_have_handles<T: 'static>() -> bool {
+    std::mem::needs_drop::<T>() && !bulk::is_known::<T>()
 }
 
 /// Like [`encode_into`], but a panic of the value's `Serialize` goes on to the caller. The caller
@@ -326,6 +341,15 @@ pub(crate) fn encode_or_panic<T: Message>(
     value: &T,
     out: &mut Sink,
 ) -> Result<Option<Handles>, String> {
+    encode_or_panic_and_search(value, out, may_have_handles::<T>())
+}
+
+#[inline]
+fn encode_or_panic_and_search<T: Message>(
+    value: &T,
+    out: &mut Sink,
+    may_have_handles: bool,
+) -> Result<Option<Handles>, String> {
     if let Some(bytes) = bulk::bytes_of(value) {
         return match out.append(bytes) {
             Ok(()) => Ok(None),
@@ -335,10 +359,9 @@ pub(crate) fn encode_or_panic<T: Message>(
     let start = out.len();
     out.take_possible_handle(); // forget what an earlier value has noted
     let encoded = codec::encode_into(value, out);
-    // A channel end has a destructor, and the first one is written as its index, which is 0. If the
-    // type has no destructor, or no 0 was written, there is no channel end, and no need for the
-    // costly search.
-    if !may_have_handles::<T>() || (encoded.is_ok() && !out.take_possible_handle()) {
+    // The first channel end is written as its index, which is 0. If no 0 was written, there is no
+    // channel end, and no need for the costly search.
+    if !may_have_handles || (encoded.is_ok() && !out.take_possible_handle()) {
         return match encoded {
             Ok(()) => Ok(None),
             Err(error) => Err(why_not_encoded(&error, out)),

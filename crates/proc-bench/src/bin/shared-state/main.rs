@@ -78,14 +78,14 @@ fn main() -> Result<()> {
         }
     }
     println!(
-        "Time of one operation, {ROUNDS} rounds:\n\n{:<60}{:>12}{:>21}",
+        "Time of one operation, {ROUNDS} rounds:\n\n{:<70}{:>12}{:>21}",
         "", "median", "middle half"
     );
     for ((name, unit, _), times) in rows.iter().zip(&times) {
-        println!("{name:<60}{}", spread(times, unit));
+        println!("{name:<70}{}", spread(times, unit));
     }
     for (name, times) in &python_times {
-        println!("{:<60}{}", format!("CPython: {name}"), spread(times, "us"));
+        println!("{:<70}{}", format!("CPython: {name}"), spread(times, "us"));
     }
     survival::show(&python)
 }
@@ -105,7 +105,7 @@ fn each(operation: impl Fn() -> Result<()> + 'static) -> Measure {
     })
 }
 
-fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
+fn rows(words: &'static [sys::Words; 2]) -> Result<Vec<Row>> {
     let (lock, mutex) = (Lock::new()?, Mutex::new(0_u64)?);
     let (word, std_mutex) = (AtomicU32::new(0), std::sync::Mutex::new(0_u64));
     let (small, large) = (Value::new(0_u64)?, Value::new([0_u64; 4])?);
@@ -177,11 +177,14 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
         trips(words, Pace::InARow).map(|(name, measure)| (name.to_owned(), "us", measure));
     let late = trips(words, Pace::AfterPause)
         .map(|(name, measure)| -> Row { (format!("{name}, both asleep before"), "us", measure) });
+    let warm = trips(words, Pace::AfterOthers).map(|(name, measure)| -> Row {
+        (format!("{name}, both asleep before, caches warm"), "us", measure)
+    });
     let on_one = trips(words, Pace::InARow).map(|(name, measure)| -> Row {
         let measure = move || sys::on_one_processor(&measure);
         (format!("{name}, on one processor"), "us", Box::new(measure))
     });
-    Ok(rows.chain(in_a_row).chain(late).chain(on_one).collect())
+    Ok(rows.chain(in_a_row).chain(late).chain(warm).chain(on_one).collect())
 }
 
 /// When a trip begins.
@@ -189,74 +192,107 @@ fn rows(words: &'static sys::Words) -> Result<Vec<Row>> {
 enum Pace {
     /// At the end of the one before.
     InARow,
-    /// After [`PAUSE`].
+    /// After [`PAUSE`]. The processor has idled meanwhile.
     AfterPause,
+    /// After [`PAUSE`], and right after a trip of two other processes, which has run the same code.
+    AfterOthers,
+}
+
+/// Two processes that wait for each other, as the one that begins sees them.
+struct Pair {
+    /// Makes a trip.
+    trip: Box<dyn FnMut() -> Result<()>>,
+    /// Ends the other process, after `trip` was dropped.
+    end: Box<dyn FnOnce() -> Result<()>>,
+}
+
+impl Pair {
+    /// Makes a pair. `trip` is called with the numbers 0, 1 and so on.
+    fn new(
+        trip: impl Fn(u64) -> Result<()> + 'static,
+        end: impl FnOnce() -> Result<()> + 'static,
+    ) -> Pair {
+        let mut numbers = 0..;
+        let trip = move || numbers.next().map_or(Ok(()), &trip);
+        Pair { trip: Box::new(trip), end: Box::new(end) }
+    }
 }
 
 impl Pace {
-    fn trips(self) -> u64 {
-        match self {
-            Pace::InARow => TRIPS,
-            Pace::AfterPause => LATE_TRIPS,
-        }
-    }
-
-    /// Makes the trips. Returns the time of one, in microseconds: the mean of trips in a row, and
-    /// the median of trips after pauses, a few of which take milliseconds.
-    fn time(self, mut trip: impl FnMut(u64) -> Result<()>) -> Result<f64> {
-        match self {
+    /// Returns the time of a trip, in microseconds: the mean of trips in a row, and the median of
+    /// trips after pauses, a few of which take milliseconds.
+    fn measure(self, pair: impl Fn(usize) -> Result<Pair>) -> Result<f64> {
+        let Pair { mut trip, end } = pair(0)?;
+        let mut others = matches!(self, Pace::AfterOthers).then(|| pair(1)).transpose()?;
+        trip()?;
+        let time = match self {
             Pace::InARow => {
                 let begin = Instant::now();
-                (0..TRIPS).try_for_each(trip)?;
-                Ok(begin.elapsed().as_nanos() as f64 / 1e3 / TRIPS as f64)
+                (0..TRIPS).try_for_each(|_| trip())?;
+                begin.elapsed().as_nanos() as f64 / 1e3 / TRIPS as f64
             }
-            Pace::AfterPause => {
-                let mut times = (0..LATE_TRIPS)
-                    .map(|number| {
-                        std::thread::sleep(PAUSE);
-                        let begin = Instant::now();
-                        trip(number)?;
-                        Ok(begin.elapsed())
-                    })
-                    .collect::<Result<Vec<Duration>>>()?;
+            Pace::AfterPause | Pace::AfterOthers => {
+                let mut times = Vec::new();
+                for _ in 0..LATE_TRIPS {
+                    std::thread::sleep(PAUSE);
+                    if let Some(others) = &mut others {
+                        (others.trip)()?;
+                    }
+                    let begin = Instant::now();
+                    trip()?;
+                    times.push(begin.elapsed());
+                }
                 times.sort_unstable();
-                Ok(times[times.len() / 2].as_nanos() as f64 / 1e3)
+                times[times.len() / 2].as_nanos() as f64 / 1e3
             }
+        };
+        drop(trip);
+        end()?;
+        if let Some(Pair { trip, end }) = others {
+            drop(trip);
+            end()?;
         }
+        Ok(time)
     }
 }
 
 /// What two processes do there and back.
-fn trips(words: &'static sys::Words, pace: Pace) -> [(&'static str, Measure); 6] {
-    let futex_of_two = "futex of two words, there and back";
+fn trips(words: &'static [sys::Words; 2], pace: Pace) -> [(&'static str, Measure); 6] {
+    fn measure(pace: Pace, pair: impl Fn(usize) -> Result<Pair> + 'static) -> Measure {
+        Box::new(move || pace.measure(&pair))
+    }
+    let futex = move |sleep| measure(pace, move |number| futex(&words[number], number, sleep));
     [
-        ("futex, there and back", Box::new(move || futex(words, Sleep::OneWord, pace))),
-        (futex_of_two, Box::new(move || futex(words, Sleep::TwoWords, pace))),
-        ("queue, there and back", Box::new(move || queue_trips(pace))),
-        ("pipe, there and back", Box::new(move || pipe_trips(pace))),
-        ("manager's dictionary: insert", Box::new(move || manager_trips(pace))),
-        ("ipc-channel, there and back", Box::new(move || channel_trips(pace))),
+        ("futex, there and back", futex(Sleep::OneWord)),
+        ("futex of two words, there and back", futex(Sleep::TwoWords)),
+        ("queue, there and back", measure(pace, |_| queue_trips())),
+        ("pipe, there and back", measure(pace, |_| pipe_trips())),
+        ("manager's dictionary: insert", measure(pace, |_| manager_trips())),
+        ("ipc-channel, there and back", measure(pace, |_| channel_trips())),
     ]
 }
 
-fn manager_trips(pace: Pace) -> Result<f64> {
+fn manager_trips() -> Result<Pair> {
     let dict = Manager::new()?.dict::<String, u64>()?;
-    dict.insert("key".into(), 0)?;
-    pace.time(|number| Ok(dict.insert("key".into(), number).map(drop)?))
+    let trip = move |number| Ok(dict.insert("key".into(), number).map(drop)?);
+    Ok(Pair::new(trip, || Ok(())))
 }
 
 /// Two processes wake each other by a futex.
-fn futex(words: &'static sys::Words, sleep: Sleep, pace: Pace) -> Result<f64> {
+fn futex(words: &'static sys::Words, number: usize, sleep: Sleep) -> Result<Pair> {
     words.reset();
-    let answers = |(sleep, trips)| sys::words().answer(trips, sleep);
-    let other = Process::new(answers, (sleep, pace.trips() as u32)).start()?;
+    let answers = |(number, sleep): (usize, Sleep)| sys::words()[number].answer(sleep);
+    let other = Process::new(answers, (number, sleep)).start()?;
     words.wait_for_start();
-    let time = pace.time(|number| {
+    let trip = move |number| {
         words.ask(number as u32, sleep);
         Ok(())
-    })?;
-    other.join()?;
-    Ok(time)
+    };
+    let end = move || {
+        words.end();
+        Ok(other.join()?)
+    };
+    Ok(Pair::new(trip, end))
 }
 
 fn produce((queue, start, items): (Queue<u64>, Queue<()>, u64)) {
@@ -337,24 +373,25 @@ fn bytes(len: usize, items: u64) -> Result<f64> {
     Ok(time)
 }
 
-fn queue_trips(pace: Pace) -> Result<f64> {
+fn queue_trips() -> Result<Pair> {
     let (there, back) = (Queue::new()?, Queue::new()?);
     let answer = |(there, back): (Queue<u64>, Queue<u64>)| {
         there.iter().for_each(|item| back.put(item).expect("the queue is open"));
     };
     let child = Process::new(answer, (there.clone(), back.clone())).start()?;
-    there.put(0)?;
-    back.get()?;
-    let time = pace.time(|item| {
+    let closed = there.clone();
+    let trip = move |item| {
         there.put(item)?;
         Ok(back.get().map(drop)?)
-    })?;
-    there.close();
-    child.join()?;
-    Ok(time)
+    };
+    let end = move || {
+        closed.close();
+        Ok(child.join()?)
+    };
+    Ok(Pair::new(trip, end))
 }
 
-fn pipe_trips(pace: Pace) -> Result<f64> {
+fn pipe_trips() -> Result<Pair> {
     let (here, there) = pipe::<u64, u64>()?;
     let answer = |parent: Connection<u64, u64>| {
         while let Ok(item) = parent.recv() {
@@ -362,15 +399,11 @@ fn pipe_trips(pace: Pace) -> Result<f64> {
         }
     };
     let child = Process::new(answer, there).start()?;
-    here.send(0)?;
-    here.recv()?;
-    let time = pace.time(|item| {
+    let trip = move |item| {
         here.send(item)?;
         Ok(here.recv().map(drop)?)
-    })?;
-    drop(here);
-    child.join()?;
-    Ok(time)
+    };
+    Ok(Pair::new(trip, || Ok(child.join()?)))
 }
 
 fn channel() -> Result<f64> {
@@ -391,7 +424,7 @@ fn channel() -> Result<f64> {
     Ok(time)
 }
 
-fn channel_trips(pace: Pace) -> Result<f64> {
+fn channel_trips() -> Result<Pair> {
     let ((there, arrived), (answer, back)) = (ipc::channel::<u64>()?, ipc::channel::<u64>()?);
     let answers = |(arrived, answer): (ipc::IpcReceiver<u64>, ipc::IpcSender<u64>)| {
         while let Ok(item) = arrived.recv() {
@@ -399,15 +432,11 @@ fn channel_trips(pace: Pace) -> Result<f64> {
         }
     };
     let child = Process::new(answers, (arrived, answer)).start()?;
-    there.send(0)?;
-    back.recv()?;
-    let time = pace.time(|item| {
+    let trip = move |item| {
         there.send(item)?;
         Ok(back.recv().map(drop)?)
-    })?;
-    drop(there);
-    child.join()?;
-    Ok(time)
+    };
+    Ok(Pair::new(trip, || Ok(child.join()?)))
 }
 
 fn std_channel() -> Result<f64> {

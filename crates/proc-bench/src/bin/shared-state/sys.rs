@@ -16,14 +16,20 @@ use rustix::thread::futex::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Words that two processes share: among them, the number of questions and of answers.
+/// Words that two processes share: among them, the number of questions and of answers. No other
+/// words lie in their cache line.
+#[repr(align(64))]
 pub(crate) struct Words {
+    /// [`END`] after the last question.
     asked: AtomicU32,
     answered: AtomicU32,
     started: AtomicU32,
     /// Stands for a count of deaths. Nobody changes it here.
     deaths: AtomicU32,
 }
+
+/// Number that no question has.
+const END: u32 = u32::MAX;
 
 /// How a process sleeps.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -35,21 +41,21 @@ pub(crate) enum Sleep {
     TwoWords,
 }
 
-static WORDS: OnceLock<&'static Words> = OnceLock::new();
+static WORDS: OnceLock<&'static [Words; 2]> = OnceLock::new();
 
-/// Maps the words. Processes that are forked later have them too.
-pub(crate) fn shared_words() -> Result<&'static Words> {
-    let len = NonZeroUsize::new(size_of::<Words>()).context("the words have a size")?;
+/// Maps the words of two pairs of processes. Processes that are forked later have them too.
+pub(crate) fn shared_words() -> Result<&'static [Words; 2]> {
+    let len = NonZeroUsize::new(size_of::<[Words; 2]>()).context("the words have a size")?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: the kernel chooses a free address.
     let page = unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_SHARED) }?;
     // SAFETY: the page is zero, which is a value of the atomics, and it is never unmapped.
-    let words: &'static Words = unsafe { page.cast::<Words>().as_ref() };
+    let words: &'static [Words; 2] = unsafe { page.cast::<[Words; 2]>().as_ref() };
     Ok(WORDS.get_or_init(|| words))
 }
 
 /// The words, in a process that was forked later.
-pub(crate) fn words() -> &'static Words {
+pub(crate) fn words() -> &'static [Words; 2] {
     WORDS.get().expect("they were mapped before the fork server was made")
 }
 
@@ -116,11 +122,19 @@ impl Words {
         self.sleep_while(&self.answered, number, sleep);
     }
 
-    /// Answers this many questions.
-    pub(crate) fn answer(&self, times: u32, sleep: Sleep) {
+    /// Lets the other process end.
+    pub(crate) fn end(&self) {
+        set(&self.asked, END);
+    }
+
+    /// Answers questions until there are no more.
+    pub(crate) fn answer(&self, sleep: Sleep) {
         set(&self.started, 1);
-        for time in 1..=times {
+        for time in 1.. {
             self.sleep_while(&self.asked, time - 1, sleep);
+            if self.asked.load(Ordering::Relaxed) == END {
+                return;
+            }
             set(&self.answered, time);
         }
     }

@@ -1,13 +1,12 @@
 //! The inbox of a call: deliveries arrive here, and wake the thread or the future that waits for
 //! them. The inbox also keeps what was measured of the call's tasks.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::{BoundData, Delivery, Pending};
+use super::{BoundData, Delivery, Pending, ShortQueue};
 use crate::error::Error;
 use crate::executor::CallOptions;
 
@@ -46,7 +45,7 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 struct InboxState {
-    deliveries: VecDeque<Box<Delivery>>,
+    deliveries: ShortQueue<Box<Delivery>>,
     /// The error that the inbox was closed with.
     closed: Option<Error>,
     /// Whether all further deliveries are dropped: results may be on their way when a call is

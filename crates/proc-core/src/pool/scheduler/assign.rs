@@ -42,7 +42,7 @@ impl Scheduler {
             state.queues.push_back(queue);
         }
         self.dispatch(&mut state);
-        unlock(state, Vec::new());
+        unlock(state);
         Ok(())
     }
 

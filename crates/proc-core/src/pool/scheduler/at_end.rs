@@ -49,7 +49,7 @@ impl Scheduler {
     fn dismiss_at_end(&self, deadline: Instant) -> bool {
         let Some(mut state) = self.lock_until(deadline) else { return false };
         self.end_pool(&mut state, None);
-        unlock(state, Vec::new());
+        unlock(state);
         true
     }
 

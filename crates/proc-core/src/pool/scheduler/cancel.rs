@@ -4,7 +4,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::state::{
-    InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, Stop, read_arguments, unlock,
+    Deliveries, InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, Stop,
+    read_arguments, unlock, unlock_and_deliver,
 };
 use crate::error::{Error, Origin};
 use crate::pool::board::{SlotId, TicketId};
@@ -35,7 +36,7 @@ impl Scheduler {
         if self.is_forked_copy() {
             return false;
         }
-        let mut deliveries = Vec::new();
+        let mut deliveries = Deliveries::default();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
         let queued = state.queues.has(inbox);
@@ -65,7 +66,7 @@ impl Scheduler {
             }
         }
         self.dispatch(&mut state);
-        unlock(state, deliveries);
+        unlock_and_deliver(state, deliveries);
         cancelled
     }
 
@@ -99,7 +100,7 @@ impl Scheduler {
             }
             self.dispatch(&mut state);
         }
-        unlock(state, Vec::new());
+        unlock(state);
         unclaimed
     }
 
@@ -230,11 +231,11 @@ impl Scheduler {
             self.stop_task(&mut state, ticket, slot_id, Error::closed());
         }
         loop {
-            let mut deliveries = Vec::new();
+            let mut deliveries = Deliveries::default();
             self.collect_finished(&mut state, &mut deliveries);
             self.kill_after_grace(&mut state, Some(Instant::now()));
             let is_over = !state.in_flight.values().any(|in_flight| in_flight.stop.is_some());
-            unlock(state, deliveries);
+            unlock_and_deliver(state, deliveries);
             if is_over {
                 return;
             }

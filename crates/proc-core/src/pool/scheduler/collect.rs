@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::state::{Deliveries, Scheduler, State, fail_each, read_arguments, read_results, unlock};
+use super::state::{
+    Addressed, Deliveries, Scheduler, State, fail_each, read_arguments, read_results,
+    unlock_and_deliver,
+};
 use crate::call::Fault;
 use crate::error::Origin;
 use crate::pool::board::TicketId;
@@ -25,11 +28,11 @@ impl Scheduler {
 
     /// Collects finished tickets, delivers their results and publishes more work.
     pub(crate) fn collect(&self) {
-        let mut deliveries = Vec::new();
+        let mut deliveries = Deliveries::default();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
         self.dispatch(&mut state);
-        unlock(state, deliveries);
+        unlock_and_deliver(state, deliveries);
         self.forget_dropped_data();
     }
 
@@ -89,7 +92,7 @@ impl Scheduler {
                 + in_flight.chunk.arguments) as usize;
             let bytes = Results::Lent(state.arena.lease(in_flight.block).part(start, len));
             let (first, out_of_band) = (in_flight.first, in_flight.out_of_band);
-            deliveries.push((
+            deliveries.push_back((
                 in_flight.inbox,
                 Box::new(Delivery::Results { first, count, bytes, out_of_band, origin }),
             ));
@@ -111,7 +114,7 @@ impl Scheduler {
                 let (bytes, out_of_band) = (bytes.into(), in_flight.out_of_band);
                 let delivery =
                     Box::new(Delivery::Results { first, count, bytes, out_of_band, origin });
-                deliveries.push((in_flight.inbox, delivery));
+                deliveries.push_back((in_flight.inbox, delivery));
             }
             Err(error) => {
                 let error = error.with_origin(origin);
@@ -131,7 +134,7 @@ impl Scheduler {
         count: usize,
         bytes: &[u8],
         origin: &Origin,
-    ) -> Option<Deliveries> {
+    ) -> Option<Vec<Addressed>> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
         if in_flight.attempts >= in_flight.inbox.options.retries
             || in_flight.chunk.needs_handles

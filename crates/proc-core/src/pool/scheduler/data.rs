@@ -70,7 +70,7 @@ impl Scheduler {
             let found = wanted.is_some().then_some(Err(why));
             let _ = state.send(slot_id, ToWorker::Data { found, dropped });
         }
-        unlock(state, Vec::new());
+        unlock(state);
         drop(bound);
         self.forget_dropped_data();
     }
@@ -91,7 +91,7 @@ impl Scheduler {
             self.withdraw(&mut state, &in_flight.inbox);
             self.dispatch(&mut state);
         }
-        unlock(state, Vec::new());
+        unlock(state);
     }
 
     /// Forgets data that were dropped, and wakes the workers that may hold them and sleep. The
@@ -113,7 +113,7 @@ impl Scheduler {
                 state.wake(slot_id);
             }
         }
-        unlock(state, Vec::new());
+        unlock(state);
         drop(dropped);
     }
 }

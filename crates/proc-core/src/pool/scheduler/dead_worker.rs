@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::state::{
     Deliveries, Intensity, KillReason, Scheduler, SlotState, State, fail_each, read_arguments,
-    read_results, unlock,
+    read_results, unlock_and_deliver,
 };
 use crate::error::{Error, ErrorKind, Exit, Origin};
 use crate::pool::board::{SlotId, TicketId};
@@ -49,7 +49,7 @@ impl Scheduler {
         failure: Option<Error>,
         origin: Origin,
     ) -> Option<(SlotState, Error)> {
-        let mut deliveries = Vec::new();
+        let mut deliveries = Deliveries::default();
         let mut state = self.lock();
         // Finished tickets come first: the ring still shows which worker has finished them.
         self.collect_finished(&mut state, &mut deliveries);
@@ -130,7 +130,7 @@ impl Scheduler {
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
-        unlock(state, deliveries);
+        unlock_and_deliver(state, deliveries);
         // The dead worker may have died between finishing a ticket and sending the message that the
         // parent had asked for: ask again.
         self.request_message();
@@ -140,7 +140,7 @@ impl Scheduler {
     /// Settles the tickets of a worker whose start failed before its pid was known, for example
     /// because its fork server died. The worker may have begun a task by then.
     pub(super) fn settle_failed_start(&self, slot_id: SlotId) {
-        let mut deliveries = Vec::new();
+        let mut deliveries = Deliveries::default();
         let mut state = self.lock();
         self.collect_finished(&mut state, &mut deliveries);
         let slot = &mut state.slots[slot_id as usize];
@@ -157,7 +157,7 @@ impl Scheduler {
         if self.board.has_ready() {
             self.wake(&mut state, 1);
         }
-        unlock(state, deliveries);
+        unlock_and_deliver(state, deliveries);
     }
 
     /// Settles all tickets that a dead worker had claimed. Returns whether the worker had begun a

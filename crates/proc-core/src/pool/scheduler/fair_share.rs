@@ -66,6 +66,8 @@ impl Turn {
 #[derive(Default)]
 pub(super) struct FairQueues {
     calls: BTreeMap<Turn, VecDeque<Box<TaskQueue>>>,
+    /// The memory for the queues of a new call. The list is empty.
+    spare: VecDeque<Box<TaskQueue>>,
     /// The turns of the calls in `calls`, by the address of the call's inbox. The call's queues
     /// keep the inbox alive.
     turns: FxHashMap<usize, Turn>,
@@ -134,7 +136,7 @@ impl FairQueues {
             self.begin(&queue.inbox);
         }
         let turn = self.turn_of(&queue.inbox);
-        self.calls.entry(turn).or_default().push_back(queue);
+        self.queues_of(turn).push_back(queue);
         is_new.then_some(turn)
     }
 
@@ -144,7 +146,7 @@ impl FairQueues {
             return self.for_slots.entry(slot_id).or_default().push_front(queue);
         }
         let turn = self.turn_of(&queue.inbox);
-        self.calls.entry(turn).or_default().push_front(queue);
+        self.queues_of(turn).push_front(queue);
     }
 
     /// The queue that is served next, and its turn.
@@ -160,7 +162,7 @@ impl FairQueues {
         let mut first = self.calls.first_entry()?;
         let queue = first.get_mut().pop_front()?;
         if first.get().is_empty() {
-            first.remove();
+            self.spare = first.remove();
             self.turns.remove(&address(&queue.inbox));
         }
         Some(queue)
@@ -217,6 +219,12 @@ impl FairQueues {
         self.turns.clear();
         let for_slots = std::mem::take(&mut self.for_slots).into_values();
         std::mem::take(&mut self.calls).into_values().chain(for_slots).flatten()
+    }
+
+    /// The queues of the call that has a turn.
+    fn queues_of(&mut self, turn: Turn) -> &mut VecDeque<Box<TaskQueue>> {
+        let FairQueues { calls, spare, .. } = self;
+        calls.entry(turn).or_insert_with(|| std::mem::take(spare))
     }
 
     /// The turn of a call. A new call gets one.

@@ -31,8 +31,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use self::state::{Deliveries, Phase, RECHECK_INTERVAL, Slot, State, unlock};
 pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
-use self::state::{Phase, RECHECK_INTERVAL, Slot, State, unlock};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
 use crate::pool::board::{Board, Layout, SlotId};
@@ -113,7 +113,7 @@ impl Scheduler {
             state.phase = Phase::Closing;
             self.dispatch(&mut state);
         }
-        unlock(state, Vec::new());
+        unlock(state);
     }
 
     /// Waits until every worker has exited. Returns false at once if the pool is open, because the
@@ -151,11 +151,11 @@ impl Scheduler {
         self.stop_graceful_tasks();
         let mut state = self.lock();
         // Results of tickets that are finished by now are still delivered.
-        let mut deliveries = Vec::new();
+        let mut deliveries = Deliveries::default();
         self.collect_finished(&mut state, &mut deliveries);
         state.deliver_under_lock(&mut deliveries);
         self.end_pool(&mut state, None);
-        unlock(state, Vec::new());
+        unlock(state);
         let mut state = self.lock();
         self.kill_busy_workers(&state);
         let now = Instant::now();
@@ -247,7 +247,7 @@ impl Scheduler {
                 self.watcher_signal.notify_all();
             }
         }
-        unlock(state, Vec::new());
+        unlock(state);
         Ok(())
     }
 
@@ -293,7 +293,7 @@ impl Scheduler {
                 handle.signal(Signal::SIGKILL);
             }
         }
-        unlock(state, Vec::new());
+        unlock(state);
     }
 
     /// Polls for a delivery for a short time. Meanwhile this thread collects results itself.

@@ -93,7 +93,7 @@ impl Scheduler {
         let _ = inbox.discard(Error::cancelled());
         self.withdraw(&mut state, inbox);
         self.dispatch(&mut state);
-        unlock(state, Vec::new());
+        unlock(state);
     }
 
     /// Takes back all tasks of a call that no worker has claimed. Returns whether there were any.

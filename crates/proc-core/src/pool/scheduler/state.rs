@@ -22,7 +22,9 @@ use crate::error::{Error, Origin};
 use crate::forkserver::{Attributes, ForkServer, Handle, StartMethod};
 use crate::memory::{Arena, Block, ReturnedBlocks};
 use crate::pool::board::{Board, Chunk, DataId, SlotId, TicketId};
-use crate::pool::job::{BoundData, Delivery, DroppedData, Inbox, Pending, WaitingHandles};
+use crate::pool::job::{
+    BoundData, Delivery, DroppedData, Inbox, Pending, ShortQueue, WaitingHandles,
+};
 use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::{Payload, Unreadable};
@@ -248,7 +250,10 @@ impl KillReason {
 }
 
 /// Deliveries that go into their inboxes after the lock is released.
-pub(super) type Deliveries = Vec<(Arc<Inbox>, Box<Delivery>)>;
+pub(super) type Deliveries = ShortQueue<Addressed>;
+
+/// A delivery with its inbox.
+pub(super) type Addressed = (Arc<Inbox>, Box<Delivery>);
 
 impl State {
     pub(super) fn is_idle(&self) -> bool {
@@ -283,18 +288,23 @@ impl State {
     /// Puts deliveries into their inboxes now, under the lock. Called before the inboxes are
     /// closed, because a closed inbox drops failures.
     pub(super) fn deliver_under_lock(&mut self, deliveries: &mut Deliveries) {
-        for (inbox, delivery) in deliveries.drain(..) {
+        while let Some((inbox, delivery)) = deliveries.pop_front() {
             self.wakers.extend(inbox.accept(delivery));
         }
     }
 }
 
+/// Releases the lock, and calls wakers.
+pub(super) fn unlock(state: MutexGuard<'_, State>) {
+    unlock_and_deliver(state, Deliveries::default());
+}
+
 /// Releases the lock, then puts deliveries into their inboxes and calls wakers. A waker may run any
 /// code, so it must not run under the lock.
-pub(super) fn unlock(mut state: MutexGuard<'_, State>, deliveries: Deliveries) {
+pub(super) fn unlock_and_deliver(mut state: MutexGuard<'_, State>, mut deliveries: Deliveries) {
     let wakers = std::mem::take(&mut state.wakers);
     drop(state);
-    for (inbox, delivery) in deliveries {
+    while let Some((inbox, delivery)) = deliveries.pop_front() {
         inbox.deliver(delivery);
     }
     wakers.into_iter().for_each(Waker::wake);
@@ -425,7 +435,7 @@ fn read(arena: &Arena, in_flight: &InFlight, offset: u64, len: usize) -> Option<
 }
 
 /// The deliveries of consecutive tasks that fail with the same error.
-pub(super) fn fail_each(inbox: &Arc<Inbox>, tasks: Range<usize>, error: &Error) -> Deliveries {
+pub(super) fn fail_each(inbox: &Arc<Inbox>, tasks: Range<usize>, error: &Error) -> Vec<Addressed> {
     let failed = |task| {
         let error = error.clone().with_origin(Origin::of_task(task));
         (Arc::clone(inbox), Box::new(Delivery::Failed { task, error }))

@@ -8,7 +8,10 @@ use std::time::Duration;
 use ipc_channel::ipc;
 use nix::sys::signal::Signal;
 
-use super::state::{KillReason, Phase, Scheduler, Slot, SlotState, StartFunction, State, unlock};
+use super::state::{
+    Deliveries, KillReason, Phase, Scheduler, Slot, SlotState, StartFunction, State, unlock,
+    unlock_and_deliver,
+};
 use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
@@ -57,7 +60,7 @@ impl Scheduler {
             // Another vacant slot may be filled instead.
             self.dispatch(&mut state);
         }
-        unlock(state, Vec::new());
+        unlock(state);
     }
 
     /// Fails all open calls with an error. The pool stays open.
@@ -99,14 +102,14 @@ impl Scheduler {
             state.slots[*slot_id as usize].failed_starts = 0;
             state.set_slot_state(*slot_id, SlotState::Filled);
         }
-        unlock(state, Vec::new());
+        unlock(state);
         let started = self.start_workers(empty);
         if started.is_err() {
             let mut state = self.lock();
             if state.phase.check_open().is_ok() {
                 self.admit(&mut state, before);
             }
-            unlock(state, Vec::new());
+            unlock(state);
         } else {
             self.wait_for_successors(wanted);
         }
@@ -455,7 +458,7 @@ impl Scheduler {
                 if self.board.has_ready() {
                     self.wake(&mut state, 1);
                 }
-                unlock(state, Vec::new());
+                unlock(state);
             }
             FromWorker::Look => {
                 self.collect();
@@ -479,7 +482,7 @@ impl Scheduler {
             FromWorker::NeedsData { wanted, held } => self.on_needs_data(slot_id, wanted, held),
             FromWorker::DataFailed { ticket, fault } => self.on_data_failed(slot_id, ticket, fault),
             FromWorker::OutOfBand { ticket, task, value } => {
-                let mut deliveries = Vec::new();
+                let mut deliveries = Deliveries::default();
                 let mut state = self.lock();
                 // Results are kept only for tasks that exist. Otherwise a corrupt worker could fill
                 // the parent's memory.
@@ -492,7 +495,7 @@ impl Scheduler {
                     }
                 }
                 self.dispatch(&mut state);
-                unlock(state, deliveries);
+                unlock_and_deliver(state, deliveries);
             }
         }
     }

@@ -65,10 +65,12 @@ fn number() -> Result<u64, Error> {
     Ok(u64::from(own.get()) << 32 | serial)
 }
 
-/// Encodes the argument of a call.
-fn encode<A: Message>(argument: &A) -> Result<Vec<u8>, Error> {
+/// Encodes the argument of a call. `may_have_handles` is false if it certainly contains no channel
+/// ends.
+fn encode<A: Message>(argument: &A, may_have_handles: bool) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    match wire::encode_without_handles(argument, &mut bytes).map_err(Error::encode_argument)? {
+    let encoded = wire::encode_without_handles(argument, &mut bytes, may_have_handles);
+    match encoded.map_err(Error::encode_argument)? {
         false => Ok(bytes),
         true => Err(Error::encode_argument(format!(
             "the argument of a manager's call contains no {WHAT_CANNOT_CROSS}"
@@ -188,7 +190,7 @@ impl Object {
         argument: &A,
     ) -> Result<Object, Error> {
         let object = Object { server: server.clone(), number: number()? };
-        let argument = encode(argument)?;
+        let argument = encode(argument, wire::may_have_handles::<A>())?;
         while server
             .ask(object.number, What::Make, name, argument.clone(), Patience::Endless)?
             .is_none()
@@ -196,14 +198,16 @@ impl Object {
         Ok(object)
     }
 
-    /// Calls the function `name` with the object and an argument.
+    /// Calls the function `name` with the object and an argument. `may_have_handles` is false if
+    /// the argument certainly contains no channel ends.
     pub(super) fn call<A: Message, R: Message>(
         &self,
         name: Name,
         argument: &A,
+        may_have_handles: bool,
         patience: Patience,
     ) -> Result<Option<R>, Error> {
-        let argument = encode(argument)?;
+        let argument = encode(argument, may_have_handles)?;
         let reply = self.server.ask(self.number, What::Call, name, argument, patience)?;
         let decode = |bytes: Vec<u8>| wire::decode(&bytes, None).map_err(Error::decode_result);
         reply.map(decode).transpose()

@@ -55,7 +55,7 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
     ///
     /// See the example of [`Dict`].
     pub fn insert(&self, key: K, value: V) -> Result<Option<V>, Error> {
-        self.map.call(|map, (key, value)| map.insert(key, value), (key, value))
+        self.map.call_with_two(|map, (key, value)| map.insert(key, value), (key, value))
     }
 
     /// Returns a copy of the value of a key.
@@ -119,7 +119,7 @@ impl<K: Message + Eq + Hash, V: Message + Clone> Dict<K, V> {
             };
             returned
         };
-        self.map.call(update, (key, x))
+        self.map.call_with_two(update, (key, x))
     }
 
     /// Returns the number of keys.

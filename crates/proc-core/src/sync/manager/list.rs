@@ -101,7 +101,7 @@ impl<T: Message + Clone> List<T> {
         let set = |items: &mut Vec<T>, (index, item): (usize, T)| {
             items.get_mut(index).map(|old| std::mem::replace(old, item))
         };
-        self.items.call(set, (index, item))
+        self.items.call_with_two(set, (index, item))
     }
 
     /// Calls a function in the manager with item `index`, to change it. No other call comes in
@@ -129,7 +129,7 @@ impl<T: Message + Clone> List<T> {
             *item = changed;
             Some(returned)
         };
-        self.items.call(update, (index, x))
+        self.items.call_with_two(update, (index, x))
     }
 
     /// Returns the number of items.

@@ -10,7 +10,7 @@ use super::client::{Object, Server};
 use crate::call::{Callable, Name, Stateful, refuse_captures};
 use crate::error::Error;
 use crate::sync::raw_lock::Patience;
-use crate::wire::Message;
+use crate::wire::{self, Message};
 
 /// Object of any type in a process of its own, which other processes use by calls.
 ///
@@ -128,7 +128,8 @@ impl<S: 'static> Managed<S> {
         A: Message,
         R: Message,
     {
-        self.call_by(function, &argument, Patience::at_most(timeout))
+        let may_have_handles = wire::may_have_handles::<A>();
+        self.call_by(function, &argument, may_have_handles, Patience::at_most(timeout))
     }
 
     /// Calls like [`call`](Managed::call), with an argument that the caller keeps.
@@ -138,14 +139,48 @@ impl<S: 'static> Managed<S> {
         A: Message,
         R: Message,
     {
+        self.call_patiently(function, argument, wire::may_have_handles::<A>())
+    }
+
+    /// Calls like [`call`](Managed::call), with two values as the argument. If it is known of both
+    /// types that they have no channel ends, nobody searches for them.
+    pub(super) fn call_with_two<F, A, B, R>(&self, function: F, two: (A, B)) -> Result<R, Error>
+    where
+        F: Fn(&mut S, (A, B)) -> R + Copy + 'static,
+        A: Message,
+        B: Message,
+        R: Message,
+    {
+        let may_have_handles = wire::may_have_handles::<A>() || wire::may_have_handles::<B>();
+        self.call_patiently(function, &two, may_have_handles)
+    }
+
+    fn call_patiently<F, A, R>(
+        &self,
+        function: F,
+        argument: &A,
+        may_have_handles: bool,
+    ) -> Result<R, Error>
+    where
+        F: Fn(&mut S, A) -> R + Copy + 'static,
+        A: Message,
+        R: Message,
+    {
         loop {
-            if let Some(result) = self.call_by(function, argument, Patience::Endless)? {
+            let result = self.call_by(function, argument, may_have_handles, Patience::Endless)?;
+            if let Some(result) = result {
                 return Ok(result);
             }
         }
     }
 
-    fn call_by<F, A, R>(&self, _: F, argument: &A, patience: Patience) -> Result<Option<R>, Error>
+    fn call_by<F, A, R>(
+        &self,
+        _: F,
+        argument: &A,
+        may_have_handles: bool,
+        patience: Patience,
+    ) -> Result<Option<R>, Error>
     where
         F: Fn(&mut S, A) -> R + Copy + 'static,
         A: Message,
@@ -154,7 +189,7 @@ impl<S: 'static> Managed<S> {
         refuse_captures!(F);
         let entry = Stateful::<F, S, A, R>::CALL;
         let name = Name::of_entry::<F, _>(entry).map_err(Error::invalid)?;
-        self.object.call(name, argument, patience)
+        self.object.call(name, argument, may_have_handles, patience)
     }
 }
 

@@ -58,7 +58,8 @@ pub(super) fn encode_into<T: Message>(item: &T, out: &mut Vec<u8>) -> Result<(),
         out.extend_from_slice(bytes);
         return Ok(());
     }
-    match wire::encode_without_handles(item, out).map_err(Error::encode_item)? {
+    let may_have_handles = wire::may_have_handles::<T>();
+    match wire::encode_without_handles(item, out, may_have_handles).map_err(Error::encode_item)? {
         false => Ok(()),
         true => {
             let why = "a queue carries no channel ends, shared memory or other shared state: send \

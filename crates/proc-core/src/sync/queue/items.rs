@@ -172,6 +172,19 @@ impl Items {
         self.memory.atomics(LEASES, MAX_LEASES)
     }
 
+    /// Whether there may be an item to take. Leased items count: one may have come back, or its
+    /// process may have died.
+    ///
+    /// Whoever sees that there is no other item also sees all leases: `leases` is changed before
+    /// `head.count`.
+    pub(super) fn may_have_one(&self) -> bool {
+        let head = self.head();
+        let count = head.count.load(Ordering::SeqCst); // see `Sleepers`
+        head.put.load(Ordering::Relaxed) > count
+            || self.tail().count.load(Ordering::SeqCst) > count
+            || head.leases.load(Ordering::Relaxed) > 0
+    }
+
     /// Returns how many items were put and not taken.
     pub(super) fn len(&self) -> u64 {
         // SeqCst: see `Sleepers`. The head never overtakes the tail, which is read later.

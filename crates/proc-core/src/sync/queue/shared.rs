@@ -140,7 +140,9 @@ impl SharedQueue {
         let mut sleeper = self.words().putters.sleeper(self.family);
         let put = loop {
             sleeper.announce();
-            if let Some(put) = self.put_now(pieces, me, patience).transpose() {
+            if may_put()
+                && let Some(put) = self.put_now(pieces, me, patience).transpose()
+            {
                 break put;
             }
             // A wait that gives up has asked once, also if it never slept.
@@ -210,7 +212,10 @@ impl SharedQueue {
         patience: Patience,
         mut take: impl FnMut() -> Result<Option<R>, Error>,
     ) -> Result<Option<R>, Error> {
-        if let Some(found) = take()? {
+        // A queue that is seen to be empty need not be locked.
+        if self.items.may_have_one()
+            && let Some(found) = take()?
+        {
             return Ok(Some(found));
         }
         if let Patience::None = patience {
@@ -230,7 +235,9 @@ impl SharedQueue {
         let mut sleeper = self.words().getters.sleeper(self.family);
         let found = loop {
             sleeper.announce();
-            if let Some(found) = take().transpose() {
+            if self.items.may_have_one()
+                && let Some(found) = take().transpose()
+            {
                 break found.map(Some);
             }
             // A wait that gives up has asked once, also if it never slept.
