@@ -78,14 +78,14 @@ fn main() -> Result<()> {
         }
     }
     println!(
-        "Time of one operation, {ROUNDS} rounds:\n\n{:<70}{:>12}{:>21}",
+        "Time of one operation, {ROUNDS} rounds:\n\n{:<60}{:>12}{:>21}",
         "", "median", "middle half"
     );
     for ((name, unit, _), times) in rows.iter().zip(&times) {
-        println!("{name:<70}{}", spread(times, unit));
+        println!("{name:<60}{}", spread(times, unit));
     }
     for (name, times) in &python_times {
-        println!("{:<70}{}", format!("CPython: {name}"), spread(times, "us"));
+        println!("{:<60}{}", format!("CPython: {name}"), spread(times, "us"));
     }
     survival::show(&python)
 }
@@ -178,7 +178,7 @@ fn rows(words: &'static [sys::Words; 2]) -> Result<Vec<Row>> {
     let late = trips(words, Pace::AfterPause)
         .map(|(name, measure)| -> Row { (format!("{name}, both asleep before"), "us", measure) });
     let warm = trips(words, Pace::AfterOthers).map(|(name, measure)| -> Row {
-        (format!("{name}, both asleep before, caches warm"), "us", measure)
+        (format!("{name}, both asleep before, warm"), "us", measure)
     });
     let on_one = trips(words, Pace::InARow).map(|(name, measure)| -> Row {
         let measure = move || sys::on_one_processor(&measure);

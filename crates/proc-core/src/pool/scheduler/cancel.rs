@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::state::{
     Deliveries, InFlight, KillReason, Phase, RECHECK_INTERVAL, Scheduler, State, Stop,
-    read_arguments, unlock, unlock_and_deliver,
+    read_arguments, unlock_and_deliver,
 };
 use crate::error::{Error, Origin};
 use crate::pool::board::{SlotId, TicketId};
@@ -100,7 +100,7 @@ impl Scheduler {
             }
             self.dispatch(&mut state);
         }
-        unlock(state);
+        super::state::unlock(state);
         unclaimed
     }
 
