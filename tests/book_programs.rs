@@ -102,7 +102,7 @@ fn in_rust() {
     check_each(names("rs"), |name| check(name, || rust(name)));
 }
 
-/// Compared with the same snapshots.
+/// Compared with the same snapshots, except the programs in [`DIFFERENT`].
 #[test]
 fn in_python() {
     check_each(names("py"), |name| {

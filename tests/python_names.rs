@@ -21,7 +21,7 @@ const FOREIGN_CODE: [&str; 5] = ["std::", "ipc::", "sender.", "receiver.", "#[de
 /// of Python.
 const FOREIGN_NAMES: &str = "concat default drop err is_none is_ok iter len map next \
     Duration HashMap HashSet None Mutex Vec \
-    BaseProcess ForkContext ForkServerContext SpawnContext OMP_NUM_THREADS NAME";
+    BaseProcess ForkContext ForkServerContext SpawnContext";
 
 /// A row of a table.
 struct Row {

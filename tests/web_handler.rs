@@ -190,7 +190,7 @@ fn each_request_has_its_status_and_no_worker_is_lost() {
     // The requests that hang need more time than all others need to arrive.
     assert!(refused > 0, "the pool has refused nothing");
 
-    // Ends at the latest when the server is killed: then there are none.
+    // If this takes too long, the watch kills the server. Then it has no processes, and this fails.
     while server.workers() != WORKERS {
         assert!(!members(pid(&server.child)).is_empty(), "the server has ended");
         thread::sleep(Duration::from_millis(10));

@@ -44,7 +44,7 @@ impl Display for Missing {
 ///
 /// # Panics
 ///
-/// The environment says that this machine must have it.
+/// The machine does not have it, and the environment says that it must.
 #[track_caller]
 pub(crate) fn or_skip<T>(needed: Result<T, Missing>) -> Option<T> {
     static TOLD: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
@@ -155,6 +155,22 @@ pub(crate) fn llvm_tools() -> Result<(PathBuf, PathBuf), Missing> {
     find("llvm-profdata").zip(find("llvm-cov")).ok_or_else(|| {
         let why = format!("no llvm-profdata and llvm-cov {major}: .ci/llvm-tools installs them");
         Missing::new("coverage", why).required_by("PROC_CORE_REQUIRE_LLVM_TOOLS")
+    })
+}
+
+/// The directories of the programs that the recipe about coverage uses: coverage.py and
+/// cargo-llvm-cov, those in `PATH` or those that `.ci/coverage-tools` has installed.
+pub(crate) fn coverage_tools() -> Result<Vec<PathBuf>, Missing> {
+    let find = |program: &str, directory: &str| {
+        let installed = tools().join(directory).join(program);
+        in_path(program).or_else(|| installed.is_file().then_some(installed))
+    };
+    let found = find("coverage", "coverage/bin").zip(find("cargo-llvm-cov", "bin"));
+    let directory = |program: PathBuf| program.parent().map(Path::to_owned);
+    let found = found.and_then(|(python, rust)| directory(python).zip(directory(rust)));
+    found.map(|(python, rust)| vec![python, rust]).ok_or_else(|| {
+        let why = "no coverage or no cargo-llvm-cov: .ci/coverage-tools installs them";
+        Missing::new("the recipe about coverage", why).required_by("PROC_CORE_REQUIRE_LLVM_TOOLS")
     })
 }
 

@@ -389,7 +389,7 @@ def children(program):
 def run_recipe(name, moment=None):
     """Runs a program, and kills one of its children `moment` seconds after the first child began.
 
-    Returns whether one was killed, whether the program ended, and how long it took.
+    Returns whether one was killed, whether the program ended, and its time from the first child on.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     file = os.path.join(here, f"../../../docs/programs/src/bin/recipe_{name}.py")

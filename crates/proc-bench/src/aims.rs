@@ -7,8 +7,7 @@ use anyhow::Result;
 use crate::record::{Measured, Record, show};
 use crate::table;
 
-/// The aim of a workload: in the case with this number of workers, or in each case. (20,000 tasks
-/// in 0.4 s are 50,000 a second.)
+/// The aim of a workload: in the case with this number of workers, or in each case.
 struct Aim(&'static str, Option<usize>, Goal);
 
 /// What the median of proc-core or proc-cluster should be.
@@ -57,7 +56,7 @@ const AIMS: &[Aim] = {
         Aim("fleet-trip-awake", None, AtMost(400e-6)),
         Aim("fleet-tiny", None, Faster(2.0, RAY)),
         Aim("fleet-chunksize-1", None, Faster(100.0, RAY)),
-        Aim("fleet-chunksize-1", None, AtMost(0.4)),
+        Aim("fleet-chunksize-1", None, AtMost(0.4)), // 20,000 tasks: 50,000 a second
     ]
 };
 

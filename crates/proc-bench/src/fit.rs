@@ -67,7 +67,8 @@ fn solve(points: &[Point], parts: &[usize]) -> Option<Vec<f64>> {
         }
     }
     for column in 0..size {
-        // If the equations have a solution, the matrix is positive definite, so any pivot will do.
+        // If the equations have just one solution, the matrix is positive definite, so any pivot
+        // will do.
         let pivot = rows[column].clone();
         if pivot[column].abs() < 1e-12 * rows[0][0].abs() {
             return None;

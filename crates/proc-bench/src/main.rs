@@ -55,8 +55,8 @@ struct Arguments {
     /// Turns of each contender [default: 5, fleets: 3, quick: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Kill a contender whose turn takes longer than this [default: 60, fleets: 300, quick: 10
-    /// and 60]
+    /// Kill a contender whose turn takes longer than this [default: 60, fleets: 300, quick: 10,
+    /// quick fleets: 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
     /// Give a contender no more turns in a case when it has used this time [default: 15, fleets:

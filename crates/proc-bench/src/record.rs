@@ -27,8 +27,8 @@ pub(crate) struct Machine {
     pub(crate) memory: String,
     pub(crate) system: String,
     pub(crate) rust: String,
-    /// The load of the minute before the run and of its last minute. The run itself makes a load of
-    /// about the number of processors.
+    /// The load of the minute before the run and of its last minute. The second one is mostly that
+    /// of the run itself.
     pub(crate) load: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The two system calls that no safe crate offers.
+//! System calls that no safe crate offers.
 #![expect(unsafe_code, reason = "fork and sched_setscheduler have no safe wrapper")]
 
 use nix::errno::Errno;

@@ -1,7 +1,7 @@
 //! An agent: takes work from the server as fast as its pool can do it, and sends the results.
 //!
 //! An agent has one chunk in hand for each worker; two if chunks take less than 50 ms; up to 32 if
-//! they take less than 2 ms. So little work is lost if the agent dies.
+//! they take less than 2 ms. Few chunks in hand mean that little work is lost if the agent dies.
 //!
 //! Each chunk runs in a runtime task of its own, see `execution`. This module asks for work,
 //! receives the heartbeats of drivers and sends the heartbeats of the agent. An agent never

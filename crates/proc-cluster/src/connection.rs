@@ -10,8 +10,8 @@ use proc_core::Error;
 use proc_core::remote::{fleet_error, invalid_error};
 use tracing::debug;
 
-/// The oldest version of nats-server that keeps all work which it has confirmed. Version 2.9 was
-/// seen to stall forever.
+/// The oldest version of nats-server that is accepted. Older ones may lose work that they have
+/// confirmed, or stall. Version 2.9 was seen to stall forever.
 const MIN_SERVER_VERSION: (i64, i64, i64) = (2, 10, 27);
 
 /// How often the client pings the server. A broken connection is noticed after three intervals.

@@ -71,7 +71,8 @@ pub struct AgentStatus {
     pub in_flight: u64,
     /// Tasks whose results the agent has sent.
     pub done: u64,
-    /// Tasks whose errors the agent has sent: a panic, the death of the worker or a timeout.
+    /// Tasks whose errors the agent has sent, for example of a panic, the death of the worker or a
+    /// timeout.
     pub failed: u64,
     /// Tasks that the agent has received, and that had been handed out before.
     pub redelivered: u64,

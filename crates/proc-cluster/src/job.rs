@@ -275,7 +275,7 @@ impl Job {
             }
             Outcome::CallFailed(error) => {
                 if self.take_in_flight(chunk).is_some() {
-                    // Other machines could not decode the data either.
+                    // Nearly always, other machines could not use the data either.
                     let error = remote::error_from_bytes(&error);
                     self.give_up(remote::add_origin(error, None, Some(&reply.host)));
                 }

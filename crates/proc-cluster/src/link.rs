@@ -30,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server keeps the work and data of drivers that are gone.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// How many chunks of one build agents may have in hand, in all.
+/// How many chunks of one build all agents together may have in hand.
 const MAX_ACK_PENDING: i64 = 1_000_000;
 
 /// How many requests for work may be open at the server, in all. Each agent has one or two.

@@ -99,7 +99,8 @@ impl Chunk {
     }
 }
 
-/// The data of a `with`. Each agent gets them once, however many chunks name them.
+/// The data of a `with`. Small data are in the message itself. Larger data are stored, and the
+/// message says where.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Data {
     /// The number of the `with`, among those of the driver.
@@ -158,7 +159,8 @@ pub(crate) enum Outcome {
     Busy,
     /// A machine that had the chunk was lost, and one of the tasks may be the cause.
     Suspect,
-    /// The whole call has this error, encoded: the data cannot be decoded.
+    /// The whole call has this error, encoded: workers cannot use the data of `with`, or the pool
+    /// cannot take them.
     CallFailed(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The server does not have the data any more: `losses` is that of the [`Data`]. The driver
     /// must store them again, and hand out the chunk again.

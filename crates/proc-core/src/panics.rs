@@ -29,7 +29,7 @@ impl PanicReport {
 }
 
 thread_local! {
-    /// Whether a panic of this thread would now be caught by [`catch`].
+    /// Whether this thread runs inside [`catch`].
     static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread runs inside [`catch_silently`].
     static IS_SILENT: Cell<bool> = const { Cell::new(false) };
@@ -43,8 +43,8 @@ thread_local! {
 pub(crate) enum PanicOutput {
     /// Every panic, as in any program.
     Always,
-    /// Only panics that no report contains. For the others, the caller gets the message from the
-    /// report. Python's `Pool` does the same.
+    /// Only panics outside of [`catch`]. If a panic ends the call of `catch`, the caller gets its
+    /// message from the report. Python's `Pool` does the same.
     Unreported,
     /// No panic. Fork servers use this: they have nothing to tell the user.
     Never,
@@ -52,8 +52,8 @@ pub(crate) enum PanicOutput {
 
 static OUTPUT: AtomicU8 = AtomicU8::new(PanicOutput::Unreported as u8);
 
-/// Function that is called with each panic of this process, except those inside [`catch_silently`],
-/// because any panic may end the process.
+/// Function that is called with each panic of this process, because any of them may end the
+/// process. It is not called for panics inside [`catch_silently`].
 static OBSERVER: OnceLock<fn(&PanicReport)> = OnceLock::new();
 
 /// Sets the function that is called with each panic of this process from now on, except those

@@ -25,6 +25,7 @@ fn main() {
         machine::browser().err(),
         machine::axe().err(),
         machine::llvm_tools().err(),
+        machine::coverage_tools().err(),
         machine::network_namespaces().err(),
         machine::root().err(),
         machine::cgroup().err(),

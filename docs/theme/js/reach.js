@@ -1,5 +1,5 @@
-// What mdBook leaves out for readers who use a keyboard, a screen reader or a phone. A test runs axe-core on
-// each page, and says what is missing when a new mdBook has other markup.
+// What mdBook leaves out for readers who use a keyboard, a screen reader or a phone. A test runs
+// axe-core on each page, and says what is missing when a new mdBook has other markup.
 "use strict";
 
 // The bar is outside of all landmarks.
@@ -24,7 +24,8 @@ label.hidden = true;
 label.style.display = "none";
 label.after(button);
 
-// What is too wide scrolls by itself. The arrow keys scroll it once the key Tab has reached it.
+// What is wider than the page scrolls alone, in its own box. The arrow keys scroll it once the key
+// Tab has reached it.
 const reach = (wide) => {
   if (wide.scrollWidth > wide.clientWidth) {
     wide.tabIndex = 0;
@@ -57,8 +58,8 @@ for (const table of document.querySelectorAll("main table")) {
   }
 }
 
-// A short piece of code is not broken, above all not at the hyphens of an option. A long path is broken
-// between its parts, if it does not fit.
+// A short piece of code is not broken, above all not at the hyphens of an option. A long path is
+// broken between its parts, if it does not fit.
 for (const code of document.querySelectorAll("main :not(pre) > code")) {
   const parts = code.textContent.split(/(?<=\w\/)(?=\w)/);
   if (code.textContent.length <= 24) {

@@ -1,11 +1,10 @@
-//! What data, settings and broadcasts cost: times calls of one pool in turns, beside the plain
-//! call.
+//! What data, settings and broadcasts cost, and how long a small call waits beside a large one.
 //!
 //!     cargo run --release -p proc-bench --bin call-settings
 //!
-//! In a round, each call is made once, so that other load of the machine hits all of them. A row
-//! compares a call with the plain call of the same round: the median over the rounds, and the
-//! middle half of them.
+//! Except for the small calls, each call is made once in a round, so that other load of the machine
+//! hits all of them. A row shows the median over the rounds, and the middle half of them. In the
+//! table of settings, a row also compares a call with the plain call of the same round.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

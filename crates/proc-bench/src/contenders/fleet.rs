@@ -40,8 +40,8 @@ pub(super) fn run(server: &Path, request: &Request) -> Result<Samples> {
     let fleet = Fleet::start(server, workers)?;
     let cluster = &fleet.cluster;
     let numbers = 0..tasks as u64;
-    // As in `python/fleets.py`: a hundred tasks first, and a repetition that does not count for the
-    // short workloads only.
+    // As in `python/fleets.py`: a hundred tasks first. Only the short workloads then have one
+    // repetition that does not count.
     cluster.map(increment, 0..100)?;
     let long =
         |once: &mut dyn FnMut() -> Result<()>| timed_from_first(repetitions, || (), |()| once());

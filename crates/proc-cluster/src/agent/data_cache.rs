@@ -110,8 +110,8 @@ impl DataCache {
         data
     }
 
-    /// Drops the data that were used least recently, if these are too many. Data that a chunk uses
-    /// stay, and so do the data that were used last.
+    /// If too many data are held, or too many bytes, drops those that were used least recently.
+    /// Data that a chunk uses stay, and so do the data that were used last.
     pub(super) fn trim(&self) {
         let mut held = self.lock();
         let (mut count, mut bytes) = (held.len(), held.iter().map(Held::bytes_here).sum::<u64>());

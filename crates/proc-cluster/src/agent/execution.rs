@@ -195,7 +195,8 @@ async fn execute(
         Ok(ran) => ran,
         Err(end) => return end,
     };
-    // The time includes the wait for other chunks of the same worker, so divide it by their number.
+    // The time includes the wait for other chunks of the same worker, so divide it by the number of
+    // chunks that each worker has.
     let took = start.elapsed().as_nanos() / at_once as u128;
     let nanoseconds = u64::try_from(took).unwrap_or(u64::MAX);
     let errors = remote::count_errors(&fates);

@@ -71,7 +71,7 @@ fn three_commands_make_a_fleet() {
     if support::server_program().is_none() {
         return;
     }
-    primes(); // builds before the server starts, because then the time limit of the test begins
+    primes(); // builds before the server starts, since the test's time limit begins at its start
     let Some(server) = Server::start() else { return };
     let mut agent = Group::start(shell(agent, &server).stderr(Stdio::piped()));
     let output = shell(program, &server).output().expect("there is a shell");

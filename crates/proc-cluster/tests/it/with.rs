@@ -134,8 +134,8 @@ fn small_data_travel_with_the_tasks() {
     assert_eq!((requests.count(), server.count_messages().1), (0, 0));
 }
 
-/// Data that leave a mark in each process that decodes them, and another one when they are dropped
-/// there.
+/// Data that leave a mark in each process that decodes them, and a mark in each process that drops
+/// them, also in the one that made them.
 #[derive(Serialize)]
 struct Marked {
     directory: String,
@@ -162,7 +162,7 @@ fn marks(server: &Server, what: &str) -> usize {
     names.filter(|name| name.to_string_lossy().starts_with(what)).count()
 }
 
-/// How data that are decoded are marked. The program that makes data does not mark them.
+/// The fields of [`Marked`], for decoding. A value of this type leaves no mark itself.
 #[derive(Serialize, Deserialize)]
 struct Arrived {
     directory: String,
@@ -276,7 +276,7 @@ fn lost_and_new_machines_get_the_data() {
         }
     };
     take(300);
-    // Both agents have the data, and so do the tasks that the lost one has in hand.
+    // Both agents have fetched the data: each of them each piece once.
     assert_eq!(requests.count(), 2 * 3);
     agents.remove(0).kill();
     agents.push(server.agent(2));

@@ -30,7 +30,7 @@ pub(crate) struct TaskFacts {
     pub(crate) attempt: u32,
     pub(crate) seed: u64,
     pub(crate) deadline: Option<Instant>,
-    /// Whether the task is asked to stop, or is over.
+    /// Whether the task is asked to stop; in a worker, also whether it is over.
     pub(crate) stop_requested: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 

@@ -72,8 +72,8 @@ pub enum ErrorKind {
     Closed,
     /// More of the pool's workers died than its restart intensity allows.
     RestartLimit,
-    /// A process died while it had a [`Mutex`](crate::sync::Mutex), or while others waited for it
-    /// at a [`Barrier`](crate::sync::Barrier).
+    /// A process died while it had a [`Mutex`](crate::sync::Mutex) or a
+    /// [`Barrier`](crate::sync::Barrier).
     Abandoned,
     /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,

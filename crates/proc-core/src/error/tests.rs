@@ -10,10 +10,10 @@ fn display_has_no_causes_and_debug_has_all() {
     let died = Error::died(Exit { status, ..Exit::default() }, None);
     let worker = Origin { worker: Some(1), pid: Some(42), ..Origin::default() };
     let failed = Error::initializer(died.with_origin(worker));
-    assert_eq!(failed.to_string(), "the pool's initializer failed");
+    assert_eq!(failed.to_string(), "the pool's initializer, state or preload function failed");
     assert_eq!(
         format!("{failed:?}"),
-        "the pool's initializer failed\n\
+        "the pool's initializer, state or preload function failed\n\
          caused by: the process exited with code 3 before it had a result (worker 1, pid 42)"
     );
     assert_eq!(failed.kind(), ErrorKind::Initializer);

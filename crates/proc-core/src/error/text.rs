@@ -66,7 +66,9 @@ impl Display for Error {
             Kind::Initializer(cause) if cause.kind() == ErrorKind::Invalid => {
                 write!(f, "the pool's workers cannot run tasks")
             }
-            Kind::Initializer(_) => write!(f, "the pool's initializer failed"),
+            Kind::Initializer(_) => {
+                write!(f, "the pool's initializer, state or preload function failed")
+            }
             Kind::Closed => write!(f, "the pool is closed"),
             Kind::Overwritten => write!(
                 f,

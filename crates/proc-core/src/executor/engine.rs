@@ -182,8 +182,7 @@ pub trait Job: Send {
     /// How many times a task was tried or handed out again.
     fn retried(&self) -> usize;
 
-    /// Cancels all tasks. Returns false if they were done, cancelled or asked to stop
-    /// before.
+    /// Cancels all tasks. Returns false if they were done, cancelled or asked to stop before.
     fn cancel(&self) -> bool;
 
     /// Drops the tasks that are not done, because nothing waits for them any more.

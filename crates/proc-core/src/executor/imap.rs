@@ -111,7 +111,8 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
                 break;
             }
         }
-        // A closed engine refuses a call without inputs too, but not one whose inputs it has.
+        // A call without inputs is submitted too, because a closed engine must refuse it. A call
+        // whose inputs are all submitted is not submitted again: the engine may be closed by now.
         if self.taken > first || first == 0 {
             let pushed = job.pushed();
             match job.submit(0) {
@@ -174,8 +175,8 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         if !std::mem::replace(&mut self.has_begun, true) {
             self.show_progress();
         }
-        // Takes up to two chunks of inputs for each result. So the window becomes full, and slow
-        // inputs delay a result that has arrived by the time of two chunks at most.
+        // Takes up to two chunks of inputs for each result, so that the window becomes full. Even
+        // if inputs are slow, a result that has arrived waits for two chunks of them at most.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
             if let Some((task, result)) = self.ready.pop_front() {

@@ -90,7 +90,8 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
             let whole = size.checked_next_multiple_of(self.chunksize);
             batch.extend(inputs.by_ref().take(whole.unwrap_or(usize::MAX)));
             if batch.is_empty() {
-                return Ok(());
+                // A call without inputs is submitted too, because a closed engine must refuse it.
+                return if self.outcomes.is_empty() { self.job.submit(0) } else { Ok(()) };
             }
             let mut bytes = 0;
             let mut sent = 0;
@@ -116,8 +117,8 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
     }
 
     /// Sends some inputs of a batch: up to one that cannot be encoded (the error becomes its
-    /// outcome), or up to `BATCH_BYTES`. `more` is how many inputs
-    /// follow the batch: at least, and at most.
+    /// outcome), or up to `BATCH_BYTES`. `more` is how many inputs follow the batch: at least, and
+    /// at most.
     fn send_some<A: Message>(
         &mut self,
         batch: &[A],

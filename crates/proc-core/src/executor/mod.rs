@@ -1,8 +1,9 @@
 //! Calls and what they return, for a pool and for a cluster: the trait [`Executor`] with its seven
 //! calls.
 //!
-//! `engine` says what an engine does for a call. `options` has the bodies of the calls, which use
-//! `map`, `imap` and `task`. No file here knows workers.
+//! `engine` says what an engine does for a call. `options` has the bodies of the calls of many
+//! tasks, which use `map`, `imap` and `task`. `apply` has those of the calls of one task. All that
+//! the files here know of workers is their number.
 
 mod apply;
 mod callback;

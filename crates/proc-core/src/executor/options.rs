@@ -1,4 +1,4 @@
-//! `Options`: the settings of a call, and the bodies of all calls.
+//! `Options`: the settings of a call, and the bodies of the calls of many tasks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,8 +108,8 @@ impl<'a, E: Engine> Options<'a, E> {
     /// The default is zero. The next try may run in another worker, and the error is that of the
     /// last try. An `Err` that the function returns is a result, and is not tried again. A task
     /// whose argument holds channel ends is not tried again, because the channel ends are gone. If
-    /// a cluster loses a machine, its tasks run on another machine in any case: that is no failure
-    /// of these tasks.
+    /// a cluster loses a machine, the machine's tasks run on another one, and that uses no retry.
+    /// (A task that three machines had when they were lost fails.)
     ///
     /// # Examples
     ///
@@ -172,11 +172,12 @@ impl<'a, E: Engine> Options<'a, E> {
 
     /// Sets the priority of the call: a number from -100 to 100. The default is 0.
     ///
-    /// Workers begin no task of a call while tasks of a call with a higher priority wait, with two
-    /// exceptions: a worker goes on with tasks that it has taken together (see
-    /// [`chunksize`](Options::chunksize)), and it runs its task of a
-    /// [`broadcast`](crate::Pool::broadcast) before all others. Calls of the same priority get the
-    /// same share of the workers' time, however many tasks they have.
+    /// Workers begin no task of a call while tasks of a call with a higher priority wait, with
+    /// three exceptions: a worker goes on with tasks that it has taken together (see
+    /// [`chunksize`](Options::chunksize)); it runs its task of a
+    /// [`broadcast`](crate::Pool::broadcast) before all others; and tasks that run again, because
+    /// they failed or their worker died, wait for a few chunks that were handed out before. Calls
+    /// of the same priority get the same share of the workers' time, however many tasks they have.
     ///
     /// # Examples
     ///
@@ -438,7 +439,7 @@ impl<'a, E: Engine> Options<'a, E> {
     }
 }
 
-/// The bodies of the calls. They take a [`Target`], with or without data.
+/// The bodies of the calls of many tasks. They take a [`Target`], with or without data.
 impl<'a, E: Engine> Options<'a, E> {
     pub(crate) fn map_target<A: Message, R: Message>(
         &self,
@@ -501,10 +502,10 @@ impl<'a, E: Engine> Options<'a, E> {
         }
         let mut unfinished = job.pushed();
         job.reserve(unfinished, true)?;
+        job.submit(0)?;
         if unfinished == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }
-        job.submit(0)?;
         job.end();
         let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
         results.resize_with(unfinished, || None);

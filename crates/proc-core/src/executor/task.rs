@@ -268,9 +268,9 @@ impl<T> Task<T> {
     /// stop before. Otherwise [`get`](Task::get) returns an error which says that the task was
     /// cancelled.
     ///
-    /// With a [grace period](crate::Options::grace), a task that is running is asked to stop first.
-    /// If all its inputs have begun and it returns within that period, [`get`](Task::get) returns
-    /// its result.
+    /// With a [grace period](crate::Options::grace), inputs that are running are asked to stop
+    /// first, and so are those that their workers have claimed with them, when they begin. If all
+    /// inputs return within that period, [`get`](Task::get) returns the result.
     ///
     /// In async code, a future that is dropped does not cancel its task, unless
     /// [`cancel_on_drop`](Task::cancel_on_drop) says so.

@@ -155,10 +155,11 @@ impl ForkServer {
 
     /// Kills the fork server, if this process can: as its parent, or through the handle.
     pub(crate) fn kill(&self) {
-        // The pid is still that of the fork server: only this process reaps it, and not before this
-        // value is dropped.
+        // If the program itself has reaped the fork server, another process may have its pid by
+        // now.
         if let Some((child, parent)) = self.child
             && parent == sys::pid()
+            && sys::is_child(child)
         {
             sys::signal_child(child, Signal::SIGKILL);
         }

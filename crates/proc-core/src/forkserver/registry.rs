@@ -61,8 +61,9 @@ fn fork_servers() -> MutexGuard<'static, ForkServers> {
     FORK_SERVERS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lock that a thread holds while it makes a fork server. Making one takes a while, so only one is
-/// made at a time.
+/// Lock that a thread holds while it makes a fork server for all processes that are started from
+/// now on. That takes a while, so only one is made at a time. `init` and `Fork` need no lock: they
+/// fork only while the process has one thread. A pool with `preload` has a lock of its own.
 static MAKING: PerProcess<Mutex<()>> = PerProcess::new();
 
 /// Waits until no other thread makes a fork server, and keeps others from making one while the

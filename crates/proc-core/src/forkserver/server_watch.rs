@@ -26,8 +26,8 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct ServerWatch {
     /// Readable when the fork server has ended.
     end: OwnedFd,
-    /// The inode of its listener. Only the fork server has the listener, and new children have it
-    /// before their first step.
+    /// The inode of its listener. Besides the fork server, only a new child has the listener, until
+    /// its first step.
     listener: u64,
     last_search: Mutex<Option<Instant>>,
 }

@@ -133,8 +133,8 @@ pub(crate) fn wait_for_message<T: Debug>(
     Ok(has_message)
 }
 
-/// Waits like [`wait_for_message`], and until `other` is readable or closed. Returns which of both
-/// has happened.
+/// Waits until a message can be received or no sender is left, or until `other` is readable or
+/// closed. Returns which of the two has happened.
 pub(crate) fn wait_for_message_or<T: Debug>(
     receiver: &IpcReceiver<T>,
     other: BorrowedFd<'_>,

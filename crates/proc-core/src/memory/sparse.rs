@@ -2,8 +2,8 @@
 //! and takes no memory.
 //!
 //! Processes map it in *extents*, each as large as all before it together, when they first use a
-//! byte in it. So a process needs at most twice the address space of what is
-//! used, and one descriptor.
+//! byte in it. So a process needs at most twice the address space of what is used, and one
+//! descriptor.
 
 use std::io;
 use std::num::NonZeroUsize;

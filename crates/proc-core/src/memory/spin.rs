@@ -17,7 +17,8 @@ use super::{monotonic, now};
 const SPIN_TIME: Duration = Duration::from_micros(100);
 
 /// The least time from one yield to the next, in which a thread looks twice. More looks would slow
-/// down the processor that changes the same memory, and each would find a single item.
+/// down the processor that changes the same memory. They would also find items one by one, and
+/// fewer looks find several at a time.
 const LOOK_INTERVAL: Duration = Duration::from_nanos(250);
 
 /// Number of waits in a row that must be shorter than [`SPIN_TIME`] before a thread spins. In a
@@ -42,7 +43,8 @@ const TIMED: u32 = 4;
 /// Yields of all threads of this process.
 static YIELDS: Yields = Yields::new();
 
-/// Yields that cost no time slice, except for a first one.
+/// What is known of the yields of this process. After one that has cost a time slice, there are
+/// none for a while.
 #[derive(Debug)]
 struct Yields {
     /// Time from which threads may yield, in nanoseconds; 0 if they may now.
@@ -69,7 +71,7 @@ impl Yields {
         }
     }
 
-    /// Lets another thread run on this processor. Returns without a yield after a long yield.
+    /// Lets another thread run on this processor. Does nothing in the pause after a long yield.
     fn yield_now(&self) {
         if !self.are_cheap() {
             return;

@@ -35,12 +35,12 @@ use crate::wire::Message;
 /// Worker processes that run functions over inputs.
 ///
 /// If a task panics or kills its worker, only that task has no result: the other results arrive,
-/// the worker is replaced, and the pool goes on. If no new worker can be started for more than a
-/// second (there is no memory, process or descriptor for it), the pool goes on with fewer workers
-/// until a later call. If no worker is left, open calls fail with the reason, and a later call
-/// tries again. Workers that exit one after another before they have begun a task are replaced more
-/// and more slowly. See also [`restart_intensity`](PoolBuilder::restart_intensity). Dropping a pool
-/// ends it like [`terminate`](Pool::terminate), always in bounded time.
+/// and the pool goes on. A worker that has died is replaced. If no new worker can be started for
+/// more than a second (there is no memory, process or descriptor for it), the pool goes on with
+/// fewer workers until a later call. If no worker is left, open calls fail with the reason, and a
+/// later call tries again. Workers that exit one after another before they have begun a task are
+/// replaced more and more slowly. See also [`restart_intensity`](PoolBuilder::restart_intensity).
+/// Dropping a pool ends it like [`terminate`](Pool::terminate), always in bounded time.
 ///
 /// All calls take a function that captures nothing and has one argument, which may be a tuple. Any
 /// number of threads may call at once. `S` is the type of the state that each worker keeps, see

@@ -84,7 +84,7 @@ impl<T: Pod> Array<T> {
     }
 
     /// Makes an array of `len` elements whose bytes are all 0. A page of elements takes memory
-    /// when one of them is first read or changed.
+    /// when one of them is first read or changed. (A small array takes its memory at once.)
     ///
     /// # Errors
     ///

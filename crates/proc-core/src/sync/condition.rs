@@ -195,13 +195,60 @@ impl Condition {
     #[doc(alias = "wait_for")]
     pub fn wait_while<G: Guard>(
         &self,
-        mut guard: G,
-        mut condition: impl FnMut(&mut G::Data) -> bool,
+        guard: G,
+        condition: impl FnMut(&mut G::Data) -> bool,
     ) -> Result<G, Error> {
+        self.wait_while_until(guard, None, condition).map(|(guard, _)| guard)
+    }
+
+    /// Waits like [`wait_while`](Condition::wait_while), but for at most `timeout`; it may take
+    /// longer to take the lock again. Also returns whether `condition` is false at the end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`wait`](Condition::wait).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use proc_core::sync::{Condition, Mutex};
+    ///
+    /// fn main() -> Result<(), proc_core::Error> {
+    ///     proc_core::init();
+    ///     let (stock, changed) = (Mutex::new(0)?, Condition::new()?);
+    ///     let is_empty = |stock: &mut u32| *stock == 0;
+    ///     let short = Duration::from_millis(1);
+    ///     let (mut guard, has_come) = changed.wait_while_timeout(stock.lock()?, short, is_empty)?;
+    ///     assert!(!has_come);
+    ///     *guard += 1;
+    ///     assert!(changed.wait_while_timeout(guard, short, is_empty)?.1);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn wait_while_timeout<G: Guard>(
+        &self,
+        guard: G,
+        timeout: Duration,
+        condition: impl FnMut(&mut G::Data) -> bool,
+    ) -> Result<(G, bool), Error> {
+        self.wait_while_until(guard, now().checked_add(timeout), condition)
+    }
+
+    fn wait_while_until<G: Guard>(
+        &self,
+        mut guard: G,
+        deadline: Option<Instant>,
+        mut condition: impl FnMut(&mut G::Data) -> bool,
+    ) -> Result<(G, bool), Error> {
         while condition(guard.data()) {
-            guard = self.wait(guard)?;
+            if deadline.is_some_and(|deadline| deadline <= now()) {
+                return Ok((guard, false));
+            }
+            guard = self.wait_until(guard, deadline)?.0;
         }
-        Ok(guard)
+        Ok((guard, true))
     }
 
     fn wait_until<G: Guard>(

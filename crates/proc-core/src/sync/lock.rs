@@ -66,10 +66,10 @@ pub struct LockGuard<'a> {
     thread: PhantomData<*const ()>,
 }
 
-/// Lock that the thread which has it can take again and again. It is released as often as it was
-/// taken.
+/// Lock that the thread which has it can take again and again. Others can take it when each guard of
+/// that thread was dropped.
 ///
-/// In all other things it is a [`Lock`].
+/// Otherwise it is like a [`Lock`], but a [`Condition`](super::Condition) does not take its guard.
 ///
 /// # Examples
 ///

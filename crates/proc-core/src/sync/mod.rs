@@ -3,7 +3,10 @@
 //! Each type is a *handle*: a clone is the same object, and so is what another process receives
 //! when the handle is part of an argument, of data of [`with`](crate::Pool::with), of a pool's
 //! state or initializer, or of another value. A handle may also lie in a `static` that is set
-//! before the processes start which are to share it.
+//! before the fork server is made: before `init`, or, with
+//! [`StartMethod::Fork`](crate::StartMethod::Fork), before the start. (With
+//! [`StartMethod::Spawn`](crate::StartMethod::Spawn) this does not work.) An end of a [`pipe`] is
+//! no handle: it belongs to one process, and is moved to another one.
 //!
 //! A process that dies, at any instruction, never makes the others wait forever for what it held.
 //! (A process that is *stopped*, by SIGSTOP, is not dead: the calls with a timeout are for that.)

@@ -40,7 +40,7 @@ const WAITERS: u32 = 1;
 /// Offset of the words of lent permits in a semaphore's slot.
 const PLACES: usize = 64;
 
-/// Permits that can be lent at a time, if the semaphore has fewer.
+/// Number of permits that can be lent at a time if the semaphore was made with fewer than that.
 const MIN_PLACES: u32 = if cfg!(all(test, loom)) { 3 } else { 240 };
 
 /// Permits that can be lent at a time at most.

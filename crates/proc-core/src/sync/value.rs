@@ -190,7 +190,8 @@ impl<T: Pod> Value<T> {
         let changes = self.words.changes.load(Ordering::Relaxed);
         let mut value: T = self.read(changes);
         let returned = change(&mut value);
-        // Readers that still read this copy must see that there were changes since.
+        // A reader that still reads the copy which is overwritten now must see that there were
+        // changes.
         fence(Ordering::Release);
         let copy = self.copy(changes + 1);
         for (word, bytes) in copy.iter().zip(bytemuck::bytes_of(&value).chunks(WORD)) {

@@ -214,7 +214,8 @@ pub(crate) fn kill_holders_of_socket(inode: u64, name: &str) {
         if comm.strip_suffix('\n') != Some(name) {
             continue;
         }
-        // The descriptor names the process that has the pid before the next look.
+        // Open this before the look at its descriptors. If another process gets the pid in between,
+        // the signal does not reach that process.
         let Some(process) = watch_process(pid) else { continue };
         let fds = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
         if fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).any(|link| link == socket) {

@@ -87,7 +87,7 @@ static SURVIVE: extern "C" fn(libc::c_int) = survive;
 extern "C" fn survive(_: libc::c_int) {}
 
 /// Sets the action `new` for each group signal that has an action which `is_old` accepts. The group
-/// signals must be blocked: while this function looks at the action of one, it has the new one.
+/// signals must be blocked: each of them has the new action for a moment, even if it keeps its own.
 fn replace_actions(is_old: fn(SigHandler) -> bool, new: SigHandler) {
     // System calls that a signal interrupts begin again, so that most code notices nothing.
     let new = SigAction::new(new, SaFlags::SA_RESTART, SigSet::empty());

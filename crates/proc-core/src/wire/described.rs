@@ -134,9 +134,9 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     })
 }
 
-/// Walks through bytes, and makes no value of them. After that, the bytes are one value that nests
-/// at most so many levels, and all elements that it announces are there. (While rmp-serde decodes
-/// a type, it does not count all levels.)
+/// Walks through bytes, and makes no value of them. If the result is `Ok`, the bytes are one value
+/// that nests at most `levels` levels, and all elements that it announces are there. (While
+/// rmp-serde decodes a type, it does not count all levels.)
 fn check(bytes: &[u8], levels: usize) -> Result<(), String> {
     let mut rest = bytes;
     let mut format = rmp_serde::Deserializer::new(&mut rest);

@@ -40,8 +40,8 @@ use serde::de::DeserializeOwned;
 /// A `Vec` of numbers, a string or a byte buffer of 64 KiB or more is copied once on each side; in
 /// a message it would be copied more often. Inside tuples, structs and the like, only strings and
 /// bytes that `serde_bytes` marks are copied in this way. Other vectors inside them are slow,
-/// because serde walks them element by element. A result above 16 MiB whose argument was smaller is
-/// copied twice, and so is a value with several large pieces.
+/// because serde walks them element by element. A result above 16 MiB may be copied twice, and
+/// so may the first results of a function and a value with several large pieces.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross to another process",
     note = "argument and result must own their data and implement serde's Serialize and Deserialize: \

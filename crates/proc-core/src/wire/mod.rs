@@ -3,8 +3,8 @@
 //! The layers, from below: `codec` turns a value into bytes; `bulk` does so for a value whose bytes
 //! in memory are also its encoding; `sink` collects the bytes; a [`Payload`] is the bytes together
 //! with the channel ends and the shared memory that were part of the value. [`Described`] and
-//! [`Deep`] are values that contain bytes of another encoding. The messages of fork servers and
-//! workers are defined by the layers above. This layer starts no processes.
+//! [`Deep`] are encoded apart, and lie as bytes in the value of which they are a part. The messages
+//! of fork servers and workers are defined by the layers above. This layer starts no processes.
 //!
 //! While a thread encodes, ipc-channel puts each channel end that it meets into a list of that
 //! thread. The next `send` of the thread takes the whole list along. A receiver that does not take

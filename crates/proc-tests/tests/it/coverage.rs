@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use proc_core::StartMethod;
 use tempfile::TempDir;
 
-use crate::support::cargo::{dependency_on_core, host, take_versions, told_by, write};
+use crate::support::cargo::{dependency_on_core, host, ours, take_versions, told_by, write};
 use crate::support::{Running, machine};
 
 tests! {
@@ -33,6 +33,8 @@ tests! {
     killed_processes_are_counted_in_continuous_mode;
     #[ignore = "builds a program: .ci/run runs it"]
     profiles_for_the_optimizer_are_written;
+    #[ignore = "builds a program: .ci/run runs it"]
+    commands_of_the_recipe_count_the_lines_of_tasks;
 }
 
 /// The program. Its first argument is a start method.
@@ -396,4 +398,85 @@ fn profiles_for_the_optimizer_are_written() {
         let Some(counted) = Counted::by(program, file, start_method, &[]) else { return };
         assert_eq!(counted.calls(), all(start_method), "{file:?}");
     }
+}
+
+/// Returns the commands of the recipe about coverage: those in Python, and those in Rust.
+fn commands_of_the_recipe() -> (String, String) {
+    let page = std::fs::read_to_string(ours().join("docs/recipes.md")).expect("it is there");
+    let recipe = page.split("## ").find(|part| part.starts_with("Coverage of tasks\n"));
+    let mut blocks = recipe.expect("the page has it").split("```sh\n").skip(1);
+    let mut commands = || Some(blocks.next()?.split_once("```")?.0.to_owned());
+    commands().zip(commands()).expect("two blocks of commands")
+}
+
+/// The tests that the commands in Python run.
+const RECIPE_IN_PYTHON: &str = "\
+from multiprocessing import Pool
+
+
+def task(x):
+    return x * x
+
+
+if __name__ == '__main__':
+    pool = Pool(2)
+    assert pool.map(task, range(4)) == [0, 1, 4, 9]
+    pool.close()
+    pool.join()
+";
+
+/// The tests that the commands in Rust run.
+const RECIPE_IN_RUST: &str = "\
+pub fn task(x: u32) -> u32 {
+    x * x
+}
+
+#[test]
+fn squares() -> Result<(), proc_core::Error> {
+    let pool = proc_core::Pool::builder().processes(2).build()?;
+    assert_eq!(pool.map(task, 0..4)?, [0, 1, 4, 9]);
+    Ok(())
+}
+";
+
+/// Both programs have one line that only workers execute. Both reports say that none is missing.
+fn commands_of_the_recipe_count_the_lines_of_tasks() {
+    let Some((profdata, cov)) = machine::or_skip(machine::llvm_tools()) else { return };
+    let Some(mut path) = machine::or_skip(machine::coverage_tools()) else { return };
+    let (in_python, in_rust) = commands_of_the_recipe();
+    path.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+    let path = std::env::join_paths(path).expect("they are names");
+    let shell = |commands: &str, directory: &Path| {
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", commands]).current_dir(directory).env("PATH", &path);
+        shell.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        shell.env_remove("CARGO_TARGET_DIR").env("CARGO_NET_OFFLINE", "true");
+        shell.env("LLVM_PROFDATA", &profdata).env("LLVM_COV", &cov);
+        told_by(shell)
+    };
+
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let root = directory.path();
+    write(&root.join(".coveragerc"), "[run]\nconcurrency = multiprocessing\nparallel = true\n");
+    write(&root.join("tests.py"), RECIPE_IN_PYTHON);
+    let report = shell(&in_python, root);
+    assert!(
+        report.lines().any(|line| line.starts_with("tests.py ") && line.ends_with(" 100%")),
+        "{report}"
+    );
+
+    let root = &Path::new(env!("CARGO_TARGET_TMPDIR")).join("coverage/recipe");
+    let manifest = format!(
+        "[workspace]\n[package]\nname = \"recipe\"\nedition = \"2024\"\n[dependencies]\n{}\n",
+        dependency_on_core()
+    );
+    write(&root.join("Cargo.toml"), &manifest);
+    write(&root.join("src/lib.rs"), RECIPE_IN_RUST);
+    take_versions(root);
+    let report = shell(&in_rust, root);
+    // After the name: regions, functions and lines; of each the number, how many are missing, and
+    // the share of the others.
+    let row = report.lines().find(|line| line.starts_with("lib.rs ")).expect("a row of the file");
+    let missing = row.split_whitespace().nth(8);
+    assert_eq!(missing, Some("0"), "{report}");
 }

@@ -162,7 +162,7 @@ fn docs(file: &Path, public: &BTreeSet<String>) -> Vec<Docs> {
             lines.push((index + 1, text.to_owned()));
             continue;
         } else if is_attribute || trimmed.starts_with("#[") {
-            // Between the comment and the item. It may have several lines.
+            // An attribute between the comment and the item. It may have several lines.
             is_attribute = !trimmed.ends_with(']');
             is_hidden |= trimmed.contains("doc(hidden)");
             continue;

@@ -251,9 +251,9 @@ fn what_a_manager_cannot_do_is_an_error(start_method: StartMethod) {
     let told = run(refuse, start_method, &[]);
     assert_eq!(
         told.succeeded(),
-        "Encode: the argument cannot be encoded: the argument of a manager's call contains no channel \
+        "Encode: the argument cannot be encoded: the argument of a manager's call cannot contain channel \
          ends, shared memory or shared state\n\
-         Encode: the result cannot be encoded: the result of a manager's call contains no channel \
+         Encode: the result cannot be encoded: the result of a manager's call cannot contain channel \
          ends, shared memory or shared state\n\
          Panic Some(\"no entry found for key\")\n\
          Panic Some(\"attempt to divide by zero\")\n\

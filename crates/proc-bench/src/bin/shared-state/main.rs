@@ -194,7 +194,8 @@ enum Pace {
     InARow,
     /// After [`PAUSE`]. The processor has idled meanwhile.
     AfterPause,
-    /// After [`PAUSE`], and right after a trip of two other processes, which has run the same code.
+    /// After [`PAUSE`], and right after a trip of this process with another one, which has run the
+    /// same code.
     AfterOthers,
 }
 
@@ -465,7 +466,7 @@ fn between_threads(
     Ok(time)
 }
 
-/// Lets iceoryx2 pass as many items from one process to another. Both wait without sleeping.
+/// Lets iceoryx2 pass [`ITEMS`] items from one process to another. Both wait without sleeping.
 fn iceoryx2() -> Result<f64> {
     let mut peer = Command::new(ICEORYX2);
     let output = peer.arg("times").arg(ITEMS.to_string()).stderr(Stdio::inherit()).output()?;

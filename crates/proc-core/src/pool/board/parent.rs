@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use super::ticket::STOP_ALL;
 use super::{Board, Chunk, Progress, SlotId, TicketId};
 use crate::memory::atomics::fence;
 use crate::pool::board::words::{Entry, Extent};
@@ -272,6 +273,12 @@ impl Board {
     /// have begun, including this one. If another task begins meanwhile, that task is not asked.
     pub(crate) fn request_stop(&self, ticket: TicketId, begun: u32) {
         self.ticket(ticket).stop.store(u64::from(begun), Ordering::Release);
+    }
+
+    /// Asks the task that the claimer of a ticket is running to stop, and each later one of the
+    /// ticket as soon as it begins.
+    pub(crate) fn request_stop_of_all(&self, ticket: TicketId) {
+        self.ticket(ticket).stop.store(STOP_ALL, Ordering::Release);
     }
 
     /// Tells workers that data were dropped, which they may still hold.

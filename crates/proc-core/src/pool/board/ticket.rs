@@ -35,7 +35,8 @@ shared_struct! {
         // The fields above fill two cache lines. Those below are used only by calls that need them.
         pub(super) seed: AtomicU64,
         pub(super) timeout: AtomicU64,
-        /// How many tasks had begun when the last of them was asked to stop; 0 if none was.
+        /// How many tasks had begun when the last of them was asked to stop; 0 if none was, and
+        /// [`STOP_ALL`] if all later tasks are asked too.
         pub(super) stop: AtomicU64,
     }
 }
@@ -75,6 +76,9 @@ pub(crate) struct Chunk {
 
 /// The number of the data that a call's function borrows. No data have the number 0.
 pub(crate) type DataId = u32;
+
+/// Value of the word `stop` of a ticket whose tasks are all asked to stop as soon as they begin.
+pub(super) const STOP_ALL: u64 = u64::MAX;
 
 const NEEDS_HANDLES: u64 = 1;
 const MEASURED: u64 = 2;

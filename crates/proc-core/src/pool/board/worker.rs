@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::ticket::STOP_ALL;
 use super::{Board, Chunk, Claim, SlotId, TicketId};
 use crate::memory::atomics::fence;
 use crate::pool::board::words::Entry;
@@ -138,7 +139,8 @@ impl Board {
     pub(crate) fn stop_requested(&self, ticket: TicketId) -> bool {
         let fields = self.ticket(ticket);
         let begun = u64::from(fields.begun.load(Ordering::Relaxed));
-        Chunk::load(fields).stoppable && fields.stop.load(Ordering::Acquire) == begun
+        Chunk::load(fields).stoppable
+            && [begun, STOP_ALL].contains(&fields.stop.load(Ordering::Acquire))
     }
 
     /// Whether the worker is dismissed: the pool is smaller now, or nothing more will be published.

@@ -210,8 +210,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Limits how much of the memory that the pool shares with its workers arguments and results
-    /// may use, in bytes. Without this setting, there is no limit.
+    /// Limits how many bytes arguments and results may use in the memory that the pool shares with
+    /// its workers. Without this setting, there is no limit.
     ///
     /// This does not limit what a task allocates:
     /// [`Limits::address_space`](crate::Limits::address_space) does. If that is set, arguments and
@@ -225,7 +225,8 @@ impl<S> PoolBuilder<S> {
     ///
     /// Results that have arrived do not count, except large ones that are not decoded yet. Memory
     /// that is no longer in use does not count either: the pool keeps it for later values until the
-    /// pool ends. The pool itself takes 100 KiB, and half a KiB for each worker.
+    /// pool ends. The pool itself takes at most 100 KiB, and from 65 workers on at most 3 KiB for
+    /// each worker.
     ///
     /// # Examples
     ///

@@ -117,7 +117,8 @@ impl std::fmt::Debug for BoundData {
 }
 
 /// Data that were dropped and that workers may still hold. Data may be dropped while the pool's
-/// lock is held, and dropping the user's value runs the user's code. So both are only noted here.
+/// lock is held, and dropping the user's value runs the user's code. So the number and the value
+/// are only kept here, until [`take`](DroppedData::take).
 #[derive(Debug)]
 pub(crate) struct DroppedData {
     /// The pid of the process that has the pool.

@@ -94,7 +94,7 @@ impl Inbox {
         self.counted.fetch_add(tasks, Ordering::Relaxed);
     }
 
-    /// Counts at most `tasks` of the call as pending no more.
+    /// Stops counting tasks of the call as pending: at most `tasks` of them.
     pub(crate) fn subtract_counted(&self, tasks: usize) {
         let Some(pending) = &self.pending else { return };
         let less = |counted: usize| Some(counted.saturating_sub(tasks));

@@ -30,8 +30,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 impl Scheduler {
     /// Cancels a call: tasks that no worker has claimed never run, and workers that have claimed
     /// its tasks are killed. If the call has a grace period, the tasks that are running are asked
-    /// to stop first. Returns false if the call was done, or if all its tasks were cancelled or
-    /// asked to stop before.
+    /// to stop first, and so are those that their workers begin after them. Returns false if the
+    /// call was done, or if all its tasks were cancelled or asked to stop before.
     pub(crate) fn cancel(self: &Arc<Self>, inbox: &Arc<Inbox>) -> bool {
         if self.is_forked_copy() {
             return false;
@@ -42,7 +42,9 @@ impl Scheduler {
         let queued = state.queues.has(inbox);
         let running = state.in_flight.iter().any(|(ticket, in_flight)| {
             let done = self.board.progress(*ticket).done;
-            let is_asked = in_flight.stop.as_ref().is_some_and(|stop| stop.done == done);
+            let is_last = done as usize + 1 >= in_flight.count;
+            let is_asked = |stop: &Stop| stop.is_of_call || (is_last && stop.done == done);
+            let is_asked = in_flight.stop.as_deref().is_some_and(is_asked);
             Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band && !is_asked
         });
         // A call that was cancelled before may have running tasks until its workers are dead.
@@ -57,7 +59,7 @@ impl Scheduler {
             for (ticket, slot_id) in self.claimed_tickets(&state) {
                 let Some(in_flight) = state.in_flight.get(&ticket) else { continue };
                 if Arc::ptr_eq(&in_flight.inbox, inbox) && !in_flight.waits_for_out_of_band {
-                    self.stop_task(&mut state, ticket, slot_id, Error::cancelled());
+                    self.stop_task(&mut state, ticket, slot_id, Error::cancelled(), true);
                 }
             }
             if inbox.options.grace.is_some() && self.start_timeout_watcher(&mut state).is_err() {
@@ -172,37 +174,57 @@ impl Scheduler {
         }
     }
 
-    /// Stops the task that a worker is running, and those that it has claimed with that task. If
-    /// the call has a grace period, asks the task to stop; the timeout watcher kills the worker
-    /// when the period is over. Otherwise kills the worker now. `error` is the task's error, if its
-    /// worker is killed.
+    /// Stops the task that a worker is running. If the call has a grace period, asks the task to
+    /// stop; the timeout watcher kills the worker when the period is over. Otherwise kills the
+    /// worker now. `error` is the task's error, if its worker is killed.
+    ///
+    /// If `is_of_call`, the whole call is stopped: the tasks that the worker has claimed with that
+    /// task are asked when they begin, and all of them have the same period. Otherwise they are not
+    /// asked.
     pub(super) fn stop_task(
         &self,
         state: &mut State,
         ticket: TicketId,
         slot_id: SlotId,
         error: Error,
+        is_of_call: bool,
     ) {
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
         let progress = self.board.progress(ticket);
         let is_running = progress.begun > progress.done;
         if let Some(grace) = in_flight.inbox.options.grace.filter(|_| is_running) {
-            if in_flight.stop.as_ref().is_none_or(|stop| stop.done != progress.done) {
+            let before = in_flight.stop.as_deref();
+            let is_asked = |stop: &Stop| match is_of_call {
+                true => stop.is_of_call,
+                false => stop.is_of_call || stop.done == progress.done,
+            };
+            if !before.is_some_and(is_asked) {
                 let kill_at = Instant::now().checked_add(grace);
-                let kill_at = kill_at.unwrap_or_else(|| Instant::now() + FOREVER);
-                in_flight.stop = Some(Box::new(Stop { done: progress.done, kill_at, error }));
-                self.board.request_stop(ticket, progress.begun);
-                let handle =
-                    state.slots.get(slot_id as usize).and_then(|slot| slot.handle.as_ref());
-                if let (Some(handle), Some(signal)) = (handle, self.config.stop_signal) {
-                    handle.signal(signal);
+                let mut kill_at = kill_at.unwrap_or_else(|| Instant::now() + FOREVER);
+                if let Some(stop) = before.filter(|stop| stop.done == progress.done) {
+                    kill_at = kill_at.min(stop.kill_at); // its time had passed before
                 }
+                let done = progress.done;
+                in_flight.stop = Some(Box::new(Stop { is_of_call, done, kill_at, error }));
+                match is_of_call {
+                    true => self.board.request_stop_of_all(ticket),
+                    false => self.board.request_stop(ticket, progress.begun),
+                }
+                self.send_stop_signal(state, slot_id);
             }
             return;
         }
         let (inbox, task) =
             (Arc::clone(&in_flight.inbox), in_flight.first + progress.done as usize);
         state.kill(slot_id, KillReason::Task { inbox, task, error });
+    }
+
+    /// Sends the stop signal of the pool, if it has one, to the worker in a slot.
+    fn send_stop_signal(&self, state: &State, slot_id: SlotId) {
+        let handle = state.slots.get(slot_id as usize).and_then(|slot| slot.handle.as_ref());
+        if let (Some(handle), Some(signal)) = (handle, self.config.stop_signal) {
+            handle.signal(signal);
+        }
     }
 
     /// Asks the running tasks whose call has a grace period to stop, because the pool ends. Waits
@@ -228,7 +250,7 @@ impl Scheduler {
             }
         }
         for (ticket, slot_id) in claimed {
-            self.stop_task(&mut state, ticket, slot_id, Error::closed());
+            self.stop_task(&mut state, ticket, slot_id, Error::closed(), true);
         }
         loop {
             let mut deliveries = Deliveries::default();
@@ -250,13 +272,19 @@ impl Scheduler {
     pub(super) fn kill_after_grace(&self, state: &mut State, now: Option<Instant>) {
         for (ticket, slot_id) in self.claimed_tickets(state) {
             let Some(in_flight) = state.in_flight.get_mut(&ticket) else { continue };
-            let Some(stop) = &in_flight.stop else { continue };
-            if self.board.progress(ticket).done != stop.done {
-                in_flight.stop = None; // the task has returned
+            let Some(stop) = &mut in_flight.stop else { continue };
+            let progress = self.board.progress(ticket);
+            let has_returned = progress.done != stop.done;
+            let is_finished = progress.done as usize >= in_flight.count;
+            if has_returned && (is_finished || !stop.is_of_call) {
+                in_flight.stop = None;
             } else if now.is_none_or(|now| stop.kill_at <= now) {
                 let (inbox, error) = (Arc::clone(&in_flight.inbox), stop.error.clone());
-                let task = in_flight.first + stop.done as usize;
+                let task = in_flight.first + progress.done as usize;
                 state.kill(slot_id, KillReason::Task { inbox, task, error });
+            } else if has_returned && progress.begun > progress.done {
+                stop.done = progress.done;
+                self.send_stop_signal(state, slot_id); // to the next task
             }
         }
     }
@@ -288,7 +316,7 @@ impl Scheduler {
             };
             if is_overdue {
                 let error = Error::timeout(timeout).with_origin(state.origin_of(slot_id));
-                self.stop_task(state, ticket, slot_id, error);
+                self.stop_task(state, ticket, slot_id, error, false);
             }
         }
         self.fail_overdue_unclaimed(state);

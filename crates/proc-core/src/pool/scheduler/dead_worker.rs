@@ -209,6 +209,10 @@ impl Scheduler {
         deliveries: &mut Deliveries,
     ) {
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
+        if let Some(stop) = in_flight.stop.as_ref().filter(|stop| stop.is_of_call) {
+            // None of the call's tasks runs again.
+            state.wakers.extend(in_flight.inbox.close(stop.error.clone()));
+        }
         if in_flight.inbox.is_closed() {
             self.free_ticket_and_block(state, ticket);
             return;

@@ -27,8 +27,8 @@ const MAX_NANOS: u64 = 1 << 50;
 pub(super) struct Turn {
     priority: Reverse<i32>,
     virtual_time: u64,
-    /// Whether a chunk of the call was published before. At the same virtual time, a new call goes
-    /// first.
+    /// Whether the call had a turn before, or was served in this one. At the same virtual time, a
+    /// new call goes first.
     was_served: bool,
     /// Calls that began earlier go first.
     serial: u64,
@@ -119,8 +119,8 @@ impl FairQueues {
         queue
     }
 
-    /// Begins to count the time of a call, or counts it again. A call that had nothing to do has no
-    /// claim to the time that has passed.
+    /// Begins to count the time of a call, or goes on with that. A call that had nothing to do has
+    /// no claim to the time that has passed.
     pub(super) fn begin(&self, inbox: &Inbox) {
         inbox.set_virtual_time(inbox.virtual_time().max(self.clock));
     }

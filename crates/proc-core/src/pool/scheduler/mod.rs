@@ -308,8 +308,9 @@ impl Scheduler {
             if found.is_some() {
                 return found;
             }
-            // Beside another call, a worker on this processor would run tasks of that call for a
-            // whole time slice (4 ms), and the results that are waited for may be there before.
+            // Yields only if no other call is open. Otherwise, a worker on this processor might run
+            // tasks of the other call for a whole time slice (4 ms), and the results that this
+            // thread waits for may be there before.
             match spin % 16 == 15 && Arc::strong_count(&self.open_calls) <= 2 {
                 true => std::thread::yield_now(),
                 false => std::hint::spin_loop(),

@@ -151,8 +151,8 @@ pub(super) struct State {
     pub(super) assigned_tickets: usize,
     /// How many regions were sent to every worker.
     pub(super) sent_regions: usize,
-    /// The likely size of a function's result, in bytes, as the last chunk that has changed it has
-    /// left it. The next call of the function reserves that much room for a result.
+    /// The likely size of a function's result, in bytes. The last chunk that has changed it counts.
+    /// The next call of the function reserves that much room for a result.
     pub(super) result_sizes: FxHashMap<Name, usize>,
     /// The data that functions of calls borrow.
     pub(super) data: FxHashMap<DataId, Weak<BoundData>>,
@@ -220,7 +220,10 @@ pub(super) struct InFlight {
 /// A task was asked to stop.
 #[derive(Debug)]
 pub(super) struct Stop {
-    /// How many tasks of the chunk were done then.
+    /// Whether the whole call is stopped: each task that its worker begins after this one is asked
+    /// too, and none is tried again.
+    pub(super) is_of_call: bool,
+    /// How many tasks of the chunk were done when a task was asked last.
     pub(super) done: u32,
     /// When the worker is killed, if the task still runs.
     pub(super) kill_at: Instant,
@@ -356,7 +359,7 @@ pub(super) enum SlotState {
     #[default]
     Filled,
     /// The last worker left because it was idle. The slot is filled when there are more grains of
-    /// work than filled slots.
+    /// work than filled slots, or when a broadcast has a task for it.
     Vacant,
     /// No worker could be started, or too many in a row exited before they had begun a task. A
     /// later call tries again: see [`Scheduler::resume_slots_for_call`].

@@ -57,8 +57,8 @@ pub(crate) enum ToWorker {
 pub(crate) enum FromWorker {
     /// The initializer has returned, and the state is made.
     Ready,
-    /// The initializer, or the function that makes the state, failed. Holds an encoded
-    /// [`Fault`](crate::call::Fault).
+    /// The initializer, or the function that makes the state, failed; or the worker has too much
+    /// memory before its first task. Holds an encoded [`Fault`](crate::call::Fault).
     InitializerFailed(Payload),
     /// The worker claims no more tickets, and exits once `worker_exit` has returned.
     Leaves(LeaveReason),

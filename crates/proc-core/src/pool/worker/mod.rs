@@ -130,7 +130,7 @@ fn exit_without_memory(report: &IpcSender<Report<FromWorker>>, why: String) -> !
     sys::end_process(1)
 }
 
-/// Ends a worker whose initializer or state has failed.
+/// Ends a worker whose initializer or state has failed, or that begins with too much memory.
 fn exit_with_fault(report: &IpcSender<Report<FromWorker>>, why: &Fault) -> ! {
     let why = Payload::encode(why).expect("a fault is text");
     // If the parent is gone, the message is not needed.

@@ -73,7 +73,7 @@ fn encode<A: Message>(argument: &A, may_have_handles: bool) -> Result<Vec<u8>, E
     match encoded.map_err(Error::encode_argument)? {
         false => Ok(bytes),
         true => Err(Error::encode_argument(format!(
-            "the argument of a manager's call contains no {WHAT_CANNOT_CROSS}"
+            "the argument of a manager's call cannot contain {WHAT_CANNOT_CROSS}"
         ))),
     }
 }

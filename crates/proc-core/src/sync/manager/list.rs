@@ -89,8 +89,8 @@ impl<T: Message + Clone> List<T> {
         self.items.call(|items, index: usize| items.get(index).cloned(), index)
     }
 
-    /// Replaces item `index`, and returns the item before; `None` if there is none, and then the
-    /// list stays as it is.
+    /// Replaces item `index`, and returns the old one; `None` if there is no such item, and then
+    /// the list stays as it is.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 //!
 //! A client puts a request into one queue that all clients share, and waits at a *line* of its own,
 //! which is one direction of a pipe, for the reply. A request names a function as a pool's tasks
-//! do. The manager makes one call after another. If it dies, the kernel tells everybody who waits
-//! at a line; if a client dies, its line is dropped.
+//! do. The manager makes one call after another. If it dies, whoever waits at a line learns from
+//! the kernel that nobody else has the line; if a client dies, its line is dropped.
 
 mod client;
 mod dict;

@@ -109,7 +109,7 @@ fn call(name: Name, argument: &[u8], state: &mut State) -> Result<serde_bytes::B
     match handles {
         None => Ok(serde_bytes::ByteBuf::from(out.into_bytes())),
         Some(_) => Err(Fault::Result(format!(
-            "the result of a manager's call contains no {WHAT_CANNOT_CROSS}"
+            "the result of a manager's call cannot contain {WHAT_CANNOT_CROSS}"
         ))),
     }
 }

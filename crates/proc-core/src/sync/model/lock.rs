@@ -29,7 +29,7 @@ struct Truth {
 }
 
 impl Locked {
-    /// A thread that waits for it asks others to let it go first.
+    /// The first thread that sleeps because of it asks others to let it go first.
     fn new() -> Arc<Locked> {
         make_all_waits_long();
         let locked = Arc::new(Locked::default());

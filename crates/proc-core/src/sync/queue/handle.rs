@@ -23,8 +23,9 @@ use crate::wire::{self, Message};
 /// once on each side; other items once more, by their encoding.
 ///
 /// A queue takes as much memory as its items need. When they are taken, their memory goes back to
-/// the system, except for 4 MiB that the next items use, and for the piece that is in use, which
-/// has at most a sixteenth of the most that the queue has held.
+/// the system, except for 4 MiB that the next items use, and for the piece that is in use. That
+/// piece has at most 64 KiB, or about a sixteenth of the most that the queue has held, or twice the
+/// size of the largest item that it has held, whichever is most.
 ///
 /// If a process dies, at any instruction, the others go on. An item is lost only if the dead
 /// process had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An
@@ -220,8 +221,8 @@ impl<T: Message> Queue<T> {
     /// # Errors
     ///
     /// - [`Closed`](crate::ErrorKind::Closed): the queue is empty and was closed; or it is empty,
-    ///   and nobody else has it any more who could put an item. (The latter is only found out by a
-    ///   process that has one thread, and that was not forked since it has the queue.)
+    ///   and nobody else has it any more who could put an item. (Only a process with one thread
+    ///   that has not called `fork` since it got the queue notices the latter.)
     /// - [`Decode`](crate::ErrorKind::Decode): the item cannot be decoded. It is taken.
     ///
     /// See the example of [`Queue`].

@@ -2,9 +2,11 @@
 //!
 //! Producers append records and then raise `tail.count`; consumers copy records and then raise
 //! `head.count`. Each of these two stores is one step, and the only thing that counts: a process
-//! that was killed before its store has put nothing, or taken nothing. All other words, except the
-//! owners of leases, can be found out anew from the records, and are when a process has died while
-//! it had the lock.
+//! that was killed before its store has put nothing, or taken nothing. It may leave some other
+//! words wrong: the places in the chunks, the counts of leases, `cut`, the end of a chunk, the state
+//! of a chunk that it has begun or passed, and the owner of a lease whose item it has not taken.
+//! Whoever gets the lock next mends these by the records and the counts. The other words (`chunk`,
+//! `chunks`, `closed`, the owners of all other leases) are right at any moment.
 //!
 //! Producers and consumers have a lock each. So a producer and a consumer work at the same time,
 //! after the two-lock queue of Michael and Scott (PODC 1996). Each side keeps a copy of the other
@@ -344,8 +346,7 @@ impl Items {
         Ok(taken)
     }
 
-    /// Takes the first item with a lease. Returns whether there is one. The caller has the head's
-    /// lock.
+    /// Leases the first item. Returns whether there is one. The caller has the head's lock.
     ///
     /// # Errors
     ///

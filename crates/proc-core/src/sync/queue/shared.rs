@@ -145,7 +145,7 @@ impl SharedQueue {
             {
                 break put;
             }
-            // A wait that gives up has asked once, also if it never slept.
+            // Before a wait gives up, it asks the kernel who has the queue, also if it never slept.
             let is_over = patience.is_over();
             if let Err(gone) = self.check_other_end(sleeper.has_slept() || is_over) {
                 break Err(gone);
@@ -240,7 +240,7 @@ impl SharedQueue {
             {
                 break found.map(Some);
             }
-            // A wait that gives up has asked once, also if it never slept.
+            // Before a wait gives up, it asks the kernel who has the queue, also if it never slept.
             let is_over = patience.is_over();
             if let Some(end) = self.end(sleeper.has_slept() || is_over) {
                 break self.take_last(end, patience, take);

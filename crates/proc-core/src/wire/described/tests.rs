@@ -167,8 +167,8 @@ fn attributes_of_serde_cross() {
     crosses(&json!({ "a": [1, -1, null, true, 1.25, "s", u64::MAX, i64::MIN, { "b": {} }] }));
 }
 
-/// serde's own buffers, into which it puts what is untagged, have no room for such numbers. They
-/// are bytes here, which the type does not accept then.
+/// serde reads a value that is `tag`, `untagged` or `flatten` through buffers of its own. They give
+/// out no integers of 128 bits.
 #[test]
 fn integers_of_128_bits_are_refused_where_serde_buffers_them() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -20,7 +20,8 @@ pub(crate) enum Fault {
     Forks,
     /// The program forks itself, and the copies use pools, tasks and iterators.
     Copies,
-    /// All or some idle workers are stopped, and are continued or killed after the next call.
+    /// All or some idle workers are stopped. They are continued or killed later, or their pool ends
+    /// first.
     Sleepers,
     /// The program's address space is limited for some calls.
     AddressSpace,

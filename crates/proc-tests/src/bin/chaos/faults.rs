@@ -170,8 +170,8 @@ impl<'a> Faults<'a> {
         self.fork_servers_killed.load(Ordering::SeqCst)
     }
 
-    /// Whether a fault may explain the death of a process that runs no task, like a manager. The
-    /// error may not name the process: its death may not be announced yet.
+    /// Whether a fault may explain the death of a process that runs no task, like a manager.
+    /// Perhaps the error does not name the process, because its death is not announced yet.
     pub(crate) fn may_have_killed(&self, error: &Error) -> bool {
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         self.fork_servers_killed() > 0

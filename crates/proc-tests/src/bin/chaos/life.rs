@@ -71,7 +71,7 @@ pub(crate) fn live(plan: Plan) {
         match memory.zip(now) {
             None if rounds > 3 => memory = now,
             Some((before, now)) if now > before + MAX_GROWTH_KIB => {
-                fail(&format!("{before} KiB after three rounds, {now} KiB after {rounds}"));
+                fail(&format!("{before} KiB after four rounds, {now} KiB after {rounds}"));
             }
             _ => {}
         }
@@ -222,8 +222,7 @@ fn settle(start_method: StartMethod, known: &mut HashMap<usize, Holdings>) {
 
 /// How much memory this program has allocated and not freed, in KiB.
 ///
-/// Resident memory tells less: an allocator keeps freed memory, here as much as the largest calls
-/// of each thread took.
+/// Resident memory tells less: an allocator keeps some of the freed memory.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "only C's allocator knows it")]
 fn own_memory() -> Option<u64> {

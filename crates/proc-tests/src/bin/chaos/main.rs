@@ -45,7 +45,8 @@ use life::Plan;
 /// Makes random calls of pools and processes under random faults, and checks every result.
 ///
 /// Some tasks share locks, values, queues and a manager's dictionary, and some processes have an
-/// end of a pipe. No item may be lost or come twice, but the one that a killed process was taking.
+/// end of a pipe. No item may be lost or come twice, except the one that a killed process was
+/// taking.
 ///
 /// Ends after about `--tasks` tasks or `--seconds` seconds, whichever comes first, and prints a
 /// table of what happened. If a result is wrong, ends at once, and prints the command that repeats
@@ -107,7 +108,7 @@ impl StartMethods {
 /// How long processes of a life may outlive it.
 const AFTERLIFE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much longer than planned a life may take.
+/// How much longer a life may take than its planned time and the limit of one call together.
 const GRACE_PERIOD: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
@@ -190,7 +191,7 @@ fn supervise(options: &[String], deadline: Duration, ledger: &Ledger) -> Result<
         .args(options)
         .arg("--alone")
         .env("TMPDIR", directory.path())
-        // With one heap, which is trimmed at once, a life holds only the memory that it has not
+        // With one heap, which is trimmed at once, a life keeps little of the memory that it has
         // freed.
         .envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072")])
         .env("MALLOC_MMAP_THRESHOLD_", "131072")

@@ -239,8 +239,8 @@ fn hold_worker_1((directory, until): (PathBuf, PathBuf)) {
     }
 }
 
-/// Begins two broadcasts. Worker 1 runs its task of the first one, so that of the second one waits.
-/// Then calls `then`. Returns the errors of the two broadcasts.
+/// Begins two broadcasts. Worker 1 runs its task of the first one. Meanwhile its task of the second
+/// one waits. Then calls `then`. Returns the errors of the two broadcasts.
 fn hold_two_broadcasts(pool: &Pool, then: impl FnOnce(&MarkerFiles)) -> [Option<String>; 2] {
     let files = MarkerFiles::new();
     let begin = |files: &MarkerFiles, directory: &str| {
@@ -353,7 +353,11 @@ fn stop_one(arguments: &Arguments) {
     let wait = |mark: PathBuf| marker_files::wait_for(&mark);
     let builder = arguments.pool_builder(2).initializer(wait, files.path("ready"));
     let Ok(pool) = builder.build() else {
-        assert_eq!(arguments.start_method, StartMethod::Fork, "its second pool has threads");
+        assert_eq!(
+            arguments.start_method,
+            StartMethod::Fork,
+            "only `Fork` can build no second pool: the first one has threads"
+        );
         return;
     };
     std::thread::scope(|scope| {

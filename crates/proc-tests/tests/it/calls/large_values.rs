@@ -115,7 +115,7 @@ fn large_values_of_many_types(arguments: &Arguments) {
     returns(&pool, |len| ByteBuf::from(bytes(len)), "a buffer");
     returns(&pool, |len| (len, "x".repeat(len), vec![1_u16; len / 2]), "a tuple");
     returns(&pool, mixed, "a struct");
-    // The small part ends where the block of the large part ends.
+    // The small part ends just before, at or just after the end of the block of the large part.
     let texts = (11_880..11_930).map(|len| ("a".repeat(70_000), "b".repeat(len)));
     let lengths = pool.map(|(a, b): (String, String)| a.len() + b.len(), texts);
     assert!(lengths.expect("nothing fails").into_iter().eq(81_880..81_930));

@@ -14,6 +14,7 @@ use crate::support::{Arguments, run, wait_until, work_forever};
 programs![
     stop_late_tasks,
     stop_cancelled_tasks,
+    stop_cancelled_chunks,
     end_pool_with_grace,
     signal_stopped_tasks,
     serve_small_calls_first,
@@ -29,6 +30,7 @@ programs![
 tests! {
     late_task_is_asked_to_stop_first: forkserver spawn fork;
     cancelled_task_is_asked_to_stop_first: forkserver spawn fork;
+    all_tasks_of_a_cancelled_chunk_are_asked_to_stop: forkserver spawn fork;
     task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
     worker_gets_the_stop_signal: forkserver spawn fork;
     small_call_does_not_wait_behind_a_large_one: forkserver spawn fork;
@@ -141,6 +143,59 @@ fn stop_cancelled_tasks(arguments: &Arguments) {
 
 fn cancelled_task_is_asked_to_stop_first(start_method: StartMethod) {
     run(stop_cancelled_tasks, start_method, &[]).succeeded();
+}
+
+/// Cancelled calls whose tasks are all in one chunk, which one worker has claimed.
+fn stop_cancelled_chunks(arguments: &Arguments) {
+    let pool = arguments.pool(1);
+    let marks = MarkerFiles::new();
+    // All tasks of the chunk are asked to stop, the later ones when they begin.
+    let calls = pool.options().chunksize(4).grace(LONG);
+    let first = marks.path("a");
+    let is_asked = |(number, mark): (u32, PathBuf)| match number {
+        0 => begin(mark) == 7,
+        _ => current().stop_requested(),
+    };
+    let inputs = (0..4).map(|number| (number, first.clone()));
+    let call = calls.map_async(is_asked, inputs).expect("it is accepted");
+    marker_files::wait_for(&first);
+    assert!(call.cancel());
+    assert!(!call.cancel(), "it was asked to stop before");
+    assert_eq!(call.get().expect("all return in time"), [true; 4]);
+    // They have one grace period together. After it, none of them runs, or is tried again.
+    let calls = pool.options().chunksize(4).grace(Duration::from_secs(2)).retries(3);
+    let first = marks.path("b");
+    let ignores = |(number, mark): (u32, PathBuf)| {
+        let own_mark = mark.with_extension(number.to_string());
+        assert!(marker_files::create(&own_mark), "a task runs once");
+        match number {
+            0 => drop(begin(mark)),
+            _ => work_forever(),
+        }
+    };
+    let inputs = (0..4).map(|number| (number, first.clone()));
+    let call = calls.map_async(ignores, inputs).expect("it is accepted");
+    marker_files::wait_for(&first);
+    assert!(call.cancel());
+    assert!(call.get().expect_err("the second task was killed").is_cancelled());
+    assert_eq!(pool.apply(|x: u32| x, 5).expect("by the next worker"), 5);
+    let has_begun = |number: u32| first.with_extension(number.to_string()).exists();
+    assert_eq!([0, 1, 2, 3].map(has_begun), [true, true, false, false]);
+    // A task that panics when it is asked is not tried again.
+    let calls = pool.options().grace(LONG).retries(3);
+    let panics = |mark: PathBuf| {
+        assert!(marker_files::create(&mark), "it runs once");
+        panic!("it was told to stop: {}", obedient(1))
+    };
+    let task = calls.apply_async::<_, _, ()>(panics, marks.path("c")).expect("it is accepted");
+    marker_files::wait_for(&marks.path("c"));
+    assert!(task.cancel());
+    let error = task.get().expect_err("it panicked");
+    assert_eq!(error.panic_message(), Some("it was told to stop: 1"));
+}
+
+fn all_tasks_of_a_cancelled_chunk_are_asked_to_stop(start_method: StartMethod) {
+    run(stop_cancelled_chunks, start_method, &[]).succeeded();
 }
 
 /// A pool ends while tasks run: those that stop in time return their results.

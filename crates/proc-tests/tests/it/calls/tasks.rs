@@ -329,7 +329,7 @@ fn await_tasks(arguments: &Arguments) {
             runtime.block_on(give_up_waiting(&pool, &marks));
             runtime.block_on(await_elsewhere(&pool));
         }
-        other => panic!("no executor: {other}"),
+        other => panic!("no such runtime: {other}"),
     }
     println!("{:?}", pool.map(same, 0..3).expect("the pool goes on"));
 }

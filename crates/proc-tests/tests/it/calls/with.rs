@@ -61,7 +61,7 @@ impl Drop for Counted {
     }
 }
 
-/// Makes every call with data, with and without a state.
+/// Makes every call with data, and two of them with a state too.
 fn borrow_data(arguments: &Arguments) {
     let pool = arguments.pool_builder(2).state(|from: u64| from, 1).build().expect("it is built");
     let with = pool.with(HashMap::from([("ten".to_owned(), 10_u64)]));
@@ -119,7 +119,7 @@ fn data_are_encoded_once_and_decoded_once_in_each_worker(start_method: StartMeth
     run(count_crossings, start_method, &[]).succeeded();
 }
 
-/// Data with a sender, and with shared memory, in workers that die now and then.
+/// Data with a sender, and with shared memory, in workers that are replaced now and then.
 fn share_channel_ends(arguments: &Arguments) {
     let pool = arguments.pool_builder(2).max_tasks_per_child(5).build().expect("it is built");
     let (sender, receiver) = ipc::channel::<u32>().expect("a channel");

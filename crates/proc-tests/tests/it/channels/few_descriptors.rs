@@ -1,4 +1,4 @@
-//! Values with channel ends or shared memory, more of them than there are descriptors.
+//! Values with channel ends or shared memory, which need more descriptors than there are.
 
 use std::sync::Arc;
 
@@ -168,7 +168,7 @@ fn cross(program: Program, start_method: StartMethod, limit: usize, kind: &str, 
 }
 
 fn cross_all(start_method: StartMethod, kind: &str, count: usize) {
-    // More than there are descriptors, each time.
+    // Each time, the values need more descriptors than there are.
     for (limit, count) in [(1024, count), (256, 400), (64, 100)] {
         cross(send_many, start_method, limit, kind, count);
     }

@@ -65,7 +65,8 @@ fn outlive(mark: &Path) {
 /// The program ends in the way that is named, with children that nobody joins.
 fn end_with_children(arguments: &Arguments) {
     let mark = mark_the_end();
-    // Its fork server is a copy of this process, and must not delay the end of others.
+    // With `Fork`, the fork server of this child is a copy of this process. It must not delay the
+    // end of other processes.
     let done = Process::new(|()| (), ()).start_method(arguments.start_method).start();
     let mut done = done.expect("it can be started");
     wait_until(|| !done.is_alive());
@@ -91,7 +92,7 @@ fn end_with_children(arguments: &Arguments) {
         "returns" => {}
         "exits" => std::process::exit(3),
         "exits in a thread" => {
-            // The main thread's destructors do not run where another one exits.
+            // If another thread calls `exit`, the main thread's destructors do not run.
             let last = LAST.take();
             let thread = std::thread::spawn(|| {
                 drop(last);
@@ -190,7 +191,7 @@ fn daemons_are_told_to_end(start_method: StartMethod) {
     for way in ["dropped", "kept"] {
         let finished = run(end_with_daemons, start_method, &[way]);
         assert_eq!(finished.succeeded(), "main ends\ndaemon was told\nchild is done\n", "{way}");
-        // One daemon blocks SIGTERM, so it is killed after half a second.
+        // One daemon does not end when it is told to, so it is killed after half a second.
         assert!(finished.took >= Duration::from_millis(500), "{:?}", finished.took);
     }
 }

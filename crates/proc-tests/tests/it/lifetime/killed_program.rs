@@ -19,7 +19,8 @@ tests! {
     signals_to_the_group_end_all_processes_silently: forkserver spawn fork;
 }
 
-/// Prints `busy` once for each task, or `asleep` for each process of a task; then goes on forever.
+/// Prints `idle`, or `busy` once for each task that begins, or `asleep` once for each process of a
+/// task. Then goes on forever.
 pub(crate) fn stay_alive(arguments: &Arguments) {
     // Some of the signals that end it write core files.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("it may be lowered");

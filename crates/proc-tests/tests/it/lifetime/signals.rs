@@ -402,7 +402,7 @@ fn work_under_signals(arguments: &Arguments) {
     wait_until(|| GROUP_SIGNALS.into_iter().all(|signal| raw::counted(signal) > 0));
     for round in 0..5 {
         let builder = match (arguments.start_method, round) {
-            // Only the first pool can be forked. Its threads live a moment longer than the pool.
+            // Only the first pool is forked. The others have the default start method.
             (StartMethod::Fork, 1..) => Pool::builder().start_method(StartMethod::Forkserver),
             (start_method, _) => Pool::builder().start_method(start_method),
         };

@@ -51,7 +51,8 @@ fn make(len: usize) -> ByteBuf {
     ByteBuf::from(vec![7; len])
 }
 
-/// Like [`tell`], for a process that may inherit this one's limits and die of them.
+/// Like [`tell`], for a process that may die: of limits that it inherits from this one, or by
+/// itself.
 fn tell_end<T>(what: &str, result: Result<T, Error>, names: &[&str]) {
     match result {
         Err(error) if error.is_death() => println!("{what}: refused"),
@@ -395,8 +396,8 @@ fn process_without_files_returns_shared_memory(start_method: StartMethod) {
     run(return_shared_memory_without_files, start_method, &[]).succeeded();
 }
 
-/// The workers can map 168 MiB besides this program, which grows with each test. After each call
-/// that was too large, the pool must go on.
+/// The workers can map 168 MiB besides this program, whose size grows whenever a test is added.
+/// After each call that was too large, the pool must go on.
 fn limit_address_space_of_a_pool(arguments: &Arguments) {
     const NAMES: &[&str] = &["limits::address_space"];
     let set_up = |(): ()| ();

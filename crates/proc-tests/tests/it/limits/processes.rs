@@ -71,8 +71,8 @@ fn no_processes(arguments: &Arguments) {
     become_unused_user();
     let start_method = arguments.start_method;
     let (_, most) = getrlimit(Resource::RLIMIT_NPROC).expect("it can be asked");
-    // The limit of the process that forks counts: the fork server's, and with `Fork` the limit of
-    // this process, which the fork server copies.
+    // What counts is the limit of the process that forks. That is the fork server, which has a copy
+    // of this process's limit with `Fork`.
     let limit = |processes: u64| {
         setrlimit(Resource::RLIMIT_NPROC, processes, most).expect("less is allowed");
         for fork_server in children() {

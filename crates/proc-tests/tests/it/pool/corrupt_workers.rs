@@ -106,7 +106,8 @@ fn write_corrupt_report(kind: &str) {
             for news in [&[0][..], &[3], &[2, 0], &[1, 0, 1, 9, 0]] {
                 send_all(report, &framed(&[&[SAID], news].concat()));
             }
-            // Data that nobody has, data that it does not hold, and a ticket that it did not claim.
+            // A request for no data. A request for data that nobody has, from a worker that says it
+            // holds data that it does not hold. And a ticket that it did not claim.
             for data in [&[6, 0, 0][..], &[6, 1, 9, 1, 9], &[7, 200, 1, 0, 1, 9, 0]] {
                 send_all(report, &framed(&[&[SAID], data].concat()));
             }
@@ -231,7 +232,7 @@ fn overwrite_shared_memory_in_a_worker(arguments: &Arguments) {
     assert!(results[3].is_err(), "{results:?}");
     println!("told");
     drop(pool);
-    // Only the first pool can be forked.
+    // This pool has the default start method.
     let pool = Pool::builder().processes(2).build().expect("it can be built");
     println!("{:?}", pool.map(increment, 0..3).expect("nothing fails"));
 }

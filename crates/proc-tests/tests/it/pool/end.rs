@@ -27,7 +27,8 @@ tests! {
     closed_pool_refuses_calls: forkserver spawn fork;
 }
 
-/// A pool and a process are started in a thread that ends before they are used.
+/// A pool and a process are started in a thread, which also uses the pool. Both are used after that
+/// thread has ended.
 fn building_thread_ends(arguments: &Arguments) {
     let marks = MarkerFiles::new();
     let start_method = arguments.start_method;
@@ -84,8 +85,8 @@ fn terminate_sends_no_sigterm(start_method: StartMethod) {
     assert_eq!(finished.succeeded(), "closed | the pool is closed\ntold false\n");
 }
 
-/// Ends pools in ten tries. If it waited for a worker to end by itself, each try would take half a
-/// second. One quick try is enough, because a busy machine may pause.
+/// Ends pools in ten tries. If a pool waited for a worker to end by itself, each try would take
+/// half a second. One quick try is enough, because a busy machine may pause.
 fn assert_quick(what: &str, mut pool: impl FnMut() -> Pool) {
     let end = |_| {
         let pool = pool();
@@ -120,7 +121,7 @@ fn assert_quick_with_task<F: Fn(PathBuf) + Copy + 'static>(
 /// A pool ends at once if no worker takes time for its own end.
 fn times_to_end(arguments: &Arguments) {
     let start_method = match arguments.start_method {
-        // Only the first pool can be forked. Its threads live a moment longer than the pool.
+        // With `Fork`, only the first pool is forked. The later ones have the default start method.
         StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };

@@ -74,7 +74,7 @@ fn fates(finished: &Finished) -> &str {
 }
 
 fn killed_worker_costs_one_task(start_method: StartMethod) {
-    // The task is alone in its chunk, in the middle of a chunk, and in one chunk with all tasks.
+    // The task is alone in its chunk, the last one of a chunk, and in one chunk with all tasks.
     for chunksize in ["1", "2", "4", "8", "1000"] {
         let finished = run(worker_killed, start_method, &[chunksize]);
         finished.succeeded();
@@ -300,7 +300,7 @@ fn tasks_time_out(arguments: &Arguments) {
         let gone = !std::fs::exists(format!("/proc/{pid}")).expect("/proc is mounted");
         assert!(gone, "worker {pid} was given up, not ended");
     }
-    // Tasks that are shorter than the timeout are not ended, even if their chunk takes longer.
+    // Tasks that are shorter than the timeout are not ended, however many are in their chunk.
     let options = pool.options().timeout(Duration::from_secs(5)).chunksize(1000);
     assert_eq!(options.map(|x: u32| x, 0..20_000).expect("in time").len(), 20_000);
     println!("{} were late", late.len());

@@ -78,7 +78,8 @@ fn each_task_of_killed_workers_has_one_result_or_error(start_method: StartMethod
 /// In each round one task sets a timer that kills its worker within some microseconds: in that task
 /// or the next one, while it hands over a result, looks for work or sleeps.
 ///
-/// No thread looks for results on its own, so a wake-up message that is lost stops the test.
+/// No thread looks for results on its own, so a lost message about a finished ticket stops the
+/// test.
 fn kill_by_timer(arguments: &Arguments) {
     const ROUNDS: u32 = 300;
     const TASKS: u32 = 6;

@@ -96,13 +96,13 @@ fn fill(len: u64) {
     TABLE.set((std::process::id(), table)).expect("once in this process");
 }
 
-/// The process that filled the table, this worker's parent, and a value of the table.
+/// The process that filled the table, this worker's fork server, and a value of the table.
 fn look(at: usize) -> (u32, u32, u64) {
     let (pid, table) = TABLE.get().expect("it was filled before this worker was made");
     (*pid, std::os::unix::process::parent_id(), table[at])
 }
 
-/// The preload runs once, in the parent of all workers, also of those that start later.
+/// The preload runs once, in the fork server of all workers, also of those that start later.
 fn preload_a_table(arguments: &Arguments) {
     let pool = arguments.pool_builder(2).preload(fill, 1000).max_tasks_per_child(2).build();
     let pool = pool.expect("it can be built");

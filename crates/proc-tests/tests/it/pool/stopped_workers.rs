@@ -70,7 +70,7 @@ fn stop_one_of_two(arguments: &Arguments) {
     let pool = idle_pool(arguments, 2);
     for round in 0..12 {
         let halted = match round % 3 {
-            // The worker that had the last task, if the pool prefers it for the next one.
+            // The worker that had the last task: the pool may prefer it for the next one.
             0 => pool.apply(|()| std::process::id(), ()).expect("nothing fails"),
             place => pool.worker_pids()[place - 1],
         };

@@ -275,7 +275,7 @@ fn idle_worker_that_leaves_runs_worker_exit(start_method: StartMethod) {
 /// A pool whose workers have left is ended in each way.
 fn end_without_workers(arguments: &Arguments) {
     let start_method = match arguments.start_method {
-        StartMethod::Fork => None, // the threads of the first pool would be in the way
+        StartMethod::Fork => None, // one round is enough
         other => Some(other),
     };
     for (round, start_method) in
@@ -404,7 +404,7 @@ fn restart_limit_counts_only_deaths(start_method: StartMethod) {
     assert_snapshot("only_deaths_count", 3, finished.succeeded());
 }
 
-/// A later call tries again to fill a slot that could not be filled for long.
+/// For a long time a slot could not be filled. A later call tries again to fill it.
 fn slot_stays_empty(arguments: &Arguments) {
     let pool = build(arguments.pool_builder(2));
     pool.map(same, 0..100).expect("nothing fails");
@@ -431,7 +431,7 @@ fn slot_that_could_not_be_filled_is_tried_again(start_method: StartMethod) {
     assert_eq!(run(slot_stays_empty, start_method, &[]).succeeded(), "workers 1\nworkers 2\n");
 }
 
-/// One worker, two tasks each, 100 tasks.
+/// A hundred tasks in a pool of one worker, which is replaced after two tasks.
 fn max_tasks_per_child(arguments: &Arguments) {
     let pool = Pool::builder()
         .processes(1)
@@ -498,7 +498,7 @@ fn grow(arguments: &Arguments) {
     assert!(pids[1] != pids[2] && pids[2] == pids[3], "{pids:?}");
     let grown = pids[3];
     wait_until(|| !pool.worker_pids().contains(&grown));
-    // Values that are given back do not count.
+    // Memory that a task has freed does not count.
     let pids = pool.map(|len: usize| (vec![1_u8; len].len(), std::process::id()), [200 * MIB; 3]);
     let pids: Vec<u32> = pids.expect("nothing fails").into_iter().map(|(_, pid)| pid).collect();
     assert_eq!(pids, [pids[0]; 3]);
@@ -517,7 +517,7 @@ fn cannot_grow(arguments: &Arguments) {
         assert_eq!(error.kind(), ErrorKind::Initializer, "{error}");
         let told = describe(&error);
         assert!(told.contains("max_memory_per_child allows 0 KiB"), "{told}");
-        assert!(!told.contains("initializer failed"), "{told}");
+        assert!(!told.contains("preload function failed"), "{told}");
         // The pool has ended.
         assert_eq!(pool.join().expect_err("the same").kind(), ErrorKind::Initializer);
     }

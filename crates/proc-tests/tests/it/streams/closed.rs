@@ -17,7 +17,7 @@ tests! {
     streams_that_main_closes_are_no_hindrance: forkserver spawn fork;
 }
 
-/// Prints to closed streams, which must not end up in channels of the library.
+/// Prints to closed streams. The text must not end up in channels of the library.
 fn work(values: Vec<u64>) -> Vec<u64> {
     println!("{} values", values.len());
     eprintln!("{} values", values.len());

@@ -192,7 +192,7 @@ fn thread_holds_a_stream(arguments: &Arguments) {
     println!("next {:?}", pool.map(increment, 0..3).expect("the pool goes on"));
     drop(pool);
     let start_method = match arguments.start_method {
-        // The pool had threads, so `Fork` is not possible.
+        // After a pool with `Fork`, the process has the default start method.
         StartMethod::Fork => StartMethod::Forkserver,
         other => other,
     };

@@ -10,7 +10,7 @@ pub(crate) fn write(file: &Path, text: &str) {
 }
 
 /// Our own workspace.
-fn ours() -> &'static Path {
+pub(crate) fn ours() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("it is in crates")
 }
 

@@ -1,10 +1,10 @@
 //! Runs a program for a test: with a deadline, and with a check that nothing is left.
 //!
 //! A program gets its own process group, an empty directory for temporary files, and no stdin.
-//! There is one deadline for all that a test waits for. If it passes, the whole group is killed,
-//! and the test fails with a list of the processes that were alive, with their stacks if gdb is
-//! installed. One second after the end of the program, no process of its group and no temporary
-//! file may be left.
+//! There is one deadline for all that a test waits for. After the deadline, the whole group is
+//! killed, and the test fails with a list of the processes that were alive, with their stacks if
+//! gdb is installed. One second after the end of the program, no process of its group and no
+//! temporary file may be left.
 //!
 //! Test programs other than `it` use this file too, so it uses no other file.
 
@@ -213,7 +213,7 @@ impl Running {
         }
         let ended = Instant::now();
         let took = ended - self.started;
-        // Processes whose parent is gone are reaped by init, perhaps a moment later.
+        // Other processes of the group may end a moment after the program.
         let leader = self.group.as_raw();
         let mut left = self.members();
         while !left.is_empty() {

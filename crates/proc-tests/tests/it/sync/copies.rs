@@ -150,7 +150,8 @@ fn take_over(all: &Everything) {
     assert!(begun.elapsed() < SOON);
 }
 
-/// Copies are killed while they have everything, while others wait already or come later.
+/// Copies are killed while they have everything, before others come. One is killed with a lock for
+/// which another waits already.
 fn kill_copies(arguments: &Arguments) {
     let all = Everything::new();
     for round in 0..4 {

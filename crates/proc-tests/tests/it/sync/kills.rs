@@ -409,7 +409,7 @@ fn use_all((lock, steps, mutex, semaphore, value): &Borrowed, x: u64) -> u64 {
     x
 }
 
-/// Workers of a pool are killed while their tasks use all of it.
+/// Workers of a pool are killed while their tasks use all the objects of [`Borrowed`].
 fn kill_workers_with_everything(arguments: &Arguments) {
     const MIN_CALLS: u64 = 5;
     const MIN_DEATHS: u64 = 10;

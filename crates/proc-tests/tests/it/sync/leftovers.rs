@@ -178,7 +178,7 @@ fn objects_that_lived_together_leave_nothing() {
     run(make_many_at_a_time, StartMethod::default(), &[]).succeeded();
 }
 
-/// Makes an array of 256 MiB, and changes the elements in one of these.
+/// Makes an array of 256 MiB, and changes the elements in one MiB of it.
 fn use_few_elements(_: &Arguments) {
     const MIB: usize = (1 << 20) / size_of::<u64>();
     let shared_kib = || Holdings::now().memory[0];

@@ -1,5 +1,5 @@
-//! How long calls wait: until their time is over if the holder is stopped, and no longer than it
-//! takes if what they wait for happens.
+//! How long calls wait. If the holder is stopped, they wait until their time is over. If what they
+//! wait for happens, they return at once.
 
 use std::time::{Duration, Instant};
 

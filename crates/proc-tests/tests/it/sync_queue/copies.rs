@@ -53,7 +53,8 @@ fn leases_and_pipes_dropped_by_a_copy_are_kept(start_method: StartMethod) {
     assert_eq!(run(drop_in_copies, start_method, &[]).succeeded(), "unharmed\n");
 }
 
-/// Copies put, take and lease; one dies with a lease, of which no fork server tells.
+/// Copies put, take and lease. In each round one dies with a lease, and no fork server tells of its
+/// death.
 fn use_in_copies(_: &Arguments) {
     let queue = Queue::<u32>::bounded(4).expect("there is memory");
     for round in 0..20 {

@@ -72,7 +72,7 @@ fn close(arguments: &Arguments) {
     expect_kind(queue.lease(), ErrorKind::Closed);
     expect_kind(queue.lease_timeout(MOMENT), ErrorKind::Closed);
     queue.join().expect("nothing is left");
-    // Those that wait in other processes are told, each at once: there are many rounds.
+    // Those that wait in other processes are told. Each round makes them wait anew.
     for _ in 0..10 {
         let queue = Queue::new().expect("there is memory");
         let consumers = [(); 2].map(|()| child(arguments, take_until_closed, queue.clone()));

@@ -25,7 +25,7 @@ tests! {
 /// How long processes are killed.
 const STORM: Duration = Duration::from_secs(4);
 
-/// The most producers of a storm, one after another, and the most items of one.
+/// The most producers that a storm starts in all (three at a time), and the most items of one.
 const PRODUCERS: usize = 1024;
 const ITEMS: usize = 2048;
 

@@ -95,7 +95,7 @@ fn len_of(number: usize) -> usize {
 fn produce((queue, producer): (Queue<Item>, usize)) {
     let item = |number| (producer, number, payload(number, len_of(number)));
     for start in (0..COUNT).step_by(100) {
-        // By turns one by one and all at once.
+        // In turn: a hundred at once, then a hundred one by one.
         match start % 200 {
             0 => queue.put_all((start..start + 100).map(item)).expect("the queue is open"),
             _ => (start..start + 100).for_each(|number| {

@@ -1,4 +1,4 @@
-//! Pipes carry items both ways. An end that goes is told to the other one.
+//! Pipes carry items both ways. When one end goes, the other one is told.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -217,7 +217,7 @@ fn use_tasks_in_copies(arguments: &Arguments) {
     println!("unharmed");
 }
 
-/// The pool of an iterator is terminated while results after a gap are left. A copy may not have
+/// The pool of an iterator is terminated while results after a gap are left. A copy must not get
 /// them.
 fn copy_of_what_has_come(arguments: &Arguments) {
     let pool = arguments.pool(2);

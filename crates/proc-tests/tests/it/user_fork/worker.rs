@@ -244,7 +244,7 @@ fn set_up_forks(arguments: &Arguments) {
             _ => made.worker_exit(|_| fork_here()).build(),
         }
     };
-    // Only the first pool can be forked.
+    // With `Fork`, one round is enough.
     let rounds = if arguments.start_method == proc_core::StartMethod::Fork { 1 } else { 10 };
     for _ in 0..rounds {
         match arguments.word() {

@@ -1,4 +1,5 @@
-//! The model check of the protocol: loom runs it in every order that its memory model allows.
+//! The model check of the protocol: loom runs it in every order with up to a number of
+//! interruptions.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom
 //! pool::board::model`

@@ -205,9 +205,9 @@ impl Messages {
         Ok(rest)
     }
 
-    /// Checks that no item is lost but by the death of a process that was getting one, and none
-    /// comes twice but by the death of a process that was saying that it is done. Returns how many
-    /// were lost and came twice.
+    /// Checks that an item is lost only if a process died while it was getting one, and that an
+    /// item comes twice only if a process died while it was saying that the item is done. Returns
+    /// how many were lost and how many came twice.
     fn check_items(&self) -> [u64; 2] {
         // Tasks of a pool that was terminated may go on for a moment. So what they have ended is
         // read before, and what they have begun is read after.
