@@ -275,21 +275,6 @@ fn a_callback_hears_of_the_end_of_the_pool() {
     });
 }
 
-#[test]
-fn closed_pool_refuses_calls_without_inputs_too() {
-    within_a_minute(|| {
-        let pool = pool(1);
-        pool.close();
-        let (double, none) = (|x: u32| 2 * x, std::iter::empty::<u32>);
-        let is_refused = |error: Option<Error>| error.is_some_and(|error| error.is_closed());
-        assert!(is_refused(pool.map(double, none()).err()));
-        assert!(is_refused(pool.map_async(double, none()).err()));
-        assert!(is_refused(pool.imap(double, none()).next().and_then(Result::err)));
-        assert!(is_refused(pool.imap_unordered(double, none()).next().and_then(Result::err)));
-        assert!(pool.try_map(double, none()).is_empty());
-    });
-}
-
 /// Counts wake-ups. With [`block_on`], it is the smallest async runtime there is.
 #[derive(Default)]
 struct Bell(AtomicU32, std::sync::Mutex<()>, std::sync::Condvar);

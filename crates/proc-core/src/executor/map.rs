@@ -90,8 +90,7 @@ impl<J: Job, R: Message> Map<'_, '_, J, R> {
             let whole = size.checked_next_multiple_of(self.chunksize);
             batch.extend(inputs.by_ref().take(whole.unwrap_or(usize::MAX)));
             if batch.is_empty() {
-                // A call without inputs is submitted too, because a closed engine must refuse it.
-                return if self.outcomes.is_empty() { self.job.submit(0) } else { Ok(()) };
+                return Ok(());
             }
             let mut bytes = 0;
             let mut sent = 0;

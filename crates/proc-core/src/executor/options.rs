@@ -502,10 +502,10 @@ impl<'a, E: Engine> Options<'a, E> {
         }
         let mut unfinished = job.pushed();
         job.reserve(unfinished, true)?;
-        job.submit(0)?;
         if unfinished == 0 {
             return Ok(Task::settled(Ok(Vec::new())));
         }
+        job.submit(0)?;
         job.end();
         let mut results: Vec<Option<Result<R, Error>>> = Vec::new();
         results.resize_with(unfinished, || None);
