@@ -12,12 +12,14 @@ use crate::record::{Measured, Record, Summary, show};
 use crate::table::heading;
 use crate::workload::Unit;
 
-const WIDTH: u32 = 1400;
+const WIDTH: u32 = 1000;
 const COLUMNS: usize = 2;
-const ROW_HEIGHT: u32 = 17;
+const ROW_HEIGHT: u32 = 18;
 const FRAME_HEIGHT: u32 = 70;
-const FITS_HEIGHT: u32 = 420;
+const FITS_HEIGHT: u32 = 640;
 const FONT: &str = "sans-serif";
+/// Size of letters. Plotters makes it 11.3 pixels.
+const FONT_SIZE: u32 = 14;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -68,8 +70,8 @@ pub(crate) fn svg(record: &Record) -> Result<String> {
 /// of one style become one path, and one style sheet replaces the attributes that most texts and
 /// dots repeat.
 fn shorter(svg: &str) -> String {
-    const STYLE: &str = "<style>text{font:9.7px sans-serif;text-anchor:end}\
-        text[font-size]{font-size:11.3px}.middle{text-anchor:middle}.start{text-anchor:start}\
+    const STYLE: &str = "<style>text{font:11.3px sans-serif;text-anchor:end}\
+        .middle{text-anchor:middle}.start{text-anchor:start}\
         @media(prefers-color-scheme:dark){svg{filter:invert(.9)hue-rotate(180deg)}}</style>";
     const REPEATED: [(&str, &str); 10] = [
         (" opacity=\"1\"", ""),
@@ -77,7 +79,7 @@ fn shorter(svg: &str) -> String {
         (" stroke=\"none\"", ""),
         (" fill=\"#000000\"", ""),
         (" font-family=\"sans-serif\"", ""),
-        (" font-size=\"9.67741935483871\"", ""),
+        (" font-size=\"11.290322580645162\"", ""),
         (" text-anchor=\"end\"", ""),
         (" text-anchor=", " class="),
         // The words of a text have a line of their own.
@@ -143,13 +145,13 @@ impl Panel {
         let greatest = self.rows.iter().map(|(_, row)| row.greatest).fold(0.0, f64::max);
         let area = area.clone().shrink((0, 0), (WIDTH / COLUMNS as u32, self.height()));
         let mut chart = ChartBuilder::on(&area)
-            .caption(&self.heading, (FONT, 14))
+            .caption(&self.heading, (FONT, FONT_SIZE))
             .margin(8)
             .margin_right(30)
             .x_label_area_size(24)
             .y_label_area_size(130)
             .build_cartesian_2d(
-                (least.max(1e-9) / 1.5..greatest.max(2e-9) * 1.5).log_scale(),
+                decades(least.max(1e-9), greatest.max(2e-9)).log_scale(),
                 (0..self.rows.len() - 1).into_segmented(),
             )
             .map_err(drawing)?;
@@ -168,7 +170,7 @@ impl Panel {
             .x_label_formatter(&|value| show(*value, self.unit))
             .y_labels(self.rows.len())
             .y_label_formatter(&name)
-            .label_style((FONT, 12))
+            .label_style((FONT, FONT_SIZE))
             .draw()
             .map_err(drawing)?;
         for (row, (name, summary)) in self.rows.iter().rev().enumerate() {
@@ -184,6 +186,13 @@ impl Panel {
     }
 }
 
+/// Returns the least range of whole decades around these figures, so that at least two of them are
+/// marked on the axis.
+fn decades(least: f64, greatest: f64) -> std::ops::Range<f64> {
+    let power = |exponent: f64| 10_f64.powf(exponent);
+    0.99 * power((least / 1.1).log10().floor())..1.01 * power((greatest * 1.1).log10().ceil())
+}
+
 /// Draws the costs of large pools: dots for measured costs, lines for the fits.
 fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result<()> {
     let all = fits.iter().flat_map(|(name, _)| points(&record.results, name)).collect::<Vec<_>>();
@@ -197,7 +206,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
     let most = all.iter().map(|&(workers, _, _)| workers).fold(1.0, f64::max);
     for (part, tasks) in area.split_evenly((1, amounts.len())).iter().zip(amounts) {
         let mut chart = ChartBuilder::on(part)
-            .caption(format!("pool with {tasks} tiny tasks: cost by workers, fitted"), (FONT, 14))
+            .caption(format!("pool with {tasks} tiny tasks: cost by workers"), (FONT, FONT_SIZE))
             .margin(8)
             .margin_right(30)
             .x_label_area_size(24)
@@ -205,14 +214,16 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
             .build_cartesian_2d(
                 (0.9..most * 1.2).log_scale(),
                 // The legend lies below nearly all costs.
-                (least / 30.0..greatest * 2.0).log_scale(),
+                (least / 1000.0..greatest * 2.0).log_scale(),
             )
             .map_err(drawing)?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
+            .x_desc("workers")
+            .x_label_formatter(&|workers| workers.to_string())
             .y_label_formatter(&|value| show(*value, Unit::Seconds))
-            .label_style((FONT, 12))
+            .label_style((FONT, FONT_SIZE))
             .draw()
             .map_err(drawing)?;
         for (name, fit) in fits {
@@ -234,7 +245,7 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.8))
-            .label_font((FONT, 12))
+            .label_font((FONT, FONT_SIZE))
             .draw()
             .map_err(drawing)?;
     }
@@ -245,14 +256,15 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
 fn colour(contender: &str) -> RGBColor {
     match contender {
         "proc-core" | "proc-cluster" => RGBColor(200, 30, 30),
-        "proc-core-fork" | "proc-core-spawn" => RGBColor(230, 130, 130),
+        "proc-core-fork" => RGBColor(225, 90, 90),
+        "proc-core-spawn" => RGBColor(190, 60, 130),
         "limit" | "bare" => BLACK,
         "threads" => RGBColor(120, 120, 120),
         "procspawn" => RGBColor(150, 90, 20),
         "crossmist" => RGBColor(200, 150, 60),
         "cpython-fork" => RGBColor(20, 60, 150),
         "cpython-forkserver" => RGBColor(60, 110, 200),
-        "cpython-spawn" => RGBColor(110, 160, 230),
+        "cpython-spawn" => RGBColor(80, 135, 215),
         "futures" | "ray" => RGBColor(20, 130, 130),
         "mpire" | "mpi4py" => RGBColor(20, 120, 40),
         "loky" => RGBColor(90, 160, 50),

@@ -58,16 +58,27 @@ for (const table of document.querySelectorAll("main table")) {
   }
 }
 
-// A short piece of code is not broken, above all not at the hyphens of an option. A long path is
-// broken between its parts, if it does not fit.
+// A short piece of code is not broken, and in a longer one no option and no start of an attribute
+// is, which a browser would break after a hyphen or a `#`. A long path is broken between its parts,
+// if it does not fit.
+const whole = (text) => {
+  const word = document.createElement("span");
+  word.className = "whole";
+  word.textContent = text;
+  return word;
+};
 for (const code of document.querySelectorAll("main :not(pre) > code")) {
-  const parts = code.textContent.split(/(?<=\w\/)(?=\w)/);
   if (code.textContent.length <= 24) {
     code.classList.add("whole");
-  } else {
-    const [first, ...others] = parts;
-    code.replaceChildren(first, ...others.flatMap((part) => [document.createElement("wbr"), part]));
+    continue;
   }
+  const words = code.textContent.split(/((?<!\S)--?\S+|#\[\w+)/);
+  const pieces = words.flatMap((word, index) => {
+    if (index % 2 === 1) return [whole(word)];
+    const [first, ...others] = word.split(/(?<=\w\/)(?=\w)/);
+    return [first, ...others.flatMap((part) => [document.createElement("wbr"), part])];
+  });
+  code.replaceChildren(...pieces);
 }
 
 // The empty corner of a table heads nothing; Markdown has no other word for it.
