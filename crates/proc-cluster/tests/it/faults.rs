@@ -304,8 +304,8 @@ fn a_server_may_be_absent_for_longer_than_calls_wait_for_agents() {
     wait_for_workers(&cluster, 2);
     server.kill();
     let mut task = cluster.map_async(|x: u32| x + 1, 0..100).expect("it is encoded");
-    // The driver notices after five seconds at the latest that the server is away: if work was sent,
-    // nobody confirms it in that time. A call waits one second for agents.
+    // The driver notices after five seconds at the latest that the server is away: if work was
+    // sent, nobody confirms it in that time. A call waits one second for agents.
     let early = task.get_timeout(Duration::from_secs(8)).expect("it waits");
     assert_eq!(early, None, "it did not wait");
     assert!(!task.is_ready());

@@ -242,9 +242,9 @@ fn holder_count(parties: usize) -> usize {
 impl Place {
     /// Calls `change` while no other thread changes the words.
     fn locked<R>(&self, me: Locker, change: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-        // The thread does not have this lock, since nothing here calls the user's code. If a process
-        // on the list died while it had the lock, `check` finds it. Any other process has changed
-        // nothing but its own entry.
+        // The thread does not have this lock, since nothing here calls the user's code. If a
+        // process on the list died while it had the lock, `check` finds it. Any other process has
+        // changed nothing but its own entry.
         let _ = self.words.lock.lock(me, Patience::Endless);
         let changed = change();
         self.words.lock.unlock(me);

@@ -66,8 +66,8 @@ pub struct LockGuard<'a> {
     thread: PhantomData<*const ()>,
 }
 
-/// Lock that the thread which has it can take again and again. Others can take it when each guard of
-/// that thread was dropped.
+/// Lock that the thread which has it can take again and again. Others can take it when each guard
+/// of that thread was dropped.
 ///
 /// Otherwise it is like a [`Lock`], but a [`Condition`](super::Condition) does not take its guard.
 ///

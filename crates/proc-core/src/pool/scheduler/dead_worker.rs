@@ -209,10 +209,6 @@ impl Scheduler {
         deliveries: &mut Deliveries,
     ) {
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
-        if let Some(stop) = in_flight.stop.as_ref().filter(|stop| stop.is_of_call) {
-            // None of the call's tasks runs again.
-            state.wakers.extend(in_flight.inbox.close(stop.error.clone()));
-        }
         if in_flight.inbox.is_closed() {
             self.free_ticket_and_block(state, ticket);
             return;
@@ -255,6 +251,13 @@ impl Scheduler {
             }
         }
         let Some(in_flight) = state.in_flight.get_mut(&ticket) else { return };
+        if let Some(stop) = in_flight.stop.as_ref().filter(|stop| stop.is_of_call) {
+            // None of the other tasks runs, or is tried again.
+            let others = in_flight.first + done..in_flight.first + in_flight.count;
+            deliveries.extend(fail_each(&inbox, others, &stop.error));
+            self.free_ticket_and_block(state, ticket);
+            return;
+        }
         // The dead worker could write to the arguments' memory: read them once, then check them.
         let arguments = read_arguments(&state.arena, in_flight);
         let mut rest = arguments.as_deref().unwrap_or_default();

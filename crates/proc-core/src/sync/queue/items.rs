@@ -3,10 +3,10 @@
 //! Producers append records and then raise `tail.count`; consumers copy records and then raise
 //! `head.count`. Each of these two stores is one step, and the only thing that counts: a process
 //! that was killed before its store has put nothing, or taken nothing. It may leave some other
-//! words wrong: the places in the chunks, the counts of leases, `cut`, the end of a chunk, the state
-//! of a chunk that it has begun or passed, and the owner of a lease whose item it has not taken.
-//! Whoever gets the lock next mends these by the records and the counts. The other words (`chunk`,
-//! `chunks`, `closed`, the owners of all other leases) are right at any moment.
+//! words wrong: the places in the chunks, the counts of leases, `cut`, the end of a chunk, the
+//! state of a chunk that it has begun or passed, and the owner of a lease whose item it has not
+//! taken. Whoever gets the lock next mends these by the records and the counts. The other words
+//! (`chunk`, `chunks`, `closed`, the owners of all other leases) are right at any moment.
 //!
 //! Producers and consumers have a lock each. So a producer and a consumer work at the same time,
 //! after the two-lock queue of Michael and Scott (PODC 1996). Each side keeps a copy of the other

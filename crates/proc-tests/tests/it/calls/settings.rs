@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use proc_core::ipc::{self, IpcSender};
@@ -16,6 +17,7 @@ programs![
     stop_cancelled_tasks,
     stop_cancelled_chunks,
     end_pool_with_grace,
+    end_pool_with_a_chunk,
     signal_stopped_tasks,
     serve_small_calls_first,
     serve_by_priority,
@@ -32,6 +34,7 @@ tests! {
     cancelled_task_is_asked_to_stop_first: forkserver spawn fork;
     all_tasks_of_a_cancelled_chunk_are_asked_to_stop: forkserver spawn fork;
     task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
+    tasks_of_a_chunk_that_return_in_time_have_results: forkserver spawn fork;
     worker_gets_the_stop_signal: forkserver spawn fork;
     small_call_does_not_wait_behind_a_large_one: forkserver spawn fork;
     priority_decides_which_call_goes_first: forkserver spawn fork;
@@ -192,6 +195,24 @@ fn stop_cancelled_chunks(arguments: &Arguments) {
     assert!(task.cancel());
     let error = task.get().expect_err("it panicked");
     assert_eq!(error.panic_message(), Some("it was told to stop: 1"));
+    // If a late task was asked before, those after it are asked when the call is cancelled.
+    let calls = pool.options().chunksize(2).timeout(SHORT).grace(LONG);
+    let (asked, go) = (marks.path("d"), marks.path("e"));
+    let late = |(number, asked, go): (u32, PathBuf, PathBuf)| match number {
+        0 => {
+            obedient(0);
+            marker_files::create(&asked);
+            marker_files::wait_for(&go);
+            true
+        }
+        _ => current().stop_requested(),
+    };
+    let inputs = (0..2).map(|number| (number, asked.clone(), go.clone()));
+    let call = calls.map_async(late, inputs).expect("it is accepted");
+    marker_files::wait_for(&asked);
+    assert!(call.cancel(), "its second task was not asked before");
+    marker_files::create(&go);
+    assert_eq!(call.get().expect("both return in time"), [true; 2]);
 }
 
 fn all_tasks_of_a_cancelled_chunk_are_asked_to_stop(start_method: StartMethod) {
@@ -220,6 +241,35 @@ fn end_pool_with_grace(arguments: &Arguments) {
     assert!(!marks.path("c").exists() && pool.worker_pids().is_empty());
 }
 
+/// A pool ends while a worker runs a chunk: the tasks that return in time have their results.
+fn end_pool_with_a_chunk(arguments: &Arguments) {
+    let pool = arguments.pool(1);
+    let mark = MarkerFiles::new();
+    let second = mark.path("second");
+    let calls = pool.options().chunksize(4).grace(Duration::from_secs(2)).retries(1);
+    let task = |(number, second): (u32, PathBuf)| {
+        match number {
+            0 => {}
+            1 => drop(begin(second)),
+            _ => work_forever(),
+        }
+        number
+    };
+    let fates = std::thread::scope(|scope| {
+        let inputs = (0..4).map(|number| (number, second.clone()));
+        let call = scope.spawn(move || calls.try_map(task, inputs));
+        marker_files::wait_for(&second);
+        pool.terminate();
+        call.join().expect("it does not panic")
+    });
+    let [Ok(0), Ok(1), Err(third), Err(fourth)] = &fates[..] else { panic!("{fates:?}") };
+    assert!(third.is_closed() && fourth.is_closed(), "{fates:?}");
+}
+
+fn tasks_of_a_chunk_that_return_in_time_have_results(start_method: StartMethod) {
+    run(end_pool_with_a_chunk, start_method, &[]).succeeded();
+}
+
 fn task_is_asked_to_stop_when_the_pool_ends(start_method: StartMethod) {
     run(end_pool_with_grace, start_method, &[]).succeeded();
 }
@@ -228,11 +278,14 @@ fn task_is_asked_to_stop_when_the_pool_ends(start_method: StartMethod) {
 #[expect(unsafe_code, reason = "setting a handler needs it")]
 fn signal_stopped_tasks(arguments: &Arguments) {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-    extern "C" fn nothing(_: i32) {}
+    static SIGNALS: AtomicU32 = AtomicU32::new(0);
+    static BEFORE: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn count(_: i32) {
+        SIGNALS.fetch_add(1, Ordering::Relaxed);
+    }
     let handle = |()| {
-        let action =
-            SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler does nothing.
+        let action = SigAction::new(SigHandler::Handler(count), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler only counts.
         unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("it can be handled");
     };
     let builder = arguments.pool_builder(1).initializer(handle, ());
@@ -245,6 +298,25 @@ fn signal_stopped_tasks(arguments: &Arguments) {
     };
     let result = pool.options().timeout(SHORT).grace(LONG).apply(blocked, ());
     assert_eq!(result.expect("it returned"), "stopped");
+    // If a call is cancelled, each task of a chunk gets a signal of its own.
+    let marks = MarkerFiles::new();
+    let first = marks.path("first");
+    let counts = |(number, first): (u32, PathBuf)| {
+        if number == 0 {
+            BEFORE.store(SIGNALS.load(Ordering::Relaxed), Ordering::Relaxed);
+            marker_files::create(&first);
+        }
+        while SIGNALS.load(Ordering::Relaxed) <= BEFORE.load(Ordering::Relaxed) + number {
+            std::thread::yield_now();
+        }
+        number
+    };
+    let inputs = (0..3).map(|number| (number, first.clone()));
+    let call = pool.options().chunksize(3).grace(LONG).map_async(counts, inputs);
+    let call = call.expect("it is accepted");
+    marker_files::wait_for(&first);
+    assert!(call.cancel());
+    assert_eq!(call.get().expect("all return in time"), [0, 1, 2]);
     let error = Pool::builder().stop_signal(4711).build().expect_err("there is no such signal");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(error.to_string().contains("4711"), "{error}");
