@@ -236,6 +236,9 @@ fn refuse(_: &Arguments) {
         println!("{:?}: {}", error.kind(), error.to_string().lines().next().unwrap_or_default());
     };
     let (sender, _receiver) = ipc::channel::<u32>().expect("there are descriptors");
+    let dict = Manager::new().and_then(|manager| manager.dict::<String, ipc::IpcSender<u32>>());
+    let dict = dict.expect("it starts");
+    show(dict.insert("key".into(), sender.clone()).expect_err("refused"));
     show(managed.call(|_, sender: ipc::IpcSender<u32>| drop(sender), sender).expect_err("refused"));
     let send = |_: &mut HashMap<i32, i32>, ()| ipc::channel::<u32>().map(|(sender, _)| sender).ok();
     show(managed.call(send, ()).expect_err("refused"));
@@ -252,6 +255,8 @@ fn what_a_manager_cannot_do_is_an_error(start_method: StartMethod) {
     assert_eq!(
         told.succeeded(),
         "Encode: the argument cannot be encoded: the argument of a manager's call cannot contain channel \
+         ends, shared memory or shared state\n\
+         Encode: the argument cannot be encoded: the argument of a manager's call cannot contain channel \
          ends, shared memory or shared state\n\
          Encode: the result cannot be encoded: the result of a manager's call cannot contain channel \
          ends, shared memory or shared state\n\
