@@ -11,6 +11,10 @@ use crate::message::AgentHeartbeat;
 /// An agent without a heartbeat for this long is silent. Agents send a heartbeat twice a second.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An agent without a heartbeat for this long counts as lost, if work that it had is redelivered.
+/// It is three times the interval of heartbeats.
+const LOSS_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// How long an agent without heartbeats is still shown.
 const FORGET_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -179,13 +183,22 @@ impl Roster {
         self.counted = None;
     }
 
-    /// Whether an agent of `build` sent no heartbeat for longer than `silence`, and was not
-    /// leaving.
-    pub(crate) fn has_lost(&self, build: &str, silence: Duration) -> bool {
-        let is_lost = |(heartbeat, silent_since): &(AgentHeartbeat, Instant)| {
-            heartbeat.build == build && !heartbeat.leaving && silent_since.elapsed() > silence
+    /// Whether an agent of `build` is lost: it was not leaving, and has sent no heartbeat for
+    /// [`LOSS_TIMEOUT`].
+    ///
+    /// `None` if that is not known yet: no agent is silent for so long, but one has sent no
+    /// heartbeat after `since`.
+    pub(crate) fn has_lost(&self, build: &str, since: Instant) -> Option<bool> {
+        let agents = self.heartbeats.values();
+        let stays = |(heartbeat, _): &&(AgentHeartbeat, Instant)| {
+            heartbeat.build == build && !heartbeat.leaving
         };
-        self.heartbeats.values().any(is_lost)
+        let longest_silent = agents.filter(stays).map(|(_, silent_since)| *silent_since).min();
+        match longest_silent {
+            Some(silent_since) if silent_since.elapsed() > LOSS_TIMEOUT => Some(true),
+            Some(silent_since) if silent_since <= since => None,
+            _ => Some(false),
+        }
     }
 
     /// How many workers the agents of `build` have.
@@ -290,14 +303,25 @@ mod tests {
     #[test]
     fn silent_agent_that_was_not_leaving_is_lost() {
         let mut roster = Roster::default();
-        let long_ago =
-            Instant::now().checked_sub(SILENCE_TIMEOUT).expect("the machine has run for longer");
+        let begin = Instant::now();
+        let long_ago = begin.checked_sub(SILENCE_TIMEOUT).expect("the machine has run for longer");
         roster.heartbeats.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
         roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
-        assert!(!roster.has_lost("aaaa", SILENCE_TIMEOUT / 2), "one was leaving, one is up");
+        let has_lost = roster.has_lost("aaaa", begin);
+        assert_eq!(has_lost, Some(false), "one was leaving, one was heard since");
         roster.heartbeats.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
-        assert!(roster.has_lost("aaaa", SILENCE_TIMEOUT / 2));
-        assert!(!roster.has_lost("bbbb", SILENCE_TIMEOUT / 2));
+        assert_eq!(roster.has_lost("aaaa", begin), Some(true));
+        assert_eq!(roster.has_lost("bbbb", begin), Some(false), "there is no such agent");
+    }
+
+    #[test]
+    fn it_is_not_known_whether_an_agent_is_lost_until_it_is_heard_or_silent_for_long() {
+        let mut roster = Roster::default();
+        roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
+        let since = Instant::now();
+        assert_eq!(roster.has_lost("aaaa", since), None);
+        roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
+        assert_eq!(roster.has_lost("aaaa", since), Some(false));
     }
 
     #[test]

@@ -56,6 +56,9 @@ const MAX_LOSSES: u32 = 3;
 /// After a machine was lost with a chunk, the chunk is cut into at most this many parts.
 const MAX_PARTS: usize = 64;
 
+/// How often the job looks whether a machine was lost, while it has suspects.
+const SUSPECTS_INTERVAL: Duration = Duration::from_millis(100);
+
 /// A chunk in flight: it is handed out, and its tasks have no fates yet.
 struct InFlight {
     chunk: Chunk,
@@ -64,6 +67,16 @@ struct InFlight {
     confirmed: Option<Instant>,
     /// Whether the server did not have the chunk when it was last asked.
     is_missing: bool,
+}
+
+/// A chunk that the server has redelivered, so that the machine that had it may be lost.
+struct Suspect {
+    chunk: Chunk,
+    arguments: Arc<Vec<u8>>,
+    /// The machine that received the chunk again.
+    host: String,
+    /// When the driver was told.
+    since: Instant,
 }
 
 struct Job {
@@ -76,6 +89,8 @@ struct Job {
     queue: TaskQueue,
     /// Chunks that must be handed out again, before new ones.
     requeued: VecDeque<(Chunk, Arc<Vec<u8>>)>,
+    /// Redelivered chunks, until it is known whether a machine was lost.
+    suspects: Vec<Suspect>,
     /// The chunks in flight, by the number of their first task.
     in_flight: HashMap<usize, InFlight>,
     /// The bytes of the arguments in flight.
@@ -111,6 +126,7 @@ pub(crate) fn start(
         queue: TaskQueue::new(call.options.chunksize),
         call,
         requeued: VecDeque::new(),
+        suspects: Vec::new(),
         in_flight: HashMap::new(),
         in_flight_bytes: 0,
         publishing: JoinSet::new(),
@@ -159,13 +175,19 @@ impl Job {
                     }
                 }
                 _ = tick.tick() => self.housekeep().await,
+                () = tokio::time::sleep(SUSPECTS_INTERVAL), if !self.suspects.is_empty() => {
+                    self.judge_suspects();
+                }
             }
         }
         self.clean_up().await;
     }
 
     fn is_done(&self) -> bool {
-        self.queue.is_empty() && self.requeued.is_empty() && self.in_flight.is_empty()
+        self.queue.is_empty()
+            && self.requeued.is_empty()
+            && self.suspects.is_empty()
+            && self.in_flight.is_empty()
     }
 
     /// Hands out chunks until the window is full.
@@ -351,9 +373,15 @@ impl Job {
         self.requeued.push_back((Chunk { attempt: chunk.attempt + 1, ..chunk }, arguments));
     }
 
-    /// Hands out again a chunk that was returned or lost, unless that has happened too often.
+    /// Hands out again a chunk in flight that was returned or lost, unless that has happened too
+    /// often.
     fn requeue(&mut self, chunk: Chunk) {
-        let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) else { return };
+        if let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) {
+            self.hand_out_again(chunk, arguments);
+        }
+    }
+
+    fn hand_out_again(&mut self, chunk: Chunk, arguments: Arc<Vec<u8>>) {
         debug!(job = self.number, ?chunk, "returned or lost, handed out again");
         let (attempt, returns) = (chunk.attempt + 1, chunk.returns + 1);
         if returns > MAX_RETURNS {
@@ -367,17 +395,34 @@ impl Job {
         self.requeued.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
+    fn on_suspect(&mut self, chunk: Chunk, host: String) {
+        if let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) {
+            self.suspects.push(Suspect { chunk, arguments, host, since: Instant::now() });
+            self.judge_suspects();
+        }
+    }
+
+    /// Hands out again the suspects of which it is known by now whether a machine was lost.
+    fn judge_suspects(&mut self) {
+        if !is_connected(&self.link.client) {
+            return; // no heartbeats arrive
+        }
+        for suspect in std::mem::take(&mut self.suspects) {
+            match self.link.has_lost_a_machine(suspect.since) {
+                Some(true) => self.on_loss(suspect),
+                // The server was away, and only the renewals of the lease were lost.
+                Some(false) => self.hand_out_again(suspect.chunk, suspect.arguments),
+                None => self.suspects.push(suspect),
+            }
+        }
+    }
+
     /// Handles the loss of a machine that had this chunk. One of the tasks may be the cause.
     ///
     /// The tasks are handed out again in smaller and smaller parts, and at last each alone on a
     /// machine, until the task that takes machines down is found.
-    fn on_suspect(&mut self, chunk: Chunk, host: String) {
-        // If no machine is missing, the server was away, and only the renewals of the lease were
-        // lost.
-        if !self.link.has_lost_a_machine() {
-            return self.requeue(chunk);
-        }
-        let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) else { return };
+    fn on_loss(&mut self, suspect: Suspect) {
+        let Suspect { chunk, arguments, host, .. } = suspect;
         let losses = chunk.losses + 1;
         debug!(job = self.number, ?chunk, "suspect");
         if chunk.count == 1 && losses >= MAX_LOSSES {
@@ -460,6 +505,7 @@ impl Job {
         self.mailbox.close(error);
         self.in_flight.clear();
         self.requeued.clear();
+        self.suspects.clear();
         self.queue = TaskQueue::new(None);
         self.has_all_tasks = true;
     }

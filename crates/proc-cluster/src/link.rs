@@ -287,11 +287,9 @@ impl Link {
         Err(fleet_error(why))
     }
 
-    /// Whether a machine may have been lost: an agent of this build has been silent for three
-    /// heartbeats, or for a lease if that is shorter.
-    pub(crate) fn has_lost_a_machine(&self) -> bool {
-        let silence = Duration::from_millis(1500).min(self.config.lease);
-        lock(&self.roster).has_lost(&self.build, silence)
+    /// Whether a machine of this build was lost, see [`Roster::has_lost`].
+    pub(crate) fn has_lost_a_machine(&self, since: Instant) -> Option<bool> {
+        lock(&self.roster).has_lost(&self.build, since)
     }
 
     /// Returns an error if there was no agent of this build for longer than `patience`. The error

@@ -245,10 +245,11 @@ fn a_task_that_kills_machines_fails_alone() {
     assert!(begun(&directory) <= 3, "it killed {} machines", begun(&directory));
 }
 
-/// Kills the machine on which it runs, unless that is a safe one. There it waits for the file
-/// `word`.
-fn poison_elsewhere(directory: String) -> u32 {
+/// Kills the machine on which it runs after `delay`, unless that is a safe one. There it waits for
+/// the file `word`.
+fn poison_elsewhere((directory, delay): (String, Duration)) -> u32 {
     if std::env::var_os("SAFE").is_none() {
+        std::thread::sleep(delay);
         mark(&directory, &format!("fell-{}", std::process::id()));
         nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGKILL).expect("it is ours");
     }
@@ -259,10 +260,25 @@ fn poison_elsewhere(directory: String) -> u32 {
 
 #[test]
 fn a_machine_that_runs_a_suspect_alone_takes_no_other_work() {
+    takes_no_other_work_beside_a_suspect(LEASE, Duration::ZERO);
+}
+
+/// An agent sends heartbeats every 500 ms and renews a lease of 1200 ms every 400 ms. So the work
+/// of a machine that falls after 550 ms is redelivered when the machine is silent for 1100 ms. At
+/// that moment the machine may be a living one.
+#[test]
+fn a_machine_that_was_heard_just_before_its_work_is_redelivered_counts_as_lost() {
+    let lease = Duration::from_millis(1200);
+    takes_no_other_work_beside_a_suspect(lease, Duration::from_millis(550));
+}
+
+/// Two machines fall after `delay`. Then the third runs the suspect, and nothing beside it.
+fn takes_no_other_work_beside_a_suspect(lease: Duration, delay: Duration) {
     let Some(server) = Server::start() else { return };
     let directory = marks(&server);
-    let cluster = server.cluster();
-    let suspect = cluster.apply_async(poison_elsewhere, directory.clone()).expect("it is sent");
+    let cluster = server.builder().lease(lease).connect().expect("the server is there");
+    let task = (directory.clone(), delay);
+    let suspect = cluster.apply_async(poison_elsewhere, task).expect("it is sent");
     for fallen in 1..=2 {
         let _doomed = server.agent(1);
         wait_until("it fell", || begun(&directory) == fallen);
