@@ -17,7 +17,8 @@ const ANY_ORDER: &[&str] = &["recipe_indexed", "recipe_lock", "tour_lock", "tour
 /// Programs among these in which nothing gets between the lines of one process.
 const IN_BLOCKS: &[&str] = &["recipe_lock", "tour_lock"];
 
-/// Programs in one language only: the other language has no such feature, or has none yet.
+/// Programs that are here in one language only: the other language has no such feature, or its
+/// program is in another directory.
 const ALONE: &[&str] = &[
     "contain_cancel",
     "contain_crash",

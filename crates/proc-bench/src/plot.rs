@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use crate::fit::{Fit, points};
 use crate::record::{Measured, Record, Summary, show};
-use crate::table::heading;
+use crate::table::{grouped, heading};
 use crate::workload::Unit;
 
 const WIDTH: u32 = 1000;
@@ -141,6 +141,8 @@ impl Panel {
     /// Draws, for each contender, a line from the least to the greatest sample and a dot at the
     /// median, on a logarithmic scale.
     fn draw(&self, area: &Area<'_>) -> Result<()> {
+        // The decades of sizes are 10 KiB, 100 KiB, and so on.
+        let unit = if self.unit == Unit::Bytes { 1024.0 } else { 1.0 };
         let least = self.rows.iter().map(|(_, row)| row.least).fold(f64::INFINITY, f64::min);
         let greatest = self.rows.iter().map(|(_, row)| row.greatest).fold(0.0, f64::max);
         let area = area.clone().shrink((0, 0), (WIDTH / COLUMNS as u32, self.height()));
@@ -151,7 +153,7 @@ impl Panel {
             .x_label_area_size(24)
             .y_label_area_size(130)
             .build_cartesian_2d(
-                decades(least.max(1e-9), greatest.max(2e-9)).log_scale(),
+                decades(least.max(1e-9) / unit, greatest.max(2e-9) / unit).log_scale(),
                 (0..self.rows.len() - 1).into_segmented(),
             )
             .map_err(drawing)?;
@@ -167,7 +169,10 @@ impl Panel {
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .x_labels(8)
-            .x_label_formatter(&|value| show(*value, self.unit))
+            .x_label_formatter(&|value| match self.unit {
+                Unit::Seconds => show(*value, self.unit),
+                Unit::Bytes => format!("{} KiB", grouped(value.round() as usize)),
+            })
             .y_labels(self.rows.len())
             .y_label_formatter(&name)
             .label_style((FONT, FONT_SIZE))
@@ -176,9 +181,9 @@ impl Panel {
         for (row, (name, summary)) in self.rows.iter().rev().enumerate() {
             let at = SegmentValue::CenterOf(row);
             let style = colour(name).stroke_width(2);
-            let line = [(summary.least, at.clone()), (summary.greatest, at.clone())];
+            let line = [(summary.least / unit, at.clone()), (summary.greatest / unit, at.clone())];
             let line = PathElement::new(line.to_vec(), style);
-            let dot = Circle::new((summary.median, at), 4, colour(name).filled());
+            let dot = Circle::new((summary.median / unit, at), 4, colour(name).filled());
             chart.draw_series([line]).map_err(drawing)?;
             chart.draw_series([dot]).map_err(drawing)?;
         }
@@ -206,7 +211,10 @@ fn draw_fits(area: &Area<'_>, record: &Record, fits: &[(String, Fit)]) -> Result
     let most = all.iter().map(|&(workers, _, _)| workers).fold(1.0, f64::max);
     for (part, tasks) in area.split_evenly((1, amounts.len())).iter().zip(amounts) {
         let mut chart = ChartBuilder::on(part)
-            .caption(format!("pool with {tasks} tiny tasks: cost by workers"), (FONT, FONT_SIZE))
+            .caption(
+                format!("pool with {} tiny tasks: cost by workers", grouped(tasks as usize)),
+                (FONT, FONT_SIZE),
+            )
             .margin(8)
             .margin_right(30)
             .x_label_area_size(24)

@@ -237,7 +237,8 @@ fn fit_cells(record: &Record) -> Vec<[String; 5]> {
     rows
 }
 
-fn grouped(number: usize) -> String {
+/// A number with a comma before each three digits.
+pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().filter_map(|g| std::str::from_utf8(g).ok()).collect();

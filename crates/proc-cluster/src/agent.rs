@@ -180,10 +180,10 @@ struct InHand {
     cancel: Option<oneshot::Sender<Cancel>>,
 }
 
-/// What the agent knows about a driver, from the driver's heartbeats.
+/// What the agent knows about a driver.
 struct Driver {
-    /// Since when the driver is silent: since its last heartbeat, or since the agent has connected
-    /// again, if that is later.
+    /// Since when the driver is silent: since its last heartbeat (or its first work, if there was
+    /// none), or since the agent has connected again, if that is later.
     silent_since: Instant,
     /// The jobs for which the driver waits.
     jobs: Numbers,

@@ -11,8 +11,8 @@ use crate::message::AgentHeartbeat;
 /// An agent without a heartbeat for this long is silent. Agents send a heartbeat twice a second.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An agent without a heartbeat for this long counts as lost, if work that it had is redelivered.
-/// It is three times the interval of heartbeats.
+/// If work is redelivered, an agent without a heartbeat for this long counts as lost. It is three
+/// times the interval of heartbeats.
 const LOSS_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How long an agent without heartbeats is still shown.
@@ -146,8 +146,10 @@ impl Display for Fleet {
 /// The heartbeats that a driver has received from agents.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
-    /// The last heartbeat of each agent, and since when the agent is silent.
+    /// The last heartbeat of each agent, and when it arrived.
     heartbeats: HashMap<u64, (AgentHeartbeat, Instant)>,
+    /// When the driver connected last. No heartbeat could arrive just before that.
+    connected: Option<Instant>,
     /// The last count of workers: for which build, how many, and when.
     counted: Option<(String, usize, Instant)>,
 }
@@ -171,34 +173,52 @@ impl Roster {
         }
     }
 
-    /// Forgets agents that are not shown any more.
-    fn forget(&mut self) {
-        self.heartbeats.retain(|_, (_, silent_since)| silent_since.elapsed() < FORGET_TIMEOUT);
+    /// How long an agent has been silent whose last heartbeat arrived at `heard`. The time counts
+    /// from when the driver connected, if that is later.
+    fn silence(&self, heard: Instant) -> Duration {
+        self.connected.map_or(heard, |connected| connected.max(heard)).elapsed()
     }
 
-    /// Makes the silence of all agents count from now, because no heartbeat could arrive before.
-    pub(crate) fn refresh(&mut self) {
-        let now = Instant::now();
-        self.heartbeats.values_mut().for_each(|(_, silent_since)| *silent_since = now);
+    /// Forgets agents that are not shown any more.
+    fn forget(&mut self) {
+        let connected = self.connected;
+        self.heartbeats.retain(|_, (_, heard)| {
+            connected.map_or(*heard, |connected| connected.max(*heard)).elapsed() < FORGET_TIMEOUT
+        });
+    }
+
+    /// Notes that the driver has connected.
+    pub(crate) fn on_connected(&mut self) {
+        self.connected = Some(Instant::now());
         self.counted = None;
     }
 
-    /// Whether an agent of `build` is lost: it was not leaving, and has sent no heartbeat for
-    /// [`LOSS_TIMEOUT`].
+    /// Whether a machine is lost that may have had some work. The work was handed out at
+    /// `handed_out`, and the driver learned at `redelivered` that the server has redelivered it.
     ///
-    /// `None` if that is not known yet: no agent is silent for so long, but one has sent no
-    /// heartbeat after `since`.
-    pub(crate) fn has_lost(&self, build: &str, since: Instant) -> Option<bool> {
-        let agents = self.heartbeats.values();
-        let stays = |(heartbeat, _): &&(AgentHeartbeat, Instant)| {
-            heartbeat.build == build && !heartbeat.leaving
-        };
-        let longest_silent = agents.filter(stays).map(|(_, silent_since)| *silent_since).min();
-        match longest_silent {
-            Some(silent_since) if silent_since.elapsed() > LOSS_TIMEOUT => Some(true),
-            Some(silent_since) if silent_since <= since => None,
-            _ => Some(false),
+    /// An agent of `build` that was not leaving is lost if it has been silent for [`LOSS_TIMEOUT`].
+    /// If it had already been silent for so long when the work was handed out, it did not have the
+    /// work.
+    ///
+    /// `None` if the answer is not known yet: no agent is lost, but one has sent no heartbeat since
+    /// `redelivered`.
+    pub(crate) fn has_lost(
+        &self,
+        build: &str,
+        handed_out: Instant,
+        redelivered: Instant,
+    ) -> Option<bool> {
+        let mut are_all_heard = true;
+        for (heartbeat, heard) in self.heartbeats.values() {
+            if heartbeat.build != build || heartbeat.leaving || *heard + LOSS_TIMEOUT < handed_out {
+                continue;
+            }
+            if self.silence(*heard) > LOSS_TIMEOUT {
+                return Some(true);
+            }
+            are_all_heard &= *heard > redelivered;
         }
+        are_all_heard.then_some(false)
     }
 
     /// How many workers the agents of `build` have.
@@ -219,24 +239,24 @@ impl Roster {
     }
 
     fn count(&self, build: &str) -> usize {
-        let up = |(heartbeat, silent_since): &&(AgentHeartbeat, Instant)| {
+        let up = |(heartbeat, heard): &&(AgentHeartbeat, Instant)| {
             heartbeat.build == build
                 && !heartbeat.leaving
-                && silent_since.elapsed() <= SILENCE_TIMEOUT
+                && self.silence(*heard) <= SILENCE_TIMEOUT
         };
         self.heartbeats.values().filter(up).map(|(heartbeat, _)| heartbeat.workers).sum()
     }
 
     pub(crate) fn fleet(&mut self, build: &str) -> Fleet {
         self.forget();
-        let status = |(heartbeat, silent_since): &(AgentHeartbeat, Instant)| AgentStatus {
+        let status = |(heartbeat, heard): &(AgentHeartbeat, Instant)| AgentStatus {
             host: heartbeat.host.clone(),
             pid: heartbeat.pid,
             build: heartbeat.build.clone(),
             same_build: heartbeat.build == build,
             state: match heartbeat.leaving {
                 true => AgentState::Leaving,
-                false if silent_since.elapsed() > SILENCE_TIMEOUT => AgentState::Silent,
+                false if self.silence(*heard) > SILENCE_TIMEOUT => AgentState::Silent,
                 false => AgentState::Up,
             },
             workers: heartbeat.workers,
@@ -304,24 +324,41 @@ mod tests {
     fn silent_agent_that_was_not_leaving_is_lost() {
         let mut roster = Roster::default();
         let begin = Instant::now();
-        let long_ago = begin.checked_sub(SILENCE_TIMEOUT).expect("the machine has run for longer");
-        roster.heartbeats.insert(3, (heartbeat(3, "n3", "aaaa"), long_ago));
+        let ago = |time| begin.checked_sub(time).expect("the machine has run for longer");
+        let silent_since = ago(2 * LOSS_TIMEOUT);
+        roster.heartbeats.insert(3, (heartbeat(3, "n3", "aaaa"), silent_since));
         roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
-        let has_lost = roster.has_lost("aaaa", begin);
+        let has_lost = roster.has_lost("aaaa", silent_since, begin);
         assert_eq!(has_lost, Some(false), "one was leaving, one was heard since");
-        roster.heartbeats.insert(2, (heartbeat(2, "node2", "aaaa"), long_ago));
-        assert_eq!(roster.has_lost("aaaa", begin), Some(true));
-        assert_eq!(roster.has_lost("bbbb", begin), Some(false), "there is no such agent");
+        roster.heartbeats.insert(2, (heartbeat(2, "node2", "aaaa"), silent_since));
+        assert_eq!(roster.has_lost("aaaa", silent_since, begin), Some(true));
+        assert_eq!(roster.has_lost("bbbb", silent_since, begin), Some(false), "nobody is there");
+        let has_lost = roster.has_lost("aaaa", begin, begin);
+        assert_eq!(has_lost, Some(false), "it was silent before the work was handed out");
     }
 
     #[test]
     fn it_is_not_known_whether_an_agent_is_lost_until_it_is_heard_or_silent_for_long() {
         let mut roster = Roster::default();
+        let handed_out = Instant::now();
         roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
-        let since = Instant::now();
-        assert_eq!(roster.has_lost("aaaa", since), None);
+        let redelivered = Instant::now();
+        assert_eq!(roster.has_lost("aaaa", handed_out, redelivered), None);
         roster.on_heartbeat(heartbeat(1, "node1", "aaaa"));
-        assert_eq!(roster.has_lost("aaaa", since), Some(false));
+        assert_eq!(roster.has_lost("aaaa", handed_out, redelivered), Some(false));
+    }
+
+    #[test]
+    fn silence_counts_from_when_the_driver_connected() {
+        let mut roster = Roster::default();
+        let now = Instant::now();
+        let heard = now.checked_sub(2 * SILENCE_TIMEOUT).expect("the machine has run for longer");
+        roster.heartbeats.insert(1, (heartbeat(1, "node1", "aaaa"), heard));
+        assert_eq!(roster.workers("aaaa"), 0);
+        roster.on_connected();
+        assert_eq!(roster.workers("aaaa"), 2, "it may be there");
+        assert_eq!(roster.has_lost("aaaa", heard, now), None, "it was not heard since");
+        assert_eq!(roster.has_lost("aaaa", now, now), Some(false), "it was lost before that");
     }
 
     #[test]

@@ -37,14 +37,13 @@ use crate::link::Link;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::{self, Body, Chunk, Outcome, Reply};
 
-/// How many chunks may be in flight in addition to two for each worker, if chunks take almost no
-/// time.
+/// The most chunks that may be in flight in addition to two for each worker.
 const MAX_MORE_CHUNKS: usize = 512;
 
 /// The work of one job that waits at the server should keep each worker busy for this long.
 const AHEAD_NANOS: f64 = 50e6;
 
-/// How many bytes of arguments may be in flight at once. A single chunk may always be in flight.
+/// While so many bytes of arguments are in flight, no more chunks are handed out.
 const MAX_IN_FLIGHT_BYTES: usize = 64 << 20;
 
 /// How often a chunk may be returned or lost, for any reason, before its tasks fail as lost.
@@ -63,6 +62,7 @@ const SUSPECTS_INTERVAL: Duration = Duration::from_millis(100);
 struct InFlight {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
+    handed_out: Instant,
     /// When the server confirmed that it has the chunk.
     confirmed: Option<Instant>,
     /// Whether the server did not have the chunk when it was last asked.
@@ -73,10 +73,9 @@ struct InFlight {
 struct Suspect {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
-    /// The machine that received the chunk again.
-    host: String,
-    /// When the driver was told.
-    since: Instant,
+    handed_out: Instant,
+    /// When the driver was told that the chunk was redelivered.
+    redelivered: Instant,
 }
 
 struct Job {
@@ -149,6 +148,8 @@ impl Job {
     async fn run(mut self) {
         let mut tick = tokio::time::interval(self.check_interval());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut suspects_tick = tokio::time::interval(SUSPECTS_INTERVAL);
+        suspects_tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.has_all_tasks && self.is_done()) {
             self.hand_out();
             tokio::select! {
@@ -175,9 +176,7 @@ impl Job {
                     }
                 }
                 _ = tick.tick() => self.housekeep().await,
-                () = tokio::time::sleep(SUSPECTS_INTERVAL), if !self.suspects.is_empty() => {
-                    self.judge_suspects();
-                }
+                _ = suspects_tick.tick(), if !self.suspects.is_empty() => self.judge_suspects(),
             }
         }
         self.clean_up().await;
@@ -201,7 +200,9 @@ impl Job {
             self.must_purge |= chunk.attempt > 0 || arguments.len() > message::PIECE_BYTES;
             self.in_flight_bytes += arguments.len();
             self.publish(chunk, &arguments);
-            let in_flight = InFlight { chunk, arguments, confirmed: None, is_missing: false };
+            let handed_out = Instant::now();
+            let in_flight =
+                InFlight { chunk, arguments, handed_out, confirmed: None, is_missing: false };
             self.in_flight.insert(chunk.first, in_flight);
         }
     }
@@ -222,8 +223,8 @@ impl Job {
         self.requeued.remove(next)
     }
 
-    /// How many chunks may be in flight: two for each worker, and more if chunks take almost no
-    /// time.
+    /// How many chunks may be in flight: two for each worker, and more if chunks take less than
+    /// [`AHEAD_NANOS`].
     fn window(&self, workers: usize) -> usize {
         let more = self.queue.chunk_nanos().map_or(0, |nanos| (AHEAD_NANOS / nanos) as usize);
         2 * workers + workers.saturating_mul(more).min(MAX_MORE_CHUNKS)
@@ -256,6 +257,21 @@ impl Job {
         let in_flight = self.in_flight.remove(&chunk.first)?;
         self.in_flight_bytes -= in_flight.arguments.len();
         Some(in_flight)
+    }
+
+    /// Takes a chunk out of the job, wherever it is. Returns false if its tasks have their fates
+    /// already, or are now in other chunks.
+    fn take(&mut self, chunk: Chunk) -> bool {
+        let has_same_tasks = |it: Chunk| (it.first, it.count) == (chunk.first, chunk.count);
+        if self.take_in_flight(chunk).is_some() {
+            return true;
+        }
+        if let Some(at) = self.suspects.iter().position(|it| has_same_tasks(it.chunk)) {
+            self.suspects.swap_remove(at);
+            return true;
+        }
+        let requeued = self.requeued.iter().position(|(it, _)| has_same_tasks(*it));
+        requeued.and_then(|at| self.requeued.remove(at)).is_some()
     }
 
     fn deliver(&self, chunk: Chunk, host: String, fates: Result<Vec<u8>, Error>) {
@@ -291,7 +307,7 @@ impl Job {
                 self.settle(chunk, reply.host, fates, nanoseconds, retried);
             }
             Outcome::Failed(error) => {
-                if self.take_in_flight(chunk).is_some() {
+                if self.take(chunk) {
                     self.deliver(chunk, reply.host, Err(remote::error_from_bytes(&error)));
                 }
             }
@@ -310,7 +326,7 @@ impl Job {
             }
             Outcome::Returned => self.requeue(chunk),
             Outcome::Busy => self.on_busy(chunk),
-            Outcome::Suspect => self.on_suspect(chunk, reply.host),
+            Outcome::Suspect => self.on_suspect(chunk),
         }
         self.link.acknowledge(acknowledge).await;
     }
@@ -324,7 +340,7 @@ impl Job {
         nanoseconds: u64,
         retried: u64,
     ) {
-        if self.take_in_flight(chunk).is_some() {
+        if self.take(chunk) {
             // An agent cannot have tried the tasks more often than the call allows.
             let most = chunk.count.saturating_mul(self.call.options.retries as usize);
             self.mailbox.add_retried(most.min(usize::try_from(retried).unwrap_or(usize::MAX)));
@@ -395,9 +411,10 @@ impl Job {
         self.requeued.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
-    fn on_suspect(&mut self, chunk: Chunk, host: String) {
-        if let Some(InFlight { chunk, arguments, .. }) = self.take_in_flight(chunk) {
-            self.suspects.push(Suspect { chunk, arguments, host, since: Instant::now() });
+    fn on_suspect(&mut self, chunk: Chunk) {
+        if let Some(InFlight { chunk, arguments, handed_out, .. }) = self.take_in_flight(chunk) {
+            let redelivered = Instant::now();
+            self.suspects.push(Suspect { chunk, arguments, handed_out, redelivered });
             self.judge_suspects();
         }
     }
@@ -408,8 +425,9 @@ impl Job {
             return; // no heartbeats arrive
         }
         for suspect in std::mem::take(&mut self.suspects) {
-            match self.link.has_lost_a_machine(suspect.since) {
-                Some(true) => self.on_loss(suspect),
+            let Suspect { handed_out, redelivered, .. } = suspect;
+            match self.link.has_lost_a_machine(handed_out, redelivered) {
+                Some(true) => self.on_loss(suspect.chunk, &suspect.arguments),
                 // The server was away, and only the renewals of the lease were lost.
                 Some(false) => self.hand_out_again(suspect.chunk, suspect.arguments),
                 None => self.suspects.push(suspect),
@@ -421,20 +439,19 @@ impl Job {
     ///
     /// The tasks are handed out again in smaller and smaller parts, and at last each alone on a
     /// machine, until the task that takes machines down is found.
-    fn on_loss(&mut self, suspect: Suspect) {
-        let Suspect { chunk, arguments, host, .. } = suspect;
+    fn on_loss(&mut self, chunk: Chunk, arguments: &[u8]) {
         let losses = chunk.losses + 1;
-        debug!(job = self.number, ?chunk, "suspect");
+        debug!(job = self.number, ?chunk, "a machine that had the chunk was lost");
         if chunk.count == 1 && losses >= MAX_LOSSES {
             let error = remote::lost_error(format!(
                 "{losses} machines in turn were lost while they ran the task: run it on machines with \
                  more memory, or fix what takes the machines down"
             ));
-            return self.deliver(chunk, host, Err(error));
+            return self.deliver(chunk, String::new(), Err(error));
         }
         self.mailbox.add_retried(chunk.count);
         let part = chunk.count.div_ceil(MAX_PARTS);
-        let mut rest = &arguments[..];
+        let mut rest = arguments;
         for first in (chunk.first..chunk.first + chunk.count).step_by(part) {
             let count = part.min(chunk.first + chunk.count - first);
             let bytes = task_queue::take_records(&mut rest, count).to_vec();

@@ -33,7 +33,7 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How many chunks of one build all agents together may have in hand.
 const MAX_ACK_PENDING: i64 = 1_000_000;
 
-/// How many requests for work may be open at the server, in all. Each agent has one or two.
+/// How many requests for work may be open at the server, in all. Each agent has three at most.
 const MAX_WAITING: i64 = 100_000;
 
 /// How long the server may take to remove what a job or a `with` has stored.
@@ -66,7 +66,7 @@ pub(crate) struct Link {
     roster: Mutex<Roster>,
     /// Notified when an agent's heartbeat has arrived.
     roster_changed: Condvar,
-    /// When an agent of this build was last seen.
+    /// When an agent of this build was last seen, or when the driver connected, if that is later.
     last_agent_seen: Mutex<Instant>,
     /// The last list of this driver's chunks at the server (their subjects), and its time.
     work_list: tokio::sync::Mutex<Option<(Instant, Arc<HashSet<String>>)>>,
@@ -137,7 +137,7 @@ impl Link {
     fn on_event(&self, event: &Event) {
         info!(%event, "connection");
         if matches!(event, Event::Connected) {
-            lock(&self.roster).refresh();
+            lock(&self.roster).on_connected();
             *lock(&self.last_agent_seen) = Instant::now();
         }
     }
@@ -287,16 +287,20 @@ impl Link {
         Err(fleet_error(why))
     }
 
-    /// Whether a machine of this build was lost, see [`Roster::has_lost`].
-    pub(crate) fn has_lost_a_machine(&self, since: Instant) -> Option<bool> {
-        lock(&self.roster).has_lost(&self.build, since)
+    /// Whether a machine of this build is lost, see [`Roster::has_lost`].
+    pub(crate) fn has_lost_a_machine(
+        &self,
+        handed_out: Instant,
+        redelivered: Instant,
+    ) -> Option<bool> {
+        lock(&self.roster).has_lost(&self.build, handed_out, redelivered)
     }
 
     /// Returns an error if there was no agent of this build for longer than `patience`. The error
     /// says why.
     ///
-    /// The time counts from when an agent was last seen, or from the beginning of the call
-    /// (`begin`) if that is later.
+    /// The time counts from when an agent was last seen or the driver connected, or from the
+    /// beginning of the call (`begin`) if that is later.
     pub(crate) fn absence(&self, begin: Instant) -> Option<Error> {
         let mut last_agent_seen = lock(&self.last_agent_seen);
         if self.workers() > 0 {

@@ -157,7 +157,8 @@ pub(crate) enum Outcome {
     /// The chunk was not begun, because this agent has no room. The driver must hand it out again,
     /// and does not count this among the returns.
     Busy,
-    /// A machine that had the chunk was lost, and one of the tasks may be the cause.
+    /// The server has redelivered the chunk, so the machine that had it may be lost. The driver
+    /// finds out whether it is.
     Suspect,
     /// The whole call has this error, encoded: workers cannot use the data of `with`, or the pool
     /// cannot take them.

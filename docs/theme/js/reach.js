@@ -58,9 +58,9 @@ for (const table of document.querySelectorAll("main table")) {
   }
 }
 
-// A short piece of code is not broken, and in a longer one no option and no start of an attribute
-// is, which a browser would break after a hyphen or a `#`. A long path is broken between its parts,
-// if it does not fit.
+// A short piece of code is not broken. In a longer one, no option and no start of an attribute is
+// broken, though a browser would break them after a hyphen or a `#`. A long path is broken between
+// its parts, if it does not fit.
 const whole = (text) => {
   const word = document.createElement("span");
   word.className = "whole";

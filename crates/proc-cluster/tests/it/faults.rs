@@ -264,8 +264,8 @@ fn a_machine_that_runs_a_suspect_alone_takes_no_other_work() {
 }
 
 /// An agent sends heartbeats every 500 ms and renews a lease of 1200 ms every 400 ms. So the work
-/// of a machine that falls after 550 ms is redelivered when the machine is silent for 1100 ms. At
-/// that moment the machine may be a living one.
+/// of a machine that falls after 550 ms is redelivered when the machine has been silent for 1100 ms.
+/// That is too short for the driver to know that the machine is lost.
 #[test]
 fn a_machine_that_was_heard_just_before_its_work_is_redelivered_counts_as_lost() {
     let lease = Duration::from_millis(1200);
@@ -295,6 +295,37 @@ fn takes_no_other_work_beside_a_suspect(lease: Duration, delay: Duration) {
     assert!(!innocent.get().expect("it waited for a machine"));
     mark(&directory, "word");
     assert_eq!(suspect.get().expect("it was not lost a third time"), 17);
+}
+
+/// Waits for the file `word` on the first machine. On others it waits for a file that nobody makes.
+fn ends_on_the_first_machine(directory: String) -> u32 {
+    let is_first = std::env::var_os("FIRST").is_some();
+    mark(&directory, if is_first { "first" } else { "other" });
+    let file = if is_first { "word" } else { "none" };
+    let is_there = || fs::exists(format!("{directory}/{file}")).expect("a file");
+    support::wait_until("it may end", is_there);
+    17
+}
+
+/// The first machine stands still for longer than a lease, and shorter than a lost machine. So the
+/// result comes while the driver waits until it knows whether a machine was lost.
+#[test]
+fn the_result_of_a_machine_that_stood_still_is_taken() {
+    let Some(server) = Server::start() else { return };
+    let directory = marks(&server);
+    let cluster = server.builder().lease(Duration::from_millis(300)).connect();
+    let cluster = cluster.expect("the server is there");
+    let first = support::Group::start(server.agent_command(1).env("FIRST", "1"));
+    let task = cluster.apply_async(ends_on_the_first_machine, directory.clone());
+    let task = task.expect("it is sent");
+    wait_until("it runs", || begun(&directory) == 1);
+    let _other = server.agent(1);
+    wait_for_workers(&cluster, 2);
+    first.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(700));
+    mark(&directory, "word");
+    first.signal(Signal::SIGCONT);
+    assert_eq!(task.get().expect("the first machine has a result"), 17);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The tests of proc-cluster: fleets on this machine, with servers of their own.
 //!
 //! All tests are in one program, so that it is linked only once. The same program is also the
-//! agents of all tests, and the driver of some.
+//! agents of nearly all tests, and the driver of some.
 
 mod calls;
 mod example;

@@ -1,4 +1,4 @@
-//! A fleet on this machine: each test has a server of its own, and the agents are this test
+//! A fleet on this machine: each test has a server of its own, and nearly all agents are this test
 //! program.
 //!
 //! Each program that is started here has a process group of its own, which is killed when the test

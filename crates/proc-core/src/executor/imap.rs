@@ -175,8 +175,8 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         if !std::mem::replace(&mut self.has_begun, true) {
             self.show_progress();
         }
-        // Takes up to two chunks of inputs for each result, so that the window becomes full. Even
-        // if inputs are slow, a result that has arrived waits for two chunks of them at most.
+        // Takes up to two chunks of inputs before it looks for a result, so that the window becomes
+        // full. If inputs are slow, a result that has arrived waits for two chunks of them at most.
         let mut more = self.take_chunk(held) && self.take_chunk(held);
         while !self.over {
             if let Some((task, result)) = self.ready.pop_front() {

@@ -28,7 +28,8 @@ pub(crate) enum Request {
     SignalDaemons { owner: u32, signal: i32 },
     /// Closes the streams that were sent ahead of a `Start` that will not come, or was lost.
     Forget(Key),
-    /// Ends the fork server when its last process has ended. No request to start a process follows.
+    /// Ends the fork server when its last process has ended. The sender asks it for no more
+    /// processes, but processes that it has made may.
     Retire,
 }
 

@@ -49,7 +49,8 @@ pub(crate) struct Server {
     exits: Option<ChildExits>,
     children: FxHashMap<u32, ForkedProcess>,
     streams: ArrivedStreams,
-    /// Whether this fork server starts nothing more, and ends after its last child.
+    /// Whether this fork server ends after its last child. Until then, its children may ask it for
+    /// processes.
     is_retiring: bool,
     /// Whether a notification was received whose request is not read yet.
     is_notified: bool,
@@ -165,8 +166,8 @@ impl Server {
                 sys::exit_now(0)
             };
             let is_parent_gone = alive_pipe.is_some() && ready[first_exit - 1];
-            // Read one notification in each turn. Its request is in the channel by now, so reading
-            // more at once would save nothing.
+            // Read one notification in each turn. Mostly there is only one, and to look for another
+            // costs a system call. If there are more, later turns read them and find no request.
             let was_notified = std::mem::take(&mut self.is_notified);
             let is_notified = was_notified | (ready[0] && self.read_to_notification());
             if is_notified && let Some(start) = self.handle_requests() {

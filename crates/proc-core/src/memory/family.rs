@@ -48,7 +48,7 @@ shared_struct! {
     struct FamilyWords {
         /// Random number of the program's run.
         run: AtomicU64,
-        /// Number of processes of the family that have ended.
+        /// Number of deaths that fork servers have announced.
         deaths: AtomicU32,
         /// Number that was given to a process last.
         last_id: AtomicU32,

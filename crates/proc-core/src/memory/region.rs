@@ -59,7 +59,7 @@ impl Region {
         Ok(Region::of(mapping, Some(fd)))
     }
 
-    /// Maps a region that another process has made.
+    /// Maps a region that this or another process has made.
     ///
     /// # Errors
     ///

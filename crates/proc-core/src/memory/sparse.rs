@@ -56,7 +56,7 @@ impl SparseMemory {
         SparseMemory::map(fd)
     }
 
-    /// Maps memory that another process has made.
+    /// Maps memory that this or another process has made.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 //! them without harm.
 //!
 //! The tests damage valid results at random and read them as values of many types. Only a type's
-//! own code may panic, each task must get a result or an error, and reading must not take much more
-//! memory than there are bytes. For longer runs:
+//! own code may panic, each task must get a result or an error, and the memory that reading takes must
+//! stay within a fixed multiple of the number of bytes, and a fixed amount more. For longer runs:
 //!
 //!     PROC_CORE_FUZZ_SECONDS=600 cargo test --release -p proc-core --lib pool::fuzz -- --nocapture
 

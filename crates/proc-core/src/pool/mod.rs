@@ -168,9 +168,9 @@ impl<S> Pool<S> {
     ///
     /// # Errors
     ///
-    /// The number is zero, or larger than this pool can grow to. (A pool can grow to at least 128
-    /// workers, and to at least twice as many as it was built with, but never to more than 4096.) A
-    /// worker cannot be started; then the pool keeps its size. The pool is closed.
+    /// The pool is closed. The number is zero, or larger than this pool can grow to. (A pool can
+    /// grow to at least 128 workers, and to at least twice as many as it was built with, but never
+    /// to more than 4096.) A worker cannot be started; then the pool keeps its size.
     ///
     /// # Examples
     ///

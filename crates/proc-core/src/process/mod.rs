@@ -252,7 +252,7 @@ where
     }
 
     /// Sets the stdout of the process: a file, the writing end of [`std::io::pipe`], or another
-    /// [`Stdio`]. By default it is the program's stdout.
+    /// [`Stdio`]. By default it is the stdout that the caller was given, or else the program's.
     ///
     /// # Examples
     ///
@@ -305,8 +305,8 @@ where
     /// Starts the process. Returns when the process exists, and does not wait for its function.
     ///
     /// By default, the process has the working directory and the environment that the caller has
-    /// now, an empty stdin, and the program's stdout and stderr. [`StartMethod`] describes the
-    /// rest.
+    /// now, and an empty stdin. Its stdout and stderr are those that the caller was given, or else
+    /// the program's. [`StartMethod`] describes the rest.
     ///
     /// # Errors
     ///

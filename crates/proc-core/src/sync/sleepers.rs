@@ -1,6 +1,6 @@
 //! Lets threads sleep until another thread, in any process, has changed something.
 //!
-//! Who changes something looks at one word, and makes a system call only if somebody sleeps. The
+//! Who changes something looks at one word, and makes a system call only if somebody may sleep. The
 //! change and the look are both sequentially consistent, as are the announcement of a sleeper and
 //! its last look for the change. So at least one of the two sees the other. (The end of a lease and
 //! the look for it are ordered by the lock of the queue's head instead.)

@@ -216,7 +216,7 @@ impl Frozen {
         Frozen::map(fd)
     }
 
-    /// Maps memory that another process has frozen.
+    /// Maps memory that this or another process has frozen.
     ///
     /// # Errors
     ///

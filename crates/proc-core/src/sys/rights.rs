@@ -213,8 +213,9 @@ impl Capabilities {
         Some(Capabilities { effective, permitted, inheritable, bounding, ambient })
     }
 
-    /// Takes all capabilities from the calling thread that are not in these sets. This is for a
-    /// program that root has executed: it begins with every capability that root may have.
+    /// Takes all capabilities from the calling thread that are not in these sets. A program that
+    /// root has executed needs this, since it begins with every capability that root may have. So
+    /// does a thread that [follows the main thread](follow_main_thread).
     ///
     /// # Errors
     ///

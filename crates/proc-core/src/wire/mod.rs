@@ -313,12 +313,11 @@ pub(crate) fn serialize_panicked(message: &str) -> String {
 
 /// Tells why a value could not be decoded: its `Deserialize` has panicked.
 pub(crate) fn deserialize_panicked(message: &str) -> String {
-    // A panic with this text comes from ipc-channel, which looks up a channel end in its own list.
-    // That list is empty if another version of ipc-channel has filled a list of its own.
+    // Nearly always, ipc-channel panics with this text when it looks up a channel end in its own list. That list is empty if another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
-        "; make the channel ends in the value with proc_core::ipc, which is the version of \
-         ipc-channel that proc-core uses; or a send of your own failed before in the thread that \
-         sent the value, and left its channel ends in ipc-channel"
+        "; either the channel ends in the value are of another version of ipc-channel: make them \
+         with proc_core::ipc; or a send of your own has failed before in the thread that sent the \
+         value, and the channel ends of that send were still in ipc-channel"
     } else {
         ""
     };

@@ -65,7 +65,7 @@ fn share(arguments: &Arguments) {
     used.expect("no worker dies").into_iter().for_each(|used| {
         used.expect("the managers live");
     });
-    // A function of a pool makes an object that outlives its worker's use of it.
+    // A task makes an object, which is still there when the task has returned.
     let make = |manager: Manager| manager.dict::<u8, u8>().and_then(|d| d.insert(1, 2).map(|_| d));
     let made = pool.apply(make, manager).expect("no worker dies").expect("the manager lives");
     let (dict, list, words) = objects;

@@ -1,5 +1,5 @@
-//! The programs of the pages build. Where one does not, the test names page and line: cargo alone
-//! names the file. (`cargo test` without `-p` stops before any test in that case; so `.ci/run` runs
+//! The programs of the pages build. Where one does not, the test names page and line, while cargo
+//! by itself would name only the file. (`cargo test` without `-p` stops before any test in that case; so `.ci/run` runs
 //! this test first.)
 
 use std::collections::BTreeSet;

@@ -9,7 +9,8 @@ use crate::sys;
 
 /// Standard stream of a new process; the counterpart of [`std::process::Stdio`].
 ///
-/// By default, a new process has an empty stdin, and the stdout and stderr of the program.
+/// By default, a new process has an empty stdin, and the stdout and stderr of the program. If the
+/// process that starts it was given a stdout or stderr of its own, it has that one.
 ///
 /// ```
 /// use proc_core::{Process, Stdio};

@@ -392,7 +392,8 @@ impl TaskQueue {
 
     /// The number of tasks of the next chunk: as many as take about two milliseconds together, but
     /// never more than a fair share of the tasks left. With an explicit chunksize, the number is a
-    /// multiple of the chunksize; workers still take one chunksize at a time.
+    /// multiple of the chunksize, and at least one chunksize (the last chunk may have fewer tasks).
+    /// Workers still take one chunksize at a time.
     ///
     /// Chunks that become smaller with the number of tasks left are guided self-scheduling
     /// (Polychronopoulos and Kuck, 1987).

@@ -198,7 +198,7 @@ impl Scheduler {
     }
 
     /// Kills the workers that run a task, and those that are not ready yet. Grace periods are over
-    /// by now. What the tasks have executed goes on: no signal goes to a whole group.
+    /// by now. Programs that the tasks have executed go on: no signal goes to a whole process group.
     ///
     /// SIGTERM would do nothing: a worker survives it, so that a SIGTERM to all processes of the
     /// program ends no task.
@@ -271,8 +271,9 @@ impl Scheduler {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            // A delivery ends the sleep. The thread also wakes now and then to check the board:
-            // that costs nothing, and no defect of a worker can then make the sleep last forever.
+            // The sleep ends when enough results have arrived. The thread also wakes now and then to
+            // check the board: that costs nothing, and no defect of a worker can then make the sleep
+            // last forever.
             let recheck_at = Instant::now() + RECHECK_INTERVAL;
             let wake_at = deadline.map_or(recheck_at, |deadline| deadline.min(recheck_at));
             inbox.sleep(wanted, wake_at);

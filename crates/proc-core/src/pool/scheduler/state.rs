@@ -358,8 +358,9 @@ pub(super) enum SlotState {
     /// The slot has a worker, or one is being started.
     #[default]
     Filled,
-    /// The last worker left because it was idle. The slot is filled when there are more grains of
-    /// work than filled slots, or when a broadcast has a task for it.
+    /// The last worker left because it was idle, or the slot was suspended and may try again. The
+    /// slot is filled when there are more grains of work than filled slots, or when a broadcast has
+    /// a task for it.
     Vacant,
     /// No worker could be started, or too many in a row exited before they had begun a task. A
     /// later call tries again: see [`Scheduler::resume_slots_for_call`].

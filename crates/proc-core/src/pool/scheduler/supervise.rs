@@ -238,7 +238,8 @@ impl Scheduler {
     }
 
     /// Runs `start` with the fork server that makes this pool's workers. If that fork server turns
-    /// out to be dead, runs `start` again with another one.
+    /// out to be dead, runs `start` again with another one. Only the fork server of a `Fork` pool
+    /// cannot be replaced.
     fn with_fork_server<T>(
         &self,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,

@@ -18,7 +18,7 @@ const MAX_HELD_BYTES: usize = 256 << 20;
 pub(super) struct DataCache {
     /// The data that were used last come last.
     held: Vec<HeldData>,
-    /// The board's count of dropped data when this worker asked last which data it may drop.
+    /// The board's count of dropped data when this worker looked last.
     pub(super) seen_drops: u64,
 }
 

@@ -551,8 +551,8 @@ impl Items {
 
 #[cfg(all(test, loom))]
 impl Items {
-    /// Makes loom's atomics, except the lengths of records. They are made when they are first used,
-    /// which must happen before there are threads.
+    /// Makes loom's atomics before there are threads: each is made when it is first used. Only the
+    /// lengths of records are made later, when a record is first written there.
     pub(super) fn make_atomics(&self) {
         let _ = (self.tail(), self.head(), self.leases());
         (0..MAX_CHUNKS as u32).for_each(|index| _ = self.chunk(index));

@@ -20,7 +20,7 @@ pub(crate) struct Round<'a> {
     /// The most workers of a pool.
     pub(crate) workers: usize,
     pub(crate) end: Instant,
-    /// After how many tasks in all the round ends.
+    /// The round ends when the whole life has run this many tasks.
     pub(crate) tasks: u64,
 }
 

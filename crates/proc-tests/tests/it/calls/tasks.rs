@@ -48,7 +48,7 @@ fn ask_while_results_arrive(arguments: &Arguments) {
     }
     assert!(refusals > 5, "{refusals}");
     assert_eq!(task.get().expect("nothing fails")[999_999], 1_000_000);
-    // A future lets others of its thread run meanwhile: it wakes itself, from within `poll`. If
+    // A future lets other futures of its thread run: it wakes itself, from within `poll`. If
     // this thread gets little time, each `poll` may find few results. Then another call follows.
     let wakes = Arc::new(Wakes::default());
     for _ in 0..20 {

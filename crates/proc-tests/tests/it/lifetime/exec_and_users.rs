@@ -84,7 +84,7 @@ fn executed(start_method: StartMethod, state: &str, program: &str) -> (Running, 
     let mut said: Vec<String> = ready.iter().map(|_| running.line()).collect();
     said.sort_unstable();
     assert_eq!(said, ready);
-    running.wait_for_members("two workers and two processes", |members| {
+    running.wait_for_members("there should be two workers and two processes", |members| {
         let count = |name: &str| members.iter().filter(|m| m.comm.starts_with(name)).count();
         (count("worker-"), count("Process-")) == (2, 2) && count("forkserver") > 0
     });
@@ -126,7 +126,7 @@ fn nothing_outlives_exec_of_the_same_program(start_method: StartMethod) {
             !members.iter().any(is_old)
         });
         // A new worker takes its name some moments after its start.
-        running.wait_for_members("the new program has two workers", |members| {
+        running.wait_for_members("the new program should have two workers", |members| {
             members.iter().filter(|m| m.comm.starts_with("worker-")).count() == 2
         });
         running.signal(Signal::SIGKILL);

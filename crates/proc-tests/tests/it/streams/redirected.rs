@@ -292,7 +292,8 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
         assert!(process.start().and_then(Child::join).is_err());
         drop(reader);
     }
-    // One more for the pipe of a fork server that was collected at once each time before.
+    // In each look before, the fork server may have been collected at once. Now one may be left, and
+    // its pipe is one more.
     wait_until(|| {
         plain.clone().start().and_then(Child::join).expect("it returns");
         count_descriptors() <= before.0 + 1

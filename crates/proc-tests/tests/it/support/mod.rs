@@ -1,7 +1,7 @@
 //! What the tests and their programs have in common.
 //!
 //! A test runs a *program* in a process group of its own. The program is a function beside the
-//! test. To run it, the test executes this file again, with the name of the function.
+//! test. To run it, the test executes this test program again, with the name of the function.
 
 #[macro_use]
 mod program;

@@ -13,7 +13,7 @@ use crate::support::{Finished, Running};
 /// depend on time, and the test says what is right. A program that cannot go on panics.
 pub(crate) type Program = fn(&Arguments);
 
-/// The first argument if this file is executed as a program. No test filter begins like that.
+/// The first argument if this test program is executed to run a program. No test filter begins like that.
 pub(crate) const MARKER: &str = "--program";
 
 /// A program in the list of its file.
@@ -148,7 +148,7 @@ pub(crate) fn start_through_env(
     Running::start(command)
 }
 
-/// This file, which holds the tests and their programs.
+/// The file of this test program.
 pub(crate) fn own_file() -> PathBuf {
     std::env::current_exe().expect("/proc is mounted")
 }

@@ -188,8 +188,8 @@ impl Running {
         names
     }
 
-    /// Waits until `is_right` accepts the members of the group. If it never does, `what` says what
-    /// is wrong.
+    /// Waits until `is_right` accepts the members of the group. If it never does, the test fails,
+    /// and `what` says how the members should be.
     pub(crate) fn wait_for_members(&mut self, what: &str, is_right: impl Fn(&[Member]) -> bool) {
         while !is_right(&self.members()) {
             if Instant::now() > self.deadline {

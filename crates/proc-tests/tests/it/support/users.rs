@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::unistd::{self, Gid, Uid};
 
-/// Makes this process one of a user that has no other processes.
+/// Changes the user of this process to one that has no other processes.
 pub(crate) fn become_unused_user() {
     let user = 30_000 + std::process::id() % 20_000;
     let open = std::fs::Permissions::from_mode(0o777);

@@ -163,7 +163,10 @@ fn add_to_all_words((stop, mutex, recovered): (Event, Mutex<[u64; 32]>, Value<u6
     while !stop.is_set() {
         let mut words = match mutex.lock() {
             Ok(words) => {
-                assert!(words.iter().all(|word| *word == words[0]), "nobody said: {words:?}");
+                assert!(
+                    words.iter().all(|word| *word == words[0]),
+                    "the words differ, but the mutex was not abandoned: {words:?}"
+                );
                 words
             }
             Err(error) => {
@@ -196,7 +199,10 @@ fn kill_with_mutexes(arguments: &Arguments) {
     while storm.kill_some() {
         match mutex.lock() {
             Ok(words) => {
-                assert!(words.iter().all(|word| *word == words[0]), "nobody said: {words:?}");
+                assert!(
+                    words.iter().all(|word| *word == words[0]),
+                    "the words differ, but the mutex was not abandoned: {words:?}"
+                );
             }
             // One of the processes recovers it.
             Err(error) => assert_eq!(error.kind(), ErrorKind::Abandoned, "{}", describe(&error)),

@@ -1,5 +1,5 @@
-//! Events and conditions wake everybody, although those that wait, and those that signal, are
-//! killed at that very moment.
+//! Events and conditions wake everybody, although processes that wait are killed at that very
+//! moment. For events, the process that signals is killed too.
 
 use std::time::{Duration, Instant};
 

@@ -368,7 +368,7 @@ fn keep_others(arguments: &Arguments) {
         go.set();
         none(consumer.join().expect("it returns"), what);
     };
-    // A process that runs, while this one has lost it.
+    // A process that runs has the queue. This process has it no more.
     let holder = child(arguments, wait_for, (process, end.clone()));
     end_of(by_process, "a process");
     end.set();

@@ -88,7 +88,10 @@ impl Objects {
     fn locked(&self) -> Result<MutexGuard<'_, [u64; 4]>, Error> {
         match self.mutex.lock() {
             Ok(words) => {
-                assert!(words.iter().all(|word| *word == words[0]), "nobody said: {words:?}");
+                assert!(
+                    words.iter().all(|word| *word == words[0]),
+                    "the words differ, but the mutex was not abandoned: {words:?}"
+                );
                 Ok(words)
             }
             Err(error) if error.kind() == ErrorKind::Abandoned => {
