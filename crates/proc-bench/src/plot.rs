@@ -191,8 +191,8 @@ impl Panel {
     }
 }
 
-/// Returns the least range of whole decades around these figures, so that at least two of them are
-/// marked on the axis.
+/// Returns the least range of whole decades around these figures. The axis then marks at least two
+/// powers of ten.
 fn decades(least: f64, greatest: f64) -> std::ops::Range<f64> {
     let power = |exponent: f64| 10_f64.powf(exponent);
     0.99 * power((least / 1.1).log10().floor())..1.01 * power((greatest * 1.1).log10().ceil())

@@ -197,8 +197,8 @@ impl Roster {
     /// `handed_out`, and the driver learned at `redelivered` that the server has redelivered it.
     ///
     /// An agent of `build` that was not leaving is lost if it has been silent for [`LOSS_TIMEOUT`].
-    /// If it had already been silent for so long when the work was handed out, it did not have the
-    /// work.
+    /// If its last heartbeat was already that old when the work was handed out, it is taken not to
+    /// have the work. (That can be wrong just after the driver has connected again.)
     ///
     /// `None` if the answer is not known yet: no agent is lost, but one has sent no heartbeat since
     /// `redelivered`.
@@ -358,7 +358,7 @@ mod tests {
         roster.on_connected();
         assert_eq!(roster.workers("aaaa"), 2, "it may be there");
         assert_eq!(roster.has_lost("aaaa", heard, now), None, "it was not heard since");
-        assert_eq!(roster.has_lost("aaaa", now, now), Some(false), "it was lost before that");
+        assert_eq!(roster.has_lost("aaaa", now, now), Some(false), "its last heartbeat is too old");
     }
 
     #[test]

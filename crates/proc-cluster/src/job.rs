@@ -69,7 +69,7 @@ struct InFlight {
     is_missing: bool,
 }
 
-/// A chunk that the server has redelivered, so that the machine that had it may be lost.
+/// A chunk that the server has redelivered. So the machine that had it may be lost.
 struct Suspect {
     chunk: Chunk,
     arguments: Arc<Vec<u8>>,
@@ -428,7 +428,8 @@ impl Job {
             let Suspect { handed_out, redelivered, .. } = suspect;
             match self.link.has_lost_a_machine(handed_out, redelivered) {
                 Some(true) => self.on_loss(suspect.chunk, &suspect.arguments),
-                // The server was away, and only the renewals of the lease were lost.
+                // No machine was lost: for example, the server was away, and only renewals of the
+                // lease were lost.
                 Some(false) => self.hand_out_again(suspect.chunk, suspect.arguments),
                 None => self.suspects.push(suspect),
             }

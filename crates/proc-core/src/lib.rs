@@ -50,9 +50,9 @@
 //!    something about one process.)
 //! 3. **Arguments and results are copies**, except [`Shared`] and the objects of [`sync`]. All
 //!    owned values that serde can write and read back may cross. Some of them need a wrapper, and
-//!    are errors without it: [`Described`] for `serde_json::Value` and for serde's `untagged`, `tag`
-//!    and `flatten`, and [`Deep`] for values that nest deeper than 256 levels. An [`Error`] may
-//!    cross, too. Senders, receivers and shared memory of ipc-channel may be part of a value.
+//!    are errors without it: [`Described`] for `serde_json::Value` and for serde's `untagged`,
+//!    `tag` and `flatten`, and [`Deep`] for values that nest deeper than 256 levels. An [`Error`]
+//!    may cross, too. Senders, receivers and shared memory of ipc-channel may be part of a value.
 //! 4. **A process is contained.** A panic becomes an [`Error`] with its message and source
 //!    position, and the worker lives on. If a worker exits, crashes or is killed, the task that it
 //!    was running fails. The other tasks finish, and the worker is replaced.

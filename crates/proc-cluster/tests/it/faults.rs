@@ -264,8 +264,8 @@ fn a_machine_that_runs_a_suspect_alone_takes_no_other_work() {
 }
 
 /// An agent sends heartbeats every 500 ms and renews a lease of 1200 ms every 400 ms. So the work
-/// of a machine that falls after 550 ms is redelivered when the machine has been silent for 1100 ms.
-/// That is too short for the driver to know that the machine is lost.
+/// of a machine that falls after 550 ms is redelivered when the machine has been silent for
+/// 1100 ms. That is too short for the driver to know that the machine is lost.
 #[test]
 fn a_machine_that_was_heard_just_before_its_work_is_redelivered_counts_as_lost() {
     let lease = Duration::from_millis(1200);
@@ -307,8 +307,8 @@ fn ends_on_the_first_machine(directory: String) -> u32 {
     17
 }
 
-/// The first machine stands still for longer than a lease, and shorter than a lost machine. So the
-/// result comes while the driver waits until it knows whether a machine was lost.
+/// The first machine stands still for longer than a lease, but not long enough to count as lost. So
+/// the result comes while the driver waits until it knows whether a machine was lost.
 #[test]
 fn the_result_of_a_machine_that_stood_still_is_taken() {
     let Some(server) = Server::start() else { return };

@@ -2,8 +2,8 @@
 //! them without harm.
 //!
 //! The tests damage valid results at random and read them as values of many types. Only a type's
-//! own code may panic, each task must get a result or an error, and the memory that reading takes must
-//! stay within a fixed multiple of the number of bytes, and a fixed amount more. For longer runs:
+//! own code may panic, and each task must get a result or an error. Reading may take a fixed number
+//! of bytes of memory for each byte that is read, and a fixed amount in addition. For longer runs:
 //!
 //!     PROC_CORE_FUZZ_SECONDS=600 cargo test --release -p proc-core --lib pool::fuzz -- --nocapture
 

@@ -214,8 +214,8 @@ impl Capabilities {
     }
 
     /// Takes all capabilities from the calling thread that are not in these sets. A program that
-    /// root has executed needs this, since it begins with every capability that root may have. So
-    /// does a thread that [follows the main thread](follow_main_thread).
+    /// root has executed needs this, since it begins with every capability that root may have. A
+    /// thread that [follows the main thread](follow_main_thread) needs this too.
     ///
     /// # Errors
     ///

@@ -313,7 +313,8 @@ pub(crate) fn serialize_panicked(message: &str) -> String {
 
 /// Tells why a value could not be decoded: its `Deserialize` has panicked.
 pub(crate) fn deserialize_panicked(message: &str) -> String {
-    // Nearly always, ipc-channel panics with this text when it looks up a channel end in its own list. That list is empty if another version of ipc-channel has filled a list of its own.
+    // Nearly always, ipc-channel panics with this text when it looks up a channel end in its own
+    // list. That list is empty if another version of ipc-channel has filled a list of its own.
     let hint = if message.starts_with("index out of bounds") {
         "; either the channel ends in the value are of another version of ipc-channel: make them \
          with proc_core::ipc; or a send of your own has failed before in the thread that sent the \

@@ -153,7 +153,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives all workers a stderr, which they share. By default it is the program's.
+    /// Gives all workers a stderr, which they share. By default it is the one that the caller was
+    /// given, or else the program's.
     ///
     /// See the example of [`stdout`](PoolBuilder::stdout).
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {

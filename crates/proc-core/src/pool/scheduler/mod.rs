@@ -198,7 +198,7 @@ impl Scheduler {
     }
 
     /// Kills the workers that run a task, and those that are not ready yet. Grace periods are over
-    /// by now. Programs that the tasks have executed go on: no signal goes to a whole process group.
+    /// by now. Programs that the tasks have executed go on: no signal goes to a process group.
     ///
     /// SIGTERM would do nothing: a worker survives it, so that a SIGTERM to all processes of the
     /// program ends no task.
@@ -271,9 +271,9 @@ impl Scheduler {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return None;
             }
-            // The sleep ends when enough results have arrived. The thread also wakes now and then to
-            // check the board: that costs nothing, and no defect of a worker can then make the sleep
-            // last forever.
+            // The sleep ends when enough results have arrived. The thread also wakes now and then
+            // to check the board: that costs nothing, and no defect of a worker can then make the
+            // sleep last forever.
             let recheck_at = Instant::now() + RECHECK_INTERVAL;
             let wake_at = deadline.map_or(recheck_at, |deadline| deadline.min(recheck_at));
             inbox.sleep(wanted, wake_at);
@@ -309,9 +309,9 @@ impl Scheduler {
             if found.is_some() {
                 return found;
             }
-            // Yields only if no other call is open. Otherwise, a worker on this processor might run
-            // tasks of the other call for a whole time slice (4 ms), and the results that this
-            // thread waits for may be there before.
+            // Yields only if no other call is open. If another one is, a yield might let a worker on
+            // this processor run tasks of that call for a whole time slice (4 ms), and the results
+            // that this thread waits for may be there before.
             match spin % 16 == 15 && Arc::strong_count(&self.open_calls) <= 2 {
                 true => std::thread::yield_now(),
                 false => std::hint::spin_loop(),

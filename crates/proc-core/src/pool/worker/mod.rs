@@ -39,10 +39,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 /// so the worker flushes once for each chunk.
 const FAST_TASK_NANOS: u64 = 10_000;
 
-/// How many times a worker looks for work before it sleeps. That takes about 20 us on the machine of
-/// the benchmark, where a thread that sleeps runs again some 25 us after it was woken (see
-/// `memory/spin.rs`). Who spins for about as long as a sleep costs never loses more than twice what
-/// the best choice would cost (Karlin, Li, Manasse and Owicki, 1991).
+/// How many times a worker looks for work before it sleeps. That takes about 20 us on the machine
+/// of the benchmark, where a thread that sleeps runs again some 25 us after it was woken (see
+/// `memory/spin.rs`). A thread that spins for about as long as a sleep costs loses at most twice
+/// what the best choice would cost (Karlin, Li, Manasse and Owicki, 1991).
 const MAX_SPINS: u32 = 800;
 
 /// The most capacity for results that a worker keeps for the next chunk.
