@@ -27,7 +27,8 @@ use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Numbers, Repl
 /// How long a connecting driver tries to reach the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the server keeps work and data. Those of drivers that are gone end by this.
+/// How long the server keeps work and data at most. So it also removes what a lost driver has left
+/// and no agent removes.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// How many chunks of one build all agents together may have in hand.

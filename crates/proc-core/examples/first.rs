@@ -1,4 +1,4 @@
-//! Ten lines of one's own: `cargo run -p proc-core --example first`
+//! A first program, in ten lines: `cargo run -p proc-core --example first`
 use proc_core::{Error, Pool};
 
 fn parse(text: String) -> Result<i32, String> {

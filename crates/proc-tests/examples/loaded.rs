@@ -8,8 +8,11 @@ fn increment(x: u32) -> u32 {
 }
 
 fn use_both(start_method: StartMethod) -> Result<Vec<u32>, Error> {
-    let child =
-        Process::new(increment, 41).start_method(start_method).start().and_then(Child::join)?;
+    let (reader, writer) = std::io::pipe().expect("there are descriptors");
+    let process = Process::new(increment, 41).start_method(start_method).stdout(writer);
+    let child = process.start().and_then(Child::join)?;
+    // A fork server that is a copy of this process must not keep the writing end.
+    std::io::read_to_string(reader).expect("it is text");
     let pool = Pool::builder().processes(2).start_method(start_method).build()?;
     let mut results = pool.map(increment, [1, 2])?;
     results.push(child);

@@ -1,4 +1,5 @@
-//! The crate procspawn: a process for each call, or a pool that takes one call at a time.
+//! The crate procspawn: a process for each call, or a pool. The pool has no map, so each task is a
+//! call of its own.
 
 use std::collections::VecDeque;
 

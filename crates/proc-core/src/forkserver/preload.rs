@@ -22,7 +22,7 @@ use super::{
     ServerInputs, ServerLink, next_serial,
 };
 use crate::call::{Entry, Fault, Input, Name, State};
-use crate::error::{Error, Exit};
+use crate::error::Error;
 use crate::panics::{self, PanicOutput};
 use crate::sys::{self, SignalMask, SingleThread};
 use crate::wire::{self, Payload, Sink};
@@ -91,10 +91,8 @@ pub(crate) fn start(
             }
             Received::Report(_) | Received::Nothing => {}
             Received::End => return Err(Error::fork_server_gone()),
-            Received::Rubbish => {
-                link.handle.signal(Signal::SIGKILL);
-                break Error::died(Exit::default(), None);
-            }
+            // The end follows.
+            Received::Rubbish => link.handle.signal(Signal::SIGKILL),
         }
     };
     Err(Error::initializer(failed))

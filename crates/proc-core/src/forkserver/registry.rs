@@ -1,5 +1,5 @@
-//! Registry of the fork servers for which this process is responsible: those that are its children,
-//! which it reaps, and those of other processes that have started daemons for this process.
+//! Registry of the fork servers for which this process is responsible: its children, which it
+//! reaps, and fork servers that are not its children, but have started daemons for it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,8 @@ struct ForkServers {
     is_closed: bool,
     /// Fork servers that are children of this process and not reaped yet.
     children: Vec<ChildForkServer>,
-    /// Links to fork servers of other processes that have started daemons for this process.
+    /// Links to fork servers that are not children of this process, but have started daemons for
+    /// it.
     of_daemons: Vec<Arc<ServerLink>>,
 }
 

@@ -308,11 +308,11 @@ fn fork_server_for(
         return Ok(Arc::clone(spawned));
     }
     drop(servers);
-    make_fork_server(start_method).map_err(cannot)
+    make_fork_server(start_method, stdio).map_err(cannot)
 }
 
 /// Makes a fork server for all processes that are started from now on.
-fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
+fn make_fork_server(start_method: StartMethod, stdio: &StdioConfig) -> io::Result<Arc<ForkServer>> {
     let _making = registry::lock_making();
     if let Some(spawned) = &current_servers().spawned {
         return Ok(Arc::clone(spawned)); // another thread was faster
@@ -326,7 +326,7 @@ fn make_fork_server(start_method: StartMethod) -> io::Result<Arc<ForkServer>> {
         // is now.
         let alone = SingleThread::prove().ok().filter(|_| start_method == StartMethod::Forkserver);
         let alone = alone.ok_or(error)?;
-        let main = Arc::new(ForkServer::fork(alone, &StdioConfig::default(), become_process)?);
+        let main = Arc::new(ForkServer::fork(alone, stdio, become_process)?);
         let outdated = current_servers().main.replace(Arc::clone(&main));
         drop(outdated); // after the lock is released: its destructor sends a request
         return Ok(main);

@@ -56,9 +56,9 @@ pub struct Child<R> {
     /// Writing end of the process's stdin, if stdin is [`Stdio::piped`](crate::Stdio::piped). When
     /// it is dropped, the process reads the end of its input.
     pub stdin: Option<PipeWriter>,
-    /// Reading end of the process's stdout, if stdout is a pipe.
+    /// Reading end of the process's stdout, if stdout is [`Stdio::piped`](crate::Stdio::piped).
     pub stdout: Option<PipeReader>,
-    /// Reading end of the process's stderr, if stderr is a pipe.
+    /// Reading end of the process's stderr, if stderr is [`Stdio::piped`](crate::Stdio::piped).
     pub stderr: Option<PipeReader>,
 }
 

@@ -42,8 +42,8 @@ impl Outcome {
 
     /// Whether the process has ended, as far as is known without waiting.
     ///
-    /// Does not wait for the lock either: in a copy of the process that started the child, the lock
-    /// may be held forever.
+    /// Does not wait for the lock either: a thread that joins the child holds it until the process
+    /// has ended.
     pub(crate) fn has_ended(&self) -> bool {
         // If another thread holds the lock, that thread usually waits for the end of the process,
         // so the process has not ended. (The thread may also be taking the result of a process that

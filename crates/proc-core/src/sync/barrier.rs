@@ -278,7 +278,7 @@ impl Place {
         }
         let entry = entry.ok_or_else(|| {
             Error::invalid(format!(
-                "a barrier for {} can be had {} times at most: let fewer processes have it",
+                "a barrier for {} parties has room for {} holders: let fewer processes have it",
                 self.parties,
                 holder_count(self.parties)
             ))

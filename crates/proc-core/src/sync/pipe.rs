@@ -87,6 +87,7 @@ impl<A: Message, B: Message> Connection<A, B> {
     /// - [`Encode`](crate::ErrorKind::Encode): the item cannot be encoded, or contains what a pipe
     ///   cannot carry.
     /// - [`Invalid`](crate::ErrorKind::Invalid): this end was moved to another process.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory for the item.
     ///
     /// See the example of [`pipe`].
     pub fn send(&self, item: A) -> Result<(), Error> {
@@ -134,6 +135,8 @@ impl<A: Message, B: Message> Connection<A, B> {
     ///   If its process has died, the error has the pid.
     /// - [`Decode`](crate::ErrorKind::Decode): the item cannot be decoded. It is received.
     /// - [`Invalid`](crate::ErrorKind::Invalid): this end was moved to another process.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory for a copy of the item. The item
+    ///   stays in the pipe.
     ///
     /// See the example of [`pipe`].
     pub fn recv(&self) -> Result<B, Error> {

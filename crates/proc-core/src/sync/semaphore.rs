@@ -120,8 +120,10 @@ impl Semaphore {
     ///
     /// # Errors
     ///
-    /// [`Invalid`](crate::ErrorKind::Invalid): the semaphore has more permits than can be lent at a
-    /// time (240, or as many as it was made with, up to 2²⁰), and so many are lent.
+    /// - [`Invalid`](crate::ErrorKind::Invalid): the semaphore has more permits than can be lent at
+    ///   a time (240, or as many as it was made with, up to 2²⁰), and so many are lent.
+    /// - [`Start`](crate::ErrorKind::Start): the kernel has no more record locks, of which each
+    ///   process needs one.
     ///
     /// See the example of [`Semaphore`].
     pub fn acquire(&self) -> Result<Permit<'_>, Error> {

@@ -338,8 +338,8 @@ fn everything_is_counted_once_fork() {
 
 fn files_may_have_any_names() {
     // The last two are common to all processes: they add to the counts in the file, or append.
-    // `counted_elsewhere` runs in another directory. A name with a pid means the directory of the
-    // program all the same.
+    // `counted_elsewhere` runs in another directory. If its file has a pid in its name, the file is
+    // written to the directory of the program all the same.
     let names = [
         (None, true),
         (Some("%p.profraw"), true),

@@ -64,7 +64,7 @@ fn library() -> &'static PathBuf {
 /// Does the steps in Python: `thread`, `init` and `use`. Returns what was printed, or `None`
 /// without Python.
 ///
-/// Python's stdin is a Python program, which nobody must run.
+/// Python's stdin is a Python program, which must not be run.
 fn told(start_method: StartMethod, steps: &[&str]) -> Option<String> {
     let python = machine::or_skip(machine::python3())?;
     let directory = tempfile::tempdir().expect("a directory can be made");

@@ -75,7 +75,7 @@ fn is_used(name: &str, kind: &str, flags: &str, settings: &[(&str, &str)]) {
             .iter()
             .map(|(setting, value)| (format!("CARGO_PROFILE_RELEASE_{setting}"), value.to_owned())),
     );
-    // With a target of its own, flags do not reach build scripts and procedural macros.
+    // With `--target`, the flags do not reach build scripts and procedural macros.
     build.args(["build", "--quiet", "--release", "--offline", "-p", "app", "--target", host]);
     build.arg("--target-dir").arg(root.join("target"));
     told_by(build);

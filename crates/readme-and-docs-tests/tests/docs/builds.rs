@@ -1,6 +1,6 @@
 //! The programs of the pages build. Where one does not, the test names page and line, while cargo
-//! by itself would name only the file. (`cargo test` without `-p` stops before any test in that case; so `.ci/run` runs
-//! this test first.)
+//! by itself would name only the file. (`cargo test` without `-p` stops before any test in that
+//! case; so `.ci/run` runs this test first.)
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

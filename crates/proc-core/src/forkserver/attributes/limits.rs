@@ -68,8 +68,8 @@ impl Limits {
     ///
     /// A worker itself needs less than 10 MiB in a small program. The pool's shared memory counts
     /// too: it holds the arguments and results that are on their way, of all workers. So with this
-    /// limit, the pool has a [`memory_limit`](crate::PoolBuilder::memory_limit) of at most a
-    /// quarter of it, and an argument that takes more than half of it is an error of its task.
+    /// limit, the pool's [`memory_limit`](crate::PoolBuilder::memory_limit) is at most a quarter of
+    /// `bytes`, and an argument that takes more than half of `bytes` is an error of its task.
     ///
     /// See the example of [`Limits`].
     #[doc(alias = "RLIMIT_AS")]

@@ -20,7 +20,8 @@ fn pools() -> MutexGuard<'static, Vec<Weak<Scheduler>>> {
     POOLS.get().lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes sure that the pool's idle workers end in order at the end of this process.
+/// Makes sure that the pool's idle workers exit by themselves at the end of this process, instead
+/// of being killed.
 pub(super) fn remember(scheduler: &Arc<Scheduler>) {
     if sys::writes_counts() {
         forkserver::register_end_of_workers(end_idle_workers);

@@ -84,7 +84,7 @@ impl Scheduler {
         let of_call = state.tickets_of(inbox);
         let of_call_queued = state.queues.iter().filter(|queue| Arc::ptr_eq(&queue.inbox, inbox));
         let queued: usize = of_call_queued.map(|queue| queue.left).sum();
-        // Of a call that has fewer waiting tasks, the others were delivered.
+        // If fewer than `tasks` tasks are found, the others were delivered or wait elsewhere.
         let unclaimed = inbox.retried() == 0
             && match of_call[..] {
                 [] => queued == tasks,

@@ -83,6 +83,8 @@ impl<S: 'static> Managed<S> {
     /// - [`Encode`](crate::ErrorKind::Encode), [`Decode`](crate::ErrorKind::Decode): the argument or
     ///   the result cannot be sent. Channel ends, shared memory and shared state cannot be part of
     ///   them.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for the channels of
+    ///   this process to the object.
     ///
     /// See the example of [`Managed`].
     pub fn call<F, A, R>(&self, function: F, argument: A) -> Result<R, Error>

@@ -73,7 +73,9 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`Closed`](crate::ErrorKind::Closed): the manager has died.
+    /// - [`Closed`](crate::ErrorKind::Closed): the manager has died.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for the channels of
+    ///   this process to the manager.
     ///
     /// See the example of [`Manager`].
     pub fn dict<K, V>(&self) -> Result<Dict<K, V>, Error>
@@ -88,7 +90,9 @@ impl Manager {
     ///
     /// # Errors
     ///
-    /// [`Closed`](crate::ErrorKind::Closed): the manager has died.
+    /// - [`Closed`](crate::ErrorKind::Closed): the manager has died.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory or descriptor for the channels of
+    ///   this process to the manager.
     ///
     /// See the example of [`List`].
     pub fn list<T: Message + Clone>(&self) -> Result<List<T>, Error> {

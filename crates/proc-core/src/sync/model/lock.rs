@@ -29,7 +29,8 @@ struct Truth {
 }
 
 impl Locked {
-    /// The first thread that sleeps because of it asks others to let it go first.
+    /// Makes a free lock. The first thread that sleeps until the lock is released asks the others
+    /// to let that thread go first.
     fn new() -> Arc<Locked> {
         make_all_waits_long();
         let locked = Arc::new(Locked::default());

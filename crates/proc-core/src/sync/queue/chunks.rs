@@ -47,7 +47,8 @@ impl Chunk {
     pub(super) fn begin(&self, first: u64) {
         self.first.store(first, Ordering::Relaxed);
         self.end.store(0, Ordering::Relaxed);
-        // Release: whoever repairs the head looks at used chunks with an end, see `is_before`.
+        // Release: whoever repairs the head reads this without the tail's lock. If it sees that the
+        // chunk is used, it must not see the end that the chunk had before, see `is_before`.
         self.state.store(USED, Ordering::Release);
     }
 

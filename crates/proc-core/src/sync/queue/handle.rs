@@ -224,6 +224,8 @@ impl<T: Message> Queue<T> {
     ///   and nobody else has it any more who could put an item. (Only a process with one thread
     ///   that has not called `fork` since it got the queue notices the latter.)
     /// - [`Decode`](crate::ErrorKind::Decode): the item cannot be decoded. It is taken.
+    /// - [`Start`](crate::ErrorKind::Start): there is no memory for a copy of the item. The item
+    ///   stays in the queue.
     ///
     /// See the example of [`Queue`].
     pub fn get(&self) -> Result<T, Error> {

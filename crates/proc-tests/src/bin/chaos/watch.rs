@@ -47,7 +47,7 @@ impl Watch {
         self.begin_within(number, what, self.limit)
     }
 
-    /// Notes that a call begins. It may take as long as `limit`, but no longer than other calls may.
+    /// Notes that a call begins. It may take as long as `limit`, but no longer than other calls.
     pub(crate) fn begin_within(&self, number: u64, what: String, limit: Duration) -> OpenCall<'_> {
         let limit = limit.min(self.limit);
         self.lock().push(Call { number, what, since: Instant::now(), limit });

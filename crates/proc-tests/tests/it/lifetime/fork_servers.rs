@@ -78,7 +78,8 @@ fn orphan_at_birth<R: Send + 'static>(start: impl FnOnce() -> R + Send + 'static
 }
 
 /// A process, and then the worker of a pool, never make their first step. The program waits for
-/// them, and for other children of the same fork server. For the last one it does not wait.
+/// them, and for other children of the same fork server. It drops the last `Child`, so it waits for
+/// that process only at its end.
 fn kill_fork_server_of_a_stopped_child(arguments: &Arguments) {
     let start_method = arguments.start_method;
     let start = move || Process::new(|()| work_forever(), ()).start_method(start_method).start();

@@ -71,7 +71,7 @@ fn memory() -> Vec<u64> {
     pids.iter().filter_map(anonymous).collect()
 }
 
-/// Pools and processes come and go: the first word says how many pools, ten times as many
+/// Pools and processes come and go. The first word says how many pools; there are ten times as many
 /// processes.
 fn make_and_end_many(arguments: &Arguments) {
     let start_method = arguments.start_method;

@@ -235,8 +235,8 @@ fn worker_is_replaced_when_there_are_descriptors_again(start_method: StartMethod
     }
 }
 
-/// The kernel bounds how many descriptors of a user may be in flight. Then memory cannot be sent to
-/// workers.
+/// The kernel bounds how many descriptors of a user may be in flight. When so many are, no memory
+/// can be sent to workers.
 fn too_many_descriptors_in_flight(arguments: &Arguments) {
     become_unused_user();
     let pool = arguments.pool(2);

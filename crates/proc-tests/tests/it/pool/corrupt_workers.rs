@@ -8,19 +8,24 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{MsgFlags, send};
-use proc_core::{Pool, StartMethod};
+use proc_core::{Pool, Process, StartMethod};
 
 use crate::support::procfs::children_of;
 use crate::support::{
     Arguments, Finished, describe, print_results, raw, run, signal_self, wait_until, work_forever,
 };
 
-programs![write_corrupt_reports, overwrite_shared_memory_in_a_worker];
+programs![
+    write_corrupt_reports,
+    write_a_corrupt_report_in_preload,
+    overwrite_shared_memory_in_a_worker
+];
 
 tests! {
     corrupt_report_ends_its_worker: forkserver spawn fork;
     corrupt_report_that_looks_valid_is_harmless: forkserver spawn fork;
     endless_corrupt_report_is_ended_by_the_timeout: forkserver spawn fork;
+    corrupt_report_of_a_preload_function_is_an_error: forkserver spawn;
     worker_that_overwrites_shared_memory_is_an_error: forkserver spawn fork;
 }
 
@@ -139,7 +144,7 @@ fn send_all(channel: RawFd, bytes: &[u8]) {
     }
 }
 
-/// The report channel of this worker: the one socket that its fork server has too, but no sibling.
+/// The report channel of this process: the one socket that its fork server has too, but no sibling.
 fn report_channel() -> RawFd {
     let fork_server = parent_id();
     let this = std::process::id();
@@ -147,7 +152,7 @@ fn report_channel() -> RawFd {
     // A sibling that was forked just now still has copies of all that the fork server has.
     wait_until(|| {
         let sibling = children_of(fork_server).into_iter().find(|pid| *pid != this);
-        let others = sockets(sibling.expect("there are two workers"));
+        let others = sockets(sibling.expect("there are two processes"));
         let others: HashSet<String> = others.into_iter().map(|(_, name)| name).collect();
         let fork_servers = sockets(fork_server).into_iter().map(|(_, name)| name);
         let fork_servers: HashSet<String> = fork_servers.collect();
@@ -205,6 +210,28 @@ fn endless_corrupt_report_is_ended_by_the_timeout(start_method: StartMethod) {
         let fate = fate(&finished);
         assert!(fate.starts_with("3: timeout task=3 "), "{kind}: {fate}");
     }
+}
+
+/// The process of a `preload` function writes a corrupt message. Another process of the same fork
+/// server runs, so that [`report_channel`] finds the channel.
+fn write_a_corrupt_report_in_preload(arguments: &Arguments) {
+    let start_method = arguments.start_method;
+    let other = Process::new(|()| work_forever(), ()).start_method(start_method).daemon(true);
+    let other = other.start().expect("it is started");
+    let preload = |()| {
+        send_all(report_channel(), &framed(&[200; 1000]));
+        work_forever();
+    };
+    let builder = Pool::builder().start_method(start_method).preload(preload, ());
+    let error = builder.build().and_then(|pool| pool.map(increment, [1])).expect_err("it fails");
+    println!("{}", describe(&error));
+    other.kill().expect("it is running");
+}
+
+fn corrupt_report_of_a_preload_function_is_an_error(start_method: StartMethod) {
+    let finished = run(write_a_corrupt_report_in_preload, start_method, &[]);
+    let told = finished.succeeded();
+    assert!(told.contains("signal=9"), "{told}");
 }
 
 fn increment(x: u32) -> u32 {

@@ -292,8 +292,8 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
         assert!(process.start().and_then(Child::join).is_err());
         drop(reader);
     }
-    // In each look before, the fork server may have been collected at once. Now one may be left, and
-    // its pipe is one more.
+    // In each look before, the fork server may have been collected at once. Now one may be left,
+    // and its pipe is one more.
     wait_until(|| {
         plain.clone().start().and_then(Child::join).expect("it returns");
         count_descriptors() <= before.0 + 1

@@ -13,7 +13,8 @@ use crate::support::{Finished, Running};
 /// depend on time, and the test says what is right. A program that cannot go on panics.
 pub(crate) type Program = fn(&Arguments);
 
-/// The first argument if this test program is executed to run a program. No test filter begins like that.
+/// The first argument if this test program is executed to run a program. No test filter begins
+/// like that.
 pub(crate) const MARKER: &str = "--program";
 
 /// A program in the list of its file.

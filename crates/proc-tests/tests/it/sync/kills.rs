@@ -222,8 +222,7 @@ fn mutexes_of_the_dead_are_abandoned_until_recovered(start_method: StartMethod) 
 /// What the processes of [`kill_with_values`] share.
 type Values = (Event, Value<[u64; 32]>, Value<u32>, Value<u64>);
 
-/// Counts in a large value and in a small one, and after each count adds 1 to the number of
-/// completed ones.
+/// Counts in a large value and in a small one, and then adds 1 to the number of completed turns.
 fn count((stop, large, small, completed): Values) -> u64 {
     let mut last = 0;
     while !stop.is_set() {

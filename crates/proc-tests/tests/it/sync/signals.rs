@@ -22,7 +22,7 @@ const ROUNDS: u64 = 120;
 /// After this time there are no more rounds, on a busy machine.
 const DURATION: Duration = Duration::from_millis(2500);
 
-/// How many processes wait. One more signals.
+/// How many processes wait. In [`kill_at_events`], one more sets what they wait for.
 const WAITING: usize = 4;
 
 /// What the processes of [`kill_at_events`] share.
