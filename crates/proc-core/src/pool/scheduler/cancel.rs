@@ -276,8 +276,10 @@ impl Scheduler {
             let progress = self.board.progress(ticket);
             let has_returned = progress.done != stop.done;
             let is_finished = progress.done as usize >= in_flight.count;
-            if has_returned && (is_finished || !stop.is_of_call) {
+            if has_returned && !stop.is_of_call {
                 in_flight.stop = None;
+            } else if has_returned && is_finished {
+                // Keep the request until the results are collected: no task is tried again.
             } else if now.is_none_or(|now| stop.kill_at <= now) {
                 let (inbox, error) = (Arc::clone(&in_flight.inbox), stop.error.clone());
                 let task = in_flight.first + progress.done as usize;
