@@ -173,18 +173,10 @@ impl Roster {
         }
     }
 
-    /// How long an agent has been silent whose last heartbeat arrived at `heard`. The time counts
-    /// from when the driver connected, if that is later.
-    fn silence(&self, heard: Instant) -> Duration {
-        self.connected.map_or(heard, |connected| connected.max(heard)).elapsed()
-    }
-
     /// Forgets agents that are not shown any more.
     fn forget(&mut self) {
         let connected = self.connected;
-        self.heartbeats.retain(|_, (_, heard)| {
-            connected.map_or(*heard, |connected| connected.max(*heard)).elapsed() < FORGET_TIMEOUT
-        });
+        self.heartbeats.retain(|_, (_, heard)| silence(*heard, connected) < FORGET_TIMEOUT);
     }
 
     /// Notes that the driver has connected.
@@ -213,7 +205,7 @@ impl Roster {
             if heartbeat.build != build || heartbeat.leaving || *heard + LOSS_TIMEOUT < handed_out {
                 continue;
             }
-            if self.silence(*heard) > LOSS_TIMEOUT {
+            if silence(*heard, self.connected) > LOSS_TIMEOUT {
                 return Some(true);
             }
             are_all_heard &= *heard > redelivered;
@@ -242,7 +234,7 @@ impl Roster {
         let up = |(heartbeat, heard): &&(AgentHeartbeat, Instant)| {
             heartbeat.build == build
                 && !heartbeat.leaving
-                && self.silence(*heard) <= SILENCE_TIMEOUT
+                && silence(*heard, self.connected) <= SILENCE_TIMEOUT
         };
         self.heartbeats.values().filter(up).map(|(heartbeat, _)| heartbeat.workers).sum()
     }
@@ -256,7 +248,7 @@ impl Roster {
             same_build: heartbeat.build == build,
             state: match heartbeat.leaving {
                 true => AgentState::Leaving,
-                false if self.silence(*heard) > SILENCE_TIMEOUT => AgentState::Silent,
+                false if silence(*heard, self.connected) > SILENCE_TIMEOUT => AgentState::Silent,
                 false => AgentState::Up,
             },
             workers: heartbeat.workers,
@@ -286,6 +278,12 @@ impl Roster {
         let others = others.into_iter().collect::<Vec<_>>().join(", ");
         format!("{begin}, only others: {others}; give all machines the same file of the program")
     }
+}
+
+/// How long an agent has been silent whose last heartbeat arrived at `heard`. The time counts from
+/// when the driver connected, if that is later.
+fn silence(heard: Instant, connected: Option<Instant>) -> Duration {
+    connected.map_or(heard, |connected| connected.max(heard)).elapsed()
 }
 
 #[cfg(test)]

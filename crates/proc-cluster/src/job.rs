@@ -71,9 +71,7 @@ struct InFlight {
 
 /// A chunk that the server has redelivered. So the machine that had it may be lost.
 struct Suspect {
-    chunk: Chunk,
-    arguments: Arc<Vec<u8>>,
-    handed_out: Instant,
+    in_flight: InFlight,
     /// When the driver was told that the chunk was redelivered.
     redelivered: Instant,
 }
@@ -266,7 +264,7 @@ impl Job {
         if self.take_in_flight(chunk).is_some() {
             return true;
         }
-        if let Some(at) = self.suspects.iter().position(|it| has_same_tasks(it.chunk)) {
+        if let Some(at) = self.suspects.iter().position(|it| has_same_tasks(it.in_flight.chunk)) {
             self.suspects.swap_remove(at);
             return true;
         }
@@ -326,7 +324,11 @@ impl Job {
             }
             Outcome::Returned => self.requeue(chunk),
             Outcome::Busy => self.on_busy(chunk),
-            Outcome::Suspect => self.on_suspect(chunk),
+            Outcome::Suspect => {
+                let in_flight = self.take_in_flight(chunk);
+                let suspect = |in_flight| Suspect { in_flight, redelivered: Instant::now() };
+                self.suspects.extend(in_flight.map(suspect));
+            }
         }
         self.link.acknowledge(acknowledge).await;
     }
@@ -411,26 +413,18 @@ impl Job {
         self.requeued.push_back((Chunk { attempt, returns, ..chunk }, arguments));
     }
 
-    fn on_suspect(&mut self, chunk: Chunk) {
-        if let Some(InFlight { chunk, arguments, handed_out, .. }) = self.take_in_flight(chunk) {
-            let redelivered = Instant::now();
-            self.suspects.push(Suspect { chunk, arguments, handed_out, redelivered });
-            self.judge_suspects();
-        }
-    }
-
-    /// Hands out again the suspects of which it is known by now whether a machine was lost.
+    /// Judges the suspects of which it is known by now whether a machine was lost.
     fn judge_suspects(&mut self) {
         if !is_connected(&self.link.client) {
             return; // no heartbeats arrive
         }
         for suspect in std::mem::take(&mut self.suspects) {
-            let Suspect { handed_out, redelivered, .. } = suspect;
+            let Suspect { in_flight: InFlight { chunk, handed_out, .. }, redelivered } = suspect;
             match self.link.has_lost_a_machine(handed_out, redelivered) {
-                Some(true) => self.on_loss(suspect.chunk, &suspect.arguments),
+                Some(true) => self.on_loss(chunk, &suspect.in_flight.arguments),
                 // No machine was lost: for example, the server was away, and only renewals of the
                 // lease were lost.
-                Some(false) => self.hand_out_again(suspect.chunk, suspect.arguments),
+                Some(false) => self.hand_out_again(chunk, suspect.in_flight.arguments),
                 None => self.suspects.push(suspect),
             }
         }

@@ -6,9 +6,9 @@
 //!
 //! `times` prints the nanoseconds for an item from one process to another. Both processes look
 //! for an item or for room again and again. (The publisher yields the processor meanwhile, and
-//! sleeps only if it waits for very long.) The subscriber does not overflow, and
-//! the publisher waits for room. Still some 17,000 of 300,000 items were lost in four of eight runs
-//! of version 0.10.0 (2026-11-26). `times` says on stderr how many are lost.
+//! sleeps only if it waits for very long.) The subscriber does not overflow, and the publisher waits
+//! for room. Still some 17,000 of 300,000 items were lost in four of eight runs of version 0.10.0
+//! (2026-11-26). `times` says on stderr how many are lost.
 //!
 //! `survival` prints in how many trials the subscriber went on to receive items of one publisher
 //! after the other one was killed.

@@ -14,6 +14,7 @@ mod replicas;
 mod security;
 mod seeds;
 mod support;
+mod suspects;
 mod with;
 
 proc_cluster::init_tests!();

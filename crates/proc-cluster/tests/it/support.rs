@@ -255,3 +255,22 @@ impl Watch {
         Watch { _end: end }
     }
 }
+
+/// Makes a file that shows that a task has begun. It holds the pid of the worker.
+pub(crate) fn mark(directory: &str, name: &str) -> PathBuf {
+    let file = PathBuf::from(directory).join(name);
+    fs::write(&file, std::process::id().to_string()).expect("the directory is the test's");
+    file
+}
+
+/// How many marks there are.
+pub(crate) fn begun(directory: &str) -> usize {
+    fs::read_dir(directory).expect("the directory is the test's").count()
+}
+
+/// Makes the directory of the marks.
+pub(crate) fn marks(server: &Server) -> String {
+    let directory = server.path().join("marks");
+    fs::create_dir_all(&directory).expect("the directory is ours");
+    directory.to_str().expect("it is text").to_owned()
+}

@@ -244,7 +244,7 @@ impl Place {
     fn locked<R>(&self, me: Locker, change: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
         // The thread does not have this lock, since nothing here calls the user's code. If a
         // process on the list died while it had the lock, `check` finds it. Any other process has
-        // changed only its own entry, or was in a `check`, and the next `check` does the same again.
+        // changed only its own entry, or was in a `check`, which the next `check` does again.
         let _ = self.words.lock.lock(me, Patience::Endless);
         let changed = change();
         self.words.lock.unlock(me);

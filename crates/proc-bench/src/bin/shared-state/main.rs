@@ -466,8 +466,8 @@ fn between_threads(
     Ok(time)
 }
 
-/// Lets iceoryx2 pass [`ITEMS`] items from one process to another. Both look again and
-/// again while they wait.
+/// Lets iceoryx2 pass [`ITEMS`] items from one process to another. Both look again and again
+/// while they wait.
 fn iceoryx2() -> Result<f64> {
     let mut peer = Command::new(ICEORYX2);
     let output = peer.arg("times").arg(ITEMS.to_string()).stderr(Stdio::inherit()).output()?;

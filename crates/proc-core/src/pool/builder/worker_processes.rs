@@ -130,8 +130,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives all workers a stdout, which they share. By default it is the one that the
-    /// caller was given, or else the program's.
+    /// Gives all workers a stdout, which they share. By default it is the one that the caller was
+    /// given, or else the program's.
     ///
     /// # Examples
     ///

@@ -309,9 +309,9 @@ impl Scheduler {
             if found.is_some() {
                 return found;
             }
-            // Yields only if no other call is open. If another one is, a yield might let a worker on
-            // this processor run tasks of that call for a whole time slice (4 ms), and the results
-            // that this thread waits for may be there before.
+            // Yields only if no other call is open. If another one is, a yield might let a worker
+            // on this processor run tasks of that call for a whole time slice (4 ms), and the
+            // results that this thread waits for may be there before.
             match spin % 16 == 15 && Arc::strong_count(&self.open_calls) <= 2 {
                 true => std::thread::yield_now(),
                 false => std::hint::spin_loop(),

@@ -10,6 +10,7 @@ pub(crate) mod memory_limit;
 pub(crate) mod nested;
 pub(crate) mod progress_bar;
 pub(crate) mod settings;
+pub(crate) mod stop_requests;
 pub(crate) mod tasks;
 pub(crate) mod values_that_cannot_cross;
 pub(crate) mod with;
