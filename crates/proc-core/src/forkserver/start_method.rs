@@ -12,7 +12,7 @@ use super::{ForkServer, Newborn, exit, newborn, registry, spawn};
 use crate::error::Error;
 use crate::panics;
 use crate::sys::image::Image;
-use crate::sys::{self, PerProcess, SingleThread};
+use crate::sys::{self, PerProcess, Rights, SingleThread};
 
 /// Start method: how a new process comes into being. The variants are Python's start methods, under
 /// their names.
@@ -249,20 +249,30 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
     }
 }
 
-/// Runs `start` with the fork server for a start method. Runs it again with another fork server if
+/// Returns the rights of this thread, to start `what` with them.
+///
+/// # Errors
+///
+/// There is no descriptor left to read the rights.
+pub(crate) fn rights_now(what: &str) -> Result<Rights, Error> {
+    Rights::now().map_err(|error| Error::start(what, error))
+}
+
+/// Runs `start` with the fork server for a start method, which has `rights`. Runs it again with another fork server if
 /// the first one is found dead, and with a third one if the second one is found dead too.
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(
     start_method: StartMethod,
     stdio: &StdioConfig,
+    rights: &Rights,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     if start_method == StartMethod::Fork {
-        return start(&fork_server_for(start_method, stdio)?);
+        return start(&fork_server_for(start_method, stdio, rights)?);
     }
     for _ in 0..2 {
-        let fork_server = fork_server_for(start_method, stdio)?;
+        let fork_server = fork_server_for(start_method, stdio, rights)?;
         // Look before an argument is encoded: the receivers in it can be sent only once.
         if !fork_server.has_ended() {
             match start(&fork_server) {
@@ -272,12 +282,13 @@ pub(crate) fn with_fork_server<T>(
         }
         forget(&fork_server);
     }
-    start(&fork_server_for(start_method, stdio)?)
+    start(&fork_server_for(start_method, stdio, rights)?)
 }
 
 fn fork_server_for(
     start_method: StartMethod,
     stdio: &StdioConfig,
+    rights: &Rights,
 ) -> Result<Arc<ForkServer>, Error> {
     let cannot = |error| Error::start("a fork server", error);
     // If `main` has closed a standard stream, its number must not become that of a channel.
@@ -290,19 +301,19 @@ fn fork_server_for(
     }
     let mut servers = current_servers();
     if let (StartMethod::Forkserver, Some(main)) = (start_method, &servers.main)
-        && main.has_our_rights()?
+        && main.has_rights(rights)
     {
         return Ok(Arc::clone(main));
     }
     // A program that has given up rights since that fork server was made must not get processes
     // that have these rights.
     if let Some(spawned) = &servers.spawned
-        && !spawned.has_our_rights()?
+        && !spawned.has_rights(rights)
     {
         let outdated = servers.spawned.take();
         drop(servers);
         drop(outdated);
-        return fork_server_for(start_method, stdio);
+        return fork_server_for(start_method, stdio, rights);
     }
     if let Some(spawned) = &servers.spawned {
         return Ok(Arc::clone(spawned));

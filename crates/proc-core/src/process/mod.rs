@@ -9,13 +9,14 @@ mod wait;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use self::child::Child;
 pub use self::wait::{Sentinel, wait};
 use crate::call::{Name, refuse_captures};
 use crate::error::{Error, Origin};
 use crate::forkserver::{
-    Attributes, Lifetime, Limits, Link, StartMethod, Stdio, next_serial, start_method,
+    Attributes, ForkServer, Lifetime, Limits, Link, StartMethod, Stdio, next_serial, start_method,
 };
 use crate::wire::{Message, Payload};
 
@@ -334,7 +335,7 @@ where
         let origin = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
         let mut failed = None;
-        start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
+        let start = |fork_server: &Arc<ForkServer>| {
             // If the first fork server was killed, the receivers in the argument may have been sent
             // to it. Then the argument cannot be encoded again.
             let arguments = Payload::encode(&self.argument)
@@ -343,8 +344,13 @@ where
             let link = Link::start(fork_server, serial, &name, &self.attributes, job, true)
                 .inspect_err(|error| failed = Some(error.clone()))?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
-        })
-        .map_err(|error| error.with_origin(origin()))
+        };
+        start_method::rights_now("a process")
+            .and_then(|rights| {
+                let stdio = &self.attributes.stdio;
+                start_method::with_fork_server(self.start_method, stdio, &rights, start)
+            })
+            .map_err(|error| error.with_origin(origin()))
     }
 }
 

@@ -16,10 +16,11 @@ use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
 };
+use crate::panics;
 use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::WaitingHandles;
 use crate::pool::worker::{self, FromWorker, LeaveReason, Setup, ToWorker};
-use crate::{panics, sys};
+use crate::sys::{self, Rights};
 
 /// The longest pause between two attempts to start the next worker of a slot. If the next pause
 /// would be longer, the slot is given up.
@@ -148,15 +149,17 @@ impl Scheduler {
     }
 
     /// Starts workers in slots, and their supervisors. If a worker cannot be started, those that
-    /// were started before still get their supervisors.
+    /// were started before still get their supervisors. The rights of this thread are read once:
+    /// for each worker, that would take 3 % of the time of a pool of 500 workers.
     pub(super) fn start_workers(
         self: &Arc<Self>,
         slot_ids: impl IntoIterator<Item = SlotId>,
     ) -> Result<(), Error> {
+        let rights = start_method::rights_now("a worker")?;
         let mut started = Vec::new();
         let mut result = Ok(());
         for slot_id in slot_ids {
-            match self.start_worker(slot_id) {
+            match self.start_worker(slot_id, &rights) {
                 Ok(link) => started.push((slot_id, link)),
                 Err(error) => {
                     result = Err(error);
@@ -171,18 +174,27 @@ impl Scheduler {
     }
 
     /// Starts a worker in a slot. A panic while starting becomes an error.
-    fn start_worker(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
+    fn start_worker(&self, slot_id: SlotId, rights: &Rights) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_silently(|| self.start_worker_uncaught(slot_id)).unwrap_or_else(|panic| {
-            self.settle_failed_start(slot_id);
-            Err(cannot(std::io::Error::other(panic.message)))
-        })
+        panics::catch_silently(|| self.start_worker_uncaught(slot_id, rights)).unwrap_or_else(
+            |panic| {
+                self.settle_failed_start(slot_id);
+                Err(cannot(std::io::Error::other(panic.message)))
+            },
+        )
     }
 
     /// Like [`start_worker`](Scheduler::start_worker), but a panic passes through.
-    fn start_worker_uncaught(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
+    fn start_worker_uncaught(
+        &self,
+        slot_id: SlotId,
+        rights: &Rights,
+    ) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
         let origin = Origin { worker: Some(slot_id as usize), ..Origin::default() };
+        // To find the number, the system's files are read, so it is found once.
+        static PROCESSORS: OnceLock<usize> = OnceLock::new();
+        let has_processor = (slot_id as usize) < *PROCESSORS.get_or_init(sys::available_processors);
         let start = |fork_server: &Arc<ForkServer>| {
             let encode =
                 |function: Option<StartFunction>| function.map(|encode| encode()).transpose();
@@ -214,20 +226,19 @@ impl Scheduler {
                     max_tasks: self.config.max_tasks,
                     max_memory: self.config.max_memory,
                     idle_timeout: self.config.idle_timeout,
+                    has_processor,
                     name: self.config.name.clone(),
                 }
             };
             let name = format!("{}-{slot_id}", self.config.name);
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
-            // To find the number, the system's files are read, so it is found once.
-            static PROCESSORS: OnceLock<usize> = OnceLock::new();
-            let processors = *PROCESSORS.get_or_init(sys::available_processors);
-            let may_spin = (slot_id as usize) < processors;
-            Link::start(fork_server, serial, &name, &self.config.attributes, job, may_spin)
+            // A start only spins if the workers that were started before leave it a processor.
+            Link::start(fork_server, serial, &name, &self.config.attributes, job, has_processor)
                 .inspect_err(|_| self.settle_failed_start(slot_id))
         };
-        let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
+        let link =
+            self.with_fork_server(rights, start).map_err(|error| error.with_origin(origin))?;
         let mut state = self.lock();
         let slot = &mut state.slots[slot_id as usize];
         slot.ready = false;
@@ -242,15 +253,16 @@ impl Scheduler {
     /// cannot be replaced.
     fn with_fork_server<T>(
         &self,
+        rights: &Rights,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let preload = self.start_functions().preload.clone();
-        let Some(preload) = preload else { return self.with_parent(start) };
+        let Some(preload) = preload else { return self.with_parent(rights, start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // If the program's rights have changed, this fork server makes no more workers: it may have
         // more rights than the program has now.
         if let Some(fork_server) = &*preloaded
-            && !fork_server.has_our_rights()?
+            && !fork_server.has_rights(rights)
         {
             *preloaded = None;
         }
@@ -260,7 +272,7 @@ impl Scheduler {
                 result => return result,
             }
         }
-        let made = self.with_parent(|parent| {
+        let made = self.with_parent(rights, |parent| {
             let (function, arguments) = preload()?;
             let is_wanted = || !matches!(self.lock().phase, super::Phase::Over(_));
             preload::start(parent, function, arguments, is_wanted)
@@ -272,11 +284,12 @@ impl Scheduler {
     /// fork server of a `Fork` pool, or else the program's own fork server.
     fn with_parent<T>(
         &self,
+        rights: &Rights,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let own = self.fork_server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
-            Some(fork_server) if !fork_server.has_our_rights()? => {
+            Some(fork_server) if !fork_server.has_rights(rights) => {
                 let why = "the rights of the program have changed since it made this pool, and the \
                            workers of a Fork pool have the rights of that time: build the pool \
                            after the change";
@@ -286,6 +299,7 @@ impl Scheduler {
             None => start_method::with_fork_server(
                 self.config.start_method,
                 &self.config.attributes.stdio,
+                rights,
                 start,
             ),
         }
@@ -426,7 +440,10 @@ impl Scheduler {
             let followed =
                 if self.built_by_main_thread { sys::follow_main_thread() } else { Ok(()) };
             let followed = followed.map_err(|error| Error::start("a worker", error));
-            let error = match followed.and_then(|()| self.start_worker(slot_id)) {
+            let started = followed
+                .and_then(|()| start_method::rights_now("a worker"))
+                .and_then(|rights| self.start_worker(slot_id, &rights));
+            let error = match started {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };

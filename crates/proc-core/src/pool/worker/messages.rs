@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) max_memory: Option<u64>,
     /// How long the worker waits for work before it leaves.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Whether the machine has a processor for each worker up to this one.
+    pub(crate) has_processor: bool,
     /// The name of the pool.
     pub(crate) name: String,
 }
@@ -101,6 +103,7 @@ struct Settings {
     max_tasks: Option<u64>,
     max_memory: Option<u64>,
     idle_timeout: Option<Duration>,
+    has_processor: bool,
     name: String,
 }
 
@@ -122,6 +125,7 @@ impl Setup {
             max_tasks: self.max_tasks,
             max_memory: self.max_memory,
             idle_timeout: self.idle_timeout,
+            has_processor: self.has_processor,
             name: self.name,
         };
         Ok(Job {
@@ -156,6 +160,7 @@ impl Setup {
             max_tasks: settings.max_tasks,
             max_memory: settings.max_memory,
             idle_timeout: settings.idle_timeout,
+            has_processor: settings.has_processor,
             name: settings.name,
         })
     }
