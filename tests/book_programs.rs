@@ -10,7 +10,7 @@ use std::{env, fs};
 
 use support::{program, run, snapshot};
 
-/// Programs whose processes print in any order. Their snapshots have the lines of each process
+/// Programs whose lines come in any order. Their snapshots have the lines of each process or task
 /// together.
 const ANY_ORDER: &[&str] = &["recipe_indexed", "recipe_lock", "tour_lock", "tour_retries"];
 
@@ -81,7 +81,7 @@ fn check(name: &str, mut command: impl FnMut() -> Command) {
     }
 }
 
-/// The process that has printed a line: what stands before the first colon.
+/// The process or task to which a line belongs: what stands before the first colon.
 fn process(line: &str) -> Option<&str> {
     Some(line.split_once(':')?.0)
 }

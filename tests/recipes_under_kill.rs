@@ -1,6 +1,6 @@
-//! The recipes of shared state, while one of their processes is killed. Each program ends: with
-//! what it prints otherwise, or with an error. The error names the dead process, except in one case
-//! ([`NEVER_HAD_IT`]). Nothing of the program stays behind.
+//! The recipes of shared state, while one of their processes is killed. Each program prints the
+//! same as without a kill, or ends with an error. The error names the dead process, except in one
+//! case ([`NEVER_HAD_IT`]). Nothing of the program stays behind.
 //!
 //! The Python programs hang in many of these trials. `crates/proc-bench/python/shared_state.py`
 //! counts them.

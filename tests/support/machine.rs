@@ -125,7 +125,7 @@ pub(crate) fn axe() -> Result<PathBuf, Missing> {
     })
 }
 
-/// Tools that read what programs count of themselves: `llvm-profdata` and `llvm-cov`.
+/// Tools that read the coverage data that programs write: `llvm-profdata` and `llvm-cov`.
 ///
 /// They read the files of compilers that have the same LLVM. So they are the compiler's own
 /// (`rustup component add llvm-tools`), those in `PATH`, or those that `.ci/llvm-tools` has
@@ -221,7 +221,7 @@ pub(crate) fn cgroup() -> Result<(), Missing> {
         made.is_ok()
     });
     can_be_made.then_some(()).ok_or_else(|| {
-        Missing::new("cgroups", "no cgroup with a limit can be made: run as root, beside systemd")
+        Missing::new("cgroups", "no cgroup with a limit can be made: run as root, on a machine that systemd has started")
     })
 }
 

@@ -532,8 +532,9 @@ fn max_per_worker(chunk_nanos: f64) -> usize {
 
 /// How many chunks may be in hand or requested in all, if `in_hand` of them are in hand.
 ///
-/// The agent requests a chunk ahead only for a worker that has one already. The server serves
-/// requests in their order, so idle machines get work first.
+/// The agent requests a chunk ahead only for a worker that has one already. The server gives one
+/// chunk to each open request in turn, so an idle machine does not wait until all requests of busy
+/// ones are served.
 fn max_in_hand(workers: usize, in_hand: usize, chunk_nanos: f64) -> usize {
     let requests_ahead = chunk_nanos > 0.0 && chunk_nanos < LONG_CHUNK_NANOS;
     let ahead = if requests_ahead { in_hand.min(workers) } else { 0 };

@@ -118,9 +118,10 @@ impl Cluster {
     /// The data are encoded once, and stored at the server once, however many calls are made. Each
     /// agent fetches them once, and each of its workers decodes them once. (Data of up to 4 KiB
     /// travel with the tasks.) They are kept until the last clone of the `With` is dropped and its
-    /// calls are done; then they are removed from the server. (An agent keeps at most 64 of such
-    /// data, with 256 MiB of encoded bytes together, or more if its tasks use more at one time, or
-    /// if those that were used last have more. It fetches the others again when it needs them.)
+    /// calls are done; then they are removed from the server. (An agent keeps the data of at most
+    /// 64 `with`s, with 256 MiB of encoded bytes together. It keeps more only if its running tasks
+    /// use them, and always the data that were used last. It fetches dropped data again when it
+    /// needs them.)
     ///
     /// Channel ends and shared memory cannot be part of the data, because both work within one
     /// machine only. If the data cannot be encoded, each call fails with that error. If a worker

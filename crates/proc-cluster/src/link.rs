@@ -34,7 +34,7 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 /// How many chunks of one build all agents together may have in hand.
 const MAX_ACK_PENDING: i64 = 1_000_000;
 
-/// How many requests for work may be open at the server, in all. Each agent has three at most.
+/// How many requests for work may be open at the server, in all. Each agent has a few.
 const MAX_WAITING: i64 = 100_000;
 
 /// How long the server may take to remove what a job or a `with` has stored.

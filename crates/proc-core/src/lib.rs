@@ -1,9 +1,9 @@
 //! Python's `multiprocessing` for Rust: processes and pools that survive a crash.
 //!
-//! This page is a short guide. Each item that is listed below the guide has an example: paste the
-//! example into `src/main.rs` of a new crate, and it runs. The whole story is in [the
-//! book](#the-book), which is in `docs/` of the repository: `mdbook serve docs --open` shows it in
-//! a browser (`cargo install mdbook`).
+//! This page is a short guide. Each item that is listed below the guide has an example, or names an
+//! item that has one: paste the example into `src/main.rs` of a new crate, and it runs. The whole
+//! story is in [the book](#the-book), which is in `docs/` of the repository: `mdbook serve docs
+//! --open` shows it in a browser (`cargo install mdbook`).
 //!
 //! # A first program
 //!

@@ -19,7 +19,7 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
-/// The files of a folder of `docs` with this extension, without it.
+/// The names, without the extension, of the files in a folder of `docs` that have this extension.
 fn names(folder: &str, extension: &str) -> Vec<String> {
     let entries = fs::read_dir(docs().join(folder)).expect("a folder of docs");
     let files = entries.map(|entry| entry.expect("a file of docs").path());

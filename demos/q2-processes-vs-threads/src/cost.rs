@@ -75,7 +75,7 @@ pub(crate) fn memory_of_process() -> Result<Option<f64>> {
         IpcSender<()>,
         IpcReceiver<()>,
     )| {
-        // Either fails only when the parent is gone; then there is nothing to wait for.
+        // `send` fails only if the parent is gone. `recv` fails when the parent drops `release`.
         let _ = ready.send(());
         let _ = released.recv();
     };

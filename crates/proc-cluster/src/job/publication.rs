@@ -29,8 +29,9 @@ pub(super) struct Publication {
 }
 
 impl Publication {
-    /// Sends the chunk until the server has confirmed it. The server stores a chunk that it
-    /// receives twice only once.
+    /// Sends the chunk until the server has confirmed it. The server does not store a copy that it
+    /// receives within two minutes of the first. A later copy does no harm: its tasks are settled
+    /// by then, or their first result counts.
     ///
     /// While the server is away, the publication waits, as all parts of a job do. If the server is
     /// there and refuses, the publication tries for as long as a call waits for agents

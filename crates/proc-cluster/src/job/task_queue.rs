@@ -109,7 +109,9 @@ impl TaskQueue {
     }
 
     /// How many tasks take `CHUNK_NANOS`: up to a `fair` share, but at least as many as take
-    /// `MIN_CHUNK_NANOS`. With an explicit chunksize, a multiple of the chunksize.
+    /// `MIN_CHUNK_NANOS`. With an explicit chunksize: as many whole chunks as take
+    /// `MAX_TOGETHER_NANOS`, with at most `MAX_TOGETHER` tasks and a `fair` share, but at least
+    /// one.
     fn tasks_in_time(&self, fair: usize) -> usize {
         let lasting = |nanos: f64| self.task_nanos.map_or(1, |task| (nanos / task) as usize);
         match self.chunksize {

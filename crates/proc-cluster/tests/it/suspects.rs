@@ -1,5 +1,5 @@
-//! Suspects: work of machines that may be lost. A task that takes machines down fails alone, and costs
-//! three machines at most.
+//! Suspects: work of machines that may be lost. A task that takes machines down fails alone, and
+//! costs three machines at most.
 
 use std::fs;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use crate::support::{self, LEASE, Server, begun, mark, marks, wait_for_workers, wait_until};
 
 /// Task 17 kills the machine on which it runs: the agent, its fork server and all workers.
-fn poison((directory, task): (String, u32)) -> u32 {
+fn poison(directory: &str, task: u32) -> u32 {
     if task == 17 {
-        mark(&directory, &format!("poisoned-{}", std::process::id()));
+        mark(directory, &format!("poisoned-{}", std::process::id()));
         nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGKILL).expect("it is ours");
     }
     task
@@ -19,13 +19,26 @@ fn poison((directory, task): (String, u32)) -> u32 {
 
 #[test]
 fn a_task_that_kills_machines_fails_alone() {
+    kill_machines_with_one_of(40, 10);
+}
+
+#[test]
+fn a_task_in_a_long_chunk_that_kills_machines_fails_alone() {
+    kill_machines_with_one_of(5000, 5000);
+}
+
+fn kill_machines_with_one_of(tasks: u32, chunksize: usize) {
     let Some(server) = Server::start() else { return };
     let directory = marks(&server);
     let (cluster, mut agents) = server.fleet(1);
-    let inputs = (0..40).map(|task| (directory.clone(), task));
+    let options = cluster.options().chunksize(chunksize);
     let mut fates = Vec::new();
     std::thread::scope(|scope| {
-        let map = scope.spawn(|| cluster.options().chunksize(10).try_map(poison, inputs));
+        let map = scope.spawn(|| {
+            options
+                .with(directory.clone())
+                .try_map(|directory, task| poison(directory, task), 0..tasks)
+        });
         // Like a process supervisor, this starts another machine for each that was killed.
         while !map.is_finished() {
             let fallen = || begun(&directory) == agents.len();
@@ -34,7 +47,7 @@ fn a_task_that_kills_machines_fails_alone() {
         }
         fates = map.join().expect("it does not panic");
     });
-    for (task, fate) in (0..40).zip(&fates) {
+    for (task, fate) in (0..tasks).zip(&fates) {
         match fate {
             Ok(value) => assert_eq!(*value, task),
             Err(error) => {

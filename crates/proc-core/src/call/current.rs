@@ -6,12 +6,14 @@ use std::time::Instant;
 
 use crate::sys::{self, PerProcess};
 
-/// What a worker tells about itself. Set once in each worker.
-static WORKER: OnceLock<WorkerFacts> = OnceLock::new();
+/// What a worker tells about itself. A process that a worker forks has none: it is outside of the
+/// pool, or a worker of another one.
+static WORKER: PerProcess<OnceLock<WorkerFacts>> = PerProcess::new();
 
 thread_local! {
-    /// The task that this thread runs for [`InProcess`](crate::InProcess).
-    static IN_PROCESS: RefCell<Option<TaskFacts>> = const { RefCell::new(None) };
+    /// The task that this thread runs for [`InProcess`](crate::InProcess), and the pid of its
+    /// process. A copy of the process does not run the task.
+    static IN_PROCESS: RefCell<Option<(u32, TaskFacts)>> = const { RefCell::new(None) };
 }
 
 /// What a worker tells about itself, and about the task that it is running.
@@ -36,25 +38,25 @@ pub(crate) struct TaskFacts {
 
 /// Sets what this worker tells about itself.
 pub(crate) fn set_worker(facts: WorkerFacts) {
-    let _ = WORKER.set(facts); // a worker does this once
+    let _ = WORKER.get().set(facts); // a worker does this once
 }
 
 /// Returns the index of the task that this process runs, if it is a worker that runs one.
 #[inline]
 pub(crate) fn running_index() -> Option<usize> {
-    WORKER.get().and_then(|worker| (worker.running_index)())
+    WORKER.get().get().and_then(|worker| (worker.running_index)())
 }
 
 /// Calls `function`. Meanwhile [`current`] in this thread returns the task `facts`.
 pub(crate) fn in_process<T>(facts: TaskFacts, function: impl FnOnce() -> T) -> T {
     /// Restores the outer task when the function returns or panics.
-    struct Restore(Option<TaskFacts>);
+    struct Restore(Option<(u32, TaskFacts)>);
     impl Drop for Restore {
         fn drop(&mut self) {
             IN_PROCESS.set(self.0.take());
         }
     }
-    let _restore = Restore(IN_PROCESS.replace(Some(facts)));
+    let _restore = Restore(IN_PROCESS.replace(Some((sys::pid(), facts))));
     function()
 }
 
@@ -70,7 +72,7 @@ pub(crate) fn mix(seed: u64, index: u64) -> u64 {
     step(step(seed) ^ index)
 }
 
-/// Returns a number that nobody can predict: another one in each process and for each `number`.
+/// Returns a number that nobody can predict, different in each process and for each `number`.
 pub(crate) fn unpredictable(number: u64) -> u64 {
     static KEY: PerProcess<OnceLock<u64>> = PerProcess::new();
     // If the system has no random numbers, the pid takes their place. It can be predicted.
@@ -116,7 +118,8 @@ pub struct Current {
 #[doc(alias = "current_process")]
 pub fn current() -> Current {
     let in_process = IN_PROCESS.with_borrow(Clone::clone);
-    let running = || WORKER.get().and_then(|worker| (worker.running)());
+    let in_process = in_process.filter(|(pid, _)| *pid == sys::pid()).map(|(_, task)| task);
+    let running = || WORKER.get().get().and_then(|worker| (worker.running)());
     Current { task: in_process.or_else(running) }
 }
 
@@ -125,12 +128,13 @@ impl Current {
     /// worker that ends because [`Pool::resize`](crate::Pool::resize) has made the pool smaller.
     /// `None` outside of a pool.
     ///
-    /// A worker that replaces another one has the same number. Two workers that run at the same
-    /// time have different numbers, so a number can stand for a GPU, a port or a directory.
+    /// A worker that replaces another one has the same number. Two workers of a pool that run at
+    /// the same time have different numbers, so a number can stand for a GPU, a port or a
+    /// directory.
     ///
     /// See the example of [`current`].
     pub fn worker(&self) -> Option<usize> {
-        WORKER.get().map(|worker| worker.number)
+        WORKER.get().get().map(|worker| worker.number)
     }
 
     /// The name of the pool, which [`PoolBuilder::name`](crate::PoolBuilder::name) sets. `None`
@@ -148,7 +152,7 @@ impl Current {
     /// }
     /// ```
     pub fn pool(&self) -> Option<&str> {
-        WORKER.get().map(|worker| worker.pool.as_str())
+        WORKER.get().get().map(|worker| worker.pool.as_str())
     }
 
     /// The index of the task's input in its call. `None` outside of a task: in an initializer, or
@@ -229,8 +233,8 @@ impl Current {
     /// A number to seed a random generator with.
     ///
     /// In a task of a call with a [seed](crate::Options::seed), it depends on that seed and on the
-    /// index of the task's input alone. In other tasks, nobody can predict it, and each task has
-    /// another one. Outside of a task, each process has another one.
+    /// index of the task's input alone. In other tasks, nobody can predict it, and it is different
+    /// in each task. Outside of a task, it is different in each process.
     ///
     /// See the example of [`Options::seed`](crate::Options::seed).
     pub fn seed(&self) -> u64 {

@@ -46,13 +46,15 @@ use crate::wire::Payload;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The function panicked; its process lives on.
+    /// The function panicked, and its process caught the panic. (A worker lives on; a `Process`
+    /// ends with exit code 101.)
     Panic,
     /// The process ended before it had a result.
     Death,
     /// The time that the caller allowed has passed.
     Timeout,
-    /// The caller cancelled the task.
+    /// The task was cancelled: by the caller, or because another task of a call with `fail_fast`
+    /// failed.
     Cancelled,
     /// An argument or a result cannot be encoded.
     Encode,
@@ -168,7 +170,8 @@ enum Kind {
         why: String,
     },
     Start {
-        what: String,
+        /// What cannot be done, as "start a worker".
+        action: String,
         #[serde(with = "portable::io_error")]
         source: io::Error,
     },
@@ -288,8 +291,13 @@ impl Error {
         Error::new(Kind::Decode { what: Part::Result, why })
     }
 
-    pub(crate) fn start(what: impl Into<String>, source: io::Error) -> Error {
-        Error::new(Kind::Start { what: what.into(), source })
+    pub(crate) fn start(what: impl Display, source: io::Error) -> Error {
+        Error::new(Kind::Start { action: format!("start {what}"), source })
+    }
+
+    /// Like [`start`](Error::start), for what is no process and no thread.
+    pub(crate) fn make(what: impl Display, source: io::Error) -> Error {
+        Error::new(Kind::Start { action: format!("make {what}"), source })
     }
 
     pub(crate) fn fork_server_gone() -> Error {
@@ -396,7 +404,7 @@ impl Error {
         }
     }
 
-    /// Whether the function panicked and its process lives on. See
+    /// Whether the function panicked and its process caught the panic. See
     /// [`panic_message`](Error::panic_message).
     ///
     /// # Examples
@@ -463,7 +471,8 @@ impl Error {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// Whether the caller cancelled the task.
+    /// Whether the task was cancelled: by the caller, or because another task of a call with
+    /// `fail_fast` failed.
     ///
     /// See the example of [`Task::cancel`](crate::Task::cancel).
     pub fn is_cancelled(&self) -> bool {

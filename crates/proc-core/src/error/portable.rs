@@ -109,8 +109,11 @@ mod tests {
             Kind::Encode { what: Part::Result, why: "b".into() },
             Kind::Decode { what: Part::Argument, why: "c".into() },
             Kind::Decode { what: Part::Result, why: "d".into() },
-            Kind::Start { what: "a worker".into(), source: io::Error::from_raw_os_error(11) },
-            Kind::Start { what: "a worker".into(), source: io::Error::other("no luck") },
+            Kind::Start {
+                action: "start a worker".into(),
+                source: io::Error::from_raw_os_error(11),
+            },
+            Kind::Start { action: "start a worker".into(), source: io::Error::other("no luck") },
             Kind::ForkServerGone,
             Kind::ForkWithThreads(Some(3)),
             Kind::Initializer(Error::new(Kind::Panicked(panic))),

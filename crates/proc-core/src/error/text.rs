@@ -41,8 +41,8 @@ impl Display for Error {
             Kind::Cancelled => write!(f, "cancelled"),
             Kind::Encode { what, why } => write!(f, "the {what} cannot be encoded: {why}"),
             Kind::Decode { what, why } => write!(f, "the {what} cannot be decoded: {why}"),
-            Kind::Start { what, source } => {
-                write!(f, "cannot start {what}: {source}{}", sys::hint(source))
+            Kind::Start { action, source } => {
+                write!(f, "cannot {action}: {source}{}", sys::hint(source))
             }
             Kind::ForkServerGone => {
                 write!(

@@ -69,7 +69,7 @@ struct Map<'a, 'm, J: Job, R> {
     chunksize: usize,
     /// Whether the call ends with the first task that fails.
     fail_fast: bool,
-    /// The error with which the call ends, if a task of it failed and it is to end then.
+    /// With `fail_fast`: the error of the first task that failed, which ends the call.
     failure: Option<Error>,
     meter: Meter<'m>,
     outcomes: &'a mut Outcomes<R>,

@@ -3,7 +3,7 @@
 //!
 //! `engine` says what an engine does for a call. `options` has the bodies of the calls of many
 //! tasks, which use `map`, `imap` and `task`. `apply` has those of the calls of one task. All that
-//! the files here know of workers is their number.
+//! the files here know of workers is how many there are.
 
 mod apply;
 mod callback;

@@ -246,9 +246,9 @@ impl<'a, E: Engine> Options<'a, E> {
 
     /// Sets a function that [`map`](Options::map), [`try_map`](Options::try_map) and the iterators
     /// of [`imap`](Options::imap) and [`imap_unordered`](Options::imap_unordered) call when they
-    /// begin, whenever results have arrived, and when they end. It runs in the calling thread, and
-    /// one call waits while another thread is in the function. So the function must not wait for a
-    /// thread that makes a call with the same options.
+    /// begin, whenever results have arrived, and when they end. It runs in the calling thread. If
+    /// two threads make calls with the same options, one waits while the other is in the function.
+    /// So the function must not wait for a thread that makes a call with the same options.
     ///
     /// With the cargo feature `progress`, `progress_bar()` makes a function that shows a bar.
     ///

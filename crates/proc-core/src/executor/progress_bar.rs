@@ -54,7 +54,7 @@ pub fn progress_bar() -> impl FnMut(Progress) + Send + 'static {
     let mut line = None;
     move |progress| {
         // A call whose caller panicked has not reported its end. The first report of the next call
-        // tells of less time, so that call gets a line of its own.
+        // has a smaller `elapsed`, and so begins a new line.
         line = line.take().filter(|line: &Line| line.last_report <= progress.elapsed);
         let shown: &mut Line = line.get_or_insert_with(Line::begin);
         shown.show(&progress);

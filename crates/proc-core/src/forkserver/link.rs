@@ -30,21 +30,21 @@ pub(crate) fn next_serial() -> u64 {
 /// about this time, and a processor that sleeps takes long to wake.
 const SPIN_TIME: Duration = Duration::from_micros(200);
 
-/// Link to a started process, held by its parent: the handle for signals, and the reports.
+/// Link to a started process, held by its owner: the handle for signals, and the reports.
 #[derive(Debug)]
 pub(crate) struct Link<T> {
     pub(crate) handle: Handle,
     reports: IpcReceiver<Report<T>>,
     /// Reports that a quick process sent before the fork server reported the pid.
     early: RefCell<VecDeque<Report<T>>>,
-    /// Parent's ends of the pipes that it asked for.
+    /// The owner's ends of the pipes that it asked for.
     pub(crate) pipes: Pipes,
 }
 
 impl<T: Message + Debug> Link<T> {
     /// Asks `fork_server` for a process, and waits until the process exists. `may_spin` says
-    /// whether the thread may look for the news before it sleeps. If many processes are started one
-    /// after the other, those that were started before need the processor.
+    /// whether the thread may poll for the first report before it sleeps. It must be false if
+    /// processes that were started just before need this processor.
     pub(crate) fn start(
         fork_server: &Arc<ForkServer>,
         serial: u64,

@@ -129,10 +129,12 @@ fn own_executable() -> io::Result<PathBuf> {
     // This path leads to the executed file even if another file has replaced it on disk. The path
     // of `current_exe` does not.
     let link = PathBuf::from("/proc/self/exe");
-    // If /proc is not mounted, the error says so here.
     match std::fs::metadata(&link) {
         Ok(_) => Ok(link),
-        Err(error) => Err(cannot_execute(error)),
+        // If /proc is not mounted, the error says so here.
+        Err(error) if cfg!(target_os = "linux") => Err(cannot_execute(error)),
+        // Other systems have no such link.
+        Err(_) => std::env::current_exe().map_err(cannot_execute),
     }
 }
 

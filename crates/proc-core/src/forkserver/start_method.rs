@@ -26,10 +26,10 @@ use crate::sys::{self, PerProcess, Rights, SingleThread};
 /// new fork server is executed.
 ///
 /// Everything else is in the table of `docs/new-processes.md`, a page of [the
-/// book](crate#the-book). Resource limits, umask, niceness and signal mask are those that the fork
-/// server had when it was made; with `Forkserver`, `init` makes it. The same is true of statics,
-/// loggers and panic hooks; set these in a pool's initializer. In a spawned process,
-/// `std::env::args` is the program's name alone.
+/// book](crate#the-book). Resource limits, umask and niceness are those that the fork server had
+/// when it was made, and the signal mask is that of the thread that made it; with `Forkserver`,
+/// `init` makes it. The same is true of statics, loggers and panic hooks; set these in a pool's
+/// initializer. In a spawned process, `std::env::args` is the program's name alone.
 ///
 /// # Examples
 ///
@@ -231,7 +231,7 @@ pub(crate) fn become_process(fork_server: Arc<ForkServer>, newborn: Newborn) -> 
     CURRENT_SERVERS.inherit();
     let main = Some(fork_server);
     let ours = CurrentServers { is_initialized: true, main, ..CurrentServers::default() };
-    // Drop the values of the parent without holding the lock.
+    // Drop the values of the fork server without holding the lock.
     let inherited = std::mem::replace(&mut *current_servers(), ours);
     drop(inherited);
     newborn::run(newborn)
@@ -258,7 +258,8 @@ pub(crate) fn rights_now(what: &str) -> Result<Rights, Error> {
     Rights::now().map_err(|error| Error::start(what, error))
 }
 
-/// Runs `start` with the fork server for a start method, which has `rights`. Runs it again with another fork server if
+/// Runs `start` with the fork server for a start method, which has `rights`. Runs it again with
+/// another fork server if
 /// the first one is found dead, and with a third one if the second one is found dead too.
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.

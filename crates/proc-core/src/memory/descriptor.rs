@@ -68,8 +68,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Arriving<T> {
 }
 
 impl Descriptor {
-    /// Prepares a copy of `fd` for sending. Once it is prepared, sending cannot fail because of the
-    /// descriptor.
+    /// Prepares a copy of `fd` for sending. Once it is prepared, `fd` may be closed.
     ///
     /// # Errors
     ///
@@ -124,7 +123,7 @@ pub(crate) fn fd_of(end: &impl Debug) -> io::Result<OwnedFd> {
 }
 
 /// Waits until a message can be received or no sender is left. Returns false if `timeout` has
-/// passed.
+/// passed, or earlier after a signal.
 pub(crate) fn wait_for_message<T: Debug>(
     receiver: &IpcReceiver<T>,
     timeout: Option<Duration>,

@@ -2,9 +2,9 @@
 //!
 //! All processes that a program starts with this library are its *family*. They map one small piece
 //! of memory, which is made before the first fork server. A process that uses shared state takes a
-//! number, which no other process of the family has had, and holds it until its end
-//! (`sys/liveness.rs`). So whoever finds the number of a process in a lock can ask whether that
-//! process is alive.
+//! number, which no other process of the family has had (numbers begin anew after 2^30), and holds
+//! it until its end (`sys/liveness.rs`). So whoever finds the number of a process in a lock can ask
+//! whether that process is alive.
 //!
 //! A fork server adds one to the count of deaths when one of its children has ended, and wakes
 //! everybody who waits for that. Those look again at what they wait for. So a fork server need not

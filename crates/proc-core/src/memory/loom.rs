@@ -65,18 +65,19 @@ macro_rules! atomics {
                 Self(loom::sync::atomic::$name::new(value), Turns::default())
             }
 
-            /// Stores by a swap. No store comes between a swap and the store that the swap has
-            /// read. So a plain store that comes after the store that was read also comes after
-            /// the swap. Loom does not know this: with plain stores it reports lost wake-ups that
-            /// no processor has.
+            /// Stores by a swap. In the modification order of an atomic, a swap directly follows
+            /// the store whose value it reads. So a plain store that is later than that store in
+            /// this order is also later than the swap. Loom does not know this: with plain stores
+            /// it reports lost wake-ups that no processor has.
             pub(crate) fn store(&self, value: $word, order: Ordering) {
                 self.swap(value, order);
             }
 
-            /// Loads. A sequentially consistent load is a read-modify-write operation that changes
-            /// nothing and releases nothing, so it reads the latest value. Loom lets a plain load
-            /// read the value with which the atomic was made, although there is a sequentially
-            /// consistent store before it. It would report lost wake-ups that no processor has.
+            /// Loads. Here a sequentially consistent load is done as a read-modify-write operation
+            /// that changes nothing and releases nothing, so it reads the latest value. Loom lets a
+            /// plain load read the value with which the atomic was made, although there is a
+            /// sequentially consistent store before it. With plain loads, loom would report lost
+            /// wake-ups that no processor has.
             pub(crate) fn load(&self, order: Ordering) -> $word {
                 match order {
                     Ordering::SeqCst => self.fetch_add(0, Ordering::Acquire),

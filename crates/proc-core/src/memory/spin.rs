@@ -37,7 +37,7 @@ const MIN_PAUSE_NANOS: u64 = 30_000_000;
 /// The longest time without yields, in nanoseconds.
 const MAX_PAUSE_NANOS: u64 = 1_000_000_000;
 
-/// Time is taken of one of so many yields, since that takes time itself.
+/// One yield in this many is timed, because reading the clock takes time itself.
 const TIMED: u32 = 4;
 
 /// Yields of all threads of this process.

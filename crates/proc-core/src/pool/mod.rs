@@ -97,9 +97,9 @@ impl<S> Pool<S> {
     /// once, however many calls are made (data that hold channel ends or shared memory, once more
     /// for each worker). Each worker decodes them once, and keeps them until the last clone of the
     /// `With` is dropped and its calls are done. (A worker keeps at most 64 of such data, with 256
-    /// MiB of encoded bytes together; it gets the others again when it needs them.) A
-    /// [`Shared`](crate::Shared) in the data is not copied at all. Receivers cannot be part of the
-    /// data, because only one worker could have them.
+    /// MiB of encoded bytes together, but always those that it used last. It gets the others again
+    /// when it needs them.) A [`Shared`](crate::Shared) in the data is not copied at all. Receivers
+    /// cannot be part of the data, because only one worker could have them.
     ///
     /// If the data cannot be encoded, each call fails with that error. If a worker cannot decode
     /// them, the call ends with one error

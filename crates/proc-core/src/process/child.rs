@@ -152,7 +152,8 @@ impl<R: Message> Child<R> {
     }
 
     /// Returns how the process ended: its exit code or its signal. Returns `None` while the process
-    /// is alive.
+    /// is alive, and also if it is not known how the process ended, because its fork server had
+    /// died before. `is_alive` tells which.
     ///
     /// The exit code is 0 if the function has returned, and 101 if it has panicked.
     ///
@@ -217,8 +218,9 @@ impl<R: Message> Child<R> {
     ///
     /// # Errors
     ///
-    /// As for [`join`](Child::join). Only the first call returns the result or the error of the
-    /// process; later calls return an [`Invalid`](crate::ErrorKind::Invalid) error.
+    /// As for [`join`](Child::join). A call that has returned `None` can be repeated. Once a call
+    /// has returned the result or the error of the process, later calls return an
+    /// [`Invalid`](crate::ErrorKind::Invalid) error.
     ///
     /// # Examples
     ///

@@ -84,7 +84,7 @@ where
 
     /// Sets the name of the process, which errors and `ps` show. `ps` shows the first 15 bytes.
     ///
-    /// The default names are `Process-1`, `Process-2` and so on.
+    /// The default name is `Process-` and a number. Workers of pools take numbers, too.
     ///
     /// # Examples
     ///

@@ -27,8 +27,9 @@ shared_struct! {
 /// A clone is the same condition, and so is what another process receives. As everywhere, a thread
 /// may be woken without a notification: look again at what you wait for, or use
 /// [`wait_while`](Condition::wait_while). Each death of a process wakes all that wait, because the
-/// process may have been killed just after it was woken in their place. Who waits for a
-/// notification that only a dead process would have sent waits forever.
+/// process may have been killed just after it was woken in their place. A death is no notification:
+/// [`wait`](Condition::wait) returns, but `wait_while` waits on, and forever if only the dead
+/// process would have made the change.
 ///
 /// # Examples
 ///

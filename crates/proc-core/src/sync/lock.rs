@@ -19,8 +19,8 @@ use crate::memory::Placed;
 /// [`was_abandoned`](LockGuard::was_abandoned).
 ///
 /// A thread that asks for the lock while others wait may get it first. But a thread that has waited
-/// for a millisecond goes before those that ask later, so no thread waits forever because another
-/// one takes the lock again and again.
+/// for a millisecond goes before those that call `lock` later, so no thread waits forever because
+/// another one takes the lock again and again.
 ///
 /// # Examples
 ///

@@ -148,7 +148,7 @@ impl Slot {
     ///
     /// There is no memory, descriptor or address space for it.
     pub(super) fn new(kind: Kind, len: usize) -> Result<Arc<Slot>, Error> {
-        Slot::make(kind, len).map_err(|error| Error::start("shared state", error))
+        Slot::make(kind, len).map_err(|error| Error::make("shared state", error))
     }
 
     fn make(kind: Kind, len: usize) -> io::Result<Arc<Slot>> {

@@ -12,7 +12,7 @@
 //! A holder that takes the lock again at once is faster than a thread that is woken for it, again
 //! and again. So a thread that has waited for [`FAIR_AFTER`] sets a bit in the word `fair`. While
 //! the bit is set, a thread that comes later sleeps before it takes a free lock, for at most
-//! [`MAX_NAP`]. No promise depends on the bit: if the thread that has set it dies, others sleep
+//! [`MAX_NAP`]. Only fairness depends on the bit: if the thread that has set it dies, others sleep
 //! once in vain.
 
 use std::hint::spin_loop;
@@ -41,7 +41,7 @@ const SPINS: u32 = if cfg!(all(test, loom)) { 0 } else { 60 };
 /// takes a switch between threads each time.
 const FAIR_AFTER: Duration = Duration::from_millis(1);
 
-/// How long a thread sleeps while others go first. They wake it when they release the lock. (In a
+/// How long a thread sleeps while others go first. A release of the lock may wake it earlier. (In a
 /// model, its time is over at once.)
 const MAX_NAP: Duration =
     if cfg!(all(test, loom)) { Duration::ZERO } else { Duration::from_millis(1) };
@@ -112,7 +112,7 @@ impl Locker {
             Ok(process) => {
                 Ok(Locker { family, process, thread: sys::thread_number(process.get()) })
             }
-            Err(error) => Err(Error::start("shared state", error)),
+            Err(error) => Err(Error::make("shared state", error)),
         }
     }
 

@@ -145,7 +145,7 @@ impl<T: Pod> Shared<T> {
 impl Memory {
     fn new(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Memory, Error> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let cannot = |error| Error::start("shared memory", error);
+        let cannot = |error| Error::make("shared memory", error);
         memory::check_memory(len).map_err(cannot)?;
         let data = Frozen::build(len, fill).map_err(cannot)?;
         let released = ReleasedFlag::new().map_err(cannot)?;

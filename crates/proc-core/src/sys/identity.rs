@@ -1,4 +1,5 @@
-//! Tells which process this is, without a system call and correctly in every copy of a process.
+//! Tells which process this is, correctly in every copy of a process, and on Linux without a system
+//! call.
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 

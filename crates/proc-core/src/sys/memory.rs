@@ -2,8 +2,8 @@
 //!
 //! On Linux these files are memfds. Their seals keep a peer from truncating memory that others have
 //! mapped (those processes would die of SIGBUS), and from writing to read-only memory. The kernel
-//! makes a page when it is first read or written. A lack of descriptors, address space or memory is
-//! an error.
+//! makes a page when it is first read or written. A lack of descriptors or address space is an
+//! error. So is a lack of memory for large pieces, if the caller asks [`check_memory`] first.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -48,7 +48,7 @@ pub(crate) fn largest_file() -> usize {
 }
 
 /// Checks that `len` more bytes of memory are available, if the system tells. If they are not, the
-/// kernel would kill the process that writes the bytes.
+/// kernel may kill the process that writes the bytes. Swap space does not count.
 ///
 /// # Errors
 ///

@@ -16,7 +16,8 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::identity::PerProcess;
 
-/// Upper bound on ipc-channel's buffer for one message, in bytes.
+/// At least the size of ipc-channel's buffer for one message, in bytes, if `net.core.wmem_default`
+/// is the usual 212,992. With a higher setting, the buffer may be larger.
 const MAX_MESSAGE_BYTES: usize = 256 << 10;
 
 /// Size of the reserve, in bytes. When a heap cannot grow, glibc maps one mebibyte

@@ -46,7 +46,8 @@ pub(crate) use before_main;
 /// not return, the loader never calls them.
 ///
 /// The linker orders the constructors, so constructors of static libraries in other languages may
-/// be among them. The constructors of shared libraries have run before `this`.
+/// be among them. The constructors of the shared libraries that this image needs have run before
+/// `this`. If this image is a shared library itself, the constructors of the program never run.
 pub(crate) fn run_constructors_after(this: Constructor, arguments: Arguments) {
     let Arguments { count, values, environment } = arguments;
     let others = image::constructors();
@@ -75,7 +76,8 @@ pub(crate) fn fill_standard_streams() {
     }
 }
 
-/// Opens an empty stream for stdin (number 0), or a stream that drops what is written to it.
+/// Opens an empty stream for stdin (number 0), or a stream that drops what is written to it. If
+/// `/dev/null` is missing, a write to the latter fails as on a closed stream.
 ///
 /// # Errors
 ///
@@ -84,10 +86,8 @@ pub(crate) fn null_stream(number: usize) -> io::Result<OwnedFd> {
     let device = std::fs::OpenOptions::new().read(number == 0).write(number > 0).open("/dev/null");
     match device {
         Ok(device) => Ok(device.into()),
-        // If that device is missing, use a pipe whose other end is closed.
-        Err(_) => {
-            let (reader, writer) = std::io::pipe()?;
-            Ok(if number == 0 { reader.into() } else { writer.into() })
-        }
+        // The reading end of a pipe whose other end is closed. `println` ignores the error of a
+        // write to it.
+        Err(_) => Ok(std::io::pipe()?.0.into()),
     }
 }

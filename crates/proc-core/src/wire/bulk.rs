@@ -2,9 +2,9 @@
 //! strings and byte buffers. Each is copied as a whole.
 //!
 //! serde walks a vector element by element. For a vector of megabytes, this costs more than the
-//! rest of the way to the other process. serde also encodes a number one byte at a time. Here the
-//! type alone tells that a value is of this kind; both sides are the same program, so they agree.
-//! If such a value is part of another value, serde (or `serde_bytes`) encodes it.
+//! rest of the way to the other process. The codec also makes and reads an integer one byte at a
+//! time. Here the type alone tells that a value is of this kind; both sides are the same program,
+//! so they agree. If such a value is part of another value, serde (or `serde_bytes`) encodes it.
 
 use std::any::{Any, TypeId};
 

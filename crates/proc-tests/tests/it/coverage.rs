@@ -2,7 +2,7 @@
 //! twice.
 //!
 //! The tests build a program with counters of the compiler, run it, and read the counts with LLVM's
-//! tools. That takes a minute, so these tests are run by `.ci/run` alone.
+//! tools. That takes a minute, so these tests run only with `--ignored`, as in `.ci/run`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

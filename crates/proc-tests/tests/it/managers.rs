@@ -1,5 +1,5 @@
-//! Objects in the process of a manager: used by all, gone with the last of them, and deaths of both
-//! sides.
+//! Objects in the process of a manager: all processes use them, nothing is left after the last
+//! handle, and clients or the manager may die.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -179,7 +179,7 @@ fn limit_files(_: &mut u32, is_limited: bool) {
     setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("it is below the hard limit");
 }
 
-/// The manager has no descriptor for the line of another client.
+/// The manager has no descriptor for the reply channel (the *line*) of another client.
 fn lack_descriptors(arguments: &Arguments) {
     let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
     let pid = pid_of(&managed).to_string();
@@ -198,7 +198,7 @@ fn lack_descriptors(arguments: &Arguments) {
 fn manager_without_descriptors_refuses_new_clients_and_goes_on(start_method: StartMethod) {
     assert_eq!(
         run(lack_descriptors, start_method, &[]).succeeded(),
-        "Start: cannot start a line to a manager: process PID has ended, or has no descriptor or \
+        "Start: cannot make a connection to a manager: process PID has ended, or has no descriptor or \
          memory for another client\nOk(5)\n"
     );
 }

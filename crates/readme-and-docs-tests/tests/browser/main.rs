@@ -107,7 +107,7 @@ fn pair_problem(first: &Value, second: &Value, width: u32) -> Option<String> {
     let tops_differ = (number(&first["top"]) - number(&second["top"])).abs() > 0.5;
     let cut = number(&first["cut"]).max(number(&second["cut"]));
     if first["line"] != second["line"] {
-        Some(format!("lines of {} and {}", first["line"], second["line"]))
+        Some(format!("the lines differ in size: {} and {}", first["line"], second["line"]))
     } else if width == PHONE && !is_stacked {
         Some("not one below the other".into())
     } else if width == LAPTOP && !is_beside {
@@ -115,7 +115,7 @@ fn pair_problem(first: &Value, second: &Value, width: u32) -> Option<String> {
     } else if !is_stacked && tops_differ {
         Some(format!("tops at {} and {}", first["top"], second["top"]))
     } else if width == LAPTOP && cut > 0.0 {
-        Some(format!("{cut} px too long a line"))
+        Some(format!("a line is {cut} px too long"))
     } else {
         None
     }
@@ -330,7 +330,7 @@ impl Site {
         };
         let pages: BTreeMap<_, _> = list(&contents).iter().map(page).collect();
         assert!(pages.contains_key("README.html"), "no first page in {pages:?}");
-        browser.console(); // that of toc.html is no page's
+        browser.console(); // drops what toc.html has logged: it is no page of the book
         Some(Site { book, browser, address, pages })
     }
 }

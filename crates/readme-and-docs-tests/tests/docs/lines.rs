@@ -1,5 +1,5 @@
-//! The recipes are as short as Python's. A table on their page has the lines of each program, and
-//! this file makes it.
+//! Without `use`, `main` and `init`, no recipe in Rust is longer than its program in Python. A
+//! table on their page has the lines of each program, and this file makes it.
 
 use crate::page::{Block, Page};
 use crate::root;

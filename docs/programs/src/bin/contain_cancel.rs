@@ -34,7 +34,7 @@ fn main() -> Result<()> {
         let poll = request.as_mut().poll(&mut context);
         assert!(poll.is_pending());
     }
-    // The only worker is free again.
+    // A new worker has taken the place of the only one.
     println!("{}", pool.apply(work, 4)?);
     Ok(())
 }

@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     numbers.join()?;
     let mut all = squares.get_many(squares.len())?;
     all.sort();
-    all.dedup(); // a killed consumer's item comes twice
+    all.dedup(); // a killed consumer's item may come twice
     println!("{all:?}");
     Ok(())
 }

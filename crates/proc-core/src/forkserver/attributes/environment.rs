@@ -1,4 +1,4 @@
-//! Gives a new process its environment, working directory and processors: those of its parent, with
+//! Gives a new process its environment, working directory and processors: those of its owner, with
 //! the overrides that the user has set.
 //!
 //! A new process begins with those of its fork server, which is older than the process. So the new

@@ -19,7 +19,7 @@ use crate::pool::job::Pending;
 use crate::pool::scheduler::{Intensity, PoolConfig, Scheduler, StartFunctions};
 use crate::sys;
 
-/// Builds a pool with settings. The defaults are Python's.
+/// Builds a pool with settings.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU32, Ordering};

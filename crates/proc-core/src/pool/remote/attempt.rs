@@ -25,8 +25,8 @@ pub struct Attempt {
     pub job: u128,
     /// The number of the task in its call.
     pub task: usize,
-    /// How many times the task was handed out before, because an agent was lost or gave the task
-    /// back. Retries on the same machine do not count.
+    /// How many times the task was handed out before this attempt. (It is handed out again if an
+    /// agent is lost or gives it back.) Retries on the same machine do not count.
     pub number: u32,
 }
 

@@ -1,4 +1,5 @@
-//! Ends idle workers when the program ends, if the program counts what it executes.
+//! Ends idle workers when the program ends, if the program counts what it executes (for coverage or
+//! a profile).
 //!
 //! A pool in a static is never dropped. At the end of the program, its workers are usually killed.
 //! But a worker that is killed writes no counts, so here it is dismissed instead.

@@ -12,9 +12,9 @@ use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
-/// A worker that claims or begins no task for the task's timeout is taken to be stopped by a
-/// signal, but not before this time has passed: on a busy machine, a worker may wait for a
-/// processor for some hundred milliseconds before it begins its task.
+/// If a worker could claim or begin a task and does not within the task's timeout, it is taken to
+/// be stopped by a signal, but not before this time has passed: on a busy machine, a worker may
+/// wait for a processor for some hundred milliseconds before it begins its task.
 const MIN_STOPPED_TIME: Duration = Duration::from_secs(1);
 
 /// A grace period that is longer than the clock can count lasts this long instead.
@@ -139,7 +139,7 @@ impl Scheduler {
     }
 
     /// Starts the timeout watcher because a future waits for a call. No thread waits for that call,
-    /// so nothing else would check the board.
+    /// so nothing else would wake sleepers while published work waits.
     pub(crate) fn start_watcher_for_future(self: &Arc<Self>) {
         if !self.is_forked_copy() {
             let mut state = self.lock();

@@ -79,7 +79,7 @@ impl Scheduler {
                 bytes.len().min(MAX_GUESSED_BYTES).max(likely).min(self.max_room(bytes.len()));
             let room = room + count * (records::MIN_RESULT_BYTES + 16);
             let block = self.allocate(state, bytes.len() + room);
-            let block = block.map_err(|error| Error::start("a chunk's memory", error))?;
+            let block = block.map_err(|error| Error::make("memory for a chunk of tasks", error))?;
             let written = state.arena.region(block).write(block.offset as usize, bytes);
             debug_assert!(written, "the block was allocated for it");
             (block, bytes.len() as u64)

@@ -75,8 +75,8 @@ impl Scheduler {
         self.forget_dropped_data();
     }
 
-    /// Ends the call of a ticket whose worker cannot decode the data. All tasks of the call that
-    /// have no result get this one error.
+    /// Ends the call of a ticket whose worker cannot get or decode the data. All tasks of the call
+    /// that have no result get this one error.
     pub(super) fn on_data_failed(&self, slot_id: SlotId, ticket: TicketId, fault: Payload) {
         let mut state = self.lock();
         let claimer = state.in_flight.get(&ticket).and_then(|in_flight| {

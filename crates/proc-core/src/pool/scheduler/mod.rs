@@ -70,7 +70,7 @@ impl Scheduler {
         // The program may have set a panic hook of its own since `init`.
         panics::install_hook();
         let layout = Layout::for_workers(config.processes);
-        let board = Board::new(layout).map_err(|e| Error::start("the pool's work queue", e))?;
+        let board = Board::new(layout).map_err(|e| Error::make("the pool's work queue", e))?;
         let mut state = State { free: (0..layout.tickets).rev().collect(), ..State::default() };
         state.slots.resize_with(config.processes as usize, Slot::default);
         let returned = state.arena.returned();
@@ -161,7 +161,7 @@ impl Scheduler {
         self.kill_busy_workers(&state);
         let now = Instant::now();
         let kill_at = now + EXIT_TIMEOUT;
-        // A worker that leaves may be writing the counts of what it has executed.
+        // A worker that leaves may be writing its counts for coverage.
         let kill_leaving_at = now + sys::time_to_end(EXIT_TIMEOUT);
         let kill_fork_server_at = kill_at + KILL_TIMEOUT;
         while state.supervisors > 0 {

@@ -17,9 +17,10 @@ use crate::pool::job::{Inbox, TaskQueue};
 /// takes the place of this number.
 const MAX_LENT_BYTES: usize = 512 << 20;
 
-/// How many encoded bytes a call has ready before it stops encoding: this many, or
-/// [`READY_BYTES_PER_WORKER`] for each worker if that is more. More bytes would only cost memory,
-/// and would have left the processor's caches before a worker reads them.
+/// How many bytes the whole pool has ready, encoded or in shared memory, before a call that has
+/// enough chunks in flight stops encoding: this many, or [`READY_BYTES_PER_WORKER`] for each worker
+/// if that is more. More bytes would only cost memory, and would have left the processor's caches
+/// before a worker reads them.
 const READY_BYTES: usize = 16 << 20;
 const READY_BYTES_PER_WORKER: usize = 4 << 20;
 
@@ -30,7 +31,7 @@ enum Room {
     Later,
     /// There is no ticket, or no memory under the memory limit.
     None,
-    /// The chunk may take so much shared memory.
+    /// The chunk may take at most this many bytes of shared memory.
     Bytes(usize),
 }
 
@@ -115,7 +116,8 @@ impl Scheduler {
 
     /// Makes way for a new call of `tasks` tasks, whose turn comes before that of work which is
     /// published or claimed: takes back tickets that no worker has claimed, and tasks that their
-    /// claimers have not taken. So the new call waits only for tasks that are running.
+    /// claimers have not taken. So the new call waits only for grains that workers have taken, or
+    /// are about to take.
     pub(super) fn make_way(&self, state: &mut State, turn: Turn, tasks: usize) {
         if state.overtakable_tickets == 0 && !turn.is_urgent() {
             return;

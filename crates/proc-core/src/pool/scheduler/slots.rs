@@ -107,7 +107,7 @@ impl Scheduler {
         self.processes.load(Ordering::Relaxed) as usize
     }
 
-    /// Counts the pool's tasks, if their number is limited.
+    /// Returns the counter of the pool's tasks, if their number is limited.
     pub(crate) fn pending(&self) -> Option<&Arc<Pending>> {
         self.config.pending.as_ref()
     }

@@ -29,7 +29,8 @@ use crate::pool::worker::{LeaveReason, ToWorker};
 use crate::sys;
 use crate::wire::{Payload, Unreadable};
 
-/// How often a waiting call and the timeout watcher check the board, even if no message comes.
+/// How often a call that waits for its next result checks the board, and how often the timeout
+/// watcher wakes sleepers while work waits, even if no message comes.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Names a function that is called before tasks, and encodes its argument, anew for each process
@@ -414,7 +415,7 @@ impl Scheduler {
 pub(super) fn read_arguments(arena: &Arena, in_flight: &InFlight) -> Result<Vec<u8>, Error> {
     let len = in_flight.chunk.arguments as usize;
     let bytes = read(arena, in_flight, in_flight.chunk.offset, len);
-    bytes.ok_or_else(|| Error::start("a chunk's memory", Errno::ENOMEM.into()))
+    bytes.ok_or_else(|| Error::make("memory for a chunk of tasks", Errno::ENOMEM.into()))
 }
 
 /// Copies `len` bytes of a chunk's results out of shared memory, but no more than the chunk's room.

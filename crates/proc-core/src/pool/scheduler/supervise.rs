@@ -233,7 +233,8 @@ impl Scheduler {
             let name = format!("{}-{slot_id}", self.config.name);
             let job = setup.into_job(worker::MAIN);
             let job = job.map_err(|why| cannot(std::io::Error::other(why)))?;
-            // A start only spins if the workers that were started before leave it a processor.
+            // This thread may spin only if the workers that were started before leave it a
+            // processor.
             Link::start(fork_server, serial, &name, &self.config.attributes, job, has_processor)
                 .inspect_err(|_| self.settle_failed_start(slot_id))
         };

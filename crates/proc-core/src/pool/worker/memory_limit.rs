@@ -20,7 +20,7 @@ pub(super) struct MemoryLimit {
 impl MemoryLimit {
     /// # Errors
     ///
-    /// The worker has more memory before its first task.
+    /// The worker has more than `max_bytes` already, before its first task.
     pub(super) fn new(max_bytes: u64) -> Result<MemoryLimit, Fault> {
         let mut limit = MemoryLimit { max_bytes, measured_at: 0, is_exceeded: false };
         limit.measure();

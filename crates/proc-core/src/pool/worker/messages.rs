@@ -30,7 +30,7 @@ pub(crate) struct Setup {
     pub(crate) max_memory: Option<u64>,
     /// How long the worker waits for work before it leaves.
     pub(crate) idle_timeout: Option<Duration>,
-    /// Whether the machine has a processor for each worker up to this one.
+    /// Whether the program may use a processor for each worker up to this one.
     pub(crate) has_processor: bool,
     /// The name of the pool.
     pub(crate) name: String,
@@ -74,8 +74,8 @@ pub(crate) enum FromWorker {
     /// Asks for data that a function borrows, and which of the data that the worker holds it must
     /// drop.
     NeedsData { wanted: Option<DataId>, held: Vec<DataId> },
-    /// The data that the function of this ticket's call borrows cannot be decoded. The worker does
-    /// not run the ticket. Holds an encoded [`Fault`](crate::call::Fault).
+    /// The data that the function of this ticket's call borrows did not come, or cannot be decoded.
+    /// The worker does not run the ticket. Holds an encoded [`Fault`](crate::call::Fault).
     DataFailed { ticket: TicketId, fault: Payload },
 }
 

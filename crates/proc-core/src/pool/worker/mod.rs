@@ -49,10 +49,10 @@ struct Search {
 
 /// The search of a worker that has a processor. It takes about 15 us on the machine of the
 /// benchmark, where a thread that sleeps runs again some 25 us after it was woken (see
-/// `memory/spin.rs`). A thread that spins for about as long as a sleep costs loses at most twice
-/// what the best choice would cost (Karlin, Li, Manasse and Owicki, 1991). A worker does not look
-/// while it makes the system call to yield: with 16 looks for each, the median trip took two to
-/// three times as long.
+/// `memory/spin.rs`). If a thread spins for about as long as a sleep would cost, its total cost is
+/// at most twice that of the best choice (Karlin, Li, Manasse and Owicki, 1991). While a worker
+/// yields, which is a system call, it does not look. With a yield after every 16 looks, the median
+/// round trip of a task took two to three times as long.
 const SEARCH: Search = Search { looks: 800, looks_per_yield: 64 };
 
 /// The search of a worker that shares a processor with other workers: those may have work.

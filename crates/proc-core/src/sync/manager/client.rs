@@ -60,7 +60,7 @@ pub(super) struct Object {
 fn number() -> Result<u64, Error> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let own = Family::get().and_then(Family::own_id);
-    let own = own.map_err(|error| Error::start("shared state", error))?;
+    let own = own.map_err(|error| Error::make("shared state", error))?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX);
     Ok(u64::from(own.get()) << 32 | serial)
 }
@@ -103,8 +103,8 @@ impl Server {
     fn refused(&self) -> Error {
         match self.requests.family().end_of(self.pid) {
             Some(_) => self.died(),
-            None => Error::start(
-                "a line to a manager",
+            None => Error::make(
+                "a connection to a manager",
                 std::io::Error::other(format!(
                     "process {} has ended, or has no descriptor or memory for another client",
                     self.pid
@@ -130,7 +130,7 @@ impl Server {
         let payload = Payload::encode(&new_line).map_err(Error::encode_argument)?;
         match wire::send(&self.new_lines.clone().to(), payload).map_err(wire::send_error) {
             Ok(()) | Err(None) => Ok(line), // if the process is gone, waiting for the reply says so
-            Err(Some(error)) => Err(Error::start("a line to a manager", error)),
+            Err(Some(error)) => Err(Error::make("a connection to a manager", error)),
         }
     }
 

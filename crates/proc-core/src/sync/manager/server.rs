@@ -48,7 +48,7 @@ pub(super) type NewLine = (u64, Sent);
 /// Inputs of the manager's process: the requests, and the new lines.
 pub(super) type Inputs = (Queue<Request>, IpcReceiver<Payload>);
 
-/// Serves requests until nobody has the manager any more.
+/// Serves requests until nobody has the manager any more, or there is no memory to receive one.
 pub(super) fn serve((requests, new_lines): Inputs) {
     // The caller gets a panic as an error.
     panics::set_panic_output(PanicOutput::Unreported);

@@ -29,7 +29,8 @@ impl Things {
 
     fn take(&self) -> bool {
         let less = |count: u32| count.checked_sub(1);
-        // A failed exchange is no sign that there is none.
+        // The exchange alone may read an old zero when it fails, so a sequentially consistent load
+        // looks first.
         self.count.load(SeqCst) > 0 && self.count.fetch_update(SeqCst, Relaxed, less).is_ok()
     }
 

@@ -20,7 +20,7 @@ use crate::wire::{self, Message};
 /// Items are values of any type that may cross between processes, except channel ends, shared
 /// memory and other shared state. An item is encoded before the queue is locked, so no code of the
 /// user runs while others wait. Numbers, vectors of numbers, strings and byte buffers are copied
-/// once on each side; other items once more, by their encoding.
+/// once on each side (`put_all` copies small ones twice); other items once more, by their encoding.
 ///
 /// A queue takes as much memory as its items need. When they are taken, their memory goes back to
 /// the system, except for 4 MiB that the next items use, and for the piece that is in use. That
@@ -329,8 +329,8 @@ impl<T: Message> Queue<T> {
     }
 
     /// Returns an iterator that takes items until the queue is empty and closed, or empty and
-    /// nobody else has it. The iterator also ends at any other error of [`get`](Queue::get); call
-    /// that to see them.
+    /// nobody else has it. The iterator also ends at any other error of [`get`](Queue::get). To see
+    /// such errors, call `get` in a loop instead.
     ///
     /// See the example of [`Queue`].
     pub fn iter(&self) -> impl Iterator<Item = T> {
@@ -392,8 +392,9 @@ impl<T> Queue<T> {
 
     /// Closes the queue in all processes: nobody can put an item any more. Items that are in the
     /// queue can still be taken. Leased items are not in the queue: consumers are told of its end
-    /// while another process has a lease. If that process dies, its item comes back, and whoever
-    /// [joins](Queue::join) the queue should take it.
+    /// while another process has a lease. If that process dies, its item comes back, and perhaps no
+    /// consumer is left to take it. So wait with [`join_timeout`](Queue::join_timeout), and take
+    /// what is in the queue if that returns false.
     ///
     /// See the example of [`Queue`].
     pub fn close(&self) {

@@ -1,7 +1,7 @@
 //! A queue of bytes in shared memory, without the type of its items: waits, wakes, and is sent.
 //!
-//! Each process that has the queue, and each message that carries it, has an open file description
-//! of the queue's memory of its own, with a read lock on it (`F_OFD_SETLK`). The kernel drops the
+//! Each process that has the queue, and each message that carries it, has its own open file
+//! description of the queue's memory, with a read lock on it (`F_OFD_SETLK`). The kernel drops the
 //! lock with the last descriptor. So a process that waits in vain can ask the kernel whether
 //! anybody else has the queue, also a message that is still on its way.
 
@@ -87,7 +87,7 @@ impl SharedQueue {
             let _ = sys::share_file(items.memory.fd());
             Ok(SharedQueue::keep(items, family, id))
         };
-        let queue: Arc<SharedQueue> = make().map_err(|error| Error::start("a queue", error))?;
+        let queue: Arc<SharedQueue> = make().map_err(|error| Error::make("a queue", error))?;
         let words: &QueueWords = queue.words();
         words.bound.store(bound, Ordering::Relaxed);
         Ok(queue)
@@ -462,7 +462,7 @@ impl SharedQueue {
             }
             family.own_id()?; // so that its use cannot fail later
             if let Some(queue) = queues().get(&id).and_then(Weak::upgrade) {
-                // The message had the queue, too, and perhaps as the last one.
+                // Until now, the message had the queue, too. Perhaps nobody else has it.
                 queue.others_seen.store(u64::MAX, Ordering::Relaxed);
                 return Ok(queue);
             }

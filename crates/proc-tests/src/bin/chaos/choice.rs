@@ -16,7 +16,7 @@ pub(crate) enum Fault {
     /// Tasks and initializers panic, exit, abort, exhaust memory, or have values that cannot be
     /// sent.
     Accidents,
-    /// Tasks fork, and return in both processes.
+    /// Tasks fork; the copy of the worker returns too, or panics.
     Forks,
     /// The program forks itself, and the copies use pools, tasks and iterators.
     Copies,

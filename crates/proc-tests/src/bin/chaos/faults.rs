@@ -26,7 +26,8 @@ pub(crate) struct Faults<'a> {
     /// Whether fork servers are killed too.
     fork_servers: ForkServers,
     over: AtomicBool,
-    /// The processes that were sent a deadly signal, and whether that has explained a death.
+    /// The processes that were sent SIGKILL or SIGTERM, or went with their fork server, and whether
+    /// that has explained a death.
     killed: Mutex<HashMap<u32, Used>>,
     /// The processes that are stopped, and when they are continued.
     stopped: Mutex<Vec<(u32, Instant)>>,
@@ -159,7 +160,7 @@ impl<'a> Faults<'a> {
         self.choice.has(fault)
     }
 
-    /// Notes that a process will be killed now.
+    /// Notes that a process is about to be sent SIGKILL or SIGTERM.
     pub(crate) fn note_kill(&self, pid: u32) {
         let mut killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         killed.entry(pid).or_insert(Used::Not);

@@ -45,8 +45,9 @@ pub(crate) fn live(plan: Plan) {
     let mut known: HashMap<usize, Holdings> = HashMap::new();
     let mut memory: Option<u64> = None;
     let mut rounds = 0;
-    // Objects lie in a piece of memory that stays for the next ones, and the start of the first
-    // daemon, here of a manager, makes a channel that stays too.
+    // Make these first, so that the first round does not seem to leave something: the memory of
+    // shared objects is kept for later ones, and so is a channel that the first daemon (here the
+    // manager) needs.
     if let Err(error) = Event::new().and_then(|_| Manager::new()) {
         fail(&format!("before all faults: {error}"));
     }

@@ -75,7 +75,8 @@ struct Arguments {
     limit: u64,
     #[command(flatten)]
     faults: Chosen,
-    /// Make the calls in this process, for a debugger. Nothing checks what it leaves behind.
+    /// Make the calls in this process, for a debugger (`all` then means `forkserver`). Nothing
+    /// checks what it leaves behind.
     #[arg(long)]
     alone: bool,
 }

@@ -1,15 +1,16 @@
 //! Pools in tasks, and processes that start processes.
 
-use proc_core::{Child, Pool, Process, StartMethod};
+use proc_core::{Child, InProcess, Pool, Process, StartMethod, current};
 
 use crate::support::{Arguments, describe, program_name, run};
 
-programs![nested_pools, nested_processes, nested_death];
+programs![nested_pools, nested_processes, nested_death, nested_current];
 
 tests! {
     pools_work_inside_tasks: forkserver spawn fork;
     processes_start_processes: forkserver spawn fork;
     death_in_a_nested_pool_is_its_own_error: forkserver spawn fork;
+    current_tells_of_the_innermost_pool: forkserver spawn fork;
 }
 
 /// Makes `depth` levels of pools of two workers. Returns one pid for each call of this
@@ -107,4 +108,46 @@ fn death_in_a_nested_pool_is_its_own_error(start_method: StartMethod) {
     let expected = "death code=9 task=0 worker=0 | task 0: the process exited with code 9 before \
                     it had a result\n";
     assert_eq!(run(nested_death, start_method, &[]).succeeded(), expected);
+}
+
+/// What [`current`] tells: the pool, and the index of the task.
+type Here = (Option<String>, Option<usize>);
+
+fn here() -> Here {
+    let current = current();
+    assert_eq!(current.pool().is_some(), current.worker().is_some());
+    (current.pool().map(str::to_owned), current.task())
+}
+
+/// Returns what is told here, in a process, and in the second task of a pool with one worker.
+fn heres<const START_METHOD: u8>(_: u32) -> [Here; 3] {
+    let start_method = start_method::<START_METHOD>();
+    let process = Process::new(|()| here(), ()).start_method(start_method).start();
+    let pool = Pool::builder().processes(1).name("inner").start_method(start_method).build();
+    let tasks = pool.and_then(|pool| pool.map(|_: u32| here(), 0..2));
+    let process = process.and_then(Child::join).expect("it returns");
+    [here(), process, tasks.expect("nothing fails").remove(1)]
+}
+
+fn nested_current(arguments: &Arguments) {
+    match arguments.start_method {
+        StartMethod::Forkserver => print_heres::<0>(arguments),
+        StartMethod::Spawn => print_heres::<1>(arguments),
+        StartMethod::Fork => print_heres::<2>(arguments),
+    }
+}
+
+fn print_heres<const START_METHOD: u8>(arguments: &Arguments) {
+    let in_process = InProcess::new().map(heres::<START_METHOD>, [0]);
+    println!("{:?}", in_process.expect("nothing fails"));
+    // The index of the last of eight tasks is none of the inner pool's.
+    let in_pool = arguments.pool(1).map(heres::<START_METHOD>, 0..8);
+    println!("{:?}", in_pool.expect("nothing fails").pop());
+}
+
+fn current_tells_of_the_innermost_pool(start_method: StartMethod) {
+    let below = "(None, None), (Some(\"inner\"), Some(1))";
+    let expected =
+        format!("[[(None, Some(0)), {below}]]\nSome([(Some(\"worker\"), Some(7)), {below}])\n");
+    assert_eq!(run(nested_current, start_method, &[]).succeeded(), expected);
 }

@@ -90,7 +90,7 @@ struct Flat {
     inner: Inner,
 }
 
-/// The attribute is deep inside a type that can cross.
+/// The attribute is deep inside a type that could cross without it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Around {
     values: Vec<Option<Tagged>>,

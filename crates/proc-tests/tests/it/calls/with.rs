@@ -61,7 +61,7 @@ impl Drop for Counted {
     }
 }
 
-/// Makes every call with data, and two of them with a state too.
+/// Makes the usual calls with data, and two of them with a state too.
 fn borrow_data(arguments: &Arguments) {
     let pool = arguments.pool_builder(2).state(|from: u64| from, 1).build().expect("it is built");
     let with = pool.with(HashMap::from([("ten".to_owned(), 10_u64)]));

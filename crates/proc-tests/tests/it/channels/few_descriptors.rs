@@ -201,7 +201,7 @@ fn send_many_limited_before_init(arguments: &Arguments) {
     use_all(arguments, kind, count.parse().expect("it is a number"));
 }
 
-/// Makes each call of a pool with `count` values.
+/// Makes the usual calls of a pool with `count` values.
 fn use_all(arguments: &Arguments, kind: &str, count: u32) {
     let pool = arguments.pool(2);
     let maker = Maker::new();

@@ -59,7 +59,7 @@ impl Holdings {
     }
 }
 
-/// Resident memory of this process and its children, in KiB, without what is shared.
+/// Resident memory of this process and its children, in KiB, in pages that no file backs.
 fn memory() -> Vec<u64> {
     let mut pids = children();
     pids.insert(0, std::process::id());

@@ -379,7 +379,7 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
     }
 }
 
-/// A process that may not make files returns memory that it has received.
+/// A process whose files must stay empty returns memory that it has received.
 fn return_shared_memory_without_files(arguments: &Arguments) {
     let give_back = |memory: ipc::IpcSharedMemory| {
         let (_, most) = getrlimit(Resource::RLIMIT_FSIZE).expect("it can be read");

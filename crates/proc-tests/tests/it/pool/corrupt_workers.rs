@@ -254,7 +254,7 @@ fn overwrite_shared_memory_in_a_worker(arguments: &Arguments) {
         task
     };
     let results = pool.try_map(task, (0..20).map(|task| (task, byte)));
-    // Other results may be corrupt too, as the board's README says.
+    // Other results may be corrupt too, as `crates/proc-core/src/pool/board/README.md` says.
     assert_eq!(results.len(), 20);
     assert!(results[3].is_err(), "{results:?}");
     println!("told");

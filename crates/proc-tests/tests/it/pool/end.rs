@@ -203,7 +203,7 @@ fn tasks_of_a_dropped_pool_report_that_it_is_closed(start_method: StartMethod) {
     assert_snapshot("dropped_pool", 2, run(drop_pool_with_tasks, start_method, &[]).succeeded());
 }
 
-/// Every kind of call waits while another thread terminates the pool.
+/// Each of the usual calls waits while another thread terminates the pool.
 fn terminate_from_a_thread(arguments: &Arguments) {
     let task = |(task, mark): (u32, PathBuf)| {
         if task > 1 {

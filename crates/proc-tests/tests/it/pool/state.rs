@@ -47,7 +47,7 @@ fn add(sum: &mut Sum, more: u32) -> u32 {
     sum.sum.get() - (sum.from)()
 }
 
-/// Makes every call with state, and calls without. After a panic the state is made anew.
+/// Makes the usual calls with state, and calls without. After a panic the state is made anew.
 fn use_state(arguments: &Arguments) {
     let pool = arguments.pool_builder(1).state(sum, 100).build().expect("it can be built");
     let calls = pool.with_state();

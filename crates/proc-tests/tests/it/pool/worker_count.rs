@@ -257,8 +257,8 @@ fn idle_worker_runs_worker_exit(arguments: &Arguments) {
         .build()
         .expect("it can be built");
     wait_until(|| pool.worker_pids().is_empty());
-    // The worker prints this itself, like its last line: the caller may get the result later than
-    // that.
+    // The worker prints this, not the caller: the caller may get the result only after the worker
+    // has printed `bye`.
     let count = |from: &mut u32, more: u32| {
         *from += more;
         println!("counted {from}");

@@ -253,8 +253,8 @@ fn increment(x: u32) -> u32 {
     x + 1
 }
 
-/// After the fork server was made, the environment grows by more than ipc-channel sends in one
-/// piece.
+/// The environment is larger than what ipc-channel sends in one piece. With `Forkserver`, it grows
+/// after the fork server was made.
 fn large_environment(arguments: &Arguments) {
     let variables = (0..10).map(|number| (format!("PROC_TESTS_{number}"), "x".repeat(100_000)));
     for (name, value) in variables {

@@ -2,19 +2,23 @@
 
 use proc_core::{Child, Pool, Process, Shared, StartMethod};
 
-use crate::support::{Arguments, Program, closed_streams, own_arguments, own_file};
+use crate::support::{
+    Arguments, Program, closed_streams, machine, own_arguments, own_file, raw, run,
+};
 
 programs![
     #[without_init]
     use_with_closed_streams,
     #[without_init]
-    close_streams_and_use
+    close_streams_and_use,
+    close_streams_without_devices
 ];
 
 tests! {
     closed_streams_are_no_hindrance: forkserver spawn fork;
     closed_streams_without_init_are_no_hindrance: forkserver spawn fork;
     streams_that_main_closes_are_no_hindrance: forkserver spawn fork;
+    closed_streams_are_opened_without_dev_null: fork;
 }
 
 /// Prints to closed streams. The text must not end up in channels of the library.
@@ -100,5 +104,26 @@ fn streams_that_main_closes_are_no_hindrance(start_method: StartMethod) {
         for (_, numbers) in closed_streams::choices().skip(1) {
             expect_success(close_streams_and_use, start_method, &[init, &numbers], "");
         }
+    }
+}
+
+/// The program sees no devices, and closes stdin and stdout.
+fn close_streams_without_devices(arguments: &Arguments) {
+    raw::own_mounts();
+    raw::hide("/dev");
+    for stream in 0..2 {
+        nix::unistd::close(stream).expect("it was open");
+    }
+    let print = |()| println!("nobody reads this");
+    let child = Process::new(print, ()).start_method(arguments.start_method).start();
+    child.and_then(Child::join).expect("it returns");
+    // The number of a closed stream would be the next to be given.
+    let next = std::os::fd::AsRawFd::as_raw_fd(&std::io::pipe().expect("there are descriptors").0);
+    assert!(next > 2, "{next} was free");
+}
+
+fn closed_streams_are_opened_without_dev_null(start_method: StartMethod) {
+    if machine::or_skip(machine::root()).is_some() {
+        run(close_streams_without_devices, start_method, &[]).succeeded();
     }
 }

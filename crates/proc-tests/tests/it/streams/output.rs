@@ -245,7 +245,7 @@ fn thread_that_waits_in_c_holds_up_nobody(start_method: StartMethod) {
 }
 
 /// A worker has a second thread, so a third one writes its text out. After the first task, there is
-/// no address space for the stack of that thread.
+/// less address space than the library requires before it starts that thread.
 fn print_without_a_thread(arguments: &Arguments) {
     let park = |()| {
         drop(std::thread::spawn(|| {

@@ -273,8 +273,8 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
         children().into_iter().filter_map(links).sum()
     };
     // A fork server closes its end of a report channel just after it has reported the exit. The
-    // fork server of a `Fork` process is collected, and its pipe closed, at once or when a later
-    // process is started. So look several times, and expect the highest counts.
+    // fork server of a `Fork` process is reaped, and its pipe closed, at once or when a later
+    // process is started. So the limit is the highest of several counts.
     let mut before = (0, 0);
     for _ in 0..10 {
         plain.clone().start().and_then(Child::join).expect("it returns");
@@ -292,8 +292,8 @@ fn count_descriptors_of_streams(arguments: &Arguments) {
         assert!(process.start().and_then(Child::join).is_err());
         drop(reader);
     }
-    // In each look before, the fork server may have been collected at once. Now one may be left,
-    // and its pipe is one more.
+    // Perhaps the fork server was already reaped at each count above. Then one that is not reaped
+    // yet may add its pipe now.
     wait_until(|| {
         plain.clone().start().and_then(Child::join).expect("it returns");
         count_descriptors() <= before.0 + 1

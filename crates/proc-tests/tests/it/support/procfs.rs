@@ -60,7 +60,7 @@ pub(crate) fn bit(signal: Signal) -> u64 {
     1 << (signal as i32 - 1)
 }
 
-/// How many bytes of memory a process has for itself alone; 0 if it is gone.
+/// How many bytes of memory a process has in pages that no file backs; 0 if it is gone.
 pub(crate) fn anonymous_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));

@@ -194,7 +194,8 @@ pub(crate) fn read_character() -> i32 {
     getchar()
 }
 
-/// Limits how many processes the user of process `pid` may have, for starts by that process.
+/// Sets the limit of processes (`RLIMIT_NPROC`) of process `pid`: it can start no other while its
+/// user has so many.
 pub(crate) fn limit_processes(pid: u32, soft: u64, hard: u64) {
     let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the kernel reads one rlimit and writes none. For a process of another user the call

@@ -64,7 +64,7 @@ fn copies_use_and_drop_handles(start_method: StartMethod) {
     run(use_in_copies, start_method, &[]).succeeded();
 }
 
-/// Asserts that this thread can take none of the objects. Those that have them live.
+/// Asserts that this thread can take none of the objects. The processes that have them are alive.
 fn expect_taken(all: &Everything) {
     let short = Duration::from_millis(20);
     assert!(all.lock.try_lock().expect("there are locks").is_none());
@@ -122,8 +122,8 @@ fn copies_release_nothing_of_their_original(start_method: StartMethod) {
     run(drop_guards_in_copies, start_method, &[]).succeeded();
 }
 
-/// Starts a copy that takes everything, and kills it. The parent of the copy does not tell the
-/// family about that. The copy is not reaped before this returns.
+/// Starts a copy that takes everything, and kills it. No fork server reaps the copy, so nobody
+/// announces its death to the other processes. The copy is not reaped before this returns.
 fn die_with(all: &Everything) -> Pid {
     let taken = Event::new().expect("memory");
     let copy = in_copy(|| {

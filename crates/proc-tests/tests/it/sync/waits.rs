@@ -441,7 +441,8 @@ fn lose_server_of_holder(arguments: &Arguments) {
         held.expect_released();
         held.child.join().expect_err("it went with its fork server");
     }
-    // Processes of the fork server that replaces it are of the same family.
+    // The fork server that replaces the killed one belongs to the same family (`memory/family.rs`),
+    // so deaths of its processes are noticed, too.
     let held = Held::start(arguments);
     kill_now(held.child.pid());
     held.expect_released();

@@ -138,7 +138,7 @@ fn calls_of_a_copy_are_refused(start_method: StartMethod) {
     expect_unharmed_program(call_in_copies, start_method);
 }
 
-/// Uses a copy's copy of a task in one way.
+/// In a forked copy of the program: uses its `Task` in one way, which must be refused.
 fn use_task(way: usize, mut task: Task<u32>, owner: u32) {
     match way {
         0 => expect_refused(task.get(), owner),
@@ -217,8 +217,8 @@ fn use_tasks_in_copies(arguments: &Arguments) {
     println!("unharmed");
 }
 
-/// The pool of an iterator is terminated while results after a gap are left. A copy must not get
-/// them.
+/// Task 0 never returns, the others do. Then the pool is terminated, and the iterator still has
+/// their results. A copy must not get these.
 fn copy_of_what_has_come(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();

@@ -44,7 +44,7 @@ const SCALES: [f64; 9] = [1.0, 60.0, 3600.0, 1e3, 1e6, 1e9, 1024.0, 1048576.0, 1
 /// A figure in the text of a page.
 pub(crate) struct Figure {
     pub(crate) line: usize,
-    /// As on the page, with one space between number and unit.
+    /// As on the page; white space between number and unit is one space.
     pub(crate) text: String,
 }
 
