@@ -52,8 +52,9 @@ const MAX_RETURNS: u32 = 20;
 /// A task fails when this many machines were lost while they had it.
 const MAX_LOSSES: u32 = 3;
 
-/// After the first loss of a machine that had a chunk, the chunk is cut into at most this many parts.
-const MAX_PARTS: usize = 64;
+/// After a machine was lost with a chunk, the chunk is cut into this many parts, or into more: a part
+/// has no more tasks than this. So each part is a single task after the second loss.
+const PARTS: usize = 64;
 
 /// How often the job looks whether a machine was lost, while it has suspects.
 const SUSPECTS_INTERVAL: Duration = Duration::from_millis(100);
@@ -445,8 +446,7 @@ impl Job {
             return self.deliver(chunk, String::new(), Err(error));
         }
         self.mailbox.add_retried(chunk.count);
-        // The last machine that may be lost runs one task only.
-        let part = if losses + 1 < MAX_LOSSES { chunk.count.div_ceil(MAX_PARTS) } else { 1 };
+        let part = chunk.count.div_ceil(PARTS).min(PARTS);
         let mut rest = arguments;
         for first in (chunk.first..chunk.first + chunk.count).step_by(part) {
             let count = part.min(chunk.first + chunk.count - first);

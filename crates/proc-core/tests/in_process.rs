@@ -66,10 +66,23 @@ fn tasks_run_in_the_caller_one_after_another() {
     assert_eq!(squares.next().and_then(Result::ok), Some(0));
     drop(squares);
     assert!(taken <= 2, "{taken} inputs were taken for one result");
-    let failing = |x: u32| assert!(x < 3, "three is too much");
-    let mut run = 0;
-    let error = here.options().fail_fast().map(failing, (0..1000).inspect(|_| run += 1));
-    assert_eq!(error.expect_err("three fails").task(), Some(3));
+}
+
+#[test]
+fn map_that_fails_fast_takes_no_more_inputs() {
+    fn first_failure<E: Executor>(executor: &E) -> (Option<usize>, u32) {
+        let failing = |x: u32| assert!(x < 3, "three is too much");
+        let mut taken = 0;
+        // To take all of these would last for some seconds.
+        let inputs = (0..u32::MAX).inspect(|_| taken += 1);
+        let error = executor.options().fail_fast().map(failing, inputs);
+        (error.expect_err("three fails").task(), taken)
+    }
+    let (task, taken) = first_failure(&InProcess::new());
+    assert!(task == Some(3) && taken < 100, "{task:?}, {taken} inputs were taken");
+    let pool = Pool::builder().processes(1).build().expect("it can be built");
+    let (task, taken) = first_failure(&pool);
+    assert!(task == Some(3) && taken < 10_000_000, "{task:?}, {taken} inputs were taken");
 }
 
 #[test]

@@ -459,7 +459,11 @@ impl<'a, E: Engine> Options<'a, E> {
         target: Result<Target<E>, Error>,
         inputs: impl IntoIterator<Item = A>,
     ) -> Vec<Result<R, Error>> {
-        let (outcomes, call) = self.run(target, inputs.into_iter());
+        let mut inputs = inputs.into_iter();
+        let (mut outcomes, call) = self.run(target, inputs.by_ref());
+        if call.is_err() {
+            outcomes.resize_with(outcomes.len() + inputs.count(), || None);
+        }
         let ended_early = self.call.fail_fast && outcomes.iter().flatten().any(Result::is_err);
         let lost = match call {
             Err(error) if !ended_early => error,

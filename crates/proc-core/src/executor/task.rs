@@ -175,7 +175,7 @@ impl<T> Task<T> {
     /// # Errors
     ///
     /// As for [`Pool::apply`](crate::Pool::apply) or [`Pool::map`](crate::Pool::map); the task was
-    /// cancelled; the pool or the cluster is closed.
+    /// cancelled; the pool or the cluster was terminated or dropped.
     ///
     /// # Examples
     ///

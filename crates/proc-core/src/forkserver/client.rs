@@ -173,10 +173,14 @@ impl ForkServer {
         self.child.is_some_and(|(pid, parent)| parent == sys::pid() && sys::has_ended(pid))
     }
 
-    /// Whether the fork server has these rights, and so may make processes for a thread that has
-    /// them.
-    pub(crate) fn has_rights(&self, rights: &Rights) -> bool {
-        self.base.rights == *rights
+    /// Whether the fork server still has the rights of this thread, and so may make processes for
+    /// this thread.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor left to read the rights.
+    pub(crate) fn has_our_rights(&self) -> io::Result<bool> {
+        Ok(self.base.rights == Rights::now()?)
     }
 
     /// Ends a fork server that is no longer wanted, and waits for its end. Everything that it held

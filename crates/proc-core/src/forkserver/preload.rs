@@ -3,8 +3,8 @@
 //! Another fork server makes this one, like any process. The new process becomes a fork server when
 //! the function has returned. So everything that the function leaves in memory is there in each
 //! worker, without a copy until either side writes. Other fork servers run no code of the user
-//! except constructors. That code must have ended all its threads, which is checked. A lock that it
-//! left locked stays locked in the workers.
+//! except constructors. The preloaded function must have ended all its threads when it returns;
+//! this is checked. A lock that it left locked stays locked in the workers.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -12,7 +12,7 @@ use super::{ForkServer, Newborn, exit, newborn, registry, spawn};
 use crate::error::Error;
 use crate::panics;
 use crate::sys::image::Image;
-use crate::sys::{self, PerProcess, Rights, SingleThread};
+use crate::sys::{self, PerProcess, SingleThread};
 
 /// Start method: how a new process comes into being. The variants are Python's start methods, under
 /// their names.
@@ -249,31 +249,20 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
     }
 }
 
-/// Returns the rights of this thread, to start `what` with them.
-///
-/// # Errors
-///
-/// There is no descriptor left to read the rights.
-pub(crate) fn rights_now(what: &str) -> Result<Rights, Error> {
-    Rights::now().map_err(|error| Error::start(what, error))
-}
-
-/// Runs `start` with the fork server for a start method, which has `rights`. Runs it again with
-/// another fork server if
+/// Runs `start` with the fork server for a start method. Runs it again with another fork server if
 /// the first one is found dead, and with a third one if the second one is found dead too.
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(
     start_method: StartMethod,
     stdio: &StdioConfig,
-    rights: &Rights,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     if start_method == StartMethod::Fork {
-        return start(&fork_server_for(start_method, stdio, rights)?);
+        return start(&fork_server_for(start_method, stdio)?);
     }
     for _ in 0..2 {
-        let fork_server = fork_server_for(start_method, stdio, rights)?;
+        let fork_server = fork_server_for(start_method, stdio)?;
         // Look before an argument is encoded: the receivers in it can be sent only once.
         if !fork_server.has_ended() {
             match start(&fork_server) {
@@ -283,13 +272,12 @@ pub(crate) fn with_fork_server<T>(
         }
         forget(&fork_server);
     }
-    start(&fork_server_for(start_method, stdio, rights)?)
+    start(&fork_server_for(start_method, stdio)?)
 }
 
 fn fork_server_for(
     start_method: StartMethod,
     stdio: &StdioConfig,
-    rights: &Rights,
 ) -> Result<Arc<ForkServer>, Error> {
     let cannot = |error| Error::start("a fork server", error);
     // If `main` has closed a standard stream, its number must not become that of a channel.
@@ -302,19 +290,19 @@ fn fork_server_for(
     }
     let mut servers = current_servers();
     if let (StartMethod::Forkserver, Some(main)) = (start_method, &servers.main)
-        && main.has_rights(rights)
+        && main.has_our_rights().map_err(cannot)?
     {
         return Ok(Arc::clone(main));
     }
     // A program that has given up rights since that fork server was made must not get processes
     // that have these rights.
     if let Some(spawned) = &servers.spawned
-        && !spawned.has_rights(rights)
+        && !spawned.has_our_rights().map_err(cannot)?
     {
         let outdated = servers.spawned.take();
         drop(servers);
         drop(outdated);
-        return fork_server_for(start_method, stdio, rights);
+        return fork_server_for(start_method, stdio);
     }
     if let Some(spawned) = &servers.spawned {
         return Ok(Arc::clone(spawned));
@@ -326,8 +314,12 @@ fn fork_server_for(
 /// Makes a fork server for all processes that are started from now on.
 fn make_fork_server(start_method: StartMethod, stdio: &StdioConfig) -> io::Result<Arc<ForkServer>> {
     let _making = registry::lock_making();
-    if let Some(spawned) = &current_servers().spawned {
-        return Ok(Arc::clone(spawned)); // another thread was faster
+    // Another thread may have been faster. It may have other rights.
+    let other = current_servers().spawned.clone();
+    if let Some(spawned) = other
+        && spawned.has_our_rights()?
+    {
+        return Ok(spawned);
     }
     registry::check_open()?;
     panics::install_hook();
@@ -344,7 +336,8 @@ fn make_fork_server(start_method: StartMethod, stdio: &StdioConfig) -> io::Resul
         return Ok(main);
     }
     let spawned = Arc::new(spawn::spawn()?);
-    current_servers().spawned = Some(Arc::clone(&spawned));
+    let outdated = current_servers().spawned.replace(Arc::clone(&spawned));
+    drop(outdated); // as above
     Ok(spawned)
 }
 

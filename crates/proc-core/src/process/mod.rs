@@ -9,14 +9,13 @@ mod wait;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 pub use self::child::Child;
 pub use self::wait::{Sentinel, wait};
 use crate::call::{Name, refuse_captures};
 use crate::error::{Error, Origin};
 use crate::forkserver::{
-    Attributes, ForkServer, Lifetime, Limits, Link, StartMethod, Stdio, next_serial, start_method,
+    Attributes, Lifetime, Limits, Link, StartMethod, Stdio, next_serial, start_method,
 };
 use crate::wire::{Message, Payload};
 
@@ -335,7 +334,7 @@ where
         let origin = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
         let mut failed = None;
-        let start = |fork_server: &Arc<ForkServer>| {
+        start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
             // If the first fork server was killed, the receivers in the argument may have been sent
             // to it. Then the argument cannot be encoded again.
             let arguments = Payload::encode(&self.argument)
@@ -344,13 +343,8 @@ where
             let link = Link::start(fork_server, serial, &name, &self.attributes, job, true)
                 .inspect_err(|error| failed = Some(error.clone()))?;
             Ok(Child::new(link, name.clone(), self.attributes.limits.clone()))
-        };
-        start_method::rights_now("a process")
-            .and_then(|rights| {
-                let stdio = &self.attributes.stdio;
-                start_method::with_fork_server(self.start_method, stdio, &rights, start)
-            })
-            .map_err(|error| error.with_origin(origin()))
+        })
+        .map_err(|error| error.with_origin(origin()))
     }
 }
 

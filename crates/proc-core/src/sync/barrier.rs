@@ -53,9 +53,8 @@ const MAX_PARTIES: u32 = 1 << 16;
 ///
 /// If a process that has the barrier dies, the barrier is broken for good: all that wait, and all
 /// that come later, get an error of kind [`Abandoned`](crate::ErrorKind::Abandoned) with the pid of
-/// that process. A process that ends with exit code 0 only leaves, unless it was made by a `fork`
-/// of your own, whose exit code is not known: who waits for it waits forever, or until a
-/// [timeout](Barrier::wait_timeout).
+/// that process. A process that ends with exit code 0 does not break the barrier, it only leaves.
+/// Who waits for it waits forever, or until a [timeout](Barrier::wait_timeout).
 ///
 /// A clone is the same barrier, and so is what another process receives. Run the parties in as many
 /// processes or workers: tasks that wait for each other in one worker wait forever.
@@ -346,13 +345,15 @@ impl Place {
         let before = self.arrivals().iter().filter(|arrival| has_come(arrival)).count();
         let free = self.arrivals().iter().position(|arrival| !has_come(arrival));
         let Some(free) = free else {
-            // The last one to arrive died before it had ended the round, and nobody has told yet how.
-            let mut arrivals = self.arrivals().iter();
-            let dead = arrivals.find_map(|arrival| {
-                let process = ProcessId::of(arrival.load(Ordering::Relaxed) as u32)?;
-                (!me.family.is_alive(process)).then_some(process)
-            });
-            let (pid, status) = dead.map_or((None, None), |dead| me.family.obituary(dead));
+            // The last one to arrive died before it had ended the round.
+            let process =
+                |arrival: &AtomicU64| ProcessId::of(arrival.load(Ordering::Relaxed) as u32);
+            let arrived = self.arrivals().iter().filter_map(process);
+            let dead = arrived.filter(|id| !me.family.is_alive(*id));
+            let mut ends = dead.map(|id| me.family.obituary(id));
+            let was_killed =
+                |end: &(_, Option<std::process::ExitStatus>)| end.1.is_none_or(|it| !it.success());
+            let (pid, status) = ends.find(was_killed).unwrap_or_default();
             let origin = Origin { pid, ..Origin::default() };
             return Err(Error::abandoned(Abandoned::Barrier, status).with_origin(origin));
         };

@@ -163,12 +163,14 @@ impl Mapping {
         if !has_address_space(len.get().saturating_add(MIN_REST_BYTES)) {
             return Err(nix::errno::Errno::ENOMEM.into());
         }
-        let protection = match access {
-            Access::Write => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            Access::Read => ProtFlags::PROT_READ,
+        let (protection, flags) = match access {
+            Access::Write => (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED),
+            // Nobody can write to this memory, so a private mapping is the same. Before Linux 6.7,
+            // the kernel refuses a shared one.
+            Access::Read => (ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE),
         };
         // SAFETY: the kernel chooses a free address.
-        let start = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, fd, offset) }?;
+        let start = unsafe { mmap(None, len, protection, flags, fd, offset) }?;
         Ok(Mapping { start: start.cast(), len: len.get() })
     }
 

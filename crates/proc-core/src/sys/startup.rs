@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 
 use super::image::{self, Constructor};
@@ -70,6 +70,8 @@ pub(crate) fn fill_standard_streams() {
             let Ok(nothing) = null_stream(number as usize) else { return };
             // The kernel gives the lowest free number, which is this one.
             if nothing.as_raw_fd() == number {
+                // Programs that this process executes inherit it, as any standard stream.
+                let _ = fcntl(&nothing, FcntlArg::F_SETFD(FdFlag::empty()));
                 std::mem::forget(nothing);
             }
         }

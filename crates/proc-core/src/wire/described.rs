@@ -70,9 +70,9 @@ const FEW_LEVELS: usize = 16;
 /// - `Some(None)` and `Some(())` arrive as `None`, as with JSON.
 /// - Integers of 128 bits are refused where serde's buffers do not hold them: inside `untagged`,
 ///   `tag` and `flatten`.
-/// - Values nest at most 256 levels. Each struct, sequence and map is a level, and so are a variant
-///   with data and, if it has names or several of them, its fields. A [`Deep`](crate::Deep) inside
-///   does not change that.
+/// - Values nest at most 256 levels. Each struct, tuple, sequence and map is a level. A variant
+///   with one unnamed field is a level, and one with several fields or with names is two. A
+///   [`Deep`](crate::Deep) inside does not change that.
 /// - Strings, byte buffers, sequences and maps have at most 2³² - 1 bytes or elements.
 ///
 /// A struct takes more bytes and more time than in the usual encoding, since the names of its

@@ -37,12 +37,12 @@ use serde::de::DeserializeOwned;
 /// have 65,536 zero-sized elements in all.
 ///
 /// A value that is just one number is copied as it is, which costs less than encoding it by serde.
-/// A `Vec` of numbers, a string or a byte buffer of 64 KiB or more goes through shared memory and
-/// is copied once on each side. Inside tuples, structs and the like, only strings and bytes that
-/// `serde_bytes` marks are copied in this way, and in a result the caller copies them twice. Other
-/// vectors inside them are slow, because serde walks them element by element. A result above 16 MiB
-/// may be copied twice, and so may the first results of a function and a value with several large
-/// pieces.
+/// In a pool, a `Vec` of numbers, a string or a byte buffer of 64 KiB or more goes through shared
+/// memory and is copied once on each side. Inside tuples, structs and the like, only strings and
+/// bytes that `serde_bytes` marks are copied in this way, and in a result the caller copies them
+/// twice. Other vectors inside them are slow, because serde walks them element by element. A result
+/// above 16 MiB may be copied twice, and so may the first results of a function and a value with
+/// several large pieces.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot cross to another process",
     note = "argument and result must own their data and implement serde's Serialize and Deserialize: \

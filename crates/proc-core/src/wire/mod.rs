@@ -49,8 +49,8 @@ pub(crate) const MAX_HANDLES: usize = 64;
 /// forever, if the receiver dies before it has read all pieces.
 const MAX_INLINE: usize = 64 << 10;
 
-/// Payload: an encoded value that can be sent on any channel without blocking or breaking the
-/// channel.
+/// Payload: an encoded value that fits into one piece of a message, so that sending it neither
+/// hangs with half a message nor breaks the channel. (It still blocks while the channel is full.)
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Payload {
     body: Body,

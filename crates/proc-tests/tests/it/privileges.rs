@@ -15,7 +15,9 @@ use crate::support::{Arguments, describe, machine, raw, run, signal_self};
 programs![
     give_up_user,
     #[without_init]
-    give_up_privileges
+    give_up_privileges,
+    #[without_init]
+    start_in_two_threads
 ];
 
 tests! {
@@ -28,6 +30,7 @@ tests! {
     changed_roots_hold_for_all: forkserver spawn fork;
     program_that_gives_up_nothing_keeps_all_rights: forkserver spawn fork;
     user_that_was_given_up_is_given_up_for_children: forkserver spawn fork;
+    threads_that_start_at_once_give_their_own_rights: forkserver spawn;
 }
 
 /// What a process may do, as the kernel shows it.
@@ -334,4 +337,34 @@ fn user_and_group_ids(_: ()) -> [u32; 4] {
     let users = [unistd::getuid(), unistd::geteuid()].map(Uid::as_raw);
     let groups = [unistd::getgid(), unistd::getegid()].map(Gid::as_raw);
     [users[0], users[1], groups[0], groups[1]]
+}
+
+/// Two threads start the first processes of the program at the same moment. One of them has given up
+/// its capabilities. Prints the effective capabilities of both processes.
+fn start_in_two_threads(arguments: &Arguments) {
+    let start_method = arguments.start_method;
+    let both_are_here = std::sync::Barrier::new(2);
+    let start = |gives_up: bool| {
+        if gives_up {
+            raw::set_capabilities(0, 0);
+        }
+        both_are_here.wait();
+        let child = Process::new(look, ()).start_method(start_method).start();
+        child.and_then(Child::join).expect("it returns").capabilities[2]
+    };
+    let start = &start;
+    let [low, high] = std::thread::scope(|scope| {
+        let threads = [true, false].map(|gives_up| scope.spawn(move || start(gives_up)));
+        threads.map(|thread| thread.join().expect("it does not panic"))
+    });
+    println!("{low} {}", high == look(()).capabilities[2]);
+}
+
+fn threads_that_start_at_once_give_their_own_rights(start_method: StartMethod) {
+    if machine::or_skip(machine::root()).is_none() {
+        return;
+    }
+    for _ in 0..20 {
+        assert_eq!(run(start_in_two_threads, start_method, &[]).succeeded(), "0 true\n");
+    }
 }

@@ -176,8 +176,9 @@ impl<S> PoolBuilder<S> {
     ///
     /// All open calls then fail with an error that names the last death
     /// ([`ErrorKind::RestartLimit`](crate::ErrorKind::RestartLimit)). A death does not count if the
-    /// worker exits normally, if the pool kills the worker because its task was cancelled or late,
-    /// or if the worker dies with its fork server.
+    /// worker leaves by itself (see [`worker_exit`](PoolBuilder::worker_exit)), if the pool kills
+    /// the worker because its task was cancelled or late, or if the worker dies with its fork
+    /// server.
     ///
     /// Without this setting, a worker that dies while it runs a task is replaced at once, no matter
     /// how often. Workers that die before they are ready are tried 20 times in a row, or 3 times if

@@ -90,7 +90,8 @@ impl Scheduler {
                 [] => queued == tasks,
                 [(ticket, position)] => {
                     state.in_flight.get(&ticket).is_some_and(|it| it.count == tasks)
-                        && self.board.retract(ticket, position)
+                        && (state.requeued.contains(&ticket)
+                            || self.board.retract(ticket, position))
                 }
                 _ => false,
             };
@@ -98,6 +99,7 @@ impl Scheduler {
             state.wakers.extend(inbox.discard(Error::cancelled()));
             state.queues.remove(inbox);
             for (ticket, _) in of_call {
+                state.requeued.retain(|other| *other != ticket);
                 self.free_ticket_and_block(&mut state, ticket);
             }
             self.dispatch(&mut state);

@@ -158,6 +158,7 @@ impl Scheduler {
             self.wake(&mut state, 1);
         }
         unlock_and_deliver(state, deliveries);
+        self.request_message(); // the worker may have taken the last request with it
     }
 
     /// Settles all tickets that a dead worker had claimed. Returns whether the worker had begun a

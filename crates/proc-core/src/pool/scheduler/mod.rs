@@ -61,7 +61,6 @@ impl Scheduler {
                 Some(start_method::with_fork_server(
                     StartMethod::Fork,
                     &config.attributes.stdio,
-                    &start_method::rights_now("a worker")?,
                     keep,
                 )?)
             }

@@ -16,11 +16,10 @@ use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
 };
-use crate::panics;
 use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::WaitingHandles;
 use crate::pool::worker::{self, FromWorker, LeaveReason, Setup, ToWorker};
-use crate::sys::{self, Rights};
+use crate::{panics, sys};
 
 /// The longest pause between two attempts to start the next worker of a slot. If the next pause
 /// would be longer, the slot is given up.
@@ -104,9 +103,15 @@ impl Scheduler {
             state.set_slot_state(*slot_id, SlotState::Filled);
         }
         unlock(state);
-        let started = self.start_workers(empty);
+        let started = self.start_workers(empty.iter().copied());
         if started.is_err() {
             let mut state = self.lock();
+            // Those of the former size were broken. A call must not wait for their workers.
+            for slot_id in empty.into_iter().filter(|slot_id| *slot_id < before) {
+                if !state.slots[slot_id as usize].supervised {
+                    state.set_slot_state(slot_id, SlotState::Broken);
+                }
+            }
             if state.phase.check_open().is_ok() {
                 self.admit(&mut state, before);
             }
@@ -149,17 +154,15 @@ impl Scheduler {
     }
 
     /// Starts workers in slots, and their supervisors. If a worker cannot be started, those that
-    /// were started before still get their supervisors. The rights of this thread are read once:
-    /// for each worker, that would take 3 % of the time of a pool of 500 workers.
+    /// were started before still get their supervisors.
     pub(super) fn start_workers(
         self: &Arc<Self>,
         slot_ids: impl IntoIterator<Item = SlotId>,
     ) -> Result<(), Error> {
-        let rights = start_method::rights_now("a worker")?;
         let mut started = Vec::new();
         let mut result = Ok(());
         for slot_id in slot_ids {
-            match self.start_worker(slot_id, &rights) {
+            match self.start_worker(slot_id) {
                 Ok(link) => started.push((slot_id, link)),
                 Err(error) => {
                     result = Err(error);
@@ -174,22 +177,16 @@ impl Scheduler {
     }
 
     /// Starts a worker in a slot. A panic while starting becomes an error.
-    fn start_worker(&self, slot_id: SlotId, rights: &Rights) -> Result<Link<FromWorker>, Error> {
+    fn start_worker(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_silently(|| self.start_worker_uncaught(slot_id, rights)).unwrap_or_else(
-            |panic| {
-                self.settle_failed_start(slot_id);
-                Err(cannot(std::io::Error::other(panic.message)))
-            },
-        )
+        panics::catch_silently(|| self.start_worker_uncaught(slot_id)).unwrap_or_else(|panic| {
+            self.settle_failed_start(slot_id);
+            Err(cannot(std::io::Error::other(panic.message)))
+        })
     }
 
     /// Like [`start_worker`](Scheduler::start_worker), but a panic passes through.
-    fn start_worker_uncaught(
-        &self,
-        slot_id: SlotId,
-        rights: &Rights,
-    ) -> Result<Link<FromWorker>, Error> {
+    fn start_worker_uncaught(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
         let origin = Origin { worker: Some(slot_id as usize), ..Origin::default() };
         // To find the number, the system's files are read, so it is found once.
@@ -238,8 +235,7 @@ impl Scheduler {
             Link::start(fork_server, serial, &name, &self.config.attributes, job, has_processor)
                 .inspect_err(|_| self.settle_failed_start(slot_id))
         };
-        let link =
-            self.with_fork_server(rights, start).map_err(|error| error.with_origin(origin))?;
+        let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
         let mut state = self.lock();
         let slot = &mut state.slots[slot_id as usize];
         slot.ready = false;
@@ -254,16 +250,16 @@ impl Scheduler {
     /// cannot be replaced.
     fn with_fork_server<T>(
         &self,
-        rights: &Rights,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let cannot = |error| Error::start("a worker", error);
         let preload = self.start_functions().preload.clone();
-        let Some(preload) = preload else { return self.with_parent(rights, start) };
+        let Some(preload) = preload else { return self.with_parent(start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // If the program's rights have changed, this fork server makes no more workers: it may have
         // more rights than the program has now.
         if let Some(fork_server) = &*preloaded
-            && !fork_server.has_rights(rights)
+            && !fork_server.has_our_rights().map_err(cannot)?
         {
             *preloaded = None;
         }
@@ -273,7 +269,7 @@ impl Scheduler {
                 result => return result,
             }
         }
-        let made = self.with_parent(rights, |parent| {
+        let made = self.with_parent(|parent| {
             let (function, arguments) = preload()?;
             let is_wanted = || !matches!(self.lock().phase, super::Phase::Over(_));
             preload::start(parent, function, arguments, is_wanted)
@@ -285,12 +281,12 @@ impl Scheduler {
     /// fork server of a `Fork` pool, or else the program's own fork server.
     fn with_parent<T>(
         &self,
-        rights: &Rights,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        let cannot = |error| Error::start("a worker", error);
         let own = self.fork_server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
-            Some(fork_server) if !fork_server.has_rights(rights) => {
+            Some(fork_server) if !fork_server.has_our_rights().map_err(cannot)? => {
                 let why = "the rights of the program have changed since it made this pool, and the \
                            workers of a Fork pool have the rights of that time: build the pool \
                            after the change";
@@ -300,7 +296,6 @@ impl Scheduler {
             None => start_method::with_fork_server(
                 self.config.start_method,
                 &self.config.attributes.stdio,
-                rights,
                 start,
             ),
         }
@@ -441,10 +436,7 @@ impl Scheduler {
             let followed =
                 if self.built_by_main_thread { sys::follow_main_thread() } else { Ok(()) };
             let followed = followed.map_err(|error| Error::start("a worker", error));
-            let started = followed
-                .and_then(|()| start_method::rights_now("a worker"))
-                .and_then(|rights| self.start_worker(slot_id, &rights));
-            let error = match started {
+            let error = match followed.and_then(|()| self.start_worker(slot_id)) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };

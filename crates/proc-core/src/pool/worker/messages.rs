@@ -30,7 +30,7 @@ pub(crate) struct Setup {
     pub(crate) max_memory: Option<u64>,
     /// How long the worker waits for work before it leaves.
     pub(crate) idle_timeout: Option<Duration>,
-    /// Whether the program may use a processor for each worker up to this one.
+    /// Whether the worker's number is below the number of processors that the program may use.
     pub(crate) has_processor: bool,
     /// The name of the pool.
     pub(crate) name: String,

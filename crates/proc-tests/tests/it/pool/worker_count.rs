@@ -1,11 +1,14 @@
 //! The number of workers: after `resize`, after idle timeouts, and after too many deaths.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-use proc_core::{Error, ErrorKind, Pool, PoolBuilder, StartMethod};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proc_core::{Error, ErrorKind, Pool, PoolBuilder, StartMethod, current};
 
 use crate::support::descriptors::leave_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
@@ -22,6 +25,7 @@ programs![
     resize_under_load,
     resize_refused,
     resize_without_descriptors,
+    resize_a_broken_slot,
     idle_workers_leave,
     work_comes_when_workers_leave,
     idle_worker_runs_worker_exit,
@@ -43,6 +47,7 @@ tests! {
     no_result_is_lost_by_resizing: forkserver spawn fork;
     senseless_sizes_are_refused: forkserver spawn fork;
     pool_that_cannot_grow_stays_as_it_was: forkserver spawn fork;
+    resize_that_fails_leaves_a_broken_slot_as_it_was: forkserver spawn fork;
     idle_workers_leave_and_come_back: forkserver spawn fork;
     work_that_meets_a_leaving_worker_is_done: forkserver spawn fork;
     idle_worker_that_leaves_runs_worker_exit: forkserver spawn fork;
@@ -195,6 +200,38 @@ fn resize_without_descriptors(arguments: &Arguments) {
 fn pool_that_cannot_grow_stays_as_it_was(start_method: StartMethod) {
     let finished = run(resize_without_descriptors, start_method, &[]);
     assert_eq!(finished.succeeded(), "start true, processes 2\n[0, 1, 2]\n");
+}
+
+/// The initializer of worker 1, which fails while there is a file `path`. It adds a byte each time.
+fn fails_in_worker_1(path: PathBuf) {
+    if current().worker() == Some(1) && fs::exists(&path).expect("it can be asked") {
+        let mut file = fs::File::options().append(true).open(&path).expect("it is there");
+        file.write_all(b".").expect("there is space");
+        panic!("worker 1 does not start");
+    }
+}
+
+/// One of two workers cannot be started any more, and a `resize` cannot change that.
+fn resize_a_broken_slot(arguments: &Arguments) {
+    let marks = MarkerFiles::new();
+    let path = marks.path("broken");
+    let pool = build(arguments.pool_builder(2).initializer(fails_in_worker_1, path.clone()));
+    let pids = pool.broadcast(|()| std::process::id(), ()).expect("both run");
+    fs::write(&path, "").expect("the directory is there");
+    kill(Pid::from_raw(pids[1].cast_signed()), Signal::SIGKILL).expect("it is a worker");
+    // Three initializers fail.
+    wait_until(|| fs::metadata(&path).is_ok_and(|file| file.len() == 3));
+    let files = leave_descriptors(1);
+    // Until the last failure is noticed, the slot has a worker, and nothing is to be started.
+    wait_until(|| pool.resize(2).is_err());
+    drop(files);
+    println!("{:?}", pool.broadcast(|()| current().worker(), ()).map_err(|error| describe(&error)));
+    println!("{:?}", pool.map(same, 0..3));
+}
+
+fn resize_that_fails_leaves_a_broken_slot_as_it_was(start_method: StartMethod) {
+    let finished = run(resize_a_broken_slot, start_method, &[]);
+    assert_eq!(finished.succeeded(), "Ok([Some(0)])\nOk([0, 1, 2])\n");
 }
 
 const PATIENCE: Duration = Duration::from_millis(10);
