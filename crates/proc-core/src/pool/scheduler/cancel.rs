@@ -204,7 +204,7 @@ impl Scheduler {
                 let kill_at = Instant::now().checked_add(grace);
                 let mut kill_at = kill_at.unwrap_or_else(|| Instant::now() + FOREVER);
                 if let Some(stop) = before.filter(|stop| stop.done == progress.done) {
-                    kill_at = kill_at.min(stop.kill_at); // the first request, because of its timeout, still holds
+                    kill_at = kill_at.min(stop.kill_at); // its first request, at its timeout, holds
                 }
                 let done = progress.done;
                 in_flight.stop = Some(Box::new(Stop { is_of_call, done, kill_at, error }));
