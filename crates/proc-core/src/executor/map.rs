@@ -24,8 +24,8 @@ const MAX_PREALLOCATED: usize = 1 << 20;
 /// The result or the error of each input; `None` if it was lost with the call.
 pub(super) type Outcomes<R> = Vec<Option<Result<R, Error>>>;
 
-/// Runs all inputs. Returns the outcomes of those that were taken, and the error with which the call
-/// as a whole ended.
+/// Runs all inputs. Returns the outcomes of those that were taken, and the error with which the
+/// call as a whole ended.
 pub(super) fn run<J: Job, A: Message, R: Message>(
     job: Result<J, Error>,
     options: CallOptions,

@@ -345,17 +345,7 @@ impl Place {
         let before = self.arrivals().iter().filter(|arrival| has_come(arrival)).count();
         let free = self.arrivals().iter().position(|arrival| !has_come(arrival));
         let Some(free) = free else {
-            // The last one to arrive died before it had ended the round.
-            let process =
-                |arrival: &AtomicU64| ProcessId::of(arrival.load(Ordering::Relaxed) as u32);
-            let arrived = self.arrivals().iter().filter_map(process);
-            let dead = arrived.filter(|id| !me.family.is_alive(*id));
-            let mut ends = dead.map(|id| me.family.obituary(id));
-            let was_killed =
-                |end: &(_, Option<std::process::ExitStatus>)| end.1.is_none_or(|it| !it.success());
-            let (pid, status) = ends.find(was_killed).unwrap_or_default();
-            let origin = Origin { pid, ..Origin::default() };
-            return Err(Error::abandoned(Abandoned::Barrier, status).with_origin(origin));
+            return Err(self.unfinished_round(me));
         };
         let arrival = u64::from(round) << 32 | u64::from(me.process.get());
         self.arrivals()[free].store(arrival, Ordering::Relaxed);
@@ -364,6 +354,21 @@ impl Place {
             wake_all(&self.words.round);
         }
         Ok((round, free, before))
+    }
+
+    /// Makes the error of a round whose last process died after its arrival, before it had ended
+    /// the round.
+    fn unfinished_round(&self, me: Locker) -> Error {
+        let process = |arrival: &AtomicU64| ProcessId::of(arrival.load(Ordering::Relaxed) as u32);
+        let arrived = self.arrivals().iter().filter_map(process);
+        let dead = arrived.filter(|id| !me.family.is_alive(*id));
+        // One that ended with exit code 0 has not broken the barrier.
+        let mut killed = dead
+            .map(|id| me.family.obituary(id))
+            .filter(|(_, status)| status.is_none_or(|status| !status.success()));
+        let (pid, status) = killed.next().unwrap_or_default();
+        Error::abandoned(Abandoned::Barrier, status)
+            .with_origin(Origin { pid, ..Origin::default() })
     }
 }
 

@@ -339,8 +339,8 @@ fn user_and_group_ids(_: ()) -> [u32; 4] {
     [users[0], users[1], groups[0], groups[1]]
 }
 
-/// Two threads start the first processes of the program at the same moment. One of them has given up
-/// its capabilities. Prints the effective capabilities of both processes.
+/// Two threads start the first processes of the program at the same moment. One of them has given
+/// up its capabilities. Prints the effective capabilities of both processes.
 fn start_in_two_threads(arguments: &Arguments) {
     let start_method = arguments.start_method;
     let both_are_here = std::sync::Barrier::new(2);

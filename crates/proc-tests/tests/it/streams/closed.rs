@@ -1,5 +1,7 @@
 //! Standard streams that are closed: what the library opens does not take their places.
 
+use std::process::Command;
+
 use proc_core::{Child, Pool, Process, Shared, StartMethod};
 
 use crate::support::{
@@ -49,6 +51,8 @@ fn use_all(arguments: &Arguments) {
         let result = child.and_then(Child::join).expect("it returns");
         assert!(result == vec![8; length]);
     }
+    let executed = Process::new(|()| execute(), ()).start_method(arguments.start_method).start();
+    assert!(executed.and_then(Child::join).expect("it returns"), "it had a closed stream");
     let build = || Pool::builder().processes(2).start_method(arguments.start_method).build();
     let pool = build().expect("it can be built");
     for _ in 0..5 {
@@ -68,6 +72,12 @@ fn use_all(arguments: &Arguments) {
     let error = pool.apply(|()| std::process::exit(7), ()).map(|(): ()| ());
     assert!(error.expect_err("it exits").is_death());
     assert_eq!(pool.apply(work, vec![1]).expect("it was replaced"), [2]);
+}
+
+/// Whether a program that this process executes has all standard streams.
+fn execute() -> bool {
+    let look = "for stream in 0 1 2; do test -e /proc/$$/fd/$stream || exit 1; done";
+    Command::new("sh").args(["-c", look]).status().expect("there is a shell").success()
 }
 
 #[track_caller]
