@@ -16,7 +16,7 @@ use super::streams::Streams;
 use super::{Key, Lifetime, Request, ServerLink, Start, registry};
 use crate::error::Error;
 use crate::memory::Family;
-use crate::sys::{self, Forked, Rights, SingleThread};
+use crate::sys::{self, Forked, RightsReader, SingleThread};
 use crate::wire;
 
 /// Fork server, as seen by the processes that ask it for processes.
@@ -179,8 +179,8 @@ impl ForkServer {
     /// # Errors
     ///
     /// There is no descriptor left to read the rights.
-    pub(crate) fn has_our_rights(&self) -> io::Result<bool> {
-        Ok(self.base.rights == Rights::now()?)
+    pub(crate) fn has_our_rights(&self, reader: &mut RightsReader) -> io::Result<bool> {
+        reader.are(&self.base.rights)
     }
 
     /// Ends a fork server that is no longer wanted, and waits for its end. Everything that it held

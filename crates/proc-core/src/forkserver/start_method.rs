@@ -12,7 +12,7 @@ use super::{ForkServer, Newborn, exit, newborn, registry, spawn};
 use crate::error::Error;
 use crate::panics;
 use crate::sys::image::Image;
-use crate::sys::{self, PerProcess, SingleThread};
+use crate::sys::{self, PerProcess, RightsReader, SingleThread};
 
 /// Start method: how a new process comes into being. The variants are Python's start methods, under
 /// their names.
@@ -256,28 +256,31 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
 pub(crate) fn with_fork_server<T>(
     start_method: StartMethod,
     stdio: &StdioConfig,
+    rights: &mut RightsReader,
     mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     if start_method == StartMethod::Fork {
-        return start(&fork_server_for(start_method, stdio)?);
+        return start(&fork_server_for(start_method, stdio, rights)?);
     }
     for _ in 0..2 {
-        let fork_server = fork_server_for(start_method, stdio)?;
+        let fork_server = fork_server_for(start_method, stdio, rights)?;
         // Look before an argument is encoded: the receivers in it can be sent only once.
         if !fork_server.has_ended() {
             match start(&fork_server) {
-                Err(error) if error.is_fork_server_gone() => {}
+                // To encode an argument, `start` may have called the user's code.
+                Err(error) if error.is_fork_server_gone() => *rights = RightsReader::default(),
                 result => return result,
             }
         }
         forget(&fork_server);
     }
-    start(&fork_server_for(start_method, stdio)?)
+    start(&fork_server_for(start_method, stdio, rights)?)
 }
 
 fn fork_server_for(
     start_method: StartMethod,
     stdio: &StdioConfig,
+    rights: &mut RightsReader,
 ) -> Result<Arc<ForkServer>, Error> {
     let cannot = |error| Error::start("a fork server", error);
     // If `main` has closed a standard stream, its number must not become that of a channel.
@@ -290,34 +293,38 @@ fn fork_server_for(
     }
     let mut servers = current_servers();
     if let (StartMethod::Forkserver, Some(main)) = (start_method, &servers.main)
-        && main.has_our_rights().map_err(cannot)?
+        && main.has_our_rights(rights).map_err(cannot)?
     {
         return Ok(Arc::clone(main));
     }
     // A program that has given up rights since that fork server was made must not get processes
     // that have these rights.
     if let Some(spawned) = &servers.spawned
-        && !spawned.has_our_rights().map_err(cannot)?
+        && !spawned.has_our_rights(rights).map_err(cannot)?
     {
         let outdated = servers.spawned.take();
         drop(servers);
         drop(outdated);
-        return fork_server_for(start_method, stdio);
+        return fork_server_for(start_method, stdio, rights);
     }
     if let Some(spawned) = &servers.spawned {
         return Ok(Arc::clone(spawned));
     }
     drop(servers);
-    make_fork_server(start_method, stdio).map_err(cannot)
+    make_fork_server(start_method, stdio, rights).map_err(cannot)
 }
 
 /// Makes a fork server for all processes that are started from now on.
-fn make_fork_server(start_method: StartMethod, stdio: &StdioConfig) -> io::Result<Arc<ForkServer>> {
+fn make_fork_server(
+    start_method: StartMethod,
+    stdio: &StdioConfig,
+    rights: &mut RightsReader,
+) -> io::Result<Arc<ForkServer>> {
     let _making = registry::lock_making();
     // Another thread may have been faster. It may have other rights.
     let other = current_servers().spawned.clone();
     if let Some(spawned) = other
-        && spawned.has_our_rights()?
+        && spawned.has_our_rights(rights)?
     {
         return Ok(spawned);
     }

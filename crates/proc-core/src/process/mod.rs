@@ -17,6 +17,7 @@ use crate::error::{Error, Origin};
 use crate::forkserver::{
     Attributes, Lifetime, Limits, Link, StartMethod, Stdio, next_serial, start_method,
 };
+use crate::sys::RightsReader;
 use crate::wire::{Message, Payload};
 
 /// Description of a process that calls one function with one argument.
@@ -334,7 +335,9 @@ where
         let origin = || Origin { name: Some(name.clone()), ..Origin::default() };
         let function = Name::of::<F, A, R>().map_err(Error::invalid)?;
         let mut failed = None;
-        start_method::with_fork_server(self.start_method, &self.attributes.stdio, |fork_server| {
+        let stdio = &self.attributes.stdio;
+        let rights = &mut RightsReader::default();
+        start_method::with_fork_server(self.start_method, stdio, rights, |fork_server| {
             // If the first fork server was killed, the receivers in the argument may have been sent
             // to it. Then the argument cannot be encoded again.
             let arguments = Payload::encode(&self.argument)

@@ -72,7 +72,7 @@ pub(crate) use os::{
 };
 pub(crate) use profile::{time_to_end, writes_counts};
 pub(crate) use reserve::{has_memory_for_messages, keep_reserve, with_reserve};
-pub(crate) use rights::{Capabilities, Rights, follow_main_thread};
+pub(crate) use rights::{Capabilities, Rights, RightsReader, follow_main_thread};
 pub(crate) use shortage::{hint, is_shortage};
 pub(crate) use signals::{
     SignalMask, block_fork_server_signals, die_of_group_signals, ignore_sigpipe, reset_sigchld,

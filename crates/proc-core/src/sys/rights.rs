@@ -57,6 +57,12 @@ impl Rights {
     ///
     /// There is no descriptor left to read the rights.
     pub(crate) fn now() -> io::Result<Rights> {
+        Rights::read(None)
+    }
+
+    /// Like [`now`](Rights::now), but takes over from `before` what the other threads of the
+    /// program cannot have changed since.
+    fn read(before: Option<&Rights>) -> io::Result<Rights> {
         let mut rights = Rights::default();
         #[cfg(target_os = "linux")]
         if let (Ok(users), Ok(groups)) = (unistd::getresuid(), unistd::getresgid()) {
@@ -66,6 +72,7 @@ impl Rights {
         // POSIX does not tell the saved IDs.
         #[cfg(not(target_os = "linux"))]
         {
+            let _ = before;
             let (user, group) = (unistd::geteuid(), unistd::getegid());
             rights.users = [unistd::getuid(), user, user].map(Uid::as_raw);
             rights.groups = [unistd::getgid(), group, group].map(Gid::as_raw);
@@ -73,33 +80,34 @@ impl Rights {
         rights.supplementary_groups = groups()?;
         rights.root = std::fs::metadata("/").ok().map(|root| (root.dev(), root.ino()));
         #[cfg(target_os = "linux")]
-        rights.ask_linux()?;
+        rights.ask_linux(before)?;
         Ok(rights)
     }
 
     #[cfg(target_os = "linux")]
-    fn ask_linux(&mut self) -> io::Result<()> {
+    fn ask_linux(&mut self, before: Option<&Rights>) -> io::Result<()> {
         let header = CAPABILITIES_OF_CALLER;
         let sets = self.capabilities.as_mut_ptr();
         // SAFETY: the kernel reads a header of two words, and writes six words for this version.
         unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets) };
         let [effective, permitted, inheritable, ..] = self.capabilities;
         let has = |capability: u32| (effective | permitted) >> capability & 1 == 1;
-        for capability in 0..63 {
-            if has(CAP_SETPCAP) {
-                match prctl(libc::PR_CAPBSET_READ, capability, 0) {
-                    Ok(is_set) => self.bounding |= (is_set as u64) << capability,
-                    Err(_) => break,
-                }
-            }
-            if inheritable | self.capabilities[5] != 0 {
-                let is_set = libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong;
-                let ambient = prctl(libc::PR_CAP_AMBIENT, is_set, capability).unwrap_or(0);
-                self.ambient |= (ambient as u64) << capability;
-            }
+        if inheritable | self.capabilities[5] != 0 {
+            let is_set = libc::PR_CAP_AMBIENT_IS_SET as libc::c_ulong;
+            let in_set = |capability| prctl(libc::PR_CAP_AMBIENT, is_set, capability);
+            self.ambient = capability_set(in_set);
         }
         self.no_new_privileges = prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).is_ok_and(|set| set == 1);
         self.seccomp = prctl(libc::PR_GET_SECCOMP, 0, 0).unwrap_or(0);
+        if let Some(before) = before.filter(|before| before.capabilities == self.capabilities) {
+            self.bounding = before.bounding;
+            self.namespaces.clone_from(&before.namespaces);
+            return Ok(());
+        }
+        if has(CAP_SETPCAP) {
+            self.bounding =
+                capability_set(|capability| prctl(libc::PR_CAPBSET_READ, capability, 0));
+        }
         let count = if has(CAP_SYS_ADMIN) { NAMESPACES.len() } else { 1 };
         let directory = match nix::fcntl::open(
             "/proc/thread-self/ns",
@@ -115,6 +123,37 @@ impl Rights {
         self.namespaces = NAMESPACES[..count].iter().map(namespace).collect();
         Ok(())
     }
+}
+
+/// Reads the rights of the calling thread several times in a row. The bounding set and the
+/// namespaces are read once only: they take 50 system calls, and a thread changes them only for
+/// itself. So the thread must call nothing of the user between two readings.
+///
+/// A signal handler can change them too (libpsx does so for all threads). That is not noticed until
+/// the next reader.
+#[derive(Debug, Default)]
+pub(crate) struct RightsReader {
+    last: Option<Rights>,
+}
+
+impl RightsReader {
+    /// Whether the calling thread has these rights now.
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor left to read the rights.
+    pub(crate) fn are(&mut self, rights: &Rights) -> io::Result<bool> {
+        Ok(*self.last.insert(Rights::read(self.last.as_ref())?) == *rights)
+    }
+}
+
+/// Returns the set of the capabilities for which `in_set` returns 1. It fails for numbers that the
+/// kernel does not know.
+#[cfg(target_os = "linux")]
+fn capability_set(in_set: impl Fn(libc::c_ulong) -> io::Result<i32>) -> u64 {
+    let known =
+        (0..63).map_while(|capability| Some((in_set(capability).ok()? as u64) << capability));
+    known.sum()
 }
 
 /// Header of capget and capset: version 3, for the calling thread.
@@ -330,6 +369,27 @@ mod tests {
         assert_eq!(Capabilities::from_text("1.2.3"), None);
         assert!(sets.effective & !sets.permitted == 0, "{sets:?}");
         sets.keep_no_more().expect("there is nothing to take");
+    }
+
+    #[test]
+    fn a_reader_notices_what_has_changed_since_its_last_reading() {
+        // A thread of its own, because it gives up rights.
+        let thread = std::thread::spawn(|| {
+            let now = || Rights::now().expect("there is a descriptor");
+            let mut reader = RightsReader::default();
+            let mut are = |rights: &Rights| reader.are(rights).expect("there is a descriptor");
+            let all = now();
+            assert!(are(&all) && are(&all));
+            prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).expect("every thread may do this");
+            assert!(!are(&all));
+            let fewer = now();
+            let nothing = Capabilities::from_text("0.0.0.0.0").expect("there are five sets");
+            nothing.keep_no_more().expect("every thread may do this");
+            // A user who had no capabilities has lost none.
+            assert_eq!(are(&fewer), fewer == now());
+            assert!(are(&now()));
+        });
+        thread.join().expect("all changes were noticed");
     }
 
     #[test]

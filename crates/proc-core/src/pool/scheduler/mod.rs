@@ -35,9 +35,10 @@ use self::state::{Deliveries, Phase, RECHECK_INTERVAL, Slot, State, unlock};
 pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
 use crate::error::Error;
 use crate::forkserver::{ForkServer, StartMethod, start_method};
+use crate::panics;
 use crate::pool::board::{Board, Layout, SlotId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
-use crate::{panics, sys};
+use crate::sys::{self, RightsReader};
 
 /// How long [`Scheduler::terminate`] waits for idle workers to exit before it kills them.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -61,6 +62,7 @@ impl Scheduler {
                 Some(start_method::with_fork_server(
                     StartMethod::Fork,
                     &config.attributes.stdio,
+                    &mut RightsReader::default(),
                     keep,
                 )?)
             }

@@ -76,6 +76,12 @@ pub(crate) struct StartFunctions {
     pub(crate) state: Option<StartFunction>,
 }
 
+impl StartFunctions {
+    pub(crate) fn is_any(&self) -> bool {
+        self.preload.is_some() || self.initializer.is_some() || self.state.is_some()
+    }
+}
+
 /// The part of a pool that works in the parent. The pool's handle, the supervisors and all threads
 /// that wait for results share it.
 pub(crate) struct Scheduler {

@@ -16,10 +16,11 @@ use crate::error::{Error, Exit, Origin};
 use crate::forkserver::{
     ForkServer, Link, Received, Report, StartMethod, next_serial, preload, start_method,
 };
+use crate::panics;
 use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::WaitingHandles;
 use crate::pool::worker::{self, FromWorker, LeaveReason, Setup, ToWorker};
-use crate::{panics, sys};
+use crate::sys::{self, RightsReader};
 
 /// The longest pause between two attempts to start the next worker of a slot. If the next pause
 /// would be longer, the slot is given up.
@@ -161,8 +162,14 @@ impl Scheduler {
     ) -> Result<(), Error> {
         let mut started = Vec::new();
         let mut result = Ok(());
+        let mut rights = RightsReader::default();
         for slot_id in slot_ids {
-            match self.start_worker(slot_id) {
+            // The arguments of these functions are encoded by the user's code, which may change the
+            // thread's rights.
+            if self.start_functions().is_any() {
+                rights = RightsReader::default();
+            }
+            match self.start_worker(slot_id, &mut rights) {
                 Ok(link) => started.push((slot_id, link)),
                 Err(error) => {
                     result = Err(error);
@@ -177,16 +184,25 @@ impl Scheduler {
     }
 
     /// Starts a worker in a slot. A panic while starting becomes an error.
-    fn start_worker(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
+    fn start_worker(
+        &self,
+        slot_id: SlotId,
+        rights: &mut RightsReader,
+    ) -> Result<Link<FromWorker>, Error> {
         let cannot = |error| Error::start("a worker", error);
-        panics::catch_silently(|| self.start_worker_uncaught(slot_id)).unwrap_or_else(|panic| {
+        let result = panics::catch_silently(|| self.start_worker_uncaught(slot_id, rights));
+        result.unwrap_or_else(|panic| {
             self.settle_failed_start(slot_id);
             Err(cannot(std::io::Error::other(panic.message)))
         })
     }
 
     /// Like [`start_worker`](Scheduler::start_worker), but a panic passes through.
-    fn start_worker_uncaught(&self, slot_id: SlotId) -> Result<Link<FromWorker>, Error> {
+    fn start_worker_uncaught(
+        &self,
+        slot_id: SlotId,
+        rights: &mut RightsReader,
+    ) -> Result<Link<FromWorker>, Error> {
         let serial = next_serial();
         let origin = Origin { worker: Some(slot_id as usize), ..Origin::default() };
         // To find the number, the system's files are read, so it is found once.
@@ -235,7 +251,8 @@ impl Scheduler {
             Link::start(fork_server, serial, &name, &self.config.attributes, job, has_processor)
                 .inspect_err(|_| self.settle_failed_start(slot_id))
         };
-        let link = self.with_fork_server(start).map_err(|error| error.with_origin(origin))?;
+        let link =
+            self.with_fork_server(rights, start).map_err(|error| error.with_origin(origin))?;
         let mut state = self.lock();
         let slot = &mut state.slots[slot_id as usize];
         slot.ready = false;
@@ -250,16 +267,17 @@ impl Scheduler {
     /// cannot be replaced.
     fn with_fork_server<T>(
         &self,
+        rights: &mut RightsReader,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let cannot = |error| Error::start("a worker", error);
         let preload = self.start_functions().preload.clone();
-        let Some(preload) = preload else { return self.with_parent(start) };
+        let Some(preload) = preload else { return self.with_parent(rights, start) };
         let mut preloaded = self.preloaded.lock().unwrap_or_else(PoisonError::into_inner);
         // If the program's rights have changed, this fork server makes no more workers: it may have
         // more rights than the program has now.
         if let Some(fork_server) = &*preloaded
-            && !fork_server.has_our_rights().map_err(cannot)?
+            && !fork_server.has_our_rights(rights).map_err(cannot)?
         {
             *preloaded = None;
         }
@@ -269,7 +287,7 @@ impl Scheduler {
                 result => return result,
             }
         }
-        let made = self.with_parent(|parent| {
+        let made = self.with_parent(rights, |parent| {
             let (function, arguments) = preload()?;
             let is_wanted = || !matches!(self.lock().phase, super::Phase::Over(_));
             preload::start(parent, function, arguments, is_wanted)
@@ -281,12 +299,13 @@ impl Scheduler {
     /// fork server of a `Fork` pool, or else the program's own fork server.
     fn with_parent<T>(
         &self,
+        rights: &mut RightsReader,
         mut start: impl FnMut(&Arc<ForkServer>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let cannot = |error| Error::start("a worker", error);
         let own = self.fork_server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match own {
-            Some(fork_server) if !fork_server.has_our_rights().map_err(cannot)? => {
+            Some(fork_server) if !fork_server.has_our_rights(rights).map_err(cannot)? => {
                 let why = "the rights of the program have changed since it made this pool, and the \
                            workers of a Fork pool have the rights of that time: build the pool \
                            after the change";
@@ -296,6 +315,7 @@ impl Scheduler {
             None => start_method::with_fork_server(
                 self.config.start_method,
                 &self.config.attributes.stdio,
+                rights,
                 start,
             ),
         }
@@ -436,7 +456,8 @@ impl Scheduler {
             let followed =
                 if self.built_by_main_thread { sys::follow_main_thread() } else { Ok(()) };
             let followed = followed.map_err(|error| Error::start("a worker", error));
-            let error = match followed.and_then(|()| self.start_worker(slot_id)) {
+            let mut rights = RightsReader::default();
+            let error = match followed.and_then(|()| self.start_worker(slot_id, &mut rights)) {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             };
