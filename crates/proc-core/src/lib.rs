@@ -59,8 +59,9 @@
 //! 5. **Nothing is left behind.** At the end of `main`, the program waits for processes that are
 //!    not [daemons](Process::daemon), as in Python. When the program ends, every process that this
 //!    library has started for it ends too, also if the program is killed or executes another
-//!    program. (This is not so for programs that a task has executed.) A thread that a function
-//!    leaves behind is killed with its process.
+//!    program. (This is not so for programs that a task has started with
+//!    [`Command`](std::process::Command).) A thread that a function leaves behind is killed with
+//!    its process.
 //!
 //! # When not to use it
 //!

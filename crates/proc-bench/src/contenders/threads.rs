@@ -23,6 +23,7 @@ pub(super) fn run(request: &Request) -> Result<Samples> {
         }),
         "pool" | "large" => timed(repetitions, || increment_all(&build()?, count)),
         "up" => {
+            drop(build()?);
             let sample = |_| {
                 let begin = Instant::now();
                 let pool = build()?;

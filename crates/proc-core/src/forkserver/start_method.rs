@@ -70,9 +70,9 @@ pub enum StartMethod {
     /// The fork server is the same program, executed again; its `main` does not begin. This is the
     /// default on systems other than Linux.
     ///
-    /// It works on every Unix (only Linux is tested). `Forkserver` falls back to it in four cases:
-    /// without [`init`], if `init` found other threads, if the fork server was killed, and if the
-    /// fork server has other rights than the program has now.
+    /// It works on every Unix (only Linux is tested). `Forkserver` falls back to it in five cases:
+    /// without [`init`], if `init` found other threads, if the fork server was killed, if it had too
+    /// few descriptors for a start, and if it has other rights than the program has now.
     Spawn,
 }
 
@@ -250,7 +250,8 @@ fn become_fork_server_if_asked(arguments: sys::Arguments) {
 }
 
 /// Runs `start` with the fork server for a start method. Runs it again with another fork server if
-/// the first one is found dead, and with a third one if the second one is found dead too.
+/// the first one is found dead or has lost the request, and with a third one if the second one
+/// fails in the same way.
 ///
 /// A fork server that is a copy of this process closes its copies of the descriptors in `stdio`.
 pub(crate) fn with_fork_server<T>(
@@ -348,7 +349,7 @@ fn make_fork_server(
     Ok(spawned)
 }
 
-/// Removes a dead fork server, so that no process asks it again.
+/// Removes a fork server that is dead or has lost a request, so that no process asks it again.
 fn forget(dead: &Arc<ForkServer>) {
     let mut servers = current_servers();
     let CurrentServers { main, spawned, .. } = &mut *servers;

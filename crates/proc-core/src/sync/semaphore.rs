@@ -379,7 +379,9 @@ impl Permit<'_> {
     }
 
     fn give_up(&self, first: impl FnOnce(&Change<'_>)) {
-        let _ = self.semaphore.change(self.me, |change| {
+        // It may be dropped in another thread than the one that has acquired it.
+        let Ok(me) = Locker::current(self.semaphore.slot.family()) else { return };
+        let _ = self.semaphore.change(me, |change| {
             first(change);
             change.take_back(self.place);
             Ok(())

@@ -16,8 +16,8 @@ use crate::sync::raw_lock::Patience;
 use crate::sys;
 use crate::wire::{self, Message, Payload};
 
-/// Number of replies that a line holds. A client waits for one at a time, and gives up a line if it
-/// does not wait any more.
+/// Number of replies that a line holds: one that a call waits for, and the late replies of calls
+/// that have timed out.
 const REPLIES: u32 = 4;
 
 /// A manager's process, as its clients see it.
@@ -45,7 +45,10 @@ struct Lines {
 #[derive(Debug)]
 struct Line {
     number: u64,
+    /// Number of the last request.
     serial: u64,
+    /// Number of the last request whose reply was received. Those after it may have late replies.
+    replied: u64,
     replies: Direction,
 }
 
@@ -123,7 +126,8 @@ impl Server {
                 return Ok(line);
             }
         }
-        let line = Line { number: number()?, serial: 0, replies: Direction::new(REPLIES)? };
+        let line =
+            Line { number: number()?, serial: 0, replied: 0, replies: Direction::new(REPLIES)? };
         line.replies.note_receiver();
         let sent = line.replies.sent().map_err(Error::encode_argument)?;
         let new_line: NewLine = (line.number, sent);
@@ -141,7 +145,30 @@ impl Server {
             std::mem::forget(std::mem::take(&mut lines.free));
             lines.pid = sys::pid();
         }
-        lines.free.push(line);
+        // A line without late replies is used first: `line` takes the last one.
+        let place = if line.serial == line.replied { lines.free.len() } else { 0 };
+        lines.free.insert(place, line);
+    }
+
+    /// Receives the next reply at a line. Returns `None` if `patience` is over before.
+    fn next_reply(&self, line: &mut Line, patience: Patience) -> Result<Option<Reply>, Error> {
+        loop {
+            let received = line.replies.receive::<Reply>(patience).map_err(|error| {
+                match (error.is_closed(), line.replies.has_sender()) {
+                    (false, _) => error,
+                    (true, true) => self.died(),
+                    (true, false) => self.refused(),
+                }
+            });
+            match received? {
+                Some(reply) => {
+                    line.replied = reply.serial;
+                    return Ok(Some(reply));
+                }
+                None if patience.is_over() => return Ok(None),
+                None => {}
+            }
+        }
     }
 
     /// Sends a request, and waits for its reply. Returns `None` if `patience` is over before.
@@ -154,31 +181,27 @@ impl Server {
         patience: Patience,
     ) -> Result<Option<Vec<u8>>, Error> {
         let mut line = self.line()?;
+        // A line must have room for the reply. Another line for each call that times out would be
+        // one more that the process, which may be stopped, has to receive.
+        while line.serial - line.replied >= u64::from(REPLIES) {
+            if self.next_reply(&mut line, patience)?.is_none() {
+                self.keep(line);
+                return Ok(None);
+            }
+        }
         line.serial += 1;
         let Line { number, serial, .. } = line;
         let request = Request { line: number, serial, object, what, name, argument };
         self.requests.put_plain(&request)?;
-        loop {
-            let reply = line.replies.receive::<Reply>(patience).map_err(|error| {
-                match (error.is_closed(), line.replies.has_sender()) {
-                    (false, _) => error,
-                    (true, true) => self.died(),
-                    (true, false) => self.refused(),
-                }
-            })?;
-            match reply {
-                Some(reply) if reply.serial == serial => {
-                    self.keep(line);
-                    return reply
-                        .result
-                        .map(|bytes| Some(bytes.into_vec()))
-                        .map_err(Error::from_fault);
-                }
-                Some(_) => {}
-                None if patience.is_over() => return Ok(None), // the line goes, with its late reply
-                None => {}
+        let reply = loop {
+            match self.next_reply(&mut line, patience)? {
+                Some(late) if late.serial != serial => {}
+                reply => break reply,
             }
-        }
+        };
+        self.keep(line);
+        let result = reply.map(|reply| reply.result).transpose().map_err(Error::from_fault);
+        Ok(result?.map(|bytes| bytes.into_vec()))
     }
 }
 

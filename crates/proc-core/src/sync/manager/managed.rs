@@ -14,9 +14,9 @@ use crate::wire::{self, Message};
 
 /// Object of any type in a process of its own, which other processes use by calls.
 ///
-/// A clone is the same object, and so is what another process receives. As with a
-/// [`Manager`](super::Manager), the process ends when nobody has the object any more, and its death
-/// is an error for all.
+/// A clone is the same object, and so is what another process receives. The process ends as that of
+/// a [`Manager`](super::Manager) does: when nobody has the object any more, if it has one thread. Its
+/// death is an error for all.
 ///
 /// # Examples
 ///
@@ -97,7 +97,8 @@ impl<S: 'static> Managed<S> {
     }
 
     /// Calls like [`call`](Managed::call), but waits for at most `timeout`. Returns `None` if there
-    /// is no result by then; the call may still be made.
+    /// is no result by then. The call may still be made, unless four calls of this thread that have
+    /// timed out wait before it: then it is not made.
     ///
     /// # Errors
     ///

@@ -240,7 +240,9 @@ impl<T: Message> Queue<T> {
     ///
     /// # Errors
     ///
-    /// As for [`get`](Queue::get).
+    /// As for [`get`](Queue::get). But it does not find out whether anybody else has the queue: an
+    /// empty queue that was not closed has no item, and that is no error. To find out, call
+    /// [`get_timeout`](Queue::get_timeout) with a duration of zero.
     ///
     /// See the example of [`try_put`](Queue::try_put).
     #[doc(alias = "get_nowait")]

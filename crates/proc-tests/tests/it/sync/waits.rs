@@ -20,6 +20,7 @@ programs![
     wake_each_other,
     wake_after_release,
     wake_after_deaths,
+    hand_permits_over,
     lose_holder_of_stopped_server,
     lose_server_of_holder,
 ];
@@ -31,6 +32,7 @@ tests! {
     signals_wake_at_once: forkserver spawn fork;
     released_locks_wake_at_once: forkserver spawn fork;
     deaths_wake_at_once: forkserver spawn fork;
+    permits_go_back_from_any_thread: forkserver;
     death_is_noticed_though_the_fork_server_is_stopped: forkserver spawn fork;
     death_is_noticed_though_the_fork_server_is_dead: forkserver spawn fork;
 }
@@ -451,4 +453,22 @@ fn lose_server_of_holder(arguments: &Arguments) {
 
 fn death_is_noticed_though_the_fork_server_is_dead(start_method: StartMethod) {
     run(lose_server_of_holder, start_method, &[]).succeeded();
+}
+
+/// One thread acquires permits, and another one returns them, while the first one acquires more.
+fn hand_permits_over(_: &Arguments) {
+    let semaphore = Semaphore::new(4).expect("there is memory");
+    std::thread::scope(|scope| {
+        let (give, take) = std::sync::mpsc::channel();
+        scope.spawn(move || take.into_iter().for_each(drop));
+        for _ in 0..100_000 {
+            let permit = semaphore.acquire_timeout(SOON).expect("there are places");
+            give.send(permit.expect("no permit is lost")).expect("the other thread receives");
+        }
+    });
+    println!("{}", semaphore.available_permits().expect("there are record locks"));
+}
+
+fn permits_go_back_from_any_thread(start_method: StartMethod) {
+    assert_eq!(run(hand_permits_over, start_method, &[]).succeeded(), "4\n");
 }
