@@ -90,7 +90,7 @@ impl Goal {
                 (
                     words,
                     ratio.map(|ratio| ratio >= *times),
-                    ratio.map(|r| format!("{r:.1}\u{a0}times")),
+                    ratio.map(|r| format!("{r:.2}\u{a0}times")),
                 )
             }
             Goal::Within(times, name) => {
@@ -145,7 +145,7 @@ mod tests {
             compare(Goal::Within(0.5, "cpython-spawn")),
             compare(Goal::AtMost(0.01)),
         ];
-        assert_eq!(faster, ["12 times as fast as any CPython", "**10.0\u{a0}times**"]);
+        assert_eq!(faster, ["12 times as fast as any CPython", "**10.00\u{a0}times**"]);
         assert_eq!(within, ["0.5 times cpython-spawn", "0.10\u{a0}times"]);
         assert_eq!(at_most, ["10.00 ms", "10.00 ms"]);
         assert_eq!(compare(Goal::Faster(2.0, PROCSPAWN)), ["2 times as fast as procspawn", "-"]);

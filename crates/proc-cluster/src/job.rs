@@ -440,7 +440,7 @@ impl Job {
         debug!(job = self.number, ?chunk, "a machine that had the chunk was lost");
         if chunk.count == 1 && losses >= MAX_LOSSES {
             let error = remote::lost_error(format!(
-                "{losses} machines in turn were lost while they ran the task: run it on machines with \
+                "{losses} machines in turn were lost while they had the task: run it on machines with \
                  more memory, or fix what takes the machines down"
             ));
             return self.deliver(chunk, String::new(), Err(error));

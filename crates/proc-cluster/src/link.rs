@@ -28,7 +28,7 @@ use crate::message::{self, AgentHeartbeat, DriverHeartbeat, Names, Numbers, Repl
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the server keeps work and data at most. So it also removes what a lost driver has left
-/// and no agent removes.
+/// and no agent removes. A chunk that runs for longer is handed out again.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// How many chunks of one build all agents together may have in hand.

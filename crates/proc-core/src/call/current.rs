@@ -156,7 +156,8 @@ impl Current {
     }
 
     /// The index of the task's input in its call. `None` outside of a task: in an initializer, or
-    /// where a state is made.
+    /// where a state is made. (If a state is made again after a panic, it is the index of the task
+    /// that panicked.)
     ///
     /// # Examples
     ///

@@ -315,7 +315,10 @@ impl Scheduler {
                 // Between two tasks a worker takes no time, unless it is stopped.
                 false => {
                     (progress.done as usize) < in_flight.count
-                        && in_flight.is_stuck_for(progress.done, timeout + decode_time(in_flight))
+                        && in_flight.is_stuck_for(
+                            progress.done,
+                            timeout.saturating_add(decode_time(in_flight)),
+                        )
                 }
             };
             if is_overdue {
@@ -397,6 +400,11 @@ impl InFlight {
         self.waits_for_out_of_band = false;
         self.stuck = None;
         self.stop = None;
+    }
+
+    /// Whether the whole call of the ticket is stopped.
+    pub(super) fn is_stopped_with_call(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.is_of_call)
     }
 
     /// Whether no task of the ticket has begun for `timeout`, and for at least

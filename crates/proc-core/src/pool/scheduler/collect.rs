@@ -137,7 +137,7 @@ impl Scheduler {
     ) -> Option<Vec<Addressed>> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
         if in_flight.attempts >= in_flight.inbox.options.retries
-            || in_flight.stop.as_ref().is_some_and(|stop| stop.is_of_call)
+            || in_flight.is_stopped_with_call()
             || in_flight.chunk.needs_handles
             || !any_panic(bytes, count, &in_flight.out_of_band)
         {

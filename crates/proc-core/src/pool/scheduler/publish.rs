@@ -207,9 +207,7 @@ impl Scheduler {
             let untaken = |(ticket, in_flight): (TicketId, &InFlight)| {
                 (self.board.untaken(ticket, in_flight.chunk.count), ticket)
             };
-            let is_stealable = |(_, in_flight): &(TicketId, &InFlight)| {
-                in_flight.stealable && !in_flight.inbox.is_closed()
-            };
+            let is_stealable = |(_, in_flight): &(TicketId, &InFlight)| in_flight.stealable;
             let mut most_first: Vec<_> =
                 state.tickets().filter(is_stealable).map(untaken).collect();
             most_first.sort_unstable_by(|a, b| b.cmp(a));
@@ -224,9 +222,13 @@ impl Scheduler {
     }
 
     /// Takes back half of the tasks that the claimer of a ticket has not taken. Returns them as a
-    /// queue, with their number of grains.
+    /// queue, with their number of grains. Takes nothing of a call that is stopped or has ended: no
+    /// other worker would know of the stop.
     fn steal_from(&self, state: &mut State, ticket: TicketId) -> Option<(Box<TaskQueue>, usize)> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
+        if in_flight.inbox.is_closed() || in_flight.is_stopped_with_call() {
+            return None;
+        }
         let limit =
             self.board.split(ticket, in_flight.chunk.count, in_flight.chunk.grain)? as usize;
         let tasks = in_flight.first + limit..in_flight.first + in_flight.count;

@@ -458,7 +458,8 @@ impl Running {
         let (chunk, progress) = (board.chunk(ticket), board.progress(ticket));
         let index = chunk.first + u64::from(progress.begun.saturating_sub(1));
         let deadline = || {
-            let left = (progress.began_at + chunk.timeout).saturating_sub(sys::monotonic());
+            let end = progress.began_at.saturating_add(chunk.timeout);
+            let left = end.saturating_sub(sys::monotonic());
             Instant::now().checked_add(Duration::from_nanos(left))
         };
         let (running, board) = (Arc::clone(self), Arc::clone(board));

@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proc_core::{ErrorKind, Pool, StartMethod, current};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::support::marker_files::{self, MarkerFiles};
 use crate::support::{Arguments, run, work_forever};
@@ -14,6 +15,8 @@ programs![
     stop_late_tasks,
     stop_cancelled_tasks,
     stop_cancelled_chunks,
+    cancel_beside_a_free_worker,
+    wait_without_end,
     end_pool_with_grace,
     end_pool_with_a_chunk,
     signal_stopped_tasks,
@@ -23,6 +26,8 @@ tests! {
     late_task_is_asked_to_stop_first: forkserver spawn fork;
     cancelled_task_is_asked_to_stop_first: forkserver spawn fork;
     all_tasks_of_a_cancelled_chunk_are_asked_to_stop: forkserver spawn fork;
+    no_other_worker_takes_tasks_of_a_cancelled_call: forkserver;
+    longest_timeouts_are_no_limit: forkserver spawn fork;
     task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
     tasks_of_a_chunk_that_return_in_time_have_results: forkserver spawn fork;
     worker_gets_the_stop_signal: forkserver spawn fork;
@@ -128,6 +133,75 @@ fn stop_cancelled_tasks(arguments: &Arguments) {
 
 fn cancelled_task_is_asked_to_stop_first(start_method: StartMethod) {
     run(stop_cancelled_tasks, start_method, &[]).succeeded();
+}
+
+/// While one worker runs a task of a cancelled call and has others in hand, another one has nothing
+/// to do.
+fn cancel_beside_a_free_worker(arguments: &Arguments) {
+    const TASKS: u32 = 400;
+    let pool = arguments.pool(2);
+    let marks = MarkerFiles::new();
+    let paths = ["first", "last", "cancelled", "end"].map(|name| marks.path(name));
+    // Quick tasks come in chunks of several grains. One worker stops at a task in the middle, the
+    // other one at the last task.
+    let is_asked = |(number, [first, last, cancelled, end]): (u32, [PathBuf; 4])| {
+        let is_asked = current().stop_requested() || !cancelled.exists();
+        if number == TASKS / 2 {
+            marker_files::create(&first);
+            obedient(number);
+            marker_files::wait_for(&end);
+        } else if number == TASKS - 1 {
+            marker_files::create(&last);
+            marker_files::wait_for(&cancelled);
+        }
+        is_asked
+    };
+    let inputs = (0..TASKS).map(|number| (number, paths.clone()));
+    let call = pool.options().grace(LONG).map_async(is_asked, inputs).expect("it is accepted");
+    let [first, last, cancelled, end] = &paths;
+    marker_files::wait_for(first);
+    marker_files::wait_for(last);
+    assert!(call.cancel());
+    marker_files::create(cancelled);
+    // The free worker runs these, and could take tasks of the call in between.
+    for x in 0..100 {
+        assert_eq!(pool.apply(|x: u32| x, x).expect("a worker is free"), x);
+    }
+    marker_files::create(end);
+    assert_eq!(call.get().expect("all return in time"), [true; TASKS as usize]);
+}
+
+fn no_other_worker_takes_tasks_of_a_cancelled_call(start_method: StartMethod) {
+    run(cancel_beside_a_free_worker, start_method, &[]).succeeded();
+}
+
+/// Data that take some time to decode.
+#[derive(Serialize, Deserialize)]
+struct Slow(#[serde(deserialize_with = "decode_slowly")] Vec<u8>);
+
+fn decode_slowly<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    std::thread::sleep(Duration::from_millis(300));
+    Vec::deserialize(from)
+}
+
+/// The longest timeout is no limit, and the timeouts of other calls count on.
+fn wait_without_end(arguments: &Arguments) {
+    let pool = arguments.pool(1);
+    let calls = pool.options().timeout(Duration::MAX);
+    let is_far = |_: ()| {
+        let in_an_hour = Instant::now() + Duration::from_secs(3600);
+        current().deadline().is_none_or(|deadline| deadline > in_an_hour)
+    };
+    assert!(calls.apply(is_far, ()).expect("it returns"));
+    let data = Slow(vec![1; 1 << 20]);
+    let len = |data: &Slow, more: usize| data.0.len() + more;
+    assert_eq!(calls.with(data).apply(len, 1).expect("it has time"), (1 << 20) + 1);
+    let late = pool.options().timeout(SHORT).apply(obedient, 1).expect_err("it is killed");
+    assert_eq!(late.kind(), ErrorKind::Timeout);
+}
+
+fn longest_timeouts_are_no_limit(start_method: StartMethod) {
+    run(wait_without_end, start_method, &[]).succeeded();
 }
 
 /// Cancelled calls whose tasks are all in one chunk, which one worker has claimed.
