@@ -32,8 +32,8 @@
 //! Each input gets exactly one result or one error. If a machine is lost, its tasks run on another
 //! machine after their *lease* has expired (30 seconds by default, see [`ClusterBuilder::lease`]).
 //! A task that kills its worker fails alone, as in a pool. A task that crashes its machine fails
-//! alone, after three machines were lost with it. If a server has lost
-//! work, the driver hands that work out again.
+//! alone, after three machines were lost with it. If a server has lost work, the driver hands that
+//! work out again.
 //!
 //! So a task may *run* more than once, although it has one result. Write tasks that may be
 //! repeated, or that recognise a repetition. [`attempt`] tells a running task which task of which

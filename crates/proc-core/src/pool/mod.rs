@@ -397,8 +397,8 @@ impl<S> Pool<S> {
     /// Busy workers, and workers that are not ready yet, are killed at once (SIGKILL), unless the
     /// call of their task has a [grace period](Options::grace). They get no SIGTERM. Idle workers
     /// exit by themselves, and are killed if they have not exited after half a second. Programs
-    /// that a task has started with `std::process::Command` go on. Returns when all workers have exited. The page
-    /// `docs/signals.md` of [the book](crate#the-book) tells more about signals.
+    /// that a task has started with `std::process::Command` go on. Returns when all workers have
+    /// exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

@@ -60,8 +60,8 @@ impl Rights {
         Rights::read(None)
     }
 
-    /// Like [`now`](Rights::now), but takes over from `before` what the other threads of the
-    /// program cannot have changed since.
+    /// Like [`now`](Rights::now), but takes over from `before`, an earlier reading of this thread,
+    /// what the other threads of the program cannot have changed since.
     fn read(before: Option<&Rights>) -> io::Result<Rights> {
         let mut rights = Rights::default();
         #[cfg(target_os = "linux")]
@@ -126,8 +126,9 @@ impl Rights {
 }
 
 /// Reads the rights of the calling thread several times in a row. The bounding set and the
-/// namespaces are read once only: they take 50 system calls, and a thread changes them only for
-/// itself. So the thread must call nothing of the user between two readings.
+/// namespaces are read again only if the capabilities have changed: they take 50 system calls, and a
+/// thread changes them only for itself. So the thread must call nothing of the user between two
+/// readings.
 ///
 /// A signal handler can change them too (libpsx does so for all threads). That is not noticed until
 /// the next reader.
@@ -383,7 +384,8 @@ mod tests {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).expect("every thread may do this");
             assert!(!are(&all));
             let fewer = now();
-            let nothing = Capabilities::from_text("0.0.0.0.0").expect("there are five sets");
+            let nothing =
+                Capabilities::from_text("0.0.0.ffffffffffffffff.0").expect("there are five sets");
             nothing.keep_no_more().expect("every thread may do this");
             // A user who had no capabilities has lost none.
             assert_eq!(are(&fewer), fewer == now());

@@ -135,7 +135,9 @@ impl<S> PoolBuilder<S> {
     ///
     /// At the limit, [`Pool::apply`], [`Pool::apply_async`] and [`Pool::map_async`] wait until
     /// there is room, and [`Pool::try_apply_async`] gives the argument back. [`Pool::map`],
-    /// [`Pool::try_map`] and the iterators hand out one chunk at a time then.
+    /// [`Pool::try_map`] and the iterators hand out one chunk at a time then. A `map_async` of more
+    /// inputs than the limit, or a [`Pool::broadcast`] to more workers, is an error
+    /// ([`Invalid`](crate::ErrorKind::Invalid)): use `map` or `imap`.
     ///
     /// See the example of [`Pool::try_apply_async`].
     pub fn max_pending(mut self, tasks: usize) -> Self {

@@ -177,8 +177,8 @@ impl Scheduler {
     }
 
     /// Stops the task that a worker is running. If the call has a grace period, asks the task to
-    /// stop; the timeout watcher kills the worker when the period is over. Otherwise kills the
-    /// worker now. `error` is the task's error, if its worker is killed.
+    /// stop; the timeout watcher kills the worker when the period is over. If it has none, or if no
+    /// task is running, kills the worker now. `error` is the task's error, if its worker is killed.
     ///
     /// If `is_of_call`, the whole call is stopped: the tasks that the worker has claimed with that
     /// task are asked when they begin, and all of them have the same period. Otherwise they are not
@@ -218,6 +218,11 @@ impl Scheduler {
         }
         let (inbox, task) =
             (Arc::clone(&in_flight.inbox), in_flight.first + progress.done as usize);
+        if is_of_call && inbox.options.grace.is_some() {
+            // The worker is between two tasks. None of those that are left runs elsewhere.
+            let (done, kill_at, error) = (progress.done, Instant::now(), error.clone());
+            in_flight.stop = Some(Box::new(Stop { is_of_call, done, kill_at, error }));
+        }
         state.kill(slot_id, KillReason::Task { inbox, task, error });
     }
 

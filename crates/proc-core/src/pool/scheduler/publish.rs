@@ -146,13 +146,20 @@ impl Scheduler {
         if self.board.count_sleepers(state.slot_ids()) > 0 {
             return;
         }
-        // Take back the later tasks of as many workers as the new call can use.
+        // Take back the later tasks of as many workers as the new call can use. Some have none.
+        let mut wanted = tasks.min(self.processes());
         let running = later.iter().map(|(ticket, _)| *ticket);
         let running: Vec<TicketId> =
             running.filter(|ticket| !state.requeued.contains(ticket)).collect();
-        for ticket in running.into_iter().take(tasks.min(self.processes())) {
-            while let Some((rest, _)) = self.steal_from(state, ticket) {
-                state.queues.push_front(rest);
+        for ticket in running {
+            if wanted == 0 {
+                return;
+            }
+            let mut rest = self.steal_from(state, ticket);
+            wanted -= usize::from(rest.is_some());
+            while let Some((queue, _)) = rest {
+                state.queues.push_front(queue);
+                rest = self.steal_from(state, ticket);
             }
         }
     }
@@ -207,7 +214,9 @@ impl Scheduler {
             let untaken = |(ticket, in_flight): (TicketId, &InFlight)| {
                 (self.board.untaken(ticket, in_flight.chunk.count), ticket)
             };
-            let is_stealable = |(_, in_flight): &(TicketId, &InFlight)| in_flight.stealable;
+            let is_stealable = |(_, in_flight): &(TicketId, &InFlight)| {
+                in_flight.stealable && !in_flight.inbox.is_closed()
+            };
             let mut most_first: Vec<_> =
                 state.tickets().filter(is_stealable).map(untaken).collect();
             most_first.sort_unstable_by(|a, b| b.cmp(a));
@@ -222,11 +231,11 @@ impl Scheduler {
     }
 
     /// Takes back half of the tasks that the claimer of a ticket has not taken. Returns them as a
-    /// queue, with their number of grains. Takes nothing of a call that is stopped or has ended: no
-    /// other worker would know of the stop.
+    /// queue, with their number of grains. Takes nothing of a call that is stopped: no other worker
+    /// would know of the stop.
     fn steal_from(&self, state: &mut State, ticket: TicketId) -> Option<(Box<TaskQueue>, usize)> {
         let in_flight = state.in_flight.get_mut(&ticket)?;
-        if in_flight.inbox.is_closed() || in_flight.is_stopped_with_call() {
+        if in_flight.is_stopped_with_call() {
             return None;
         }
         let limit =

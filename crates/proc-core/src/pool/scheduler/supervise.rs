@@ -163,10 +163,11 @@ impl Scheduler {
         let mut started = Vec::new();
         let mut result = Ok(());
         let mut rights = RightsReader::default();
+        // The arguments of these functions are encoded by the user's code, which may change the
+        // thread's rights.
+        let calls_user_code = self.start_functions().is_any();
         for slot_id in slot_ids {
-            // The arguments of these functions are encoded by the user's code, which may change the
-            // thread's rights.
-            if self.start_functions().is_any() {
+            if calls_user_code {
                 rights = RightsReader::default();
             }
             match self.start_worker(slot_id, &mut rights) {
@@ -283,7 +284,10 @@ impl Scheduler {
         }
         if let Some(fork_server) = &*preloaded {
             match start(fork_server) {
-                Err(error) if error.is_fork_server_gone() => *preloaded = None,
+                Err(error) if error.is_fork_server_gone() => {
+                    *preloaded = None;
+                    *rights = RightsReader::default(); // `start` may have called the user's code
+                }
                 result => return result,
             }
         }

@@ -14,9 +14,10 @@ use crate::wire::{self, Message};
 
 /// Object of any type in a process of its own, which other processes use by calls.
 ///
-/// A clone is the same object, and so is what another process receives. The process ends as that of
-/// a [`Manager`](super::Manager) does: when nobody has the object any more, if it has one thread. Its
-/// death is an error for all.
+/// A clone is the same object, and so is what another process receives. The process ends when nobody
+/// has the object any more, or with the process that has made it. (If the object has called `fork`,
+/// or has started a thread that still runs, it ends only with the process that has made it.) As with
+/// a [`Manager`](super::Manager), its death is an error for all.
 ///
 /// # Examples
 ///
@@ -97,8 +98,8 @@ impl<S: 'static> Managed<S> {
     }
 
     /// Calls like [`call`](Managed::call), but waits for at most `timeout`. Returns `None` if there
-    /// is no result by then. The call may still be made, unless four calls of this thread that have
-    /// timed out wait before it: then it is not made.
+    /// is no result by then. The call may still be made. But if four or more earlier calls of this
+    /// process have timed out and still wait, it may never be made.
     ///
     /// # Errors
     ///

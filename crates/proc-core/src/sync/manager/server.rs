@@ -72,9 +72,12 @@ pub(super) fn serve((requests, new_lines): Inputs) {
             },
         };
         let reply = Reply { serial, result: call(name, &argument, state) };
-        // A client that has gone away, or does not take its replies, gets no more of them.
-        let is_sent = line.send_plain(&reply, Patience::None).unwrap_or(false);
-        if !is_sent {
+        // A client that has gone away gets no more replies.
+        let is_sent = line.send_plain(&reply, Patience::None).or_else(|_| {
+            let error = "the manager has no memory for the result".to_owned();
+            line.send_plain(&Reply { serial, result: Err(Fault::Result(error)) }, Patience::None)
+        });
+        if !is_sent.unwrap_or(false) {
             lines.remove(&number);
         }
         if lines.len() > most_lines {

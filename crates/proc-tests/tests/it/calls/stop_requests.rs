@@ -16,6 +16,7 @@ programs![
     stop_cancelled_tasks,
     stop_cancelled_chunks,
     cancel_beside_a_free_worker,
+    cancel_while_data_are_decoded,
     wait_without_end,
     end_pool_with_grace,
     end_pool_with_a_chunk,
@@ -27,6 +28,7 @@ tests! {
     cancelled_task_is_asked_to_stop_first: forkserver spawn fork;
     all_tasks_of_a_cancelled_chunk_are_asked_to_stop: forkserver spawn fork;
     no_other_worker_takes_tasks_of_a_cancelled_call: forkserver;
+    no_task_runs_that_was_cancelled_before_it_began: forkserver spawn fork;
     longest_timeouts_are_no_limit: forkserver spawn fork;
     task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
     tasks_of_a_chunk_that_return_in_time_have_results: forkserver spawn fork;
@@ -175,13 +177,35 @@ fn no_other_worker_takes_tasks_of_a_cancelled_call(start_method: StartMethod) {
     run(cancel_beside_a_free_worker, start_method, &[]).succeeded();
 }
 
-/// Data that take some time to decode.
+/// Data that take some time to decode. Then there is a file at their path.
 #[derive(Serialize, Deserialize)]
-struct Slow(#[serde(deserialize_with = "decode_slowly")] Vec<u8>);
+struct Slow(#[serde(deserialize_with = "decode_slowly")] PathBuf, Vec<u8>);
 
-fn decode_slowly<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+fn decode_slowly<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    marker_files::create(&path);
     std::thread::sleep(Duration::from_millis(300));
-    Vec::deserialize(from)
+    Ok(path)
+}
+
+/// The worker has claimed the tasks, but has not begun the first one.
+fn cancel_while_data_are_decoded(arguments: &Arguments) {
+    let pool = arguments.pool(1);
+    let marks = MarkerFiles::new();
+    let data = Slow(marks.path("decoded"), Vec::new());
+    let calls = pool.options().grace(LONG).chunksize(5);
+    let runs = |_: &Slow, mark: PathBuf| marker_files::create(&mark);
+    let mark = marks.path("run");
+    let call = calls.with(data).map_async(runs, vec![mark.clone(); 5]).expect("it is accepted");
+    marker_files::wait_for(&marks.path("decoded"));
+    assert!(call.cancel());
+    assert!(call.get().expect_err("it never ran").is_cancelled());
+    assert_eq!(pool.apply(|x: u32| x, 5).expect("by the next worker"), 5);
+    assert!(!mark.exists());
+}
+
+fn no_task_runs_that_was_cancelled_before_it_began(start_method: StartMethod) {
+    run(cancel_while_data_are_decoded, start_method, &[]).succeeded();
 }
 
 /// The longest timeout is no limit, and the timeouts of other calls count on.
@@ -193,8 +217,9 @@ fn wait_without_end(arguments: &Arguments) {
         current().deadline().is_none_or(|deadline| deadline > in_an_hour)
     };
     assert!(calls.apply(is_far, ()).expect("it returns"));
-    let data = Slow(vec![1; 1 << 20]);
-    let len = |data: &Slow, more: usize| data.0.len() + more;
+    let marks = MarkerFiles::new();
+    let data = Slow(marks.path("decoded"), vec![1; 1 << 20]);
+    let len = |data: &Slow, more: usize| data.1.len() + more;
     assert_eq!(calls.with(data).apply(len, 1).expect("it has time"), (1 << 20) + 1);
     let late = pool.options().timeout(SHORT).apply(obedient, 1).expect_err("it is killed");
     assert_eq!(late.kind(), ErrorKind::Timeout);
