@@ -222,7 +222,8 @@ impl<T: Message> Queue<T> {
     ///
     /// - [`Closed`](crate::ErrorKind::Closed): the queue is empty and was closed; or it is empty,
     ///   and nobody else has it any more who could put an item. (Only a process with one thread
-    ///   that has not called `fork` since it got the queue notices the latter.)
+    ///   notices the latter, and only if it was not copied since it got the queue: by `fork`, or by
+    ///   a start with [`StartMethod::Fork`](crate::StartMethod::Fork).)
     /// - [`Decode`](crate::ErrorKind::Decode): the item cannot be decoded. It is taken.
     /// - [`Start`](crate::ErrorKind::Start): there is no memory for a copy of the item. The item
     ///   stays in the queue.
