@@ -165,7 +165,8 @@ macro_rules! executor_calls {
         ///
         /// # Errors
         ///
-        /// An argument cannot be encoded, or no more calls are accepted.
+        /// An argument cannot be encoded, there are more inputs than the `max_pending` of the pool
+        /// allows, or no more calls are accepted.
         $(#[$map_async])*
         $($vis)* fn map_async<F, A, R, I>(
             &self,
