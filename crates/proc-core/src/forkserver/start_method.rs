@@ -71,8 +71,8 @@ pub enum StartMethod {
     /// default on systems other than Linux.
     ///
     /// It works on every Unix (only Linux is tested). `Forkserver` falls back to it in five cases:
-    /// without [`init`], if `init` found other threads, if the fork server was killed, if it had too
-    /// few descriptors for a start, and if it has other rights than the program has now.
+    /// without [`init`], if `init` found other threads, if the fork server was killed, if it had
+    /// too few descriptors for a start, and if it has other rights than the program has now.
     Spawn,
 }
 

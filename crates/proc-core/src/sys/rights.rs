@@ -126,8 +126,8 @@ impl Rights {
 }
 
 /// Reads the rights of the calling thread several times in a row. The bounding set and the
-/// namespaces are read again only if the capabilities have changed: they take 50 system calls, and a
-/// thread changes them only for itself. So the thread must call nothing of the user between two
+/// namespaces are read again only if the capabilities have changed: they take 50 system calls, and
+/// a thread changes them only for itself. So the thread must call nothing of the user between two
 /// readings.
 ///
 /// A signal handler can change them too (libpsx does so for all threads). That is not noticed until

@@ -13,7 +13,16 @@ use proc_core::{Error, ErrorKind, Process, StartMethod};
 
 use crate::support::{Arguments, SOON, procfs, run, settle, wait_until};
 
-programs![share, kill_clients, kill_manager, stop_manager, lack_descriptors, leave, refuse];
+programs![
+    share,
+    kill_clients,
+    kill_manager,
+    stop_manager,
+    lack_descriptors,
+    lack_room,
+    leave,
+    refuse
+];
 
 tests! {
     all_processes_use_the_same_objects: forkserver spawn fork;
@@ -21,6 +30,7 @@ tests! {
     death_of_the_manager_is_an_error_for_all: forkserver spawn fork;
     calls_of_a_stopped_manager_time_out: forkserver spawn fork;
     manager_without_descriptors_refuses_new_clients_and_goes_on: forkserver spawn fork;
+    manager_without_room_for_a_result_says_so: forkserver spawn fork;
     nothing_is_left_of_a_manager: forkserver spawn fork;
     what_a_manager_cannot_do_is_an_error: forkserver spawn fork;
 }
@@ -205,6 +215,24 @@ fn manager_without_descriptors_refuses_new_clients_and_goes_on(start_method: Sta
         run(lack_descriptors, start_method, &[]).succeeded(),
         "Start: cannot make a connection to a manager: process PID has ended, or has no descriptor or \
          memory for another client\nOk(5)\n"
+    );
+}
+
+/// The result does not fit into the memory of the line, which the client has made.
+fn lack_room(_: &Arguments) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).expect("the system has it");
+    setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, hard).expect("it is below the hard limit");
+    let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
+    let make = |_: &mut u32, len: usize| vec![7_u8; len];
+    let error = managed.call(make, 4 << 20).expect_err("there is no room");
+    println!("{:?}: {error}", error.kind());
+    println!("{:?}", managed.call(make, 2));
+}
+
+fn manager_without_room_for_a_result_says_so(start_method: StartMethod) {
+    assert_eq!(
+        run(lack_room, start_method, &[]).succeeded(),
+        "Encode: the result cannot be encoded: the manager has no memory for the result\nOk([7, 7])\n"
     );
 }
 

@@ -14,6 +14,7 @@ use crate::support::{Arguments, run, wait_until};
 programs![
     serve_small_calls_first,
     serve_by_priority,
+    make_way_where_there_is_one,
     draw_from_seeds,
     end_with_the_first_failure,
     show_progress,
@@ -25,6 +26,7 @@ programs![
 tests! {
     small_call_does_not_wait_behind_a_large_one: forkserver spawn fork;
     priority_decides_which_call_goes_first: forkserver spawn fork;
+    urgent_task_is_next_though_other_workers_have_nothing_to_give: forkserver;
     seed_makes_results_repeatable: forkserver spawn fork;
     call_ends_with_the_first_failure: forkserver spawn fork;
     progress_counts_failures_and_retries: forkserver spawn fork;
@@ -109,6 +111,48 @@ fn serve_by_priority(arguments: &Arguments) {
 
 fn priority_decides_which_call_goes_first(start_method: StartMethod) {
     run(serve_by_priority, start_method, &[]).succeeded();
+}
+
+/// One worker has many tasks in hand that it has not taken, another one has none. An urgent task
+/// gets the first worker that is free, whichever that is.
+fn make_way_where_there_is_one(arguments: &Arguments) {
+    const TASKS: u32 = 400;
+    let pool = arguments.pool(2);
+    let marks = MarkerFiles::new();
+    for round in 0..8 {
+        let names = ["middle", "go", "last", "end", "urgent"];
+        let paths = names.map(|name| marks.path(&format!("{name}{round}")));
+        // Quick tasks come in chunks of several tasks. A worker stops at a task in the middle of a
+        // chunk, the other one at the last task.
+        let is_late = |(number, [middle, go, last, end, urgent]): (u32, [PathBuf; 5])| {
+            let is_late = go.exists() && !urgent.exists();
+            if number == TASKS / 2 {
+                marker_files::create(&middle);
+                marker_files::wait_for(&go);
+            } else if number == TASKS - 1 {
+                marker_files::create(&last);
+                marker_files::wait_for(&end);
+            }
+            is_late
+        };
+        let inputs = (0..TASKS).map(|number| (number, paths.clone()));
+        let call = pool.map_async(is_late, inputs).expect("it is accepted");
+        let [middle, go, last, end, urgent] = &paths;
+        marker_files::wait_for(middle);
+        marker_files::wait_for(last);
+        let mark = |path: PathBuf| marker_files::create(&path);
+        let task = pool.options().priority(1).apply_async(mark, urgent.clone());
+        let task = task.expect("it is accepted");
+        marker_files::create(go);
+        assert!(task.get().expect("it returns"));
+        marker_files::create(end);
+        let late = call.get().expect("it returns").into_iter().filter(|is_late| *is_late).count();
+        assert!(late <= 1, "{late} tasks began before the urgent one, in round {round}");
+    }
+}
+
+fn urgent_task_is_next_though_other_workers_have_nothing_to_give(start_method: StartMethod) {
+    run(make_way_where_there_is_one, start_method, &[]).succeeded();
 }
 
 fn draw(_: u32) -> u64 {

@@ -1,12 +1,13 @@
 //! How long calls wait. If the holder is stopped, they wait until their time is over. If what they
 //! wait for happens, they return at once.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use proc_core::sync::{Array, Barrier, Condition, Event, Lock, Mutex, Semaphore, Value};
+use proc_core::sync::{Array, Barrier, Condition, Event, Lock, Mutex, Permit, Semaphore, Value};
 use proc_core::{Child, ErrorKind, Process, StartMethod};
 
 use crate::support::{Arguments, SOON, describe, run, signal_self, wait_until};
@@ -455,16 +456,30 @@ fn death_is_noticed_though_the_fork_server_is_dead(start_method: StartMethod) {
     run(lose_server_of_holder, start_method, &[]).succeeded();
 }
 
-/// One thread acquires permits, and another one returns them, while the first one acquires more.
+/// One thread acquires permits, and another one returns them, while others acquire more.
 fn hand_permits_over(_: &Arguments) {
-    let semaphore = Semaphore::new(4).expect("there is memory");
+    const PERMITS: u32 = 4;
+    let semaphore = Semaphore::new(PERMITS).expect("there is memory");
+    let lent = AtomicU32::new(0);
+    let acquire = || {
+        let permit = semaphore.acquire_timeout(SOON).expect("there are places");
+        assert!(lent.fetch_add(1, Ordering::SeqCst) < PERMITS, "a permit was lent twice");
+        permit.expect("no permit is lost")
+    };
+    let give_back = |permit| {
+        lent.fetch_sub(1, Ordering::SeqCst);
+        drop::<Permit<'_>>(permit);
+    };
     std::thread::scope(|scope| {
         let (give, take) = std::sync::mpsc::channel();
-        scope.spawn(move || take.into_iter().for_each(drop));
-        for _ in 0..100_000 {
-            let permit = semaphore.acquire_timeout(SOON).expect("there are places");
-            give.send(permit.expect("no permit is lost")).expect("the other thread receives");
+        scope.spawn(move || take.into_iter().for_each(give_back));
+        for _ in 0..2 {
+            scope.spawn(|| (0..100_000).for_each(|_| give_back(acquire())));
         }
+        for _ in 0..100_000 {
+            give.send(acquire()).expect("the other thread receives");
+        }
+        drop(give);
     });
     println!("{}", semaphore.available_permits().expect("there are record locks"));
 }
