@@ -180,7 +180,7 @@ impl ForkServer {
     ///
     /// There is no descriptor left to read the rights.
     pub(crate) fn has_our_rights(&self, reader: &mut RightsReader) -> io::Result<bool> {
-        reader.are(&self.base.rights)
+        reader.has(&self.base.rights)
     }
 
     /// Ends a fork server that is no longer wanted, and waits for its end. Everything that it held

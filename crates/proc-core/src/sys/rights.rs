@@ -143,7 +143,7 @@ impl RightsReader {
     /// # Errors
     ///
     /// There is no descriptor left to read the rights.
-    pub(crate) fn are(&mut self, rights: &Rights) -> io::Result<bool> {
+    pub(crate) fn has(&mut self, rights: &Rights) -> io::Result<bool> {
         Ok(*self.last.insert(Rights::read(self.last.as_ref())?) == *rights)
     }
 }
@@ -378,18 +378,18 @@ mod tests {
         let thread = std::thread::spawn(|| {
             let now = || Rights::now().expect("there is a descriptor");
             let mut reader = RightsReader::default();
-            let mut are = |rights: &Rights| reader.are(rights).expect("there is a descriptor");
+            let mut has = |rights: &Rights| reader.has(rights).expect("there is a descriptor");
             let all = now();
-            assert!(are(&all) && are(&all));
+            assert!(has(&all) && has(&all));
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).expect("every thread may do this");
-            assert!(!are(&all));
+            assert!(!has(&all));
             let fewer = now();
             let nothing =
                 Capabilities::from_text("0.0.0.ffffffffffffffff.0").expect("there are five sets");
             nothing.keep_no_more().expect("every thread may do this");
             // A user who had no capabilities has lost none.
-            assert_eq!(are(&fewer), fewer == now());
-            assert!(are(&now()));
+            assert_eq!(has(&fewer), fewer == now());
+            assert!(has(&now()));
         });
         thread.join().expect("all changes were noticed");
     }

@@ -232,7 +232,8 @@ fn lack_room(_: &Arguments) {
 fn manager_without_room_for_a_result_says_so(start_method: StartMethod) {
     assert_eq!(
         run(lack_room, start_method, &[]).succeeded(),
-        "Encode: the result cannot be encoded: the manager has no memory for the result\nOk([7, 7])\n"
+        "Encode: the result cannot be encoded: the manager has no memory for the result\n\
+         Ok([7, 7])\n"
     );
 }
 
