@@ -177,22 +177,25 @@ fn no_other_worker_takes_tasks_of_a_cancelled_call(start_method: StartMethod) {
     run(cancel_beside_a_free_worker, start_method, &[]).succeeded();
 }
 
-/// Data that take some time to decode. Then there is a file at their path.
+/// Data that take some time to decode: without end the first time, if they say so. The first time,
+/// there is a file at their path then.
 #[derive(Serialize, Deserialize)]
-struct Slow(#[serde(deserialize_with = "decode_slowly")] PathBuf, Vec<u8>);
+struct Slow(#[serde(deserialize_with = "decode_slowly")] (PathBuf, bool), Vec<u8>);
 
-fn decode_slowly<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-    let path = PathBuf::deserialize(from)?;
-    marker_files::create(&path);
+fn decode_slowly<'de, D: Deserializer<'de>>(from: D) -> Result<(PathBuf, bool), D::Error> {
+    let (path, is_endless) = <(PathBuf, bool)>::deserialize(from)?;
+    if marker_files::create(&path) && is_endless {
+        work_forever();
+    }
     std::thread::sleep(Duration::from_millis(300));
-    Ok(path)
+    Ok((path, is_endless))
 }
 
 /// The worker has claimed the tasks, but has not begun the first one.
 fn cancel_while_data_are_decoded(arguments: &Arguments) {
     let pool = arguments.pool(1);
     let marks = MarkerFiles::new();
-    let data = Slow(marks.path("decoded"), Vec::new());
+    let data = Slow((marks.path("decoded"), true), Vec::new());
     let calls = pool.options().grace(LONG).chunksize(5);
     let runs = |_: &Slow, mark: PathBuf| marker_files::create(&mark);
     let mark = marks.path("run");
@@ -218,7 +221,7 @@ fn wait_without_end(arguments: &Arguments) {
     };
     assert!(calls.apply(is_far, ()).expect("it returns"));
     let marks = MarkerFiles::new();
-    let data = Slow(marks.path("decoded"), vec![1; 1 << 20]);
+    let data = Slow((marks.path("decoded"), false), vec![1; 1 << 20]);
     let len = |data: &Slow, more: usize| data.1.len() + more;
     assert_eq!(calls.with(data).apply(len, 1).expect("it has time"), (1 << 20) + 1);
     let late = pool.options().timeout(SHORT).apply(obedient, 1).expect_err("it is killed");
