@@ -1,5 +1,7 @@
 //! Runs a fork server: receives requests, forks, and reports how its children have ended.
 
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +25,13 @@ use crate::wire;
 /// parent waits for it.
 pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a fork server checks its parent and its children if no descriptor tells of their end.
+/// How often a fork server checks its parent and its children if no descriptor tells of their end,
+/// and how often it tries to send a report whose channel was full.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a fork server waits for room in a report channel. There is room at once, unless a
+/// worker has filled the channel and its owner does not read, because it is stopped.
+const SEND_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Inputs of a fork server: what it waits for, besides the exits of its children.
 pub(crate) struct ServerInputs {
@@ -48,6 +55,8 @@ pub(crate) struct Server {
     /// Tells of exits; `None` if each child has a descriptor of its own for that.
     exits: Option<ChildExits>,
     children: FxHashMap<u32, ForkedProcess>,
+    /// Reports of exits that had no room in their channels.
+    unsent: VecDeque<ExitReport>,
     streams: ArrivedStreams,
     /// Whether this fork server ends after its last child. Until then, its children may ask it for
     /// processes.
@@ -66,6 +75,23 @@ pub(crate) struct Newborn {
     pub(super) mask: SignalMask,
     pub(super) start: Box<Start>,
     pub(super) streams: Vec<(u8, OwnedFd)>,
+}
+
+/// Report that a child has exited, and the channel for it.
+struct ExitReport {
+    report: IpcSender<Report<()>>,
+    exit: Exit,
+}
+
+impl ExitReport {
+    /// Returns false if the channel has no room now.
+    fn send(&self) -> bool {
+        let send = || self.report.send(Report::Exited(self.exit.clone()));
+        match sys::with_time_limit(SEND_TIMEOUT, send).map_err(wire::to_io_error) {
+            Err(error) => error.kind() != io::ErrorKind::Interrupted, // or the owner is gone
+            Ok(()) => true,
+        }
+    }
 }
 
 /// Child that has not been reaped.
@@ -111,11 +137,17 @@ impl Server {
         // that tells of exits.
         let exits = if sys::has_one_thread() { ChildExits::new().ok() } else { None };
         last_words::make_children_send_to(server_link);
-        let children = FxHashMap::default();
-        let streams = ArrivedStreams::default();
-        let (is_retiring, is_notified) = (false, false);
-        let mut server =
-            Server { alone, parent, inputs, exits, children, streams, is_retiring, is_notified };
+        let mut server = Server {
+            alone,
+            parent,
+            inputs,
+            exits,
+            children: FxHashMap::default(),
+            unsent: VecDeque::new(),
+            streams: ArrivedStreams::default(),
+            is_retiring: false,
+            is_notified: false,
+        };
         let fork_server = sys::pid();
         let (start, streams) = server.serve();
         // From here on this process is a child.
@@ -137,7 +169,8 @@ impl Server {
                 self.kill_children();
                 sys::exit_now(0);
             }
-            if self.is_retiring && self.children.is_empty() {
+            self.send_again();
+            if self.is_retiring && self.children.is_empty() && self.unsent.is_empty() {
                 sys::end_process(0);
             }
             let mut fds = vec![self.inputs.listener.as_fd()];
@@ -156,7 +189,7 @@ impl Server {
                 Some(exits) => exits.descriptor().is_some(),
                 None => self.children.values().all(|child| child.end.is_some()),
             };
-            let must_poll = !are_exits_watched || parent_end.is_none();
+            let must_poll = !are_exits_watched || parent_end.is_none() || !self.unsent.is_empty();
             let timeout = match self.is_notified {
                 true => Some(Duration::ZERO), // a notification was read outside this loop
                 false => must_poll.then_some(POLL_INTERVAL),
@@ -287,6 +320,16 @@ impl Server {
         }
     }
 
+    /// Sends the reports that had no room before, up to the first one that has none now either.
+    fn send_again(&mut self) {
+        while let Some(report) = self.unsent.pop_front() {
+            if !report.send() {
+                self.unsent.push_back(report);
+                return;
+            }
+        }
+    }
+
     fn signal_children(&self, signal: i32, is_meant: impl Fn(&ForkedProcess) -> bool) {
         let Ok(signal) = Signal::try_from(signal) else { return };
         for (pid, _) in self.children.iter().filter(|(_, child)| is_meant(child)) {
@@ -307,7 +350,10 @@ impl Server {
         let Some(child) = self.children.remove(&pid) else { return };
         let last_words = child.last_words.filter(|words| words.explains(status));
         let exit = Exit { status: Some(status), processor_time, last_words };
-        let _ = child.report.send(Report::Exited(exit));
+        let report = ExitReport { report: child.report, exit };
+        if !report.send() {
+            self.unsent.push_back(report);
+        }
         self.streams.forget(|key| key.owner == pid);
         for (orphan, _) in self.children.iter().filter(|(_, other)| other.key.owner == pid) {
             sys::signal_child(*orphan, Signal::SIGKILL);

@@ -26,6 +26,7 @@ mod fork;
 mod futex;
 mod identity;
 pub(crate) mod image;
+mod interrupt;
 mod limits;
 mod liveness;
 pub(crate) mod memory;
@@ -59,6 +60,7 @@ pub(crate) use fork::{Forked, count_of_forks, fork, set_env, to_execute};
 pub(crate) use futex::{wait_for_either, wake};
 pub(crate) use identity::{PerProcess, own_word, pid};
 pub(crate) use image::Constructor;
+pub(crate) use interrupt::with_time_limit;
 pub(crate) use limits::{
     limit_of_open_files, raise_limit_of_open_files, restore_limit_of_open_files, set_limit,
     set_niceness,

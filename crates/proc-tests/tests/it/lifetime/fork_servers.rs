@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use nix::libc::{SIGKILL, SIGRTMAX, SIGRTMIN};
+use nix::libc::{SIGCONT, SIGKILL, SIGRTMAX, SIGRTMIN, SIGSTOP, SYS_sendmsg};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -12,7 +12,7 @@ use proc_core::{Child, Pool, Process, StartMethod, ipc};
 
 use crate::support::descriptors::count_descriptors;
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::procfs::{children, is_running};
+use crate::support::procfs::{children, exists, is_running};
 use crate::support::{
     Arguments, SOON, assert_snapshot, describe, print_results, raw, run, start_through_env,
     wait_until, work_forever,
@@ -25,6 +25,7 @@ programs![
     kill_fork_server_of_a_stopped_child,
     sigchld_is_ignored,
     drop_pool_of_a_stopped_fork_server,
+    fill_channel_of_a_stopped_owner,
     others_reap_fork_servers,
     send_receivers
 ];
@@ -37,6 +38,7 @@ tests! {
     child_that_was_stopped_at_its_birth_ends_with_its_fork_server: forkserver spawn;
     exits_are_noticed_when_sigchld_is_ignored: forkserver spawn fork;
     pool_of_a_stopped_fork_server_ends: forkserver spawn fork;
+    fork_server_does_not_wait_for_a_stopped_owner: forkserver;
     fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
 }
 
@@ -47,6 +49,12 @@ fn fork_servers() -> Vec<Pid> {
         comm.is_ok_and(|comm| comm == "forkserver\n") && is_running(*pid)
     };
     children().into_iter().filter(is_fork_server).map(|pid| Pid::from_raw(pid as i32)).collect()
+}
+
+/// The state of a process as one letter; `None` if it does not exist.
+fn state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
 /// Lets `start` start a process in another thread, and stops that process before its first
@@ -66,10 +74,6 @@ fn orphan_at_birth<R: Send + 'static>(start: impl FnOnce() -> R + Send + 'static
     ptrace::detach(newborn, None).expect("it is traced");
     ptrace::detach(fork_server, None).expect("it is traced");
     let started = started.join().expect("the fork server tells of the start");
-    let state = |pid: Pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
-    };
     wait_until(|| state(newborn) == Some('T'));
     kill(fork_server, Signal::SIGKILL).expect("it is there");
     wait_until(|| state(fork_server).is_none_or(|state| state == 'Z'));
@@ -280,6 +284,53 @@ fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
 fn pool_of_a_stopped_fork_server_ends(start_method: StartMethod) {
     let finished = run(drop_pool_of_a_stopped_fork_server, start_method, &[]);
     assert_eq!(finished.succeeded(), "closed | the pool is closed\n");
+}
+
+/// Number of the results below. Four of them fill a channel.
+const LARGE_RESULTS: usize = 20;
+
+/// Has a pool with one worker, whose results go through the report channel.
+fn own_a_pool((worker, gate): (ipc::IpcSender<u32>, PathBuf)) -> usize {
+    let pool = Pool::builder().processes(1).build().expect("it is built");
+    worker.send(pool.worker_pids()[0]).expect("the program receives it");
+    let task = |gate: PathBuf| {
+        marker_files::wait_for(&gate);
+        let (sender, _) = ipc::channel::<u32>().expect("there are descriptors");
+        (sender, vec![0_u8; 60_000])
+    };
+    let results = pool.options().chunksize(LARGE_RESULTS).try_map(task, vec![gate; LARGE_RESULTS]);
+    results.iter().filter(|result| result.is_ok()).count()
+}
+
+/// A child with a pool is stopped. Its worker fills the report channel and is killed. The fork
+/// server, which made both, cannot report that before the child goes on.
+fn fill_channel_of_a_stopped_owner(_: &Arguments) {
+    let marks = MarkerFiles::new();
+    let gate = marks.path("gate");
+    let (sender, worker) = ipc::channel().expect("there are descriptors");
+    let owner = Process::new(own_a_pool, (sender, gate.clone())).start().expect("it is started");
+    let worker = worker.recv().expect("the owner sends it");
+    raw::send_signal(owner.pid(), SIGSTOP);
+    wait_until(|| state(Pid::from_raw(owner.pid() as i32)) == Some('T'));
+    marker_files::create(&gate);
+    let is_sending = || {
+        let call = std::fs::read_to_string(format!("/proc/{worker}/syscall")).unwrap_or_default();
+        call.split(' ').next() == Some(&SYS_sendmsg.to_string())
+    };
+    wait_until(is_sending);
+    raw::send_signal(worker, SIGKILL);
+    wait_until(|| !exists(worker));
+    for _ in 0..3 {
+        let child = Process::new(increment, 41).start().expect("the fork server serves");
+        assert_eq!(child.join().expect("it returns"), 42);
+    }
+    raw::send_signal(owner.pid(), SIGCONT);
+    println!("{} results", owner.join().expect("it returns"));
+}
+
+fn fork_server_does_not_wait_for_a_stopped_owner(start_method: StartMethod) {
+    let finished = run(fill_channel_of_a_stopped_owner, start_method, &[]);
+    assert_eq!(finished.succeeded(), "19 results\n");
 }
 
 /// Fork servers that somebody else reaps, the program or the system, leave nothing behind.
