@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Python's peers where the benchmark looks for them: target/bench-venv.
+# Installs the peers in Python where the benchmark looks for them: target/bench-venv.
 #
 #   venv.sh          pools on one machine
 #   venv.sh fleets   those, and fleets: Ray, Dask, mpi4py with Open MPI (some 400 MB)

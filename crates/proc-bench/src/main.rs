@@ -63,7 +63,7 @@ struct Arguments {
     /// 60, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
-    /// The interpreter for Python's peers [default: that of venv.sh if installed, else python3]
+    /// The interpreter for the peers in Python [default: that of venv.sh if installed, else python3]
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
     /// Write the figures to this file, for --render
@@ -85,7 +85,7 @@ fn workloads() -> String {
     for workload in Workload::all() {
         text += &format!("  {:<18} {}\n", workload.name, workload.title);
     }
-    text + "\nPeers of Python run if they are installed; crates/proc-bench/venv.sh installs them."
+    text + "\nPeers in Python run if they are installed; crates/proc-bench/venv.sh installs them."
 }
 
 fn main() -> Result<()> {

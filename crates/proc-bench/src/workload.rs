@@ -63,7 +63,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "trip",
-        title: "one task, there and back, processors going idle in between",
+        title: "one task, there and back, processors may go idle in between",
         unit: Unit::Seconds,
         limit: "8 bytes through a pipe and back",
         idle: Idle::Allowed,
@@ -211,7 +211,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
 pub(crate) const FLEETS: &[Workload] = &[
     Workload {
         name: "fleet-trip",
-        title: "one task, there and back, fleet of 2, processors going idle in between",
+        title: "one task, there and back, fleet of 2, processors may go idle in between",
         unit: Unit::Seconds,
         limit: "",
         idle: Idle::Allowed,

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-/// An interpreter under which each of Python's peers fails in its own way.
+/// An interpreter under which each of the peers in Python fails in its own way.
 const FAILING: &str = r#"#!/bin/sh
 case "$2" in
 mpire) echo '{"version":"hangs 1.0"}'; while read -r _; do :; done ;;

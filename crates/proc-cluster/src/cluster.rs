@@ -169,7 +169,8 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// There are fewer workers when the time is over. The error says which agents there are.
+    /// There are fewer workers when the time is over. The error says how many, and which agents
+    /// of other builds there are if there are none of this build.
     ///
     /// # Examples
     ///

@@ -12,7 +12,7 @@ mod program;
 
 use proc_core::StartMethod;
 
-/// A pool of worker processes, with every argument of its constructor.
+/// A pool of worker processes, with every argument that Python's `Pool` takes.
 #[derive(clap::Parser)]
 #[command(version)]
 struct Options {

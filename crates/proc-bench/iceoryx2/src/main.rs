@@ -87,7 +87,7 @@ fn time(items: u64) -> Result<f64> {
     let node = NodeBuilder::new().create::<ipc::Service>()?;
     let subscriber = open(&node, &name)?.subscriber_builder().create()?;
     let mut child = start_publisher(&name, items + 1)?;
-    ensure!(receive(&subscriber)? == Some(0), "the first item comes first");
+    ensure!(receive(&subscriber)? == Some(0), "the first item that came is not the one that was sent first");
     let begin = Instant::now();
     let (mut last, mut lost) = (0, 0);
     while last < items {
@@ -114,7 +114,7 @@ fn survivals(trials: u64) -> Result<u64> {
         // Both publish the numbers from 0.
         let mut firsts = 0;
         while firsts < 2 {
-            firsts += u64::from(receive(&subscriber)?.context("a publisher has begun")? == 0);
+            firsts += u64::from(receive(&subscriber)?.context("no publisher has begun")? == 0);
         }
         let until = Instant::now() + Duration::from_micros(137 * trial);
         while Instant::now() < until {

@@ -92,8 +92,8 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
         let window = (WINDOW_PER_WORKER * job.workers()).max(MIN_WINDOW);
         let window = window.max(self.chunksize.saturating_mul(2));
         let ahead = self.unfinished + self.ready.len() + held;
-        // Results that were not returned yet take memory too. If nothing is in flight, they count
-        // as one chunk, because `is_full(0)` is always false.
+        // Results that were not returned yet take memory too. If there are only such results, they
+        // count as one chunk in flight, because `is_full(0)` is always false.
         let in_flight = self.unfinished.div_ceil(self.chunksize).max(1);
         if ahead > 0 && (window.saturating_sub(ahead) < self.chunksize || job.is_full(in_flight)) {
             return false;

@@ -45,8 +45,8 @@ impl<'a, E: Engine> Options<'a, E> {
     /// Sets the chunksize: how many tasks a worker takes at a time. Tasks that the worker has not
     /// taken can go to other workers.
     ///
-    /// Without this setting, a pool measures the tasks, and makes chunks of about two milliseconds,
-    /// which become smaller towards the end of the call. A worker takes a sixty-fourth of a chunk
+    /// Without this setting, a pool measures the tasks. It hands a worker tasks for about two
+    /// milliseconds, and fewer towards the end of the call. The worker takes a sixty-fourth of them
     /// at a time. `imap` and `imap_unordered`, whose inputs may come slowly, take one task at a
     /// time, as Python's do. A cluster makes chunks of about ten milliseconds. Chunks of an
     /// explicit size that take almost no time are still sent together.
@@ -109,7 +109,7 @@ impl<'a, E: Engine> Options<'a, E> {
     /// last try. An `Err` that the function returns is a result, and is not tried again. A task
     /// whose argument holds channel ends is not tried again, because the channel ends are gone. If
     /// a cluster loses a machine, the machine's tasks run on another one, and that uses no retry.
-    /// (A task that three machines had when they were lost fails.)
+    /// (A task fails if three machines in turn were lost while they had it.)
     ///
     /// # Examples
     ///

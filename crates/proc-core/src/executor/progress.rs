@@ -64,7 +64,8 @@ pub struct Progress {
     /// How many of the tasks that are done have an error.
     pub failed: usize,
     /// How many times a task that failed was tried again. A cluster also counts the tasks that it
-    /// has handed out again, except those for which a machine had no worker in time.
+    /// has handed out again because a machine returned or lost them. It does not count those that a
+    /// machine returned because all its workers were busy.
     pub retried: usize,
     /// How long ago the call began.
     pub elapsed: Duration,

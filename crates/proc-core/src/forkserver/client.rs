@@ -28,12 +28,14 @@ pub(crate) struct ForkServer {
     child: Option<(u32, u32)>,
     /// Handle by which the fork server is ended, if it was made by another fork server.
     handle: Option<Handle>,
-    /// Environment and rights of the fork server itself.
+    /// Environment and rights with which the fork server was made. For a fork server of `preload`,
+    /// they are those of the process that asked for it. What the preloaded function changes is not
+    /// in them, so the workers keep these changes.
     base: Snapshot,
     /// Writing end of the alive pipe. It closes when this process ends or executes another program,
     /// and the fork server ends then.
     alive_pipe: Option<OwnedFd>,
-    /// Tells of the end of the fork server, in the process that has made it.
+    /// Tells of the end of the fork server, in the process that has made it or asked for it.
     watch: Option<Arc<ServerWatch>>,
 }
 
@@ -252,7 +254,7 @@ impl Handle {
         }
     }
 
-    /// Tells of the end of the fork server, if this process has made it.
+    /// Tells of the end of the fork server, if this process has made it or asked for it.
     pub(super) fn watch(&self) -> Option<&ServerWatch> {
         self.fork_server.watch.as_deref()
     }

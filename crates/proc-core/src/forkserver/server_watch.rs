@@ -21,7 +21,7 @@ pub(super) const ORPHAN_PATIENCE: Duration = Duration::from_millis(100);
 /// How often the children that are left are looked for. A look reads `/proc`.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Watches a fork server, for the process that has made it.
+/// Watches a fork server, for the process that has made it or asked for it.
 #[derive(Debug)]
 pub(super) struct ServerWatch {
     /// Readable when the fork server has ended.

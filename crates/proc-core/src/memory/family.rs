@@ -32,7 +32,8 @@ use crate::sys::{hold_byte, is_byte_held, own_word};
 /// How long a wait lasts before the waiting process looks whether the one that it waits for lives.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long somebody who wants to know how a process ended waits for its fork server.
+/// How long [`obituary_soon`](Family::obituary_soon) waits until a fork server tells how a process
+/// ended.
 const TELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Number of processes about which the family keeps what it knows. The later processes replace the
@@ -123,7 +124,7 @@ impl Family {
     }
 
     /// Lets the program that `command` executes [join](Family::join) this family. Returns the
-    /// number of the descriptor to tell it; -1 if there is no family.
+    /// number of the descriptor, which that program must be told; -1 if there is no family.
     pub(crate) fn pass_on(command: &mut Command) -> i32 {
         Family::present().map_or(-1, |family| sys::pass_on_itself(&family.file, command))
     }
@@ -241,6 +242,13 @@ impl Family {
     pub(crate) fn end_of(&self, pid: u32) -> Option<ExitStatus> {
         let status = self.last_record(pid)?.status.load(Ordering::Relaxed).checked_sub(1);
         status.map(|status| ExitStatus::from_raw(status as i32))
+    }
+
+    /// Whether the process that had a pid last has certainly ended, although perhaps no fork server
+    /// has told how.
+    pub(crate) fn has_ended(&self, pid: u32) -> bool {
+        let id = |record: &Record| ProcessId::of(record.id.load(Ordering::Relaxed));
+        self.last_record(pid).and_then(id).is_some_and(|id| !self.is_alive(id))
     }
 
     /// In a fork server: tells the family that child `pid` has ended.

@@ -65,10 +65,10 @@ macro_rules! atomics {
                 Self(loom::sync::atomic::$name::new(value), Turns::default())
             }
 
-            /// Stores by a swap. In the modification order of an atomic, a swap directly follows
-            /// the store whose value it reads. So a plain store that is later than that store in
-            /// this order is also later than the swap. Loom does not know this: with plain stores
-            /// it reports lost wake-ups that no processor has.
+            /// Stores by a swap. In the modification order of an atomic, a read-modify-write
+            /// operation of another thread directly follows the store whose value it reads, so no
+            /// other store can come between the two. Loom does not know this of plain stores: with
+            /// them it reports lost wake-ups that no processor has.
             pub(crate) fn store(&self, value: $word, order: Ordering) {
                 self.swap(value, order);
             }

@@ -27,7 +27,8 @@ impl<S> Pool<S> {
     /// # Errors
     ///
     /// The error of the first worker that failed, in the order of their numbers; the others run the
-    /// function in any case. Or the argument cannot be encoded, or the pool accepts no more calls.
+    /// function in any case. Or the argument cannot be encoded, or the pool accepts no more calls,
+    /// or it was made smaller before a worker that had to leave had begun.
     ///
     /// # Examples
     ///

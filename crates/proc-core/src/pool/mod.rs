@@ -164,7 +164,8 @@ impl<S> Pool<S> {
     /// Changes the size of the pool.
     ///
     /// When this returns, new workers have been started. Workers beyond the new size finish the
-    /// chunk that they have claimed; this does not wait for them. No result is lost.
+    /// chunk that they have claimed; this does not wait for them. No result is lost, but a
+    /// [`broadcast`](Pool::broadcast) fails if such a worker has not begun its task of it.
     ///
     /// # Errors
     ///
@@ -394,11 +395,12 @@ impl<S> Pool<S> {
 
     /// Ends the pool now. Open calls fail with "the pool is closed".
     ///
-    /// Busy workers, and workers that are not ready yet, are killed at once (SIGKILL), unless the
-    /// call of their task has a [grace period](Options::grace). They get no SIGTERM. Idle workers
-    /// exit by themselves, and are killed if they have not exited after half a second. Programs
-    /// that a task has started with `std::process::Command` go on. Returns when all workers have
-    /// exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
+    /// Tasks whose call has a [grace period](Options::grace) are asked to stop, and killed if they
+    /// have not returned when it is over. The workers of all other tasks are killed at once
+    /// (SIGKILL, no SIGTERM). Then workers that are not ready yet are killed as well, and idle
+    /// workers exit by themselves. Those that have not exited after half a second are killed.
+    /// Programs that a task has started with `std::process::Command` go on. Returns when all workers
+    /// have exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

@@ -253,7 +253,8 @@ where
     }
 
     /// Sets the stdout of the process: a file, the writing end of [`std::io::pipe`], or another
-    /// [`Stdio`]. By default it is the stdout that the caller was given, or else the program's.
+    /// [`Stdio`]. By default it is the stdout that the calling process was given, if it is a
+    /// `Process` or a worker. Otherwise it is the program's.
     ///
     /// # Examples
     ///

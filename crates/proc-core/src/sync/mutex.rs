@@ -111,7 +111,7 @@ impl<T> Mutex<T> {
     ///
     /// # Errors
     ///
-    /// - [`Abandoned`](crate::ErrorKind::Abandoned): a process died while it had the mutex, and
+    /// - [`Abandoned`](crate::ErrorKind::Abandoned): a process died while it held the mutex, and
     ///   nobody has [recovered](Mutex::recover) the data since.
     /// - [`Invalid`](crate::ErrorKind::Invalid): this thread has the mutex already, and would wait
     ///   for itself.

@@ -121,7 +121,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// - [`Invalid`](crate::ErrorKind::Invalid): the semaphore has more permits than can be lent at
-    ///   a time (240, or as many as it was made with, up to 2²⁰), and so many are lent.
+    ///   a time (240; if it was made with more, as many as that, up to 2²⁰), and so many are lent.
     /// - [`Start`](crate::ErrorKind::Start): the kernel has no more record locks, of which each
     ///   process needs one.
     ///
@@ -202,7 +202,7 @@ impl Semaphore {
         })
     }
 
-    /// Adds permits, and wakes as many that wait for one.
+    /// Adds permits, and wakes as many of the threads that wait for a permit.
     ///
     /// # Errors
     ///

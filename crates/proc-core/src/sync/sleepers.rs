@@ -5,9 +5,9 @@
 //! its last look for the change. So at least one of the two sees the other. (The end of a lease and
 //! the look for it are ordered by the lock of the queue's head instead.)
 //!
-//! Who wakes some threads clears the bit of *all*, also of those that it does not wake, so that the
-//! next change makes no system call for the same threads again. A thread that was woken sets the
-//! bit for the others when it goes on. After that, its caller looks whether it has left something
+//! One bit of the word ([`ANY`]) says that somebody may sleep. Who wakes some threads clears it,
+//! although others may sleep on, so that the next change makes no system call for the same threads
+//! again. A thread that was woken sets the bit for the others when it goes on. After that, its caller looks whether it has left something
 //! for them, which may have come while the bit was clear, and wakes the next one (see
 //! [`Sleeper::leave`]).
 

@@ -61,7 +61,7 @@ pub(crate) fn try_flush_stdout() {
 /// holds the input stream). So if there are other threads, a new thread writes the buffers out, and
 /// this call waits for that thread no longer than `timeout`.
 pub(crate) fn flush(timeout: Duration) {
-    /// Whether such a thread is still waiting for a stream.
+    /// Whether the new thread of an earlier call is still writing out the buffers.
     static IS_FLUSHING: PerProcess<AtomicBool> = PerProcess::new();
     if has_one_thread() {
         return flush_all();

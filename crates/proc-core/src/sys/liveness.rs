@@ -7,6 +7,9 @@
 //!
 //! A record lock is also released when its process closes *any* descriptor of the file. So the
 //! file's descriptor is never copied within a process, never sent, and never closed.
+//!
+//! Other files, whose descriptors are sent, have locks of another kind: an *open file description
+//! lock* (`F_OFD_SETLK`). By these a process sees whether anybody else still has the file.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -41,8 +44,9 @@ pub(crate) fn is_byte_held(file: BorrowedFd<'_>, number: u32) -> bool {
     told.is_err() || lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
-/// Marks the open file description of `file` as one that somebody has, until its last descriptor is
-/// closed. The file may be marked through any number of descriptions.
+/// Puts a shared lock on the open file description of `file`. While the lock is there,
+/// [`is_file_ours_alone`] is false for every other description of the same file. The lock ends when
+/// the last descriptor of the description is closed, in whichever process.
 ///
 /// # Errors
 ///
@@ -51,12 +55,12 @@ pub(crate) fn share_file(file: BorrowedFd<'_>) -> io::Result<()> {
     os::lock_description(file, libc::F_RDLCK)
 }
 
-/// Removes the mark that [`share_file`] has made.
+/// Removes the lock that [`share_file`] has made.
 pub(crate) fn unshare_file(file: BorrowedFd<'_>) -> io::Result<()> {
     os::lock_description(file, libc::F_UNLCK)
 }
 
-/// Whether no other open file description of the same file is [marked](share_file). False if the
+/// Whether no other open file description of the same file has a [lock](share_file). False if the
 /// system does not tell.
 pub(crate) fn is_file_ours_alone(file: BorrowedFd<'_>) -> bool {
     os::is_description_locked_by_others(file).is_some_and(|is_locked| !is_locked)

@@ -17,8 +17,9 @@ use nix::sys::stat::Mode;
 
 use super::access::Access;
 
-/// Returns `None`: threads cannot be counted portably. So every fork server is executed, unless the
-/// C library knows that the program has one thread: then `init` forks.
+/// Returns `None`: threads cannot be counted portably. Unless the C library knows that the program
+/// has one thread, `init` does not fork, and the first fork server is executed. Then
+/// `StartMethod::Fork` and a pool's `preload` fail.
 pub(crate) fn thread_count() -> Option<usize> {
     None
 }

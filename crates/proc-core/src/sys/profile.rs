@@ -79,7 +79,8 @@ fn name_for(copy: u32, original: u32, name: &Path, directory: &Path) -> Option<C
     let file_name = name.file_name()?.as_bytes();
     let pid = original.to_string();
     let is_digit = |at: usize| file_name.get(at).is_some_and(u8::is_ascii_digit);
-    // The last one: the number of the program, which may be in the name too, is usually before it.
+    // Take the last place that has the pid. The runtime's number of the program (`%m`), which may
+    // contain the same digits, is usually before it.
     let at = (0..file_name.len()).rev().find(|at| {
         file_name[*at..].starts_with(pid.as_bytes())
             && !is_digit(at + pid.len())

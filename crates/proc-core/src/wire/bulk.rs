@@ -15,7 +15,8 @@ use crate::memory::Region;
 /// Bytes of a value, and where they are.
 #[derive(Clone, Copy)]
 pub(crate) enum ValueBytes<'a> {
-    /// In this process's own memory, or in memory that it has claimed.
+    /// In this process's own memory, or in a part of shared memory to which nobody else writes (see
+    /// [`Region::claimed_bytes`]).
     Own(&'a [u8]),
     /// `len` bytes at offset `at` of shared memory, which may change while they are copied.
     Shared { region: &'a Region, at: usize, len: usize },

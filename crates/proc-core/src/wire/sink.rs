@@ -131,7 +131,8 @@ impl Sink {
         // Check this first: reserving can succeed although no pages are left, and the kernel then
         // kills the process.
         let checked = if more < LARGE { Ok(()) } else { memory::check_memory(more) };
-        // Leave room for the head of the next record, which is written without asking for room.
+        // Leave room for the few bytes that `pool/records.rs` writes before the next value, without
+        // a call of `try_grow`.
         let more = more.saturating_add(SLACK_BYTES);
         let mut reserved = || {
             let doubled = self.bytes.try_reserve(more);

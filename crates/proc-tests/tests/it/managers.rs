@@ -17,6 +17,7 @@ programs![
     share,
     kill_clients,
     kill_manager,
+    kill_manager_without_fork_server,
     stop_manager,
     lack_descriptors,
     lack_room,
@@ -28,6 +29,7 @@ tests! {
     all_processes_use_the_same_objects: forkserver spawn fork;
     killed_clients_disturb_nobody: forkserver spawn fork;
     death_of_the_manager_is_an_error_for_all: forkserver spawn fork;
+    death_of_the_manager_is_known_before_a_fork_server_tells_it: forkserver spawn fork;
     calls_of_a_stopped_manager_time_out: forkserver spawn fork;
     manager_without_descriptors_refuses_new_clients_and_goes_on: forkserver spawn fork;
     manager_without_room_for_a_result_says_so: forkserver spawn fork;
@@ -163,6 +165,41 @@ fn death_of_the_manager_is_an_error_for_all(start_method: StartMethod) {
     assert_eq!(run(kill_manager, start_method, &[]).succeeded(), line.repeat(3));
 }
 
+/// The manager is killed while its fork server is stopped, which cannot tell of the death. One call
+/// has a line that the manager has taken, one has a line that it has not, and one comes afterwards.
+fn kill_manager_without_fork_server(_: &Arguments) {
+    let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
+    let pid = pid_of(&managed);
+    kill(pid, Signal::SIGSTOP).expect("it lives");
+    let call = || managed.call(|x, ()| *x, ());
+    std::thread::scope(|scope| {
+        let descriptors = || std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count();
+        let with_the_old_line = scope.spawn(call);
+        let before = descriptors();
+        let with_a_new_line = scope.spawn(call);
+        wait_until(|| descriptors() > before);
+        let fork_servers: Vec<Pid> =
+            procfs::children().into_iter().map(|pid| Pid::from_raw(pid as i32)).collect();
+        for fork_server in &fork_servers {
+            kill(*fork_server, Signal::SIGSTOP).expect("it lives");
+        }
+        kill(pid, Signal::SIGKILL).expect("it lives");
+        wait_until(|| !procfs::is_running(pid.as_raw() as u32));
+        let errors = [call(), with_the_old_line.join().unwrap(), with_a_new_line.join().unwrap()];
+        for error in errors {
+            let error = error.expect_err("the manager was killed");
+            assert_eq!((error.kind(), error.pid()), (ErrorKind::Closed, Some(pid.as_raw() as u32)));
+        }
+        for fork_server in &fork_servers {
+            kill(*fork_server, Signal::SIGCONT).expect("it lives");
+        }
+    });
+}
+
+fn death_of_the_manager_is_known_before_a_fork_server_tells_it(start_method: StartMethod) {
+    run(kill_manager_without_fork_server, start_method, &[]).succeeded();
+}
+
 fn stop_manager(_: &Arguments) {
     let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
     let pid = pid_of(&managed);
@@ -213,8 +250,8 @@ fn lack_descriptors(arguments: &Arguments) {
 fn manager_without_descriptors_refuses_new_clients_and_goes_on(start_method: StartMethod) {
     assert_eq!(
         run(lack_descriptors, start_method, &[]).succeeded(),
-        "Start: cannot make a connection to a manager: process PID has ended, or has no descriptor or \
-         memory for another client\nOk(5)\n"
+        "Start: cannot make a connection to a manager: process PID has no descriptor or memory for \
+         another client\nOk(5)\n"
     );
 }
 

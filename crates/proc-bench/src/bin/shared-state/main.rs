@@ -1,5 +1,5 @@
 //! What shared state costs, beside CPython's `multiprocessing` and the system's limits, and in how
-//! many of 20 trials each goes on after a `kill -9`.
+//! many of 20 trials the other processes go on after one was killed (`kill -9`).
 //!
 //!     cargo build --release --manifest-path crates/proc-bench/iceoryx2/Cargo.toml
 //!     cargo run --release -p proc-bench --bin shared-state [PYTHON]
@@ -220,8 +220,8 @@ impl Pair {
 }
 
 impl Pace {
-    /// Returns the time of a trip, in microseconds: the mean of trips in a row, and the median of
-    /// trips after pauses, a few of which take milliseconds.
+    /// Returns the time of a trip, in microseconds: the mean of trips in a row; for trips after
+    /// pauses the median, because a few of these trips take milliseconds.
     fn measure(self, pair: impl Fn(usize) -> Result<Pair>) -> Result<f64> {
         let Pair { mut trip, end } = pair(0)?;
         let mut others = matches!(self, Pace::AfterOthers).then(|| pair(1)).transpose()?;

@@ -183,8 +183,9 @@ impl<S> PoolBuilder<S> {
     /// server.
     ///
     /// Without this setting, a worker that dies while it runs a task is replaced at once, no matter
-    /// how often. Workers that die before they are ready are tried 20 times in a row, or 3 times if
-    /// the pool has an initializer or a state.
+    /// how often. If 20 workers in a row die in one place of the pool before they are ready, the place
+    /// stays empty until a later call. If the pool has an initializer or a state, it is 3 workers,
+    /// and the place stays empty until [`resize`](crate::Pool::resize).
     ///
     /// # Examples
     ///

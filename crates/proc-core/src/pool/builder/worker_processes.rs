@@ -130,8 +130,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives all workers a stdout, which they share. By default it is the one that the caller was
-    /// given, or else the program's.
+    /// Gives all workers a stdout, which they share. By default it is the stdout that the calling
+    /// process was given, if it is a `Process` or a worker. Otherwise it is the program's.
     ///
     /// # Examples
     ///
@@ -153,8 +153,8 @@ impl<S> PoolBuilder<S> {
         self
     }
 
-    /// Gives all workers a stderr, which they share. By default it is the one that the caller was
-    /// given, or else the program's.
+    /// Gives all workers a stderr, which they share. By default it is the stderr that the calling
+    /// process was given, if it is a `Process` or a worker. Otherwise it is the program's.
     ///
     /// See the example of [`stdout`](PoolBuilder::stdout).
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {

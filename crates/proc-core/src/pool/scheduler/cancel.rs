@@ -234,18 +234,20 @@ impl Scheduler {
         }
     }
 
-    /// Asks the running tasks whose call has a grace period to stop, because the pool ends. Waits
-    /// until they have returned, or are killed at the end of the period. Meanwhile no task begins
-    /// that was not claimed.
+    /// If a running task's call has a grace period, stops all running tasks, because the pool ends:
+    /// those with a grace period are asked to stop, the others are killed. Waits until the first
+    /// ones have returned, or are killed at the end of the period. Meanwhile no task begins that was
+    /// not claimed.
     pub(super) fn stop_graceful_tasks(&self) {
         let mut state = self.lock();
-        let has_grace = |state: &State, ticket: &TicketId| {
-            let in_flight = state.in_flight.get(ticket);
-            in_flight.is_some_and(|it| it.inbox.options.grace.is_some() && !it.inbox.is_closed())
-        };
         let mut claimed = self.claimed_tickets(&state);
-        claimed.retain(|(ticket, _)| has_grace(&state, ticket));
-        if claimed.is_empty() || matches!(state.phase, Phase::Over(_)) {
+        claimed.retain(|(ticket, _)| {
+            state.in_flight.get(ticket).is_some_and(|in_flight| !in_flight.inbox.is_closed())
+        });
+        let has_grace = |(ticket, _): &(TicketId, SlotId)| {
+            state.in_flight[ticket].inbox.options.grace.is_some()
+        };
+        if !claimed.iter().any(has_grace) || matches!(state.phase, Phase::Over(_)) {
             return;
         }
         state.phase = Phase::Closing;

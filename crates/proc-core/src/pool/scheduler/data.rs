@@ -44,7 +44,7 @@ impl Scheduler {
         made.map_err(Error::encode_data)
     }
 
-    /// Answers a worker that needs data, or that asks which of the data it holds it may drop.
+    /// Answers a worker that needs data, or that asks which of its data it must drop.
     pub(super) fn on_needs_data(
         &self,
         slot_id: SlotId,

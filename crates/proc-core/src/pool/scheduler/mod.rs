@@ -144,8 +144,9 @@ impl Scheduler {
     }
 
     /// Ends all workers and waits for them. Tasks whose call has a grace period are asked to stop
-    /// first. Then busy workers, and workers that are not ready yet, are killed. Idle workers are
-    /// woken and exit by themselves; those that remain after [`EXIT_TIMEOUT`] are killed too.
+    /// first, and the workers of the other tasks are killed. When the grace periods are over, workers
+    /// that are busy or not ready yet are killed. Idle workers are woken and exit by themselves;
+    /// those that remain after [`EXIT_TIMEOUT`] are killed too.
     pub(crate) fn terminate(&self) {
         if self.is_forked_copy() {
             return;

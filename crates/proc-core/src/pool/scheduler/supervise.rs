@@ -250,7 +250,9 @@ impl Scheduler {
             // This thread may spin only if the workers that were started before leave it a
             // processor.
             Link::start(fork_server, serial, &name, &self.config.attributes, job, has_processor)
-                .inspect_err(|_| self.settle_failed_start(slot_id))
+        };
+        let start = |fork_server: &Arc<ForkServer>| {
+            start(fork_server).inspect_err(|_| self.settle_failed_start(slot_id))
         };
         let link =
             self.with_fork_server(rights, start).map_err(|error| error.with_origin(origin))?;

@@ -49,7 +49,7 @@ pub(crate) enum ToWorker {
     Data {
         /// The data that the worker wanted, if it wanted any; or the reason why there are none.
         found: Option<Result<Payload, String>>,
-        /// Which of the data that the worker holds it must drop.
+        /// Those of the data in the worker that it must drop.
         dropped: Vec<DataId>,
     },
 }
@@ -71,8 +71,8 @@ pub(crate) enum FromWorker {
     NeedsHandles(TicketId),
     /// A result that does not go into the chunk's room.
     OutOfBand { ticket: TicketId, task: u32, value: Payload },
-    /// Asks for data that a function borrows, and which of the data that the worker holds it must
-    /// drop.
+    /// Asks for data that a function borrows. Also asks which of the data in the worker (`held`) it
+    /// must drop.
     NeedsData { wanted: Option<DataId>, held: Vec<DataId> },
     /// The data that the function of this ticket's call borrows did not come, or cannot be decoded.
     /// The worker does not run the ticket. Holds an encoded [`Fault`](crate::call::Fault).

@@ -104,16 +104,11 @@ impl Server {
 
     /// Makes the error of a call whose line the process has not taken.
     fn refused(&self) -> Error {
-        match self.requests.family().end_of(self.pid) {
-            Some(_) => self.died(),
-            None => Error::make(
-                "a connection to a manager",
-                std::io::Error::other(format!(
-                    "process {} has ended, or has no descriptor or memory for another client",
-                    self.pid
-                )),
-            ),
+        if self.requests.family().has_ended(self.pid) {
+            return self.died();
         }
+        let why = format!("process {} has no descriptor or memory for another client", self.pid);
+        Error::make("a connection to a manager", std::io::Error::other(why))
     }
 
     /// Takes a line that no other call uses.
@@ -133,7 +128,8 @@ impl Server {
         let new_line: NewLine = (line.number, sent);
         let payload = Payload::encode(&new_line).map_err(Error::encode_argument)?;
         match wire::send(&self.new_lines.clone().to(), payload).map_err(wire::send_error) {
-            Ok(()) | Err(None) => Ok(line), // if the process is gone, waiting for the reply says so
+            Ok(()) => Ok(line),
+            Err(None) => Err(self.died()), // nobody is left to receive the message
             Err(Some(error)) => Err(Error::make("a connection to a manager", error)),
         }
     }

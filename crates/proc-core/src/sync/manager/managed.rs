@@ -99,7 +99,7 @@ impl<S: 'static> Managed<S> {
 
     /// Calls like [`call`](Managed::call), but waits for at most `timeout`. Returns `None` if there
     /// is no result by then. The call may still be made. But if four or more earlier calls of this
-    /// process have timed out and still wait, it may never be made.
+    /// process have timed out and have no reply yet, it may never be made.
     ///
     /// # Errors
     ///

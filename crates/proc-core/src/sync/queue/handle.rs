@@ -22,9 +22,9 @@ use crate::wire::{self, Message};
 /// user runs while others wait. Numbers, vectors of numbers, strings and byte buffers are copied
 /// once on each side (`put_all` copies small ones twice); other items once more, by their encoding.
 ///
-/// A queue takes as much memory as its items need. When they are taken, their memory goes back to
-/// the system, except for 4 MiB that the next items use, and for the piece that is in use. That
-/// piece has at most 64 KiB, or about a sixteenth of the most that the queue has held, or twice the
+/// A queue takes its memory in pieces, as its items need them. When the items of a piece are taken,
+/// its memory goes back to the system, except for 4 MiB that the next items use, and for the piece
+/// in which the next item will lie. That piece has at most 64 KiB, or about a sixteenth of the most that the queue has held, or twice the
 /// size of the largest item that it has held, whichever is most.
 ///
 /// If a process dies, at any instruction, the others go on. An item is lost only if the dead
@@ -86,7 +86,8 @@ impl<T: Message> Queue<T> {
         SharedQueue::new(0).map(Queue::of)
     }
 
-    /// Makes a queue that takes at most so many items at a time.
+    /// Makes a queue that takes at most so many items at a time. Items that are [leased](Queue::lease)
+    /// do not count, so after some have come back, the queue may have more.
     ///
     /// # Errors
     ///

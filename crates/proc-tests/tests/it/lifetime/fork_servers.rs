@@ -290,15 +290,17 @@ fn pool_of_a_stopped_fork_server_ends(start_method: StartMethod) {
 const LARGE_RESULTS: usize = 20;
 
 /// Has a pool with one worker, whose results go through the report channel.
-fn own_a_pool((worker, gate): (ipc::IpcSender<u32>, PathBuf)) -> usize {
+fn own_a_pool((worker, begun, gate): (ipc::IpcSender<u32>, PathBuf, PathBuf)) -> usize {
     let pool = Pool::builder().processes(1).build().expect("it is built");
     worker.send(pool.worker_pids()[0]).expect("the program receives it");
-    let task = |gate: PathBuf| {
+    let task = |(begun, gate): (PathBuf, PathBuf)| {
+        marker_files::create(&begun);
         marker_files::wait_for(&gate);
         let (sender, _) = ipc::channel::<u32>().expect("there are descriptors");
         (sender, vec![0_u8; 60_000])
     };
-    let results = pool.options().chunksize(LARGE_RESULTS).try_map(task, vec![gate; LARGE_RESULTS]);
+    let inputs = vec![(begun, gate); LARGE_RESULTS];
+    let results = pool.options().chunksize(LARGE_RESULTS).try_map(task, inputs);
     results.iter().filter(|result| result.is_ok()).count()
 }
 
@@ -308,8 +310,10 @@ fn fill_channel_of_a_stopped_owner(_: &Arguments) {
     let marks = MarkerFiles::new();
     let gate = marks.path("gate");
     let (sender, worker) = ipc::channel().expect("there are descriptors");
-    let owner = Process::new(own_a_pool, (sender, gate.clone())).start().expect("it is started");
+    let argument = (sender, marks.path("begun"), gate.clone());
+    let owner = Process::new(own_a_pool, argument).start().expect("it is started");
     let worker = worker.recv().expect("the owner sends it");
+    marker_files::wait_for(&marks.path("begun"));
     raw::send_signal(owner.pid(), SIGSTOP);
     wait_until(|| state(Pid::from_raw(owner.pid() as i32)) == Some('T'));
     marker_files::create(&gate);

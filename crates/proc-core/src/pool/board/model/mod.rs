@@ -16,7 +16,8 @@ use super::{Board, Chunk, Layout, TicketId};
 use crate::call::Name;
 use crate::memory::loom::{Channel, check};
 
-/// A board with a ring of `tickets` places: the publication after them uses a place again.
+/// A board with a ring of `tickets` places. After that many publications, the next one uses the
+/// first place again.
 fn board(tickets: u32, workers: u32) -> Arc<Board> {
     let board = Board::new(Layout { tickets, workers }).expect("there is memory");
     // Loom's atomics are made when they are first used. That must happen before there are threads.
