@@ -52,8 +52,8 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 const FAST_CHUNK_NANOS: f64 = 2e6;
 
 /// If chunks take less than this, the agent requests the next chunk for a worker while one runs.
-/// Otherwise the worker would wait until a request and its answer have crossed the network.
-/// Compared with a longer chunk, that wait is short.
+/// Without that request, the worker would wait until a request and its answer have crossed the
+/// network. Compared with a longer chunk, that wait is short.
 const LONG_CHUNK_NANOS: f64 = 50e6;
 
 /// Serves a fleet with a pool until SIGTERM or SIGINT, then finishes the work that it has begun.

@@ -108,7 +108,8 @@
 //! | (no end at the first error, no priority, no grace) | [`fail_fast()`](Options::fail_fast), [`priority(n)`](Options::priority), [`grace(d)`](Options::grace), [`seed(n)`](Options::seed) |
 //! | (no limit on memory or on what waits) | [`max_memory_per_child(bytes)`](PoolBuilder::max_memory_per_child), [`max_pending(n)`](PoolBuilder::max_pending) |
 //! | `concurrent.futures.Executor` | [`Executor`]: the trait of pools, clusters and [`InProcess`], for functions that take any of them |
-//! | `close()`, `join()`, `terminate()`, `with` | the same names; dropping a pool ends it |
+//! | `close()`, `join()`, `terminate()` | the same names |
+//! | `with Pool() as pool:` | dropping a pool ends it |
 //!
 //! # The book
 //!

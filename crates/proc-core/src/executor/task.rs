@@ -269,9 +269,9 @@ impl<T> Task<T> {
     /// cancelled.
     ///
     /// With a [grace period](crate::Options::grace), inputs that are running are asked to stop
-    /// first. A worker may have taken more inputs together with the running one: it still begins
-    /// each of these, and it is asked to stop at once. If all inputs return within that period,
-    /// [`get`](Task::get) returns the result.
+    /// first. A worker may have taken more inputs together with the running one: the worker still
+    /// begins each of these inputs, and each is asked to stop as soon as it begins. If all inputs
+    /// return within that period, [`get`](Task::get) returns the result.
     ///
     /// In async code, a future that is dropped does not cancel its task, unless
     /// [`cancel_on_drop`](Task::cancel_on_drop) says so.

@@ -275,7 +275,9 @@ impl Server {
         // not reap.
         let deadline = Instant::now() + REAP_TIMEOUT;
         for pid in self.children.keys() {
-            sys::reap_until(*pid, deadline);
+            if let Some(status) = sys::reap_until(*pid, deadline) {
+                Family::announce_death(*pid, status);
+            }
         }
     }
 

@@ -8,8 +8,8 @@
 //!
 //! A fork server adds one to the count of deaths when one of its children has ended, and wakes
 //! everybody who waits for that. Those look again at what they wait for. So a fork server need not
-//! know what its children held. If no fork server tells of a death (because it was stopped, or
-//! because a user's `fork` has made the process), those that wait find out within
+//! know what its children held. If no fork server tells of a death (because it was stopped or
+//! killed, or because a user's `fork` has made the process), those that wait find out within
 //! [`LOOK_INTERVAL`].
 
 use std::io;
@@ -238,17 +238,9 @@ impl Family {
         self.records().iter().filter(is_it).min_by_key(age)
     }
 
-    /// Tells how the process that had a pid last ended; `None` if that is not known.
-    pub(crate) fn end_of(&self, pid: u32) -> Option<ExitStatus> {
-        let status = self.last_record(pid)?.status.load(Ordering::Relaxed).checked_sub(1);
-        status.map(|status| ExitStatus::from_raw(status as i32))
-    }
-
-    /// Whether the process that had a pid last has certainly ended, although perhaps no fork server
-    /// has told how.
-    pub(crate) fn has_ended(&self, pid: u32) -> bool {
-        let id = |record: &Record| ProcessId::of(record.id.load(Ordering::Relaxed));
-        self.last_record(pid).and_then(id).is_some_and(|id| !self.is_alive(id))
+    /// Returns the process that had a pid last; `None` if later processes have replaced its record.
+    pub(crate) fn process_of(&self, pid: u32) -> Option<ProcessId> {
+        ProcessId::of(self.last_record(pid)?.id.load(Ordering::Relaxed))
     }
 
     /// In a fork server: tells the family that child `pid` has ended.
@@ -341,16 +333,17 @@ mod tests {
         };
         let (one, two) = (ExitStatus::from_raw(1 << 8), ExitStatus::from_raw(2 << 8));
         let ended_as = |id: u32| family.obituary(ProcessId(id & MAX_PROCESS_ID)).1;
+        let end_of = |pid| family.process_of(pid).and_then(|id| family.obituary(id).1);
         // Between the two processes, the places of the records begin anew in all cases but the
         // first, and the numbers in the last two.
         for first in [1, RECORDS as u32 - 1, MAX_PROCESS_ID - 1, MAX_PROCESS_ID] {
             begin(first, 42);
             family.note_death(42, one);
-            assert_eq!(family.end_of(42), Some(one), "{first}");
+            assert_eq!(end_of(42), Some(one), "{first}");
             begin(first + 2, 42);
-            assert_eq!(family.end_of(42), None, "the second process lives, after {first}");
+            assert_eq!(end_of(42), None, "the second process lives, after {first}");
             family.note_death(42, two);
-            assert_eq!(family.end_of(42), Some(two), "{first}");
+            assert_eq!(end_of(42), Some(two), "{first}");
             assert_eq!((ended_as(first), ended_as(first + 2)), (Some(one), Some(two)), "{first}");
         }
         // Nobody has told how the third process ended.
@@ -358,6 +351,6 @@ mod tests {
         begin(9, 43);
         family.note_death(43, two);
         assert_eq!((ended_as(7), ended_as(9)), (None, Some(two)));
-        assert_eq!(family.end_of(44), None);
+        assert_eq!(end_of(44), None);
     }
 }

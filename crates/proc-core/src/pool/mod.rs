@@ -40,7 +40,8 @@ use crate::wire::Message;
 /// fewer workers until a later call. If no worker is left, open calls fail with the reason, and a
 /// later call tries again. Workers that exit one after another before they have begun a task are
 /// replaced more and more slowly. See also [`restart_intensity`](PoolBuilder::restart_intensity).
-/// Dropping a pool ends it like [`terminate`](Pool::terminate), always in bounded time.
+/// Dropping a pool ends it like [`terminate`](Pool::terminate), always in bounded time (after the
+/// [grace periods](Options::grace) of its running tasks).
 ///
 /// All calls take a function that captures nothing and has one argument, which may be a tuple. Any
 /// number of threads may call at once. `S` is the type of the state that each worker keeps, see
@@ -395,12 +396,11 @@ impl<S> Pool<S> {
 
     /// Ends the pool now. Open calls fail with "the pool is closed".
     ///
-    /// Tasks whose call has a [grace period](Options::grace) are asked to stop, and killed if they
-    /// have not returned when it is over. The workers of all other tasks are killed at once
-    /// (SIGKILL, no SIGTERM). Then workers that are not ready yet are killed as well, and idle
-    /// workers exit by themselves. Those that have not exited after half a second are killed.
-    /// Programs that a task has started with `std::process::Command` go on. Returns when all workers
-    /// have exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
+    /// Running tasks whose call has a [grace period](Options::grace) are asked to stop, and killed if
+    /// they have not returned when it is over. After that (at once, if there are no such tasks),
+    /// workers that are busy or not ready yet are killed (SIGKILL, no SIGTERM), and idle workers
+    /// exit by themselves. Those that have not exited after half a second are killed. Programs that
+    /// a task has started with `std::process::Command` go on. Returns when all workers have exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

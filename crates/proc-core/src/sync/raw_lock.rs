@@ -207,8 +207,8 @@ impl RawLock {
             let deaths = me.family.deaths();
             if !me.family.is_alive(owner) {
                 if self.take(word, me.process.get() | word & WAITERS | *waiters | ABANDONED) {
-                    // Only the holder writes this. If it dies before, the next holder writes the
-                    // number of this one.
+                    // Only the holder of the lock writes `dead`. If this process dies before it has
+                    // written, the next holder writes the number of this process.
                     self.dead.store(owner.get(), Ordering::Relaxed);
                     return Ok(Acquired::Abandoned(Some(owner)));
                 }

@@ -1,4 +1,4 @@
-//! Finds where this program's image lies in memory, and which file the image is from.
+//! Finds where this program's image lies in memory, and which file the program is.
 
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +29,7 @@ impl Image {
     }
 
     /// Returns a number that is equal in two processes exactly if both execute the same, unchanged
-    /// file, and have mapped their image from the same file.
+    /// file. If the image is a shared library, nothing compares the file of the library.
     pub(crate) fn identity(&self) -> u64 {
         self.identity
     }
@@ -56,14 +56,14 @@ impl Image {
         }
         // SAFETY: the 16 bytes at this address lie in a readable segment, which stays mapped for
         // the life of the process, and bytes have no invalid values. (Where the segments are only
-        // guessed, the sender has the same image, and has the offset from `offset_of`.)
+        // guessed, the offset is from `offset_of` in a process of the same program.)
         let head = unsafe { &*(address as *const [u8; 16]) };
         if !check(head) {
             return None;
         }
         // SAFETY: `holds` has checked that the address is readable and aligned. `check` has found
         // the mark that only entries of functions carry (`call/function.rs`). All these entries
-        // have the layout of T, in an image that was made from the same file.
+        // have the layout of T.
         Some(unsafe { &*(address as *const T) })
     }
 
@@ -78,34 +78,17 @@ fn anchor() -> usize {
     &raw const ANCHOR as usize
 }
 
-/// Returns a hash of the executed file's device, inode, size and modification time, and of the
-/// device and inode of the image's file. That file is another one if the image is a shared library.
+/// Returns a hash of the executed file's device, inode, size and modification time.
 fn identity() -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     // /proc/self/exe leads to the executed file even after the file was replaced on disk.
     let file = std::fs::metadata("/proc/self/exe")
         .or_else(|_| std::env::current_exe().and_then(std::fs::metadata));
     let mut hasher = DefaultHasher::new();
-    mapped_file(anchor()).hash(&mut hasher);
     if let Ok(file) = file {
         (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()).hash(&mut hasher);
     }
     hasher.finish()
-}
-
-/// Returns the device and inode of the file that is mapped at `address`; `None` if the system does
-/// not tell.
-fn mapped_file(address: usize) -> Option<String> {
-    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    // A line is: start-end permissions offset device inode path
-    maps.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
-        let parse = |number| usize::from_str_radix(number, 16).ok();
-        let is_here = (parse(start)?..parse(end)?).contains(&address);
-        let (device, inode) = (fields.nth(2)?, fields.next()?);
-        is_here.then(|| format!("{device} {inode}"))
-    })
 }
 
 /// Whether executing this process's program again loads this image. That is so if the image is the
@@ -324,15 +307,6 @@ mod tests {
     #[test]
     fn test_binary_is_of_our_program() {
         assert!(is_of_our_program());
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn libraries_are_mapped_from_other_files_than_the_program() {
-        let program = mapped_file(anchor()).expect("/proc is mounted");
-        let library = mapped_file(libc::getpid as *const () as usize).expect("/proc is mounted");
-        assert_ne!(program, library);
-        assert_eq!(mapped_file(0), None);
     }
 
     #[test]

@@ -15,9 +15,14 @@ pub(crate) fn with_time_limit<T>(limit: Duration, function: impl FnOnce() -> T) 
     // SAFETY: the handler does nothing.
     let Ok(before) = (unsafe { sigaction(Signal::SIGALRM, &action) }) else { return function() };
     let mask = SigSet::from(Signal::SIGALRM).thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
-    set_timer(limit);
+    let time = libc::timeval {
+        tv_sec: limit.as_secs() as libc::time_t,
+        tv_usec: limit.subsec_micros() as libc::suseconds_t,
+    };
+    // The signal is repeated, because the first one may arrive before the system call begins.
+    let earlier = set_timer(libc::itimerval { it_interval: time, it_value: time });
     let result = function();
-    set_timer(Duration::ZERO);
+    set_timer(earlier);
     let _ = mask.and_then(|mask| mask.thread_set_mask());
     // SAFETY: this action was in force before.
     let _ = unsafe { sigaction(Signal::SIGALRM, &before) };
@@ -26,14 +31,11 @@ pub(crate) fn with_time_limit<T>(limit: Duration, function: impl FnOnce() -> T) 
 
 extern "C" fn ignore(_: libc::c_int) {}
 
-/// Makes the kernel send SIGALRM each time that `interval` has passed, or not any more if it is
-/// zero. The signal is repeated, because the first one may arrive before the system call begins.
-fn set_timer(interval: Duration) {
-    let time = libc::timeval {
-        tv_sec: interval.as_secs() as libc::time_t,
-        tv_usec: interval.subsec_micros() as libc::suseconds_t,
-    };
-    let timer = libc::itimerval { it_interval: time, it_value: time };
-    // SAFETY: the kernel reads `timer`. It writes nothing, because the last argument is null.
-    let _ = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+/// Sets the timer that sends SIGALRM. Returns what it was before.
+fn set_timer(timer: libc::itimerval) -> libc::itimerval {
+    let none = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let mut earlier = libc::itimerval { it_interval: none, it_value: none };
+    // SAFETY: the kernel reads `timer` and writes `earlier`.
+    let _ = unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, &mut earlier) };
+    earlier
 }

@@ -250,8 +250,8 @@ fn lack_descriptors(arguments: &Arguments) {
 fn manager_without_descriptors_refuses_new_clients_and_goes_on(start_method: StartMethod) {
     assert_eq!(
         run(lack_descriptors, start_method, &[]).succeeded(),
-        "Start: cannot make a connection to a manager: process PID has no descriptor or memory for \
-         another client\nOk(5)\n"
+        "Start: cannot make a connection to a manager: process PID has ended, or has no descriptor or \
+         memory for another client\nOk(5)\n"
     );
 }
 

@@ -12,6 +12,10 @@ use crate::pool::board::{SlotId, TicketId};
 use crate::pool::job::{Delivery, Inbox, TaskQueue};
 use crate::sys;
 
+/// How long a pool that ends waits for workers that it has killed before it kills their fork
+/// server.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// If a worker could claim or begin a task and does not within the task's timeout, it is taken to
 /// be stopped by a signal, but not before this time has passed: on a busy machine, a worker may
 /// wait for a processor for some hundred milliseconds before it begins its task.
@@ -204,7 +208,8 @@ impl Scheduler {
                 let kill_at = Instant::now().checked_add(grace);
                 let mut kill_at = kill_at.unwrap_or_else(|| Instant::now() + FOREVER);
                 if let Some(stop) = before.filter(|stop| stop.done == progress.done) {
-                    kill_at = kill_at.min(stop.kill_at); // its first request, at its timeout, holds
+                    // The task was asked before, at its timeout. It gets no more time.
+                    kill_at = kill_at.min(stop.kill_at);
                 }
                 let done = progress.done;
                 in_flight.stop = Some(Box::new(Stop { is_of_call, done, kill_at, error }));
@@ -234,20 +239,19 @@ impl Scheduler {
         }
     }
 
-    /// If a running task's call has a grace period, stops all running tasks, because the pool ends:
-    /// those with a grace period are asked to stop, the others are killed. Waits until the first
-    /// ones have returned, or are killed at the end of the period. Meanwhile no task begins that was
-    /// not claimed.
+    /// Asks the running tasks whose call has a grace period to stop, because the pool ends. Waits
+    /// until all of them have returned, or were killed at the end of the period. Meanwhile no task
+    /// begins that was not claimed, and tasks without a grace period run on. A worker that survives
+    /// its killing for [`KILL_TIMEOUT`] is left to the caller: its fork server is stopped.
     pub(super) fn stop_graceful_tasks(&self) {
         let mut state = self.lock();
-        let mut claimed = self.claimed_tickets(&state);
-        claimed.retain(|(ticket, _)| {
-            state.in_flight.get(ticket).is_some_and(|in_flight| !in_flight.inbox.is_closed())
-        });
-        let has_grace = |(ticket, _): &(TicketId, SlotId)| {
-            state.in_flight[ticket].inbox.options.grace.is_some()
+        let has_grace = |state: &State, ticket: &TicketId| {
+            let in_flight = state.in_flight.get(ticket);
+            in_flight.is_some_and(|it| it.inbox.options.grace.is_some() && !it.inbox.is_closed())
         };
-        if !claimed.iter().any(has_grace) || matches!(state.phase, Phase::Over(_)) {
+        let mut claimed = self.claimed_tickets(&state);
+        claimed.retain(|(ticket, _)| has_grace(&state, ticket));
+        if claimed.is_empty() || matches!(state.phase, Phase::Over(_)) {
             return;
         }
         state.phase = Phase::Closing;
@@ -265,7 +269,10 @@ impl Scheduler {
             let mut deliveries = Deliveries::default();
             self.collect_finished(&mut state, &mut deliveries);
             self.kill_after_grace(&mut state, Some(Instant::now()));
-            let is_over = !state.in_flight.values().any(|in_flight| in_flight.stop.is_some());
+            let now = Instant::now();
+            let may_end = |stop: &Stop| now.saturating_duration_since(stop.kill_at) < KILL_TIMEOUT;
+            let mut stops = state.in_flight.values().filter_map(|it| it.stop.as_deref());
+            let is_over = !stops.any(may_end);
             unlock_and_deliver(state, deliveries);
             if is_over {
                 return;

@@ -15,8 +15,8 @@ use crate::pool::job::{ChunkCut, LargeArg, TaskQueue};
 use crate::pool::records;
 use crate::wire::Lender;
 
-/// The most room that a chunk gets because earlier results were large. A result that does not fit
-/// is sent out of band.
+/// The most room that a chunk gets because earlier results were large, unless its arguments are
+/// larger than that. A result that does not fit is sent out of band.
 pub(super) const MAX_ROOM_BYTES: usize = 16 << 20;
 
 /// The most room that a chunk gets by the guess that results are as large as their arguments. For
@@ -28,7 +28,8 @@ impl Lender for Scheduler {
         if len > self.config.max_argument {
             return None;
         }
-        let room = results.map_or(len.min(MAX_GUESSED_BYTES), |size| size.min(MAX_ROOM_BYTES));
+        let guessed = len.min(MAX_GUESSED_BYTES);
+        let room = results.map_or(guessed, |size| size.min(guessed.max(MAX_ROOM_BYTES)));
         let len = len.checked_add(room.min(self.max_room(len)) + records::MIN_RESULT_BYTES + 16)?;
         // A forked copy must not touch the pool's memory.
         let mut state = (!self.is_forked_copy()).then(|| self.lock())?;

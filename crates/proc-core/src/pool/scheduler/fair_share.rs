@@ -83,7 +83,7 @@ impl FairQueues {
         self.calls.is_empty() && self.for_slots.is_empty()
     }
 
-    /// All queues, those of the call that is served next first.
+    /// All queues, in the order in which their calls are served; then those of broadcasts.
     pub(super) fn iter(&self) -> impl Iterator<Item = &TaskQueue> {
         self.calls.values().chain(self.for_slots.values()).flatten().map(Box::as_ref)
     }

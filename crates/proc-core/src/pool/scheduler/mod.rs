@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use self::cancel::KILL_TIMEOUT;
 use self::state::{Deliveries, Phase, RECHECK_INTERVAL, Slot, State, unlock};
 pub(crate) use self::state::{Intensity, PoolConfig, Scheduler, StartFunction, StartFunctions};
 use crate::error::Error;
@@ -42,10 +43,6 @@ use crate::sys::{self, RightsReader};
 
 /// How long [`Scheduler::terminate`] waits for idle workers to exit before it kills them.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// How long [`Scheduler::terminate`] waits for workers that it has killed before it kills their
-/// fork server.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many times a waiting thread polls for results before it sleeps.
 const MAX_SPINS: u32 = 400;
@@ -144,9 +141,9 @@ impl Scheduler {
     }
 
     /// Ends all workers and waits for them. Tasks whose call has a grace period are asked to stop
-    /// first, and the workers of the other tasks are killed. When the grace periods are over, workers
-    /// that are busy or not ready yet are killed. Idle workers are woken and exit by themselves;
-    /// those that remain after [`EXIT_TIMEOUT`] are killed too.
+    /// first. When these have returned or their time is over, workers that are busy or not ready yet
+    /// are killed. Idle workers are woken and exit by themselves; those that remain after
+    /// [`EXIT_TIMEOUT`] are killed too.
     pub(crate) fn terminate(&self) {
         if self.is_forked_copy() {
             return;

@@ -107,7 +107,8 @@ impl Scheduler {
         let started = self.start_workers(empty.iter().copied());
         if started.is_err() {
             let mut state = self.lock();
-            // Those of the former size were broken. A call must not wait for their workers.
+            // The empty slots within the former size were broken before. They are broken again, so
+            // that no call waits for a worker there.
             for slot_id in empty.into_iter().filter(|slot_id| *slot_id < before) {
                 if !state.slots[slot_id as usize].supervised {
                     state.set_slot_state(slot_id, SlotState::Broken);

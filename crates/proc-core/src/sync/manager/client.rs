@@ -97,18 +97,25 @@ impl Server {
 
     /// Makes the error of a call after the death of the process.
     fn died(&self) -> Error {
-        let status = self.requests.family().end_of(self.pid);
+        let family = self.requests.family();
+        let status = family.process_of(self.pid).and_then(|dead| family.obituary_soon(dead).1);
         let origin = Origin { pid: Some(self.pid), ..Origin::default() };
         Error::peer_died(Peer::Manager, status).with_origin(origin)
     }
 
     /// Makes the error of a call whose line the process has not taken.
     fn refused(&self) -> Error {
-        if self.requests.family().has_ended(self.pid) {
-            return self.died();
+        let family = self.requests.family();
+        match family.process_of(self.pid).is_some_and(|process| !family.is_alive(process)) {
+            true => self.died(),
+            false => Error::make(
+                "a connection to a manager",
+                std::io::Error::other(format!(
+                    "process {} has ended, or has no descriptor or memory for another client",
+                    self.pid
+                )),
+            ),
         }
-        let why = format!("process {} has no descriptor or memory for another client", self.pid);
-        Error::make("a connection to a manager", std::io::Error::other(why))
     }
 
     /// Takes a line that no other call uses.

@@ -15,9 +15,10 @@ use crate::wire::{self, Message};
 /// Object of any type in a process of its own, which other processes use by calls.
 ///
 /// A clone is the same object, and so is what another process receives. The process ends when
-/// nobody has the object any more, or with the process that has made it. (If the object has called
-/// `fork`, or has started a thread that still runs, it ends only with the process that has made
-/// it.) As with a [`Manager`](super::Manager), its death is an error for all.
+/// nobody has the object any more, or with the process that has made the object. (If a function of
+/// the object has called `fork`, or has started a thread that still runs, the process ends only with
+/// the process that has made the object.) As with a [`Manager`](super::Manager), the death of the
+/// object's process is an error for all.
 ///
 /// # Examples
 ///

@@ -9,8 +9,7 @@ use proc_core::{ErrorKind, Pool, StartMethod, current};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::support::marker_files::{self, MarkerFiles};
-use crate::support::procfs::is_running;
-use crate::support::{Arguments, run, wait_until, work_forever};
+use crate::support::{Arguments, run, work_forever};
 
 programs![
     stop_late_tasks,
@@ -21,7 +20,6 @@ programs![
     wait_without_end,
     end_pool_with_grace,
     end_pool_with_a_chunk,
-    end_pool_with_one_grace,
     signal_stopped_tasks,
 ];
 
@@ -34,7 +32,6 @@ tests! {
     longest_timeouts_are_no_limit: forkserver spawn fork;
     task_is_asked_to_stop_when_the_pool_ends: forkserver spawn fork;
     tasks_of_a_chunk_that_return_in_time_have_results: forkserver spawn fork;
-    grace_period_of_one_call_keeps_no_other_task_alive: forkserver spawn fork;
     worker_gets_the_stop_signal: forkserver spawn fork;
 }
 
@@ -330,39 +327,6 @@ fn end_pool_with_grace(arguments: &Arguments) {
     assert!(ignores.get().expect_err("it was killed").is_closed());
     assert!(waits.get().expect_err("it never ran").is_closed());
     assert!(!marks.path("c").exists() && pool.worker_pids().is_empty());
-}
-
-/// A pool ends while two tasks run, only one of which has a grace period. That task returns when the
-/// worker of the other one has ended.
-fn end_pool_with_one_grace(arguments: &Arguments) {
-    let pool = arguments.pool(2);
-    let marks = MarkerFiles::new();
-    let hang = |(part, mark): (PathBuf, PathBuf)| {
-        std::fs::write(&part, std::process::id().to_string()).expect("the directory is there");
-        std::fs::rename(part, mark).expect("the directory is there");
-        work_forever();
-    };
-    let outlive = |(hung, mark): (PathBuf, PathBuf)| {
-        let pid = std::fs::read_to_string(hung).ok().and_then(|pid| pid.parse().ok());
-        let pid = pid.expect("the other task has written it");
-        begin(mark);
-        wait_until(|| !is_running(pid));
-        7
-    };
-    let hung = marks.path("hung");
-    let hangs = pool.apply_async(hang, (marks.path("part"), hung.clone()));
-    let hangs = hangs.expect("it is accepted");
-    marker_files::wait_for(&hung);
-    let calls = pool.options().grace(LONG);
-    let outlives = calls.apply_async(outlive, (hung, marks.path("a"))).expect("it is accepted");
-    marker_files::wait_for(&marks.path("a"));
-    pool.terminate();
-    assert_eq!(outlives.get().expect("it returned in time"), 7);
-    assert!(hangs.get().expect_err("it was killed").is_closed());
-}
-
-fn grace_period_of_one_call_keeps_no_other_task_alive(start_method: StartMethod) {
-    run(end_pool_with_one_grace, start_method, &[]).succeeded();
 }
 
 /// A pool ends while a worker runs a chunk: the tasks that return in time have their results.

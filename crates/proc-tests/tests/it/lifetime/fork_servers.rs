@@ -1,13 +1,14 @@
 //! Fork servers that are killed, stopped, or reaped by somebody else.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::libc::{SIGCONT, SIGKILL, SIGRTMAX, SIGRTMIN, SIGSTOP, SYS_sendmsg};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use proc_core::sync::Mutex;
 use proc_core::{Child, Pool, Process, StartMethod, ipc};
 
 use crate::support::descriptors::count_descriptors;
@@ -26,6 +27,7 @@ programs![
     sigchld_is_ignored,
     drop_pool_of_a_stopped_fork_server,
     fill_channel_of_a_stopped_owner,
+    kill_owner_of_a_fork_server,
     others_reap_fork_servers,
     send_receivers
 ];
@@ -39,6 +41,7 @@ tests! {
     exits_are_noticed_when_sigchld_is_ignored: forkserver spawn fork;
     pool_of_a_stopped_fork_server_ends: forkserver spawn fork;
     fork_server_does_not_wait_for_a_stopped_owner: forkserver;
+    fork_server_that_ends_tells_how_its_children_ended: forkserver;
     fork_servers_that_others_reap_leave_nothing: forkserver spawn fork;
 }
 
@@ -269,7 +272,12 @@ fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
         marker_files::create(&mark);
         work_forever();
     };
-    let stuck = pool.apply_async(task, marks.path("busy")).expect("the pool is open");
+    let grace = Duration::from_millis(50);
+    let stuck = match arguments.rest == ["grace"] {
+        true => pool.options().grace(grace).apply_async(task, marks.path("busy")),
+        false => pool.apply_async(task, marks.path("busy")),
+    };
+    let stuck = stuck.expect("the pool is open");
     marker_files::wait_for(&marks.path("busy"));
     for pid in children() {
         kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("it is our child");
@@ -282,15 +290,45 @@ fn drop_pool_of_a_stopped_fork_server(arguments: &Arguments) {
 }
 
 fn pool_of_a_stopped_fork_server_ends(start_method: StartMethod) {
-    let finished = run(drop_pool_of_a_stopped_fork_server, start_method, &[]);
-    assert_eq!(finished.succeeded(), "closed | the pool is closed\n");
+    for rest in [&[] as &[&str], &["grace"]] {
+        let finished = run(drop_pool_of_a_stopped_fork_server, start_method, rest);
+        assert_eq!(finished.succeeded(), "closed | the pool is closed\n");
+    }
+}
+
+/// Holds a mutex, and says so.
+fn hold((mutex, held): (Mutex<u32>, ipc::IpcSender<()>)) {
+    let _guard = mutex.lock().expect("nobody has held it");
+    held.send(()).expect("the program waits for it");
+    work_forever();
+}
+
+/// A child has a fork server of its own, and a process made by that. The child is killed. Its fork
+/// server ends, and kills the process, which holds a mutex.
+fn kill_owner_of_a_fork_server(_: &Arguments) {
+    let own = |argument: (Mutex<u32>, ipc::IpcSender<()>)| {
+        let child = Process::new(hold, argument).start_method(StartMethod::Fork).start();
+        child.and_then(Child::join).expect("it never returns");
+    };
+    let mutex = Mutex::new(5_u32).expect("there is memory");
+    let (sender, held) = ipc::channel().expect("there are descriptors");
+    let owner = Process::new(own, (mutex.clone(), sender)).start().expect("it is started");
+    held.recv().expect("the process sends it");
+    raw::send_signal(owner.pid(), SIGKILL);
+    println!("{}", describe(&mutex.lock().expect_err("its holder was killed")));
+}
+
+fn fork_server_that_ends_tells_how_its_children_ended(start_method: StartMethod) {
+    let finished = run(kill_owner_of_a_fork_server, start_method, &[]);
+    assert!(finished.succeeded().contains("SIGKILL"), "{:?}", finished.succeeded());
 }
 
 /// Number of the results below. Four of them fill a channel.
-const LARGE_RESULTS: usize = 20;
+const LARGE_RESULTS: usize = 100;
 
-/// Has a pool with one worker, whose results go through the report channel.
-fn own_a_pool((worker, begun, gate): (ipc::IpcSender<u32>, PathBuf, PathBuf)) -> usize {
+/// Has a pool with one worker, whose results go through the report channel. Returns the error of the
+/// task in which the worker is killed.
+fn own_a_pool((worker, begun, gate): (ipc::IpcSender<u32>, PathBuf, PathBuf)) -> String {
     let pool = Pool::builder().processes(1).build().expect("it is built");
     worker.send(pool.worker_pids()[0]).expect("the program receives it");
     let task = |(begun, gate): (PathBuf, PathBuf)| {
@@ -301,7 +339,9 @@ fn own_a_pool((worker, begun, gate): (ipc::IpcSender<u32>, PathBuf, PathBuf)) ->
     };
     let inputs = vec![(begun, gate); LARGE_RESULTS];
     let results = pool.options().chunksize(LARGE_RESULTS).try_map(task, inputs);
-    results.iter().filter(|result| result.is_ok()).count()
+    let errors: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    let [error] = errors[..] else { panic!("{errors:?}") };
+    describe(error)
 }
 
 /// A child with a pool is stopped. Its worker fills the report channel and is killed. The fork
@@ -329,12 +369,13 @@ fn fill_channel_of_a_stopped_owner(_: &Arguments) {
         assert_eq!(child.join().expect("it returns"), 42);
     }
     raw::send_signal(owner.pid(), SIGCONT);
-    println!("{} results", owner.join().expect("it returns"));
+    println!("{}", owner.join().expect("it returns"));
 }
 
 fn fork_server_does_not_wait_for_a_stopped_owner(start_method: StartMethod) {
     let finished = run(fill_channel_of_a_stopped_owner, start_method, &[]);
-    assert_eq!(finished.succeeded(), "19 results\n");
+    // Only the report that the fork server has kept tells the signal.
+    assert!(finished.succeeded().starts_with("death signal=9 "), "{:?}", finished.succeeded());
 }
 
 /// Fork servers that somebody else reaps, the program or the system, leave nothing behind.
