@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crate::sys::{self, PerProcess};
 
-/// What a worker tells about itself. A process that a worker forks does not tell it: that process is
-/// outside of the pool, or a worker of another pool.
+/// What a worker tells about itself. A process that a worker forks does not tell it: that process
+/// is outside of the pool, or a worker of another pool.
 static WORKER: PerProcess<OnceLock<WorkerFacts>> = PerProcess::new();
 
 thread_local! {

@@ -28,9 +28,9 @@ pub(crate) struct ForkServer {
     child: Option<(u32, u32)>,
     /// Handle by which the fork server is ended, if it was made by another fork server.
     handle: Option<Handle>,
-    /// Environment and rights with which the fork server was made. In a process that asks for a fork
-    /// server of `preload`, they are those of that process: what the preloaded function changes is
-    /// not in them, so the workers keep these changes.
+    /// Environment and rights with which the fork server was made. In a process that asks for a
+    /// fork server of `preload`, they are those of that process: what the preloaded function
+    /// changes is not in them, so the workers keep these changes.
     base: Snapshot,
     /// Writing end of the alive pipe. It closes when this process ends or executes another program,
     /// and the fork server ends then.

@@ -25,10 +25,11 @@ const LOOK_INTERVAL: Duration = Duration::from_nanos(250);
 /// model, time stands still, and no thread spins.
 const SHORT_WAITS: i32 = if cfg!(all(test, loom)) { i32::MAX } else { 2 };
 
-/// How many more of them there must be after a thread has spun in vain.
+/// Number of short waits, in a row or not, that must come before those when a thread has spun in
+/// vain.
 const PENALTY: i32 = 20;
 
-/// If a yield takes longer, in nanoseconds, another program has had a time slice.
+/// Longest time, in nanoseconds, of a yield in which no other program has had a time slice.
 const LONG_YIELD_NANOS: u64 = 500_000;
 
 /// Time without yields after a long one, in nanoseconds. It doubles with each long yield in a row.
@@ -104,8 +105,8 @@ impl Yields {
 /// thing.
 #[derive(Debug, Default)]
 pub(crate) struct Spin {
-    /// Number of the last waits in a row that were short. Starts below 0 after a thread has spun in
-    /// vain.
+    /// Number of the last waits in a row that were short. It is below 0 after a thread has spun in
+    /// vain, and each short wait then adds 1, up to 0.
     short_waits: AtomicI32,
 }
 

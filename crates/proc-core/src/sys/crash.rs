@@ -105,8 +105,8 @@ extern "C" fn on_crash(
     if let Some(words) = words {
         send(settings.notifier, words);
     }
-    // The message is sent. Restore the earlier actions; they run after this handler has returned,
-    // because the stack may be nearly full.
+    // The message is sent. Restore the earlier actions. They are not called from here, because the
+    // stack may be nearly full: the signal comes again when this handler has returned.
     for (handled, earlier) in SIGNALS.iter().zip(&settings.earlier_actions) {
         // SAFETY: this action was in force before ours.
         let _ = unsafe { sigaction(*handled, earlier) };

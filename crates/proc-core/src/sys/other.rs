@@ -17,9 +17,9 @@ use nix::sys::stat::Mode;
 
 use super::access::Access;
 
-/// Returns `None`: threads cannot be counted portably. Unless the C library knows that the program
-/// has one thread, `init` does not fork, and the first fork server is executed. Then
-/// `StartMethod::Fork` and a pool's `preload` fail.
+/// Returns `None`: threads cannot be counted portably. Only the C library may know that a process
+/// has one thread. If it does not know this, `init` does not fork (the first fork server is
+/// executed), and `StartMethod::Fork` and a pool's `preload` fail.
 pub(crate) fn thread_count() -> Option<usize> {
     None
 }

@@ -15,7 +15,8 @@ use nix::unistd::{self, Gid, Uid};
 
 /// Rights of a thread at one moment, to be compared with those at another moment.
 ///
-/// They are read at the start of each process, so rights that cannot have changed are not read.
+/// A thread reads its rights each time that it starts a process. To make this cheap, rights that
+/// cannot have changed are not read.
 /// Some rights are missing here because the kernel does not tell them: the rules of Landlock and of
 /// other security modules, and the contents of seccomp filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -55,8 +55,9 @@ impl SingleThread {
 
     /// Returns the proof for a process that has executed nothing but constructors.
     ///
-    /// There is one exception: a library in another language may start threads before `main`.
-    /// Every image of such a program has these threads, so there is no better process to fork.
+    /// The proof is wrong in one case: a library in another language may start threads before
+    /// `main`. Each process that executes such a program has these threads, so there is no better
+    /// process to fork.
     pub(crate) fn fresh_image() -> SingleThread {
         SingleThread(())
     }
