@@ -63,7 +63,8 @@ struct Arguments {
     /// 60, quick: 2]
     #[arg(long, value_name = "SECONDS")]
     budget: Option<u64>,
-    /// The interpreter for the peers in Python [default: that of venv.sh if installed, else python3]
+    /// The interpreter for the peers in Python [default: that of venv.sh if installed, else
+    /// python3]
     #[arg(long, value_name = "PATH")]
     python: Option<PathBuf>,
     /// Write the figures to this file, for --render

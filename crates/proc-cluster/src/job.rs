@@ -52,9 +52,9 @@ const MAX_RETURNS: u32 = 20;
 /// A task fails when this many machines were lost while they had it.
 const MAX_LOSSES: u32 = 3;
 
-/// After a machine was lost with a chunk, the chunk is cut into about this many equal parts, or into
-/// more if a part would have more tasks than this number. So each part is a single task after the
-/// second loss.
+/// After a machine was lost with a chunk, the chunk is cut into about this many equal parts, or
+/// into more if a part would have more tasks than this number. So each part is a single task after
+/// the second loss.
 const PARTS: usize = 64;
 
 /// How often the job looks whether a machine was lost, while it has suspects.

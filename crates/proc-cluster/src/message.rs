@@ -316,8 +316,8 @@ impl Names {
         self.subject(format_args!("data.out.{driver:016x}.{job}.{rest}"))
     }
 
-    /// The subject of the data of a `with`. It begins with `data.in`, because the server lets agents
-    /// fetch only such data (see `docs/cluster/nats-server.conf`).
+    /// The subject of the data of a `with`. It begins with `data.in`, because the server lets
+    /// agents fetch only such data (see `docs/cluster/nats-server.conf`).
     pub(crate) fn bound_data(&self, driver: u64, id: u64) -> String {
         self.subject(format_args!("data.in.{driver:016x}.with.{id}"))
     }

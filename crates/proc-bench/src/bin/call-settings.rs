@@ -149,7 +149,8 @@ fn small_call(workers: usize) -> Result<(), Error> {
         let beside = (0..ROUNDS).map(|_| call()).collect::<Result<Vec<_>, _>>();
         large.cancel();
         let (alone, beside) = (spread(alone.into_iter()), spread(beside?.into_iter()));
-        let asked = micros as f64 + 3.0 * alone[1]; // one running task of the map, and 3 times the small call alone
+        // One running task of the map, and three times what the small call takes alone.
+        let asked = micros as f64 + 3.0 * alone[1];
         let (alone, beside) = (show3(alone, 0), show3(beside, 0));
         let small = format!("{small} of 100 us");
         println!("{micros:>13} us{small:>14}{alone:>22}{beside:>24}{asked:>11.0}");

@@ -396,11 +396,12 @@ impl<S> Pool<S> {
 
     /// Ends the pool now. Open calls fail with "the pool is closed".
     ///
-    /// Running tasks whose call has a [grace period](Options::grace) are asked to stop, and killed if
-    /// they have not returned when it is over. After that (at once, if there are no such tasks),
+    /// Running tasks whose call has a [grace period](Options::grace) are asked to stop, and killed
+    /// if they have not returned when it is over. After that (at once, if there are no such tasks),
     /// workers that are busy or not ready yet are killed (SIGKILL, no SIGTERM), and idle workers
     /// exit by themselves. Those that have not exited after half a second are killed. Programs that
-    /// a task has started with `std::process::Command` go on. Returns when all workers have exited. The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
+    /// a task has started with `std::process::Command` go on. Returns when all workers have exited.
+    /// The page `docs/signals.md` of [the book](crate#the-book) tells more about signals.
     ///
     /// # Examples
     ///

@@ -7,9 +7,9 @@
 //!
 //! One bit of the word ([`ANY`]) says that somebody may sleep. Who wakes some threads clears it,
 //! although others may sleep on, so that the next change makes no system call for the same threads
-//! again. A thread that was woken sets the bit for the others when it goes on. Then it looks whether
-//! something is left for them, because that may have come while the bit was clear, and wakes the
-//! next one if so (see [`Sleeper::leave`]).
+//! again. A thread that was woken sets the bit for the others when it goes on. Then it looks
+//! whether something is left for them, because that may have come while the bit was clear, and
+//! wakes the next one if so (see [`Sleeper::leave`]).
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;

@@ -1,7 +1,7 @@
 //! Provides the descriptor channel: a pair of sockets that stands beside a channel of ipc-channel.
 //! Its sending end, the notifier, tells the receiver of that channel that there is a message, and
-//! passes open descriptors to the receiver. ipc-channel gives out no descriptor that a receiver could
-//! poll together with others, and it passes no descriptors but its own.
+//! passes open descriptors to the receiver. ipc-channel gives out no descriptor that a receiver
+//! could poll together with others, and it passes no descriptors but its own.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

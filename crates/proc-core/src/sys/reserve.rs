@@ -90,8 +90,8 @@ pub(crate) fn with_reserve<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Whether this thread can allocate `wanted` bytes. The heap often keeps the memory that it gets for
-/// this test, but glibc may also map it, and give it back to the system.
+/// Whether this thread can allocate `wanted` bytes. The heap often keeps the memory that it gets
+/// for this test, but glibc may also map it, and give it back to the system.
 fn heap_has(wanted: usize) -> bool {
     let mut buffer = Vec::<u8>::new();
     let has = buffer.try_reserve_exact(wanted).is_ok();

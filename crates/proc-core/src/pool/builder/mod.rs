@@ -183,9 +183,9 @@ impl<S> PoolBuilder<S> {
     /// server.
     ///
     /// Without this setting, a worker that dies while it runs a task is replaced at once, no matter
-    /// how often. If 20 workers in a row die in one place of the pool before they are ready, the place
-    /// stays empty until a later call. If the pool has an initializer or a state, it is 3 workers,
-    /// and the place stays empty until [`resize`](crate::Pool::resize).
+    /// how often. If 20 workers in a row die in one place of the pool before they are ready, the
+    /// place stays empty until a later call. If the pool has an initializer or a state, it is 3
+    /// workers, and the place stays empty until [`resize`](crate::Pool::resize).
     ///
     /// # Examples
     ///

@@ -141,8 +141,8 @@ impl Scheduler {
     }
 
     /// Ends all workers and waits for them. Tasks whose call has a grace period are asked to stop
-    /// first. When these have returned or their time is over, workers that are busy or not ready yet
-    /// are killed. Idle workers are woken and exit by themselves; those that remain after
+    /// first. When these have returned or their time is over, workers that are busy or not ready
+    /// yet are killed. Idle workers are woken and exit by themselves; those that remain after
     /// [`EXIT_TIMEOUT`] are killed too.
     pub(crate) fn terminate(&self) {
         if self.is_forked_copy() {

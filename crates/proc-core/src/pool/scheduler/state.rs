@@ -91,9 +91,9 @@ pub(crate) struct Scheduler {
     pub(super) initializes: bool,
     /// The pid of the process that built the pool.
     pub(super) built_by: u32,
-    /// Whether the main thread built the pool. If so, each time before a supervisor starts a worker,
-    /// it takes over the rights (user ids, capabilities) and the processors that the main thread has
-    /// at that moment.
+    /// Whether the main thread built the pool. If so, each time before a supervisor starts a
+    /// worker, it takes over the rights (user ids, capabilities) and the processors that the main
+    /// thread has at that moment.
     pub(super) built_by_main_thread: bool,
     pub(super) board: Board,
     pub(super) state: Mutex<State>,

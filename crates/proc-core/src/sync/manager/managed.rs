@@ -16,9 +16,9 @@ use crate::wire::{self, Message};
 ///
 /// A clone is the same object, and so is what another process receives. The process ends when
 /// nobody has the object any more, or with the process that has made the object. (If a function of
-/// the object has called `fork`, or has started a thread that still runs, the process ends only with
-/// the process that has made the object.) As with a [`Manager`](super::Manager), the death of the
-/// object's process is an error for all.
+/// the object has called `fork`, or has started a thread that still runs, the process ends only
+/// with the process that has made the object.) As with a [`Manager`](super::Manager), the death of
+/// the object's process is an error for all.
 ///
 /// # Examples
 ///

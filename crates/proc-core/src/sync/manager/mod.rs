@@ -24,9 +24,9 @@ use crate::wire::Message;
 /// Process that has objects for all processes: dictionaries, lists, and objects of any other type.
 ///
 /// The process ends when nobody has the manager or one of its objects any more, or with the process
-/// that has made the manager. (If a function of an object has called `fork`, or has started a thread
-/// that still runs, the manager's process ends only with the process that has made the manager.) If
-/// the manager's process is killed, each call is an error of kind
+/// that has made the manager. (If a function of an object has called `fork`, or has started a
+/// thread that still runs, the manager's process ends only with the process that has made the
+/// manager.) If the manager's process is killed, each call is an error of kind
 /// [`Closed`](crate::ErrorKind::Closed), and the objects are lost. The death of a client changes
 /// nothing.
 ///

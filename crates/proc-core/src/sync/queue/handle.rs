@@ -24,8 +24,9 @@ use crate::wire::{self, Message};
 ///
 /// A queue takes its memory in pieces, as its items need them. When the items of a piece are taken,
 /// its memory goes back to the system, except for 4 MiB that the next items use, and for the piece
-/// in which the next item will lie. That piece has at most 64 KiB, or about a sixteenth of the most that the queue has held, or twice the
-/// size of the largest item that it has held, whichever is most.
+/// in which the next item will lie. That piece has at most 64 KiB, or about a sixteenth of the most
+/// that the queue has held, or twice the size of the largest item that it has held, whichever is
+/// most.
 ///
 /// If a process dies, at any instruction, the others go on. An item is lost only if the dead
 /// process had taken it with [`get`](Queue::get); with [`lease`](Queue::lease) not even then. An
@@ -86,8 +87,8 @@ impl<T: Message> Queue<T> {
         SharedQueue::new(0).map(Queue::of)
     }
 
-    /// Makes a queue that takes at most so many items at a time. Items that are [leased](Queue::lease)
-    /// do not count, so after some have come back, the queue may have more.
+    /// Makes a queue that takes at most so many items at a time. Items that are
+    /// [leased](Queue::lease) do not count, so after some have come back, the queue may have more.
     ///
     /// # Errors
     ///

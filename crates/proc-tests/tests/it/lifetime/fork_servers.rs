@@ -326,8 +326,8 @@ fn fork_server_that_ends_tells_how_its_children_ended(start_method: StartMethod)
 /// Number of the results below. Four of them fill a channel.
 const LARGE_RESULTS: usize = 100;
 
-/// Has a pool with one worker, whose results go through the report channel. Returns the error of the
-/// task in which the worker is killed.
+/// Has a pool with one worker, whose results go through the report channel. Returns the error of
+/// the task in which the worker is killed.
 fn own_a_pool((worker, begun, gate): (ipc::IpcSender<u32>, PathBuf, PathBuf)) -> String {
     let pool = Pool::builder().processes(1).build().expect("it is built");
     worker.send(pool.worker_pids()[0]).expect("the program receives it");
