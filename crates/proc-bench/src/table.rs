@@ -195,7 +195,7 @@ fn cells(measured: &Measured) -> Result<Vec<[String; 4]>> {
 }
 
 /// Says what `limit` measures and whether it is a limit, which contenders failed and how, and which
-/// cannot do the workload.
+/// did not run the workload.
 fn notes(measured: &Measured) -> Result<Vec<String>> {
     let limit = measured.workload()?.limit;
     let mut notes = Vec::new();

@@ -329,7 +329,7 @@ pub(crate) enum Answer {
     Absent(String),
     /// One sample for each repetition (`memory`: for each worker), in the workload's unit.
     Samples(Vec<f64>),
-    /// The contender cannot do the workload.
+    /// The contender does not run the workload: it cannot, or would show nothing new.
     Unable,
     Failure(String),
 }

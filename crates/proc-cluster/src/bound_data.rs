@@ -23,8 +23,9 @@ pub(crate) struct BoundData {
     bytes: Vec<u8>,
     /// How often the server has lost the data.
     losses: AtomicU32,
-    /// What refers to the stored data, and how often the server had lost them before. The lock is
-    /// held while they are stored, so that all chunks wait for the same pieces.
+    /// How often the server had lost the data when they were stored last, and the body that refers
+    /// to them. The lock is held while they are stored, so that all chunks wait for the same
+    /// pieces.
     stored: tokio::sync::Mutex<Option<(u32, Body)>>,
 }
 

@@ -95,7 +95,7 @@ impl Mailbox {
         });
     }
 
-    /// Changes the state, then wakes the caller.
+    /// Changes the state, then wakes the thread or the future that waits.
     fn change(&self, change: impl FnOnce(&mut MailboxState)) {
         let mut state = self.lock();
         change(&mut state);

@@ -44,10 +44,10 @@
 //! 2. **A function captures nothing.** It is a `fn` item, or a closure that uses only its argument.
 //!    Other functions do not compile (`cargo build` reports this, `cargo check` does not). Data for
 //!    all tasks go by [`with`](Pool::with), once to each worker: not `|x| x * k`, but
-//!    `pool.with(k).map(|k, x| x * k, xs)`. A [`Process`] takes a tuple. If the compiler advises
-//!    `move`, ignore that advice. (The compiler accepts a captured value of size zero, and the
-//!    other process makes such a value anew. So do not capture values whose existence proves
-//!    something about one process.)
+//!    `pool.with(k).map(|k, x| x * k, xs)`. For a [`Process`], put data and argument into one
+//!    tuple. If the compiler advises `move`, ignore that advice. (The compiler accepts a captured
+//!    value of size zero, and the other process makes such a value anew. So do not capture values
+//!    whose existence proves something about one process.)
 //! 3. **Arguments and results are copies**, except [`Shared`] and the objects of [`sync`]. All
 //!    owned values that serde can write and read back may cross. Some of them need a wrapper, and
 //!    are errors without it: [`Described`] for `serde_json::Value` and for serde's `untagged`,

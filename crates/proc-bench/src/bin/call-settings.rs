@@ -137,7 +137,8 @@ fn small_call(workers: usize) -> Result<(), Error> {
     );
     for (micros, small) in [(1, 1), (100, 1), (100, 20), (10_000, 1), (10_000, 20)] {
         let call = || {
-            // Without a pause, the small calls would be one long call, which gets half of the time.
+            // Without a pause, the small calls together would be served like one long call: they
+            // would get half of the workers' time.
             std::thread::sleep(Duration::from_millis(20));
             let begin = Instant::now();
             pool.map(spin, vec![100; small]).map(|_| begin.elapsed().as_secs_f64() * 1e6)

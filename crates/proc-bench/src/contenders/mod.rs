@@ -20,7 +20,7 @@ use crate::workload::{Answer, Request};
 
 pub(crate) use ours::build_q6;
 
-/// Seconds of each repetition, or bytes of each worker; `None` if a contender cannot do the
+/// Seconds of each repetition, or bytes of each worker; `None` if a contender does not run the
 /// workload.
 type Samples = Option<Vec<f64>>;
 

@@ -19,7 +19,9 @@ pub(super) fn run(start_method: StartMethod, request: &Request) -> Result<Sample
     let Request { workers, tasks, repetitions, .. } = *request;
     let builder = || Pool::builder().processes(workers).start_method(start_method);
     let count = tasks as u64;
-    // In a pool that has started, the start method makes no difference.
+    // In a pool that has started, the start method makes no difference. `initializer` and `program`
+    // are not run with other start methods either: `start`, `pool` and `up` show what a start
+    // costs.
     let is_not_default = start_method != StartMethod::Forkserver;
     match request.workload.as_str() {
         "start" => timed(repetitions, || {

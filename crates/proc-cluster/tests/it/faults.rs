@@ -395,10 +395,12 @@ fn all_faults_at_once() {
     };
     let mut results = (0..).zip(cluster.imap(deadly, visits(&directory, 600)));
     let mut take = |count| {
-        for (task, fate) in results.by_ref().take(count) {
-            match fate {
-                Ok(value) => assert_eq!(value, task),
-                Err(error) => assert!(error.is_death() && task % 101 == 5, "{task}: {error}"),
+        for _ in 0..count {
+            match results.next().expect("each input has a fate") {
+                (task, Ok(value)) => assert_eq!(value, task),
+                (task, Err(error)) => {
+                    assert!(error.is_death() && task % 101 == 5, "{task}: {error}");
+                }
             }
         }
     };

@@ -271,7 +271,8 @@ fn lost_and_new_machines_get_the_data() {
     };
     let mut results = (0..).zip(with.imap(slow, 0..2000));
     let mut take = |count| {
-        for (at, result) in results.by_ref().take(count) {
+        for _ in 0..count {
+            let (at, result) = results.next().expect("each input has a result");
             assert_eq!(result.expect("no task fails"), (at % 251) as u8);
         }
     };

@@ -74,8 +74,8 @@ pub enum ErrorKind {
     Closed,
     /// More of the pool's workers died than its restart intensity allows.
     RestartLimit,
-    /// A process died while it had a [`Mutex`](crate::sync::Mutex) or a
-    /// [`Barrier`](crate::sync::Barrier).
+    /// A process died while it held a [`Mutex`](crate::sync::Mutex), or a process that had a
+    /// [`Barrier`](crate::sync::Barrier) died, other than by exiting with code 0.
     Abandoned,
     /// A setting or an argument is invalid, such as a pool of no processes.
     Invalid,

@@ -93,7 +93,7 @@ impl Display for Error {
                 f.write_str(" ")?;
                 f.write_str(match what {
                     Abandoned::Mutex => {
-                        "while it had the mutex, so the data may be half changed: call recover(), and \
+                        "while it held the mutex, so the data may be half changed: call recover(), and \
                          repair the data"
                     }
                     Abandoned::Barrier => {

@@ -120,11 +120,11 @@ impl<'a, E: Engine, R: Message, I: Iterator<Item: Message>> ImapUnordered<'a, E,
                 Err(error) => self.error = Some(error),
             }
         }
-        if self.has_failed {
-            self.end_early();
-        }
         if has_refused {
             self.show_progress();
+        }
+        if self.has_failed {
+            self.end_early();
         }
         self.taken > first
     }

@@ -262,7 +262,7 @@ impl<T> Task<T> {
     }
 
     /// Cancels the task. If the task is queued, it never runs; if it is running, its worker is
-    /// stopped and replaced.
+    /// killed and replaced.
     ///
     /// Returns false if the result has already arrived, or if the task was cancelled or asked to
     /// stop before. Otherwise [`get`](Task::get) returns an error which says that the task was

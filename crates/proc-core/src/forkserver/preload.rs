@@ -39,7 +39,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(50);
 /// # Errors
 ///
 /// The process cannot be started, or the function failed
-/// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)), or the function was stopped because
+/// ([`ErrorKind::Initializer`](crate::ErrorKind::Initializer)), or its process was killed because
 /// nobody waits for it ([`Error::is_closed`]).
 pub(crate) fn start(
     parent: &Arc<ForkServer>,

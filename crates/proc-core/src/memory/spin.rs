@@ -25,8 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_nanos(250);
 /// model, time stands still, and no thread spins.
 const SHORT_WAITS: i32 = if cfg!(all(test, loom)) { i32::MAX } else { 2 };
 
-/// Number of short waits, in a row or not, that must come before those when a thread has spun in
-/// vain.
+/// After a thread has spun in vain: number of short waits, in a row or not, that must come before
+/// the [`SHORT_WAITS`].
 const PENALTY: i32 = 20;
 
 /// Longest time, in nanoseconds, of a yield in which no other program has had a time slice.

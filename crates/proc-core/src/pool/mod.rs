@@ -40,8 +40,8 @@ use crate::wire::Message;
 /// fewer workers until a later call. If no worker is left, open calls fail with the reason, and a
 /// later call tries again. Workers that exit one after another before they have begun a task are
 /// replaced more and more slowly. See also [`restart_intensity`](PoolBuilder::restart_intensity).
-/// Dropping a pool ends it like [`terminate`](Pool::terminate), always in bounded time (after the
-/// [grace periods](Options::grace) of its running tasks).
+/// Dropping a pool ends it like [`terminate`](Pool::terminate): it waits for no task, except during
+/// the [grace periods](Options::grace) of running tasks.
 ///
 /// All calls take a function that captures nothing and has one argument, which may be a tuple. Any
 /// number of threads may call at once. `S` is the type of the state that each worker keeps, see

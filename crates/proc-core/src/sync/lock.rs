@@ -18,9 +18,9 @@ use crate::memory::Placed;
 /// If a process dies while it has the lock, the next one gets it, and its guard says
 /// [`was_abandoned`](LockGuard::was_abandoned).
 ///
-/// A thread that asks for the lock while others wait may get it first. But a thread that has waited
-/// for a millisecond goes before those that call `lock` later, so no thread waits forever because
-/// another one takes the lock again and again.
+/// A thread that asks for the lock while others wait may get it first. But once in each
+/// millisecond, a thread that has waited for so long goes before those that call `lock` later. So a
+/// thread that takes the lock again and again cannot make another one wait forever.
 ///
 /// # Examples
 ///

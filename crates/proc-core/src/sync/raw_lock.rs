@@ -164,8 +164,8 @@ impl RawLock {
 
     #[cold]
     fn lock_slowly(&self, me: Locker, patience: Patience) -> Result<Acquired, Refused> {
-        // Once this thread has slept, others may sleep too, and only the bit makes the lock wake
-        // them.
+        // Once this thread has slept, others may sleep too, and a release wakes them only if
+        // `WAITERS` is set. So the thread sets it when it takes the lock.
         let mut waiters = 0;
         let acquired = self.lock_after_sleeps(me, patience, &mut waiters);
         if waiters != 0 && self.is_for_others() {

@@ -1,8 +1,9 @@
 //! Defines [`Value`], plain data that processes read and change, and that are whole at any time.
 //!
 //! A value of up to 8 bytes is one atomic word. A larger one lies in memory twice: a writer changes
-//! the copy that nobody reads and then makes it the valid one, in one step. A writer that is killed
-//! leaves the old value, so nothing needs to be repaired.
+//! the copy that is not valid, and then makes it the valid one, in one step. A reader that was slow
+//! sees that there were changes, and reads again. A writer that is killed leaves the old value, so
+//! nothing needs to be repaired.
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;

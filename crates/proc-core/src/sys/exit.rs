@@ -10,7 +10,7 @@ use super::identity::{PerProcess, pid};
 use super::profile;
 use super::threads::{SMALL_STACK, has_one_thread, never_had_threads, spawn_thread};
 
-/// Ends the process in order, after its work: writes out the buffers of stdout and of C's streams,
+/// Ends the process after its work: writes out the buffers of stdout and of C's streams,
 /// and the counts of what it has executed, if the program counts that. Runs no exit handlers.
 pub(crate) fn end_process(code: i32) -> ! {
     flush(FLUSH_TIMEOUT);

@@ -9,7 +9,7 @@
 //!   [`begin_copy`] sets them to zero.
 //! - The runtime puts the pid into the file's name when the program begins. A copy would write to
 //!   the file of its original. [`begin_copy`] puts the copy's own pid there.
-//! - A process that ends in order writes its counts first ([`write_counts`]).
+//! - A process that ends by itself, and is not killed, writes its counts first ([`write_counts`]).
 //!
 //! In a program without such a runtime, all this does nothing.
 //!

@@ -149,8 +149,8 @@ impl RightsReader {
     }
 }
 
-/// Returns the set of the capabilities for which `in_set` returns 1. It fails for numbers that the
-/// kernel does not know.
+/// Returns the set of the capabilities for which `in_set` returns 1. `in_set` fails for numbers
+/// that the kernel does not know; the first of them ends the search.
 #[cfg(target_os = "linux")]
 fn capability_set(in_set: impl Fn(libc::c_ulong) -> io::Result<i32>) -> u64 {
     let known =

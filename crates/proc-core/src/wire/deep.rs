@@ -17,7 +17,9 @@ const MAX_DEEP_IN_DEEP: u32 = 16;
 /// A value that may nest up to 100,000 levels deep. Other values may nest 256 levels.
 ///
 /// Each struct, tuple, enum, sequence, map and `Some` is a level. (A `Box`, and a struct with one
-/// unnamed field, are not.) Beyond the limit, the call returns an error, which says so.
+/// unnamed field, are not.) A value beyond its limit is not decoded: the call returns an error,
+/// which says so. (A value that is not in a `Deep`, and has very many levels, can overflow the
+/// stack before that, when it is encoded.)
 ///
 /// Encoding and decoding a `Deep` do not overflow the stack: they continue on a new piece of stack
 /// when the thread has little left. (The stack does not grow in this way inside a

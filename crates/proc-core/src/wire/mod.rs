@@ -495,8 +495,8 @@ fn decode_plain<T: Message>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// Decodes the value in the range `range` of shared memory. Vectors of numbers, strings and byte
-/// buffers are copied once.
+/// Decodes the value in the range `range` of shared memory. A vector of numbers, a string or a byte
+/// buffer is copied once.
 ///
 /// The process that wrote the value may write again meanwhile, so only a copy is ever read.
 pub(crate) fn decode_shared<T: Message>(part: &Part, range: Range<usize>) -> Result<T, String> {

@@ -29,12 +29,12 @@ tests! {
     all_processes_use_the_same_objects: forkserver spawn fork;
     killed_clients_disturb_nobody: forkserver spawn fork;
     death_of_the_manager_is_an_error_for_all: forkserver spawn fork;
-    death_of_the_manager_is_known_before_a_fork_server_tells_it: forkserver spawn fork;
-    calls_of_a_stopped_manager_time_out: forkserver spawn fork;
+    death_of_the_manager_is_known_before_a_fork_server_tells_it: forkserver;
+    calls_of_a_stopped_manager_time_out: forkserver;
     manager_without_descriptors_refuses_new_clients_and_goes_on: forkserver spawn fork;
-    manager_without_room_for_a_result_says_so: forkserver spawn fork;
+    manager_without_room_for_a_result_says_so: forkserver;
     nothing_is_left_of_a_manager: forkserver spawn fork;
-    what_a_manager_cannot_do_is_an_error: forkserver spawn fork;
+    what_a_manager_cannot_do_is_an_error: forkserver;
 }
 
 fn add(count: &mut Option<u64>, by: u64) -> u64 {
@@ -166,7 +166,8 @@ fn death_of_the_manager_is_an_error_for_all(start_method: StartMethod) {
 }
 
 /// The manager is killed while its fork server is stopped, which cannot tell of the death. One call
-/// has a line that the manager has taken, one has a line that it has not, and one comes afterwards.
+/// has a reply channel that the manager has received, one has a reply channel that the manager has
+/// not received yet, and one call comes afterwards.
 fn kill_manager_without_fork_server(_: &Arguments) {
     let managed = Managed::new(|()| 5_u32, ()).expect("it starts");
     let pid = pid_of(&managed);

@@ -27,9 +27,8 @@ fn fill_a_channel(counts: IpcSender<u32>) {
     }
 }
 
-/// Waits for a message until the deadline, and not for
-/// less. `None`: the time is over, or the channel is
-/// closed.
+/// Waits for a message until the deadline. `None`: the
+/// time is over, a signal came, or receiving failed.
 fn receive_until(
     receiver: &IpcReceiver<u32>,
     deadline: Instant,

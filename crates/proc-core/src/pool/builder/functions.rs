@@ -80,9 +80,10 @@ impl<S> PoolBuilder<S> {
     ///
     /// Each worker calls it after the initializer and before the first task. A failure then counts
     /// like one of the initializer. The worker calls it again after a panic of a task that borrowed
-    /// the state. (If `argument` holds channel ends or shared memory, it arrives only once: the
-    /// worker exits then, and is replaced.) The state may have any type, because it never crosses
-    /// to another process. It is dropped when the worker exits, unless the worker is killed.
+    /// the state. (If `argument` holds channel ends or shared memory, a worker can use it only
+    /// once. So after such a panic, the worker exits and is replaced.) The state may have any type,
+    /// because it never crosses to another process. It is dropped when the worker exits, unless the
+    /// worker is killed.
     ///
     /// # Examples
     ///

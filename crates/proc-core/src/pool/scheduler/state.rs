@@ -159,8 +159,9 @@ pub(super) struct State {
     pub(super) assigned_tickets: usize,
     /// How many regions were sent to every worker.
     pub(super) sent_regions: usize,
-    /// The likely size of a function's result, in bytes. The last chunk that has changed it counts.
-    /// The next call of the function reserves that much room for a result.
+    /// The likely size of a function's result, in bytes. Each chunk that changes the estimate of
+    /// its call replaces this one. The next call of the function reserves that much room for a
+    /// result.
     pub(super) result_sizes: FxHashMap<Name, usize>,
     /// The data that functions of calls borrow.
     pub(super) data: FxHashMap<DataId, Weak<BoundData>>,

@@ -17,7 +17,8 @@ impl Items {
     pub(super) fn chunk_for(&self, need: u64) -> io::Result<u32> {
         let tail = self.tail();
         let cut = tail.cut.load(Ordering::Relaxed);
-        // So the number of chunks grows with the logarithm of the size of the queue.
+        // A new chunk has at least about a thirty-second of the memory that was cut before. So the
+        // number of chunks grows with the logarithm of the size of the queue.
         let wanted = need.max(MIN_CHUNK).max((cut - CHUNK_MEMORY) / 32).next_power_of_two();
         // The smallest that is large enough; of two, the one that has memory.
         let free = self

@@ -62,7 +62,7 @@ pub(super) fn encode_into<T: Message>(item: &T, out: &mut Vec<u8>) -> Result<(),
     match wire::encode_without_handles(item, out, may_have_handles).map_err(Error::encode_item)? {
         false => Ok(()),
         true => {
-            let why = "a queue carries no channel ends, shared memory or other shared state: send \
+            let why = "a queue or a pipe carries no channel ends, shared memory or other shared state: send \
                        them as an argument, or with `with`";
             Err(Error::encode_item(why.into()))
         }

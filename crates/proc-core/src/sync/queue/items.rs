@@ -160,7 +160,8 @@ impl Items {
         &self.memory.atomics(HEAD, 1)[0]
     }
 
-    /// Returns the words at `offset` from 256 to 511, which belong to the caller.
+    /// Returns the words at `offset`, which is from 256 to 511. `Items` does not use these bytes:
+    /// `SharedQueue` has its own words there.
     pub(super) fn other<T: crate::memory::AllAtomic>(&self, offset: u64) -> &T {
         &self.memory.atomics(offset, 1)[0]
     }

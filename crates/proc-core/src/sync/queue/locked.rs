@@ -8,7 +8,7 @@ use crate::sync::raw_lock::{Acquired, Locker, Patience, RawLock};
 
 /// Makes the error of a queue that has no room, memory or address space.
 pub(super) fn no_room(error: io::Error) -> Error {
-    Error::make("room for an item of a queue", error)
+    Error::make("room for an item of a queue or a pipe", error)
 }
 
 /// How long `try_get` and `try_put` wait for the lock, which others hold while they copy an item.

@@ -144,8 +144,8 @@ fn cancel_beside_a_free_worker(arguments: &Arguments) {
     let pool = arguments.pool(2);
     let marks = MarkerFiles::new();
     let paths = ["first", "last", "cancelled", "end"].map(|name| marks.path(name));
-    // Quick tasks come in chunks of several grains. One worker stops at a task in the middle, the
-    // other one at the last task.
+    // Quick tasks come in chunks, of which a worker takes several tasks at a time. One worker stops
+    // at a task in the middle, the other one at the last task.
     let is_asked = |(number, [first, last, cancelled, end]): (u32, [PathBuf; 4])| {
         let is_asked = current().stop_requested() || !cancelled.exists();
         if number == TASKS / 2 {
@@ -177,8 +177,8 @@ fn no_other_worker_takes_tasks_of_a_cancelled_call(start_method: StartMethod) {
     run(cancel_beside_a_free_worker, start_method, &[]).succeeded();
 }
 
-/// Data that take some time to decode: without end the first time, if they say so. The first time,
-/// there is a file at their path then.
+/// Data that take some time to decode. The first decoding makes a file at their path, and never
+/// ends if they say so.
 #[derive(Serialize, Deserialize)]
 struct Slow(#[serde(deserialize_with = "decode_slowly")] (PathBuf, bool), Vec<u8>);
 

@@ -266,7 +266,8 @@ fn run_as_subreaper(arguments: &Arguments) {
         assert_eq!(status.code(), Some(if way == "panic" { 101 } else { 0 }), "run {run}");
         let ours = || children().into_iter().filter(|pid| !before.contains(pid));
         let stat = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat"));
-        // A process that lives on for a moment ends. Then it is collected, or it stays a zombie.
+        // Some processes outlive the program for a moment. When they have ended, each of them must
+        // have been collected. One that stays a zombie is the fault that is looked for.
         wait_until(|| ours().all(|pid| stat(&pid).is_ok_and(|stat| stat.contains(") Z "))));
         let left: Vec<String> = ours().filter_map(|pid| stat(&pid).ok()).collect();
         assert!(left.is_empty(), "run {run} of {way} left zombies: {left:?}");

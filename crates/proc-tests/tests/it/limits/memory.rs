@@ -208,6 +208,7 @@ fn limit_address_space(arguments: &Arguments) {
 fn with_each_margin(start_method: StartMethod, kind: &str, ways: &[&str]) {
     const MARGINS: [u32; 13] =
         [512, 1024, 2048, 3072, 3584, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536];
+    let mut is_refused = false;
     for (way, margin) in ways.iter().flat_map(|way| MARGINS.map(|margin| (way, margin))) {
         let finished = run(limit_address_space, start_method, &[way, &margin.to_string(), kind]);
         let told = format!("{way} with {margin} KiB: {}\n{}", finished.status, finished.stderr);
@@ -219,7 +220,9 @@ fn with_each_margin(start_method: StartMethod, kind: &str, ways: &[&str]) {
         let is_own = |line: &str| way.starts_with("process") && tells(line);
         assert!(finished.stderr.lines().all(is_own), "{told}");
         assert!(finished.stdout.ends_with("afterwards\n"), "{told}\n{}", finished.stdout);
+        is_refused |= finished.stdout.contains("refused");
     }
+    assert!(is_refused, "the limit has taken effect");
 }
 
 fn arguments_beyond_the_address_space_are_errors(start_method: StartMethod) {
@@ -288,8 +291,8 @@ fn workers_without_address_space_are_errors(start_method: StartMethod) {
         let told = format!("{mib} MiB:\n{}\n{}", finished.stdout, finished.stderr);
         // A dying worker may print that an allocation failed.
         assert!(finished.status.success() && !finished.stderr.contains("panicked"), "{told}");
-        if mib == 1024 {
-            assert!(!finished.stdout.contains("refused"), "{told}");
+        if mib == 1 || mib == 1024 {
+            assert_eq!(finished.stdout.contains("refused"), mib == 1, "{told}");
         }
     }
 }
@@ -368,6 +371,7 @@ fn values_beyond_the_limit_of_file_sizes_are_errors(start_method: StartMethod) {
         let finished = run(limit_file_sizes, start_method, &[&size.to_string(), order]);
         let told = finished.succeeded();
         assert!(!told.is_empty(), "{size} {order}");
+        assert!(size > 0 || told.contains("refused"), "{size} {order}: {told}");
         if told.contains("here ") {
             assert_eq!([finished.after("here "), finished.after("in a task ")], ["true"; 2]);
         }

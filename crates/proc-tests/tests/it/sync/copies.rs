@@ -20,7 +20,7 @@ tests! {
     copies_release_nothing_of_their_original: forkserver spawn fork;
     death_of_a_copy_is_noticed: forkserver spawn fork;
     copies_of_workers_use_and_drop_handles: forkserver spawn fork;
-    copies_wait_for_their_original: forkserver spawn fork;
+    copies_wait_for_their_original: forkserver;
 }
 
 /// Lets another process use the objects.

@@ -71,7 +71,7 @@ where
             queue.put_all([make(), make()]),
         ] {
             let text = expect_kind(result, ErrorKind::Encode);
-            let why = "a queue carries no channel ends, shared memory or other shared state: send \
+            let why = "a queue or a pipe carries no channel ends, shared memory or other shared state: send \
                        them as an argument, or with `with`";
             assert!(text.contains(why), "{what}: {text}");
         }
@@ -150,7 +150,7 @@ fn items_that_fail_to_cross_are_errors() {
     }
 }
 
-/// There is no descriptor for a queue, a pipe, or to send one.
+/// There is no descriptor to make a queue or a pipe, or to send a queue.
 fn lack_descriptors(arguments: &Arguments) {
     let queue = Queue::<u32>::new().expect("there are descriptors");
     let process = |()| {
@@ -243,8 +243,12 @@ fn limit_file_sizes(_: &Arguments) {
         }
     }
     setrlimit(Resource::RLIMIT_FSIZE, 1000, most).expect("less is allowed");
-    expect_kind(Queue::<u32>::new(), ErrorKind::Start);
-    expect_kind(pipe::<u32, u32>(), ErrorKind::Start);
+    for text in [
+        expect_kind(Queue::<u32>::new(), ErrorKind::Start),
+        expect_kind(pipe::<u32, u32>(), ErrorKind::Start),
+    ] {
+        assert!(text.contains("ulimit -f"), "{text}");
+    }
     queue.put(ByteBuf::from(vec![1; 1000])).expect("there is room");
     setrlimit(Resource::RLIMIT_FSIZE, most.min(1 << 40), most).expect("it may be raised again");
 }

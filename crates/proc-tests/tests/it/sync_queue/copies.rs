@@ -12,8 +12,8 @@ use crate::support::{Arguments, SOON, run};
 programs![drop_in_copies, use_in_copies, keep_after_copies];
 
 tests! {
-    leases_and_pipes_dropped_by_a_copy_are_kept: forkserver spawn fork;
-    copies_use_queues: forkserver spawn fork;
+    leases_and_pipes_dropped_by_a_copy_are_kept: forkserver;
+    copies_use_queues: forkserver;
     queue_dropped_by_a_copy_is_known_to_be_held: forkserver spawn fork;
 }
 

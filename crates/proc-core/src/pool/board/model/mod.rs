@@ -1,5 +1,5 @@
-//! The model check of the protocol: loom runs it in every order with up to a number of
-//! interruptions.
+//! The model check of the protocol: loom runs each model in every order in which its threads
+//! interrupt each other at most so many times as the test says.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p proc-core --lib --target-dir target/loom
 //! pool::board::model`
