@@ -340,11 +340,11 @@ mod tests {
             begin(first, 42);
             family.note_death(42, one);
             assert_eq!(end_of(42), Some(one), "{first}");
-            begin(first + 2, 42);
+            begin(first + 3, 42);
             assert_eq!(end_of(42), None, "the second process lives, after {first}");
             family.note_death(42, two);
             assert_eq!(end_of(42), Some(two), "{first}");
-            assert_eq!((ended_as(first), ended_as(first + 2)), (Some(one), Some(two)), "{first}");
+            assert_eq!((ended_as(first), ended_as(first + 3)), (Some(one), Some(two)), "{first}");
         }
         // Nobody has told how the third process ended.
         begin(7, 43);
