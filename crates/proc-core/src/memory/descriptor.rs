@@ -24,8 +24,8 @@ use crate::{panics, sys};
 pub(crate) struct Descriptor(Arriving<IpcBytesReceiver>);
 
 /// Channel end in a message. The end may be missing when the message arrives: a process that has no
-/// descriptor left for the end still receives the rest of the message. (ipc-channel
-/// panics in that case. This type catches the panic.)
+/// descriptor left for the end still receives the rest of the message. (ipc-channel panics in that
+/// case. This type catches the panic.)
 #[derive(Debug)]
 pub(crate) struct Arriving<T>(Option<T>);
 

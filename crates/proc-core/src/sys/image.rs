@@ -63,7 +63,8 @@ impl Image {
         }
         // SAFETY: `holds` has checked that the address is readable and aligned. `check` has found
         // the mark that only entries of functions carry (`call/function.rs`). All these entries
-        // have the layout of T.
+        // have the layout of T: both processes run the same program, which `Name::resolve` has
+        // compared.
         Some(unsafe { &*(address as *const T) })
     }
 

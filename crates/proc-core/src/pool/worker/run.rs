@@ -3,7 +3,8 @@
 //!
 //! [`Run::each`] is compiled once for each function, with the function's own decoding and encoding
 //! inlined, so that a tiny task costs no other call than its own. `worker/mod.rs` claims chunks,
-//! runs them by this, and hands the finished ones over. The board has the counters (see [`Claim`]).
+//! runs each by a call of `Run::each`, and hands the finished ones over. The board has the counters
+//! (see [`Claim`]).
 
 use std::cell::Cell;
 use std::marker::PhantomData;
