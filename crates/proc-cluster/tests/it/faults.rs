@@ -187,7 +187,7 @@ fn killed_workers_cost_only_their_own_tasks() {
 }
 
 #[test]
-fn a_server_that_restarts_with_its_data_loses_nothing() {
+fn a_call_survives_restarts_of_its_server() {
     let Some(mut server) = Server::start() else { return };
     let (cluster, _agents) = server.fleet(2);
     let directory = marks(&server);

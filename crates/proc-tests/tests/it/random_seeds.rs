@@ -8,10 +8,11 @@ use proc_core::{Child, Pool, Process, StartMethod};
 
 use crate::support::{Arguments, run, signal_self};
 
-programs![draw_everywhere];
+programs![draw_everywhere, draw_in_preload];
 
 tests! {
     each_process_has_a_seed_of_its_own: forkserver spawn;
+    workers_have_the_seed_that_preload_has_drawn: forkserver spawn fork;
 }
 
 /// Hashes of one value by many states.
@@ -79,4 +80,16 @@ fn draw_everywhere(arguments: &Arguments) {
 
 fn each_process_has_a_seed_of_its_own(start_method: StartMethod) {
     assert_eq!(run(draw_everywhere, start_method, &[]).succeeded(), "29 are apart\n");
+}
+
+/// The function of `preload` draws a seed, which all workers of the pool inherit.
+fn draw_in_preload(arguments: &Arguments) {
+    let builder = arguments.pool_builder(1).preload(|()| drop(draw(())), ());
+    let pool = builder.max_tasks_per_child(1).build().expect("it can be built");
+    let draws = pool.options().chunksize(1).map(draw, [(); 3]).expect("nothing fails");
+    assert_eq!(draws, vec![draws[0].clone(); 3]);
+}
+
+fn workers_have_the_seed_that_preload_has_drawn(start_method: StartMethod) {
+    run(draw_in_preload, start_method, &[]).succeeded();
 }

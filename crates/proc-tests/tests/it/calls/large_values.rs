@@ -22,7 +22,7 @@ tests! {
     room_is_kept_for_results_of_known_size: forkserver spawn fork;
     large_values_come_whole: forkserver spawn fork;
     large_values_lie_among_small_ones: forkserver spawn fork;
-    large_values_that_fail_leave_nothing: forkserver spawn fork;
+    large_values_that_fail_disturb_no_other: forkserver spawn fork;
     #[ignore = "takes 16 GiB of memory"]
     huge_values_cross;
     large_values_cross: forkserver spawn fork;
@@ -201,7 +201,7 @@ fn print_no_panics() {
     std::panic::set_hook(Box::new(|_| ()));
 }
 
-fn large_values_that_fail_leave_nothing(start_method: StartMethod) {
+fn large_values_that_fail_disturb_no_other(start_method: StartMethod) {
     assert_snapshot("large_and_failing", 2, run(large_and_failing, start_method, &[]).succeeded());
 }
 

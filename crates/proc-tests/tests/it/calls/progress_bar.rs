@@ -15,7 +15,7 @@ tests! {
     bar_is_one_line_that_stays: forkserver spawn fork;
     narrow_terminal_cuts_off_the_line: forkserver;
     nothing_is_printed_without_a_terminal: forkserver;
-    bar_is_drawn_ten_times_a_second: forkserver;
+    bar_is_drawn_at_most_ten_times_a_second: forkserver;
     running_call_shows_what_remains: forkserver;
     call_with_an_unknown_number_of_tasks_has_a_spinner: forkserver;
 }
@@ -139,7 +139,7 @@ fn show_many_results(arguments: &Arguments) {
     assert_eq!(calls.imap(|x: u32| x, 0..20_000).count(), 20_000);
 }
 
-fn bar_is_drawn_ten_times_a_second(start_method: StartMethod) {
+fn bar_is_drawn_at_most_ten_times_a_second(start_method: StartMethod) {
     let written = written(command(show_many_results, start_method), COLUMNS);
     let drawings = written.stderr.matches("/20000").count();
     // The first one, and at the end two.
